@@ -1,0 +1,46 @@
+"""GRPO with mixed rewards: write well and keep the rules.
+
+  rlcw --config=configs/grpo.py --workdir=runs/quickstart/grpo
+
+Needs the reward model of configs/reward_model.py.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      task='grpo',
+      model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
+      reward_model='runs/quickstart/reward_model',  # workdir of that run
+      briefs='@briefs.jsonl',
+      language='en',
+      seed=0,
+      steps=30,
+      # a step: prompts_per_step groups of group_size replies, learned from
+      # microbatch_groups groups at a time
+      prompts_per_step=4,
+      group_size=8,
+      microbatch_groups=4,
+      max_new_tokens=64,
+      temperature=0.8,
+      mixing=dict(
+        name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
+        margin=0.5,  # rlmr: in stds of the group's writing scores
+        all_violating='skip',  # rlmr: suppress | rank | skip
+        weight=1.0,  # linear, gdpo
+      ),
+      advantage_scale='reward_std',  # reward_std | writing_std | none
+      ratio='token',  # token | sequence
+      aggregation='token_mean',  # token_mean | sequence_mean | constant
+      clip_low=0.2,
+      clip_high=0.2,
+      kl_weight=0.02,
+      learning_rate=2e-5,
+      warmup_steps=2,
+      max_grad_norm=1.0,
+      checkpoint_every=10,
+      remat=False,
+    )
+  )

@@ -1,0 +1,23 @@
+"""Writing reward: a head on a frozen decoder, from preference pairs.
+
+  rlcw --config=configs/reward_model.py --workdir=runs/quickstart/reward_model
+
+Cost: about a minute on 2 CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      task='reward_model',
+      model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
+      preferences='@preferences.jsonl',
+      language='en',
+      pairs_per_pass=16,
+      steps=300,
+      learning_rate=1e-2,
+      l2=1e-2,  # on the weights of standardised features
+    )
+  )

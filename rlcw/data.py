@@ -1,0 +1,199 @@
+"""Records in, padded batches out; the order of a run is a pure function.
+
+Which briefs a step reads follows from (seed, step) alone, so the step number
+is the data position: a resumed run needs nothing else to go on exactly.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcw.rewards import constraints
+
+DATASETS = Path(__file__).parent / 'datasets'
+
+
+@dataclasses.dataclass(frozen=True)
+class Brief:
+  """A writing task and the rules that its reply must keep."""
+
+  id: str
+  prompt: str  # the request alone
+  instruction_id_list: tuple[str, ...]
+  kwargs: tuple[dict[str, Any], ...]
+  language: str = 'en'
+  genre: str = ''
+  theme: str = ''
+  split: str = 'train'
+
+  @property
+  def text(self) -> str:
+    """The request with its rules written out: what the model reads."""
+    return constraints.write_brief(
+      self.prompt, self.instruction_id_list, self.kwargs, self.language
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+  """Two replies to one prompt, the better one first."""
+
+  prompt: str
+  chosen: str
+  rejected: str
+  id: str = ''
+  language: str = 'en'
+  genre: str = ''
+  theme: str = ''
+  split: str = 'train'
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+  """All records of a JSONL file; `@NAME` is a file that the package ships.
+
+  Raises:
+    FileNotFoundError: with the names that do exist.
+    ValueError: names the file, the line and what is wrong with it.
+  """
+  file = resolve(path)
+  records = []
+  for number, line in enumerate(file.read_text('utf-8').splitlines(), 1):
+    if not line.strip():
+      continue
+    try:
+      record = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise ValueError(f'{file}:{number}: not JSON: {error}') from None
+    if not isinstance(record, dict):
+      raise ValueError(f'{file}:{number}: a JSON object is expected')
+    records.append(record)
+  return records
+
+
+def resolve(path: str | Path) -> Path:
+  """A path as given, or `@NAME` as a file in the package's datasets."""
+  file = Path(path)
+  if str(path).startswith('@'):
+    file = DATASETS / str(path)[1:]
+  if not file.is_file():
+    shipped = sorted(f'@{p.name}' for p in DATASETS.glob('*.jsonl'))
+    raise FileNotFoundError(f'no file {file}; the package ships {shipped}')
+  return file
+
+
+def _parse(path: str | Path, parse: Callable[[dict[str, Any]], Any]):
+  """Parses each record, saying which one was at fault."""
+  parsed = []
+  for index, record in enumerate(read_jsonl(path), 1):
+    try:
+      parsed.append(parse(record))
+    except (KeyError, TypeError, ValueError) as error:
+      name = record.get('id', f'record {index}')
+      reason = f'no field {error}' if isinstance(error, KeyError) else error
+      raise ValueError(f'{resolve(path)}: {name}: {reason}') from None
+  return parsed
+
+
+def _select(items: list[Any], path: str | Path, **wanted: str | None):
+  """The items whose fields have the wanted values; `None` wants any."""
+  wanted = {field: value for field, value in wanted.items() if value}
+  chosen = [
+    item
+    for item in items
+    if all(getattr(item, field) == value for field, value in wanted.items())
+  ]
+  if not chosen:
+    legal = {
+      field: sorted({getattr(item, field) for item in items})
+      for field in wanted
+    }
+    raise ValueError(f'{path} has nothing with {wanted}; it has {legal}')
+  return chosen
+
+
+def load_briefs(
+  path: str | Path, *, split: str | None = None, language: str | None = None
+) -> list[Brief]:
+  """Briefs of a split and language, every rule checked for being legal."""
+
+  def parse(record: dict[str, Any]) -> Brief:
+    fields = {f.name for f in dataclasses.fields(Brief)}
+    known = {key: value for key, value in record.items() if key in fields}
+    known['id'] = str(record['id'])
+    known['instruction_id_list'] = tuple(record['instruction_id_list'])
+    known['kwargs'] = tuple(record['kwargs'])
+    brief = Brief(**known)
+    constraints.validate(brief.instruction_id_list, brief.kwargs)
+    return brief
+
+  return _select(_parse(path, parse), path, split=split, language=language)
+
+
+def load_preferences(
+  path: str | Path, *, split: str | None = None, language: str | None = None
+) -> list[Preference]:
+  """Preference pairs of a split and language."""
+
+  def parse(record: dict[str, Any]) -> Preference:
+    fields = {f.name for f in dataclasses.fields(Preference)}
+    pair = Preference(**{k: v for k, v in record.items() if k in fields})
+    if not pair.chosen.strip() or not pair.rejected.strip():
+      raise ValueError('chosen and rejected must not be empty')
+    return pair
+
+  return _select(_parse(path, parse), path, split=split, language=language)
+
+
+def batch_indices(seed: int, step: int, size: int, total: int) -> np.ndarray:
+  """Which of `total` records a step reads: epochs of fresh permutations.
+
+  Returns:
+    Indices `[size]`.  No record comes twice before every other came once.
+  """
+  if size > total:
+    raise ValueError(
+      f'a step of {size} needs as many records, but there are {total}'
+    )
+  positions = np.arange(step * size, (step + 1) * size)
+  orders = {
+    epoch: np.random.default_rng((seed, int(epoch))).permutation(total)
+    for epoch in np.unique(positions // total)
+  }
+  return np.array([orders[p // total][p % total] for p in positions])
+
+
+def bucket(length: int, multiple: int = 32) -> int:
+  """The least multiple that holds `length`: few shapes, few compilations."""
+  return max(multiple, -(-length // multiple) * multiple)
+
+
+def pad(
+  rows: Iterable[Sequence[int]], width: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of ids padded on the right with 0.
+
+  Args:
+    rows: B sequences of ids.
+    width: L; the bucket of the longest row where `None`.
+
+  Returns:
+    Ids `[B, L]` and lengths `[B]`, int32.
+
+  Raises:
+    ValueError: a row is longer than `width`.
+  """
+  rows = list(rows)
+  lengths_B = np.array([len(row) for row in rows], np.int32)
+  width = bucket(int(lengths_B.max())) if width is None else width
+  if lengths_B.max() > width:
+    raise ValueError(
+      f'a row of {lengths_B.max()} tokens does not fit into {width}'
+    )
+  ids_BxL = np.zeros((len(rows), width), np.int32)
+  for target, row in zip(ids_BxL, rows, strict=True):
+    target[: len(row)] = row
+  return ids_BxL, lengths_B

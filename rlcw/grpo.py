@@ -1,0 +1,370 @@
+"""Task `grpo`: learn to write well without breaking a rule.
+
+One step, from top to bottom:
+
+  1. briefs     P of them, a function of (seed, step)
+  2. rollout    G replies to each, sampled from the current policy
+  3. scores     the frozen decoder gives the writing score and the reference
+                log-probabilities in one pass, while the host checks the rules
+  4. mix        a rule-breaker's reward is lowered until its advantage is
+                negative (RLMR), or one of the baselines
+  5. update     clipped policy gradient; each brief is read once for its group
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rlcw import data, losses, metrics, sampling, tokenizer, train, weights
+from rlcw.model import ModelConfig, Params, head_weight, read_replies
+from rlcw.rewards import constraints, mixing, writing
+
+ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
+
+
+class Policy(NamedTuple):
+  """A model and what turns its text into numbers and back."""
+
+  config: ModelConfig
+  params: Params  # of the pretrained model
+  text: Any  # its tokenizer
+
+
+class Scores(NamedTuple):
+  """All that is known of a rollout's replies, `[P, G]` unless said."""
+
+  text: list[list[str]]
+  follow: list[list[list[bool]]]  # [P][G] a verdict per rule
+  violated: np.ndarray
+  writing: np.ndarray
+  ref_logp: jax.Array  # [P, G, T]
+
+
+def load_policy(path: str, remat: bool = False) -> Policy:
+  """A pretrained model with its tokenizer."""
+  config, params = weights.load(path)
+  config = ModelConfig(**{**vars(config), 'remat': remat})
+  return Policy(config, jax.device_put(params), tokenizer.load(path))
+
+
+def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+  """Trains a policy; returns its summary."""
+  check(config)
+  started = time.perf_counter()
+  policy = load_policy(config.model, config.remat)
+  head = writing.load(
+    config.reward_model, config.model, policy.config.model_dim
+  )
+  briefs = data.load_briefs(
+    config.briefs, split='train', language=config.language
+  )
+  optimizer = train.make_optimizer(
+    config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    max_grad_norm=config.max_grad_norm,
+  )
+  # The update overwrites the policy's buffers; the reference keeps its own.
+  initial = jax.tree.map(jnp.copy, policy.params)
+  state = train.fit(
+    train.init_state(initial, optimizer),
+    make_next_batch(policy, head, briefs, config, workdir),
+    make_loss(policy.config, config),
+    optimizer,
+    name='grpo',
+    steps=config.steps,
+    workdir=workdir,
+    checkpoint_every=config.checkpoint_every,
+    microbatches=config.prompts_per_step // config.microbatch_groups,
+  )
+  history = data.read_jsonl(workdir / 'metrics.jsonl')
+  worst = [
+    row['max_violator_advantage']
+    for row in history
+    if row['max_violator_advantage'] is not None
+  ]
+  summary = {
+    'steps': int(state.step),
+    'max_violator_advantage': max(worst, default=None),
+    'wall_seconds': sum(row['seconds_step'] for row in history),
+    'process_seconds': time.perf_counter() - started,
+    'peak_memory_gib': metrics.peak_memory_gib(),
+    'compilations': sampling.sample._cache_size(),
+    'hardware': metrics.hardware(),
+  }
+  metrics.write_json(workdir / 'summary.json', summary)
+  return summary
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ValueError, with the legal values, where a setting makes no sense."""
+  prompts, micro = config.prompts_per_step, config.microbatch_groups
+  if micro < 1 or prompts % micro:
+    legal = [n for n in range(1, prompts + 1) if prompts % n == 0]
+    raise ValueError(
+      f'microbatch_groups={micro} does not divide prompts_per_step={prompts}; '
+      f'legal: {legal}'
+    )
+  if config.group_size < 2:
+    raise ValueError(
+      f'group_size={config.group_size}: a group needs at least 2 replies to '
+      'compare'
+    )
+  for name, value, legal in (
+    ('mixing.name', config.mixing.name, tuple(mixing.MIXERS)),
+    ('advantage_scale', config.advantage_scale, ADVANTAGE_SCALES),
+  ):
+    if value not in legal:
+      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+
+
+def make_next_batch(
+  policy: Policy,
+  head: writing.Head,
+  briefs: list[data.Brief],
+  config: ConfigDict,
+  workdir: Path,
+) -> Callable[[train.TrainState, int], train.Batch]:
+  """Steps 1 to 4: from the current parameters to what they learn from."""
+  prompt_NxL, length_N = data.pad(
+    tokenizer.chat(policy.text, brief.text) for brief in briefs
+  )
+  eos = tokenizer.eos_ids(policy.text)
+  method = sampling.Temperature(config.temperature)
+  diary = workdir / 'rollouts.jsonl'
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    jax.block_until_ready(state.params)
+    started = time.perf_counter()
+    if step == int(state.step) and step % config.checkpoint_every == 0:
+      metrics.drop_from(diary, step)  # what a killed run wrote past its save
+    rows = data.batch_indices(
+      config.seed, step, config.prompts_per_step, len(briefs)
+    )
+    prompt_PxL, length_P = prompt_NxL[rows], length_N[rows]
+    rollout = sampling.sample(
+      state.params,
+      prompt_PxL,
+      length_P,
+      rows,
+      method,
+      config.seed,
+      step,
+      config=policy.config,
+      group_size=config.group_size,
+      max_new_tokens=config.max_new_tokens,
+      eos=eos,
+    )
+    jax.block_until_ready(rollout)
+    sampled = time.perf_counter()
+    chosen = [briefs[row] for row in rows]
+    scores = score(
+      policy, head, chosen, prompt_PxL, length_P, rollout, config.temperature
+    )
+    mixed, advantage_PxG = mix(scores.writing, scores.violated, config)
+    record(diary, step, chosen, rollout, scores, mixed, advantage_PxG)
+    arrays = {
+      'prompt': prompt_PxL,
+      'length': length_P,
+      'token': rollout.token,
+      'mask': rollout.mask & mixed.valid[:, :, None],
+      'old_logp': rollout.logp,
+      'ref_logp': scores.ref_logp,
+      'advantage': advantage_PxG,
+    }
+    told = describe(rollout, scores, mixed, advantage_PxG, config)
+    scored = time.perf_counter()
+    told |= {
+      'tokens_per_second': int(rollout.length.sum()) / (sampled - started),
+      'seconds_rollout': sampled - started,
+      'seconds_scoring': scored - sampled,
+    }
+    return train.Batch(arrays, told, started)
+
+  return next_batch
+
+
+def score(
+  policy: Policy,
+  head: writing.Head,
+  briefs: list[data.Brief],
+  prompt_PxL: np.ndarray,
+  length_P: np.ndarray,
+  rollout: sampling.Rollout,
+  temperature: float,
+) -> Scores:
+  """Writing score, reference log-probabilities and rule verdicts.
+
+  The device is sent off first; the host checks the rules meanwhile.  A reply
+  that the token budget cut is no finished piece: it counts as a violation.
+  """
+  text_PxGxT = rollout.mask & (
+    jnp.arange(rollout.token.shape[-1])
+    < (rollout.length - rollout.finished)[..., None]
+  )
+  writing_PxG, ref_logp = writing.score_and_reference(
+    policy.params,
+    head,
+    prompt_PxL,
+    length_P,
+    rollout.token,
+    text_PxGxT,
+    temperature,
+    config=policy.config,
+  )
+  token, length = np.asarray(rollout.token), np.asarray(rollout.length)
+  text = [
+    [
+      tokenizer.decode(policy.text, ids[:n])
+      for ids, n in zip(group, lengths, strict=True)
+    ]
+    for group, lengths in zip(token, length, strict=True)
+  ]
+  follow = [
+    [
+      constraints.follow(reply, brief.instruction_id_list, brief.kwargs)
+      for reply in group
+    ]
+    for brief, group in zip(briefs, text, strict=True)
+  ]
+  broken = np.array([[not all(rules) for rules in group] for group in follow])
+  violated = broken | ~np.asarray(rollout.finished)
+  return Scores(text, follow, violated, np.asarray(writing_PxG), ref_logp)
+
+
+def mix(
+  writing_PxG: np.ndarray, violated_PxG: np.ndarray, config: ConfigDict
+) -> tuple[mixing.MixedRewards, jax.Array]:
+  """Two scores to one advantage `[P, G]` per reply, by the configured mixer.
+
+  A score that is not finite makes its reply invalid, never zero.
+  """
+  mixer, settings = mixing.MIXERS[config.mixing.name]
+  valid_PxG = np.isfinite(writing_PxG)
+  mixed = mixer(
+    jnp.where(valid_PxG, writing_PxG, 0.0),
+    violated_PxG,
+    valid_PxG,
+    **{name: config.mixing[name] for name in settings},
+  )
+  scale_P = {
+    'reward_std': None,
+    'writing_std': mixed.writing_std,
+    'none': jnp.ones_like(mixed.writing_std),
+  }[config.advantage_scale]
+  advantage_PxG = losses.group_advantages(
+    mixed.reward, mixed.valid, baseline_P=mixed.baseline, scale_P=scale_P
+  )
+  return mixed, advantage_PxG
+
+
+def make_loss(model_config: ModelConfig, config: ConfigDict) -> train.LossFn:
+  """Step 5: the GRPO loss, each brief read once for all its replies."""
+
+  def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
+    token_PxGxT = arrays['token']
+    length = token_PxGxT.shape[-1]
+    predicting, _ = read_replies(
+      model_config, params, arrays['prompt'], arrays['length'], token_PxGxT
+    )
+    logp_N = losses.token_logprobs(
+      predicting.reshape(-1, predicting.shape[-1]),
+      head_weight(params),
+      token_PxGxT.reshape(-1),
+      config.temperature,
+    )
+    terms = losses.grpo(
+      logp_N.reshape(-1, length),
+      arrays['old_logp'].reshape(-1, length),
+      arrays['advantage'].reshape(-1),
+      arrays['mask'].reshape(-1, length),
+      arrays['ref_logp'].reshape(-1, length),
+      clip_low=config.clip_low,
+      clip_high=config.clip_high,
+      kl_weight=config.kl_weight,
+      ratio=config.ratio,
+      aggregation=config.aggregation,
+    )
+    return terms._asdict()
+
+  return loss_fn
+
+
+def describe(
+  rollout: sampling.Rollout,
+  scores: Scores,
+  mixed: mixing.MixedRewards,
+  advantage_PxG: jax.Array,
+  config: ConfigDict,
+) -> dict[str, Any]:
+  """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
+  follow = [all(rules) for group in scores.follow for rules in group]
+  share = np.asarray(mixed.violators)
+  worst = mixing.max_violator_advantage(
+    advantage_PxG,
+    jnp.asarray(scores.violated),
+    mixed,
+    all_violating=config.mixing.name == 'rlmr'
+    and config.mixing.all_violating == 'suppress',
+  )
+  return {
+    'reward': float(mixed.reward.mean()),
+    'writing': float(np.nanmean(scores.writing)),
+    'writing_std': float(mixed.writing_std.mean()),
+    'pass_rate': float(np.mean(follow)),
+    'violation_rate': float(scores.violated.mean()),
+    'penalty_mean': float(mixed.penalty.mean()),
+    'penalty_max': float(mixed.penalty.max()),
+    'max_violator_advantage': float(worst),
+    'mixed_groups': float(np.mean((share > 0) & (share < 1))),
+    'clean_groups': float(np.mean(share == 0)),
+    'all_violating_groups': float(np.mean(share == 1)),
+    'length_mean': float(rollout.length.mean()),
+    'truncated': float(1 - rollout.finished.mean()),
+    'entropy': float(-rollout.logp.sum() / rollout.length.sum()),
+  }
+
+
+def record(
+  diary: Path,
+  step: int,
+  briefs: list[data.Brief],
+  rollout: sampling.Rollout,
+  scores: Scores,
+  mixed: mixing.MixedRewards,
+  advantage_PxG: jax.Array,
+) -> None:
+  """Keeps every reply with all its scores, a line per group."""
+  columns = {
+    'text': scores.text,
+    'writing': scores.writing,
+    'follow': scores.follow,
+    'violated': scores.violated,
+    'valid': mixed.valid,
+    'finished': rollout.finished,
+    'length': rollout.length,
+    'reward': mixed.reward,
+    'advantage': advantage_PxG,
+  }
+  rows = {k: v if isinstance(v, list) else np.asarray(v).tolist()
+          for k, v in columns.items()}
+  for p, brief in enumerate(briefs):
+    replies = [
+      {name: values[p][g] for name, values in rows.items()}
+      for g in range(len(scores.text[p]))
+    ]
+    metrics.append_jsonl(
+      diary,
+      {
+        'step': step,
+        'brief_id': brief.id,
+        'prompt': brief.text,
+        'replies': replies,
+      },
+    )

@@ -1,0 +1,243 @@
+"""Losses and advantages as pure functions of arrays.
+
+A loss returns a numerator and a denominator, never their quotient: sums add up
+over microbatches and devices, and one division at the end makes k microbatches
+equal one batch.  Letters: P prompts, G replies, T reply tokens, N rows of
+anything, D model, V vocab.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+LOG_RATIO_LIMIT = 20.0  # exp(20) is finite in float32 with room to spare
+
+
+class Ratio(NamedTuple):
+  """A sum and what to divide it by."""
+
+  numerator: jax.Array
+  denominator: jax.Array
+
+
+def token_logprobs(
+  hidden_NxD: jax.Array,
+  head_VxD: jax.Array,
+  target_N: jax.Array,
+  temperature: jax.Array | float = 1.0,
+  chunk: int = 2048,
+) -> jax.Array:
+  """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
+
+  Rows are taken `chunk` at a time and recomputed in the backward pass, so that
+  logits of at most `[chunk, V]` are ever alive.  `log p = h·e_y − logsumexp`:
+  the target's logit is a dot product, not a gather from the logits.
+
+  Args:
+    hidden_NxD: hidden states after the final norm.
+    head_VxD: output projection.
+    target_N: token ids.
+    temperature: of the distribution; the one that was sampled from.
+    chunk: rows per pass.
+
+  Returns:
+    Float32 log-probabilities `[N]`.
+  """
+  rows, dim = hidden_NxD.shape
+  inverse = 1.0 / temperature
+
+  def logprob(args: tuple[jax.Array, jax.Array]) -> jax.Array:
+    hidden_CxD, target_C = args
+    logits_CxV = jnp.einsum(
+      'cd,vd->cv',
+      hidden_CxD,
+      head_VxD.astype(hidden_CxD.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    target_CxD = head_VxD[target_C].astype(jnp.float32)
+    chosen_C = jnp.sum(hidden_CxD.astype(jnp.float32) * target_CxD, axis=-1)
+    normaliser_C = jax.nn.logsumexp(logits_CxV * inverse, axis=-1)
+    return chosen_C * inverse - normaliser_C
+
+  if rows <= chunk:
+    return logprob((hidden_NxD, target_N))
+  pad = -rows % chunk
+  hidden = jnp.pad(hidden_NxD, ((0, pad), (0, 0))).reshape(-1, chunk, dim)
+  target = jnp.pad(target_N, (0, pad)).reshape(-1, chunk)
+  return lax.map(jax.checkpoint(logprob), (hidden, target)).reshape(-1)[:rows]
+
+
+def cross_entropy(logp_N: jax.Array, mask_N: jax.Array) -> Ratio:
+  """`−Σ mask · log p` over `Σ mask`."""
+  return Ratio(-jnp.sum(jnp.where(mask_N, logp_N, 0.0)), jnp.sum(mask_N))
+
+
+def bradley_terry(chosen_N: jax.Array, rejected_N: jax.Array) -> Ratio:
+  """`−log σ(s_chosen − s_rejected)` (Bradley & Terry, 1952).
+
+  Args:
+    chosen_N: scores of the preferred replies.
+    rejected_N: scores of the replies that they were preferred to.
+  """
+  loss_N = -jax.nn.log_sigmoid(chosen_N - rejected_N)
+  return Ratio(loss_N.sum(), jnp.asarray(loss_N.shape[0], jnp.float32))
+
+
+def masked_mean_std(
+  x_PxG: jax.Array, valid_PxG: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Mean and population std `[P, 1]` of each group over its valid replies."""
+  count = jnp.maximum(valid_PxG.sum(-1, keepdims=True), 1)
+  mean = jnp.where(valid_PxG, x_PxG, 0.0).sum(-1, keepdims=True) / count
+  deviation = jnp.where(valid_PxG, x_PxG - mean, 0.0)
+  variance = jnp.square(deviation).sum(-1, keepdims=True) / count
+  return mean, jnp.sqrt(variance)
+
+
+def group_advantages(
+  reward_PxG: jax.Array,
+  valid_PxG: jax.Array,
+  *,
+  baseline_P: jax.Array | None = None,
+  scale_P: jax.Array | None = None,
+  std_floor: float = 1e-3,
+) -> jax.Array:
+  """`A_i = (r_i − b) / s` within each group (GRPO, arXiv 2402.03300, §4.1).
+
+  Args:
+    reward_PxG: rewards, in any unit.
+    valid_PxG: false where a reply could not be scored.
+    baseline_P: `b`; the mean reward of the group's valid replies where `None`.
+    scale_P: `s`; the std of the valid rewards where `None`.  Pass ones for
+      Dr. GRPO (arXiv 2503.20783), or the std of the writing score alone.
+    std_floor: the least `s`, so that a group without spread has no gradient.
+
+  Returns:
+    Advantages `[P, G]`, exactly 0 where not valid.
+  """
+  mean, std = masked_mean_std(reward_PxG, valid_PxG)
+  baseline = mean if baseline_P is None else baseline_P[:, None]
+  scale = std if scale_P is None else scale_P[:, None]
+  advantage = (reward_PxG - baseline) / jnp.maximum(scale, std_floor)
+  return jnp.where(valid_PxG, advantage, 0.0)
+
+
+def k3_kl(
+  logp: jax.Array, ref_logp: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """The k3 estimate of `KL(π ‖ π_ref)` per token: `e^d − d − 1 ≥ 0`.
+
+  `d = log π_ref − log π` is masked before `exp`, clamped, and in float32
+  (Schulman, "Approximating KL divergence", 2020).  All arrays `[..., T]`.
+  """
+  d = jnp.where(mask, (ref_logp - logp).astype(jnp.float32), 0.0)
+  d = jnp.clip(d, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+  return jnp.exp(d) - d - 1.0
+
+
+def aggregate(
+  loss_NxT: jax.Array, mask_NxT: jax.Array, how: str, max_length: int
+) -> Ratio:
+  """Token losses to one number: what counts as one vote.
+
+  Args:
+    loss_NxT: loss per token.
+    mask_NxT: true at real tokens.
+    how: `token_mean` every token (DAPO, arXiv 2503.14476), `sequence_mean`
+      every reply (GRPO), or `constant` every reply, divided by `max_length`
+      rather than by its own length (Dr. GRPO, arXiv 2503.20783).
+    max_length: the constant length.
+
+  Raises:
+    ValueError: `how` is none of these.
+  """
+  loss_NxT = jnp.where(mask_NxT, loss_NxT, 0.0)
+  length_N = mask_NxT.sum(-1)
+  replies = jnp.sum(length_N > 0).astype(jnp.float32)
+  if how == 'token_mean':
+    return Ratio(loss_NxT.sum(), length_N.sum().astype(jnp.float32))
+  if how == 'sequence_mean':
+    return Ratio((loss_NxT.sum(-1) / jnp.maximum(length_N, 1)).sum(), replies)
+  if how == 'constant':
+    return Ratio(loss_NxT.sum(), replies * max_length)
+  legal = ('token_mean', 'sequence_mean', 'constant')
+  raise ValueError(f'aggregation {how!r} is unknown; legal: {legal}')
+
+
+class GRPOTerms(NamedTuple):
+  """The GRPO loss and what is worth watching, each a sum and a denominator."""
+
+  loss: Ratio
+  kl: Ratio  # nats per token, to the reference
+  clip_fraction: Ratio  # share of tokens whose gradient the clip removed
+  sampler_gap: Ratio  # mean |log π − log π_sampler| per token
+
+
+def grpo(
+  logp_NxT: jax.Array,
+  old_logp_NxT: jax.Array,
+  advantage_N: jax.Array,
+  mask_NxT: jax.Array,
+  ref_logp_NxT: jax.Array,
+  *,
+  clip_low: jax.Array | float = 0.2,
+  clip_high: jax.Array | float = 0.2,
+  kl_weight: jax.Array | float = 0.0,
+  ratio: str = 'token',
+  aggregation: str = 'token_mean',
+) -> GRPOTerms:
+  """Group-relative policy optimisation (arXiv 2402.03300, eq. 3).
+
+  `L = −min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) + β · KL(π ‖ π_ref)` per
+  token, with `ρ = π / π_old` of the token, or of the whole reply as the
+  geometric mean over its tokens (GSPO, arXiv 2507.18071).
+
+  Args:
+    logp_NxT: log-probabilities under the current policy, which are learned.
+    old_logp_NxT: the same as recorded by the sampler.
+    advantage_N: one advantage per reply.
+    mask_NxT: true at the reply's tokens, EOS included; replies that could not
+      be scored are false throughout and take no part.
+    ref_logp_NxT: the same under the frozen reference.
+    clip_low: ε_low.
+    clip_high: ε_high; larger than ε_low is DAPO's clip-higher.
+    kl_weight: β.
+    ratio: `token` or `sequence`.
+    aggregation: see `aggregate`.
+
+  Raises:
+    ValueError: an unknown `ratio` or `aggregation`.
+  """
+  max_length = mask_NxT.shape[-1]
+  difference = jnp.where(mask_NxT, logp_NxT - old_logp_NxT, 0.0)
+  if ratio == 'sequence':
+    length_Nx1 = jnp.maximum(mask_NxT.sum(-1, keepdims=True), 1)
+    mean = difference.sum(-1, keepdims=True) / length_Nx1
+    log_ratio = jnp.broadcast_to(mean, difference.shape)
+  elif ratio == 'token':
+    log_ratio = difference
+  else:
+    raise ValueError(
+      f"ratio {ratio!r} is unknown; legal: ('token', 'sequence')"
+    )
+  log_ratio = jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+  rho_NxT = jnp.exp(log_ratio)
+  unclipped = rho_NxT * advantage_N[:, None]
+  clipped = (
+    jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage_N[:, None]
+  )
+  kl_NxT = k3_kl(logp_NxT, ref_logp_NxT, mask_NxT)
+  loss_NxT = -jnp.minimum(unclipped, clipped) + kl_weight * kl_NxT
+
+  def token_mean(x_NxT: jax.Array) -> Ratio:
+    x_NxT = lax.stop_gradient(x_NxT).astype(jnp.float32)
+    return aggregate(x_NxT, mask_NxT, 'token_mean', max_length)
+
+  return GRPOTerms(
+    loss=aggregate(loss_NxT, mask_NxT, aggregation, max_length),
+    kl=token_mean(kl_NxT),
+    clip_fraction=token_mean(clipped < unclipped),
+    sampler_gap=token_mean(jnp.abs(difference)),
+  )

@@ -1,0 +1,73 @@
+"""Command line: `rlcw --config=configs/NAME.py[:variant] --workdir=DIR`.
+
+Any setting can be overridden: `--config.steps=10`.  A config names its task.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rlcw import metrics
+
+TASKS = {
+  'reward_model': 'rlcw.reward_model',
+  'grpo': 'rlcw.grpo',
+  'evaluate': 'rlcw.evaluate',
+  'report': 'rlcw.report',
+}
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Settings: a file, with an optional :variant.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go.')
+
+
+def main(argv: list[str]) -> None:
+  """Finds the task, and runs it unless it has been done."""
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  logging.set_verbosity(logging.WARNING)  # Orbax tells every save in 40 lines
+  config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+  if config.task not in TASKS:
+    raise app.UsageError(
+      f'task {config.task!r} is unknown; legal: {sorted(TASKS)}'
+    )
+  workdir.mkdir(parents=True, exist_ok=True)
+  resolved, file = json.loads(config.to_json()), workdir / 'config.json'
+  if file.exists():
+    before = json.loads(file.read_text())
+    changed = {
+      key: (before.get(key), resolved.get(key))
+      for key in {**before, **resolved}
+      if before.get(key) != resolved.get(key)
+    }
+    if changed:
+      raise app.UsageError(
+        f'{workdir} holds a run with other settings (there, here): {changed}. '
+        'Choose another --workdir, or delete that one.'
+      )
+    if (workdir / 'summary.json').exists():
+      metrics.say(f'{config.task}: already done in {workdir}')
+      return
+  metrics.write_json(file, resolved)
+  # A second process of the same program need not compile it again.
+  jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
+  importlib.import_module(TASKS[config.task]).run(config, workdir)
+
+
+def console() -> None:
+  """The `rlcw` command: errors of the user's making end without a trace."""
+  flags.mark_flags_as_required(['config', 'workdir'])
+  try:
+    app.run(main)
+  except (FileNotFoundError, ValueError, FloatingPointError) as error:
+    sys.exit(f'rlcw: {error}')
+
+
+if __name__ == '__main__':
+  console()

@@ -1,0 +1,132 @@
+"""The only way a number leaves a loop: JSONL, TensorBoard, a progress bar."""
+
+import json
+import math
+import os
+import platform
+import resource
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+
+def clean(value: Any) -> Any:
+  """JSON-ready: arrays to Python, NaN and infinities to null."""
+  if isinstance(value, Mapping):
+    return {str(k): clean(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [clean(v) for v in value]
+  if hasattr(value, 'tolist'):
+    return clean(value.tolist())
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
+  """Adds one record in a single write."""
+  with path.open('a', encoding='utf-8') as file:
+    file.write(json.dumps(clean(record), ensure_ascii=False) + '\n')
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+  """Writes a file whole or not at all."""
+  partial = path.with_name(path.name + '.partial')
+  text = json.dumps(clean(record), ensure_ascii=False, indent=2)
+  partial.write_text(text + '\n', 'utf-8')
+  os.replace(partial, path)
+
+
+def drop_from(path: Path, step: int) -> None:
+  """Forgets records of `step` and later: a resumed run makes them again.
+
+  A last line torn by a kill goes too.
+  """
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text('utf-8').splitlines():
+    try:
+      if json.loads(line)['step'] < step:
+        kept.append(line + '\n')
+    except json.JSONDecodeError:
+      continue
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(''.join(kept), 'utf-8')
+  os.replace(partial, path)
+
+
+class Writer:
+  """A run's `metrics.jsonl` and TensorBoard events."""
+
+  def __init__(self, workdir: Path, first_step: int = 0):
+    from tensorboardX import SummaryWriter
+
+    self.file = workdir / 'metrics.jsonl'
+    drop_from(self.file, first_step)
+    self._board = SummaryWriter(
+      str(workdir / 'tensorboard'), purge_step=first_step
+    )
+
+  def __call__(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes the scalars of one step."""
+    append_jsonl(self.file, {'step': step, **values})
+    for name, value in clean(values).items():
+      if isinstance(value, (int, float)):
+        self._board.add_scalar(name, value, step)
+
+  def __enter__(self) -> 'Writer':
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._board.close()
+
+
+def progress(name: str, start: int, stop: int, unit: str) -> Iterator[int]:
+  """Counts from `start` to `stop` behind a bar with rate and ETA."""
+  with tqdm(
+    total=stop, initial=start, desc=name, unit=unit, dynamic_ncols=True
+  ) as bar:
+    for step in range(start, stop):
+      yield step
+      bar.update()
+
+
+def say(text: str) -> None:
+  """A line in the terminal that leaves the progress bar whole."""
+  tqdm.write(text)
+
+
+def hardware() -> dict[str, Any]:
+  """What a run was made on."""
+  cpu = platform.processor() or platform.machine()
+  cpuinfo = Path('/proc/cpuinfo')
+  if cpuinfo.exists():
+    lines = cpuinfo.read_text().splitlines()
+    names = [x.split(':', 1)[1].strip() for x in lines if 'model name' in x]
+    cpu = names[0] if names else cpu
+  pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  device = jax.devices()[0]
+  return {
+    'platform': f'{device.platform} × {jax.device_count()}',
+    'device': device.device_kind,
+    'cpu': cpu,
+    'cores': os.cpu_count(),
+    'memory_gib': round(pages / 2**30, 1),
+    'jax': jax.__version__,
+    'python': platform.python_version(),
+  }
+
+
+def peak_memory_gib() -> float:
+  """The most host memory that this process has held, in GiB."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,250 @@
+"""Group rollout: G replies to each brief, the brief read once.
+
+  1. prefill   every brief once; only its last hidden state and keys are kept
+  2. decode    one `while_loop`, each turn a token for every reply, leaving
+               early when all have ended
+  3. Rollout   tokens with EOS, lengths, log-probabilities
+
+A token's randomness is a function of (seed, step, brief, reply, position) and
+of nothing else: replies do not depend on the batch they were drawn in, on the
+mesh, or on restarts.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from rlcw.model import (
+  KV,
+  ModelConfig,
+  Params,
+  decode_step,
+  head_weight,
+  read_brief,
+  unstack,
+)
+
+
+@struct.dataclass
+class Rollout:
+  """Sampled replies; T is the token budget, shorter ones are padded with 0."""
+
+  token: jax.Array  # [P, G, T] int32, EOS included
+  logp: jax.Array  # [P, G, T] float32, under softmax(logits / temperature)
+  length: jax.Array  # [P, G] int32, EOS included
+  finished: jax.Array  # [P, G] bool, false where the budget cut the reply
+
+  @property
+  def mask(self) -> jax.Array:
+    """[P, G, T], true at real tokens."""
+    return jnp.arange(self.token.shape[-1]) < self.length[..., None]
+
+
+# A method turns logits into the tempered log-probabilities that are recorded,
+# and the weights that are drawn from.  Where it cuts the tail (top-k, top-p)
+# the recorded ones stay those of the whole softmax, because the loss computes
+# the same: ratios then compare two full policies.
+
+
+@struct.dataclass
+class Greedy:
+  """The likeliest token; log-probabilities are those at temperature 1."""
+
+  def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    best_B = logits_BxV.argmax(-1)
+    weight = jax.nn.one_hot(best_B, logits_BxV.shape[-1])
+    return jax.nn.log_softmax(logits_BxV), weight
+
+
+@struct.dataclass
+class Temperature:
+  """The whole softmax at a temperature, which is traced."""
+
+  temperature: Any = 1.0
+
+  def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logp_BxV = jax.nn.log_softmax(logits_BxV / self.temperature)
+    return logp_BxV, jnp.exp(logp_BxV)
+
+
+@struct.dataclass
+class TopK:
+  """The k likeliest tokens."""
+
+  k: int = struct.field(pytree_node=False)
+  temperature: Any = 1.0
+
+  def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logp_BxV = jax.nn.log_softmax(logits_BxV / self.temperature)
+    least_Bx1 = lax.top_k(logp_BxV, self.k)[0][:, -1:]
+    return logp_BxV, jnp.where(logp_BxV >= least_Bx1, jnp.exp(logp_BxV), 0.0)
+
+
+@struct.dataclass
+class TopP:
+  """The fewest tokens that hold probability p (nucleus, arXiv 1904.09751)."""
+
+  p: Any
+  temperature: Any = 1.0
+
+  def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
+    logp_BxV = jax.nn.log_softmax(logits_BxV / self.temperature)
+    prob_BxV = jnp.exp(logp_BxV)
+    falling_BxV = -jnp.sort(-prob_BxV, axis=-1)
+    before_BxV = jnp.cumsum(falling_BxV, axis=-1) - falling_BxV
+    kept_B = jnp.maximum(jnp.sum(before_BxV < self.p, axis=-1), 1)
+    least_Bx1 = jnp.take_along_axis(falling_BxV, kept_B[:, None] - 1, axis=-1)
+    return logp_BxV, jnp.where(prob_BxV >= least_Bx1, prob_BxV, 0.0)
+
+
+def inverse_cdf(
+  weight_BxV: jax.Array, uniform_B: jax.Array, block: int = 256
+) -> jax.Array:
+  """Draws an index in proportion to weight from one uniform number per row.
+
+  Two levels, first a block of the vocabulary and then a token inside it, cost
+  a small part of what V Gumbel draws or one cumulative sum over V do.
+  """
+  rows, vocab = weight_BxV.shape
+  weight = jnp.pad(weight_BxV, ((0, 0), (0, -vocab % block)))
+  weight_BxNxC = weight.reshape(rows, -1, block)
+  block_BxN = jnp.cumsum(weight_BxNxC.sum(-1), axis=-1)
+  target_B, n_B = _first_above(block_BxN, uniform_B * block_BxN[:, -1])
+  before_B = jnp.where(
+    n_B > 0, jnp.take_along_axis(block_BxN, n_B[:, None] - 1, 1)[:, 0], 0.0
+  )
+  inside_BxC = jnp.take_along_axis(weight_BxNxC, n_B[:, None, None], 1)[:, 0]
+  _, c_B = _first_above(jnp.cumsum(inside_BxC, axis=-1), target_B - before_B)
+  return n_B * block + c_B
+
+
+def _first_above(
+  total_BxN: jax.Array, target_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The first index whose running total exceeds the target.
+
+  The target is kept below the last total, so there is one, and its own weight
+  is positive: a token of weight 0 is never drawn.
+  """
+  ceiling_B = total_BxN[:, -1] * (1 - jnp.finfo(jnp.float32).eps)
+  target_B = jnp.minimum(target_B, ceiling_B)
+  return target_B, jnp.argmax(total_BxN > target_B[:, None], axis=-1)
+
+
+def reply_keys(
+  seed: jax.Array | int,
+  step: jax.Array | int,
+  brief_id_P: jax.Array,
+  group_size: int,
+) -> jax.Array:
+  """A key `[P, G]` for each reply: of (seed, step, brief, reply) alone."""
+  base = jax.random.fold_in(jax.random.key(seed), step)
+  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  brief_P = fold(base, brief_id_P)
+  return jax.vmap(fold, in_axes=(0, None))(brief_P, jnp.arange(group_size))
+
+
+@functools.partial(
+  jax.jit, static_argnames=('config', 'group_size', 'max_new_tokens', 'eos')
+)
+def sample(
+  params: Params,
+  prompt_PxL: jax.Array,
+  length_P: jax.Array,
+  brief_id_P: jax.Array,
+  method: Any,
+  seed: jax.Array | int,
+  step: jax.Array | int,
+  *,
+  config: ModelConfig,
+  group_size: int,
+  max_new_tokens: int,
+  eos: tuple[int, ...],
+) -> Rollout:
+  """Samples G replies to each brief.
+
+  Args:
+    params: of the policy.
+    prompt_PxL: chat-formatted briefs, padded on the right.
+    length_P: their lengths, at least 1.
+    brief_id_P: an integer that names each brief for the random keys.
+    method: `Greedy()`, `Temperature(t)`, `TopK(k, t)` or `TopP(p, t)`.
+    seed: of the run.
+    step: of the run; two steps never share noise.
+    config: of the model.
+    group_size: G.
+    max_new_tokens: T.
+    eos: ids that end a reply.
+
+  Returns:
+    A `Rollout`.  One compilation per (P, L, G, T) and kind of method;
+    temperature, p, seed and step are traced.
+  """
+  prompts = prompt_PxL.shape[0]
+  shape_PxG = (prompts, group_size)
+  last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
+  layers = unstack((params['blocks'], prefix.kv), config.num_layers)
+  head_VxD = head_weight(params).astype(config.dtype)
+  key_PxG = reply_keys(seed, step, brief_id_P, group_size)
+  eos_E = jnp.asarray(eos, jnp.int32)
+  cache_shape = (
+    *shape_PxG,
+    max_new_tokens,
+    config.num_kv_heads,
+    config.head_dim,
+  )
+  empty = jnp.zeros(cache_shape, config.dtype)
+
+  def draw(hidden_PxGxD: jax.Array, t: jax.Array):
+    logits = jnp.einsum(
+      'bd,vd->bv',
+      hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1]),
+      head_VxD,
+      preferred_element_type=jnp.float32,
+    )
+    logp_BxV, weight_BxV = method(logits)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
+      key_PxG.reshape(-1), t
+    )
+    token_B = inverse_cdf(weight_BxV, jax.vmap(jax.random.uniform)(keys))
+    logp_B = jnp.take_along_axis(logp_BxV, token_B[:, None], axis=1)[:, 0]
+    return token_B.reshape(shape_PxG), logp_B.reshape(shape_PxG)
+
+  def alive(state) -> jax.Array:
+    t, rollout, _, _ = state
+    return (t < max_new_tokens) & ~rollout.finished.all()
+
+  def turn(state):
+    t, rollout, hidden_PxGxD, cache = state
+    token_PxG, logp_PxG = draw(hidden_PxGxD, t)
+    live = ~rollout.finished
+    token_PxG = jnp.where(live, token_PxG, 0).astype(jnp.int32)
+    logp_PxG = jnp.where(live, logp_PxG, 0.0)
+    ended = (token_PxG[..., None] == eos_E).any(-1) & live
+    rollout = Rollout(
+      token=rollout.token.at[:, :, t].set(token_PxG),
+      logp=rollout.logp.at[:, :, t].set(logp_PxG),
+      length=rollout.length + live,
+      finished=rollout.finished | ended,
+    )
+    hidden, cache = decode_step(
+      config, params, layers, token_PxG, prefix, cache, t
+    )
+    return t + 1, rollout, hidden, cache
+
+  start = Rollout(
+    token=jnp.zeros((*shape_PxG, max_new_tokens), jnp.int32),
+    logp=jnp.zeros((*shape_PxG, max_new_tokens)),
+    length=jnp.zeros(shape_PxG, jnp.int32),
+    finished=jnp.zeros(shape_PxG, bool),
+  )
+  first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
+  cache = [KV(empty, empty) for _ in layers]
+  _, rollout, _, _ = lax.while_loop(
+    alive, turn, (jnp.int32(0), start, first, cache)
+  )
+  return rollout

@@ -1,0 +1,195 @@
+"""One training loop: a trainer is a loss and a source of batches.
+
+  1. next_batch(state, step)  may look at the current parameters (GRPO samples
+                              from them) or not (SFT, reward model)
+  2. update(state, batch)     one jitted step: gradients summed over
+                              microbatches, one division, clip, optimiser
+  3. metrics                  of step n are read after step n + 1 was sent off
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from rlcw import metrics
+from rlcw.checkpoint import Checkpoints
+from rlcw.losses import Ratio
+from rlcw.model import Params
+
+# a loss: (params, batch) -> {'loss': Ratio, any metric: Ratio}, where all
+# ratios of a batch add up over its microbatches
+LossFn = Callable[[Params, Any], dict[str, Ratio]]
+
+
+@struct.dataclass
+class TrainState:
+  """All that a run carries from step to step."""
+
+  step: jax.Array
+  params: Params
+  opt_state: optax.OptState
+  bad_steps: jax.Array  # updates skipped in a row: loss or gradient not finite
+
+
+class Batch(NamedTuple):
+  """What an update learns from, and what its making is worth telling."""
+
+  arrays: Any  # every array has the batch as its leading axis
+  metrics: Mapping[str, Any]
+  started: float  # time.perf_counter() once the device was free
+
+
+def make_optimizer(
+  learning_rate: float,
+  *,
+  warmup_steps: int,
+  max_grad_norm: float,
+  weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
+  """AdamW behind a global-norm clip; the rate rises linearly, then holds."""
+  rate = optax.linear_schedule(
+    learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
+  )
+  return optax.chain(
+    optax.clip_by_global_norm(max_grad_norm),
+    optax.adamw(rate, b2=0.99, weight_decay=weight_decay),
+  )
+
+
+def init_state(
+  params: Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step, moments sharded like the parameters."""
+  return TrainState(
+    step=jnp.int32(0),
+    params=params,
+    opt_state=jax.jit(optimizer.init)(params),
+    bad_steps=jnp.int32(0),
+  )
+
+
+def make_update(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  microbatches: int = 1,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+  """The jitted step.  k microbatches equal one batch: sums, one division.
+
+  A step whose loss or gradient is not finite changes nothing but `step` and
+  `bad_steps`.
+  """
+
+  def numerator(params: Params, arrays: Any):
+    terms = loss_fn(params, arrays)
+    return terms['loss'].numerator, terms
+
+  def summed(params: Params, arrays: Any):
+    gradient = jax.grad(numerator, has_aux=True)
+    if microbatches == 1:
+      return gradient(params, arrays)
+    parts = jax.tree.map(
+      lambda a: a.reshape(microbatches, -1, *a.shape[1:]), arrays
+    )
+
+    def add(total: Any, part: Any):
+      return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+    first = jax.tree.map(lambda a: a[0], parts)
+    shapes = jax.eval_shape(gradient, params, first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
+
+  def update(state: TrainState, arrays: Any):
+    grads, terms = summed(state.params, arrays)
+    divisor = jnp.maximum(terms['loss'].denominator, 1.0)
+    grads = jax.tree.map(lambda g: g / divisor, grads)
+    norm = optax.global_norm(grads)
+    loss = terms['loss'].numerator / divisor
+    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(good, new, old),
+      (params, opt_state),
+      (state.params, state.opt_state),
+    )
+    told = {
+      name: ratio.numerator / jnp.maximum(ratio.denominator, 1.0)
+      for name, ratio in terms.items()
+    }
+    bad_steps = jnp.where(good, 0, state.bad_steps + 1)
+    told |= {'grad_norm': norm, 'bad_steps': bad_steps}
+    return TrainState(state.step + 1, params, opt_state, bad_steps), told
+
+  return jax.jit(update, donate_argnums=0)
+
+
+def fit(
+  state: TrainState,
+  next_batch: Callable[[TrainState, int], Batch],
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  *,
+  name: str,
+  steps: int,
+  workdir: Path,
+  checkpoint_every: int,
+  microbatches: int = 1,
+  max_bad_steps: int = 3,
+) -> TrainState:
+  """Trains to `steps` steps, from the newest checkpoint if there is one.
+
+  Raises:
+    FloatingPointError: `max_bad_steps` steps in a row had a loss or gradient
+      that was not finite; the last good state is saved.
+  """
+  checkpoints = Checkpoints(workdir / 'checkpoints')
+
+  def save() -> None:
+    rest = state.replace(params=None)
+    checkpoints.save(int(state.step), state.params, rest)
+
+  if checkpoints.latest() is not None:
+    rest = state.replace(params=None)
+    saved = checkpoints.restore(params=state.params, rest=rest)
+    state = saved['rest'].replace(params=saved['params'])
+    metrics.say(f'{name}: goes on from step {int(state.step)} of {steps}')
+  first = int(state.step)
+  update = make_update(loss_fn, optimizer, microbatches)
+  with metrics.Writer(workdir, first) as write:
+
+    def tell(step: int, batch: Batch, device: Any, until: float) -> None:
+      device = jax.device_get(device)
+      total = until - batch.started
+      phases = sum(v for k, v in batch.metrics.items() if 'seconds' in k)
+      times = {'seconds_update': total - phases, 'seconds_step': total}
+      write(step, {**batch.metrics, **device, **times})
+      if device['bad_steps'] >= max_bad_steps:
+        save()
+        checkpoints.close()
+        raise FloatingPointError(
+          f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
+          f'row, the last of them {step}; the state before them is saved in '
+          f'{workdir / "checkpoints"}. A lower learning rate may help.'
+        )
+
+    late = None
+    for step in metrics.progress(name, first, steps, 'step'):
+      batch = next_batch(state, step)
+      state, device = update(state, batch.arrays)
+      if late:
+        tell(*late, until=batch.started)
+      late = (step, batch, device)
+      if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+        jax.block_until_ready(state)
+        tell(*late, until=time.perf_counter())
+        late = None
+        save()
+  checkpoints.close()
+  return state
