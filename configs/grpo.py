@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=10,
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
       remat=False,
     )
   )

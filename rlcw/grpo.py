@@ -11,7 +11,7 @@ One step, from top to bottom:
   5. update     clipped policy gradient; each brief is read once for its group
 """
 
-import functools
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +20,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from jax.sharding import Mesh
 
-from rlcw import data, losses, metrics, sampling, tokenizer, train, weights
+from rlcw import (
+  Config,
+  data,
+  losses,
+  metrics,
+  sampling,
+  sharding,
+  tokenizer,
+  train,
+  weights,
+)
 from rlcw.model import ModelConfig, Params, head_weight, read_replies
 from rlcw.rewards import constraints, mixing, writing
 
@@ -35,6 +45,7 @@ class Policy(NamedTuple):
   config: ModelConfig
   params: Params  # of the pretrained model
   text: Any  # its tokenizer
+  mesh: Mesh
 
 
 class Scores(NamedTuple):
@@ -47,18 +58,29 @@ class Scores(NamedTuple):
   ref_logp: jax.Array  # [P, G, T]
 
 
-def load_policy(path: str, remat: bool = False) -> Policy:
-  """A pretrained model with its tokenizer."""
-  config, params = weights.load(path)
-  config = ModelConfig(**{**vars(config), 'remat': remat})
-  return Policy(config, jax.device_put(params), tokenizer.load(path))
+class Mixed(NamedTuple):
+  """What the mixer makes of a rollout's scores, on the host."""
+
+  rewards: mixing.MixedRewards
+  advantage: Any  # [P, G]
+  max_violator_advantage: Any  # [], −inf where no group is mixed
 
 
-def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def load_policy(config: Config) -> Policy:
+  """The pretrained model of a run, on its mesh, with its tokenizer."""
+  mesh = sharding.make_mesh(**config.mesh)
+  model_config, params = weights.load(config.model)
+  model_config = dataclasses.replace(model_config, remat=config.remat)
+  shardings = sharding.param_shardings(model_config, mesh)
+  params = jax.device_put(params, shardings)
+  return Policy(model_config, params, tokenizer.load(config.model), mesh)
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains a policy; returns its summary."""
   check(config)
   started = time.perf_counter()
-  policy = load_policy(config.model, config.remat)
+  policy = load_policy(config)
   head = writing.load(
     config.reward_model, config.model, policy.config.model_dim
   )
@@ -73,7 +95,7 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   # The update overwrites the policy's buffers; the reference keeps its own.
   initial = jax.tree.map(jnp.copy, policy.params)
   state = train.fit(
-    train.init_state(initial, optimizer),
+    train.init_state(initial, optimizer, policy.mesh),
     make_next_batch(policy, head, briefs, config, workdir),
     make_loss(policy.config, config),
     optimizer,
@@ -95,21 +117,28 @@ def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'wall_seconds': sum(row['seconds_step'] for row in history),
     'process_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
-    'compilations': sampling.sample._cache_size(),
+    'compilations': history[-1]['compilations'],
+    'compile_seconds': history[-1]['seconds_compiling'],
     'hardware': metrics.hardware(),
   }
   metrics.write_json(workdir / 'summary.json', summary)
   return summary
 
 
-def check(config: ConfigDict) -> None:
-  """Raises ValueError, with the legal values, where a setting makes no sense."""
+def check(config: Config) -> None:
+  """Raises ValueError, naming what is legal, if a setting makes no sense."""
   prompts, micro = config.prompts_per_step, config.microbatch_groups
   if micro < 1 or prompts % micro:
     legal = [n for n in range(1, prompts + 1) if prompts % n == 0]
     raise ValueError(
       f'microbatch_groups={micro} does not divide prompts_per_step={prompts}; '
       f'legal: {legal}'
+    )
+  shards = sharding.group_shards(sharding.make_mesh(**config.mesh))
+  if micro % shards:
+    raise ValueError(
+      f'microbatch_groups={micro} does not split over the {shards} devices of '
+      f'the data and fsdp axes; legal: multiples of {shards}'
     )
   if config.group_size < 2:
     raise ValueError(
@@ -128,7 +157,7 @@ def make_next_batch(
   policy: Policy,
   head: writing.Head,
   briefs: list[data.Brief],
-  config: ConfigDict,
+  config: Config,
   workdir: Path,
 ) -> Callable[[train.TrainState, int], train.Batch]:
   """Steps 1 to 4: from the current parameters to what they learn from."""
@@ -136,7 +165,8 @@ def make_next_batch(
     tokenizer.chat(policy.text, brief.text) for brief in briefs
   )
   eos = tokenizer.eos_ids(policy.text)
-  method = sampling.Temperature(config.temperature)
+  method, mix = sampling.Temperature(config.temperature), make_mix(config)
+  split = sharding.over_groups(policy.mesh)
   diary = workdir / 'rollouts.jsonl'
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
@@ -147,12 +177,14 @@ def make_next_batch(
     rows = data.batch_indices(
       config.seed, step, config.prompts_per_step, len(briefs)
     )
-    prompt_PxL, length_P = prompt_NxL[rows], length_N[rows]
+    prompt_PxL, length_P, brief_P = jax.device_put(
+      (prompt_NxL[rows], length_N[rows], rows), split
+    )
     rollout = sampling.sample(
       state.params,
       prompt_PxL,
       length_P,
-      rows,
+      brief_P,
       method,
       config.seed,
       step,
@@ -167,18 +199,18 @@ def make_next_batch(
     scores = score(
       policy, head, chosen, prompt_PxL, length_P, rollout, config.temperature
     )
-    mixed, advantage_PxG = mix(scores.writing, scores.violated, config)
-    record(diary, step, chosen, rollout, scores, mixed, advantage_PxG)
+    mixed = mix(scores.writing, scores.violated)
+    record(diary, step, chosen, rollout, scores, mixed)
     arrays = {
       'prompt': prompt_PxL,
       'length': length_P,
-      'token': rollout.token,
-      'mask': rollout.mask & mixed.valid[:, :, None],
-      'old_logp': rollout.logp,
+      'rollout': rollout,
       'ref_logp': scores.ref_logp,
-      'advantage': advantage_PxG,
+      'valid': mixed.rewards.valid,
+      'advantage': mixed.advantage,
     }
-    told = describe(rollout, scores, mixed, advantage_PxG, config)
+    arrays = jax.device_put(arrays, split)
+    told = describe(rollout, scores, mixed)
     scored = time.perf_counter()
     told |= {
       'tokens_per_second': int(rollout.length.sum()) / (sampled - started),
@@ -194,8 +226,8 @@ def score(
   policy: Policy,
   head: writing.Head,
   briefs: list[data.Brief],
-  prompt_PxL: np.ndarray,
-  length_P: np.ndarray,
+  prompt_PxL: jax.Array,
+  length_P: jax.Array,
   rollout: sampling.Rollout,
   temperature: float,
 ) -> Scores:
@@ -204,17 +236,12 @@ def score(
   The device is sent off first; the host checks the rules meanwhile.  A reply
   that the token budget cut is no finished piece: it counts as a violation.
   """
-  text_PxGxT = rollout.mask & (
-    jnp.arange(rollout.token.shape[-1])
-    < (rollout.length - rollout.finished)[..., None]
-  )
   writing_PxG, ref_logp = writing.score_and_reference(
     policy.params,
     head,
     prompt_PxL,
     length_P,
-    rollout.token,
-    text_PxGxT,
+    rollout,
     temperature,
     config=policy.config,
   )
@@ -238,52 +265,60 @@ def score(
   return Scores(text, follow, violated, np.asarray(writing_PxG), ref_logp)
 
 
-def mix(
-  writing_PxG: np.ndarray, violated_PxG: np.ndarray, config: ConfigDict
-) -> tuple[mixing.MixedRewards, jax.Array]:
-  """Two scores to one advantage `[P, G]` per reply, by the configured mixer.
+def make_mix(config: Config) -> Callable[..., Mixed]:
+  """Step 4, jitted: two scores to one advantage per reply.
 
-  A score that is not finite makes its reply invalid, never zero.
+  A score that is not finite makes its reply invalid; it is never zero.
   """
-  mixer, settings = mixing.MIXERS[config.mixing.name]
-  valid_PxG = np.isfinite(writing_PxG)
-  mixed = mixer(
-    jnp.where(valid_PxG, writing_PxG, 0.0),
-    violated_PxG,
-    valid_PxG,
-    **{name: config.mixing[name] for name in settings},
+  mixer, names = mixing.MIXERS[config.mixing.name]
+  words = {n: config.mixing[n] for n in names if n == 'all_violating'}
+  numbers = {n: config.mixing[n] for n in names if n not in words}
+  all_negative = words.get('all_violating') == 'suppress'
+
+  @jax.jit
+  def mix(writing_PxG: jax.Array, violated_PxG: jax.Array, numbers: Any):
+    valid_PxG = jnp.isfinite(writing_PxG)
+    writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
+    mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **words, **numbers)
+    scale_P = {
+      'reward_std': None,
+      'writing_std': mixed.writing_std,
+      'none': jnp.ones_like(mixed.writing_std),
+    }[config.advantage_scale]
+    advantage_PxG = losses.group_advantages(
+      mixed.reward, mixed.valid, baseline_P=mixed.baseline, scale_P=scale_P
+    )
+    worst = mixing.max_violator_advantage(
+      advantage_PxG, violated_PxG, mixed, all_violating=all_negative
+    )
+    return Mixed(mixed, advantage_PxG, worst)
+
+  return lambda writing_PxG, violated_PxG: jax.device_get(
+    mix(writing_PxG, violated_PxG, numbers)
   )
-  scale_P = {
-    'reward_std': None,
-    'writing_std': mixed.writing_std,
-    'none': jnp.ones_like(mixed.writing_std),
-  }[config.advantage_scale]
-  advantage_PxG = losses.group_advantages(
-    mixed.reward, mixed.valid, baseline_P=mixed.baseline, scale_P=scale_P
-  )
-  return mixed, advantage_PxG
 
 
-def make_loss(model_config: ModelConfig, config: ConfigDict) -> train.LossFn:
+def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   """Step 5: the GRPO loss, each brief read once for all its replies."""
 
   def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
-    token_PxGxT = arrays['token']
-    length = token_PxGxT.shape[-1]
+    rollout = arrays['rollout']
+    mask_PxGxT = rollout.mask & arrays['valid'][..., None]
+    length = rollout.token.shape[-1]
     predicting, _ = read_replies(
-      model_config, params, arrays['prompt'], arrays['length'], token_PxGxT
+      model_config, params, arrays['prompt'], arrays['length'], rollout.token
     )
     logp_N = losses.token_logprobs(
       predicting.reshape(-1, predicting.shape[-1]),
       head_weight(params),
-      token_PxGxT.reshape(-1),
+      rollout.token.reshape(-1),
       config.temperature,
     )
     terms = losses.grpo(
       logp_N.reshape(-1, length),
-      arrays['old_logp'].reshape(-1, length),
+      rollout.logp.reshape(-1, length),
       arrays['advantage'].reshape(-1),
-      arrays['mask'].reshape(-1, length),
+      mask_PxGxT.reshape(-1, length),
       arrays['ref_logp'].reshape(-1, length),
       clip_low=config.clip_low,
       clip_high=config.clip_high,
@@ -297,37 +332,29 @@ def make_loss(model_config: ModelConfig, config: ConfigDict) -> train.LossFn:
 
 
 def describe(
-  rollout: sampling.Rollout,
-  scores: Scores,
-  mixed: mixing.MixedRewards,
-  advantage_PxG: jax.Array,
-  config: ConfigDict,
+  rollout: sampling.Rollout, scores: Scores, mixed: Mixed
 ) -> dict[str, Any]:
   """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
   follow = [all(rules) for group in scores.follow for rules in group]
-  share = np.asarray(mixed.violators)
-  worst = mixing.max_violator_advantage(
-    advantage_PxG,
-    jnp.asarray(scores.violated),
-    mixed,
-    all_violating=config.mixing.name == 'rlmr'
-    and config.mixing.all_violating == 'suppress',
+  rewards, share = mixed.rewards, mixed.rewards.violators
+  logp, length, finished = jax.device_get(
+    (rollout.logp, rollout.length, rollout.finished)
   )
   return {
-    'reward': float(mixed.reward.mean()),
-    'writing': float(np.nanmean(scores.writing)),
-    'writing_std': float(mixed.writing_std.mean()),
-    'pass_rate': float(np.mean(follow)),
-    'violation_rate': float(scores.violated.mean()),
-    'penalty_mean': float(mixed.penalty.mean()),
-    'penalty_max': float(mixed.penalty.max()),
-    'max_violator_advantage': float(worst),
-    'mixed_groups': float(np.mean((share > 0) & (share < 1))),
-    'clean_groups': float(np.mean(share == 0)),
-    'all_violating_groups': float(np.mean(share == 1)),
-    'length_mean': float(rollout.length.mean()),
-    'truncated': float(1 - rollout.finished.mean()),
-    'entropy': float(-rollout.logp.sum() / rollout.length.sum()),
+    'reward': rewards.reward.mean(),
+    'writing': np.nanmean(scores.writing),
+    'writing_std': rewards.writing_std.mean(),
+    'pass_rate': np.mean(follow),
+    'violation_rate': scores.violated.mean(),
+    'penalty_mean': rewards.penalty.mean(),
+    'penalty_max': rewards.penalty.max(),
+    'max_violator_advantage': mixed.max_violator_advantage,
+    'mixed_groups': np.mean((share > 0) & (share < 1)),
+    'clean_groups': np.mean(share == 0),
+    'all_violating_groups': np.mean(share == 1),
+    'length_mean': length.mean(),
+    'truncated': 1 - finished.mean(),
+    'entropy': -logp.sum() / length.sum(),
   }
 
 
@@ -337,8 +364,7 @@ def record(
   briefs: list[data.Brief],
   rollout: sampling.Rollout,
   scores: Scores,
-  mixed: mixing.MixedRewards,
-  advantage_PxG: jax.Array,
+  mixed: Mixed,
 ) -> None:
   """Keeps every reply with all its scores, a line per group."""
   columns = {
@@ -346,14 +372,16 @@ def record(
     'writing': scores.writing,
     'follow': scores.follow,
     'violated': scores.violated,
-    'valid': mixed.valid,
+    'valid': mixed.rewards.valid,
     'finished': rollout.finished,
     'length': rollout.length,
-    'reward': mixed.reward,
-    'advantage': advantage_PxG,
+    'reward': mixed.rewards.reward,
+    'advantage': mixed.advantage,
   }
-  rows = {k: v if isinstance(v, list) else np.asarray(v).tolist()
-          for k, v in columns.items()}
+  rows = {
+    k: v if isinstance(v, list) else np.asarray(v).tolist()
+    for k, v in columns.items()
+  }
   for p, brief in enumerate(briefs):
     replies = [
       {name: values[p][g] for name, values in rows.items()}

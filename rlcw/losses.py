@@ -124,9 +124,7 @@ def group_advantages(
   return jnp.where(valid_PxG, advantage, 0.0)
 
 
-def k3_kl(
-  logp: jax.Array, ref_logp: jax.Array, mask: jax.Array
-) -> jax.Array:
+def k3_kl(logp: jax.Array, ref_logp: jax.Array, mask: jax.Array) -> jax.Array:
   """The k3 estimate of `KL(π ‖ π_ref)` per token: `e^d − d − 1 ≥ 0`.
 
   `d = log π_ref − log π` is masked before `exp`, clamped, and in float32

@@ -22,7 +22,10 @@ TASKS = {
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Settings: a file, with an optional :variant.', lock_config=True
+  'config',
+  None,
+  'Settings: a file, with an optional :variant.',
+  lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go.')
 
@@ -32,7 +35,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   logging.set_verbosity(logging.WARNING)  # Orbax tells every save in 40 lines
-  config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+  config, workdir = _CONFIG.value, Path(str(_WORKDIR.value))
   if config.task not in TASKS:
     raise app.UsageError(
       f'task {config.task!r} is unknown; legal: {sorted(TASKS)}'

@@ -106,6 +106,21 @@ def say(text: str) -> None:
   tqdm.write(text)
 
 
+class Compilations:
+  """Counts XLA compilations from here on, and the seconds they take."""
+
+  def __init__(self):
+    self.count, self.seconds = 0, 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+  def _hear(
+    self, event: str, duration_secs: float, **kwargs: str | int
+  ) -> None:
+    if event == '/jax/core/compile/backend_compile_duration':
+      self.count += 1
+      self.seconds += duration_secs
+
+
 def hardware() -> dict[str, Any]:
   """What a run was made on."""
   cpu = platform.processor() or platform.machine()

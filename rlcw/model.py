@@ -19,7 +19,7 @@ D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -114,13 +114,25 @@ class Prefix(NamedTuple):
   length_P: jax.Array
 
 
-def rotate(x_PxGxLxNxH: jax.Array, position_PxGxL: jax.Array, theta: float):
-  """Rotary position embedding, halves rotated (Su et al., 2104.09864)."""
-  half = x_PxGxLxNxH.shape[-1] // 2
-  frequency_h = theta ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angle = position_PxGxL[..., None, None].astype(jnp.float32) * frequency_h
-  a, b = jnp.split(x_PxGxLxNxH.astype(jnp.float32), 2, axis=-1)
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+class Rope(NamedTuple):
+  """Rotary angles of every position, made once and used by all layers."""
+
+  cos: jax.Array  # [P, G, L, 1, H / 2]
+  sin: jax.Array
+
+
+def rope_at(position_PxGxL: jax.Array, config: ModelConfig) -> Rope:
+  """Rotary position embedding (Su et al., arXiv 2104.09864)."""
+  half = config.head_dim // 2
+  frequency_h = config.rope_theta ** -(jnp.arange(half) / half)
+  angle = position_PxGxL[..., None, None] * frequency_h
+  return Rope(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x_PxGxLxNxH: jax.Array, rope: Rope) -> jax.Array:
+  """Turns each pair (i, i + H/2) of a head by its position's angle."""
+  a, b = jnp.split(x_PxGxLxNxH, 2, axis=-1)
+  cos, sin = rope
   rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return rotated.astype(x_PxGxLxNxH.dtype)
 
@@ -168,6 +180,18 @@ def attend(
   return (out / jnp.moveaxis(total, 2, 3)[..., None]).astype(q.dtype)
 
 
+def weight(
+  module: nn.Module,
+  name: str,
+  axes: tuple[str, ...],
+  shape: tuple[int, ...],
+  init: Any = nn.initializers.normal(0.02),  # noqa: B008
+) -> jax.Array:
+  """A parameter whose axes have logical names, for the sharding table."""
+  init = nn.with_logical_partitioning(init, axes)
+  return cast(jax.Array, module.param(name, init, shape))
+
+
 class RMSNorm(nn.Module):
   """Root-mean-square norm in float32 with a learned scale."""
 
@@ -175,8 +199,9 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-    init = nn.with_logical_partitioning(nn.initializers.ones, ('norm',))
-    scale_D = self.param('scale', init, (x.shape[-1],))
+    scale_D = weight(
+      self, 'scale', ('norm',), x.shape[-1:], nn.initializers.ones
+    )
     y = x.astype(jnp.float32)
     y *= lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
     return (y * scale_D).astype(x.dtype)
@@ -190,8 +215,8 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:  # [..., I] -> [..., O]
-    init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
-    kernel_OxI = self.param('kernel', init, (self.features, x.shape[-1]))
+    shape = (self.features, x.shape[-1])
+    kernel_OxI = weight(self, 'kernel', self.axes, shape)
     return jnp.einsum('...i,oi->...o', x, kernel_OxI.astype(x.dtype))
 
 
@@ -204,7 +229,7 @@ class Block(nn.Module):
   def __call__(
     self,
     x_PxGxLxD: jax.Array,
-    position_PxGxL: jax.Array,
+    rope: Rope,
     own_mask_LxS: jax.Array,
     prefix_mask_PxS: jax.Array | None,
     prefix: KV | None,
@@ -224,8 +249,8 @@ class Block(nn.Module):
     q = q.reshape(*x.shape[:3], c.num_heads, c.head_dim)
     k = k.reshape(*x.shape[:3], c.num_kv_heads, c.head_dim)
     v = v.reshape(*x.shape[:3], c.num_kv_heads, c.head_dim)
-    q = rotate(q, position_PxGxL, c.rope_theta)
-    k = rotate(k, position_PxGxL, c.rope_theta)
+    q = rotate(q, rope)
+    k = rotate(k, rope)
     if cache is not None:
       k = lax.dynamic_update_slice_in_dim(cache.k, k, index, axis=2)
       v = lax.dynamic_update_slice_in_dim(cache.v, v, index, axis=2)
@@ -266,29 +291,32 @@ class Decoder(nn.Module):
     if prefix is not None:
       position_PxGxL += prefix.length_P[:, None, None]
       prefix_kv, prefix_mask_PxS = prefix.kv, _prefix_mask(prefix)
-    init = nn.initializers.normal(0.02)
-    embed = nn.with_logical_partitioning(init, ('vocab', 'embed'))
-    embed_VxD = self.param('embed', embed, (c.vocab_size, c.model_dim))
+    axes, shape = ('vocab', 'embed'), (c.vocab_size, c.model_dim)
+    embed_VxD = weight(self, 'embed', axes, shape)
     if not c.tied_head:
-      self.param('head', embed, (c.vocab_size, c.model_dim))
+      weight(self, 'head', axes, shape)
     x = embed_VxD[token_PxGxL].astype(c.dtype)
     blocks = nn.scan(
       nn.remat(Block, prevent_cse=False) if c.remat else Block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
+      in_axes=cast(Any, (nn.broadcast, nn.broadcast, nn.broadcast, 0)),
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
     causal_LxL = jnp.tri(length, dtype=bool)
     x, kv = blocks(c, name='blocks')(
-      x, position_PxGxL, causal_LxL, prefix_mask_PxS, prefix_kv
+      x, rope_at(position_PxGxL, c), causal_LxL, prefix_mask_PxS, prefix_kv
     )
     return RMSNorm(c.norm_eps, name='final_norm')(x), kv
 
 
 def _prefix_mask(prefix: Prefix) -> jax.Array:
   return jnp.arange(prefix.kv.k.shape[2]) < prefix.length_P[:, None]
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
+  return module.apply({'params': params}, *inputs)
 
 
 def head_weight(params: Params) -> jax.Array:
@@ -308,7 +336,7 @@ def read_brief(
     The hidden state `[P, D]` at each brief's last token, which predicts every
     reply's first one, and the brief as a `Prefix` for its replies.
   """
-  hidden, kv = Decoder(config).apply({'params': params}, prompt_PxL[:, None])
+  hidden, kv = _apply(Decoder(config), params, prompt_PxL[:, None])
   last_PxD = jnp.take_along_axis(
     hidden[:, 0], length_P[:, None, None] - 1, axis=1
   )[:, 0]
@@ -329,7 +357,7 @@ def read_replies(
     predict each reply token, and those that have just read it.
   """
   last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
-  reading, _ = Decoder(config).apply({'params': params}, token_PxGxT, prefix)
+  reading, _ = _apply(Decoder(config), params, token_PxGxT, prefix)
   first = jnp.broadcast_to(
     last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])
   )
@@ -364,12 +392,11 @@ def decode_step(
     prefix.length_P[:, None, None] + index, (*token_PxG.shape, 1)
   )
   seen_1xS = jnp.arange(cache[0].k.shape[2])[None] <= index
-  mask, new_cache = _prefix_mask(prefix), []
+  rope, mask, new_cache = rope_at(position, config), _prefix_mask(prefix), []
   for (block, brief), kv in zip(layers, cache, strict=True):
-    x, kv = Block(config).apply(
-      {'params': block}, x, position, seen_1xS, mask, brief, kv, index
+    x, kv = _apply(
+      Block(config), block, x, rope, seen_1xS, mask, brief, kv, index
     )
     new_cache.append(kv)
-  norm = RMSNorm(config.norm_eps)
-  x = norm.apply({'params': params['final_norm']}, x)
+  x = _apply(RMSNorm(config.norm_eps), params['final_norm'], x)
   return x[:, :, 0], new_cache

@@ -1,14 +1,13 @@
 """The `report` task: three finished runs become one page a person can judge.
 
 `read_runs` reads what `reward_model`, `grpo` and `evaluate` left behind, the
-functions after it find what it shows, `draw_*` make the PNGs, and
+functions after it find what it shows, `plots` makes the PNGs, and
 `report.html.jinja` is the page with all its words, the verdict's too.  Replies
 are untrusted: they reach the page only by autoescaping and `clean`.
 """
 
 import base64
 import collections
-import io
 import json
 import math
 import pathlib
@@ -16,90 +15,64 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib
 import ml_collections
 import numpy as np
 import rich
-from matplotlib import axes, figure
 from rich import table
 
-# Paul Tol's `bright` scheme: told apart by every kind of colour vision.
-BASE, TRAINED = '#4477AA', '#EE6677'
-GREEN, YELLOW, PURPLE = '#228833', '#CCBB44', '#AA3377'
-ARMS = {'base': BASE, 'trained': TRAINED}
+from rlcw.plots import ARMS, PANELS, draw_curves, draw_rules
+
 TEXT_LIMIT = 2000  # characters of one text that the page shows
 GROUPS_PER_STEP = 2
 
-_STYLE: dict[Any, Any] = {
-    'font.size': 9, 'axes.titlesize': 10, 'axes.titlelocation': 'left',
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-    'axes.edgecolor': '#999999', 'axes.labelcolor': '#555555',
-    'xtick.color': '#555555', 'ytick.color': '#555555', 'axes.axisbelow': True,
-    'grid.color': '#e8e8e8', 'legend.frameon': False, 'legend.fontsize': 8,
-}
-
-
-class Panel(NamedTuple):
-  """One small multiple; `kind` is '', 'percent', 'zero' or 'stacked'."""
-
-  title: str
-  series: dict[str, str]  # metric -> colour; its last word is the label
-  kind: str = ''
-
-
-PANELS = (
-    Panel('Pass rate', {'pass_rate': TRAINED}, 'percent'),
-    Panel('Writing score', {'writing': TRAINED}),
-    Panel('Violators’ largest advantage', {'max_violator_advantage': PURPLE},
-          'zero'),
-    Panel('Penalty ζ', {'penalty_max': PURPLE, 'penalty_mean': YELLOW}),
-    Panel('Reply length, tokens', {'length_mean': GREEN}),
-    Panel('Truncated replies', {'truncated': GREEN}, 'percent'),
-    Panel('KL to the reference', {'kl': GREEN}),
-    Panel('Entropy', {'entropy': GREEN}),
-    Panel('Seconds per step', {
-        'seconds_rollout': GREEN, 'seconds_scoring': YELLOW,
-        'seconds_update': PURPLE}, 'stacked'),
-)
 # Label, field of evaluate's summary (_base, _trained, _difference), format.
 _HEADLINE = (
-    ('Keeps every rule (strict)', 'pass_rate', 'z.1%'),
-    ('Keeps every rule (loose)', 'pass_rate_loose', 'z.1%'),
-    ('Writing score', 'writing', 'z.2f'),
-    ('Finished', 'finished', 'z.1%'),
-    ('Mean length, tokens', 'length', 'z.1f'),
-    ('Distinct-2', 'distinct2', 'z.3f'),
+  ('Keeps every rule (strict)', 'pass_rate', 'z.1%'),
+  ('Keeps every rule (loose)', 'pass_rate_loose', 'z.1%'),
+  ('Writing score', 'writing', 'z.2f'),
+  ('Finished', 'finished', 'z.1%'),
+  ('Mean length, tokens', 'length', 'z.1f'),
+  ('Distinct-2', 'distinct2', 'z.3f'),
 )
 _REPLY = 'text writing follow finished length'
 # What each file, and each field that holds objects, must contain …
 _FIELDS = {
-    'reward_model/summary.json': (
-        'heldout_accuracy length_only_accuracy matched_accuracy heldout_pairs '
-        'train_accuracy train_pairs length_correlation wall_seconds'),
-    'grpo/metrics.jsonl': ' '.join(
-        ['step'] + [metric for panel in PANELS for metric in panel.series]),
-    'grpo/rollouts.jsonl': 'step brief_id prompt replies',
-    'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware',
-    'grpo/config.json': '',
-    'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
-                                 'trained instruction_id_list',
-    'evaluate/summary.json': ' '.join(
-        [f'{key}_{arm}' for _, key, _ in _HEADLINE for arm in ARMS]
-        + ['briefs replies_per_brief wall_seconds pass_rate_difference '
-           'writing_difference']),
-    'replies': _REPLY + ' violated valid reward advantage',
-    'base': _REPLY, 'trained': _REPLY,
-    'pass_rate_difference': 'mean low high',
-    'writing_difference': 'mean low high',
+  'reward_model/summary.json': (
+    'heldout_accuracy length_only_accuracy matched_accuracy heldout_pairs '
+    'train_accuracy train_pairs length_correlation wall_seconds'
+  ),
+  'grpo/metrics.jsonl': ' '.join(
+    ['step'] + [metric for panel in PANELS for metric in panel.series]
+  ),
+  'grpo/rollouts.jsonl': 'step brief_id prompt replies',
+  'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware',
+  'grpo/config.json': '',
+  'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
+  'trained instruction_id_list',
+  'evaluate/summary.json': ' '.join(
+    [f'{key}_{arm}' for _, key, _ in _HEADLINE for arm in ARMS]
+    + [
+      'briefs replies_per_brief wall_seconds pass_rate_difference '
+      'writing_difference'
+    ]
+  ),
+  'replies': _REPLY + ' violated valid reward advantage',
+  'base': _REPLY,
+  'trained': _REPLY,
+  'pass_rate_difference': 'mean low high',
+  'writing_difference': 'mean low high',
 }
 # … and the type of a field; those not named here are numbers, or null for NaN.
 _KINDS = {
-    'brief_id': (str, int), 'hardware': (dict,),
-    **dict.fromkeys(('text', 'prompt', 'language', 'genre'), (str,)),
-    **dict.fromkeys(('follow', 'rules', 'instruction_id_list', 'replies',
-                     'base', 'trained'), (list,)),
-    **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
-    **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
+  'brief_id': (str, int),
+  'hardware': (dict,),
+  **dict.fromkeys(('text', 'prompt', 'language', 'genre'), (str,)),
+  **dict.fromkeys(
+    ('follow', 'rules', 'instruction_id_list', 'replies', 'base', 'trained'),
+    (list,),
+  ),
+  **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
+  **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
 
 
@@ -133,13 +106,16 @@ def _path(config: ml_collections.ConfigDict, name: str) -> pathlib.Path:
   task, file = name.split('/')
   path = pathlib.Path(str(config[task])).expanduser() / file
   if not path.is_file():
-    raise FileNotFoundError(f'{path} is missing: config.{task} should name the '
-                            f'folder of a finished {task} run')
+    raise FileNotFoundError(
+      f'{path} is missing: config.{task} should name the '
+      f'folder of a finished {task} run'
+    )
   return path
 
 
-def _lines(config: ml_collections.ConfigDict, name: str,
-           notes: list[str]) -> list[dict[str, Any]]:
+def _lines(
+  config: ml_collections.ConfigDict, name: str, notes: list[str]
+) -> list[dict[str, Any]]:
   path, records = _path(config, name), []
   for number, line in enumerate(path.read_bytes().splitlines(True), 1):
     where = f'{path}, line {number}'
@@ -179,18 +155,28 @@ def read_runs(config: ml_collections.ConfigDict) -> Runs:
     lists = [r['follow'] for arm in ARMS for r in brief[arm]] + [brief['rules']]
     if {len(x) for x in lists} != {len(brief['instruction_id_list'])}:
       raise ValueError(
-          f'{config.evaluate}/evaluation.jsonl, brief {brief["brief_id"]!r}: '
-          'expected as many "rules", and "follow" in each reply, as '
-          '"instruction_id_list" has')
+        f'{config.evaluate}/evaluation.jsonl, brief {brief["brief_id"]!r}: '
+        'expected as many "rules", and "follow" in each reply, as '
+        '"instruction_id_list" has'
+      )
   reward_model, grpo, grpo_config, evaluation = (
-      _parse(_path(config, name).read_bytes(), name, str(_path(config, name)))
-      for name in _FIELDS if name.endswith('.json'))
+    _parse(_path(config, name).read_bytes(), name, str(_path(config, name)))
+    for name in _FIELDS
+    if name.endswith('.json')
+  )
   return Runs(
-      reward_model, grpo, grpo_config, evaluation,
-      {name: np.array([by_step[s][name] for s in sorted(by_step)], float)
-       for name in _FIELDS['grpo/metrics.jsonl'].split()},
-      list({(g['step'], g['brief_id']): g for g in groups}.values()),
-      briefs, notes)
+    reward_model,
+    grpo,
+    grpo_config,
+    evaluation,
+    {
+      name: np.array([by_step[s][name] for s in sorted(by_step)], float)
+      for name in _FIELDS['grpo/metrics.jsonl'].split()
+    },
+    list({(g['step'], g['brief_id']): g for g in groups}.values()),
+    briefs,
+    notes,
+  )
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -206,9 +192,15 @@ def show(value: float | None, style: str = 'z.2f') -> str:
 
 
 # Lone surrogates are not UTF-8; bidi overrides could forge the text around.
-_VISIBLE = dict.fromkeys([
-    *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A),
-    *range(0xD800, 0xE000)], 0xFFFD)
+_VISIBLE = dict.fromkeys(
+  [
+    *range(0x7F, 0xA0),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+    *range(0xD800, 0xE000),
+  ],
+  0xFFFD,
+)
 _VISIBLE |= {c: 0x2400 + c for c in range(32) if c not in (9, 10)}
 
 
@@ -226,11 +218,19 @@ def headline(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
     arms = [evaluation[f'{key}_{arm}'] for arm in ARMS]
     mean = math.nan if None in arms else arms[1] - arms[0]
     known = evaluation.get(f'{key}_difference', {'mean': mean})
-    mean, low, high = (show(known.get(name), '+' + style).replace('%', '')
-                       for name in ('mean', 'low', 'high'))
+    mean, low, high = (
+      show(known.get(name), '+' + style).replace('%', '')
+      for name in ('mean', 'low', 'high')
+    )
     unit = ' points' if style.endswith('%') else ''
-    rows.append((label, *(show(arm, style) for arm in arms), mean + unit,
-                 '' if low == '–' else f'{low} to {high}'))
+    rows.append(
+      (
+        label,
+        *(show(arm, style) for arm in arms),
+        mean + unit,
+        '' if low == '–' else f'{low} to {high}',
+      )
+    )
   return rows
 
 
@@ -248,118 +248,83 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   for brief in briefs:
     for arm in ARMS:
       for reply in brief[arm]:
-        for name, kept in zip(brief['instruction_id_list'], reply['follow'],
-                              strict=True):
+        for name, kept in zip(
+          brief['instruction_id_list'], reply['follow'], strict=True
+        ):
           verdicts[name][arm].append(bool(kept))
-  rates = [{'name': name} | {
+  rates = [
+    {'name': name}
+    | {
       arm: (len(kept), sum(kept) / len(kept), *wilson(sum(kept), len(kept)))
-      for arm, kept in arms.items()} for name, arms in verdicts.items()]
+      for arm, kept in arms.items()
+    }
+    for name, arms in verdicts.items()
+  ]
   return sorted(rates, key=lambda r: r['base'][1] - r['trained'][1])
 
 
 def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Adds [base, trained] pass rates and writing; the most changed first."""
-  views = [brief | {
+  views = [
+    brief
+    | {
       'passes': [_mean(all(r['follow']) for r in brief[arm]) for arm in ARMS],
       'scores': [_mean(r['writing'] for r in brief[arm]) for arm in ARMS],
-  } for brief in briefs]
-  return sorted(views, reverse=True, key=lambda view: [
+    }
+    for brief in briefs
+  ]
+  return sorted(
+    views,
+    reverse=True,
+    key=lambda view: [
       float(np.nan_to_num(abs(np.subtract(*view[key]))))
-      for key in ('passes', 'scores')])
+      for key in ('passes', 'scores')
+    ],
+  )
 
 
 def pick_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """First, middle and last step, mixed groups first: there the penalty acts."""
   picked, steps = [], sorted({g['step'] for g in groups})
   for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]}):
-    here = [g | {'mixed': len({r['violated'] for r in g['replies']
-                               if r['valid']}) == 2}
-            for g in groups if g['step'] == step]
+    here = [
+      g
+      | {'mixed': len({r['violated'] for r in g['replies'] if r['valid']}) == 2}
+      for g in groups
+      if g['step'] == step
+    ]
     picked += sorted(here, key=lambda g: not g['mixed'])[:GROUPS_PER_STEP]
   return picked
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-  """Centred running mean over a tenth of the run that skips NaN."""
-  half = len(values) // 20
-  kernel, known = np.ones(2 * half + 1), np.isfinite(values)
-  count = np.convolve(known, kernel)[half:][:len(values)]
-  total = np.convolve(np.nan_to_num(values), kernel)[half:][:len(values)]
-  return np.where(count > 0.5, total, np.nan) / np.maximum(count, 1)
-
-
-def _draw_panel(ax: axes.Axes, panel: Panel,
-                metrics: dict[str, np.ndarray]) -> None:
-  steps, floor = metrics['step'], np.zeros(len(metrics['step']))
-  for name, colour in panel.series.items():
-    values, label = metrics[name], name.split('_')[-1]
-    if panel.kind == 'stacked':
-      ax.bar(steps, values, 0.9, floor, color=colour, label=label)
-      floor = floor + np.nan_to_num(values)
-    else:
-      ax.plot(steps, values, '.', color=colour, alpha=0.3, markersize=4)
-      ax.plot(steps, _smooth(values), color=colour, label=label, linewidth=1.8)
-  if panel.kind == 'percent':
-    ax.set_ylim(bottom=0)
-    ax.yaxis.set_major_formatter('{x:.0%}')
-  if panel.kind == 'zero':
-    ax.axhline(0, color='#333333', linewidth=1)
-  # The first step compiles: at its full height the others would be flat.
-  if floor[0] > 2 * (rest := max([0, *floor[1:]])) > 0:
-    ax.set_ylim(0, 1.3 * rest)
-    ax.annotate(f'{floor[0]:.0f} s', (steps[0], 1.2 * rest))
-  if len(panel.series) > 1:
-    ax.legend(ncols=3)
-  ax.set(title=panel.title, xlabel='step')
-  ax.locator_params(axis='x', integer=True)
-
-
-def _png(page: figure.Figure) -> bytes:
-  page.savefig(buffer := io.BytesIO(), format='png', dpi=144)
-  return buffer.getvalue()
-
-
-@matplotlib.rc_context(_STYLE)
-def draw_curves(panels: Sequence[Panel], metrics: dict[str, np.ndarray],
-                columns: int = 1) -> bytes:
-  rows = -(-len(panels) // columns)
-  page = figure.Figure((4 * columns, 2.6 * rows), layout='constrained')
-  grid = page.subplots(rows, columns, squeeze=False)
-  for ax, panel in zip(grid.flat, panels, strict=True):
-    _draw_panel(ax, panel, metrics)
-  return _png(page)
-
-
-@matplotlib.rc_context(_STYLE)
-def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
-  places = np.arange(len(rates))
-  page = figure.Figure((7.2, 1.2 + 0.4 * len(rates)), layout='constrained')
-  ax = page.subplots()
-  for shift, (arm, colour) in enumerate(ARMS.items()):
-    _, rate, low, high = np.array([r[arm] for r in rates]).reshape(-1, 4).T
-    ax.errorbar(rate, places + 0.26 * shift - 0.13, fmt='o', color=colour,
-                xerr=(rate - low, high - rate), label=arm, capsize=2)
-  names = [f'{ascii(r["name"])[1:-1]:.60}  (n={r["base"][0]})' for r in rates]
-  ax.set_yticks(places, names, parse_math=False)
-  ax.set(title='Pass rate per rule', xlim=(-0.02, 1.02))
-  ax.xaxis.set_major_formatter('{x:.0%}')
-  ax.invert_yaxis()
-  ax.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2)
-  return _png(page)
-
-
-def _render(runs: Runs, summary: dict[str, Any], rates: list[dict[str, Any]],
-            rules_png: bytes) -> Any:
+def _render(
+  runs: Runs,
+  summary: dict[str, Any],
+  rates: list[dict[str, Any]],
+  rules_png: bytes,
+) -> Any:
   """The page as a template module: its text, and its `verdict` by itself."""
   environment = jinja2.Environment(
-      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-      loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent))
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+  )
   environment.filters |= {'clean': clean, 'show': show, 'b64': base64.b64encode}
   curves = [(panel, draw_curves([panel], runs.metrics)) for panel in PANELS]
-  return environment.get_template('report.html.jinja').make_module({
-      'runs': runs, 'summary': summary, 'rates': rates, 'curves': curves,
-      'rules_png': rules_png, 'rows': headline(runs.evaluation), 'arms': ARMS,
-      'briefs': sort_briefs(runs.briefs), 'groups': pick_groups(runs.groups)})
+  return environment.get_template('report.html.jinja').make_module(
+    {
+      'runs': runs,
+      'summary': summary,
+      'rates': rates,
+      'curves': curves,
+      'rules_png': rules_png,
+      'rows': headline(runs.evaluation),
+      'arms': ARMS,
+      'briefs': sort_briefs(runs.briefs),
+      'groups': pick_groups(runs.groups),
+    }
+  )
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
@@ -369,11 +334,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   key = 'max_violator_advantage'
   advantages = np.append(runs.metrics[key], np.array(runs.grpo[key], float))
   summary = runs.evaluation | {
-      'steps': runs.grpo['steps'],
-      key: max(advantages[np.isfinite(advantages)].tolist(), default=None),
-      'wall_seconds': sum(part['wall_seconds'] or 0 for part in (
-          runs.reward_model, runs.grpo, runs.evaluation)),
-      'reward_model': runs.reward_model, 'hardware': runs.grpo['hardware']}
+    'steps': runs.grpo['steps'],
+    key: max(advantages[np.isfinite(advantages)].tolist(), default=None),
+    'wall_seconds': sum(
+      part['wall_seconds'] or 0
+      for part in (runs.reward_model, runs.grpo, runs.evaluation)
+    ),
+    'reward_model': runs.reward_model,
+    'hardware': runs.grpo['hardware'],
+  }
   workdir.mkdir(parents=True, exist_ok=True)
   rates = rule_rates(runs.briefs)
   rules_png = draw_rules(rates)

@@ -1,9 +1,9 @@
 """Task `reward_model`: a writing reward learned from preference pairs.
 
-  1. every pair is a group of two replies to one prompt; the frozen decoder
-     reads them once and leaves their features
-  2. a linear head is fitted to them with the Bradley–Terry loss
-  3. it is judged on held-out themes, beside what length alone would get
+1. every pair is a group of two replies to one prompt; the frozen decoder
+   reads them once and leaves their features
+2. a linear head is fitted to them with the Bradley–Terry loss
+3. it is judged on held-out themes, beside what length alone would get
 """
 
 import functools
@@ -15,13 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from rlcw import data, losses, metrics, tokenizer, train, weights
+from rlcw import (
+  Config,
+  data,
+  losses,
+  metrics,
+  sharding,
+  tokenizer,
+  train,
+  weights,
+)
 from rlcw.rewards import writing
 
 
-def run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains and judges a reward model; returns its summary."""
   started = time.perf_counter()
   model_config, params = weights.load(config.model)
@@ -60,7 +68,7 @@ def pair_features(
   model_config: Any,
   params: Any,
   text: Any,
-  config: ConfigDict,
+  config: Config,
 ) -> np.ndarray:
   """Features `[N, 2, D]` of (chosen, rejected), `pairs_per_pass` at a time."""
   size = config.pairs_per_pass
@@ -92,7 +100,7 @@ def pair_features(
 
 
 def fit_head(
-  features_Nx2xD: np.ndarray, config: ConfigDict, workdir: Path
+  features_Nx2xD: np.ndarray, config: Config, workdir: Path
 ) -> writing.Head:
   """Fits on standardised features; the head undoes that, and has std 1."""
   flat = features_Nx2xD.reshape(-1, features_Nx2xD.shape[-1])
@@ -115,9 +123,12 @@ def fit_head(
     return train.Batch(batch, {}, time.perf_counter())
 
   optimizer = optax.adam(config.learning_rate)
-  params = {'weight': jnp.zeros(mean_D.shape[0])}
+  mesh = sharding.make_mesh()
+  params = jax.device_put(
+    {'weight': jnp.zeros(mean_D.shape[0])}, sharding.replicated(mesh)
+  )
   state = train.fit(
-    train.init_state(params, optimizer),
+    train.init_state(params, optimizer, mesh),
     next_batch,
     loss_fn,
     optimizer,
@@ -128,7 +139,7 @@ def fit_head(
   )
   weight_D = np.asarray(state.params['weight']) / std_D
   weight_D /= (flat @ weight_D).std() + 1e-6
-  return writing.Head(weight_D, np.float32(-mean_D @ weight_D))
+  return writing.Head(weight_D, np.asarray(-mean_D @ weight_D))
 
 
 def accuracy(score_Nx2: np.ndarray) -> float:
@@ -141,7 +152,9 @@ def judge(
   pairs: list[data.Preference], score_Nx2: np.ndarray
 ) -> dict[str, float]:
   """Accuracy beside the length-only baseline, and what length has to do."""
-  length_Nx2 = np.array([(len(p.chosen), len(p.rejected)) for p in pairs], float)
+  length_Nx2 = np.array(
+    [(len(p.chosen), len(p.rejected)) for p in pairs], float
+  )
   gap = np.abs(length_Nx2[:, 0] - length_Nx2[:, 1]) / length_Nx2.max(1)
   matched = gap <= 0.1
   return {

@@ -1,10 +1,10 @@
 """One training loop: a trainer is a loss and a source of batches.
 
-  1. next_batch(state, step)  may look at the current parameters (GRPO samples
-                              from them) or not (SFT, reward model)
-  2. update(state, batch)     one jitted step: gradients summed over
-                              microbatches, one division, clip, optimiser
-  3. metrics                  of step n are read after step n + 1 was sent off
+1. next_batch(state, step)  may look at the current parameters (GRPO samples
+                            from them) or not (SFT, reward model)
+2. update(state, batch)     one jitted step: gradients summed over
+                            microbatches, one division, clip, optimiser
+3. metrics                  of step n are read after step n + 1 was sent off
 """
 
 import time
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
-from rlcw import metrics
+from rlcw import metrics, sharding
 from rlcw.checkpoint import Checkpoints
 from rlcw.losses import Ratio
 from rlcw.model import Params
@@ -27,8 +28,7 @@ from rlcw.model import Params
 LossFn = Callable[[Params, Any], dict[str, Ratio]]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
   """All that a run carries from step to step."""
 
   step: jax.Array
@@ -63,26 +63,35 @@ def make_optimizer(
 
 
 def init_state(
-  params: Params, optimizer: optax.GradientTransformation
+  params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
   """The state before the first step, moments sharded like the parameters."""
+  whole = sharding.replicated(mesh)
+  moments = optax.tree_utils.tree_map_params(
+    optimizer,
+    lambda _, param: param.sharding,
+    jax.eval_shape(optimizer.init, params),
+    params,
+    transform_non_params=lambda _: whole,
+  )
   return TrainState(
-    step=jnp.int32(0),
+    step=jax.device_put(jnp.int32(0), whole),
     params=params,
-    opt_state=jax.jit(optimizer.init)(params),
-    bad_steps=jnp.int32(0),
+    opt_state=jax.jit(optimizer.init, out_shardings=moments)(params),
+    bad_steps=jax.device_put(jnp.int32(0), whole),
   )
 
 
 def make_update(
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
+  state: TrainState,
   microbatches: int = 1,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
   """The jitted step.  k microbatches equal one batch: sums, one division.
 
   A step whose loss or gradient is not finite changes nothing but `step` and
-  `bad_steps`.
+  `bad_steps`.  The new state is sharded like `state`, whose buffers it takes.
   """
 
   def numerator(params: Params, arrays: Any):
@@ -109,7 +118,7 @@ def make_update(
     grads, terms = summed(state.params, arrays)
     divisor = jnp.maximum(terms['loss'].denominator, 1.0)
     grads = jax.tree.map(lambda g: g / divisor, grads)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     loss = terms['loss'].numerator / divisor
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -127,7 +136,8 @@ def make_update(
     told |= {'grad_norm': norm, 'bad_steps': bad_steps}
     return TrainState(state.step + 1, params, opt_state, bad_steps), told
 
-  return jax.jit(update, donate_argnums=0)
+  shardings = jax.tree.map(lambda a: a.sharding, state)
+  return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def fit(
@@ -161,7 +171,8 @@ def fit(
     state = saved['rest'].replace(params=saved['params'])
     metrics.say(f'{name}: goes on from step {int(state.step)} of {steps}')
   first = int(state.step)
-  update = make_update(loss_fn, optimizer, microbatches)
+  compilations = metrics.Compilations()
+  update = make_update(loss_fn, optimizer, state, microbatches)
   with metrics.Writer(workdir, first) as write:
 
     def tell(step: int, batch: Batch, device: Any, until: float) -> None:
@@ -169,7 +180,11 @@ def fit(
       total = until - batch.started
       phases = sum(v for k, v in batch.metrics.items() if 'seconds' in k)
       times = {'seconds_update': total - phases, 'seconds_step': total}
-      write(step, {**batch.metrics, **device, **times})
+      compiled = {
+        'compilations': compilations.count,
+        'seconds_compiling': compilations.seconds,
+      }
+      write(step, {**batch.metrics, **device, **times, **compiled})
       if device['bad_steps'] >= max_bad_steps:
         save()
         checkpoints.close()

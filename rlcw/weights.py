@@ -42,7 +42,9 @@ class Checkpoint(NamedTuple):
   tensors: Mapping[str, Callable[[], np.ndarray]]  # by Hugging Face name
 
 
-def load(path: str | Path, dtype: str = 'float32') -> tuple[ModelConfig, Params]:
+def load(
+  path: str | Path, dtype: str = 'float32'
+) -> tuple[ModelConfig, Params]:
   """Loads a model.
 
   Args:
@@ -68,7 +70,9 @@ def load(path: str | Path, dtype: str = 'float32') -> tuple[ModelConfig, Params]
   errors = [f'missing: {n}' for n in sorted(wanted - set(source.tensors))]
   errors += [f'unknown: {n}' for n in sorted(set(source.tensors) - wanted)]
   if errors:
-    raise ValueError(f'{path} does not fit the model:\n  ' + '\n  '.join(errors))
+    raise ValueError(
+      f'{path} does not fit the model:\n  ' + '\n  '.join(errors)
+    )
   params: Params = {}
   for ours, rows in names.items():
     leaf = [_read(source, name, shape, dtype) for name, shape in rows]
@@ -139,7 +143,7 @@ def open_safetensors(folder: Path) -> Checkpoint:
   tensors = {}
   for file in files:
     handle = safe_open(file, framework='flax')
-    tensors |= {name: reader(handle, name) for name in handle.keys()}
+    tensors |= {name: reader(handle, name) for name in handle.keys()}  # noqa: SIM118
   if config.tied_head:  # some exporters write the tied head a second time
     tensors.pop('lm_head.weight', None)
   return Checkpoint(config, tensors)

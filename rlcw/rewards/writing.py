@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from rlcw.losses import token_logprobs
 from rlcw.model import ModelConfig, Params, head_weight, read_replies
+from rlcw.sampling import Rollout
 
 FILE = 'reward_model.safetensors'
 
@@ -88,8 +89,7 @@ def score_and_reference(
   head: Head,
   prompt_PxL: jax.Array,
   length_P: jax.Array,
-  token_PxGxT: jax.Array,
-  text_PxGxT: jax.Array,
+  rollout: Rollout,
   temperature: jax.Array | float,
   *,
   config: ModelConfig,
@@ -101,13 +101,14 @@ def score_and_reference(
     `temperature` under the reference policy.
   """
   predicting, reading = read_replies(
-    config, params, prompt_PxL, length_P, token_PxGxT
+    config, params, prompt_PxL, length_P, rollout.token
   )
   logp_N = token_logprobs(
     predicting.reshape(-1, predicting.shape[-1]),
     head_weight(params),
-    token_PxGxT.reshape(-1),
+    rollout.token.reshape(-1),
     temperature,
   )
-  score_PxG = reply_features(reading, text_PxGxT) @ head.weight + head.bias
-  return score_PxG, logp_N.reshape(token_PxGxT.shape)
+  features_PxGxD = reply_features(reading, rollout.text_mask)
+  score_PxG = features_PxGxD @ head.weight + head.bias
+  return score_PxG, logp_N.reshape(rollout.token.shape)

@@ -1,0 +1,18 @@
+"""Base against trained on the held-out briefs of a finished GRPO run.
+
+rlcw --config=configs/evaluate.py --workdir=runs/quickstart/evaluate
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      task='evaluate',
+      run='runs/quickstart/grpo',  # workdir of that run
+      seed=1,
+      replies_per_brief=4,
+      briefs_per_pass=10,
+    )
+  )

@@ -1,0 +1,201 @@
+"""Task `evaluate`: the base model and the trained one on held-out briefs.
+
+Both answer the same briefs with the same random keys; a reply passes when it
+keeps every rule of its brief.  Differences come with 95% intervals from a
+bootstrap over briefs, paired, since replies to one brief are alike.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rlcw import Config, data, grpo, metrics, sampling, sharding, tokenizer
+from rlcw.checkpoint import Checkpoints
+from rlcw.rewards import constraints, writing
+
+MODELS = ('base', 'trained')
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Evaluates a finished `grpo` run; returns the summary."""
+  started = time.perf_counter()
+  trained: Config = ConfigDict(
+    json.loads((Path(config.run) / 'config.json').read_text())
+  )
+  policy = grpo.load_policy(trained)
+  head = writing.load(
+    trained.reward_model, trained.model, policy.config.model_dim
+  )
+  checkpoints = Checkpoints(Path(config.run) / 'checkpoints')
+  params = {
+    'base': policy.params,
+    'trained': checkpoints.restore(params=policy.params)['params'],
+  }
+  checkpoints.close()
+  briefs = data.load_briefs(
+    trained.briefs, split='heldout', language=trained.language
+  )
+  replies = {
+    name: answer(name, policy, params[name], head, briefs, trained, config)
+    for name in MODELS
+  }
+  file = workdir / 'evaluation.jsonl'
+  file.unlink(missing_ok=True)
+  for i, brief in enumerate(briefs):
+    metrics.append_jsonl(
+      file,
+      {
+        'brief_id': brief.id,
+        'language': brief.language,
+        'genre': brief.genre,
+        'prompt': brief.text,
+        'instruction_id_list': brief.instruction_id_list,
+        'rules': [
+          constraints.describe(rule, kwargs, brief.language)
+          for rule, kwargs in zip(
+            brief.instruction_id_list, brief.kwargs, strict=True
+          )
+        ],
+        **{name: replies[name][i] for name in MODELS},
+      },
+    )
+  summary = summarise(briefs, replies, config.seed)
+  summary['wall_seconds'] = time.perf_counter() - started
+  metrics.write_json(workdir / 'summary.json', summary)
+  return summary
+
+
+def answer(
+  name: str,
+  policy: grpo.Policy,
+  params: Any,
+  head: writing.Head,
+  briefs: list[data.Brief],
+  trained: Config,
+  config: Config,
+) -> list[list[dict[str, Any]]]:
+  """`replies_per_brief` scored replies to each brief."""
+  prompt_NxL, length_N = data.pad(
+    tokenizer.chat(policy.text, brief.text) for brief in briefs
+  )
+  size, replies = config.briefs_per_pass, []
+  passes = -(-len(briefs) // size)
+  for step in metrics.progress(f'evaluate {name}', 0, passes, 'batch'):
+    # the last pass repeats some briefs, so that all passes have one shape
+    rows = np.arange(step * size, (step + 1) * size) % len(briefs)
+    prompt_PxL, length_P, brief_P = jax.device_put(
+      (prompt_NxL[rows], length_N[rows], rows),
+      sharding.over_groups(policy.mesh),
+    )
+    rollout = sampling.sample(
+      params,
+      prompt_PxL,
+      length_P,
+      brief_P,
+      sampling.Temperature(trained.temperature),
+      config.seed,
+      0,
+      config=policy.config,
+      group_size=config.replies_per_brief,
+      max_new_tokens=trained.max_new_tokens,
+      eos=tokenizer.eos_ids(policy.text),
+    )
+    scores = grpo.score(
+      policy,
+      head,
+      [briefs[row] for row in rows],
+      prompt_PxL,
+      length_P,
+      rollout,
+      trained.temperature,
+    )
+    finished = np.asarray(rollout.finished)
+    length = np.asarray(rollout.length)
+    replies += [
+      [
+        {
+          'text': scores.text[p][g],
+          'writing': scores.writing[p, g],
+          'follow': scores.follow[p][g],
+          'finished': finished[p, g],
+          'length': length[p, g],
+        }
+        for g in range(config.replies_per_brief)
+      ]
+      for p in range(size)
+    ]
+  return replies[: len(briefs)]
+
+
+def summarise(
+  briefs: list[data.Brief],
+  replies: dict[str, list[list[dict[str, Any]]]],
+  seed: int,
+) -> dict[str, Any]:
+  """Headline numbers of both models, and their differences."""
+  summary: dict[str, Any] = {
+    'briefs': len(briefs),
+    'replies_per_brief': len(replies['base'][0]),
+  }
+  passed, written = {}, {}
+  for name in MODELS:
+    groups = replies[name]
+    passed[name] = per_reply(groups, lambda r: all(r['follow']))
+    written[name] = per_reply(groups, lambda r: r['writing'])
+    loose = [
+      [
+        all(
+          constraints.follow_loose(
+            reply['text'], brief.instruction_id_list, brief.kwargs
+          )
+        )
+        for reply in group
+      ]
+      for brief, group in zip(briefs, groups, strict=True)
+    ]
+    summary |= {
+      f'pass_rate_{name}': passed[name].mean(),
+      f'pass_rate_loose_{name}': np.mean(loose),
+      f'writing_{name}': written[name].mean(),
+      f'finished_{name}': per_reply(groups, lambda r: r['finished']).mean(),
+      f'length_{name}': per_reply(groups, lambda r: r['length']).mean(),
+      f'distinct2_{name}': distinct([r['text'] for g in groups for r in g], 2),
+    }
+  summary['pass_rate_difference'] = paired_bootstrap(
+    passed['base'], passed['trained'], seed
+  )
+  summary['writing_difference'] = paired_bootstrap(
+    written['base'], written['trained'], seed
+  )
+  return summary
+
+
+def per_reply(groups: list[list[dict[str, Any]]], value: Any) -> np.ndarray:
+  """One number per reply, `[P, G]`."""
+  return np.array([[float(value(r)) for r in group] for group in groups])
+
+
+def distinct(texts: list[str], n: int) -> float:
+  """Share of n-grams of words that are different (arXiv 1510.03055)."""
+  grams = [
+    tuple(words[i : i + n])
+    for words in (text.lower().split() for text in texts)
+    for i in range(len(words) - n + 1)
+  ]
+  return len(set(grams)) / max(len(grams), 1)
+
+
+def paired_bootstrap(
+  before_PxG: np.ndarray, after_PxG: np.ndarray, seed: int, draws: int = 10_000
+) -> dict[str, float]:
+  """Mean of `after − before` and its 95% interval, briefs resampled."""
+  difference_P = after_PxG.mean(1) - before_PxG.mean(1)
+  rng = np.random.default_rng(seed)
+  rows = rng.integers(len(difference_P), size=(draws, len(difference_P)))
+  low, high = np.percentile(difference_P[rows].mean(1), [2.5, 97.5])
+  return {'mean': difference_P.mean(), 'low': low, 'high': high}

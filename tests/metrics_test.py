@@ -1,0 +1,56 @@
+"""Numbers leave a loop whole, and a resumed run writes no step twice."""
+
+import json
+import math
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlcw import metrics
+
+
+def read(path: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_not_a_number_is_null(tmp_path: pathlib.Path) -> None:
+  with metrics.Writer(tmp_path) as write:
+    write(0, {'a': jnp.float32(1.5), 'b': math.nan, 'c': -np.inf, 'd': True})
+  assert read(tmp_path / 'metrics.jsonl') == [
+    {'step': 0, 'a': 1.5, 'b': None, 'c': None, 'd': True}
+  ]
+  assert list((tmp_path / 'tensorboard').glob('events*'))
+
+
+def test_a_resumed_run_forgets_later_steps_and_torn_lines(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'metrics.jsonl'
+  lines = [json.dumps({'step': step}) for step in range(4)]
+  path.write_text('\n'.join(lines) + '\n{"step": 4, "lo')
+  with metrics.Writer(tmp_path, first_step=2) as write:
+    write(2, {'again': 1})
+  assert read(path) == [{'step': 0}, {'step': 1}, {'step': 2, 'again': 1}]
+
+
+def test_compilations_are_counted() -> None:
+  import jax
+
+  counter = metrics.Compilations()
+  double = jax.jit(lambda x: x * 2)
+  double(jnp.ones(3))
+  first = counter.count
+  double(jnp.zeros(3))
+  assert counter.count == first >= 1
+  double(jnp.ones(4))
+  assert counter.count > first
+  assert counter.seconds > 0
+
+
+def test_write_json_replaces_whole_files(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'summary.json'
+  metrics.write_json(path, {'a': np.arange(2)})
+  metrics.write_json(path, {'b': '五言'})
+  assert json.loads(path.read_text()) == {'b': '五言'}
+  assert [p.name for p in tmp_path.iterdir()] == ['summary.json']

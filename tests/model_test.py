@@ -1,0 +1,277 @@
+"""The decoder against Transformers, and shared briefs against repeated ones."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from rlcw import losses, model, tokenizer, weights
+from rlcw.model import Decoder, ModelConfig, Params
+
+LEGAL = {
+  'model_type': 'llama',
+  'vocab_size': 300,
+  'hidden_size': 32,
+  'intermediate_size': 64,
+  'num_hidden_layers': 2,
+  'num_attention_heads': 4,
+  'rms_norm_eps': 1e-5,
+}
+LENGTHS = [3, 8, 5]  # of three briefs, padded to 8
+GROUP, REPLY = 4, 6
+TEXT = (
+  'The lighthouse keeper wrote a letter to the sea every evening, folded it '
+  'twice, and let the wind take it. On the 14th of March, the sea answered: '
+  '"Dear keeper, your lamp has been too bright; the whales cannot sleep." He '
+  'read it by moonlight, and he laughed until the gulls came to look at him.'
+)
+
+
+def _logits(
+  config: ModelConfig, params: Params, token_PxL: np.ndarray
+) -> np.ndarray:
+  @jax.jit
+  def logits(params: Params) -> jax.Array:
+    hidden, _ = Decoder(config).apply({'params': params}, token_PxL[:, None])
+    return hidden[:, 0] @ model.head_weight(params).T
+
+  return np.asarray(logits(params))
+
+
+def _torch_logits(llama: Any, token_PxL: np.ndarray) -> np.ndarray:
+  with torch.no_grad():
+    return llama(torch.from_numpy(token_PxL).long()).logits.numpy()
+
+
+def _briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Tokens of briefs `[P, L]`, their lengths, and replies `[P, G, T]`."""
+  rng = np.random.default_rng(0)
+  prompt_PxL = rng.integers(2, 300, (len(LENGTHS), max(LENGTHS)))
+  for row_L, length in zip(prompt_PxL, LENGTHS, strict=True):
+    row_L[length:] = pad
+  token_PxGxT = rng.integers(2, 300, (len(LENGTHS), GROUP, REPLY))
+  return prompt_PxL, np.array(LENGTHS), token_PxGxT
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _shared(config: ModelConfig, params: Params, *briefs: Any) -> Any:
+  return model.read_replies(config, params, *briefs)
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _repeated(
+  config: ModelConfig,
+  params: Params,
+  prompt_PxL: jax.Array,
+  length_P: jax.Array,
+  token_PxGxT: jax.Array,
+) -> Any:
+  """What `read_replies` returns, from rows that each hold brief and reply."""
+  P, G, T = token_PxGxT.shape
+  L = prompt_PxL.shape[1]
+  row_PxGxL = jnp.pad(
+    jnp.broadcast_to(prompt_PxL[:, None], (P, G, L)), ((0, 0), (0, 0), (0, T))
+  )
+  place_PxGxT = jnp.broadcast_to(
+    length_P[:, None, None] + jnp.arange(T), (P, G, T)
+  )
+  row_PxGxL = jnp.put_along_axis(
+    row_PxGxL, place_PxGxT, token_PxGxT, axis=2, inplace=False
+  )
+  hidden, _ = Decoder(config).apply({'params': params}, row_PxGxL)
+  take = functools.partial(jnp.take_along_axis, hidden, axis=2)
+  return take(place_PxGxT[..., None] - 1), take(place_PxGxT[..., None])
+
+
+def _loss(read: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
+  """A weighted sum of the replies' log-probabilities, of parameters."""
+  prompt_PxL, length_P, token_PxGxT = _briefs()
+  weight_N = np.random.default_rng(1).normal(size=token_PxGxT.size)
+
+  def loss(params: Params) -> jax.Array:
+    hidden, _ = read(config, params, prompt_PxL, length_P, token_PxGxT)
+    logp_N = losses.token_logprobs(
+      hidden.reshape(-1, hidden.shape[-1]),
+      model.head_weight(params),
+      token_PxGxT.reshape(-1),
+      temperature=0.8,
+    )
+    return jnp.sum(jnp.asarray(weight_N, jnp.float32) * logp_N)
+
+  return loss
+
+
+def _distance(a: Params, b: Params) -> float:
+  """The norm of the difference of two trees, relative to the second."""
+  a_N, b_N = (
+    np.concatenate(
+      [np.ravel(leaf) for leaf in jax.tree.leaves(tree)], dtype=np.float64
+    )
+    for tree in (a, b)
+  )
+  return float(np.linalg.norm(a_N - b_N) / np.linalg.norm(b_N))
+
+
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'tie_word_embeddings': False},
+    {'num_key_value_heads': 4},
+    {'num_key_value_heads': 1, 'tie_word_embeddings': False},
+    {'rope_parameters': {'rope_type': 'default', 'rope_theta': 100_000.0}},
+    {'head_dim': 12},
+    {'rms_norm_eps': 1e-2, 'num_hidden_layers': 3},
+  ],
+  ids=['gqa', 'head', 'mha', 'mqa', 'theta', 'head_dim', 'eps'],
+)
+def test_logits_equal_transformers(
+  settings: dict[str, Any],
+  make_llama: Callable[..., Any],
+  tmp_path: pathlib.Path,
+) -> None:
+  llama = make_llama(**settings)
+  llama.save_pretrained(tmp_path)
+  config, params = weights.load(tmp_path)
+  token_PxL = np.random.default_rng(0).integers(0, 300, (2, 24))
+  ours, theirs = (
+    _logits(config, params, token_PxL),
+    _torch_logits(llama, token_PxL),
+  )
+  assert np.abs(theirs).max() > 1
+  assert np.abs(ours - theirs).max() <= 1e-5
+
+
+def test_smollm2_logits_equal_transformers(
+  smollm2: Any, smollm2_torch: Any, smollm2_path: pathlib.Path
+) -> None:
+  ids = tokenizer.encode(tokenizer.load(smollm2_path), TEXT)
+  token_1xL = np.array([ids[:64]])
+  assert token_1xL.shape == (1, 64)
+  ours = _logits(*smollm2, token_1xL)
+  theirs = _torch_logits(smollm2_torch, token_1xL)
+  assert np.abs(ours - theirs).max() <= 1e-3
+
+
+def test_shared_brief_equals_repeated_brief(tiny: Any) -> None:
+  shared, repeated = (read(*tiny, *_briefs()) for read in (_shared, _repeated))
+  for ours, theirs in zip(shared, repeated, strict=True):
+    assert ours.shape == (len(LENGTHS), GROUP, REPLY, 32)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_shared_gradient_equals_repeated_gradient(tiny: Any) -> None:
+  config, params = tiny
+  value, ours = jax.value_and_grad(_loss(_shared, config))(params)
+  expected, theirs = jax.value_and_grad(_loss(_repeated, config))(params)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  assert _distance(ours, theirs) <= 1e-5
+
+
+def test_brief_padding_is_inert(tiny: Any) -> None:
+  one, other = (_shared(*tiny, *_briefs(pad)) for pad in (0, 77))
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_remat_recomputes_and_gives_the_same_gradient(tiny: Any) -> None:
+  config, params = tiny
+  plain = _loss(_shared, config)
+  remat = _loss(_shared, dataclasses.replace(config, remat=True))
+  jaxprs = [str(jax.make_jaxpr(f)(params)) for f in (plain, remat)]
+  assert ['remat' in jaxpr or 'checkpoint' in jaxpr for jaxpr in jaxprs] == [
+    False,
+    True,
+  ]
+  assert _distance(jax.grad(remat)(params), jax.grad(plain)(params)) <= 1e-6
+
+
+def test_gradient_reaches_earlier_tokens_only(tiny: Any) -> None:
+  config, params = tiny
+  token_L = np.arange(10, 18)  # all different, so a row of `embed` is a token
+
+  @jax.jit
+  @jax.jacrev
+  def jacobian(embed_VxD: jax.Array) -> jax.Array:
+    hidden, _ = Decoder(config).apply(
+      {'params': params | {'embed': embed_VxD}}, token_L[None, None]
+    )
+    return hidden[0, 0] @ jnp.arange(1.0, 33.0)
+
+  grad_LxSxD = jacobian(jnp.asarray(params['embed']))[:, token_L]
+  reached_LxS = np.abs(grad_LxSxD).max(-1) > 0
+  np.testing.assert_array_equal(reached_LxS, np.tri(8, dtype=bool))
+
+
+def test_a_reply_sees_its_own_past_alone(tiny: Any) -> None:
+  prompt_PxL, length_P, token_PxGxT = _briefs()
+  changed_PxGxT = token_PxGxT.copy()
+  changed_PxGxT[1, 2, 3] = 1
+  one = _shared(*tiny, prompt_PxL, length_P, token_PxGxT)
+  other = _shared(*tiny, prompt_PxL, length_P, changed_PxGxT)
+  differs = [
+    np.argwhere((a != b).any(-1)).tolist()
+    for a, b in zip(one, other, strict=True)
+  ]
+  assert differs == [[[1, 2, 4], [1, 2, 5]], [[1, 2, 3], [1, 2, 4], [1, 2, 5]]]
+
+
+def test_activations_have_the_dtype_of_the_config(tiny: Any) -> None:
+  config, params = tiny
+  half = dataclasses.replace(config, dtype='bfloat16')
+  (ours, _), (exact, _) = (
+    _shared(c, params, *_briefs()) for c in (half, config)
+  )
+  assert ours.dtype == jnp.bfloat16
+  error = np.abs(ours.astype(jnp.float32) - exact)
+  assert 0 < error.mean() < 0.02
+
+
+def test_from_hf_reads_every_shape() -> None:
+  config = ModelConfig.from_hf(LEGAL | {'head_dim': 12, 'rope_theta': 5e4})
+  assert config == ModelConfig(
+    vocab_size=300,
+    model_dim=32,
+    mlp_dim=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=12,
+    rope_theta=5e4,
+    norm_eps=1e-5,
+    tied_head=False,
+  )
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'legal'),
+  [
+    ('model_type', 'gpt2', "'llama'"),
+    ('hidden_act', 'gelu', "'silu'"),
+    ('attention_bias', True, 'False'),
+    ('mlp_bias', True, 'False'),
+    ('rope_scaling', {'rope_type': 'llama3', 'factor': 8.0}, "'default'"),
+    ('rope_scaling', {'type': 'linear', 'factor': 2.0}, "'default'"),
+    ('rope_parameters', {'rope_type': 'llama3'}, "'default'"),
+  ],
+)
+def test_from_hf_rejects_what_it_cannot_run(
+  field: str, value: Any, legal: str
+) -> None:
+  with pytest.raises(ValueError) as error:
+    ModelConfig.from_hf(LEGAL | {field: value})
+  named = field.split('_')[0] if 'rope' in field else field
+  kind = next(iter(value.values())) if isinstance(value, dict) else value
+  for part in (named, repr(kind), 'legal: ', legal):
+    assert part in str(error.value)
+
+
+def test_heads_are_shared_evenly() -> None:
+  with pytest.raises(ValueError, match=r'num_heads=4 .* num_kv_heads=3'):
+    ModelConfig.from_hf(LEGAL | {'num_key_value_heads': 3})

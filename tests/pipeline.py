@@ -1,0 +1,103 @@
+"""The whole pipeline on a tiny model, as tests drive it; and how to kill it.
+
+As a script, runs the `grpo` task with one line replaced by a `kill -9`:
+  python tests/pipeline.py CONFIG.json WORKDIR KILL_AT
+"""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+from typing import Any
+
+from ml_collections import ConfigDict
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def shipped(name: str) -> ConfigDict:
+  """The configuration in `configs/NAME.py`."""
+  scope: dict[str, Any] = {}
+  exec((ROOT / 'configs' / f'{name}.py').read_text(), scope)
+  return scope['get_config']()
+
+
+def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
+  """A shipped configuration, made small."""
+  config = shipped(name)
+  small = {
+    'reward_model': {
+      'model': str(model),
+      'pairs_per_pass': 32,
+      'steps': 20,
+      'checkpoint_every': 20,
+    },
+    'grpo': {
+      'model': str(model),
+      'reward_model': str(runs / 'reward_model'),
+      'steps': 5,
+      'prompts_per_step': 8,  # one for each simulated device
+      'group_size': 4,
+      'microbatch_groups': 8,
+      'max_new_tokens': 8,
+      'checkpoint_every': 2,
+      'learning_rate': 1e-3,
+    },
+    'evaluate': {
+      'run': str(runs / 'grpo'),
+      'replies_per_brief': 2,
+      'briefs_per_pass': 16,
+    },
+    'report': {k: str(runs / k) for k in ('reward_model', 'grpo', 'evaluate')},
+  }[name]
+  for key, value in small.items():
+    if key in config:
+      config[key] = value
+  return config
+
+
+def run(task: str, config: ConfigDict, workdir: pathlib.Path) -> Any:
+  """Runs a task as `rlcw.main` does, in this process."""
+  import importlib
+
+  from rlcw import metrics
+
+  workdir.mkdir(parents=True, exist_ok=True)
+  resolved = json.loads(config.to_json())
+  metrics.write_json(workdir / 'config.json', resolved)
+  return importlib.import_module(f'rlcw.{task}').run(config, workdir)
+
+
+def kill_at(point: str) -> None:
+  """Replaces one call by a kill: 'rollout:3', 'update:2', 'save:2'…"""
+  from orbax import checkpoint as ocp
+
+  from rlcw import grpo, train
+
+  target, name, nth = {
+    'scoring': (grpo, 'score', 3),  # step 2, after its rollout
+    'diary': (grpo, 'record', 4),  # step 3, before its replies are written
+    'saving': (ocp.CheckpointManager, 'wait_until_finished', 2),  # mid-write
+    'saved': (train.Checkpoints, 'close', 1),  # all steps done, no summary
+  }[point]
+  original, calls = getattr(target, name), [0]
+
+  def fatal(*args: Any, **kwargs: Any) -> Any:
+    calls[0] += 1
+    if calls[0] == nth:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+
+  setattr(target, name, fatal)
+
+
+if __name__ == '__main__':
+  import jax
+
+  config_file, workdir, point = sys.argv[1:]
+  jax.config.update('jax_compilation_cache_dir', os.environ['XLA_CACHE'])
+  if point != 'nowhere':
+    kill_at(point)
+  settings = ConfigDict(json.loads(pathlib.Path(config_file).read_text()))
+  run('grpo', settings, pathlib.Path(workdir))

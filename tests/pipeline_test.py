@@ -1,0 +1,202 @@
+"""Reward model, GRPO, evaluation and report, end to end on a tiny model."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pipeline import ROOT, run, tiny_config
+
+from rlcw import data
+from rlcw.rewards import mixing
+
+
+@pytest.fixture(scope='session')
+def runs(
+  tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A folder with the four finished runs."""
+  folder = tmp_path_factory.mktemp('runs')
+  for task in ('reward_model', 'grpo', 'evaluate', 'report'):
+    config = tiny_config(task, tiny_folder, folder)
+    workdir = folder if task == 'report' else folder / task
+    run(task, config, workdir)
+  return folder
+
+
+def test_every_run_leaves_its_files(runs: pathlib.Path) -> None:
+  for name in ('reward_model', 'grpo'):
+    for file in ('config.json', 'metrics.jsonl', 'summary.json', 'tensorboard'):
+      assert (runs / name / file).exists(), (name, file)
+  summary = json.loads((runs / 'summary.json').read_text())
+  for key in (
+    'pass_rate_base',
+    'pass_rate_trained',
+    'writing_base',
+    'writing_trained',
+    'max_violator_advantage',
+    'steps',
+    'wall_seconds',
+  ):
+    assert key in summary
+  assert '</html>' in (runs / 'report.html').read_text()
+
+
+def test_every_step_is_told_once_and_nothing_recompiles(
+  runs: pathlib.Path,
+) -> None:
+  rows = data.read_jsonl(runs / 'grpo' / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == list(range(5))
+  counts = [row['compilations'] for row in rows]
+  assert counts[0] == counts[1] <= 5  # sample, score, mix, sum, update
+  # the first save, after step 1, has programs of Orbax's own
+  assert counts[2] == counts[3] == counts[4]
+  assert all(row['sampler_gap'] < 1e-4 for row in rows)
+  assert rows[0]['kl'] == pytest.approx(0, abs=1e-5)
+  assert rows[-1]['kl'] > 1e-4
+  phases = ('seconds_rollout', 'seconds_scoring', 'seconds_update')
+  for row in rows:
+    assert sum(row[p] for p in phases) == pytest.approx(row['seconds_step'])
+
+
+def test_the_diary_holds_every_reply_and_no_violator_is_rewarded(
+  runs: pathlib.Path,
+) -> None:
+  groups = data.read_jsonl(runs / 'grpo' / 'rollouts.jsonl')
+  assert len(groups) == 5 * 8
+  for group in groups:
+    assert len(group['replies']) == 4
+    for reply in group['replies']:
+      kept = all(reply['follow']) and reply['finished']
+      assert reply['violated'] == (not kept)
+      if reply['violated']:
+        assert reply['advantage'] <= 0
+      if not reply['valid']:
+        assert reply['advantage'] == 0
+
+
+def test_the_evaluation_is_of_held_out_briefs_only(runs: pathlib.Path) -> None:
+  rows = data.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
+  held_out = data.load_briefs('@briefs.jsonl', split='heldout', language='en')
+  assert [row['brief_id'] for row in rows] == [b.id for b in held_out]
+  summary = json.loads((runs / 'evaluate' / 'summary.json').read_text())
+  passed = [all(reply['follow']) for row in rows for reply in row['trained']]
+  assert summary['pass_rate_trained'] == pytest.approx(np.mean(passed))
+
+
+@pytest.fixture(scope='session')
+def kill_lab(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path_factory
+) -> pathlib.Path:
+  """A folder with the configuration and an undisturbed run."""
+  lab = tmp_path_factory.mktemp('kills')
+  config = tiny_config('grpo', tiny_folder, runs)
+  (lab / 'config.json').write_text(config.to_json())
+  assert drive(lab, 'undisturbed', 'nowhere') == 0
+  return lab
+
+
+def drive(lab: pathlib.Path, name: str, point: str) -> int:
+  """Runs `grpo` in a process of its own that dies at `point`."""
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment |= {'XLA_CACHE': str(lab / 'xla'), 'PYTHONPATH': str(ROOT)}
+  command = [
+    sys.executable,
+    str(ROOT / 'tests' / 'pipeline.py'),
+    str(lab / 'config.json'),
+    str(lab / name),
+    point,
+  ]
+  done = subprocess.run(command, env=environment, capture_output=True)
+  if done.returncode not in (0, -signal.SIGKILL):
+    raise AssertionError(done.stderr.decode()[-3000:])
+  return done.returncode
+
+
+def final_state(run_folder: pathlib.Path) -> list[np.ndarray]:
+  import jax
+  from orbax import checkpoint as ocp
+
+  step = run_folder / 'checkpoints' / '5'
+  return [
+    np.asarray(leaf)
+    for item in ('params', 'rest')
+    for leaf in jax.tree.leaves(
+      ocp.StandardCheckpointer().restore((step / item).absolute())
+    )
+  ]
+
+
+@pytest.mark.parametrize('point', ['scoring', 'diary', 'saving', 'saved'])
+def test_a_killed_run_ends_as_an_undisturbed_one(
+  kill_lab: pathlib.Path, point: str
+) -> None:
+  """Bit for bit: parameters, moments, replies and metrics."""
+  assert drive(kill_lab, point, point) == -signal.SIGKILL
+  assert not (kill_lab / point / 'summary.json').exists()
+  assert drive(kill_lab, point, 'nowhere') == 0
+  whole = final_state(kill_lab / 'undisturbed')
+  again = final_state(kill_lab / point)
+  assert len(whole) == len(again) > 20
+  for x, y in zip(whole, again, strict=True):
+    assert x.tobytes() == y.tobytes()
+  diaries = [
+    (kill_lab / name / 'rollouts.jsonl').read_text()
+    for name in ('undisturbed', point)
+  ]
+  assert diaries[0] == diaries[1]
+  rows = [
+    data.read_jsonl(kill_lab / name / 'metrics.jsonl')
+    for name in ('undisturbed', point)
+  ]
+  for x, y in zip(*rows, strict=True):
+    same = {k for k in x if 'second' not in k and k != 'compilations'}
+    assert {k: x[k] for k in same} == {k: y[k] for k in same}
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'microbatch_groups': 3}, r'legal: \[1, 2, 4, 8\]'),
+    ({'microbatch_groups': 4}, 'multiples of 8'),
+    ({'group_size': 1}, 'at least 2 replies'),
+    ({'mixing.name': 'best'}, 'rlmr.*writing.*linear'),
+    ({'advantage_scale': 'big'}, 'reward_std'),
+    ({'reward_model': '/nowhere'}, 'run the reward_model task'),
+    ({'briefs': '@none.jsonl'}, '@briefs.jsonl'),
+    ({'language': 'fr'}, "'en'.*'zh'"),
+  ],
+)
+def test_a_setting_that_makes_no_sense_is_named(
+  runs: pathlib.Path,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  change: dict,
+  message: str,
+) -> None:
+  config = tiny_config('grpo', tiny_folder, runs)
+  config.update_from_flattened_dict(change)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    run('grpo', config, tmp_path)
+
+
+@pytest.mark.parametrize('name', list(mixing.MIXERS))
+def test_every_mixer_gives_advantages(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, name: str
+) -> None:
+  from rlcw import grpo
+
+  config = tiny_config('grpo', tiny_folder, runs)
+  config.mixing.name = name
+  rng = np.random.default_rng(0)
+  writing_PxG = rng.normal(size=(3, 4)).astype('float32')
+  writing_PxG[0, 1] = np.nan  # could not be scored
+  violated_PxG = rng.random((3, 4)) < 0.5
+  mixed = grpo.make_mix(config)(writing_PxG, violated_PxG)
+  assert np.isfinite(mixed.advantage).all()
+  assert mixed.advantage[0, 1] == 0
+  assert not mixed.rewards.valid[0, 1]

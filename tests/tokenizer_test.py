@@ -1,0 +1,150 @@
+"""Our GGUF tokenizer against Transformers', and what it promises."""
+
+import pathlib
+from typing import Any
+
+import gguf
+import pytest
+import transformers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rlcw import tokenizer
+
+TEXTS = [
+  '',
+  'The lighthouse keeper wrote a letter to the sea.',
+  'In 1984, 12345 birds — 6.5% of 190,000 — flew on 2024-03-01.',
+  "Don't, we'll, she'd, I'm, they've, it's, CAN'T, rock'n'roll; don’t.",
+  'One line\nand another\n\n\nand a third\r\n\tindented\n ',
+  '床前明月光，疑是地上霜。举头望明月，低头思故乡。',
+  '😀 family 👩‍👩‍👧 flag 🇫🇷 heart ❤️',
+  'def f(x: int) -> int:\n  return {"a": x ** 2}["a"]  # squared',
+  '  leading, and   many    spaces   ',
+  '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n',
+  'text<|endoftext|>more <|im_end|><|im_end|> <|im_en|>',
+  'Größe, naïve café, Привет, שלום, こんにちは, \u00ad\u200b\ufeff',
+  'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!!!???...',
+]
+MESSAGES = ['Hi', 'Write 2 lines.\n\nNo commas!', '写一首诗', '  <b>"x"</b> ']
+
+
+@pytest.fixture(scope='session')
+def ours(smollm2_path: pathlib.Path) -> Any:
+  return tokenizer.load(smollm2_path)
+
+
+@pytest.fixture(scope='session')
+def theirs(smollm2_path: pathlib.Path) -> Any:
+  return transformers.AutoTokenizer.from_pretrained(
+    smollm2_path.parent, gguf_file=smollm2_path.name
+  )
+
+
+@pytest.fixture(scope='session')
+def small(tiny_folder: pathlib.Path) -> Any:
+  return tokenizer.load(tiny_folder)
+
+
+@pytest.mark.parametrize('text', TEXTS)
+def test_ids_equal_transformers(text: str, ours: Any, theirs: Any) -> None:
+  ids = tokenizer.encode(ours, text)
+  assert ids == theirs.encode(text, add_special_tokens=False)
+  assert ours.decode(ids) == theirs.decode(ids)
+
+
+@pytest.mark.parametrize('message', MESSAGES)
+def test_chat_equals_transformers(message: str, ours: Any, theirs: Any) -> None:
+  ids = tokenizer.chat(ours, message)
+  assert ids == theirs.apply_chat_template(
+    [{'role': 'user', 'content': message}],
+    add_generation_prompt=True,
+    return_dict=False,
+  )
+  assert all(type(i) is int for i in ids)
+  assert ours.decode(ids).endswith(
+    f'user\n{message}<|im_end|>\n<|im_start|>assistant\n'
+  )
+
+
+def test_special_tokens_equal_transformers(ours: Any, theirs: Any) -> None:
+  assert len(ours) == len(theirs) == 49_152
+  assert ours.all_special_ids and set(ours.all_special_ids) == set(
+    theirs.all_special_ids
+  )
+  for role in ('bos_token_id', 'eos_token_id', 'unk_token_id', 'pad_token_id'):
+    assert getattr(ours, role) == getattr(theirs, role)
+
+
+def test_eos_ids(ours: Any, small: Any) -> None:
+  assert ours.convert_ids_to_tokens(tokenizer.eos_ids(ours)) == [
+    '<|endoftext|>',
+    '<|im_end|>',
+  ]
+  assert small.convert_ids_to_tokens(tokenizer.eos_ids(small)) == ['<|im_end|>']
+
+
+@pytest.mark.parametrize('which', ['ours', 'small'])
+def test_decode_strips_markers_and_space_around(
+  which: str, request: pytest.FixtureRequest
+) -> None:
+  one = request.getfixturevalue(which)
+  ids = tokenizer.encode(one, '<|im_start|> \n The sea ,  a \n b !\n<|im_end|>')
+  assert len(set(ids) & set(one.get_added_vocab().values())) == 2
+  assert tokenizer.decode(one, ids) == 'The sea ,  a \n b !'
+
+
+def test_the_template_of_a_folder(small: Any) -> None:
+  ids = tokenizer.chat(small, 'To the sea')
+  assert small.decode(ids) == (
+    '<|im_start|>user\nTo the sea<|im_end|>\n<|im_start|>assistant\n'
+  )
+  start, end = small.convert_tokens_to_ids(['<|im_start|>', '<|im_end|>'])
+  assert (ids.count(start), ids.count(end)) == (2, 1)
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=200, deadline=None)
+@example("Don't\r\n1984 — 床前明月光 👩‍👩‍👧 \x00\ufffd\U0010ffff")
+def test_a_byte_level_tokenizer_loses_nothing(small: Any, text: str) -> None:
+  assert tokenizer.decode(small, tokenizer.encode(small, text)) == text.strip()
+
+
+@given(st.text(st.characters(codec='utf-8', categories='LMNPSZ'), max_size=60))
+@settings(max_examples=200, deadline=None)
+@example("Don't 1984 — 床前明月光 👩‍👩‍👧")
+def test_smollm2_loses_nothing_it_has_bytes_for(ours: Any, text: str) -> None:
+  assert tokenizer.decode(ours, tokenizer.encode(ours, text)) == text.strip()
+
+
+def _write_gguf(path: pathlib.Path, kind: str, pre: str) -> pathlib.Path:
+  writer = gguf.GGUFWriter(path, 'llama')
+  writer.add_tokenizer_model(kind)
+  writer.add_tokenizer_pre(pre)
+  writer.add_token_list(['a', 'b', 'ab', '<|im_end|>'])
+  writer.add_token_types([1, 1, 1, 3])
+  writer.add_token_merges(['a b'])
+  writer.add_eos_token_id(3)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.close()
+  return path
+
+
+@pytest.mark.parametrize(
+  ('kind', 'pre'), [('llama', 'default'), ('gpt2', 'qwen2'), ('bert', 'smollm')]
+)
+def test_unsupported_gguf_tokenizers_are_refused(
+  kind: str, pre: str, tmp_path: pathlib.Path
+) -> None:
+  path = _write_gguf(tmp_path / 'x.gguf', kind, pre)
+  with pytest.raises(ValueError, match=f"'{kind}'/'{pre}'.*gpt-2.*smollm"):
+    tokenizer.load(path)
+
+
+@pytest.mark.parametrize('pre', ['gpt-2', 'smollm'])
+def test_a_small_gguf_tokenizer(pre: str, tmp_path: pathlib.Path) -> None:
+  one = tokenizer.load(_write_gguf(tmp_path / 'x.gguf', 'gpt2', pre))
+  assert tokenizer.encode(one, 'abba<|im_end|>') == [2, 1, 0, 3]
+  assert tokenizer.eos_ids(one) == (3,)
+  assert tokenizer.decode(one, [2, 0, 3]) == 'aba'

@@ -1,0 +1,239 @@
+"""One update: golden numbers, microbatches, bad steps, and eight devices."""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from rlcw import grpo, losses, sampling, sharding, train
+from rlcw.model import ModelConfig, Params
+
+CONFIG = ModelConfig(
+  vocab_size=64,
+  model_dim=32,
+  mlp_dim=48,
+  num_layers=3,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+)
+SETTINGS = ConfigDict(
+  dict(
+    temperature=0.9,
+    clip_low=0.2,
+    clip_high=0.3,
+    kl_weight=0.1,
+    ratio='token',
+    aggregation='token_mean',
+  )
+)
+P, G, L, T = 8, 4, 12, 6
+
+
+def make_params(mesh: Any) -> Params:
+  """Weights from NumPy alone, the same whatever the libraries."""
+  rng = np.random.default_rng(0)
+  shardings = sharding.param_shardings(CONFIG, mesh)
+  abstract = jax.eval_shape(_shapes)
+  leaves, tree = jax.tree.flatten(abstract)
+  values = [rng.normal(0, 0.2, leaf.shape).astype('float32') for leaf in leaves]
+  return jax.device_put(jax.tree.unflatten(tree, values), shardings)
+
+
+def _shapes() -> Params:
+  import flax.linen as nn
+
+  from rlcw.model import Decoder
+
+  token = jnp.zeros((1, 1, 1), jnp.int32)
+  variables = Decoder(CONFIG).init(jax.random.key(0), token)
+  return nn.unbox(variables)['params']
+
+
+def make_arrays(mesh: Any) -> dict[str, jax.Array]:
+  rng = np.random.default_rng(1)
+  length_PxG = rng.integers(1, T + 1, (P, G))
+  prompt_PxL = rng.integers(0, 64, (P, L)).astype('int32')
+  length_P = rng.integers(3, L + 1, P).astype('int32')
+  rollout = sampling.Rollout(
+    token=rng.integers(0, 64, (P, G, T)).astype('int32'),
+    logp=rng.normal(-4, 0.3, (P, G, T)).astype('float32'),
+    length=length_PxG.astype('int32'),
+    finished=np.ones((P, G), bool),
+  )
+  arrays = {
+    'prompt': prompt_PxL,
+    'length': length_P,
+    'rollout': rollout,
+    'valid': np.ones((P, G), bool),
+    'ref_logp': rng.normal(-4, 0.3, (P, G, T)).astype('float32'),
+    'advantage': rng.normal(0, 1, (P, G)).astype('float32'),
+  }
+  return jax.device_put(arrays, sharding.over_groups(mesh))
+
+
+SGD = optax.sgd(0.1)  # Adam's first step would magnify rounding to a sign
+
+
+def one_step(
+  mesh: Any, microbatches: int = 1, optimizer: Any = SGD
+) -> tuple[train.TrainState, dict[str, float]]:
+  state = train.init_state(make_params(mesh), optimizer, mesh)
+  loss_fn = grpo.make_loss(CONFIG, SETTINGS)
+  update = train.make_update(loss_fn, optimizer, state, microbatches)
+  state, told = update(state, make_arrays(mesh))
+  return state, {name: float(value) for name, value in told.items()}
+
+
+def single() -> Any:
+  return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def assert_close(a: Params, b: Params, tolerance: float) -> None:
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, atol=tolerance, rtol=tolerance)
+
+
+def test_golden_grpo_step() -> None:
+  """Changes only with the mathematics of the step.
+
+  If you meant to change the loss, the optimiser or the model, put the new
+  numbers here; otherwise something broke.
+  """
+  adam = train.make_optimizer(1e-2, warmup_steps=1, max_grad_norm=1.0)
+  state, told = one_step(single(), optimizer=adam)
+  total = sum(float(jnp.abs(p).sum()) for p in jax.tree.leaves(state.params))
+  assert {**told, 'params': total} == pytest.approx(GOLDEN, rel=2e-4)
+
+
+GOLDEN = {
+  'bad_steps': 0.0,
+  'clip_fraction': 0.2844036817550659,
+  'grad_norm': 0.23534026741981506,
+  'kl': 0.11268836259841919,
+  'loss': -0.099924236536026,
+  'sampler_gap': 0.32306167483329773,
+  'params': 4031.740213394165,  # sum of magnitudes after the step
+}
+
+
+@pytest.mark.parametrize('microbatches', [2, 8])
+def test_microbatches_equal_one_batch(microbatches: int) -> None:
+  whole, told = one_step(single())
+  parts, told_parts = one_step(single(), microbatches)
+  assert_close(whole.params, parts.params, 2e-6)
+  for name in told:
+    np.testing.assert_allclose(told[name], told_parts[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_eight_devices_equal_one(shape: tuple[int, int, int]) -> None:
+  mesh = sharding.make_mesh(*shape)
+  alone, told = one_step(single())
+  spread, told_spread = one_step(mesh)
+  assert_close(alone.params, spread.params, 2e-6)
+  np.testing.assert_allclose(told['loss'], told_spread['loss'], rtol=1e-4)
+  # the parameters were split, not copied, and stayed so
+  gate = spread.params['blocks']['gate']['kernel']
+  whole = gate.size // (shape[1] * shape[2])
+  assert gate.addressable_shards[0].data.size == whole
+
+
+def rollout_on(mesh: Any) -> sampling.Rollout:
+  arrays = make_arrays(mesh)
+  return sampling.sample(
+    make_params(mesh),
+    arrays['prompt'],
+    arrays['length'],
+    jax.device_put(np.arange(P), sharding.over_groups(mesh)),
+    sampling.Temperature(1.0),
+    0,
+    0,
+    config=CONFIG,
+    group_size=G,
+    max_new_tokens=T,
+    eos=(1, 2),
+  )
+
+
+def test_eight_devices_sample_the_same_replies() -> None:
+  alone, spread = rollout_on(single()), rollout_on(sharding.make_mesh(2, 2, 2))
+  np.testing.assert_array_equal(alone.token, spread.token)
+  np.testing.assert_array_equal(alone.length, spread.length)
+  np.testing.assert_allclose(alone.logp, spread.logp, atol=1e-5)
+
+
+def test_a_mesh_that_does_not_fit_is_refused() -> None:
+  with pytest.raises(ValueError, match="'data': 3.*the 8 devices"):
+    sharding.make_mesh(3, 1, 1)
+
+
+# A loss of one number, to drive `fit` with.
+
+
+def scalar_loss(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
+  error = jnp.square(params['x'] - arrays['target'])
+  return {'loss': losses.Ratio(error.sum(), jnp.float32(error.size))}
+
+
+def fit(
+  workdir: pathlib.Path, targets: list[float], **settings: Any
+) -> train.TrainState:
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    target = jnp.full((2,), targets[step])
+    return train.Batch({'target': target}, {}, time.perf_counter())
+
+  optimizer = optax.sgd(0.25)
+  params = jax.device_put(
+    {'x': jnp.float32(1.0)}, sharding.replicated(single())
+  )
+  return train.fit(
+    train.init_state(params, optimizer, single()),
+    next_batch,
+    scalar_loss,
+    optimizer,
+    name='test',
+    steps=len(targets),
+    workdir=workdir,
+    checkpoint_every=100,
+    **settings,
+  )
+
+
+def test_a_bad_step_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
+  state = fit(tmp_path, [0.0, float('nan'), 0.0])
+  assert float(state.params['x']) == pytest.approx(0.25)  # halved twice
+  assert int(state.bad_steps) == 0
+  assert int(state.step) == 3
+
+
+def test_bad_steps_in_a_row_stop_the_run_with_a_saved_state(
+  tmp_path: pathlib.Path,
+) -> None:
+  nan = float('nan')
+  with pytest.raises(FloatingPointError, match='2 steps in a row'):
+    fit(tmp_path, [0.0, nan, nan, nan, nan, 0.0], max_bad_steps=2)
+  saved = train.Checkpoints(tmp_path / 'checkpoints')
+  like = {'x': jax.device_put(jnp.float32(0), jax.devices()[0])}
+  assert float(saved.restore(params=like)['params']['x']) == 0.5
+
+
+def test_the_update_takes_over_its_buffers_and_compiles_once() -> None:
+  optimizer = optax.sgd(0.25)
+  params = jax.device_put(
+    {'x': jnp.float32(1.0)}, sharding.replicated(single())
+  )
+  state = train.init_state(params, optimizer, single())
+  update = train.make_update(scalar_loss, optimizer, state)
+  arrays = {'target': jnp.zeros(2)}
+  first = state.params['x']
+  for _ in range(3):
+    state, _ = update(state, arrays)
+  assert first.is_deleted()
+  assert update._cache_size() == 1  # type: ignore
