@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
       group_size=8,
       microbatch_groups=4,
       max_new_tokens=64,
-      temperature=0.8,
+      temperature=0.7,
       mixing=dict(
         name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
         margin=0.5,  # rlmr: in stds of the group's writing scores
@@ -37,11 +37,11 @@ def get_config() -> ConfigDict:
       clip_low=0.2,
       clip_high=0.2,
       kl_weight=0.02,
-      learning_rate=2e-5,
+      learning_rate=3e-5,
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=10,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
-      remat=False,
+      remat=True,  # recompute blocks in the backward pass: memory for time
     )
   )

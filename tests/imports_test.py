@@ -18,7 +18,7 @@ LAYERS = {
   2: 'train llm rewards rewards.writing',
   1: 'rewards.judges sampling weights checkpoint data',
   0: 'rewards.constraints rewards.mixing model losses sharding tokenizer '
-  'builders metrics datasets',
+  'builders metrics plots datasets',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

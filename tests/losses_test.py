@@ -88,17 +88,9 @@ def test_token_logprobs_temperature_does_not_recompile() -> None:
   assert compiled._cache_size() == 1
 
 
-two_logits = pytest.mark.xfail(
-  strict=True,
-  reason="the target's logit takes the head unrounded, the normaliser rounded",
-)
-
-
 @pytest.mark.parametrize('jit', [False, True])
 @pytest.mark.parametrize('chunk', [2048, 10])
-@pytest.mark.parametrize(
-  'head_dtype', [jnp.bfloat16, pytest.param(jnp.float32, marks=two_logits)]
-)
+@pytest.mark.parametrize('head_dtype', [jnp.bfloat16, jnp.float32])
 def test_token_logprobs_in_bfloat16_are_of_a_distribution(
   jit: bool, chunk: int, head_dtype: Any
 ) -> None:
@@ -285,7 +277,6 @@ def test_k3_is_finite_and_not_negative_but_for_rounding(
   assert (value_T >= -1.2e-7).all()  # an ulp of 1
 
 
-@pytest.mark.xfail(strict=True, reason='e^d − d − 1 is rounded at 1, not d²/2')
 def test_k3_is_not_negative_near_zero() -> None:
   assert k3(np.linspace(-0.01, 0.01, 20001)).min() >= 0
 

@@ -87,6 +87,7 @@ def _write_gguf(
   llama: Any,
   architecture: str = 'llama',
   extra: dict[str, np.ndarray] | None = None,
+  scaling: gguf.RopeScalingType = gguf.RopeScalingType.NONE,
 ) -> pathlib.Path:
   config = llama.config
   writer = gguf.GGUFWriter(path, architecture)
@@ -97,6 +98,7 @@ def _write_gguf(
   writer.add_head_count_kv(config.num_key_value_heads)
   writer.add_key_length(config.head_dim)
   writer.add_rope_freq_base(config.rope_parameters['rope_theta'])
+  writer.add_rope_scaling_type(scaling)
   writer.add_layer_norm_rms_eps(config.rms_norm_eps)
   heads = {'q_proj': config.num_attention_heads}
   heads['k_proj'] = config.num_key_value_heads
@@ -271,6 +273,15 @@ def test_gguf_of_another_family(
 ) -> None:
   path = _write_gguf(tmp_path / 'x.gguf', make_llama(), architecture='qwen2')
   with pytest.raises(ValueError, match=r"model_type='qwen2'.*'llama'"):
+    weights.load(path)
+
+
+def test_gguf_with_scaled_positions(
+  make_llama: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  linear = gguf.RopeScalingType.LINEAR
+  path = _write_gguf(tmp_path / 'x.gguf', make_llama(), scaling=linear)
+  with pytest.raises(ValueError, match=r"rope type 'linear'.*'default'"):
     weights.load(path)
 
 

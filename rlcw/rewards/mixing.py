@@ -4,9 +4,8 @@ Every mixer is a pure function of `writing[P, G]` (higher is better) and
 `violated[P, G]`, over groups of G replies to each of P briefs; replies with
 `valid=False` take no part.  It returns `MixedRewards`, from which
 `losses.group_advantages` makes advantages.  GRPO sees only differences within
-a group, so rewards are given relative to the group's best writing score: that
-subtraction is exact in floating point, and a small penalty is not rounded away
-beside a score of a million.
+a group, so rewards are given relative to the group's best writing score: a
+small penalty is then not rounded away beside scores of a million.
 
 `rlmr` carries the guarantee.  In a mixed group (`0 < n_v < n`), with margin
 `δ > 0`,
@@ -47,10 +46,11 @@ def _group(
   writing: jax.Array, violated: jax.Array, valid: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, MixedRewards]:
   """Scores relative to the best, masks, and the unmixed result."""
+  writing = writing.astype(jnp.float32)
   valid = jnp.ones(writing.shape, bool) if valid is None else valid
   violated = violated.astype(bool) & valid
   best = jnp.max(writing, axis=-1, keepdims=True, where=valid, initial=-jnp.inf)
-  w = jnp.where(valid, writing - best, 0.0).astype(jnp.float32)
+  w = jnp.where(valid, writing - best, 0.0)
   mean, std = masked_mean_std(w, valid)
   count = jnp.maximum(valid.sum(-1), 1)
   plain = MixedRewards(
