@@ -172,8 +172,6 @@ def make_next_batch(
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     jax.block_until_ready(state.params)
     started = time.perf_counter()
-    if step == int(state.step) and step % config.checkpoint_every == 0:
-      metrics.drop_from(diary, step)  # what a killed run wrote past its save
     rows = data.batch_indices(
       config.seed, step, config.prompts_per_step, len(briefs)
     )

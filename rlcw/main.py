@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -30,6 +31,29 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go.')
 
 
+def claim(workdir: Path, config: dict[str, Any]) -> bool:
+  """Writes the settings into a new run's folder, or compares an old run's.
+
+  Returns:
+    Whether an old run is now to take more steps, the one change allowed.
+  """
+  file = workdir / 'config.json'
+  before = json.loads(file.read_text()) if file.exists() else config
+  changed = {
+    key: (before.get(key), config.get(key))
+    for key in {**before, **config}
+    if before.get(key) != config.get(key)
+  }
+  longer = config.get('steps', 0) > before.get('steps', 0)
+  if changed and not (longer and set(changed) == {'steps'}):
+    raise app.UsageError(
+      f'{workdir} holds a run with other settings (there, here): {changed}. '
+      'Choose another --workdir, or delete that one.'
+    )
+  metrics.write_json(file, config)
+  return bool(changed)
+
+
 def main(argv: list[str]) -> None:
   """Finds the task, and runs it unless it has been done."""
   if len(argv) > 1:
@@ -41,23 +65,11 @@ def main(argv: list[str]) -> None:
       f'task {config.task!r} is unknown; legal: {sorted(TASKS)}'
     )
   workdir.mkdir(parents=True, exist_ok=True)
-  resolved, file = json.loads(config.to_json()), workdir / 'config.json'
-  if file.exists():
-    before = json.loads(file.read_text())
-    changed = {
-      key: (before.get(key), resolved.get(key))
-      for key in {**before, **resolved}
-      if before.get(key) != resolved.get(key)
-    }
-    if changed:
-      raise app.UsageError(
-        f'{workdir} holds a run with other settings (there, here): {changed}. '
-        'Choose another --workdir, or delete that one.'
-      )
-    if (workdir / 'summary.json').exists():
-      metrics.say(f'{config.task}: already done in {workdir}')
-      return
-  metrics.write_json(file, resolved)
+  resolved = json.loads(config.to_json())
+  longer = claim(workdir, resolved)
+  if (workdir / 'summary.json').exists() and not longer:
+    metrics.say(f'{config.task}: already done in {workdir}')
+    return
   # A second process of the same program need not compile it again.
   jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
   importlib.import_module(TASKS[config.task]).run(config, workdir)

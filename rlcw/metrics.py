@@ -46,8 +46,6 @@ def drop_from(path: Path, step: int) -> None:
 
   A last line torn by a kill goes too.
   """
-  if not path.exists():
-    return
   kept = []
   for line in path.read_text('utf-8').splitlines():
     try:
@@ -61,20 +59,24 @@ def drop_from(path: Path, step: int) -> None:
 
 
 class Writer:
-  """A run's `metrics.jsonl` and TensorBoard events."""
+  """A run's `metrics.jsonl` and TensorBoard events.
+
+  A resumed run forgets what was written past its last save, in all its JSONL.
+  """
 
   def __init__(self, workdir: Path, first_step: int = 0):
     from tensorboardX import SummaryWriter
 
-    self.file = workdir / 'metrics.jsonl'
-    drop_from(self.file, first_step)
+    for file in workdir.glob('*.jsonl'):
+      drop_from(file, first_step)
+    self._file = workdir / 'metrics.jsonl'
     self._board = SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=first_step
     )
 
   def __call__(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes the scalars of one step."""
-    append_jsonl(self.file, {'step': step, **values})
+    append_jsonl(self._file, {'step': step, **values})
     for name, value in clean(values).items():
       if isinstance(value, (int, float)):
         self._board.add_scalar(name, value, step)

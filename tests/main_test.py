@@ -60,6 +60,21 @@ def test_a_finished_run_is_not_run_again(tmp_path: pathlib.Path) -> None:
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 
+def test_a_run_may_be_made_longer_and_nothing_else(
+  tmp_path: pathlib.Path,
+) -> None:
+  from absl import app
+
+  from rlcw import main
+
+  assert not main.claim(tmp_path, {'steps': 5, 'seed': 0})
+  assert not main.claim(tmp_path, {'steps': 5, 'seed': 0})
+  assert main.claim(tmp_path, {'steps': 9, 'seed': 0})
+  for change in ({'steps': 5, 'seed': 0}, {'steps': 10, 'seed': 1}):
+    with pytest.raises(app.UsageError, match='steps'):
+      main.claim(tmp_path, change)
+
+
 @pytest.mark.parametrize('name', ['reward_model', 'grpo', 'evaluate', 'report'])
 def test_every_config_names_a_task_and_its_command(name: str) -> None:
   from pipeline import shipped

@@ -29,9 +29,12 @@ def test_a_resumed_run_forgets_later_steps_and_torn_lines(
   path = tmp_path / 'metrics.jsonl'
   lines = [json.dumps({'step': step}) for step in range(4)]
   path.write_text('\n'.join(lines) + '\n{"step": 4, "lo')
+  diary = tmp_path / 'rollouts.jsonl'
+  diary.write_text('{"step": 1}\n{"step": 1}\n{"step": 2}\n')
   with metrics.Writer(tmp_path, first_step=2) as write:
     write(2, {'again': 1})
   assert read(path) == [{'step': 0}, {'step': 1}, {'step': 2, 'again': 1}]
+  assert read(diary) == [{'step': 1}, {'step': 1}]
 
 
 def test_compilations_are_counted() -> None:
