@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rlcw.attention import KV, Rope, attend, rope_at, rotate
+
 Params = Any  # a nested dict of arrays
 
 
@@ -100,84 +102,11 @@ def _rope(config: Mapping[str, Any]) -> float:
   return rope.get('rope_theta', config.get('rope_theta', 10_000.0))
 
 
-class KV(NamedTuple):
-  """Keys and values; stacked over layers they gain a leading axis."""
-
-  k: jax.Array  # [P, S, K, H] of briefs, [P, G, S, K, H] of replies
-  v: jax.Array
-
-
 class Prefix(NamedTuple):
   """A brief that its replies attend to: keys and values, and its length."""
 
   kv: KV  # [layers, P, S, K, H]
   length_P: jax.Array
-
-
-class Rope(NamedTuple):
-  """Rotary angles of every position, made once and used by all layers."""
-
-  cos: jax.Array  # [P, G, L, 1, H / 2]
-  sin: jax.Array
-
-
-def rope_at(position_PxGxL: jax.Array, config: ModelConfig) -> Rope:
-  """Rotary position embedding (Su et al., arXiv 2104.09864)."""
-  half = config.head_dim // 2
-  frequency_h = config.rope_theta ** -(jnp.arange(half) / half)
-  angle = position_PxGxL[..., None, None] * frequency_h
-  return Rope(jnp.cos(angle), jnp.sin(angle))
-
-
-def rotate(x_PxGxLxNxH: jax.Array, rope: Rope) -> jax.Array:
-  """Turns each pair (i, i + H/2) of a head by its position's angle."""
-  a, b = jnp.split(x_PxGxLxNxH, 2, axis=-1)
-  cos, sin = rope
-  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-  return rotated.astype(x_PxGxLxNxH.dtype)
-
-
-def attend(
-  q_PxGxLxKxRxH: jax.Array,
-  own: KV,
-  own_mask_LxS: jax.Array,
-  prefix: KV | None = None,
-  prefix_mask_PxS: jax.Array | None = None,
-) -> jax.Array:
-  """Softmax attention over a reply's own keys and its brief's.
-
-  The two score matrices share one softmax without being joined: the brief's
-  keys are read once per group, by a matrix product over G × L × R queries.
-
-  Args:
-    q_PxGxLxKxRxH: queries, grouped by the key/value head that they read.
-    own: keys and values `[P, G, S, K, H]` of the same row.
-    own_mask_LxS: true where a query may look.
-    prefix: keys and values `[P, S, K, H]` that all G rows share.
-    prefix_mask_PxS: true at the brief's real tokens.
-
-  Returns:
-    `[P, G, L, K, R, H]` in the queries' dtype.
-  """
-  q = q_PxGxLxKxRxH * (q_PxGxLxKxRxH.shape[-1] ** -0.5)
-  f32 = {'preferred_element_type': jnp.float32}
-  own_scores = jnp.einsum('pglkrh,pgskh->pgklrs', q, own.k, **f32)
-  own_scores = jnp.where(own_mask_LxS[:, None, :], own_scores, -jnp.inf)
-  top = own_scores.max(-1, keepdims=True)
-  if prefix is None or prefix_mask_PxS is None:
-    weight = jnp.exp(own_scores - lax.stop_gradient(top))
-    total = weight.sum(-1)
-    out = jnp.einsum('pgklrs,pgskh->pglkrh', weight.astype(q.dtype), own.v)
-  else:
-    scores = jnp.einsum('pglkrh,pskh->pgklrs', q, prefix.k, **f32)
-    mask = prefix_mask_PxS[:, None, None, None, None, :]
-    scores = jnp.where(mask, scores, -jnp.inf)
-    top = lax.stop_gradient(jnp.maximum(top, scores.max(-1, keepdims=True)))
-    weight, shared = jnp.exp(own_scores - top), jnp.exp(scores - top)
-    total = weight.sum(-1) + shared.sum(-1)
-    out = jnp.einsum('pgklrs,pgskh->pglkrh', weight.astype(q.dtype), own.v)
-    out += jnp.einsum('pgklrs,pskh->pglkrh', shared.astype(q.dtype), prefix.v)
-  return (out / jnp.moveaxis(total, 2, 3)[..., None]).astype(q.dtype)
 
 
 def weight(
@@ -308,7 +237,11 @@ class Decoder(nn.Module):
     )
     causal_LxL = jnp.tri(length, dtype=bool)
     x, kv = blocks(c, name='blocks')(
-      x, rope_at(position_PxGxL, c), causal_LxL, prefix_mask_PxS, prefix_kv
+      x,
+      rope_at(position_PxGxL, c.rope_theta, c.head_dim),
+      causal_LxL,
+      prefix_mask_PxS,
+      prefix_kv,
     )
     return RMSNorm(c.norm_eps, name='final_norm')(x), kv
 
@@ -394,7 +327,8 @@ def decode_step(
     prefix.length_P[:, None, None] + index, (*token_PxG.shape, 1)
   )
   seen_1xS = jnp.arange(cache[0].k.shape[2])[None] <= index
-  rope, mask, new_cache = rope_at(position, config), _prefix_mask(prefix), []
+  rope = rope_at(position, config.rope_theta, config.head_dim)
+  mask, new_cache = _prefix_mask(prefix), []
   for (block, brief), kv in zip(layers, cache, strict=True):
     x, kv = _apply(
       Block(config), block, x, rope, seen_1xS, mask, brief, kv, index

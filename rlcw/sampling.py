@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from rlcw.attention import KV
 from rlcw.model import (
-  KV,
   ModelConfig,
   Params,
   decode_step,

@@ -17,8 +17,8 @@ LAYERS = {
   3: 'sft reward_model grpo curate adversary evaluate report plan',
   2: 'train llm rewards rewards.writing',
   1: 'rewards.judges sampling weights checkpoint data',
-  0: 'rewards.constraints rewards.mixing model losses sharding tokenizer '
-  'builders metrics plots datasets',
+  0: 'rewards.constraints rewards.mixing attention model losses sharding '
+  'tokenizer builders metrics plots datasets',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0
