@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
-      steps=30,
+      steps=40,
       # a step: prompts_per_step groups of group_size replies, learned from
       # microbatch_groups groups at a time
       prompts_per_step=4,
@@ -36,8 +36,8 @@ def get_config() -> ConfigDict:
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,
       clip_high=0.2,
-      kl_weight=0.02,
-      learning_rate=3e-5,
+      kl_weight=0.04,
+      learning_rate=2e-5,
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=10,

@@ -61,7 +61,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
   """
   file = resolve(path)
   records = []
-  for number, line in enumerate(file.read_text('utf-8').splitlines(), 1):
+  for number, line in enumerate(file.read_text('utf-8').split('\n'), 1):
     if not line.strip():
       continue
     try:

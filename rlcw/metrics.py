@@ -46,15 +46,10 @@ def drop_from(path: Path, step: int) -> None:
 
   A last line torn by a kill goes too.
   """
-  kept = []
-  for line in path.read_text('utf-8').splitlines():
-    try:
-      if json.loads(line)['step'] < step:
-        kept.append(line + '\n')
-    except json.JSONDecodeError:
-      continue
+  *lines, _ = path.read_bytes().split(b'\n')
+  kept = [line + b'\n' for line in lines if json.loads(line)['step'] < step]
   partial = path.with_name(path.name + '.partial')
-  partial.write_text(''.join(kept), 'utf-8')
+  partial.write_bytes(b''.join(kept))
   os.replace(partial, path)
 
 

@@ -7,7 +7,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from rlcw import metrics
+from rlcw import data, metrics
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -28,13 +28,24 @@ def test_a_resumed_run_forgets_later_steps_and_torn_lines(
 ) -> None:
   path = tmp_path / 'metrics.jsonl'
   lines = [json.dumps({'step': step}) for step in range(4)]
-  path.write_text('\n'.join(lines) + '\n{"step": 4, "lo')
+  torn = '{"step": 4, "text": "五'.encode()[:-1]
+  path.write_bytes('\n'.join(lines).encode() + b'\n' + torn)
   diary = tmp_path / 'rollouts.jsonl'
   diary.write_text('{"step": 1}\n{"step": 1}\n{"step": 2}\n')
   with metrics.Writer(tmp_path, first_step=2) as write:
     write(2, {'again': 1})
   assert read(path) == [{'step': 0}, {'step': 1}, {'step': 2, 'again': 1}]
   assert read(diary) == [{'step': 1}, {'step': 1}]
+
+
+def test_a_line_separator_inside_a_text_ends_no_line(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'rollouts.jsonl'
+  record = {'step': 0, 'text': 'a\u2028b\x85c'}
+  metrics.append_jsonl(path, record)
+  metrics.drop_from(path, 1)
+  assert data.read_jsonl(path) == [record]
 
 
 def test_compilations_are_counted() -> None:

@@ -29,6 +29,13 @@ TEXTS = [
 MESSAGES = ['Hi', 'Write 2 lines.\n\nNo commas!', '写一首诗', '  <b>"x"</b> ']
 
 
+# No text without '<' spells a marker, which decoding would strip.
+PLAIN = st.characters(codec='utf-8', exclude_characters='<')
+PRINTED = st.characters(
+  codec='utf-8', categories='LMNPSZ', exclude_characters='<'
+)
+
+
 @pytest.fixture(scope='session')
 def ours(smollm2_path: pathlib.Path) -> Any:
   return tokenizer.load(smollm2_path)
@@ -103,14 +110,14 @@ def test_the_template_of_a_folder(small: Any) -> None:
   assert (ids.count(start), ids.count(end)) == (2, 1)
 
 
-@given(st.text(max_size=60))
+@given(st.text(PLAIN, max_size=60))
 @settings(max_examples=200, deadline=None)
 @example("Don't\r\n1984 — 床前明月光 👩‍👩‍👧 \x00\ufffd\U0010ffff")
 def test_a_byte_level_tokenizer_loses_nothing(small: Any, text: str) -> None:
   assert tokenizer.decode(small, tokenizer.encode(small, text)) == text.strip()
 
 
-@given(st.text(st.characters(codec='utf-8', categories='LMNPSZ'), max_size=60))
+@given(st.text(PRINTED, max_size=60))
 @settings(max_examples=200, deadline=None)
 @example("Don't 1984 — 床前明月光 👩‍👩‍👧")
 def test_smollm2_loses_nothing_it_has_bytes_for(ours: Any, text: str) -> None:
