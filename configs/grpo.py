@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
-      steps=40,
+      steps=24,
       # a step: prompts_per_step groups of group_size replies, learned from
       # microbatch_groups groups at a time
-      prompts_per_step=4,
+      prompts_per_step=8,
       group_size=8,
       microbatch_groups=4,
       max_new_tokens=64,
@@ -36,11 +36,11 @@ def get_config() -> ConfigDict:
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,
       clip_high=0.2,
-      kl_weight=0.04,
+      kl_weight=0.1,
       learning_rate=2e-5,
       warmup_steps=2,
       max_grad_norm=1.0,
-      checkpoint_every=10,
+      checkpoint_every=6,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
       remat=True,  # recompute blocks in the backward pass: memory for time
     )

@@ -15,7 +15,9 @@ def get_config() -> ConfigDict:
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       preferences='@preferences.jsonl',
       language='en',
-      pairs_per_pass=16,
+      seed=0,
+      broken_tokens=0.3,  # share of tokens replaced in a broken reply
+      pairs_per_pass=8,
       steps=300,
       learning_rate=1e-2,
       l2=1e-2,  # on the weights of standardised features

@@ -40,17 +40,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   pairs = {split: load(split=split) for split in ('train', 'heldout')}
   features = {
-    split: pair_features(pairs[split], model_config, params, text, config)
+    split: group_features(pairs[split], model_config, params, text, config)
     for split in pairs
   }
   head = fit_head(features['train'], config, workdir)
   writing.save(head, workdir)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
-  summary = judge(pairs['heldout'], scores['heldout'])
+  summary = judge(pairs['heldout'], scores['heldout'][:, :2])
   summary |= {
+    'broken_accuracy': accuracy(scores['heldout'][:, [0, 2]]),
+    'looping_accuracy': accuracy(scores['heldout'][:, [0, 3]]),
     'heldout_pairs': len(pairs['heldout']),
     'train_pairs': len(pairs['train']),
-    'train_accuracy': accuracy(scores['train']),
+    'train_accuracy': accuracy(scores['train'][:, :2]),
     'wall_seconds': time.perf_counter() - started,
     'hardware': metrics.hardware(),
   }
@@ -63,25 +65,41 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def pair_features(
+def group_tokens(
+  pairs: list[data.Preference], text: Any, config: Config
+) -> list[Any]:
+  """Four replies to each prompt: chosen, rejected, broken, looping."""
+  rng = np.random.default_rng(config.seed)
+  rows = []
+  for pair in pairs:
+    chosen = np.array(tokenizer.encode(text, pair.chosen))
+    replaced = rng.random(chosen.size) < config.broken_tokens
+    noise = rng.integers(len(text), size=chosen.size)
+    broken = np.where(replaced, noise, chosen)
+    period = rng.integers(1, 7)
+    looping = np.resize(
+      chosen[rng.integers(chosen.size) :][:period], chosen.size
+    )
+    rejected = tokenizer.encode(text, pair.rejected)
+    rows += [chosen, rejected, broken, looping]
+  return rows
+
+
+def group_features(
   pairs: list[data.Preference],
   model_config: Any,
   params: Any,
   text: Any,
   config: Config,
 ) -> np.ndarray:
-  """Features `[N, 2, D]` of (chosen, rejected), `pairs_per_pass` at a time."""
+  """Features `[N, 4, D]` of each pair's group, `pairs_per_pass` at a time."""
   size = config.pairs_per_pass
-  prompts = [tokenizer.chat(text, pair.prompt) for pair in pairs]
-  replies = [
-    tokenizer.encode(text, reply)
-    for pair in pairs
-    for reply in (pair.chosen, pair.rejected)
-  ]
-  prompt_NxL, length_N = data.pad(prompts)
-  token, count = data.pad(replies)
-  token_Nx2xT = token.reshape(len(pairs), 2, -1)
-  text_Nx2xT = np.arange(token.shape[1]) < count.reshape(-1, 2, 1)
+  prompt_NxL, length_N = data.pad(
+    tokenizer.chat(text, pair.prompt) for pair in pairs
+  )
+  token, count = data.pad(group_tokens(pairs, text, config))
+  token_Nx4xT = token.reshape(len(pairs), 4, -1)
+  text_Nx4xT = np.arange(token.shape[1]) < count.reshape(-1, 4, 1)
   parts = []
   steps = -(-len(pairs) // size)
   for step in metrics.progress('features', 0, steps, 'batch'):
@@ -91,8 +109,8 @@ def pair_features(
       params,
       prompt_NxL[rows],
       length_N[rows],
-      token_Nx2xT[rows],
-      text_Nx2xT[rows],
+      token_Nx4xT[rows],
+      text_Nx4xT[rows],
       config=model_config,
     )
     parts.append(np.asarray(part))
@@ -100,18 +118,20 @@ def pair_features(
 
 
 def fit_head(
-  features_Nx2xD: np.ndarray, config: Config, workdir: Path
+  features_Nx4xD: np.ndarray, config: Config, workdir: Path
 ) -> writing.Head:
   """Fits on standardised features; the head undoes that, and has std 1."""
-  flat = features_Nx2xD.reshape(-1, features_Nx2xD.shape[-1])
+  flat = features_Nx4xD.reshape(-1, features_Nx4xD.shape[-1])
   mean_D, std_D = flat.mean(0), flat.std(0) + 1e-6
-  standard = (features_Nx2xD - mean_D) / std_D
+  standard = (features_Nx4xD - mean_D) / std_D
   batch = {'features': jnp.asarray(standard, jnp.float32)}
 
   def loss_fn(params: Any, arrays: Any) -> dict[str, losses.Ratio]:
-    score_Nx2 = arrays['features'] @ params['weight']
-    loss = losses.bradley_terry(score_Nx2[:, 0], score_Nx2[:, 1])
-    wins = jnp.sum(score_Nx2[:, 0] > score_Nx2[:, 1]).astype(jnp.float32)
+    score_Nx4 = arrays['features'] @ params['weight']
+    chosen_Nx1, others_Nx3 = score_Nx4[:, :1], score_Nx4[:, 1:]
+    against = jnp.broadcast_to(chosen_Nx1, others_Nx3.shape)
+    loss = losses.bradley_terry(against.ravel(), others_Nx3.ravel())
+    wins = jnp.sum(chosen_Nx1 > others_Nx3).astype(jnp.float32)
     penalty = config.l2 * jnp.square(params['weight']).sum()
     total = loss.numerator + penalty * loss.denominator
     return {
