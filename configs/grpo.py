@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
-      steps=24,
+      steps=32,
       # a step: prompts_per_step groups of group_size replies, learned from
       # microbatch_groups groups at a time
       prompts_per_step=8,
