@@ -1,6 +1,8 @@
 """One page about three finished runs.
 
 rlcw --config=configs/report.py --workdir=runs/quickstart
+
+Cost: seconds.  Expect: report.html, curves.png, rules.png, summary.json.
 """
 
 from ml_collections import ConfigDict
