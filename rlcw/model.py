@@ -68,6 +68,9 @@ class ModelConfig:
         raise ValueError(
           f'config.json: {field}={value!r} is not supported; legal: {legal}'
         )
+    missing = [field for field in _REQUIRED if config.get(field) is None]
+    if missing:
+      raise ValueError(f'config.json lacks {missing}')
     heads = config['num_attention_heads']
     return cls(
       vocab_size=config['vocab_size'],
@@ -83,6 +86,14 @@ class ModelConfig:
     )
 
 
+_REQUIRED = (
+  'vocab_size',
+  'hidden_size',
+  'intermediate_size',
+  'num_hidden_layers',
+  'num_attention_heads',
+  'rms_norm_eps',
+)
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
   'model_type': ('llama',),
   'hidden_act': ('silu',),

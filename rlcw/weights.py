@@ -40,6 +40,7 @@ class Checkpoint(NamedTuple):
 
   config: ModelConfig
   tensors: Mapping[str, Callable[[], np.ndarray]]  # by Hugging Face name
+  shapes: Mapping[str, tuple[int, ...]]  # of the same, known without reading
 
 
 def load(
@@ -66,29 +67,27 @@ def load(
     )
   source = open_gguf(path) if path.is_file() else open_safetensors(path)
   names = hf_names(source.config)
-  wanted = {name for rows in names.values() for name, _ in rows}
-  errors = [f'missing: {n}' for n in sorted(wanted - set(source.tensors))]
-  errors += [f'unknown: {n}' for n in sorted(set(source.tensors) - wanted)]
+  wanted = {name: shape for rows in names.values() for name, shape in rows}
+  errors = [f'missing: {n}' for n in sorted(wanted.keys() - source.tensors)]
+  errors += [f'unknown: {n}' for n in sorted(source.tensors.keys() - wanted)]
+  errors += [
+    f'{n}: shape {source.shapes[n]} where {wanted[n]} is expected'
+    for n in sorted(wanted.keys() & source.tensors)
+    if source.shapes[n] != wanted[n]
+  ]
   if errors:
     raise ValueError(
       f'{path} does not fit the model:\n  ' + '\n  '.join(errors)
     )
   params: Params = {}
   for ours, rows in names.items():
-    leaf = [_read(source, name, shape, dtype) for name, shape in rows]
+    leaf = [np.asarray(source.tensors[name](), dtype) for name, _ in rows]
     node = params
     *parents, last = ours.split('/')
     for parent in parents:
       node = node.setdefault(parent, {})
     node[last] = np.stack(leaf) if parents[:1] == ['blocks'] else leaf[0]
   return source.config, params
-
-
-def _read(source: Checkpoint, name: str, shape: tuple[int, ...], dtype: str):
-  array = source.tensors[name]()
-  if array.shape != shape:
-    raise ValueError(f'{name}: shape {array.shape} where {shape} is expected')
-  return np.asarray(array, dtype)
 
 
 def hf_names(
@@ -140,13 +139,15 @@ def open_safetensors(folder: Path) -> Checkpoint:
 
     return read
 
-  tensors = {}
+  tensors, shapes = {}, {}
   for file in files:
     handle = safe_open(file, framework='flax')
-    tensors |= {name: reader(handle, name) for name in handle.keys()}  # noqa: SIM118
+    for name in handle.keys():  # noqa: SIM118
+      tensors[name] = reader(handle, name)
+      shapes[name] = tuple(handle.get_slice(name).get_shape())
   if config.tied_head:  # some exporters write the tied head a second time
     tensors.pop('lm_head.weight', None)
-  return Checkpoint(config, tensors)
+  return Checkpoint(config, tensors, shapes)
 
 
 def open_gguf(file: Path) -> Checkpoint:
@@ -162,11 +163,13 @@ def open_gguf(file: Path) -> Checkpoint:
   family = field('general.architecture')
   stored = {tensor.name: tensor for tensor in reader.tensors}
   heads = field(f'{family}.attention.head_count')
+  scaling = field(f'{family}.rope.scaling.type', 'none')
   kv_heads = field(f'{family}.attention.head_count_kv', heads)
+  embedding = stored.get('token_embd.weight')
   config = ModelConfig.from_hf(
     {
       'model_type': family,
-      'vocab_size': int(stored['token_embd.weight'].shape[1]),
+      'vocab_size': None if embedding is None else int(embedding.shape[1]),
       'hidden_size': field(f'{family}.embedding_length'),
       'intermediate_size': field(f'{family}.feed_forward_length'),
       'num_hidden_layers': field(f'{family}.block_count'),
@@ -174,6 +177,7 @@ def open_gguf(file: Path) -> Checkpoint:
       'num_key_value_heads': kv_heads,
       'head_dim': field(f'{family}.attention.key_length'),
       'rope_theta': field(f'{family}.rope.freq_base', 10_000.0),
+      'rope_scaling': None if scaling == 'none' else {'rope_type': scaling},
       'rms_norm_eps': field(f'{family}.attention.layer_norm_rms_epsilon'),
       'tie_word_embeddings': 'output.weight' not in stored,
     }
@@ -195,7 +199,14 @@ def open_gguf(file: Path) -> Checkpoint:
       f'blk.{i}.{theirs}.weight': f'model.layers.{i}.{hf}.weight'
       for hf, theirs, _ in _BLOCK.values()
     }
-  return Checkpoint(config, {to_hf.get(n, n): read(n) for n in stored})
+  return Checkpoint(
+    config,
+    {to_hf.get(n, n): read(n) for n in stored},
+    {
+      to_hf.get(n, n): tuple(int(size) for size in tensor.shape[::-1])
+      for n, tensor in stored.items()
+    },
+  )
 
 
 def _halves(kernel_OxI: np.ndarray, heads: int) -> np.ndarray:

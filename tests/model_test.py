@@ -272,6 +272,12 @@ def test_from_hf_rejects_what_it_cannot_run(
     assert part in str(error.value)
 
 
+def test_an_incomplete_header_is_named() -> None:
+  partial = {k: v for k, v in LEGAL.items() if k != 'num_attention_heads'}
+  with pytest.raises(ValueError, match=r"lacks \['num_attention_heads'\]"):
+    ModelConfig.from_hf(partial)
+
+
 def test_heads_are_shared_evenly() -> None:
   with pytest.raises(ValueError, match=r'num_heads=4 .* num_kv_heads=3'):
     ModelConfig.from_hf(LEGAL | {'num_key_value_heads': 3})

@@ -8,6 +8,7 @@ import pytest
 import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from rlcw import tokenizer
 
@@ -23,11 +24,11 @@ TEXTS = [
   '  leading, and   many    spaces   ',
   '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n',
   'text<|endoftext|>more <|im_end|><|im_end|> <|im_en|>',
+  '<repo_name>a <file_sep>b',  # markers that have no role
   'Größe, naïve café, Привет, שלום, こんにちは, \u00ad\u200b\ufeff',
   'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!!!???...',
 ]
 MESSAGES = ['Hi', 'Write 2 lines.\n\nNo commas!', '写一首诗', '  <b>"x"</b> ']
-
 
 # No text without '<' spells a marker, which decoding would strip.
 PLAIN = st.characters(codec='utf-8', exclude_characters='<')
@@ -99,6 +100,15 @@ def test_decode_strips_markers_and_space_around(
   ids = tokenizer.encode(one, '<|im_start|> \n The sea ,  a \n b !\n<|im_end|>')
   assert len(set(ids) & set(one.get_added_vocab().values())) == 2
   assert tokenizer.decode(one, ids) == 'The sea ,  a \n b !'
+
+
+def test_encode_adds_nothing_around(tiny_folder: pathlib.Path) -> None:
+  one = tokenizer.load(tiny_folder)
+  one.backend_tokenizer.post_processor = processors.TemplateProcessing(
+    single='<|im_start|> $A', special_tokens=[('<|im_start|>', 0)]
+  )
+  ids = tokenizer.encode(one, 'sea')
+  assert one.encode('sea') == [0, *ids]
 
 
 def test_the_template_of_a_folder(small: Any) -> None:
