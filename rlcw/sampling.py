@@ -154,6 +154,40 @@ def reply_keys(
   return jax.vmap(fold, in_axes=(0, None))(brief_P, jnp.arange(group_size))
 
 
+def draw(
+  method: Any,
+  hidden_PxGxD: jax.Array,
+  head_VxD: jax.Array,
+  key_PxG: jax.Array,
+  t: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Every reply's t-th token and its log-probability, both `[P, G]`."""
+  shape_PxG = hidden_PxGxD.shape[:2]
+  logits_BxV = jnp.einsum(
+    'bd,vd->bv',
+    hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1]),
+    head_VxD,
+    preferred_element_type=jnp.float32,
+  )
+  logp_BxV, weight_BxV = method(logits_BxV)
+  fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+  uniform_B = jax.vmap(jax.random.uniform)(fold(key_PxG.reshape(-1), t))
+  token_B = inverse_cdf(weight_BxV, uniform_B)
+  logp_B = jnp.take_along_axis(logp_BxV, token_B[:, None], axis=1)[:, 0]
+  return token_B.reshape(shape_PxG), logp_B.reshape(shape_PxG)
+
+
+def nothing(prompts: int, group_size: int, max_new_tokens: int) -> Rollout:
+  """Replies of no tokens yet."""
+  shape_PxG = (prompts, group_size)
+  return Rollout(
+    token=jnp.zeros((*shape_PxG, max_new_tokens), jnp.int32),
+    logp=jnp.zeros((*shape_PxG, max_new_tokens)),
+    length=jnp.zeros(shape_PxG, jnp.int32),
+    finished=jnp.zeros(shape_PxG, bool),
+  )
+
+
 @functools.partial(
   jax.jit, static_argnames=('config', 'group_size', 'max_new_tokens', 'eos')
 )
@@ -205,28 +239,13 @@ def sample(
   )
   empty = jnp.zeros(cache_shape, config.dtype)
 
-  def draw(hidden_PxGxD: jax.Array, t: jax.Array):
-    logits = jnp.einsum(
-      'bd,vd->bv',
-      hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1]),
-      head_VxD,
-      preferred_element_type=jnp.float32,
-    )
-    logp_BxV, weight_BxV = method(logits)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
-      key_PxG.reshape(-1), t
-    )
-    token_B = inverse_cdf(weight_BxV, jax.vmap(jax.random.uniform)(keys))
-    logp_B = jnp.take_along_axis(logp_BxV, token_B[:, None], axis=1)[:, 0]
-    return token_B.reshape(shape_PxG), logp_B.reshape(shape_PxG)
-
   def alive(state) -> jax.Array:
     t, rollout, _, _ = state
     return (t < max_new_tokens) & ~rollout.finished.all()
 
   def turn(state):
     t, rollout, hidden_PxGxD, cache = state
-    token_PxG, logp_PxG = draw(hidden_PxGxD, t)
+    token_PxG, logp_PxG = draw(method, hidden_PxGxD, head_VxD, key_PxG, t)
     live = ~rollout.finished
     token_PxG = jnp.where(live, token_PxG, 0).astype(jnp.int32)
     logp_PxG = jnp.where(live, logp_PxG, 0.0)
@@ -242,15 +261,11 @@ def sample(
     )
     return t + 1, rollout, hidden, cache
 
-  start = Rollout(
-    token=jnp.zeros((*shape_PxG, max_new_tokens), jnp.int32),
-    logp=jnp.zeros((*shape_PxG, max_new_tokens)),
-    length=jnp.zeros(shape_PxG, jnp.int32),
-    finished=jnp.zeros(shape_PxG, bool),
-  )
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
   cache = [KV(empty, empty) for _ in layers]
   _, rollout, _, _ = lax.while_loop(
-    alive, turn, (jnp.int32(0), start, first, cache)
+    alive,
+    turn,
+    (jnp.int32(0), nothing(*shape_PxG, max_new_tokens), first, cache),
   )
   return rollout
