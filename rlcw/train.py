@@ -50,15 +50,14 @@ def make_optimizer(
   *,
   warmup_steps: int,
   max_grad_norm: float,
-  weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-  """AdamW behind a global-norm clip; the rate rises linearly, then holds."""
+  """Adam behind a global-norm clip; the rate rises linearly, then holds."""
   rate = optax.linear_schedule(
     learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
   )
   return optax.chain(
     optax.clip_by_global_norm(max_grad_norm),
-    optax.adamw(rate, b2=0.99, weight_decay=weight_decay),
+    optax.adam(rate, b2=0.99),
   )
 
 
