@@ -21,6 +21,12 @@ def get_config() -> ConfigDict:
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
+      train='all',  # all | lora
+      lora=dict(
+        rank=16,
+        alpha=32.0,
+        targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
+      ),
       steps=32,
       # a step: prompts_per_step groups of group_size replies, learned from
       # microbatch_groups groups at a time

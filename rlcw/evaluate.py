@@ -14,8 +14,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rlcw import Config, data, grpo, metrics, sampling, sharding, tokenizer
-from rlcw.checkpoint import Checkpoints
+from rlcw import (
+  Config,
+  data,
+  grpo,
+  lora,
+  metrics,
+  policy,
+  sampling,
+  sharding,
+  tokenizer,
+)
+from rlcw.policy import Policy
 from rlcw.rewards import constraints, writing
 
 MODELS = ('base', 'trained')
@@ -27,21 +37,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   trained: Config = ConfigDict(
     json.loads((Path(config.run) / 'config.json').read_text())
   )
-  policy = grpo.load_policy(trained)
-  head = writing.load(
-    trained.reward_model, trained.model, policy.config.model_dim
-  )
-  checkpoints = Checkpoints(Path(config.run) / 'checkpoints')
-  params = {
-    'base': policy.params,
-    'trained': checkpoints.restore(params=policy.params)['params'],
-  }
-  checkpoints.close()
+  base = policy.load(trained.model, sharding.make_mesh(**trained.mesh))
+  reward = writing.load(trained.reward_model, base)
+  after, learned = policy.restore(config.run, base)
+  joined = lora.join(learned, base.params)
+  models = {'base': base, 'trained': after._replace(params=joined)}
   briefs = data.load_briefs(
     trained.briefs, split='heldout', language=trained.language
   )
   replies = {
-    name: answer(name, policy, params[name], head, briefs, trained, config)
+    name: answer(name, models, reward, briefs, trained, config)
     for name in MODELS
   }
   file = workdir / 'evaluation.jsonl'
@@ -72,16 +77,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 def answer(
   name: str,
-  policy: grpo.Policy,
-  params: Any,
-  head: writing.Head,
+  models: dict[str, Policy],
+  reward: writing.RewardModel,
   briefs: list[data.Brief],
   trained: Config,
   config: Config,
 ) -> list[list[dict[str, Any]]]:
   """`replies_per_brief` scored replies to each brief."""
+  model = models[name]
   prompt_NxL, length_N = data.pad(
-    tokenizer.chat(policy.text, brief.text) for brief in briefs
+    tokenizer.chat(model.text, brief.text) for brief in briefs
   )
   size, replies = config.briefs_per_pass, []
   passes = -(-len(briefs) // size)
@@ -90,24 +95,24 @@ def answer(
     rows = np.arange(step * size, (step + 1) * size) % len(briefs)
     prompt_PxL, length_P, brief_P = jax.device_put(
       (prompt_NxL[rows], length_N[rows], rows),
-      sharding.over_groups(policy.mesh),
+      sharding.over_groups(model.mesh),
     )
     rollout = sampling.sample(
-      params,
+      model.params,
       prompt_PxL,
       length_P,
       brief_P,
       sampling.Temperature(trained.temperature),
       config.seed,
       0,
-      config=policy.config,
+      config=model.config,
       group_size=config.replies_per_brief,
       max_new_tokens=trained.max_new_tokens,
-      eos=tokenizer.eos_ids(policy.text),
+      eos=tokenizer.eos_ids(model.text),
     )
     scores = grpo.score(
-      policy,
-      head,
+      models['base'],
+      reward,
       [briefs[row] for row in rows],
       prompt_PxL,
       length_P,

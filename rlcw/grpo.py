@@ -20,32 +20,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from rlcw import (
   Config,
   data,
+  lora,
   losses,
   metrics,
+  policy,
   sampling,
   sharding,
   tokenizer,
   train,
-  weights,
 )
-from rlcw.model import ModelConfig, Params, head_weight, read_replies
+from rlcw.model import Params, head_weight, read_replies
+from rlcw.model_config import ModelConfig
+from rlcw.policy import Policy
 from rlcw.rewards import constraints, mixing, writing
 
 ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
-
-
-class Policy(NamedTuple):
-  """A model and what turns its text into numbers and back."""
-
-  config: ModelConfig
-  params: Params  # of the pretrained model
-  text: Any  # its tokenizer
-  mesh: Mesh
 
 
 class Scores(NamedTuple):
@@ -66,24 +59,21 @@ class Mixed(NamedTuple):
   max_violator_advantage: Any  # [], −inf where no group is mixed
 
 
-def load_policy(config: Config) -> Policy:
-  """The pretrained model of a run, on its mesh, with its tokenizer."""
+def load(config: Config) -> Policy:
+  """The model that a run trains, with the adapters that it asks for."""
   mesh = sharding.make_mesh(**config.mesh)
-  model_config, params = weights.load(config.model)
-  model_config = dataclasses.replace(model_config, remat=config.remat)
-  shardings = sharding.param_shardings(model_config, mesh)
-  params = jax.device_put(params, shardings)
-  return Policy(model_config, params, tokenizer.load(config.model), mesh)
+  model = policy.load(config.model, mesh)
+  shape = lora.configure(model.config, config)
+  shape = dataclasses.replace(shape, remat=config.remat)
+  return model._replace(config=shape)
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains a policy; returns its summary."""
   check(config)
   started = time.perf_counter()
-  policy = load_policy(config)
-  head = writing.load(
-    config.reward_model, config.model, policy.config.model_dim
-  )
+  model = load(config)
+  reward = writing.load(config.reward_model, model)
   briefs = data.load_briefs(
     config.briefs, split='train', language=config.language
   )
@@ -92,13 +82,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     warmup_steps=config.warmup_steps,
     max_grad_norm=config.max_grad_norm,
   )
-  # The update overwrites the policy's buffers; the reference keeps its own.
-  initial = jax.tree.map(jnp.copy, policy.params)
+  learned, frozen = lora.split(
+    model.config, model.params, model.mesh, config.seed
+  )
   state = train.fit(
-    train.init_state(initial, optimizer, policy.mesh),
-    make_next_batch(policy, head, briefs, config, workdir),
-    make_loss(policy.config, config),
+    train.init_state(learned, optimizer, model.mesh),
+    make_next_batch(model, reward, frozen, briefs, config, workdir),
+    make_loss(model.config, config),
     optimizer,
+    frozen=frozen,
     name='grpo',
     steps=config.steps,
     workdir=workdir,
@@ -154,19 +146,20 @@ def check(config: Config) -> None:
 
 
 def make_next_batch(
-  policy: Policy,
-  head: writing.Head,
+  model: Policy,
+  reward: writing.RewardModel,
+  frozen: Params,
   briefs: list[data.Brief],
   config: Config,
   workdir: Path,
 ) -> Callable[[train.TrainState, int], train.Batch]:
   """Steps 1 to 4: from the current parameters to what they learn from."""
   prompt_NxL, length_N = data.pad(
-    tokenizer.chat(policy.text, brief.text) for brief in briefs
+    tokenizer.chat(model.text, brief.text) for brief in briefs
   )
-  eos = tokenizer.eos_ids(policy.text)
+  eos = tokenizer.eos_ids(model.text)
   method, mix = sampling.Temperature(config.temperature), make_mix(config)
-  split = sharding.over_groups(policy.mesh)
+  split = sharding.over_groups(model.mesh)
   diary = workdir / 'rollouts.jsonl'
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
@@ -179,14 +172,14 @@ def make_next_batch(
       (prompt_NxL[rows], length_N[rows], rows), split
     )
     rollout = sampling.sample(
-      state.params,
+      lora.join(state.params, frozen),
       prompt_PxL,
       length_P,
       brief_P,
       method,
       config.seed,
       step,
-      config=policy.config,
+      config=model.config,
       group_size=config.group_size,
       max_new_tokens=config.max_new_tokens,
       eos=eos,
@@ -195,7 +188,7 @@ def make_next_batch(
     sampled = time.perf_counter()
     chosen = [briefs[row] for row in rows]
     scores = score(
-      policy, head, chosen, prompt_PxL, length_P, rollout, config.temperature
+      model, reward, chosen, prompt_PxL, length_P, rollout, config.temperature
     )
     mixed = mix(scores.writing, scores.violated)
     record(diary, step, chosen, rollout, scores, mixed)
@@ -221,8 +214,8 @@ def make_next_batch(
 
 
 def score(
-  policy: Policy,
-  head: writing.Head,
+  model: Policy,
+  reward: writing.RewardModel,
   briefs: list[data.Brief],
   prompt_PxL: jax.Array,
   length_P: jax.Array,
@@ -235,18 +228,19 @@ def score(
   that the token budget cut is no finished piece: it counts as a violation.
   """
   writing_PxG, ref_logp = writing.score_and_reference(
-    policy.params,
-    head,
+    model.params,
+    reward.head if reward.shared else None,
     prompt_PxL,
     length_P,
     rollout,
     temperature,
-    config=policy.config,
+    config=model.reference,
+    pooling=reward.pooling,
   )
   token, length = np.asarray(rollout.token), np.asarray(rollout.length)
   text = [
     [
-      tokenizer.decode(policy.text, ids[:n])
+      tokenizer.decode(model.text, ids[:n])
       for ids, n in zip(group, lengths, strict=True)
     ]
     for group, lengths in zip(token, length, strict=True)
@@ -258,8 +252,13 @@ def score(
     ]
     for brief, group in zip(briefs, text, strict=True)
   ]
+  finished = np.asarray(rollout.finished)
+  if not reward.shared:
+    writing_PxG = writing.score_texts(
+      reward, [brief.text for brief in briefs], text, finished, token.shape[-1]
+    )
   broken = np.array([[not all(rules) for rules in group] for group in follow])
-  violated = broken | ~np.asarray(rollout.finished)
+  violated = broken | ~finished
   return Scores(text, follow, violated, np.asarray(writing_PxG), ref_logp)
 
 

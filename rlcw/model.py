@@ -17,107 +17,18 @@ Letters: P prompts, G replies in a group, L length, T reply length, S keys,
 D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rlcw.attention import KV, Rope, attend, rope_at, rotate
+from rlcw.attention import KV, Prefix, Rope, attend, rope_at, rotate
+from rlcw.model_config import LoraConfig, ModelConfig
 
 Params = Any  # a nested dict of arrays
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Shapes and constants of a decoder, as a checkpoint's own header says."""
-
-  vocab_size: int
-  model_dim: int
-  mlp_dim: int
-  num_layers: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-5
-  tied_head: bool = True
-  dtype: str = 'float32'  # of activations; parameters keep their own
-  remat: bool = False  # recompute each block in the backward pass
-
-  def __post_init__(self):
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-        f'num_heads={self.num_heads} is not a multiple of '
-        f'num_kv_heads={self.num_kv_heads}'
-      )
-
-  @classmethod
-  def from_hf(cls, config: Mapping[str, Any]) -> 'ModelConfig':
-    """Reads the fields of a Hugging Face `config.json`.
-
-    Raises:
-      ValueError: names the field, its value and what is supported.
-    """
-    for field, legal in _SUPPORTED.items():
-      value = config.get(field, legal[0])
-      if value not in legal:
-        raise ValueError(
-          f'config.json: {field}={value!r} is not supported; legal: {legal}'
-        )
-    missing = [field for field in _REQUIRED if config.get(field) is None]
-    if missing:
-      raise ValueError(f'config.json lacks {missing}')
-    heads = config['num_attention_heads']
-    return cls(
-      vocab_size=config['vocab_size'],
-      model_dim=config['hidden_size'],
-      mlp_dim=config['intermediate_size'],
-      num_layers=config['num_hidden_layers'],
-      num_heads=heads,
-      num_kv_heads=config.get('num_key_value_heads') or heads,
-      head_dim=config.get('head_dim') or config['hidden_size'] // heads,
-      rope_theta=_rope(config),
-      norm_eps=config['rms_norm_eps'],
-      tied_head=config.get('tie_word_embeddings', False),
-    )
-
-
-_REQUIRED = (
-  'vocab_size',
-  'hidden_size',
-  'intermediate_size',
-  'num_hidden_layers',
-  'num_attention_heads',
-  'rms_norm_eps',
-)
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-  'model_type': ('llama',),
-  'hidden_act': ('silu',),
-  'attention_bias': (False, None),
-  'mlp_bias': (False, None),
-}
-
-
-def _rope(config: Mapping[str, Any]) -> float:
-  """The rotary base, which Transformers 5 moved into `rope_parameters`."""
-  rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
-  kind = rope.get('rope_type', rope.get('type', 'default'))
-  if kind != 'default':
-    raise ValueError(
-      f"config.json: rope type {kind!r} is not supported; legal: 'default'"
-    )
-  return rope.get('rope_theta', config.get('rope_theta', 10_000.0))
-
-
-class Prefix(NamedTuple):
-  """A brief that its replies attend to: keys and values, and its length."""
-
-  kv: KV  # [layers, P, S, K, H]
-  length_P: jax.Array
 
 
 def weight(
@@ -136,30 +47,71 @@ class RMSNorm(nn.Module):
   """Root-mean-square norm in float32 with a learned scale."""
 
   eps: float
+  offset: float = 0.0  # what is added to the stored scale
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-    scale_D = weight(
-      self, 'scale', ('norm',), x.shape[-1:], nn.initializers.ones
-    )
+    # a scale whose offset is 1 is stored as its distance from 1
+    init = nn.initializers.constant(1.0 - self.offset)
+    scale_D = weight(self, 'scale', ('norm',), x.shape[-1:], init)
     y = x.astype(jnp.float32)
     y *= lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-    return (y * scale_D).astype(x.dtype)
+    return (y * (scale_D + self.offset)).astype(x.dtype)
 
 
 class Linear(nn.Module):
-  """`x @ W.T` with `W` stored `[out, in]`, as checkpoints store it."""
+  """`x @ W.T + b` with `W` stored `[out, in]`, as checkpoints store it.
+
+  With an adapter of rank r, `W + (alpha / r) · B A` stands for `W`, and is
+  never formed: the gradient of a frozen `W` is not computed either.
+  """
 
   features: int
   axes: tuple[str, str]  # logical names of (out, in)
+  bias: bool = False
+  lora: LoraConfig | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:  # [..., I] -> [..., O]
-    shape = (self.features, x.shape[-1])
-    kernel_OxI = weight(self, 'kernel', self.axes, shape)
+    inner, (out_axis, in_axis) = x.shape[-1], self.axes
+    kernel_OxI = weight(self, 'kernel', self.axes, (self.features, inner))
     # One flat product: over [P, G, L] XLA's CPU backward pass is 12% slower.
-    y = x.reshape(-1, x.shape[-1]) @ kernel_OxI.astype(x.dtype).T
+    x_NxI = x.reshape(-1, inner)
+    y = x_NxI @ kernel_OxI.astype(x.dtype).T
+    if self.bias:
+      zeros = nn.initializers.zeros
+      y += weight(self, 'bias', (out_axis,), (self.features,), zeros).astype(
+        x.dtype
+      )
+    if self.lora is not None:
+      rank, up = self.lora.rank, ('lora', in_axis)
+      uniform = nn.initializers.variance_scaling(
+        1 / 3, 'fan_in', 'uniform', 1, 0
+      )
+      a_RxI = weight(self, 'lora_a', up, (rank, inner), uniform)
+      zeros, down = nn.initializers.zeros, (out_axis, 'lora')
+      b_OxR = weight(self, 'lora_b', down, (self.features, rank), zeros)
+      low_NxR = x_NxI @ a_RxI.astype(x.dtype).T
+      scale = self.lora.alpha / rank
+      y += scale * (low_NxR @ b_OxR.astype(x.dtype).T)
     return y.reshape(*x.shape[:-1], self.features)
+
+
+_ACTIVATIONS = {
+  'silu': nn.silu,
+  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
+}
+
+
+def _either(
+  local: jax.Array | bool | None,
+  one: Callable[[], Any],
+  other: Callable[[], Any],
+) -> Any:
+  """`one()` in a local layer, else `other()`; known here or traced."""
+  if local is None or isinstance(local, bool):
+    return one() if local else other()
+  return lax.cond(local, one, other)
 
 
 class Block(nn.Module):
@@ -171,40 +123,81 @@ class Block(nn.Module):
   def __call__(
     self,
     x_PxGxLxD: jax.Array,
-    rope: Rope,
-    own_mask_LxS: jax.Array,
-    prefix_mask_PxS: jax.Array | None,
-    prefix: KV | None,
+    local: jax.Array | bool | None,
+    ropes: tuple[Rope, Rope],
+    prefix_length_P: jax.Array | None,
+    prefix_kv: KV | None,
     cache: KV | None = None,
     index: jax.Array | int = 0,
   ) -> tuple[jax.Array, KV]:
     """Returns the new activations and this layer's keys and values.
 
-    With a `cache` `[P, G, S, K, H]` the new keys are written at `index` and
-    the whole cache is attended to; without one, just the new keys are.
+    A `local` layer turns by the second rope and sees a window.  With a `cache`
+    `[P, G, S, K, H]` the new keys are written at `index` and the whole cache
+    is attended to; without one, just the new keys are.
     """
     c, x = self.config, x_PxGxLxD
-    y = RMSNorm(c.norm_eps, name='attention_norm')(x)
-    q = Linear(c.num_heads * c.head_dim, ('heads', 'embed'), name='query')(y)
-    k = Linear(c.num_kv_heads * c.head_dim, ('kv', 'embed'), name='key')(y)
-    v = Linear(c.num_kv_heads * c.head_dim, ('kv', 'embed'), name='value')(y)
-    q = q.reshape(*x.shape[:3], c.num_heads, c.head_dim)
-    k = k.reshape(*x.shape[:3], c.num_kv_heads, c.head_dim)
-    v = v.reshape(*x.shape[:3], c.num_kv_heads, c.head_dim)
-    q = rotate(q, rope)
-    k = rotate(k, rope)
+
+    def linear(name: str, size: int, axes: tuple[str, str], bias: bool = False):
+      adapted = c.lora is not None and name in c.lora.targets
+      lora = c.lora if adapted else None
+      return Linear(size, axes, bias, lora, name=name)
+
+    def norm(name: str) -> RMSNorm:
+      return RMSNorm(c.norm_eps, c.norm_offset, name=name)
+
+    def heads(name: str, count: int, axis: str) -> jax.Array:
+      y_PxGxLxO = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)(
+        y
+      )
+      return y_PxGxLxO.reshape(*x.shape[:3], count, c.head_dim)
+
+    y = norm('attention_norm')(x)
+    q = heads('query', c.num_heads, 'heads')
+    k = heads('key', c.num_kv_heads, 'kv')
+    v = heads('value', c.num_kv_heads, 'kv')
+    if c.qk_norm:
+      q, k = norm('query_norm')(q), norm('key_norm')(k)
+    rope = _either(local, lambda: ropes[1], lambda: ropes[0])
+    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+    q, k = rotate(q, rope) * scale, rotate(k, rope)
     if cache is not None:
       k = lax.dynamic_update_slice_in_dim(cache.k, k, index, axis=2)
       v = lax.dynamic_update_slice_in_dim(cache.v, v, index, axis=2)
     q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
-    y = attend(q, KV(k, v), own_mask_LxS, prefix, prefix_mask_PxS)
+    prefix = None
+    if prefix_kv is not None and prefix_length_P is not None:
+      prefix = Prefix(prefix_kv, prefix_length_P)
+
+    def look(window: int | None) -> jax.Array:
+      return attend(q, KV(k, v), prefix, start=index, window=window)
+
+    y = _either(local, lambda: look(c.window), lambda: look(None))
     y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
-    x += Linear(c.model_dim, ('embed', 'heads'), name='output')(y)
-    y = RMSNorm(c.norm_eps, name='mlp_norm')(x)
-    gate = nn.silu(Linear(c.mlp_dim, ('mlp', 'embed'), name='gate')(y))
-    y = gate * Linear(c.mlp_dim, ('mlp', 'embed'), name='up')(y)
-    x += Linear(c.model_dim, ('embed', 'mlp'), name='down')(y)
+    y = linear('output', c.model_dim, ('embed', 'heads'))(y)
+    x += norm('attention_post_norm')(y) if c.sandwich_norms else y
+    y = norm('mlp_norm')(x)
+    gate = _ACTIVATIONS[c.activation](
+      linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
+    )
+    y = gate * linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
+    y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
+    x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
     return x, KV(k, v)
+
+
+def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
+  """Embeddings `[..., D]` of tokens `[...]`, scaled as the family does."""
+  x = embed_VxD[token].astype(config.dtype)
+  return x * jnp.asarray(config.embed_scale, x.dtype)
+
+
+def _ropes(config: ModelConfig, position_PxGxL: jax.Array) -> tuple[Rope, Rope]:
+  """The angles of full and of local layers."""
+  full = rope_at(position_PxGxL, config.rope, config.head_dim)
+  if config.local_rope in (None, config.rope):
+    return full, full
+  return full, rope_at(position_PxGxL, config.local_rope, config.head_dim)
 
 
 class Decoder(nn.Module):
@@ -229,36 +222,31 @@ class Decoder(nn.Module):
     c = self.config
     length = token_PxGxL.shape[-1]
     position_PxGxL = jnp.broadcast_to(jnp.arange(length), token_PxGxL.shape)
-    prefix_kv = prefix_mask_PxS = None
+    prefix_kv = prefix_length_P = None
     if prefix is not None:
+      prefix_kv, prefix_length_P = prefix
       position_PxGxL += prefix.length_P[:, None, None]
-      prefix_kv, prefix_mask_PxS = prefix.kv, _prefix_mask(prefix)
     axes, shape = ('vocab', 'embed'), (c.vocab_size, c.model_dim)
     embed_VxD = weight(self, 'embed', axes, shape)
     if not c.tied_head:
       weight(self, 'head', axes, shape)
-    x = embed_VxD[token_PxGxL].astype(c.dtype)
+    each, same = 0, nn.broadcast
     blocks = nn.scan(
       nn.remat(Block, prevent_cse=False) if c.remat else Block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=cast(Any, (nn.broadcast, nn.broadcast, nn.broadcast, 0)),
+      in_axes=cast(Any, (each if c.local_layers else same, same, same, each)),
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
-    causal_LxL = jnp.tri(length, dtype=bool)
     x, kv = blocks(c, name='blocks')(
-      x,
-      rope_at(position_PxGxL, c.rope_theta, c.head_dim),
-      causal_LxL,
-      prefix_mask_PxS,
+      _embed(c, embed_VxD, token_PxGxL),
+      jnp.array(c.local_layers) if c.local_layers else None,
+      _ropes(c, position_PxGxL),
+      prefix_length_P,
       prefix_kv,
     )
-    return RMSNorm(c.norm_eps, name='final_norm')(x), kv
-
-
-def _prefix_mask(prefix: Prefix) -> jax.Array:
-  return jnp.arange(prefix.kv.k.shape[2]) < prefix.length_P[:, None]
+    return RMSNorm(c.norm_eps, c.norm_offset, name='final_norm')(x), kv
 
 
 def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
@@ -333,17 +321,17 @@ def decode_step(
   Returns:
     The hidden state `[P, G, D]` that predicts the next token; the new cache.
   """
-  x = params['embed'][token_PxG][:, :, None].astype(config.dtype)
+  c = config
+  x = _embed(c, params['embed'], token_PxG[:, :, None])
   position = jnp.broadcast_to(
     prefix.length_P[:, None, None] + index, (*token_PxG.shape, 1)
   )
-  seen_1xS = jnp.arange(cache[0].k.shape[2])[None] <= index
-  rope = rope_at(position, config.rope_theta, config.head_dim)
-  mask, new_cache = _prefix_mask(prefix), []
-  for (block, brief), kv in zip(layers, cache, strict=True):
+  ropes, new_cache = _ropes(c, position), []
+  local = c.local_layers or (False,) * c.num_layers
+  for here, (block, brief), kv in zip(local, layers, cache, strict=True):
     x, kv = _apply(
-      Block(config), block, x, rope, seen_1xS, mask, brief, kv, index
+      Block(c), block, x, here, ropes, prefix.length_P, brief, kv, index
     )
     new_cache.append(kv)
-  x = _apply(RMSNorm(config.norm_eps), params['final_norm'], x)
-  return x[:, :, 0], new_cache
+  norm = RMSNorm(c.norm_eps, c.norm_offset)
+  return _apply(norm, params['final_norm'], x)[:, :, 0], new_cache

@@ -1,15 +1,18 @@
 """Task `reward_model`: a writing reward learned from preference pairs.
 
-1. every pair is a group of two replies to one prompt; the frozen decoder
+1. every pair is a group of four replies to one prompt; the frozen decoder
    reads them once and leaves their features
 2. a linear head is fitted to them with the Bradley–Terry loss
-3. it is judged on held-out themes, beside what length alone would get
+3. where `train` is more than the head, decoder and head go on together from
+   there (first the head, then all: arXiv 2202.10054)
+4. it is judged on held-out themes, beside what length alone would get
 """
 
+import dataclasses
 import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,41 +22,47 @@ import optax
 from rlcw import (
   Config,
   data,
+  lora,
   losses,
   metrics,
+  policy,
   sharding,
   tokenizer,
   train,
-  weights,
 )
+from rlcw.model import Params, read_replies
+from rlcw.policy import Policy
 from rlcw.rewards import writing
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains and judges a reward model; returns its summary."""
   started = time.perf_counter()
-  model_config, params = weights.load(config.model)
-  params = jax.device_put(params)
-  text = tokenizer.load(config.model)
+  check(config)
+  model = policy.load(config.model, sharding.make_mesh(**config.mesh))
   load = functools.partial(
     data.load_preferences, config.preferences, language=config.language
   )
-  pairs = {split: load(split=split) for split in ('train', 'heldout')}
-  features = {
-    split: group_features(pairs[split], model_config, params, text, config)
-    for split in pairs
+  groups = {
+    split: make_groups(load(split=split), model.text, config)
+    for split in ('train', 'heldout')
   }
+  features = {k: group_features(g, model, config) for k, g in groups.items()}
   head = fit_head(features['train'], config, workdir)
+  if config.train != 'head':
+    model, head = fit_decoder(groups['train'], model, head, config, workdir)
+    features = {k: group_features(g, model, config) for k, g in groups.items()}
   writing.save(head, workdir)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
-  summary = judge(pairs['heldout'], scores['heldout'][:, :2])
+  summary = judge(groups['heldout'].pairs, scores['heldout'][:, :2])
   summary |= {
     'broken_accuracy': accuracy(scores['heldout'][:, [0, 2]]),
     'looping_accuracy': accuracy(scores['heldout'][:, [0, 3]]),
-    'heldout_pairs': len(pairs['heldout']),
-    'train_pairs': len(pairs['train']),
+    'heldout_pairs': len(scores['heldout']),
+    'train_pairs': len(scores['train']),
     'train_accuracy': accuracy(scores['train'][:, :2]),
     'wall_seconds': time.perf_counter() - started,
+    'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(),
   }
   metrics.write_json(workdir / 'summary.json', summary)
@@ -63,6 +72,54 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     f'{summary["length_only_accuracy"]:.1%}'
   )
   return summary
+
+
+def check(config: Config) -> None:
+  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  for name, value, legal in (
+    ('train', config.train, ('head', *lora.LEARNING)),
+    ('pooling', config.pooling, writing.POOLING),
+  ):
+    if value not in legal:
+      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+
+
+class Groups(NamedTuple):
+  """Preference pairs as arrays: N prompts with 4 replies to each."""
+
+  pairs: list[data.Preference]
+  prompt: np.ndarray  # [N, L]
+  length: np.ndarray  # [N]
+  token: np.ndarray  # [N, 4, T]
+  mask: np.ndarray  # [N, 4, T], what the features are the mean of
+
+  def rows(self, index_B: np.ndarray) -> dict[str, np.ndarray]:
+    """Some of them, without the pairs."""
+    arrays = self._asdict()
+    del arrays['pairs']
+    return {name: array[index_B] for name, array in arrays.items()}
+
+
+def make_groups(
+  pairs: list[data.Preference], text: Any, config: Config
+) -> Groups:
+  """Tokenises pairs; every reply ends with EOS, as a finished one does."""
+  prompt_NxL, length_N = data.pad(
+    tokenizer.chat(text, pair.prompt) for pair in pairs
+  )
+  token, count = data.pad(group_tokens(pairs, text, config))
+  token_Nx4xT, count_Nx4 = (
+    array.reshape(len(pairs), 4, *array.shape[1:]) for array in (token, count)
+  )
+  mask_Nx4xT = writing.read_mask(
+    jnp.asarray(count_Nx4),
+    jnp.ones(count_Nx4.shape, bool),
+    token_Nx4xT.shape[-1],
+    config.pooling,
+  )
+  return Groups(
+    pairs, prompt_NxL, length_N, token_Nx4xT, np.asarray(mask_Nx4xT)
+  )
 
 
 def group_tokens(
@@ -81,40 +138,24 @@ def group_tokens(
       chosen[rng.integers(chosen.size) :][:period], chosen.size
     )
     rejected = tokenizer.encode(text, pair.rejected)
-    rows += [chosen, rejected, broken, looping]
+    rows += [
+      np.append(row, text.eos_token_id)
+      for row in (chosen, rejected, broken, looping)
+    ]
   return rows
 
 
-def group_features(
-  pairs: list[data.Preference],
-  model_config: Any,
-  params: Any,
-  text: Any,
-  config: Config,
-) -> np.ndarray:
+def group_features(groups: Groups, model: Policy, config: Config) -> np.ndarray:
   """Features `[N, 4, D]` of each pair's group, `pairs_per_pass` at a time."""
-  size = config.pairs_per_pass
-  prompt_NxL, length_N = data.pad(
-    tokenizer.chat(text, pair.prompt) for pair in pairs
-  )
-  token, count = data.pad(group_tokens(pairs, text, config))
-  token_Nx4xT = token.reshape(len(pairs), 4, -1)
-  text_Nx4xT = np.arange(token.shape[1]) < count.reshape(-1, 4, 1)
-  parts = []
-  steps = -(-len(pairs) // size)
-  for step in metrics.progress('features', 0, steps, 'batch'):
+  size, total, parts = config.pairs_per_pass, len(groups.pairs), []
+  for step in metrics.progress('features', 0, -(-total // size), 'batch'):
     # the last pass repeats some pairs, so that all passes have one shape
-    rows = np.arange(step * size, (step + 1) * size) % len(pairs)
+    index_B = np.arange(step * size, (step + 1) * size) % total
     part = writing.features(
-      params,
-      prompt_NxL[rows],
-      length_N[rows],
-      token_Nx4xT[rows],
-      text_Nx4xT[rows],
-      config=model_config,
+      model.params, *groups.rows(index_B).values(), config=model.config
     )
     parts.append(np.asarray(part))
-  return np.concatenate(parts)[: len(pairs)]
+  return np.concatenate(parts)[:total]
 
 
 def fit_head(
@@ -127,17 +168,11 @@ def fit_head(
   batch = {'features': jnp.asarray(standard, jnp.float32)}
 
   def loss_fn(params: Any, arrays: Any) -> dict[str, losses.Ratio]:
-    score_Nx4 = arrays['features'] @ params['weight']
-    chosen_Nx1, others_Nx3 = score_Nx4[:, :1], score_Nx4[:, 1:]
-    against = jnp.broadcast_to(chosen_Nx1, others_Nx3.shape)
-    loss = losses.bradley_terry(against.ravel(), others_Nx3.ravel())
-    wins = jnp.sum(chosen_Nx1 > others_Nx3).astype(jnp.float32)
+    terms = group_loss(arrays['features'] @ params['weight'])
+    loss = terms['loss']
     penalty = config.l2 * jnp.square(params['weight']).sum()
     total = loss.numerator + penalty * loss.denominator
-    return {
-      'loss': losses.Ratio(total, loss.denominator),
-      'accuracy': losses.Ratio(wins, loss.denominator),
-    }
+    return terms | {'loss': losses.Ratio(total, loss.denominator)}
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     return train.Batch(batch, {}, time.perf_counter())
@@ -154,12 +189,80 @@ def fit_head(
     optimizer,
     name='reward model',
     steps=config.steps,
-    workdir=workdir,
+    workdir=workdir if config.train == 'head' else workdir / 'head',
     checkpoint_every=config.steps,
   )
   weight_D = np.asarray(state.params['weight']) / std_D
   weight_D /= (flat @ weight_D).std() + 1e-6
-  return writing.Head(weight_D, np.asarray(-mean_D @ weight_D))
+  # A sequence classifier has no bias, nor do groups or pairs need one.
+  bias = -mean_D @ weight_D if config.pooling == 'mean' else 0.0
+  return writing.Head(weight_D, np.asarray(bias))
+
+
+def group_loss(score_Nx4: jax.Array) -> dict[str, losses.Ratio]:
+  """Bradley–Terry of each chosen reply against the three others."""
+  chosen_Nx1, others_Nx3 = score_Nx4[:, :1], score_Nx4[:, 1:]
+  against = jnp.broadcast_to(chosen_Nx1, others_Nx3.shape)
+  loss = losses.bradley_terry(against.ravel(), others_Nx3.ravel())
+  wins = jnp.sum(chosen_Nx1 > others_Nx3).astype(jnp.float32)
+  return {'loss': loss, 'accuracy': losses.Ratio(wins, loss.denominator)}
+
+
+def fit_decoder(
+  groups: Groups,
+  model: Policy,
+  head: writing.Head,
+  config: Config,
+  workdir: Path,
+) -> tuple[Policy, writing.Head]:
+  """Trains the decoder, or adapters on it, together with the head."""
+  model_config = lora.configure(model.config, config)
+  model_config = dataclasses.replace(model_config, remat=config.remat)
+  learned, frozen = lora.split(
+    model_config, model.params, model.mesh, config.seed
+  )
+  score_D = jnp.asarray(head.weight, jnp.float32)
+  learned['score'] = jax.device_put(score_D, sharding.replicated(model.mesh))
+  over = sharding.over_groups(model.mesh)
+  settings = config.decoder
+
+  def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
+    _, reading = read_replies(
+      model_config, params, arrays['prompt'], arrays['length'], arrays['token']
+    )
+    features_Bx4xD = writing.reply_features(reading, arrays['mask'])
+    return group_loss(features_Bx4xD @ params['score'])
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    index_B = data.batch_indices(
+      config.seed, step, settings.pairs_per_step, len(groups.pairs)
+    )
+    arrays = jax.device_put(groups.rows(index_B), over)
+    jax.block_until_ready(state.params)
+    return train.Batch(arrays, {}, time.perf_counter())
+
+  optimizer = train.make_optimizer(
+    settings.learning_rate,
+    warmup_steps=settings.warmup_steps,
+    max_grad_norm=settings.max_grad_norm,
+  )
+  state = train.fit(
+    train.init_state(learned, optimizer, model.mesh),
+    next_batch,
+    loss_fn,
+    optimizer,
+    name='decoder',
+    steps=settings.steps,
+    workdir=workdir,
+    checkpoint_every=settings.checkpoint_every,
+    frozen=frozen,
+  )
+  params = lora.join(state.params, frozen)
+  score_D = np.asarray(params.pop('score'))
+  return (
+    model._replace(config=model_config, params=params),
+    head._replace(weight=score_D),
+  )
 
 
 def accuracy(score_Nx2: np.ndarray) -> float:

@@ -27,6 +27,7 @@ RULES: tuple[tuple[str, str | None], ...] = (
   ('kv', 'tensor'),
   ('mlp', 'tensor'),
   ('norm', None),
+  ('lora', None),
 )
 
 
@@ -54,14 +55,22 @@ def make_mesh(
   return Mesh(held.reshape(sizes), MESH_AXES)
 
 
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+  """Random parameters, each boxed with the logical names of its axes."""
+  return Decoder(config).init(key, jnp.zeros((1, 1, 1), jnp.int32))['params']
+
+
+def abstract_params(config: ModelConfig) -> Params:
+  """The shape of every parameter, found without making one."""
+  boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  return nn.unbox(boxed)
+
+
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
   """The sharding of every parameter, found without making one."""
-  token_PxGxL = jnp.zeros((1, 1, 1), jnp.int32)
-  abstract = jax.eval_shape(
-    Decoder(config).init, jax.random.key(0), token_PxGxL
-  )
-  specs = nn.get_partition_spec(abstract)
-  return spmd.logical_to_mesh_sharding(specs, mesh, RULES)['params']
+  boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  specs = nn.get_partition_spec(boxed)
+  return spmd.logical_to_mesh_sharding(specs, mesh, RULES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

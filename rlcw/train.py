@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from rlcw import metrics, sharding
 from rlcw.checkpoint import Checkpoints
+from rlcw.lora import join
 from rlcw.losses import Ratio
 from rlcw.model import Params
 
@@ -32,7 +33,7 @@ class TrainState(struct.PyTreeNode):
   """All that a run carries from step to step."""
 
   step: jax.Array
-  params: Params
+  params: Params  # those that learn
   opt_state: optax.OptState
   bad_steps: jax.Array  # updates skipped in a row: loss or gradient not finite
 
@@ -86,18 +87,20 @@ def make_update(
   optimizer: optax.GradientTransformation,
   state: TrainState,
   microbatches: int = 1,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
-  """The jitted step.  k microbatches equal one batch: sums, one division.
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """The jitted step `(state, arrays, frozen) -> (state, metrics)`.
 
-  A step whose loss or gradient is not finite changes nothing but `step` and
-  `bad_steps`.  The new state is sharded like `state`, whose buffers it takes.
+  k microbatches equal one batch: sums, one division.  A step whose loss or
+  gradient is not finite changes nothing but `step` and `bad_steps`.  The new
+  state is sharded like `state`, whose buffers it takes.  `frozen` parameters
+  complete those of the state and get no gradient.
   """
 
-  def numerator(params: Params, arrays: Any):
-    terms = loss_fn(params, arrays)
-    return terms['loss'].numerator, terms
+  def summed(params: Params, frozen: Params, arrays: Any):
+    def numerator(params: Params, arrays: Any):
+      terms = loss_fn(join(params, frozen), arrays)
+      return terms['loss'].numerator, terms
 
-  def summed(params: Params, arrays: Any):
     gradient = jax.grad(numerator, has_aux=True)
     if microbatches == 1:
       return gradient(params, arrays)
@@ -113,8 +116,8 @@ def make_update(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
 
-  def update(state: TrainState, arrays: Any):
-    grads, terms = summed(state.params, arrays)
+  def update(state: TrainState, arrays: Any, frozen: Params):
+    grads, terms = summed(state.params, frozen, arrays)
     divisor = jnp.maximum(terms['loss'].denominator, 1.0)
     grads = jax.tree.map(lambda g: g / divisor, grads)
     norm = optax.tree.norm(grads)
@@ -149,10 +152,13 @@ def fit(
   steps: int,
   workdir: Path,
   checkpoint_every: int,
+  frozen: Params | None = None,
   microbatches: int = 1,
   max_bad_steps: int = 3,
 ) -> TrainState:
   """Trains to `steps` steps, from the newest checkpoint if there is one.
+
+  The loss sees the state's parameters joined with the `frozen` ones.
 
   Raises:
     FloatingPointError: `max_bad_steps` steps in a row had a loss or gradient
@@ -196,7 +202,7 @@ def fit(
     late = None
     for step in metrics.progress(name, first, steps, 'step'):
       batch = next_batch(state, step)
-      state, device = update(state, batch.arrays)
+      state, device = update(state, batch.arrays, frozen or {})
       if late:
         tell(*late, until=batch.started)
       late = (step, batch, device)

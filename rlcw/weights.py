@@ -1,216 +1,211 @@
-"""Weights in: safetensors folders and GGUF files; nothing is unpickled.
+"""Weights in and out, by one table of names.
 
-One table says where each of our parameters stands in a checkpoint.  Our
+The table says where each of our parameters stands in a checkpoint.  Our
 kernels are `[out, in]`, as in Hugging Face's files, so nothing is transposed;
-blocks are stacked over layers.  GGUF differs in its names and in the order of
-the rotary halves of Llama's queries and keys, which is undone here.
+blocks are stacked over layers.  Which rows a model needs, and their shapes,
+follow from the model itself.
 """
 
-import json
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, Sharding
 
-from rlcw.model import ModelConfig, Params
+from rlcw import sharding
+from rlcw.model import Params
+from rlcw.model_config import ModelConfig
+from rlcw.sources import Source, open_source
 
-# our path: (Hugging Face name, GGUF name, shape in terms of the config)
+# our path: (Hugging Face name, GGUF name)
 _TOP = {
-  'embed': ('model.embed_tokens.weight', 'token_embd.weight', 'VD'),
-  'head': ('lm_head.weight', 'output.weight', 'VD'),
-  'final_norm/scale': ('model.norm.weight', 'output_norm.weight', 'D'),
+  'embed': ('model.embed_tokens.weight', 'token_embd.weight'),
+  'head': ('lm_head.weight', 'output.weight'),
+  'final_norm/scale': ('model.norm.weight', 'output_norm.weight'),
+  'score': ('score.weight', 'cls.output.weight'),
 }
 _BLOCK = {
-  'attention_norm/scale': ('input_layernorm', 'attn_norm', 'D'),
-  'query/kernel': ('self_attn.q_proj', 'attn_q', 'ND'),
-  'key/kernel': ('self_attn.k_proj', 'attn_k', 'KD'),
-  'value/kernel': ('self_attn.v_proj', 'attn_v', 'KD'),
-  'output/kernel': ('self_attn.o_proj', 'attn_output', 'DN'),
-  'mlp_norm/scale': ('post_attention_layernorm', 'ffn_norm', 'D'),
-  'gate/kernel': ('mlp.gate_proj', 'ffn_gate', 'FD'),
-  'up/kernel': ('mlp.up_proj', 'ffn_up', 'FD'),
-  'down/kernel': ('mlp.down_proj', 'ffn_down', 'DF'),
+  'attention_norm/scale': ('input_layernorm.weight', 'attn_norm.weight'),
+  'query/kernel': ('self_attn.q_proj.weight', 'attn_q.weight'),
+  'query/bias': ('self_attn.q_proj.bias', 'attn_q.bias'),
+  'query_norm/scale': ('self_attn.q_norm.weight', 'attn_q_norm.weight'),
+  'key/kernel': ('self_attn.k_proj.weight', 'attn_k.weight'),
+  'key/bias': ('self_attn.k_proj.bias', 'attn_k.bias'),
+  'key_norm/scale': ('self_attn.k_norm.weight', 'attn_k_norm.weight'),
+  'value/kernel': ('self_attn.v_proj.weight', 'attn_v.weight'),
+  'value/bias': ('self_attn.v_proj.bias', 'attn_v.bias'),
+  'output/kernel': ('self_attn.o_proj.weight', 'attn_output.weight'),
+  'mlp_norm/scale': ('post_attention_layernorm.weight', 'ffn_norm.weight'),
+  'gate/kernel': ('mlp.gate_proj.weight', 'ffn_gate.weight'),
+  'up/kernel': ('mlp.up_proj.weight', 'ffn_up.weight'),
+  'down/kernel': ('mlp.down_proj.weight', 'ffn_down.weight'),
 }
+# Gemma 3 calls a norm after attention what others call the one before the MLP.
+_SANDWICH = {
+  'attention_post_norm/scale': (
+    'post_attention_layernorm.weight',
+    'post_attention_norm.weight',
+  ),
+  'mlp_norm/scale': ('pre_feedforward_layernorm.weight', 'ffn_norm.weight'),
+  'mlp_post_norm/scale': (
+    'post_feedforward_layernorm.weight',
+    'post_ffw_norm.weight',
+  ),
+}
+_LAYER = {'hf': 'model.layers.{}.', 'gguf': 'blk.{}.'}
 
 
-class Checkpoint(NamedTuple):
-  """A checkpoint on disk: its configuration and a reader for each tensor."""
-
-  config: ModelConfig
-  tensors: Mapping[str, Callable[[], np.ndarray]]  # by Hugging Face name
-  shapes: Mapping[str, tuple[int, ...]]  # of the same, known without reading
+def names(config: ModelConfig, path: str, format: str = 'hf') -> list[str]:
+  """What a checkpoint calls one of our parameters, a name for each layer."""
+  column = ('hf', 'gguf').index(format)
+  if not path.startswith('blocks/'):
+    return [_TOP[path][column]]
+  rows = _BLOCK | _SANDWICH if config.sandwich_norms else _BLOCK
+  name = rows[path.removeprefix('blocks/')][column]
+  layer = _LAYER[format]
+  return [layer.format(i) + name for i in range(config.num_layers)]
 
 
 def load(
-  path: str | Path, dtype: str = 'float32'
+  model: str | Path, mesh: Mesh | None = None, dtype: str = 'float32'
 ) -> tuple[ModelConfig, Params]:
-  """Loads a model.
+  """Loads a language model.
 
   Args:
-    path: a GGUF file, or a folder with `config.json` and safetensors.
+    model: a GGUF file, a folder with `config.json` and safetensors, or a Hub
+      id.
+    mesh: where the parameters go, each device getting its shard alone; NumPy
+      arrays where `None`.
     dtype: of the parameters.
 
   Returns:
-    The configuration, and the parameters as NumPy arrays, blocks stacked.
+    The configuration, and the parameters, blocks stacked.
 
   Raises:
-    FileNotFoundError: there is no such file or folder.
-    ValueError: all missing, unknown and wrong-shaped tensors, in one message.
+    FileNotFoundError: there is no such model.
+    ValueError: it is damaged or not supported; or all missing, unknown and
+      wrong-shaped tensors, in one message.
   """
-  path = Path(path)
-  if not path.exists():
-    raise FileNotFoundError(
-      f'no model at {path}: give a GGUF file, or a folder with config.json and '
-      'safetensors (scripts/quickstart.sh fetches one into models/)'
-    )
-  source = open_gguf(path) if path.is_file() else open_safetensors(path)
-  names = hf_names(source.config)
-  wanted = {name: shape for rows in names.values() for name, shape in rows}
-  errors = [f'missing: {n}' for n in sorted(wanted.keys() - source.tensors)]
-  errors += [f'unknown: {n}' for n in sorted(source.tensors.keys() - wanted)]
+  source = open_source(model)
+  config = ModelConfig.from_hf(source.config)
+  shapes = flatten_dict(sharding.abstract_params(config), sep='/')
+  return config, _read(source, config, shapes, mesh, dtype)
+
+
+def load_classifier(
+  model: str | Path, mesh: Mesh | None = None, dtype: str = 'float32'
+) -> tuple[ModelConfig, Params, np.ndarray]:
+  """Loads a reward model: `AutoModelForSequenceClassification`, one label.
+
+  Returns:
+    The configuration, the parameters of its decoder, and the weight `[D]`
+    that its last hidden state is multiplied with.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+  """
+  source = open_source(model)
+  # It has no language-model head, so none is to be looked for.
+  config = dataclasses.replace(
+    ModelConfig.from_hf(source.config), tied_head=True
+  )
+  shapes = flatten_dict(sharding.abstract_params(config), sep='/')
+  shapes['score'] = jax.ShapeDtypeStruct((1, config.model_dim), dtype)
+  params = _read(source, config, shapes, mesh, dtype)
+  return config, params, np.asarray(params.pop('score'))[0]
+
+
+def _read(
+  source: Source,
+  config: ModelConfig,
+  shapes: dict[str, Any],
+  mesh: Mesh | None,
+  dtype: str,
+) -> Params:
+  """Checks every tensor's name and shape, then reads them one at a time."""
+  rows = {path: names(config, path, source.format) for path in shapes}
+  wanted = {}
+  for path, found in rows.items():
+    stacked = path.startswith('blocks/')
+    wanted |= dict.fromkeys(found, shapes[path].shape[stacked:])
+  held = dict(source.shapes)
+  if config.tied_head and 'head' not in shapes:
+    _drop_second_head(source, held)
+  errors = [f'missing: {name}' for name in sorted(wanted.keys() - held)]
+  errors += [f'unknown: {name}' for name in sorted(held.keys() - wanted)]
   errors += [
-    f'{n}: shape {source.shapes[n]} where {wanted[n]} is expected'
-    for n in sorted(wanted.keys() & source.tensors)
-    if source.shapes[n] != wanted[n]
+    f'{name}: shape {held[name]} where {wanted[name]} is expected'
+    for name in sorted(wanted.keys() & held)
+    if held[name] != wanted[name]
   ]
   if errors:
     raise ValueError(
-      f'{path} does not fit the model:\n  ' + '\n  '.join(errors)
+      f'{source.path} does not fit the model:\n  ' + '\n  '.join(errors)
     )
-  params: Params = {}
-  for ours, rows in names.items():
-    leaf = [np.asarray(source.tensors[name](), dtype) for name, _ in rows]
-    node = params
-    *parents, last = ours.split('/')
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = np.stack(leaf) if parents[:1] == ['blocks'] else leaf[0]
-  return source.config, params
-
-
-def hf_names(
-  config: ModelConfig,
-) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-  """Our path to the Hugging Face names and shapes that it is stacked from."""
-  sizes = {
-    'V': config.vocab_size,
-    'D': config.model_dim,
-    'F': config.mlp_dim,
-    'N': config.num_heads * config.head_dim,
-    'K': config.num_kv_heads * config.head_dim,
+  places: dict[str, Any] = {}
+  if mesh is not None:
+    places = flatten_dict(sharding.param_shardings(config, mesh), sep='/')
+    places['score'] = sharding.replicated(mesh)
+  params = {
+    path: _assemble(
+      (source.read(name) for name in found),
+      shapes[path].shape,
+      path.startswith('blocks/'),
+      dtype,
+      places.get(path),
+    )
+    for path, found in rows.items()
   }
+  return unflatten_dict(params, sep='/')
 
-  def shape(letters: str) -> tuple[int, ...]:
-    return tuple(sizes[letter] for letter in letters)
 
-  names = {
-    ours: [(hf, shape(letters))]
-    for ours, (hf, _, letters) in _TOP.items()
-    if not (ours == 'head' and config.tied_head)
-  }
-  for ours, (hf, _, letters) in _BLOCK.items():
-    names[f'blocks/{ours}'] = [
-      (f'model.layers.{i}.{hf}.weight', shape(letters))
-      for i in range(config.num_layers)
+def _drop_second_head(source: Source, held: dict[str, Any]) -> None:
+  """Some exporters write the tied head a second time."""
+  embed, head = _TOP['embed'][0], _TOP['head'][0]
+  if source.format == 'gguf' or head not in held or embed not in held:
+    return
+  if not np.array_equal(source.read(head), source.read(embed)):
+    raise ValueError(
+      f'{source.path}: tie_word_embeddings is true, but {head} is not {embed}'
+    )
+  del held[head]
+
+
+def _assemble(
+  tensors: Iterator[np.ndarray],
+  shape: tuple[int, ...],
+  stacked: bool,
+  dtype: str,
+  place: Sharding | None,
+) -> Any:
+  """One parameter from its tensors, of which one at a time is in memory."""
+
+  def key(index: tuple[slice, ...]) -> tuple:
+    return tuple((part.start, part.stop) for part in index)
+
+  whole = (slice(None),) * len(shape)
+  indices = [whole]
+  if place is not None:
+    indices = place.addressable_devices_indices_map(shape).values()
+  shards: dict[tuple, tuple[tuple[slice, ...], np.ndarray]] = {}
+  for index in indices:
+    sizes = [
+      len(range(*part.indices(size)))
+      for part, size in zip(index, shape, strict=True)
     ]
-  return names
-
-
-def open_safetensors(folder: Path) -> Checkpoint:
-  """A Hugging Face folder: `config.json` and one or more safetensors files."""
-  from safetensors import safe_open
-
-  config_file = folder / 'config.json'
-  files = sorted(folder.glob('*.safetensors'))
-  if not config_file.exists() or not files:
-    raise FileNotFoundError(
-      f'{folder} needs config.json and at least one *.safetensors file; '
-      f'it has: {sorted(p.name for p in folder.iterdir())}'
-    )
-  config = ModelConfig.from_hf(json.loads(config_file.read_text()))
-
-  def reader(handle: Any, name: str) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-      # NumPy alone has no bfloat16; JAX's arrays on the host carry it.
-      with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        return np.asarray(handle.get_tensor(name))
-
-    return read
-
-  tensors, shapes = {}, {}
-  for file in files:
-    handle = safe_open(file, framework='flax')
-    for name in handle.keys():  # noqa: SIM118
-      tensors[name] = reader(handle, name)
-      shapes[name] = tuple(handle.get_slice(name).get_shape())
-  if config.tied_head:  # some exporters write the tied head a second time
-    tensors.pop('lm_head.weight', None)
-  return Checkpoint(config, tensors, shapes)
-
-
-def open_gguf(file: Path) -> Checkpoint:
-  """A GGUF file of the Llama family, dequantised tensor by tensor."""
-  import gguf
-
-  reader = gguf.GGUFReader(file)
-
-  def field(key: str, default: Any = None) -> Any:
-    found = reader.get_field(key)
-    return default if found is None else found.contents()
-
-  family = field('general.architecture')
-  stored = {tensor.name: tensor for tensor in reader.tensors}
-  heads = field(f'{family}.attention.head_count')
-  scaling = field(f'{family}.rope.scaling.type', 'none')
-  kv_heads = field(f'{family}.attention.head_count_kv', heads)
-  embedding = stored.get('token_embd.weight')
-  config = ModelConfig.from_hf(
-    {
-      'model_type': family,
-      'vocab_size': None if embedding is None else int(embedding.shape[1]),
-      'hidden_size': field(f'{family}.embedding_length'),
-      'intermediate_size': field(f'{family}.feed_forward_length'),
-      'num_hidden_layers': field(f'{family}.block_count'),
-      'num_attention_heads': heads,
-      'num_key_value_heads': kv_heads,
-      'head_dim': field(f'{family}.attention.key_length'),
-      'rope_theta': field(f'{family}.rope.freq_base', 10_000.0),
-      'rope_scaling': None if scaling == 'none' else {'rope_type': scaling},
-      'rms_norm_eps': field(f'{family}.attention.layer_norm_rms_epsilon'),
-      'tie_word_embeddings': 'output.weight' not in stored,
-    }
+    shards.setdefault(key(index), (index, np.empty(sizes, dtype)))
+  for layer, tensor in enumerate(tensors):
+    for index, shard in shards.values():
+      if stacked:  # layers are never split over devices
+        shard[layer] = tensor[index[1:]]
+      else:
+        shard[...] = tensor[index]
+  if place is None:
+    return shards[key(whole)][1]
+  return jax.make_array_from_callback(
+    shape, place, lambda index: shards[key(index)][1]
   )
-  rows = {'attn_q': heads, 'attn_k': kv_heads}
-
-  def read(name: str) -> Callable[[], np.ndarray]:
-    def dequantise() -> np.ndarray:
-      tensor = stored[name]
-      array = gguf.dequantize(tensor.data, tensor.tensor_type)
-      kind = name.split('.')[-2]
-      return _halves(array, rows[kind]) if kind in rows else array
-
-    return dequantise
-
-  to_hf = {theirs: hf for hf, theirs, _ in _TOP.values()}
-  for i in range(config.num_layers):
-    to_hf |= {
-      f'blk.{i}.{theirs}.weight': f'model.layers.{i}.{hf}.weight'
-      for hf, theirs, _ in _BLOCK.values()
-    }
-  return Checkpoint(
-    config,
-    {to_hf.get(n, n): read(n) for n in stored},
-    {
-      to_hf.get(n, n): tuple(int(size) for size in tensor.shape[::-1])
-      for n, tensor in stored.items()
-    },
-  )
-
-
-def _halves(kernel_OxI: np.ndarray, heads: int) -> np.ndarray:
-  """GGUF interleaves a head's rotary pairs; ours are its two halves."""
-  out, inner = kernel_OxI.shape
-  pairs = kernel_OxI.reshape(heads, out // heads // 2, 2, inner)
-  return pairs.swapaxes(1, 2).reshape(out, inner)

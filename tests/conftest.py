@@ -1,5 +1,6 @@
 """Eight CPU devices, and the models that tests share: one tiny, one real."""
 
+import functools
 import json
 import os
 import pathlib
@@ -30,36 +31,114 @@ CHATML = (
 )
 
 
-@pytest.fixture(scope='session')
-def make_llama() -> Callable[..., Any]:
-  """A function that makes a random `LlamaForCausalLM`, from its settings."""
+_SETTINGS = {
+  'vocab_size': TINY_VOCAB,
+  'hidden_size': 32,
+  'intermediate_size': 64,
+  'num_hidden_layers': 2,
+  'num_attention_heads': 4,
+  'num_key_value_heads': 2,
+  'max_position_embeddings': 512,
+  'tie_word_embeddings': True,
+  'initializer_range': 0.2,  # wide enough for attention to matter
+  'bos_token_id': None,
+  'eos_token_id': 1,
+  'pad_token_id': 0,
+}
+_WINDOW = {'num_hidden_layers': 3, 'sliding_window': 6}
+_LLAMA3 = {
+  'rope_parameters': {
+    'rope_type': 'llama3',
+    'rope_theta': 10_000.0,
+    'factor': 8.0,
+    'low_freq_factor': 1.0,
+    'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 8,
+  }
+}
+_LINEAR = {
+  'rope_parameters': {
+    'rope_type': 'linear',
+    'rope_theta': 10_000.0,
+    'factor': 4.0,
+  }
+}
+# What transformers calls a family, and the settings that make it peculiar.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+  'llama': ('Llama', {}),
+  'llama3': ('Llama', _LLAMA3),
+  'llama-linear': ('Llama', _LINEAR),
+  'r1-distill-llama': ('Llama', _LLAMA3 | {'tie_word_embeddings': False}),
+  'qwen2': ('Qwen2', {}),
+  'qwen2-window': (
+    'Qwen2',
+    _WINDOW | {'use_sliding_window': True, 'max_window_layers': 1},
+  ),
+  'r1-distill-qwen': ('Qwen2', {'tie_word_embeddings': False}),
+  'qwen3': ('Qwen3', {'head_dim': 12}),
+  'qwen3-window': (
+    'Qwen3',
+    _WINDOW
+    | {'use_sliding_window': True, 'max_window_layers': 2, 'head_dim': 12}
+    | {'tie_word_embeddings': False},
+  ),
+  'gemma3': (
+    'Gemma3Text',
+    _WINDOW
+    | {
+      'head_dim': 12,
+      'query_pre_attn_scalar': 10,
+      'layer_types': [
+        'sliding_attention',
+        'full_attention',
+        'sliding_attention',
+      ],
+      'rope_parameters': {
+        'full_attention': {
+          'rope_type': 'linear',
+          'rope_theta': 1e6,
+          'factor': 8.0,
+        },
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 500.0},
+      },
+    },
+  ),
+}
 
-  def make(**settings: Any) -> Any:
+
+@pytest.fixture(scope='session')
+def make_model() -> Callable[..., Any]:
+  """A function that makes a random model of a family, with any settings.
+
+  Its `head` says what stands on the decoder, as transformers names it.
+  """
+
+  def make(family: str, head: str = 'ForCausalLM', **settings: Any) -> Any:
     import torch
     import transformers
 
-    settings = {
-      'vocab_size': TINY_VOCAB,
-      'hidden_size': 32,
-      'intermediate_size': 64,
-      'num_hidden_layers': 2,
-      'num_attention_heads': 4,
-      'num_key_value_heads': 2,
-      'max_position_embeddings': 512,
-      'tie_word_embeddings': True,
-      'initializer_range': 0.2,  # wide enough for attention to matter
-      'bos_token_id': None,
-      'eos_token_id': 1,
-    } | settings
+    name, peculiar = FAMILIES[family]
+    config = getattr(transformers, f'{name}Config')(
+      **_SETTINGS | peculiar | settings
+    )
+    config._attn_implementation = 'eager'
     torch.manual_seed(0)
-    config = transformers.LlamaConfig(**settings)
-    model = transformers.LlamaForCausalLM(config).eval()
-    for name, weight in model.named_parameters():
-      if 'norm' in name:  # ones would hide a scale that is not applied
-        torch.nn.init.normal_(weight, 1.0, 0.2)
+    model = getattr(transformers, name + head)(config).eval()
+    for key, weight in model.named_parameters():
+      # ones and zeros would hide what is not applied
+      if 'norm' in key:
+        torch.nn.init.normal_(weight, float(name != 'Gemma3Text'), 0.2)
+      elif 'bias' in key:
+        torch.nn.init.normal_(weight, 0.0, 0.2)
     return model
 
   return make
+
+
+@pytest.fixture(scope='session')
+def make_llama(make_model: Callable[..., Any]) -> Callable[..., Any]:
+  """A function that makes a random `LlamaForCausalLM`, from its settings."""
+  return functools.partial(make_model, 'llama')
 
 
 def _save_tokenizer(folder: pathlib.Path) -> None:
@@ -111,6 +190,15 @@ def smollm2_path() -> pathlib.Path:
   path = ROOT / 'models' / 'SmolLM2-135M-Instruct.Q4_1.gguf'
   if not path.exists():
     pytest.skip(f'{path} is absent: scripts/quickstart.sh fetches it')
+  return path
+
+
+@pytest.fixture(scope='session')
+def gemma_path() -> pathlib.Path:
+  """A real base model of another family, as one GGUF file."""
+  path = ROOT / 'models' / 'gemma-3-270m.Q4_K_M.gguf'
+  if not path.exists():
+    pytest.skip(f'{path} is absent: scripts/gemma.sh fetches it')
   return path
 
 

@@ -13,12 +13,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # The modules of each layer, as the design has them; some are yet to come.
 LAYERS = {
-  4: 'main',
-  3: 'sft reward_model grpo curate adversary evaluate report plan',
-  2: 'train llm rewards rewards.writing',
+  5: 'main',
+  4: 'sft reward_model grpo curate adversary evaluate generate export report '
+  'plan',
+  3: 'train llm rewards rewards.writing',
+  2: 'policy',
   1: 'rewards.judges sampling weights checkpoint data',
-  0: 'rewards.constraints rewards.mixing attention model losses sharding '
-  'tokenizer builders metrics plots datasets',
+  0: 'rewards.constraints rewards.mixing attention model model_config lora '
+  'losses sharding sources tokenizer hub builders metrics plots datasets',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0
@@ -108,11 +110,11 @@ def test_no_import_cycle() -> None:
   assert order.index('rlcw.model') < order.index('rlcw.grpo')
 
 
-def test_tasks_are_modules_of_layer_3_that_run() -> None:
+def test_tasks_are_modules_of_layer_4_that_run() -> None:
   from rlcw import main
 
   for name in main.TASKS.values():
-    assert LAYER[name] == 3
+    assert LAYER[name] == 4
     assert callable(importlib.import_module(name).run)
 
 
@@ -132,7 +134,7 @@ def test_an_import_that_climbs_is_found(
 ) -> None:
   files = {'train': '', 'losses': '', 'sampling': text}
   assert _climbs(_edges(_tree(tmp_path, files))) == [
-    'rlcw.sampling (1) -> rlcw.train (2)'
+    'rlcw.sampling (1) -> rlcw.train (3)'
   ]
 
 

@@ -1,7 +1,6 @@
 """The decoder against Transformers, and shared briefs against repeated ones."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
+import reading
 
-from rlcw import losses, model, tokenizer, weights
-from rlcw.model import Decoder, ModelConfig, Params
+from rlcw import tokenizer, weights
+from rlcw.model import Decoder, ModelConfig
 
 LEGAL = {
   'model_type': 'llama',
@@ -24,99 +23,12 @@ LEGAL = {
   'num_attention_heads': 4,
   'rms_norm_eps': 1e-5,
 }
-LENGTHS = [3, 8, 5]  # of three briefs, padded to 8
-GROUP, REPLY = 4, 6
 TEXT = (
   'The lighthouse keeper wrote a letter to the sea every evening, folded it '
   'twice, and let the wind take it. On the 14th of March, the sea answered: '
   '"Dear keeper, your lamp has been too bright; the whales cannot sleep." He '
   'read it by moonlight, and he laughed until the gulls came to look at him.'
 )
-
-
-def _logits(
-  config: ModelConfig, params: Params, token_PxL: np.ndarray
-) -> np.ndarray:
-  @jax.jit
-  def logits(params: Params) -> jax.Array:
-    hidden, _ = Decoder(config).apply({'params': params}, token_PxL[:, None])
-    return hidden[:, 0] @ model.head_weight(params).T
-
-  return np.asarray(logits(params))
-
-
-def _torch_logits(llama: Any, token_PxL: np.ndarray) -> np.ndarray:
-  with torch.no_grad():
-    return llama(torch.from_numpy(token_PxL).long()).logits.numpy()
-
-
-def _briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Tokens of briefs `[P, L]`, their lengths, and replies `[P, G, T]`."""
-  rng = np.random.default_rng(0)
-  prompt_PxL = rng.integers(2, 300, (len(LENGTHS), max(LENGTHS)))
-  for row_L, length in zip(prompt_PxL, LENGTHS, strict=True):
-    row_L[length:] = pad
-  token_PxGxT = rng.integers(2, 300, (len(LENGTHS), GROUP, REPLY))
-  return prompt_PxL, np.array(LENGTHS), token_PxGxT
-
-
-@functools.partial(jax.jit, static_argnames='config')
-def _shared(config: ModelConfig, params: Params, *briefs: Any) -> Any:
-  return model.read_replies(config, params, *briefs)
-
-
-@functools.partial(jax.jit, static_argnames='config')
-def _repeated(
-  config: ModelConfig,
-  params: Params,
-  prompt_PxL: jax.Array,
-  length_P: jax.Array,
-  token_PxGxT: jax.Array,
-) -> Any:
-  """What `read_replies` returns, from rows that each hold brief and reply."""
-  P, G, T = token_PxGxT.shape
-  L = prompt_PxL.shape[1]
-  row_PxGxL = jnp.pad(
-    jnp.broadcast_to(prompt_PxL[:, None], (P, G, L)), ((0, 0), (0, 0), (0, T))
-  )
-  place_PxGxT = jnp.broadcast_to(
-    length_P[:, None, None] + jnp.arange(T), (P, G, T)
-  )
-  row_PxGxL = jnp.put_along_axis(
-    row_PxGxL, place_PxGxT, token_PxGxT, axis=2, inplace=False
-  )
-  hidden, _ = Decoder(config).apply({'params': params}, row_PxGxL)
-  take = functools.partial(jnp.take_along_axis, hidden, axis=2)
-  return take(place_PxGxT[..., None] - 1), take(place_PxGxT[..., None])
-
-
-def _loss(read: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
-  """A weighted sum of the replies' log-probabilities, of parameters."""
-  prompt_PxL, length_P, token_PxGxT = _briefs()
-  weight_N = np.random.default_rng(1).normal(size=token_PxGxT.size)
-
-  def loss(params: Params) -> jax.Array:
-    hidden, _ = read(config, params, prompt_PxL, length_P, token_PxGxT)
-    logp_N = losses.token_logprobs(
-      hidden.reshape(-1, hidden.shape[-1]),
-      model.head_weight(params),
-      token_PxGxT.reshape(-1),
-      temperature=0.8,
-    )
-    return jnp.sum(jnp.asarray(weight_N, jnp.float32) * logp_N)
-
-  return loss
-
-
-def _distance(a: Params, b: Params) -> float:
-  """The norm of the difference of two trees, relative to the second."""
-  a_N, b_N = (
-    np.concatenate(
-      [np.ravel(leaf) for leaf in jax.tree.leaves(tree)], dtype=np.float64
-    )
-    for tree in (a, b)
-  )
-  return float(np.linalg.norm(a_N - b_N) / np.linalg.norm(b_N))
 
 
 @pytest.mark.parametrize(
@@ -142,8 +54,8 @@ def test_logits_equal_transformers(
   config, params = weights.load(tmp_path)
   token_PxL = np.random.default_rng(0).integers(0, 300, (2, 24))
   ours, theirs = (
-    _logits(config, params, token_PxL),
-    _torch_logits(llama, token_PxL),
+    reading.logits(config, params, token_PxL),
+    reading.torch_logits(llama, token_PxL),
   )
   assert np.abs(theirs).max() > 1
   assert np.abs(ours - theirs).max() <= 1e-5
@@ -155,41 +67,48 @@ def test_smollm2_logits_equal_transformers(
   ids = tokenizer.encode(tokenizer.load(smollm2_path), TEXT)
   token_1xL = np.array([ids[:64]])
   assert token_1xL.shape == (1, 64)
-  ours = _logits(*smollm2, token_1xL)
-  theirs = _torch_logits(smollm2_torch, token_1xL)
+  ours = reading.logits(*smollm2, token_1xL)
+  theirs = reading.torch_logits(smollm2_torch, token_1xL)
   assert np.abs(ours - theirs).max() <= 1e-3
 
 
 def test_shared_brief_equals_repeated_brief(tiny: Any) -> None:
-  shared, repeated = (read(*tiny, *_briefs()) for read in (_shared, _repeated))
+  shared, repeated = (
+    read(*tiny, *reading.briefs())
+    for read in (reading.shared, reading.repeated)
+  )
   for ours, theirs in zip(shared, repeated, strict=True):
-    assert ours.shape == (len(LENGTHS), GROUP, REPLY, 32)
+    assert ours.shape == (3, reading.GROUP, reading.REPLY, 32)
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_shared_gradient_equals_repeated_gradient(tiny: Any) -> None:
   config, params = tiny
-  value, ours = jax.value_and_grad(_loss(_shared, config))(params)
-  expected, theirs = jax.value_and_grad(_loss(_repeated, config))(params)
+  value, ours = jax.value_and_grad(reading.loss(reading.shared, config))(params)
+  expected, theirs = jax.value_and_grad(reading.loss(reading.repeated, config))(
+    params
+  )
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  assert _distance(ours, theirs) <= 1e-5
+  assert reading.distance(ours, theirs) <= 1e-5
 
 
 def test_brief_padding_is_inert(tiny: Any) -> None:
-  one, other = (_shared(*tiny, *_briefs(pad)) for pad in (0, 77))
+  one, other = (reading.shared(*tiny, *reading.briefs(pad)) for pad in (0, 77))
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_remat_recomputes_and_gives_the_same_gradient(tiny: Any) -> None:
   config, params = tiny
-  plain = _loss(_shared, config)
-  remat = _loss(_shared, dataclasses.replace(config, remat=True))
+  plain = reading.loss(reading.shared, config)
+  remat = reading.loss(reading.shared, dataclasses.replace(config, remat=True))
   jaxprs = [str(jax.make_jaxpr(f)(params)) for f in (plain, remat)]
   assert ['remat' in jaxpr or 'checkpoint' in jaxpr for jaxpr in jaxprs] == [
     False,
     True,
   ]
-  assert _distance(jax.grad(remat)(params), jax.grad(plain)(params)) <= 1e-6
+  assert (
+    reading.distance(jax.grad(remat)(params), jax.grad(plain)(params)) <= 1e-6
+  )
 
 
 def test_gradient_reaches_earlier_tokens_only(tiny: Any) -> None:
@@ -210,11 +129,11 @@ def test_gradient_reaches_earlier_tokens_only(tiny: Any) -> None:
 
 
 def test_a_reply_sees_its_own_past_alone(tiny: Any) -> None:
-  prompt_PxL, length_P, token_PxGxT = _briefs()
+  prompt_PxL, length_P, token_PxGxT = reading.briefs()
   changed_PxGxT = token_PxGxT.copy()
   changed_PxGxT[1, 2, 3] = 1
-  one = _shared(*tiny, prompt_PxL, length_P, token_PxGxT)
-  other = _shared(*tiny, prompt_PxL, length_P, changed_PxGxT)
+  one = reading.shared(*tiny, prompt_PxL, length_P, token_PxGxT)
+  other = reading.shared(*tiny, prompt_PxL, length_P, changed_PxGxT)
   differs = [
     np.argwhere((a != b).any(-1)).tolist()
     for a, b in zip(one, other, strict=True)
@@ -226,7 +145,7 @@ def test_activations_have_the_dtype_of_the_config(tiny: Any) -> None:
   config, params = tiny
   half = dataclasses.replace(config, dtype='bfloat16')
   (ours, _), (exact, _) = (
-    _shared(c, params, *_briefs()) for c in (half, config)
+    reading.shared(c, params, *reading.briefs()) for c in (half, config)
   )
   assert ours.dtype == jnp.bfloat16
   error = np.abs(ours.astype(jnp.float32) - exact)

@@ -87,7 +87,7 @@ def one_step(
   state = train.init_state(make_params(mesh), optimizer, mesh)
   loss_fn = grpo.make_loss(CONFIG, SETTINGS)
   update = train.make_update(loss_fn, optimizer, state, microbatches)
-  state, told = update(state, make_arrays(mesh))
+  state, told = update(state, make_arrays(mesh), {})
   return state, {name: float(value) for name, value in told.items()}
 
 
@@ -234,6 +234,6 @@ def test_the_update_takes_over_its_buffers_and_compiles_once() -> None:
   arrays = {'target': jnp.zeros(2)}
   first = state.params['x']
   for _ in range(3):
-    state, _ = update(state, arrays)
+    state, _ = update(state, arrays, {})
   assert first.is_deleted()
   assert update._cache_size() == 1  # type: ignore

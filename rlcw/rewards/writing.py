@@ -1,13 +1,13 @@
-"""The writing reward: a linear score on a frozen decoder's reply features.
+"""The writing reward: a linear score on a decoder's reply features.
 
-A reply's features are its tokens' final hidden states, averaged; EOS is left
-out, so that a finished and a cut reply are measured alike.  Where the frozen
-decoder is also the reference policy, one forward pass gives both the reference
-log-probabilities and the score.
+A reply's features are hidden states of its tokens after the final norm: their
+mean over the text, EOS left out, so that a finished and a cut reply are
+measured alike; or the last token's alone, as sequence classifiers read it.
+Where the decoder is also the frozen reference policy, one forward pass gives
+both the reference log-probabilities and the score.
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from rlcw import data, lora, policy, sharding, tokenizer, weights
 from rlcw.losses import token_logprobs
-from rlcw.model import ModelConfig, Params, head_weight, read_replies
+from rlcw.model import Params, head_weight, read_replies
+from rlcw.model_config import ModelConfig
+from rlcw.policy import Policy
 from rlcw.sampling import Rollout
 
 FILE = 'reward_model.safetensors'
+POOLING = ('mean', 'last')
 
 
 class Head(NamedTuple):
@@ -30,41 +34,99 @@ class Head(NamedTuple):
   bias: np.ndarray | jax.Array  # []
 
 
+class RewardModel(NamedTuple):
+  """A head, which tokens it reads, and the decoder that it reads them with."""
+
+  head: Head
+  pooling: str  # one of POOLING
+  decoder: Policy
+  shared: bool  # the decoder is the policy's pretrained model
+
+
 def save(head: Head, workdir: Path) -> None:
   """Writes a head into its run's folder."""
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
   save_file(arrays, workdir / FILE)
 
 
-def load(workdir: str | Path, model: str, model_dim: int) -> Head:
-  """Reads the head of a finished `reward_model` run.
+def load(source: str, base: Policy) -> RewardModel:
+  """Reads a reward model for use beside a policy.
+
+  Args:
+    source: the folder of a finished `reward_model` run; or a sequence
+      classifier with one label, as a folder or Hub id.
+    base: the policy, whose pretrained model need not be loaded again.
 
   Raises:
-    FileNotFoundError: the run has not finished.
-    ValueError: it was trained on another decoder than `model`.
+    FileNotFoundError: there is no such model, or its run has not finished.
+    ValueError: its head does not fit its decoder; or see `weights.load`.
   """
-  workdir = Path(workdir)
-  if not (workdir / FILE).exists():
-    raise FileNotFoundError(
-      f'{workdir / FILE} does not exist: run the reward_model task with '
-      f'--workdir={workdir} first'
-    )
-  trunk = json.loads((workdir / 'config.json').read_text())['model']
-  head = Head(**load_file(workdir / FILE))
-  if trunk != model or head.weight.shape != (model_dim,):
+  run, file = policy.settings(source), Path(source) / FILE
+  if run is None or not file.exists():
+    try:
+      return classifier(source, base)
+    except FileNotFoundError as error:
+      raise FileNotFoundError(
+        f'no reward model at {source}: run the reward_model task with '
+        f'--workdir={source} first, or give a sequence classifier ({error})'
+      ) from None
+  head = Head(**load_file(file))
+  shared = run.model == base.model
+  decoder = base if shared else policy.load(run.model, base.mesh)
+  if head.weight.shape != (decoder.config.model_dim,):
     raise ValueError(
-      f'the reward model in {workdir} was trained on {trunk!r} (features '
-      f'{head.weight.shape}); it cannot read {model!r} ({model_dim} features)'
+      f'{file} has weights {head.weight.shape} for features of '
+      f'({decoder.config.model_dim},)'
     )
-  return head
+  if run.train != 'head':
+    decoder, shared = trained(source, decoder), False
+  return RewardModel(head, run.pooling, decoder, shared)
+
+
+def trained(workdir: str | Path, base: Policy) -> Policy:
+  """The decoder of a run that trained it; adapters stay beside the base."""
+  score = jax.ShapeDtypeStruct(
+    (base.config.model_dim,),
+    jnp.float32,
+    sharding=sharding.replicated(base.mesh),
+  )
+  model, learned = policy.restore(workdir, base, {'score': score})
+  del learned['score']
+  return model._replace(params=lora.join(learned, base.params))
+
+
+def classifier(source: str, base: Policy) -> RewardModel:
+  """A checkpoint of `AutoModelForSequenceClassification` with one label."""
+  config, params, weight_D = weights.load_classifier(source, base.mesh)
+  text = tokenizer.load(source)
+  decoder = Policy(config, params, text, base.mesh, source)
+  head = Head(weight_D, np.zeros((), np.float32))
+  return RewardModel(head, 'last', decoder, shared=False)
+
+
+def read_mask(
+  length_PxG: jax.Array, finished_PxG: jax.Array, width: int, pooling: str
+) -> jax.Array:
+  """Which tokens `[P, G, T]` the features are the mean of.
+
+  Args:
+    length_PxG: tokens of each reply, EOS included.
+    finished_PxG: whether its last one is EOS.
+    width: T.
+    pooling: `mean` for the text without EOS, `last` for the last token.
+  """
+  place_T = jnp.arange(width)
+  if pooling == 'last':
+    return place_T == length_PxG[..., None] - 1
+  return place_T < (length_PxG - finished_PxG)[..., None]
 
 
 def reply_features(
-  reading_PxGxTxD: jax.Array, text_PxGxT: jax.Array
+  reading_PxGxTxD: jax.Array, mask_PxGxT: jax.Array
 ) -> jax.Array:
-  """Mean hidden state `[P, G, D]` over the true tokens of `text_PxGxT`."""
-  reading = jnp.where(text_PxGxT[..., None], reading_PxGxTxD, 0.0)
-  count = jnp.maximum(text_PxGxT.sum(-1, keepdims=True), 1)
+  """Mean hidden state `[P, G, D]` over the true tokens of the mask."""
+  reading = jnp.where(mask_PxGxT[..., None], reading_PxGxTxD, 0.0)
+  count = jnp.maximum(mask_PxGxT.sum(-1, keepdims=True), 1)
   return reading.sum(2) / count
 
 
@@ -74,31 +136,32 @@ def features(
   prompt_PxL: jax.Array,
   length_P: jax.Array,
   token_PxGxT: jax.Array,
-  text_PxGxT: jax.Array,
+  mask_PxGxT: jax.Array,
   *,
   config: ModelConfig,
 ) -> jax.Array:
   """Features `[P, G, D]` of G replies to each prompt, the prompt read once."""
   _, reading = read_replies(config, params, prompt_PxL, length_P, token_PxGxT)
-  return reply_features(reading, text_PxGxT)
+  return reply_features(reading, mask_PxGxT)
 
 
-@functools.partial(jax.jit, static_argnames='config')
+@functools.partial(jax.jit, static_argnames=('config', 'pooling'))
 def score_and_reference(
   params: Params,
-  head: Head,
+  head: Head | None,
   prompt_PxL: jax.Array,
   length_P: jax.Array,
   rollout: Rollout,
   temperature: jax.Array | float,
   *,
   config: ModelConfig,
-) -> tuple[jax.Array, jax.Array]:
+  pooling: str,
+) -> tuple[jax.Array | None, jax.Array]:
   """One pass of the frozen decoder for both of its uses.
 
   Returns:
-    Writing scores `[P, G]`, and log-probabilities `[P, G, T]` of the tokens at
-    `temperature` under the reference policy.
+    Writing scores `[P, G]` where there is a head, and log-probabilities
+    `[P, G, T]` of the tokens at `temperature` under the reference policy.
   """
   predicting, reading = read_replies(
     config, params, prompt_PxL, length_P, rollout.token
@@ -109,6 +172,56 @@ def score_and_reference(
     rollout.token.reshape(-1),
     temperature,
   )
-  features_PxGxD = reply_features(reading, rollout.text_mask)
+  logp_PxGxT = logp_N.reshape(rollout.token.shape)
+  if head is None:
+    return None, logp_PxGxT
+  width = rollout.token.shape[-1]
+  mask = read_mask(rollout.length, rollout.finished, width, pooling)
+  features_PxGxD = reply_features(reading, mask)
   score_PxG = features_PxGxD @ head.weight + head.bias
-  return score_PxG, logp_N.reshape(rollout.token.shape)
+  return score_PxG, logp_PxGxT
+
+
+def score_texts(
+  model: RewardModel,
+  prompts: list[str],
+  replies: list[list[str]],
+  finished: np.ndarray,
+  width: int = 0,
+) -> np.ndarray:
+  """Scores of G replies to each of P prompts, by the reward model's own eyes.
+
+  Args:
+    model: the reward model.
+    prompts: P user messages, to be put into the decoder's chat template.
+    replies: `[P][G]` texts.  They are untrusted: no text becomes a control
+      token.
+    finished: `[P, G]`, whether EOS ended the reply.
+    width: least number of tokens to pad replies to, so that shapes repeat.
+
+  Returns:
+    Scores `[P, G]`.
+  """
+  decoder, text = model.decoder, model.decoder.text
+  end = [int(text.eos_token_id)]
+  rows = [
+    tokenizer.encode(text, reply) + end * bool(ended)
+    for group, flags in zip(replies, finished, strict=True)
+    for reply, ended in zip(group, flags, strict=True)
+  ]
+  token, length = data.pad(rows, max(width, data.bucket(max(map(len, rows)))))
+  shape_PxG = finished.shape
+  token_PxGxT = token.reshape(*shape_PxG, -1)
+  mask_PxGxT = read_mask(
+    jnp.asarray(length.reshape(shape_PxG)),
+    jnp.asarray(finished),
+    token_PxGxT.shape[-1],
+    model.pooling,
+  )
+  prompt_PxL, length_P = data.pad(tokenizer.chat(text, p) for p in prompts)
+  arrays = jax.device_put(
+    (prompt_PxL, length_P, token_PxGxT, mask_PxGxT),
+    sharding.over_groups(decoder.mesh),
+  )
+  found = features(decoder.params, *arrays, config=decoder.config)
+  return np.asarray(found @ model.head.weight + model.head.bias)

@@ -1,0 +1,107 @@
+"""Ways to read the same tokens, which the tests hold against each other."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from rlcw import losses, model
+from rlcw.model import Decoder, ModelConfig, Params
+
+LENGTHS = [3, 8, 5]  # of three briefs, padded to 8
+GROUP, REPLY = 4, 6
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def hidden(
+  config: ModelConfig, params: Params, token_PxL: np.ndarray
+) -> jax.Array:
+  """The hidden states `[P, L, D]` of plain rows."""
+  states, _ = Decoder(config).apply({'params': params}, token_PxL[:, None])
+  return states[:, 0]
+
+
+def logits(
+  config: ModelConfig, params: Params, token_PxL: np.ndarray
+) -> np.ndarray:
+  head_VxD = np.asarray(model.head_weight(params))
+  return np.asarray(hidden(config, params, token_PxL)) @ head_VxD.T
+
+
+def torch_logits(theirs: Any, token_PxL: np.ndarray) -> np.ndarray:
+  with torch.no_grad():
+    return theirs(torch.from_numpy(token_PxL).long()).logits.numpy()
+
+
+def briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Tokens of briefs `[P, L]`, their lengths, and replies `[P, G, T]`."""
+  rng = np.random.default_rng(0)
+  prompt_PxL = rng.integers(2, 300, (len(LENGTHS), max(LENGTHS)))
+  for row_L, length in zip(prompt_PxL, LENGTHS, strict=True):
+    row_L[length:] = pad
+  token_PxGxT = rng.integers(2, 300, (len(LENGTHS), GROUP, REPLY))
+  return prompt_PxL, np.array(LENGTHS), token_PxGxT
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def shared(config: ModelConfig, params: Params, *inputs: Any) -> Any:
+  """Replies on top of one copy of their brief."""
+  return model.read_replies(config, params, *inputs)
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def repeated(
+  config: ModelConfig,
+  params: Params,
+  prompt_PxL: jax.Array,
+  length_P: jax.Array,
+  token_PxGxT: jax.Array,
+) -> Any:
+  """What `read_replies` returns, from rows that each hold brief and reply."""
+  P, G, T = token_PxGxT.shape
+  L = prompt_PxL.shape[1]
+  row_PxGxL = jnp.pad(
+    jnp.broadcast_to(prompt_PxL[:, None], (P, G, L)), ((0, 0), (0, 0), (0, T))
+  )
+  place_PxGxT = jnp.broadcast_to(
+    length_P[:, None, None] + jnp.arange(T), (P, G, T)
+  )
+  row_PxGxL = jnp.put_along_axis(
+    row_PxGxL, place_PxGxT, token_PxGxT, axis=2, inplace=False
+  )
+  states, _ = Decoder(config).apply({'params': params}, row_PxGxL)
+  take = functools.partial(jnp.take_along_axis, states, axis=2)
+  return take(place_PxGxT[..., None] - 1), take(place_PxGxT[..., None])
+
+
+def loss(read: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
+  """A weighted sum of the replies' log-probabilities, of parameters."""
+  prompt_PxL, length_P, token_PxGxT = briefs()
+  weight_N = np.random.default_rng(1).normal(size=token_PxGxT.size)
+
+  def of(params: Params) -> jax.Array:
+    states, _ = read(config, params, prompt_PxL, length_P, token_PxGxT)
+    logp_N = losses.token_logprobs(
+      states.reshape(-1, states.shape[-1]),
+      model.head_weight(params),
+      token_PxGxT.reshape(-1),
+      temperature=0.8,
+    )
+    return jnp.sum(jnp.asarray(weight_N, jnp.float32) * logp_N)
+
+  return of
+
+
+def distance(a: Params, b: Params) -> float:
+  """The norm of the difference of two trees, relative to the second."""
+  a_N, b_N = (
+    np.concatenate(
+      [np.ravel(leaf) for leaf in jax.tree.leaves(tree)], dtype=np.float64
+    )
+    for tree in (a, b)
+  )
+  return float(np.linalg.norm(a_N - b_N) / np.linalg.norm(b_N))
