@@ -4,27 +4,16 @@ Letters as in `model`: P prompts, G replies, L queries, S keys, K key/value
 heads, R query heads to each, H head.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rlcw import attention_kernels as kernels
+from rlcw.attention_kernels import KV, Prefix
 from rlcw.model_config import RopeConfig
-
-
-class KV(NamedTuple):
-  """Keys and values; stacked over layers they gain a leading axis."""
-
-  k: jax.Array  # [P, S, K, H] of briefs, [P, G, S, K, H] of replies
-  v: jax.Array
-
-
-class Prefix(NamedTuple):
-  """A brief that its replies attend to: keys and values, and its length."""
-
-  kv: KV  # [P, S, K, H] of one layer, [layers, P, S, K, H] of all
-  length_P: jax.Array
 
 
 class Rope(NamedTuple):
@@ -63,32 +52,6 @@ def rotate(x_PxGxLxNxH: jax.Array, rope: Rope) -> jax.Array:
   return rotated.astype(x_PxGxLxNxH.dtype)
 
 
-def masks(
-  queries: int,
-  keys: int,
-  prefix: Prefix | None,
-  start: jax.Array | int,
-  window: int | None,
-) -> tuple[jax.Array, jax.Array | None]:
-  """Which own keys `[L, S]` and which of the brief's `[P, L, S]` are seen.
-
-  The brief's mask has one row for all queries where there is no window.
-  """
-  query_Lx1 = start + jnp.arange(queries)[:, None]
-  key_S = jnp.arange(keys)
-  own_LxS = key_S <= query_Lx1
-  if window is not None:
-    own_LxS &= query_Lx1 - key_S < window
-  if prefix is None:
-    return own_LxS, None
-  key_S = jnp.arange(prefix.kv.k.shape[1])
-  length_Px1x1 = prefix.length_P[:, None, None]
-  brief_PxLxS = key_S < length_Px1x1
-  if window is not None:
-    brief_PxLxS &= length_Px1x1 + query_Lx1 - key_S < window
-  return own_LxS, brief_PxLxS
-
-
 def attend(
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
@@ -99,8 +62,9 @@ def attend(
 ) -> jax.Array:
   """Causal softmax attention over a reply's own keys and its brief's.
 
-  The two score matrices share one softmax without being joined: the brief's
-  keys are read once per group, by a matrix product over G × L × R queries.
+  Whole passes run on the kernel of the platform that they are compiled for,
+  which need not be this machine's; decoding runs on XLA's operations.  A TPU
+  mesh of several chips has to be the ambient one (`jax.set_mesh`).
 
   Args:
     q_PxGxLxKxRxH: queries, already scaled, grouped by the key/value head that
@@ -113,26 +77,16 @@ def attend(
   Returns:
     `[P, G, L, K, R, H]` in the queries' dtype.
   """
-  q = q_PxGxLxKxRxH
-  own_LxS, brief_PxLxS = masks(
-    q.shape[2], own.k.shape[2], prefix, start, window
+  length = q_PxGxLxKxRxH.shape[2]
+  plain = functools.partial(kernels.plain, start=start, window=window)
+  from_first = isinstance(start, int) and start == 0
+  if not from_first or length == 1 or length != own.k.shape[2]:
+    return plain(q_PxGxLxKxRxH, own, prefix)
+  platforms = {}
+  if kernels.compiles_for('tpu'):
+    platforms['tpu'] = functools.partial(kernels.sharded_splash, window=window)
+  if kernels.compiles_for('cuda') and kernels.cudnn_takes(q_PxGxLxKxRxH):
+    platforms['cuda'] = functools.partial(kernels.cudnn, window=window)
+  return lax.platform_dependent(
+    q_PxGxLxKxRxH, own, prefix, default=plain, **platforms
   )
-  f32 = {'preferred_element_type': jnp.float32}
-  own_scores = jnp.einsum('pglkrh,pgskh->pgklrs', q, own.k, **f32)
-  own_scores = jnp.where(own_LxS[:, None, :], own_scores, -jnp.inf)
-  top = own_scores.max(-1, keepdims=True)
-  if prefix is None or brief_PxLxS is None:
-    weight = jnp.exp(own_scores - lax.stop_gradient(top))
-    total = weight.sum(-1)
-    out = jnp.einsum('pgklrs,pgskh->pglkrh', weight.astype(q.dtype), own.v)
-  else:
-    brief = prefix.kv
-    scores = jnp.einsum('pglkrh,pskh->pgklrs', q, brief.k, **f32)
-    mask = brief_PxLxS[:, None, None, :, None, :]
-    scores = jnp.where(mask, scores, -jnp.inf)
-    top = lax.stop_gradient(jnp.maximum(top, scores.max(-1, keepdims=True)))
-    weight, shared = jnp.exp(own_scores - top), jnp.exp(scores - top)
-    total = weight.sum(-1) + shared.sum(-1)
-    out = jnp.einsum('pgklrs,pgskh->pglkrh', weight.astype(q.dtype), own.v)
-    out += jnp.einsum('pgklrs,pskh->pglkrh', shared.astype(q.dtype), brief.v)
-  return (out / jnp.moveaxis(total, 2, 3)[..., None]).astype(q.dtype)

@@ -19,6 +19,8 @@ TASKS = {
   'reward_model': 'rlcw.reward_model',
   'grpo': 'rlcw.grpo',
   'evaluate': 'rlcw.evaluate',
+  'generate': 'rlcw.generate',
+  'export': 'rlcw.export',
   'report': 'rlcw.report',
 }
 

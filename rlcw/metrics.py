@@ -88,14 +88,16 @@ class Writer:
     self._board.close()
 
 
-def progress(name: str, start: int, stop: int, unit: str) -> Iterator[int]:
+def progress(
+  name: str, start: int, stop: int, unit: str, stride: int = 1
+) -> Iterator[int]:
   """Counts from `start` to `stop` behind a bar with rate and ETA."""
   with tqdm(
     total=stop, initial=start, desc=name, unit=unit, dynamic_ncols=True
   ) as bar:
-    for step in range(start, stop):
+    for step in range(start, stop, stride):
       yield step
-      bar.update()
+      bar.update(min(stride, stop - step))
 
 
 def say(text: str) -> None:

@@ -6,7 +6,7 @@ norms on both sides of each sublayer and lets most layers see a short window.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # The projections that may carry a LoRA adapter, as our parameters name them.
@@ -80,8 +80,10 @@ class ModelConfig:
         f'num_heads={self.num_heads} is not a multiple of '
         f'num_kv_heads={self.num_kv_heads}'
       )
-    if self.head_dim % 2:
-      raise ValueError(f'head_dim={self.head_dim} must be even for rotary')
+    if self.head_dim < 2 or self.head_dim % 2:
+      raise ValueError(
+        f'head_dim={self.head_dim} must be even for rotary, and at least 2'
+      )
     if self.local_layers and len(self.local_layers) != self.num_layers:
       raise ValueError(
         f'{len(self.local_layers)} layer types for {self.num_layers} layers'
@@ -96,22 +98,20 @@ class ModelConfig:
     Raises:
       ValueError: names the field, its value and what is supported.
     """
+    config = _checked(config)
     family = config.get('model_type', 'llama')
     if family not in _FAMILIES:
       raise ValueError(
-        f'config.json: model_type={family!r} is not supported; legal: '
-        f'{tuple(_FAMILIES)}'
+        f'model_type={family!r} is not supported; legal: {tuple(_FAMILIES)}'
       )
     switches, required, supported = _FAMILIES[family]
     for field, legal in {**_SUPPORTED, **supported}.items():
       value = config.get(field, legal[0])
       if value not in legal:
-        raise ValueError(
-          f'config.json: {field}={value!r} is not supported; legal: {legal}'
-        )
-    missing = [f for f in (*_REQUIRED, *required) if config.get(f) is None]
+        raise ValueError(f'{field}={value!r} is not supported; legal: {legal}')
+    missing = [f for f in (*_REQUIRED, *required) if f not in config]
     if missing:
-      raise ValueError(f'config.json lacks {missing}')
+      raise ValueError(f'the header lacks {missing}')
     heads, dim = config['num_attention_heads'], config['hidden_size']
     gemma = family == 'gemma3_text'
     local_layers = _local_layers(config)
@@ -122,8 +122,8 @@ class ModelConfig:
       mlp_dim=config['intermediate_size'],
       num_layers=config['num_hidden_layers'],
       num_heads=heads,
-      num_kv_heads=config.get('num_key_value_heads') or heads,
-      head_dim=config.get('head_dim') or dim // heads,
+      num_kv_heads=config.get('num_key_value_heads', heads),
+      head_dim=config.get('head_dim', dim // heads),
       rope=rope,
       norm_eps=config['rms_norm_eps'],
       tied_head=config.get('tie_word_embeddings', gemma),
@@ -147,12 +147,12 @@ _REQUIRED = (
 _SILU: dict[str, tuple[Any, ...]] = {'hidden_act': ('silu',)}
 # The first legal value is what an absent field means.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
-  'attention_bias': (False, None),
-  'mlp_bias': (False, None),
+  'attention_bias': (False,),
+  'mlp_bias': (False,),
   'attn_logit_softcapping': (None,),
   'final_logit_softcapping': (None,),
-  'use_bidirectional_attention': (False, None),
-  'partial_rotary_factor': (1.0, None),
+  'use_bidirectional_attention': (False,),
+  'partial_rotary_factor': (1.0,),
   'quantization_config': (None,),
 }
 # model_type: (our switches, fields it cannot do without, legal values)
@@ -173,6 +173,75 @@ _FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...], dict]] = {
 }
 
 
+# What a field may hold, and the fields that do; wherever they stand.
+_KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
+  'a whole number from 1 to 2**24': (
+    lambda value: type(value) is int and 1 <= value <= 2**24,
+    (
+      'vocab_size',
+      'hidden_size',
+      'intermediate_size',
+      'num_hidden_layers',
+      'num_attention_heads',
+      'num_key_value_heads',
+      'head_dim',
+      'sliding_window',
+      'sliding_window_pattern',
+      'max_position_embeddings',
+      'original_max_position_embeddings',
+    ),
+  ),
+  'a whole number from 0': (
+    lambda value: type(value) is int and value >= 0,
+    ('max_window_layers',),
+  ),
+  'a positive number': (
+    lambda value: type(value) in (int, float) and 1e-30 < value < 1e30,
+    (
+      'rms_norm_eps',
+      'query_pre_attn_scalar',
+      'rope_theta',
+      'rope_local_base_freq',
+      'factor',
+      'low_freq_factor',
+      'high_freq_factor',
+    ),
+  ),
+  'true or false': (
+    lambda value: type(value) is bool,
+    ('tie_word_embeddings', 'use_sliding_window'),
+  ),
+  'a text': (
+    lambda value: isinstance(value, str),
+    ('model_type', 'rope_type', 'type'),
+  ),
+  'a list of texts': (
+    lambda value: (
+      isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    ),
+    ('layer_types',),
+  ),
+  'an object': (
+    lambda value: isinstance(value, Mapping),
+    ('rope_parameters', 'rope_scaling', 'full_attention', 'sliding_attention'),
+  ),
+}
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that are not null, each holding what `_KINDS` says it may."""
+  given = {key: value for key, value in given.items() if value is not None}
+  errors = [
+    f'{field}={given[field]!r:.200} is not {kind}'
+    for kind, (holds, fields) in _KINDS.items()
+    for field in fields
+    if field in given and not holds(given[field])
+  ]
+  if errors:
+    raise ValueError('; '.join(errors))
+  return given
+
+
 def _local_layers(config: Mapping[str, Any]) -> tuple[bool, ...]:
   """Which layers see a window; empty where all see everything."""
   layers, family = config['num_hidden_layers'], config.get('model_type')
@@ -181,9 +250,8 @@ def _local_layers(config: Mapping[str, Any]) -> tuple[bool, ...]:
     unknown = set(types) - {'sliding_attention', 'full_attention'}
     if unknown or len(types) != layers:
       raise ValueError(
-        f'config.json: layer_types has {len(types)} entries for {layers} '
-        f"layers, unknown: {sorted(unknown)}; legal: 'sliding_attention', "
-        "'full_attention'"
+        f'layer_types={types!r} for {layers} layers; legal: as many of '
+        "'sliding_attention' and 'full_attention'"
       )
     local = tuple(kind == 'sliding_attention' for kind in types)
   elif family == 'gemma3_text':
@@ -194,10 +262,9 @@ def _local_layers(config: Mapping[str, Any]) -> tuple[bool, ...]:
     local = tuple(i >= first for i in range(layers))
   else:
     local = ()
-  if any(local) and not config.get('sliding_window'):
+  if any(local) and 'sliding_window' not in config:
     raise ValueError(
-      'config.json: sliding_attention layers, but '
-      f'sliding_window={config.get("sliding_window")!r}; legal: a number'
+      'there are sliding_attention layers, but no sliding_window'
     )
   return local if any(local) else ()
 
@@ -211,32 +278,31 @@ def _ropes(
   differ; older files have `rope_theta`, `rope_scaling`, and Gemma's
   `rope_local_base_freq`.
   """
-  given = config.get('rope_parameters') or {}
+  given = _checked(config.get('rope_parameters', {}))
   if 'full_attention' in given or 'sliding_attention' in given:
-    local = given.get('sliding_attention') or {}
-    full = given.get('full_attention') or {}
+    local = _checked(given.get('sliding_attention', {}))
+    full = _checked(given.get('full_attention', {}))
     return _rope(config, full, theta), _rope(config, local, 10_000.0)
-  scaling = config.get('rope_scaling') or {}
-  theta = config.get('rope_theta') or theta
+  scaling = _checked(config.get('rope_scaling', {}))
+  theta = config.get('rope_theta', theta)
   if given and scaling and given != scaling:
     raise ValueError(
-      f'config.json: rope_parameters={given!r} contradicts '
-      f'rope_scaling={scaling!r}'
+      f'rope_parameters={given!r} contradicts rope_scaling={scaling!r}'
     )
-  if config.get('rope_theta') not in (None, given.get('rope_theta', theta)):
+  if 'rope_theta' in config and given.get('rope_theta', theta) != theta:
     raise ValueError(
-      f'config.json: rope_theta={theta!r} contradicts rope_parameters={given!r}'
+      f'rope_theta={theta!r} contradicts rope_parameters={given!r}'
     )
   rope = _rope(config, given or scaling, theta)
   if config.get('model_type') != 'gemma3_text':
     return rope, None
-  return rope, RopeConfig(config.get('rope_local_base_freq') or 10_000.0)
+  return rope, RopeConfig(config.get('rope_local_base_freq', 10_000.0))
 
 
 def _rope(
   config: Mapping[str, Any], given: Mapping[str, Any], theta: float
 ) -> RopeConfig:
-  theta = given.get('rope_theta') or theta
+  theta = given.get('rope_theta', theta)
   kind = given.get('rope_type', given.get('type', 'default'))
   fields = {
     'default': (),
@@ -245,17 +311,15 @@ def _rope(
   }
   if kind not in fields:
     raise ValueError(
-      f'config.json: rope type {kind!r} is not supported; legal: '
-      f'{tuple(fields)}'
+      f'rope type {kind!r} is not supported; legal: {tuple(fields)}'
     )
-  missing = [field for field in fields[kind] if given.get(field) is None]
-  length = given.get('original_max_position_embeddings') or config.get(
-    'max_position_embeddings'
-  )
-  if kind == 'llama3' and length is None:
+  missing = [field for field in fields[kind] if field not in given]
+  length = given.get('original_max_position_embeddings')
+  length = length or config.get('max_position_embeddings', 0)
+  if kind == 'llama3' and not length:
     missing.append('original_max_position_embeddings')
   if missing:
-    raise ValueError(f'config.json: rope type {kind!r} lacks {missing}')
+    raise ValueError(f'rope type {kind!r} lacks {missing}')
   if kind == 'default':
     return RopeConfig(theta)
   if kind == 'linear':
@@ -263,7 +327,6 @@ def _rope(
   low, high = given['low_freq_factor'], given['high_freq_factor']
   if not low < high:
     raise ValueError(
-      f'config.json: low_freq_factor={low} must be below '
-      f'high_freq_factor={high}'
+      f'low_freq_factor={low} must be below high_freq_factor={high}'
     )
-  return RopeConfig(theta, kind, given['factor'], low, high, int(length))
+  return RopeConfig(theta, kind, given['factor'], low, high, length)

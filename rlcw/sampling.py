@@ -107,6 +107,31 @@ class TopP:
     return logp_BxV, jnp.where(prob_BxV >= least_Bx1, prob_BxV, 0.0)
 
 
+def choose(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Any:
+  """The method that these settings name.
+
+  Args:
+    temperature: 0 is greedy.
+    top_k: 0 keeps all tokens.
+    top_p: 1 keeps all tokens.
+
+  Raises:
+    ValueError: a setting is out of range, or both tails are to be cut.
+  """
+  if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    raise ValueError(
+      f'temperature={temperature}, top_k={top_k}, top_p={top_p}; legal: '
+      'temperature >= 0, top_k >= 0, 0 < top_p <= 1'
+    )
+  if top_k and top_p < 1:
+    raise ValueError(f'top_k={top_k} and top_p={top_p}: choose one of them')
+  if temperature == 0:
+    return Greedy()
+  if top_k:
+    return TopK(top_k, temperature)
+  return TopP(top_p, temperature) if top_p < 1 else Temperature(temperature)
+
+
 def inverse_cdf(
   weight_BxV: jax.Array, uniform_B: jax.Array, block: int = 256
 ) -> jax.Array:

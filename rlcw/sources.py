@@ -15,10 +15,10 @@ import numpy as np
 
 from rlcw import hub
 from rlcw.attention import frequencies
-from rlcw.model_config import RopeConfig
+from rlcw.model_config import ModelConfig, RopeConfig
 
 _DTYPES = ('F32', 'F16', 'BF16')
-_INDEX = 'model.safetensors.index.json'
+INDEX = 'model.safetensors.index.json'
 
 
 class Source(NamedTuple):
@@ -29,6 +29,24 @@ class Source(NamedTuple):
   config: dict[str, Any]  # as in Hugging Face's config.json
   shapes: Mapping[str, tuple[int, ...]]
   read: Callable[[str], np.ndarray]
+
+  def model_config(self) -> ModelConfig:
+    """The decoder that the header describes.
+
+    Raises:
+      ValueError: names the file, the field, and what is supported.
+    """
+    layers = self.config.get('num_hidden_layers')
+    try:
+      if isinstance(layers, int) and layers > len(self.shapes):
+        raise ValueError(
+          f'num_hidden_layers={layers}, but there are {len(self.shapes)} '
+          'tensors in all'
+        )
+      return ModelConfig.from_hf(self.config)
+    except ValueError as error:
+      header = self.path / 'config.json' if self.format == 'hf' else self.path
+      raise ValueError(f'{header}: {error}') from None
 
 
 def open_source(model: str | Path) -> Source:
@@ -46,7 +64,7 @@ def read_json(file: Path) -> dict[str, Any]:
   """A JSON object from a file, or a ValueError that names the file."""
   try:
     found = json.loads(file.read_text('utf-8'))
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{file} is not JSON: {error}') from None
   if not isinstance(found, dict):
     raise ValueError(f'{file}: a JSON object is expected')
@@ -73,8 +91,13 @@ def open_safetensors(folder: Path) -> Source:
       if name in files:
         errors.append(f'{name} is in {files[name].name} and in {file.name}')
       if part.get_dtype() not in _DTYPES:
-        errors.append(f'{name}: {part.get_dtype()} where one of {_DTYPES} is')
+        errors.append(
+          f'{name}: {part.get_dtype()} where one of {_DTYPES} is expected'
+        )
       files[name], shapes[name] = file, tuple(part.get_shape())
+  for name, file in _weight_map(folder).items():
+    if files.get(name) != file:
+      errors.append(f'{name} is not in {file.name}, as {INDEX} says it is')
   if errors:
     raise ValueError(f'{folder} cannot be read:\n  ' + '\n  '.join(errors))
 
@@ -87,16 +110,25 @@ def open_safetensors(folder: Path) -> Source:
   return Source(folder, 'hf', config, shapes, read)
 
 
+def _weight_map(folder: Path) -> dict[str, Path]:
+  """The file that holds each tensor, by the index; empty if there is none."""
+  if not (folder / INDEX).exists():
+    return {}
+  named = read_json(folder / INDEX).get('weight_map')
+  if not isinstance(named, dict) or not named:
+    raise ValueError(f'{folder / INDEX} lacks a weight_map')
+  for name, file in named.items():
+    if not isinstance(file, str) or not file or Path(file).name != file:
+      raise ValueError(f'{folder / INDEX}: {name}: {file!r} is no file name')
+  return {name: folder / file for name, file in named.items()}
+
+
 def _safetensors_files(folder: Path) -> list[Path]:
   """The files that hold the model: as the index says, if there is one."""
-  if (folder / _INDEX).exists():
-    named = read_json(folder / _INDEX).get('weight_map')
-    if not isinstance(named, dict) or not named:
-      raise ValueError(f'{folder / _INDEX} lacks a weight_map')
-    files = [folder / str(name) for name in sorted(set(named.values()))]
-    absent = [file.name for file in files if not file.exists()]
+  if files := sorted(set(_weight_map(folder).values())):
+    absent = [file.name for file in files if not file.is_file()]
     if absent:
-      raise _lacking(folder, f'{absent}, which {_INDEX} names')
+      raise _lacking(folder, f'{absent}, which {INDEX} names')
     return files
   whole = folder / 'model.safetensors'
   files = [whole] if whole.exists() else sorted(folder.glob('*.safetensors'))
@@ -115,24 +147,54 @@ def _lacking(folder: Path, what: str) -> FileNotFoundError:
   return FileNotFoundError(f'{folder} lacks {what}; it has: {held}')
 
 
+def gguf_reader(file: Path) -> Any:
+  """A `gguf.GGUFReader` that a damaged header cannot keep busy.
+
+  The library's own reads on past the end of the file, element by element, for
+  as long as a count in the header tells it to.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  import gguf
+
+  class Reader(gguf.GGUFReader):
+    def _get(self, offset, dtype, count=1, override_order=None):
+      kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
+      return np.frombuffer(self.data, kind, int(count), int(offset))
+
+    def _get_field_parts(self, orig_offs, raw_type):
+      """An array of numbers is read at once."""
+      if raw_type == gguf.GGUFValueType.ARRAY:
+        inner, count = (
+          self._get(orig_offs, '<u4'),
+          self._get(orig_offs + 4, '<u8'),
+        )
+        number = self.gguf_scalar_to_np.get(inner[0])
+        if number is not None:
+          values = self._get(orig_offs + 12, number, count[0])
+          types = [gguf.GGUFValueType(raw_type), gguf.GGUFValueType(inner[0])]
+          return 12 + values.nbytes, [inner, count, values], [2], types
+      return super()._get_field_parts(orig_offs, raw_type)
+
+  try:
+    reader = Reader(file)
+  except Exception as error:
+    raise ValueError(f'{file} is not a whole GGUF file: {error}') from None
+  if reader.byte_order != 'I':
+    raise ValueError(f'{file}: its byte order is not that of this machine')
+  return reader
+
+
 def open_gguf(file: Path) -> Source:
   """A GGUF file, dequantised tensor by tensor."""
   import gguf
 
-  try:
-    reader = gguf.GGUFReader(file)
-  except Exception as error:
-    raise ValueError(f'{file} is not a whole GGUF file: {error}') from None
+  reader = gguf_reader(file)
   stored = {tensor.name: tensor for tensor in reader.tensors}
-  config = _gguf_config(file, reader, stored)
-  gemma = config['model_type'] == 'gemma3_text'
-  interleaved = {
-    'attn_q': config['num_attention_heads'],
-    'attn_k': config['num_key_value_heads'],
-  }
   pages: mmap.mmap = reader.data._mmap  # pyright: ignore
 
-  def read(name: str) -> np.ndarray:
+  def dequantise(name: str) -> np.ndarray:
     tensor = stored[name]
     try:
       array = gguf.dequantize(tensor.data, tensor.tensor_type)
@@ -140,18 +202,29 @@ def open_gguf(file: Path) -> Source:
       kind = tensor.tensor_type.name
       raise ValueError(f'{file}: {name}: {kind} cannot be read') from None
     pages.madvise(mmap.MADV_DONTNEED)  # or what was read stays in memory
-    kind = name.split('.')[-2]
-    if config['model_type'] == 'llama' and kind in interleaved:
-      return _halves(array, interleaved[kind])
-    if gemma and name.endswith('norm.weight'):
-      return array - 1.0  # Gemma's own files hold the distance from 1
     return array
 
   shapes = {
     name: tuple(int(size) for size in tensor.shape[::-1])
     for name, tensor in stored.items()
-    if name != 'rope_freqs.weight'
   }
+  divisor_h = None
+  if shapes.pop('rope_freqs.weight', None):
+    divisor_h = dequantise('rope_freqs.weight')
+  config = _gguf_config(file, reader, shapes, divisor_h)
+  interleaved = {
+    'attn_q': config['num_attention_heads'],
+    'attn_k': config['num_key_value_heads'],
+  }
+
+  def read(name: str) -> np.ndarray:
+    array, kind = dequantise(name), name.split('.')[-2]
+    if config['model_type'] == 'llama' and kind in interleaved:
+      return _halves(array, interleaved[kind])
+    if config['model_type'] == 'gemma3_text' and name.endswith('norm.weight'):
+      return array - 1.0  # Gemma's own files hold the distance from 1
+    return array
+
   return Source(file, 'gguf', config, shapes, read)
 
 
@@ -161,81 +234,105 @@ _MODEL_TYPES = {
   'qwen3': 'qwen3',
   'gemma3': 'gemma3_text',
 }
+_GEMMA_27B_LAYERS = 62
 
 
 def _gguf_config(
-  file: Path, reader: Any, stored: Mapping[str, Any]
+  file: Path,
+  reader: Any,
+  shapes: Mapping[str, tuple[int, ...]],
+  divisor_h: np.ndarray | None,
 ) -> dict[str, Any]:
   """The header as a `config.json`."""
-  import gguf
 
-  def field(key: str, default: Any = None) -> Any:
+  def field(key: str, kind: Any, *default: Any) -> Any:
     found = reader.get_field(key)
-    return default if found is None else found.contents()
+    if found is None and default:
+      return default[0]
+    try:
+      value = None if found is None else found.contents()
+    except UnicodeDecodeError as error:
+      raise ValueError(f'{file}: {key} is not text: {error}') from None
+    if isinstance(value, bool) or not isinstance(value, kind):
+      raise ValueError(f'{file}: {key}={value!r:.80} where {kind} is expected')
+    return value
 
-  family = field('general.architecture')
+  family = field('general.architecture', str)
   if family not in _MODEL_TYPES:
     raise ValueError(
       f'{file}: general.architecture={family!r} is not supported; legal: '
       f'{tuple(_MODEL_TYPES)}'
     )
 
-  def of(key: str, default: Any = None) -> Any:
-    return field(f'{family}.{key}', default)
+  def of(key: str, kind: Any, *default: Any) -> Any:
+    return field(f'{family}.{key}', kind, *default)
 
-  heads = of('attention.head_count')
-  embedding = stored.get('token_embd.weight')
-  kind, factor = of('rope.scaling.type', 'none'), of('rope.scaling.factor')
-  rope: dict[str, Any] = {'rope_type': 'default' if kind == 'none' else kind}
-  if factor is not None:
-    rope['factor'] = factor
-  theta = of('rope.freq_base', 10_000.0)
-  head_dim = of('attention.key_length')
-  if 'rope_freqs.weight' in stored:
-    table = stored['rope_freqs.weight']
-    divisor_h = gguf.dequantize(table.data, table.tensor_type)
-    rope = _llama3(file, divisor_h, theta)
+  number = int | float
+  heads, layers = of('attention.head_count', int), of('block_count', int)
+  dim = of('embedding_length', int)
+  embedding = shapes.get('token_embd.weight', ())
+  theta = of('rope.freq_base', number, 10_000.0)
+  head_dim = of('attention.key_length', int, dim // max(heads, 1))
+  rotary = of('rope.dimension_count', int, head_dim)
+  if rotary != head_dim:
+    raise ValueError(
+      f'{file}: {family}.rope.dimension_count={rotary} is not supported; '
+      f'legal: {head_dim}, all of a head'
+    )
+  rope: dict[str, Any] | None = None
+  kind = of('rope.scaling.type', str, 'none')
+  if kind != 'none':
+    factor = of('rope.scaling.factor', number, None)
+    rope = {'rope_type': kind, 'factor': factor}
+  if divisor_h is not None:
+    rope = _llama3(file, divisor_h, theta, head_dim)
   config = {
     'model_type': _MODEL_TYPES[family],
-    'vocab_size': None if embedding is None else int(embedding.shape[1]),
-    'hidden_size': of('embedding_length'),
-    'intermediate_size': of('feed_forward_length'),
-    'num_hidden_layers': of('block_count'),
+    'vocab_size': embedding[0] if embedding else None,
+    'hidden_size': dim,
+    'intermediate_size': of('feed_forward_length', int),
+    'num_hidden_layers': layers,
     'num_attention_heads': heads,
-    'num_key_value_heads': of('attention.head_count_kv', heads),
+    'num_key_value_heads': of('attention.head_count_kv', int, heads),
     'head_dim': head_dim,
-    'max_position_embeddings': of('context_length'),
+    'max_position_embeddings': of('context_length', int, None),
     'rope_theta': theta,
-    'rope_scaling': None if rope == {'rope_type': 'default'} else rope,
-    'rms_norm_eps': of('attention.layer_norm_rms_epsilon'),
-    'tie_word_embeddings': 'output.weight' not in stored,
-    'bos_token_id': field('tokenizer.ggml.bos_token_id'),
-    'eos_token_id': field('tokenizer.ggml.eos_token_id'),
+    'rope_scaling': rope,
+    'rms_norm_eps': of('attention.layer_norm_rms_epsilon', number),
+    'tie_word_embeddings': 'output.weight' not in shapes,
+    'bos_token_id': field('tokenizer.ggml.bos_token_id', int, None),
+    'eos_token_id': field('tokenizer.ggml.eos_token_id', int, None),
   }
   if family == 'gemma3':
     # The header leaves out what is the same in all text models but the 27B.
+    large = layers == _GEMMA_27B_LAYERS
     config |= {
-      'query_pre_attn_scalar': head_dim,
-      'sliding_window': of('attention.sliding_window'),
-      'rope_local_base_freq': of('rope.freq_base_swa', 10_000.0),
+      'query_pre_attn_scalar': dim / heads if large and heads else head_dim,
+      'sliding_window': of('attention.sliding_window', int),
+      'sliding_window_pattern': of('attention.sliding_window_pattern', int, 6),
+      'rope_local_base_freq': of('rope.freq_base_swa', number, 10_000.0),
     }
   return {key: value for key, value in config.items() if value is not None}
 
 
-def _llama3(file: Path, divisor_h: np.ndarray, theta: float) -> dict[str, Any]:
+def _llama3(
+  file: Path, divisor_h: np.ndarray, theta: float, head_dim: int
+) -> dict[str, Any]:
   """Llama 3's stretch of the positions, which GGUF keeps as a table.
 
   All published models have the same bands, so the factor says the rest; it is
   checked that it does.
   """
-  rope = RopeConfig(theta, 'llama3', float(divisor_h.max()))
-  dim = 2 * len(divisor_h)
-  plain_h = frequencies(RopeConfig(theta), dim)
-  expected_h = np.asarray(plain_h / frequencies(rope, dim))
-  if not np.allclose(divisor_h, expected_h, rtol=1e-3):
+  rope = RopeConfig(theta, 'llama3', float(divisor_h.max(initial=1.0)))
+  fits = divisor_h.shape == (head_dim // 2,)
+  if fits:
+    plain_h = frequencies(RopeConfig(theta), head_dim)
+    expected_h = plain_h / frequencies(rope, head_dim)
+    fits = np.allclose(divisor_h, expected_h, rtol=1e-3)
+  if not fits:
     raise ValueError(
       f'{file}: rope_freqs.weight is not the table of Llama 3 with factor '
-      f'{rope.factor}; no other is supported'
+      f'{rope.factor} for heads of {head_dim}; no other is supported'
     )
   return {
     'rope_type': 'llama3',

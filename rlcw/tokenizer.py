@@ -113,8 +113,8 @@ class _Header:
     self._file = file
     try:
       self._reader = gguf.GGUFReader(file)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-      raise ValueError(f'{file}: not a whole GGUF file: {error}') from None
+    except Exception as error:  # whatever the bytes happen to break
+      raise ValueError(f'{file} is not a whole GGUF file: {error}') from None
 
   def error(self, key: str, reason: str) -> ValueError:
     return ValueError(f'{self._file}: tokenizer.{key} {reason}')
@@ -125,7 +125,7 @@ class _Header:
     if value is None:
       return default
     if type(value) is not kind:
-      raise self.error(key, f'is {value!r:.50} where a {kind.__name__} belongs')
+      raise self.error(key, f'is {value!r:.50} where {kind.__name__} belongs')
     return value
 
   def many(self, key: str, kind: type, count: int | None = None) -> list[Any]:
@@ -135,9 +135,7 @@ class _Header:
       raise self.error(key, f'is {values!r:.50} where an array belongs')
     wrong = next((v for v in values if type(v) is not kind), None)
     if wrong is not None:
-      raise self.error(
-        key, f'has {wrong!r:.50} where a {kind.__name__} belongs'
-      )
+      raise self.error(key, f'has {wrong!r:.50} where {kind.__name__} belongs')
     if count is not None and len(values) != count:
       raise self.error(key, f'has {len(values)} values for {count} tokens')
     return values
@@ -189,7 +187,7 @@ def _from_gguf(file: Path) -> PreTrainedTokenizerFast:
   return PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     chat_template=header.one('chat_template', str),
-    add_bos_token=begins and bos is not None,
+    add_bos_token=begins,
     bos_token=bos,
     eos_token=token('eos'),
     unk_token=unknown,

@@ -7,6 +7,8 @@ follow from the model itself.
 """
 
 import dataclasses
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, Sharding
+from safetensors.numpy import save_file
 
 from rlcw import sharding
 from rlcw.model import Params
 from rlcw.model_config import ModelConfig
-from rlcw.sources import Source, open_source
+from rlcw.sources import INDEX, Source, open_source
 
 # our path: (Hugging Face name, GGUF name)
 _TOP = {
@@ -56,6 +59,7 @@ _SANDWICH = {
     'post_ffw_norm.weight',
   ),
 }
+DTYPES = ('float32', 'bfloat16')
 _LAYER = {'hf': 'model.layers.{}.', 'gguf': 'blk.{}.'}
 
 
@@ -68,6 +72,11 @@ def names(config: ModelConfig, path: str, format: str = 'hf') -> list[str]:
   name = rows[path.removeprefix('blocks/')][column]
   layer = _LAYER[format]
   return [layer.format(i) + name for i in range(config.num_layers)]
+
+
+def _flat(tree: Params) -> dict[str, Any]:
+  """A tree's leaves by their paths, as in `blocks/query/kernel`."""
+  return flatten_dict(tree, sep='/')  # pyright: ignore
 
 
 def load(
@@ -91,8 +100,8 @@ def load(
       wrong-shaped tensors, in one message.
   """
   source = open_source(model)
-  config = ModelConfig.from_hf(source.config)
-  shapes = flatten_dict(sharding.abstract_params(config), sep='/')
+  config = source.model_config()
+  shapes = _flat(sharding.abstract_params(config))
   return config, _read(source, config, shapes, mesh, dtype)
 
 
@@ -110,10 +119,8 @@ def load_classifier(
   """
   source = open_source(model)
   # It has no language-model head, so none is to be looked for.
-  config = dataclasses.replace(
-    ModelConfig.from_hf(source.config), tied_head=True
-  )
-  shapes = flatten_dict(sharding.abstract_params(config), sep='/')
+  config = dataclasses.replace(source.model_config(), tied_head=True)
+  shapes = _flat(sharding.abstract_params(config))
   shapes['score'] = jax.ShapeDtypeStruct((1, config.model_dim), dtype)
   params = _read(source, config, shapes, mesh, dtype)
   return config, params, np.asarray(params.pop('score'))[0]
@@ -133,7 +140,7 @@ def _read(
     stacked = path.startswith('blocks/')
     wanted |= dict.fromkeys(found, shapes[path].shape[stacked:])
   held = dict(source.shapes)
-  if config.tied_head and 'head' not in shapes:
+  if config.tied_head and 'score' not in shapes:
     _drop_second_head(source, held)
   errors = [f'missing: {name}' for name in sorted(wanted.keys() - held)]
   errors += [f'unknown: {name}' for name in sorted(held.keys() - wanted)]
@@ -148,7 +155,7 @@ def _read(
     )
   places: dict[str, Any] = {}
   if mesh is not None:
-    places = flatten_dict(sharding.param_shardings(config, mesh), sep='/')
+    places = _flat(sharding.param_shardings(config, mesh))
     places['score'] = sharding.replicated(mesh)
   params = {
     path: _assemble(
@@ -188,7 +195,7 @@ def _assemble(
     return tuple((part.start, part.stop) for part in index)
 
   whole = (slice(None),) * len(shape)
-  indices = [whole]
+  indices: Any = [whole]
   if place is not None:
     indices = place.addressable_devices_indices_map(shape).values()
   shards: dict[tuple, tuple[tuple[slice, ...], np.ndarray]] = {}
@@ -197,7 +204,8 @@ def _assemble(
       len(range(*part.indices(size)))
       for part, size in zip(index, shape, strict=True)
     ]
-    shards.setdefault(key(index), (index, np.empty(sizes, dtype)))
+    if key(index) not in shards:
+      shards[key(index)] = (index, _aligned(sizes, dtype))
   for layer, tensor in enumerate(tensors):
     for index, shard in shards.values():
       if stacked:  # layers are never split over devices
@@ -207,5 +215,58 @@ def _assemble(
   if place is None:
     return shards[key(whole)][1]
   return jax.make_array_from_callback(
-    shape, place, lambda index: shards[key(index)][1]
+    shape,
+    place,
+    lambda index: shards[key(index)][1],  # pyright: ignore
   )
+
+
+def _aligned(sizes: list[int], dtype: str) -> np.ndarray:
+  """An empty array that JAX on CPU takes over rather than copies."""
+  boundary, size = 64, math.prod(sizes) * np.dtype(dtype).itemsize
+  raw = np.empty(size + boundary, np.uint8)
+  start = -raw.ctypes.data % boundary
+  return raw[start : start + size].view(dtype).reshape(sizes)
+
+
+def save(
+  config: ModelConfig,
+  params: Params,
+  folder: Path,
+  dtype: str,
+  max_shard_bytes: int = 5 * 2**30,
+) -> None:
+  """Writes safetensors under Hugging Face's names, with an index if several.
+
+  Args:
+    config: of the model.
+    params: without adapters; with a `score` `[1, D]` for a reward model.
+    folder: where `config.json` is, or goes.
+    dtype: `float32`, or `bfloat16` which holds half of the bits.
+    max_shard_bytes: of a file; one file is in memory at a time.
+  """
+  leaves = [
+    (name, leaf, layer if path.startswith('blocks/') else ...)
+    for path, leaf in _flat(params).items()
+    for layer, name in enumerate(names(config, path))
+  ]
+  width, total = np.dtype(dtype).itemsize, 0
+  shards: list[list[Any]] = [[]]
+  held = 0
+  for name, leaf, layer in leaves:
+    size = width * int(np.prod(leaf.shape if layer is ... else leaf.shape[1:]))
+    if shards[-1] and held + size > max_shard_bytes:
+      shards.append([])
+      held = 0
+    shards[-1].append((name, leaf, layer))
+    held, total = held + size, total + size
+  where = {}
+  for number, shard in enumerate(shards, 1):
+    file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
+    file = file if len(shards) > 1 else 'model.safetensors'
+    tensors = {name: np.asarray(leaf[at], dtype) for name, leaf, at in shard}
+    save_file(tensors, folder / file, {'format': 'pt'})
+    where |= dict.fromkeys(tensors, file)
+  if len(shards) > 1:
+    index = {'metadata': {'total_size': total}, 'weight_map': where}
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))

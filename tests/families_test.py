@@ -4,25 +4,27 @@
 """
 
 import collections
-import json
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import checkpoints
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
-
 import reading
+import torch
+import transformers
 from conftest import FAMILIES
+
 from rlcw import model, sampling, sharding, tokenizer, weights
 from rlcw.model import ModelConfig, Params
 
 LENGTH = 24  # beyond every window (6) and every original length (8)
-WINDOWED = ('qwen2-window', 'qwen3-window', 'gemma3')
+WINDOWED = ('qwen2-window', 'gemma3')
 CLASSIFIER = 'ForSequenceClassification'
 PROMPTS = [
   'The lighthouse keeper wrote a letter to the sea, and',
@@ -75,35 +77,8 @@ def _tokens(rows: int = 2) -> np.ndarray:
   return np.random.default_rng(0).integers(2, 300, (rows, LENGTH))
 
 
-def _under_their_names(
-  config: ModelConfig, params: Params
-) -> dict[str, np.ndarray]:
-  """Our parameters as a checkpoint has them."""
-  found = {}
-  for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-    path = '/'.join(key.key for key in keys)
-    stacked = leaf if path.startswith('blocks/') else leaf[None]
-    rows = weights.names(config, path)
-    found |= dict(zip(rows, np.asarray(stacked), strict=True))
-  return found
-
-
-def _state(theirs: Any) -> dict[str, np.ndarray]:
-  """The weights that a checkpoint of this model holds."""
-  held = {k: v.float().numpy() for k, v in theirs.state_dict().items()}
-  if theirs.config.tie_word_embeddings:
-    held.pop('lm_head.weight', None)
-  return held
-
-
-def _assert_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-  assert ours.keys() == theirs.keys()
-  for name, expected in theirs.items():
-    np.testing.assert_array_equal(ours[name], expected, err_msg=name)
-
-
 def test_a_family_shows_what_is_peculiar_to_it(case: Case) -> None:
-  c, held = case.config, _state(case.theirs)
+  c, held = case.config, checkpoints.state(case.theirs)
   assert ('lm_head.weight' in held) != c.tied_head
   assert any('bias' in name for name in held) == c.qkv_bias
   assert any('q_norm' in name for name in held) == c.qk_norm
@@ -190,7 +165,7 @@ def test_a_folder_loads_as_it_was_saved(
   config, params = weights.load(tmp_path)
   assert config == case.config
   assert {a.dtype for a in jax.tree.leaves(params)} == {np.dtype('float32')}
-  _assert_equal(_under_their_names(config, params), _state(theirs))
+  checkpoints.assert_holds((config, params), checkpoints.state(theirs))
 
 
 def test_parameters_take_the_dtype_that_is_asked_for(case: Case) -> None:
@@ -222,27 +197,18 @@ def test_a_mesh_holds_what_one_host_does(
 
 
 @pytest.mark.parametrize('case', WINDOWED, indirect=True)
-def test_shared_windowed_briefs_equal_repeated_ones(
+def test_a_shared_brief_equals_repeated_ones_under_windows(
   case: Case, table: Any
 ) -> None:
   # briefs of 3, 8 and 5 tokens, replies of 6, windows of 6: the window lies
   # within the brief, across its end, and within the reply
-  config, params = case.config, case.params
-  shared = reading.shared(config, params, *reading.briefs())
-  repeated = reading.repeated(config, params, *reading.briefs())
-  for ours, theirs in zip(shared, repeated, strict=True):
-    difference = np.abs(ours - theirs).max()
-    assert table(case.family, 'shared brief', difference) <= 1e-5
-
-
-@pytest.mark.parametrize('case', WINDOWED, indirect=True)
-def test_a_shared_windowed_brief_has_the_gradient_of_repeated_ones(
-  case: Case, table: Any
-) -> None:
-  ours, theirs = (
-    jax.grad(reading.loss(read, case.config))(case.params)
-    for read in (reading.shared, reading.repeated)
+  (_, shared), ours = reading.gradient(reading.shared, case.config, case.params)
+  (_, repeated), theirs = reading.gradient(
+    reading.repeated, case.config, case.params
   )
+  for one, other in zip(shared, repeated, strict=True):
+    difference = np.abs(one - other).max()
+    assert table(case.family, 'shared brief', difference) <= 1e-5
   difference = reading.distance(ours, theirs)
   assert table(case.family, 'shared grad', difference) <= 1e-5
 
@@ -264,7 +230,7 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
   target = torch.from_numpy(token_PxL)
   case.theirs(target, labels=target).loss.backward()
   theirs = {k: v.grad.numpy() for k, v in case.theirs.named_parameters()}
-  ours = _under_their_names(case.config, gradient(case.params))
+  ours = checkpoints.under_their_names(case.config, gradient(case.params))
   assert ours.keys() == theirs.keys()
   for name, expected in theirs.items():
     assert np.abs(expected).max() > 0, name
@@ -324,3 +290,120 @@ def test_a_classifier_of_two_labels_is_an_error(
   message = r'score\.weight: shape \(2, 32\) where \(1, 32\) is expected'
   with pytest.raises(ValueError, match=message):
     weights.load_classifier(tmp_path)
+
+
+_LONG = {  # as published Llamas have it, which is all that GGUF can say
+  'rope_parameters': {
+    'rope_type': 'llama3',
+    'rope_theta': 500_000.0,
+    'factor': 32.0,
+    'low_freq_factor': 1.0,
+    'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 8192,
+  }
+}
+
+
+@pytest.mark.parametrize(
+  ('family', 'settings'),
+  [
+    ('llama', {}),
+    ('llama', {'tie_word_embeddings': False, 'head_dim': 12}),
+    ('llama3', _LONG),
+    ('llama-linear', {}),
+    ('r1-distill-llama', _LONG | {'head_dim': 64}),
+    ('qwen2', {}),
+    ('r1-distill-qwen', {}),
+    ('qwen3', {}),
+    ('gemma3', {'num_hidden_layers': 7}),
+    ('gemma3', {'num_hidden_layers': 62, 'query_pre_attn_scalar': 8}),
+  ],
+)
+def test_gguf_loads_equal_to_safetensors(
+  family: str,
+  settings: dict[str, Any],
+  make_model: Callable[..., Any],
+  tmp_path: pathlib.Path,
+) -> None:
+  if family == 'gemma3':  # what the file's header leaves out
+    rope = {'rope_type': 'linear', 'rope_theta': 1e6, 'factor': 8.0}
+    local = {'rope_type': 'default', 'rope_theta': 10_000.0}
+    settings = {
+      'layer_types': None,
+      'query_pre_attn_scalar': 12,
+      'rope_parameters': {'full_attention': rope, 'sliding_attention': local},
+    } | settings
+  theirs = make_model(family, **settings)
+  theirs.save_pretrained(tmp_path)
+  ours = weights.load(checkpoints.write_gguf(tmp_path / 'tiny.gguf', theirs))
+  expected = weights.load(tmp_path)
+  eps = expected[0].norm_eps
+  assert ours[0].norm_eps == pytest.approx(eps)  # the file's is a float32
+  assert dataclasses.replace(ours[0], norm_eps=eps) == expected[0]
+  # Gemma's norms are one float32 addition away
+  atol = 2e-7 if family == 'gemma3' else 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol),
+    ours[1],
+    expected[1],
+  )
+
+
+def _assert_greedy_text_equals_transformers(
+  loaded: tuple[ModelConfig, Params],
+  theirs: Any,
+  path: pathlib.Path,
+  start: tuple[int, ...] = (),
+) -> None:
+  read = tokenizer.load(path)
+  rows = [[*start, *tokenizer.encode(read, prompt)] for prompt in PROMPTS]
+  prompt_PxL = np.zeros((len(rows), max(map(len, rows))), np.int32)
+  for row_L, ids in zip(prompt_PxL, rows, strict=True):
+    row_L[: len(ids)] = ids
+  rollout = sampling.sample(
+    loaded[1],
+    prompt_PxL,
+    np.array([len(ids) for ids in rows]),
+    np.arange(len(rows)),
+    sampling.Greedy(),
+    0,
+    0,
+    config=loaded[0],
+    group_size=1,
+    max_new_tokens=32,
+    eos=(),
+  )
+  theirs.generation_config.eos_token_id = None
+  for i, ids in enumerate(rows):
+    brief = torch.tensor([ids])
+    written = theirs.generate(
+      brief,
+      attention_mask=torch.ones_like(brief),
+      do_sample=False,
+      max_new_tokens=32,
+    )[0]
+    text = tokenizer.decode(read, written[len(ids) :].tolist())
+    assert len(text.split()) > 10
+    assert rollout.token[i, 0].tolist() == written[len(ids) :].tolist(), text
+
+
+@pytest.mark.slow
+def test_smollm2_writes_what_it_writes_in_transformers(
+  smollm2: Any, smollm2_torch: Any, smollm2_path: pathlib.Path
+) -> None:
+  _assert_greedy_text_equals_transformers(smollm2, smollm2_torch, smollm2_path)
+
+
+@pytest.mark.slow
+def test_gemma_writes_what_it_writes_in_transformers(
+  gemma_path: pathlib.Path,
+) -> None:
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    gemma_path.parent,
+    gguf_file=gemma_path.name,
+    dtype=torch.float32,
+    attn_implementation='eager',
+  ).eval()
+  loaded = weights.load(gemma_path)
+  bos = 2  # it was trained to expect one
+  _assert_greedy_text_equals_transformers(loaded, theirs, gemma_path, (bos,))

@@ -19,8 +19,9 @@ LAYERS = {
   3: 'train llm rewards rewards.writing',
   2: 'policy',
   1: 'rewards.judges sampling weights checkpoint data',
-  0: 'rewards.constraints rewards.mixing attention model model_config lora '
-  'losses sharding sources tokenizer hub builders metrics plots datasets',
+  0: 'rewards.constraints rewards.mixing attention attention_kernels model '
+  'model_config lora losses sharding sources tokenizer hub builders metrics '
+  'plots datasets',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

@@ -49,11 +49,22 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
       'replies_per_brief': 2,
       'briefs_per_pass': 16,
     },
+    'generate': {
+      'model': str(model),
+      'samples': 2,
+      'max_new_tokens': 8,
+      'prompts_per_pass': 8,
+    },
+    'export': {'model': str(runs / 'grpo')},
     'report': {k: str(runs / k) for k in ('reward_model', 'grpo', 'evaluate')},
   }[name]
   for key, value in small.items():
     if key in config:
       config[key] = value
+  if 'lora' in config:
+    config.lora.rank = 2
+  if 'decoder' in config:
+    config.decoder.steps = 3
   if name == 'grpo':  # a random model breaks some rule nearly always
     config.mixing.all_violating = 'suppress'
   return config

@@ -79,21 +79,29 @@ def repeated(
 
 
 def loss(read: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
-  """A weighted sum of the replies' log-probabilities, of parameters."""
+  """A weighted sum of the replies' log-probabilities, and what `read` gave."""
   prompt_PxL, length_P, token_PxGxT = briefs()
   weight_N = np.random.default_rng(1).normal(size=token_PxGxT.size)
 
-  def of(params: Params) -> jax.Array:
-    states, _ = read(config, params, prompt_PxL, length_P, token_PxGxT)
+  def of(params: Params) -> tuple[jax.Array, Any]:
+    states = read(config, params, prompt_PxL, length_P, token_PxGxT)
     logp_N = losses.token_logprobs(
-      states.reshape(-1, states.shape[-1]),
+      states[0].reshape(-1, states[0].shape[-1]),
       model.head_weight(params),
       token_PxGxT.reshape(-1),
       temperature=0.8,
     )
-    return jnp.sum(jnp.asarray(weight_N, jnp.float32) * logp_N)
+    return jnp.sum(jnp.asarray(weight_N, jnp.float32) * logp_N), states
 
   return of
+
+
+def gradient(
+  read: Callable[..., Any], config: ModelConfig, params: Params
+) -> tuple[tuple[jax.Array, Any], Params]:
+  """`loss` with its gradient."""
+  of = jax.value_and_grad(loss(read, config), has_aux=True)
+  return jax.jit(of)(params)
 
 
 def distance(a: Params, b: Params) -> float:

@@ -1,0 +1,139 @@
+"""Task `generate`: briefs in, replies out.
+
+Replies stream to disk in the order of the briefs, so that a run that was
+killed goes on after the last whole line; each depends on the seed, its brief's
+line and its number alone, whatever the batches.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlcw import Config, data, metrics, policy, sampling, sharding, tokenizer
+from rlcw.policy import Policy
+from rlcw.rewards import constraints
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Answers every brief; returns the summary."""
+  started = time.perf_counter()
+  method = sampling.choose(config.temperature, config.top_k, config.top_p)
+  records = data.read_jsonl(config.input)
+  texts = [
+    prompt_of(record, config, line) for line, record in enumerate(records, 1)
+  ]
+  model = policy.load(config.model, sharding.make_mesh(**config.mesh))
+  output = Path(config.output or workdir / 'replies.jsonl')
+  output.parent.mkdir(parents=True, exist_ok=True)
+  done = whole_lines(output)
+  if done > len(texts):
+    raise ValueError(
+      f'{output} has {done} lines already, but {config.input} only {len(texts)}'
+    )
+  told = {'prompts': len(texts), 'replies': 0, 'tokens': 0, 'finished': 0}
+  sampling_seconds = 0.0
+  size = config.prompts_per_pass
+  for first in metrics.progress('generate', done, len(texts), 'brief', size):
+    rows = np.arange(first, min(first + size, len(texts)))
+    before = time.perf_counter()
+    rollout = answer(model, texts, rows, method, config)
+    sampling_seconds += time.perf_counter() - before
+    token, length, finished = jax.device_get(
+      (rollout.token, rollout.length, rollout.finished)
+    )
+    for p, row in enumerate(rows):
+      replies = [
+        tokenizer.decode(model.text, token[p, g, : length[p, g]])
+        for g in range(config.samples)
+      ]
+      metrics.append_jsonl(
+        output,
+        {**records[row], 'responses': replies, 'finished': finished[p]},
+      )
+    told['replies'] += len(rows) * config.samples
+    told['tokens'] += int(length[: len(rows)].sum())
+    told['finished'] += int(finished[: len(rows)].sum())
+  summary: dict[str, Any] = told | {
+    'resumed_at': done,
+    'finished': told['finished'] / max(told['replies'], 1),
+    'tokens_per_second': told['tokens'] / max(sampling_seconds, 1e-9),
+    'wall_seconds': time.perf_counter() - started,
+    'peak_memory_gib': metrics.peak_memory_gib(),
+    'hardware': metrics.hardware(),
+  }
+  metrics.write_json(workdir / 'summary.json', summary)
+  metrics.say(
+    f'generate: {told["replies"]} replies, {told["tokens"]} tokens, '
+    f'{summary["tokens_per_second"]:.0f} tokens/s; {output}'
+  )
+  return summary
+
+
+def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
+  """What the model is asked, with its rules where they are to be written.
+
+  Raises:
+    ValueError: names the file and the record that has no prompt.
+  """
+  prompt = record.get('prompt')
+  if not isinstance(prompt, str) or not prompt.strip():
+    raise ValueError(
+      f'{config.input}: record {line}: prompt={prompt!r}; a text is expected'
+    )
+  if not config.write_rules:
+    return prompt
+  return constraints.write_brief(
+    prompt,
+    record.get('instruction_id_list', []),
+    record.get('kwargs', []),
+    record.get('language', 'en'),
+  )
+
+
+def whole_lines(output: Path) -> int:
+  """How many lines an earlier run wrote; a last one torn by a kill goes.
+
+  Raises:
+    ValueError: the file is of another kind.
+  """
+  if not output.exists():
+    return 0
+  *lines, torn = output.read_bytes().split(b'\n')
+  if not all(b'"responses"' in line for line in lines):
+    raise ValueError(f'{output} holds lines that are not replies')
+  if torn:
+    output.write_bytes(b''.join(line + b'\n' for line in lines))
+  return len(lines)
+
+
+def answer(
+  model: Policy,
+  texts: list[str],
+  rows: np.ndarray,
+  method: Any,
+  config: Config,
+) -> sampling.Rollout:
+  """Replies `[P, G, T]`; P is `prompts_per_pass`, whatever `rows` hold."""
+  padded_P = np.resize(rows, config.prompts_per_pass)
+  ids = [tokenizer.chat(model.text, texts[row]) for row in padded_P]
+  longest = max(map(len, ids))
+  # widths of powers of two: few shapes, few compilations
+  prompt_PxL, length_P = data.pad(ids, max(32, 1 << (longest - 1).bit_length()))
+  arrays = jax.device_put(
+    (prompt_PxL, length_P, padded_P), sharding.over_groups(model.mesh)
+  )
+  rollout = sampling.sample(
+    model.params,
+    *arrays,
+    method,
+    config.seed,
+    0,
+    config=model.config,
+    group_size=config.samples,
+    max_new_tokens=config.max_new_tokens,
+    eos=tokenizer.eos_ids(model.text),
+  )
+  return jax.block_until_ready(rollout)

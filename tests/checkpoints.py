@@ -1,0 +1,132 @@
+"""Checkpoints as others write and name them, for the tests of ours."""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import gguf
+import jax
+import numpy as np
+
+from rlcw import weights
+from rlcw.model import ModelConfig, Params
+
+Tensors = dict[str, np.ndarray]
+_ARCHITECTURES = {
+  'llama': gguf.MODEL_ARCH.LLAMA,
+  'qwen2': gguf.MODEL_ARCH.QWEN2,
+  'qwen3': gguf.MODEL_ARCH.QWEN3,
+  'gemma3_text': gguf.MODEL_ARCH.GEMMA3,
+}
+
+
+def state(theirs: Any) -> Tensors:
+  """The weights that a checkpoint of this model holds."""
+  held = {k: v.float().numpy() for k, v in theirs.state_dict().items()}
+  if theirs.config.tie_word_embeddings:
+    held.pop('lm_head.weight', None)
+  return held
+
+
+def under_their_names(config: ModelConfig, params: Params) -> Tensors:
+  """Our parameters as a checkpoint has them."""
+  found: Tensors = {}
+  for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    path = '/'.join(key.key for key in keys)
+    stacked = leaf if path.startswith('blocks/') else leaf[None]
+    rows = weights.names(config, path)
+    found |= dict(zip(rows, np.asarray(stacked), strict=True))
+  return found
+
+
+def assert_holds(loaded: tuple[ModelConfig, Params], tensors: Tensors) -> None:
+  found = under_their_names(*loaded)
+  assert found.keys() == tensors.keys()
+  for name, expected in tensors.items():
+    np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
+def _interleaved(kernel_OxI: np.ndarray, heads: int) -> np.ndarray:
+  """What llama.cpp's converter does to Llama's queries and keys."""
+  out, inner = kernel_OxI.shape
+  halves = kernel_OxI.reshape(heads, 2, out // heads // 2, inner)
+  return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(out, inner)
+
+
+def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> np.ndarray:
+  """The table that llama.cpp's converter makes of Llama 3's positions."""
+  length = rope['original_max_position_embeddings']
+  low, high = rope['low_freq_factor'], rope['high_freq_factor']
+  divisors = []
+  for i in range(0, head_dim, 2):
+    wave = 2 * math.pi * rope['rope_theta'] ** (i / head_dim)
+    if wave < length / high:
+      divisors.append(1.0)
+    elif wave > length / low:
+      divisors.append(rope['factor'])
+    else:
+      smooth = (length / wave - low) / (high - low)
+      divisors.append(1 / ((1 - smooth) / rope['factor'] + smooth))
+  return np.array(divisors, np.float32)
+
+
+def write_gguf(
+  path: pathlib.Path,
+  theirs: Any,
+  edit: Callable[[gguf.GGUFWriter, Tensors], None] = lambda *_: None,
+) -> pathlib.Path:
+  """A model's GGUF file, as llama.cpp's `convert_hf_to_gguf.py` writes it.
+
+  Args:
+    path: of the new file.
+    theirs: the model.
+    edit: changes the header and the tensors before they are written.
+  """
+  c = theirs.config
+  architecture = _ARCHITECTURES[c.model_type]
+  writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+  writer.add_context_length(c.max_position_embeddings)
+  writer.add_embedding_length(c.hidden_size)
+  writer.add_feed_forward_length(c.intermediate_size)
+  writer.add_block_count(c.num_hidden_layers)
+  writer.add_head_count(c.num_attention_heads)
+  writer.add_head_count_kv(c.num_key_value_heads)
+  writer.add_layer_norm_rms_eps(c.rms_norm_eps)
+  head_dim = getattr(c, 'head_dim', None)
+  if head_dim is not None:
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+  rope = c.rope_parameters
+  if c.model_type == 'gemma3_text':
+    rope = rope['full_attention']
+    writer.add_sliding_window(c.sliding_window)
+  writer.add_rope_freq_base(rope['rope_theta'])
+  tensors: Tensors = {}
+  if rope['rope_type'] == 'linear':
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(rope['factor'])
+  elif rope['rope_type'] == 'llama3':
+    tensors['rope_freqs.weight'] = _llama3_divisors(rope, head_dim)
+  if c.model_type == 'llama':
+    writer.add_vocab_size(c.vocab_size)
+    writer.add_rope_dimension_count(head_dim)
+  heads = {'q_proj': c.num_attention_heads, 'k_proj': c.num_key_value_heads}
+  table = gguf.get_tensor_name_map(architecture, c.num_hidden_layers)
+  for name, tensor in state(theirs).items():
+    kind = name.split('.')[-2]
+    if c.model_type == 'llama' and kind in heads:
+      tensor = _interleaved(tensor, heads[kind])
+    if c.model_type == 'gemma3_text' and name.endswith('norm.weight'):
+      tensor = tensor + 1
+    short = table.get_name(name, try_suffixes=('.weight', '.bias'))
+    assert short is not None, name
+    tensors[short] = tensor
+  edit(writer, tensors)
+  for name, tensor in tensors.items():
+    writer.add_tensor(name, tensor)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return path
