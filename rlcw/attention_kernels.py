@@ -159,6 +159,7 @@ def cudnn(
     )
     padded = Prefix(brief, prefix.length_P)
     own_LxS, brief_PxLxS = masks(q.shape[1], q.shape[1], padded, 0, window)
+    assert brief_PxLxS is not None
     each = (P, q.shape[1])
     mask = jnp.concatenate(
       [
@@ -189,7 +190,7 @@ class GroupMask(splash_mask.Mask):
 
   brief: int  # its keys, padding included
   reply: int
-  queries: int  # those of all replies, and padding, which is one more reply
+  queries: int  # those of all replies, and padding, as if of further replies
   window: int | None
 
   @property
@@ -299,7 +300,7 @@ def splash(
     interpret=interpret,
   )
   heads_first = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
-  out = jax.vmap(kernel)(
+  out: Any = jax.vmap(kernel)(
     heads_first(q_PxNxhxH),
     heads_first(k_PxMxKxH),
     heads_first(v_PxMxKxH),
@@ -317,21 +318,19 @@ def sharded_splash(
   'data' and 'fsdp' and key/value heads over 'tensor', as the parameters and
   the batch are (`sharding`); an axis that does not divide is not split.
   """
-  attend, mesh = (
-    functools.partial(splash, **how),
-    jax.sharding.get_abstract_mesh(),
-  )
+  run = functools.partial(splash, **how)
+  mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return attend(q_PxGxLxKxRxH, own, prefix)
-  P, _, _, K, _, _ = q_PxGxLxKxRxH.shape
+    return run(q_PxGxLxKxRxH, own, prefix)
+  prompts, heads = q_PxGxLxKxRxH.shape[0], q_PxGxLxKxRxH.shape[3]
   groups = mesh.shape['data'] * mesh.shape['fsdp']
-  p = ('data', 'fsdp') if P % groups == 0 else None
-  k = 'tensor' if K % mesh.shape['tensor'] == 0 else None
-  reply = PartitionSpec(p, None, None, k)
-  brief = Prefix(PartitionSpec(p, None, k), PartitionSpec(p))
+  p = ('data', 'fsdp') if prompts % groups == 0 else None
+  k = 'tensor' if heads % mesh.shape['tensor'] == 0 else None
+  reply, brief = PartitionSpec(p, None, None, k), PartitionSpec(p, None, k)
+  of_prefix: Any = None if prefix is None else (brief, PartitionSpec(p))
   return jax.shard_map(
-    attend,
-    in_specs=(reply, reply, None if prefix is None else brief),
+    run,
+    in_specs=(reply, reply, of_prefix and Prefix(*of_prefix)),
     out_specs=reply,
     check_vma=False,  # the kernel does not say how its results vary
   )(q_PxGxLxKxRxH, own, prefix)

@@ -96,6 +96,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
   return list(tokenizer.encode(text, add_special_tokens=False))
 
 
+def encode_untrusted(
+  tokenizer: PreTrainedTokenizerFast, text: str
+) -> list[int]:
+  """The same where a text that spells a control token stays text."""
+  return list(
+    tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+  )
+
+
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:
   """The text of a reply, without special tokens or white space around it."""
   text = tokenizer.decode(

@@ -23,10 +23,12 @@ from conftest import FAMILIES
 from rlcw import model, sampling, sharding, tokenizer, weights
 from rlcw.model import ModelConfig, Params
 
-LENGTH = 24  # beyond every window (6) and every original length (8)
-WINDOWED = ('qwen2-window', 'gemma3')
-CLASSIFIER = 'ForSequenceClassification'
-PROMPTS = [
+_LENGTH = 24  # beyond every window (6) and every original length (8)
+_WINDOWED = ('qwen2-window', 'gemma3')
+# decoding compiles longest, and does not know these from others
+_DECODED = sorted(FAMILIES.keys() - {'llama', 'r1-distill-llama'})
+_CLASSIFIER = 'ForSequenceClassification'
+_PROMPTS = [
   'The lighthouse keeper wrote a letter to the sea, and',
   'Once upon a time, in a village without clocks,',
   'The recipe for rain is simple:',
@@ -74,7 +76,7 @@ def case(
 
 
 def _tokens(rows: int = 2) -> np.ndarray:
-  return np.random.default_rng(0).integers(2, 300, (rows, LENGTH))
+  return np.random.default_rng(0).integers(2, 300, (rows, _LENGTH))
 
 
 def test_a_family_shows_what_is_peculiar_to_it(case: Case) -> None:
@@ -83,9 +85,9 @@ def test_a_family_shows_what_is_peculiar_to_it(case: Case) -> None:
   assert any('bias' in name for name in held) == c.qkv_bias
   assert any('q_norm' in name for name in held) == c.qk_norm
   assert c.num_heads == 2 * c.num_kv_heads
-  assert bool(c.window) == (case.family in WINDOWED)
+  assert bool(c.window) == (case.family in _WINDOWED)
   if c.window:
-    assert c.window < LENGTH
+    assert c.window < _LENGTH
     assert len(set(c.local_layers)) == 2
   for name, tensor in held.items():
     if 'norm' in name or 'bias' in name:
@@ -110,6 +112,7 @@ def test_a_padded_row_equals_one_that_is_not(case: Case, table: Any) -> None:
   assert table(case.family, 'padding', difference) <= 1e-5
 
 
+@pytest.mark.parametrize('case', _DECODED, indirect=True)
 def test_greedy_replies_equal_transformers(case: Case, table: Any) -> None:
   lengths, reply = [9, 14], 10
   case.theirs.generation_config.eos_token_id = None
@@ -196,7 +199,7 @@ def test_a_mesh_holds_what_one_host_does(
   )
 
 
-@pytest.mark.parametrize('case', WINDOWED, indirect=True)
+@pytest.mark.parametrize('case', _WINDOWED, indirect=True)
 def test_a_shared_brief_equals_repeated_ones_under_windows(
   case: Case, table: Any
 ) -> None:
@@ -213,9 +216,7 @@ def test_a_shared_brief_equals_repeated_ones_under_windows(
   assert table(case.family, 'shared grad', difference) <= 1e-5
 
 
-@pytest.mark.parametrize(
-  'case', ['llama3', 'qwen2-window', 'qwen3', 'gemma3'], indirect=True
-)
+@pytest.mark.parametrize('case', ['llama3', 'qwen3', 'gemma3'], indirect=True)
 def test_gradients_equal_torch(case: Case, table: Any) -> None:
   token_PxL = _tokens()
 
@@ -247,7 +248,7 @@ def test_a_classifier_gives_the_logits_of_transformers(
   table: Any,
   tmp_path: pathlib.Path,
 ) -> None:
-  theirs = make_model(family, CLASSIFIER, num_labels=1)
+  theirs = make_model(family, _CLASSIFIER, num_labels=1)
   theirs.save_pretrained(tmp_path)
   config, params, score_D = weights.load_classifier(tmp_path)
   hidden = reading.hidden(config, params, _tokens())
@@ -266,7 +267,7 @@ def test_a_classifier_is_no_language_model(
   tied: bool, make_model: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
   make_model(
-    'qwen2', CLASSIFIER, num_labels=1, tie_word_embeddings=tied
+    'qwen2', _CLASSIFIER, num_labels=1, tie_word_embeddings=tied
   ).save_pretrained(tmp_path)
   with pytest.raises(ValueError, match=r'unknown: score\.weight') as error:
     weights.load(tmp_path)
@@ -286,7 +287,7 @@ def test_a_language_model_is_no_classifier(
 def test_a_classifier_of_two_labels_is_an_error(
   make_model: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
-  make_model('llama', CLASSIFIER, num_labels=2).save_pretrained(tmp_path)
+  make_model('llama', _CLASSIFIER, num_labels=2).save_pretrained(tmp_path)
   message = r'score\.weight: shape \(2, 32\) where \(1, 32\) is expected'
   with pytest.raises(ValueError, match=message):
     weights.load_classifier(tmp_path)
@@ -356,7 +357,7 @@ def _assert_greedy_text_equals_transformers(
   start: tuple[int, ...] = (),
 ) -> None:
   read = tokenizer.load(path)
-  rows = [[*start, *tokenizer.encode(read, prompt)] for prompt in PROMPTS]
+  rows = [[*start, *tokenizer.encode(read, prompt)] for prompt in _PROMPTS]
   prompt_PxL = np.zeros((len(rows), max(map(len, rows))), np.int32)
   for row_L, ids in zip(prompt_PxL, rows, strict=True):
     row_L[: len(ids)] = ids

@@ -205,7 +205,7 @@ def score_texts(
   decoder, text = model.decoder, model.decoder.text
   end = [int(text.eos_token_id)]
   rows = [
-    tokenizer.encode(text, reply) + end * bool(ended)
+    tokenizer.encode_untrusted(text, reply) + end * bool(ended)
     for group, flags in zip(replies, finished, strict=True)
     for reply, ended in zip(group, flags, strict=True)
   ]
