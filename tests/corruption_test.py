@@ -545,6 +545,7 @@ def gguf_file(
   def arrays(writer: gguf.GGUFWriter, _: checkpoints.Tensors) -> None:
     writer.add_token_list(['a', 'b', 'c'])
     writer.add_token_scores([0.0, 1.0, 2.0])
+    writer.add_array('tokenizer.ggml.bytes', b'abc')
 
   path = tmp_path_factory.mktemp('gguf') / 'x.gguf'
   if request.param == 'llama3':
@@ -589,7 +590,7 @@ def test_a_gguf_file_that_begins_wrong(
     _refuses(file, 'not a whole GGUF file')
 
 
-@pytest.mark.parametrize('key', ['tokens', 'scores'])
+@pytest.mark.parametrize('key', ['tokens', 'scores', 'bytes'])
 @pytest.mark.parametrize('count', [4, 2**20, 2**40, 2**60, 2**64 - 1])
 def test_an_array_longer_than_its_file(
   count: int, key: str, gguf_file: pathlib.Path, tmp_path: pathlib.Path
