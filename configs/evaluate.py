@@ -17,5 +17,6 @@ def get_config() -> ConfigDict:
       seed=1,
       replies_per_brief=4,
       briefs_per_pass=10,
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
   )

@@ -31,13 +31,14 @@ from rlcw.rewards import constraints, writing
 MODELS = ('base', 'trained')
 
 
+@sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Evaluates a finished `grpo` run; returns the summary."""
   started = time.perf_counter()
   trained: Config = ConfigDict(
     json.loads((Path(config.run) / 'config.json').read_text())
   )
-  base = policy.load(trained.model, sharding.make_mesh(**trained.mesh))
+  base = policy.load(trained.model, sharding.make_mesh(**config.mesh))
   reward = writing.load(trained.reward_model, base)
   after, learned = policy.restore(config.run, base)
   joined = lora.join(learned, base.params)

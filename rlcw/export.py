@@ -42,6 +42,7 @@ _CLASSIFIER = {
 }
 
 
+@sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Writes the folder; returns the summary."""
   started = time.perf_counter()

@@ -17,6 +17,7 @@ from rlcw.policy import Policy
 from rlcw.rewards import constraints
 
 
+@sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Answers every brief; returns the summary."""
   started = time.perf_counter()

@@ -68,6 +68,7 @@ def load(config: Config) -> Policy:
   return model._replace(config=shape)
 
 
+@sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains a policy; returns its summary."""
   check(config)

@@ -102,8 +102,11 @@ def _is_whole(folder: Path) -> bool:
   wanted = ['config.json', 'model.safetensors']
   index = folder / 'model.safetensors.index.json'
   if index.is_file():
-    shards = json.loads(index.read_text('utf-8'))['weight_map'].values()
-    wanted = ['config.json', *shards]
+    try:
+      named = json.loads(index.read_text('utf-8'))['weight_map']
+      wanted = ['config.json', *map(str, named.values())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+      return False
   return all((folder / name).is_file() for name in wanted)
 
 

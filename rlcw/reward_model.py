@@ -35,6 +35,7 @@ from rlcw.policy import Policy
 from rlcw.rewards import writing
 
 
+@sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains and judges a reward model; returns its summary."""
   started = time.perf_counter()

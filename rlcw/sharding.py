@@ -4,7 +4,9 @@ The model names its axes ('embed', 'heads', …); the one table here says which
 mesh axis each is split over.  A one-device mesh is the same program.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +16,9 @@ import numpy as np
 from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlcw.model import Decoder, ModelConfig, Params
+from rlcw import Config
+from rlcw.model import Decoder, Params
+from rlcw.model_config import ModelConfig
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
@@ -53,6 +57,21 @@ def make_mesh(
       f'mesh {named} does not multiply to the {held.size} devices there are'
     )
   return Mesh(held.reshape(sizes), MESH_AXES)
+
+
+def ambient(run: Callable[..., Any]) -> Callable[..., Any]:
+  """A task `run(config, workdir)` with its mesh around all that it does.
+
+  XLA does not split kernels written by hand; they split themselves over the
+  ambient mesh (`attention_kernels`).
+  """
+
+  @functools.wraps(run)
+  def around(config: Config, workdir: Path) -> Any:
+    with jax.set_mesh(make_mesh(**config.mesh)):
+      return run(config, workdir)
+
+  return around
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:

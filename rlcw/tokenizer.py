@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlcw import hub
+from rlcw import hub, sources
 
 _GPT2 = (
   r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
@@ -117,13 +117,8 @@ class _Header:
   """The tokenizer's fields in a GGUF file; errors name the file and field."""
 
   def __init__(self, file: Path):
-    import gguf
-
     self._file = file
-    try:
-      self._reader = gguf.GGUFReader(file)
-    except Exception as error:  # whatever the bytes happen to break
-      raise ValueError(f'{file} is not a whole GGUF file: {error}') from None
+    self._reader = sources.gguf_reader(file)
 
   def error(self, key: str, reason: str) -> ValueError:
     return ValueError(f'{self._file}: tokenizer.{key} {reason}')

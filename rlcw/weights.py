@@ -150,8 +150,12 @@ def _read(
     if held[name] != wanted[name]
   ]
   if errors:
+    most = 50
+    listed = errors[:most] + [f'and {len(errors) - most} more'] * (
+      len(errors) > most
+    )
     raise ValueError(
-      f'{source.path} does not fit the model:\n  ' + '\n  '.join(errors)
+      f'{source.path} does not fit the model:\n  ' + '\n  '.join(listed)
     )
   places: dict[str, Any] = {}
   if mesh is not None:

@@ -265,9 +265,11 @@ def test_decoding_stays_on_plain_operations(
   one = _inputs(Shape(L=1), keys=7, dtype='bfloat16')
   more = _inputs(Shape(L=4), keys=7, dtype='bfloat16')
   first = _inputs(Shape(L=1), dtype='bfloat16')
+  full = _inputs(Shape(L=4), dtype='bfloat16')  # as many keys as queries
   texts = [
     _lowered(platform, one, start=start),
     _lowered(platform, more, start=start),
+    _lowered(platform, full, start=start),
     _lowered(platform, first),
   ]
   assert not any(call in text for call in CALLS for text in texts)

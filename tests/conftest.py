@@ -136,6 +136,37 @@ def make_llama(make_model: Callable[..., Any]) -> Callable[..., Any]:
   return functools.partial(make_model, 'llama')
 
 
+@pytest.fixture(scope='session')
+def whole(
+  make_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """An undamaged folder of one file, to be copied and damaged."""
+  folder = tmp_path_factory.mktemp('whole')
+  make_model('llama3').save_pretrained(folder)
+  return folder
+
+
+@pytest.fixture(scope='session', params=['llama3', 'gemma3'])
+def gguf_file(
+  request: pytest.FixtureRequest,
+  make_model: Callable[..., Any],
+  tmp_path_factory: pytest.TempPathFactory,
+) -> pathlib.Path:
+  """An undamaged GGUF file with arrays in its header."""
+  import checkpoints
+  import damage
+
+  def arrays(writer: Any, _: dict[str, Any]) -> None:
+    writer.add_token_list(['a', 'b', 'c'])
+    writer.add_token_scores([0.0, 1.0, 2.0])
+    writer.add_array('tokenizer.ggml.bytes', b'abc')
+
+  path = tmp_path_factory.mktemp('gguf') / 'x.gguf'
+  if request.param == 'llama3':
+    return damage.llama3_gguf(make_model, path, arrays)
+  return checkpoints.write_gguf(path, make_model('gemma3'), arrays)
+
+
 def _save_tokenizer(folder: pathlib.Path) -> None:
   import tokenizers
   import transformers
