@@ -31,7 +31,7 @@ def few_pairs(folder: pathlib.Path) -> str:
     for pair in data.load_preferences('@preferences.jsonl', split=split)[
       :count
     ]:
-      short = {'chosen': pair.chosen[:60], 'rejected': pair.rejected[:60]}
+      short = {'chosen': pair.chosen[:60], 'rejected': pair.rejected[:50]}
       metrics.append_jsonl(file, dataclasses.asdict(pair) | short)
   return str(file)
 

@@ -95,9 +95,11 @@ def test_the_gradient_is_that_of_the_merged_kernel() -> None:
     terms = grpo.make_loss(config, SETTINGS)(params, arrays)
     return terms['loss'].numerator
 
-  beside = jax.grad(lambda a: loss(ADAPTED, lora.join(a, base)))(adapters)
+  beside = jax.jit(jax.grad(lambda a: loss(ADAPTED, lora.join(a, base))))(
+    adapters
+  )
   merged = lora.merge(ADAPTED, lora.join(adapters, base))
-  whole = jax.grad(lambda p: loss(CONFIG, p))(merged)
+  whole = jax.jit(jax.grad(lambda p: loss(CONFIG, p)))(merged)
   scale = LORA.alpha / LORA.rank
   for name in PROJECTIONS:
     dw_LxOxI = whole['blocks'][name]['kernel']
@@ -119,10 +121,9 @@ def one_step(mesh: Any) -> tuple[train.TrainState, dict[str, float]]:
   return state, {name: float(value) for name, value in told.items()}
 
 
-@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-def test_eight_devices_equal_one(shape: tuple[int, int, int]) -> None:
+def test_eight_devices_equal_one() -> None:
   alone, told = one_step(single())
-  spread, told_spread = one_step(sharding.make_mesh(*shape))
+  spread, told_spread = one_step(sharding.make_mesh(2, 2, 2))
   assert_close(alone.params, spread.params, 2e-6)
   np.testing.assert_allclose(told['loss'], told_spread['loss'], rtol=1e-4)
 
