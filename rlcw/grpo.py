@@ -256,7 +256,11 @@ def score(
   finished = np.asarray(rollout.finished)
   if not reward.shared:
     writing_PxG = writing.score_texts(
-      reward, [brief.text for brief in briefs], text, finished, token.shape[-1]
+      reward,
+      [brief.text for brief in briefs],
+      text,
+      finished,
+      widths=(prompt_PxL.shape[-1], token.shape[-1]),
     )
   broken = np.array([[not all(rules) for rules in group] for group in follow])
   violated = broken | ~finished

@@ -187,7 +187,7 @@ def score_texts(
   prompts: list[str],
   replies: list[list[str]],
   finished: np.ndarray,
-  width: int = 0,
+  widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
   """Scores of G replies to each of P prompts, by the reward model's own eyes.
 
@@ -197,7 +197,8 @@ def score_texts(
     replies: `[P][G]` texts.  They are untrusted: no text becomes a control
       token.
     finished: `[P, G]`, whether EOS ended the reply.
-    width: least number of tokens to pad replies to, so that shapes repeat.
+    widths: least numbers of tokens to pad prompts and replies to, so that
+      shapes repeat.
 
   Returns:
     Scores `[P, G]`.
@@ -209,7 +210,8 @@ def score_texts(
     for group, flags in zip(replies, finished, strict=True)
     for reply, ended in zip(group, flags, strict=True)
   ]
-  token, length = data.pad(rows, max(width, data.bucket(max(map(len, rows)))))
+  least_L, least_T = widths
+  token, length = _pad(rows, least_T)
   shape_PxG = finished.shape
   token_PxGxT = token.reshape(*shape_PxG, -1)
   mask_PxGxT = read_mask(
@@ -218,10 +220,16 @@ def score_texts(
     token_PxGxT.shape[-1],
     model.pooling,
   )
-  prompt_PxL, length_P = data.pad(tokenizer.chat(text, p) for p in prompts)
+  prompt_PxL, length_P = _pad(
+    [tokenizer.chat(text, prompt) for prompt in prompts], least_L
+  )
   arrays = jax.device_put(
     (prompt_PxL, length_P, token_PxGxT, mask_PxGxT),
     sharding.over_groups(decoder.mesh),
   )
   found = features(decoder.params, *arrays, config=decoder.config)
   return np.asarray(found @ model.head.weight + model.head.bias)
+
+
+def _pad(rows: list[list[int]], least: int) -> tuple[np.ndarray, np.ndarray]:
+  return data.pad(rows, max(least, data.bucket(max(map(len, rows)))))
