@@ -71,6 +71,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     weights.save(model.config, model.params, folder, config.dtype)
   model.text.save_pretrained(folder)
   files = sorted(folder.glob('*.safetensors'))
+  for file in files:
+    file.chmod(0o644)  # safetensors makes them for their owner's eyes alone
   summary = {
     'folder': str(folder),
     'files': [file.name for file in files],
