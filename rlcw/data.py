@@ -52,6 +52,16 @@ class Preference:
   split: str = 'train'
 
 
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """A prompt and a reply to learn from."""
+
+  prompt: str
+  response: str
+  language: str = 'en'
+  split: str = 'train'
+
+
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
   """All records of a JSONL file; `@NAME` is a file that the package ships.
 
@@ -144,6 +154,23 @@ def load_preferences(
     if not pair.chosen.strip() or not pair.rejected.strip():
       raise ValueError('chosen and rejected must not be empty')
     return pair
+
+  return _select(_parse(path, parse), path, split=split, language=language)
+
+
+def load_examples(
+  path: str | Path, *, split: str | None = None, language: str | None = None
+) -> list[Example]:
+  """Examples of a split and language; of a preference pair, what was chosen."""
+
+  def parse(record: dict[str, Any]) -> Example:
+    fields = {f.name for f in dataclasses.fields(Example)}
+    known = {key: value for key, value in record.items() if key in fields}
+    known.setdefault('response', record.get('chosen', ''))
+    example = Example(**known)
+    if not example.response.strip():
+      raise ValueError('neither response nor chosen holds a text')
+    return example
 
   return _select(_parse(path, parse), path, split=split, language=language)
 

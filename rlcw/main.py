@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from rlcw import metrics
 
 TASKS = {
+  'sft': 'rlcw.sft',
   'reward_model': 'rlcw.reward_model',
   'grpo': 'rlcw.grpo',
   'evaluate': 'rlcw.evaluate',

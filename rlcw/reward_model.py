@@ -53,6 +53,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if config.train != 'head':
     model, head = fit_decoder(groups['train'], model, head, config, workdir)
     features = {k: group_features(g, model, config) for k, g in groups.items()}
+    spread = (features['train'] @ head.weight).std() + 1e-6
+    head = writing.Head(head.weight / spread, head.bias / spread)
   writing.save(head, workdir)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   summary = judge(groups['heldout'].pairs, scores['heldout'][:, :2])

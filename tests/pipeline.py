@@ -49,6 +49,7 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
       'replies_per_brief': 2,
       'briefs_per_pass': 16,
     },
+    'sft': {'model': str(model), 'steps': 6, 'learning_rate': 3e-3},
     'generate': {
       'model': str(model),
       'samples': 2,

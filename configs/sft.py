@@ -1,0 +1,37 @@
+"""Supervised fine-tuning: a cold start from examples.
+
+  rlcw --config=configs/sft.py --workdir=runs/sft
+
+Its model serves GRPO as --config.model=runs/sft.
+
+Cost: COST on 2 CPU cores.
+Expect: EXPECT
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      task='sft',
+      model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
+      examples='@preferences.jsonl',  # {"prompt", "response" or "chosen"}
+      language='en',
+      seed=0,
+      train='all',  # all | lora (with ten times the learning rate)
+      lora=dict(
+        rank=16,
+        alpha=32.0,
+        targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
+      ),
+      steps=28,
+      examples_per_step=8,
+      learning_rate=2e-5,
+      warmup_steps=2,
+      max_grad_norm=1.0,
+      checkpoint_every=14,
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      remat=True,  # recompute blocks in the backward pass: memory for time
+    )
+  )
