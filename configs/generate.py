@@ -4,6 +4,7 @@
 
 Any model serves: a folder, a GGUF file, a Hub id, or the workdir of a run:
   --config.model=runs/quickstart/grpo
+The shipped briefs keep their rules apart: --config.write_rules=True adds them.
 
 Cost: about COST on 2 CPU cores.
 Expect: replies.jsonl in the workdir, a line per brief with its "responses".
@@ -19,7 +20,7 @@ def get_config() -> ConfigDict:
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       input='@briefs.jsonl',  # JSONL of {"prompt"}
       output='',  # replies.jsonl in the workdir where empty
-      write_rules=True,  # append each record's instruction_id_list in words
+      write_rules=False,  # append each record's instruction_id_list in words
       samples=1,
       temperature=0.7,  # 0: greedy
       top_k=0,  # 0: all
