@@ -2,7 +2,7 @@
 
   rlcw --config=configs/export.py --workdir=runs/quickstart/export
 
-Cost: seconds for a small model.
+Cost: seconds.
 Expect: runs/quickstart/export/model with config.json, safetensors, tokenizer.
 """
 

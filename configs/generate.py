@@ -6,7 +6,7 @@ Any model serves: a folder, a GGUF file, a Hub id, or the workdir of a run:
   --config.model=runs/quickstart/grpo
 The shipped briefs keep their rules apart: --config.write_rules=True adds them.
 
-Cost: about COST on 2 CPU cores.
+Cost: about 4 minutes on 2 CPU cores.
 Expect: replies.jsonl in the workdir, a line per brief with its "responses".
 """
 
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
       top_k=0,  # 0: all
       top_p=1.0,  # 1: all
       max_new_tokens=128,
-      prompts_per_pass=32,
+      prompts_per_pass=64,
       seed=0,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
