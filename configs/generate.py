@@ -6,7 +6,7 @@ Any model serves: a folder, a GGUF file, a Hub id, or the workdir of a run:
   --config.model=runs/quickstart/grpo
 The shipped briefs keep their rules apart: --config.write_rules=True adds them.
 
-Cost: about 4 minutes on 2 CPU cores.
+Cost: about 5 minutes on 2 CPU cores.
 Expect: replies.jsonl in the workdir, a line per brief with its "responses".
 """
 

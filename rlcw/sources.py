@@ -193,24 +193,28 @@ def open_gguf(file: Path) -> Source:
   reader = gguf_reader(file)
   stored = {tensor.name: tensor for tensor in reader.tensors}
   pages: mmap.mmap = reader.data._mmap  # pyright: ignore
+  shapes = {
+    name: tuple(int(size) for size in tensor.shape[::-1])
+    for name, tensor in stored.items()
+  }
 
   def dequantise(name: str) -> np.ndarray:
-    tensor = stored[name]
+    tensor, rows = stored[name], 4096  # the library's own copies are of a few
+    array = np.empty(shapes[name], np.float32)
     try:
-      array = gguf.dequantize(tensor.data, tensor.tensor_type)
+      for first in range(0, len(array), rows):
+        part = tensor.data[first : first + rows]
+        array[first : first + rows] = gguf.dequantize(part, tensor.tensor_type)
     except NotImplementedError:
       kind = tensor.tensor_type.name
       raise ValueError(f'{file}: {name}: {kind} cannot be read') from None
     pages.madvise(mmap.MADV_DONTNEED)  # or what was read stays in memory
     return array
 
-  shapes = {
-    name: tuple(int(size) for size in tensor.shape[::-1])
-    for name, tensor in stored.items()
-  }
   divisor_h = None
-  if shapes.pop('rope_freqs.weight', None):
+  if shapes.get('rope_freqs.weight'):
     divisor_h = dequantise('rope_freqs.weight')
+  shapes.pop('rope_freqs.weight', None)
   config = _gguf_config(file, reader, shapes, divisor_h)
   interleaved = {
     'attn_q': config['num_attention_heads'],
