@@ -152,7 +152,8 @@ def has_first_word(
   parts = units.paragraphs(reply)
   if len(parts) != num_paragraphs or nth_paragraph > num_paragraphs:
     return False
-  pattern = rf'[\W_]*{units.whole(units.fold(first_word))}'
+  word = units.whole(units.fold(first_word))
+  pattern = rf"[\W_]*{word}(?!['\-]{units.ALNUM})"
   return re.match(pattern, units.fold(parts[nth_paragraph - 1])) is not None
 
 

@@ -221,8 +221,8 @@ VERIFIERS: dict[str, Verifier] = {
   ),
   'detectable_format:constrained_response': Verifier(
     checks.is_an_answer,
-    f'Answer with one of: {", ".join(ifeval.ANSWERS)}'.replace('., ', '; '),
-    f'回答以下之一：{"；".join(a[:-1] for a in ifeval.ANSWERS)}。',
+    'Answer with "{}", "{}" or "{}", word for word.'.format(*ifeval.ANSWERS),
+    '原样用“{}”“{}”或“{}”作答。'.format(*ifeval.ANSWERS),
     ifeval.constrained_response,
   ),
   'detectable_content:number_placeholders': Verifier(
