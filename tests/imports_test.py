@@ -20,8 +20,8 @@ LAYERS = {
   2: 'policy',
   1: 'rewards.judges sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
-  'rewards.languages rewards.units rewards.mixing attention '
-  'attention_kernels model '
+  'rewards.languages rewards.units rewards.verse rewards.manners '
+  'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'plots datasets',
 }

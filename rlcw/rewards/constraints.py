@@ -13,6 +13,7 @@ argument is an error; IFEval draws one at random.
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,16 @@ def _legal(name: str, value: object) -> tuple[bool, str]:
       return single, 'one character that is not white space'
     case 'at_least' | 'at_most' | 'nth_paragraph':
       return _is_count(value)
+    case 'scheme':
+      letters = value if isinstance(value, str) else ''
+      rhymed = [letters.count(letter) for letter in {*letters} - {'X'}]
+      legal = (
+        re.fullmatch('[A-Z]{2,16}', letters) and min(rhymed, default=0) > 1
+      )
+      return bool(legal), 'like AABB or XAXA, any letter but X twice or more'
+    case 'letters':
+      legal = isinstance(value, str) and re.search(r'[^\W_]', value)
+      return bool(legal), 'text with letters'
     case _ if name.startswith('num_') or name.endswith('frequency'):
       return _is_count(value)
     case 'keywords' | 'forbidden_words':

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
-from rlcw.rewards import checks, ifeval, languages, units
+from rlcw.rewards import checks, ifeval, languages, manners, units, verse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +275,39 @@ VERIFIERS: dict[str, Verifier] = {
     lambda language: f'Write in {languages.NAMES[language][0]}.',
     lambda language: f'用{languages.NAMES[language][1]}写。',
     ifeval.language_response_language,
+  ),
+  'poem:clauses': Verifier(
+    verse.has_clauses,
+    'Write exactly {num_lines} lines of {num_characters} Chinese characters.',
+    '正好写{num_lines}句，每句{num_characters}个汉字。',
+  ),
+  'poem:haiku': Verifier(
+    verse.is_haiku,
+    'Write a haiku: three lines of 5, 7 and 5 syllables.',
+    '写一首俳句：三行，依次为5、7、5个音节。',
+  ),
+  'poem:rhyme': Verifier(
+    verse.rhymes,
+    'Rhyme the lines by the scheme {scheme} (X is free).',
+    '各行按{scheme}押韵（X不必押韵）。',
+  ),
+  'poem:acrostic': Verifier(
+    verse.is_acrostic,
+    'Let the first letters of the lines spell "{letters}".',
+    '写成藏头诗，各行首字连成“{letters}”。',
+  ),
+  'style:no_self_reference': Verifier(
+    manners.names_no_self,
+    'Do not mention that you are an AI.',
+    '不要提到自己是人工智能。',
+  ),
+  'style:piece_alone': Verifier(
+    manners.is_piece_alone,
+    'Write the piece alone, with no introduction or explanation.',
+    '只写作品本身，前后不加任何说明。',
+  ),
+  'style:no_cliche': Verifier(
+    manners.has_no_cliche, 'Use no clichés.', '不要用陈词滥调。'
   ),
   'style:no_repeated_line': Verifier(
     checks.has_no_repeated_line,

@@ -36,6 +36,11 @@ def fold(text: str) -> str:
   return text.strip().casefold().replace('’', "'")
 
 
+def words(text: str) -> list[str]:
+  """Each Han character, and each run of other letters and digits, in order."""
+  return re.findall(f'[{_HAN}]|{WORD.pattern}', text)
+
+
 def count_words(reply: str) -> int:
   """A Han character, or a run of other letters and digits (don't, well-off)."""
   return total(HAN_RUN, reply) + len(WORD.findall(reply))
