@@ -69,18 +69,23 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     FileNotFoundError: with the names that do exist.
     ValueError: names the file, the line and what is wrong with it.
   """
+  return [record for _, record in read_numbered(path)]
+
+
+def read_numbered(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
+  """The same with the number of each record's line; blank lines hold none."""
   file = resolve(path)
   records = []
-  for number, line in enumerate(file.read_text('utf-8').split('\n'), 1):
+  for number, line in enumerate(file.read_bytes().split(b'\n'), 1):
     if not line.strip():
       continue
     try:
-      record = json.loads(line)
-    except json.JSONDecodeError as error:
+      record = json.loads(line.decode('utf-8'))
+    except (ValueError, RecursionError) as error:
       raise ValueError(f'{file}:{number}: not JSON: {error}') from None
     if not isinstance(record, dict):
       raise ValueError(f'{file}:{number}: a JSON object is expected')
-    records.append(record)
+    records.append((number, record))
   return records
 
 

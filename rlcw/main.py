@@ -21,6 +21,7 @@ TASKS = {
   'grpo': 'rlcw.grpo',
   'evaluate': 'rlcw.evaluate',
   'generate': 'rlcw.generate',
+  'verify': 'rlcw.verify',
   'export': 'rlcw.export',
   'report': 'rlcw.report',
 }

@@ -43,10 +43,11 @@ def test_held_out_briefs_suffice_for_the_quickstart() -> None:
   assert len(held_out) >= 40
 
 
-def test_briefs_have_one_to_three_rules_and_use_every_rule() -> None:
+def test_briefs_have_one_to_three_rules_of_many_kinds() -> None:
   assert {len(b.instruction_id_list) for b in BRIEFS} == {1, 2, 3}
   used = {rule for b in BRIEFS for rule in b.instruction_id_list}
-  assert used == set(constraints.VERIFIERS)
+  assert used <= set(constraints.VERIFIERS)
+  assert len(used) >= 20
 
 
 @pytest.mark.parametrize('language', ['en', 'zh'])

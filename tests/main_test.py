@@ -75,7 +75,9 @@ def test_a_run_may_be_made_longer_and_nothing_else(
       main.claim(tmp_path, change)
 
 
-@pytest.mark.parametrize('name', ['reward_model', 'grpo', 'evaluate', 'report'])
+@pytest.mark.parametrize(
+  'name', ['reward_model', 'grpo', 'evaluate', 'verify', 'report']
+)
 def test_every_config_names_a_task_and_its_command(name: str) -> None:
   from pipeline import shipped
 

@@ -1,0 +1,223 @@
+"""What checks a reply for a reward, in English and Chinese.
+
+A reward is what a policy learns to get, so these checks ask for what the rule
+means, where `ifeval` asks for what its authors' program asks for. They differ
+as each says, and in that:
+- Words are whole: not, as in IFEval, parts of other words. Han characters,
+  which no space parts, are words each, and keywords with them substrings.
+- Curly and straight apostrophes are the same, and Chinese marks count.
+- No language need be detected for a letter to be a capital.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+
+from rlcw.rewards import languages, units
+from rlcw.rewards.ifeval import ANSWERS, compare
+
+_BULLET = re.compile(r'^[^\S\n]*(?:[*\-•][^\S\n]+|·[^\S\n]*)\S', re.MULTILINE)
+EXCLAMATIONS = '[!¡՜‼‽⁈⁉❕❗❢❣︕﹗！]'
+# Characters shown as emoji, the symbols models write as emoji (☀ ☺ ♥ ❤), and
+# the marks that make any character one. ★ ♪ ✦ © → stay ordinary text.
+EMOJI = (
+  '[\ufe0f\u20e3\u231a\u231b\u23e9-\u23fa\u25fd\u25fe\u2600-\u2604'
+  '\u2607-\u2668\u2670-\u26ff\u2705\u2708-\u270d\u2728\u274c\u274e'
+  '\u2753-\u2757\u2763\u2764\u2795-\u2797\u27b0\u27bf\u2b1b\u2b1c\u2b50\u2b55'
+  '\U0001f000-\U0001faff]'
+)
+
+
+def has_keywords(reply: str, keywords: Sequence[str]) -> bool:
+  """Every keyword occurs, in upper or lower case."""
+  return all(units.mentions(reply, keywords))
+
+
+def has_no_words(reply: str, forbidden_words: Sequence[str]) -> bool:
+  """No forbidden word occurs, in upper or lower case."""
+  return not any(units.mentions(reply, forbidden_words))
+
+
+def starts_with(reply: str, start_phrase: str) -> bool:
+  """The phrase comes first; not even a quotation mark precedes it."""
+  return units.fold(reply).startswith(units.fold(start_phrase))
+
+
+def ends_with(reply: str, end_phrase: str) -> bool:
+  """The phrase comes last; only closing double quotes may follow it."""
+  text, phrase = units.fold(reply), units.fold(end_phrase)
+  return text.endswith(phrase) or text.rstrip('"”」').endswith(phrase)
+
+
+def is_quotation(reply: str) -> bool:
+  """The first and last characters are a pair of double quotes."""
+  text = reply.strip()
+  pair = text[:1] + text[-1:]
+  return pair in ('""', '“”', '「」') and bool(text[1:-1].strip())
+
+
+def without(marks: str) -> Callable[[str], bool]:
+  """No character of the class occurs."""
+  return lambda reply: re.search(marks, reply) is None
+
+
+def is_json(reply: str) -> bool:
+  """Valid JSON, in a ```json fence or not; NaN and Infinity are invalid."""
+  text = re.sub(r'(?i)\A```(?:json)?|```\Z', '', reply.strip())
+  try:
+    # Numbers stay text, for int() refuses very long ones; it refuses NaN too.
+    json.loads(text, parse_int=str, parse_float=str, parse_constant=int)
+  except (ValueError, RecursionError):
+    return False
+  return True
+
+
+def has_bullets(reply: str, num_bullets: int) -> bool:
+  """Exactly so many lines open with *, - or • and a space, or with ·."""
+  return len(_BULLET.findall(reply)) == num_bullets
+
+
+def has_title(reply: str) -> bool:
+  """A non-blank <<title>> or 《title》 stands somewhere, on one line."""
+  titles = re.findall(r'<<([^\n<>]+)>>|《([^\n《》]+)》', reply)
+  return any(''.join(title).strip() for title in titles)
+
+
+def is_in_language(reply: str, language: str) -> bool:
+  """Of the letters, 9 in 10 are A to Z (en), or half are Han (zh).
+
+  Others are detected, and IFEval's pass for what shows none is a failure.
+  """
+  scripts = {'en': ('[A-Za-z]+', 0.9), 'zh': (units.HAN_RUN, 0.5)}
+  if language not in scripts:
+    return languages.detect(reply) == language
+  script, share = scripts[language]
+  letters = units.total(r'[^\W\d_]+', reply)
+  return letters > 0 and units.total(script, reply) / letters >= share
+
+
+def has_no_repeated_line(reply: str) -> bool:
+  """No two non-blank lines agree, case and surrounding white space aside."""
+  lines = [*filter(None, map(str.strip, reply.casefold().split('\n')))]
+  return len(set(lines)) == len(lines)
+
+
+def has_keyword_count(
+  reply: str, keyword: str, frequency: int, relation: str
+) -> bool:
+  """The whole word occurs so often, in upper or lower case."""
+  (count,) = units.mentions(reply, [keyword])
+  return compare(count, relation, frequency)
+
+
+def has_word_count(reply: str, num_words: int, relation: str) -> bool:
+  """Words as `length:words` counts them: don't is one, and so is each Han."""
+  return compare(units.count_words(reply), relation, num_words)
+
+
+def has_sentence_count(reply: str, num_sentences: int, relation: str) -> bool:
+  """Sentences as `length:sentences` counts them: 。 ends one too."""
+  return compare(units.count_sentences(reply), relation, num_sentences)
+
+
+def _parts(asterisks: str, reply: str) -> list[str]:
+  """What stands between lines of asterisks alone, stripped; none is blank."""
+  line = rf'^[^\S\n]*{asterisks}[^\S\n]*$'
+  parts = re.split(line, reply, flags=re.MULTILINE)
+  return [part.strip() for part in parts if part.strip()]
+
+
+def has_divided_paragraphs(reply: str, num_paragraphs: int) -> bool:
+  """Lines of *** part exactly so many; ***this*** is emphasis, and parts none.
+
+  Two dividers in a row are as good as one.
+  """
+  return len(_parts(r'\*{3}', reply)) == num_paragraphs
+
+
+def has_two_responses(reply: str) -> bool:
+  """A line of ****** parts two texts; case and spacing make no difference."""
+  texts = [' '.join(part.split()) for part in _parts(r'\*{6}', reply)]
+  return len(texts) == 2 and texts[0].casefold() != texts[1].casefold()
+
+
+def has_first_word(
+  reply: str, first_word: str, num_paragraphs: int, nth_paragraph: int
+) -> bool:
+  """Blank lines part exactly so many, and the nth opens with the word.
+
+  Quotes and other marks may precede it. IFEval counts blank paragraphs for the
+  nth, and cuts don't down to don.
+  """
+  parts = units.paragraphs(reply)
+  if len(parts) != num_paragraphs or nth_paragraph > num_paragraphs:
+    return False
+  word = units.whole(units.fold(first_word))
+  pattern = rf"[\W_]*{word}(?!['\-]{units.ALNUM})"
+  return re.match(pattern, units.fold(parts[nth_paragraph - 1])) is not None
+
+
+def has_placeholders(reply: str, num_placeholders: int) -> bool:
+  """At least so many [names] or 【名】 that are not blank, nor of links."""
+  names = re.findall(r'[\[【]([^\[\]【】\n]*+)[\]】](?!\()', reply)
+  return len([name for name in names if name.strip()]) >= num_placeholders
+
+
+def has_postscript(reply: str, postscript_marker: str) -> bool:
+  """A line after the first opens with the marker, and more text follows.
+
+  IFEval has it anywhere, be it the whole reply.
+  """
+  # the dots with or without spaces: P. S.
+  marker = re.escape(units.fold(postscript_marker)).replace(r'\.', r'\.\s?')
+  pattern = rf'\n[^\S\n]*{marker}[.:：]*\s*[^\s.:：]'
+  return re.search(pattern, units.fold(reply)) is not None
+
+
+def is_an_answer(reply: str) -> bool:
+  """Just one of the three answers occurs; IFEval lets all of them."""
+  return sum(answer in reply for answer in ANSWERS) == 1
+
+
+def has_highlights(reply: str, num_highlights: int) -> bool:
+  """At least so many *spans*, **spans** or ***spans***, without outer spaces.
+
+  IFEval takes what stands between any two asterisks of a line for one.
+  """
+  spans = re.findall(r'(?<!\*)(\*{1,3})(?![\s*])[^*\n]++(?<!\s)\1(?!\*)', reply)
+  return len(spans) >= num_highlights
+
+
+def has_sections(reply: str, section_spliter: str, num_sections: int) -> bool:
+  """At least so many lines open with the name and numbers that differ.
+
+  Marks of a heading may come first. IFEval counts every mention.
+  """
+  name = re.escape(section_spliter.strip())
+  numbers = re.findall(
+    rf'^[^\w\n]*{name}[^\S\n]?(\d+)', reply, re.MULTILINE | re.IGNORECASE
+  )
+  return len({number.lstrip('0') for number in numbers}) >= num_sections
+
+
+def repeats_prompt(reply: str, prompt_to_repeat: str) -> bool:
+  """The prompt comes first, and an answer follows; case aside."""
+  text, prompt = units.fold(reply), units.fold(prompt_to_repeat)
+  return text.startswith(prompt) and text != prompt
+
+
+def has_letter_count(
+  reply: str, letter: str, let_frequency: int, let_relation: str
+) -> bool:
+  """The character, be it a mark, occurs so often, in upper or lower case."""
+  count = reply.lower().count(letter.lower())
+  return compare(count, let_relation, let_frequency)
+
+
+def has_capital_words(
+  reply: str, capital_frequency: int, capital_relation: str
+) -> bool:
+  """So many words of two letters or more are all capitals; I and A are none."""
+  words = units.WORD.findall(reply)
+  count = len([word for word in words if len(word) > 1 and word.isupper()])
+  return compare(count, capital_relation, capital_frequency)

@@ -1,0 +1,89 @@
+"""Hand-worked verdicts on the rules for verse and manners.
+
+Each case: arguments, a reply, and whether it keeps the rule.
+"""
+
+from typing import Any
+
+Case = tuple[dict[str, Any], str, bool]
+
+QUIET_NIGHT = (
+  '《静夜思》\n床前明月光，\n疑是地上霜。\n举头望明月，\n低头思故乡。'
+)
+POND = 'An old silent pond\nA frog jumps into the pond:\nSplash! Silence again.'
+
+CASES: dict[str, list[Case]] = {
+  'poem:clauses': [
+    ({'num_lines': 4, 'num_characters': 5}, QUIET_NIGHT, True),
+    ({'num_lines': 2, 'num_characters': 5}, '床前明月光，疑是地上霜。', True),
+    ({'num_lines': 4, 'num_characters': 7}, QUIET_NIGHT, False),
+    ({'num_lines': 8, 'num_characters': 5}, QUIET_NIGHT, False),
+    ({'num_lines': 2, 'num_characters': 5}, '床前明月光，疑是霜。', False),
+    ({'num_lines': 1, 'num_characters': 5}, 'abcde', False),
+  ],
+  'poem:haiku': [
+    ({}, POND, True),
+    ({}, POND.replace('\n', ' '), False),
+    ({}, POND.replace('old ', ''), False),
+    ({}, POND + '\nEnd', False),
+    ({}, "The sea's long, slow song\n" + POND.partition('\n')[2], True),
+    ({}, "The boss's long song\n" + POND.partition('\n')[2], True),
+    # a frog of no dictionary, by its vowels
+    ({}, POND.replace('frog', 'frolk'), True),
+    ({}, '春风吹柳绿\n一江春水向东流\n夜深闻鸟声', True),
+    ({}, '春风吹柳绿\n春水向东流\n夜深闻鸟声', False),
+    ({}, ('a ' * 500 + '\n') * 3, False),
+  ],
+  'poem:rhyme': [
+    ({'scheme': 'AABB'}, 'a cat\na hat\nthe light\nof night', True),
+    ({'scheme': 'ABAB'}, 'a cat\na hat\nthe light\nof night', False),
+    ({'scheme': 'AA'}, 'a cat\na hat\n\nthe light\nof night!', True),
+    ({'scheme': 'AA'}, 'a cat\na hat\n\nthe light', False),
+    ({'scheme': 'AA'}, 'a cat\nthe cat', False),
+    ({'scheme': 'AA'}, 'so frolk\nso blolk', False),
+    ({'scheme': 'AA'}, "the cat's\nthe hats", True),
+    ({'scheme': 'AA'}, 'of weather\na feather', True),
+    ({'scheme': 'AA'}, 'the river\nthe weather', False),
+    ({'scheme': 'XAXA'}, QUIET_NIGHT, True),
+    ({'scheme': 'AXAX'}, QUIET_NIGHT, False),
+    ({'scheme': 'AA'}, '…\n!', False),
+  ],
+  'poem:acrostic': [
+    ({'letters': 'Hope'}, 'Hello\n"Only\n\n*pale\nend', True),
+    ({'letters': 'hope'}, 'Hello\nOnly\npale', False),
+    ({'letters': 'hope'}, 'Hello\nOnly\npale\nend\nmore', False),
+    ({'letters': '床疑举低'}, QUIET_NIGHT, True),
+    ({'letters': '床疑举头'}, QUIET_NIGHT, False),
+  ],
+  'style:no_self_reference': [
+    ({}, 'The sea is calm.', True),
+    ({}, 'As an AI language model, I cannot.', False),
+    ({}, 'I’m just an AI.', False),
+    ({}, 'As an aide, I am an aim.', True),
+    ({}, '作为一个AI，我不能。', False),
+    ({}, '我是一个语言模型。', False),
+    ({}, '作为一个父亲，我是一个诗人。', True),
+  ],
+  'style:piece_alone': [
+    ({}, 'Here is the sea.\nIt sings:\nla la', True),
+    ({}, "Here's a short poem for you:\n\nIt sings", False),
+    ({}, '**Here is a poem:**\nIt sings', False),
+    ({}, 'Sure! It sings', False),
+    ({}, 'Surely it sings', True),
+    ({}, 'It sings\n\nI hope you like it!', False),
+    ({}, 'It sings\n(Note: the sea is a metaphor.)', False),
+    ({}, 'Dear Ann,\nI hope this finds you well.', True),
+    ({}, '好的，春风来了', False),
+    ({}, '以下是一首诗：\n春风', False),
+    ({}, '春风\n\n希望你喜欢！', False),
+    ({}, '以下是春风\n希望你快乐', True),
+  ],
+  'style:no_cliche': [
+    ({}, 'The sea is calm.', True),
+    ({}, 'Her smile was a Testament to love.', False),
+    ({}, 'A chill ran, shivers down her spine.', False),
+    ({}, '愿你岁月静好', False),
+    ({}, '谱写青春的篇章', False),
+    ({}, '海上生明月', True),
+  ],
+}
