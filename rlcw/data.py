@@ -203,6 +203,11 @@ def bucket(length: int, multiple: int = 32) -> int:
   return max(multiple, -(-length // multiple) * multiple)
 
 
+def power_of_two(length: int) -> int:
+  """The least power of two, from 32, that holds `length`."""
+  return max(32, 1 << (length - 1).bit_length())
+
+
 def pad(
   rows: Iterable[Sequence[int]], width: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   model = policy.load(config.model, sharding.make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
-  done = whole_lines(output)
+  done = metrics.whole_lines(output, 'responses')
   if done > len(texts):
     raise ValueError(
       f'{output} has {done} lines already, but {config.input} only {len(texts)}'
@@ -94,22 +94,6 @@ def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
   )
 
 
-def whole_lines(output: Path) -> int:
-  """How many lines an earlier run wrote; a last one torn by a kill goes.
-
-  Raises:
-    ValueError: the file is of another kind.
-  """
-  if not output.exists():
-    return 0
-  *lines, torn = output.read_bytes().split(b'\n')
-  if not all(b'"responses"' in line for line in lines):
-    raise ValueError(f'{output} holds lines that are not replies')
-  if torn:
-    output.write_bytes(b''.join(line + b'\n' for line in lines))
-  return len(lines)
-
-
 def answer(
   model: Policy,
   texts: list[str],
@@ -120,9 +104,7 @@ def answer(
   """Replies `[P, G, T]`; P is `prompts_per_pass`, whatever `rows` hold."""
   padded_P = np.resize(rows, config.prompts_per_pass)
   ids = [tokenizer.chat(model.text, texts[row]) for row in padded_P]
-  longest = max(map(len, ids))
-  # widths of powers of two: few shapes, few compilations
-  prompt_PxL, length_P = data.pad(ids, max(32, 1 << (longest - 1).bit_length()))
+  prompt_PxL, length_P = data.pad(ids, data.power_of_two(max(map(len, ids))))
   arrays = jax.device_put(
     (prompt_PxL, length_P, padded_P), sharding.over_groups(model.mesh)
   )

@@ -21,6 +21,7 @@ TASKS = {
   'grpo': 'rlcw.grpo',
   'evaluate': 'rlcw.evaluate',
   'generate': 'rlcw.generate',
+  'score': 'rlcw.score',
   'verify': 'rlcw.verify',
   'export': 'rlcw.export',
   'report': 'rlcw.report',

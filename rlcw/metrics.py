@@ -33,6 +33,22 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
     file.write(json.dumps(clean(record), ensure_ascii=False) + '\n')
 
 
+def whole_lines(path: Path, field: str) -> int:
+  """How many lines an earlier process wrote; one torn by a kill goes.
+
+  Raises:
+    ValueError: a line lacks the field, so the file is of another kind.
+  """
+  if not path.exists():
+    return 0
+  *lines, torn = path.read_bytes().split(b'\n')
+  if not all(f'"{field}"'.encode() in line for line in lines):
+    raise ValueError(f'{path} holds lines without {field!r}: another file?')
+  if torn:
+    path.write_bytes(b''.join(line + b'\n' for line in lines))
+  return len(lines)
+
+
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a file whole or not at all."""
   partial = path.with_name(path.name + '.partial')

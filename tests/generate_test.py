@@ -117,7 +117,7 @@ def test_an_output_of_something_else_is_left_alone(
 ) -> None:
   other = tmp_path / 'replies.jsonl'
   other.write_text('{"prompt": "mine"}\n')
-  with pytest.raises(ValueError, match='lines that are not replies'):
+  with pytest.raises(ValueError, match="lines without 'responses'"):
     generate(tiny_folder, briefs, tmp_path)
   assert other.read_text() == '{"prompt": "mine"}\n'
 

@@ -14,8 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The modules of each layer, as the design has them; some are yet to come.
 LAYERS = {
   5: 'main',
-  4: 'sft reward_model grpo curate adversary evaluate generate export report '
-  'verify plan',
+  4: 'sft reward_model grpo curate adversary evaluate generate export score '
+  'report verify plan',
   3: 'train llm rewards rewards.writing',
   2: 'policy',
   1: 'rewards.judges sampling weights checkpoint data',

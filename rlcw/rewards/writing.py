@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
 from rlcw import data, lora, policy, sharding, tokenizer, weights
@@ -64,7 +65,7 @@ def load(source: str, base: Policy) -> RewardModel:
   run, file = policy.settings(source), Path(source) / FILE
   if run is None or not file.exists():
     try:
-      return classifier(source, base)
+      return classifier(source, base.mesh)
     except FileNotFoundError as error:
       raise FileNotFoundError(
         f'no reward model at {source}: run the reward_model task with '
@@ -95,11 +96,23 @@ def trained(workdir: str | Path, base: Policy) -> Policy:
   return model._replace(params=lora.join(learned, base.params))
 
 
-def classifier(source: str, base: Policy) -> RewardModel:
+def load_alone(source: str, mesh: Mesh) -> RewardModel:
+  """Reads a reward model with its decoder, for use without a policy.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+  """
+  run = policy.settings(source)
+  if run is None:
+    return classifier(source, mesh)
+  return load(source, policy.load(run.model, mesh))
+
+
+def classifier(source: str, mesh: Mesh) -> RewardModel:
   """A checkpoint of `AutoModelForSequenceClassification` with one label."""
-  config, params, weight_D = weights.load_classifier(source, base.mesh)
+  config, params, weight_D = weights.load_classifier(source, mesh)
   text = tokenizer.load(source)
-  decoder = Policy(config, params, text, base.mesh, source)
+  decoder = Policy(config, params, text, mesh, source)
   head = Head(weight_D, np.zeros((), np.float32))
   return RewardModel(head, 'last', decoder, shared=False)
 
@@ -232,4 +245,7 @@ def score_texts(
 
 
 def _pad(rows: list[list[int]], least: int) -> tuple[np.ndarray, np.ndarray]:
-  return data.pad(rows, max(least, data.bucket(max(map(len, rows)))))
+  """Padded to the least width, or to a power of two: few shapes."""
+  longest = max(map(len, rows))
+  fits = longest <= least
+  return data.pad(rows, least if fits else data.power_of_two(longest))
