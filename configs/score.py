@@ -3,7 +3,7 @@
   rlcw --config=configs/score.py --workdir=runs/scores \
     --config.input=replies.jsonl
 
-Cost: about 10 replies a second on 2 CPU cores.
+Cost: about 5 short replies a second on 2 CPU cores.
 Expect: scores.jsonl in the workdir, each line of the input with its "score".
 """
 
