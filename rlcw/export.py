@@ -53,9 +53,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   folder.mkdir(exist_ok=True)
   run = policy.settings(config.model)
   if config.adapters:
-    if run is None or run.train != 'lora':
+    if run is None or run.task == 'reward_model' or run.train != 'lora':
       raise ValueError(
-        f'adapters=True, but {config.model} is no run with train=lora'
+        f'adapters=True, but {config.model} is no run with train=lora of a '
+        'model that writes'
       )
     start = policy.load(run.model, mesh)
     model, learned = policy.restore(config.model, start)

@@ -22,10 +22,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Answers every brief; returns the summary."""
   started = time.perf_counter()
   method = sampling.choose(config.temperature, config.top_k, config.top_p)
-  records = data.read_jsonl(config.input)
-  texts = [
-    prompt_of(record, config, line) for line, record in enumerate(records, 1)
-  ]
+  numbered = data.read_numbered(config.input)
+  records = [record for _, record in numbered]
+  texts = [prompt_of(record, config, line) for line, record in numbered]
   model = policy.load(config.model, sharding.make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -77,12 +76,12 @@ def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
   """What the model is asked, with its rules where they are to be written.
 
   Raises:
-    ValueError: names the file and the record that has no prompt.
+    ValueError: names the file and the line that has no prompt.
   """
   prompt = record.get('prompt')
   if not isinstance(prompt, str) or not prompt.strip():
     raise ValueError(
-      f'{config.input}: record {line}: prompt={prompt!r}; a text is expected'
+      f'{config.input}:{line}: prompt={prompt!r:.80}; a text is expected'
     )
   if not config.write_rules:
     return prompt

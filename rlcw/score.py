@@ -19,6 +19,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Scores every reply; returns the summary."""
   started = time.perf_counter()
   records = data.read_numbered(config.input)
+  if not records:
+    raise ValueError(f'{config.input} has no lines')
   for line, record in records:
     for field in ('prompt', 'response'):
       if not isinstance(record.get(field), str):

@@ -1,6 +1,7 @@
 """Trained with adapters, exported, and read by those who will serve it."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
@@ -143,6 +144,36 @@ def test_an_exported_reward_model_trains_a_policy(
   assert rows[0]['compilations'] == rows[2]['compilations']  # no new shapes
 
 
+def test_a_reward_model_may_train_its_whole_decoder(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.train, config.preferences = 'all', few_pairs(tmp_path)
+  pipeline.run('reward_model', config, tmp_path / 'rm')
+  base = policy.load(tiny_folder, mesh())
+  reward = writing.load(str(tmp_path / 'rm'), base)
+  assert not reward.shared and reward.decoder.config.lora is None
+  moved = [
+    float(np.abs(a - b).max())
+    for a, b in zip(
+      jax.tree.leaves(reward.decoder.params),
+      jax.tree.leaves(base.params),
+      strict=True,
+    )
+  ]
+  assert min(moved) > 0
+  pairs = data.load_preferences(config.preferences, split='train')
+  scores = writing.score_texts(
+    reward,
+    [pair.prompt for pair in pairs],
+    [[pair.chosen, pair.rejected] for pair in pairs],
+    np.ones((len(pairs), 2), bool),
+  )
+  told = json.loads((tmp_path / 'rm' / 'summary.json').read_text())
+  right = float(np.mean(scores[:, 0] > scores[:, 1]))
+  assert right == pytest.approx(told['train_accuracy'])
+
+
 def test_a_reward_model_that_reads_the_mean_cannot_go_out(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -207,6 +238,8 @@ def test_settings_that_make_no_sense(
 ) -> None:
   with pytest.raises(ValueError, match='no run with train=lora'):
     export(tiny_folder, tmp_path / 'a', adapters=True)
+  with pytest.raises(ValueError, match='of a model that writes'):
+    export(runs / 'reward_model', tmp_path / 'c', adapters=True)
   with pytest.raises(ValueError, match="dtype='int8'.*'float32', 'bfloat16'"):
     export(runs / 'grpo', tmp_path / 'b', dtype='int8')
 

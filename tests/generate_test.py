@@ -107,7 +107,7 @@ def test_a_record_without_a_prompt_is_named(
   file = tmp_path / 'bad.jsonl'
   metrics.append_jsonl(file, {'prompt': 'A toast.'})
   metrics.append_jsonl(file, record)
-  with pytest.raises(ValueError, match=r'bad\.jsonl: record 2: prompt='):
+  with pytest.raises(ValueError, match=r'bad\.jsonl:2: prompt='):
     generate(tiny_folder, file, tmp_path)
   assert not (tmp_path / 'replies.jsonl').exists()
 

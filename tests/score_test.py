@@ -78,3 +78,13 @@ def test_a_line_without_a_text_is_named(
   with pytest.raises(ValueError, match=rf'replies\.jsonl:2: {field}=None'):
     score(head, tmp_path, [REPLIES[0], bad])
   assert not (tmp_path / 'scores.jsonl').exists()
+
+
+def test_an_empty_file_is_an_error(
+  head: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / 'empty.jsonl').write_text('\n')
+  config = pipeline.shipped('score')
+  config.update({'run': str(head), 'input': str(tmp_path / 'empty.jsonl')})
+  with pytest.raises(ValueError, match='empty.jsonl has no lines'):
+    pipeline.run('score', config, tmp_path)
