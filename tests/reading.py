@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from rlcw import losses, model
-from rlcw.model import Decoder, ModelConfig, Params
+from rlcw.model import Decoder, Params
+from rlcw.model_config import ModelConfig
 
 LENGTHS = [3, 8, 5]  # of three briefs, padded to 8
 GROUP, REPLY = 4, 6

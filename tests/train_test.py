@@ -12,7 +12,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlcw import grpo, losses, sampling, sharding, train
-from rlcw.model import ModelConfig, Params
+from rlcw.model import Params
+from rlcw.model_config import ModelConfig
 
 CONFIG = ModelConfig(
   vocab_size=64,
