@@ -5,6 +5,7 @@ is the data position: a resumed run needs nothing else to go on exactly.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlcw.rewards import constraints
+from rlcw.rewards.rules import DEMAND
 
 DATASETS = Path(__file__).parent / 'datasets'
 
@@ -37,19 +39,58 @@ class Brief:
       self.prompt, self.instruction_id_list, self.kwargs, self.language
     )
 
+  @property
+  def demands(self) -> dict[int, str]:
+    """What only a model can check, by its place among the ids."""
+    rules = zip(self.instruction_id_list, self.kwargs, strict=True)
+    return {
+      place: kwargs['demand']
+      for place, (rule, kwargs) in enumerate(rules)
+      if rule == DEMAND
+    }
+
+  def follow(self, reply: str, *, loose: bool = False) -> list[bool | None]:
+    """The verdict on each rule, strict or loose; None at a demand."""
+    demands = self.demands
+    places = [
+      place
+      for place in range(len(self.instruction_id_list))
+      if place not in demands
+    ]
+    check = constraints.follow_loose if loose else constraints.follow
+    verdicts: list[bool | None] = [None] * len(self.instruction_id_list)
+    found = check(
+      reply,
+      [self.instruction_id_list[place] for place in places],
+      [self.kwargs[place] for place in places],
+    )
+    for place, verdict in zip(places, found, strict=True):
+      verdicts[place] = verdict
+    return verdicts
+
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-  """Two replies to one prompt, the better one first."""
+  """Replies to one prompt, and what each is worth beside the others."""
 
   prompt: str
-  chosen: str
-  rejected: str
+  replies: tuple[str, ...]
+  worth: tuple[float, ...]
   id: str = ''
   language: str = 'en'
   genre: str = ''
   theme: str = ''
   split: str = 'train'
+
+  @property
+  def chosen(self) -> str:
+    """The best reply, the first of them where several are."""
+    return self.replies[int(np.argmax(self.worth))]
+
+  @property
+  def rejected(self) -> str:
+    """The worst reply, the first of them where several are."""
+    return self.replies[int(np.argmin(self.worth))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,18 +190,57 @@ def load_briefs(
 
 
 def load_preferences(
-  path: str | Path, *, split: str | None = None, language: str | None = None
+  path: str | Path,
+  *,
+  split: str | None = None,
+  language: str | None = None,
+  heldout: float = 0.1,
 ) -> list[Preference]:
-  """Preference pairs of a split and language."""
+  """What was preferred to what, of a split and language.
+
+  A record is a pair, `{"prompt", "chosen", "rejected"}`, worth 1 and 0; or a
+  reply with its score, `{"prompt", "response", "score"}`, and all of a prompt
+  belong together.  A prompt whose record names no split is held out with
+  probability `heldout`, which its own text decides.
+  """
+  shared = 'id', 'language', 'genre', 'theme', 'split'
 
   def parse(record: dict[str, Any]) -> Preference:
-    fields = {f.name for f in dataclasses.fields(Preference)}
-    pair = Preference(**{k: v for k, v in record.items() if k in fields})
-    if not pair.chosen.strip() or not pair.rejected.strip():
-      raise ValueError('chosen and rejected must not be empty')
-    return pair
+    if 'score' in record:
+      replies, worth = (record['response'],), (float(record['score']),)
+    else:
+      replies, worth = (record['chosen'], record['rejected']), (1.0, 0.0)
+    if not all(reply.strip() for reply in replies):
+      raise ValueError('a reply must not be empty')
+    known = {key: record[key] for key in shared if key in record}
+    known.setdefault('split', split_of(record['prompt'], heldout))
+    return Preference(record['prompt'], replies, worth, **known)
 
-  return _select(_parse(path, parse), path, split=split, language=language)
+  together: dict[str, Preference] = {}
+  pairs = []
+  for each in _parse(path, parse):
+    if len(each.replies) == 2:
+      pairs.append(each)
+      continue
+    first = together.get(each.prompt)
+    together[each.prompt] = (
+      each
+      if first is None
+      else dataclasses.replace(
+        first,
+        replies=first.replies + each.replies,
+        worth=first.worth + each.worth,
+      )
+    )
+  return _select(
+    [*pairs, *together.values()], path, split=split, language=language
+  )
+
+
+def split_of(prompt: str, heldout: float) -> str:
+  """`heldout` for that share of all prompts, the same ones in every run."""
+  digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
+  return 'heldout' if int.from_bytes(digest) < heldout * 2**64 else 'train'
 
 
 def load_examples(

@@ -72,15 +72,41 @@ def cross_entropy(logp_N: jax.Array, mask_N: jax.Array) -> Ratio:
   return Ratio(-jnp.sum(jnp.where(mask_N, logp_N, 0.0)), jnp.sum(mask_N))
 
 
-def bradley_terry(chosen_N: jax.Array, rejected_N: jax.Array) -> Ratio:
-  """`−log σ(s_chosen − s_rejected)` (Bradley & Terry, 1952).
+def bradley_terry(score_NxR: jax.Array, weight_NxRxR: jax.Array) -> Ratio:
+  """`−log σ(s_i − s_j)` over pairs of a group (Bradley & Terry, 1952).
 
   Args:
-    chosen_N: scores of the preferred replies.
-    rejected_N: scores of the replies that they were preferred to.
+    score_NxR: scores of R replies to each of N prompts.
+    weight_NxRxR: how much the preference of reply i to reply j counts, at
+      least 0.
   """
-  loss_N = -jax.nn.log_sigmoid(chosen_N - rejected_N)
-  return Ratio(loss_N.sum(), jnp.asarray(loss_N.shape[0], jnp.float32))
+  difference_NxRxR = score_NxR[:, :, None] - score_NxR[:, None, :]
+  loss_NxRxR = -jax.nn.log_sigmoid(difference_NxRxR)
+  return Ratio((weight_NxRxR * loss_NxRxR).sum(), weight_NxRxR.sum())
+
+
+def squared_correlation(
+  x_N: jax.Array, y_NxK: jax.Array, real_N: jax.Array
+) -> jax.Array:
+  """Pearson's r² of x with each column of y, summed over the columns.
+
+  Args:
+    x_N: what is to be told apart from y.
+    y_NxK: K covariates.
+    real_N: which rows count.
+  """
+  count = jnp.maximum(real_N.sum(), 1)
+
+  def centred(z: jax.Array) -> jax.Array:
+    real = real_N.reshape(-1, *[1] * (z.ndim - 1))
+    return jnp.where(real, z - jnp.where(real, z, 0.0).sum(0) / count, 0.0)
+
+  x_N, y_NxK = centred(x_N), centred(y_NxK)
+  # below a spread of 1e-3 a score has no length to speak of
+  power_K = (jnp.square(x_N).sum() + 1e-6 * count) * (
+    jnp.square(y_NxK).sum(0) + 1e-6
+  )
+  return (jnp.square(x_N @ y_NxK) / power_K).sum()
 
 
 def masked_mean_std(

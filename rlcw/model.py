@@ -262,18 +262,47 @@ def read_brief(
   params: Params,
   prompt_PxL: jax.Array,
   length_P: jax.Array,
+  preface: Prefix | None = None,
 ) -> tuple[jax.Array, Prefix]:
   """Runs each brief once.
+
+  Args:
+    config: of the model.
+    params: of the model.
+    prompt_PxL: briefs, padded on the right.
+    length_P: their lengths, at least 1.
+    preface: what every brief begins with, if anything, read beforehand: S
+      equal rows without padding, each of which P / S briefs continue.
 
   Returns:
     The hidden state `[P, D]` at each brief's last token, which predicts every
     reply's first one, and the brief as a `Prefix` for its replies.
   """
-  hidden, kv = _apply(Decoder(config), params, prompt_PxL[:, None])
+  prompts = len(prompt_PxL)
+  rows = prompts if preface is None else len(preface.length_P)
+  hidden, kv = _apply(
+    Decoder(config),
+    params,
+    prompt_PxL.reshape(rows, prompts // rows, -1),
+    preface,
+  )
+  hidden_PxLxD = hidden.reshape(*prompt_PxL.shape, -1)
   last_PxD = jnp.take_along_axis(
-    hidden[:, 0], length_P[:, None, None] - 1, axis=1
+    hidden_PxLxD, length_P[:, None, None] - 1, axis=1
   )[:, 0]
-  return last_PxD, Prefix(KV(kv.k[:, :, 0], kv.v[:, :, 0]), length_P)
+  kv = jax.tree.map(
+    lambda x: x.reshape(len(x), *prompt_PxL.shape, *x.shape[4:]), kv
+  )
+  if preface is None:
+    return last_PxD, Prefix(kv, length_P)
+  kv = jax.tree.map(
+    lambda before, own: jnp.concatenate(
+      [jnp.repeat(before, prompts // rows, axis=1), own], axis=2
+    ),
+    preface.kv,
+    kv,
+  )
+  return last_PxD, Prefix(kv, preface.length_P[0] + length_P)
 
 
 def read_replies(
@@ -282,6 +311,7 @@ def read_replies(
   prompt_PxL: jax.Array,
   length_P: jax.Array,
   token_PxGxT: jax.Array,
+  preface: Prefix | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Runs each brief once and its G replies on top of it.
 
@@ -289,7 +319,7 @@ def read_replies(
     `predicting` and `reading`, both `[P, G, T, D]`: the hidden states that
     predict each reply token, and those that have just read it.
   """
-  last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
+  last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P, preface)
   reading, _ = _apply(Decoder(config), params, token_PxGxT, prefix)
   first = jnp.broadcast_to(
     last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])

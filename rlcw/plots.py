@@ -140,3 +140,35 @@ def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
   ax.invert_yaxis()
   ax.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2)
   return _png(page)
+
+
+@matplotlib.rc_context(_STYLE)
+def draw_scores(
+  length_N: np.ndarray, score_N: np.ndarray, calibration: dict[str, Any]
+) -> bytes:
+  """A PNG of what a reward model's scores have to do with length, and truth.
+
+  Args:
+    length_N: characters of each reply.
+    score_N: its score.
+    calibration: as `agreement.calibration` gives it.
+  """
+  page = figure.Figure((8, 3.2), layout='constrained')
+  left, right = page.subplots(1, 2)
+  left.plot(length_N, score_N, '.', color=GREEN, alpha=0.3, markersize=4)
+  left.set(title='Score against length', xlabel='characters', ylabel='log-odds')
+  left.set_xscale('log')
+  right.plot([0.5, 1], [0.5, 1], color='#999999', linewidth=1)
+  right.scatter(
+    calibration['confidence'],
+    calibration['accuracy'],
+    [20 + 180 * share for share in calibration['share']],
+    color=PURPLE,
+  )
+  right.set(
+    title='Right as often as it is sure?',
+    xlabel='confidence in a pair',
+    ylabel='share right',
+    ylim=(min(0.45, *calibration['accuracy']) - 0.05, 1.05),
+  )
+  return _png(page)

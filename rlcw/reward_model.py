@@ -1,18 +1,19 @@
-"""Task `reward_model`: a writing reward learned from preference pairs.
+"""Task `reward_model`: a writing reward learned from preferences.
 
-1. every pair is a group of four replies to one prompt; the frozen decoder
-   reads them once and leaves their features
+1. the replies to a prompt are one group (`preferences`); the frozen decoder
+   reads each group once and leaves its replies' features
 2. a linear head is fitted to them with the Bradley–Terry loss
 3. where `train` is more than the head, decoder and head go on together from
    there (first the head, then all: arXiv 2202.10054)
-4. it is judged on held-out themes, beside what length alone would get
+4. it is judged on held-out prompts, beside what length alone would get
 """
 
 import dataclasses
 import functools
+import hashlib
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +22,25 @@ import optax
 
 from rlcw import (
   Config,
+  agreement,
   data,
   lora,
   losses,
   metrics,
+  plots,
   policy,
+  preferences,
   sharding,
-  tokenizer,
   train,
 )
 from rlcw.model import Params, read_replies
 from rlcw.policy import Policy
+from rlcw.preferences import Groups
 from rlcw.rewards import writing
+
+# Of a debiased score's squared correlation with length, beside a loss that is
+# about 0.1 where it has been learned.
+_UNCORRELATED = 1.0
 
 
 @sharding.ambient
@@ -42,28 +50,41 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   model = policy.load(config.model, sharding.make_mesh(**config.mesh))
   load = functools.partial(
-    data.load_preferences, config.preferences, language=config.language
+    data.load_preferences,
+    config.preferences,
+    language=config.language,
+    heldout=config.heldout,
   )
+  given = {split: load(split=split) for split in ('train', 'heldout')}
   groups = {
-    split: make_groups(load(split=split), model.text, config)
-    for split in ('train', 'heldout')
+    split: preferences.make_groups(given[split], model.text, config, debias)
+    for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
-  features = {k: group_features(g, model, config) for k, g in groups.items()}
-  head = fit_head(features['train'], config, workdir)
+  features = {
+    split: kept_features(group, model, config, workdir.parent / '.features')
+    for split, group in groups.items()
+  }
+  head, slope_2 = fit_head(features['train'], groups['train'], config, workdir)
   if config.train != 'head':
-    model, head = fit_decoder(groups['train'], model, head, config, workdir)
+    model, head = fit_decoder(
+      groups['train'], model, head, slope_2, config, workdir
+    )
     features = {k: group_features(g, model, config) for k, g in groups.items()}
-    spread = (features['train'] @ head.weight).std() + 1e-6
-    head = writing.Head(head.weight / spread, head.bias / spread)
+  # Scores have std 1 over the training replies; before that, a difference of
+  # them is the log-odds that the loss is about.
+  real_MxD = features['train'][groups['train'].real]
+  odds = float((real_MxD @ head.weight).std()) + 1e-6
+  weight_D = head.weight / odds
+  # A sequence classifier has no bias, nor do groups or pairs need one.
+  bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
+  head = writing.Head(weight_D, np.asarray(bias))
   writing.save(head, workdir)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
-  summary = judge(groups['heldout'].pairs, scores['heldout'][:, :2])
+  summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
+  train_Mx2 = pair_scores(groups['train'], scores['train'])
   summary |= {
-    'broken_accuracy': accuracy(scores['heldout'][:, [0, 2]]),
-    'looping_accuracy': accuracy(scores['heldout'][:, [0, 3]]),
-    'heldout_pairs': len(scores['heldout']),
-    'train_pairs': len(scores['train']),
-    'train_accuracy': accuracy(scores['train'][:, :2]),
+    'train_pairs': len(train_Mx2),
+    'train_accuracy': agreement.accuracy(train_Mx2),
     'wall_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(),
@@ -82,96 +103,82 @@ def check(config: Config) -> None:
   for name, value, legal in (
     ('train', config.train, ('head', *lora.LEARNING)),
     ('pooling', config.pooling, writing.POOLING),
+    ('debias', config.debias, preferences.DEBIAS),
   ):
     if value not in legal:
       raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
 
 
-class Groups(NamedTuple):
-  """Preference pairs as arrays: N prompts with 4 replies to each."""
-
-  pairs: list[data.Preference]
-  prompt: np.ndarray  # [N, L]
-  length: np.ndarray  # [N]
-  token: np.ndarray  # [N, 4, T]
-  mask: np.ndarray  # [N, 4, T], what the features are the mean of
-
-  def rows(self, index_B: np.ndarray) -> dict[str, np.ndarray]:
-    """Some of them, without the pairs."""
-    arrays = self._asdict()
-    del arrays['pairs']
-    return {name: array[index_B] for name, array in arrays.items()}
-
-
-def make_groups(
-  pairs: list[data.Preference], text: Any, config: Config
-) -> Groups:
-  """Tokenises pairs; every reply ends with EOS, as a finished one does."""
-  prompt_NxL, length_N = data.pad(
-    tokenizer.chat(text, pair.prompt) for pair in pairs
-  )
-  token, count = data.pad(group_tokens(pairs, text, config))
-  token_Nx4xT, count_Nx4 = (
-    array.reshape(len(pairs), 4, *array.shape[1:]) for array in (token, count)
-  )
-  mask_Nx4xT = writing.read_mask(
-    jnp.asarray(count_Nx4),
-    jnp.ones(count_Nx4.shape, bool),
-    token_Nx4xT.shape[-1],
-    config.pooling,
-  )
-  return Groups(
-    pairs, prompt_NxL, length_N, token_Nx4xT, np.asarray(mask_Nx4xT)
-  )
-
-
-def group_tokens(
-  pairs: list[data.Preference], text: Any, config: Config
-) -> list[Any]:
-  """Four replies to each prompt: chosen, rejected, broken, looping."""
-  rng = np.random.default_rng(config.seed)
-  rows = []
-  for pair in pairs:
-    chosen = np.array(tokenizer.encode(text, pair.chosen))
-    replaced = rng.random(chosen.size) < config.broken_tokens
-    noise = rng.integers(len(text), size=chosen.size)
-    broken = np.where(replaced, noise, chosen)
-    period = rng.integers(1, 7)
-    looping = np.resize(
-      chosen[rng.integers(chosen.size) :][:period], chosen.size
-    )
-    rejected = tokenizer.encode(text, pair.rejected)
-    rows += [
-      np.append(row, text.eos_token_id)
-      for row in (chosen, rejected, broken, looping)
-    ]
-  return rows
+def kept_features(
+  groups: Groups, model: Policy, config: Config, folder: Path
+) -> np.ndarray:
+  """`group_features`, kept in a folder for other heads on the same decoder."""
+  digest = hashlib.blake2b(digest_size=16)
+  file = Path(model.model)
+  stamp = file.stat().st_mtime if file.exists() else 0
+  digest.update(f'{model.model} {stamp} {jax.default_backend()}'.encode())
+  for array in (groups.prompt, groups.token, groups.mask):
+    digest.update(np.ascontiguousarray(array).tobytes())
+  kept = folder / f'{digest.hexdigest()}.npy'
+  if not kept.exists():
+    folder.mkdir(exist_ok=True)
+    partial = kept.with_suffix('.partial')
+    with partial.open('wb') as out:
+      np.save(out, group_features(groups, model, config))
+    partial.replace(kept)
+  return np.load(kept)
 
 
 def group_features(groups: Groups, model: Policy, config: Config) -> np.ndarray:
-  """Features `[N, 4, D]` of each pair's group, `pairs_per_pass` at a time."""
-  size, total, parts = config.pairs_per_pass, len(groups.pairs), []
+  """Features `[N, R, D]` of each reply, `groups_per_pass` groups at a time.
+
+  Groups of like length are read together, in widths that are powers of two.
+  """
+  size, total = config.groups_per_pass, len(groups.prompt)
+  read_NxT = np.asarray(groups.mask.any(1))
+  reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
+  order = np.argsort(reply_N, kind='stable')
+  found: list[Any] = [None] * total
   for step in metrics.progress('features', 0, -(-total // size), 'batch'):
-    # the last pass repeats some pairs, so that all passes have one shape
-    index_B = np.arange(step * size, (step + 1) * size) % total
+    # the last pass repeats some groups, so that all passes have one shape
+    index_B = order[np.arange(step * size, (step + 1) * size) % total]
+    rows = groups.rows(index_B)
+    L = data.power_of_two(int(rows['prompt_length'].max()))
+    T = data.power_of_two(int(reply_N[index_B].max()))
     part = writing.features(
-      model.params, *groups.rows(index_B).values(), config=model.config
+      model.params,
+      rows['prompt'][:, :L],
+      rows['prompt_length'],
+      rows['token'][:, :, :T],
+      rows['mask'][:, :, :T],
+      config=model.config,
     )
-    parts.append(np.asarray(part))
-  return np.concatenate(parts)[:total]
+    for n, features_RxD in zip(index_B, np.asarray(part), strict=True):
+      found[n] = features_RxD
+  return np.stack(found)
 
 
 def fit_head(
-  features_Nx4xD: np.ndarray, config: Config, workdir: Path
-) -> writing.Head:
-  """Fits on standardised features; the head undoes that, and has std 1."""
-  flat = features_Nx4xD.reshape(-1, features_Nx4xD.shape[-1])
-  mean_D, std_D = flat.mean(0), flat.std(0) + 1e-6
-  standard = (features_Nx4xD - mean_D) / std_D
-  batch = {'features': jnp.asarray(standard, jnp.float32)}
+  features_NxRxD: np.ndarray, groups: Groups, config: Config, workdir: Path
+) -> tuple[writing.Head, np.ndarray]:
+  """Fits on standardised features, and undoes that.
+
+  Returns:
+    The head, and the slope `[2]` of length.
+  """
+  real_MxD = features_NxRxD[groups.real]
+  mean_D, std_D = real_MxD.mean(0), real_MxD.std(0) + 1e-6
+  standard = (features_NxRxD - mean_D) / std_D
+  batch = {
+    'features': jnp.asarray(standard, jnp.float32),
+    'real': groups.real,
+    'weight': groups.weight,
+    'covariate': groups.covariate,
+  }
 
   def loss_fn(params: Any, arrays: Any) -> dict[str, losses.Ratio]:
-    terms = group_loss(arrays['features'] @ params['weight'])
+    score_NxR = arrays['features'] @ params['weight']
+    terms = group_loss(score_NxR, params['slope'], arrays, config.debias)
     loss = terms['loss']
     penalty = config.l2 * jnp.square(params['weight']).sum()
     total = loss.numerator + penalty * loss.denominator
@@ -183,7 +190,8 @@ def fit_head(
   optimizer = optax.adam(config.learning_rate)
   mesh = sharding.make_mesh()
   params = jax.device_put(
-    {'weight': jnp.zeros(mean_D.shape[0])}, sharding.replicated(mesh)
+    {'weight': jnp.zeros(mean_D.shape[0]), 'slope': jnp.zeros(2)},
+    sharding.replicated(mesh),
   )
   state = train.fit(
     train.init_state(params, optimizer, mesh),
@@ -196,25 +204,44 @@ def fit_head(
     checkpoint_every=config.steps,
   )
   weight_D = np.asarray(state.params['weight']) / std_D
-  weight_D /= (flat @ weight_D).std() + 1e-6
-  # A sequence classifier has no bias, nor do groups or pairs need one.
-  bias = -mean_D @ weight_D if config.pooling == 'mean' else 0.0
-  return writing.Head(weight_D, np.asarray(bias))
+  return writing.Head(weight_D, np.zeros(())), np.asarray(state.params['slope'])
 
 
-def group_loss(score_Nx4: jax.Array) -> dict[str, losses.Ratio]:
-  """Bradley–Terry of each chosen reply against the three others."""
-  chosen_Nx1, others_Nx3 = score_Nx4[:, :1], score_Nx4[:, 1:]
-  against = jnp.broadcast_to(chosen_Nx1, others_Nx3.shape)
-  loss = losses.bradley_terry(against.ravel(), others_Nx3.ravel())
-  wins = jnp.sum(chosen_Nx1 > others_Nx3).astype(jnp.float32)
-  return {'loss': loss, 'accuracy': losses.Ratio(wins, loss.denominator)}
+def group_loss(
+  score_NxR: jax.Array, slope_2: jax.Array, arrays: Any, debias: str
+) -> dict[str, losses.Ratio]:
+  """Bradley–Terry over the pairs of each group.
+
+  Debiased by length, what length explains is explained by `slope_2`, which no
+  score keeps (a covariate, as in arXiv 2404.04475), and the scores themselves
+  may not be correlated with it: else features stand in for length.
+  """
+  explained_NxR = 0.0
+  if debias == 'length':
+    explained_NxR = arrays['covariate'] @ slope_2
+  loss = losses.bradley_terry(score_NxR + explained_NxR, arrays['weight'])
+  if debias == 'length':
+    covariate = arrays['covariate']
+    penalty = losses.squared_correlation(
+      score_NxR.reshape(-1),
+      covariate.reshape(-1, covariate.shape[-1]),
+      arrays['real'].reshape(-1),
+    )
+    total = loss.numerator + _UNCORRELATED * penalty * loss.denominator
+    loss = losses.Ratio(total, loss.denominator)
+  pair_NxRxR = arrays['weight'] > 0
+  wins = pair_NxRxR & (score_NxR[:, :, None] > score_NxR[:, None, :])
+  share = losses.Ratio(
+    wins.sum().astype(jnp.float32), pair_NxRxR.sum().astype(jnp.float32)
+  )
+  return {'loss': loss, 'accuracy': share}
 
 
 def fit_decoder(
   groups: Groups,
   model: Policy,
   head: writing.Head,
+  slope_2: np.ndarray,
   config: Config,
   workdir: Path,
 ) -> tuple[Policy, writing.Head]:
@@ -226,21 +253,29 @@ def fit_decoder(
   )
   score_D = jnp.asarray(head.weight, jnp.float32)
   learned['score'] = jax.device_put(score_D, sharding.replicated(model.mesh))
+  slope = jnp.asarray(slope_2)
   over = sharding.over_groups(model.mesh)
   settings = config.decoder
 
   def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
     _, reading = read_replies(
-      model_config, params, arrays['prompt'], arrays['length'], arrays['token']
+      model_config,
+      params,
+      arrays['prompt'],
+      arrays['prompt_length'],
+      arrays['token'],
     )
-    features_Bx4xD = writing.reply_features(reading, arrays['mask'])
-    return group_loss(features_Bx4xD @ params['score'])
+    features_BxRxD = writing.reply_features(reading, arrays['mask'])
+    score_BxR = features_BxRxD @ params['score']
+    return group_loss(score_BxR, slope, arrays, config.debias)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     index_B = data.batch_indices(
-      config.seed, step, settings.pairs_per_step, len(groups.pairs)
+      config.seed, step, settings.groups_per_step, len(groups.prompt)
     )
-    arrays = jax.device_put(groups.rows(index_B), over)
+    arrays = groups.rows(index_B)
+    arrays['real'] = groups.real[index_B]
+    arrays = jax.device_put(arrays, over)
     jax.block_until_ready(state.params)
     return train.Batch(arrays, {}, time.perf_counter())
 
@@ -268,27 +303,38 @@ def fit_decoder(
   )
 
 
-def accuracy(score_Nx2: np.ndarray) -> float:
-  """Share of pairs whose chosen reply scores higher; a tie counts half."""
-  difference = score_Nx2[:, 0] - score_Nx2[:, 1]
-  return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
+  """A value of the better and of the worse reply of each pair, `[M, 2]`."""
+  pair_Mx3 = groups.pairs()
+  return value_NxR[pair_Mx3[:, :1], pair_Mx3[:, 1:]]
 
 
 def judge(
-  pairs: list[data.Preference], score_Nx2: np.ndarray
-) -> dict[str, float]:
-  """Accuracy beside the length-only baseline, and what length has to do."""
-  length_Nx2 = np.array(
-    [(len(p.chosen), len(p.rejected)) for p in pairs], float
+  groups: Groups, score_NxR: np.ndarray, workdir: Path
+) -> dict[str, Any]:
+  """Held-out accuracy beside the length-only baseline, and a picture of it.
+
+  Args:
+    groups: held out.
+    score_NxR: as log-odds.
+    workdir: where `reward_model.png` goes.
+  """
+  given = groups.real & ~groups.made
+  score_Mx2 = pair_scores(groups, score_NxR)
+  prompt_M = groups.pairs()[:, 0]
+  summary = agreement.summary(
+    score_Mx2, pair_scores(groups, groups.length), prompt_M
   )
-  gap = np.abs(length_Nx2[:, 0] - length_Nx2[:, 1]) / length_Nx2.max(1)
-  matched = gap <= 0.1
-  return {
-    'heldout_accuracy': accuracy(score_Nx2),
-    'length_only_accuracy': accuracy(length_Nx2),
-    'matched_accuracy': accuracy(score_Nx2[matched]),
-    'matched_pairs': int(matched.sum()),
-    'length_correlation': float(
-      np.corrcoef(score_Nx2.ravel(), length_Nx2.ravel())[0, 1]
-    ),
-  }
+  score_N, length_N = score_NxR[given], groups.length[given]
+  summary['length_correlation'] = float(np.corrcoef(score_N, length_N)[0, 1])
+  if groups.made.any():
+    best_N = np.where(given, groups.worth, -np.inf).argmax(1)
+    best_N = score_NxR[np.arange(len(best_N)), best_N]
+    for name, column in (('broken', -2), ('looping', -1)):
+      against_Nx2 = np.stack([best_N, score_NxR[:, column]], 1)
+      summary[f'{name}_accuracy'] = agreement.accuracy(against_Nx2)
+  picture = plots.draw_scores(
+    length_N, score_N, agreement.calibration(score_Mx2)
+  )
+  (workdir / 'reward_model.png').write_bytes(picture)
+  return summary

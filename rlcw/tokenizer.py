@@ -91,6 +91,24 @@ def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
   return list(ids)  # type: ignore[arg-type]
 
 
+def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+  """The ids before and after a user's message in `chat`.
+
+  They let a message be tokenised in pieces, none of which can end it.
+  """
+  template = tokenizer.chat_template
+  if template is None:
+    return list(tokenizer.encode('')), []
+  message = 'MESSAGE'
+  text = tokenizer.apply_chat_template(
+    [{'role': 'user', 'content': message}],
+    add_generation_prompt=True,
+    tokenize=False,
+  )
+  opening, closing = str(text).split(message)
+  return encode(tokenizer, opening), encode(tokenizer, closing)
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
   """The ids of a plain text, without special tokens around it."""
   return list(tokenizer.encode(text, add_special_tokens=False))

@@ -29,7 +29,7 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
   small = {
     'reward_model': {
       'model': str(model),
-      'pairs_per_pass': 32,
+      'groups_per_pass': 32,
       'steps': 20,
       'checkpoint_every': 20,
     },

@@ -89,6 +89,13 @@ def _say_words(conjunction: str, words: Sequence[str]) -> str:
   return f'the words {", ".join(head)} {conjunction} {last}'
 
 
+DEMAND = 'soft:demand'
+
+
+def _ask_a_model(reply: str, demand: str) -> bool:
+  raise ValueError(f'{DEMAND}: no rule can check {demand!r}, only a model')
+
+
 VERIFIERS: dict[str, Verifier] = {
   'length:words': _length(
     units.count_words, 'Use {} word{s}.', '{}个字（标点不计入）。'
@@ -314,4 +321,6 @@ VERIFIERS: dict[str, Verifier] = {
     'Do not repeat any line.',
     '任何一行都不要重复。',
   ),
+  # what no rule can check: `judges.follow` asks a model
+  DEMAND: Verifier(_ask_a_model, '{demand}', '{demand}'),
 }

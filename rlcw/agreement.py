@@ -1,0 +1,110 @@
+"""How far scores agree with preferences, and how far length alone would.
+
+All functions take pairs `[N, 2]`, that of the preferred reply first.
+"""
+
+from typing import Any
+
+import numpy as np
+
+MATCHED = 0.1  # lengths within this share of the longer one are alike
+
+
+def right(score_Nx2: np.ndarray) -> np.ndarray:
+  """`[N]`: 1 where the preferred reply scores higher, half for a tie."""
+  difference_N = score_Nx2[:, 0] - score_Nx2[:, 1]
+  return (difference_N > 0) + 0.5 * (difference_N == 0)
+
+
+def accuracy(score_Nx2: np.ndarray) -> float:
+  """Share of pairs that are right."""
+  return float(right(score_Nx2).mean())
+
+
+def calibration(
+  score_Nx2: np.ndarray, bins: int = 10
+) -> dict[str, list[float]]:
+  """How sure the score is of its better reply, and how often it is right.
+
+  Returns:
+    For each bin of confidence `σ(|s_1 − s_2|)` that holds any pair, its mean
+    confidence, its accuracy and its share of the pairs.
+  """
+  difference_N = score_Nx2[:, 0] - score_Nx2[:, 1]
+  sure_N = 1 / (1 + np.exp(-np.abs(difference_N)))
+  right_N = right(score_Nx2)
+  bin_N = np.minimum(((sure_N - 0.5) * 2 * bins).astype(int), bins - 1)
+  members = [bin_N == b for b in np.unique(bin_N)]
+  return {
+    'confidence': [float(sure_N[m].mean()) for m in members],
+    'accuracy': [float(right_N[m].mean()) for m in members],
+    'share': [float(m.mean()) for m in members],
+  }
+
+
+def expected_calibration_error(score_Nx2: np.ndarray) -> float:
+  """Mean gap of confidence and accuracy (Guo et al., arXiv 1706.04599)."""
+  table = {k: np.array(v) for k, v in calibration(score_Nx2).items()}
+  gap = np.abs(table['confidence'] - table['accuracy'])
+  return float((gap * table['share']).sum())
+
+
+def matched(length_Nx2: np.ndarray) -> np.ndarray:
+  """`[N]`, which pairs are of about the same length."""
+  gap_N = np.abs(length_Nx2[:, 0] - length_Nx2[:, 1])
+  return gap_N <= MATCHED * length_Nx2.max(1)
+
+
+def interval(
+  value_N: np.ndarray, group_N: np.ndarray, seed: int = 0, draws: int = 10_000
+) -> tuple[float, float]:
+  """The 95% interval of a mean, by a bootstrap over groups.
+
+  Args:
+    value_N: what the mean is of.
+    group_N: the group, such as the prompt, of each: those of one are alike.
+    seed: of the draws.
+    draws: how many.
+  """
+  names, group_N = np.unique(group_N, return_inverse=True)
+  total_C = np.bincount(group_N, value_N)
+  count_C = np.bincount(group_N)
+  rng = np.random.default_rng(seed)
+  rows = rng.integers(len(names), size=(draws, len(names)))
+  means = total_C[rows].sum(1) / count_C[rows].sum(1)
+  low, high = np.percentile(means, [2.5, 97.5])
+  return float(low), float(high)
+
+
+def summary(
+  score_Nx2: np.ndarray, length_Nx2: np.ndarray, group_N: np.ndarray
+) -> dict[str, Any]:
+  """Accuracy beside what length alone would get; None where no pair is left.
+
+  Args:
+    score_Nx2: of each pair.
+    length_Nx2: characters.
+    group_N: the prompt of each pair.
+  """
+  told: dict[str, Any] = {
+    'heldout_pairs': len(score_Nx2),
+    'heldout_accuracy': accuracy(score_Nx2),
+    'length_only_accuracy': accuracy(length_Nx2),
+    'calibration_error': expected_calibration_error(score_Nx2),
+  }
+  shorter_N = length_Nx2[:, 0] < length_Nx2[:, 1]
+  for name, some_N in (
+    ('matched', matched(length_Nx2)),
+    ('shorter_better', shorter_N),
+  ):
+    any_left = bool(some_N.any())
+    score, length = score_Nx2[some_N], length_Nx2[some_N]
+    told |= {
+      f'{name}_pairs': int(some_N.sum()),
+      f'{name}_accuracy': accuracy(score) if any_left else None,
+      f'{name}_interval': interval(right(score), group_N[some_N])
+      if any_left
+      else None,
+      f'{name}_length_only': accuracy(length) if any_left else None,
+    }
+  return told

@@ -1,0 +1,179 @@
+"""A panel that reads its verdicts from a model in JAX, without sampling.
+
+One forward pass leaves the probabilities of the next token; those of the two
+labels' first tokens, against each other, are the verdict.  What prompts have
+in common is read once: the principles by the first call of a run, a brief by
+the pass that reads its G replies.
+
+The pieces of a prompt are tokenised one by one and never as control tokens, so
+that a reply changes no token outside its own row.
+
+Letters: P briefs, G replies, L a brief's tokens, T a row's, D model, V vocab.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlcw import data, sharding, tokenizer
+from rlcw.attention import Prefix
+from rlcw.model import Params, head_weight, read_brief, read_replies
+from rlcw.model_config import ModelConfig
+from rlcw.policy import Policy
+from rlcw.rewards.judges import Prompt, Question, Verdicts
+
+CUE = 'Verdict:'  # the beginning of the model's own turn
+
+
+class Local:
+  """Answers questions with a model that is loaded here.
+
+  Args:
+    model: any policy, best one that follows instructions.
+    groups_per_pass: how many briefs, each with its replies, are read at once.
+  """
+
+  def __init__(self, model: Policy, groups_per_pass: int):
+    self.model, self.groups_per_pass = model, groups_per_pass
+    self.prefaces: dict[str, Prefix] = {}
+    # Widths never shrink, so that a run settles on one shape.
+    self.widths: dict[str, tuple[int, int]] = {}
+    shards = sharding.group_shards(model.mesh)
+    if groups_per_pass % shards:
+      raise ValueError(
+        f'judge.groups_per_pass={groups_per_pass} does not split over the '
+        f'{shards} devices of the data and fsdp axes; legal: multiples of '
+        f'{shards}'
+      )
+
+  def __call__(
+    self, question: Question, prompts: Sequence[Sequence[Prompt]]
+  ) -> Verdicts:
+    """Prompts `[P][G]` to verdicts `[P, G]`, without reasons."""
+    size, first = self.groups_per_pass, []
+    ids = [self.tokens(group) for group in prompts]
+    preface = self.preface(prompts[0][0].shared)
+    L, T = self.widths.get(question.name, (0, 0))
+    L = max(L, data.power_of_two(max(len(brief) for brief, _ in ids)))
+    T = max(T, data.power_of_two(max(len(r) for _, rows in ids for r in rows)))
+    self.widths[question.name] = L, T
+    for start in range(0, len(ids), size):
+      # the last pass is filled up, so that all passes have one shape
+      part = [ids[i % len(ids)] for i in range(start, start + size)]
+      prompt_PxL, length_P = data.pad([brief for brief, _ in part], L)
+      token, count = data.pad([row for _, rows in part for row in rows], T)
+      arrays = jax.device_put(
+        (
+          prompt_PxL,
+          length_P,
+          token.reshape(size, -1, T),
+          count.reshape(size, -1),
+        ),
+        sharding.over_groups(self.model.mesh),
+      )
+      found_PxG = probability(
+        self.model.params,
+        preface,
+        *arrays,
+        self.labels(question),
+        config=self.model.config,
+      )
+      first.append(np.asarray(found_PxG))
+    first_PxG = np.concatenate(first)[: len(ids)]
+    return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
+
+  def labels(self, question: Question) -> tuple[int, int]:
+    """The tokens that the two labels begin with, after the cue."""
+    first, second = (
+      tokenizer.encode(self.model.text, f' {label}')[0]
+      for label in question.labels
+    )
+    if first == second:
+      raise ValueError(
+        f'the labels {question.labels} begin with the same token of '
+        f'{self.model.model}: it cannot answer this question here'
+      )
+    return first, second
+
+  def preface(self, shared: str) -> Prefix:
+    """The principles, read once; a row for each device that reads briefs."""
+    if shared not in self.prefaces:
+      opening, _ = tokenizer.turns(self.model.text)
+      row = opening + tokenizer.encode_untrusted(self.model.text, shared)
+      rows = sharding.group_shards(self.model.mesh)
+      token_SxL, length_S = jax.device_put(
+        (np.tile(row, (rows, 1)), np.full(rows, len(row))),
+        sharding.over_groups(self.model.mesh),
+      )
+      self.prefaces[shared] = _read(
+        self.model.params, token_SxL, length_S, config=self.model.config
+      )
+    return self.prefaces[shared]
+
+  def tokens(
+    self, group: Sequence[Prompt]
+  ) -> tuple[list[int], list[list[int]]]:
+    """A brief's tokens, and those of each of its replies with the question."""
+    text = self.model.text
+    _, closing = tokenizer.turns(text)
+    closing = closing + tokenizer.encode(text, CUE)
+    rows = [tokenizer.encode_untrusted(text, each.row) for each in group]
+    brief = tokenizer.encode_untrusted(text, group[0].group)
+    return brief, [row + closing for row in rows]
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def _read(
+  params: Params,
+  token_SxL: jax.Array,
+  length_S: jax.Array,
+  *,
+  config: ModelConfig,
+) -> Prefix:
+  return read_brief(config, params, token_SxL, length_S)[1]
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def probability(
+  params: Params,
+  preface: Prefix | None,
+  prompt_PxL: jax.Array,
+  length_P: jax.Array,
+  token_PxGxT: jax.Array,
+  count_PxG: jax.Array,
+  label_2: tuple[jax.Array | int, jax.Array | int],
+  *,
+  config: ModelConfig,
+) -> jax.Array:
+  """How likely the first label is next, rather than the second.
+
+  Args:
+    params: of the model.
+    preface: what every prompt begins with, as `read_brief` takes it.
+    prompt_PxL: briefs, padded on the right.
+    length_P: their lengths.
+    token_PxGxT: replies, each with the question after it.
+    count_PxG: their lengths.
+    label_2: a token for each label.
+    config: of the model.
+
+  Returns:
+    `[P, G]` in float32.
+  """
+  _, reading = read_replies(
+    config, params, prompt_PxL, length_P, token_PxGxT, preface
+  )
+  last_PxGx1xD = jnp.take_along_axis(
+    reading, count_PxG[..., None, None] - 1, axis=2
+  )
+  head_2xD = head_weight(params)[jnp.asarray(label_2)].astype(reading.dtype)
+  logit_PxGx2 = jnp.einsum(
+    'pgd,vd->pgv',
+    last_PxGx1xD[:, :, 0],
+    head_2xD,
+    preferred_element_type=jnp.float32,
+  )
+  return jax.nn.softmax(logit_PxGx2)[..., 0]
