@@ -132,7 +132,7 @@ def group_tokens(
   rng = np.random.default_rng(config.seed)
   rows = []
   for pair in pairs:
-    chosen = np.array(tokenizer.encode(text, pair.chosen))
+    chosen = np.array(tokenizer.encode_untrusted(text, pair.chosen))
     replaced = rng.random(chosen.size) < config.broken_tokens
     noise = rng.integers(len(text), size=chosen.size)
     broken = np.where(replaced, noise, chosen)
@@ -140,7 +140,7 @@ def group_tokens(
     looping = np.resize(
       chosen[rng.integers(chosen.size) :][:period], chosen.size
     )
-    rejected = tokenizer.encode(text, pair.rejected)
+    rejected = tokenizer.encode_untrusted(text, pair.rejected)
     rows += [
       np.append(row, text.eos_token_id)
       for row in (chosen, rejected, broken, looping)
