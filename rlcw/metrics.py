@@ -27,10 +27,25 @@ def clean(value: Any) -> Any:
   return value
 
 
+# JSON may hold these raw, but some readers end a line there, and a terminal
+# obeys some of them.
+_ESCAPES = {c: f'\\u{c:04x}' for c in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+  """One line of JSON, by whatever rule a reader splits lines.
+
+  Half a surrogate pair, which JSON may hold and UTF-8 may not, is escaped as
+  it was in the JSON that it came from.
+  """
+  text = json.dumps(clean(record), ensure_ascii=False).translate(_ESCAPES)
+  return text.encode('utf-8', 'backslashreplace') + b'\n'
+
+
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
   """Adds one record in a single write."""
-  with path.open('a', encoding='utf-8') as file:
-    file.write(json.dumps(clean(record), ensure_ascii=False) + '\n')
+  with path.open('ab') as file:
+    file.write(json_line(record))
 
 
 def whole_lines(path: Path, field: str) -> int:
@@ -53,7 +68,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a file whole or not at all."""
   partial = path.with_name(path.name + '.partial')
   text = json.dumps(clean(record), ensure_ascii=False, indent=2)
-  partial.write_text(text + '\n', 'utf-8')
+  partial.write_text(text + '\n', 'utf-8', 'backslashreplace')
   os.replace(partial, path)
 
 

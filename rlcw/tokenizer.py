@@ -1,5 +1,7 @@
 """The tokenizer and chat template that came with a checkpoint."""
 
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,11 @@ _ENDS = {
   '<｜end▁of▁sentence｜>',
 }
 
+# How control tokens are spelled, even in files that do not call them special:
+# there DeepSeek's <｜User｜> is an ordinary token of its own.
+_CONTROL_LIKE = re.compile(r'<(\|.*\||｜.*｜|start_of_turn)>')
+_CUT = '\ud800'  # stands in no text that `whole` has seen
+
 
 def load(path: str | Path) -> PreTrainedTokenizerFast:
   """The tokenizer of a GGUF file or a Hugging Face folder, no torch needed.
@@ -73,6 +80,11 @@ def eos_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
   return tuple(sorted(ids if own is None else ids | {int(own)}))
 
 
+def whole(text: str) -> str:
+  """The text, where half a surrogate pair, which no tokenizer reads, is �."""
+  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+
+
 def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
   """The ids of a conversation with one user message, ready for a reply.
 
@@ -80,6 +92,7 @@ def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
   alone, for the model to go on from, after the token that begins a text
   where the tokenizer puts one (Gemma and Llama do, Qwen does not).
   """
+  message = whole(message)
   if tokenizer.chat_template is None:
     return list(tokenizer.encode(message))
   ids = tokenizer.apply_chat_template(
@@ -111,16 +124,34 @@ def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
   """The ids of a plain text, without special tokens around it."""
-  return list(tokenizer.encode(text, add_special_tokens=False))
+  return list(tokenizer.encode(whole(text), add_special_tokens=False))
 
 
 def encode_untrusted(
   tokenizer: PreTrainedTokenizerFast, text: str
 ) -> list[int]:
   """The same where a text that spells a control token stays text."""
-  return list(
-    tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-  )
+  text = whole(text)
+  for marker in _unmarked(tokenizer):
+    text = text.replace(marker, marker[0] + _CUT + marker[1:])
+  return [
+    id
+    for part in text.split(_CUT)
+    for id in tokenizer.encode(
+      part, add_special_tokens=False, split_special_tokens=True
+    )
+  ]
+
+
+@functools.lru_cache(maxsize=8)
+def _unmarked(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+  """Control tokens that the tokenizer's file does not call special."""
+  return [
+    token.content
+    for token in tokenizer.added_tokens_decoder.values()
+    if not token.special
+    and (token.content in _ENDS or _CONTROL_LIKE.fullmatch(token.content))
+  ]
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:

@@ -4,7 +4,6 @@ Rules and verdicts are in IFEval's format (Zhou et al. 2023, arXiv 2311.07911),
 and in mode `benchmark` its four numbers are comparable with published ones.
 """
 
-import json
 import os
 import time
 from collections import defaultdict
@@ -46,10 +45,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for index in metrics.progress('verify', 0, len(records), 'reply'):
       record = verify(records[index][1], config.mode == 'benchmark')
       verified.append(record)
-      text = json.dumps(metrics.clean(record), ensure_ascii=False) + '\n'
-      # Half a surrogate pair, which JSON may hold and UTF-8 may not, is
-      # written as it was read: \ud83d.
-      file.write(text.encode('utf-8', 'backslashreplace'))
+      file.write(metrics.json_line(record))
   os.replace(partial, output)
   summary = {
     'mode': config.mode,

@@ -1,0 +1,1 @@
+"""Principles that a judge reads: text, one file per kind and language."""
