@@ -1,0 +1,261 @@
+"""What a rollout's replies are worth, by the parts that a config names.
+
+  writing     how well a reply is written: `reward_model`, `judge`, or a
+              function of the user's own
+  verifiers   what it has to keep: `rules`, those of its brief and its demands,
+              and functions of the user's own
+  judge       the model that answers for demands and principles, here or at an
+              endpoint
+
+A function of one's own is named `module:function`, and takes P briefs and
+`[P][G]` replies to an array `[P, G]`, NaN where it cannot say.  A reply without
+a score, or without a verdict, is not valid: it is never worth zero.
+"""
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlcw import Config, data, endpoint, policy, sampling, sharding, tokenizer
+from rlcw.policy import Policy
+from rlcw.rewards import judges, writing
+from rlcw.rewards.judges import Panel, Question
+from rlcw.rewards.local_judge import Local
+from rlcw.rewards.remote_judge import Remote
+
+Reward = Callable[[Sequence[data.Brief], Sequence[Sequence[str]]], Any]
+
+
+class Scores(NamedTuple):
+  """All that is known of a rollout's replies, `[P, G]` unless said."""
+
+  text: list[list[str]]
+  follow: list[list[list[bool | None]]]  # [P][G] a verdict per rule
+  violated: np.ndarray
+  writing: np.ndarray  # NaN where there is no score
+  valid: np.ndarray  # whether there is a score and every verdict that matters
+  ref_logp: jax.Array  # [P, G, T]
+  told: dict[str, Any]  # statistics
+
+
+# --- Parts ------------------------------------------------------------------
+
+
+def check(config: Config) -> None:
+  """Raises ValueError, naming what is legal, if a part makes no sense."""
+  if config.writing not in ('reward_model', 'judge'):
+    own(config.writing, 'writing', 'reward_model or judge')
+  if config.writing == 'judge' and not has_judge(config.judge):
+    raise ValueError(
+      "writing='judge' takes a model: give judge.model or judge.endpoint.url"
+    )
+  for name in config.verifiers:
+    if name != 'rules':
+      own(name, 'verifiers', 'rules')
+
+
+def own(name: str, setting: str, legal: str) -> Reward:
+  """The function that `module:function` names.
+
+  Modules are looked for in the folder that the command runs in, too.
+
+  Raises:
+    ValueError: there is none.
+  """
+  module, _, function = str(name).partition(':')
+  if '' not in sys.path:
+    sys.path.insert(0, '')
+  try:
+    return getattr(importlib.import_module(module or ':'), function)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'{setting}={name!r}: {error}; legal: {legal}, or module:function'
+    ) from None
+
+
+def has_judge(settings: Config) -> bool:
+  """Whether a model is named to answer questions."""
+  return bool(settings.model or settings.endpoint.url)
+
+
+def make_panel(settings: Config, base: Policy) -> Panel | None:
+  """The model that a config's `judge` names; None where it names none.
+
+  Args:
+    settings: the node.
+    base: a policy, on whose mesh it is; and itself the judge where that is the
+      model named.
+  """
+  if settings.endpoint.url:
+    return Remote(endpoint.from_config(settings.endpoint).ask, settings.votes)
+  if not settings.model:
+    return None
+  model = base
+  if settings.model != base.model:
+    model = policy.load(settings.model, base.mesh)
+  return Local(model._replace(config=model.reference), settings.groups_per_pass)
+
+
+def make_question(name: str, settings: Config) -> Question:
+  """A question in the language, and by the principles, of `judge`.
+
+  Raises:
+    ValueError: there is no such language.
+    FileNotFoundError: there is no such file of principles.
+  """
+  if settings.language not in judges.LANGUAGES:
+    raise ValueError(
+      f'judge.language={settings.language!r}; legal: {judges.LANGUAGES}'
+    )
+  principles = '' if name == 'demand' else judges.read(settings.principles)
+  return Question(
+    name, settings.language, settings.max_reply_characters, principles
+  )
+
+
+def ask_own(
+  reward: Reward,
+  name: str,
+  briefs: Sequence[data.Brief],
+  replies: Sequence[Sequence[str]],
+) -> np.ndarray:
+  """Values `[P, G]` of a user's function.
+
+  Raises:
+    ValueError: they have another shape.
+  """
+  value = np.asarray(reward(briefs, replies), np.float32)
+  expected = (len(replies), len(replies[0]))
+  if value.shape != expected:
+    raise ValueError(
+      f'{name} gave an array of shape {value.shape} for {expected[0]} briefs '
+      f'with {expected[1]} replies each; legal: {expected}'
+    )
+  return value
+
+
+# --- Scores -----------------------------------------------------------------
+
+
+class Scorer:
+  """Scores rollouts, by the parts of a config that `check` has passed.
+
+  Args:
+    model: the base of the policy, which is its reference too.
+    config: of a `grpo` run.
+  """
+
+  def __init__(self, model: Policy, config: Config):
+    self.model, self.config = model, config
+    self.reward = None
+    if config.writing == 'reward_model':
+      self.reward = writing.load(config.reward_model, model)
+    self.panel = make_panel(config.judge, model)
+
+  def __call__(
+    self,
+    briefs: Sequence[data.Brief],
+    prompt_PxL: jax.Array,
+    length_P: jax.Array,
+    rollout: sampling.Rollout,
+  ) -> Scores:
+    """Writing score, verdicts, and log-probabilities under the reference.
+
+    The device is sent off first; the host checks the rules meanwhile.  A reply
+    that the token budget cut is no finished piece: it counts as a violation.
+    """
+    reward, head, pooling = self.reward, None, 'mean'
+    if reward is not None and reward.shared:
+      head, pooling = reward.head, reward.pooling
+    score_PxG, ref_logp = writing.score_and_reference(
+      self.model.params,
+      head,
+      prompt_PxL,
+      length_P,
+      rollout,
+      self.config.temperature,
+      config=self.model.reference,
+      pooling=pooling,
+    )
+    text = self.texts(rollout)
+    started = time.perf_counter()
+    follow, broken = self.verify(briefs, text)
+    verified = time.perf_counter()
+    finished = np.asarray(rollout.finished)
+    if score_PxG is None:
+      widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
+      score_PxG = self.write(briefs, text, finished, widths)
+    score_PxG = np.asarray(score_PxG)
+    written = time.perf_counter()
+    unknown = np.isnan(broken) & finished
+    scored = np.isfinite(score_PxG)
+    told = {
+      'unscored': 1 - scored.mean(),
+      'unverified': unknown.mean(),
+      'seconds_verifying': verified - started,
+      'seconds_writing': written - verified,
+    }
+    violated = (broken == 1) | ~finished
+    valid = scored & ~unknown
+    return Scores(text, follow, violated, score_PxG, valid, ref_logp, told)
+
+  def texts(self, rollout: sampling.Rollout) -> list[list[str]]:
+    """The replies in words, `[P][G]`."""
+    token, length = np.asarray(rollout.token), np.asarray(rollout.length)
+    return [
+      [
+        tokenizer.decode(self.model.text, ids[:n])
+        for ids, n in zip(group, lengths, strict=True)
+      ]
+      for group, lengths in zip(token, length, strict=True)
+    ]
+
+  def verify(
+    self, briefs: Sequence[data.Brief], text: list[list[str]]
+  ) -> tuple[list[list[list[bool | None]]], np.ndarray]:
+    """Every verdict, and `[P, G]`: 1 where any is against a reply.
+
+    It is NaN where none is, but one is missing.
+    """
+    question = make_question('demand', self.config.judge)
+    follow = judges.follow(self.panel, question, briefs, text)
+    broken = np.array([[breaks(rules) for rules in g] for g in follow])
+    if 'rules' not in self.config.verifiers:
+      broken = np.zeros_like(broken)
+    for name in self.config.verifiers:
+      if name == 'rules':
+        continue
+      keeps = ask_own(own(name, 'verifiers', 'rules'), name, briefs, text)
+      other = np.where(np.isnan(keeps), np.nan, keeps <= 0)
+      broken = np.where((broken == 1) | (other == 1), 1.0, broken + other)
+    return follow, broken
+
+  def write(
+    self,
+    briefs: Sequence[data.Brief],
+    text: list[list[str]],
+    finished: np.ndarray,
+    widths: tuple[int, int],
+  ) -> np.ndarray:
+    """How well each reply is written, `[P, G]`, by what reads its text."""
+    prompts = [brief.text for brief in briefs]
+    if self.reward is not None:
+      return writing.score_texts(self.reward, prompts, text, finished, widths)
+    if self.config.writing == 'judge':
+      question = make_question('judge', self.config.judge)
+      assert self.panel is not None  # `check` has seen to it
+      return judges.judge(self.panel, question, prompts, text).first
+    name = self.config.writing
+    return ask_own(own(name, 'writing', ''), name, briefs, text)
+
+
+def breaks(verdicts: Sequence[bool | None]) -> float:
+  """1 if any verdict is against a reply, NaN if none is but one is missing."""
+  if any(verdict is False for verdict in verdicts):
+    return 1.0
+  return np.nan if None in verdicts else 0.0
