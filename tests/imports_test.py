@@ -23,7 +23,7 @@ LAYERS = {
   'rewards.languages rewards.units rewards.verse rewards.manners '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'plots datasets',
+  'plots datasets endpoint',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0
