@@ -124,7 +124,12 @@ def progress(
 ) -> Iterator[int]:
   """Counts from `start` to `stop` behind a bar with rate and ETA."""
   with tqdm(
-    total=stop, initial=start, desc=name, unit=unit, dynamic_ncols=True
+    total=stop,
+    initial=start,
+    desc=name,
+    unit=unit,
+    dynamic_ncols=True,
+    leave=None,  # one inside another goes when it is full
   ) as bar:
     for step in range(start, stop, stride):
       yield step

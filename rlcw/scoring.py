@@ -92,7 +92,8 @@ def make_panel(settings: Config, base: Policy) -> Panel | None:
       model named.
   """
   if settings.endpoint.url:
-    return Remote(endpoint.from_config(settings.endpoint).ask, settings.votes)
+    server = endpoint.from_config(settings.endpoint)
+    return Remote(server.ask, settings.votes, lambda: server.usage.as_dict())
   if not settings.model:
     return None
   model = base

@@ -13,17 +13,19 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # The modules of each layer, as the design has them; some are yet to come.
 LAYERS = {
-  5: 'main',
-  4: 'sft reward_model grpo curate adversary evaluate generate export score '
-  'report verify plan',
-  3: 'train llm rewards rewards.writing',
-  2: 'policy',
-  1: 'rewards.judges sampling weights checkpoint data',
+  6: 'main',
+  5: 'sft reward_model grpo curate adversary evaluate generate export score '
+  'judge report verify plan briefs',
+  4: 'scoring',
+  3: 'train llm preferences rewards rewards.writing rewards.local_judge '
+  'rewards.remote_judge',
+  2: 'policy rewards.judges',
+  1: 'sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'plots datasets prompts',
+  'plots datasets prompts endpoint agreement',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

@@ -26,6 +26,7 @@ from rlcw.data import Brief
 from rlcw.rewards.rules import DEMAND
 
 PROMPTS = Path(__file__).parent.parent / 'prompts'
+LANGUAGES = 'en', 'zh'  # of the templates
 LABELS = {
   'judge': ('Good', 'Bad'),
   'demand': ('Pass', 'Fail'),
@@ -164,6 +165,10 @@ class Question(NamedTuple):
 
 class Panel(Protocol):
   """Whatever answers a question: prompts `[P][G]` to verdicts `[P, G]`."""
+
+  def usage(self) -> dict[str, float]:
+    """Plain numbers of what it has done so far."""
+    ...
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]

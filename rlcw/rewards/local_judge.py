@@ -38,6 +38,7 @@ class Local:
 
   def __init__(self, model: Policy, groups_per_pass: int):
     self.model, self.groups_per_pass = model, groups_per_pass
+    self.questions = 0
     self.prefaces: dict[str, Prefix] = {}
     # Widths never shrink, so that a run settles on one shape.
     self.widths: dict[str, tuple[int, int]] = {}
@@ -54,6 +55,7 @@ class Local:
   ) -> Verdicts:
     """Prompts `[P][G]` to verdicts `[P, G]`, without reasons."""
     size, first = self.groups_per_pass, []
+    self.questions += sum(map(len, prompts))
     ids = [self.tokens(group) for group in prompts]
     preface = self.preface(prompts[0][0].shared)
     L, T = self.widths.get(question.name, (0, 0))
@@ -84,6 +86,10 @@ class Local:
       first.append(np.asarray(found_PxG))
     first_PxG = np.concatenate(first)[: len(ids)]
     return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
+
+  def usage(self) -> dict[str, float]:
+    """How many questions were put to it."""
+    return {'questions': self.questions}
 
   def labels(self, question: Question) -> tuple[int, int]:
     """The tokens that the two labels begin with, after the cue."""

@@ -1,9 +1,11 @@
 """A panel that asks any model that answers in text, by JSON."""
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +19,14 @@ from rlcw.rewards.judges import (
 )
 
 Ask = Callable[[Sequence[str]], Sequence[str | None]]
+_SHOWN = 500  # characters of an answer that was none, to who is asked again
+
+
+class Answer(NamedTuple):
+  """A verdict, and why."""
+
+  first: bool  # whether it is the first label
+  reason: str
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -26,8 +36,8 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
   return record
 
 
-def parse(answer: str, labels: Sequence[str], key: str) -> tuple[bool, str]:
-  """The verdict, whether it is the first label, and the reason given.
+def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
+  """What an answer says.
 
   Raises:
     ValueError: the answer is not the JSON object asked for, be it by a word; or
@@ -42,7 +52,8 @@ def parse(answer: str, labels: Sequence[str], key: str) -> tuple[bool, str]:
     raise ValueError(f'it answers {record["id"]!r}, not {key!r}')
   if record['verdict'] not in labels:
     raise ValueError(f'verdict {record["verdict"]!r} is none of {labels}')
-  return record['verdict'] == labels[0], str(record.get('reason', ''))
+  first = record['verdict'] == labels[0]
+  return Answer(first, str(record.get('reason', '')))
 
 
 class Remote:
@@ -56,48 +67,69 @@ class Remote:
     ask: prompts to replies in their order, None where there is none.  The same
       prompt several times asks for as many samples.
     votes: how often to ask; the probability is the share of those that answer.
+    meter: what asking has cost so far.
   """
 
-  def __init__(self, ask: Ask, votes: int = 1):
-    self.ask, self.votes = ask, votes
+  def __init__(
+    self,
+    ask: Ask,
+    votes: int = 1,
+    meter: Callable[[], Mapping[str, float]] = dict,
+  ):
+    if votes < 1:
+      raise ValueError(f'judge.votes={votes}; legal: an integer from 1 on')
+    self.ask, self.votes, self.meter = ask, votes, meter
+    self.questions = self.repaired = self.unanswered = 0
+
+  def usage(self) -> dict[str, float]:
+    """Questions put, answers asked for again, none had; and the meter."""
+    own = {
+      'questions': self.questions,
+      'repaired': self.repaired,
+      'unanswered': self.unanswered,
+    }
+    return own | dict(self.meter())
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
   ) -> Verdicts:
-    shape_PxG = (len(prompts), len(prompts[0]))
+    """Prompts `[P][G]` to verdicts `[P, G]`, with reasons."""
     texts = [''.join(prompt) for group in prompts for prompt in group]
     answers = self._answers(
-      question, [t for t in texts for _ in range(self.votes)]
+      question, [text for text in texts for _ in range(self.votes)]
     )
-    vote_NxV = np.array(
-      [np.nan if a is None else a[0] for a in answers], float
-    ).reshape(-1, self.votes)
-    count_N = np.isfinite(vote_NxV).sum(1)
-    with np.errstate(invalid='ignore'):
-      share_N = np.nansum(vote_NxV, axis=1) / count_N
-    reasons = [
-      self._reason(answers[i : i + self.votes], share > 0.5)
-      for i, share in zip(
-        range(0, len(answers), self.votes), share_N, strict=True
-      )
+    shape = (len(prompts), len(prompts[0]), self.votes)
+    vote_PxGxV = np.array(
+      [np.nan if answer is None else answer[0] for answer in answers], float
+    ).reshape(shape)
+    count_PxG = np.isfinite(vote_PxGxV).sum(2)
+    share_PxG = np.nansum(vote_PxGxV, axis=2) / np.where(
+      count_PxG, count_PxG, np.nan
+    )
+    turn = iter(answers)
+    reason = [
+      [
+        _reason([*itertools.islice(turn, self.votes)], share > 0.5)
+        for share in share_G
+      ]
+      for share_G in share_PxG
     ]
-    width = shape_PxG[1]
-    return Verdicts(
-      share_N.reshape(shape_PxG),
-      [reasons[i : i + width] for i in range(0, len(reasons), width)],
-    )
+    return Verdicts(share_PxG, reason)
 
-  def _answers(self, question: Question, texts: Sequence[str]):
-    """An answer to each text, None where it has none even when asked again."""
+  def _answers(
+    self, question: Question, texts: Sequence[str]
+  ) -> list[Answer | None]:
+    """An answer to each text; None where, asked twice, the model gave none."""
+    keys = [
+      hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+      for text in texts
+    ]
     form, mend = (
       template(f'{name}_{question.language}') for name in ('json', 'repair')
     )
     verdicts = '" or "'.join(question.labels)
-    keys = [
-      hashlib.blake2b(t.encode(), digest_size=4).hexdigest() for t in texts
-    ]
     asked = [
-      f'{text}\n\n{fill(form, {"id": key, "verdicts": verdicts})}'
+      text + '\n\n' + fill(form, {'id': key, 'verdicts': verdicts})
       for text, key in zip(texts, keys, strict=True)
     ]
     replies = self.ask(asked)
@@ -107,26 +139,35 @@ class Remote:
     ]
     # What never came was asked for again by the endpoint, as often as it may.
     wrong = [
-      i for i, a in enumerate(answers) if a is None and replies[i] is not None
+      place
+      for place, (answer, reply) in enumerate(
+        zip(answers, replies, strict=True)
+      )
+      if answer is None and reply is not None
     ]
     again = [
-      asked[i]
-      + '\n\n'
-      + fill(mend, {'answer': quote(str(replies[i]), question.language, 500)})
-      for i in wrong
+      asked[place] + '\n\n' + fill(mend, {'answer': quoted})
+      for place in wrong
+      for quoted in [quote(str(replies[place]), question.language, _SHOWN)]
     ]
-    for i, reply in zip(wrong, self.ask(again) if again else [], strict=True):
-      answers[i] = _parsed(reply, question.labels, keys[i])
+    for place, reply in zip(
+      wrong, self.ask(again) if again else [], strict=True
+    ):
+      answers[place] = _parsed(reply, question.labels, keys[place])
+    self.questions += len(texts)
+    self.repaired += len(wrong)
+    self.unanswered += answers.count(None)
     return answers
 
-  def _reason(self, answers, first: bool) -> str:
-    """That of the first vote for the verdict."""
-    return next((a[1] for a in answers if a and a[0] == first), '')
+
+def _reason(answers: Sequence[Answer | None], first: bool) -> str:
+  """That of the first vote for the verdict."""
+  return next((a.reason for a in answers if a and a.first == first), '')
 
 
 def _parsed(
   reply: str | None, labels: Sequence[str], key: str
-) -> tuple[bool, str] | None:
+) -> Answer | None:
   try:
     return None if reply is None else parse(reply, labels, key)
   except (ValueError, RecursionError):
