@@ -12,13 +12,14 @@ max_violator_advantage below 0 in every step.
 
 from ml_collections import ConfigDict
 
+from rlcw.scoring import judge_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='grpo',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      reward_model='runs/quickstart/reward_model',  # workdir of that run
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
@@ -36,6 +37,11 @@ def get_config() -> ConfigDict:
       microbatch_groups=4,
       max_new_tokens=64,
       temperature=0.7,
+      writing='reward_model',  # reward_model | judge | module:function
+      reward_model='runs/quickstart/reward_model',  # workdir of that run
+      verifiers=('rules',),  # rules (of the brief, and its demands) and any
+      # module:function
+      judge=judge_settings(),  # writing='judge', and the briefs' demands
       mixing=dict(
         name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
         margin=0.5,  # rlmr: in stds of the group's writing scores

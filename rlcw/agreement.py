@@ -108,3 +108,13 @@ def summary(
       f'{name}_length_only': accuracy(length) if any_left else None,
     }
   return told
+
+
+def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
+  """How often a good reply scores higher than a bad one; a tie counts half.
+
+  The area under the ROC curve; NaN where either kind is missing.
+  """
+  good_A, bad_B = score_N[label_N], score_N[~label_N]
+  pairs = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
+  return accuracy(pairs.reshape(-1, 2)) if pairs.size else float('nan')

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from rlcw import (
   Config,
   data,
-  grpo,
   lora,
   metrics,
   policy,
@@ -26,7 +25,8 @@ from rlcw import (
   tokenizer,
 )
 from rlcw.policy import Policy
-from rlcw.rewards import constraints, writing
+from rlcw.rewards import constraints
+from rlcw.scoring import Scorer
 
 MODELS = ('base', 'trained')
 
@@ -39,7 +39,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     json.loads((Path(config.run) / 'config.json').read_text())
   )
   base = policy.load(trained.model, sharding.make_mesh(**config.mesh))
-  reward = writing.load(trained.reward_model, base)
+  scorer = Scorer(base, trained)
   after, learned = policy.restore(config.run, base)
   joined = lora.join(learned, base.params)
   models = {'base': base, 'trained': after._replace(params=joined)}
@@ -47,7 +47,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     trained.briefs, split='heldout', language=trained.language
   )
   replies = {
-    name: answer(name, models, reward, briefs, trained, config)
+    name: answer(models[name], scorer, briefs, trained, config)
     for name in MODELS
   }
   file = workdir / 'evaluation.jsonl'
@@ -77,21 +77,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def answer(
-  name: str,
-  models: dict[str, Policy],
-  reward: writing.RewardModel,
+  model: Policy,
+  scorer: Scorer,
   briefs: list[data.Brief],
   trained: Config,
   config: Config,
 ) -> list[list[dict[str, Any]]]:
   """`replies_per_brief` scored replies to each brief."""
-  model = models[name]
   prompt_NxL, length_N = data.pad(
     tokenizer.chat(model.text, brief.text) for brief in briefs
   )
   size, replies = config.briefs_per_pass, []
   passes = -(-len(briefs) // size)
-  for step in metrics.progress(f'evaluate {name}', 0, passes, 'batch'):
+  for step in metrics.progress('evaluate', 0, passes, 'batch'):
     # the last pass repeats some briefs, so that all passes have one shape
     rows = np.arange(step * size, (step + 1) * size) % len(briefs)
     prompt_PxL, length_P, brief_P = jax.device_put(
@@ -111,14 +109,8 @@ def answer(
       max_new_tokens=trained.max_new_tokens,
       eos=tokenizer.eos_ids(model.text),
     )
-    scores = grpo.score(
-      models['base'],
-      reward,
-      [briefs[row] for row in rows],
-      prompt_PxL,
-      length_P,
-      rollout,
-      trained.temperature,
+    scores = scorer(
+      [briefs[row] for row in rows], prompt_PxL, length_P, rollout
     )
     finished = np.asarray(rollout.finished)
     length = np.asarray(rollout.length)
@@ -154,20 +146,13 @@ def summarise(
     passed[name] = per_reply(groups, lambda r: all(r['follow']))
     written[name] = per_reply(groups, lambda r: r['writing'])
     loose = [
-      [
-        all(
-          constraints.follow_loose(
-            reply['text'], brief.instruction_id_list, brief.kwargs
-          )
-        )
-        for reply in group
-      ]
+      [follows_loosely(brief, reply) for reply in group]
       for brief, group in zip(briefs, groups, strict=True)
     ]
     summary |= {
       f'pass_rate_{name}': passed[name].mean(),
       f'pass_rate_loose_{name}': np.mean(loose),
-      f'writing_{name}': written[name].mean(),
+      f'writing_{name}': np.nanmean(written[name]),
       f'finished_{name}': per_reply(groups, lambda r: r['finished']).mean(),
       f'length_{name}': per_reply(groups, lambda r: r['length']).mean(),
       f'distinct2_{name}': distinct([r['text'] for g in groups for r in g], 2),
@@ -179,6 +164,13 @@ def summarise(
     written['base'], written['trained'], seed
   )
   return summary
+
+
+def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> bool:
+  """IFEval's loose verdict on all rules; on demands there is only one."""
+  loose = brief.follow(reply['text'], loose=True)
+  verdicts = zip(loose, reply['follow'], strict=True)
+  return all(strict if rule is None else rule for rule, strict in verdicts)
 
 
 def per_reply(groups: list[list[dict[str, Any]]], value: Any) -> np.ndarray:
@@ -199,8 +191,13 @@ def distinct(texts: list[str], n: int) -> float:
 def paired_bootstrap(
   before_PxG: np.ndarray, after_PxG: np.ndarray, seed: int, draws: int = 10_000
 ) -> dict[str, float]:
-  """Mean of `after − before` and its 95% interval, briefs resampled."""
-  difference_P = after_PxG.mean(1) - before_PxG.mean(1)
+  """Mean of `after − before` and its 95% interval, briefs resampled.
+
+  A reply that is NaN has no value; where neither or only one side of a brief
+  has any, the brief does not count.
+  """
+  difference_P = np.nanmean(after_PxG, 1) - np.nanmean(before_PxG, 1)
+  difference_P = difference_P[np.isfinite(difference_P)]
   rng = np.random.default_rng(seed)
   rows = rng.integers(len(difference_P), size=(draws, len(difference_P)))
   low, high = np.percentile(difference_P[rows].mean(1), [2.5, 97.5])

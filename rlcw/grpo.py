@@ -29,6 +29,7 @@ from rlcw import (
   metrics,
   policy,
   sampling,
+  scoring,
   sharding,
   tokenizer,
   train,
@@ -36,19 +37,10 @@ from rlcw import (
 from rlcw.model import Params, head_weight, read_replies
 from rlcw.model_config import ModelConfig
 from rlcw.policy import Policy
-from rlcw.rewards import constraints, mixing, writing
+from rlcw.rewards import mixing
+from rlcw.scoring import Scorer, Scores
 
 ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
-
-
-class Scores(NamedTuple):
-  """All that is known of a rollout's replies, `[P, G]` unless said."""
-
-  text: list[list[str]]
-  follow: list[list[list[bool]]]  # [P][G] a verdict per rule
-  violated: np.ndarray
-  writing: np.ndarray
-  ref_logp: jax.Array  # [P, G, T]
 
 
 class Mixed(NamedTuple):
@@ -74,7 +66,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   started = time.perf_counter()
   model = load(config)
-  reward = writing.load(config.reward_model, model)
+  scorer = Scorer(model, config)
   briefs = data.load_briefs(
     config.briefs, split='train', language=config.language
   )
@@ -88,7 +80,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   state = train.fit(
     train.init_state(learned, optimizer, model.mesh),
-    make_next_batch(model, reward, frozen, briefs, config, workdir),
+    make_next_batch(model, scorer, frozen, briefs, config, workdir),
     make_loss(model.config, config),
     optimizer,
     frozen=frozen,
@@ -133,6 +125,7 @@ def check(config: Config) -> None:
       f'microbatch_groups={micro} does not split over the {shards} devices of '
       f'the data and fsdp axes; legal: multiples of {shards}'
     )
+  scoring.check(config)
   if config.group_size < 2:
     raise ValueError(
       f'group_size={config.group_size}: a group needs at least 2 replies to '
@@ -148,7 +141,7 @@ def check(config: Config) -> None:
 
 def make_next_batch(
   model: Policy,
-  reward: writing.RewardModel,
+  scorer: Scorer,
   frozen: Params,
   briefs: list[data.Brief],
   config: Config,
@@ -188,10 +181,8 @@ def make_next_batch(
     jax.block_until_ready(rollout)
     sampled = time.perf_counter()
     chosen = [briefs[row] for row in rows]
-    scores = score(
-      model, reward, chosen, prompt_PxL, length_P, rollout, config.temperature
-    )
-    mixed = mix(scores.writing, scores.violated)
+    scores = scorer(chosen, prompt_PxL, length_P, rollout)
+    mixed = mix(scores.writing, scores.violated, scores.valid)
     record(diary, step, chosen, rollout, scores, mixed)
     arrays = {
       'prompt': prompt_PxL,
@@ -202,7 +193,7 @@ def make_next_batch(
       'advantage': mixed.advantage,
     }
     arrays = jax.device_put(arrays, split)
-    told = describe(rollout, scores, mixed)
+    told = describe(rollout, scores, mixed) | scores.told
     scored = time.perf_counter()
     told |= {
       'tokens_per_second': int(rollout.length.sum()) / (sampled - started),
@@ -214,63 +205,10 @@ def make_next_batch(
   return next_batch
 
 
-def score(
-  model: Policy,
-  reward: writing.RewardModel,
-  briefs: list[data.Brief],
-  prompt_PxL: jax.Array,
-  length_P: jax.Array,
-  rollout: sampling.Rollout,
-  temperature: float,
-) -> Scores:
-  """Writing score, reference log-probabilities and rule verdicts.
-
-  The device is sent off first; the host checks the rules meanwhile.  A reply
-  that the token budget cut is no finished piece: it counts as a violation.
-  """
-  writing_PxG, ref_logp = writing.score_and_reference(
-    model.params,
-    reward.head if reward.shared else None,
-    prompt_PxL,
-    length_P,
-    rollout,
-    temperature,
-    config=model.reference,
-    pooling=reward.pooling,
-  )
-  token, length = np.asarray(rollout.token), np.asarray(rollout.length)
-  text = [
-    [
-      tokenizer.decode(model.text, ids[:n])
-      for ids, n in zip(group, lengths, strict=True)
-    ]
-    for group, lengths in zip(token, length, strict=True)
-  ]
-  follow = [
-    [
-      constraints.follow(reply, brief.instruction_id_list, brief.kwargs)
-      for reply in group
-    ]
-    for brief, group in zip(briefs, text, strict=True)
-  ]
-  finished = np.asarray(rollout.finished)
-  if not reward.shared:
-    writing_PxG = writing.score_texts(
-      reward,
-      [brief.text for brief in briefs],
-      text,
-      finished,
-      widths=(prompt_PxL.shape[-1], token.shape[-1]),
-    )
-  broken = np.array([[not all(rules) for rules in group] for group in follow])
-  violated = broken | ~finished
-  return Scores(text, follow, violated, np.asarray(writing_PxG), ref_logp)
-
-
 def make_mix(config: Config) -> Callable[..., Mixed]:
   """Step 4, jitted: two scores to one advantage per reply.
 
-  A score that is not finite makes its reply invalid; it is never zero.
+  A reply that is not valid counts for nothing; it is never zero.
   """
   mixer, names = mixing.MIXERS[config.mixing.name]
   words = {n: config.mixing[n] for n in names if n == 'all_violating'}
@@ -278,8 +216,12 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
   all_negative = words.get('all_violating') == 'suppress'
 
   @jax.jit
-  def mix(writing_PxG: jax.Array, violated_PxG: jax.Array, numbers: Any):
-    valid_PxG = jnp.isfinite(writing_PxG)
+  def mix(
+    writing_PxG: jax.Array,
+    violated_PxG: jax.Array,
+    valid_PxG: jax.Array,
+    numbers: Any,
+  ):
     writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
     mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **words, **numbers)
     scale_P = {
@@ -295,9 +237,7 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
     )
     return Mixed(mixed, advantage_PxG, worst)
 
-  return lambda writing_PxG, violated_PxG: jax.device_get(
-    mix(writing_PxG, violated_PxG, numbers)
-  )
+  return lambda *scores: jax.device_get(mix(*scores, numbers))
 
 
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
@@ -338,13 +278,14 @@ def describe(
 ) -> dict[str, Any]:
   """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
   follow = [all(rules) for group in scores.follow for rules in group]
+  written = scores.writing[np.isfinite(scores.writing)]
   rewards, share = mixed.rewards, mixed.rewards.violators
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
   )
   return {
     'reward': rewards.reward.mean(),
-    'writing': np.nanmean(scores.writing),
+    'writing': written.mean() if written.size else None,
     'writing_std': rewards.writing_std.mean(),
     'pass_rate': np.mean(follow),
     'violation_rate': scores.violated.mean(),
@@ -374,7 +315,7 @@ def record(
     'writing': scores.writing,
     'follow': scores.follow,
     'violated': scores.violated,
-    'valid': mixed.rewards.valid,
+    'valid': scores.valid,
     'finished': rollout.finished,
     'length': rollout.length,
     'reward': mixed.rewards.reward,

@@ -23,6 +23,7 @@ TASKS = {
   'generate': 'rlcw.generate',
   'score': 'rlcw.score',
   'verify': 'rlcw.verify',
+  'judge': 'rlcw.judge',
   'export': 'rlcw.export',
   'report': 'rlcw.report',
 }

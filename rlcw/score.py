@@ -1,16 +1,14 @@
-"""Task `score`: replies in, writing scores out.
-
-Scores stream to disk in the order of the replies, so that a run that was killed
-goes on after the last whole line.
-"""
+"""Task `score`: replies in, writing scores out."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlcw import Config, data, metrics, sharding
+from rlcw import Config, metrics, sharding
+from rlcw.annotate import Record, annotate
 from rlcw.rewards import writing
 
 
@@ -18,43 +16,24 @@ from rlcw.rewards import writing
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Scores every reply; returns the summary."""
   started = time.perf_counter()
-  records = data.read_numbered(config.input)
-  if not records:
-    raise ValueError(f'{config.input} has no lines')
-  for line, record in records:
-    for field in ('prompt', 'response'):
-      if not isinstance(record.get(field), str):
-        raise ValueError(
-          f'{config.input}:{line}: {field}={record.get(field)!r:.80}; a text '
-          'is expected'
-        )
-  mesh = sharding.make_mesh(**config.mesh)
-  reward = writing.load_alone(config.run, mesh)
+  reward = writing.load_alone(config.run, sharding.make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'scores.jsonl')
-  output.parent.mkdir(parents=True, exist_ok=True)
-  done, total = metrics.whole_lines(output, 'score'), len(records)
-  if done > total:
-    raise ValueError(
-      f'{output} has {done} lines already, but {config.input} only {total}'
-    )
-  size = config.replies_per_pass
-  for first in metrics.progress('score', done, total, 'reply', size):
-    batch = [
-      records[row % total][1] for row in range(first, first + size)
-    ]  # the last one is filled up, so that shapes repeat
-    scores = writing.score_texts(
+
+  def answer(records: Sequence[Record]) -> list[Record]:
+    scores_Nx1 = writing.score_texts(
       reward,
-      [record['prompt'] for record in batch],
-      [[record['response']] for record in batch],
-      np.ones((size, 1), bool),
+      [record['prompt'] for record in records],
+      [[record['response']] for record in records],
+      np.ones((len(records), 1), bool),
     )
-    for record, score in zip(
-      batch[: total - first], scores[:, 0], strict=False
-    ):
-      metrics.append_jsonl(output, {**record, 'score': score})
-  scores = [float(row['score']) for row in data.read_jsonl(output)]
+    return [{'score': score} for score in scores_Nx1[:, 0]]
+
+  rows, done = annotate(
+    'score', config.input, output, 'score', config.replies_per_pass, answer
+  )
+  scores = [float(row['score']) for row in rows]
   summary = {
-    'replies': total,
+    'replies': len(rows),
     'resumed_at': done,
     'score_mean': np.mean(scores),
     'score_std': np.std(scores),
@@ -62,7 +41,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   }
   metrics.write_json(workdir / 'summary.json', summary)
   metrics.say(
-    f'score: {total} replies, mean {summary["score_mean"]:.3f}, std '
+    f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '
     f'{summary["score_std"]:.3f}; {output}'
   )
   return summary

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from rlcw import Config, data, endpoint, policy, sampling, sharding, tokenizer
+from rlcw import Config, data, endpoint, policy, sampling, tokenizer
 from rlcw.policy import Policy
 from rlcw.rewards import judges, writing
 from rlcw.rewards.judges import Panel, Question
@@ -44,6 +45,30 @@ class Scores(NamedTuple):
 
 
 # --- Parts ------------------------------------------------------------------
+
+
+def judge_settings() -> dict[str, Any]:
+  """A config's `judge`: the model that answers questions, here or elsewhere."""
+  return dict(
+    model='',  # as everywhere, to be loaded here; none where empty
+    endpoint=dict(
+      url='',  # up to and with /v1, of an OpenAI-compatible server
+      model='',  # the server's name of it
+      key_variable='OPENAI_API_KEY',  # in the environment; may be unset
+      temperature=0.0,
+      max_tokens=512,
+      concurrency=16,  # requests at a time
+      timeout=120.0,  # seconds
+      retries=4,
+      cache='',  # an SQLite file of replies that need not be asked for again
+      prices=(0.0, 0.0),  # of a million tokens read, and written
+    ),
+    votes=1,  # of the endpoint, at a temperature above 0; the majority counts
+    principles='@principles_writing_en',  # or a file
+    language='en',  # of the questions: en | zh
+    max_reply_characters=4000,  # what is longer is shown cut
+    groups_per_pass=8,  # briefs that a model here reads at once
+  )
 
 
 def check(config: Config) -> None:
@@ -83,13 +108,15 @@ def has_judge(settings: Config) -> bool:
   return bool(settings.model or settings.endpoint.url)
 
 
-def make_panel(settings: Config, base: Policy) -> Panel | None:
+def make_panel(
+  settings: Config, mesh: Mesh, base: Policy | None = None
+) -> Panel | None:
   """The model that a config's `judge` names; None where it names none.
 
   Args:
     settings: the node.
-    base: a policy, on whose mesh it is; and itself the judge where that is the
-      model named.
+    mesh: where a model that is loaded here goes.
+    base: a policy that need not be loaded again, where it is the one named.
   """
   if settings.endpoint.url:
     server = endpoint.from_config(settings.endpoint)
@@ -97,8 +124,8 @@ def make_panel(settings: Config, base: Policy) -> Panel | None:
   if not settings.model:
     return None
   model = base
-  if settings.model != base.model:
-    model = policy.load(settings.model, base.mesh)
+  if model is None or settings.model != model.model:
+    model = policy.load(settings.model, mesh)
   return Local(model._replace(config=model.reference), settings.groups_per_pass)
 
 
@@ -156,7 +183,7 @@ class Scorer:
     self.reward = None
     if config.writing == 'reward_model':
       self.reward = writing.load(config.reward_model, model)
-    self.panel = make_panel(config.judge, model)
+    self.panel = make_panel(config.judge, model.mesh, model)
 
   def __call__(
     self,

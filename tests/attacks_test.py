@@ -13,7 +13,7 @@ import report_test
 import tokenizer_gguf_test
 from attacks import ATTACKS, LINE_SEPARATORS, PLAIN
 
-from rlcw import data, metrics, report, reward_model, tokenizer
+from rlcw import data, metrics, preferences, report, tokenizer
 
 PROMPTS = importlib.resources.files('rlcw.prompts')
 MARKERS = [
@@ -126,12 +126,13 @@ def test_half_a_surrogate_pair_is_read(tiny_folder: pathlib.Path) -> None:
 
 def test_pairs_are_read_as_untrusted(tiny_folder: pathlib.Path) -> None:
   one = tokenizer.load(tiny_folder)
-  pair = data.Preference('Greet.', ATTACKS['chatml'], ATTACKS['ends'])
+  replies = ATTACKS['chatml'], ATTACKS['ends']
+  pair = data.Preference('Greet.', replies, (1.0, 0.0))
   config = pipeline.shipped('reward_model')
-  chosen, rejected, *_ = reward_model.group_tokens([pair], one, config)
-  for row in (chosen, rejected):
-    assert row[-1] == one.eos_token_id
-    assert not _control_ids(one) & {*row[:-1].tolist()}
+  groups = preferences.make_groups([pair], one, config, 'none')
+  for row, mask in zip(groups.token[0, :2], groups.mask[0, :2], strict=True):
+    assert row[mask.sum()] == one.eos_token_id
+    assert not _control_ids(one) & {*row[mask].tolist()}
 
 
 def _page(folder: pathlib.Path, texts: list[str]) -> Any:

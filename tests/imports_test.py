@@ -16,10 +16,10 @@ LAYERS = {
   6: 'main',
   5: 'sft reward_model grpo curate adversary evaluate generate export score '
   'judge report verify plan briefs',
-  4: 'scoring',
-  3: 'train llm preferences rewards rewards.writing rewards.local_judge '
+  4: 'scoring preferences',
+  3: 'train llm rewards rewards.writing rewards.local_judge '
   'rewards.remote_judge',
-  2: 'policy rewards.judges',
+  2: 'policy annotate rewards.judges',
   1: 'sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '
@@ -29,8 +29,6 @@ LAYERS = {
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0
-# Evaluation draws and scores replies as training does.
-EXCEPTIONS = {('rlcw.evaluate', 'rlcw.grpo')}
 
 Edges = dict[str, set[str]]
 
@@ -76,11 +74,7 @@ def _climbs(edges: Edges) -> list[str]:
     f'{module} ({LAYER[module]}) -> {name} ({LAYER[name]})'
     for module, names in edges.items()
     for name in sorted(names)
-    if not (
-      LAYER[name] < LAYER[module]
-      or LAYER[name] == LAYER[module] == 0
-      or (module, name) in EXCEPTIONS
-    )
+    if not (LAYER[name] < LAYER[module] or LAYER[name] == LAYER[module] == 0)
   ]
 
 
@@ -105,21 +99,16 @@ def test_imports_go_down() -> None:
   assert _climbs(edges) == []
 
 
-def test_every_exception_is_used() -> None:
-  edges = _edges(ROOT)
-  assert {(m, n) for m, n in EXCEPTIONS if n not in edges[m]} == set()
-
-
 def test_no_import_cycle() -> None:
   order = list(graphlib.TopologicalSorter(_edges(ROOT)).static_order())
   assert order.index('rlcw.model') < order.index('rlcw.grpo')
 
 
-def test_tasks_are_modules_of_layer_4_that_run() -> None:
+def test_tasks_are_modules_of_layer_5_that_run() -> None:
   from rlcw import main
 
   for name in main.TASKS.values():
-    assert LAYER[name] == 4
+    assert LAYER[name] == 5
     assert callable(importlib.import_module(name).run)
 
 

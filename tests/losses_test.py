@@ -184,20 +184,50 @@ def test_cross_entropy() -> None:
 
 def test_bradley_terry() -> None:
   """σ(0) = 1/2 and σ(log 3) = 3/4; the second pair is the wrong way round."""
-  chosen, rejected = jnp.array([5.0, 1.0]), jnp.array([5.0, 1 + math.log(3)])
-  loss = losses.bradley_terry(chosen, rejected)
+  score_NxR = jnp.array([[5.0, 5.0], [1.0, 1 + math.log(3)]])
+  first = jnp.array([[[0, 1], [0, 0]]] * 2)  # reply 0 is better than reply 1
+  loss = losses.bradley_terry(score_NxR, first)
   assert ratio_of(loss) == close((LOG2 + math.log(4), 2))
-  swapped = losses.bradley_terry(rejected, chosen)
+  swapped = losses.bradley_terry(score_NxR, first.swapaxes(1, 2))
   assert ratio_of(swapped) == close((LOG2 + math.log(4 / 3), 2))
+  weighted = losses.bradley_terry(score_NxR, first * jnp.array([[[3]], [[0]]]))
+  assert ratio_of(weighted) == close((3 * LOG2, 3))
 
 
 def test_bradley_terry_far_apart_is_finite() -> None:
   def total(gap: float) -> jax.Array:
-    return losses.bradley_terry(jnp.array([gap]), jnp.zeros(1)).numerator
+    score_1x2 = jnp.array([[gap, 0.0]])
+    return losses.bradley_terry(score_1x2, jnp.eye(2)[None, ::-1, :]).numerator
 
-  for gap, loss, slope in ((1e4, 0.0, 0.0), (-1e4, 1e4, -1.0)):
-    assert float(total(gap)) == close(loss)
+  # both orders count here: one of them costs the gap, the other nothing
+  for gap, slope in ((1e4, 1.0), (-1e4, -1.0)):
+    assert float(total(gap)) == close(1e4)
     assert float(jax.grad(total)(gap)) == close(slope)
+
+
+def test_squared_correlation_is_pearsons() -> None:
+  rng = np.random.default_rng(0)
+  x_N, y_NxK = rng.normal(size=50), rng.normal(size=(50, 2))
+  y_NxK[:, 0] += x_N
+  real_N = np.arange(50) < 40
+  expected = sum(
+    np.corrcoef(x_N[:40], y_NxK[:40, k])[0, 1] ** 2 for k in (0, 1)
+  )
+  for scale, shift in ((1.0, 0.0), (7.0, -3.0)):
+    found = losses.squared_correlation(
+      jnp.asarray(scale * x_N + shift), jnp.asarray(y_NxK), jnp.asarray(real_N)
+    )
+    assert float(found) == pytest.approx(expected, abs=1e-3)
+  assert float(
+    losses.squared_correlation(jnp.ones(50), jnp.asarray(y_NxK), real_N)
+  ) == close(0.0)
+
+
+def test_squared_correlation_has_a_slope_where_nothing_varies() -> None:
+  def of(x_N: jax.Array) -> jax.Array:
+    return losses.squared_correlation(x_N, jnp.eye(3)[:, :1], jnp.ones(3, bool))
+
+  assert np.isfinite(jax.grad(of)(jnp.zeros(3))).all()
 
 
 def test_masked_mean_std() -> None:

@@ -1,62 +1,196 @@
 """What the reward model learns from, and the numbers it is judged by."""
 
 import pathlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pipeline
 import pytest
-from ml_collections import ConfigDict
 
-from rlcw import data, metrics, policy, reward_model, sharding, tokenizer
+from rlcw import (
+  data,
+  metrics,
+  policy,
+  preferences,
+  reward_model,
+  sharding,
+  tokenizer,
+)
 from rlcw.model import Decoder
 from rlcw.rewards import writing
 
 PAIRS = data.load_preferences('@preferences.jsonl', split='heldout')[:20]
 
 
+def make_groups(
+  pairs: list[data.Preference], folder: pathlib.Path, **changes: Any
+) -> tuple[Any, preferences.Groups]:
+  """Groups by the shipped settings, and the tokenizer."""
+  text = tokenizer.load(folder)
+  config = pipeline.shipped('reward_model')
+  config.update(changes)
+  return text, preferences.make_groups(pairs, text, config, config.debias)
+
+
 def test_a_group_is_chosen_rejected_broken_looping(
   tiny_folder: pathlib.Path,
 ) -> None:
-  text = tokenizer.load(tiny_folder)
-  config = ConfigDict({'seed': 0, 'broken_tokens': 0.3})
-  rows = reward_model.group_tokens(PAIRS, text, config)
-  assert len(rows) == 4 * len(PAIRS)
+  text, groups = make_groups(PAIRS, tiny_folder)
+  assert groups.token.shape[:2] == groups.worth.shape == (len(PAIRS), 4)
+  assert (groups.worth == [1, 0, 0, 0]).all()
+  assert (groups.made == [False, False, True, True]).all()
   kept = []
-  for pair, chosen, rejected, broken, looping in zip(
-    PAIRS, *(rows[k::4] for k in range(4)), strict=True
+  for pair, token_4xT, mask_4xT, length_4 in zip(
+    PAIRS, groups.token, groups.mask, groups.length, strict=True
   ):
-    ends = {row[-1] for row in (chosen, rejected, broken, looping)}
-    assert ends == {text.eos_token_id}
-    chosen, broken, looping = chosen[:-1], broken[:-1], looping[:-1]
+    chosen, rejected, broken, looping = (
+      token_T[mask_T]
+      for token_T, mask_T in zip(token_4xT, mask_4xT, strict=True)
+    )
+    assert all(
+      token_T[mask_T.sum()] == text.eos_token_id
+      for token_T, mask_T in zip(token_4xT, mask_4xT, strict=True)
+    )
     assert tokenizer.decode(text, chosen) == pair.chosen
     assert tokenizer.decode(text, rejected) == pair.rejected
     assert len(broken) == len(looping) == len(chosen)
+    best, worst = len(pair.chosen), len(pair.rejected)
+    assert length_4.tolist() == [best, worst, best, best]
     kept.append(np.mean(np.equal(broken, chosen)))
     assert len(set(looping)) <= 6
     assert any(
       (looping[period:] == looping[:-period]).all() for period in range(1, 7)
     )
   assert 0.6 < np.mean(kept) < 0.8
-  again = reward_model.group_tokens(PAIRS, text, config)
-  assert all(np.array_equal(a, b) for a, b in zip(rows, again, strict=True))
+  _, again = make_groups(PAIRS, tiny_folder)
+  np.testing.assert_array_equal(groups.token, again.token)
 
 
-def test_accuracy_counts_a_tie_half() -> None:
-  score_Nx2 = np.array([[2.0, 1.0], [1.0, 2.0], [3.0, 3.0], [5.0, 0.0]])
-  assert reward_model.accuracy(score_Nx2) == 2.5 / 4
+def scored(count: int, prompt: str = 'p') -> data.Preference:
+  texts = tuple('abcdefgh'[: n + 1] for n in range(count))
+  return data.Preference(prompt, texts, tuple(map(float, range(count))))
 
 
-def test_judging_separates_length_from_quality() -> None:
-  def pair(chosen: int, rejected: int) -> data.Preference:
-    return data.Preference('p', 'a' * chosen, 'b' * rejected)
+def test_scored_replies_fill_groups_and_pair_within_them(
+  tiny_folder: pathlib.Path,
+) -> None:
+  _, groups = make_groups(
+    [scored(5), scored(2, 'q')],
+    tiny_folder,
+    made_losers=False,
+    replies_per_group=3,
+    least_gap=2.0,
+  )
+  worth = [[0, 1, 2], [3, 4, np.nan], [0, 1, np.nan]]
+  np.testing.assert_array_equal(groups.worth, worth)
+  np.testing.assert_array_equal(groups.real, np.isfinite(worth))
+  # a gap of 2 is between the first group's last and first alone
+  assert groups.pairs().tolist() == [[0, 2, 0]]
+  assert not groups.mask[~groups.real].any()
 
-  pairs = [pair(10, 20), pair(20, 10), pair(30, 10), pair(19, 20)]
-  score_Nx2 = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
-  told = reward_model.judge(pairs, score_Nx2)
-  assert told['heldout_accuracy'] == 0.75
-  assert told['length_only_accuracy'] == 0.5
-  assert told['matched_pairs'] == 1  # only 19 against 20 is within 10%
-  assert told['matched_accuracy'] == 1.0
+
+def test_a_group_without_room_for_a_pair_is_refused(
+  tiny_folder: pathlib.Path,
+) -> None:
+  with pytest.raises(ValueError, match='replies_per_group=3 .* 4 or more'):
+    make_groups(PAIRS, tiny_folder, replies_per_group=3)
+
+
+def test_a_long_reply_is_cut_and_has_no_end(tiny_folder: pathlib.Path) -> None:
+  for pooling in writing.POOLING:
+    text, groups = make_groups(
+      PAIRS[:1], tiny_folder, max_reply_tokens=7, pooling=pooling
+    )
+    mask = groups.mask[0, 0, :8].tolist()
+    last = pooling == 'last'
+    assert mask == [not last] * 6 + [True] + [False]
+    assert text.eos_token_id not in groups.token
+    assert groups.length[0, 0] == len(PAIRS[0].chosen)
+
+
+def test_balanced_pairs_prefer_no_length() -> None:
+  """Hand-worked: 3 longer winners and 1 shorter one of like ratios."""
+  worth_NxR = np.array([[1.0, 0.0]] * 4 + [[0.0, 1.0]])
+  length_NxR = np.array([[20, 10], [40, 20], [22, 11], [10, 20], [30, 30]])
+  plain = preferences.pair_weights(worth_NxR, length_NxR, 0.0, 'none')
+  assert plain[:4, 0, 1].tolist() == [1] * 4 and plain[4, 1, 0] == 1
+  assert plain.sum() == 5
+  weight = preferences.pair_weights(worth_NxR, length_NxR, 0.0, 'balance')
+  np.testing.assert_allclose(weight[:, 0, 1], [1 / 3] * 3 + [1, 0], rtol=1e-6)
+  assert weight[4, 1, 0] == 1  # of one length: neither side is longer
+
+
+def test_the_length_term_takes_what_length_explains() -> None:
+  """Quality and length both decide; a debiased head keeps the quality."""
+  rng = np.random.default_rng(0)
+  groups, features_NxRxD, quality_NxR = biased_groups(rng)
+  correlation = {}
+  for debias in ('none', 'length'):
+    weight_D = fit(features_NxRxD, groups, debias)
+    score_NxR = features_NxRxD @ weight_D
+    length = np.corrcoef(score_NxR.ravel(), groups.length.ravel())[0, 1]
+    quality = np.corrcoef(score_NxR.ravel(), quality_NxR.ravel())[0, 1]
+    correlation[debias] = abs(length), quality
+  assert correlation['none'][0] > 0.6
+  assert correlation['length'][0] < 0.25 * correlation['none'][0]
+  assert correlation['length'][1] > correlation['none'][1] + 0.1
+
+
+def biased_groups(
+  rng: np.random.Generator,
+) -> tuple[preferences.Groups, np.ndarray, np.ndarray]:
+  """400 pairs whose features `[N, 2, 3]` tell of quality, length and noise."""
+  shape = (400, 2)
+  length_NxR = np.exp(rng.normal(4, 0.5, shape)).astype(int)
+  quality_NxR = rng.normal(size=shape)
+  log = (np.log(length_NxR) - 4) / 0.5
+  worth_NxR = (quality_NxR + 1.5 * log > 0).astype(float)
+  worth_NxR += 1e-3 * (quality_NxR + 1.5 * log)
+  features_NxRxD = np.stack([quality_NxR, log, rng.normal(size=shape)], -1)
+  groups = preferences.Groups(
+    *[np.zeros(shape)] * 4,
+    length=length_NxR,
+    worth=worth_NxR,
+    made=np.zeros(shape, bool),
+    weight=np.zeros(()),
+    covariate=preferences.covariates(length_NxR),
+  )
+  return groups, features_NxRxD, quality_NxR
+
+
+def fit(
+  features_NxRxD: np.ndarray, groups: preferences.Groups, debias: str
+) -> np.ndarray:
+  """The head's weights after 200 steps of Adam on `group_loss`."""
+  arrays = {
+    'weight': preferences.pair_weights(groups.worth, groups.length, 0, debias),
+    'covariate': groups.covariate,
+    'real': groups.real,
+  }
+
+  def loss(params: Any) -> jax.Array:
+    terms = reward_model.group_loss(
+      jnp.asarray(features_NxRxD) @ params['weight'],
+      params['slope'],
+      arrays,
+      debias,
+    )
+    return terms['loss'].numerator / terms['loss'].denominator
+
+  params = {
+    'weight': jnp.zeros(features_NxRxD.shape[-1]),
+    'slope': jnp.zeros(2),
+  }
+  optimizer = optax.adam(0.1)
+  state = optimizer.init(params)
+  step = jax.jit(jax.grad(loss))
+  for _ in range(200):
+    updates, state = optimizer.update(step(params), state)
+    params = optax.apply_updates(params, updates)
+  return np.asarray(params['weight'])
 
 
 def tiny_policy(folder: pathlib.Path) -> policy.Policy:
