@@ -15,12 +15,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAYERS = {
   5: 'main',
   4: 'sft reward_model grpo curate adversary evaluate generate export score '
-  'report verify plan',
+  'report verify briefs plan',
   3: 'train llm rewards rewards.writing',
   2: 'policy',
   1: 'rewards.judges sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '
+  'rewards.wordings rewards.english rewards.chinese rewards.compose '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'plots datasets',
