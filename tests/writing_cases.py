@@ -77,6 +77,19 @@ CASES: dict[str, list[Case]] = {
     ({}, '以下是一首诗：\n春风', False),
     ({}, '春风\n\n希望你喜欢！', False),
     ({}, '以下是春风\n希望你快乐', True),
+    # words of the piece's own, as measured on good replies
+    ({}, 'Absolutely, love, the tide is in.', True),
+    ({}, 'Absolutely, here is a verse.\nThe tide is in.', False),
+    ({}, "Certainly, I'm happy to write one.\nThe tide is in.", False),
+    ({}, 'Tickets are at the door.\nNote: the pier shuts at nine.', True),
+    ({}, 'It sings\n*Note: this poem is free verse.*', False),
+    ({}, '好的，各位来宾，请举杯。', True),
+    ({}, '好的，尊敬的各位来宾，请举杯。', True),
+    ({}, '好的，各自安好', False),
+    ({}, '当然，我还记得那场雨。', True),
+    ({}, '当然，下面是一首诗。\n春风', False),
+    ({}, '周三开会。\n注：会议室改在三楼。', True),
+    ({}, '春风\n（注：全诗押江阳韵。）', False),
   ],
   'style:no_cliche': [
     ({}, 'The sea is calm.', True),
@@ -85,6 +98,11 @@ CASES: dict[str, list[Case]] = {
     ({}, '愿你岁月静好', False),
     ({}, '谱写青春的篇章', False),
     ({}, '海上生明月', True),
+    # said of what is there to see, as measured on good replies
+    ({}, '蝴蝶的翅膀五彩斑斓', True),
+    ({}, '祝你拥有五彩斑斓的人生', False),
+    ({}, '在这个充满油烟的厨房里，她哼着歌。', True),
+    ({}, '在这个充满希望的季节里，她哼着歌。', False),
   ],
   'style:script': [
     (
