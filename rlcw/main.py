@@ -23,6 +23,7 @@ TASKS = {
   'generate': 'rlcw.generate',
   'score': 'rlcw.score',
   'verify': 'rlcw.verify',
+  'briefs': 'rlcw.briefs',
   'export': 'rlcw.export',
   'report': 'rlcw.report',
 }

@@ -22,6 +22,7 @@ LAYERS = {
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '
   'rewards.wordings rewards.english rewards.chinese rewards.compose '
+  'rewards.recipes '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'plots datasets',

@@ -9,6 +9,8 @@ The ids and arguments are IFEval's (Zhou et al. 2023, arXiv 2311.07911), and
 ours where it has no such rule. Each of IFEval's has two checks: one for a
 reward (`checks`), and one for the benchmark's own numbers (`ifeval`). A missing
 argument is an error; IFEval draws one at random.
+
+`write_briefs`, which draws rules that go together, is in `compose`.
 """
 
 import difflib
@@ -18,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlcw.rewards import ifeval, languages, wordings
+from rlcw.rewards.compose import write_briefs as write_briefs
 from rlcw.rewards.rules import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]

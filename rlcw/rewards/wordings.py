@@ -11,6 +11,7 @@ from typing import Any
 from rlcw.rewards import chinese, english, ifeval, languages
 
 TABLES = {'en': english.WORDINGS, 'zh': chinese.WORDINGS}
+PARAPHRASES = 3  # that every rule has, or more
 # Exactly, at least, at most, between, less than; one row for each paraphrase.
 _AMOUNTS = {
   'en': (
