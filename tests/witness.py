@@ -45,17 +45,15 @@ class Writer:
     return next((k[name] for k in self.rules.values() if name in k), default)
 
   def replies(self) -> list[str]:
-    """One as short as can be, and one with as much more as is asked for."""
-    short = self.reply(0)
-    wanted = [0]
+    """One as short as can be, and some with as much more as is asked for."""
+    words = self.rules.get('length_constraints:number_words', {})
+    wanted = [words['num_words'] if words.get('relation') == 'at least' else 0]
     for name in ('length:words', 'length:characters'):
       wanted.append(self.rules.get(name, {}).get('at_least', 0))
-    if (
-      self.rules.get('length_constraints:number_words', {}).get('relation')
-      == 'at least'
-    ):
-      wanted.append(self.get('num_words'))
-    return [short, self.reply(max(wanted) - units.count_words(short))]
+    short = self.reply(0)
+    missing = max(wanted) - units.count_words(short)
+    # Of marks, where they count, there may be many.
+    return [short, *(self.reply(missing - marks) for marks in (0, 10, 20))]
 
   def tokens(self) -> list[str]:
     """What is to stand somewhere in the text."""

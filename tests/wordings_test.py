@@ -156,3 +156,9 @@ def test_any_paraphrase_is_legal(paraphrase: int) -> None:
   wanted = constraints.describe('poem:haiku', {}, 'en', paraphrase % 3)
   said = constraints.describe('poem:haiku', {}, 'en', paraphrase)
   assert said == wanted
+
+
+@pytest.mark.parametrize('paraphrase', ['1', 1.0, None])
+def test_a_paraphrase_that_is_no_number_is_named(paraphrase: Any) -> None:
+  with pytest.raises(ValueError, match='a whole number, not '):
+    constraints.describe('poem:haiku', {}, 'en', paraphrase)

@@ -114,7 +114,8 @@ def _crowded(rules: Sequence[Rule]) -> str:
       for other, others in rules
       if other != name
     ]
-    if required + max(needs, default=0) > most:
+    # Half of the room is for the writer's own words.
+    if 2 * required + max(needs, default=0) > most:
       return f'{name} {kwargs} leaves no room for the other rules'
   return ''
 

@@ -148,6 +148,8 @@ def describe(
   """
   if language not in LANGUAGES:
     raise ValueError(f'language must be en or zh, not {language!r}')
+  if type(paraphrase) is not int:
+    raise ValueError(f'paraphrase must be a whole number, not {paraphrase!r}')
   _, given = _rule(instruction_id, kwargs)
   return wordings.say(instruction_id, given, language, paraphrase)
 

@@ -32,9 +32,9 @@ class Theme:
   @property
   def split(self) -> str:
     """A function of the theme's name: none is in both, in any file."""
-    name = self.theme or self.prompt
-    digest = hashlib.sha256(name.encode('utf-8', 'surrogatepass')).digest()
-    return 'train' if digest[0] % _HELDOUT else 'heldout'
+    name = (self.theme or self.prompt).encode('utf-8', 'surrogatepass')
+    digest = hashlib.md5(name, usedforsecurity=False).hexdigest()
+    return 'train' if int(digest, 16) % _HELDOUT else 'heldout'
 
 
 def read_theme(record: Mapping[str, Any]) -> Theme:
@@ -277,7 +277,7 @@ RECIPES = {
   ),
   'detectable_format:title': Recipe(_nothing, 'opening', (3, math.inf)),
   'detectable_format:number_highlighted_sections': Recipe(
-    _number('num_highlights', 1, 3), 'structure', (2, math.inf), form='prose'
+    _number('num_highlights', 1, 3), 'structure', (4, math.inf), form='prose'
   ),
   'detectable_format:multiple_sections': Recipe(
     lambda rng, theme: {
@@ -289,7 +289,7 @@ RECIPES = {
     form='prose',
   ),
   'detectable_content:number_placeholders': Recipe(
-    _number('num_placeholders', 1, 3), '', (2, math.inf), form='prose'
+    _number('num_placeholders', 1, 3), '', (4, math.inf), form='prose'
   ),
   'detectable_content:postscript': Recipe(
     _one_of('postscript_marker', _MARKERS),

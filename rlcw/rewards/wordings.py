@@ -33,29 +33,25 @@ def say(
   instruction_id: str,
   arguments: Mapping[str, Any],
   language: str,
-  paraphrase: int = 0,
+  paraphrase: int,
 ) -> str:
   """The rule in the language, en or zh; paraphrases are counted in a ring."""
   templates = TABLES[language][instruction_id]
   index = paraphrase % len(templates)
+  zh = language == 'zh'
   amount = _amount(arguments, language, index)
-  # The noun agrees with the number beside it.
-  singular = amount.split()[-1:] == ['1']
-  return templates[index].format(
-    **{
-      **arguments,
-      'amount': amount,
-      's': '' if singular else 's',
-      'words': _words(arguments, language),
-      'answers': _listed(ifeval.ANSWERS, language, 'or', '或'),
-      'language': _language(arguments, language),
-      'script': _script(arguments, language),
-    }
-  )
-
-
-def _numbers(arguments: Mapping[str, Any]) -> list[int]:
-  return [each for each in arguments.values() if isinstance(each, int)]
+  name = languages.NAMES.get(arguments.get('language', ''), ('', ''))
+  script = arguments.get('script', '')
+  fields = {
+    'amount': amount,
+    # The noun agrees with the number beside it.
+    's': '' if amount.split()[-1:] == ['1'] else 's',
+    'words': _words(arguments, zh),
+    'answers': _quoted(ifeval.ANSWERS, '或' if zh else 'or', zh),
+    'language': name[zh],
+    'script': _SCRIPTS.get(script, '') if zh else script,
+  }
+  return templates[index].format(**{**arguments, **fields})
 
 
 def _amount(arguments: Mapping[str, Any], language: str, index: int) -> str:
@@ -68,42 +64,30 @@ def _amount(arguments: Mapping[str, Any], language: str, index: int) -> str:
     return ((both if most else low) if least else high).format(least, most)
   # IFEval's counts: each rule has its own names for relation and bound.
   relations = [arguments[name] for name in arguments if 'relation' in name]
-  numbers = _numbers(arguments)
+  numbers = [each for each in arguments.values() if isinstance(each, int)]
   if relations:
     amount = _FEWER[language] if 'less than' in relations else low
     return amount.format(*numbers)
   return str(numbers[0]) if len(numbers) == 1 else ''
 
 
-def _listed(
-  words: Sequence[str], language: str, english: str, chinese: str
-) -> str:
-  """ "a", "b" or "c"; “a”“b”或“c”."""
-  if language == 'en':
-    *head, last = [f'"{word}"' for word in words]
-    return f'{", ".join(head)} {english} {last}' if head else last
-  *head, last = [f'“{word}”' for word in words]
-  return f'{"".join(head)}{chinese if head else ""}{last}'
+def _quoted(words: Sequence[str], conjunction: str, zh: bool) -> str:
+  """The words in quotation marks, the last after the conjunction."""
+  *head, last = [f'“{word}”' if zh else f'"{word}"' for word in words]
+  if not head:
+    return last
+  if zh:
+    return f'{"".join(head)}{conjunction}{last}'
+  return f'{", ".join(head)} {conjunction} {last}'
 
 
-def _words(arguments: Mapping[str, Any], language: str) -> str:
-  required, banned = (
-    arguments.get(name, []) for name in ('keywords', 'forbidden_words')
-  )
-  words = [*required, *banned]
+def _words(arguments: Mapping[str, Any], zh: bool) -> str:
+  """The words that are required, or those that are banned."""
+  required = arguments.get('keywords', [])
+  words = required or arguments.get('forbidden_words', [])
   if not words:
     return ''
-  listed = _listed(words, language, 'and' if required else 'or', '')
-  if language == 'zh':
-    return listed
-  return f'the word{"s" if len(words) > 1 else ""} {listed}'
-
-
-def _language(arguments: Mapping[str, Any], language: str) -> str:
-  names = languages.NAMES.get(arguments.get('language', ''), ('', ''))
-  return names[language == 'zh']
-
-
-def _script(arguments: Mapping[str, Any], language: str) -> str:
-  script = arguments.get('script', '')
-  return _SCRIPTS.get(script, '') if language == 'zh' else script
+  if zh:
+    return _quoted(words, '', zh)
+  noun = 'the words' if len(words) > 1 else 'the word'
+  return f'{noun} {_quoted(words, "and" if required else "or", zh)}'
