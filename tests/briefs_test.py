@@ -7,8 +7,9 @@ from typing import Any
 
 import pipeline
 import pytest
+from ml_collections import ConfigDict
 
-from rlcw import data
+from rlcw import data, generate
 
 
 def briefs(folder: pathlib.Path, **settings: Any) -> dict[str, Any]:
@@ -61,3 +62,16 @@ def test_an_empty_file_is_an_error(tmp_path: pathlib.Path) -> None:
   file.write_text('')
   with pytest.raises(ValueError, match='0 themes'):
     briefs(tmp_path, input=str(file))
+
+
+def test_generate_asks_in_the_wording_of_the_brief(
+  tmp_path: pathlib.Path,
+) -> None:
+  briefs(tmp_path)
+  file = tmp_path / 'briefs.jsonl'
+  config = ConfigDict({'input': str(file), 'write_rules': True})
+  asked = [
+    generate.prompt_of(record, config, line)
+    for line, record in data.read_numbered(file)
+  ]
+  assert asked == [brief.text for brief in data.load_briefs(file)]

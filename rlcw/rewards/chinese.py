@@ -156,7 +156,7 @@ WORDINGS = {
   'change_case:capital_word_frequency': (
     '全大写的英文单词{amount}个。',
     '全大写的英文单词数量：{amount}个。',
-    '文中用{amount}个字母全部大写的英文单词。',
+    '字母全部大写的英文单词：{amount}个。',
   ),
   'language:response_language': (
     '用{language}写。',
