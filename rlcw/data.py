@@ -31,12 +31,17 @@ class Brief:
   genre: str = ''
   theme: str = ''
   split: str = 'train'
+  paraphrase: int = 0  # which wording of each rule
 
   @property
   def text(self) -> str:
     """The request with its rules written out: what the model reads."""
     return constraints.write_brief(
-      self.prompt, self.instruction_id_list, self.kwargs, self.language
+      self.prompt,
+      self.instruction_id_list,
+      self.kwargs,
+      self.language,
+      self.paraphrase,
     )
 
   @property

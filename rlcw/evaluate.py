@@ -62,7 +62,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         'prompt': brief.text,
         'instruction_id_list': brief.instruction_id_list,
         'rules': [
-          constraints.describe(rule, kwargs, brief.language)
+          constraints.describe(rule, kwargs, brief.language, brief.paraphrase)
           for rule, kwargs in zip(
             brief.instruction_id_list, brief.kwargs, strict=True
           )

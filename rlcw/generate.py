@@ -90,6 +90,7 @@ def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
     record.get('instruction_id_list', []),
     record.get('kwargs', []),
     record.get('language', 'en'),
+    record.get('paraphrase', 0),
   )
 
 

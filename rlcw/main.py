@@ -24,6 +24,7 @@ TASKS = {
   'score': 'rlcw.score',
   'verify': 'rlcw.verify',
   'judge': 'rlcw.judge',
+  'briefs': 'rlcw.briefs',
   'export': 'rlcw.export',
   'report': 'rlcw.report',
 }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ifeval_cases import CASES as IFEVAL
 from writing_cases import CASES as WRITING
 
-from rlcw.rewards import constraints, units
+from rlcw.rewards import constraints
 
 Case = tuple[dict[str, Any], str, bool]
 
@@ -217,7 +217,8 @@ def test_verdict(
 
 
 def test_cases_cover_the_table() -> None:
-  assert set(IDS) == set(constraints.VERIFIERS)
+  # a demand is no rule: a model checks it
+  assert {*IDS, 'soft:demand'} == set(constraints.VERIFIERS)
   for name, cases in CASES.items():
     assert len(cases) >= 4, name
     assert {expected for *_, expected in cases} == {True, False}, name
@@ -274,6 +275,7 @@ def test_a_phrase_of_the_reply_is_found(phrase: str, rest: str) -> None:
   [
     *'a.<"[`😀\n\x00\ud800《春',
     *('a ', '雨。', '1. ', 'a\n', '《a', '* ', 'a-', 'cat\nhat\n', 'here is '),
+    *('sure, ', '当然，', '注：', '在这个充满a'),
   ],
 )
 @pytest.mark.parametrize('ends', [('x', ''), ('', 'x')])
@@ -355,23 +357,6 @@ WORDINGS = [
 def test_wording(name: str, kwargs: dict[str, Any], sentence: str) -> None:
   language = 'en' if sentence[0].isascii() and sentence.endswith('.') else 'zh'
   assert constraints.describe(name, kwargs, language) == sentence
-
-
-@pytest.mark.parametrize(('name', 'kwargs'), [*zip(IDS, KWARGS, strict=True)])
-def test_every_rule_has_a_sentence_in_both_languages(
-  name: str, kwargs: dict[str, Any]
-) -> None:
-  en = constraints.describe(name, kwargs, 'en')
-  zh = constraints.describe(name, kwargs, 'zh')
-  assert en[0].isupper() and en.endswith('.') and '  ' not in en
-  assert zh.endswith('。') and units.count_words(zh) > 3
-  for sentence in (en, zh):
-    assert not {'{', '}', 'None'} & {*sentence, *sentence.split()}
-    for argument, value in kwargs.items():
-      if isinstance(value, list) or 'relation' in argument:
-        continue
-      if name != 'language:response_language':
-        assert str(value) in sentence
 
 
 def test_write_brief_joins_the_prompt_and_its_rules() -> None:

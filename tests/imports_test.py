@@ -23,6 +23,8 @@ LAYERS = {
   1: 'sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '
+  'rewards.wordings rewards.english rewards.chinese rewards.compose '
+  'rewards.recipes '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'plots datasets prompts endpoint agreement',

@@ -76,7 +76,7 @@ def test_a_run_may_be_made_longer_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-  'name', ['reward_model', 'grpo', 'evaluate', 'verify', 'report']
+  'name', ['reward_model', 'grpo', 'evaluate', 'verify', 'briefs', 'report']
 )
 def test_every_config_names_a_task_and_its_command(name: str) -> None:
   from pipeline import shipped

@@ -96,6 +96,12 @@ def is_in_language(reply: str, language: str) -> bool:
   return letters > 0 and units.total(script, reply) / letters >= share
 
 
+def is_in_script(reply: str, script: str) -> bool:
+  """Han characters occur, and all of them may stand in the script."""
+  has_han = re.search(units.HAN_RUN, reply) is not None
+  return has_han and not languages.has_other_script(reply, script)
+
+
 def has_no_repeated_line(reply: str) -> bool:
   """No two non-blank lines agree, case and surrounding white space aside."""
   lines = [*filter(None, map(str.strip, reply.casefold().split('\n')))]

