@@ -319,3 +319,11 @@ def pad(
   for target, row in zip(ids_BxL, rows, strict=True):
     target[: len(row)] = row
   return ids_BxL, lengths_B
+
+
+def pad_coarsely(
+  rows: Sequence[Sequence[int]], least: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """`pad` to the least width, or else to a power of two: few shapes."""
+  longest = max(map(len, rows))
+  return pad(rows, least if longest <= least else power_of_two(longest))

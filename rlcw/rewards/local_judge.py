@@ -40,8 +40,6 @@ class Local:
     self.model, self.groups_per_pass = model, groups_per_pass
     self.questions = 0
     self.prefaces: dict[str, Prefix] = {}
-    # Widths never shrink, so that a run settles on one shape.
-    self.widths: dict[str, tuple[int, int]] = {}
     shards = sharding.group_shards(model.mesh)
     if groups_per_pass % shards:
       raise ValueError(
@@ -58,20 +56,17 @@ class Local:
     self.questions += sum(map(len, prompts))
     ids = [self.tokens(group) for group in prompts]
     preface = self.preface(prompts[0][0].shared)
-    L, T = self.widths.get(question.name, (0, 0))
-    L = max(L, data.power_of_two(max(len(brief) for brief, _ in ids)))
-    T = max(T, data.power_of_two(max(len(r) for _, rows in ids for r in rows)))
-    self.widths[question.name] = L, T
     for start in range(0, len(ids), size):
-      # the last pass is filled up, so that all passes have one shape
+      # the last pass is filled up; widths are powers of two: few shapes
       part = [ids[i % len(ids)] for i in range(start, start + size)]
-      prompt_PxL, length_P = data.pad([brief for brief, _ in part], L)
-      token, count = data.pad([row for _, rows in part for row in rows], T)
+      briefs, rows = zip(*part, strict=True)
+      prompt_PxL, length_P = data.pad_coarsely(briefs)
+      token, count = data.pad_coarsely([row for group in rows for row in group])
       arrays = jax.device_put(
         (
           prompt_PxL,
           length_P,
-          token.reshape(size, -1, T),
+          token.reshape(size, -1, token.shape[-1]),
           count.reshape(size, -1),
         ),
         sharding.over_groups(self.model.mesh),

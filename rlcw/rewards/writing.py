@@ -224,7 +224,7 @@ def score_texts(
     for reply, ended in zip(group, flags, strict=True)
   ]
   least_L, least_T = widths
-  token, length = _pad(rows, least_T)
+  token, length = data.pad_coarsely(rows, least_T)
   shape_PxG = finished.shape
   token_PxGxT = token.reshape(*shape_PxG, -1)
   mask_PxGxT = read_mask(
@@ -233,7 +233,7 @@ def score_texts(
     token_PxGxT.shape[-1],
     model.pooling,
   )
-  prompt_PxL, length_P = _pad(
+  prompt_PxL, length_P = data.pad_coarsely(
     [tokenizer.chat(text, prompt) for prompt in prompts], least_L
   )
   arrays = jax.device_put(
@@ -242,10 +242,3 @@ def score_texts(
   )
   found = features(decoder.params, *arrays, config=decoder.config)
   return np.asarray(found @ model.head.weight + model.head.bias)
-
-
-def _pad(rows: list[list[int]], least: int) -> tuple[np.ndarray, np.ndarray]:
-  """Padded to the least width, or to a power of two: few shapes."""
-  longest = max(map(len, rows))
-  fits = longest <= least
-  return data.pad(rows, least if fits else data.power_of_two(longest))
