@@ -3,10 +3,12 @@
 rlcw --config=configs/evaluate.py --workdir=runs/quickstart/evaluate
 
 Cost: under two minutes on 2 CPU cores.
-Expect: pass_rate_base 0.31, pass_rate_trained 0.46.
+Expect: pass_rate_base 0.31, pass_rate_trained 0.46; win_rate, with a judge.
 """
 
 from ml_collections import ConfigDict
+
+from rlcw.scoring import judge_settings
 
 
 def get_config() -> ConfigDict:
@@ -17,6 +19,7 @@ def get_config() -> ConfigDict:
       seed=1,
       replies_per_brief=4,
       briefs_per_pass=10,
+      judge=judge_settings(),  # where it names a model: which reply is better?
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
   )

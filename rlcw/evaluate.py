@@ -16,16 +16,19 @@ from ml_collections import ConfigDict
 
 from rlcw import (
   Config,
+  agreement,
   data,
   lora,
   metrics,
   policy,
   sampling,
+  scoring,
   sharding,
   tokenizer,
 )
 from rlcw.policy import Policy
-from rlcw.rewards import constraints
+from rlcw.rewards import constraints, judges
+from rlcw.rewards.judges import Panel
 from rlcw.scoring import Scorer
 
 MODELS = ('base', 'trained')
@@ -71,6 +74,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       },
     )
   summary = summarise(briefs, replies, config.seed)
+  panel = scoring.make_panel(config.judge, base.mesh, base)
+  if panel is not None:
+    summary |= compare(panel, briefs, replies, config.judge)
   summary['wall_seconds'] = time.perf_counter() - started
   metrics.write_json(workdir / 'summary.json', summary)
   return summary
@@ -171,6 +177,44 @@ def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> bool:
   loose = brief.follow(reply['text'], loose=True)
   verdicts = zip(loose, reply['follow'], strict=True)
   return all(strict if rule is None else rule for rule, strict in verdicts)
+
+
+def compare(
+  panel: Panel,
+  briefs: list[data.Brief],
+  replies: dict[str, list[list[dict[str, Any]]]],
+  settings: Config,
+) -> dict[str, Any]:
+  """How often a judge prefers the trained model's reply, asked both ways.
+
+  A tie, which the two orders disagree about, counts half.
+  """
+  pairs = [
+    (p, ours['text'], theirs['text'])
+    for p, groups in enumerate(
+      zip(replies['trained'], replies['base'], strict=True)
+    )
+    for ours, theirs in zip(*groups, strict=True)
+  ]
+  brief_N, ours, theirs = zip(*pairs, strict=True)
+  won_N = judges.compare(
+    panel,
+    scoring.make_question('compare', settings),
+    [briefs[p].text for p in brief_N],
+    ours,
+    theirs,
+  )
+  known = np.isfinite(won_N)
+  told = {'compared': int(known.sum()), 'uncompared': int((~known).sum())}
+  if not known.any():
+    return told
+  return told | {
+    'win_rate': won_N[known].mean(),
+    'win_rate_interval': agreement.interval(
+      won_N[known], np.array(brief_N)[known]
+    ),
+    'ties': np.mean(won_N[known] == 0.5),
+  }
 
 
 def per_reply(groups: list[list[dict[str, Any]]], value: Any) -> np.ndarray:

@@ -39,7 +39,8 @@ _REPLY = 'text writing follow finished length'
 _FIELDS = {
   'reward_model/summary.json': (
     'heldout_accuracy length_only_accuracy matched_accuracy heldout_pairs '
-    'train_accuracy train_pairs length_correlation wall_seconds'
+    'train_accuracy train_pairs length_correlation matched_length_only '
+    'matched_pairs calibration_error wall_seconds'
   ),
   'grpo/metrics.jsonl': ' '.join(
     ['step'] + [metric for panel in PANELS for metric in panel.series]

@@ -1,5 +1,6 @@
 """What the reward model learns from, and the numbers it is judged by."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -208,6 +209,7 @@ def save_run(workdir: pathlib.Path, model: str, size: int) -> writing.Head:
     'model': model,
     'train': 'head',
     'pooling': 'mean',
+    'max_reply_tokens': 64,
   }
   metrics.write_json(workdir / 'config.json', settings)
   return head
@@ -273,6 +275,20 @@ def test_texts_score_as_their_tokens_do(
         feature = read.mean(0) if len(read) else np.zeros(32)
       expected = feature @ head.weight + head.bias
       assert scores[p, g] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_longer_than_the_limit_scores_as_if_cut(
+  tiny_folder: pathlib.Path,
+) -> None:
+  base = tiny_policy(tiny_folder)
+  head = writing.Head(np.ones(32, np.float32), np.float32(0))
+  model = writing.RewardModel(head, 'mean', base, shared=True, limit=8)
+  score = functools.partial(writing.score_texts, model, ['p'])
+  long = 'word ' * 500
+  cut = tokenizer.decode(base.text, tokenizer.encode(base.text, long)[:8])
+  found = score([[long, 'word']], np.array([[True, True]]), (32, 8))
+  expected = score([[cut, 'word']], np.array([[False, True]]), (32, 8))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_text_cannot_make_a_control_token(tiny_folder: pathlib.Path) -> None:

@@ -37,7 +37,7 @@ WORDINGS = {
   'length_constraints:number_words': _WORDS,
   'length_constraints:number_sentences': _SENTENCES,
   'length_constraints:number_paragraphs': (
-    'Write exactly {num_paragraphs} paragraphs, with a line of *** between '
+    'Write exactly {num_paragraphs} paragraph{s}, with a line of *** between '
     'any two.',
     'The reply must have exactly {num_paragraphs} paragraphs, each parted from '
     'the next by a line with only *** on it.',
@@ -45,7 +45,7 @@ WORDINGS = {
     '{num_paragraphs} paragraphs.',
   ),
   'length_constraints:nth_paragraph_first_word': (
-    'Write exactly {num_paragraphs} paragraphs (a blank line starts a new '
+    'Write exactly {num_paragraphs} paragraph{s} (a blank line starts a new '
     'one), number {nth_paragraph} of which begins with "{first_word}".',
     'The reply must have exactly {num_paragraphs} paragraphs, set apart by '
     'blank lines, and paragraph {nth_paragraph} must start with '
@@ -121,15 +121,15 @@ WORDINGS = {
     'Give it a title, and write that between << and >>.',
   ),
   'detectable_format:number_highlighted_sections': (
-    'Highlight at least {num_highlights} passages with *asterisks*.',
+    'Highlight at least {num_highlights} passage{s} with *asterisks*.',
     'The reply must have at least {num_highlights} passage{s} highlighted with '
     '*asterisks*.',
     'Put *asterisks* around at least {num_highlights} passage{s} as a '
     'highlight.',
   ),
   'detectable_format:multiple_sections': (
-    'Write at least {num_sections} sections, headed "{section_spliter} 1" and '
-    'so on.',
+    'Write at least {num_sections} section{s}, headed "{section_spliter} 1" '
+    'and so on.',
     'The reply must have at least {num_sections} section{s}, with headings '
     'numbered from "{section_spliter} 1" on.',
     'Divide it into no fewer than {num_sections} section{s}, and head them '
@@ -142,7 +142,7 @@ WORDINGS = {
     'Choose one of {answers} and answer with it word for word.',
   ),
   'detectable_content:number_placeholders': (
-    'Leave at least {num_placeholders} placeholders in square brackets, such '
+    'Leave at least {num_placeholders} placeholder{s} in square brackets, such '
     'as [address].',
     'The reply must have at least {num_placeholders} placeholder{s} in square '
     'brackets, for example [name].',

@@ -42,6 +42,7 @@ class RewardModel(NamedTuple):
   pooling: str  # one of POOLING
   decoder: Policy
   shared: bool  # the decoder is the policy's pretrained model
+  limit: int = 4096  # tokens of a reply that it reads, as in its training
 
 
 def save(head: Head, workdir: Path) -> None:
@@ -81,7 +82,7 @@ def load(source: str, base: Policy) -> RewardModel:
     )
   if run.train != 'head':
     decoder, shared = trained(source, decoder), False
-  return RewardModel(head, run.pooling, decoder, shared)
+  return RewardModel(head, run.pooling, decoder, shared, run.max_reply_tokens)
 
 
 def trained(workdir: str | Path, base: Policy) -> Policy:
@@ -208,7 +209,7 @@ def score_texts(
     model: the reward model.
     prompts: P user messages, to be put into the decoder's chat template.
     replies: `[P][G]` texts.  They are untrusted: no text becomes a control
-      token.
+      token, and what is longer than the model's limit is cut.
     finished: `[P, G]`, whether EOS ended the reply.
     widths: least numbers of tokens to pad prompts and replies to, so that
       shapes repeat.
@@ -218,14 +219,18 @@ def score_texts(
   """
   decoder, text = model.decoder, model.decoder.text
   end = [int(text.eos_token_id)]
-  rows = [
+  whole = [
     tokenizer.encode_untrusted(text, reply) + end * bool(ended)
     for group, flags in zip(replies, finished, strict=True)
     for reply, ended in zip(group, flags, strict=True)
   ]
-  least_L, least_T = widths
-  token, length = data.pad_coarsely(rows, least_T)
   shape_PxG = finished.shape
+  uncut = np.array([len(row) <= model.limit for row in whole])
+  finished = finished & uncut.reshape(shape_PxG)
+  least_L, least_T = widths
+  token, length = data.pad_coarsely(
+    [row[: model.limit] for row in whole], least_T
+  )
   token_PxGxT = token.reshape(*shape_PxG, -1)
   mask_PxGxT = read_mask(
     jnp.asarray(length.reshape(shape_PxG)),
