@@ -26,7 +26,7 @@ def table(value):
   return lambda briefs, replies: [[value(r) for r in g] for g in replies]
 
 length = table(len)
-kind = table(lambda r: np.nan if r == 'odd' else 'rude' not in r)
+kind = table(lambda r: np.nan if 'odd' in r else 'rude' not in r)
 text = table(str)
 nothing = table(lambda r: np.nan)
 one = lambda briefs, replies: [1.0] * len(replies)
@@ -162,7 +162,7 @@ BRIEFS = [demanding('one', COMMA, 'Be wet.'), demanding('two', COMMA)]
 #            scored and kept, a comma, no score, no verdict, cut
 REPLIES = [
   ['wave', 'a, b', 'sad', 'dry?', 'cut'],
-  ['x', ',', 'odd', 'rude', 'z'],
+  ['x', ',', 'odd', 'rude', 'odd,'],
 ]
 FINISHED = [[True, True, True, True, False], [True] * 5]
 
@@ -217,13 +217,13 @@ def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(
     [True, None],
   ]
   np.testing.assert_array_equal(
-    scores.violated, [[0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
+    scores.violated, [[0, 1, 0, 0, 1], [0, 1, 0, 0, 1]]
   )
   np.testing.assert_array_equal(
     scores.valid, [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
   )
   np.testing.assert_allclose(
-    scores.writing, [[0.4, 0.4, np.nan, 0.4, 0.3], [0.1, 0.1, 0.3, 0.4, 0.1]]
+    scores.writing, [[0.4, 0.4, np.nan, 0.4, 0.3], [0.1, 0.1, 0.3, 0.4, 0.4]]
   )
   assert scores.told['unscored'] == pytest.approx(0.1)
   assert scores.told['unverified'] == pytest.approx(0.1)
@@ -242,7 +242,7 @@ def test_functions_of_ones_own_beside_the_rules(
     writing=f'{mine}:length', verifiers=('rules', f'{mine}:kind')
   )
   np.testing.assert_array_equal(
-    scores.violated, [[0, 1, 0, 0, 1], [0, 1, 0, 1, 0]]
+    scores.violated, [[0, 1, 0, 0, 1], [0, 1, 0, 1, 1]]
   )
   np.testing.assert_array_equal(
     scores.valid, [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]]
@@ -263,7 +263,7 @@ def test_functions_of_ones_own_in_the_place_of_the_rules(
   )
   assert not scores.valid.any()
   assert scores.told['unscored'] == 1
-  assert scores.told['unverified'] == pytest.approx(0.1)  # 'odd' alone
+  assert scores.told['unverified'] == pytest.approx(0.2)  # both odd ones
 
 
 def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:
