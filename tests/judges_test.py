@@ -93,9 +93,9 @@ def test_a_cut_says_how_much_is_missing() -> None:
   ids=ascii,
 )
 def test_a_megabyte_is_quoted_at_once(text: str) -> None:
-  started = time.perf_counter()
+  started = time.process_time()
   found = judges.quote(f'x{text * (10**6 // len(text))}x', 'en', 1000)
-  assert time.perf_counter() - started < 0.5
+  assert time.process_time() - started < 0.5
   assert len(found) < 4000
 
 
