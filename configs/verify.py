@@ -13,6 +13,8 @@ Expect: verdicts.jsonl in the workdir, each line of the input with "strict" and
 
 from ml_collections import ConfigDict
 
+from rlcw.scoring import judge_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
@@ -22,5 +24,7 @@ def get_config() -> ConfigDict:
       input='replies.jsonl',
       output='',  # verdicts.jsonl in the workdir where empty
       mode='reward',  # or benchmark
+      judge=judge_settings(),  # for demands, where there are any
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
   )

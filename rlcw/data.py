@@ -54,7 +54,9 @@ class Brief:
       if rule == DEMAND
     }
 
-  def follow(self, reply: str, *, loose: bool = False) -> list[bool | None]:
+  def follow(
+    self, reply: str, *, loose: bool = False, benchmark: bool = False
+  ) -> list[bool | None]:
     """The verdict on each rule, strict or loose; None at a demand."""
     demands = self.demands
     places = [
@@ -68,6 +70,7 @@ class Brief:
       reply,
       [self.instruction_id_list[place] for place in places],
       [self.kwargs[place] for place in places],
+      benchmark=benchmark,
     )
     for place, verdict in zip(places, found, strict=True):
       verdicts[place] = verdict

@@ -29,7 +29,7 @@ from rlcw import (
 from rlcw.policy import Policy
 from rlcw.rewards import constraints, judges
 from rlcw.rewards.judges import Panel
-from rlcw.scoring import Scorer, breaks
+from rlcw.scoring import Scorer
 
 MODELS = ('base', 'trained')
 
@@ -149,7 +149,9 @@ def summarise(
   passed, written = {}, {}
   for name in MODELS:
     groups = replies[name]
-    passed[name] = per_reply(groups, lambda r: 1 - breaks(r['follow']))
+    passed[name] = per_reply(
+      groups, lambda r: 1 - constraints.breaks(r['follow'])
+    )
     written[name] = per_reply(groups, lambda r: r['writing'])
     loose = [
       [follows_loosely(brief, reply) for reply in group]
@@ -180,7 +182,7 @@ def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> float:
   """
   loose = brief.follow(reply['text'], loose=True)
   verdicts = zip(loose, reply['follow'], strict=True)
-  return 1 - breaks(
+  return 1 - constraints.breaks(
     [strict if rule is None else rule for rule, strict in verdicts]
   )
 

@@ -37,8 +37,8 @@ from rlcw import (
 from rlcw.model import Params, head_weight, read_replies
 from rlcw.model_config import ModelConfig
 from rlcw.policy import Policy
-from rlcw.rewards import mixing
-from rlcw.scoring import Scorer, Scores, breaks
+from rlcw.rewards import constraints, mixing
+from rlcw.scoring import Scorer, Scores
 
 ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
 
@@ -277,7 +277,9 @@ def describe(
   rollout: sampling.Rollout, scores: Scores, mixed: Mixed
 ) -> dict[str, Any]:
   """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
-  broken = [breaks(rules) for group in scores.follow for rules in group]
+  broken = [
+    constraints.breaks(rules) for group in scores.follow for rules in group
+  ]
   rewards, share = mixed.rewards, mixed.rewards.violators
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)

@@ -21,6 +21,7 @@ import rich
 from rich import table
 
 from rlcw.plots import ARMS, PANELS, draw_curves, draw_rules
+from rlcw.rewards import constraints
 
 TEXT_LIMIT = 2000  # characters of one text that the page shows
 GROUPS_PER_STEP = 2
@@ -181,7 +182,7 @@ def read_runs(config: ml_collections.ConfigDict) -> Runs:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-  known = [v for v in values if v is not None]
+  known = [v for v in values if v is not None and not math.isnan(v)]
   return sum(known) / len(known) if known else math.nan
 
 
@@ -252,7 +253,8 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, kept in zip(
           brief['instruction_id_list'], reply['follow'], strict=True
         ):
-          verdicts[name][arm].append(bool(kept))
+          if kept is not None:  # a demand without an answer
+            verdicts[name][arm].append(bool(kept))
   rates = [
     {'name': name}
     | {
@@ -260,6 +262,7 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
       for arm, kept in arms.items()
     }
     for name, arms in verdicts.items()
+    if all(arms.values())
   ]
   return sorted(rates, key=lambda r: r['base'][1] - r['trained'][1])
 
@@ -269,7 +272,10 @@ def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   views = [
     brief
     | {
-      'passes': [_mean(all(r['follow']) for r in brief[arm]) for arm in ARMS],
+      'passes': [
+        _mean(1 - constraints.breaks(r['follow']) for r in brief[arm])
+        for arm in ARMS
+      ],
       'scores': [_mean(r['writing'] for r in brief[arm]) for arm in ARMS],
     }
     for brief in briefs

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from rlcw import Config, data, endpoint, policy, sampling, tokenizer
 from rlcw.policy import Policy
-from rlcw.rewards import judges, writing
+from rlcw.rewards import constraints, judges, writing
 from rlcw.rewards.judges import Panel, Question
 from rlcw.rewards.local_judge import Local
 from rlcw.rewards.remote_judge import Remote
@@ -264,7 +264,7 @@ class Scorer:
     """
     question = make_question('demand', self.config.judge)
     follow = judges.follow(self.panel, question, briefs, text)
-    broken = np.array([[breaks(rules) for rules in g] for g in follow])
+    broken = np.array([[constraints.breaks(r) for r in g] for g in follow])
     if 'rules' not in self.config.verifiers:
       broken = np.zeros_like(broken)
     for name in self.config.verifiers:
@@ -292,10 +292,3 @@ class Scorer:
       return judges.judge(self.panel, question, prompts, text).first
     name = self.config.writing
     return ask_own(own(name, 'writing', ''), name, briefs, text)
-
-
-def breaks(verdicts: Sequence[bool | None]) -> float:
-  """1 if any verdict is against a reply, NaN if none is but one is missing."""
-  if any(verdict is False for verdict in verdicts):
-    return 1.0
-  return np.nan if None in verdicts else 0.0

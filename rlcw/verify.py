@@ -4,6 +4,7 @@ Rules and verdicts are in IFEval's format (Zhou et al. 2023, arXiv 2311.07911),
 and in mode `benchmark` its four numbers are comparable with published ones.
 """
 
+import math
 import os
 import time
 from collections import defaultdict
@@ -11,16 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcw import Config, data, metrics
-from rlcw.rewards import constraints
+from rlcw import Config, data, metrics, scoring, sharding
+from rlcw.rewards import constraints, judges
 
 MODES = 'benchmark', 'reward'
-VERDICTS = {
-  'strict': constraints.follow,
-  'loose': constraints.follow_loose,
-}
+VERDICTS = 'strict', 'loose'
 
 
+@sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Checks every reply; returns the summary.
 
@@ -37,13 +36,20 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     raise ValueError(f'{config.input} has no lines')
   for line, record in records:
     validate(record, f'{config.input}:{line}')
+  briefs = [brief(record) for _, record in records]
+  demands = ask(briefs, [record['response'] for _, record in records], config)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.with_name(output.name + '.partial')
   verified = []
   with partial.open('wb') as file:
     for index in metrics.progress('verify', 0, len(records), 'reply'):
-      record = verify(records[index][1], config.mode == 'benchmark')
+      record = verify(
+        records[index][1],
+        briefs[index],
+        demands[index],
+        config.mode == 'benchmark',
+      )
       verified.append(record)
       file.write(metrics.json_line(record))
   os.replace(partial, output)
@@ -79,19 +85,58 @@ def validate(record: dict[str, Any], where: str) -> None:
     raise ValueError(f'{where}: {error}') from None
 
 
-def verify(record: dict[str, Any], benchmark: bool) -> dict[str, Any]:
-  """The record with its verdicts."""
+def brief(record: dict[str, Any]) -> data.Brief:
+  """What a record asks for."""
+  return data.Brief(
+    '',
+    str(record.get('prompt', '')),
+    tuple(record['instruction_id_list']),
+    tuple(record['kwargs']),
+  )
+
+
+def ask(
+  briefs: Sequence[data.Brief], replies: Sequence[str], config: Config
+) -> list[list[bool | None]]:
+  """The judge's verdict on each reply's demands, None at rules."""
+  places = [each for each, brief in enumerate(briefs) if brief.demands]
+  verdicts: list[list[bool | None]] = [
+    [None] * len(brief.instruction_id_list) for brief in briefs
+  ]
+  if not places:
+    return verdicts
+  panel = scoring.make_panel(config.judge, sharding.make_mesh(**config.mesh))
+  found = judges.follow(
+    panel,
+    scoring.make_question('demand', config.judge),
+    [briefs[each] for each in places],
+    [[replies[each]] for each in places],
+  )
+  for each, [answers] in zip(places, found, strict=True):
+    verdicts[each] = answers
+  return verdicts
+
+
+def verify(
+  record: dict[str, Any],
+  brief: data.Brief,
+  demands: Sequence[bool | None],
+  benchmark: bool,
+) -> dict[str, Any]:
+  """The record with its verdicts; null at a demand that got no answer."""
   verdicts = {}
-  for name, follow in VERDICTS.items():
-    followed = follow(
-      record['response'],
-      record['instruction_id_list'],
-      record['kwargs'],
-      benchmark=benchmark,
+  for name in VERDICTS:
+    rules = brief.follow(
+      record['response'], loose=name == 'loose', benchmark=benchmark
     )
+    followed = [
+      demand if rule is None else rule
+      for rule, demand in zip(rules, demands, strict=True)
+    ]
+    broken = constraints.breaks(followed)
     verdicts[name] = {
       'follow_instruction_list': followed,
-      'follow_all_instructions': all(followed),
+      'follow_all_instructions': None if math.isnan(broken) else not broken,
     }
   return {**record, **verdicts}
 
@@ -122,14 +167,15 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return {**summary, 'by_instruction': dict(rules)}
 
 
-def share(verdicts: Sequence[bool]) -> float:
+def share(verdicts: Sequence[bool | None]) -> float:
   """How many of the verdicts are true; NaN where there are none."""
-  return sum(verdicts) / len(verdicts) if verdicts else float('nan')
+  known = [verdict for verdict in verdicts if verdict is not None]
+  return sum(known) / len(known) if known else math.nan
 
 
 def table(summary: dict[str, Any]) -> str:
   """The numbers of a summary, in per cent, for the terminal."""
-  rows = [('', 'count', *VERDICTS)]
+  rows: list[tuple[str, ...]] = [('', 'count', *VERDICTS)]
   for level in ('prompt', 'instruction'):
     shares = (f'{summary[f"{level}_{name}"]:.2%}' for name in VERDICTS)
     rows.append((f'{level} level', str(summary[f'{level}s']), *shares))

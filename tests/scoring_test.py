@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from panels import Scripted, demanding, quoted
 
 from rlcw import data, metrics, policy, sampling, scoring, sharding, tokenizer
+from rlcw.rewards import constraints
 from rlcw.rewards.judges import Prompt, Question
 from rlcw.rewards.local_judge import Local
 from rlcw.rewards.remote_judge import Remote
@@ -155,7 +156,7 @@ def test_a_panel_is_where_the_settings_say(
 def test_a_missing_verdict_matters_where_no_other_is_against(
   verdicts: list[bool | None], broken: float
 ) -> None:
-  np.testing.assert_equal(scoring.breaks(verdicts), broken)
+  np.testing.assert_equal(constraints.breaks(verdicts), broken)
 
 
 BRIEFS = [demanding('one', COMMA, 'Be wet.'), demanding('two', COMMA)]

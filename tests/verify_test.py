@@ -4,10 +4,13 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
+import panels
 import pipeline
 import pytest
 
-from rlcw import data
+from rlcw import data, scoring
+from rlcw.rewards import judges
 
 Record = dict[str, Any]
 NO_COMMA = {'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
@@ -194,3 +197,52 @@ def test_the_shipped_config_runs_from_the_command_line(
   assert done.returncode == 1
   assert f'rlcw: {file}:4: response=None; a text is expected' in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+def test_demands_are_put_to_the_judge(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """The panel passes gardens, and has nothing to say of toasts."""
+
+  def probability(prompt: judges.Prompt) -> float:
+    return np.nan if 'toast' in prompt.row else float('garden' in prompt.row)
+
+  panel = panels.Scripted(probability)
+  monkeypatch.setattr(scoring, 'make_panel', lambda *_: panel)
+  demand: Record = {
+    'prompt': 'A card.',
+    'instruction_id_list': ['soft:demand', 'punctuation:no_comma'],
+    'kwargs': [{'demand': 'Mention her garden.'}, {}],
+  }
+  replies = ['Her garden.', 'Her dog.', 'A toast.', 'A toast, and a garden.']
+  asked = [demand | {'response': reply} for reply in replies]
+  summary = verify(tmp_path, [RECORDS[1], *asked])
+  lines = data.read_jsonl(tmp_path / 'verdicts.jsonl')[1:]
+  assert [line['strict']['follow_instruction_list'] for line in lines] == [
+    [True, True],
+    [False, True],
+    [None, True],
+    [None, False],
+  ]
+  for name in ('strict', 'loose'):
+    assert [line[name]['follow_all_instructions'] for line in lines] == [
+      True,
+      False,
+      None,
+      False,
+    ]
+  assert len(panel.asked) == 4
+  # what got no verdict does not count
+  assert summary['prompt_strict'] == 1 / 4
+  assert summary['by_instruction']['soft:demand']['strict'] == 1 / 2
+
+
+def test_demands_without_a_judge_are_an_error(tmp_path: pathlib.Path) -> None:
+  record = {
+    'response': 'x',
+    'instruction_id_list': ['soft:demand'],
+    'kwargs': [{'demand': 'Be kind.'}],
+  }
+  with pytest.raises(ValueError, match=r'demand .* give judge\.model or'):
+    verify(tmp_path, [record])
+  assert not (tmp_path / 'verdicts.jsonl').exists()

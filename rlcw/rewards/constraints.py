@@ -134,6 +134,13 @@ def follow_loose(
   return [any(each) for each in zip(*verdicts, strict=True)]
 
 
+def breaks(verdicts: Sequence[bool | None]) -> float:
+  """1 if any verdict is against a reply, NaN if none is but one is missing."""
+  if any(verdict is False for verdict in verdicts):
+    return 1.0
+  return math.nan if None in verdicts else 0.0
+
+
 def check(instruction_id: str, reply: str, kwargs: Arguments) -> bool:
   """The strict verdict on one rule."""
   return follow(reply, [instruction_id], [kwargs])[0]
