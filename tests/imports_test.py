@@ -25,7 +25,7 @@ LAYERS = {
   'rewards.languages rewards.units rewards.verse rewards.manners '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'plots datasets prompts endpoint agreement',
+  'records plots datasets prompts endpoint agreement',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0
