@@ -4,8 +4,11 @@
 
 Its model serves GRPO as --config.model=runs/sft.
 
+Examples share rows of `row_tokens` tokens, and none sees another; one that is
+longer than a row is an error, as a reply cut short would teach no ending.
+
 Cost: under 3 minutes on 2 CPU cores.
-Expect: held-out loss 4.62 before, 4.02 after, in nats per token.
+Expect: held-out loss 4.62 before, 4.07 after, in nats per token.
 """
 
 from ml_collections import ConfigDict
@@ -16,8 +19,11 @@ def get_config() -> ConfigDict:
     dict(
       task='sft',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      examples='@preferences.jsonl',  # {"prompt", "response" or "chosen"}
-      language='en',
+      # {"prompt", "response" or "chosen"}, with "language" and "split" where
+      # there are such
+      examples='@preferences.jsonl',
+      language='en',  # or '' for all
+      heldout=0.1,  # share of prompts, where records name no split
       seed=0,
       train='all',  # all | lora (with ten times the learning rate)
       lora=dict(
@@ -25,12 +31,13 @@ def get_config() -> ConfigDict:
         alpha=32.0,
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
-      steps=28,
-      examples_per_step=8,
+      steps=21,
+      rows_per_step=4,  # a multiple of the devices over which they are split
+      row_tokens=256,  # at least those of the longest prompt and reply
       learning_rate=2e-5,
       warmup_steps=2,
       max_grad_norm=1.0,
-      checkpoint_every=14,
+      checkpoint_every=7,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
       remat=True,  # recompute blocks in the backward pass: memory for time
     )

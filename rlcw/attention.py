@@ -44,6 +44,14 @@ def rope_at(position_PxGxL: jax.Array, rope: RopeConfig, head_dim: int) -> Rope:
   return Rope(jnp.cos(angle), jnp.sin(angle))
 
 
+def restart(segment_PxGxL: jax.Array) -> jax.Array:
+  """Each token's place in its segment, from 0."""
+  index_L = jnp.arange(segment_PxGxL.shape[-1])
+  first = segment_PxGxL[..., :1]
+  begins_PxGxL = jnp.diff(segment_PxGxL, prepend=first) != 0
+  return index_L - lax.cummax(jnp.where(begins_PxGxL, index_L, 0), axis=2)
+
+
 def rotate(x_PxGxLxNxH: jax.Array, rope: Rope) -> jax.Array:
   """Turns each pair (i, i + H/2) of a head by its position's angle."""
   a, b = jnp.split(x_PxGxLxNxH, 2, axis=-1)
@@ -56,6 +64,7 @@ def attend(
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
   prefix: Prefix | None = None,
+  segment_PxGxL: jax.Array | None = None,
   *,
   start: jax.Array | int = 0,
   window: int | None = None,
@@ -71,22 +80,29 @@ def attend(
       they read.
     own: keys and values `[P, G, S, K, H]` of the same row.
     prefix: the brief that all G rows of a prompt continue, if any.
+    segment_PxGxL: where several texts are packed into a row without a prefix,
+      the number of the one that each token is of; it sees that one alone.
     start: how many of the row's own tokens come before the first query.
     window: how many keys back a query sees, its own included; all if `None`.
 
   Returns:
     `[P, G, L, K, R, H]` in the queries' dtype.
+
+  Raises:
+    ValueError: segments and a prefix are given.
   """
+  if prefix is not None and segment_PxGxL is not None:
+    raise ValueError('packed rows do not continue a brief')
   length = q_PxGxLxKxRxH.shape[2]
   plain = functools.partial(kernels.plain, start=start, window=window)
   from_first = isinstance(start, int) and start == 0
   if not from_first or length == 1 or length != own.k.shape[2]:
-    return plain(q_PxGxLxKxRxH, own, prefix)
+    return plain(q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
   platforms = {}
   if kernels.compiles_for('tpu'):
     platforms['tpu'] = functools.partial(kernels.sharded_splash, window=window)
   if kernels.compiles_for('cuda') and kernels.cudnn_takes(q_PxGxLxKxRxH):
     platforms['cuda'] = functools.partial(kernels.cudnn, window=window)
   return lax.platform_dependent(
-    q_PxGxLxKxRxH, own, prefix, default=plain, **platforms
+    q_PxGxLxKxRxH, own, prefix, segment_PxGxL, default=plain, **platforms
   )

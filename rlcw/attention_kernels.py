@@ -44,32 +44,38 @@ def masks(
   queries: int,
   keys: int,
   prefix: Prefix | None,
+  segment_PxGxL: jax.Array | None,
   start: jax.Array | int,
   window: int | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-  """Which own keys `[L, S]` and which of the brief's `[P, L, S]` are seen.
+  """Which own keys `[P, G, L, S]` and of the brief's `[P, L, S]` are seen.
 
-  The brief's mask has one row for all queries where there is no window.
+  An axis along which a mask would repeat itself has size 1: the first two
+  where there are no segments, the brief's queries where there is no window.
   """
   query_Lx1 = start + jnp.arange(queries)[:, None]
   key_S = jnp.arange(keys)
   own_LxS = key_S <= query_Lx1
   if window is not None:
     own_LxS &= query_Lx1 - key_S < window
+  own_PxGxLxS = own_LxS[None, None]
+  if segment_PxGxL is not None:
+    own_PxGxLxS &= segment_PxGxL[..., None] == segment_PxGxL[:, :, None]
   if prefix is None:
-    return own_LxS, None
+    return own_PxGxLxS, None
   key_S = jnp.arange(prefix.kv.k.shape[1])
   length_Px1x1 = prefix.length_P[:, None, None]
   brief_PxLxS = key_S < length_Px1x1
   if window is not None:
     brief_PxLxS &= length_Px1x1 + query_Lx1 - key_S < window
-  return own_LxS, brief_PxLxS
+  return own_PxGxLxS, brief_PxLxS
 
 
 def plain(
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
   prefix: Prefix | None = None,
+  segment_PxGxL: jax.Array | None = None,
   *,
   start: jax.Array | int = 0,
   window: int | None = None,
@@ -80,12 +86,13 @@ def plain(
   keys are read once per group, by a matrix product over G × L × R queries.
   """
   q = q_PxGxLxKxRxH
-  own_LxS, brief_PxLxS = masks(
-    q.shape[2], own.k.shape[2], prefix, start, window
+  own_PxGxLxS, brief_PxLxS = masks(
+    q.shape[2], own.k.shape[2], prefix, segment_PxGxL, start, window
   )
   f32 = {'preferred_element_type': jnp.float32}
   own_scores = jnp.einsum('pglkrh,pgskh->pgklrs', q, own.k, **f32)
-  own_scores = jnp.where(own_LxS[:, None, :], own_scores, -jnp.inf)
+  mask = own_PxGxLxS[:, :, None, :, None, :]
+  own_scores = jnp.where(mask, own_scores, -jnp.inf)
   top = own_scores.max(-1, keepdims=True)
   if prefix is None or brief_PxLxS is None:
     weight = jnp.exp(own_scores - lax.stop_gradient(top))
@@ -130,11 +137,15 @@ def cudnn(
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
   prefix: Prefix | None = None,
+  segment_PxGxL: jax.Array | None = None,
   *,
   window: int | None = None,
   implementation: Any = 'cudnn',
 ) -> jax.Array:
   """`attention.attend` of a whole pass as one call per row.
+
+  Segments are a mask like the brief's: one for all heads, scores are still
+  not written.
 
   A brief's keys are repeated for every reply, its hidden states are not: two
   calls joined by their log-sum-exps would read one copy, but cuDNN has no
@@ -149,22 +160,21 @@ def cudnn(
   attention = functools.partial(
     jax.nn.dot_product_attention, scale=1.0, implementation=implementation
   )
-  if prefix is None:
-    back = None if window is None else (window - 1, 0)
-    out = attention(q, k, v, is_causal=True, local_window_size=back)
-  else:
+  if prefix is not None:
     S = prefix.kv.k.shape[1]
     brief = jax.tree.map(
       lambda x: jnp.pad(x, ((0, 0), (0, S % 2), (0, 0), (0, 0))), prefix.kv
     )
     padded = Prefix(brief, prefix.length_P)
-    own_LxS, brief_PxLxS = masks(q.shape[1], q.shape[1], padded, 0, window)
+    own_1x1xLxS, brief_PxLxS = masks(
+      q.shape[1], q.shape[1], padded, None, 0, window
+    )
     assert brief_PxLxS is not None
     each = (P, q.shape[1])
     mask = jnp.concatenate(
       [
         jnp.broadcast_to(brief_PxLxS, (*each, brief.k.shape[1])),
-        jnp.broadcast_to(own_LxS, (*each, q.shape[1])),
+        jnp.broadcast_to(own_1x1xLxS[0], (*each, q.shape[1])),
       ],
       axis=-1,
     )
@@ -173,6 +183,13 @@ def cudnn(
       for a, b in zip(brief, (k, v), strict=True)
     )
     out = attention(q, k, v, mask=jnp.repeat(mask, G, axis=0)[:, None])
+  elif segment_PxGxL is not None:
+    segment = jnp.pad(segment_PxGxL, odd[:3])
+    mask, _ = masks(q.shape[1], q.shape[1], None, segment, 0, window)
+    out = attention(q, k, v, mask=mask.reshape(P * G, 1, *mask.shape[2:]))
+  else:
+    back = None if window is None else (window - 1, 0)
+    out = attention(q, k, v, is_causal=True, local_window_size=back)
   return out[:, :L].reshape(q_PxGxLxKxRxH.shape)
 
 
@@ -246,6 +263,7 @@ def splash(
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
   prefix: Prefix | None = None,
+  segment_PxGxL: jax.Array | None = None,
   *,
   window: int | None = None,
   interpret: bool = False,
@@ -284,6 +302,10 @@ def splash(
     real_PxM = jnp.arange(brief + queries) >= (brief - prefix.length_P)[:, None]
     ones_PxN = jnp.ones((P, queries), jnp.int32)
     segments = splash_kernel.SegmentIds(ones_PxN, real_PxM.astype(jnp.int32))
+  elif segment_PxGxL is not None:
+    segment_PxN = segment_PxGxL.reshape(P, G * L)
+    segment_PxN = jnp.pad(segment_PxN, ((0, 0), (0, queries - G * L)))
+    segments = splash_kernel.SegmentIds(segment_PxN, segment_PxN)
   mask = GroupMask(brief, L, queries, window)
   kernel = splash_kernel.make_splash_mha(
     splash_mask.MultiHeadMask([mask] * (K * R)),
@@ -310,7 +332,11 @@ def splash(
 
 
 def sharded_splash(
-  q_PxGxLxKxRxH: jax.Array, own: KV, prefix: Prefix | None = None, **how: Any
+  q_PxGxLxKxRxH: jax.Array,
+  own: KV,
+  prefix: Prefix | None = None,
+  segment_PxGxL: jax.Array | None = None,
+  **how: Any,
 ) -> jax.Array:
   """`splash` on every device of the ambient mesh, if there is one.
 
@@ -321,16 +347,17 @@ def sharded_splash(
   run = functools.partial(splash, **how)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return run(q_PxGxLxKxRxH, own, prefix)
+    return run(q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
   prompts, heads = q_PxGxLxKxRxH.shape[0], q_PxGxLxKxRxH.shape[3]
   groups = mesh.shape['data'] * mesh.shape['fsdp']
   p = ('data', 'fsdp') if prompts % groups == 0 else None
   k = 'tensor' if heads % mesh.shape['tensor'] == 0 else None
   reply, brief = PartitionSpec(p, None, None, k), PartitionSpec(p, None, k)
-  of_prefix: Any = None if prefix is None else (brief, PartitionSpec(p))
+  each = PartitionSpec(p)
+  of_prefix: Any = None if prefix is None else (brief, each)
   return jax.shard_map(
     run,
-    in_specs=(reply, reply, of_prefix and Prefix(*of_prefix)),
+    in_specs=(reply, reply, of_prefix and Prefix(*of_prefix), each),
     out_specs=reply,
     check_vma=False,  # the kernel does not say how its results vary
-  )(q_PxGxLxKxRxH, own, prefix)
+  )(q_PxGxLxKxRxH, own, prefix, segment_PxGxL)

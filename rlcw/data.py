@@ -1,9 +1,11 @@
-"""Records in, padded batches out; the order of a run is a pure function.
+"""Records in, padded or packed batches out; a run's order is a pure function.
 
-Which briefs a step reads follows from (seed, step) alone, so the step number
-is the data position: a resumed run needs nothing else to go on exactly.
+Which records a step reads follows from (seed, step) alone, so the step number
+is the data position: a resumed run needs nothing else to go on exactly.  Which
+of them one of several processes reads follows from its index and their number.
 """
 
+import bisect
 import dataclasses
 import hashlib
 import json
@@ -13,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from rlcw import records
 from rlcw.rewards import constraints
 from rlcw.rewards.rules import DEMAND
 
-DATASETS = Path(__file__).parent / 'datasets'
+TFDS = 'tfds:'  # what the path of a TensorFlow dataset begins with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,53 +115,45 @@ class Example:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-  """All records of a JSONL file; `@NAME` is a file that the package ships.
+  """All records of a JSONL file, such as a run leaves."""
+  return [record for _, record in records.read_lines(records.resolve(path))]
+
+
+def read_numbered(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
+  """All records that a path in a config names, and the number of each.
+
+  Args:
+    path: a file of JSONL, JSON or parquet, `@NAME` for one that the package
+      ships, or `tfds:NAME/CONFIG:VERSION?SPLIT` (`builders.read`).
+
+  Returns:
+    Records, each with its line in JSONL, else its place from 1.
 
   Raises:
     FileNotFoundError: with the names that do exist.
     ValueError: names the file, the line and what is wrong with it.
   """
-  return [record for _, record in read_numbered(path)]
-
-
-def read_numbered(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
-  """The same with the number of each record's line; blank lines hold none."""
-  file = resolve(path)
-  records = []
-  for number, line in enumerate(file.read_bytes().split(b'\n'), 1):
-    if not line.strip():
-      continue
+  if str(path).startswith(TFDS):
     try:
-      record = json.loads(line.decode('utf-8'))
-    except (ValueError, RecursionError) as error:
-      raise ValueError(f'{file}:{number}: not JSON: {error}') from None
-    if not isinstance(record, dict):
-      raise ValueError(f'{file}:{number}: a JSON object is expected')
-    records.append((number, record))
-  return records
-
-
-def resolve(path: str | Path) -> Path:
-  """A path as given, or `@NAME` as a file in the package's datasets."""
-  file = Path(path)
-  if str(path).startswith('@'):
-    file = DATASETS / str(path)[1:]
-  if not file.is_file():
-    shipped = sorted(f'@{p.name}' for p in DATASETS.glob('*.jsonl'))
-    raise FileNotFoundError(f'no file {file}; the package ships {shipped}')
-  return file
+      from rlcw import builders
+    except ImportError as error:
+      raise ValueError(
+        f"{path} needs pip install 'rlcw[data]': {error}"
+      ) from None
+    return list(enumerate(builders.read(str(path).removeprefix(TFDS)), 1))
+  return records.read(records.resolve(path))
 
 
 def _parse(path: str | Path, parse: Callable[[dict[str, Any]], Any]):
   """Parses each record, saying which one was at fault."""
   parsed = []
-  for index, record in enumerate(read_jsonl(path), 1):
+  for index, (_, record) in enumerate(read_numbered(path), 1):
     try:
       parsed.append(parse(record))
     except (KeyError, TypeError, ValueError) as error:
       name = record.get('id', f'record {index}')
       reason = f'no field {error}' if isinstance(error, KeyError) else error
-      raise ValueError(f'{resolve(path)}: {name}: {reason}') from None
+      raise ValueError(f'{path}: {name}: {reason}') from None
   return parsed
 
 
@@ -189,7 +184,11 @@ def load_briefs(
     known = {key: value for key, value in record.items() if key in fields}
     known['id'] = str(record['id'])
     known['instruction_id_list'] = tuple(record['instruction_id_list'])
-    known['kwargs'] = tuple(record['kwargs'])
+    # in TensorFlow datasets, whose fields have fixed types, they are JSON
+    known['kwargs'] = tuple(
+      json.loads(each) if isinstance(each, str) else each
+      for each in record['kwargs']
+    )
     brief = Brief(**known)
     constraints.validate(brief.instruction_id_list, brief.kwargs)
     return brief
@@ -252,14 +251,22 @@ def split_of(prompt: str, heldout: float) -> str:
 
 
 def load_examples(
-  path: str | Path, *, split: str | None = None, language: str | None = None
+  path: str | Path,
+  *,
+  split: str | None = None,
+  language: str | None = None,
+  heldout: float = 0.1,
 ) -> list[Example]:
-  """Examples of a split and language; of a preference pair, what was chosen."""
+  """Examples of a split and language; of a preference pair, what was chosen.
+
+  A prompt whose record names no split is held out as in `load_preferences`.
+  """
 
   def parse(record: dict[str, Any]) -> Example:
     fields = {f.name for f in dataclasses.fields(Example)}
     known = {key: value for key, value in record.items() if key in fields}
     known.setdefault('response', record.get('chosen', ''))
+    known.setdefault('split', split_of(record['prompt'], heldout))
     example = Example(**known)
     if not example.response.strip():
       raise ValueError('neither response nor chosen holds a text')
@@ -268,22 +275,83 @@ def load_examples(
   return _select(_parse(path, parse), path, split=split, language=language)
 
 
-def batch_indices(seed: int, step: int, size: int, total: int) -> np.ndarray:
+def batch_indices(
+  seed: int,
+  step: int,
+  size: int,
+  total: int,
+  process: int = 0,
+  processes: int = 1,
+) -> np.ndarray:
   """Which of `total` records a step reads: epochs of fresh permutations.
 
+  Args:
+    seed: of the run.
+    step: from 0.
+    size: how many records a step reads.
+    total: how many there are.
+    process: which of several processes asks; their shares, one after the
+      other, are what a single one reads.
+    processes: how many there are.
+
   Returns:
-    Indices `[size]`.  No record comes twice before every other came once.
+    Indices `[size / processes]`.  No record comes twice before every other
+    came once.
+
+  Raises:
+    ValueError: there are fewer records than a step reads, or they cannot be
+      shared equally.
   """
   if size > total:
     raise ValueError(
-      f'a step of {size} needs as many records, but there are {total}'
+      f'a step of {size} needs as many records, or rows of packed ones, but '
+      f'there are {total}'
     )
+  if size % processes:
+    raise ValueError(f'a step of {size} does not split over {processes}')
   positions = np.arange(step * size, (step + 1) * size)
   orders = {
     epoch: np.random.default_rng((seed, int(epoch))).permutation(total)
     for epoch in np.unique(positions // total)
   }
-  return np.array([orders[p // total][p % total] for p in positions])
+  mine = np.split(positions, processes)[process]
+  return np.array([orders[p // total][p % total] for p in mine])
+
+
+def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+  """Which texts share a row: each goes where the least room is left over.
+
+  Best fit, in an order that the seed draws, as texts that stand beside each
+  other in a file are often alike.
+
+  Args:
+    lengths: of the texts, in tokens.
+    size: how many tokens a row holds.
+    seed: of the order.
+
+  Returns:
+    For each row the indices of its texts.
+
+  Raises:
+    ValueError: texts are longer than a row; it says how many, and the longest.
+  """
+  long = sum(length > size for length in lengths)
+  if long:
+    raise ValueError(
+      f'{long} of {len(lengths)} texts do not fit into row_tokens={size}; the '
+      f'longest takes {max(lengths)}'
+    )
+  rows: list[list[int]] = []
+  rooms: list[tuple[int, int]] = []  # what each row has left, and which it is
+  for text in np.random.default_rng(seed).permutation(len(lengths)).tolist():
+    at = bisect.bisect_left(rooms, (lengths[text], 0))
+    if at == len(rooms):
+      rows.append([])
+      rooms.append((size, len(rows) - 1))
+    room, row = rooms.pop(at)
+    rows[row].append(text)
+    bisect.insort(rooms, (room - lengths[text], row))
+  return rows
 
 
 def bucket(length: int, multiple: int = 32) -> int:

@@ -3,6 +3,7 @@
 One block serves every phase; what differs is which keys a query may see:
 
   1. a brief, or any plain row   own keys, causal             `Decoder`
+     texts packed into a row     their own each, causal       `Decoder(segment)`
   2. replies to a known brief    brief's keys + own, causal   `Decoder(prefix)`
   3. one new token per reply     brief's keys + suffix cache  `decode_step`
 
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rlcw.attention import KV, Prefix, Rope, attend, rope_at, rotate
+from rlcw.attention import KV, Prefix, Rope, attend, restart, rope_at, rotate
 from rlcw.model_config import LoraConfig, ModelConfig
 
 Params = Any  # a nested dict of arrays
@@ -126,6 +127,7 @@ class Block(nn.Module):
     ropes: tuple[Rope, Rope],
     prefix_length_P: jax.Array | None,
     prefix_kv: KV | None,
+    segment_PxGxL: jax.Array | None = None,
     cache: KV | None = None,
     index: jax.Array | int = 0,
   ) -> tuple[jax.Array, KV]:
@@ -169,7 +171,9 @@ class Block(nn.Module):
       prefix = Prefix(prefix_kv, prefix_length_P)
 
     def look(window: int | None) -> jax.Array:
-      return attend(q, KV(k, v), prefix, start=index, window=window)
+      return attend(
+        q, KV(k, v), prefix, segment_PxGxL, start=index, window=window
+      )
 
     y = _either(local, lambda: look(c.window), lambda: look(None))
     y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
@@ -206,13 +210,19 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, token_PxGxL: jax.Array, prefix: Prefix | None = None
+    self,
+    token_PxGxL: jax.Array,
+    prefix: Prefix | None = None,
+    segment_PxGxL: jax.Array | None = None,
   ) -> tuple[jax.Array, KV]:
     """One causal pass.
 
     Args:
       token_PxGxL: ids, padded on the right.
       prefix: the brief that all G rows of a prompt continue, if any.
+      segment_PxGxL: where several texts are packed into a row, the number of
+        the one that each token is of: no other is seen, and places count from
+        its beginning.
 
     Returns:
       Hidden states after the final norm `[P, G, L, D]`, and keys and values
@@ -225,16 +235,19 @@ class Decoder(nn.Module):
     if prefix is not None:
       prefix_kv, prefix_length_P = prefix
       position_PxGxL += prefix.length_P[:, None, None]
+    if segment_PxGxL is not None:
+      position_PxGxL = restart(segment_PxGxL)
     axes, shape = ('vocab', 'embed'), (c.vocab_size, c.model_dim)
     embed_VxD = weight(self, 'embed', axes, shape)
     if not c.tied_head:
       weight(self, 'head', axes, shape)
     each, same = 0, nn.broadcast
+    local = each if c.local_layers else same
     blocks = nn.scan(
       nn.remat(Block, prevent_cse=False) if c.remat else Block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=cast(Any, (each if c.local_layers else same, same, same, each)),
+      in_axes=cast(Any, (local, same, same, each, same)),
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
@@ -244,6 +257,7 @@ class Decoder(nn.Module):
       _ropes(c, position_PxGxL),
       prefix_length_P,
       prefix_kv,
+      segment_PxGxL,
     )
     return RMSNorm(c.norm_eps, c.norm_offset, name='final_norm')(x), kv
 
@@ -327,6 +341,19 @@ def read_replies(
   return jnp.concatenate([first, reading[:, :, :-1]], axis=2), reading
 
 
+def read_packed(
+  config: ModelConfig,
+  params: Params,
+  token_BxL: jax.Array,
+  segment_BxL: jax.Array,
+) -> jax.Array:
+  """Runs rows of several texts each; hidden states `[B, L, D]`."""
+  hidden, _ = _apply(
+    Decoder(config), params, token_BxL[:, None], None, segment_BxL[:, None]
+  )
+  return hidden[:, 0]
+
+
 def unstack(stacked: Params, num_layers: int) -> list[Params]:
   """A tree stacked over layers as one tree per layer, for `decode_step`."""
   return [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
@@ -359,7 +386,7 @@ def decode_step(
   local = c.local_layers or (False,) * c.num_layers
   for here, (block, brief), kv in zip(local, layers, cache, strict=True):
     x, kv = _apply(
-      Block(c), block, x, here, ropes, prefix.length_P, brief, kv, index
+      Block(c), block, x, here, ropes, prefix.length_P, brief, None, kv, index
     )
     new_cache.append(kv)
   norm = RMSNorm(c.norm_eps, c.norm_offset)

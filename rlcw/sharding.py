@@ -102,6 +102,18 @@ def over_groups(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
+def share(mesh: Mesh) -> tuple[int, int]:
+  """Which part of a step's rows this process reads, and of how many parts.
+
+  Processes that split the model of the same rows read the same part.
+  """
+  devices_SxT = mesh.devices.reshape(group_shards(mesh), -1)
+  readers = [frozenset(d.process_index for d in row) for row in devices_SxT]
+  parts = list(dict.fromkeys(readers))
+  mine = next(i for i, part in enumerate(parts) if jax.process_index() in part)
+  return mine, len(parts)
+
+
 def group_shards(mesh: Mesh) -> int:
   """Into how many parts `over_groups` splits a batch."""
   return mesh.shape['data'] * mesh.shape['fsdp']

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lint, types, tests.  Arguments go to pytest: ./scripts/test.sh -m slow
-source "$(dirname "$0")/environment.sh" "[dev]"
+source "$(dirname "$0")/environment.sh" "[dev,data]"
 
 ruff check .
 ruff format --check .

@@ -2,11 +2,13 @@
 
 import json
 import pathlib
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from rlcw import data
+from rlcw import data, sharding
 
 
 def test_batch_indices_are_epochs_of_permutations() -> None:
@@ -22,6 +24,49 @@ def test_batch_indices_are_epochs_of_permutations() -> None:
       drawn, [data.batch_indices(4, s, 4, 10) for s in range(5)], strict=True
     )
   )
+
+
+@pytest.mark.parametrize('processes', [1, 2, 4])
+@pytest.mark.parametrize('step', [0, 2])  # the second spans two epochs
+def test_processes_share_a_step(step: int, processes: int) -> None:
+  shares = [
+    data.batch_indices(3, step, 8, 20, process, processes)
+    for process in range(processes)
+  ]
+  assert [len(share) for share in shares] == [8 // processes] * processes
+  np.testing.assert_array_equal(
+    np.concatenate(shares), data.batch_indices(3, step, 8, 20)
+  )
+  assert processes == 1 or step == 2 or len(set(np.concatenate(shares))) == 8
+
+
+def test_a_step_that_cannot_be_shared_is_refused() -> None:
+  with pytest.raises(ValueError, match='step of 8 does not split over 3'):
+    data.batch_indices(0, 0, 8, 20, 0, 3)
+
+
+@pytest.mark.parametrize(
+  ('owners', 'shares'),
+  [
+    ([[0, 0], [0, 0]], [(0, 1)]),
+    ([[0, 0], [1, 1]], [(0, 2), (1, 2)]),
+    ([[2, 2], [0, 0], [1, 1], [3, 3]], [(1, 4), (2, 4), (0, 4), (3, 4)]),
+    ([[0, 1], [0, 1], [2, 3], [2, 3]], [(0, 2), (0, 2), (1, 2), (1, 2)]),
+  ],
+  ids=['one', 'two', 'four, reordered', 'two processes to a row'],
+)
+def test_a_process_reads_the_rows_of_its_devices(
+  owners: list[list[int]],
+  shares: list[tuple[int, int]],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  devices = [[SimpleNamespace(process_index=i) for i in row] for row in owners]
+  mesh = SimpleNamespace(
+    devices=np.array(devices)[None], shape={'data': 1, 'fsdp': len(owners)}
+  )
+  for process, share in enumerate(shares):
+    monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
+    assert sharding.share(mesh) == share
 
 
 def test_batch_larger_than_the_data_is_refused() -> None:

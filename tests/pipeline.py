@@ -49,7 +49,13 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
       'replies_per_brief': 2,
       'briefs_per_pass': 16,
     },
-    'sft': {'model': str(model), 'steps': 6, 'learning_rate': 3e-3},
+    'sft': {
+      'model': str(model),
+      'steps': 6,
+      'rows_per_step': 8,  # one for each simulated device
+      'row_tokens': 96,
+      'learning_rate': 3e-3,
+    },
     'generate': {
       'model': str(model),
       'samples': 2,

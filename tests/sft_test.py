@@ -2,19 +2,33 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pipeline
 import pytest
+from ml_collections import ConfigDict
 
-from rlcw import data, metrics, policy, sft, sharding, tokenizer
+from rlcw import (
+  attention,
+  data,
+  metrics,
+  policy,
+  sft,
+  sharding,
+  tokenizer,
+  weights,
+)
+from rlcw.losses import Ratio
 from rlcw.model import Decoder, head_weight
 
 EXAMPLES = [
   data.Example('To the sea', 'Dear sea, be kind.'),
   data.Example('To the keeper of the light', 'No.'),
+  data.Example('', 'The letter was there.'),
 ]
 
 
@@ -33,29 +47,78 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   return path
 
 
-def test_the_loss_is_that_of_the_replies_tokens(
+def alone(config: Any, params: Any, text: Any) -> Ratio:
+  """The loss of the examples, each read by itself."""
+  total, count = 0.0, 0
+  for example in EXAMPLES:
+    prompt = tokenizer.chat(text, example.prompt)
+    reply = tokenizer.encode(text, example.response)
+    row_L = np.array([*prompt, *reply, text.eos_token_id])
+    hidden, _ = Decoder(config).apply({'params': params}, row_L[None, None])
+    logits_LxV = hidden[0, 0] @ head_weight(params).T
+    logp_LxV = jax.nn.log_softmax(logits_LxV)
+    for at in range(len(prompt), len(row_L)):
+      total -= logp_LxV[at - 1, row_L[at]]
+      count += 1
+  return Ratio(total, count)
+
+
+@pytest.mark.parametrize('family', ['llama', 'gemma3'])
+@pytest.mark.parametrize('row_tokens', [64, 256], ids=['two rows', 'one row'])
+def test_the_loss_is_that_of_each_example_alone(
+  row_tokens: int,
+  family: str,
+  make_model: Callable[..., Any],
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  # torch makes a padding token's embedding zero, where gradients have a pole
+  make_model(family, pad_token_id=None).save_pretrained(tmp_path)
+  config, params = weights.load(tmp_path)
+  params = jax.tree.map(jnp.asarray, params)
+  text = tokenizer.load(tiny_folder)
+  arrays = sft.make_arrays(EXAMPLES, text, row_tokens, seed=0)
+  assert len(arrays['token']) == {64: 2, 256: 1}[row_tokens]
+  assert (config.window is not None) == (family == 'gemma3')
+  loss_fn = sft.make_loss(config)
+
+  def ours(params: Any) -> Any:
+    return loss_fn(params, arrays)['loss']
+
+  def theirs(params: Any) -> Any:
+    return alone(config, params, text)
+
+  told, expected = ours(params), theirs(params)
+  assert told.denominator == expected.denominator
+  np.testing.assert_allclose(told.numerator, expected.numerator, rtol=1e-5)
+  got, wanted = (
+    jax.grad(lambda p, f=f: f(p).numerator / expected.denominator)(params)
+    for f in (ours, theirs)
+  )
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    assert jnp.abs(b).max() > 1e-4
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_places_restart_with_every_example(tiny: Any) -> None:
+  config, params = tiny
+  segment = np.array([[[1, 1, 1, 2, 2, 2, 2, 0]]])
+  np.testing.assert_array_equal(
+    attention.restart(jnp.asarray(segment)), [[[0, 1, 2, 0, 1, 2, 3, 0]]]
+  )
+  token = np.array([[[5, 6, 7, 9, 8, 7, 6, 0]]])
+  _, packed = Decoder(config).apply({'params': params}, token, None, segment)
+  _, own = Decoder(config).apply({'params': params}, token[..., 3:7])
+  # keys are turned by their places, which the loss cannot tell
+  np.testing.assert_allclose(packed.k[:, :, :, 3:7], own.k, atol=1e-5)
+
+
+def test_an_example_longer_than_a_row_is_refused(
   tiny_folder: pathlib.Path,
 ) -> None:
-  model = policy.load(
-    tiny_folder, sharding.make_mesh(devices=jax.devices()[:1])
-  )
-  arrays = sft.make_arrays(EXAMPLES, model.text)
-  told = sft.make_loss(model.config)(model.params, arrays)['loss']
-  expected, count = 0.0, 0
-  for example in EXAMPLES:
-    prompt = tokenizer.chat(model.text, example.prompt)
-    reply = tokenizer.encode(model.text, example.response)
-    row = np.array([*prompt, *reply, model.text.eos_token_id])
-    hidden, _ = Decoder(model.config).apply(
-      {'params': model.params}, row[None, None]
-    )
-    logits = hidden[0, 0] @ head_weight(model.params).T
-    logp = np.asarray(jax.nn.log_softmax(logits))
-    for at in range(len(prompt), len(row)):
-      expected -= logp[at - 1, row[at]]
-      count += 1
-  assert told.denominator == count
-  assert float(told.numerator) == pytest.approx(expected, rel=1e-5)
+  text = tokenizer.load(tiny_folder)
+  with pytest.raises(ValueError, match='1 of 3 .* row_tokens=32.* takes 37'):
+    sft.make_arrays(EXAMPLES, text, 32, seed=0)
 
 
 @pytest.mark.parametrize('learns', ['all', 'lora'])
@@ -79,19 +142,41 @@ def test_held_out_loss_falls(
   assert policy.load(tmp_path / 'sft', mesh).config.lora is None
 
 
-def test_a_short_last_batch_counts_each_example_once(
+def test_a_longer_run_goes_on_exactly(
+  file: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  def run(name: str, steps: int) -> Any:
+    config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+    config.examples, config.steps = str(file), steps
+    pipeline.run('sft', config, tmp_path / name)
+    mesh = sharding.make_mesh()
+    return jax.device_get(policy.load(tmp_path / name, mesh).params)
+
+  run('stopped', 2)
+  jax.tree.map(np.testing.assert_array_equal, run('stopped', 5), run('one', 5))
+
+
+def test_rows_that_do_not_split_over_the_devices_are_refused(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.rows_per_step = 12
+  with pytest.raises(ValueError, match='12 .* 8 devices.*multiples of 8'):
+    sft.check(config)
+
+
+def test_a_short_last_batch_counts_each_row_once(
   tiny_folder: pathlib.Path,
 ) -> None:
-  from ml_collections import ConfigDict
-
   model = policy.load(
     tiny_folder, sharding.make_mesh(devices=jax.devices()[:1])
   )
-  arrays = sft.make_arrays([*EXAMPLES, EXAMPLES[0]], model.text)
+  arrays = sft.make_arrays(EXAMPLES * 2, model.text, 64, seed=0)
+  assert len(arrays['token']) == 4
   loss_fn = sft.make_loss(model.config)
   losses = [
     sft.mean_loss(
-      loss_fn, arrays, ConfigDict({'examples_per_step': size}), model.params
+      loss_fn, arrays, ConfigDict({'rows_per_step': size}), model.params
     )
     for size in (2, 3, 5)
   ]
@@ -111,3 +196,17 @@ def test_of_a_pair_the_chosen_reply_is_the_example() -> None:
   pairs = data.load_preferences('@preferences.jsonl', split='heldout')
   examples = data.load_examples('@preferences.jsonl', split='heldout')
   assert [e.response for e in examples] == [p.chosen for p in pairs]
+
+
+def test_some_prompts_are_held_out_where_no_record_says_which(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'plain.jsonl'
+  for n in range(100):
+    metrics.append_jsonl(path, {'prompt': f'{n}', 'response': 'x'})
+  parts = [
+    {e.prompt for e in data.load_examples(path, split=split, heldout=0.2)}
+    for split in ('train', 'heldout')
+  ]
+  assert len(parts[0] | parts[1]) == 100 and not parts[0] & parts[1]
+  assert 8 < len(parts[1]) < 35

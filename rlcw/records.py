@@ -1,0 +1,83 @@
+"""Files of records: JSONL, JSON and parquet, each to numbered dictionaries."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DATASETS = Path(__file__).parent / 'datasets'
+
+Numbered = list[tuple[int, dict[str, Any]]]
+
+
+def resolve(path: str | Path) -> Path:
+  """A path as given, or `@NAME` as a file in the package's datasets."""
+  file = Path(path)
+  if str(path).startswith('@'):
+    file = DATASETS / str(path)[1:]
+  if not file.is_file():
+    shipped = sorted(f'@{p.name}' for p in DATASETS.glob('*.jsonl'))
+    raise FileNotFoundError(f'no file {file}; the package ships {shipped}')
+  return file
+
+
+def read(file: Path) -> Numbered:
+  """All records of a file in the format that its name ends in, else JSONL.
+
+  Raises:
+    ValueError: names the file, the line and what is wrong with it.
+  """
+  if file.suffix == '.parquet':
+    return _read_parquet(file)
+  if file.suffix == '.json' and file.read_bytes().lstrip()[:1] == b'[':
+    return _number(file, _parse(file.read_bytes(), str(file)))
+  return read_lines(file)
+
+
+def read_lines(file: Path) -> Numbered:
+  """The same of JSONL: a JSON object a line; blank lines hold none."""
+  found = []
+  for number, line in enumerate(file.read_bytes().split(b'\n'), 1):
+    if line.strip():
+      record = _parse(line, f'{file}:{number}')
+      found.append((number, _object(record, f'{file}:{number}')))
+  return found
+
+
+def _read_parquet(file: Path) -> Numbered:
+  """The same of parquet, where a null stands for a field that is absent."""
+  try:
+    import pyarrow  # pyright: ignore[reportMissingImports]
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    raise ValueError(f"{file} needs pip install 'rlcw[data]'") from None
+  try:
+    rows = parquet.ParquetFile(file).read().to_pylist()
+  except (pyarrow.ArrowException, OSError) as error:
+    raise ValueError(f'{file}: not parquet: {error}') from None
+  return _number(file, _without_nulls(rows))
+
+
+def _number(file: Path, items: Sequence[Any]) -> Numbered:
+  return [(n, _object(x, f'{file}:{n}')) for n, x in enumerate(items, 1)]
+
+
+def _parse(text: bytes, place: str) -> Any:
+  try:
+    return json.loads(text.decode('utf-8'))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{place}: not JSON: {error}') from None
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+  if not isinstance(value, dict):
+    raise ValueError(f'{place}: a JSON object is expected')
+  return value
+
+
+def _without_nulls(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+  return (
+    [_without_nulls(v) for v in value] if isinstance(value, list) else value
+  )
