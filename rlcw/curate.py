@@ -46,6 +46,11 @@ class Query(NamedTuple):
   record: Record
   examples: list[str] | None  # None where there is no corpus
 
+  @property
+  def skipped(self) -> bool:
+    """Whether the corpus has nothing like it."""
+    return self.examples == []
+
 
 # --- Task -------------------------------------------------------------------
 
@@ -59,6 +64,7 @@ def run(config: Config, workdir: Path) -> Record:
     ValueError: a setting or a file is wrong, or a model gives no replies.
   """
   started = time.perf_counter()
+  check(config)
   queries = read_queries(config)
   trace, pairs = workdir / 'trace.jsonl', workdir / 'preferences.jsonl'
   done = metrics.whole_lines(trace, 'outcome')
@@ -104,6 +110,26 @@ def run(config: Config, workdir: Path) -> Record:
   return summary
 
 
+def check(config: Config) -> None:
+  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  legal = {
+    'language': (judges.LANGUAGES, config.language in judges.LANGUAGES),
+    'candidates': ('from 2 on', config.candidates >= 2),
+    'examples': (
+      'from 1 to neighbours',
+      1 <= config.examples <= config.neighbours,
+    ),
+    'length_ratio': (
+      'from 1 on, or 0 for any',
+      config.length_ratio == 0 or config.length_ratio >= 1,
+    ),
+    'queries_per_pass': ('from 1 on', config.queries_per_pass >= 1),
+  }
+  for name, (words, holds) in legal.items():
+    if not holds:
+      raise ValueError(f'{name}={config[name]!r}; legal: {words}')
+
+
 def make_curator(config: Config, workdir: Path) -> 'Curator':
   """The curator with the models that a config names."""
   mesh = sharding.make_mesh(**config.mesh)
@@ -125,8 +151,6 @@ def read_queries(config: Config) -> list[Query]:
     FileNotFoundError: there is no such file.
     ValueError: a line is not as it should be, or there are no queries.
   """
-  if config.language not in judges.LANGUAGES:
-    raise ValueError(f'language={config.language!r}; legal: {judges.LANGUAGES}')
   found = _read(config.queries, config.language, ('prompt',))
   records = list({record['prompt']: record for record in found}.values())
   if not records:
@@ -135,6 +159,8 @@ def read_queries(config: Config) -> list[Query]:
     return [Query(record, None) for record in records]
   fields = 'response', 'chosen'
   pieces = _read(config.corpus, config.language, fields)
+  if not pieces:
+    raise ValueError(f'{config.corpus} has nothing in {config.language!r}')
   texts = [next(p[name] for name in fields if name in p) for p in pieces]
   keys = [
     f'{piece.get("prompt", "")} {text}'
@@ -225,12 +251,12 @@ class Curator:
   def write(self, queries: Sequence[Query]) -> list[list[str]]:
     """Different candidates for each query; none where no example was found."""
     count = self.config.candidates
-    prompts = [self.brief(query) for query in queries if query.examples != []]
+    prompts = [self.brief(query) for query in queries if not query.skipped]
     replies = iter(self.writer.ask([p for p in prompts for _ in range(count)]))
     return [
-      [*dict.fromkeys(filter(None, itertools.islice(replies, count)))]
-      if query.examples != []
-      else []
+      []
+      if query.skipped
+      else [*dict.fromkeys(filter(None, itertools.islice(replies, count)))]
       for query in queries
     ]
 
@@ -252,10 +278,11 @@ class Curator:
     known = {k: query.record[k] for k in KEPT if k in query.record}
     return {
       'prompt': query.record['prompt'],
+      'language': self.config.language,
       **known,
       'examples': query.examples,
       'candidates': candidates,
-      'outcome': 'no examples' if query.examples == [] else outcome,
+      'outcome': 'no examples' if query.skipped else outcome,
       **pair,
     }
 

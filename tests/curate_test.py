@@ -17,10 +17,11 @@ from typing import Any
 
 import pipeline
 import pytest
+from attacks import ATTACKS
 from server import Fault, completion, prompt_of, serving
 
 from rlcw import curate, data, metrics
-from rlcw.debate import label
+from rlcw.debate import ROLES, Case, Debate, label
 from rlcw.rewards import judges
 
 QUERIES = [f'Wish friend {n} well.' for n in range(200)]
@@ -46,10 +47,7 @@ def _write(prompt: str, sample: int) -> str:
 
 
 def _role(prompt: str) -> str:
-  heads = {
-    judges.template(f'curate_{role}_en')[0][:40]: role
-    for role in ('positive', 'negative', 'judge', 'reflect')
-  }
+  heads = {judges.template(f'curate_{role}_en')[0][:40]: role for role in ROLES}
   return next((heads[h] for h in heads if prompt.startswith(h)), 'write')
 
 
@@ -257,6 +255,74 @@ def test_a_bad_query_is_named(
   (tmp_path / 'queries.jsonl').write_bytes(metrics.json_line(line))
   with pytest.raises(ValueError, match=reason):
     curate.read_queries(config)
+
+
+@pytest.mark.parametrize(
+  ('setting', 'value'),
+  [
+    ('language', 'fr'),
+    ('candidates', 1),
+    ('examples', 0),
+    ('neighbours', 2),
+    ('length_ratio', 0.9),
+    ('queries_per_pass', 0),
+  ],
+)
+def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
+  config = pipeline.shipped('curate')
+  config[setting] = value
+  with pytest.raises(ValueError, match='; legal: '):
+    curate.check(config)
+
+
+def test_what_is_shipped_is_read() -> None:
+  for language in judges.LANGUAGES:
+    config = pipeline.shipped('curate')
+    config.language = language
+    queries = curate.read_queries(config)
+    assert len(queries) == 40
+    assert all(len(query.examples or []) == 3 for query in queries)
+
+
+@pytest.mark.parametrize('language', judges.LANGUAGES)
+def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
+  """Nor can what an agent says of it."""
+  debate = Debate(lambda prompts: [], language, 300)
+
+  def outside(role: str, reply: str) -> list[str]:
+    points = {'points': {reply: reply}}
+    found = {'reply': reply, 'positive': points, 'negative': points}
+    found['judge'] = {'judge': 1, 'reason': reply}
+    lines = debate.question(role, Case('a brief', found)).split('\n')
+    cut = re.compile(r'\(It is cut|（此处截断')
+    return [x for x in lines if not x.startswith('> ') and not cut.match(x)]
+
+  for role in ROLES:
+    plain = outside(role, 'a reply')
+    assert len(plain) > 5
+    for attack in ATTACKS.values():
+      assert outside(role, attack) == plain
+
+
+def test_a_model_that_never_answers_ends_the_run(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Its queries are not written off: they are asked again another time."""
+
+  class Gone(Scripted):
+    def ask(self, prompts: Any) -> list[str | None]:
+      return [None for _ in super().ask(prompts)]
+
+    def usage(self) -> dict[str, float]:
+      return super().usage() | {'failed': self.prompts}
+
+  def make(config: Any, workdir: pathlib.Path) -> curate.Curator:
+    return curate.Curator(Scripted(_write), Gone(_write), config)
+
+  monkeypatch.setattr(curate, 'make_curator', make)
+  with pytest.raises(ValueError, match='^agent: no reply to any of '):
+    pipeline.run('curate', configure(tmp_path, QUERIES[:3]), tmp_path)
+  assert not (tmp_path / 'trace.jsonl').exists()
 
 
 def _serve(request: Any, n: int) -> Fault:
