@@ -14,7 +14,6 @@ from rlcw.rewards import judges
 from rlcw.rewards.judges import Ask
 
 Record = dict[str, Any]
-ROLES = 'positive', 'negative', 'judge', 'reflect'
 
 
 class Points(pydantic.BaseModel):
@@ -35,6 +34,14 @@ class Audit(pydantic.BaseModel):
 
   reason: str
   overturn: bool
+
+
+SCHEMAS = {
+  'positive': Points,
+  'negative': Points,
+  'judge': Verdict,
+  'reflect': Audit,
+}
 
 
 class Case(NamedTuple):
@@ -59,24 +66,19 @@ class Debate:
 
   def __call__(self, cases: Sequence[Case]) -> None:
     """Adds what each agent finds; after one without an answer none is asked."""
-    self.put(('positive', 'negative'), Points, cases)
+    self.put(('positive', 'negative'), cases)
     cases = [c for c in cases if c.found['positive'] and c.found['negative']]
-    self.put(('judge',), Verdict, cases)
+    self.put(('judge',), cases)
     cases = [case for case in cases if case.found['judge']]
-    self.put(('reflect',), Audit, cases)
+    self.put(('reflect',), cases)
 
-  def put(
-    self,
-    roles: Sequence[str],
-    schema: type[pydantic.BaseModel],
-    cases: Sequence[Case],
-  ) -> None:
-    """Puts every case to every role in one batch."""
+  def put(self, roles: Sequence[str], cases: Sequence[Case]) -> None:
+    """Puts every case to every role in one batch; they share a schema."""
     asked = [(role, case) for role in roles for case in cases]
     answers = llm.ask_json(
       self.ask,
       [self.question(role, case) for role, case in asked],
-      schema,
+      SCHEMAS[roles[0]],
       self.language,
       self.counts,
     )
@@ -85,7 +87,7 @@ class Debate:
 
   def question(self, role: str, case: Case) -> str:
     """The prompt of a role; what it is to examine is quoted."""
-    found = {role: case.found.get(role) or {} for role in ROLES}
+    found = {role: case.found.get(role) or {} for role in SCHEMAS}
     verdict = found['judge']
     untrusted = {
       'reply': case.found['reply'],

@@ -20,8 +20,8 @@ import pytest
 from attacks import ATTACKS
 from server import Fault, completion, prompt_of, serving
 
-from rlcw import curate, data, metrics
-from rlcw.debate import ROLES, Case, Debate, label
+from rlcw import curate, data, llm, metrics
+from rlcw.debate import SCHEMAS, Case, Debate, label
 from rlcw.rewards import judges
 
 QUERIES = [f'Wish friend {n} well.' for n in range(200)]
@@ -47,7 +47,9 @@ def _write(prompt: str, sample: int) -> str:
 
 
 def _role(prompt: str) -> str:
-  heads = {judges.template(f'curate_{role}_en')[0][:40]: role for role in ROLES}
+  heads = {
+    judges.template(f'curate_{role}_en')[0][:40]: role for role in SCHEMAS
+  }
   return next((heads[h] for h in heads if prompt.startswith(h)), 'write')
 
 
@@ -297,11 +299,21 @@ def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
     cut = re.compile(r'\(It is cut|（此处截断')
     return [x for x in lines if not x.startswith('> ') and not cut.match(x)]
 
-  for role in ROLES:
+  for role in SCHEMAS:
     plain = outside(role, 'a reply')
     assert len(plain) > 5
     for attack in ATTACKS.values():
       assert outside(role, attack) == plain
+
+
+@pytest.mark.parametrize('language', judges.LANGUAGES)
+def test_the_form_of_an_answer_is_no_answer(language: str) -> None:
+  """A weak model repeats its prompt."""
+  for role, schema in SCHEMAS.items():
+    form = judges.template(f'curate_{role}_{language}')[-1].splitlines()[-1]
+    assert form.startswith('{"') and form.endswith('}')
+    with pytest.raises(ValueError, match='0 objects fit'):
+      llm.parse(form, schema)
 
 
 def test_a_model_that_never_answers_ends_the_run(
