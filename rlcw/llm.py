@@ -121,6 +121,9 @@ class Local:
   """
 
   def __init__(self, model: Policy, settings: Config):
+    for name in ('max_new_tokens', 'prompts_per_pass'):
+      if settings[name] < 1:
+        raise ValueError(f'{name}={settings[name]!r}; legal: from 1 on')
     self.model, self.settings = model, settings
     self.method = sampling.choose(settings.temperature)
     names = 'temperature', 'max_new_tokens', 'seed'

@@ -123,6 +123,21 @@ def test_no_model_is_refused() -> None:
     make()
 
 
+@pytest.mark.parametrize(
+  ('setting', 'value', 'legal'),
+  [
+    ('max_new_tokens', 0, 'max_new_tokens=0; legal: from 1 on'),
+    ('prompts_per_pass', -1, 'prompts_per_pass=-1; legal: from 1 on'),
+    ('temperature', -1.0, 'legal: temperature >= 0'),
+  ],
+)
+def test_a_setting_that_is_not_legal_is_named(
+  setting: str, value: Any, legal: str, tiny_folder: pathlib.Path
+) -> None:
+  with pytest.raises(ValueError, match=legal):
+    make(model=str(tiny_folder), **{setting: value})
+
+
 GOOD = '{"judge": 1, "reason": "warm"}'
 
 
