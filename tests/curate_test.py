@@ -238,7 +238,8 @@ def test_examples_are_near_and_popular(
   summary, rows, _ = _run(config, tmp_path / 'run')
   assert summary['outcomes']['no examples'] == 1
   assert rows[1]['candidates'] == [] and rows[0]['examples']
-  prompt = curate.Curator(*[Scripted(_write)] * 2, config).brief(birthday)
+  writer = Scripted(_write)
+  prompt = curate.Curator(writer, writer, config).brief(birthday)
   assert 'To another year!' in prompt and prompt.count(queries[0]) == 2
 
 
@@ -395,3 +396,33 @@ def test_a_killed_run_repeats_no_finished_call(tmp_path: pathlib.Path) -> None:
   assert pairs == [
     curate.pair_of(row) for row in rows if row['outcome'] == 'pair'
   ]
+
+
+def test_a_model_here_writes_and_a_server_judges(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """Each has the corpus, the cache and the accounts that it should."""
+
+  def agent(request: Any, n: int) -> str:
+    prompt = prompt_of(request)
+    if _role(prompt) in ('positive', 'negative'):
+      return '{"points": {"a point": "a reason"}}'
+    verdict = {'judge': _chance(prompt).randrange(2), 'overturn': False}
+    return json.dumps({'reason': 'so it seems', **verdict})
+
+  config = configure(tmp_path, QUERIES[:6], corpus='@preferences.jsonl')
+  config.writer.update(model=str(tiny_folder), max_new_tokens=8)
+  with serving(agent) as server:
+    config.agent.endpoint.update(url=server.url, model='m')
+    summary, rows, pairs = _run(config, tmp_path / 'run')
+    asked = len(server.requests)
+    for name in ('trace.jsonl', 'preferences.jsonl'):
+      (tmp_path / 'run' / name).unlink()
+    again, rows_again, _ = _run(config, tmp_path / 'run')
+    assert len(server.requests) == asked
+  assert rows_again == rows and all(row['examples'] for row in rows)
+  assert pairs and data.load_preferences(tmp_path / 'run/preferences.jsonl')
+  writer, agent_usage = summary['usage']['writer'], summary['usage']['agent']
+  assert writer['requests'] == 24 and writer['completion_tokens'] > 24
+  assert agent_usage['requests'] == asked == 4 * summary['candidates']
+  assert again['usage']['writer']['requests'] == 0
