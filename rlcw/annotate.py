@@ -28,8 +28,7 @@ def annotate(
     source: JSONL.
     output: where the lines go.
     field: one of those added.
-    size: how many lines are answered at a time; the last ones are filled up
-      with others, so that shapes repeat.
+    size: how many lines are answered at a time, if so many are left.
     answer: lines to what is added to each.
 
   Returns:
@@ -57,8 +56,7 @@ def annotate(
       f'{output} has {done} lines already, but {source} only {total}'
     )
   for first in metrics.progress(name, done, total, 'reply', size):
-    batch = [records[row % total][1] for row in range(first, first + size)]
-    added = answer(batch)
-    for record, fields in zip(batch[: total - first], added, strict=False):
+    batch = [record for _, record in records[first : first + size]]
+    for record, fields in zip(batch, answer(batch), strict=True):
       metrics.append_jsonl(output, {**record, **fields})
   return data.read_jsonl(output), done

@@ -29,7 +29,7 @@ from rlcw import (
 from rlcw.policy import Policy
 from rlcw.rewards import constraints, judges
 from rlcw.rewards.judges import Panel
-from rlcw.scoring import Scorer
+from rlcw.scoring import Scorer, breaks
 
 MODELS = ('base', 'trained')
 
@@ -149,16 +149,16 @@ def summarise(
   passed, written = {}, {}
   for name in MODELS:
     groups = replies[name]
-    passed[name] = per_reply(groups, lambda r: all(r['follow']))
+    passed[name] = per_reply(groups, lambda r: 1 - breaks(r['follow']))
     written[name] = per_reply(groups, lambda r: r['writing'])
     loose = [
       [follows_loosely(brief, reply) for reply in group]
       for brief, group in zip(briefs, groups, strict=True)
     ]
     summary |= {
-      f'pass_rate_{name}': passed[name].mean(),
-      f'pass_rate_loose_{name}': np.mean(loose),
-      f'writing_{name}': np.nanmean(written[name]),
+      f'pass_rate_{name}': metrics.mean(passed[name]),
+      f'pass_rate_loose_{name}': metrics.mean(loose),
+      f'writing_{name}': metrics.mean(written[name]),
       f'finished_{name}': per_reply(groups, lambda r: r['finished']).mean(),
       f'length_{name}': per_reply(groups, lambda r: r['length']).mean(),
       f'distinct2_{name}': distinct([r['text'] for g in groups for r in g], 2),
@@ -172,11 +172,17 @@ def summarise(
   return summary
 
 
-def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> bool:
-  """IFEval's loose verdict on all rules; on demands there is only one."""
+def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> float:
+  """IFEval's loose verdict on all rules; on demands there is only one.
+
+  Returns:
+    1 or 0; NaN where a demand got no verdict and no rule is broken.
+  """
   loose = brief.follow(reply['text'], loose=True)
   verdicts = zip(loose, reply['follow'], strict=True)
-  return all(strict if rule is None else rule for rule, strict in verdicts)
+  return 1 - breaks(
+    [strict if rule is None else rule for rule, strict in verdicts]
+  )
 
 
 def compare(
@@ -238,10 +244,12 @@ def paired_bootstrap(
   """Mean of `after − before` and its 95% interval, briefs resampled.
 
   A reply that is NaN has no value; where neither or only one side of a brief
-  has any, the brief does not count.
+  has any, the brief does not count.  All is NaN where no brief counts.
   """
-  difference_P = np.nanmean(after_PxG, 1) - np.nanmean(before_PxG, 1)
+  difference_P = metrics.mean(after_PxG, 1) - metrics.mean(before_PxG, 1)
   difference_P = difference_P[np.isfinite(difference_P)]
+  if not difference_P.size:
+    return dict.fromkeys(('mean', 'low', 'high'), np.nan)
   rng = np.random.default_rng(seed)
   rows = rng.integers(len(difference_P), size=(draws, len(difference_P)))
   low, high = np.percentile(difference_P[rows].mean(1), [2.5, 97.5])

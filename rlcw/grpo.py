@@ -38,7 +38,7 @@ from rlcw.model import Params, head_weight, read_replies
 from rlcw.model_config import ModelConfig
 from rlcw.policy import Policy
 from rlcw.rewards import mixing
-from rlcw.scoring import Scorer, Scores
+from rlcw.scoring import Scorer, Scores, breaks
 
 ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
 
@@ -200,7 +200,7 @@ def make_next_batch(
       'seconds_rollout': sampled - started,
       'seconds_scoring': scored - sampled,
     }
-    return train.Batch(arrays, told, started)
+    return train.Batch(arrays, told, started, scored - started)
 
   return next_batch
 
@@ -277,17 +277,16 @@ def describe(
   rollout: sampling.Rollout, scores: Scores, mixed: Mixed
 ) -> dict[str, Any]:
   """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
-  follow = [all(rules) for group in scores.follow for rules in group]
-  written = scores.writing[np.isfinite(scores.writing)]
+  broken = [breaks(rules) for group in scores.follow for rules in group]
   rewards, share = mixed.rewards, mixed.rewards.violators
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
   )
   return {
     'reward': rewards.reward.mean(),
-    'writing': written.mean() if written.size else None,
+    'writing': metrics.mean(scores.writing),
     'writing_std': rewards.writing_std.mean(),
-    'pass_rate': np.mean(follow),
+    'pass_rate': metrics.mean(1 - np.array(broken)),
     'violation_rate': scores.violated.mean(),
     'penalty_mean': rewards.penalty.mean(),
     'penalty_max': rewards.penalty.max(),

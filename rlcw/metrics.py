@@ -11,7 +11,14 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
+
+
+def mean(values: Any, axis: int | None = None) -> Any:
+  """The mean of what is finite; NaN, which is written as null, of nothing."""
+  finite = np.ma.masked_invalid(np.asarray(values, float))
+  return np.ma.filled(finite.mean(axis), np.nan)[()]
 
 
 def clean(value: Any) -> Any:

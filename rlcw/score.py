@@ -1,5 +1,6 @@
 """Task `score`: replies in, writing scores out."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,19 +19,20 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   started = time.perf_counter()
   reward = writing.load_alone(config.run, sharding.make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'scores.jsonl')
+  size = config.replies_per_pass
 
   def answer(records: Sequence[Record]) -> list[Record]:
+    # the last ones are filled up with others, so that shapes repeat
+    filled = [*itertools.islice(itertools.cycle(records), size)]
     scores_Nx1 = writing.score_texts(
       reward,
-      [record['prompt'] for record in records],
-      [[record['response']] for record in records],
-      np.ones((len(records), 1), bool),
+      [record['prompt'] for record in filled],
+      [[record['response']] for record in filled],
+      np.ones((size, 1), bool),
     )
-    return [{'score': score} for score in scores_Nx1[:, 0]]
+    return [{'score': score} for score in scores_Nx1[: len(records), 0]]
 
-  rows, done = annotate(
-    'score', config.input, output, 'score', config.replies_per_pass, answer
-  )
+  rows, done = annotate('score', config.input, output, 'score', size, answer)
   scores = [float(row['score']) for row in rows]
   summary = {
     'replies': len(rows),

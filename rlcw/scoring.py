@@ -96,7 +96,10 @@ def own(name: str, setting: str, legal: str) -> Reward:
   if '' not in sys.path:
     sys.path.insert(0, '')
   try:
-    return getattr(importlib.import_module(module or ':'), function)
+    found = getattr(importlib.import_module(module or ':'), function)
+    if not callable(found):
+      raise AttributeError(f'{function} is no function')
+    return found
   except (ImportError, AttributeError) as error:
     raise ValueError(
       f'{setting}={name!r}: {error}; legal: {legal}, or module:function'
@@ -153,10 +156,14 @@ def ask_own(
   """Values `[P, G]` of a user's function.
 
   Raises:
-    ValueError: they have another shape.
+    ValueError: they are no numbers, or have another shape.
   """
-  value = np.asarray(reward(briefs, replies), np.float32)
+  given = reward(briefs, replies)
   expected = (len(replies), len(replies[0]))
+  try:
+    value = np.asarray(given, np.float32)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{name} gave no array of numbers: {error}') from None
   if value.shape != expected:
     raise ValueError(
       f'{name} gave an array of shape {value.shape} for {expected[0]} briefs '
@@ -183,6 +190,10 @@ class Scorer:
       self.reward = writing.load(config.reward_model, model)
     self.panel = make_panel(config.judge, model.mesh, model)
 
+  def usage(self) -> dict[str, float]:
+    """What the judge has done so far, if there is one."""
+    return dict(self.panel.usage()) if self.panel else {}
+
   def __call__(
     self,
     briefs: Sequence[data.Brief],
@@ -195,6 +206,7 @@ class Scorer:
     The device is sent off first; the host checks the rules meanwhile.  A reply
     that the token budget cut is no finished piece: it counts as a violation.
     """
+    used = self.usage()
     reward, head, pooling = self.reward, None, 'mean'
     if reward is not None and reward.shared:
       head, pooling = reward.head, reward.pooling
@@ -225,7 +237,7 @@ class Scorer:
       'unverified': unknown.mean(),
       'seconds_verifying': verified - started,
       'seconds_writing': written - verified,
-    }
+    } | {f'judge_{k}': v - used[k] for k, v in self.usage().items()}
     violated = (broken == 1) | ~finished
     valid = scored & ~unknown
     return Scores(text, follow, violated, score_PxG, valid, ref_logp, told)

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -167,7 +167,9 @@ def gguf_file(
   return checkpoints.write_gguf(path, make_model('gemma3'), arrays)
 
 
-def _save_tokenizer(folder: pathlib.Path) -> None:
+def _save_tokenizer(
+  folder: pathlib.Path, corpus: Sequence[str] = CORPUS
+) -> None:
   import tokenizers
   import transformers
   from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -181,7 +183,7 @@ def _save_tokenizer(folder: pathlib.Path) -> None:
     special_tokens=['<|im_start|>', '<|im_end|>'],
     show_progress=False,
   )
-  bpe.train_from_iterator(CORPUS, trainer)
+  bpe.train_from_iterator(corpus, trainer)
   tokenizer = transformers.PreTrainedTokenizerFast(
     tokenizer_object=bpe, eos_token='<|im_end|>', chat_template=CHATML
   )
@@ -200,6 +202,30 @@ def tiny_folder(
     TINY_VOCAB
   )
   return folder
+
+
+@pytest.fixture(scope='session')
+def make_judge(
+  make_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], pathlib.Path]:
+  """A function that makes a folder of a random tiny model of a family.
+
+  Its tokenizer begins each label of a judge with another token, and so it can
+  answer questions.
+  """
+
+  @functools.cache
+  def make(family: str) -> pathlib.Path:
+    from rlcw.rewards.judges import LABELS
+
+    folder = tmp_path_factory.mktemp('judge')
+    model = make_model(family, max_position_embeddings=4096)
+    model.save_pretrained(folder)
+    labels = [f'So: {label}' for pair in LABELS.values() for label in pair]
+    _save_tokenizer(folder, labels * 9)
+    return folder
+
+  return make
 
 
 @pytest.fixture(scope='session')

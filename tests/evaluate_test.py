@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from panels import demanding
 
 from rlcw import evaluate
 
@@ -28,3 +29,27 @@ def test_bootstrap_interval_is_that_of_the_mean() -> None:
   assert told['mean'] == pytest.approx(gain_P.mean())
   assert told['low'] == pytest.approx(gain_P.mean() - margin, abs=0.02)
   assert told['high'] == pytest.approx(gain_P.mean() + margin, abs=0.02)
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_brief_that_no_reply_of_is_known_does_not_count() -> None:
+  nan = np.nan
+  before_PxG = np.array([[nan, nan], [1.0, nan], [1.0, 2.0]])
+  after_PxG = np.array([[1.0, 1.0], [nan, 4.0], [nan, nan]])
+  told = evaluate.paired_bootstrap(before_PxG, after_PxG, seed=0)
+  assert told == {'mean': 3.0, 'low': 3.0, 'high': 3.0}
+  told = evaluate.paired_bootstrap(before_PxG[:1], after_PxG[:1], seed=0)
+  assert [*told] == ['mean', 'low', 'high']
+  assert np.isnan([*told.values()]).all()
+
+
+def test_a_demand_without_a_verdict_is_neither_kept_nor_broken() -> None:
+  brief = demanding('x', {'punctuation:no_comma': {}}, 'Be wet.')
+
+  def loosely(text: str, demand: bool | None) -> float:
+    reply = {'text': text, 'follow': [',' not in text, demand]}
+    return evaluate.follows_loosely(brief, reply)
+
+  assert [loosely('a', x) for x in (True, False)] == [1, 0]
+  assert loosely('a, b', None) == 0
+  assert np.isnan(loosely('a', None))

@@ -87,10 +87,10 @@ def kill_at(point: str) -> None:
   """Replaces one call by a kill: 'rollout:3', 'update:2', 'save:2'…"""
   from orbax import checkpoint as ocp
 
-  from rlcw import grpo, train
+  from rlcw import grpo, scoring, train
 
   target, name, nth = {
-    'scoring': (grpo, 'score', 3),  # step 2, after its rollout
+    'scoring': (scoring.Scorer, '__call__', 3),  # step 2, after its rollout
     'diary': (grpo, 'record', 4),  # step 3, before its replies are written
     'saving': (ocp.CheckpointManager, 'wait_until_finished', 2),  # mid-write
     'saved': (train.Checkpoints, 'close', 1),  # all steps done, no summary

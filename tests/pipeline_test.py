@@ -196,7 +196,8 @@ def test_every_mixer_gives_advantages(
   writing_PxG = rng.normal(size=(3, 4)).astype('float32')
   writing_PxG[0, 1] = np.nan  # could not be scored
   violated_PxG = rng.random((3, 4)) < 0.5
-  mixed = grpo.make_mix(config)(writing_PxG, violated_PxG)
+  valid_PxG = np.isfinite(writing_PxG)
+  mixed = grpo.make_mix(config)(writing_PxG, violated_PxG, valid_PxG)
   assert np.isfinite(mixed.advantage).all()
   assert mixed.advantage[0, 1] == 0
   assert not mixed.rewards.valid[0, 1]

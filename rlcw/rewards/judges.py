@@ -79,19 +79,28 @@ def read(name: str) -> str:
 _BREAKS = re.compile('\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]')
 
 
+# What no font need show (Unicode's `Default_Ignorable_Code_Point`), though its
+# category is that of letters and marks; most are variation selectors.
+_IGNORED = {*'\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0'} | {
+  chr(code)
+  for first, after in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0))
+  for code in range(first, after)
+}
+
+
 def visible(text: str) -> str:
   """The text without what no reader would see.
 
   Control and format characters go (zero-width, bidirectional, tags), and so do
-  variation selectors and halves of surrogate pairs; line breaks become one
-  kind, tabs spaces.
+  variation selectors, fillers and halves of surrogate pairs; line breaks become
+  one kind, tabs spaces.
   """
   text = _BREAKS.sub('\n', text).replace('\t', ' ')
   hidden = {
     ord(c): None
     for c in set(text) - {'\n'}
     if unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Cn', 'Co')
-    or unicodedata.name(c, '').startswith('VARIATION SELECTOR')
+    or c in _IGNORED
   }
   return text.translate(hidden)
 
@@ -287,7 +296,7 @@ def follow(
   if asked and panel is None:
     raise ValueError(
       f'brief {briefs[asked[0][0]].id} makes a demand ({DEMAND}), which takes '
-      "a model to check: name 'demands' among the verifiers"
+      'a model to check: give judge.model or judge.endpoint.url'
     )
   verdicts: list[list[list[bool | None]]] = [
     [brief.follow(reply) for reply in group]

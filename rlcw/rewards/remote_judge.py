@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -19,6 +18,8 @@ from rlcw.rewards.judges import (
   fill,
   template,
 )
+
+_FENCE = '```'  # around code, as many models write it
 
 
 class Answer(NamedTuple):
@@ -42,8 +43,9 @@ def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
     ValueError: the answer is not the JSON object asked for, be it by a word; or
       `key` shows that it answers another question.
   """
-  fenced = re.fullmatch(r'```(?:json)?\s*(.*?)\s*```', answer.strip(), re.S)
-  text = fenced[1] if fenced else answer
+  text = answer.strip()
+  if text.startswith(_FENCE) and text.endswith(_FENCE):
+    text = text.removeprefix(_FENCE).removeprefix('json').removesuffix(_FENCE)
   record = json.loads(text, object_pairs_hook=_unique)
   if not isinstance(record, dict) or not {'id', 'verdict'} <= {*record}:
     raise ValueError('an object with id and verdict is expected')
