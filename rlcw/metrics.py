@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -127,9 +127,14 @@ class Writer:
 
 
 def progress(
-  name: str, start: int, stop: int, unit: str, stride: int = 1
+  name: str,
+  start: int,
+  stop: int,
+  unit: str,
+  stride: int = 1,
+  note: Callable[[], str] = str,
 ) -> Iterator[int]:
-  """Counts from `start` to `stop` behind a bar with rate and ETA."""
+  """Counts from `start` to `stop` behind a bar with rate, ETA and a note."""
   with tqdm(
     total=stop,
     initial=start,
@@ -140,6 +145,7 @@ def progress(
   ) as bar:
     for step in range(start, stop, stride):
       yield step
+      bar.set_postfix_str(note(), refresh=False)
       bar.update(min(stride, stop - step))
 
 
