@@ -1,6 +1,6 @@
 """How far scores agree with preferences, and how far length alone would.
 
-All functions take pairs `[N, 2]`, that of the preferred reply first.
+Most functions take pairs `[N, 2]`, that of the preferred reply first.
 """
 
 from typing import Any
@@ -110,11 +110,24 @@ def summary(
   return told
 
 
+def across(value_N: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+  """Pairs `[M, 2]` of every good reply's value with every bad one's."""
+  good_A, bad_B = value_N[label_N], value_N[~label_N]
+  return np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1).reshape(
+    -1, 2
+  )
+
+
 def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
   """How often a good reply scores higher than a bad one; a tie counts half.
 
   The area under the ROC curve; NaN where either kind is missing.
   """
-  good_A, bad_B = score_N[label_N], score_N[~label_N]
-  pairs = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
-  return accuracy(pairs.reshape(-1, 2)) if pairs.size else float('nan')
+  pairs = across(score_N, label_N)
+  return accuracy(pairs) if len(pairs) else float('nan')
+
+
+def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:
+  """Share of verdicts that are right, as a mean over the labels there are."""
+  sides = [right_N[label_N == side].mean() for side in np.unique(label_N)]
+  return float(np.mean(sides)) if sides else float('nan')

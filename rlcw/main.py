@@ -19,6 +19,7 @@ TASKS = {
   'sft': 'rlcw.sft',
   'reward_model': 'rlcw.reward_model',
   'grpo': 'rlcw.grpo',
+  'adversary': 'rlcw.adversary',
   'evaluate': 'rlcw.evaluate',
   'generate': 'rlcw.generate',
   'score': 'rlcw.score',
