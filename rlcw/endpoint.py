@@ -10,18 +10,12 @@ A prompt that gets no reply gets None, and why is said once.
 """
 
 import asyncio
-import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import os
-import sqlite3
 import threading
-import time
 import urllib.parse
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +23,8 @@ import httpx2
 import openai
 from anyio import from_thread
 
-from rlcw import Config, metrics
-
-_MANY = 50  # prompts, which are worth a progress bar
-_LOCKED = 60.0  # seconds to wait for another process that writes to the cache
-
-
-@dataclasses.dataclass
-class Usage:
-  """What an endpoint has done; `later - earlier` is what it did between."""
-
-  prompts: int = 0  # that were answered, or given up
-  cached: int = 0  # of these, answered by the cache
-  failed: int = 0  # of these, given up
-  requests: int = 0  # sent to the server, retries included
-  prompt_tokens: int = 0  # as the server tells; 0 where it does not
-  completion_tokens: int = 0
-  seconds: float = 0.0  # in `ask`
-  cost: float = 0.0  # in the currency of the prices
-
-  def __sub__(self, earlier: 'Usage') -> 'Usage':
-    pairs = zip(vars(self).values(), vars(earlier).values(), strict=True)
-    return Usage(*(mine - its for mine, its in pairs))
-
-  def as_dict(self) -> dict[str, float]:
-    """Plain numbers by name."""
-    return dataclasses.asdict(self)
+from rlcw import Config, cache, metrics
+from rlcw.cache import Call, Keep, Usage
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -86,7 +56,7 @@ class Endpoint:
     self._usage = Usage()
     self._told: set[type[Exception]] = set()
     self._turn = threading.Lock()
-    with _open(self.cache):
+    with cache.opened(self.cache):
       pass  # a bad file is better refused now than after hours of training
 
   @property
@@ -103,31 +73,11 @@ class Endpoint:
     Raises:
       ValueError: the cache cannot be read or written.
     """
-    if isinstance(prompts, str):
-      raise TypeError(f'prompts={prompts!r:.80}; a list of texts is expected')
-    with self._turn, _open(self.cache) as cache:
-      started = time.perf_counter()
-      asked = dict(zip(self._keys(prompts), prompts, strict=True))
-      replies = {key: _find(cache, key) for key in asked}
-      missing = {key: asked[key] for key in asked if replies[key] is None}
-      cached = len(asked) - len(missing)
-      self._usage.prompts += cached
-      self._usage.cached += cached
-      if missing:
-        # A thread with an event loop of its own: the caller's, if there is
-        # one, is running, as in a notebook.
-        with from_thread.start_blocking_portal() as portal:
-          replies |= portal.call(self._fetch, missing, cache)
-      self._usage.seconds += time.perf_counter() - started
-      return [*replies.values()]
-
-  def _keys(self, prompts: Sequence[str]) -> Iterator[str]:
-    """The name in the cache of each prompt's reply, no two the same."""
-    times: Counter[str] = Counter()
-    for prompt in prompts:
-      identity = [self.url, self._settings(), prompt, times[prompt]]
-      yield hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-      times[prompt] += 1
+    identity = [self.url, self._settings()]
+    with self._turn:
+      return cache.replies(
+        self.cache, identity, prompts, self._usage, self._fetch_all
+      )
 
   def _settings(self) -> dict[str, Any]:
     """The part of a request that is the same for every prompt."""
@@ -135,29 +85,23 @@ class Endpoint:
     settings = {name: getattr(self, name) for name in names}
     return {name: v for name, v in settings.items() if v is not None}
 
-  async def _fetch(
-    self, missing: Mapping[str, str], cache: sqlite3.Connection
-  ) -> dict[str, str | None]:
+  def _fetch_all(self, calls: Mapping[str, Call], keep: Keep) -> None:
+    # A thread with an event loop of its own: the caller's, if there is
+    # one, is running, as in a notebook.
+    with from_thread.start_blocking_portal() as portal:
+      portal.call(self._fetch, calls, keep)
+
+  async def _fetch(self, calls: Mapping[str, Call], keep: Keep) -> None:
     """The server's replies, each written to the cache as it arrives."""
     free = asyncio.Semaphore(self.concurrency)
-    replies = {}
-    bar = metrics.progress('ask', 0, len(missing), 'prompt')
-    steps = bar if len(missing) >= _MANY else iter(missing)
-    next(steps)  # shows the bar before there is a reply
 
-    async def answer(key: str, prompt: str) -> None:
+    async def answer(key: str, call: Call) -> None:
       async with free:
-        reply = replies[key] = await self._reply(client, prompt)
-        self._usage.prompts += 1
-        if reply is None:
-          self._usage.failed += 1
-        else:
-          _keep(cache, key, reply)  # before the next request is sent
-        next(steps, None)
+        # before the next request is sent
+        keep(key, await self._reply(client, call.prompt))
 
     async with self._client() as client:
-      await asyncio.gather(*(answer(*item) for item in missing.items()))
-    return replies
+      await asyncio.gather(*(answer(*item) for item in calls.items()))
 
   def _client(self) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
@@ -278,49 +222,6 @@ def _whole(text: str) -> str:
 def _tokens(usage: Any, name: str) -> int:
   count = getattr(usage, name, None)
   return max(count, 0) if isinstance(count, int) else 0
-
-
-@contextlib.contextmanager
-def _open(path: Path | str | None) -> Iterator[sqlite3.Connection]:
-  """The cache of replies; without a path, one that is empty and soon gone.
-
-  Several processes may have it open.
-
-  Raises:
-    ValueError: SQLite cannot use the file, now or later in the context.
-  """
-  if path:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with contextlib.closing(
-      sqlite3.connect(
-        path or ':memory:',
-        timeout=_LOCKED,
-        isolation_level=None,  # each reply is in the file once it is written
-        check_same_thread=False,  # `ask` waits while its thread writes
-      )
-    ) as cache:
-      # Not a kill, but a power cut could spoil the file: a wait for the disk
-      # after each reply would hold up all the others.
-      cache.execute('PRAGMA synchronous = OFF')
-      cache.execute(
-        'CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)'
-      )
-      yield cache
-  except sqlite3.Error as error:
-    raise ValueError(
-      f'endpoint.cache={str(path)!r}: {error}; legal: a file that an endpoint '
-      'wrote, or a new one'
-    ) from error
-
-
-def _find(cache: sqlite3.Connection, key: str) -> str | None:
-  query = 'SELECT reply FROM replies WHERE key = ?'
-  return next((reply for (reply,) in cache.execute(query, (key,))), None)
-
-
-def _keep(cache: sqlite3.Connection, key: str, reply: str) -> None:
-  cache.execute('INSERT OR IGNORE INTO replies VALUES (?, ?)', (key, reply))
 
 
 def _is_url(value: Any) -> bool:

@@ -65,6 +65,13 @@ def load(model: str | Path, mesh: Mesh) -> Policy:
   return Policy(base.reference, params, base.text, mesh, str(model))
 
 
+def reuse(model: str | Path, mesh: Mesh, base: Policy | None = None) -> Policy:
+  """`load`, without its cost where `base` is that model; no adapters."""
+  if base is None or str(model) != base.model:
+    base = load(model, mesh)
+  return base._replace(config=base.reference)
+
+
 def restore(
   workdir: str | Path, base: Policy, extra: Params | None = None
 ) -> tuple[Policy, Params]:

@@ -123,10 +123,8 @@ def make_panel(
     return Remote(server.ask, settings.votes, lambda: server.usage.as_dict())
   if not settings.model:
     return None
-  model = base
-  if model is None or settings.model != model.model:
-    model = policy.load(settings.model, mesh)
-  return Local(model._replace(config=model.reference), settings.groups_per_pass)
+  model = policy.reuse(settings.model, mesh, base)
+  return Local(model, settings.groups_per_pass)
 
 
 def make_question(name: str, settings: Config) -> Question:

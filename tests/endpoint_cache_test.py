@@ -124,7 +124,7 @@ def test_a_file_that_is_no_cache_is_refused_at_once(
   path = tmp_path / 'cache.sqlite'
   _break(path, how)
   with pytest.raises(
-    ValueError, match=f"^endpoint.cache='{path}': .*; legal: a file that an"
+    ValueError, match=f"^cache='{path}': .*; legal: a file that a"
   ):
     Endpoint(url='http://127.0.0.1:9/v1', model='m', cache=path)
 
@@ -136,7 +136,7 @@ def test_a_cache_that_breaks_later_is_named(tmp_path: pathlib.Path) -> None:
     it.ask([f'{n}' * 1000 for n in range(100)])
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b'\xff' * (len(whole) - 4096))
-    with pytest.raises(ValueError, match=f"^endpoint.cache='{path}': "):
+    with pytest.raises(ValueError, match=f"^cache='{path}': "):
       it.ask(['a', 'b', 'c'])
     path.unlink()
     _break(path, 'another table')

@@ -27,7 +27,7 @@ LAYERS = {
   'rewards.recipes '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'plots datasets prompts endpoint agreement',
+  'plots datasets prompts cache endpoint agreement',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

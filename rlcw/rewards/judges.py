@@ -16,9 +16,10 @@ Letters: P briefs, G replies to each.
 import functools
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -161,6 +162,55 @@ class Question(NamedTuple):
     group, row = pieces.index('{brief}'), pieces.index('{reply}')
     parts = pieces[:group], pieces[group:row], pieces[row:]
     return Prompt(*(fill(part, texts) for part in parts))
+
+
+Ask = Callable[[Sequence[str]], Sequence[str | None]]
+_Answer = TypeVar('_Answer')
+_SHOWN = 500  # characters of an answer that was none, to who is asked again
+
+
+def ask_twice(
+  ask: Ask,
+  prompts: Sequence[str],
+  parse: Callable[[str, int], _Answer],
+  language: str,
+  counts: Counter[str],
+) -> list[_Answer | None]:
+  """The answers to prompts; what is none is quoted, and asked for once more.
+
+  Args:
+    ask: prompts to replies in their order, None where there is none.
+    prompts: texts, which say in what form to answer.
+    parse: a reply, and the place of its prompt, to an answer; it raises
+      ValueError where there is none.
+    language: of the words in which it is asked for again.
+    counts: is brought up to date: `questions`; of these `repaired`, of which
+      an answer was asked for again, and `unanswered`, which have none.
+  """
+
+  def read(place: int, reply: str | None) -> _Answer | None:
+    try:
+      return None if reply is None else parse(reply, place)
+    except (ValueError, RecursionError):
+      return None
+
+  replies = ask(prompts)
+  answers = [read(place, reply) for place, reply in enumerate(replies)]
+  mend = template(f'repair_{language}')
+  # What never came was asked for again by the endpoint, as often as it may.
+  wrong = {
+    place: fill(mend, {'answer': quote(reply, language, _SHOWN)})
+    for place, reply in enumerate(replies)
+    if answers[place] is None and reply is not None
+  }
+  if wrong:
+    again = ask([prompts[p] + '\n\n' + text for p, text in wrong.items()])
+    for place, reply in zip(wrong, again, strict=True):
+      answers[place] = read(place, reply)
+  counts['questions'] += len(prompts)
+  counts['repaired'] += len(wrong)
+  counts['unanswered'] += answers.count(None)
+  return answers
 
 
 class Panel(Protocol):

@@ -4,22 +4,21 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from rlcw.rewards.judges import (
+  Ask,
   Prompt,
   Question,
   Verdicts,
+  ask_twice,
   fill,
-  quote,
   template,
 )
-
-Ask = Callable[[Sequence[str]], Sequence[str | None]]
-_SHOWN = 500  # characters of an answer that was none, to who is asked again
 
 
 class Answer(NamedTuple):
@@ -79,16 +78,11 @@ class Remote:
     if votes < 1:
       raise ValueError(f'judge.votes={votes}; legal: an integer from 1 on')
     self.ask, self.votes, self.meter = ask, votes, meter
-    self.questions = self.repaired = self.unanswered = 0
+    self.counts = Counter(questions=0, repaired=0, unanswered=0)
 
   def usage(self) -> dict[str, float]:
     """Questions put, answers asked for again, none had; and the meter."""
-    own = {
-      'questions': self.questions,
-      'repaired': self.repaired,
-      'unanswered': self.unanswered,
-    }
-    return own | dict(self.meter())
+    return {**self.counts, **self.meter()}
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
@@ -124,51 +118,21 @@ class Remote:
       hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
       for text in texts
     ]
-    form, mend = (
-      template(f'{name}_{question.language}') for name in ('json', 'repair')
-    )
+    form = template(f'json_{question.language}')
     verdicts = '" or "'.join(question.labels)
     asked = [
       text + '\n\n' + fill(form, {'id': key, 'verdicts': verdicts})
       for text, key in zip(texts, keys, strict=True)
     ]
-    replies = self.ask(asked)
-    answers = [
-      _parsed(reply, question.labels, key)
-      for reply, key in zip(replies, keys, strict=True)
-    ]
-    # What never came was asked for again by the endpoint, as often as it may.
-    wrong = [
-      place
-      for place, (answer, reply) in enumerate(
-        zip(answers, replies, strict=True)
-      )
-      if answer is None and reply is not None
-    ]
-    again = [
-      asked[place] + '\n\n' + fill(mend, {'answer': quoted})
-      for place in wrong
-      for quoted in [quote(str(replies[place]), question.language, _SHOWN)]
-    ]
-    for place, reply in zip(
-      wrong, self.ask(again) if again else [], strict=True
-    ):
-      answers[place] = _parsed(reply, question.labels, keys[place])
-    self.questions += len(texts)
-    self.repaired += len(wrong)
-    self.unanswered += answers.count(None)
-    return answers
+    return ask_twice(
+      self.ask,
+      asked,
+      lambda reply, place: parse(reply, question.labels, keys[place]),
+      question.language,
+      self.counts,
+    )
 
 
 def _reason(answers: Sequence[Answer | None], first: bool) -> str:
   """That of the first vote for the verdict."""
   return next((a.reason for a in answers if a and a.first == first), '')
-
-
-def _parsed(
-  reply: str | None, labels: Sequence[str], key: str
-) -> Answer | None:
-  try:
-    return None if reply is None else parse(reply, labels, key)
-  except (ValueError, RecursionError):
-    return None

@@ -1,0 +1,271 @@
+"""Any language model as one callable, ask(prompts) -> replies.
+
+It is loaded here and sampled from, or stands behind an OpenAI-compatible
+endpoint; both have the same cache and the same accounts.  `ask_json` puts
+questions that are answered in JSON.
+
+Letters: P prompts, G samples of each, L a prompt's tokenizer.
+"""
+
+import dataclasses
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import pydantic
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rlcw import (
+  Config,
+  cache,
+  data,
+  endpoint,
+  policy,
+  sampling,
+  sharding,
+  tokenizer,
+)
+from rlcw.cache import Call, Keep, Usage
+from rlcw.policy import Policy
+from rlcw.rewards import judges
+from rlcw.rewards.judges import Ask
+
+
+class Model(Protocol):
+  """What `make_ask` makes."""
+
+  def ask(self, prompts: Sequence[str]) -> list[str | None]:
+    """A reply to each prompt, in their order; None where none could be had.
+
+    A prompt that is given several times gets as many samples.
+    """
+    ...
+
+  def usage(self) -> dict[str, float]:
+    """What has been done so far: the fields of `cache.Usage`."""
+    ...
+
+
+def ask_settings() -> dict[str, Any]:
+  """A config's node that names a model: one loaded here, or an endpoint."""
+  return dict(
+    model='',  # as everywhere, to be loaded here
+    endpoint=dict(  # serves instead where it has a url
+      url='',  # up to and with /v1, of an OpenAI-compatible server
+      model='',  # the server's name of it
+      key_variable='OPENAI_API_KEY',  # in the environment; may be unset
+      concurrency=16,  # requests at a time
+      timeout=120.0,  # seconds
+      retries=4,
+      prices=(0.0, 0.0),  # of a million tokens read, and written
+    ),
+    temperature=0.7,  # 0: greedy
+    max_new_tokens=512,
+    cache='',  # an SQLite file of replies that need not be made again
+    prompts_per_pass=16,  # that a model here answers at once
+    seed=0,  # of a model here
+  )
+
+
+def make_ask(settings: Config, mesh: Mesh, base: Policy | None = None) -> Model:
+  """The model that a config's node names.
+
+  Args:
+    settings: the node.
+    mesh: where a model that is loaded here goes.
+    base: a policy that need not be loaded again, where it is the one named.
+
+  Raises:
+    ValueError: no model is named, or a setting is not legal.
+    FileNotFoundError: there is no such model.
+  """
+  if settings.endpoint.url:
+    node = ConfigDict(settings.endpoint.to_dict())
+    node.temperature = settings.temperature
+    node.max_tokens = settings.max_new_tokens
+    node.cache = settings.cache
+    return Remote(endpoint.from_config(node))
+  if not settings.model:
+    raise ValueError(
+      "model='' and endpoint.url='': one of them has to name a language model"
+    )
+  return Local(policy.reuse(settings.model, mesh, base), settings)
+
+
+class Remote:
+  """A model behind a URL."""
+
+  def __init__(self, server: endpoint.Endpoint):
+    self.server, self.ask = server, server.ask
+
+  def usage(self) -> dict[str, float]:
+    """What has been done so far."""
+    return self.server.usage.as_dict()
+
+
+class Local:
+  """A model that is loaded here, each prompt one message of a user.
+
+  A reply is a function of the seed, its prompt and its number among the
+  replies to that prompt: neither the others of a call nor their order matter.
+
+  Args:
+    model: any policy.
+    settings: of `make_ask`.
+  """
+
+  def __init__(self, model: Policy, settings: Config):
+    self.model, self.settings = model, settings
+    self.method = sampling.choose(settings.temperature)
+    names = 'temperature', 'max_new_tokens', 'seed'
+    self.identity = [model.model, *(settings[name] for name in names)]
+    self._usage, self._turn = Usage(), threading.Lock()
+    with cache.opened(settings.cache):
+      pass  # a bad file is better refused now than after hours
+
+  def usage(self) -> dict[str, float]:
+    """What has been done so far; a prompt is read once for all its samples."""
+    return dataclasses.asdict(self._usage)
+
+  def ask(self, prompts: Sequence[str]) -> list[str | None]:
+    """As `Model.ask`; what the model leaves empty is no reply."""
+    with self._turn:
+      return cache.replies(
+        self.settings.cache, self.identity, prompts, self._usage, self._fetch
+      )
+
+  def _fetch(self, calls: Mapping[str, Call], keep: Keep) -> None:
+    """Samples replies in passes of few shapes: prompts of about one length."""
+    together: dict[str, dict[int, str]] = {}  # prompt, sample: key
+    for key, call in calls.items():
+      together.setdefault(call.prompt, {})[call.sample] = key
+    batches: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
+    for prompt, keys in together.items():
+      ids = self._encode(prompt)
+      shape = data.power_of_two(len(ids)), max(keys) + 1
+      batches.setdefault(shape, []).append((prompt, ids))
+    size = self.settings.prompts_per_pass
+    for (width, group_size), rows in sorted(batches.items()):
+      for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        replies = self._sample(part, width, group_size)
+        for (prompt, _), group in zip(part, replies, strict=False):
+          for sample, key in together[prompt].items():
+            keep(key, group[sample] or None)
+
+  def _encode(self, prompt: str) -> list[int]:
+    opening, closing = tokenizer.turns(self.model.text)
+    return (
+      opening + tokenizer.encode_untrusted(self.model.text, prompt) + closing
+    )
+
+  def _sample(
+    self, rows: Sequence[tuple[str, list[int]]], width: int, group_size: int
+  ) -> Iterator[list[str]]:
+    """Replies `[P][G]`; a pass is filled up to a size that devices can split.
+
+    Args:
+      rows: prompts and their ids.
+      width: L.
+      group_size: G.
+    """
+    shards = sharding.group_shards(self.model.mesh)
+    size = -(-self.settings.prompts_per_pass // shards) * shards
+    part = [rows[i % len(rows)] for i in range(size)]
+    brief_id_P = np.array([_name(prompt) for prompt, _ in part], np.uint32)
+    arrays = (*data.pad([ids for _, ids in part], width), brief_id_P)
+    rollout = sampling.sample(
+      self.model.params,
+      *jax.device_put(arrays, sharding.over_groups(self.model.mesh)),
+      self.method,
+      self.settings.seed,
+      0,
+      config=self.model.config,
+      group_size=group_size,
+      max_new_tokens=self.settings.max_new_tokens,
+      eos=tokenizer.eos_ids(self.model.text),
+    )
+    token, length = jax.device_get((rollout.token, rollout.length))
+    self._usage.requests += len(rows) * group_size
+    self._usage.prompt_tokens += sum(len(ids) for _, ids in rows)
+    self._usage.completion_tokens += int(length[: len(rows)].sum())
+    for ids_GxT, length_G in zip(token, length, strict=True):
+      yield [
+        tokenizer.decode(self.model.text, ids[:n])
+        for ids, n in zip(ids_GxT, length_G, strict=True)
+      ]
+
+
+def _name(prompt: str) -> int:
+  """An integer for the random keys; two prompts that share one share noise."""
+  digest = hashlib.blake2b(tokenizer.whole(prompt).encode(), digest_size=4)
+  return int.from_bytes(digest.digest())
+
+
+# --- Answers in JSON --------------------------------------------------------
+
+
+def ask_json(
+  ask: Ask,
+  prompts: Sequence[str],
+  schema: type[pydantic.BaseModel],
+  language: str = 'en',
+  counts: Counter[str] | None = None,
+) -> list[dict[str, Any] | None]:
+  """The answers to prompts that ask for JSON, by `judges.ask_twice`.
+
+  Args:
+    ask: prompts to replies.
+    prompts: each says what the JSON is to look like.
+    schema: what an answer has to fit.
+    language: of the words in which it is asked for again.
+    counts: `questions`, `repaired` and `unanswered` are added to it.
+
+  Returns:
+    For each prompt the schema's fields, or None.
+  """
+  counts = Counter() if counts is None else counts
+  return judges.ask_twice(
+    ask, prompts, lambda reply, _: parse(reply, schema), language, counts
+  )
+
+
+def parse(reply: str, schema: type[pydantic.BaseModel]) -> dict[str, Any]:
+  """The JSON object in a reply, whatever stands around it.
+
+  The thoughts of a model that thinks aloud do not count.
+
+  Raises:
+    ValueError: no object fits; or two do and differ, of which one may be
+      quoted from what is judged.
+  """
+  fitting = []
+  for found in _objects(reply.rpartition('</think>')[2]):
+    try:
+      answer = schema.model_validate(found).model_dump()
+    except pydantic.ValidationError:
+      continue
+    if answer not in fitting:
+      fitting.append(answer)
+  if len(fitting) != 1:
+    raise ValueError(f'{len(fitting)} objects fit {schema.__name__}, not one')
+  return fitting[0]
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+  """Every JSON object in a text that is not part of another."""
+  decoder = json.JSONDecoder(strict=False)  # models break lines in strings
+  start = text.find('{')
+  while start >= 0:
+    try:
+      found, end = decoder.raw_decode(text, start)
+      yield found
+    except (ValueError, RecursionError):
+      end = start + 1
+    start = text.find('{', end)
