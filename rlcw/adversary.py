@@ -19,7 +19,6 @@ advice to the generator.
 """
 
 import dataclasses
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,51 +39,10 @@ from rlcw import (
   strategy,
 )
 from rlcw.labelled import Labelled
-from rlcw.llm import Ask
 from rlcw.players import Agents, Budget, Fake, Spent
-from rlcw.rewards.judges import Panel
+from rlcw.rewards.judges import Ask, Panel
 from rlcw.rewards.remote_judge import Remote
-from rlcw.strategy import Reading, Strategy
-
-_CURVES = (
-  plots.Panel(
-    'Judge: agreement with the labels, by round',
-    {
-      'dev_agreement': plots.TRAINED,
-      'dev_balanced': plots.PURPLE,
-      'dev_matched': plots.YELLOW,
-    },
-    'percent',
-  ),
-  plots.Panel(
-    'Generator: flawed replies that passed, by round',
-    {'success': plots.BASE},
-    'percent',
-  ),
-)
-
-# --- Game -------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class State:
-  """All that a round leaves to the next; as JSON, it is the save."""
-
-  construction: Strategy
-  judging: Strategy
-  dev: list[float | None]  # how probably Good each dev reply is, by `judging`
-  heldout: dict[str, Any]  # scores before the first round
-  round: int = 0
-  calls: int = 0
-  stale: int = 0  # rounds since agreement last rose
-
-  @classmethod
-  def read(cls, file: Path) -> 'State':
-    saved = json.loads(file.read_text('utf-8'))
-    for name in ('construction', 'judging'):
-      heading, rules = saved[name]
-      saved[name] = Strategy(heading, tuple(rules))
-    return cls(**saved)
+from rlcw.strategy import Reading, State, Strategy
 
 
 class Game:
@@ -189,25 +147,18 @@ class Game:
     for prompts in self.batches(self.prompts):
       fakes = self.agents.generate(state.construction, prompts)
       good_B, reasons = self.agents.detect(state.judging, fakes)
-      for fake, good, reason in zip(fakes, good_B, reasons, strict=True):
+      verdicts = [*zip(fakes, good_B, reasons, strict=True)]
+      for fake, good, reason in verdicts:
         record = {'p_good': good, 'reason': reason}
         self.log('fakes', fake._asdict() | record)
       self.fakes += fakes
       self.fake_good = np.append(self.fake_good, good_B)
-      self.tally['missed'] += int((good_B > 0.5).sum())
-      self.tally['caught'] += int((good_B <= 0.5).sum())
-      self.disguise(
-        [
-          reason or fake.flaw
-          for fake, good, reason in zip(fakes, good_B, reasons, strict=True)
-          if good <= 0.5
-        ]
-      )
-      missed = [
-        fake.flaw
-        for fake, good in zip(fakes, good_B, strict=True)
-        if good > 0.5
+      caught = [
+        reason or fake.flaw for fake, good, reason in verdicts if good <= 0.5
       ]
+      missed = [fake.flaw for fake, good, _ in verdicts if good > 0.5]
+      self.tally.update(caught=len(caught), missed=len(missed))
+      self.disguise(caught)
       self.sharpen('adversarial', missed)
 
   def reflect(self) -> None:
@@ -289,9 +240,7 @@ class Game:
       'fakes_seen_through': scores['fakes'],  # by the round's last strategy
       'kept': self.tally['kept'],
       'refused': self.tally['refused'],
-      'no_answer': sum(
-        self.agents.counts[name] for name in ('malformed', 'unanswered')
-      ),
+      'unanswered': self.agents.counts['unanswered'],
       'calls': self.budget.calls,
       'calls_per_second': calls / seconds if seconds else np.nan,
       'seconds': seconds,
@@ -395,9 +344,9 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
   """A picture of the rounds' metrics."""
   columns = {
     name: np.array([each[name] for each in rounds], float)
-    for name in ('step', *(n for panel in _CURVES for n in panel.series))
+    for name in ('step', *(n for panel in plots.ROUNDS for n in panel.series))
   }
-  file.write_bytes(plots.draw_curves(_CURVES, columns, 2))
+  file.write_bytes(plots.draw_curves(plots.ROUNDS, columns, 2))
 
 
 @sharding.ambient

@@ -13,9 +13,8 @@ import pydantic
 
 from rlcw import llm, strategy
 from rlcw.labelled import Labelled
-from rlcw.llm import Ask
 from rlcw.rewards import judges
-from rlcw.rewards.judges import Panel, Prompt, Question, Verdicts
+from rlcw.rewards.judges import Ask, Panel, Prompt, Question, Verdicts
 from rlcw.rewards.remote_judge import Remote
 from rlcw.strategy import Strategy
 

@@ -7,7 +7,10 @@ it sees through.
 Letters: N labelled replies, F fakes: replies with a flaw planted in them.
 """
 
+import dataclasses
+import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -81,6 +84,27 @@ def read(name: str) -> Strategy:
       f'{LONGEST} characters'
     ) from None
   return Strategy('\n'.join(heading).strip(), tuple(legal))
+
+
+@dataclasses.dataclass
+class State:
+  """All that a round leaves to the next; as JSON, it is the save."""
+
+  construction: Strategy
+  judging: Strategy
+  dev: list[float | None]  # how probably Good each dev reply is, by `judging`
+  heldout: dict[str, Any]  # scores before the first round
+  round: int = 0
+  calls: int = 0
+  stale: int = 0  # rounds since agreement last rose
+
+  @classmethod
+  def read(cls, file: Path) -> 'State':
+    saved = json.loads(file.read_text('utf-8'))
+    for name in ('construction', 'judging'):
+      heading, rules = saved[name]
+      saved[name] = Strategy(heading, tuple(rules))
+    return cls(**saved)
 
 
 class Reading(NamedTuple):
