@@ -234,7 +234,9 @@ class Game:
     caught, missed = self.tally['caught'], self.tally['missed']
     scores = strategy.score(self.reading(), self.splits['dev'])
     return {
-      **{f'dev_{name}': scores[name] for name in scores if name != 'fakes'},
+      'dev_agreement': scores['agreement'],
+      'dev_balanced': scores['balanced'],
+      'dev_matched': scores['matched'],
       'success': missed / (caught + missed) if caught + missed else np.nan,
       'fakes': len(self.fakes),
       'fakes_seen_through': scores['fakes'],  # by the round's last strategy

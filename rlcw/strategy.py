@@ -23,6 +23,7 @@ from rlcw.rewards import judges
 MOST = 10  # rules
 LONGEST = 400  # characters of one
 _ANSWERED = 0.5  # the least share of replies with verdicts to be compared by
+_EQUAL = 1e-9  # differences that rounding makes
 _NUMBER = re.compile(r'\d+\s*[.)、．]\s*')
 
 
@@ -123,22 +124,24 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
 
   Returns:
     `agreement`, the share of verdicts that are the label; `balanced`, the same
-    as a mean over the two labels; `matched`, the share of pairs, one Good and
-    one Bad and of about the same length, in the right order; `fakes`, the share
-    of fakes that are found Bad.
+    as a mean over the two labels; `matched`, how often they part Good from Bad
+    among replies of about the same length, by `agreement.right_at_length`;
+    `comparable`, what `balanced` is among those replies; `fakes`, the share of
+    fakes that are found Bad.
   """
   known_N = np.isfinite(reading.labelled_N)
-  good_N = reading.labelled_N[known_N]
+  verdict_N = reading.labelled_N[known_N] > 0.5
   label_N = np.array([each.label for each in labelled], bool)[known_N]
   length_N = np.array([len(each.response) for each in labelled])[known_N]
-  right_N = (good_N > 0.5) == label_N
-  matched = agreement.matched(agreement.across(length_N, label_N))
-  pairs = agreement.across(good_N, label_N)[matched]
+  right_N = verdict_N == label_N
+  share_N = agreement.right_at_length(verdict_N, label_N, length_N)
+  has_N = np.isfinite(share_N)
   fake_F = reading.fake_F[np.isfinite(reading.fake_F)]
   return {
     'agreement': float(right_N.mean()) if len(right_N) else np.nan,
     'balanced': agreement.balanced(right_N, label_N),
-    'matched': agreement.accuracy(pairs) if len(pairs) else np.nan,
+    'matched': agreement.balanced(share_N[has_N], label_N[has_N]),
+    'comparable': agreement.balanced(right_N[has_N], label_N[has_N]),
     'fakes': float((fake_F <= 0.5).mean()) if len(fake_F) else np.nan,
   }
 
@@ -147,7 +150,9 @@ def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
   """Why a new judging strategy is not to replace the old; blank if it may.
 
   It may if no score falls, by the replies that both have a verdict on: so a
-  judge that does not always answer loses nothing by chance.
+  judge that does not always answer loses nothing by chance.  Nor may it gain by
+  length.  Whatever verdicts a change puts right, `matched` rises at least half
+  as far as `comparable`; if they follow length, it does not rise.
   """
   known = [np.isfinite(n + o) for n, o in zip(new, old, strict=True)]
   if np.concatenate(known).mean() < _ANSWERED:
@@ -156,11 +161,17 @@ def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
     score(Reading(*map(np.where, known, each, [np.nan] * 2)), labelled)
     for each in (new, old)
   )
+  gain = {name: after[name] - before[name] for name in after}
   fallen = [
-    f'{name} {before[name]:.3f} to {value:.3f}'
-    for name, value in after.items()
-    if value < before[name] - 1e-9
+    f'{name} {before[name]:.3f} to {after[name]:.3f}'
+    for name in ('agreement', 'balanced', 'matched', 'fakes')
+    if gain[name] < -_EQUAL
   ]
+  if gain['matched'] < gain['comparable'] / 2 - _EQUAL:
+    fallen.append(
+      f'agreement rises by {gain["comparable"]:.3f}, but among replies of one '
+      f'length by {gain["matched"]:.3f}'
+    )
   return ', '.join(fallen)
 
 
@@ -170,8 +181,8 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   label_N = np.array([each.label for each in labelled], bool)
   length_N = np.array([len(each.response) for each in labelled])
   scores = score(Reading(good_N, np.zeros(0)), labelled)
-  del scores['fakes']
-  return scores | {
+  return {
+    **{name: scores[name] for name in ('agreement', 'balanced', 'matched')},
     'answered': known_N.mean(),
     'auc': agreement.auc(good_N[known_N], label_N[known_N]),
     'length_only_auc': agreement.auc(length_N, label_N),

@@ -1,0 +1,161 @@
+"""The adversarial game, in a world whose flaws are known."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import world
+
+from configs import adversary as config_file
+from rlcw import adversary, data, strategy
+from rlcw.rewards import judges
+from rlcw.rewards.remote_judge import Remote
+
+
+def _config(folder: pathlib.Path, **changes: Any) -> Any:
+  folder.mkdir(exist_ok=True)
+  files = world.write_files(folder)
+  config = config_file.get_config()
+  config.labelled = str(files['labelled'])
+  config.judge.principles = str(files['principles'])
+  config.construction = str(files['construction'])
+  config.dev = config.heldout = 0.4
+  config.rounds, config.patience, config.max_calls = 20, 5, 6000
+  config.update(changes)
+  return config
+
+
+def _play(
+  folder: pathlib.Path, agents: world.World, **changes: Any
+) -> dict[str, Any]:
+  config = _config(folder, **changes)
+  workdir = folder / 'run'
+  workdir.mkdir(exist_ok=True)
+  return adversary.play(config, workdir, agents.ask, Remote(agents.ask))
+
+
+def _versions(folder: pathlib.Path) -> list[dict[str, Any]]:
+  return data.read_jsonl(folder / 'run' / 'strategies.jsonl')
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+@pytest.mark.parametrize(
+  ('harmful', 'malformed'), [(0, 0), (0.4, 0), (0, 0.3), (0.4, 0.3)]
+)
+def test_the_game_finds_the_flaws(
+  harmful: float, malformed: float, seed: int, tmp_path: pathlib.Path
+) -> None:
+  agents = world.World(harmful, malformed)
+  summary = _play(tmp_path, agents, seed=seed)
+  before, after = summary['heldout_before'], summary['heldout_after']
+  assert before['agreement'] == pytest.approx(0.5, abs=0.05)
+  assert after['agreement'] >= 0.9
+  assert after['matched'] >= 0.9
+  assert after['length_only_auc'] < 0.65
+  assert agents.calls == summary['calls'] <= 6000
+
+
+def test_without_the_guard_harm_is_done(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def agreement(name: str) -> float:
+    summaries = [
+      _play(tmp_path / f'{name}{seed}', world.World(harmful=0.5), seed=seed)
+      for seed in range(6)
+    ]
+    return np.mean([s['heldout_after']['agreement'] for s in summaries])
+
+  with_guard = agreement('with')
+  monkeypatch.setattr(strategy, 'loss', lambda *_: '')
+  assert with_guard >= 0.9
+  assert agreement('without') <= with_guard - 0.1
+
+
+def test_harmful_rewritings_are_refused_and_on_record(
+  tmp_path: pathlib.Path,
+) -> None:
+  summary = _play(tmp_path, world.World(harmful=0.5))
+  judging = [v for v in _versions(tmp_path) if v['strategy'] == 'judging']
+  for version in judging:
+    assert version['kept'] == (version['refused_for'] == '')
+    if version['rules'] and world.LENGTH in version['rules']:
+      assert not version['kept']
+  reasons = [v['refused_for'] for v in judging if not v['kept']]
+  assert any('agreement' in reason for reason in reasons)
+  assert 'no legal rules' in reasons  # eleven
+  kept = [v for v in judging if v['kept']]
+  assert summary['kept'] == len(kept) - 1
+  assert all(v['cause']['notes'] for v in judging[1:])
+  file = pathlib.Path(summary['principles'])
+  assert list(strategy.read(str(file)).rules) == kept[-1]['rules']
+  assert judges.read(str(file)).startswith('Judge with care.\n\n1. ')
+
+
+@pytest.mark.parametrize('most', [400, 500, 777])
+def test_it_ends_within_its_calls(most: int, tmp_path: pathlib.Path) -> None:
+  agents = world.World(malformed=0.3)
+  summary = _play(tmp_path, agents, max_calls=most)
+  assert summary['ended'] == 'calls'
+  assert agents.calls == summary['calls'] <= most
+  assert summary['heldout_after']['answered'] > 0.8
+
+
+def test_a_budget_too_small_to_judge_by_is_refused(
+  tmp_path: pathlib.Path,
+) -> None:
+  agents = world.World()
+  with pytest.raises(ValueError, match='max_calls=200 .*; legal: [0-9]+ or'):
+    _play(tmp_path, agents, max_calls=200)
+  assert agents.calls == 0
+
+
+def test_it_ends_when_nothing_more_is_learned(tmp_path: pathlib.Path) -> None:
+  summary = _play(tmp_path, world.World(harmful=1), patience=2)
+  assert (summary['ended'], summary['rounds']) == ('patience', 2)
+
+
+def _files(folder: pathlib.Path) -> dict[str, Any]:
+  """What a run leaves, but for the seconds that it took."""
+  workdir = folder / 'run'
+  found = {
+    name: (workdir / name).read_text()
+    for name in ('strategies.jsonl', 'fakes.jsonl', 'principles.md')
+  }
+  found['state.json'] = json.loads((workdir / 'state.json').read_text())
+  found['metrics'] = [
+    {k: v for k, v in row.items() if 'second' not in k}
+    for row in data.read_jsonl(workdir / 'metrics.jsonl')
+  ]
+  return found
+
+
+def test_killed_anywhere_it_ends_the_same(tmp_path: pathlib.Path) -> None:
+  whole = _play(tmp_path / 'whole', world.World(0.4, 0.3))
+  deaths = np.random.default_rng(0).integers(1, whole['calls'], 8)
+  for death in [*deaths.tolist(), whole['calls'] - 1]:
+    folder = tmp_path / f'dies_at_{death}'
+    with pytest.raises(KeyboardInterrupt):
+      _play(folder, world.World(0.4, 0.3, dies_at=death))
+    for file in (folder / 'run').glob('*s.jsonl'):
+      with file.open('a') as torn:  # a kill in the middle of a line
+        torn.write('{"step": 1, "ru')
+    summary = _play(folder, world.World(0.4, 0.3))
+    assert summary | {'principles': ''} == whole | {'principles': ''}
+    assert _files(folder) == _files(tmp_path / 'whole')
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'rounds': 0}, 'rounds=0; legal: an integer from 1 on'),
+    ({'patience': 0}, 'patience=0; legal'),
+    ({'batch_size': 99}, 'batch_size=99, but there are [0-9]+ prompts'),
+  ],
+)
+def test_a_setting_that_is_not_legal_is_refused(
+  changes: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+  with pytest.raises(ValueError, match=message):
+    _play(tmp_path, world.World(), **changes)
