@@ -167,7 +167,7 @@ def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
     for name in ('agreement', 'balanced', 'matched', 'fakes')
     if gain[name] < -_EQUAL
   ]
-  if gain['matched'] < gain['comparable'] / 2 - _EQUAL:
+  if gain['matched'] < gain['comparable'] / 2 - _EQUAL and not fallen:
     fallen.append(
       f'agreement rises by {gain["comparable"]:.3f}, but among replies of one '
       f'length by {gain["matched"]:.3f}'
