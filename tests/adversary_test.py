@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import server
 import world
 
 from configs import adversary as config_file
-from rlcw import adversary, data, strategy
+from configs import judge as judge_file
+from rlcw import adversary, data, judge, strategy
 from rlcw.labelled import Labelled
 from rlcw.players import Agents, Budget, Spent
 from rlcw.rewards import judges
@@ -264,3 +266,28 @@ def test_a_panel_of_this_process_is_counted() -> None:
   with pytest.raises(Spent):
     agents.detect(Strategy('', ('x',)), replies)
   assert budget.calls == 2
+
+
+def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = _config(tmp_path, rounds=2)
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  with server.serving(
+    lambda request, n: world.answer(server.prompt_of(request))
+  ) as endpoint:
+    config.agents.endpoint.update(url=endpoint.url, model='m')
+    adversary.run(config, workdir)
+    summary = json.loads((workdir / 'summary.json').read_text())
+    assert len(endpoint.requests) == summary['calls']
+    assert summary['usage']['agents']['requests'] == summary['calls']
+    verdicts = judge_file.get_config()
+    verdicts.input = config.labelled
+    verdicts.judge.principles = summary['principles']
+    verdicts.judge.endpoint.update(url=endpoint.url, model='m')
+    told = judge.run(verdicts, tmp_path)
+  assert summary['dev_agreement'] > summary['dev_agreement_before'] + 0.2
+  assert told['agreement'] > 0.7
+  assert (workdir / 'curves.png').read_bytes().startswith(b'\x89PNG')
+  assert not list(workdir.glob('*.partial'))
