@@ -1,6 +1,7 @@
 """How far scores agree with preferences, and how far length alone would.
 
-All functions take pairs `[N, 2]`, that of the preferred reply first.
+Most functions take pairs `[N, 2]`, that of the preferred reply first; the last
+ones replies `[N]`, each labelled as good or bad.
 """
 
 from typing import Any
@@ -118,3 +119,35 @@ def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
   good_A, bad_B = score_N[label_N], score_N[~label_N]
   pairs = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
   return accuracy(pairs.reshape(-1, 2)) if pairs.size else float('nan')
+
+
+def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:
+  """Share that is right, as a mean over the labels that there are."""
+  sides = [right_N[label_N == side].mean() for side in np.unique(label_N)]
+  return float(np.mean(sides)) if sides else float('nan')
+
+
+def right_at_length(
+  verdict_N: np.ndarray, label_N: np.ndarray, length_N: np.ndarray
+) -> np.ndarray:
+  """How verdicts part good from bad where length cannot.
+
+  Args:
+    verdict_N: whether each reply was found good.
+    label_N: whether it is.
+    length_N: characters.
+
+  Returns:
+    `[N]`: of the pairs that a reply makes with those of the other label and of
+    about its length, the share in the right order, a tie counting half; NaN
+    where it makes none.  A verdict on length alone gets one half; one that is
+    put right lifts its reply by one half.
+  """
+  lengths = np.stack(np.broadcast_arrays(length_N[:, None], length_N), -1)
+  alike_NxN = matched(lengths.reshape(-1, 2)).reshape(lengths.shape[:2])
+  pair_NxN = alike_NxN & (label_N[:, None] != label_N)
+  sign_N = np.where(label_N, 0.5, -0.5)[:, None]
+  ahead_NxN = verdict_N[:, None].astype(float) - verdict_N
+  total_N = (pair_NxN * (0.5 + sign_N * ahead_NxN)).sum(1)
+  count_N = pair_NxN.sum(1)
+  return np.where(count_N, total_N / np.maximum(count_N, 1), np.nan)

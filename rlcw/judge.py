@@ -84,10 +84,9 @@ def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
     return {}
   label = np.array([row['label'] for row in rows], bool)
   right = np.array(good) == label
-  sides = [right[label == side].mean() for side in np.unique(label)]
   return {
     'agreement': right.mean(),
-    'balanced_agreement': np.mean(sides),
+    'balanced_agreement': agreement.balanced(right, label),
     'auc': agreement.auc(np.array([row['p_good'] for row in rows]), label),
     'length_only_auc': agreement.auc(
       np.array([len(row['response']) for row in rows]), label

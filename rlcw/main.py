@@ -20,6 +20,7 @@ TASKS = {
   'reward_model': 'rlcw.reward_model',
   'grpo': 'rlcw.grpo',
   'curate': 'rlcw.curate',
+  'adversary': 'rlcw.adversary',
   'evaluate': 'rlcw.evaluate',
   'generate': 'rlcw.generate',
   'score': 'rlcw.score',

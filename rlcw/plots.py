@@ -59,6 +59,18 @@ PANELS = (
     'stacked',
   ),
 )
+ROUNDS = (
+  Panel(
+    'Judge: agreement with labels, by round',
+    {
+      'dev_agreement': TRAINED,
+      'dev_balanced': PURPLE,
+      'dev_matched': YELLOW,
+    },
+    'percent',
+  ),
+  Panel('Generator: flaws that passed, by round', {'success': BASE}, 'percent'),
+)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ LAYERS = {
   6: 'main',
   5: 'sft reward_model grpo curate adversary evaluate generate export score '
   'judge report verify plan briefs',
-  4: 'scoring preferences debate',
-  3: 'train llm rewards rewards.writing rewards.local_judge '
+  4: 'scoring preferences debate players',
+  3: 'train llm strategy rewards rewards.writing rewards.local_judge '
   'rewards.remote_judge',
-  2: 'policy annotate rewards.judges',
+  2: 'policy annotate labelled rewards.judges',
   1: 'sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '

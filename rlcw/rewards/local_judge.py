@@ -26,6 +26,7 @@ from rlcw.policy import Policy
 from rlcw.rewards.judges import Prompt, Question, Verdicts
 
 CUE = 'Verdict:'  # the beginning of the model's own turn
+_KEPT = 4  # readings of principles: a game tries many, each of them large
 
 
 class Local:
@@ -102,6 +103,8 @@ class Local:
   def preface(self, shared: str) -> Prefix:
     """The principles, read once; a row for each device that reads briefs."""
     if shared not in self.prefaces:
+      if len(self.prefaces) == _KEPT:
+        del self.prefaces[next(iter(self.prefaces))]
       opening, _ = tokenizer.turns(self.model.text)
       row = opening + tokenizer.encode_untrusted(self.model.text, shared)
       rows = sharding.group_shards(self.model.mesh)
