@@ -85,7 +85,7 @@ def make_groups(
       length += size_R + [size_R[best]] * losers + [0] * missing
       worth += [*each.worth[part]] + losers * [min(each.worth[part])]
       worth += [np.nan] * missing
-      made += [False] * len(rows[part]) + [True] * (size - len(rows[part]))
+      made += [False] * len(size_R) + [True] * losers + [False] * missing
   shape_NxR = (len(prompts), size)
   length_NxR = np.array(length).reshape(shape_NxR)
   worth_NxR = np.array(worth).reshape(shape_NxR)

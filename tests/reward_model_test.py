@@ -88,6 +88,7 @@ def test_scored_replies_fill_groups_and_pair_within_them(
   worth = [[0, 1, 2], [3, 4, np.nan], [0, 1, np.nan]]
   np.testing.assert_array_equal(groups.worth, worth)
   np.testing.assert_array_equal(groups.real, np.isfinite(worth))
+  assert not groups.made.any()
   # a gap of 2 is between the first group's last and first alone
   assert groups.pairs().tolist() == [[0, 2, 0]]
   assert not groups.mask[~groups.real].any()
