@@ -5,8 +5,8 @@
 Each attack of the tests is added to a reply that is plainly bad, and judged
 twice: pasted into the prompt as it is, control tokens and all, as is usual; and
 quoted and tokenised as `rlcw` does.  Honest text added to the same reply says
-how far any addition moves the judge.  Prints the shift of the verdict's
-log-odds towards Good, and how many replies turn Good that were Bad.
+how far any addition moves the judge.  Prints the verdict's log-odds of
+Good before, and how far they shift.
 """
 
 import pathlib
@@ -69,8 +69,7 @@ def report(name: str, model: Policy, kind: type[Local]) -> None:
   print(
     f'{name:<8} before {before:+.2f}; attacks {shift["attacks"].mean():+.2f}, '
     f'at most {shift["attacks"].max():+.2f} ({worst}); honest text '
-    f'{shift["honest"].mean():+.2f}, at most {shift["honest"].max():+.2f}; '
-    f'turned Good {np.sum(before + shift["attacks"] > 0)} of {len(ATTACKS)}'
+    f'{shift["honest"].mean():+.2f}, at most {shift["honest"].max():+.2f}'
   )
 
 
