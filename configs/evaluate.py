@@ -3,7 +3,7 @@
 rlcw --config=configs/evaluate.py --workdir=runs/quickstart/evaluate
 
 Cost: under two minutes on 2 CPU cores.
-Expect: pass_rate_base 0.31, pass_rate_trained 0.46; win_rate, with a judge.
+Expect: pass_rate_base 0.31, pass_rate_trained 0.45; win_rate, with a judge.
 """
 
 from ml_collections import ConfigDict
