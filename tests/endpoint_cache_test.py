@@ -3,12 +3,14 @@
 import collections
 import os
 import pathlib
+import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -188,6 +190,15 @@ def test_a_killed_run_repeats_no_call_that_was_finished(
     assert asked.total() <= 60 + 2  # those under way when it was killed
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+  """A shell starts jobs in the background deaf to interrupts."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
 def test_an_interrupt_ends_the_call_and_keeps_what_came(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_reward_model_goes_out_and_comes_back(
     assert logit == pytest.approx(scores[p, g], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_exported_reward_model_trains_a_policy(
   runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

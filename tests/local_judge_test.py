@@ -218,6 +218,7 @@ def test_a_preface_is_read_as_if_it_stood_before_each_brief(
       np.testing.assert_allclose(mine, other, **close)
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_a_preface(one: Policy) -> None:
   def gradient(read: Callable[..., Any]) -> Any:
     def loss(params: Any) -> jax.Array:

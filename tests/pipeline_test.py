@@ -131,7 +131,15 @@ def final_state(run_folder: pathlib.Path) -> list[np.ndarray]:
   ]
 
 
-@pytest.mark.parametrize('point', ['scoring', 'diary', 'saving', 'saved'])
+@pytest.mark.parametrize(
+  'point',
+  [
+    'scoring',
+    pytest.param('diary', marks=pytest.mark.slow),
+    'saving',
+    'saved',
+  ],
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(
   kill_lab: pathlib.Path, point: str
 ) -> None:

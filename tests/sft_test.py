@@ -63,8 +63,15 @@ def alone(config: Any, params: Any, text: Any) -> Ratio:
   return Ratio(total, count)
 
 
-@pytest.mark.parametrize('family', ['llama', 'gemma3'])
-@pytest.mark.parametrize('row_tokens', [64, 256], ids=['two rows', 'one row'])
+@pytest.mark.parametrize(
+  ('row_tokens', 'family'),
+  [
+    (64, 'gemma3'),
+    pytest.param(64, 'llama', marks=pytest.mark.slow),
+    pytest.param(256, 'gemma3', marks=pytest.mark.slow),
+    pytest.param(256, 'llama', marks=pytest.mark.slow),
+  ],
+)
 def test_the_loss_is_that_of_each_example_alone(
   row_tokens: int,
   family: str,

@@ -124,7 +124,9 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize('microbatches', [2, 8])
+@pytest.mark.parametrize(
+  'microbatches', [2, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_microbatches_equal_one_batch(microbatches: int) -> None:
   whole, told = one_step(single())
   parts, told_parts = one_step(single(), microbatches)
@@ -133,7 +135,14 @@ def test_microbatches_equal_one_batch(microbatches: int) -> None:
     np.testing.assert_allclose(told[name], told_parts[name], rtol=1e-4)
 
 
-@pytest.mark.parametrize('shape', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+  'shape',
+  [
+    (8, 1, 1),
+    pytest.param((1, 8, 1), marks=pytest.mark.slow),
+    (2, 2, 2),
+  ],
+)
 def test_eight_devices_equal_one(shape: tuple[int, int, int]) -> None:
   mesh = sharding.make_mesh(*shape)
   alone, told = one_step(single())
