@@ -29,14 +29,11 @@ def arrange(prompts: list[list[Prompt]], way: str) -> list[list[Prompt]]:
   """The same prompts, sharing nothing, the brief, or all that they can."""
   if way == 'all':
     return prompts
-  if way == 'nothing':
-    return [
-      [Prompt('', '', ''.join(each))] for group in prompts for each in group
-    ]
-  return [
+  groups = [
     [Prompt('', each.shared + each.group, each.row) for each in group]
     for group in prompts
   ]
+  return groups if way == 'brief' else [[p] for group in groups for p in group]
 
 
 def main(model: str, groups: str = '8', replies: str = '8') -> None:
