@@ -36,7 +36,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     raise ValueError(f'{config.input} has no lines')
   for line, record in records:
     validate(record, f'{config.input}:{line}')
-  briefs = [brief(record) for _, record in records]
+  briefs = [brief(record, f'{config.input}:{line}') for line, record in records]
   demands = ask(briefs, [record['response'] for _, record in records], config)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +85,10 @@ def validate(record: dict[str, Any], where: str) -> None:
     raise ValueError(f'{where}: {error}') from None
 
 
-def brief(record: dict[str, Any]) -> data.Brief:
+def brief(record: dict[str, Any], where: str) -> data.Brief:
   """What a record asks for."""
   return data.Brief(
-    '',
+    where,
     str(record.get('prompt', '')),
     tuple(record['instruction_id_list']),
     tuple(record['kwargs']),

@@ -243,6 +243,8 @@ def test_demands_without_a_judge_are_an_error(tmp_path: pathlib.Path) -> None:
     'instruction_id_list': ['soft:demand'],
     'kwargs': [{'demand': 'Be kind.'}],
   }
-  with pytest.raises(ValueError, match=r'demand .* give judge\.model or'):
+  with pytest.raises(
+    ValueError, match=r'jsonl:1 .*demand.* give judge\.model or'
+  ):
     verify(tmp_path, [record])
   assert not (tmp_path / 'verdicts.jsonl').exists()
