@@ -23,7 +23,7 @@ _LOCKED = 60.0  # seconds to wait for another process that writes
 
 @dataclasses.dataclass
 class Usage:
-  """What a model has done; `later - earlier` is what it did between."""
+  """What a model has done so far."""
 
   prompts: int = 0  # that were answered, or given up
   cached: int = 0  # of these, answered by the cache
@@ -33,10 +33,6 @@ class Usage:
   completion_tokens: int = 0
   seconds: float = 0.0  # in `ask`
   cost: float = 0.0  # in the currency of the prices
-
-  def __sub__(self, earlier: 'Usage') -> 'Usage':
-    pairs = zip(vars(self).values(), vars(earlier).values(), strict=True)
-    return Usage(*(mine - its for mine, its in pairs))
 
   def as_dict(self) -> dict[str, float]:
     """Plain numbers by name."""

@@ -25,6 +25,7 @@ from anyio import from_thread
 
 from rlcw import Config, cache, metrics
 from rlcw.cache import Call, Keep, Usage
+from rlcw.tokenizer import whole
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -119,7 +120,7 @@ class Endpoint:
   async def _reply(self, client: openai.AsyncOpenAI, prompt: str) -> str | None:
     try:
       completion = await client.chat.completions.create(
-        messages=[{'role': 'user', 'content': _whole(prompt)}],
+        messages=[{'role': 'user', 'content': whole(prompt)}],
         **self._settings(),
       )
       self._count(completion)
@@ -211,12 +212,7 @@ def _text(completion: Any) -> str:
   if not isinstance(text, str) or not text.strip():
     reason = getattr(choice, 'finish_reason', None)
     raise ValueError(f'empty: content={text!r:.80}, finish_reason={reason!r}')
-  return _whole(text)
-
-
-def _whole(text: str) -> str:
-  """The text with � for each half of a surrogate pair, which is not UTF-8."""
-  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
+  return whole(text)
 
 
 def _tokens(usage: Any, name: str) -> int:

@@ -4,7 +4,7 @@ It is loaded here and sampled from, or stands behind an OpenAI-compatible
 endpoint; both have the same cache and the same accounts.  `ask_json` puts
 questions that are answered in JSON.
 
-Letters: P prompts, G samples of each, L a prompt's tokenizer.
+Letters: P prompts, G samples of each, L a prompt's tokens.
 """
 
 import dataclasses

@@ -43,12 +43,6 @@ class Rollout:
     """[P, G, T], true at real tokens."""
     return jnp.arange(self.token.shape[-1]) < self.length[..., None]
 
-  @property
-  def text_mask(self) -> jax.Array:
-    """[P, G, T], true at the tokens of the text, EOS left out."""
-    text_length = self.length - self.finished
-    return jnp.arange(self.token.shape[-1]) < text_length[..., None]
-
 
 # A method turns logits into the tempered log-probabilities that are recorded,
 # and the weights that are drawn from.  Where it cuts the tail (top-k, top-p)
