@@ -373,6 +373,6 @@ def test_a_storm_of_faults_loses_nothing(
   )
   assert 'ask: 100%' in capsys.readouterr().err
   again = it.ask(prompts)
-  assert (it.usage - usage).cached == 200 - usage.failed
+  assert it.usage.cached - usage.cached == 200 - usage.failed
   for first, second in zip(replies, again, strict=True):
     assert first in (None, second)
