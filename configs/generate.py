@@ -7,7 +7,8 @@ Any model serves: a folder, a GGUF file, a Hub id, or the workdir of a run:
 The shipped briefs keep their rules apart: --config.write_rules=True adds them.
 
 Cost: about 5 minutes on 2 CPU cores.
-Expect: replies.jsonl in the workdir, a line per brief with its "responses".
+Expect: replies.jsonl in the workdir, a line per brief with its "responses"; one
+alone is its "response" too, as `verify`, `score` and `judge` read it.
 """
 
 from ml_collections import ConfigDict

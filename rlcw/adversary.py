@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from rlcw import (
   Config,
@@ -39,9 +41,10 @@ from rlcw import (
   strategy,
 )
 from rlcw.labelled import Labelled
+from rlcw.llm import Asking
 from rlcw.players import Agents, Budget, Fake, Spent
-from rlcw.rewards.judges import Ask, Panel
-from rlcw.rewards.remote_judge import Remote
+from rlcw.rewards.judges import Panel
+from rlcw.rewards.remote_judge import Form, Remote
 from rlcw.strategy import Reading, State, Strategy
 
 
@@ -297,14 +300,14 @@ class Game:
 
 
 def play(
-  config: Config, workdir: Path, ask: Ask, panel: Panel
+  config: Config, workdir: Path, asking: Asking, panel: Panel
 ) -> dict[str, Any]:
   """Plays the game with given models; returns the summary.
 
   Args:
     config: of the task.
     workdir: where files go.
-    ask: answers generator, reflector and optimiser.
+    asking: answers generator, reflector and optimiser, by a schema.
     panel: answers the detector.
   """
   splits = labelled.load(
@@ -315,7 +318,7 @@ def play(
   )
   budget = Budget(config.max_calls)
   agents = Agents(
-    budget.guard(ask),
+    budget.guard_asking(asking),
     budget.guard_panel(panel),
     scoring.make_question('judge', config.judge),
   )
@@ -351,6 +354,18 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
   file.write_bytes(plots.draw_curves(plots.ROUNDS, columns, 2))
 
 
+def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Panel:
+  """The judge that a config names; if none, the agents' model judges too."""
+  if not isinstance(model, llm.Local):
+    panel = scoring.make_panel(config.judge, mesh)
+    return panel or Remote(model.asking(Form))
+  judge = ConfigDict(config.judge.to_dict())
+  judge.model = judge.model or config.agents.model
+  panel = scoring.make_panel(judge, mesh, model.model)
+  assert panel is not None  # it is named
+  return panel
+
+
 @sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Loads the models and plays; returns the summary.
@@ -362,9 +377,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   started = time.perf_counter()
   mesh = sharding.make_mesh(**config.mesh)
   model = llm.make_ask(config.agents, mesh)
-  base = model.model if isinstance(model, llm.Local) else None
-  panel = scoring.make_panel(config.judge, mesh, base) or Remote(model.ask)
-  summary = play(config, workdir, model.ask, panel) | {
+  panel = make_detector(config, mesh, model)
+  summary = play(config, workdir, model.asking, panel) | {
     'usage': {'agents': model.usage(), 'judge': panel.usage()},
     'wall_seconds': time.perf_counter() - started,
   }

@@ -217,7 +217,7 @@ class Curator:
   def __init__(self, writer: llm.Model, agent: llm.Model, config: Config):
     self.writer, self.agent, self.config = writer, agent, config
     self.debate = Debate(
-      agent.ask, config.language, config.max_reply_characters
+      agent.asking, config.language, config.max_reply_characters
     )
 
   def usage(self) -> dict[str, dict[str, float]]:

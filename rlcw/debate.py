@@ -5,13 +5,13 @@ Each agent is a prompt, `prompts/curate_ROLE_LANGUAGE.md`, and answers in JSON.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
 from rlcw import llm
+from rlcw.llm import Asking
 from rlcw.rewards import judges
-from rlcw.rewards.judges import Ask
 
 Record = dict[str, Any]
 
@@ -26,7 +26,11 @@ class Verdict(pydantic.BaseModel):
   """Is a candidate good in every respect?"""
 
   reason: str
-  judge: int = pydantic.Field(ge=0, le=1)
+  judge: Annotated[
+    int,
+    pydantic.Field(ge=0, le=1),
+    pydantic.WithJsonSchema({'enum': [0, 1]}),
+  ]
 
 
 class Audit(pydantic.BaseModel):
@@ -55,13 +59,13 @@ class Debate:
   """Puts replies through it.
 
   Args:
-    ask: prompts to the agents' replies.
+    asking: prompts to the agents' answers, by a schema.
     language: of the prompts.
     limit: how many characters of a reply, or of what was said, are shown.
   """
 
-  def __init__(self, ask: Ask, language: str, limit: int):
-    self.ask, self.language, self.limit = ask, language, limit
+  def __init__(self, asking: Asking, language: str, limit: int):
+    self.asking, self.language, self.limit = asking, language, limit
     self.counts = Counter(questions=0, repaired=0, unanswered=0)
 
   def __call__(self, cases: Sequence[Case]) -> None:
@@ -76,7 +80,7 @@ class Debate:
     """Puts every case to every role in one batch; they share a schema."""
     asked = [(role, case) for role in roles for case in cases]
     answers = llm.ask_json(
-      self.ask,
+      self.asking,
       [self.question(role, case) for role, case in asked],
       SCHEMAS[roles[0]],
       self.language,

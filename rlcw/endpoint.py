@@ -11,6 +11,7 @@ A prompt that gets no reply gets None, and why is said once.
 
 import asyncio
 import dataclasses
+import functools
 import math
 import os
 import threading
@@ -65,41 +66,58 @@ class Endpoint:
     """What has been done so far."""
     return dataclasses.replace(self._usage)
 
-  def ask(self, prompts: Sequence[str]) -> list[str | None]:
+  def ask(
+    self, prompts: Sequence[str], schema: Mapping[str, Any] | None = None
+  ) -> list[str | None]:
     """A reply to each prompt, in their order; None where none could be had.
 
     A prompt that is given several times gets as many samples.  Calls from
     several threads take turns, so that `concurrency` holds for them together.
 
+    Args:
+      prompts: texts.
+      schema: a JSON schema that the server is told to hold replies to.
+
     Raises:
       ValueError: the cache cannot be read or written.
     """
-    identity = [self.url, self._settings()]
+    settings = self._settings(schema)
     with self._turn:
       return cache.replies(
-        self.cache, identity, prompts, self._usage, self._fetch_all
+        self.cache,
+        [self.url, settings],
+        prompts,
+        self._usage,
+        functools.partial(self._fetch_all, settings),
       )
 
-  def _settings(self) -> dict[str, Any]:
+  def _settings(self, schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """The part of a request that is the same for every prompt."""
     names = 'model', 'temperature', 'max_tokens'
     settings = {name: getattr(self, name) for name in names}
+    if schema is not None:
+      form = {'name': schema['title'], 'schema': schema}
+      settings['response_format'] = {'type': 'json_schema', 'json_schema': form}
     return {name: v for name, v in settings.items() if v is not None}
 
-  def _fetch_all(self, calls: Mapping[str, Call], keep: Keep) -> None:
+  def _fetch_all(
+    self, settings: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
+  ) -> None:
     # A thread with an event loop of its own: the caller's, if there is
     # one, is running, as in a notebook.
     with from_thread.start_blocking_portal() as portal:
-      portal.call(self._fetch, calls, keep)
+      portal.call(self._fetch, settings, calls, keep)
 
-  async def _fetch(self, calls: Mapping[str, Call], keep: Keep) -> None:
+  async def _fetch(
+    self, settings: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
+  ) -> None:
     """The server's replies, each written to the cache as it arrives."""
     free = asyncio.Semaphore(self.concurrency)
 
     async def answer(key: str, call: Call) -> None:
       async with free:
         # before the next request is sent
-        keep(key, await self._reply(client, call.prompt))
+        keep(key, await self._reply(client, settings, call.prompt))
 
     async with self._client() as client:
       await asyncio.gather(*(answer(*item) for item in calls.items()))
@@ -117,11 +135,12 @@ class Endpoint:
   def _key(self) -> str:
     return os.environ.get(self.key_variable, '').strip()
 
-  async def _reply(self, client: openai.AsyncOpenAI, prompt: str) -> str | None:
+  async def _reply(
+    self, client: openai.AsyncOpenAI, settings: Mapping[str, Any], prompt: str
+  ) -> str | None:
     try:
       completion = await client.chat.completions.create(
-        messages=[{'role': 'user', 'content': whole(prompt)}],
-        **self._settings(),
+        messages=[{'role': 'user', 'content': whole(prompt)}], **settings
       )
       self._count(completion)
       return _text(completion)

@@ -51,7 +51,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       ]
       metrics.append_jsonl(
         output,
-        {**records[row], 'responses': replies, 'finished': finished[p]},
+        {
+          **records[row],
+          **({'response': replies[0]} if config.samples == 1 else {}),
+          'responses': replies,
+          'finished': finished[p],
+        },
       )
     told['replies'] += len(rows) * config.samples
     told['tokens'] += int(length[: len(rows)].sum())

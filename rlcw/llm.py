@@ -8,11 +8,12 @@ Letters: P prompts, G samples of each, L a prompt's tokens.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -26,15 +27,22 @@ from rlcw import (
   cache,
   data,
   endpoint,
+  grammar,
   policy,
   sampling,
   sharding,
   tokenizer,
 )
 from rlcw.cache import Call, Keep, Usage
+from rlcw.grammar import Grammar
 from rlcw.policy import Policy
 from rlcw.rewards import judges
 from rlcw.rewards.judges import Ask
+
+Schema = type[pydantic.BaseModel]
+Asking = Callable[
+  [Schema], Ask
+]  # for answers in JSON, by what they have to fit
 
 
 class Model(Protocol):
@@ -45,6 +53,10 @@ class Model(Protocol):
 
     A prompt that is given several times gets as many samples.
     """
+    ...
+
+  def asking(self, schema: Schema) -> Ask:
+    """The same, where replies are held to a schema as far as can be."""
     ...
 
   def usage(self) -> dict[str, float]:
@@ -59,6 +71,7 @@ def ask_settings() -> dict[str, Any]:
     endpoint=dict(  # serves instead where it has a url
       url='',  # up to and with /v1, of an OpenAI-compatible server
       model='',  # the server's name of it
+      schemas=False,  # whether it can hold answers to a JSON schema
       key_variable='OPENAI_API_KEY',  # in the environment; may be unset
       concurrency=16,  # requests at a time
       timeout=120.0,  # seconds
@@ -90,7 +103,8 @@ def make_ask(settings: Config, mesh: Mesh, base: Policy | None = None) -> Model:
     node.temperature = settings.temperature
     node.max_tokens = settings.max_new_tokens
     node.cache = settings.cache
-    return Remote(endpoint.from_config(node))
+    del node.schemas
+    return Remote(endpoint.from_config(node), settings.endpoint.schemas)
   if not settings.model:
     raise ValueError(
       "model='' and endpoint.url='': one of them has to name a language model"
@@ -99,10 +113,26 @@ def make_ask(settings: Config, mesh: Mesh, base: Policy | None = None) -> Model:
 
 
 class Remote:
-  """A model behind a URL."""
+  """A model behind a URL.
 
-  def __init__(self, server: endpoint.Endpoint):
-    self.server, self.ask = server, server.ask
+  Args:
+    server: it.
+    schemas: whether it understands `response_format` with a JSON schema.
+  """
+
+  def __init__(self, server: endpoint.Endpoint, schemas: bool = False):
+    self.server, self.schemas = server, schemas
+
+  def ask(self, prompts: Sequence[str]) -> list[str | None]:
+    """As `Model.ask`."""
+    return self.server.ask(prompts)
+
+  def asking(self, schema: Schema) -> Ask:
+    """As `Model.asking`, if the server can."""
+    if not self.schemas:
+      return self.ask
+    form = schema.model_json_schema()
+    return lambda prompts: self.server.ask(prompts, form)
 
   def usage(self) -> dict[str, float]:
     """What has been done so far."""
@@ -138,12 +168,39 @@ class Local:
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
     """As `Model.ask`; what the model leaves empty is no reply."""
+    return self._replies(prompts, self.identity, None)
+
+  def asking(self, schema: Schema) -> Ask:
+    """As `Model.asking`: no other token is ever drawn.
+
+    Raises:
+      ValueError: not even the shortest answer fits `max_new_tokens`.
+    """
+    form = schema.model_json_schema()
+    rules = grammar.of_schema(
+      form,
+      self.model.text,
+      self.model.config.vocab_size,
+      self.settings.max_new_tokens,
+    )
+    identity = [*self.identity, form]
+    return lambda prompts: self._replies(prompts, identity, rules)
+
+  def _replies(
+    self, prompts: Sequence[str], identity: list[Any], rules: Grammar | None
+  ) -> list[str | None]:
     with self._turn:
       return cache.replies(
-        self.settings.cache, self.identity, prompts, self._usage, self._fetch
+        self.settings.cache,
+        identity,
+        prompts,
+        self._usage,
+        functools.partial(self._fetch, rules),
       )
 
-  def _fetch(self, calls: Mapping[str, Call], keep: Keep) -> None:
+  def _fetch(
+    self, rules: Grammar | None, calls: Mapping[str, Call], keep: Keep
+  ) -> None:
     """Samples replies in passes of few shapes: prompts of about one length."""
     together: dict[str, dict[int, str]] = {}  # prompt, sample: key
     for key, call in calls.items():
@@ -157,7 +214,7 @@ class Local:
     for (width, group_size), rows in sorted(batches.items()):
       for first in range(0, len(rows), size):
         part = rows[first : first + size]
-        replies = self._sample(part, width, group_size)
+        replies = self._sample(part, width, group_size, rules)
         for (prompt, _), group in zip(part, replies, strict=False):
           for sample, key in together[prompt].items():
             keep(key, group[sample] or None)
@@ -169,7 +226,11 @@ class Local:
     )
 
   def _sample(
-    self, rows: Sequence[tuple[str, list[int]]], width: int, group_size: int
+    self,
+    rows: Sequence[tuple[str, list[int]]],
+    width: int,
+    group_size: int,
+    rules: Grammar | None,
   ) -> Iterator[list[str]]:
     """Replies `[P][G]`; a pass is filled up to a size that devices can split.
 
@@ -177,6 +238,7 @@ class Local:
       rows: prompts and their ids.
       width: L.
       group_size: G.
+      rules: what replies have to fit, if anything.
     """
     shards = sharding.group_shards(self.model.mesh)
     size = -(-self.settings.prompts_per_pass // shards) * shards
@@ -189,6 +251,7 @@ class Local:
       self.method,
       self.settings.seed,
       0,
+      rules,
       config=self.model.config,
       group_size=group_size,
       max_new_tokens=self.settings.max_new_tokens,
@@ -215,16 +278,16 @@ def _name(prompt: str) -> int:
 
 
 def ask_json(
-  ask: Ask,
+  asking: Asking,
   prompts: Sequence[str],
-  schema: type[pydantic.BaseModel],
+  schema: Schema,
   language: str = 'en',
   counts: Counter[str] | None = None,
 ) -> list[dict[str, Any] | None]:
   """The answers to prompts that ask for JSON, by `judges.ask_twice`.
 
   Args:
-    ask: prompts to replies.
+    asking: a schema to what answers by it.
     prompts: each says what the JSON is to look like.
     schema: what an answer has to fit.
     language: of the words in which it is asked for again.
@@ -235,11 +298,15 @@ def ask_json(
   """
   counts = Counter() if counts is None else counts
   return judges.ask_twice(
-    ask, prompts, lambda reply, _: parse(reply, schema), language, counts
+    asking(schema),
+    prompts,
+    lambda reply, _: parse(reply, schema),
+    language,
+    counts,
   )
 
 
-def parse(reply: str, schema: type[pydantic.BaseModel]) -> dict[str, Any]:
+def parse(reply: str, schema: Schema) -> dict[str, Any]:
   """The JSON object in a reply, whatever stands around it.
 
   The thoughts of a model that thinks aloud do not count.

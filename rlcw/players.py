@@ -14,6 +14,7 @@ import pydantic
 
 from rlcw import llm, strategy
 from rlcw.labelled import Labelled
+from rlcw.llm import Asking, Schema
 from rlcw.rewards import judges
 from rlcw.rewards.judges import Ask, Panel, Prompt, Question, Verdicts
 from rlcw.rewards.remote_judge import Remote
@@ -77,6 +78,10 @@ class Budget:
 
     return guarded
 
+  def guard_asking(self, asking: Asking) -> Asking:
+    """The same, within the budget."""
+    return lambda schema: self.guard(asking(schema))
+
   def guard_panel(self, panel: Panel) -> Panel:
     """The same; one that asks may ask again, so that its calls are counted."""
     if isinstance(panel, Remote):
@@ -107,12 +112,12 @@ class Agents:
   """Four roles; each is a prompt, and what is read from the reply.
 
   Args:
-    ask: answers generator, reflector and optimiser.
+    asking: answers generator, reflector and optimiser, by a schema.
     panel: answers the detector.
     question: the detector's, in a language; by which principles is said later.
   """
 
-  ask: Ask
+  asking: Asking
   panel: Panel
   question: Question
   counts: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -190,7 +195,7 @@ class Agents:
   def _answers(
     self,
     role: str,
-    schema: type[pydantic.BaseModel],
+    schema: Schema,
     texts: Sequence[Mapping[str, str]],
   ) -> list[dict[str, Any] | None]:
     """What a role answers to each of its questions, by a schema."""
@@ -207,7 +212,8 @@ class Agents:
       return answer
 
     prompts = [judges.fill(pieces, each) for each in texts]
-    return judges.ask_twice(self.ask, prompts, parse, language, self.counts)
+    ask = self.asking(schema)
+    return judges.ask_twice(ask, prompts, parse, language, self.counts)
 
 
 def _texts(answer: Mapping[str, Any]) -> set[str]:

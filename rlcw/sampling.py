@@ -19,6 +19,7 @@ from flax import struct
 from jax import lax
 
 from rlcw.attention import KV
+from rlcw.grammar import Grammar
 from rlcw.model import (
   ModelConfig,
   Params,
@@ -179,8 +180,12 @@ def draw(
   head_VxD: jax.Array,
   key_PxG: jax.Array,
   t: jax.Array,
+  legal_BxV: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Every reply's t-th token and its log-probability, both `[P, G]`."""
+  """Every reply's t-th token and its log-probability, both `[P, G]`.
+
+  Where only some tokens are legal, the softmax is over these.
+  """
   shape_PxG = hidden_PxGxD.shape[:2]
   logits_BxV = jnp.einsum(
     'bd,vd->bv',
@@ -188,6 +193,8 @@ def draw(
     head_VxD,
     preferred_element_type=jnp.float32,
   )
+  if legal_BxV is not None:
+    logits_BxV = jnp.where(legal_BxV, logits_BxV, -jnp.inf)
   logp_BxV, weight_BxV = method(logits_BxV)
   fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
   uniform_B = jax.vmap(jax.random.uniform)(fold(key_PxG.reshape(-1), t))
@@ -218,6 +225,7 @@ def sample(
   method: Any,
   seed: jax.Array | int,
   step: jax.Array | int,
+  grammar: Grammar | None = None,
   *,
   config: ModelConfig,
   group_size: int,
@@ -234,6 +242,8 @@ def sample(
     method: `Greedy()`, `Temperature(t)`, `TopK(k, t)` or `TopP(p, t)`.
     seed: of the run.
     step: of the run; two steps never share noise.
+    grammar: what replies have to fit, if anything; it must reach its end
+      within T tokens.
     config: of the model.
     group_size: G.
     max_new_tokens: T.
@@ -259,12 +269,17 @@ def sample(
   empty = jnp.zeros(cache_shape, config.dtype)
 
   def alive(state) -> jax.Array:
-    t, rollout, _, _ = state
+    t, rollout, *_ = state
     return (t < max_new_tokens) & ~rollout.finished.all()
 
   def turn(state):
-    t, rollout, hidden_PxGxD, cache = state
-    token_PxG, logp_PxG = draw(method, hidden_PxGxD, head_VxD, key_PxG, t)
+    t, rollout, hidden_PxGxD, cache, place_B = state
+    legal_BxV = grammar and grammar.legal(place_B, max_new_tokens - t)
+    token_PxG, logp_PxG = draw(
+      method, hidden_PxGxD, head_VxD, key_PxG, t, legal_BxV
+    )
+    if grammar:
+      place_B = grammar.read(place_B, token_PxG.reshape(-1))
     live = ~rollout.finished
     token_PxG = jnp.where(live, token_PxG, 0).astype(jnp.int32)
     logp_PxG = jnp.where(live, logp_PxG, 0.0)
@@ -278,13 +293,13 @@ def sample(
     hidden, cache = decode_step(
       config, params, layers, token_PxG, prefix, cache, t
     )
-    return t + 1, rollout, hidden, cache
+    return t + 1, rollout, hidden, cache, place_B
 
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
   cache = [KV(empty, empty) for _ in layers]
-  _, rollout, _, _ = lax.while_loop(
-    alive,
-    turn,
-    (jnp.int32(0), nothing(*shape_PxG, max_new_tokens), first, cache),
+  place_B = jnp.zeros(prompts * group_size, jnp.int16)  # in the grammar
+  none = nothing(*shape_PxG, max_new_tokens)
+  _, rollout, *_ = lax.while_loop(
+    alive, turn, (jnp.int32(0), none, first, cache, place_B)
   )
   return rollout

@@ -85,6 +85,9 @@ class Scripted:
       times[prompt] += 1
     return replies
 
+  def asking(self, schema: Any) -> Any:
+    return self.ask
+
   def usage(self) -> dict[str, float]:
     return {'prompts': self.prompts, 'cached': 0, 'failed': 0}
 
@@ -290,7 +293,7 @@ def test_what_is_shipped_is_read() -> None:
 @pytest.mark.parametrize('language', judges.LANGUAGES)
 def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
   """Nor can what an agent says of it."""
-  debate = Debate(lambda prompts: [], language, 300)
+  debate = Debate(lambda _: lambda prompts: [], language, 300)
 
   def outside(role: str, reply: str) -> list[str]:
     points = {'points': {reply: reply}}

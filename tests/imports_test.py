@@ -27,7 +27,7 @@ LAYERS = {
   'rewards.recipes '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'records plots datasets prompts cache endpoint agreement retrieval',
+  'records plots datasets prompts cache endpoint agreement retrieval grammar',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

@@ -187,9 +187,51 @@ def test_a_bad_answer_is_quoted_and_asked_for_once_more() -> None:
     return [GOOD, 'bad']
 
   counts = Counter({'questions': 5})
-  answers = llm.ask_json(ask, ['a', 'b', 'c', 'd'], Verdict, 'en', counts)
+  answers = llm.ask_json(
+    lambda _: ask, ['a', 'b', 'c', 'd'], Verdict, 'en', counts
+  )
   good = {'judge': 1, 'reason': 'warm'}
   assert answers == [good, good, None, None]
   assert counts == {'questions': 9, 'repaired': 2, 'unanswered': 2}
   assert asked[1][0].startswith('b\n\n') and '> no {idea}\n' in asked[1][0]
   assert len(asked) == 2
+
+
+def test_a_model_here_is_held_to_a_schema(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """One that knows no JSON answers all the same, and once only."""
+  settings = {
+    'model': str(tiny_folder),
+    'cache': str(tmp_path / 'c.sqlite'),
+    'max_new_tokens': 40,
+  }
+  counts = Counter()
+  it = make(**settings)
+  answers = llm.ask_json(it.asking, PROMPTS, Verdict, 'en', counts)
+  assert all(answers) and counts['repaired'] == 0
+  plain = it.ask(PROMPTS)  # is not taken for an answer, nor the other way round
+  again = make(**settings)
+  assert llm.ask_json(again.asking, PROMPTS, Verdict) == answers
+  assert again.ask(PROMPTS) == plain
+  assert again.usage()['cached'] == 6
+  with pytest.raises(ValueError, match='max_new_tokens=5; legal'):
+    make(model=str(tiny_folder), max_new_tokens=5).asking(Verdict)
+
+
+@pytest.mark.parametrize('schemas', [False, True])
+def test_a_server_that_can_is_told_the_schema(schemas: bool) -> None:
+  with serving(lambda request, n: GOOD) as server:
+    config = node()
+    config.endpoint.update(url=server.url, model='m', schemas=schemas)
+    it = llm.make_ask(config, sharding.make_mesh())
+    assert llm.ask_json(it.asking, ['a'], Verdict) == [llm.parse(GOOD, Verdict)]
+    it.ask(['a'])
+    held, plain = server.requests
+  assert 'response_format' not in plain
+  assert ('response_format' in held) == schemas
+  if schemas:
+    form = held['response_format']
+    assert form['type'] == 'json_schema'
+    assert form['json_schema']['name'] == 'Verdict'
+    assert form['json_schema']['schema'] == Verdict.model_json_schema()

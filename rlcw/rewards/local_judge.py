@@ -26,6 +26,7 @@ from rlcw.policy import Policy
 from rlcw.rewards.judges import Prompt, Question, Verdicts
 
 CUE = 'Verdict:'  # the beginning of the model's own turn
+_STRIDE = 64  # tokens
 _KEPT = 4  # readings of principles: a game tries many, each of them large
 
 
@@ -40,7 +41,7 @@ class Local:
   def __init__(self, model: Policy, groups_per_pass: int):
     self.model, self.groups_per_pass = model, groups_per_pass
     self.questions = 0
-    self.prefaces: dict[str, Prefix] = {}
+    self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
     shards = sharding.group_shards(model.mesh)
     if groups_per_pass % shards:
       raise ValueError(
@@ -56,12 +57,12 @@ class Local:
     size, first = self.groups_per_pass, []
     self.questions += sum(map(len, prompts))
     ids = [self.tokens(group) for group in prompts]
-    preface = self.preface(prompts[0][0].shared)
+    preface, rest = self.preface(prompts[0][0].shared)
     for start in range(0, len(ids), size):
       # the last pass is filled up; widths are powers of two: few shapes
       part = [ids[i % len(ids)] for i in range(start, start + size)]
       briefs, rows = zip(*part, strict=True)
-      prompt_PxL, length_P = data.pad_coarsely(briefs)
+      prompt_PxL, length_P = data.pad_coarsely([rest + b for b in briefs])
       token, count = data.pad_coarsely([row for group in rows for row in group])
       arrays = jax.device_put(
         (
@@ -100,21 +101,27 @@ class Local:
       )
     return first, second
 
-  def preface(self, shared: str) -> Prefix:
-    """The principles, read once; a row for each device that reads briefs."""
+  def preface(self, shared: str) -> tuple[Prefix, list[int]]:
+    """The principles, read once; and their last tokens, left to each brief.
+
+    What is read has one of few lengths, so that principles which change do not
+    compile anew.  It has a row for each device that reads briefs.
+    """
     if shared not in self.prefaces:
       if len(self.prefaces) == _KEPT:
         del self.prefaces[next(iter(self.prefaces))]
       opening, _ = tokenizer.turns(self.model.text)
       row = opening + tokenizer.encode_untrusted(self.model.text, shared)
+      cut = max(len(row) // _STRIDE * _STRIDE, 1)
       rows = sharding.group_shards(self.model.mesh)
       token_SxL, length_S = jax.device_put(
-        (np.tile(row, (rows, 1)), np.full(rows, len(row))),
+        (np.tile(row[:cut], (rows, 1)), np.full(rows, cut)),
         sharding.over_groups(self.model.mesh),
       )
-      self.prefaces[shared] = _read(
+      prefix = _read(
         self.model.params, token_SxL, length_S, config=self.model.config
       )
+      self.prefaces[shared] = prefix, row[cut:]
     return self.prefaces[shared]
 
   def tokens(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pydantic
 
 from rlcw.rewards.judges import (
   Ask,
@@ -20,6 +21,14 @@ from rlcw.rewards.judges import (
 )
 
 _FENCE = '```'  # around code, as many models write it
+
+
+class Form(pydantic.BaseModel):
+  """What a model is asked for, where it can be held to a schema."""
+
+  id: str
+  verdict: str
+  reason: str
 
 
 class Answer(NamedTuple):

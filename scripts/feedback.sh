@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# From queries to a trained writer without annotators, by both strategies of
+# arXiv 2508.21476: pairs that agents curate, and principles that a game
+# sharpens.  One small model plays every part, a few times each: this shows the
+# way, not what it leads to.  Run it again to go on where it was stopped.
+source "$(dirname "$0")/environment.sh"
+
+runs=runs/feedback
+mkdir -p $runs
+grep '"language": "en"' rlcw/datasets/themes.jsonl | head -n 12 \
+  > $runs/queries.jsonl
+
+# stage NAME CONFIG OPTIONS...
+stage() {
+  echo "== $1"
+  rlcw --config=configs/"$2".py --workdir=$runs/"$1" "${@:3}"
+}
+
+# Queries become pairs, pairs a reward model, and that trains a writer.
+stage pairs curate --config.queries=$runs/queries.jsonl \
+  --config.writer.model=$model --config.writer.max_new_tokens=96 \
+  --config.agent.model=$model --config.agent.max_new_tokens=128
+stage taste reward_model --config.preferences=$runs/pairs/preferences.jsonl \
+  --config.heldout=0.3
+stage writer grpo --config.reward_model=$runs/taste --config.steps=4
+
+# Labelled replies sharpen principles, by which a judge trains another writer.
+stage game adversary --config.agents.model=$model \
+  --config.agents.max_new_tokens=160 --config.rounds=3 --config.batches=1
+stage replies generate --config.model=$model \
+  --config.input=$runs/queries.jsonl
+stage verdicts judge --config.input=$runs/replies/replies.jsonl \
+  --config.judge.model=$model \
+  --config.judge.principles=$runs/game/principles.md
+stage judged grpo --config.writing=judge --config.steps=4 \
+  --config.judge.model=$model \
+  --config.judge.principles=$runs/game/principles.md
