@@ -47,6 +47,8 @@ from rlcw.rewards.judges import Panel
 from rlcw.rewards.remote_judge import Form, Remote
 from rlcw.strategy import Reading, State, Strategy
 
+_MOST_NOTES = 8  # that a change is to heed
+
 
 class Game:
   """Plays rounds; every version of a strategy goes to disk with its cause.
@@ -192,11 +194,14 @@ class Game:
     """Notes on what went wrong go into the strategy for judging, if it helps.
 
     It is judged by the dev replies and the round's fakes, those included that
-    were missed.
+    were missed.  The notes of a change that is refused go into the next.
     """
     if not notes:
       return
-    state, cause = self.state, {'phase': phase, 'notes': notes}
+    state = self.state
+    notes = [*state.open, *notes][-_MOST_NOTES:]
+    cause = {'phase': phase, 'notes': notes}
+    state.open = notes
     new = self.agents.optimise('judging', state.judging, notes)
     if new is None or new == state.judging:
       why = 'no legal rules' if new is None else 'nothing changed'
@@ -210,6 +215,7 @@ class Game:
     self.record('judging', new, cause, why, scores)
     if not why:
       state.judging, state.dev = new, reading.labelled_N.tolist()
+      state.open = []
       self.fake_good = reading.fake_F
 
   def batches(self, items: Sequence[Any]) -> Iterator[list[Any]]:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ from rlcw.grammar import Grammar
 from rlcw.policy import Policy
 from rlcw.rewards import judges
 from rlcw.rewards.judges import Ask
+
+_BLANK = re.compile(r'\s*<[^<>]*>\s*')  # as prompts show what to fill in
 
 Schema = type[pydantic.BaseModel]
 Asking = Callable[
@@ -313,7 +316,8 @@ def parse(reply: str, schema: Schema) -> dict[str, Any]:
 
   Raises:
     ValueError: no object fits; or two do and differ, of which one may be
-      quoted from what is judged.
+      quoted from what is judged; or one still has a blank of the form, such as
+      <one sentence>.
   """
   fitting = []
   for found in _objects(reply.rpartition('</think>')[2]):
@@ -325,7 +329,19 @@ def parse(reply: str, schema: Schema) -> dict[str, Any]:
       fitting.append(answer)
   if len(fitting) != 1:
     raise ValueError(f'{len(fitting)} objects fit {schema.__name__}, not one')
+  if any(_BLANK.fullmatch(text) for text in _texts(fitting[0])):
+    raise ValueError('a blank of the form is not filled in')
   return fitting[0]
+
+
+def _texts(value: Any) -> Iterator[str]:
+  """Every text in a JSON value, names of fields included."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, (list, dict)):
+    parts = value if isinstance(value, list) else [*value, *value.values()]
+    for part in parts:
+      yield from _texts(part)
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

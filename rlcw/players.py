@@ -4,7 +4,6 @@ Letters: B replies of a batch.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -201,24 +200,11 @@ class Agents:
     """What a role answers to each of its questions, by a schema."""
     if not texts:
       return []
-    language = self.question.language
-    pieces = judges.template(f'{role}_{language}')
-    form = _texts(json.loads(pieces[-1].splitlines()[-1]))
-
-    def parse(reply: str, _: int) -> dict[str, Any]:
-      answer = llm.parse(reply, schema)
-      if _texts(answer) & form:
-        raise ValueError('it repeats the form instead of filling it in')
-      return answer
-
-    prompts = [judges.fill(pieces, each) for each in texts]
-    ask = self.asking(schema)
-    return judges.ask_twice(ask, prompts, parse, language, self.counts)
-
-
-def _texts(answer: Mapping[str, Any]) -> set[str]:
-  """All that stands in an answer's fields."""
-  texts = set()
-  for value in answer.values():
-    texts |= {value} if isinstance(value, str) else {*value}
-  return texts
+    pieces = judges.template(f'{role}_{self.question.language}')
+    return llm.ask_json(
+      self.asking,
+      [judges.fill(pieces, each) for each in texts],
+      schema,
+      self.question.language,
+      self.counts,
+    )

@@ -98,6 +98,8 @@ class State:
   round: int = 0
   calls: int = 0
   stale: int = 0  # rounds since agreement last rose
+  # notes that no change kept has heeded
+  open: list[str] = dataclasses.field(default_factory=list)
 
   @classmethod
   def read(cls, file: Path) -> 'State':

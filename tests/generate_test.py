@@ -83,6 +83,19 @@ def test_a_run_goes_on_where_it_was_killed(
   assert summary['resumed_at'] == 5 and summary['replies'] == 12
 
 
+def test_one_reply_alone_is_ready_to_be_judged(
+  replies: Any,
+  tiny_folder: pathlib.Path,
+  briefs: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  rows = generate(tiny_folder, briefs, tmp_path, samples=1)
+  assert [row['response'] for row in rows] == [
+    row['responses'][0] for row in replies[1]
+  ]
+  assert not any('response' in row for row in replies[1])
+
+
 def test_rules_are_written_into_the_brief() -> None:
   from ml_collections import ConfigDict
 
