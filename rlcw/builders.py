@@ -124,24 +124,35 @@ class RlcwPreferences(_Shipped, tfds.core.GeneratorBasedBuilder):
 
 
 class _Part(NamedTuple):
-  """The files that a configuration is made of, by split, and their fields."""
+  """The files that a configuration is made of, by split, and their fields.
 
-  files: dict[str, str]
+  Each file has the name that it was published under, and a short one.
+  """
+
+  files: dict[str, tuple[str, str]]
   features: dict[str, Any]
 
 
 _REPLY = {'prompt': _TEXT, 'response': _TEXT}
 _GREETINGS = {
-  'sft': _Part({'train': 'sft'}, _REPLY),
+  'sft': _Part({'train': ('sft', 'sft/sft_data')}, _REPLY),
   'preferences': _Part(
-    {'train': 'preference_train', 'heldout': 'preference_dev'}, _PAIR
+    {
+      'train': ('preference_train', 'reward_model/reward_data_train'),
+      'heldout': ('preference_dev', 'reward_model/reward_data_test'),
+    },
+    _PAIR,
   ),
   'labelled': _Part(
-    {'heldout': 'labelled_dev'},
+    {'heldout': ('labelled_dev', 'evaluation_set/evaluate_data')},
     _REPLY | {'label': tfds.features.Scalar(np.int64)},
   ),
   'briefs': _Part(
-    {'train': 'briefs_train', 'heldout': 'briefs_test'}, {'prompt': _TEXT}
+    {
+      'train': ('briefs_train', 'grpo_data/train'),
+      'heldout': ('briefs_test', 'grpo_data/test'),
+    },
+    {'prompt': _TEXT},
   ),
 }
 
@@ -153,9 +164,13 @@ class RlcwGreetings(_Ours, tfds.core.GeneratorBasedBuilder):
     tfds.core.BuilderConfig(name=name) for name in _GREETINGS
   ]
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
-    'link the folder of the published files as `rlcw_greetings` into it. '
+    'link the published folder `dataset` as `rlcw_greetings` into it. '
     'Expected there, each as .jsonl, .json or .parquet: '
-    + ', '.join(stem for p in _GREETINGS.values() for stem in p.files.values())
+    + ', '.join(
+      ' or '.join(names)
+      for p in _GREETINGS.values()
+      for names in p.files.values()
+    )
   )
 
   def _info(self) -> Any:
@@ -175,8 +190,8 @@ class RlcwGreetings(_Ours, tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     folder = Path(dl_manager.manual_dir) / 'rlcw_greetings'
     return {
-      split: self._generate_examples(_find(folder, stem))
-      for split, stem in self._part.files.items()
+      split: self._generate_examples(_find(folder, names))
+      for split, names in self._part.files.items()
     }
 
   def _generate_examples(
@@ -194,10 +209,12 @@ class RlcwGreetings(_Ours, tfds.core.GeneratorBasedBuilder):
       yield number, kept
 
 
-def _find(folder: Path, stem: str) -> Path:
-  """The one file of that name in a format that we read."""
-  files = [folder / f'{stem}{end}' for end in ('.jsonl', '.json', '.parquet')]
-  found = [file for file in files if file.is_file()]
-  if not found:
-    raise ValueError(f'{folder} has no {stem} as .jsonl, .json or .parquet')
-  return found[0]
+def _find(folder: Path, names: tuple[str, str]) -> Path:
+  """The one file by either name, in a format that we read."""
+  ends = '.jsonl', '.json', '.parquet'
+  for file in (folder / f'{name}{end}' for name in names for end in ends):
+    if file.is_file():
+      return file
+  raise ValueError(
+    f'{folder} has no {" or ".join(names)} as .jsonl, .json or .parquet'
+  )

@@ -1,4 +1,10 @@
-"""Files of records: JSONL, JSON and parquet, each to numbered dictionaries."""
+"""Files of records: JSONL, JSON and parquet, each to numbered dictionaries.
+
+Records of other tools' layouts become ours, {"prompt", "response", "chosen",
+"rejected"}: LLaMA-Factory's alpaca {"instruction", "input", "output"} and
+sharegpt {"conversations", "chosen", "rejected"}, verl's {"prompt": messages},
+and {"query"} for a prompt.
+"""
 
 import json
 from collections.abc import Sequence
@@ -72,7 +78,61 @@ def _parse(text: bytes, place: str) -> Any:
 def _object(value: Any, place: str) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise ValueError(f'{place}: a JSON object is expected')
-  return value
+  try:
+    return _ours(value)
+  except ValueError as error:
+    raise ValueError(f'{place}: {error}') from None
+
+
+def _ours(record: dict[str, Any]) -> dict[str, Any]:
+  """The record in our layout; fields of no layout are kept as they are."""
+  if isinstance(record.get('prompt'), list):
+    return _spoken(record, 'prompt')
+  if 'prompt' in record:
+    return record
+  if 'conversations' in record:
+    return _spoken(record, 'conversations')
+  if {'instruction', 'output'} <= {*record}:
+    names = 'instruction', 'input', 'output'
+    asked, more, told = (record.get(name, '') for name in names)
+    rest = {k: v for k, v in record.items() if k not in names}
+    prompt = f'{asked}\n{more}' if more else asked
+    return {'prompt': prompt, 'response': told, **rest}
+  if 'query' in record:
+    return {'prompt' if k == 'query' else k: v for k, v in record.items()}
+  return record
+
+
+def _spoken(record: dict[str, Any], field: str) -> dict[str, Any]:
+  """The record with texts where it has messages.
+
+  Raises:
+    ValueError: there is more than one message of a user, and a reply to it.
+  """
+  said = [_message(each) for each in record[field]]
+  speakers = [speaker for speaker, _ in said]
+  if speakers not in (['user'], ['user', 'assistant']):
+    raise ValueError(
+      f'{field} of {speakers}; legal: one message of the user, and at most one '
+      'reply'
+    )
+  names = 'prompt', 'response'
+  found: dict[str, Any] = dict(zip(names, (x for _, x in said), strict=False))
+  for name, value in record.items():
+    if name in ('chosen', 'rejected') and isinstance(value, dict):
+      found[name] = _message(value)[1]
+    elif name != field:
+      found[name] = value
+  return found
+
+
+def _message(message: Any) -> tuple[str, Any]:
+  """Who speaks, and what."""
+  if not isinstance(message, dict):
+    raise ValueError(f'message {message!r:.80}; an object is expected')
+  speaker = str(message.get('role', message.get('from')))
+  speaker = {'human': 'user', 'gpt': 'assistant'}.get(speaker, speaker)
+  return speaker, message.get('content', message.get('value'))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -214,6 +214,15 @@ def nothing(prompts: int, group_size: int, max_new_tokens: int) -> Rollout:
   )
 
 
+def no_keys(
+  config: ModelConfig, prompts: int, group_size: int, max_new_tokens: int
+) -> list[KV]:
+  """Room in every layer for the keys and values of as many replies."""
+  shape = prompts, group_size, max_new_tokens, config.num_kv_heads
+  empty_PxGxTxKxH = jnp.zeros((*shape, config.head_dim), config.dtype)
+  return [KV(empty_PxGxTxKxH, empty_PxGxTxKxH)] * config.num_layers
+
+
 @functools.partial(
   jax.jit, static_argnames=('config', 'group_size', 'max_new_tokens', 'eos')
 )
@@ -260,13 +269,6 @@ def sample(
   head_VxD = head_weight(params).astype(config.dtype)
   key_PxG = reply_keys(seed, step, brief_id_P, group_size)
   eos_E = jnp.asarray(eos, jnp.int32)
-  cache_shape = (
-    *shape_PxG,
-    max_new_tokens,
-    config.num_kv_heads,
-    config.head_dim,
-  )
-  empty = jnp.zeros(cache_shape, config.dtype)
 
   def alive(state) -> jax.Array:
     t, rollout, *_ = state
@@ -296,7 +298,7 @@ def sample(
     return t + 1, rollout, hidden, cache, place_B
 
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
-  cache = [KV(empty, empty) for _ in layers]
+  cache = no_keys(config, *shape_PxG, max_new_tokens)
   place_B = jnp.zeros(prompts * group_size, jnp.int16)  # in the grammar
   none = nothing(*shape_PxG, max_new_tokens)
   _, rollout, *_ = lax.while_loop(

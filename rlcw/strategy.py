@@ -128,7 +128,8 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
     `agreement`, the share of verdicts that are the label; `balanced`, the same
     as a mean over the two labels; `matched`, how often they part Good from Bad
     among replies of about the same length, by `agreement.right_at_length`;
-    `comparable`, what `balanced` is among those replies; `fakes`, the share of
+    `comparable`, what `balanced` is among those replies; `auc`, how often a
+    Good one is found likelier to be Good than a Bad one; `fakes`, the share of
     fakes that are found Bad.
   """
   known_N = np.isfinite(reading.labelled_N)
@@ -144,6 +145,7 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
     'balanced': agreement.balanced(right_N, label_N),
     'matched': agreement.balanced(share_N[has_N], label_N[has_N]),
     'comparable': agreement.balanced(right_N[has_N], label_N[has_N]),
+    'auc': agreement.auc(reading.labelled_N[known_N], label_N),
     'fakes': float((fake_F <= 0.5).mean()) if len(fake_F) else np.nan,
   }
 
@@ -152,9 +154,10 @@ def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
   """Why a new judging strategy is not to replace the old; blank if it may.
 
   It may if no score falls, by the replies that both have a verdict on: so a
-  judge that does not always answer loses nothing by chance.  Nor may it gain by
-  length.  Whatever verdicts a change puts right, `matched` rises at least half
-  as far as `comparable`; if they follow length, it does not rise.
+  judge that does not always answer loses nothing by chance.  Of a judge whose
+  verdicts are all the same, `auc` still tells better from worse.  Nor may it
+  gain by length.  Whatever verdicts a change puts right, `matched` rises at
+  least half as far as `comparable`; if they follow length, it does not rise.
   """
   known = [np.isfinite(n + o) for n, o in zip(new, old, strict=True)]
   if np.concatenate(known).mean() < _ANSWERED:
@@ -166,7 +169,7 @@ def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
   gain = {name: after[name] - before[name] for name in after}
   fallen = [
     f'{name} {before[name]:.3f} to {after[name]:.3f}'
-    for name in ('agreement', 'balanced', 'matched', 'fakes')
+    for name in ('agreement', 'balanced', 'matched', 'auc', 'fakes')
     if gain[name] < -_EQUAL
   ]
   if gain['matched'] < gain['comparable'] / 2 - _EQUAL and not fallen:
@@ -179,13 +182,12 @@ def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
 
 def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   """Scores on replies that nothing was chosen by, beside length alone."""
-  known_N = np.isfinite(good_N)
   label_N = np.array([each.label for each in labelled], bool)
   length_N = np.array([len(each.response) for each in labelled])
   scores = score(Reading(good_N, np.zeros(0)), labelled)
+  names = 'agreement', 'balanced', 'matched', 'auc'
   return {
-    **{name: scores[name] for name in ('agreement', 'balanced', 'matched')},
-    'answered': known_N.mean(),
-    'auc': agreement.auc(good_N[known_N], label_N[known_N]),
+    **{name: scores[name] for name in names},
+    'answered': np.isfinite(good_N).mean(),
     'length_only_auc': agreement.auc(length_N, label_N),
   }

@@ -19,7 +19,8 @@ stage() {
 # Queries become pairs, pairs a reward model, and that trains a writer.
 stage pairs curate --config.queries=$runs/queries.jsonl \
   --config.writer.model=$model --config.writer.max_new_tokens=96 \
-  --config.agent.model=$model --config.agent.max_new_tokens=128
+  --config.agent.model=$model --config.agent.max_new_tokens=96 \
+  --config.agent.temperature=1.0
 stage taste reward_model --config.preferences=$runs/pairs/preferences.jsonl \
   --config.heldout=0.3
 stage writer grpo --config.reward_model=$runs/taste --config.steps=4

@@ -108,10 +108,46 @@ def test_a_folder_of_greetings(tmp_path: pathlib.Path) -> None:
   ]
 
 
+def test_the_greetings_as_they_were_published(tmp_path: pathlib.Path) -> None:
+  folder = tmp_path / 'downloads' / 'manual' / 'rlcw_greetings'
+  for part in ('sft', 'reward_model', 'evaluation_set', 'grpo_data'):
+    (folder / part).mkdir(parents=True)
+  brief, good, bad = PAIR.values()
+  alpaca = {'instruction': brief, 'input': '', 'output': good}
+  sharegpt = {
+    'conversations': [{'from': 'human', 'value': brief}],
+    'chosen': {'from': 'gpt', 'value': good},
+    'rejected': {'from': 'gpt', 'value': bad},
+  }
+  verl = {'prompt': [{'role': 'user', 'content': brief}], 'ability': 'writing'}
+  write_array(folder / 'sft' / 'sft_data.json', [alpaca])
+  for split in ('train', 'test'):
+    file = folder / 'reward_model' / f'reward_data_{split}.json'
+    write_array(file, [sharegpt])
+    write_parquet(folder / 'grpo_data' / f'{split}.parquet', [verl])
+  labelled = {'query': brief, 'response': good, 'label': 1}
+  write_lines(folder / 'evaluation_set' / 'evaluate_data.json', [labelled])
+  names = 'sft', 'preferences', 'labelled', 'briefs'
+  sft, pairs, labels, briefs = read(
+    tmp_path, *(f'tfds:rlcw_greetings/{name}' for name in names)
+  )
+  zh, train, heldout = (
+    {'language': 'zh'} | more
+    for more in ({}, {'split': 'train'}, {'split': 'heldout'})
+  )
+  assert sft == [REPLY | zh]
+  assert pairs == [PAIR | train, PAIR | heldout]
+  assert labels == [REPLY | zh | {'label': 1}]
+  assert [(b['prompt'], b['split']) for b in briefs] == [
+    (brief, 'train'),
+    (brief, 'heldout'),
+  ]
+
+
 def test_what_cannot_be_built_is_told(tmp_path: pathlib.Path) -> None:
   sft = 'tfds:rlcw_greetings/sft'
   (absent,) = read(tmp_path, sft)
-  assert 'link the folder' in absent and 'labelled_dev' in absent
+  assert 'link the published folder' in absent and 'labelled_dev' in absent
   folder = tmp_path / 'downloads' / 'manual' / 'rlcw_greetings'
   folder.mkdir(parents=True)
   write_lines(folder / 'preference_train.jsonl', [PAIR, {'prompt': 'x'}])
@@ -123,7 +159,7 @@ def test_what_cannot_be_built_is_told(tmp_path: pathlib.Path) -> None:
     'tfds:rlcw_nothing',
     'tfds:rlcw_briefs?test',
   )
-  assert 'rlcw_greetings has no sft as .jsonl, .json or .parquet' in empty
+  assert 'rlcw_greetings has no sft or sft/sft_data as .jsonl, ' in empty
   assert 'preference_train.jsonl:3: no field chosen, rejected' in field
   assert unknown == 'tfds:rlcw_nothing: Dataset rlcw_nothing not found.'
   assert "'test'" in split and "'heldout'" in split

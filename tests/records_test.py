@@ -93,3 +93,68 @@ def test_what_is_not_installed_is_told_with_its_extra(
   monkeypatch.setitem(sys.modules, package, None)
   with pytest.raises(ValueError, match=r"pip install 'rlcw\[data\]'"):
     data.read_numbered(path)
+
+
+SAID = [{'from': 'human', 'value': 'A toast.'}]
+ASKED = [{'role': 'user', 'content': 'A toast.'}]
+REPLIED = [*ASKED, {'role': 'assistant', 'content': 'To you!'}]
+GOOD, BAD = ({'from': 'gpt', 'value': text} for text in ('To you!', 'Hm.'))
+LAYOUTS = {
+  'alpaca': (
+    {'instruction': 'A toast.', 'input': '', 'output': 'To you!'},
+    {'prompt': 'A toast.', 'response': 'To you!'},
+  ),
+  'alpaca with input': (
+    {'instruction': 'A toast', 'input': 'to Ines.', 'output': 'Oh!', 'id': 1},
+    {'prompt': 'A toast\nto Ines.', 'response': 'Oh!', 'id': 1},
+  ),
+  'sharegpt': (
+    {'conversations': SAID, 'chosen': GOOD, 'rejected': BAD},
+    {'prompt': 'A toast.', 'chosen': 'To you!', 'rejected': 'Hm.'},
+  ),
+  'sharegpt reply': (
+    {'conversations': [*SAID, GOOD]},
+    {'prompt': 'A toast.', 'response': 'To you!'},
+  ),
+  'verl': (
+    {'prompt': ASKED, 'ability': 'x', 'extra_info': {'split': 'train'}},
+    {'prompt': 'A toast.', 'ability': 'x', 'extra_info': {'split': 'train'}},
+  ),
+  'messages': (
+    {'prompt': REPLIED},
+    {'prompt': 'A toast.', 'response': 'To you!'},
+  ),
+  'query': (
+    {'query': 'A toast.', 'response': 'To you!', 'label': 1},
+    {'prompt': 'A toast.', 'response': 'To you!', 'label': 1},
+  ),
+}
+
+
+@pytest.mark.parametrize('write', [write_lines, write_array, write_parquet])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_layouts_of_other_tools_become_ours(
+  layout: str, write: Callable[..., None], tmp_path: pathlib.Path
+) -> None:
+  theirs, ours = LAYOUTS[layout]
+  end = 'parquet' if write is write_parquet else 'json'
+  write(tmp_path / f'x.{end}', [theirs, theirs])
+  assert [r for _, r in data.read_numbered(tmp_path / f'x.{end}')] == [ours] * 2
+
+
+@pytest.mark.parametrize(
+  'record',
+  [
+    {'prompt': [{'role': 'system', 'content': 'Be brief.'}, *ASKED]},
+    {'prompt': [*REPLIED, *ASKED]},
+    {'prompt': []},
+    {'conversations': ['A toast.']},
+    {'conversations': [GOOD], 'chosen': GOOD, 'rejected': BAD},
+  ],
+)
+def test_a_conversation_of_more_turns_is_refused(
+  record: Any, tmp_path: pathlib.Path
+) -> None:
+  write_array(tmp_path / 'x.json', [record])
+  with pytest.raises(ValueError, match=r'x\.json:1: (.*; legal: one|message)'):
+    data.read_numbered(tmp_path / 'x.json')

@@ -142,6 +142,14 @@ def test_a_change_that_lets_fakes_pass_is_refused() -> None:
   assert why == 'fakes 1.000 to 0.000'
 
 
+def test_of_a_judge_that_finds_all_good_the_order_counts() -> None:
+  none = np.zeros(0)
+  right = Reading(np.array([0.9, 0.8, 0.8, 0.7, 0.6]), none)
+  wrong = Reading(np.array([0.9, 0.8, 0.6, 0.7, 0.8]), none)
+  assert strategy.loss(wrong, right, EVEN) == 'auc 1.000 to 0.583'
+  assert strategy.loss(right, wrong, EVEN) == ''
+
+
 def test_a_gain_by_length_is_refused() -> None:
   """Where the good are long, a taste for length agrees: it is no progress."""
   replies = _labelled(
