@@ -42,10 +42,9 @@ from rlcw.rewards.judges import Ask
 
 _BLANK = re.compile(r'\s*<[^<>]*>\s*')  # as prompts show what to fill in
 
+# Answers in JSON are asked for by what they have to fit.
 Schema = type[pydantic.BaseModel]
-Asking = Callable[
-  [Schema], Ask
-]  # for answers in JSON, by what they have to fit
+Asking = Callable[[Schema], Ask]
 
 
 class Model(Protocol):
