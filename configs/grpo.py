@@ -24,7 +24,8 @@ from rlcw.scoring import judge_settings
 _LARGE = dict(
   prompts_per_step=32,
   group_size=8,
-  microbatch_groups=16,
+  mesh=dict(data=1, fsdp=-1, tensor=4),
+  microbatch_groups=4,
   max_new_tokens=2048,
   compute_dtype='bfloat16',
   moment_dtype='bfloat16',
