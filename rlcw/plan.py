@@ -239,9 +239,8 @@ def largest_microbatch(
     metrics.say(f'plan: tries microbatch_groups={groups}')
     config = plan.config.copy_and_resolve_references()
     config.microbatch_groups = groups
-    fitting = compiled(
-      plan, programs.update(plan._replace(config=config)), chip
-    )['fits']
+    changed = plan._replace(config=config)
+    fitting = compiled(changed, programs.update(changed), chip)['fits']
     best = groups if fitting else best
     if fitting != fits:
       break
