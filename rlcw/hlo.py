@@ -1,9 +1,12 @@
 """What a compiled program sends between its devices, read from its HLO text.
 
-A collective in the body of a loop runs as often as the loop turns.  XLA tells
-that in no other place than the loop's condition, where the largest constant is
-the number that the counter is compared with; a loop that may end earlier is
-counted in full.
+A collective in the body of a loop runs as often as the loop turns.  That is
+said nowhere: the loop's condition has the limit, its body what is added to the
+counter.  A loop that may end earlier is counted in full.
+
+On a TPU a collective may be spread over several fusions, so as to run beside
+them, and its instruction then stands in each: it is known by its channel, and
+runs as often as the part that runs least.
 """
 
 import math
@@ -25,8 +28,13 @@ _CALLED = re.compile(
   r'\b(?:calls|to_apply|body|condition|branch_computations|'
   r'true_computation|false_computation)=(?:\{([^}]*)\}|(%?[\w.-]+))'
 )
-_CONDITION = re.compile(r' while\(.*\bcondition=%?([\w.-]+)')
-_CONSTANT = re.compile(r' = [su](?:8|16|32|64)\[\]\S* constant\((\d+)\)')
+_LOOP = re.compile(r' while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)')
+_CHANNEL = re.compile(r'\bchannel_id=\d+')
+_CONSTANT = re.compile(
+  r'%([\w.-]+) = [su](?:8|16|32|64)\[\]\S* constant\((\d+)\)'
+)
+_COUNTER = re.compile(r' = [su]\d+\[\]\S* get-tuple-element\(.*\), index=(\d+)')
+_ROOT = re.compile(r'^\s+ROOT .* tuple\(')
 _ARRAY = re.compile(r'\b(pred|bf16|[a-z]\d+)(?:e\d\w*)?\[([\d,]*)\]')
 
 
@@ -48,14 +56,18 @@ def collectives(text: str) -> dict[str, Traffic]:
     algorithms that send least: rings for gathers and reductions.
   """
   computations, entry = _computations(text)
-  found: dict[str, Traffic] = {}
+  parts: dict[str, tuple[str, float, int]] = {}
   for name, times in _turns(computations, entry).items():
     for line in computations[name]:
-      sent = _sent(line)
-      if sent is not None:
-        kind, size = sent
-        before = found.get(kind, Traffic())
-        found[kind] = Traffic(before.count + times, before.bytes + times * size)
+      if sent := _sent(line):
+        channel = _CHANNEL.search(line)
+        key = channel[0] if channel else f'{name}{line}'
+        least = min(times, parts[key][2] if key in parts else times)
+        parts[key] = *sent, least
+  found: dict[str, Traffic] = {}
+  for kind, size, times in parts.values():
+    before = found.get(kind, Traffic())
+    found[kind] = Traffic(before.count + times, before.bytes + times * size)
   return found
 
 
@@ -116,13 +128,33 @@ def _calls(
 ) -> Iterator[tuple[str, int]]:
   for line in lines:
     repeats = 1
-    if found := _CONDITION.search(line):
-      limits = _CONSTANT.findall('\n'.join(computations[found[1]]))
-      repeats = max(map(int, limits), default=1)
+    if found := _LOOP.search(line):
+      condition, body = (computations[name] for name in found.groups())
+      limit = max(_constants(condition).values(), default=1)
+      repeats = -(-limit // _step(condition, body))
     for several, one in _CALLED.findall(line):
       for name in (several or one).split(','):
         if (name := name.strip('% ')) in computations:
           yield name, repeats
+
+
+def _constants(lines: list[str]) -> dict[str, int]:
+  found = _CONSTANT.findall('\n'.join(lines))
+  return {name: int(value) for name, value in found}
+
+
+def _step(condition: list[str], body: list[str]) -> int:
+  """What a loop adds to its counter at each turn; 1 where it is not plain."""
+  counter = _COUNTER.search('\n'.join(condition))
+  root = next((line for line in body if _ROOT.search(line)), None)
+  if counter is None or root is None:
+    return 1
+  operands = re.findall(r'%([\w.-]+)', root.partition(' tuple(')[2])
+  name = re.escape(operands[int(counter[1])])
+  sum_ = re.search(rf'%{name} = \S+ add\(([^)]*)\)', '\n'.join(body))
+  constants = _constants(body)
+  added = re.findall(r'%([\w.-]+)', sum_[1]) if sum_ else []
+  return next((constants[x] for x in added if constants.get(x)), 1)
 
 
 def _sent(line: str) -> tuple[str, float] | None:

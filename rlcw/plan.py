@@ -198,6 +198,7 @@ def compiled(
     | {'cache': program.cache, 'temporaries': own - taken - program.cache},
     'hbm_total': others + own,
     'hbm_limit': limit,
+    'compiler_limit_mib': left,
     'fits': fits,
     'collectives': {k: t._asdict() for k, t in collectives.items()},
     'flops': program.work.flops,
@@ -268,7 +269,9 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
       over = (phase['hbm_total'] - limit) / GIB
       said.append(f'{phase["phase"]}: {over:.1f} GiB a chip too much.')
   if all(p['fits'] for p in phases):
-    return said
+    # by itself the compiler takes all HBM for what it compiles
+    flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
+    return [*said, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
   split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
   if held > limit:
     least = -(-held * split // limit)

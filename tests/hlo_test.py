@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rlcw import hlo, sharding
 
-# 3 turns of a loop around 4 turns of another, and a call outside of them.
+# 3 turns of a loop around 4 turns of another, which counts 0, 2, 4, 6.
 TEXT = """HloModule jit_f, is_scheduled=true
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -19,7 +19,7 @@ TEXT = """HloModule jit_f, is_scheduled=true
 %inner_condition (p: (s32[], f32[8])) -> pred[] {
   %p = (s32[], f32[8]) parameter(0)
   %i = s32[] get-tuple-element(%p), index=0
-  %limit = s32[]{:T(128)} constant(4)
+  %limit = s32[]{:T(128)} constant(8)
   ROOT %lt = pred[] compare(%i, %limit), direction=LT
 }
 
@@ -27,8 +27,11 @@ TEXT = """HloModule jit_f, is_scheduled=true
   %p.1 = (s32[], f32[8]) parameter(0)
   %x = f32[8]{0:T(8)} get-tuple-element(%p.1), index=1
   %large = s32[] constant(99)
+  %two = s32[]{:T(128)} constant(2)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  %next = s32[]{:T(128)} add(%i.1, %two)
   %sum.1 = f32[8]{0:T(8)} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
-  ROOT %t = (s32[], f32[8]) tuple(%large, %sum.1)
+  ROOT %t = (s32[], f32[8]) tuple(%next, %sum.1)
 }
 
 %outer_condition (p.2: (s32[], f32[8])) -> pred[] {
@@ -67,6 +70,17 @@ def test_a_collective_counts_as_often_as_its_loops_turn() -> None:
     'all-gather': (1, 24.0),
     'collective-permute': (1, 12),
   }
+
+
+def test_a_collective_spread_over_fusions_counts_once() -> None:
+  line = (
+    'all-gather(%x), channel_id=7, replica_groups={{0,1}}, dimensions={0}\n'
+  )
+  piece = f'  %g = f32[8]{{0}} {line}'
+  other = piece.replace('channel_id=7', 'channel_id=8')
+  text = TEXT.replace('  %large =', piece + '  %large =')
+  text = text.replace('  %start =', piece + other + '  %start =')
+  assert hlo.collectives(text)['all-gather'] == (3, 24.0 + 2 * 16.0)
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,7 @@ def phase(name: str, gib: float) -> dict[str, Any]:
     },
     'hbm_total': gib * GIB,
     'hbm_limit': 4 * GIB,
+    'compiler_limit_mib': 3000,
     'fits': gib <= 4,
     'collectives': {'all-gather': {'count': 3, 'bytes': 1e9}},
     'flops': 1e15,
@@ -201,13 +202,15 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
   assert plots.draw_plan(found).startswith(b'\x89PNG')
 
 
-def test_a_plan_that_fits_gives_no_advice_but_the_microbatch(
+def test_a_plan_that_fits_says_how_to_train_by_it(
   tiny_folder: pathlib.Path,
 ) -> None:
   planned = made(settings(tiny_folder))
   found = {'phases': [phase('update', 3)], 'largest_microbatch_groups': 8}
   assert plan.advise(planned, found) == [
-    'The largest update that fits: microbatch_groups=8.'
+    'The largest update that fits: microbatch_groups=8.',
+    'Train with LIBTPU_INIT_ARGS=--xla_tpu_max_hbm_size_mib=3000, as compiled '
+    'here.',
   ]
 
 
