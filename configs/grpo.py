@@ -4,6 +4,12 @@
 
 Needs the reward model of configs/reward_model.py.
 
+  rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/plan
+    --config.task=plan --config.plan.topology=v5e:4x4
+
+says whether a TPU slice holds a step and what limits it; needs no TPU, but
+`pip install -e .[tpu]`.  Variants: qwen2_5_7b, qwen2_5_32b, qwen2_5_72b.
+
 Cost: 32 steps of about 27 s on 2 CPU cores, 7 GiB of memory; with train=lora
 23 s and 3 GiB.
 Expect: in held-out briefs 45% of the replies keep every rule where 31% did;
@@ -14,9 +20,29 @@ from ml_collections import ConfigDict
 
 from rlcw.scoring import judge_settings
 
+# What is other than in the quickstart: 32 briefs of 8 replies, in bfloat16.
+_LARGE = dict(
+  prompts_per_step=32,
+  group_size=8,
+  mesh=dict(data=1, fsdp=-1, tensor=4),
+  microbatch_groups=4,
+  max_new_tokens=2048,
+  compute_dtype='bfloat16',
+  moment_dtype='bfloat16',
+  learning_rate=1e-6,
+)
+VARIANTS = {
+  '': {},
+  'qwen2_5_7b': _LARGE | dict(model='Qwen/Qwen2.5-7B-Instruct'),
+  'qwen2_5_32b': _LARGE | dict(model='Qwen/Qwen2.5-32B-Instruct'),
+  'qwen2_5_72b': _LARGE | dict(model='Qwen/Qwen2.5-72B-Instruct'),
+}
 
-def get_config() -> ConfigDict:
-  return ConfigDict(
+
+def get_config(variant: str = '') -> ConfigDict:
+  if variant not in VARIANTS:
+    raise ValueError(f'variant {variant!r}; legal: {list(VARIANTS)}')
+  config = ConfigDict(
     dict(
       task='grpo',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
@@ -60,5 +86,17 @@ def get_config() -> ConfigDict:
       checkpoint_every=6,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
       remat=True,  # recompute blocks in the backward pass: memory for time
+      compute_dtype='float32',  # float32 | bfloat16: of activations, of the
+      # weights that replies are sampled with, and of all that is frozen
+      moment_dtype='float32',  # float32 | bfloat16: Adam's first moment
+      plan=dict(  # of the task `plan` alone
+        topology='v5e:4x4',
+        prompt_tokens=1024,
+        # a model of the reward model's shapes; '' where the reference's pass
+        # gives the writing score as well
+        reward_model='Qwen/Qwen2.5-7B-Instruct',
+      ),
     )
   )
+  config.update(VARIANTS[variant])
+  return config

@@ -11,7 +11,6 @@ One step, from top to bottom:
   5. update     clipped policy gradient; each brief is read once for its group
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from rlcw import (
   Config,
   data,
+  learner,
   lora,
   losses,
   metrics,
@@ -34,8 +34,7 @@ from rlcw import (
   tokenizer,
   train,
 )
-from rlcw.model import Params, head_weight, read_replies
-from rlcw.model_config import ModelConfig
+from rlcw.model import Params
 from rlcw.policy import Policy
 from rlcw.rewards import constraints, mixing
 from rlcw.scoring import Scorer, Scores
@@ -55,9 +54,7 @@ def load(config: Config) -> Policy:
   """The model that a run trains, with the adapters that it asks for."""
   mesh = sharding.make_mesh(**config.mesh)
   model = policy.load(config.model, mesh)
-  shape = lora.configure(model.config, config)
-  shape = dataclasses.replace(shape, remat=config.remat)
-  return model._replace(config=shape)
+  return model._replace(config=learner.configure(model.config, config))
 
 
 @sharding.ambient
@@ -66,22 +63,21 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   started = time.perf_counter()
   model = load(config)
-  scorer = Scorer(model, config)
   briefs = data.load_briefs(
     config.briefs, split='train', language=config.language
   )
-  optimizer = train.make_optimizer(
-    config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    max_grad_norm=config.max_grad_norm,
-  )
+  optimizer = learner.make_optimizer(config)
   learned, frozen = lora.split(
     model.config, model.params, model.mesh, config.seed
   )
+  # what learns stays float32; the reference, and a frozen base, need not
+  model = policy.held_in(model, config.compute_dtype)
+  frozen = frozen and model.params
+  scorer = Scorer(model, config)
   state = train.fit(
     train.init_state(learned, optimizer, model.mesh),
     make_next_batch(model, scorer, frozen, briefs, config, workdir),
-    make_loss(model.config, config),
+    learner.make_loss(model.config, config),
     optimizer,
     frozen=frozen,
     name='grpo',
@@ -112,25 +108,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 def check(config: Config) -> None:
   """Raises ValueError, naming what is legal, if a setting makes no sense."""
-  prompts, micro = config.prompts_per_step, config.microbatch_groups
-  if micro < 1 or prompts % micro:
-    legal = [n for n in range(1, prompts + 1) if prompts % n == 0]
-    raise ValueError(
-      f'microbatch_groups={micro} does not divide prompts_per_step={prompts}; '
-      f'legal: {legal}'
-    )
-  shards = sharding.group_shards(sharding.make_mesh(**config.mesh))
-  if micro % shards:
-    raise ValueError(
-      f'microbatch_groups={micro} does not split over the {shards} devices of '
-      f'the data and fsdp axes; legal: multiples of {shards}'
-    )
+  learner.check(config, sharding.make_mesh(**config.mesh))
   scoring.check(config)
-  if config.group_size < 2:
-    raise ValueError(
-      f'group_size={config.group_size}: a group needs at least 2 replies to '
-      'compare'
-    )
   for name, value, legal in (
     ('mixing.name', config.mixing.name, tuple(mixing.MIXERS)),
     ('advantage_scale', config.advantage_scale, ADVANTAGE_SCALES),
@@ -238,39 +217,6 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
     return Mixed(mixed, advantage_PxG, worst)
 
   return lambda *scores: jax.device_get(mix(*scores, numbers))
-
-
-def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
-  """Step 5: the GRPO loss, each brief read once for all its replies."""
-
-  def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
-    rollout = arrays['rollout']
-    mask_PxGxT = rollout.mask & arrays['valid'][..., None]
-    length = rollout.token.shape[-1]
-    predicting, _ = read_replies(
-      model_config, params, arrays['prompt'], arrays['length'], rollout.token
-    )
-    logp_N = losses.token_logprobs(
-      predicting.reshape(-1, predicting.shape[-1]),
-      head_weight(params),
-      rollout.token.reshape(-1),
-      config.temperature,
-    )
-    terms = losses.grpo(
-      logp_N.reshape(-1, length),
-      rollout.logp.reshape(-1, length),
-      arrays['advantage'].reshape(-1),
-      mask_PxGxT.reshape(-1, length),
-      arrays['ref_logp'].reshape(-1, length),
-      clip_low=config.clip_low,
-      clip_high=config.clip_high,
-      kl_weight=config.kl_weight,
-      ratio=config.ratio,
-      aggregation=config.aggregation,
-    )
-    return terms._asdict()
-
-  return loss_fn
 
 
 def describe(

@@ -37,6 +37,11 @@ def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
   return dataclasses.replace(model_config, lora=adapters)
 
 
+def without(model_config: ModelConfig) -> ModelConfig:
+  """The same model with its adapters off."""
+  return dataclasses.replace(model_config, lora=None)
+
+
 def join(learned: Params, frozen: Params) -> Params:
   """One tree of two; where both have a leaf, the learned one."""
   return unflatten_dict({**flatten_dict(frozen), **flatten_dict(learned)})

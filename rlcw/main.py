@@ -29,6 +29,7 @@ TASKS = {
   'briefs': 'rlcw.briefs',
   'export': 'rlcw.export',
   'report': 'rlcw.report',
+  'plan': 'rlcw.plan',
 }
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -148,10 +148,8 @@ class Block(nn.Module):
       return RMSNorm(c.norm_eps, c.norm_offset, name=name)
 
     def heads(name: str, count: int, axis: str) -> jax.Array:
-      y_PxGxLxO = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)(
-        y
-      )
-      return y_PxGxLxO.reshape(*x.shape[:3], count, c.head_dim)
+      to = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)
+      return to(y).reshape(*x.shape[:3], count, c.head_dim)
 
     y = norm('attention_norm')(x)
     q = heads('query', c.num_heads, 'heads')
@@ -180,10 +178,9 @@ class Block(nn.Module):
     y = linear('output', c.model_dim, ('embed', 'heads'))(y)
     x += norm('attention_post_norm')(y) if c.sandwich_norms else y
     y = norm('mlp_norm')(x)
-    gate = _ACTIVATIONS[c.activation](
-      linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
-    )
-    y = gate * linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
+    gate = linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
+    up = linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
+    y = _ACTIVATIONS[c.activation](gate) * up
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
     return x, KV(k, v)
@@ -264,6 +261,13 @@ class Decoder(nn.Module):
 
 def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
   return module.apply({'params': params}, *inputs)
+
+
+def as_dtype(params: Params, dtype: str) -> Params:
+  """Weights as products use them; norms, which are float32, keep theirs."""
+  return jax.tree.map_with_path(
+    lambda path, a: a if path[-1].key == 'scale' else a.astype(dtype), params
+  )
 
 
 def head_weight(params: Params) -> jax.Array:

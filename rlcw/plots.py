@@ -184,3 +184,38 @@ def draw_scores(
     ylim=(min(0.45, *calibration['accuracy']) - 0.05, 1.05),
   )
   return _png(page)
+
+
+@matplotlib.rc_context(_STYLE)
+def draw_plan(found: dict[str, Any]) -> bytes:
+  """A PNG of what a chip holds in each phase, and of what bounds its time.
+
+  Args:
+    found: as the `plan` task writes it.
+  """
+  phases = found['phases']
+  names = [phase['phase'] for phase in phases]
+  page = figure.Figure((9, 1.6 + 0.5 * len(names)), layout='constrained')
+  left, right = page.subplots(1, 2)
+  colours = (BASE, '#66CCEE', GREEN, YELLOW, PURPLE)
+  places, floor = np.arange(len(names)), np.zeros(len(names))
+  *held, last = phases[0]['hbm']
+  used = [*zip(held, colours, strict=False), (last, TRAINED)]
+  for part, colour in used:
+    gib = np.array([phase['hbm'][part] / 2**30 for phase in phases])
+    left.barh(places, gib, 0.7, floor, color=colour, label=part)
+    floor += gib
+  limit = phases[0]['hbm_limit'] / 2**30
+  left.axvline(limit, color='#333333', linewidth=1)
+  left.set(title=f'{found["topology"]}: HBM of a chip', xlabel='GiB')
+  roofs = zip(phases[0]['seconds'], (GREEN, YELLOW, PURPLE), strict=True)
+  for row, (roof, colour) in enumerate(roofs):
+    seconds = [phase['seconds'][roof] or 0.0 for phase in phases]
+    right.barh(places + 0.25 * row - 0.25, seconds, 0.22, color=colour)
+    right.plot([], [], 's', color=colour, label=roof)
+  right.set(title='Time if one thing alone limited it', xlabel='seconds')
+  for ax in (left, right):
+    ax.set_yticks(places, names)
+    ax.invert_yaxis()
+    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=3)
+  return _png(page)

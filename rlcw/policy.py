@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from rlcw import Config, lora, tokenizer, weights
 from rlcw.checkpoint import Checkpoints
-from rlcw.model import Params
+from rlcw.model import Params, as_dtype
 from rlcw.model_config import ModelConfig
 
 
@@ -30,7 +30,7 @@ class Policy(NamedTuple):
   @property
   def reference(self) -> ModelConfig:
     """The configuration with its adapters off, which `params` fit."""
-    return dataclasses.replace(self.config, lora=None)
+    return lora.without(self.config)
 
 
 def settings(model: str | Path) -> Config | None:
@@ -63,6 +63,12 @@ def load(model: str | Path, mesh: Mesh) -> Policy:
   base, learned = restore(model, load(run.model, mesh))
   params = lora.merge(base.config, lora.join(learned, base.params))
   return Policy(base.reference, params, base.text, mesh, str(model))
+
+
+def held_in(model: Policy, dtype: str) -> Policy:
+  """A frozen model whose weights and activations are in a dtype."""
+  config = dataclasses.replace(model.config, dtype=dtype)
+  return model._replace(config=config, params=as_dtype(model.params, dtype))
 
 
 def reuse(model: str | Path, mesh: Mesh, base: Policy | None = None) -> Policy:

@@ -23,6 +23,7 @@ from rlcw.grammar import Grammar
 from rlcw.model import (
   ModelConfig,
   Params,
+  as_dtype,
   decode_step,
   head_weight,
   read_brief,
@@ -264,9 +265,10 @@ def sample(
   """
   prompts = prompt_PxL.shape[0]
   shape_PxG = (prompts, group_size)
+  params = as_dtype(params, config.dtype)  # once, not for every token
   last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
   layers = unstack((params['blocks'], prefix.kv), config.num_layers)
-  head_VxD = head_weight(params).astype(config.dtype)
+  head_VxD = head_weight(params)
   key_PxG = reply_keys(seed, step, brief_id_P, group_size)
   eos_E = jnp.asarray(eos, jnp.int32)
 

@@ -187,7 +187,9 @@ class Scorer:
     self.model, self.config = model, config
     self.reward = None
     if config.writing == 'reward_model':
-      self.reward = writing.load(config.reward_model, model)
+      reward = writing.load(config.reward_model, model)
+      decoder = policy.held_in(reward.decoder, model.config.dtype)
+      self.reward = reward._replace(decoder=decoder)
     self.panel = make_panel(config.judge, model.mesh, model)
 
   def usage(self) -> dict[str, float]:

@@ -52,34 +52,55 @@ def make_optimizer(
   *,
   warmup_steps: int,
   max_grad_norm: float,
+  moment_dtype: str = 'float32',
 ) -> optax.GradientTransformation:
-  """Adam behind a global-norm clip; the rate rises linearly, then holds."""
+  """Adam behind a global-norm clip; the rate rises linearly, then holds.
+
+  The first moment is kept in `moment_dtype`, the second in float32.
+  """
   rate = optax.linear_schedule(
     learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
   )
   return optax.chain(
     optax.clip_by_global_norm(max_grad_norm),
-    optax.adam(rate, b2=0.99),
+    optax.adam(rate, b2=0.99, mu_dtype=moment_dtype),
   )
+
+
+def abstract_state(
+  params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes and shardings of a state, moments sharded like the parameters.
+
+  Of the parameters, too, only shapes and shardings are needed.
+  """
+  whole = sharding.replicated(mesh)
+
+  def like(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+  count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+  moments = optax.tree_utils.tree_map_params(
+    optimizer,
+    lambda moment, param: like(moment, param.sharding),
+    jax.eval_shape(optimizer.init, params),
+    params,
+    transform_non_params=lambda leaf: like(leaf, whole),
+  )
+  return TrainState(count, params, moments, count)
 
 
 def init_state(
   params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """The state before the first step, moments sharded like the parameters."""
-  whole = sharding.replicated(mesh)
-  moments = optax.tree_utils.tree_map_params(
-    optimizer,
-    lambda _, param: param.sharding,
-    jax.eval_shape(optimizer.init, params),
-    params,
-    transform_non_params=lambda _: whole,
-  )
+  """The state before the first step."""
+  shapes = abstract_state(params, optimizer, mesh)
+  places = jax.tree.map(lambda leaf: leaf.sharding, shapes.opt_state)
   return TrainState(
-    step=jax.device_put(jnp.int32(0), whole),
+    step=jax.device_put(jnp.int32(0), shapes.step.sharding),
     params=params,
-    opt_state=jax.jit(optimizer.init, out_shardings=moments)(params),
-    bad_steps=jax.device_put(jnp.int32(0), whole),
+    opt_state=jax.jit(optimizer.init, out_shardings=places)(params),
+    bad_steps=jax.device_put(jnp.int32(0), shapes.step.sharding),
   )
 
 

@@ -16,7 +16,7 @@ LAYERS = {
   6: 'main',
   5: 'sft reward_model grpo curate adversary evaluate generate export score '
   'judge report verify plan briefs',
-  4: 'scoring preferences debate players',
+  4: 'learner programs scoring preferences debate players',
   3: 'train llm strategy rewards rewards.writing rewards.local_judge '
   'rewards.remote_judge',
   2: 'policy annotate labelled rewards.judges',
@@ -27,7 +27,8 @@ LAYERS = {
   'rewards.recipes '
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'records plots datasets prompts cache endpoint agreement retrieval grammar',
+  'records plots datasets prompts cache endpoint agreement retrieval grammar '
+  'hlo roofline',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

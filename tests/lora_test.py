@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from train_test import CONFIG, SETTINGS, assert_close, make_arrays, make_params
 
-from rlcw import grpo, lora, sharding, train
+from rlcw import learner, lora, sharding, train
 from rlcw.model import Params, read_replies
 from rlcw.model_config import PROJECTIONS, LoraConfig, ModelConfig
 
@@ -92,7 +92,7 @@ def test_the_gradient_is_that_of_the_merged_kernel() -> None:
   arrays = make_arrays(single())
 
   def loss(config: ModelConfig, params: Params) -> jax.Array:
-    terms = grpo.make_loss(config, SETTINGS)(params, arrays)
+    terms = learner.make_loss(config, SETTINGS)(params, arrays)
     return terms['loss'].numerator
 
   beside = jax.jit(jax.grad(lambda a: loss(ADAPTED, lora.join(a, base))))(
@@ -115,7 +115,7 @@ def test_the_gradient_is_that_of_the_merged_kernel() -> None:
 def one_step(mesh: Any) -> tuple[train.TrainState, dict[str, float]]:
   optimizer = optax.sgd(0.1)
   state = train.init_state(make_adapters(mesh), optimizer, mesh)
-  loss_fn = grpo.make_loss(ADAPTED, SETTINGS)
+  loss_fn = learner.make_loss(ADAPTED, SETTINGS)
   update = train.make_update(loss_fn, optimizer, state)
   state, told = update(state, make_arrays(mesh), make_params(mesh))
   return state, {name: float(value) for name, value in told.items()}

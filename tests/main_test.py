@@ -86,3 +86,15 @@ def test_every_config_names_a_task_and_its_command(name: str) -> None:
   assert shipped(name).task in main.TASKS
   text = (ROOT / 'configs' / f'{name}.py').read_text()
   assert f'rlcw --config=configs/{name}.py' in text
+
+
+def test_a_variant_is_a_whole_config_and_an_unknown_one_is_refused() -> None:
+  from configs import grpo
+
+  for variant in grpo.VARIANTS:
+    config = grpo.get_config(variant)
+    assert config.group_size >= 2 and config.steps
+  assert grpo.get_config('qwen2_5_7b').mesh.tensor == 4
+  assert grpo.get_config().mesh.tensor == 1
+  with pytest.raises(ValueError, match="'qwen2_5_72b'"):
+    grpo.get_config('qwen')

@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from rlcw import grpo, losses, sampling, sharding, train
+from rlcw import learner, losses, sampling, sharding, train
 from rlcw.model import Params
 from rlcw.model_config import ModelConfig
 
@@ -86,7 +86,7 @@ def one_step(
   mesh: Any, microbatches: int = 1, optimizer: Any = SGD
 ) -> tuple[train.TrainState, dict[str, float]]:
   state = train.init_state(make_params(mesh), optimizer, mesh)
-  loss_fn = grpo.make_loss(CONFIG, SETTINGS)
+  loss_fn = learner.make_loss(CONFIG, SETTINGS)
   update = train.make_update(loss_fn, optimizer, state, microbatches)
   state, told = update(state, make_arrays(mesh), {})
   return state, {name: float(value) for name, value in told.items()}

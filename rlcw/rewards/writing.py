@@ -141,7 +141,7 @@ def reply_features(
   """Mean hidden state `[P, G, D]` over the true tokens of the mask."""
   reading = jnp.where(mask_PxGxT[..., None], reading_PxGxTxD, 0.0)
   count = jnp.maximum(mask_PxGxT.sum(-1, keepdims=True), 1)
-  return reading.sum(2) / count
+  return reading.sum(2, dtype=jnp.float32) / count
 
 
 @functools.partial(jax.jit, static_argnames='config')

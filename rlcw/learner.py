@@ -1,0 +1,99 @@
+"""What a GRPO run learns by: its model, its optimiser, its loss.
+
+`grpo` trains with them, `plan` compiles them ahead of time.
+"""
+
+import dataclasses
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from rlcw import Config, lora, losses, sharding, train
+from rlcw.model import Params, head_weight, read_replies
+from rlcw.model_config import ModelConfig
+
+DTYPES = ('float32', 'bfloat16')
+
+
+def legal_microbatches(config: Config, mesh: Mesh) -> list[int]:
+  """Every number of groups that a step can be learned from at a time."""
+  prompts, shards = config.prompts_per_step, sharding.group_shards(mesh)
+  return [n for n in range(shards, prompts + 1, shards) if prompts % n == 0]
+
+
+def check(config: Config, mesh: Mesh) -> None:
+  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  prompts, micro = config.prompts_per_step, config.microbatch_groups
+  if micro < 1 or prompts % micro:
+    legal = [n for n in range(1, prompts + 1) if prompts % n == 0]
+    raise ValueError(
+      f'microbatch_groups={micro} does not divide prompts_per_step={prompts}; '
+      f'legal: {legal}'
+    )
+  shards = sharding.group_shards(mesh)
+  if micro % shards:
+    raise ValueError(
+      f'microbatch_groups={micro} does not split over the {shards} devices of '
+      f'the data and fsdp axes; legal: multiples of {shards}'
+    )
+  if config.group_size < 2:
+    raise ValueError(
+      f'group_size={config.group_size}: a group needs at least 2 replies to '
+      'compare'
+    )
+  for name in ('compute_dtype', 'moment_dtype'):
+    if config[name] not in DTYPES:
+      raise ValueError(f'{name}={config[name]!r} is unknown; legal: {DTYPES}')
+
+
+def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
+  """The model with the adapters, dtype and remat that a run asks for."""
+  return dataclasses.replace(
+    lora.configure(model_config, config),
+    dtype=config.compute_dtype,
+    remat=config.remat,
+  )
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+  """The optimiser that a run's settings describe."""
+  return train.make_optimizer(
+    config.learning_rate,
+    warmup_steps=config.warmup_steps,
+    max_grad_norm=config.max_grad_norm,
+    moment_dtype=config.moment_dtype,
+  )
+
+
+def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
+  """Step 5: the GRPO loss, each brief read once for all its replies."""
+
+  def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
+    rollout = arrays['rollout']
+    mask_PxGxT = rollout.mask & arrays['valid'][..., None]
+    length = rollout.token.shape[-1]
+    predicting, _ = read_replies(
+      model_config, params, arrays['prompt'], arrays['length'], rollout.token
+    )
+    logp_N = losses.token_logprobs(
+      predicting.reshape(-1, predicting.shape[-1]),
+      head_weight(params),
+      rollout.token.reshape(-1),
+      config.temperature,
+    )
+    terms = losses.grpo(
+      logp_N.reshape(-1, length),
+      rollout.logp.reshape(-1, length),
+      arrays['advantage'].reshape(-1),
+      mask_PxGxT.reshape(-1, length),
+      arrays['ref_logp'].reshape(-1, length),
+      clip_low=config.clip_low,
+      clip_high=config.clip_high,
+      kl_weight=config.kl_weight,
+      ratio=config.ratio,
+      aggregation=config.aggregation,
+    )
+    return terms._asdict()
+
+  return loss_fn

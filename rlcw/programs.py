@@ -1,0 +1,184 @@
+"""The device's part of a GRPO step as programs to compile, from shapes alone.
+
+Each is the very function that training calls, lowered for a mesh whose devices
+need not exist.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rlcw import Config, lora, roofline, sampling, sharding, train
+from rlcw.model import Params, as_dtype
+from rlcw.model_config import ModelConfig
+from rlcw.rewards import writing
+from rlcw.roofline import Work
+
+
+class Plan(NamedTuple):
+  """What is to run, and where; nothing in it but shapes."""
+
+  config: Config
+  mesh: Mesh
+  model: ModelConfig  # of the policy, with adapters and dtype
+  reward: ModelConfig | None  # None where the reference's pass scores too
+  shapes: roofline.Shapes
+  optimizer: optax.GradientTransformation
+  loss: train.LossFn
+  held: dict[str, Any]  # what stays in HBM all through a step, by its use
+
+  @property
+  def microbatches(self) -> int:
+    return self.shapes.prompts // self.config.microbatch_groups
+
+
+class Program(NamedTuple):
+  """One phase: how to lower it, which held arrays it takes, its work."""
+
+  name: str
+  lower: Callable[[], Any]
+  takes: tuple[str, ...]
+  work: Work
+  cache: int = 0  # bytes of keys and values on each chip, if evenly split
+
+
+def frozen(model: ModelConfig, mesh: Mesh) -> Params:
+  """Shapes of a model that does not learn, in the dtype of its use."""
+  params = lora.abstract(lora.without(model), mesh)
+  return jax.tree.map(
+    lambda a, b: jax.ShapeDtypeStruct(a.shape, b.dtype, sharding=a.sharding),
+    params,
+    jax.eval_shape(functools.partial(as_dtype, dtype=model.dtype), params),
+  )
+
+
+def hold(
+  model: ModelConfig,
+  reward: ModelConfig | None,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+) -> dict[str, Any]:
+  """Shapes of what stays in HBM all through a step, by its use."""
+  learned = lora.abstract(model, mesh)
+  held = {
+    'parameters': learned,
+    'optimiser': train.abstract_state(learned, optimizer, mesh).opt_state,
+    'reference': frozen(model, mesh),
+  }
+  return held if reward is None else held | {'reward': frozen(reward, mesh)}
+
+
+def batch(plan: Plan) -> dict[str, Any]:
+  """Shapes of what an update learns from, as `grpo` makes it."""
+  prompts, group, prompt, reply = plan.shapes
+  place = sharding.over_groups(plan.mesh)
+
+  def of(dtype: Any, *shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+  return {
+    'prompt': of(jnp.int32, prompts, prompt),
+    'length': of(jnp.int32, prompts),
+    'rollout': sampling.Rollout(
+      token=of(jnp.int32, prompts, group, reply),
+      logp=of(jnp.float32, prompts, group, reply),
+      length=of(jnp.int32, prompts, group),
+      finished=of(jnp.bool_, prompts, group),
+    ),
+    'ref_logp': of(jnp.float32, prompts, group, reply),
+    'valid': of(jnp.bool_, prompts, group),
+    'advantage': of(jnp.float32, prompts, group),
+  }
+
+
+def phases(plan: Plan) -> Iterator[Program]:
+  """The device's part of a step, as `grpo` and `scoring` call it."""
+  config, model, reward = plan.config, plan.model, plan.reward
+  shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
+  arrays, base = batch(plan), plan.held['reference']
+  read = arrays['prompt'], arrays['length']
+  adapted = model.lora is not None
+  policy = lora.join(plan.held['parameters'], base if adapted else {})
+  taken = ('parameters', 'reference') if adapted else ('parameters',)
+  yield Program(
+    'rollout',
+    lambda: sampling.sample.lower(
+      policy,
+      *read,
+      arrays['length'],  # stands for the briefs' numbers
+      sampling.Temperature(config.temperature),
+      config.seed,
+      0,
+      config=model,
+      group_size=shapes.group,
+      max_new_tokens=shapes.reply_tokens,
+      eos=(0,),
+    ),
+    taken,
+    roofline.rollout(model, shapes),
+    roofline.cache_bytes(model, shapes)
+    // (sharding.group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
+  )
+  shared = config.writing == 'reward_model' and reward is None
+  head = writing.Head(
+    np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
+  )
+  yield Program(
+    'reference',
+    lambda: writing.score_and_reference.lower(
+      base,
+      head if shared else None,
+      *read,
+      arrays['rollout'],
+      config.temperature,
+      config=lora.without(model),
+      pooling='mean',
+    ),
+    ('reference',),
+    roofline.score(model, shapes, head=True),
+  )
+  if reward is not None:
+    token, place = arrays['rollout'].token, sharding.over_groups(plan.mesh)
+    yield Program(
+      'reward',
+      lambda: writing.features.lower(
+        plan.held['reward'],
+        *read,
+        token,
+        jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
+        config=lora.without(reward),
+      ),
+      ('reward',),
+      roofline.score(reward, shapes, head=False),
+    )
+  yield update(plan)
+
+
+def update(plan: Plan) -> Program:
+  """The last phase, which alone depends on the microbatch."""
+  learned, optimizer = plan.held['parameters'], plan.optimizer
+  state = train.abstract_state(learned, optimizer, plan.mesh)
+  step = train.make_update(plan.loss, optimizer, state, plan.microbatches)
+  adapted = plan.model.lora is not None
+  base = plan.held['reference'] if adapted else {}
+  work = roofline.update(
+    plan.model, plan.shapes, plan.microbatches, plan.config.moment_dtype
+  )
+  takes = ('parameters', 'optimiser', 'reference')[: 3 if adapted else 2]
+  return Program(
+    'update', lambda: step.lower(state, batch(plan), base), takes, work
+  )
+
+
+def per_chip(tree: Any) -> int:
+  """Bytes of a tree of shapes that one chip holds."""
+  return sum(
+    int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )

@@ -1,0 +1,161 @@
+"""How long a step must take at least: its arithmetic, and what chips can do.
+
+Counted from shapes, as XLA counts a loop's body once.  Letters: P prompts of L
+tokens, G replies of T tokens to each.  All briefs and replies count at their
+full length.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from rlcw.model_config import ModelConfig
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One TPU chip at its best.
+
+  Source: Google Cloud, "TPU v5e", "TPU v5p" and "TPU v6e"
+  (docs.cloud.google.com/tpu/docs/v5e, /v5p, /v6e), but for `hbm_gib`: what of
+  it the compiler gives to programs, as it says when one is too large.
+  """
+
+  hbm_gib: float
+  flops: float  # a second, in bfloat16
+  hbm_bandwidth: float  # bytes a second
+  ici_bandwidth: float  # bytes a second that it sends, over all of its links
+
+
+CHIPS = {
+  'v5e': Chip(15.75, 197e12, 819e9, 200e9),
+  'v5p': Chip(95.74, 459e12, 2765e9, 600e9),
+  'v6e': Chip(31.25, 918e12, 1638e9, 400e9),
+}
+
+
+class Shapes(NamedTuple):
+  """How much a step samples and learns from."""
+
+  prompts: int  # P
+  group: int  # G
+  prompt_tokens: int  # L
+  reply_tokens: int  # T
+
+
+class Work(NamedTuple):
+  """What all chips together have to do at least, in one phase of one step."""
+
+  flops: float
+  hbm_bytes: float  # read and written
+
+
+class Times(NamedTuple):
+  """Seconds that a phase takes if one thing alone limits it."""
+
+  compute: float
+  hbm: float
+  interconnect: float
+
+  @property
+  def bound(self) -> str:
+    """What takes longest."""
+    return max(self._asdict().items(), key=lambda item: item[1])[0]
+
+
+def linear_weights(c: ModelConfig) -> int:
+  """Weights of the blocks' products: two FLOPs each for every token."""
+  heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+  attention = c.model_dim * (2 * heads + 2 * kv)
+  return c.num_layers * (attention + 3 * c.model_dim * c.mlp_dim)
+
+
+def all_weights(c: ModelConfig) -> int:
+  """The same with the embedding and the head."""
+  tables = 1 if c.tied_head else 2
+  return linear_weights(c) + tables * c.vocab_size * c.model_dim
+
+
+def blocks_flops(c: ModelConfig, s: Shapes) -> float:
+  """One forward pass over briefs and their replies, without the head.
+
+  Attention is causal; a local layer's window is not made use of.
+  """
+  replies = s.prompts * s.group
+  tokens = s.prompts * s.prompt_tokens + replies * s.reply_tokens
+  seen = s.prompts * _causal(s.prompt_tokens) + replies * (
+    s.reply_tokens * s.prompt_tokens + _causal(s.reply_tokens)
+  )
+  attention = 4 * c.num_layers * c.num_heads * c.head_dim * seen
+  return 2 * linear_weights(c) * tokens + attention
+
+
+def _causal(length: int) -> int:
+  """Pairs of a query and a key that it sees."""
+  return length * (length + 1) // 2
+
+
+def head_flops(c: ModelConfig, s: Shapes) -> float:
+  """The head over every token of the replies."""
+  tokens = s.prompts * s.group * s.reply_tokens
+  return 2.0 * c.vocab_size * c.model_dim * tokens
+
+
+def cache_bytes(c: ModelConfig, s: Shapes) -> int:
+  """Keys and values of all briefs and all replies."""
+  tokens = s.prompts * (s.prompt_tokens + s.group * s.reply_tokens)
+  width = 2 * c.num_layers * c.num_kv_heads * c.head_dim
+  return tokens * width * _bytes(c.dtype)
+
+
+def _bytes(dtype: str) -> int:
+  return {'float32': 4, 'bfloat16': 2}[dtype]
+
+
+def rollout(c: ModelConfig, s: Shapes) -> Work:
+  """Every turn reads all weights, and the cache in full."""
+  weights = all_weights(c) * _bytes(c.dtype)
+  turn = weights + cache_bytes(c, s)
+  flops = blocks_flops(c, s) + head_flops(c, s)
+  return Work(flops, weights + s.reply_tokens * turn)
+
+
+def score(c: ModelConfig, s: Shapes, *, head: bool) -> Work:
+  """A forward pass; with log-probabilities, if there is a head."""
+  flops = blocks_flops(c, s) + head * head_flops(c, s)
+  return Work(flops, all_weights(c) * _bytes(c.dtype))
+
+
+def update(
+  c: ModelConfig, s: Shapes, microbatches: int, moment_dtype: str
+) -> Work:
+  """Forward, twice that backward, and what is computed again for it.
+
+  The logits are always, the blocks under `remat`.  The optimiser reads and
+  writes float32 weights, two moments and, for each microbatch, the gradient.
+  Adapters are not counted, nor that frozen weights have no gradient.
+  """
+  passes = 3 + c.remat
+  flops = passes * blocks_flops(c, s) + 4 * head_flops(c, s)
+  weights = all_weights(c)
+  reading = microbatches * passes * weights * _bytes(c.dtype)
+  gradient = 2 * 4 * microbatches * weights
+  optimiser = 2 * weights * (4 + 4 + _bytes(moment_dtype))
+  return Work(flops, reading + gradient + optimiser)
+
+
+def times(work: Work, sent: float, chip: Chip, chips: int) -> Times:
+  """The roofline (Williams et al., 2009) with a third roof.
+
+  Args:
+    work: of all chips, which share it evenly.
+    sent: bytes that each chip sends to others.
+    chip: what one can do.
+    chips: how many there are.
+  """
+  return Times(
+    work.flops / chips / chip.flops,
+    work.hbm_bytes / chips / chip.hbm_bandwidth,
+    sent / chip.ici_bandwidth,
+  )
