@@ -4,7 +4,7 @@
 
 Needs the reward model of configs/reward_model.py.
 
-  rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/plan
+  rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/plan \
     --config.task=plan --config.plan.topology=v5e:4x4
 
 says whether a TPU slice holds a step and what limits it; needs no TPU, but

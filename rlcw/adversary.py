@@ -362,14 +362,12 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Panel:
   """The judge that a config names; if none, the agents' model judges too."""
-  if not isinstance(model, llm.Local):
-    panel = scoring.make_panel(config.judge, mesh)
-    return panel or Remote(model.asking(Form))
-  judge = ConfigDict(config.judge.to_dict())
-  judge.model = judge.model or config.agents.model
-  panel = scoring.make_panel(judge, mesh, model.model)
-  assert panel is not None  # it is named
-  return panel
+  judge, base = ConfigDict(config.judge.to_dict()), None
+  if isinstance(model, llm.Local):
+    base = model.model
+    judge.model = judge.model or config.agents.model
+  panel = scoring.make_panel(judge, mesh, base, changing=True)
+  return panel or Remote(model.asking(Form))
 
 
 @sharding.ambient

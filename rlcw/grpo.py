@@ -8,7 +8,8 @@ One step, from top to bottom:
                 log-probabilities in one pass, while the host checks the rules
   4. mix        a rule-breaker's reward is lowered until its advantage is
                 negative (RLMR), or one of the baselines
-  5. update     clipped policy gradient; each brief is read once for its group
+  5. update     clipped policy gradient (`learner`); each brief is read once for
+                its group
 """
 
 import time

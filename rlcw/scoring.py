@@ -112,7 +112,10 @@ def has_judge(settings: Config) -> bool:
 
 
 def make_panel(
-  settings: Config, mesh: Mesh, base: Policy | None = None
+  settings: Config,
+  mesh: Mesh,
+  base: Policy | None = None,
+  changing: bool = False,
 ) -> Panel | None:
   """The model that a config's `judge` names; None where it names none.
 
@@ -120,6 +123,7 @@ def make_panel(
     settings: the node.
     mesh: where a model that is loaded here goes.
     base: a policy that need not be loaded again, where it is the one named.
+    changing: whether it will judge by other principles again and again.
   """
   if settings.endpoint.url:
     server = endpoint.from_config(settings.endpoint)
@@ -127,7 +131,7 @@ def make_panel(
   if not settings.model:
     return None
   model = policy.reuse(settings.model, mesh, base)
-  return Local(model, settings.groups_per_pass)
+  return Local(model, settings.groups_per_pass, changing)
 
 
 def make_question(name: str, settings: Config) -> Question:

@@ -144,6 +144,21 @@ def test_principles_are_read_once_and_shapes_repeat(
   assert panel.usage() == {'questions': 3 * 9 + 2 * 9}
 
 
+def test_principles_that_change_are_read_in_few_lengths(
+  one: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  panel, read = Local(one, 2, changing=True), set()
+  for words in (1, 9, 20, 21):
+    question = JUDGE._replace(principles='\n'.join(['Be vivid.'] * words))
+    found = panel(question, prompts_of(question)).first
+    expected = Local(one, 2)(question, prompts_of(question)).first
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    for prefix, rest in panel.prefaces.values():
+      read.add(prefix.kv.k.shape[2])
+      assert len(rest) <= prefix.kv.k.shape[2]
+  assert len(read) < 4 and all(n & (n - 1) == 0 for n in read)
+
+
 def test_widths_are_powers_of_two_of_what_is_read(
   one: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,6 @@ from rlcw.policy import Policy
 from rlcw.rewards.judges import Prompt, Question, Verdicts
 
 CUE = 'Verdict:'  # the beginning of the model's own turn
-_STRIDE = 64  # tokens
 _KEPT = 4  # readings of principles: a game tries many, each of them large
 
 
@@ -36,10 +35,16 @@ class Local:
   Args:
     model: any policy, best one that follows instructions.
     groups_per_pass: how many briefs, each with its replies, are read at once.
+    changing: whether the principles will.  Then what is read of them once has
+      one of few lengths, as each would be compiled for; the rest of them goes
+      before every brief.
   """
 
-  def __init__(self, model: Policy, groups_per_pass: int):
+  def __init__(
+    self, model: Policy, groups_per_pass: int, changing: bool = False
+  ):
     self.model, self.groups_per_pass = model, groups_per_pass
+    self.changing = changing
     self.questions = 0
     self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
     shards = sharding.group_shards(model.mesh)
@@ -102,17 +107,18 @@ class Local:
     return first, second
 
   def preface(self, shared: str) -> tuple[Prefix, list[int]]:
-    """The principles, read once; and their last tokens, left to each brief.
+    """The principles, read once, and the tokens of them that were not.
 
-    What is read has one of few lengths, so that principles which change do not
-    compile anew.  It has a row for each device that reads briefs.
+    There is a row for each device that reads briefs.
     """
     if shared not in self.prefaces:
       if len(self.prefaces) == _KEPT:
         del self.prefaces[next(iter(self.prefaces))]
       opening, _ = tokenizer.turns(self.model.text)
       row = opening + tokenizer.encode_untrusted(self.model.text, shared)
-      cut = max(len(row) // _STRIDE * _STRIDE, 1)
+      cut = len(row)
+      if self.changing:
+        cut = min(cut, data.power_of_two(cut + 1) // 2)
       rows = sharding.group_shards(self.model.mesh)
       token_SxL, length_S = jax.device_put(
         (np.tile(row[:cut], (rows, 1)), np.full(rows, cut)),
