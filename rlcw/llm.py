@@ -234,7 +234,7 @@ class Local:
     group_size: int,
     rules: Grammar | None,
   ) -> Iterator[list[str]]:
-    """Replies `[P][G]`; a pass is filled up to a size that devices can split.
+    """Replies `[P][G]`; a pass is filled up to one of few sizes.
 
     Args:
       rows: prompts and their ids.
@@ -243,7 +243,9 @@ class Local:
       rules: what replies have to fit, if anything.
     """
     shards = sharding.group_shards(self.model.mesh)
-    size = -(-self.settings.prompts_per_pass // shards) * shards
+    size = max(4, 1 << (len(rows) - 1).bit_length())
+    size = min(size, self.settings.prompts_per_pass)
+    size = -(-size // shards) * shards  # which devices can split
     part = [rows[i % len(rows)] for i in range(size)]
     brief_id_P = np.array([_name(prompt) for prompt, _ in part], np.uint32)
     arrays = (*data.pad([ids for _, ids in part], width), brief_id_P)
