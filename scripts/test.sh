@@ -5,4 +5,4 @@ source "$(dirname "$0")/environment.sh" "[dev,data]"
 ruff check .
 ruff format --check .
 pyright
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@"  # two processes, by files

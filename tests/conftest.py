@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +17,6 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_force_host_platform_device_count=8',
   ]
 )
-# What one test or process has compiled, the others need not.
-_COMPILED = tempfile.TemporaryDirectory()
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _COMPILED.name)
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY_VOCAB = 300

@@ -113,7 +113,10 @@ def kill_at(point: str) -> None:
 
 
 if __name__ == '__main__':
+  import jax
+
   config_file, workdir, point = sys.argv[1:]
+  jax.config.update('jax_compilation_cache_dir', os.environ['XLA_CACHE'])
   if point != 'nowhere':
     kill_at(point)
   settings = ConfigDict(json.loads(pathlib.Path(config_file).read_text()))
