@@ -2,7 +2,8 @@
 # From queries to a trained writer without annotators, by both strategies of
 # arXiv 2508.21476: pairs that agents curate, and principles that a game
 # sharpens.  One small model plays every part, a few times each: this shows the
-# way, not what it leads to.  Run it again to go on where it was stopped.
+# way, not what it leads to.  Under half an hour on 2 cores; run it again to go
+# on where it was stopped.
 source "$(dirname "$0")/environment.sh"
 
 runs=runs/feedback
