@@ -8,8 +8,7 @@ source "$(dirname "$0")/environment.sh"
 
 runs=runs/feedback
 mkdir -p $runs
-grep '"language": "en"' rlcw/datasets/themes.jsonl | head -n 12 \
-  > $runs/queries.jsonl
+grep -m 12 '"language": "en"' rlcw/datasets/themes.jsonl > $runs/queries.jsonl
 
 # stage NAME CONFIG OPTIONS...
 stage() {
