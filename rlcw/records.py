@@ -109,6 +109,8 @@ def _spoken(record: dict[str, Any], field: str) -> dict[str, Any]:
   Raises:
     ValueError: there is more than one message of a user, and a reply to it.
   """
+  if not isinstance(record[field], list):
+    raise ValueError(f'{field}={record[field]!r:.80}; a list is expected')
   said = [_message(each) for each in record[field]]
   speakers = [speaker for speaker, _ in said]
   if speakers not in (['user'], ['user', 'assistant']):

@@ -50,21 +50,23 @@ def _versions(folder: pathlib.Path) -> list[dict[str, Any]]:
   return data.read_jsonl(folder / 'run' / 'strategies.jsonl')
 
 
-@pytest.mark.parametrize('seed', [0, 1, 2])
 @pytest.mark.parametrize(
   ('harmful', 'malformed'), [(0, 0), (0.4, 0), (0, 0.3), (0.4, 0.3)]
 )
 def test_the_game_finds_the_flaws(
-  harmful: float, malformed: float, seed: int, tmp_path: pathlib.Path
+  harmful: float, malformed: float, tmp_path: pathlib.Path
 ) -> None:
-  agents = world.World(harmful, malformed)
-  summary = _play(tmp_path, agents, seed=seed)
-  before, after = summary['heldout_before'], summary['heldout_after']
-  assert before['agreement'] == pytest.approx(0.5, abs=0.05)
-  assert after['agreement'] >= 0.9
-  assert after['matched'] >= 0.85
-  assert after['length_only_auc'] < 0.65
-  assert agents.calls == summary['calls'] <= 6000
+  matched = []
+  for seed in range(6):
+    agents = world.World(harmful, malformed)
+    summary = _play(tmp_path / f'{seed}', agents, seed=seed)
+    before, after = summary['heldout_before'], summary['heldout_after']
+    assert before['agreement'] == pytest.approx(0.5, abs=0.05)
+    assert after['agreement'] >= 0.9
+    assert after['length_only_auc'] < 0.65
+    assert agents.calls == summary['calls'] <= 6000
+    matched.append(after['matched'])
+  assert np.mean(matched) >= 0.9
 
 
 def test_without_the_guard_harm_is_done(
@@ -110,13 +112,15 @@ def test_harmful_rewritings_are_refused_and_on_record(
   assert judges.read(str(file)).startswith('Judge with care.\n\n1. ')
 
 
-@pytest.mark.parametrize('most', [400, 500, 777])
-def test_it_ends_within_its_calls(most: int, tmp_path: pathlib.Path) -> None:
-  agents = world.World(malformed=0.3)
-  summary = _play(tmp_path, agents, max_calls=most)
-  assert summary['ended'] == 'calls'
-  assert agents.calls == summary['calls'] <= most
-  assert summary['heldout_after']['answered'] > 0.7
+def test_it_ends_within_its_calls(tmp_path: pathlib.Path) -> None:
+  answered = []
+  for most in (400, 500, 777):
+    agents = world.World(malformed=0.3)
+    summary = _play(tmp_path / f'{most}', agents, max_calls=most)
+    assert summary['ended'] == 'calls'
+    assert agents.calls == summary['calls'] <= most
+    answered.append(summary['heldout_after']['answered'])
+  assert np.mean(answered) > 0.8
 
 
 def test_a_budget_too_small_to_judge_by_is_refused(
@@ -200,8 +204,8 @@ def test_what_a_refused_change_was_to_mend_is_not_forgotten(
     if before['kept']:
       assert new[: len(old)] != old
     else:
-      assert new == (old + new[len(old) :]) or len(new) == 8
-      assert set(old[-4:]) & set(new)
+      assert new[: len(old)] == old or len(new) == 8  # the oldest make room
+      assert any(new[:n] == old[-n:] for n in range(1, len(old) + 1))
   assert seen == {True, False}
 
 

@@ -318,14 +318,15 @@ def test_the_form_of_an_answer_is_no_answer(language: str) -> None:
     assert form.startswith('{"') and form.endswith('}')
     with pytest.raises(ValueError, match='0 objects fit'):
       llm.parse(form, schema)
-    for blank in ('"<a blank>"', ' "a word"'):
-      filled = re.sub(r'<[^>]*[01e][^>]*>}', '1}', form)  # not a text
-      filled = re.sub('<[^>]*>', blank, filled).replace(', …', '')
-      if blank[0] == '"':
-        with pytest.raises(ValueError, match='a blank of the form'):
-          llm.parse(filled, schema)
-      else:
-        assert llm.parse(filled, schema)
+  for blank in ('<one sentence>', ' <一句话> '):
+    for schema, answer in (
+      (SCHEMAS['judge'], {'reason': blank, 'judge': 1}),
+      (SCHEMAS['positive'], {'points': {blank: 'warm'}}),
+      (SCHEMAS['positive'], {'points': {'warm': blank}}),
+    ):
+      with pytest.raises(ValueError, match='a blank of the form'):
+        llm.parse(json.dumps(answer), schema)
+  assert llm.parse('{"reason": "I <3 it", "judge": 1}', SCHEMAS['judge'])
 
 
 def test_a_model_that_never_answers_ends_the_run(

@@ -149,6 +149,7 @@ def test_layouts_of_other_tools_become_ours(
     {'prompt': [*REPLIED, *ASKED]},
     {'prompt': []},
     {'conversations': ['A toast.']},
+    {'conversations': 5},
     {'conversations': [GOOD], 'chosen': GOOD, 'rejected': BAD},
   ],
 )
@@ -156,5 +157,7 @@ def test_a_conversation_of_more_turns_is_refused(
   record: Any, tmp_path: pathlib.Path
 ) -> None:
   write_array(tmp_path / 'x.json', [record])
-  with pytest.raises(ValueError, match=r'x\.json:1: (.*; legal: one|message)'):
+  with pytest.raises(
+    ValueError, match=r'x\.json:1: (.*; legal: one|message|.*=5)'
+  ):
     data.read_numbered(tmp_path / 'x.json')
