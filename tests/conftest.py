@@ -18,6 +18,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
+# Tests in two processes may compile for a TPU at the same time.
+os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY_VOCAB = 300
 CORPUS = [
