@@ -6,11 +6,15 @@ equal one batch.  Letters: P prompts, G replies, T reply tokens, N rows of
 anything, D model, V vocab.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
+
+from rlcw import axes
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) is finite in float32 with room to spare
 
@@ -32,7 +36,9 @@ def token_logprobs(
   """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
 
   Rows are taken `chunk` at a time and recomputed in the backward pass, so that
-  logits of at most `[chunk, V]` are ever alive.
+  logits of at most `[chunk, V]` are ever alive.  Each part of the ambient mesh
+  takes its own rows, with a head that is gathered once for all chunks; only
+  the vocabulary's split is left to XLA.
 
   Args:
     hidden_NxD: hidden states after the final norm.
@@ -44,8 +50,27 @@ def token_logprobs(
   Returns:
     Float32 log-probabilities `[N]`.
   """
+  shards, run = axes.ambient_shards(), functools.partial(_logprobs, chunk)
+  if shards > 1 and len(hidden_NxD) % shards == 0:
+    over, whole = PartitionSpec(axes.GROUPS), PartitionSpec()
+    run = jax.shard_map(
+      run,
+      in_specs=(over, whole, over, whole),
+      out_specs=over,
+      axis_names=set(axes.GROUPS),
+    )
+  return run(hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature))
+
+
+def _logprobs(
+  chunk: int,
+  hidden_NxD: jax.Array,
+  head_VxD: jax.Array,
+  target_N: jax.Array,
+  inverse: jax.Array,
+) -> jax.Array:
+  """`token_logprobs` of rows that are all here, at 1 / temperature."""
   rows, dim = hidden_NxD.shape
-  inverse = 1.0 / temperature
 
   def logprob(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     hidden_CxD, target_C = args

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rlcw.attention import KV, Prefix, Rope, attend, restart, rope_at, rotate
+from rlcw.axes import constrain
 from rlcw.model_config import LoraConfig, ModelConfig
 
 Params = Any  # a nested dict of arrays
@@ -183,13 +184,13 @@ class Block(nn.Module):
     y = _ACTIVATIONS[c.activation](gate) * up
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
-    return x, KV(k, v)
+    return constrain(x), KV(k, v)
 
 
 def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
   """Embeddings `[..., D]` of tokens `[...]`, scaled as the family does."""
   x = embed_VxD[token].astype(config.dtype)
-  return x * jnp.asarray(config.embed_scale, x.dtype)
+  return constrain(x * jnp.asarray(config.embed_scale, x.dtype))
 
 
 def _ropes(config: ModelConfig, position_PxGxL: jax.Array) -> tuple[Rope, Rope]:

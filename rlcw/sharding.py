@@ -1,7 +1,6 @@
-"""From logical axis names to a mesh of devices.
+"""Meshes of devices, and where on them parameters and batches are.
 
-The model names its axes ('embed', 'heads', …); the one table here says which
-mesh axis each is split over.  A one-device mesh is the same program.
+A one-device mesh is the same program.
 """
 
 import functools
@@ -16,23 +15,10 @@ import numpy as np
 from flax.linen import spmd
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlcw import Config
+from rlcw import Config, axes
+from rlcw.axes import GROUPS, MESH_AXES, group_shards
 from rlcw.model import Decoder, Params
 from rlcw.model_config import ModelConfig
-
-MESH_AXES = ('data', 'fsdp', 'tensor')
-
-# logical axis -> mesh axis (None: not split)
-RULES: tuple[tuple[str, str | None], ...] = (
-  ('layers', None),
-  ('vocab', 'tensor'),
-  ('embed', 'fsdp'),
-  ('heads', 'tensor'),
-  ('kv', 'tensor'),
-  ('mlp', 'tensor'),
-  ('norm', None),
-  ('lora', None),
-)
 
 
 def make_mesh(
@@ -85,11 +71,15 @@ def abstract_params(config: ModelConfig) -> Params:
   return nn.unbox(boxed)
 
 
-def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-  """The sharding of every parameter, found without making one."""
+def param_shardings(
+  config: ModelConfig, mesh: Mesh, table: str = 'train'
+) -> Params:
+  """The sharding of every parameter by one of `axes.TABLES`."""
   boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
   specs = nn.get_partition_spec(boxed)
-  return spmd.logical_to_mesh_sharding(specs, mesh, RULES)
+  return spmd.logical_to_mesh_sharding(
+    specs, mesh, tuple(axes.TABLES[table].items())
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -99,7 +89,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def over_groups(mesh: Mesh) -> NamedSharding:
   """Split over the leading axis, briefs, so that a group stays whole."""
-  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  return NamedSharding(mesh, PartitionSpec(GROUPS))
 
 
 def share(mesh: Mesh) -> tuple[int, int]:
@@ -112,8 +102,3 @@ def share(mesh: Mesh) -> tuple[int, int]:
   parts = list(dict.fromkeys(readers))
   mine = next(i for i, part in enumerate(parts) if jax.process_index() in part)
   return mine, len(parts)
-
-
-def group_shards(mesh: Mesh) -> int:
-  """Into how many parts `over_groups` splits a batch."""
-  return mesh.shape['data'] * mesh.shape['fsdp']
