@@ -85,6 +85,8 @@ def get_config(variant: str = '') -> ConfigDict:
       max_grad_norm=1.0,
       checkpoint_every=6,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      rollout_table='decode',  # decode | train: how weights are split while
+      # replies are sampled, whole over fsdp or as they are trained
       remat=True,  # recompute blocks in the backward pass: memory for time
       compute_dtype='float32',  # float32 | bfloat16: of activations, of the
       # weights that replies are sampled with, and of all that is frozen

@@ -145,8 +145,16 @@ def make_next_batch(
     prompt_PxL, length_P, brief_P = jax.device_put(
       (prompt_NxL[rows], length_N[rows], rows), split
     )
-    rollout = sampling.sample(
+    weights = sharding.for_rollout(
+      model.config,
       lora.join(state.params, frozen),
+      model.mesh,
+      config.rollout_table,
+    )
+    jax.block_until_ready(weights)
+    placed = time.perf_counter()
+    rollout = sampling.sample(
+      weights,
       prompt_PxL,
       length_P,
       brief_P,
@@ -159,6 +167,7 @@ def make_next_batch(
       eos=eos,
     )
     jax.block_until_ready(rollout)
+    del weights  # where they are a copy, scoring needs the room
     sampled = time.perf_counter()
     chosen = [briefs[row] for row in rows]
     scores = scorer(chosen, prompt_PxL, length_P, rollout)
@@ -178,6 +187,7 @@ def make_next_batch(
     told |= {
       'tokens_per_second': int(rollout.length.sum()) / (sampled - started),
       'seconds_rollout': sampled - started,
+      'seconds_resharding': placed - started,  # of the rollout's
       'seconds_scoring': scored - sampled,
     }
     return train.Batch(arrays, told, started, scored - started)

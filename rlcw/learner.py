@@ -9,7 +9,7 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from rlcw import Config, lora, losses, sharding, train
+from rlcw import Config, axes, lora, losses, sharding, train
 from rlcw.model import Params, head_weight, read_replies
 from rlcw.model_config import ModelConfig
 
@@ -42,9 +42,13 @@ def check(config: Config, mesh: Mesh) -> None:
       f'group_size={config.group_size}: a group needs at least 2 replies to '
       'compare'
     )
-  for name in ('compute_dtype', 'moment_dtype'):
-    if config[name] not in DTYPES:
-      raise ValueError(f'{name}={config[name]!r} is unknown; legal: {DTYPES}')
+  for name, legal in (
+    ('compute_dtype', DTYPES),
+    ('moment_dtype', DTYPES),
+    ('rollout_table', tuple(axes.TABLES)),
+  ):
+    if config[name] not in legal:
+      raise ValueError(f'{name}={config[name]!r} is unknown; legal: {legal}')
 
 
 def configure(model_config: ModelConfig, config: Config) -> ModelConfig:

@@ -6,7 +6,6 @@ equal one batch.  Letters: P prompts, G replies, T reply tokens, N rows of
 anything, D model, V vocab.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from rlcw import axes
 
+LOGITS = 2048 * 49152  # how many are alive at a time: 400 MB in float32
 LOG_RATIO_LIMIT = 20.0  # exp(20) is finite in float32 with room to spare
 
 
@@ -31,7 +31,7 @@ def token_logprobs(
   head_VxD: jax.Array,
   target_N: jax.Array,
   temperature: jax.Array | float = 1.0,
-  chunk: int = 2048,
+  chunk: int = 0,
 ) -> jax.Array:
   """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
 
@@ -45,21 +45,31 @@ def token_logprobs(
     head_VxD: output projection.
     target_N: token ids.
     temperature: of the distribution; the one that was sampled from.
-    chunk: rows per pass.
+    chunk: rows per pass; as many as `LOGITS` allows where 0.
 
   Returns:
     Float32 log-probabilities `[N]`.
   """
-  shards, run = axes.ambient_shards(), functools.partial(_logprobs, chunk)
-  if shards > 1 and len(hidden_NxD) % shards == 0:
-    over, whole = PartitionSpec(axes.GROUPS), PartitionSpec()
-    run = jax.shard_map(
-      run,
-      in_specs=(over, whole, over, whole),
-      out_specs=over,
-      axis_names=set(axes.GROUPS),
-    )
-  return run(hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature))
+  chunk = chunk or max(LOGITS // len(head_VxD) // 128, 1) * 128
+  inputs = hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature)
+  shards = axes.ambient_shards()
+  if shards == 1 or len(hidden_NxD) % shards:
+    return _logprobs(chunk, *inputs)
+
+  def here(
+    hidden_NxD: jax.Array, head_VxD: jax.Array, *rest: jax.Array
+  ) -> jax.Array:
+    # each part its own copy, whose gradients are added up after all chunks
+    head_VxD = lax.pcast(head_VxD, axes.GROUPS, to='varying')
+    return _logprobs(chunk, hidden_NxD, head_VxD, *rest)
+
+  over, whole = PartitionSpec(axes.GROUPS), PartitionSpec()
+  return jax.shard_map(
+    here,
+    in_specs=(over, whole, over, whole),
+    out_specs=over,
+    axis_names=set(axes.GROUPS),
+  )(*inputs)
 
 
 def _logprobs(

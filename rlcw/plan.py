@@ -170,12 +170,12 @@ def compiled(
   What a step holds and this phase does not take lies in HBM all the same, so
   the compiler is given what is left: whether it succeeds is whether it fits.
   What it then used is the most that is alive at a time; where it refuses, it
-  tells the least that it would need.  The cache is counted, and what is left
-  are temporaries.
+  tells the least that it would need.  The rollout's copy of the weights and its
+  cache are counted, and what is left are temporaries.
   """
   started = time.perf_counter()
   held = {name: per_chip(tree) for name, tree in plan.held.items()}
-  taken = sum(held[name] for name in program.takes)
+  taken = per_chip(program.takes)
   others = sum(held.values()) - taken
   limit = chip.hbm_gib * GIB
   left = max(int(limit - others) // 2**20, 1)
@@ -195,7 +195,11 @@ def compiled(
   return {
     'phase': program.name,
     'hbm': held
-    | {'cache': program.cache, 'temporaries': own - taken - program.cache},
+    | {
+      'copy': program.copy,
+      'cache': program.cache,
+      'temporaries': own - taken - program.copy - program.cache,
+    },
     'hbm_total': others + own,
     'hbm_limit': limit,
     'compiler_limit_mib': left,
@@ -296,7 +300,9 @@ def tell(found: dict[str, Any]) -> None:
   """Tables in the terminal."""
   from rich import console, table
 
-  memory = table.Table('phase', 'held', 'cache', 'temporaries', 'of', 'fits')
+  memory = table.Table(
+    'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
+  )
   axes = ' · '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
   memory.title = f'{found["topology"]} ({axes}): GiB per chip'
   times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
@@ -304,7 +310,7 @@ def tell(found: dict[str, Any]) -> None:
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
   for phase in found['phases']:
     name, hbm = phase['phase'], phase['hbm']
-    passing = hbm['cache'], hbm['temporaries']
+    passing = hbm['copy'], hbm['cache'], hbm['temporaries']
     gib = phase['hbm_total'] - sum(passing), *passing, phase['hbm_limit']
     memory.add_row(
       name,

@@ -43,8 +43,9 @@ class Program(NamedTuple):
 
   name: str
   lower: Callable[[], Any]
-  takes: tuple[str, ...]
+  takes: Any  # shapes of arrays that are held anyway
   work: Work
+  copy: int = 0  # bytes of weights on each chip that it alone takes or makes
   cache: int = 0  # bytes of keys and values on each chip, if evenly split
 
 
@@ -103,13 +104,27 @@ def phases(plan: Plan) -> Iterator[Program]:
   shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
   arrays, base = batch(plan), plan.held['reference']
   read = arrays['prompt'], arrays['length']
-  adapted = model.lora is not None
-  policy = lora.join(plan.held['parameters'], base if adapted else {})
-  taken = ('parameters', 'reference') if adapted else ('parameters',)
+  learned, moved = policy(plan), to_rollout(plan)
+  weights, copied, kept = moved
+  if copied:
+    yield Program(
+      'resharding',
+      lambda: jax.jit(
+        functools.partial(
+          sharding.for_rollout,
+          model,
+          mesh=plan.mesh,
+          table=config.rollout_table,
+        )
+      ).lower(learned),
+      learned,
+      Work(0.0, sum(map(size, jax.tree.leaves((learned, weights))))),
+      copy=copied,
+    )
   yield Program(
     'rollout',
     lambda: sampling.sample.lower(
-      policy,
+      weights,
       *read,
       arrays['length'],  # stands for the briefs' numbers
       sampling.Temperature(config.temperature),
@@ -120,8 +135,9 @@ def phases(plan: Plan) -> Iterator[Program]:
       max_new_tokens=shapes.reply_tokens,
       eos=(0,),
     ),
-    taken,
+    kept,
     roofline.rollout(model, shapes),
+    copied,
     roofline.cache_bytes(model, shapes)
     // (sharding.group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
   )
@@ -140,7 +156,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       config=lora.without(model),
       pooling='mean',
     ),
-    ('reference',),
+    base,
     roofline.score(model, shapes, head=True),
   )
   if reward is not None:
@@ -154,7 +170,7 @@ def phases(plan: Plan) -> Iterator[Program]:
         jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
         config=lora.without(reward),
       ),
-      ('reward',),
+      plan.held['reward'],
       roofline.score(reward, shapes, head=False),
     )
   yield update(plan)
@@ -170,10 +186,47 @@ def update(plan: Plan) -> Program:
   work = roofline.update(
     plan.model, plan.shapes, plan.microbatches, plan.config.moment_dtype
   )
-  takes = ('parameters', 'optimiser', 'reference')[: 3 if adapted else 2]
   return Program(
-    'update', lambda: step.lower(state, batch(plan), base), takes, work
+    'update',
+    lambda: step.lower(state, batch(plan), base),
+    (learned, plan.held['optimiser'], base),
+    work,
   )
+
+
+def policy(plan: Plan) -> Params:
+  """Shapes of the model that replies are sampled from, as it is trained."""
+  base = plan.held['reference'] if plan.model.lora is not None else {}
+  return lora.join(plan.held['parameters'], base)
+
+
+def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
+  """`sharding.for_rollout` of shapes.
+
+  Returns:
+    The weights as a rollout reads them; bytes on each chip of those that are
+    copied for it; and those that are not.
+  """
+  trained, model = policy(plan), plan.model
+  weights = jax.tree.map(
+    lambda a, b, place: jax.ShapeDtypeStruct(a.shape, b.dtype, sharding=place),
+    trained,
+    jax.eval_shape(functools.partial(as_dtype, dtype=model.dtype), trained),
+    sharding.param_shardings(model, plan.mesh, plan.config.rollout_table),
+  )
+  pairs = zip(jax.tree.leaves(trained), jax.tree.leaves(weights), strict=True)
+  kept, copied = [], []
+  for before, after in pairs:
+    same = before.dtype == after.dtype and before.sharding.is_equivalent_to(
+      after.sharding, before.ndim
+    )
+    (kept if same else copied).append(after)
+  return weights, per_chip(copied), kept
+
+
+def size(leaf: Any) -> int:
+  """Bytes of an array on all chips, one copy of it."""
+  return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
 
 
 def per_chip(tree: Any) -> int:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlcw import Config, axes
 from rlcw.axes import GROUPS, MESH_AXES, group_shards
-from rlcw.model import Decoder, Params
+from rlcw.model import Decoder, Params, as_dtype
 from rlcw.model_config import ModelConfig
 
 
@@ -80,6 +80,17 @@ def param_shardings(
   return spmd.logical_to_mesh_sharding(
     specs, mesh, tuple(axes.TABLES[table].items())
   )
+
+
+def for_rollout(
+  config: ModelConfig, params: Params, mesh: Mesh, table: str
+) -> Params:
+  """The weights as a rollout reads them: in its dtype, split by its table.
+
+  What is so already is not copied.
+  """
+  places = param_shardings(config, mesh, table)
+  return jax.device_put(as_dtype(params, config.dtype), places)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

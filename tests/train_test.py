@@ -135,50 +135,6 @@ def test_microbatches_equal_one_batch(microbatches: int) -> None:
     np.testing.assert_allclose(told[name], told_parts[name], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-  'shape',
-  [
-    (8, 1, 1),
-    pytest.param((1, 8, 1), marks=pytest.mark.slow),
-    (2, 2, 2),
-  ],
-)
-def test_eight_devices_equal_one(shape: tuple[int, int, int]) -> None:
-  mesh = sharding.make_mesh(*shape)
-  alone, told = one_step(single())
-  spread, told_spread = one_step(mesh)
-  assert_close(alone.params, spread.params, 2e-6)
-  np.testing.assert_allclose(told['loss'], told_spread['loss'], rtol=1e-4)
-  # the parameters were split, not copied, and stayed so
-  gate = spread.params['blocks']['gate']['kernel']
-  whole = gate.size // (shape[1] * shape[2])
-  assert gate.addressable_shards[0].data.size == whole
-
-
-def rollout_on(mesh: Any) -> sampling.Rollout:
-  arrays = make_arrays(mesh)
-  return sampling.sample(
-    make_params(mesh),
-    arrays['prompt'],
-    arrays['length'],
-    jax.device_put(np.arange(P), sharding.over_groups(mesh)),
-    sampling.Temperature(1.0),
-    0,
-    0,
-    config=CONFIG,
-    group_size=G,
-    max_new_tokens=T,
-    eos=(1, 2),
-  )
-
-
-def test_eight_devices_sample_the_same_replies() -> None:
-  alone, spread = rollout_on(single()), rollout_on(sharding.make_mesh(2, 2, 2))
-  np.testing.assert_array_equal(alone.token, spread.token)
-  np.testing.assert_array_equal(alone.length, spread.length)
-  np.testing.assert_allclose(alone.logp, spread.logp, atol=1e-5)
-
-
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
   with pytest.raises(ValueError, match="'data': 3.*the 8 devices"):
     sharding.make_mesh(3, 1, 1)
