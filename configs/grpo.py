@@ -4,11 +4,15 @@
 
 Needs the reward model of configs/reward_model.py.
 
-  rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/plan \
-    --config.task=plan --config.plan.topology=v5e:4x4
+A variant, as in `--config=configs/grpo.py:qwen2_5_7b`, says what is other than
+in the quickstart; its docstring has its command, the slice that it is for, and
+what a chip of it holds at most in any phase, as found by
 
-says whether a TPU slice holds a step and what limits it; needs no TPU, but
-`pip install -e .[tpu]`.  Variants: qwen2_5_7b, qwen2_5_32b, qwen2_5_72b.
+  rlcw --config=configs/grpo.py:VARIANT --workdir=runs/plan/VARIANT \
+    --config.task=plan
+
+which compiles a step for the slice `plan.topology`; it needs no TPU and no
+weights, but `pip install -e .[tpu]`.  The large ones have not been trained yet.
 
 Cost: 32 steps of about 27 s on 2 CPU cores, 7 GiB of memory; with train=lora
 23 s and 3 GiB.
@@ -16,30 +20,184 @@ Expect: in held-out briefs 45% of the replies keep every rule where 31% did;
 max_violator_advantage below 0 in every step.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from rlcw.scoring import judge_settings
 
-# What is other than in the quickstart: 32 briefs of 8 replies, in bfloat16.
-_LARGE = dict(
-  prompts_per_step=32,
-  group_size=8,
-  mesh=dict(data=1, fsdp=-1, tensor=4),
-  microbatch_groups=4,
-  max_new_tokens=2048,
-  compute_dtype='bfloat16',
-  moment_dtype='bfloat16',
-  learning_rate=1e-6,
-)
+QWEN = 'Qwen/Qwen2.5-7B-Instruct'
+
+
+def smollm2() -> dict[str, Any]:
+  """The quickstart itself, on a laptop.
+
+  rlcw --config=configs/grpo.py:smollm2 --workdir=runs/quickstart/grpo
+  """
+  return {}
+
+
+def tiny() -> dict[str, Any]:
+  """The quickstart in a minute, to see that everything works.
+
+  rlcw --config=configs/grpo.py:tiny --workdir=runs/tiny
+  """
+  return dict(
+    steps=2,
+    prompts_per_step=2,
+    group_size=4,
+    microbatch_groups=1,
+    max_new_tokens=16,
+    checkpoint_every=1,
+  )
+
+
+def gemma3_270m() -> dict[str, Any]:
+  """Gemma 3 270M, a base model that has to learn first what a reply is.
+
+  ./scripts/gemma.sh
+  rlcw --config=configs/sft.py --workdir=runs/gemma/sft \
+    --config.model=models/gemma-3-270m.Q4_K_M.gguf
+  rlcw --config=configs/grpo.py:gemma3_270m --workdir=runs/gemma/grpo \
+    --config.model=runs/gemma/sft
+
+  On a laptop; the writing reward is the quickstart's.
+  """
+  return dict(model='models/gemma-3-270m.Q4_K_M.gguf')
+
+
+def large(model: str, topology: str, **other: Any) -> dict[str, Any]:
+  """32 briefs of 8 replies of up to 2,048 tokens, in bfloat16 on a slice."""
+  return (
+    dict(
+      model=model,
+      reward_model='runs/large/reward_model',
+      prompts_per_step=32,
+      group_size=8,
+      mesh=dict(data=1, fsdp=-1, tensor=4),
+      microbatch_groups=4,
+      max_new_tokens=2048,
+      compute_dtype='bfloat16',
+      moment_dtype='bfloat16',
+      learning_rate=1e-6,
+      steps=200,
+      plan=dict(topology=topology, reward_model=QWEN),
+    )
+    | other
+  )
+
+
+def qwen2_5_7b() -> dict[str, Any]:
+  """Qwen2.5-7B, with a reward model of the same size.
+
+  rlcw --config=configs/reward_model.py --workdir=runs/large/reward_model \
+    --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora
+  rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/large/qwen2_5_7b
+
+  v5e:4x4 (16 chips): @7B@ of 15.75 GiB.
+  """
+  return large(QWEN, 'v5e:4x4')
+
+
+def qwen2_5_32b() -> dict[str, Any]:
+  """Qwen2.5-32B, with the 7B reward model of `qwen2_5_7b`.
+
+  rlcw --config=configs/grpo.py:qwen2_5_32b --workdir=runs/large/qwen2_5_32b
+
+  v5p:2x2x4 (16 chips): @32B@ of 95.74 GiB.
+  """
+  return large('Qwen/Qwen2.5-32B-Instruct', 'v5p:2x2x4')
+
+
+def qwen2_5_72b() -> dict[str, Any]:
+  """Qwen2.5-72B, with the 7B reward model of `qwen2_5_7b`.
+
+  rlcw --config=configs/grpo.py:qwen2_5_72b --workdir=runs/large/qwen2_5_72b
+
+  v5p:2x4x4 (32 chips): @72B@ of 95.74 GiB.
+  """
+  mesh = dict(data=1, fsdp=-1, tensor=8)
+  return large('Qwen/Qwen2.5-72B-Instruct', 'v5p:2x4x4', mesh=mesh)
+
+
+def qwen3_8b() -> dict[str, Any]:
+  """Qwen3-8B, with the 7B reward model of `qwen2_5_7b`.
+
+  rlcw --config=configs/grpo.py:qwen3_8b --workdir=runs/large/qwen3_8b
+
+  v6e:4x4 (16 chips): @Q8@ of 31.25 GiB.
+  """
+  return large('Qwen/Qwen3-8B', 'v6e:4x4')
+
+
+def llama3_8b() -> dict[str, Any]:
+  """Llama 3.1 8B, with the 7B reward model of `qwen2_5_7b`.
+
+  rlcw --config=configs/grpo.py:llama3_8b --workdir=runs/large/llama3_8b
+
+  v6e:4x4 (16 chips): @L8@ of 31.25 GiB.
+  """
+  return large('meta-llama/Llama-3.1-8B-Instruct', 'v6e:4x4')
+
+
+def greetings_7b() -> dict[str, Any]:
+  """The recipe of arXiv 2508.21476: Chinese greetings, 4 replies to 32 briefs.
+
+  With the published data as `rlcw_greetings` in TFDS's folder for what is
+  fetched by hand (see the README, "Files"):
+
+  data=tfds:rlcw_greetings
+  rlcw --config=configs/sft.py --workdir=runs/greetings/sft \
+    --config.model=Qwen/Qwen2.5-7B-Instruct --config.language=zh \
+    --config.examples=$data/sft
+  rlcw --config=configs/reward_model.py --workdir=runs/greetings/reward_model \
+    --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora \
+    --config.lora.rank=16 --config.decoder.learning_rate=2e-4 \
+    --config.language=zh --config.preferences=$data/preferences
+  rlcw --config=configs/grpo.py:greetings_7b --workdir=runs/greetings/grpo \
+    --config.model=runs/greetings/sft
+
+  The other reward of the paper: `--config.writing=judge`, with a judge and with
+  the principles that configs/adversary.py made.  Five epochs of the 3,200
+  briefs that were published.  The paper makes two updates from each rollout,
+  of 16 briefs each; here it is one.
+
+  v5e:4x4 (16 chips): @G7@ of 15.75 GiB.
+  """
+  return large(
+    QWEN,
+    'v5e:4x4',
+    reward_model='runs/greetings/reward_model',
+    briefs='tfds:rlcw_greetings/briefs',
+    language='zh',
+    mixing=dict(name='writing'),
+    group_size=4,
+    max_new_tokens=512,
+    temperature=1.0,
+    learning_rate=3e-7,
+    kl_weight=1e-3,
+    steps=500,
+    plan=dict(topology='v5e:4x4', prompt_tokens=256, reward_model=QWEN),
+  )
+
+
 VARIANTS = {
-  '': {},
-  'qwen2_5_7b': _LARGE | dict(model='Qwen/Qwen2.5-7B-Instruct'),
-  'qwen2_5_32b': _LARGE | dict(model='Qwen/Qwen2.5-32B-Instruct'),
-  'qwen2_5_72b': _LARGE | dict(model='Qwen/Qwen2.5-72B-Instruct'),
+  variant.__name__: variant
+  for variant in (
+    smollm2,
+    tiny,
+    gemma3_270m,
+    qwen2_5_7b,
+    qwen2_5_32b,
+    qwen2_5_72b,
+    qwen3_8b,
+    llama3_8b,
+    greetings_7b,
+  )
 }
 
 
-def get_config(variant: str = '') -> ConfigDict:
+def get_config(variant: str = 'smollm2') -> ConfigDict:
   if variant not in VARIANTS:
     raise ValueError(f'variant {variant!r}; legal: {list(VARIANTS)}')
   config = ConfigDict(
@@ -96,9 +254,9 @@ def get_config(variant: str = '') -> ConfigDict:
         prompt_tokens=1024,
         # a model of the reward model's shapes; '' where the reference's pass
         # gives the writing score as well
-        reward_model='Qwen/Qwen2.5-7B-Instruct',
+        reward_model='',
       ),
     )
   )
-  config.update(VARIANTS[variant])
+  config.update(VARIANTS[variant]())
   return config

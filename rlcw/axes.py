@@ -45,15 +45,21 @@ def ambient_shards() -> int:
   return 1 if mesh.empty else group_shards(mesh)
 
 
-def constrain(x_PxG: jax.Array) -> jax.Array:
-  """Holds activations `[P, G, ...]` to the split of their groups.
+def constrain(x_PxGxLxD: jax.Array) -> jax.Array:
+  """Holds the activations between two blocks to their place on the mesh.
 
-  Prompts are split over the ambient mesh or, where they are too few, the rows
-  that continue them; no other axis is.
+  Prompts are split over 'data' and 'fsdp' or, where they are too few, the rows
+  that continue them.  Length is split over 'tensor' (sequence parallelism,
+  arXiv 2205.05198): what is kept for the backward pass is not kept once on
+  every chip that shares the weights.  What does not divide is not split.
   """
-  shards = ambient_shards()
-  for axis in (0, 1):
-    if shards > 1 and x_PxG.shape[axis] % shards == 0:
-      spec = PartitionSpec(*[None] * axis, GROUPS)
-      return lax.with_sharding_constraint(x_PxG, spec)
-  return x_PxG
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x_PxGxLxD
+  prompts, rows, length = x_PxGxLxD.shape[:3]
+  shards, tensor = group_shards(mesh), mesh.shape['tensor']
+  groups = (GROUPS, None) if prompts % shards == 0 else (None, GROUPS)
+  if prompts % shards and rows % shards:
+    groups = None, None
+  spec = PartitionSpec(*groups, None if length % tensor else 'tensor')
+  return lax.with_sharding_constraint(x_PxGxLxD, spec)

@@ -11,7 +11,6 @@ shapes alone, the very programs that `grpo` runs.
 """
 
 import dataclasses
-import os
 import re
 import time
 from pathlib import Path
@@ -29,38 +28,44 @@ from rlcw import (
   programs,
   roofline,
   sharding,
+  slices,
   sources,
 )
 from rlcw.model_config import ModelConfig
 from rlcw.programs import Plan, Program, per_chip
 from rlcw.roofline import GIB
 
-TOPOLOGIES = {
-  'v5e': ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
-  'v5p': ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8'),
-  'v6e': ('2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
-}
-
 ROOFS = roofline.Times._fields
-_QWEN = {'model_type': 'qwen2', 'rms_norm_eps': 1e-6, 'rope_theta': 1e6}
 
 
-def _qwen(dim: int, mlp: int, layers: int, heads: int, kv: int) -> dict:
-  return _QWEN | {
-    'vocab_size': 152064,
+def _header(
+  family: str, vocab: int, dim: int, mlp: int, *counts: int, **more: Any
+) -> dict[str, Any]:
+  layers, heads, kv = counts
+  return {
+    'model_type': family,
+    'vocab_size': vocab,
     'hidden_size': dim,
     'intermediate_size': mlp,
     'num_hidden_layers': layers,
     'num_attention_heads': heads,
     'num_key_value_heads': kv,
-  }
+    'rms_norm_eps': 1e-6,
+    'rope_theta': 1e6,
+    'head_dim': 128,
+  } | more
 
 
-# What config.json says of models too large to be fetched for their shapes.
+# What config.json says of models too large to be fetched for their shapes;
+# what changes none (eps, rotary angles) need not be theirs.
 MODELS = {
-  'Qwen/Qwen2.5-7B-Instruct': _qwen(3584, 18944, 28, 28, 4),
-  'Qwen/Qwen2.5-32B-Instruct': _qwen(5120, 27648, 64, 40, 8),
-  'Qwen/Qwen2.5-72B-Instruct': _qwen(8192, 29568, 80, 64, 8),
+  'Qwen/Qwen2.5-7B-Instruct': _header('qwen2', 152064, 3584, 18944, 28, 28, 4),
+  'Qwen/Qwen2.5-32B-Instruct': _header('qwen2', 152064, 5120, 27648, 64, 40, 8),
+  'Qwen/Qwen2.5-72B-Instruct': _header('qwen2', 152064, 8192, 29568, 80, 64, 8),
+  'Qwen/Qwen3-8B': _header('qwen3', 151936, 4096, 12288, 36, 32, 8),
+  'meta-llama/Llama-3.1-8B-Instruct': _header(
+    'llama', 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False
+  ),
 }
 
 
@@ -69,7 +74,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # compiling for a TPU asks for no device but this one
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_enable_compilation_cache', False)
-  chip, devices = slice_of(config.plan.topology)
+  chip, devices = slices.slice_of(config.plan.topology)
   plan = make(config, sharding.make_mesh(**config.mesh, devices=devices))
   phases = []
   for program in programs.phases(plan):
@@ -84,6 +89,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'seconds_step': least_seconds(phases),
     'largest_microbatch_groups': groups,
   }
+  smaller = found['fits']
+  found['smaller' if smaller else 'larger'] = nearest(config, smaller=smaller)
   found['advice'] = advise(plan, found)
   metrics.write_json(workdir / 'plan.json', found)
   (workdir / 'plan.png').write_bytes(plots.draw_plan(found))
@@ -94,31 +101,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 # --- What is to run ---------------------------------------------------------
-
-
-def slice_of(topology: str) -> tuple[roofline.Chip, list[Any]]:
-  """A slice's chips by its name, as in `v5e:4x4`.
-
-  Raises:
-    ValueError: there is no such slice, or libtpu is not installed.
-  """
-  name, _, grid = topology.partition(':')
-  if grid not in TOPOLOGIES.get(name, ()):
-    legal = [f'{n}:{g}' for n, grids in TOPOLOGIES.items() for g in grids]
-    raise ValueError(f'plan.topology={topology!r} is unknown; legal: {legal}')
-  # libtpu would ask the metadata server of a TPU machine
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-  os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
-  from jax.experimental import topologies
-
-  try:
-    found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
-  except (ModuleNotFoundError, RuntimeError) as error:
-    raise ValueError(
-      f'plan needs the compiler of TPUs, pip install rlcw[tpu]: {error}'
-    ) from None
-  return roofline.CHIPS[name], list(found.devices)
 
 
 def shape_of(model: str) -> ModelConfig:
@@ -252,6 +234,39 @@ def largest_microbatch(
   return best
 
 
+def nearest(config: Config, *, smaller: bool) -> str | None:
+  """The smallest smaller slice that fits, or the first larger one; if any.
+
+  The mesh's open axis takes what chips there are, and each update as few
+  groups as there may be.
+  """
+  found = None
+  for topology in slices.others(config.plan.topology, smaller=smaller):
+    metrics.say(f'plan: tries {topology}')
+    fitting = holds(config, topology)
+    found = topology if fitting else found
+    if fitting != smaller:
+      break
+  return found
+
+
+def holds(config: Config, topology: str) -> bool:
+  """Whether a slice holds every phase, by the one that takes most first."""
+  chip, devices = slices.slice_of(topology)
+  config = config.copy_and_resolve_references()
+  try:
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    config.microbatch_groups = sharding.group_shards(mesh)
+    plan = make(config, mesh)
+  except ValueError:  # a mesh, or a batch, that cannot be split so
+    return False
+  held = sum(per_chip(tree) for tree in plan.held.values())
+  return held < chip.hbm_gib * GIB and all(
+    compiled(plan, program, chip)['fits']
+    for program in reversed([*programs.phases(plan)])
+  )
+
+
 def least_seconds(phases: list[dict[str, Any]]) -> float | None:
   """Of a step whose phases each reach their roof; None if one does not fit."""
   if not all(phase['fits'] for phase in phases):
@@ -272,6 +287,10 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
     if not phase['fits']:
       over = (phase['hbm_total'] - limit) / GIB
       said.append(f'{phase["phase"]}: {over:.1f} GiB a chip too much.')
+  if found.get('smaller'):
+    said.append(f'The smallest slice that fits, too: {found["smaller"]}.')
+  if found.get('larger'):
+    said.append(f'The next slice that fits: {found["larger"]}.')
   if all(p['fits'] for p in phases):
     # by itself the compiler takes all HBM for what it compiles
     flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
@@ -289,6 +308,10 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
     (not config.remat, 'remat=True'),
     (config.train == 'all', 'train=lora'),
     (plan.mesh.shape['data'] > 1, 'mesh.data=1, and more for mesh.fsdp'),
+    (
+      config.rollout_table == 'decode' and plan.mesh.shape['fsdp'] > 1,
+      'rollout_table=train, where it is the rollout',
+    ),
     (True, 'more of mesh.tensor, and so smaller microbatches; a larger slice'),
   ):
     if changed:

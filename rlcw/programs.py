@@ -110,12 +110,8 @@ def phases(plan: Plan) -> Iterator[Program]:
     yield Program(
       'resharding',
       lambda: jax.jit(
-        functools.partial(
-          sharding.for_rollout,
-          model,
-          mesh=plan.mesh,
-          table=config.rollout_table,
-        )
+        functools.partial(as_dtype, dtype=model.dtype),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
       ).lower(learned),
       learned,
       Work(0.0, sum(map(size, jax.tree.leaves((learned, weights))))),

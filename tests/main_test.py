@@ -91,9 +91,11 @@ def test_every_config_names_a_task_and_its_command(name: str) -> None:
 def test_a_variant_is_a_whole_config_and_an_unknown_one_is_refused() -> None:
   from configs import grpo
 
-  for variant in grpo.VARIANTS:
+  for variant, settings in grpo.VARIANTS.items():
     config = grpo.get_config(variant)
     assert config.group_size >= 2 and config.steps
+    command = f'rlcw --config=configs/grpo.py:{variant} --workdir=runs/'
+    assert command in str(settings.__doc__)
   assert grpo.get_config('qwen2_5_7b').mesh.tensor == 4
   assert grpo.get_config().mesh.tensor == 1
   with pytest.raises(ValueError, match="'qwen2_5_72b'"):

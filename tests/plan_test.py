@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from pipeline import ROOT, tiny_config
 
-from rlcw import plan, plots, programs, roofline, sharding
+from rlcw import plan, plots, programs, roofline, sharding, slices
 from rlcw.model_config import ModelConfig
 from rlcw.roofline import GIB
 
@@ -35,7 +35,7 @@ def test_an_unknown_slice_is_refused_with_those_that_there_are(
   name: str,
 ) -> None:
   with pytest.raises(ValueError, match=r"legal: \['v5e:2x2'.*'v6e:16x16'"):
-    plan.slice_of(name)
+    slices.slice_of(name)
 
 
 def test_the_shapes_of_large_models_are_their_own() -> None:
@@ -44,7 +44,7 @@ def test_the_shapes_of_large_models_are_their_own() -> None:
     for name in plan.MODELS
   }
   # the sizes that their model cards give
-  assert list(billions.values()) == [7.6, 32.8, 72.7]
+  assert list(billions.values()) == [7.6, 32.8, 72.7, 8.2, 8.0]
 
 
 def test_the_shapes_of_a_folder_are_those_of_its_header(
@@ -56,27 +56,34 @@ def test_the_shapes_of_a_folder_are_those_of_its_header(
 @pytest.mark.parametrize(
   ('changes', 'names'),
   [
-    ({}, ['rollout', 'reference', 'reward', 'update']),
+    ({}, ['resharding', 'rollout', 'reference', 'reward', 'update']),
     (
-      {'train': 'lora', 'plan.reward_model': ''},
-      ['rollout', 'reference', 'update'],
+      {'train': 'lora', 'plan.reward_model': '', 'rollout_table': 'train'},
+      ['resharding', 'rollout', 'reference', 'update'],
+    ),
+    (
+      {'compute_dtype': 'float32', 'mesh.fsdp': 1, 'mesh.data': 8},
+      ['rollout', 'reference', 'reward', 'update'],
     ),
   ],
 )
 def test_every_phase_compiles_for_a_mesh(
   tiny_folder: pathlib.Path, changes: dict[str, Any], names: list[str]
 ) -> None:
-  config = settings(tiny_folder, compute_dtype='bfloat16', **changes)
-  planned = made(config)
+  changes = {'compute_dtype': 'bfloat16'} | changes
+  planned = made(settings(tiny_folder, **changes))
   found = []
   for program in programs.phases(planned):
     with jax.set_mesh(planned.mesh):
       done = program.lower().compile()
-    taken = sum(programs.per_chip(planned.held[n]) for n in program.takes)
+    taken = programs.per_chip(program.takes)
+    if program.name == 'rollout':
+      taken += program.copy
     # beside what is held it takes a small batch, and no less than is held
     arguments = done.memory_analysis().argument_size_in_bytes
     assert taken <= arguments < taken + 16_000
-    assert program.work.flops > 0
+    assert program.work.hbm_bytes > 0
+    assert (program.work.flops > 0) == (program.name != 'resharding')
     found.append(program.name)
   assert found == names
 
@@ -93,6 +100,67 @@ def test_what_is_frozen_is_held_in_the_dtype_of_its_use(
   assert programs.per_chip(half['reference']) < 0.53 * size['reference']
   adapters = made(settings(tiny_folder, train='lora')).held
   assert programs.per_chip(adapters['optimiser']) < size['optimiser'] / 2
+
+
+def test_a_rollout_s_copy_is_what_is_cast_or_gathered(
+  tiny_folder: pathlib.Path,
+) -> None:
+  def copied(**changes: Any) -> tuple[int, int]:
+    mesh = {'mesh.fsdp': 4, 'mesh.tensor': 2}
+    planned = made(settings(tiny_folder, **mesh | changes))
+    weights, copy, kept = programs.to_rollout(planned)
+    assert programs.per_chip(weights) == copy + programs.per_chip(kept)
+    return copy, programs.per_chip(planned.held['parameters'])
+
+  copy, held = copied(rollout_table='train')
+  assert copy == 0
+  copy, held = copied()  # all but norms, which are whole on every device
+  norms = 4 * (2 * 2 + 1) * 32
+  assert copy == 4 * (held - norms)
+  half, _ = copied(compute_dtype='bfloat16')
+  assert half == copy / 2
+
+
+@pytest.mark.parametrize(
+  ('named', 'fitting', 'smaller', 'tried', 'nearest'),
+  [
+    ('4x4', 4, True, ['2x4', '2x2'], 'v5e:2x2'),
+    ('4x4', 8, True, ['2x4', '2x2'], 'v5e:2x4'),
+    ('4x4', 16, True, ['2x4'], None),
+    ('2x4', 32, False, ['4x4', '4x8'], 'v5e:4x8'),
+    ('8x16', 999, False, ['16x16'], None),
+    ('2x2', 4, True, [], None),
+  ],
+)
+def test_the_nearest_slice_that_fits_is_found_by_compiling(
+  monkeypatch: pytest.MonkeyPatch,
+  named: str,
+  fitting: int,
+  smaller: bool,
+  tried: list[str],
+  nearest: str | None,
+) -> None:
+  config = ConfigDict({'plan': {'topology': f'v5e:{named}'}})
+  asked = []
+
+  def holds(_: ConfigDict, topology: str) -> bool:
+    asked.append(topology.removeprefix('v5e:'))
+    x, y = asked[-1].split('x')
+    return int(x) * int(y) >= fitting
+
+  monkeypatch.setattr(plan, 'holds', holds)
+  assert plan.nearest(config, smaller=smaller) == nearest
+  assert asked == tried
+
+
+def test_a_slice_that_cannot_be_split_so_or_is_too_small_is_not_compiled_for(
+  tiny_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  chip = roofline.Chip(1e-6, 1.0, 1.0, 1.0)  # of a kilobyte
+  monkeypatch.setattr(slices, 'slice_of', lambda _: (chip, jax.devices()))
+  monkeypatch.setattr(plan, 'compiled', None)
+  for changes in ({'mesh.fsdp': 3}, {'prompts_per_step': 7}, {}):
+    assert not plan.holds(settings(tiny_folder, **changes), 'v5e:2x4')
 
 
 def test_adam_s_first_moment_in_bfloat16_is_half_as_large(
@@ -167,6 +235,7 @@ def phase(name: str, gib: float) -> dict[str, Any]:
     'phase': name,
     'hbm': {
       'parameters': 2 * GIB,
+      'copy': 0,
       'cache': GIB / 2,
       'temporaries': (gib - 2.5) * GIB,
     },
@@ -191,12 +260,14 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
     'mesh': {'fsdp': 4, 'tensor': 2},
     'phases': [phase('rollout', 3), phase('update', 5.5)],
     'largest_microbatch_groups': None,
+    'larger': 'v5e:4x4',
   }
   found['advice'] = plan.advise(planned, found)
   plan.tell(found)
   text = ' '.join(capsys.readouterr().out.split())
   assert 'update: 1.5 GiB a chip too much' in text
   assert 'rollout:' not in text
+  assert 'The next slice that fits: v5e:4x4.' in text
   assert 'compute_dtype=bfloat16' in text and 'moment_dtype' not in text
   assert plan.least_seconds(found['phases']) is None
   assert plots.draw_plan(found).startswith(b'\x89PNG')
@@ -206,9 +277,14 @@ def test_a_plan_that_fits_says_how_to_train_by_it(
   tiny_folder: pathlib.Path,
 ) -> None:
   planned = made(settings(tiny_folder))
-  found = {'phases': [phase('update', 3)], 'largest_microbatch_groups': 8}
+  found = {
+    'phases': [phase('update', 3)],
+    'largest_microbatch_groups': 8,
+    'smaller': 'v5e:2x2',
+  }
   assert plan.advise(planned, found) == [
     'The largest update that fits: microbatch_groups=8.',
+    'The smallest slice that fits, too: v5e:2x2.',
     'Train with LIBTPU_INIT_ARGS=--xla_tpu_max_hbm_size_mib=3000, as compiled '
     'here.',
   ]
@@ -221,11 +297,11 @@ def test_a_phase_of_real_size_compiles_for_a_tpu() -> None:
     pytest.skip('libtpu is absent: pip install rlcw[tpu]')
   script = """
 import json
-from rlcw import plan, programs, sharding
+from rlcw import plan, programs, sharding, slices
 from configs.grpo import get_config
 
 config = get_config('qwen2_5_7b')
-chip, devices = plan.slice_of('v5e:4x4')
+chip, devices = slices.slice_of('v5e:4x4')
 planned = plan.make(config, sharding.make_mesh(**config.mesh, devices=devices))
 reference = [p for p in programs.phases(planned) if p.name == 'reference'][0]
 print('RESULT', json.dumps(plan.compiled(planned, reference, chip)))
