@@ -186,6 +186,17 @@ def draw_scores(
   return _png(page)
 
 
+_HELD = {
+  'parameters': BASE,
+  'optimiser': '#66CCEE',
+  'reference': GREEN,
+  'reward': YELLOW,
+  'copy': '#BBBBBB',
+  'cache': PURPLE,
+  'temporaries': TRAINED,
+}
+
+
 @matplotlib.rc_context(_STYLE)
 def draw_plan(found: dict[str, Any]) -> bytes:
   """A PNG of what a chip holds in each phase, and of what bounds its time.
@@ -197,13 +208,10 @@ def draw_plan(found: dict[str, Any]) -> bytes:
   names = [phase['phase'] for phase in phases]
   page = figure.Figure((9, 1.6 + 0.5 * len(names)), layout='constrained')
   left, right = page.subplots(1, 2)
-  colours = (BASE, '#66CCEE', GREEN, YELLOW, PURPLE)
   places, floor = np.arange(len(names)), np.zeros(len(names))
-  *held, last = phases[0]['hbm']
-  used = [*zip(held, colours, strict=False), (last, TRAINED)]
-  for part, colour in used:
+  for part in phases[0]['hbm']:
     gib = np.array([phase['hbm'][part] / 2**30 for phase in phases])
-    left.barh(places, gib, 0.7, floor, color=colour, label=part)
+    left.barh(places, gib, 0.7, floor, color=_HELD[part], label=part)
     floor += gib
   limit = phases[0]['hbm_limit'] / 2**30
   left.axvline(limit, color='#333333', linewidth=1)
