@@ -97,6 +97,26 @@ def test_weights_that_are_ready_are_not_copied() -> None:
     assert a.unsafe_buffer_pointer() == b.unsafe_buffer_pointer()
 
 
+@pytest.mark.parametrize(
+  ('shape', 'part'),
+  [
+    ((8, 3, 6, 5), (2, 3, 3, 5)),
+    ((1, 8, 6, 5), (1, 2, 3, 5)),  # rows that continue one preface
+    ((8, 3, 1, 5), (2, 3, 1, 5)),  # a token each
+    ((3, 2, 7, 5), (3, 2, 7, 5)),
+  ],
+)
+def test_activations_are_split_by_group_and_length(
+  shape: tuple[int, ...], part: tuple[int, ...]
+) -> None:
+  x_PxGxLxD = jnp.ones(shape)
+  assert axes.constrain(x_PxGxLxD) is x_PxGxLxD
+  with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
+    split = jax.jit(axes.constrain)(x_PxGxLxD)
+  assert split.addressable_shards[0].data.shape == part
+  assert split.shape == shape
+
+
 def test_the_head_travels_once_for_all_chunks() -> None:
   """Forth, and its gradient back; no logits, whose inner axis is split."""
   mesh = sharding.make_mesh(1, 8, 1)

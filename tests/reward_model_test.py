@@ -1,5 +1,6 @@
 """What the reward model learns from, and the numbers it is judged by."""
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -21,6 +22,7 @@ from rlcw import (
   tokenizer,
 )
 from rlcw.model import Decoder
+from rlcw.model_config import LoraConfig
 from rlcw.rewards import writing
 
 PAIRS = data.load_preferences('@preferences.jsonl', split='heldout')[:20]
@@ -224,7 +226,17 @@ def test_a_head_on_the_policys_own_decoder_shares_it(
   again = writing.load(str(tmp_path), base)
   np.testing.assert_array_equal(again.head.weight, head.weight)
   assert again.head.bias == 0.5 and again.pooling == 'mean'
-  assert again.shared and again.decoder is base
+  assert again.shared and again.decoder.params is base.params
+
+
+def test_a_reward_model_has_none_of_the_policys_adapters(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  save_run(tmp_path, base.model, 32)
+  lora = LoraConfig(2, 4.0, ('query',))
+  adapted = base._replace(config=dataclasses.replace(base.config, lora=lora))
+  assert writing.load(str(tmp_path), adapted).decoder.config == base.config
 
 
 def test_a_head_on_another_decoder_brings_it(

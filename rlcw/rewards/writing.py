@@ -74,7 +74,7 @@ def load(source: str, base: Policy) -> RewardModel:
       ) from None
   head = Head(**load_file(file))
   shared = run.model == base.model
-  decoder = base if shared else policy.load(run.model, base.mesh)
+  decoder = policy.reuse(run.model, base.mesh, base)
   if head.weight.shape != (decoder.config.model_dim,):
     raise ValueError(
       f'{file} has weights {head.weight.shape} for features of '
