@@ -249,6 +249,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       compute_dtype='float32',  # float32 | bfloat16: of activations, of the
       # weights that replies are sampled with, and of all that is frozen
       moment_dtype='float32',  # float32 | bfloat16: Adam's first moment
+      offload=False,  # frozen models wait in host memory until they score
       plan=dict(  # of the task `plan` alone
         topology='v5e:4x4',
         prompt_tokens=1024,

@@ -74,6 +74,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # what learns stays float32; the reference, and a frozen base, need not
   model = policy.held_in(model, config.compute_dtype)
   frozen = frozen and model.params
+  if config.offload and not frozen:
+    waiting = sharding.in_memory(model.params, 'pinned_host')
+    model = model._replace(params=waiting)
   scorer = Scorer(model, config)
   state = train.fit(
     train.init_state(learned, optimizer, model.mesh),

@@ -38,6 +38,10 @@ _ROOT = re.compile(r'^\s+ROOT .* tuple\(')
 _ARRAY = re.compile(r'\b(pred|bf16|[a-z]\d+)(?:e\d\w*)?\[([\d,]*)\]')
 
 
+# a fusion of a TPU that keeps only a part of the sum, and makes no more
+_SCATTERING = 'all-reduce-scatter'
+
+
 class Traffic(NamedTuple):
   """One kind of collective, over a whole run of a program."""
 
@@ -60,6 +64,9 @@ def collectives(text: str) -> dict[str, Traffic]:
   for name, times in _turns(computations, entry).items():
     for line in computations[name]:
       if sent := _sent(line):
+        kind, size = sent
+        if kind == 'all-reduce' and name.startswith(_SCATTERING):
+          sent = 'reduce-scatter', size / 2
         channel = _CHANNEL.search(line)
         key = channel[0] if channel else f'{name}{line}'
         least = min(times, parts[key][2] if key in parts else times)

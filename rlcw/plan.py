@@ -23,6 +23,7 @@ from rlcw import (
   Config,
   hlo,
   learner,
+  lora,
   metrics,
   plots,
   programs,
@@ -30,6 +31,7 @@ from rlcw import (
   sharding,
   slices,
   sources,
+  train,
 )
 from rlcw.model_config import ModelConfig
 from rlcw.programs import Plan, Program, per_chip
@@ -136,9 +138,23 @@ def make(config: Config, mesh: Mesh) -> Plan:
     config.max_new_tokens,
   )
   optimizer = learner.make_optimizer(config)
-  held = programs.hold(model, reward, optimizer, mesh)
-  loss = learner.make_loss(model, config)
-  return Plan(config, mesh, model, reward, shapes, optimizer, loss, held)
+  learned = lora.abstract(model, mesh)
+  moments = train.abstract_state(learned, optimizer, mesh).opt_state
+  frozen = {'reference': programs.still(model, mesh)}
+  if reward is not None:
+    frozen['reward'] = programs.still(reward, mesh)
+  return Plan(
+    config,
+    mesh,
+    model,
+    reward,
+    shapes,
+    optimizer,
+    learner.make_loss(model, config),
+    learned,
+    frozen,
+    programs.hold(config, learned, moments, frozen),
+  )
 
 
 # --- What comes of it -------------------------------------------------------
@@ -306,6 +322,7 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
     (config.compute_dtype == 'float32', 'compute_dtype=bfloat16'),
     (config.moment_dtype == 'float32', 'moment_dtype=bfloat16'),
     (not config.remat, 'remat=True'),
+    (not config.offload, 'offload=True'),
     (config.train == 'all', 'train=lora'),
     (plan.mesh.shape['data'] > 1, 'mesh.data=1, and more for mesh.fsdp'),
     (

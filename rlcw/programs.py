@@ -31,6 +31,8 @@ class Plan(NamedTuple):
   shapes: roofline.Shapes
   optimizer: optax.GradientTransformation
   loss: train.LossFn
+  learned: Params
+  frozen: dict[str, Params]  # the reference and, where there is one, the reward
   held: dict[str, Any]  # what stays in HBM all through a step, by its use
 
   @property
@@ -49,7 +51,19 @@ class Program(NamedTuple):
   cache: int = 0  # bytes of keys and values on each chip, if evenly split
 
 
-def frozen(model: ModelConfig, mesh: Mesh) -> Params:
+def hold(
+  config: Config, learned: Params, moments: Any, frozen: dict[str, Params]
+) -> dict[str, Any]:
+  """What of a step's models stays in HBM all through it, by its use."""
+  held = {'parameters': learned, 'optimiser': moments}
+  for name, tree in frozen.items():
+    # adapters stand on the reference in every phase
+    base = name == 'reference' and config.train == 'lora'
+    held[name] = tree if base or not config.offload else {}
+  return held
+
+
+def still(model: ModelConfig, mesh: Mesh) -> Params:
   """Shapes of a model that does not learn, in the dtype of its use."""
   params = lora.abstract(lora.without(model), mesh)
   return jax.tree.map(
@@ -57,22 +71,6 @@ def frozen(model: ModelConfig, mesh: Mesh) -> Params:
     params,
     jax.eval_shape(functools.partial(as_dtype, dtype=model.dtype), params),
   )
-
-
-def hold(
-  model: ModelConfig,
-  reward: ModelConfig | None,
-  optimizer: optax.GradientTransformation,
-  mesh: Mesh,
-) -> dict[str, Any]:
-  """Shapes of what stays in HBM all through a step, by its use."""
-  learned = lora.abstract(model, mesh)
-  held = {
-    'parameters': learned,
-    'optimiser': train.abstract_state(learned, optimizer, mesh).opt_state,
-    'reference': frozen(model, mesh),
-  }
-  return held if reward is None else held | {'reward': frozen(reward, mesh)}
 
 
 def batch(plan: Plan) -> dict[str, Any]:
@@ -102,7 +100,7 @@ def phases(plan: Plan) -> Iterator[Program]:
   """The device's part of a step, as `grpo` and `scoring` call it."""
   config, model, reward = plan.config, plan.model, plan.reward
   shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
-  arrays, base = batch(plan), plan.held['reference']
+  arrays, base = batch(plan), plan.frozen['reference']
   read = arrays['prompt'], arrays['length']
   learned, moved = policy(plan), to_rollout(plan)
   weights, copied, kept = moved
@@ -152,15 +150,16 @@ def phases(plan: Plan) -> Iterator[Program]:
       config=lora.without(model),
       pooling='mean',
     ),
-    base,
+    plan.held['reference'],
     roofline.score(model, shapes, head=True),
+    fetched(plan, 'reference'),
   )
   if reward is not None:
     token, place = arrays['rollout'].token, sharding.over_groups(plan.mesh)
     yield Program(
       'reward',
       lambda: writing.features.lower(
-        plan.held['reward'],
+        plan.frozen['reward'],
         *read,
         token,
         jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
@@ -168,17 +167,18 @@ def phases(plan: Plan) -> Iterator[Program]:
       ),
       plan.held['reward'],
       roofline.score(reward, shapes, head=False),
+      fetched(plan, 'reward'),
     )
   yield update(plan)
 
 
 def update(plan: Plan) -> Program:
   """The last phase, which alone depends on the microbatch."""
-  learned, optimizer = plan.held['parameters'], plan.optimizer
+  learned, optimizer = plan.learned, plan.optimizer
   state = train.abstract_state(learned, optimizer, plan.mesh)
   step = train.make_update(plan.loss, optimizer, state, plan.microbatches)
   adapted = plan.model.lora is not None
-  base = plan.held['reference'] if adapted else {}
+  base = plan.frozen['reference'] if adapted else {}
   work = roofline.update(
     plan.model, plan.shapes, plan.microbatches, plan.config.moment_dtype
   )
@@ -192,8 +192,13 @@ def update(plan: Plan) -> Program:
 
 def policy(plan: Plan) -> Params:
   """Shapes of the model that replies are sampled from, as it is trained."""
-  base = plan.held['reference'] if plan.model.lora is not None else {}
-  return lora.join(plan.held['parameters'], base)
+  base = plan.frozen['reference'] if plan.model.lora is not None else {}
+  return lora.join(plan.learned, base)
+
+
+def fetched(plan: Plan, name: str) -> int:
+  """Bytes on each chip of a frozen model that waits in host memory."""
+  return per_chip(plan.frozen[name]) - per_chip(plan.held[name])
 
 
 def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:

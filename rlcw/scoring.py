@@ -22,7 +22,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rlcw import Config, data, endpoint, policy, sampling, tokenizer
+from rlcw import (
+  Config,
+  data,
+  endpoint,
+  policy,
+  sampling,
+  sharding,
+  tokenizer,
+)
 from rlcw.policy import Policy
 from rlcw.rewards import constraints, judges, writing
 from rlcw.rewards.judges import Panel, Question
@@ -82,6 +90,11 @@ def check(config: Config) -> None:
   for name in config.verifiers:
     if name != 'rules':
       own(name, 'verifiers', 'rules')
+  if config.offload and config.judge.model == config.model:
+    raise ValueError(
+      'offload=True keeps in host memory what judge.model reads for every '
+      'question: judge.model must be another one than model'
+    )
 
 
 def own(name: str, setting: str, legal: str) -> Reward:
@@ -193,6 +206,9 @@ class Scorer:
     if config.writing == 'reward_model':
       reward = writing.load(config.reward_model, model)
       decoder = policy.held_in(reward.decoder, model.config.dtype)
+      if config.offload and not reward.shared:
+        waiting = sharding.in_memory(decoder.params, 'pinned_host')
+        decoder = decoder._replace(params=waiting)
       self.reward = reward._replace(decoder=decoder)
     self.panel = make_panel(config.judge, model.mesh, model)
 
@@ -217,7 +233,7 @@ class Scorer:
     if reward is not None and reward.shared:
       head, pooling = reward.head, reward.pooling
     score_PxG, ref_logp = writing.score_and_reference(
-      self.model.params,
+      sharding.in_memory(self.model.params, 'device'),
       head,
       prompt_PxL,
       length_P,

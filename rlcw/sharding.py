@@ -93,6 +93,17 @@ def for_rollout(
   return jax.device_put(as_dtype(params, config.dtype), places)
 
 
+def in_memory(params: Params, kind: str) -> Params:
+  """The weights in a memory of their devices' hosts, or of the devices.
+
+  Args:
+    params: of a model.
+    kind: `pinned_host`, or `device`.  What is there already is not copied.
+  """
+  places = jax.tree.map(lambda a: a.sharding.with_memory_kind(kind), params)
+  return jax.device_put(params, places)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """One copy on every device."""
   return NamedSharding(mesh, PartitionSpec())

@@ -112,6 +112,21 @@ def test_a_reduce_scatter_sends_all_but_its_own_part() -> None:
   assert hlo.collectives(text) == {'reduce-scatter': (1, 48)}
 
 
+def test_a_sum_of_which_each_keeps_a_part_is_a_reduce_scatter() -> None:
+  """As a TPU's compiler writes it, in a fusion."""
+  text = """%all-reduce-scatter.2 (x: f32[16]) -> f32[4] {
+  %x = f32[16]{0} parameter(0)
+  %all-reduce.1 = f32[16]{0} all-reduce(%x), replica_groups={{0,1,2,3}}
+  ROOT %part = f32[4]{0} dynamic-slice(%all-reduce.1, %i)
+}
+
+ENTRY %main (x: f32[16]) -> f32[4] {
+  ROOT %f = f32[4]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.2
+}
+"""
+  assert hlo.collectives(text) == {'reduce-scatter': (1, 48)}
+
+
 def test_what_xla_writes_is_read() -> None:
   """A sum over 8 devices in a loop of 5 turns."""
   mesh = sharding.make_mesh(1, 8, 1)

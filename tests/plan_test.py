@@ -163,6 +163,25 @@ def test_a_slice_that_cannot_be_split_so_or_is_too_small_is_not_compiled_for(
     assert not plan.holds(settings(tiny_folder, **changes), 'v5e:2x4')
 
 
+def test_what_waits_in_host_memory_is_held_only_where_it_scores(
+  tiny_folder: pathlib.Path,
+) -> None:
+  here, there = (
+    made(settings(tiny_folder, offload=offload)) for offload in (False, True)
+  )
+  frozen = {name: programs.per_chip(t) for name, t in here.frozen.items()}
+  for name, size in frozen.items():
+    assert programs.per_chip(here.held[name]) == size > 0
+    assert programs.per_chip(there.held[name]) == 0
+  for planned in (here, there):
+    for program in programs.phases(planned):
+      own = programs.per_chip(program.takes) + program.copy
+      if program.name in frozen:
+        assert own == frozen[program.name]
+  adapters = made(settings(tiny_folder, offload=True, train='lora'))
+  assert programs.per_chip(adapters.held['reference']) == frozen['reference']
+
+
 def test_adam_s_first_moment_in_bfloat16_is_half_as_large(
   tiny_folder: pathlib.Path,
 ) -> None:

@@ -245,5 +245,6 @@ def score_texts(
     (prompt_PxL, length_P, token_PxGxT, mask_PxGxT),
     sharding.over_groups(decoder.mesh),
   )
-  found = features(decoder.params, *arrays, config=decoder.config)
+  params = sharding.in_memory(decoder.params, 'device')
+  found = features(params, *arrays, config=decoder.config)
   return np.asarray(found @ model.head.weight + model.head.bias)
