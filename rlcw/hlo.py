@@ -63,14 +63,15 @@ def collectives(text: str) -> dict[str, Traffic]:
   parts: dict[str, tuple[str, float, int]] = {}
   for name, times in _turns(computations, entry).items():
     for line in computations[name]:
-      if sent := _sent(line):
-        kind, size = sent
-        if kind == 'all-reduce' and name.startswith(_SCATTERING):
-          sent = 'reduce-scatter', size / 2
-        channel = _CHANNEL.search(line)
-        key = channel[0] if channel else f'{name}{line}'
-        least = min(times, parts[key][2] if key in parts else times)
-        parts[key] = *sent, least
+      kind, size = _sent(line) or ('', 0.0)
+      if not kind:
+        continue
+      if kind == 'all-reduce' and name.startswith(_SCATTERING):
+        kind, size = 'reduce-scatter', size / 2
+      channel = _CHANNEL.search(line)
+      key = channel[0] if channel else f'{name}{line}'
+      least = min(times, parts[key][2] if key in parts else times)
+      parts[key] = kind, size, least
   found: dict[str, Traffic] = {}
   for kind, size, times in parts.values():
     before = found.get(kind, Traffic())
