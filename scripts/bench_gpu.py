@@ -166,14 +166,20 @@ def learn(
   }
 
 
-def speed(run: Run, best: dict) -> dict[str, Any]:
-  """All phases of one model's step."""
+def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
+  """All phases of one model's step, each kept as soon as it is measured."""
   shapes = run.case.shapes
+  keep(
+    train=run.case.train,
+    weights=roofs.all_weights(run.config),
+    shapes=shapes._asdict() | {'groups_at_a_time': run.case.microbatch_groups},
+  )
   with jax.set_mesh(run.mesh):
     learned, frozen, reference = weights(run)
     read = briefs(run)
     policy = lora.join(learned, frozen)
     rollout, rolled = roll_out(run, policy, read, best)
+    keep(rollout=rolled)
     head = writing.Head(
       np.zeros(run.config.model_dim, np.float32), np.zeros(())
     )
@@ -193,6 +199,8 @@ def speed(run: Run, best: dict) -> dict[str, Any]:
     flops = roofs.score(run.config, shapes, head=True).flops
     # decoding runs on plain operations, a pass on the platform's kernel
     apart = float(jnp.abs(rollout.logp - ref_logp).mean())
+    told = share(run, timing, flops, best)
+    keep(reference=told, decoding_against_pass=apart)
     size = shapes.prompts, shapes.group
     split = sharding.over_groups(run.mesh)
     advantage = np.random.default_rng(1).normal(size=size).astype(np.float32)
@@ -201,17 +209,7 @@ def speed(run: Run, best: dict) -> dict[str, Any]:
       {'valid': np.ones(size, bool), 'advantage': advantage}, split
     )
     del policy
-    updated = learn(run, learned, frozen, arrays, best)
-  return {
-    'train': run.case.train,
-    'weights': roofs.all_weights(run.config),
-    'shapes': shapes._asdict()
-    | {'groups_at_a_time': run.case.microbatch_groups},
-    'decoding_against_pass': apart,
-    'rollout': rolled,
-    'reference': share(run, timing, flops, best),
-    'update': updated,
-  }
+    keep(update=learn(run, learned, frozen, arrays, best))
 
 
 # --- The whole --------------------------------------------------------------
@@ -229,31 +227,34 @@ class Report:
     self.found['seconds'] = time.perf_counter() - self.started
     metrics.write_json(self.file, self.found)
 
-  def part(self, into: dict, name: str, make: Callable[[], Any]) -> bool:
-    """Whether a part came to its end; if not, what stopped it is kept."""
+  def part(
+    self, into: dict, name: str, make: Callable[[Callable[..., None]], None]
+  ) -> None:
+    """Runs `make(keep)`; what stops it is kept beside what it has kept."""
     metrics.say(f'{time.perf_counter() - self.started:5.0f} s  {name}')
+    kept = into[name] = {}
+
+    def keep(**found: Any) -> None:
+      kept.update(found)
+      self.write()
+
     try:
-      into[name] = make()
+      make(keep)
     except Exception as error:  # the next part may still fit
       traceback.print_exc()
-      into[name] = {'error': f'{type(error).__name__}: {error}'[:2000]}
+      keep(error=f'{type(error).__name__}: {error}'[:2000])
     gc.collect()  # a failed part's arrays
-    self.write()
-    return 'error' not in into[name]
 
 
-def parity(device: Any) -> dict[str, Any]:
+def parity(device: Any, keep: Callable[..., None]) -> None:
   """All comparisons, and which of them fail."""
   host = jax.devices('cpu')[0]
   run = gpu_cases.prepare('small', gpu_cases.SMALL, 'float32', host)
   found = gpu_parity.of_model(run, device)
+  keep(limits=gpu_parity.LIMITS, **found)
   found['attention'] = gpu_parity.of_attention(device, host)
   failed = gpu_parity.failures(found)
-  return found | {
-    'limits': gpu_parity.LIMITS,
-    'failures': failed,
-    'passed': not failed,
-  }
+  keep(attention=found['attention'], failures=failed, passed=not failed)
 
 
 def tell(found: dict[str, Any]) -> None:
@@ -268,8 +269,9 @@ def tell(found: dict[str, Any]) -> None:
   for name, case in found['models'].items():
     if 'error' in case:
       print(f'{name}: {case["error"][:200]}')
-      continue
     for phase in ('rollout', 'reference', 'update'):
+      if phase not in case:
+        continue
       of = case[phase]
       rate = of.get('tokens_per_second')
       moved = of.get('share_of_bandwidth')
@@ -284,12 +286,14 @@ def stop_at(report: Report, seconds: float) -> threading.Timer:
   """Ends the process when its time is over, even while XLA compiles."""
 
   def stop() -> None:
-    report.found['stopped'] = f'after {seconds:g} s'
-    report.write()
-    tell(report.found)
-    print(f'stopped after {seconds:.0f} s; what is known is in {report.file}')
-    sys.stdout.flush()
-    os._exit(verdict(report.found))
+    try:
+      report.found['stopped'] = f'after {seconds:g} s'
+      report.write()
+      tell(report.found)
+      print(f'stopped after {seconds:g} s; what is known is in {report.file}')
+      sys.stdout.flush()
+    finally:
+      os._exit(verdict(report.found))
 
   timer = threading.Timer(seconds, stop)
   timer.daemon = True
@@ -310,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument('--out', type=Path, default=Path('runs/bench_gpu'))
   parser.add_argument('--device', choices=('gpu', 'cpu'), default='gpu')
   parser.add_argument('--models', default=','.join(large))
-  parser.add_argument('--seconds', type=float, default=480)
+  parser.add_argument('--seconds', type=float, default=460)
   flags = parser.parse_args(arguments)
   names = flags.models.split(',')
   if unknown := set(names) - set(CASES):
@@ -345,16 +349,17 @@ def measure(report: Report, names: list[str], device: Any) -> None:
     rows = prompts * group * reply // run.microbatches
     mlps[run.name] = rows, run.config.model_dim, run.config.mlp_dim
   found['hardware'] = metrics.hardware()
-  report.part(found, 'parity', lambda: parity(device))
-  whole = report.part(
-    found, 'ceilings', lambda: gpu_ceilings.measure(mlps, scale, device)
+  report.part(found, 'parity', functools.partial(parity, device))
+  report.part(
+    found,
+    'ceilings',
+    lambda keep: keep(**gpu_ceilings.measure(mlps, scale, device)),
   )
-  for run in runs if whole else ():
-    report.part(
-      found['models'],
-      run.name,
-      lambda run=run: speed(run, found['ceilings']) | memory(device),
-    )
+  best = found['ceilings']
+  for run in () if 'error' in best else runs:
+    report.part(found['models'], run.name, functools.partial(speed, run, best))
+    found['models'][run.name] |= memory(device)
+  report.write()
 
 
 def memory(device: Any) -> dict[str, float]:

@@ -74,22 +74,27 @@ def test_a_part_that_fails_does_not_stop_the_rest(
   small: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setitem(gpu_cases.CASES, 'huge', TINY)
-  phases = 'rollout', 'reference', 'update'
 
-  def speed(run: Any, best: Any) -> Any:
+  def speed(run: Any, best: Any, keep: Any) -> None:
+    keep(rollout={'seconds': 1.0, 'mfu': 0.5})
     if run.name == 'huge':
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory')
-    return {phase: {'seconds': 1.0, 'mfu': 0.5} for phase in phases}
+    keep(update={'seconds': 2.0, 'mfu': 0.25})
 
   monkeypatch.setattr(bench_gpu, 'speed', speed)
-  monkeypatch.setattr(bench_gpu, 'parity', lambda device: {'passed': False})
+  monkeypatch.setattr(
+    bench_gpu, 'parity', lambda device, keep: keep(passed=False)
+  )
   out = f'--out={tmp_path}'
   assert bench_gpu.main(['--device=cpu', '--models=huge,tiny', out]) == 1
   models = json.loads((tmp_path / 'bench_gpu.json').read_text())['models']
-  assert models['huge'] == {
-    'error': 'JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory'
+  error = 'JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory'
+  rollout = {'seconds': 1.0, 'mfu': 0.5}
+  assert models['huge'] == {'rollout': rollout, 'error': error}
+  assert models['tiny'] == {
+    'rollout': rollout,
+    'update': {'seconds': 2.0, 'mfu': 0.25},
   }
-  assert models['tiny']['update']['mfu'] == 0.5
 
 
 def _numbers(**changed: Any) -> gpu_parity.Numbers:
@@ -169,7 +174,7 @@ def test_the_time_ends_it_and_what_is_known_stays(
     text=True,
   )
   assert done.returncode == 1
-  assert 'stopped after 0 s' in done.stdout
+  assert 'stopped after 0.2 s' in done.stdout
   found = json.loads((tmp_path / 'bench_gpu.json').read_text())
   assert found['budget_seconds'] == 0.2 and found['stopped']
 

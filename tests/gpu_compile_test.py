@@ -52,6 +52,7 @@ HEADER = {
   'tie_word_embeddings': True,
 }
 CAUSAL, MASKED = '__cudnn$fmhaSoftmax', '__cudnn$fmhaScaleBiasSoftmax'
+CALL = re.compile(r'custom_call_target="(__cudnn[^"]*)"')
 BACK = CAUSAL + 'Backward', MASKED + 'Backward'
 
 
@@ -69,6 +70,7 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> Any:
   return sharding.make_mesh(devices=topology.devices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('train', ['all', 'lora'])
 def test_a_step_compiles_for_a_gpu(
   train: str, mesh: Any, monkeypatch: pytest.MonkeyPatch
