@@ -92,6 +92,7 @@ def test_a_step_compiles_for_a_gpu(
     assert compiled.memory_analysis().peak_memory_in_bytes > 0
   # a brief is read causally, its replies under a mask; decoding has no kernel
   assert found == {
+    'resharding': set(),  # the cast
     'rollout': {CAUSAL},
     'reference': {CAUSAL, MASKED},
     'update': {CAUSAL, MASKED, *BACK},
