@@ -1,0 +1,303 @@
+#!/usr/bin/env bash
+# A slice of Cloud TPU, from nothing to a running job; docs/tpu.md is the guide.
+#
+#   ./scripts/tpu_vm.sh create  --project=P --zone=Z [--accelerator=A] [--spot]
+#   ./scripts/tpu_vm.sh setup   --project=P --zone=Z --share=IP:/VOLUME
+#   ./scripts/tpu_vm.sh run     --project=P --zone=Z -- --config=… --workdir=…
+#   ./scripts/tpu_vm.sh logs    --project=P --zone=Z [--worker=0]
+#   ./scripts/tpu_vm.sh status  --project=P --zone=Z
+#   ./scripts/tpu_vm.sh stop    --project=P --zone=Z
+#   ./scripts/tpu_vm.sh delete  --project=P --zone=Z
+#
+# create   asks for the slice in the queue and waits until it is ready; one that
+#          was preempted, or whose request failed, is deleted and asked for anew
+# setup    on every worker: mounts the share, installs this repository's HEAD
+# run      on every worker: starts `rlcw ARGUMENTS` in the background
+# stop     on every worker: ends it by SIGTERM and waits for it
+# Each does nothing where that is done, so that it may be called again.
+#
+# --name=rlcw               of the slice, and of its request
+# --accelerator=v5litepod-16
+# --runtime=…               the software version; by default the accelerator's
+# --share=IP:/VOLUME        an NFS share of all workers, which outlives the slice
+# --spot                    cheaper, and may be taken away
+# --dry-run                 prints the calls of gcloud, one a line; runs none
+# RLCW_PROJECT, RLCW_ZONE, RLCW_NAME, RLCW_ACCELERATOR, RLCW_RUNTIME and
+# RLCW_SHARE say the same; RLCW_POLL=30 is how many seconds `create` waits
+# before it asks again.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+exec 3>&1  # dry calls are told here, where no $(...) swallows them
+
+fail() {
+  echo "tpu_vm.sh: $*" >&2
+  exit 1
+}
+
+project=${RLCW_PROJECT:-}
+zone=${RLCW_ZONE:-}
+name=${RLCW_NAME:-rlcw}
+accelerator=${RLCW_ACCELERATOR:-v5litepod-16}
+runtime=${RLCW_RUNTIME:-}
+share=${RLCW_SHARE:-}
+poll=${RLCW_POLL:-30}
+worker=0
+spot=
+dry=false
+
+# need VARIABLE EXAMPLE: ends the script where the setting is missing.
+need() {
+  local variable
+  variable=RLCW_$(echo "$1" | tr '[:lower:]' '[:upper:]')
+  [ -n "${!1}" ] ||
+    fail "--$1=… (or $variable) is missing, for example --$1=$2"
+}
+
+# The software of a generation, and the sizes of its slices:
+# https://cloud.google.com/tpu/docs/runtimes, …/v5e, …/v5p, …/v6e
+default_runtime() {
+  local generation=${accelerator%-*} size=${accelerator##*-}
+  local flat='1, 4, 8, 16, 32, 64, 128, 256 chips'
+  local legal="legal: v5litepod-N and v6e-N ($flat), v5p-N (N cores, two a \
+chip: 8, 16, … 12288)"
+  case $generation in
+    v5litepod) software=v2-alpha-tpuv5-lite ;;
+    v6e) software=v2-alpha-tpuv6e ;;
+    v5p) software=v2-alpha-tpuv5 ;;
+    *) fail "--accelerator=$accelerator is unknown; $legal" ;;
+  esac
+  case $generation:$size in
+    v5p:*[!0-9]* | v5p:0* | *:) fail "--accelerator=$accelerator; $legal" ;;
+    v5p:*)
+      [ $((size % 8)) = 0 ] && [ "$size" -le 12288 ] ||
+        fail "--accelerator=$accelerator; $legal" ;;
+    *:1 | *:4 | *:8 | *:16 | *:32 | *:64 | *:128 | *:256) ;;
+    *) fail "--accelerator=$accelerator; $legal" ;;
+  esac
+  runtime=${runtime:-$software}
+}
+
+# tpus GROUP COMMAND ARGUMENTS...: a call of gcloud.
+tpus() {
+  set -- gcloud compute tpus "$@" "--project=$project" "--zone=$zone"
+  if $dry; then
+    { printf '%q' "$1" && printf ' %q' "${@:2}" && echo; } >&3
+  else
+    "$@"
+  fi
+}
+
+# ask GROUP FIELD: what gcloud tells of the slice; nothing where there is none.
+assumed=ACTIVE,READY  # what a dry run goes on from
+ask() {
+  local status=0
+  tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/told" || status=$?
+  if $dry; then
+    [ "$1" = queued-resources ] && echo "${assumed%,*}" || echo "${assumed#*,}"
+  elif [ $status != 0 ] && ! grep -q 'NOT_FOUND' "$scratch/told"; then
+    cat "$scratch/told" >&2
+    exit $status
+  fi
+}
+
+# What of the slice: absent, ready, gone (to be deleted), or a state to wait in.
+slice() {
+  local request node
+  request=$(ask queued-resources state.state) || exit
+  case $request in
+    '') echo absent ;;
+    SUSPENDED | FAILED) echo "gone ($request)" ;;
+    ACTIVE)
+      node=$(ask tpu-vm state) || exit
+      case $node in
+        READY) echo ready ;;
+        '' | PREEMPTED | TERMINATED) echo "gone (${node:-deleted})" ;;
+        *) echo "$node" ;;
+      esac ;;
+    *) echo "$request" ;;
+  esac
+}
+
+create() {
+  local state before='' asked=false
+  default_runtime
+  assumed=,
+  while true; do
+    state=$(slice)
+    [ "$state" = "$before" ] || $dry || echo "$name: $state"
+    before=$state
+    case $state in
+      ready) return ;;
+      absent)
+        tpus queued-resources create "$name" "--node-id=$name" \
+          "--accelerator-type=$accelerator" "--runtime-version=$runtime" \
+          ${spot:+"$spot"}
+        asked=true assumed=ACTIVE,READY ;;
+      gone*)
+        ! $asked || fail "the request for $name ended at once, as \`gcloud \
+compute tpus queued-resources describe $name\` explains: quota? the zone?"
+        tpus queued-resources delete "$name" --force --quiet ;;
+      *) sleep "$poll" ;;
+    esac
+  done
+}
+
+# on WORKERS SCRIPT: runs a script on one worker, or on all.
+on() {
+  tpus tpu-vm ssh "$name" "--worker=$1" --quiet "--command=$2"
+}
+
+# What workers have in their home: rlcw/ (the repository and its .venv), share/
+# (mounted), rlcw.log, rlcw.pid and rlcw.lock, which is held while a job runs.
+setup_script() {
+  printf 'commit=%q share=%q\n' "$1" "$share"
+  cat <<'REMOTE'
+set -eu
+umask 0  # users of several workers write into the same folders
+if ! mountpoint -q ~/share; then
+  command -v mount.nfs >/dev/null || {
+    sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
+    sudo apt-get -qq -y -o DPkg::Lock::Timeout=600 install nfs-common
+  }
+  mkdir -p ~/share
+  sudo mount -t nfs "$share" ~/share
+  sudo chmod 0777 ~/share
+fi
+if [ "$(cat ~/rlcw/.ready 2>/dev/null)" = "$commit" ]; then
+  echo "$(hostname): is set up"
+  exit
+fi
+exec 9>~/rlcw.lock
+flock -n 9 || { echo "$(hostname): a job runs; stop it first" >&2; exit 1; }
+rm -rf ~/rlcw
+mkdir -p ~/rlcw ~/share/runs
+tar -xzf ~/rlcw.tar.gz -C ~/rlcw
+ln -sfn ~/share/runs ~/rlcw/runs
+# the image's own Python may be older than we need
+export PATH="$HOME/.local/bin:$PATH"
+command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+uv venv --quiet --python 3.12 ~/rlcw/.venv
+uv pip install --quiet --python ~/rlcw/.venv/bin/python -e ~/rlcw'[tpu]'
+echo "$commit" >~/rlcw/.ready
+echo "$(hostname): is set up"
+REMOTE
+}
+
+setup() {
+  local commit archive=rlcw.tar.gz
+  need share 10.0.0.2:/vol1
+  case $share in
+    *:/[!/]*) ;;
+    *) fail "--share=$share is no NFS share; legal: IP:/VOLUME" ;;
+  esac
+  commit=$(git -C "$root" rev-parse HEAD)
+  [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] ||
+    echo "tpu_vm.sh: what is not committed stays here; copying $commit" >&2
+  if ! $dry; then
+    archive=$scratch/$archive
+    git -C "$root" archive --format=tar.gz --output="$archive" HEAD
+  fi
+  tpus tpu-vm scp "$archive" "$name:rlcw.tar.gz" --worker=all --quiet
+  on all "$(setup_script "$commit")"
+}
+
+run_script() {
+  printf 'set --'
+  printf ' %q' "$@"
+  cat <<'REMOTE'
+
+set -eu
+umask 0
+exec 9>~/rlcw.lock
+if ! flock -n 9; then
+  echo "$(hostname): a job runs already; nothing started"
+  exit
+fi
+if ! { [ -e ~/rlcw/.ready ] && mountpoint -q ~/share; }; then
+  echo "$(hostname): is not set up: tpu_vm.sh setup" >&2
+  exit 1
+fi
+cd ~/rlcw
+export PATH="$PWD/.venv/bin:$PATH"
+job='trap : TERM; rlcw "$@"; echo "rlcw ended with status $?"'
+setsid nohup bash -c "$job" rlcw "$@" </dev/null >>~/rlcw.log 2>&1 &
+echo $! >~/rlcw.pid
+echo "$(hostname): started"
+REMOTE
+}
+
+run() {
+  [ $# -gt 0 ] || fail "run: arguments of rlcw are missing, for example run -- \
+--config=configs/grpo.py --workdir=runs/tpu"
+  on all "$(run_script "$@")"
+}
+
+# shellcheck disable=SC2016  # these expand on the workers
+stop() {
+  on all 'exec 9>~/rlcw.lock
+if ! flock -n 9; then
+  kill -TERM -- "-$(cat ~/rlcw.pid)"
+  flock -w 600 9 || { echo "$(hostname): runs on" >&2; exit 1; }
+fi
+echo "$(hostname): no job runs"'
+}
+
+# shellcheck disable=SC2016
+status() {
+  local state
+  state=$(slice)
+  $dry || echo "$name: $state"
+  [ "$state" != ready ] || on all 'exec 9>>~/rlcw.lock
+flock -n 9 && job="no job runs" || job="a job runs"
+echo "$(hostname): $job; $(tail -qn 1 ~/rlcw.log 2>&1)"'
+}
+
+logs() {
+  on "$worker" 'tail -n 50 -F ~/rlcw.log'
+}
+
+delete() {
+  local request
+  request=$(ask queued-resources state.state)
+  if [ -z "$request" ]; then
+    echo "$name: absent"
+  else
+    tpus queued-resources delete "$name" --force --quiet
+  fi
+}
+
+commands='create setup run logs status stop delete'
+command=${1:-}
+case " $commands " in
+  *" $command "*) ;;
+  *) fail "command '$command' is unknown; legal: $commands" ;;
+esac
+shift
+while [ $# -gt 0 ]; do
+  case $1 in
+    --project=* | --zone=* | --name=* | --accelerator=* | --runtime=* | \
+      --share=* | --worker=*)
+      setting=${1%%=*}
+      printf -v "${setting#--}" %s "${1#*=}" ;;
+    --spot) spot=--spot ;;
+    --dry-run) dry=true ;;
+    --)
+      shift
+      break ;;
+    *) fail "$1 is unknown; legal: --project= --zone= --name= --accelerator= \
+--runtime= --share= --worker= --spot --dry-run, and rlcw's arguments after --" ;;
+  esac
+  shift
+done
+[ $# = 0 ] || [ "$command" = run ] || fail "$command takes no arguments: $*"
+need project my-project
+need zone us-central1-a
+case $worker in
+  all | [0-9] | [1-9][0-9] | [1-9][0-9][0-9]) ;;
+  *) fail "--worker=$worker; legal: a number from 0 on, or all" ;;
+esac
+$dry || command -v gcloud >/dev/null ||
+  fail 'gcloud is not installed: https://cloud.google.com/sdk/docs/install'
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$command" "$@"
