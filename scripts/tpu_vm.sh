@@ -12,7 +12,8 @@
 # create   asks for the slice in the queue and waits until it is ready; one that
 #          was preempted, or whose request failed, is deleted and asked for anew
 # setup    on every worker: mounts the share, installs this repository's HEAD
-# run      on every worker: starts `rlcw ARGUMENTS` in the background
+# run      on every worker: starts `rlcw --distributed ARGUMENTS` in the
+#          background
 # stop     on every worker: ends it by SIGTERM and waits for it
 # Each does nothing where that is done, so that it may be called again.
 #
@@ -219,7 +220,7 @@ if ! { [ -e ~/rlcw/.ready ] && mountpoint -q ~/share; }; then
 fi
 cd ~/rlcw
 export PATH="$PWD/.venv/bin:$PATH"
-job='trap : TERM; rlcw "$@"; echo "rlcw ended with status $?"'
+job='trap : TERM; rlcw --distributed "$@"; echo "rlcw ended with status $?"'
 setsid nohup bash -c "$job" rlcw "$@" </dev/null >>~/rlcw.log 2>&1 &
 echo $! >~/rlcw.pid
 echo "$(hostname): started"

@@ -270,7 +270,7 @@ def test_a_job_starts_once_and_stops(ready: Cloud) -> None:
     assert again.stdout.count('a job runs already; nothing started') == 2
     for home in ready.homes:  # here each has a share of its own
       told = home / 'share' / 'runs' / 'arguments'
-      assert told.read_text().splitlines() == arguments
+      assert told.read_text().splitlines() == ['--distributed', *arguments]
     assert ready('status').stdout.count(': a job runs; training') == 2
     (ready.homes[1] / 'rlcw' / '.ready').write_text('another commit')
     changed = ready('setup')  # not under a job's feet
