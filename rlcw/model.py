@@ -170,7 +170,13 @@ class Block(nn.Module):
 
     def look(window: int | None) -> jax.Array:
       return attend(
-        q, KV(k, v), prefix, segment_PxGxL, start=index, window=window
+        q,
+        KV(k, v),
+        prefix,
+        segment_PxGxL,
+        start=index,
+        window=window,
+        implementation=c.attention,
       )
 
     y = _either(local, lambda: look(c.window), lambda: look(None))

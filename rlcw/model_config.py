@@ -73,8 +73,13 @@ class ModelConfig:
   dtype: str = 'float32'  # of activations; parameters keep their own
   remat: bool = False  # recompute each block in the backward pass
   lora: LoraConfig | None = None
+  attention: str = 'auto'  # auto: the platform's kernels | xla: none of them
 
   def __post_init__(self):
+    if self.attention not in ('auto', 'xla'):
+      raise ValueError(
+        f"attention={self.attention!r} is unknown; legal: 'auto', 'xla'"
+      )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} is not a multiple of '

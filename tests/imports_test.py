@@ -25,7 +25,7 @@ LAYERS = {
   'rewards.languages rewards.units rewards.verse rewards.manners '
   'rewards.wordings rewards.english rewards.chinese rewards.compose '
   'rewards.recipes '
-  'rewards.mixing attention attention_kernels model '
+  'rewards.mixing attention attention_decode attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'records plots datasets prompts cache endpoint agreement retrieval grammar '
   'hlo roofline',
