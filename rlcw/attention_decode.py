@@ -25,17 +25,18 @@ from jax.experimental.pallas import tpu as pltpu
 from rlcw.attention_kernels import KV, Prefix, over_mesh
 
 NAME = 'decode_attention'  # of the kernel, in a compiled program
+LANES = 128  # of a TPU's vectors
 BLOCK_BYTES = 2**19  # most of keys, and of values, that are fetched at a time
 
 
 def takes(q_PxGxLxKxRxH: jax.Array, prefix: Prefix | None) -> bool:
   """Whether queries are one new token of each reply to a brief.
 
-  A head has to fill a TPU's 128 lanes: the kernel reads rows of one head, and
-  a cache of shorter ones would be padded to twice its size.
+  A head has to fill the lanes: the kernel reads rows of one head, and a cache
+  of shorter ones would be padded to twice its size.
   """
   length, head = q_PxGxLxKxRxH.shape[2], q_PxGxLxKxRxH.shape[-1]
-  return prefix is not None and length == 1 and head % 128 == 0
+  return prefix is not None and length == 1 and head % LANES == 0
 
 
 def sharded_decode(
@@ -78,7 +79,7 @@ def decode(
   token_bytes = H * own.k.dtype.itemsize
   fits = BLOCK_BYTES // token_bytes  # tokens
   block_s = _block(S, min(1024, fits, 2**18 // (G * R)))  # 1 MiB of scores
-  rows = max(n for n in range(1, G + 1) if G % n == 0 and n <= fits // 128)
+  rows = max(n for n in range(1, G + 1) if G % n == 0 and n <= fits // LANES)
   block_t = _block(T, min(512, fits // rows))
   steps_s, steps_t = pl.cdiv(S, block_s), pl.cdiv(T, block_t)
 
@@ -146,9 +147,9 @@ def _block(length: int, most: int) -> int:
 
   The last one may reach beyond the length.
   """
-  most = max(most // 128, 1) * 128
+  most = max(most // LANES, 1) * LANES
   count = pl.cdiv(length, most)
-  return length if count == 1 else pl.cdiv(length, count * 128) * 128
+  return length if count == 1 else pl.cdiv(length, count * LANES) * LANES
 
 
 def _nearest(number, first, end, block: int):

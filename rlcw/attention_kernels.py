@@ -367,7 +367,8 @@ def over_mesh(
   k = 'tensor' if heads % mesh.shape['tensor'] == 0 else None
   reply, brief = PartitionSpec(p, None, None, k), PartitionSpec(p, None, k)
   each = PartitionSpec(p)
-  of_prefix: Any = None if prefix is None else Prefix(brief, each)
+  specs: Any = brief, each
+  of_prefix = None if prefix is None else Prefix(*specs)
   whole = last is not None and last.ndim == 0
   return jax.shard_map(
     run,

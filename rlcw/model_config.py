@@ -76,10 +76,6 @@ class ModelConfig:
   attention: str = 'auto'  # auto: the platform's kernels | xla: none of them
 
   def __post_init__(self):
-    if self.attention not in ('auto', 'xla'):
-      raise ValueError(
-        f"attention={self.attention!r} is unknown; legal: 'auto', 'xla'"
-      )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} is not a multiple of '

@@ -75,6 +75,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for program in programs.phases(plan):
     metrics.say(f'plan: compiles the {program.name}')
     phases.append(compiled(plan, program, chip))
+  if config.plan.compare_attention:
+    compare_attention(plan, phases, chip)
   groups = largest_microbatch(plan, phases[-1]['fits'], chip)
   found = {
     'topology': config.plan.topology,
@@ -146,7 +148,9 @@ def make(config: Config, mesh: Mesh) -> Plan:
   reward = None
   if config.writing == 'reward_model' and config.plan.reward_model:
     reward = shape_of(config.plan.reward_model)
-    reward = dataclasses.replace(reward, dtype=config.compute_dtype)
+    reward = dataclasses.replace(
+      reward, dtype=model.dtype, attention=model.attention
+    )
   shapes = roofline.Shapes(
     config.prompts_per_step,
     config.group_size,
@@ -180,6 +184,7 @@ def compiled(
   limit = chip.hbm_gib * GIB
   left = max(int(limit - others) // 2**20, 1)
   collectives: dict[str, hlo.Traffic] = {}
+  kernels: dict[str, int] = {}
   with jax.set_mesh(plan.mesh):
     lowered = program.lower()
   try:
@@ -188,10 +193,12 @@ def compiled(
     fits, own = False, refused(str(error))
   else:
     fits, own = True, done.memory_analysis().peak_memory_in_bytes
-    collectives = hlo.collectives(done.as_text())
+    text = done.as_text()
+    collectives, kernels = hlo.collectives(text), hlo.kernels(text)
   sent = sum(traffic.bytes for traffic in collectives.values())
   seconds = roofline.times(program.work, sent, chip, plan.mesh.size)
   known = seconds._asdict() | ({} if fits else {'interconnect': None})
+  attention = program.work.attention_bytes / plan.mesh.size
   return {
     'phase': program.name,
     'hbm': held
@@ -201,11 +208,28 @@ def compiled(
     'compiler_limit_mib': left,
     'fits': fits,
     'collectives': {k: t._asdict() for k, t in collectives.items()},
+    'kernels': kernels,
+    'attention': {
+      'hbm_bytes': attention,
+      'seconds': attention / chip.hbm_bandwidth,
+    },
     'flops': program.work.flops,
     'seconds': known,
     'bound': seconds.bound if fits else None,
     'seconds_compiling': time.perf_counter() - started,
   }
+
+
+def compare_attention(
+  plan: Plan, phases: list[dict[str, Any]], chip: roofline.Chip
+) -> None:
+  """Adds to every phase what it would be without kernels, as 'xla'."""
+  config = plan.config.copy_and_resolve_references()
+  config.attention = 'xla'
+  other = make(config, plan.mesh)
+  for phase, program in zip(phases, programs.phases(other), strict=True):
+    metrics.say(f"plan: compiles the {program.name} with XLA's attention")
+    phase['xla'] = compiled(other, program, chip)
 
 
 def refused(error: str) -> int:
@@ -292,6 +316,29 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
   return said
 
 
+def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
+  """Kernels of every phase; what they save, where that was asked for."""
+  from rich import table
+
+  kernels = table.Table('phase', 'kernel', 'runs on each chip')
+  saved = table.Table('phase', 'attention', 'GiB', 'fits', 'its GB', 'its s')
+  saved.title = "Attention: HBM in all; its own traffic, a chip's"
+  for phase in phases:
+    for name, count in phase['kernels'].items():
+      kernels.add_row(phase['phase'], name, f'{count:,}')
+    ways = {'kernels': phase, 'XLA': phase['xla']} if 'xla' in phase else {}
+    for way, found in ways.items():
+      saved.add_row(
+        phase['phase'],
+        way,
+        f'{found["hbm_total"] / GIB:.1f}',
+        'yes' if found['fits'] else 'no',
+        f'{found["attention"]["hbm_bytes"] / 1e9:.1f}',
+        f'{found["attention"]["seconds"]:.2f}',
+      )
+  return [found for found in (kernels, saved) if found.row_count]
+
+
 def tell(found: dict[str, Any]) -> None:
   """Tables in the terminal."""
   from rich import console, table
@@ -322,6 +369,6 @@ def tell(found: dict[str, Any]) -> None:
       row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
       traffic.add_row(name, kind, *row)
   out = console.Console()
-  out.print(memory, times, traffic)
+  out.print(memory, times, traffic, *attention_tables(found['phases']))
   for line in found['advice']:
     out.print(line, highlight=False)

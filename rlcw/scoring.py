@@ -192,7 +192,8 @@ class Scorer:
     self.reward = None
     if config.writing == 'reward_model':
       reward = writing.load(config.reward_model, model)
-      decoder = policy.held_in(reward.decoder, model.config.dtype)
+      own = model.config
+      decoder = policy.held_in(reward.decoder, own.dtype, own.attention)
       self.reward = reward._replace(decoder=decoder)
     self.panel = make_panel(config.judge, model.mesh, model)
 
