@@ -248,11 +248,15 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       remat=True,  # recompute blocks in the backward pass: memory for time
       compute_dtype='float32',  # float32 | bfloat16: of activations, of the
       # weights that replies are sampled with, and of all that is frozen
+      # auto | xla: no kernels, whatever the platform. For where one fails: on
+      # GPU and TPU none has run yet, they are only compiled for TPU
+      attention='auto',
       moment_dtype='float32',  # float32 | bfloat16: Adam's first moment
       offload=False,  # frozen models wait in host memory until they score
       plan=dict(  # of the task `plan` alone
         topology='v5e:4x4',
         prompt_tokens=1024,
+        compare_attention=False,  # compile all with attention=xla as well
         # a model of the reward model's shapes; '' where the reference's pass
         # gives the writing score as well
         reward_model='',

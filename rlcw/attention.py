@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rlcw import attention_kernels as kernels
+from rlcw.attention_decode import sharded_decode, takes
 from rlcw.attention_kernels import KV, Prefix
 from rlcw.model_config import RopeConfig
 
@@ -68,12 +69,14 @@ def attend(
   *,
   start: jax.Array | int = 0,
   window: int | None = None,
+  implementation: str = 'auto',
 ) -> jax.Array:
   """Causal softmax attention over a reply's own keys and its brief's.
 
   Whole passes run on the kernel of the platform that they are compiled for,
-  which need not be this machine's; decoding runs on XLA's operations.  A TPU
-  mesh of several chips has to be the ambient one (`jax.set_mesh`).
+  which need not be this machine's; so does decoding on TPU, which then has no
+  gradient.  A TPU mesh of several chips has to be the ambient one
+  (`jax.set_mesh`).
 
   Args:
     q_PxGxLxKxRxH: queries, already scaled, grouped by the key/value head that
@@ -84,6 +87,7 @@ def attend(
       the number of the one that each token is of; it sees that one alone.
     start: how many of the row's own tokens come before the first query.
     window: how many keys back a query sees, its own included; all if `None`.
+    implementation: 'auto', or 'xla' for its own operations everywhere.
 
   Returns:
     `[P, G, L, K, R, H]` in the queries' dtype.
@@ -93,16 +97,22 @@ def attend(
   """
   if prefix is not None and segment_PxGxL is not None:
     raise ValueError('packed rows do not continue a brief')
-  length = q_PxGxLxKxRxH.shape[2]
+  inputs = q_PxGxLxKxRxH, own, prefix, segment_PxGxL
   plain = functools.partial(kernels.plain, start=start, window=window)
+  if implementation == 'xla':
+    return plain(*inputs)
+  length = q_PxGxLxKxRxH.shape[2]
   from_first = isinstance(start, int) and start == 0
-  if not from_first or length == 1 or length != own.k.shape[2]:
-    return plain(q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
-  platforms = {}
-  if kernels.compiles_for('tpu'):
-    platforms['tpu'] = functools.partial(kernels.sharded_splash, window=window)
-  if kernels.compiles_for('cuda') and kernels.cudnn_takes(q_PxGxLxKxRxH):
-    platforms['cuda'] = functools.partial(kernels.cudnn, window=window)
-  return lax.platform_dependent(
-    q_PxGxLxKxRxH, own, prefix, segment_PxGxL, default=plain, **platforms
-  )
+  for_tpu, platforms = kernels.compiles_for('tpu'), {}
+  if from_first and length > 1 and length == own.k.shape[2]:
+    if for_tpu:
+      splash = functools.partial(kernels.sharded_splash, window=window)
+      platforms['tpu'] = splash
+    if kernels.compiles_for('cuda') and kernels.cudnn_takes(q_PxGxLxKxRxH):
+      platforms['cuda'] = functools.partial(kernels.cudnn, window=window)
+  elif not from_first and for_tpu and takes(q_PxGxLxKxRxH, prefix):
+    decode = functools.partial(sharded_decode, index=start, window=window)
+    platforms['tpu'] = lambda q, own, brief, _: decode(q, own, brief)
+  if not platforms:
+    return plain(*inputs)
+  return lax.platform_dependent(*inputs, default=plain, **platforms)

@@ -11,6 +11,7 @@ heads, R query heads to each, H head; N the queries of a group, M its keys.
 import dataclasses
 import functools
 import importlib.util
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as splash_mask,
 )
 from jax.sharding import PartitionSpec
+
+from rlcw import axes
 
 
 class KV(NamedTuple):
@@ -338,26 +341,39 @@ def sharded_splash(
   segment_PxGxL: jax.Array | None = None,
   **how: Any,
 ) -> jax.Array:
-  """`splash` on every device of the ambient mesh, if there is one.
+  """`splash` on every device of the ambient mesh, if there is one."""
+  run = functools.partial(splash, **how)
+  return over_mesh(run, q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
+
+
+def over_mesh(
+  run: Callable[..., jax.Array],
+  q_PxGxLxKxRxH: jax.Array,
+  own: KV,
+  prefix: Prefix | None,
+  last: jax.Array | None,
+) -> jax.Array:
+  """A kernel on every device of the ambient mesh, if there is one.
 
   XLA cannot split a kernel by itself.  Prompts are split over the axes
   'data' and 'fsdp' and key/value heads over 'tensor', as the parameters and
-  the batch are (`sharding`); an axis that does not divide is not split.
+  the batch are (`sharding`); an axis that does not divide is not split.  The
+  last input is split by prompts if it has any axes.
   """
-  run = functools.partial(splash, **how)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return run(q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
+    return run(q_PxGxLxKxRxH, own, prefix, last)
   prompts, heads = q_PxGxLxKxRxH.shape[0], q_PxGxLxKxRxH.shape[3]
-  groups = mesh.shape['data'] * mesh.shape['fsdp']
-  p = ('data', 'fsdp') if prompts % groups == 0 else None
+  p = axes.GROUPS if prompts % axes.group_shards(mesh) == 0 else None
   k = 'tensor' if heads % mesh.shape['tensor'] == 0 else None
   reply, brief = PartitionSpec(p, None, None, k), PartitionSpec(p, None, k)
   each = PartitionSpec(p)
-  of_prefix: Any = None if prefix is None else (brief, each)
+  specs: Any = brief, each
+  of_prefix = None if prefix is None else Prefix(*specs)
+  whole = last is not None and last.ndim == 0
   return jax.shard_map(
     run,
-    in_specs=(reply, reply, of_prefix and Prefix(*of_prefix), each),
+    in_specs=(reply, reply, of_prefix, PartitionSpec() if whole else each),
     out_specs=reply,
     check_vma=False,  # the kernel does not say how its results vary
-  )(q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
+  )(q_PxGxLxKxRxH, own, prefix, last)

@@ -72,7 +72,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model.config, model.params, model.mesh, config.seed
   )
   # what learns stays float32; the reference, and a frozen base, need not
-  model = policy.held_in(model, config.compute_dtype)
+  model = policy.held_in(model, config.compute_dtype, config.attention)
   frozen = frozen and model.params
   if config.offload and not frozen:
     waiting = sharding.in_memory(model.params, 'pinned_host')

@@ -1,4 +1,4 @@
-"""What a compiled program sends between its devices, read from its HLO text.
+"""What a compiled program sends and which kernels it runs, from its HLO text.
 
 A collective in the body of a loop runs as often as the loop turns.  That is
 said nowhere: the loop's condition has the limit, its body what is added to the
@@ -29,6 +29,10 @@ _CALLED = re.compile(
   r'true_computation|false_computation)=(?:\{([^}]*)\}|(%?[\w.-]+))'
 )
 _LOOP = re.compile(r' while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)')
+_KERNEL = re.compile(
+  r'^\s+(?:ROOT )?%?([\w-]+)\S* = .* custom-call\(.*'
+  r'custom_call_target="tpu_custom_call"'
+)
 _CHANNEL = re.compile(r'\bchannel_id=\d+')
 _CONSTANT = re.compile(
   r'%([\w.-]+) = [su](?:8|16|32|64)\[\]\S* constant\((\d+)\)'
@@ -77,6 +81,17 @@ def collectives(text: str) -> dict[str, Traffic]:
     before = found.get(kind, Traffic())
     found[kind] = Traffic(before.count + times, before.bytes + times * size)
   return found
+
+
+def kernels(text: str) -> dict[str, int]:
+  """How often each kernel written by hand runs on each TPU, by its name."""
+  computations, entry = _computations(text)
+  found: Counter[str] = Counter()
+  for name, times in _turns(computations, entry).items():
+    for line in computations[name]:
+      if kernel := _KERNEL.match(line):
+        found[kernel[1]] += times
+  return dict(found)
 
 
 def array_bytes(shape: str) -> list[int]:

@@ -14,6 +14,12 @@ from rlcw.model import Params, head_weight, read_replies
 from rlcw.model_config import ModelConfig
 
 DTYPES = ('float32', 'bfloat16')
+NAMED = {
+  'compute_dtype': DTYPES,
+  'moment_dtype': DTYPES,
+  'attention': ('auto', 'xla'),
+  'rollout_table': tuple(axes.TABLES),
+}
 
 
 def legal_microbatches(config: Config, mesh: Mesh) -> list[int]:
@@ -42,21 +48,18 @@ def check(config: Config, mesh: Mesh) -> None:
       f'group_size={config.group_size}: a group needs at least 2 replies to '
       'compare'
     )
-  for name, legal in (
-    ('compute_dtype', DTYPES),
-    ('moment_dtype', DTYPES),
-    ('rollout_table', tuple(axes.TABLES)),
-  ):
+  for name, legal in NAMED.items():
     if config[name] not in legal:
       raise ValueError(f'{name}={config[name]!r} is unknown; legal: {legal}')
 
 
 def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
-  """The model with the adapters, dtype and remat that a run asks for."""
+  """The model with adapters, dtype, remat and attention as a run asks."""
   return dataclasses.replace(
     lora.configure(model_config, config),
     dtype=config.compute_dtype,
     remat=config.remat,
+    attention=config.attention,
   )
 
 

@@ -170,9 +170,8 @@ class Block(nn.Module):
       prefix = Prefix(prefix_kv, prefix_length_P)
 
     def look(window: int | None) -> jax.Array:
-      return attend(
-        q, KV(k, v), prefix, segment_PxGxL, start=index, window=window
-      )
+      how: Any = {'start': index, 'implementation': c.attention}
+      return attend(q, KV(k, v), prefix, segment_PxGxL, window=window, **how)
 
     y = _either(local, lambda: look(c.window), lambda: look(None))
     y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)

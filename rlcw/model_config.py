@@ -73,6 +73,7 @@ class ModelConfig:
   dtype: str = 'float32'  # of activations; parameters keep their own
   remat: bool = False  # recompute each block in the backward pass
   lora: LoraConfig | None = None
+  attention: str = 'auto'  # auto: the platform's kernels | xla: none of them
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:

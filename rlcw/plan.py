@@ -31,13 +31,12 @@ from rlcw import (
   sharding,
   slices,
   sources,
+  tables,
   train,
 )
 from rlcw.model_config import ModelConfig
 from rlcw.programs import Plan, Program, per_chip
 from rlcw.roofline import GIB
-
-ROOFS = roofline.Times._fields
 
 
 def _header(
@@ -82,6 +81,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for program in programs.phases(plan):
     metrics.say(f'plan: compiles the {program.name}')
     phases.append(compiled(plan, program, chip))
+  if config.plan.compare_attention:
+    compare_attention(plan, phases, chip)
   groups = largest_microbatch(plan, phases[-1]['fits'], chip)
   found = {
     'topology': config.plan.topology,
@@ -96,7 +97,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   found['advice'] = advise(plan, found)
   metrics.write_json(workdir / 'plan.json', found)
   (workdir / 'plan.png').write_bytes(plots.draw_plan(found))
-  tell(found)
+  tables.tell(found)
   summary = {name: found[name] for name in found if name != 'phases'}
   metrics.write_json(workdir / 'summary.json', summary)
   return summary
@@ -130,7 +131,9 @@ def make(config: Config, mesh: Mesh) -> Plan:
   reward = None
   if config.writing == 'reward_model' and config.plan.reward_model:
     reward = shape_of(config.plan.reward_model)
-    reward = dataclasses.replace(reward, dtype=config.compute_dtype)
+    reward = dataclasses.replace(
+      reward, dtype=model.dtype, attention=model.attention
+    )
   shapes = roofline.Shapes(
     config.prompts_per_step,
     config.group_size,
@@ -178,6 +181,7 @@ def compiled(
   limit = chip.hbm_gib * GIB
   left = max(int(limit - others) // 2**20, 1)
   collectives: dict[str, hlo.Traffic] = {}
+  kernels: dict[str, int] = {}
   with jax.set_mesh(plan.mesh):
     lowered = program.lower()
   try:
@@ -186,10 +190,12 @@ def compiled(
     fits, own = False, refused(str(error))
   else:
     fits, own = True, done.memory_analysis().peak_memory_in_bytes
-    collectives = hlo.collectives(done.as_text())
+    text = done.as_text()
+    collectives, kernels = hlo.collectives(text), hlo.kernels(text)
   sent = sum(traffic.bytes for traffic in collectives.values())
   seconds = roofline.times(program.work, sent, chip, plan.mesh.size)
   known = seconds._asdict() | ({} if fits else {'interconnect': None})
+  attention = program.work.attention_bytes / plan.mesh.size
   return {
     'phase': program.name,
     'hbm': held
@@ -203,11 +209,28 @@ def compiled(
     'compiler_limit_mib': left,
     'fits': fits,
     'collectives': {k: t._asdict() for k, t in collectives.items()},
+    'kernels': kernels,
+    'attention': {
+      'hbm_bytes': attention,
+      'seconds': attention / chip.hbm_bandwidth,
+    },
     'flops': program.work.flops,
     'seconds': known,
     'bound': seconds.bound if fits else None,
     'seconds_compiling': time.perf_counter() - started,
   }
+
+
+def compare_attention(
+  plan: Plan, phases: list[dict[str, Any]], chip: roofline.Chip
+) -> None:
+  """Adds to every phase what it would be without kernels, as 'xla'."""
+  config = plan.config.copy_and_resolve_references()
+  config.attention = 'xla'
+  other = make(config, plan.mesh)
+  for phase, program in zip(phases, programs.phases(other), strict=True):
+    metrics.say(f"plan: compiles the {program.name} with XLA's attention")
+    phase['xla'] = compiled(other, program, chip)
 
 
 def refused(error: str) -> int:
@@ -334,40 +357,3 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
     if changed:
       said.append(f'To try: {gain}.')
   return said
-
-
-def tell(found: dict[str, Any]) -> None:
-  """Tables in the terminal."""
-  from rich import console, table
-
-  memory = table.Table(
-    'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
-  )
-  axes = ' · '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
-  memory.title = f'{found["topology"]} ({axes}): GiB per chip'
-  times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
-  times.title = 'Seconds if one thing alone limited them'
-  traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
-  for phase in found['phases']:
-    name, hbm = phase['phase'], phase['hbm']
-    passing = hbm['copy'], hbm['cache'], hbm['temporaries']
-    gib = phase['hbm_total'] - sum(passing), *passing, phase['hbm_limit']
-    memory.add_row(
-      name,
-      *(f'{size / GIB:.1f}' for size in gib),
-      'yes' if phase['fits'] else 'no',
-    )
-    seconds = [phase['seconds'][roof] for roof in ROOFS]
-    times.add_row(
-      name,
-      f'{phase["flops"] / 1e15:.1f}',
-      *('–' if value is None else f'{value:.2f}' for value in seconds),
-      phase['bound'],
-    )
-    for kind, sent in phase['collectives'].items():
-      row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
-      traffic.add_row(name, kind, *row)
-  out = console.Console()
-  out.print(memory, times, traffic)
-  for line in found['advice']:
-    out.print(line, highlight=False)

@@ -65,17 +65,22 @@ def load(model: str | Path, mesh: Mesh) -> Policy:
   return Policy(base.reference, params, base.text, mesh, str(model))
 
 
-def held_in(model: Policy, dtype: str) -> Policy:
+def held_in(model: Policy, dtype: str, attention: str) -> Policy:
   """A frozen model whose weights and activations are in a dtype."""
-  config = dataclasses.replace(model.config, dtype=dtype)
+  config = dataclasses.replace(model.config, dtype=dtype, attention=attention)
   return model._replace(config=config, params=as_dtype(model.params, dtype))
 
 
 def reuse(model: str | Path, mesh: Mesh, base: Policy | None = None) -> Policy:
-  """`load`, without its cost where `base` is that model; no adapters."""
-  if base is None or str(model) != base.model:
-    base = load(model, mesh)
-  return base._replace(config=base.reference)
+  """`load`, without its cost where `base` is that model; no adapters.
+
+  It attends as `base` does.
+  """
+  same = base is not None and str(model) == base.model
+  found = base if base is not None and same else load(model, mesh)
+  attention = (base or found).config.attention
+  config = dataclasses.replace(found.reference, attention=attention)
+  return found._replace(config=config)
 
 
 def restore(

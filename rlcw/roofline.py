@@ -8,6 +8,7 @@ full length.
 import dataclasses
 from typing import NamedTuple
 
+from rlcw.attention_decode import LANES
 from rlcw.model_config import ModelConfig
 
 GIB = 2**30
@@ -49,6 +50,7 @@ class Work(NamedTuple):
 
   flops: float
   hbm_bytes: float  # read and written
+  attention_bytes: float = 0.0  # of these, keys, values, scores and the like
 
 
 class Times(NamedTuple):
@@ -113,18 +115,56 @@ def _bytes(dtype: str) -> int:
   return {'float32': 4, 'bfloat16': 2}[dtype]
 
 
+def pass_bytes(c: ModelConfig, s: Shapes) -> float:
+  """Attention of one pass over briefs and replies.
+
+  Queries, keys, values and results once.  Without kernels also a score of
+  every query by every key, seen or not, written and read once.
+  """
+  tokens = s.prompts * (s.prompt_tokens + s.group * s.reply_tokens)
+  width = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim
+  once = c.num_layers * tokens * width * _bytes(c.dtype)
+  if c.attention == 'auto':
+    return once
+  keys = s.prompt_tokens + s.reply_tokens
+  pairs = s.prompts * (s.prompt_tokens**2 + s.group * s.reply_tokens * keys)
+  return once + _scores_bytes(c, pairs)
+
+
+def decode_bytes(c: ModelConfig, s: Shapes) -> float:
+  """Attention of all turns: keys and values, the brief's once per group.
+
+  The kernel reads what is written of the replies' own, half of it in the mean;
+  without, all of it is read, and scores are written and read.
+  """
+  whole = cache_bytes(c, s)
+  if c.attention == 'auto' and c.head_dim % LANES == 0:
+    own = whole - cache_bytes(c, s._replace(group=0))
+    unread = own * (s.reply_tokens - 1) / (2 * s.reply_tokens)
+    return s.reply_tokens * (whole - unread)
+  pairs = s.prompts * s.group * (s.prompt_tokens + s.reply_tokens)
+  return s.reply_tokens * (whole + _scores_bytes(c, pairs))
+
+
+def _scores_bytes(c: ModelConfig, pairs: int) -> int:
+  """Writing and reading a float32 for each pair, head and layer."""
+  return 2 * 4 * c.num_layers * c.num_heads * pairs
+
+
 def rollout(c: ModelConfig, s: Shapes) -> Work:
-  """Every turn reads all weights, and the cache in full."""
-  weights = all_weights(c) * _bytes(c.dtype)
-  turn = weights + cache_bytes(c, s)
+  """The briefs are read, then every turn reads all weights and the cache."""
+  attention = pass_bytes(c, s._replace(group=0)) + decode_bytes(c, s)
+  weights = (1 + s.reply_tokens) * all_weights(c) * _bytes(c.dtype)
   flops = blocks_flops(c, s) + head_flops(c, s)
-  return Work(flops, weights + s.reply_tokens * turn)
+  return Work(flops, weights + attention, attention)
 
 
 def score(c: ModelConfig, s: Shapes, *, head: bool) -> Work:
   """A forward pass; with log-probabilities, if there is a head."""
   flops = blocks_flops(c, s) + head * head_flops(c, s)
-  return Work(flops, all_weights(c) * _bytes(c.dtype))
+  attention = pass_bytes(c, s)
+  weights = all_weights(c) * _bytes(c.dtype)
+  return Work(flops, weights + attention, attention)
 
 
 def update(
@@ -142,7 +182,8 @@ def update(
   reading = microbatches * passes * weights * _bytes(c.dtype)
   gradient = 2 * 4 * microbatches * weights
   optimiser = 2 * weights * (4 + 4 + _bytes(moment_dtype))
-  return Work(flops, reading + gradient + optimiser)
+  attention = passes * pass_bytes(c, s)
+  return Work(flops, reading + gradient + optimiser + attention, attention)
 
 
 def times(work: Work, sent: float, chip: Chip, chips: int) -> Times:

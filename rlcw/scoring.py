@@ -205,7 +205,8 @@ class Scorer:
     self.reward = None
     if config.writing == 'reward_model':
       reward = writing.load(config.reward_model, model)
-      decoder = policy.held_in(reward.decoder, model.config.dtype)
+      own = model.config
+      decoder = policy.held_in(reward.decoder, own.dtype, own.attention)
       if config.offload and not reward.shared:
         waiting = sharding.in_memory(decoder.params, 'pinned_host')
         decoder = decoder._replace(params=waiting)

@@ -259,7 +259,7 @@ def test_the_platform_that_is_lowered_for_chooses(
 
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])
 @pytest.mark.parametrize('start', [3, jnp.int32(0)], ids=['fixed', 'traced'])
-def test_decoding_stays_on_plain_operations(
+def test_decoding_with_short_heads_stays_on_plain_operations(
   platform: str, start: Any, all_platforms: None
 ) -> None:
   one = _inputs(Shape(L=1), keys=7, dtype='bfloat16')

@@ -158,11 +158,17 @@ def test_norms_keep_their_dtype(tiny: Any) -> None:
   assert cast['blocks']['gate']['kernel'].dtype == jnp.bfloat16
 
 
-def test_an_unknown_dtype_is_refused(tiny_folder: pathlib.Path) -> None:
-  for name in ('compute_dtype', 'moment_dtype'):
-    config = settings(tiny_folder, 'float32')
+@pytest.mark.parametrize('name', learner.NAMED)
+def test_an_unknown_name_is_refused(
+  tiny_folder: pathlib.Path, name: str
+) -> None:
+  config, legal = settings(tiny_folder, 'float32'), learner.NAMED[name]
+  for value in legal:
+    config[name] = value
+    learner.check(config, sharding.make_mesh(**config.mesh))
+  with config.unlocked():
     config[name] = 'float16'
-    with pytest.raises(ValueError, match=f"{name}='float16'.*bfloat16"):
+    with pytest.raises(ValueError, match=f"{name}='float16'.*{legal[1]}"):
       learner.check(config, sharding.make_mesh(**config.mesh))
 
 

@@ -44,6 +44,9 @@ TEXT = """HloModule jit_f, is_scheduled=true
 
 %outer_body (p.3: (s32[], f32[8])) -> (s32[], f32[8]) {
   %p.3 = (s32[], f32[8]) parameter(0)
+  %decode_x.3 = f32[8]{0} custom-call(%p.3), custom_call_target="tpu_custom_call", backend_config={"body":"TU"}
+  %decode_x = f32[8]{0} custom-call(%p.3), custom_call_target="tpu_custom_call"
+  %other.1 = f32[8]{0} custom-call(%p.3), custom_call_target="TopK"
   ROOT %w = (s32[], f32[8]) while(%p.3), condition=%inner_condition, body=%inner_body
 }
 
@@ -56,10 +59,15 @@ ENTRY %main (x.1: (s32[], f32[8])) -> (s32[], f32[8]) {
   %x.1 = (s32[], f32[8]) parameter(0)
   %g = bf16[16] fusion(%x.1), kind=kLoop, calls=%fused
   %start = (bf16[6]{0}, bf16[6]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%g), source_target_pairs={{0,1},{1,0}}
+  %fwd.2.remat = (f32[8]{0}, /*index=1*/f32[8]{0}) custom-call(%g), custom_call_target="tpu_custom_call"
   %done = bf16[6]{0} collective-permute-done(%start)
   ROOT %w.1 = (s32[], f32[8]) while(%x.1), condition=%outer_condition, body=%outer_body
 }
 """  # noqa: E501
+
+
+def test_kernels_are_counted_by_name() -> None:
+  assert hlo.kernels(TEXT) == {'decode_x': 2 * 3, 'fwd': 1}
 
 
 def test_a_collective_counts_as_often_as_its_loops_turn() -> None:

@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from pipeline import ROOT, tiny_config
 
-from rlcw import plan, plots, programs, roofline, sharding, slices
+from rlcw import plan, plots, programs, roofline, sharding, slices, tables
 from rlcw.model_config import ModelConfig
 from rlcw.roofline import GIB
 
@@ -263,6 +263,8 @@ def phase(name: str, gib: float) -> dict[str, Any]:
     'compiler_limit_mib': 3000,
     'fits': gib <= 4,
     'collectives': {'all-gather': {'count': 3, 'bytes': 1e9}},
+    'kernels': {'decode_attention': 1234},
+    'attention': {'hbm_bytes': 3e9, 'seconds': 0.25},
     'flops': 1e15,
     'seconds': {'compute': 2.0, 'hbm': 1.0, 'interconnect': None},
     'bound': 'compute',
@@ -282,7 +284,7 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
     'larger': 'v5e:4x4',
   }
   found['advice'] = plan.advise(planned, found)
-  plan.tell(found)
+  tables.tell(found)
   text = ' '.join(capsys.readouterr().out.split())
   assert 'update: 1.5 GiB a chip too much' in text
   assert 'rollout:' not in text
@@ -307,6 +309,40 @@ def test_a_plan_that_fits_says_how_to_train_by_it(
     'Train with LIBTPU_INIT_ARGS=--xla_tpu_max_hbm_size_mib=3000, as compiled '
     'here.',
   ]
+
+
+def test_kernels_are_compared_with_none(
+  tiny_folder: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  planned, seen = made(settings(tiny_folder)), []
+
+  def compiled(
+    planned: programs.Plan, program: programs.Program, _: Any
+  ) -> dict[str, Any]:
+    seen.append((planned.model.attention, planned.reward.attention))
+    found = phase(program.name, 5.5 if seen[-1][0] == 'xla' else 3)
+    attention = {'hbm_bytes': program.work.attention_bytes, 'seconds': 1.5}
+    return found | {'attention': attention}
+
+  monkeypatch.setattr(plan, 'compiled', compiled)
+  chip = roofline.CHIPS['v5e']
+  found = [plan.compiled(planned, p, chip) for p in programs.phases(planned)]
+  plan.compare_attention(planned, found, chip)
+  assert seen == [('auto', 'auto')] * 4 + [('xla', 'xla')] * 4
+  for one in found:
+    assert one['xla']['phase'] == one['phase'] and not one['xla']['fits']
+    ours, others = (x['attention']['hbm_bytes'] for x in (one, one['xla']))
+    assert 0 < ours < others
+  tables.tell(
+    {'topology': 'v5e:2x2', 'mesh': {}, 'phases': found, 'advice': []}
+  )
+  lines = capsys.readouterr().out.splitlines()
+  words = [line.replace('│', ' ').split() for line in lines]
+  assert ['rollout', 'decode_attention', '1,234'] in words
+  assert words.count(['update', 'kernels', '3.0', 'yes', '0.0', '1.50']) == 1
+  assert words.count(['update', 'XLA', '5.5', 'no', '0.0', '1.50']) == 1
 
 
 @pytest.mark.slow
@@ -341,6 +377,8 @@ print('RESULT', json.dumps(plan.compiled(planned, reference, chip)))
   # 2 FLOPs a weight of the blocks and the head for each of 557,056 tokens
   assert 8e15 < found['flops'] < 9e15
   assert found['collectives']
+  # twice in each of 28 layers: of briefs, of replies
+  assert sum(found['kernels'].values()) == 2 * 28
 
 
 QWEN = 'Qwen/Qwen2.5-7B-Instruct'

@@ -1,5 +1,7 @@
 """FLOPs, bytes and times against numbers worked out by hand."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -50,22 +52,58 @@ def test_a_cache_is_counted() -> None:
   assert roofline.cache_bytes(TINY, SHAPES) == 14 * 2 * 2 * 2 * 4
 
 
+def with_attention(name: str, head_dim: int = 2) -> ModelConfig:
+  return dataclasses.replace(TINY, attention=name, head_dim=head_dim)
+
+
+def test_attention_of_a_pass_is_counted() -> None:
+  # 14 tokens, 2 layers; 2 queries, a key, a value and 2 results of 2 floats
+  once = 14 * 2 * (2 + 1 + 1 + 2) * 2 * 4
+  assert roofline.pass_bytes(with_attention('auto'), SHAPES) == once
+  # a brief scores 3 by 3 tokens, a reply 2 by 3 + 2: by 2 heads in 2 layers
+  pairs = 2 * 9 + 4 * 2 * 5
+  scores = pairs * 2 * 2 * (4 + 4)
+  assert roofline.pass_bytes(with_attention('xla'), SHAPES) == once + scores
+
+
+def test_attention_of_decoding_is_counted() -> None:
+  # a token's keys and values: 2 layers, in float32
+  token = 2 * 2 * 128 * 4
+  kernel = roofline.decode_bytes(with_attention('auto', 128), SHAPES)
+  # at each turn 2 briefs of 3, and then the first of 4 replies' 2 tokens, both
+  assert kernel == token * (2 * 3 + 4 * 1 + 2 * 3 + 4 * 2)
+  # 4 replies' queries of 2 heads in 2 layers, by 3 + 2 keys
+  scores = 4 * 2 * 2 * 5 * (4 + 4)
+  xla = roofline.decode_bytes(with_attention('xla', 128), SHAPES)
+  assert xla == 2 * (token * (2 * 3 + 4 * 2) + scores)
+  # the kernel takes no head of 2
+  short = [
+    roofline.decode_bytes(with_attention(name), SHAPES)
+    for name in ('auto', 'xla')
+  ]
+  assert short == [2 * (448 + scores)] * 2
+
+
 def test_a_rollout_reads_weights_and_cache_at_every_turn() -> None:
   work = roofline.rollout(TINY, SHAPES)
-  assert work.hbm_bytes == 328 * 4 + 2 * (328 * 4 + 448)
+  # 6 tokens of briefs, as above; and the cache twice with its scores
+  attention = 6 * 2 * 6 * 2 * 4 + 2 * (448 + 640)
+  assert work.attention_bytes == attention
+  assert work.hbm_bytes == 3 * 328 * 4 + attention
 
 
 @pytest.mark.parametrize(('remat', 'passes'), [(False, 3), (True, 4)])
 def test_an_update_is_counted(remat: bool, passes: int) -> None:
-  import dataclasses
-
   config = dataclasses.replace(TINY, remat=remat, dtype='bfloat16')
   work = roofline.update(config, SHAPES, 2, 'bfloat16')
   blocks = roofline.blocks_flops(TINY, SHAPES)
   assert work.flops == passes * blocks + 4 * 640
   # weights 2 bytes, gradient read and written in 4 for each microbatch; then
   # master weights, second and first moment
-  assert work.hbm_bytes == 328 * (2 * passes * 2 + 2 * 8 + 2 * (4 + 4 + 2))
+  attention = passes * 14 * 2 * 6 * 2 * 2
+  weights = 328 * (2 * passes * 2 + 2 * 8 + 2 * (4 + 4 + 2))
+  assert work.attention_bytes == attention
+  assert work.hbm_bytes == weights + attention
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What replies are worth, by parts of one's own, a judge, or nobody."""
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 from panels import Scripted, demanding, quoted
 
 from rlcw import data, metrics, policy, sampling, scoring, sharding, tokenizer
-from rlcw.rewards import constraints
+from rlcw.rewards import constraints, writing
 from rlcw.rewards.judges import Prompt, Question
 from rlcw.rewards.local_judge import Local
 from rlcw.rewards.remote_judge import Remote
@@ -203,6 +204,25 @@ def score(
     return scorer(BRIEFS, prompt_PxL, length_P, rollout), panel
 
   return scored
+
+
+@pytest.mark.parametrize('judge', ['the same', 'another'])
+def test_what_scores_attends_as_the_policy_does(
+  tiny_folder: pathlib.Path, judge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  mesh = sharding.make_mesh(devices=jax.devices()[:1])
+  loaded = policy.load(tiny_folder, mesh)._replace(model='the same')
+  shape = dataclasses.replace(loaded.config, attention='xla')
+  head = writing.Head(np.zeros(shape.model_dim), np.zeros(()))
+  reward = writing.RewardModel(head, 'mean', loaded, shared=False)
+  monkeypatch.setattr(policy, 'load', lambda *_: loaded)
+  monkeypatch.setattr(writing, 'load', lambda *_: reward)
+  scorer = scoring.Scorer(
+    loaded._replace(config=shape),
+    settings_of(writing='reward_model', judge__model=judge),
+  )
+  assert scorer.reward.decoder.config.attention == 'xla'
+  assert scorer.panel.model.config.attention == 'xla'
 
 
 def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(

@@ -1,0 +1,67 @@
+"""What a plan says in the terminal."""
+
+from typing import Any
+
+from rich import console, table
+
+from rlcw import roofline
+from rlcw.roofline import GIB
+
+ROOFS = roofline.Times._fields
+
+
+def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
+  """Kernels of every phase; what they save, where that was asked for."""
+  kernels = table.Table('phase', 'kernel', 'runs on each chip')
+  saved = table.Table('phase', 'attention', 'GiB', 'fits', 'its GB', 'its s')
+  saved.title = "Attention: HBM in all; its own traffic, a chip's"
+  for phase in phases:
+    for name, count in phase['kernels'].items():
+      kernels.add_row(phase['phase'], name, f'{count:,}')
+    compared = 'xla' in phase and phase['attention']['hbm_bytes']
+    ways = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
+    for way, found in ways.items():
+      saved.add_row(
+        phase['phase'],
+        way,
+        f'{found["hbm_total"] / GIB:.1f}',
+        'yes' if found['fits'] else 'no',
+        f'{found["attention"]["hbm_bytes"] / 1e9:.1f}',
+        f'{found["attention"]["seconds"]:.2f}',
+      )
+  return [found for found in (kernels, saved) if found.row_count]
+
+
+def tell(found: dict[str, Any]) -> None:
+  """Tables in the terminal."""
+  memory = table.Table(
+    'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
+  )
+  axes = ' · '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
+  memory.title = f'{found["topology"]} ({axes}): GiB per chip'
+  times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
+  times.title = 'Seconds if one thing alone limited them'
+  traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
+  for phase in found['phases']:
+    name, hbm = phase['phase'], phase['hbm']
+    passing = hbm['copy'], hbm['cache'], hbm['temporaries']
+    gib = phase['hbm_total'] - sum(passing), *passing, phase['hbm_limit']
+    memory.add_row(
+      name,
+      *(f'{size / GIB:.1f}' for size in gib),
+      'yes' if phase['fits'] else 'no',
+    )
+    seconds = [phase['seconds'][roof] for roof in ROOFS]
+    times.add_row(
+      name,
+      f'{phase["flops"] / 1e15:.1f}',
+      *('–' if value is None else f'{value:.2f}' for value in seconds),
+      phase['bound'],
+    )
+    for kind, sent in phase['collectives'].items():
+      row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
+      traffic.add_row(name, kind, *row)
+  out = console.Console()
+  out.print(memory, times, traffic, *attention_tables(found['phases']))
+  for line in found['advice']:
+    out.print(line, highlight=False)
