@@ -28,7 +28,7 @@ LAYERS = {
   'rewards.mixing attention attention_kernels model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'records plots datasets prompts cache endpoint agreement retrieval grammar '
-  'hlo roofline',
+  'hlo roofline processes',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0
