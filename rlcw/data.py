@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcw import records
+from rlcw import processes, records
 from rlcw.rewards import constraints
 from rlcw.rewards.rules import DEMAND
 
@@ -395,6 +395,9 @@ def pad(
 def pad_coarsely(
   rows: Sequence[Sequence[int]], least: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`pad` to the least width, or else to a power of two: few shapes."""
-  longest = max(map(len, rows))
+  """`pad` to the least width, or else to a power of two: few shapes.
+
+  All processes pad to the same, as they call the device together.
+  """
+  longest = max(processes.gather(max(map(len, rows))))
   return pad(rows, least if longest <= least else power_of_two(longest))

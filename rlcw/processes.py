@@ -114,6 +114,14 @@ def gather(value: Any) -> list[Any]:
   return [by_process[index] for index in range(count())]
 
 
+def whole(array: jax.Array) -> np.ndarray:
+  """A global array on every process's host."""
+  if not array.is_fully_addressable and not array.is_fully_replicated:
+    mesh: Any = getattr(array.sharding, 'mesh', None)
+    array = jax.device_put(array, sharding.replicated(mesh))
+  return np.asarray(array)
+
+
 class Parts:
   """A step's rows, shared out among the processes.
 
