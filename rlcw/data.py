@@ -395,9 +395,6 @@ def pad(
 def pad_coarsely(
   rows: Sequence[Sequence[int]], least: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`pad` to the least width, or else to a power of two: few shapes.
-
-  All processes pad to the same, as they call the device together.
-  """
-  longest = max(processes.gather(max(map(len, rows))))
+  """`pad` to the least width, or else to a power of two: few shapes."""
+  longest = max(processes.gather(max(map(len, rows))))  # all call together
   return pad(rows, least if longest <= least else power_of_two(longest))

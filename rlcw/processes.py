@@ -44,7 +44,8 @@ def start(detect: bool, heartbeat: int) -> None:
       it all others.
 
   Raises:
-    ValueError: only some of the variables are set, or not to numbers.
+    ValueError: only some of the variables are set, or not to numbers; or JAX
+      found nothing out.
   """
   given = {name: os.environ.get(name, '') for name in VARIABLES}
   if not detect and not any(given.values()):
@@ -52,7 +53,11 @@ def start(detect: bool, heartbeat: int) -> None:
   # It would take SIGTERM from `notice`, which does the same for one process.
   jax.config.update('jax_enable_preemption_service', False)
   if detect:
-    jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+    try:
+      jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
+    except ValueError as error:
+      names = ', '.join(VARIABLES)
+      raise ValueError(f'--distributed: {error} Else set {names}') from None
     return
   address, *numbers = given.values()
   if not address or not all(number.isdecimal() for number in numbers):

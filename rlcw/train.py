@@ -202,10 +202,7 @@ def fit(
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches)
-  with (
-    metrics.Writer(workdir, first) as write,
-    processes.notice() as told_to_stop,
-  ):
+  with metrics.Writer(workdir, first) as write, processes.notice() as noticed:
 
     def tell(step: int, batch: Batch, device: Any, until: float) -> None:
       device = jax.device_get(device)
@@ -233,7 +230,7 @@ def fit(
         tell(*late, until=batch.started)
       late = (step, batch, device)
       done = step + 1
-      stop = told_to_stop()
+      stop = noticed()
       if done % checkpoint_every == 0 or done == steps or stop:
         jax.block_until_ready(state)
         tell(*late, until=time.perf_counter())
