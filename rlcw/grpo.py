@@ -62,7 +62,7 @@ def load(config: Config) -> Policy:
 
 @sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Trains a policy; returns its summary."""
+  """Trains a policy; returns its summary, in the process that tells."""
   check(config)
   started = time.perf_counter()
   model = load(config)
@@ -89,6 +89,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     checkpoint_every=config.checkpoint_every,
     microbatches=config.prompts_per_step // config.microbatch_groups,
   )
+  if not metrics.speaks():
+    return {}
   history = data.read_jsonl(workdir / 'metrics.jsonl')
   worst = [
     row['max_violator_advantage']
