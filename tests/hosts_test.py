@@ -290,7 +290,7 @@ def test_each_process_asks_judges_of_its_own_replies(
 @pytest.mark.parametrize(
   ('task', 'changes'),
   [
-    ('sft', {}),
+    ('sft', {'row_tokens': 320}),
     ('reward_model', {'decoder.steps': 3, 'train': 'lora', 'steps': 20}),
   ],
 )
