@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcw import records
+from rlcw import processes, records
 from rlcw.rewards import constraints
 from rlcw.rewards.rules import DEMAND
 
@@ -396,5 +396,5 @@ def pad_coarsely(
   rows: Sequence[Sequence[int]], least: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
   """`pad` to the least width, or else to a power of two: few shapes."""
-  longest = max(map(len, rows))
+  longest = max(processes.gather(max(map(len, rows))))  # all call together
   return pad(rows, least if longest <= least else power_of_two(longest))

@@ -12,8 +12,9 @@ One step, from top to bottom:
                 its group
 """
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from rlcw import (
   losses,
   metrics,
   policy,
+  processes,
   sampling,
   scoring,
   sharding,
@@ -60,7 +62,7 @@ def load(config: Config) -> Policy:
 
 @sharding.ambient
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Trains a policy; returns its summary."""
+  """Trains a policy; returns its summary, in the process that tells."""
   check(config)
   started = time.perf_counter()
   model = load(config)
@@ -90,6 +92,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     checkpoint_every=config.checkpoint_every,
     microbatches=config.prompts_per_step // config.microbatch_groups,
   )
+  if not metrics.speaks():
+    return {}
   history = data.read_jsonl(workdir / 'metrics.jsonl')
   worst = [
     row['max_violator_advantage']
@@ -134,68 +138,94 @@ def make_next_batch(
   prompt_NxL, length_N = data.pad(
     tokenizer.chat(model.text, brief.text) for brief in briefs
   )
-  eos = tokenizer.eos_ids(model.text)
-  method, mix = sampling.Temperature(config.temperature), make_mix(config)
-  split = sharding.over_groups(model.mesh)
+  mix = make_mix(config)
+  parts = processes.Parts(model.mesh)
   diary = workdir / 'rollouts.jsonl'
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     jax.block_until_ready(state.params)
     started = time.perf_counter()
     rows = data.batch_indices(
-      config.seed, step, config.prompts_per_step, len(briefs)
+      config.seed, step, config.prompts_per_step, len(briefs), *parts.share
     )
-    prompt_PxL, length_P, brief_P = jax.device_put(
-      (prompt_NxL[rows], length_N[rows], rows), split
+    prompt_PxL, length_P, brief_P = parts.spread(
+      (prompt_NxL[rows], length_N[rows], rows)
     )
-    weights = sharding.for_rollout(
-      model.config,
-      lora.join(state.params, frozen),
-      model.mesh,
-      config.rollout_table,
+    params = lora.join(state.params, frozen)
+    rollout, resharding = roll_out(
+      model, params, (prompt_PxL, length_P, brief_P), step, config
     )
-    jax.block_until_ready(weights)
-    placed = time.perf_counter()
-    rollout = sampling.sample(
-      weights,
-      prompt_PxL,
-      length_P,
-      brief_P,
-      method,
-      config.seed,
-      step,
-      config=model.config,
-      group_size=config.group_size,
-      max_new_tokens=config.max_new_tokens,
-      eos=eos,
-    )
-    jax.block_until_ready(rollout)
-    del weights  # where they are a copy, scoring needs the room
     sampled = time.perf_counter()
     chosen = [briefs[row] for row in rows]
     scores = scorer(chosen, prompt_PxL, length_P, rollout)
-    mixed = mix(scores.writing, scores.violated, scores.valid)
-    record(diary, step, chosen, rollout, scores, mixed)
+    own = parts.own(rollout)
+    facts = join_facts(parts.gather(find_facts(own, scores)))
+    mixed = mix(facts['writing'], facts['violated'], facts['valid'])
+    mine = {
+      'valid': parts.mine(mixed.rewards.valid),
+      'reward': parts.mine(mixed.rewards.reward),
+      'advantage': parts.mine(mixed.advantage),
+    }
+    record(parts, diary, step, chosen, own, scores, mine)
     arrays = {
       'prompt': prompt_PxL,
       'length': length_P,
       'rollout': rollout,
       'ref_logp': scores.ref_logp,
-      'valid': mixed.rewards.valid,
-      'advantage': mixed.advantage,
     }
-    arrays = jax.device_put(arrays, split)
-    told = describe(rollout, scores, mixed) | scores.told
+    arrays = jax.device_put(arrays, parts.over) | parts.spread(
+      {name: mine[name] for name in ('valid', 'advantage')}
+    )
+    told = describe(facts, mixed)
     scored = time.perf_counter()
     told |= {
-      'tokens_per_second': int(rollout.length.sum()) / (sampled - started),
+      'tokens_per_second': facts['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
-      'seconds_resharding': placed - started,  # of the rollout's
+      'seconds_resharding': resharding,  # of the rollout's
       'seconds_scoring': scored - sampled,
     }
     return train.Batch(arrays, told, started, scored - started)
 
   return next_batch
+
+
+def roll_out(
+  model: Policy,
+  params: Params,
+  briefs: tuple[jax.Array, jax.Array, jax.Array],
+  step: int,
+  config: Config,
+) -> tuple[sampling.Rollout, float]:
+  """Step 2.
+
+  Args:
+    model: of the policy.
+    params: its parameters, as they are trained.
+    briefs: tokens `[P, L]`, lengths `[P]` and numbers `[P]`.
+    step: of the run.
+    config: of the run.
+
+  Returns:
+    The replies, and the seconds that it took to cast and move the weights.
+  """
+  started = time.perf_counter()
+  weights = sharding.for_rollout(
+    model.config, params, model.mesh, config.rollout_table
+  )
+  jax.block_until_ready(weights)
+  resharded = time.perf_counter()
+  rollout = sampling.sample(
+    weights,
+    *briefs,
+    sampling.Temperature(config.temperature),
+    config.seed,
+    step,
+    config=model.config,
+    group_size=config.group_size,
+    max_new_tokens=config.max_new_tokens,
+    eos=tokenizer.eos_ids(model.text),
+  )
+  return jax.block_until_ready(rollout), resharded - started
 
 
 def make_mix(config: Config) -> Callable[..., Mixed]:
@@ -233,23 +263,57 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
   return lambda *scores: jax.device_get(mix(*scores, numbers))
 
 
-def describe(
-  rollout: sampling.Rollout, scores: Scores, mixed: Mixed
-) -> dict[str, Any]:
-  """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
-  broken = [
-    constraints.breaks(rules) for group in scores.follow for rules in group
-  ]
-  rewards, share = mixed.rewards, mixed.rewards.violators
+def find_facts(rollout: sampling.Rollout, scores: Scores) -> dict[str, Any]:
+  """What all processes are to know of one part's replies."""
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
   )
   return {
+    'writing': scores.writing,
+    'violated': scores.violated,
+    'valid': scores.valid,
+    'broken': np.array(
+      [[constraints.breaks(r) for r in g] for g in scores.follow]
+    ),
+    'finished': finished,
+    'length': length,
+    'logp': logp.sum(),
+    'told': scores.told,
+  }
+
+
+def join_facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """The same of a whole step: its groups in order, its numbers added up.
+
+  Of what scoring told, a judge's counts are added up; the rest is a mean, as
+  all parts have as many replies.
+  """
+  joined = {
+    name: sum(part['logp'] for part in parts)
+    if name == 'logp'
+    else np.concatenate([part[name] for part in parts])
+    for name in parts[0]
+    if name != 'told'
+  }
+  told = {
+    name: (np.sum if name.startswith('judge_') else np.mean)(
+      [part['told'][name] for part in parts]
+    )
+    for name in parts[0]['told']
+  }
+  return joined | {'told': told}
+
+
+def describe(facts: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
+  """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
+  rewards, share = mixed.rewards, mixed.rewards.violators
+  length = facts['length']
+  return {
     'reward': rewards.reward.mean(),
-    'writing': metrics.mean(scores.writing),
+    'writing': metrics.mean(facts['writing']),
     'writing_std': rewards.writing_std.mean(),
-    'pass_rate': metrics.mean(1 - np.array(broken)),
-    'violation_rate': scores.violated.mean(),
+    'pass_rate': metrics.mean(1 - facts['broken']),
+    'violation_rate': facts['violated'].mean(),
     'penalty_mean': rewards.penalty.mean(),
     'penalty_max': rewards.penalty.max(),
     'max_violator_advantage': mixed.max_violator_advantage,
@@ -257,20 +321,25 @@ def describe(
     'clean_groups': np.mean(share == 0),
     'all_violating_groups': np.mean(share == 1),
     'length_mean': length.mean(),
-    'truncated': 1 - finished.mean(),
-    'entropy': -logp.sum() / length.sum(),
+    'truncated': 1 - facts['finished'].mean(),
+    'entropy': -facts['logp'] / length.sum(),
+    **facts['told'],
   }
 
 
 def record(
+  parts: processes.Parts,
   diary: Path,
   step: int,
   briefs: list[data.Brief],
   rollout: sampling.Rollout,
   scores: Scores,
-  mixed: Mixed,
+  mixed: dict[str, Any],
 ) -> None:
-  """Keeps every reply with all its scores, a line per group."""
+  """Keeps every reply with all its scores, a line per group.
+
+  Each process knows its own groups; the first writes all of them, in order.
+  """
   columns = {
     'text': scores.text,
     'writing': scores.writing,
@@ -279,24 +348,24 @@ def record(
     'valid': scores.valid,
     'finished': rollout.finished,
     'length': rollout.length,
-    'reward': mixed.rewards.reward,
-    'advantage': mixed.advantage,
+    'reward': mixed['reward'],
+    'advantage': mixed['advantage'],
   }
   rows = {
     k: v if isinstance(v, list) else np.asarray(v).tolist()
     for k, v in columns.items()
   }
-  for p, brief in enumerate(briefs):
-    replies = [
-      {name: values[p][g] for name, values in rows.items()}
-      for g in range(len(scores.text[p]))
-    ]
-    metrics.append_jsonl(
-      diary,
-      {
-        'step': step,
-        'brief_id': brief.id,
-        'prompt': brief.text,
-        'replies': replies,
-      },
-    )
+  groups = [
+    {
+      'step': step,
+      'brief_id': brief.id,
+      'prompt': brief.text,
+      'replies': [
+        {name: values[p][g] for name, values in rows.items()}
+        for g in range(len(scores.text[p]))
+      ],
+    }
+    for p, brief in enumerate(briefs)
+  ]
+  for group in itertools.chain(*parts.collect(groups)):
+    metrics.append_jsonl(diary, group)

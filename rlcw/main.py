@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rlcw import metrics
+from rlcw import metrics, processes
 
 TASKS = {
   'sft': 'rlcw.sft',
@@ -39,6 +39,14 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go.')
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Whether JAX finds out which processes belong together.'
+)
+_HEARTBEAT = flags.DEFINE_integer(
+  'heartbeat', 100, 'Seconds of silence after which a process counts as dead.'
+)
+# These share their work among several processes.
+_SHARED = 'sft', 'reward_model', 'grpo'
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> bool:
@@ -64,6 +72,30 @@ def claim(workdir: Path, config: dict[str, Any]) -> bool:
   return bool(changed)
 
 
+def begin(config: dict[str, Any], workdir: Path) -> bool:
+  """Whether the run has been done; where not, its folder is made ready.
+
+  Of several processes the first looks, as it alone writes.
+
+  Raises:
+    app.UsageError: the task takes one process, or there are several and their
+      settings differ; or see `claim`.
+  """
+  if processes.count() > 1 and config['task'] not in _SHARED:
+    raise app.UsageError(
+      f'task {config["task"]!r} takes one process, and there are '
+      f'{processes.count()}; those that share their work: {_SHARED}'
+    )
+  if any(other != config for other in processes.gather(config)):
+    raise app.UsageError('the processes were given different settings')
+  done = False
+  if metrics.speaks():
+    workdir.mkdir(parents=True, exist_ok=True)
+    longer = claim(workdir, config)
+    done = (workdir / 'summary.json').exists() and not longer
+  return processes.gather(done)[0]
+
+
 def main(argv: list[str]) -> None:
   """Finds the task, and runs it unless it has been done."""
   if len(argv) > 1:
@@ -74,10 +106,9 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(
       f'task {config.task!r} is unknown; legal: {sorted(TASKS)}'
     )
-  workdir.mkdir(parents=True, exist_ok=True)
+  processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
   resolved = json.loads(config.to_json())
-  longer = claim(workdir, resolved)
-  if (workdir / 'summary.json').exists() and not longer:
+  if begin(resolved, workdir):
     metrics.say(f'{config.task}: already done in {workdir}')
     return
   # A second process of the same program need not compile it again.
@@ -88,10 +119,11 @@ def main(argv: list[str]) -> None:
 def console() -> None:
   """The `rlcw` command: errors of the user's making end without a trace."""
   flags.mark_flags_as_required(['config', 'workdir'])
-  try:
-    app.run(main)
-  except (FileNotFoundError, ValueError, FloatingPointError) as error:
-    sys.exit(f'rlcw: {error}')
+  with processes.together():
+    try:
+      app.run(main)
+    except (FileNotFoundError, ValueError, FloatingPointError) as error:
+      sys.exit(f'rlcw: {error}')
 
 
 if __name__ == '__main__':

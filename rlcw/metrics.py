@@ -1,4 +1,7 @@
-"""The only way a number leaves a loop: JSONL, TensorBoard, a progress bar."""
+"""The only way a number leaves a loop: JSONL, TensorBoard, a progress bar.
+
+Of several processes the first alone writes and prints.
+"""
 
 import json
 import math
@@ -13,6 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 from tqdm import tqdm
+
+
+def speaks() -> bool:
+  """Whether this process, of all those of a run, writes and prints."""
+  # asked of one process alone, JAX would take hold of its devices
+  return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def mean(values: Any, axis: int | None = None) -> Any:
@@ -51,6 +60,8 @@ def json_line(record: Mapping[str, Any]) -> bytes:
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
   """Adds one record in a single write."""
+  if not speaks():
+    return
   with path.open('ab') as file:
     file.write(json_line(record))
 
@@ -73,6 +84,8 @@ def whole_lines(path: Path, field: str) -> int:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a file whole or not at all."""
+  if not speaks():
+    return
   partial = path.with_name(path.name + '.partial')
   text = json.dumps(clean(record), ensure_ascii=False, indent=2)
   partial.write_text(text + '\n', 'utf-8', 'backslashreplace')
@@ -100,6 +113,9 @@ class Writer:
   def __init__(self, workdir: Path, first_step: int = 0):
     from tensorboardX import SummaryWriter
 
+    self._board = None
+    if not speaks():
+      return
     for file in workdir.glob('*.jsonl'):
       drop_from(file, first_step)
     self._file = workdir / 'metrics.jsonl'
@@ -109,6 +125,8 @@ class Writer:
 
   def __call__(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes the scalars of one step."""
+    if self._board is None:
+      return
     append_jsonl(self._file, {'step': step, **values})
     for name, value in clean(values).items():
       if isinstance(value, (int, float)):
@@ -123,7 +141,8 @@ class Writer:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    self._board.close()
+    if self._board is not None:
+      self._board.close()
 
 
 def progress(
@@ -142,6 +161,7 @@ def progress(
     unit=unit,
     dynamic_ncols=True,
     leave=None,  # one inside another goes when it is full
+    disable=not speaks(),
   ) as bar:
     for step in range(start, stop, stride):
       yield step
@@ -151,7 +171,8 @@ def progress(
 
 def say(text: str) -> None:
   """A line in the terminal that leaves the progress bar whole."""
-  tqdm.write(text)
+  if speaks():
+    tqdm.write(text)
 
 
 class Compilations:

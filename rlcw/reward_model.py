@@ -30,6 +30,7 @@ from rlcw import (
   plots,
   policy,
   preferences,
+  processes,
   sharding,
   train,
 )
@@ -78,7 +79,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # A sequence classifier has no bias, nor do groups or pairs need one.
   bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
   head = writing.Head(weight_D, np.asarray(bias))
-  writing.save(head, workdir)
+  if metrics.speaks():
+    writing.save(head, workdir)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
   train_Mx2 = pair_scores(groups['train'], scores['train'])
@@ -120,13 +122,16 @@ def kept_features(
   for array in (groups.prompt, groups.token, groups.mask):
     digest.update(np.ascontiguousarray(array).tobytes())
   kept = folder / f'{digest.hexdigest()}.npy'
-  if not kept.exists():
+  if all(processes.gather(kept.exists())):
+    return np.load(kept)
+  features_NxRxD = group_features(groups, model, config)
+  if metrics.speaks():
     folder.mkdir(exist_ok=True)
     partial = kept.with_suffix('.partial')
     with partial.open('wb') as out:
-      np.save(out, group_features(groups, model, config))
+      np.save(out, features_NxRxD)
     partial.replace(kept)
-  return np.load(kept)
+  return features_NxRxD
 
 
 def group_features(groups: Groups, model: Policy, config: Config) -> np.ndarray:
@@ -153,7 +158,7 @@ def group_features(groups: Groups, model: Policy, config: Config) -> np.ndarray:
       rows['mask'][:, :, :T],
       config=model.config,
     )
-    for n, features_RxD in zip(index_B, np.asarray(part), strict=True):
+    for n, features_RxD in zip(index_B, processes.whole(part), strict=True):
       found[n] = features_RxD
   return np.stack(found)
 
@@ -170,7 +175,7 @@ def fit_head(
   mean_D, std_D = real_MxD.mean(0), real_MxD.std(0) + 1e-6
   standard = (features_NxRxD - mean_D) / std_D
   batch = {
-    'features': jnp.asarray(standard, jnp.float32),
+    'features': np.asarray(standard, np.float32),
     'real': groups.real,
     'weight': groups.weight,
     'covariate': groups.covariate,
@@ -208,7 +213,10 @@ def fit_head(
 
 
 def group_loss(
-  score_NxR: jax.Array, slope_2: jax.Array, arrays: Any, debias: str
+  score_NxR: jax.Array,
+  slope_2: jax.Array | np.ndarray,
+  arrays: Any,
+  debias: str,
 ) -> dict[str, losses.Ratio]:
   """Bradley–Terry over the pairs of each group.
 
@@ -253,8 +261,7 @@ def fit_decoder(
   )
   score_D = jnp.asarray(head.weight, jnp.float32)
   learned['score'] = jax.device_put(score_D, sharding.replicated(model.mesh))
-  slope = jnp.asarray(slope_2)
-  over = sharding.over_groups(model.mesh)
+  parts = processes.Parts(model.mesh)
   settings = config.decoder
 
   def loss_fn(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
@@ -267,15 +274,19 @@ def fit_decoder(
     )
     features_BxRxD = writing.reply_features(reading, arrays['mask'])
     score_BxR = features_BxRxD @ params['score']
-    return group_loss(score_BxR, slope, arrays, config.debias)
+    return group_loss(score_BxR, slope_2, arrays, config.debias)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     index_B = data.batch_indices(
-      config.seed, step, settings.groups_per_step, len(groups.prompt)
+      config.seed,
+      step,
+      settings.groups_per_step,
+      len(groups.prompt),
+      *parts.share,
     )
     arrays = groups.rows(index_B)
     arrays['real'] = groups.real[index_B]
-    arrays = jax.device_put(arrays, over)
+    arrays = parts.spread(arrays)
     jax.block_until_ready(state.params)
     return train.Batch(arrays, {}, time.perf_counter())
 
@@ -333,8 +344,9 @@ def judge(
     for name, column in (('broken', -2), ('looping', -1)):
       against_Nx2 = np.stack([best_N, score_NxR[:, column]], 1)
       summary[f'{name}_accuracy'] = agreement.accuracy(against_Nx2)
-  picture = plots.draw_scores(
-    length_N, score_N, agreement.calibration(score_Mx2)
-  )
-  (workdir / 'reward_model.png').write_bytes(picture)
+  if metrics.speaks():
+    picture = plots.draw_scores(
+      length_N, score_N, agreement.calibration(score_Mx2)
+    )
+    (workdir / 'reward_model.png').write_bytes(picture)
   return summary

@@ -27,6 +27,7 @@ from rlcw import (
   data,
   endpoint,
   policy,
+  processes,
   sampling,
   sharding,
   tokenizer,
@@ -195,6 +196,8 @@ def ask_own(
 class Scorer:
   """Scores rollouts, by the parts of a config that `check` has passed.
 
+  Of several processes each scores the rows that it reads.
+
   Args:
     model: the base of the policy, which is its reference too.
     config: of a `grpo` run.
@@ -202,6 +205,7 @@ class Scorer:
 
   def __init__(self, model: Policy, config: Config):
     self.model, self.config = model, config
+    self.parts = processes.Parts(model.mesh)
     self.reward = None
     if config.writing == 'reward_model':
       reward = writing.load(config.reward_model, model)
@@ -243,12 +247,15 @@ class Scorer:
       config=self.model.reference,
       pooling=pooling,
     )
+    rollout = self.parts.own(rollout)
     text = self.texts(rollout)
     started = time.perf_counter()
     follow, broken = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
-    if score_PxG is None:
+    if score_PxG is not None:
+      score_PxG = self.parts.own(score_PxG)
+    else:
       widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
       score_PxG = self.write(briefs, text, finished, widths)
     score_PxG = np.asarray(score_PxG)

@@ -24,6 +24,7 @@ from rlcw import (
   losses,
   metrics,
   policy,
+  processes,
   sharding,
   tokenizer,
   train,
@@ -61,14 +62,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   loss_fn = make_loss(shape)
   measure = functools.partial(mean_loss, loss_fn, arrays['heldout'], config)
   before = measure(lora.join(learned, frozen))
-  over, share = sharding.over_groups(model.mesh), sharding.share(model.mesh)
+  parts = processes.Parts(model.mesh)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     rows = data.batch_indices(
-      config.seed, step, config.rows_per_step, total, *share
+      config.seed, step, config.rows_per_step, total, *parts.share
     )
     batch = {name: array[rows] for name, array in arrays['train'].items()}
-    batch = jax.make_array_from_process_local_data(over, batch)
+    batch = parts.spread(batch)
     jax.block_until_ready(state.params)
     return train.Batch(batch, {}, time.perf_counter())
 

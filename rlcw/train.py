@@ -18,7 +18,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from rlcw import metrics, sharding
+from rlcw import metrics, processes, sharding
 from rlcw.checkpoint import Checkpoints
 from rlcw.lora import join
 from rlcw.losses import Ratio
@@ -183,6 +183,8 @@ def fit(
   The loss sees the state's parameters joined with the `frozen` ones.
 
   Raises:
+    Preempted: a SIGTERM came, to any of the processes; the state after the
+      step of that time is saved.
     FloatingPointError: `max_bad_steps` steps in a row had a loss or gradient
       that was not finite; the last good state is saved.
   """
@@ -200,7 +202,7 @@ def fit(
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches)
-  with metrics.Writer(workdir, first) as write:
+  with metrics.Writer(workdir, first) as write, processes.notice() as noticed:
 
     def tell(step: int, batch: Batch, device: Any, until: float) -> None:
       device = jax.device_get(device)
@@ -227,10 +229,16 @@ def fit(
       if late:
         tell(*late, until=batch.started)
       late = (step, batch, device)
-      if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+      done = step + 1
+      stop = noticed()
+      if done % checkpoint_every == 0 or done == steps or stop:
         jax.block_until_ready(state)
         tell(*late, until=time.perf_counter())
         late = None
         save()
+      if stop:
+        checkpoints.close()
+        metrics.say(f'{name}: told to stop; {done} of {steps} steps are saved')
+        raise processes.Preempted(0)
   checkpoints.close()
   return state

@@ -316,7 +316,7 @@ def test_kernels_are_compared_with_none(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture,
 ) -> None:
-  planned, seen = made(settings(tiny_folder)), []
+  planned, seen = made(settings(tiny_folder, rollout_table='train')), []
 
   def compiled(
     planned: programs.Plan, program: programs.Program, _: Any

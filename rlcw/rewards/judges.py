@@ -23,6 +23,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from rlcw import processes
 from rlcw.data import Brief
 from rlcw.rewards.rules import DEMAND
 
@@ -302,7 +303,8 @@ def follow(
     [brief.follow(reply) for reply in group]
     for brief, group in zip(briefs, replies, strict=True)
   ]
-  if panel is None or not asked:
+  # a model that is loaded here is called by all processes or none
+  if panel is None or not any(processes.gather(bool(asked))):
     return verdicts
   prompts = [
     [

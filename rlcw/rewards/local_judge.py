@@ -5,6 +5,8 @@ labels' first tokens, against each other, are the verdict.  What prompts have
 in common is read once: the principles by the first call of a run, a brief by
 the pass that reads its G replies.
 
+Several processes call it together, each with prompts of its own, or none.
+
 The pieces of a prompt are tokenised one by one and never as control tokens, so
 that a reply changes no token outside its own row.
 
@@ -18,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlcw import data, sharding, tokenizer
+from rlcw import data, processes, sharding, tokenizer
 from rlcw.attention import Prefix
 from rlcw.model import Params, head_weight, read_brief, read_replies
 from rlcw.model_config import ModelConfig
@@ -43,7 +45,7 @@ class Local:
   def __init__(
     self, model: Policy, groups_per_pass: int, changing: bool = False
   ):
-    self.model, self.groups_per_pass = model, groups_per_pass
+    self.model, self.parts = model, processes.Parts(model.mesh)
     self.changing = changing
     self.questions = 0
     self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
@@ -54,29 +56,32 @@ class Local:
         f'{shards} devices of the data and fsdp axes; legal: multiples of '
         f'{shards}'
       )
+    self.size = groups_per_pass // self.parts.share[1]  # of them, here
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
   ) -> Verdicts:
     """Prompts `[P][G]` to verdicts `[P, G]`, without reasons."""
-    size, first = self.groups_per_pass, []
+    size, first = self.size, []
     self.questions += sum(map(len, prompts))
-    ids = [self.tokens(group) for group in prompts]
-    preface, rest = self.preface(prompts[0][0].shared)
-    for start in range(0, len(ids), size):
+    blank = question.about('', '')
+    replies = max(processes.gather(len(prompts[0]) if prompts else 0))
+    ids = [self.tokens(group) for group in prompts or [[blank] * replies]]
+    preface, rest = self.preface(blank.shared)
+    passes = max(processes.gather(-(-len(ids) // size)))
+    for start in range(0, passes * size, size):
       # the last pass is filled up; widths are powers of two: few shapes
       part = [ids[i % len(ids)] for i in range(start, start + size)]
       briefs, rows = zip(*part, strict=True)
       prompt_PxL, length_P = data.pad_coarsely([rest + b for b in briefs])
       token, count = data.pad_coarsely([row for group in rows for row in group])
-      arrays = jax.device_put(
+      arrays = self.parts.spread(
         (
           prompt_PxL,
           length_P,
           token.reshape(size, -1, token.shape[-1]),
           count.reshape(size, -1),
-        ),
-        sharding.over_groups(self.model.mesh),
+        )
       )
       found_PxG = probability(
         self.model.params,
@@ -85,8 +90,8 @@ class Local:
         self.labels(question),
         config=self.model.config,
       )
-      first.append(np.asarray(found_PxG))
-    first_PxG = np.concatenate(first)[: len(ids)]
+      first.append(np.asarray(self.parts.own(found_PxG)))
+    first_PxG = np.concatenate(first)[: len(prompts)]
     return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
 
   def usage(self) -> dict[str, float]:
@@ -119,10 +124,9 @@ class Local:
       cut = len(row)
       if self.changing:
         cut = min(cut, data.power_of_two(cut + 1) // 2)
-      rows = sharding.group_shards(self.model.mesh)
-      token_SxL, length_S = jax.device_put(
-        (np.tile(row[:cut], (rows, 1)), np.full(rows, cut)),
-        sharding.over_groups(self.model.mesh),
+      rows = sharding.group_shards(self.model.mesh) // self.parts.share[1]
+      token_SxL, length_S = self.parts.spread(
+        (np.tile(row[:cut], (rows, 1)), np.full(rows, cut))
       )
       prefix = _read(
         self.model.params, token_SxL, length_S, config=self.model.config

@@ -99,6 +99,8 @@ class Remote:
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
   ) -> Verdicts:
     """Prompts `[P][G]` to verdicts `[P, G]`, with reasons."""
+    if not prompts:
+      return Verdicts(np.zeros((0, 0)), [])
     texts = [''.join(prompt) for group in prompts for prompt in group]
     answers = self._answers(
       question, [text for text in texts for _ in range(self.votes)]

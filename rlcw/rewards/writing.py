@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
-from rlcw import data, lora, policy, sharding, tokenizer, weights
+from rlcw import data, lora, policy, processes, sharding, tokenizer, weights
 from rlcw.losses import token_logprobs
 from rlcw.model import Params, head_weight, read_replies
 from rlcw.model_config import ModelConfig
@@ -215,9 +215,11 @@ def score_texts(
       shapes repeat.
 
   Returns:
-    Scores `[P, G]`.
+    Scores `[P, G]`.  Several processes call it together, each with as many
+    texts of its own.
   """
   decoder, text = model.decoder, model.decoder.text
+  parts = processes.Parts(decoder.mesh)
   end = [int(text.eos_token_id)]
   whole = [
     tokenizer.encode_untrusted(text, reply) + end * bool(ended)
@@ -231,20 +233,19 @@ def score_texts(
   token, length = data.pad_coarsely(
     [row[: model.limit] for row in whole], least_T
   )
-  token_PxGxT = token.reshape(*shape_PxG, -1)
-  mask_PxGxT = read_mask(
-    jnp.asarray(length.reshape(shape_PxG)),
-    jnp.asarray(finished),
-    token_PxGxT.shape[-1],
-    model.pooling,
-  )
   prompt_PxL, length_P = data.pad_coarsely(
     [tokenizer.chat(text, prompt) for prompt in prompts], least_L
   )
-  arrays = jax.device_put(
-    (prompt_PxL, length_P, token_PxGxT, mask_PxGxT),
-    sharding.over_groups(decoder.mesh),
+  *read, length_PxG, finished_PxG = parts.spread(
+    (
+      prompt_PxL,
+      length_P,
+      token.reshape(*shape_PxG, -1),
+      length.reshape(shape_PxG),
+      finished,
+    )
   )
+  mask = read_mask(length_PxG, finished_PxG, token.shape[-1], model.pooling)
   params = sharding.in_memory(decoder.params, 'device')
-  found = features(params, *arrays, config=decoder.config)
-  return np.asarray(found @ model.head.weight + model.head.bias)
+  found = features(params, *read, mask, config=decoder.config)
+  return np.asarray(parts.own(found @ model.head.weight + model.head.bias))
