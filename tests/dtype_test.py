@@ -68,8 +68,9 @@ def test_a_run_in_bfloat16_is_like_one_in_float32(
   first, other = (steps[dtype]['rows'][0] for dtype in learner.DTYPES)
   assert other['entropy'] == pytest.approx(first['entropy'], abs=0.1)
   assert other['bad_steps'] == 0
-  # what sampled and what learns compute in bfloat16 by different programs
-  assert first['sampler_gap'] < 1e-4 < other['sampler_gap'] < 0.05
+  assert other['entropy'] != first['entropy']
+  # what sampled and what learns round in the same places
+  assert max(row['sampler_gap'] for row in (first, other)) < 1e-4
 
 
 def test_the_loss_of_the_same_replies_is_nearly_the_same() -> None:
