@@ -101,9 +101,9 @@ def attend(
   plain = functools.partial(kernels.plain, start=start, window=window)
   if implementation == 'xla':
     return plain(*inputs)
-  length = q_PxGxLxKxRxH.shape[2]
+  length, for_tpu = q_PxGxLxKxRxH.shape[2], kernels.compiles_for('tpu')
   from_first = isinstance(start, int) and start == 0
-  for_tpu, platforms = kernels.compiles_for('tpu'), {}
+  platforms = {}
   if from_first and length > 1 and length == own.k.shape[2]:
     if for_tpu:
       splash = functools.partial(kernels.sharded_splash, window=window)
@@ -113,6 +113,6 @@ def attend(
   elif not from_first and for_tpu and takes(q_PxGxLxKxRxH, prefix):
     decode = functools.partial(sharded_decode, index=start, window=window)
     platforms['tpu'] = lambda q, own, brief, _: decode(q, own, brief)
-  if not platforms:
+  else:
     return plain(*inputs)
   return lax.platform_dependent(*inputs, default=plain, **platforms)

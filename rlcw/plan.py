@@ -5,7 +5,7 @@ shapes alone, the very programs that `grpo` runs.
 
   1. shapes    of the model, of the reward model, of a step's batch
   2. compile   rollout, scoring, update for the named slice
-  3. read      memory from the compiler, collectives from the compiled text
+  3. read      memory from the compiler, collectives and kernels from its text
   4. count     FLOPs and bytes from shapes; the roofline from the chip's data
   5. advise    the largest microbatch that fits, or what is missing
 """

@@ -200,7 +200,7 @@ def test_decoding_on_tpu_runs_the_kernel(
 def _sampled(attention: str) -> tuple[str, sampling.Rollout]:
   """The program that samples on this CPU, and what it does."""
   config = ModelConfig(
-    64, 32, 32, 2, 2, 1, head_dim=128, attention=attention, dtype='bfloat16'
+    64, 32, 32, 1, 2, 1, head_dim=128, attention=attention, dtype='bfloat16'
   )
   params = jax.tree.map(
     lambda a: jnp.full(a.shape, 0.02, a.dtype), sharding.abstract_params(config)
