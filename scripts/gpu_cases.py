@@ -31,6 +31,7 @@ SETTINGS = dict(
   max_grad_norm=1.0,
   remat=True,
   moment_dtype='float32',
+  attention='auto',
 )
 
 

@@ -37,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(gpu_parity, 'FORMS', forms)
 
 
+@pytest.mark.slow
 def test_every_part_is_measured(small: None, tmp_path: pathlib.Path) -> None:
   status = bench_gpu.main(
     ['--device=cpu', '--models=tiny', f'--out={tmp_path}']
