@@ -94,7 +94,7 @@ def qwen2_5_7b() -> dict[str, Any]:
     --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora
   rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/large/qwen2_5_7b
 
-  v5e:4x4 (16 chips): @7B@ of 15.75 GiB.
+  v5e:4x4 (16 chips): 14.7 of 15.75 GiB.
   """
   return large(QWEN, 'v5e:4x4')
 
@@ -104,7 +104,7 @@ def qwen2_5_32b() -> dict[str, Any]:
 
   rlcw --config=configs/grpo.py:qwen2_5_32b --workdir=runs/large/qwen2_5_32b
 
-  v5p:2x2x4 (16 chips): @32B@ of 95.74 GiB.
+  v5p:2x2x4 (16 chips): 62.1 of 95.74 GiB.
   """
   return large('Qwen/Qwen2.5-32B-Instruct', 'v5p:2x2x4')
 
@@ -114,7 +114,7 @@ def qwen2_5_72b() -> dict[str, Any]:
 
   rlcw --config=configs/grpo.py:qwen2_5_72b --workdir=runs/large/qwen2_5_72b
 
-  v5p:2x4x4 (32 chips): @72B@ of 95.74 GiB.
+  v5p:2x4x4 (32 chips): 64.5 of 95.74 GiB.
   """
   mesh = dict(data=1, fsdp=-1, tensor=8)
   return large('Qwen/Qwen2.5-72B-Instruct', 'v5p:2x4x4', mesh=mesh)
