@@ -125,7 +125,7 @@ def qwen3_8b() -> dict[str, Any]:
 
   rlcw --config=configs/grpo.py:qwen3_8b --workdir=runs/large/qwen3_8b
 
-  v6e:4x4 (16 chips): @Q8@ of 31.25 GiB.
+  v6e:4x4 (16 chips): 18.5 of 31.25 GiB.
   """
   return large('Qwen/Qwen3-8B', 'v6e:4x4')
 
@@ -135,7 +135,7 @@ def llama3_8b() -> dict[str, Any]:
 
   rlcw --config=configs/grpo.py:llama3_8b --workdir=runs/large/llama3_8b
 
-  v6e:4x4 (16 chips): @L8@ of 31.25 GiB.
+  v6e:4x4 (16 chips): 17.8 of 31.25 GiB.
   """
   return large('meta-llama/Llama-3.1-8B-Instruct', 'v6e:4x4')
 
@@ -162,7 +162,7 @@ def greetings_7b() -> dict[str, Any]:
   briefs that were published.  The paper makes two updates from each rollout,
   of 16 briefs each; here it is one.
 
-  v5e:4x4 (16 chips): @G7@ of 15.75 GiB.
+  v5e:4x4 (16 chips): 13.3 of 15.75 GiB.
   """
   return large(
     QWEN,

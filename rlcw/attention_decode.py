@@ -76,19 +76,13 @@ def decode(
   """
   P, G, _, K, R, H = q_PxGx1xKxRxH.shape
   S, T = prefix.kv.k.shape[1], own.k.shape[2]
-  token_bytes = H * own.k.dtype.itemsize
-  fits = BLOCK_BYTES // token_bytes  # tokens
+  fits = BLOCK_BYTES // (H * own.k.dtype.itemsize)  # tokens
   block_s = _block(S, min(1024, fits, 2**18 // (G * R)))  # 1 MiB of scores
   rows = max(n for n in range(1, G + 1) if G % n == 0 and n <= fits // LANES)
   block_t = _block(T, min(512, fits // rows))
   steps_s, steps_t = pl.cdiv(S, block_s), pl.cdiv(T, block_t)
 
-  # the keys that are seen, of each brief and then of the replies
-  end = jnp.append(prefix.length_P, index + 1)
-  first = jnp.zeros_like(end)
-  if window is not None:
-    place = index + jnp.append(prefix.length_P, 0)
-    first = jnp.maximum(place - window + 1, 0)
+  first, end = _seen(prefix.length_P, index, window)
 
   # a block that is not seen is not fetched either: its place is that of one
   def brief(p, k, j, first, end):
@@ -105,11 +99,7 @@ def decode(
   of_brief = pl.BlockSpec((None, 1, block_s, H), brief)
   of_replies = pl.BlockSpec((None, rows, None, block_t, H), replies)
   q_PxKxGxRxH = jnp.swapaxes(q_PxGx1xKxRxH[:, :, 0], 1, 2)
-  state = [
-    pltpu.VMEM((*queries, width), jnp.float32)
-    for queries in ((1, G * R), (G, R))
-    for width in (1, 1, H)
-  ]
+  state = [(*n, width) for n in ((1, G * R), (G, R)) for width in (1, 1, H)]
   out_PxKxGxRxH = pl.pallas_call(
     functools.partial(_kernel, sizes=(S, T), steps=(steps_s, steps_t)),
     grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -122,7 +112,7 @@ def decode(
         *[of_replies] * 2,
       ],
       out_specs=query(G, R, H),
-      scratch_shapes=state,
+      scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in state],
     ),
     out_shape=jax.ShapeDtypeStruct(q_PxKxGxRxH.shape, q_PxKxGxRxH.dtype),
     compiler_params=pltpu.CompilerParams(
@@ -140,6 +130,17 @@ def decode(
     *(jnp.swapaxes(x_PxGxTxKxH, 2, 3) for x_PxGxTxKxH in own),
   )
   return jnp.swapaxes(out_PxKxGxRxH, 1, 2)[:, :, None]
+
+
+def _seen(
+  length_P: jax.Array, index: jax.Array, window: int | None
+) -> tuple[jax.Array, jax.Array]:
+  """The first key that is seen, and the end: of each brief, of the replies."""
+  end = jnp.append(length_P, index + 1)
+  if window is None:
+    return jnp.zeros_like(end), end
+  place = index + jnp.append(length_P, 0)
+  return jnp.maximum(place - window + 1, 0), end
 
 
 def _block(length: int, most: int) -> int:
