@@ -252,7 +252,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # GPU and TPU none has run yet, they are only compiled for TPU
       attention='auto',
       moment_dtype='float32',  # float32 | bfloat16: Adam's first moment
-      offload=False,  # frozen models wait in host memory until they score
+      # frozen models wait in host memory until they score: a reward model on a
+      # decoder of its own and, with train=all, the reference
+      offload=False,
       plan=dict(  # of the task `plan` alone
         topology='v5e:4x4',
         prompt_tokens=1024,

@@ -71,6 +71,7 @@ def abstract_params(config: ModelConfig) -> Params:
   return nn.unbox(boxed)
 
 
+@functools.cache  # every step asks, and to find out is to trace the model
 def param_shardings(
   config: ModelConfig, mesh: Mesh, table: str = 'train'
 ) -> Params:

@@ -97,9 +97,13 @@ def test_a_rollout_s_weights_are_whole_over_fsdp() -> None:
   np.testing.assert_array_equal(ready['embed'], params['embed'])
 
 
-def test_weights_that_are_ready_are_not_copied() -> None:
+def test_weights_that_are_ready_are_not_copied_nor_the_model_traced_again(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
   mesh = single()
   params = make_params(mesh)
+  sharding.for_rollout(CONFIG, params, mesh, 'decode')
+  monkeypatch.setattr(sharding, 'init_params', None)
   ready = sharding.for_rollout(CONFIG, params, mesh, 'decode')
   for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(ready), strict=True):
     assert a.unsafe_buffer_pointer() == b.unsafe_buffer_pointer()
