@@ -10,23 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from rlcw import (
   Config,
-  agreement,
+  answers,
   data,
+  diversity,
   lora,
   metrics,
   policy,
-  sampling,
   scoring,
   sharding,
-  tokenizer,
+  winrate,
 )
-from rlcw.policy import Policy
 from rlcw.rewards import constraints, judges
 from rlcw.rewards.judges import Panel
 from rlcw.scoring import Scorer
@@ -50,7 +48,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     trained.briefs, split='heldout', language=trained.language
   )
   replies = {
-    name: answer(models[name], scorer, briefs, trained, config)
+    name: answers.answer(models[name], scorer, briefs, trained, config)
     for name in MODELS
   }
   file = workdir / 'evaluation.jsonl'
@@ -82,60 +80,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def answer(
-  model: Policy,
-  scorer: Scorer,
-  briefs: list[data.Brief],
-  trained: Config,
-  config: Config,
-) -> list[list[dict[str, Any]]]:
-  """`replies_per_brief` scored replies to each brief."""
-  prompt_NxL, length_N = data.pad(
-    tokenizer.chat(model.text, brief.text) for brief in briefs
-  )
-  size, replies = config.briefs_per_pass, []
-  passes = -(-len(briefs) // size)
-  for step in metrics.progress('evaluate', 0, passes, 'batch'):
-    # the last pass repeats some briefs, so that all passes have one shape
-    rows = np.arange(step * size, (step + 1) * size) % len(briefs)
-    prompt_PxL, length_P, brief_P = jax.device_put(
-      (prompt_NxL[rows], length_N[rows], rows),
-      sharding.over_groups(model.mesh),
-    )
-    rollout = sampling.sample(
-      model.params,
-      prompt_PxL,
-      length_P,
-      brief_P,
-      sampling.Temperature(trained.temperature),
-      config.seed,
-      0,
-      config=model.config,
-      group_size=config.replies_per_brief,
-      max_new_tokens=trained.max_new_tokens,
-      eos=tokenizer.eos_ids(model.text),
-    )
-    scores = scorer(
-      [briefs[row] for row in rows], prompt_PxL, length_P, rollout
-    )
-    finished = np.asarray(rollout.finished)
-    length = np.asarray(rollout.length)
-    replies += [
-      [
-        {
-          'text': scores.text[p][g],
-          'writing': scores.writing[p, g],
-          'follow': scores.follow[p][g],
-          'finished': finished[p, g],
-          'length': length[p, g],
-        }
-        for g in range(config.replies_per_brief)
-      ]
-      for p in range(size)
-    ]
-  return replies[: len(briefs)]
-
-
 def summarise(
   briefs: list[data.Brief],
   replies: dict[str, list[list[dict[str, Any]]]],
@@ -154,7 +98,7 @@ def summarise(
     )
     written[name] = per_reply(groups, lambda r: r['writing'])
     loose = [
-      [follows_loosely(brief, reply) for reply in group]
+      [answers.follows_loosely(brief, reply) for reply in group]
       for brief, group in zip(briefs, groups, strict=True)
     ]
     summary |= {
@@ -163,7 +107,10 @@ def summarise(
       f'writing_{name}': metrics.mean(written[name]),
       f'finished_{name}': per_reply(groups, lambda r: r['finished']).mean(),
       f'length_{name}': per_reply(groups, lambda r: r['length']).mean(),
-      f'distinct2_{name}': distinct([r['text'] for g in groups for r in g], 2),
+      f'distinct2_{name}': diversity.distinct(
+        [r['text'] for g in groups for r in g], 2
+      ),
+      f'kl_{name}': per_reply(groups, lambda r: r['kl']).mean(),
     }
   summary['pass_rate_difference'] = paired_bootstrap(
     passed['base'], passed['trained'], seed
@@ -174,19 +121,6 @@ def summarise(
   return summary
 
 
-def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> float:
-  """IFEval's loose verdict on all rules; on demands there is only one.
-
-  Returns:
-    1 or 0; NaN where a demand got no verdict and no rule is broken.
-  """
-  loose = brief.follow(reply['text'], loose=True)
-  verdicts = zip(loose, reply['follow'], strict=True)
-  return 1 - constraints.breaks(
-    [strict if rule is None else rule for rule, strict in verdicts]
-  )
-
-
 def compare(
   panel: Panel,
   briefs: list[data.Brief],
@@ -195,7 +129,8 @@ def compare(
 ) -> dict[str, Any]:
   """How often a judge prefers the trained model's reply, asked both ways.
 
-  A tie, which the two orders disagree about, counts half.
+  A tie, which the two orders disagree about, counts half.  A second rate says
+  how often it would at equal length (`winrate`).
   """
   pairs = [
     (p, ours['text'], theirs['text'])
@@ -212,32 +147,13 @@ def compare(
     ours,
     theirs,
   )
-  known = np.isfinite(won_N)
-  told = {'compared': int(known.sum()), 'uncompared': int((~known).sum())}
-  if not known.any():
-    return told
-  return told | {
-    'win_rate': won_N[known].mean(),
-    'win_rate_interval': agreement.interval(
-      won_N[known], np.array(brief_N)[known]
-    ),
-    'ties': np.mean(won_N[known] == 0.5),
-  }
+  longer_N = np.array([len(a) - len(b) for _, a, b in pairs])
+  return winrate.summary(won_N, longer_N, np.array(brief_N))
 
 
 def per_reply(groups: list[list[dict[str, Any]]], value: Any) -> np.ndarray:
   """One number per reply, `[P, G]`."""
   return np.array([[float(value(r)) for r in group] for group in groups])
-
-
-def distinct(texts: list[str], n: int) -> float:
-  """Share of n-grams of words that are different (arXiv 1510.03055)."""
-  grams = [
-    tuple(words[i : i + n])
-    for words in (text.lower().split() for text in texts)
-    for i in range(len(words) - n + 1)
-  ]
-  return len(set(grams)) / max(len(grams), 1)
 
 
 def paired_bootstrap(

@@ -29,6 +29,7 @@ TASKS = {
   'briefs': 'rlcw.briefs',
   'export': 'rlcw.export',
   'report': 'rlcw.report',
+  'compare': 'rlcw.compare',
   'plan': 'rlcw.plan',
 }
 

@@ -12,7 +12,7 @@ from matplotlib import axes, figure
 BASE, TRAINED = '#4477AA', '#EE6677'
 GREEN, YELLOW, PURPLE = '#228833', '#CCBB44', '#AA3377'
 ARMS = {'base': BASE, 'trained': TRAINED}
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
   'font.size': 9,
   'axes.titlesize': 10,
   'axes.titlelocation': 'left',
@@ -73,7 +73,7 @@ ROUNDS = (
 )
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
   """Centred running mean over a tenth of the run that skips NaN."""
   half = len(values) // 20
   kernel, known = np.ones(2 * half + 1), np.isfinite(values)
@@ -93,7 +93,7 @@ def _draw_panel(
       floor = floor + np.nan_to_num(values)
     else:
       ax.plot(steps, values, '.', color=colour, alpha=0.3, markersize=4)
-      ax.plot(steps, _smooth(values), color=colour, label=label, linewidth=1.8)
+      ax.plot(steps, smooth(values), color=colour, label=label, linewidth=1.8)
   if panel.kind == 'percent':
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter('{x:.0%}')
@@ -109,12 +109,12 @@ def _draw_panel(
   ax.locator_params(axis='x', integer=True)
 
 
-def _png(page: figure.Figure) -> bytes:
+def png(page: figure.Figure) -> bytes:
   page.savefig(buffer := io.BytesIO(), format='png', dpi=144)
   return buffer.getvalue()
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_curves(
   panels: Sequence[Panel], metrics: dict[str, np.ndarray], columns: int = 1
 ) -> bytes:
@@ -124,10 +124,10 @@ def draw_curves(
   grid = page.subplots(rows, columns, squeeze=False)
   for ax, panel in zip(grid.flat, panels, strict=True):
     _draw_panel(ax, panel, metrics)
-  return _png(page)
+  return png(page)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
   """A PNG of every rule's pass rate in both arms, with 95% intervals."""
   places = np.arange(len(rates))
@@ -151,10 +151,10 @@ def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
   ax.xaxis.set_major_formatter('{x:.0%}')
   ax.invert_yaxis()
   ax.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2)
-  return _png(page)
+  return png(page)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_scores(
   length_N: np.ndarray, score_N: np.ndarray, calibration: dict[str, Any]
 ) -> bytes:
@@ -183,7 +183,7 @@ def draw_scores(
     ylabel='share right',
     ylim=(min(0.45, *calibration['accuracy']) - 0.05, 1.05),
   )
-  return _png(page)
+  return png(page)
 
 
 _HELD = {
@@ -197,7 +197,7 @@ _HELD = {
 }
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_plan(found: dict[str, Any]) -> bytes:
   """A PNG of what a chip holds in each phase, and of what bounds its time.
 
@@ -226,4 +226,4 @@ def draw_plan(found: dict[str, Any]) -> bytes:
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=3)
-  return _png(page)
+  return png(page)

@@ -2,11 +2,9 @@
 
 `read_runs` reads what `reward_model`, `grpo` and `evaluate` left behind, the
 functions after it find what it shows, `plots` makes the PNGs, and
-`report.html.jinja` is the page with all its words, the verdict's too.  Replies
-are untrusted: they reach the page only by autoescaping and `clean`.
+`report.html.jinja` is the page with all its words, the verdict's too.
 """
 
-import base64
 import collections
 import json
 import math
@@ -14,16 +12,15 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import ml_collections
 import numpy as np
 import rich
 from rich import table
 
+from rlcw.page import show, template
 from rlcw.plots import ARMS, PANELS, draw_curves, draw_rules
 from rlcw.rewards import constraints
 
-TEXT_LIMIT = 2000  # characters of one text that the page shows
 GROUPS_PER_STEP = 2
 
 # Label, field of evaluate's summary (_base, _trained, _difference), format.
@@ -186,33 +183,6 @@ def _mean(values: Iterable[float | None]) -> float:
   return sum(known) / len(known) if known else math.nan
 
 
-def show(value: float | None, style: str = 'z.2f') -> str:
-  """A number for people: a real minus sign, a dash where there is none."""
-  if value is None or not math.isfinite(value):
-    return '–'
-  return format(value, style).replace('-', '−')
-
-
-# Lone surrogates are not UTF-8; bidi overrides could forge the text around.
-_VISIBLE = dict.fromkeys(
-  [
-    *range(0x7F, 0xA0),
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
-    *range(0xD800, 0xE000),
-  ],
-  0xFFFD,
-)
-_VISIBLE |= {c: 0x2400 + c for c in range(32) if c not in (9, 10)}
-
-
-def clean(text: object) -> str:
-  """Bounds untrusted text and makes its control characters visible."""
-  shown = str(text)[:TEXT_LIMIT].translate(_VISIBLE)
-  rest = len(str(text)) - TEXT_LIMIT
-  return f'{shown} […{rest} more characters]' if rest > 0 else shown
-
-
 def headline(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
   """(label, base, trained, difference, 95% interval) per row, as text."""
   rows = []
@@ -311,15 +281,8 @@ def _render(
   rules_png: bytes,
 ) -> Any:
   """The page as a template module: its text, and its `verdict` by itself."""
-  environment = jinja2.Environment(
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-  )
-  environment.filters |= {'clean': clean, 'show': show, 'b64': base64.b64encode}
   curves = [(panel, draw_curves([panel], runs.metrics)) for panel in PANELS]
-  return environment.get_template('report.html.jinja').make_module(
+  return template('report.html.jinja').make_module(
     {
       'runs': runs,
       'summary': summary,

@@ -14,6 +14,7 @@ import tokenizer_gguf_test
 from attacks import ATTACKS, LINE_SEPARATORS, PLAIN
 
 from rlcw import data, metrics, preferences, report, tokenizer
+from rlcw.page import clean
 
 PROMPTS = importlib.resources.files('rlcw.prompts')
 MARKERS = [
@@ -174,7 +175,7 @@ def test_a_page_of_attacks_has_the_elements_of_an_honest_one(
   )
   for attack, text in ATTACKS.items():
     # a prompt, two replies, two rules of each, and a sampled reply
-    assert page.text.count(report.clean(text)) >= 8, attack
+    assert page.text.count(clean(text)) >= 8, attack
   assert not STEERING & {*page.text} - {'\t'}
   assert not STEERING & {*printed.out, *printed.err}
 

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 from panels import demanding
 
-from rlcw import evaluate
-
-
-def test_distinct_counts_different_pairs_of_words() -> None:
-  # a b, b a, a b | c d: three different of four
-  assert evaluate.distinct(['A b a b', 'c d'], 2) == 3 / 4
-  assert evaluate.distinct(['one'], 2) == 0
+from rlcw import answers, evaluate
 
 
 def test_bootstrap_is_paired_over_briefs() -> None:
@@ -48,7 +42,7 @@ def test_a_demand_without_a_verdict_is_neither_kept_nor_broken() -> None:
 
   def loosely(text: str, demand: bool | None) -> float:
     reply = {'text': text, 'follow': [',' not in text, demand]}
-    return evaluate.follows_loosely(brief, reply)
+    return answers.follows_loosely(brief, reply)
 
   assert [loosely('a', x) for x in (True, False)] == [1, 0]
   assert loosely('a, b', None) == 0

@@ -15,11 +15,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAYERS = {
   6: 'main',
   5: 'sft reward_model grpo curate adversary evaluate generate export score '
-  'judge report verify plan briefs',
+  'judge report verify plan briefs compare',
   4: 'learner programs scoring preferences debate players',
-  3: 'train llm strategy rewards rewards.writing rewards.local_judge '
+  3: 'answers train llm strategy rewards rewards.writing rewards.local_judge '
   'rewards.remote_judge',
-  2: 'policy annotate labelled rewards.judges',
+  2: 'policy annotate labelled rewards.judges compare_page',
   1: 'sampling weights checkpoint data',
   0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
   'rewards.languages rewards.units rewards.verse rewards.manners '
@@ -28,7 +28,7 @@ LAYERS = {
   'rewards.mixing attention attention_decode attention_kernels axes model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'records plots datasets prompts cache endpoint agreement retrieval grammar '
-  'hlo roofline processes slices tables',
+  'hlo roofline processes slices tables diversity winrate page arms arm_plots',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

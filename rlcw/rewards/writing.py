@@ -203,7 +203,19 @@ def score_texts(
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
-  """Scores of G replies to each of P prompts, by the reward model's own eyes.
+  """Scores `[P, G]` of G replies to each of P prompts; see `read_texts`."""
+  features_PxGxD = read_texts(model, prompts, replies, finished, widths)
+  return features_PxGxD @ np.asarray(model.head.weight) + model.head.bias
+
+
+def read_texts(
+  model: RewardModel,
+  prompts: list[str],
+  replies: list[list[str]],
+  finished: np.ndarray,
+  widths: tuple[int, int] = (0, 0),
+) -> np.ndarray:
+  """G replies to each of P prompts by the reward model's own eyes.
 
   Args:
     model: the reward model.
@@ -215,8 +227,8 @@ def score_texts(
       shapes repeat.
 
   Returns:
-    Scores `[P, G]`.  Several processes call it together, each with as many
-    texts of its own.
+    Features `[P, G, D]`.  Several processes call it together, each with as
+    many texts of its own.
   """
   decoder, text = model.decoder, model.decoder.text
   parts = processes.Parts(decoder.mesh)
@@ -248,4 +260,4 @@ def score_texts(
   mask = read_mask(length_PxG, finished_PxG, token.shape[-1], model.pooling)
   params = sharding.in_memory(decoder.params, 'device')
   found = features(params, *read, mask, config=decoder.config)
-  return np.asarray(parts.own(found @ model.head.weight + model.head.bias))
+  return np.asarray(parts.own(found))

@@ -1,0 +1,54 @@
+"""Does the dynamic penalty win?  GRPO by one way of mixing of several.
+
+  rlcw --config=configs/experiment.py:rlmr --workdir=runs/experiment/rlmr-0
+
+An arm is a mixer, with all else the same: model, briefs, seeds, steps, tokens,
+the reward model of configs/reward_model.py and adapters to learn.  Which briefs
+a step has, and the random keys of its replies, depend on the seed alone.
+`scripts/experiment.sh` runs all of them.
+
+Cost: 60 steps of about 13 s on 2 CPU cores, 3 GiB of memory.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+ARMS = {
+  'writing': dict(name='writing'),
+  'constraint': dict(name='constraint'),
+  'linear_0.5': dict(name='linear', weight=0.5),
+  'linear_1': dict(name='linear', weight=1.0),
+  'linear_2': dict(name='linear', weight=2.0),
+  'gate': dict(name='gate'),
+  'rlmr': dict(name='rlmr'),
+  'rlmr_rank': dict(name='rlmr', all_violating='rank'),
+  'rlmr_suppress': dict(name='rlmr', all_violating='suppress'),
+  'rlmr_writing_std': dict(name='rlmr'),
+  'rlmr_no_scale': dict(name='rlmr'),
+}
+SCALES = {'rlmr_writing_std': 'writing_std', 'rlmr_no_scale': 'none'}
+
+
+def get_config(arm: str = 'rlmr') -> ConfigDict:
+  if arm not in ARMS:
+    raise ValueError(f'arm {arm!r}; legal: {list(ARMS)}')
+  path = Path(__file__).with_name('grpo.py')
+  spec = importlib.util.spec_from_file_location('grpo', path)
+  grpo = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(grpo)
+  config = grpo.get_config()
+  config.update(
+    dict(
+      reward_model='runs/experiment/reward_model',
+      train='lora',
+      learning_rate=2e-4,
+      steps=60,
+      prompts_per_step=4,
+      checkpoint_every=10,
+      mixing=ARMS[arm],
+      advantage_scale=SCALES.get(arm, 'reward_std'),
+    )
+  )
+  return config

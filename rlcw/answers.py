@@ -1,0 +1,85 @@
+"""A model's scored replies to held-out briefs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlcw import Config, data, metrics, sampling, sharding, tokenizer
+from rlcw.policy import Policy
+from rlcw.rewards import constraints
+
+
+def answer(
+  model: Policy,
+  scorer: Callable[..., Any],
+  briefs: list[data.Brief],
+  trained: Config,
+  config: Config,
+) -> list[list[dict[str, Any]]]:
+  """`replies_per_brief` replies to each brief, as a `scoring.Scorer` sees them.
+
+  `kl` is log p − log p_base of a reply, in nats; the mean over replies is the
+  divergence from the base model.
+  """
+  prompt_NxL, length_N = data.pad(
+    tokenizer.chat(model.text, brief.text) for brief in briefs
+  )
+  size, replies = config.briefs_per_pass, []
+  passes = -(-len(briefs) // size)
+  for step in metrics.progress('evaluate', 0, passes, 'batch'):
+    # the last pass repeats some briefs, so that all passes have one shape
+    rows = np.arange(step * size, (step + 1) * size) % len(briefs)
+    prompt_PxL, length_P, brief_P = jax.device_put(
+      (prompt_NxL[rows], length_N[rows], rows),
+      sharding.over_groups(model.mesh),
+    )
+    rollout = sampling.sample(
+      model.params,
+      prompt_PxL,
+      length_P,
+      brief_P,
+      sampling.Temperature(trained.temperature),
+      config.seed,
+      0,
+      config=model.config,
+      group_size=config.replies_per_brief,
+      max_new_tokens=trained.max_new_tokens,
+      eos=tokenizer.eos_ids(model.text),
+    )
+    scores = scorer(
+      [briefs[row] for row in rows], prompt_PxL, length_P, rollout
+    )
+    finished = np.asarray(rollout.finished)
+    length = np.asarray(rollout.length)
+    gap_PxGxT = np.asarray(rollout.logp - scores.ref_logp)
+    kl = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
+    replies += [
+      [
+        {
+          'text': scores.text[p][g],
+          'writing': scores.writing[p, g],
+          'follow': scores.follow[p][g],
+          'finished': finished[p, g],
+          'length': length[p, g],
+          'kl': kl[p, g],
+        }
+        for g in range(config.replies_per_brief)
+      ]
+      for p in range(size)
+    ]
+  return replies[: len(briefs)]
+
+
+def follows_loosely(brief: data.Brief, reply: dict[str, Any]) -> float:
+  """IFEval's loose verdict on all rules; on demands there is only one.
+
+  Returns:
+    1 or 0; NaN where a demand got no verdict and no rule is broken.
+  """
+  loose = brief.follow(reply['text'], loose=True)
+  verdicts = zip(loose, reply['follow'], strict=True)
+  return 1 - constraints.breaks(
+    [strict if rule is None else rule for rule, strict in verdicts]
+  )

@@ -1,0 +1,290 @@
+"""Task `compare`: several finished runs and their base on held-out briefs.
+
+A run's folder is named ARM-SEED; runs of one arm differ by their seed alone.
+All answer the same briefs with the same random keys, and their replies are
+scored by what training used and by what it never saw: a reward model on other
+data or another decoder, and a judge.  What has been answered is kept in the
+workdir, so that runs can be added as they finish.
+"""
+
+import glob
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rlcw import (
+  Config,
+  answers,
+  arms,
+  compare_page,
+  data,
+  lora,
+  metrics,
+  policy,
+  scoring,
+  sharding,
+)
+from rlcw.policy import Policy
+from rlcw.rewards import constraints, judges, writing
+from rlcw.rewards.judges import Panel
+from rlcw.rewards.writing import RewardModel
+from rlcw.scoring import Scorer
+
+BASE = 'base'
+# What decides how a held-out reply comes about, and what it is worth.
+ALIKE = (
+  'model',
+  'briefs',
+  'language',
+  'temperature',
+  'max_new_tokens',
+  'writing',
+  'reward_model',
+  'verifiers',
+)
+# What may tell one arm from another.
+MIXING = 'mixing', 'advantage_scale', 'seed'
+
+
+class Eyes(NamedTuple):
+  """All that looks at replies."""
+
+  scorer: Scorer  # as in training
+  unseen: RewardModel  # training knew nothing of it
+  panel: Panel | None  # nor of this
+
+
+@sharding.ambient
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Answers, measures and shows; returns the summary."""
+  started = time.perf_counter()
+  runs = find(config.runs)
+  settings = {name: read_settings(folder) for name, folder in runs.items()}
+  trained = next(iter(settings.values()))
+  notes = differences(settings)
+  base = policy.load(trained.model, sharding.make_mesh(**config.mesh))
+  eyes = Eyes(
+    Scorer(base, trained),
+    writing.load(config.unseen, base),
+    scoring.make_panel(config.judge, base.mesh, base),
+  )
+  briefs = data.load_briefs(
+    trained.briefs, split='heldout', language=trained.language
+  )
+  folder = workdir / 'replies'
+  folder.mkdir(exist_ok=True)
+  replies, features = {}, {}
+  for name in (BASE, *runs):
+    file = folder / f'{name}.jsonl'
+    if not file.exists():
+      model = base if name == BASE else restore(runs[name], base)
+      answered = answers.answer(model, eyes.scorer, briefs, trained, config)
+      features_PxGxD = read(answered, briefs, eyes, config)
+      np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
+      judge(answered, replies.get(BASE, answered), briefs, eyes, config)
+      write(file, briefs, answered)
+    replies[name] = [line['replies'] for line in data.read_jsonl(file)]
+    features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
+  table = arms.measure(
+    replies,
+    features,
+    [brief.instruction_id_list for brief in briefs],
+    trained.language,
+    config.best_of,
+  )
+  summary = {
+    'briefs': len(briefs),
+    'replies_per_brief': config.replies_per_brief,
+    'steps': trained.steps,
+    'notes': notes,
+    'scorers': trust(eyes, trained, config),
+    'benchmark': benchmark(config.benchmark),
+    **table,
+    'wall_seconds': time.perf_counter() - started,
+    'hardware': metrics.hardware(),
+  }
+  metrics.write_json(workdir / 'summary.json', summary)
+  histories = {
+    name: data.read_jsonl(path / 'metrics.jsonl') for name, path in runs.items()
+  }
+  compare_page.write(workdir, summary, replies, briefs, histories)
+  return summary
+
+
+def find(pattern: str) -> dict[str, Path]:
+  """The finished runs that a pattern names, by the names of their folders.
+
+  Raises:
+    ValueError: there is none, or a name does not end in a seed.
+  """
+  folders = [Path(path) for path in sorted(glob.glob(pattern))]
+  done = {f.name: f for f in folders if (f / 'summary.json').exists()}
+  if not done:
+    raise ValueError(
+      f'runs={pattern!r}: no finished run of grpo among {len(folders)} folders'
+    )
+  for name in done:
+    if not name.rpartition('-')[2].isdecimal() or name.startswith('-'):
+      raise ValueError(f'{done[name]}: the name is not ARM-SEED, as in rlmr-0')
+  return done
+
+
+def read_settings(folder: Path) -> Config:
+  """The settings that a run was made with."""
+  return ConfigDict(json.loads((folder / 'config.json').read_text('utf-8')))
+
+
+def differences(settings: dict[str, Config]) -> list[str]:
+  """What differs between runs beside their mixing and seed, in words.
+
+  Raises:
+    ValueError: it makes a comparison meaningless.
+  """
+  first, *others = settings
+  notes = []
+  for name in others:
+    for key in sorted({*settings[first], *settings[name]} - {*MIXING}):
+      here, there = settings[first].get(key), settings[name].get(key)
+      if here == there:
+        continue
+      said = f'{key}: {here!r} in {first}, {there!r} in {name}'
+      if key in ALIKE:
+        raise ValueError(f'runs cannot be compared, as they differ in {said}')
+      notes.append(said)
+  return notes
+
+
+def restore(folder: Path, base: Policy) -> Policy:
+  """The policy that a run ended with."""
+  after, learned = policy.restore(folder, base)
+  return after._replace(params=lora.join(learned, base.params))
+
+
+def read(
+  answered: list[list[dict[str, Any]]],
+  briefs: list[data.Brief],
+  eyes: Eyes,
+  config: Config,
+) -> np.ndarray:
+  """Adds the other reward model's score of each reply as `unseen`.
+
+  Returns:
+    The features `[P, G, D]` that it is read from.
+  """
+  size, found = config.briefs_per_pass, []
+  for first in metrics.progress('read', 0, len(briefs), 'brief', size):
+    # the last pass repeats some briefs, so that shapes repeat
+    rows = np.arange(first, first + size) % len(briefs)
+    found += [
+      *writing.read_texts(
+        eyes.unseen,
+        [briefs[row].text for row in rows],
+        [[reply['text'] for reply in answered[row]] for row in rows],
+        np.array([[reply['finished'] for reply in answered[r]] for r in rows]),
+      )
+    ]
+  features_PxGxD = np.stack(found[: len(briefs)])
+  head = eyes.unseen.head
+  score_PxG = features_PxGxD @ np.asarray(head.weight) + np.asarray(head.bias)
+  for group, score_G in zip(answered, score_PxG, strict=True):
+    for reply, score in zip(group, score_G, strict=True):
+      reply['unseen'] = score
+  return features_PxGxD
+
+
+def judge(
+  answered: list[list[dict[str, Any]]],
+  theirs: list[list[dict[str, Any]]],
+  briefs: list[data.Brief],
+  eyes: Eyes,
+  config: Config,
+) -> None:
+  """Adds what the judge says of the first `judged_per_brief` replies.
+
+  `good` is its probability of Good, and `won` 1, 0 or, where its two orders
+  disagree, half against the base's reply.
+  """
+  if eyes.panel is None:
+    return
+  count = config.judged_per_brief
+  prompts = [brief.text for brief in briefs]
+  ours, others = (
+    [[reply['text'] for reply in group[:count]] for group in groups]
+    for groups in (answered, theirs)
+  )
+  question = scoring.make_question('judge', config.judge)
+  good_PxG = judges.judge(eyes.panel, question, prompts, ours).first
+  won_N = judges.compare(
+    eyes.panel,
+    scoring.make_question('compare', config.judge),
+    [prompt for prompt in prompts for _ in range(count)],
+    [text for group in ours for text in group],
+    [text for group in others for text in group],
+  )
+  won_PxG = won_N.reshape(good_PxG.shape)
+  for p, group in enumerate(answered):
+    for g, reply in enumerate(group[:count]):
+      reply |= {'good': good_PxG[p, g], 'won': won_PxG[p, g]}
+
+
+def write(
+  file: Path, briefs: list[data.Brief], answered: list[list[dict[str, Any]]]
+) -> None:
+  """One line per brief, the file whole or not at all."""
+  partial = file.with_suffix('.partial')
+  with partial.open('wb') as out:
+    for brief, group in zip(briefs, answered, strict=True):
+      for reply in group:
+        loose = answers.follows_loosely(brief, reply)
+        strict = 1 - constraints.breaks(reply['follow'])
+        reply |= {'strict': strict, 'loose': loose}
+      out.write(metrics.json_line({'brief_id': brief.id, 'replies': group}))
+  partial.replace(file)
+
+
+def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
+  """How often each scorer is right on the held-out preferences."""
+  pairs = data.load_preferences(
+    config.preferences, split='heldout', language=trained.language
+  )
+  prompts = [pair.prompt for pair in pairs]
+  texts = [[pair.chosen, pair.rejected] for pair in pairs]
+  told = {}
+  size = config.briefs_per_pass
+  right = []
+  for first in range(0, len(pairs), size):
+    rows = np.arange(first, first + size) % len(pairs)
+    score_Px2 = writing.score_texts(
+      eyes.unseen,
+      [prompts[row] for row in rows],
+      [texts[row] for row in rows],
+      np.ones((size, 2), bool),
+    )
+    right += [*(score_Px2[:, 0] > score_Px2[:, 1])][: len(pairs) - first]
+  told['unseen'] = np.mean(right)
+  if eyes.panel is not None:
+    question = scoring.make_question('compare', config.judge)
+    chosen, rejected = zip(*texts, strict=True)
+    won = judges.compare(eyes.panel, question, prompts, chosen, rejected)
+    told['judge'] = metrics.mean(won)
+  return told
+
+
+def benchmark(pattern: str) -> dict[str, dict[str, float]]:
+  """IFEval's four numbers of each arm, from folders of finished `verify` runs.
+
+  Raises:
+    ValueError: a folder holds something else.
+  """
+  found = {}
+  for file in sorted(glob.glob(f'{pattern}/summary.json')):
+    told = json.loads(Path(file).read_text('utf-8'))
+    numbers = {k: v for k, v in told.items() if k.endswith(('strict', 'loose'))}
+    if told.get('mode') != 'benchmark' or not numbers:
+      raise ValueError(f'{file} is not of `verify` with mode=benchmark')
+    found[Path(file).parent.name] = numbers
+  return found
