@@ -157,8 +157,12 @@ def draw_drift(arms: dict[str, Any]) -> bytes:
   left, right = page.subplots(1, 2, width_ratios=(3, 2))
   names, looked = [*arms], looks([*arms])
   parts: Any = left.violinplot(
-    [arms[arm]['lengths'] for arm in names], showmeans=True, vert=False
+    [arms[arm]['lengths'] for arm in names],
+    showmeans=True,
+    orientation='horizontal',
   )
+  for line in 'cmeans', 'cbars', 'cmins', 'cmaxes':
+    parts[line].set(color='#333333', linewidth=0.8)
   for body, arm in zip(parts['bodies'], names, strict=True):
     body.set(facecolor=looked[arm][0], alpha=0.5)
   left.set_yticks(range(1, len(names) + 1), names)

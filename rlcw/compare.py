@@ -85,7 +85,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       answered = answers.answer(model, eyes.scorer, briefs, trained, config)
       features_PxGxD = read(answered, briefs, eyes, config)
       np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
-      judge(answered, replies.get(BASE, answered), briefs, eyes, config)
+      if eyes.panel is not None:
+        judge(eyes.panel, answered, replies.get(BASE), briefs, config)
       write(file, briefs, answered)
     replies[name] = [line['replies'] for line in data.read_jsonl(file)]
     features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
@@ -197,35 +198,32 @@ def read(
 
 
 def judge(
+  panel: Panel,
   answered: list[list[dict[str, Any]]],
-  theirs: list[list[dict[str, Any]]],
+  theirs: list[list[dict[str, Any]]] | None,
   briefs: list[data.Brief],
-  eyes: Eyes,
   config: Config,
 ) -> None:
-  """Adds what the judge says of the first `judged_per_brief` replies.
+  """Adds what a judge says of the first `judged_per_brief` replies.
 
   `good` is its probability of Good, and `won` 1, 0 or, where its two orders
-  disagree, half against the base's reply.
+  disagree, half against the base's reply, where there is one.
   """
-  if eyes.panel is None:
-    return
   count = config.judged_per_brief
   prompts = [brief.text for brief in briefs]
-  ours, others = (
-    [[reply['text'] for reply in group[:count]] for group in groups]
-    for groups in (answered, theirs)
-  )
+  ours = [[reply['text'] for reply in group[:count]] for group in answered]
   question = scoring.make_question('judge', config.judge)
-  good_PxG = judges.judge(eyes.panel, question, prompts, ours).first
-  won_N = judges.compare(
-    eyes.panel,
-    scoring.make_question('compare', config.judge),
-    [prompt for prompt in prompts for _ in range(count)],
-    [text for group in ours for text in group],
-    [text for group in others for text in group],
-  )
-  won_PxG = won_N.reshape(good_PxG.shape)
+  good_PxG = judges.judge(panel, question, prompts, ours).first
+  won_PxG = np.full_like(good_PxG, np.nan)
+  if theirs is not None:
+    won_N = judges.compare(
+      panel,
+      scoring.make_question('compare', config.judge),
+      [prompt for prompt in prompts for _ in range(count)],
+      [text for group in ours for text in group],
+      [reply['text'] for group in theirs for reply in group[:count]],
+    )
+    won_PxG = won_N.reshape(good_PxG.shape)
   for p, group in enumerate(answered):
     for g, reply in enumerate(group[:count]):
       reply |= {'good': good_PxG[p, g], 'won': won_PxG[p, g]}

@@ -3,15 +3,17 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from pipeline import ROOT, run, tiny_config
+from panels import Scripted
+from pipeline import ROOT, run, shipped, tiny_config
 
-from rlcw import data
+from rlcw import compare, data, metrics, scoring
 from rlcw.rewards import mixing
 
 
@@ -209,3 +211,102 @@ def test_every_mixer_gives_advantages(
   assert np.isfinite(mixed.advantage).all()
   assert mixed.advantage[0, 1] == 0
   assert not mixed.rewards.valid[0, 1]
+
+
+@pytest.fixture(scope='session')
+def arms(
+  runs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """The run once more as other seeds and another arm, and a second scorer."""
+  folder = tmp_path_factory.mktemp('arms')
+  for name in ('rlmr-0', 'rlmr-1', 'linear_2-0'):
+    shutil.copytree(runs / 'grpo', folder / 'runs' / name)
+  settings = json.loads((runs / 'grpo' / 'config.json').read_text())
+  settings['mixing']['name'] = 'linear'
+  metrics.write_json(folder / 'runs' / 'linear_2-0' / 'config.json', settings)
+  shutil.copytree(runs / 'reward_model', folder / 'unseen')
+  verified = folder / 'ifeval' / 'base'
+  verified.mkdir(parents=True)
+  told = {'mode': 'benchmark', 'prompt_strict': 0.125, 'prompt_loose': 0.5}
+  told |= {'instruction_strict': 0.25, 'instruction_loose': 0.75}
+  metrics.write_json(verified / 'summary.json', told)
+  return folder
+
+
+def test_runs_are_compared_and_added(
+  arms: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  panel = Scripted(lambda prompt: 0.8)  # always the first: a tie
+  monkeypatch.setattr(scoring, 'make_panel', lambda *_: panel)
+  config, workdir = shipped('compare'), arms / 'comparison'
+  config.runs = str(arms / 'runs' / 'rlmr-*')
+  config.unseen = str(arms / 'unseen')
+  config.benchmark = str(arms / 'ifeval' / '*')
+  config.briefs_per_pass = 16
+  config.replies_per_brief = 2
+  first = run('compare', config, workdir)
+  assert [*first['arms']] == ['base', 'rlmr'] and first['best'] == {}
+  kept = (workdir / 'replies' / 'rlmr-0.jsonl').stat().st_mtime_ns
+
+  config.runs = str(arms / 'runs' / '*')
+  summary = run('compare', config, workdir)
+  assert (workdir / 'replies' / 'rlmr-0.jsonl').stat().st_mtime_ns == kept
+  found = summary['arms']
+  assert [*found] == ['base', 'linear_2', 'rlmr']
+  assert found['rlmr']['runs'] == ['rlmr-0', 'rlmr-1']
+  assert summary['best'] == {'linear': 'linear_2'}
+  for arm in ('linear_2', 'rlmr'):
+    wins = found[arm]['wins']
+    replies = 60 * 2 * len(found[arm]['runs'])
+    assert wins['unseen']['compared'] == replies
+    assert wins['judge']['compared'] == replies / 2  # one of two is judged
+    assert wins['judge']['ties'] == 1
+    assert found[arm]['numbers']['kl'] > 1e-3
+  assert found['base']['numbers']['kl'] == pytest.approx(0, abs=1e-3)
+  # they are one run, under three names
+  gain = summary['against']['rlmr']['linear_2']['unseen']
+  assert gain['mean'] == 0 and gain['interval'] == [0, 0]
+  page = (workdir / 'report.html').read_text()
+  assert '</html>' in page and '12.5%' in page and 'linear_2' in page
+  for name in ('plane', 'bands', 'drift'):
+    assert (workdir / f'{name}.png').read_bytes().startswith(b'\x89PNG')
+  json.loads((workdir / 'summary.json').read_text())
+
+
+def test_a_comparison_says_what_evaluate_says(
+  runs: pathlib.Path, arms: pathlib.Path
+) -> None:
+  """The same keys and the same scorer: the same replies, the same verdicts."""
+  told = json.loads((runs / 'evaluate' / 'summary.json').read_text())
+  rows = data.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
+  for arm, name in (('base', 'base'), ('trained', 'rlmr-0')):
+    lines = data.read_jsonl(arms / 'comparison' / 'replies' / f'{name}.jsonl')
+    texts = [[r['text'] for r in line['replies']] for line in lines]
+    assert texts == [[r['text'] for r in row[arm]] for row in rows]
+    strict = [r['strict'] for line in lines for r in line['replies']]
+    assert np.mean(strict) == pytest.approx(told[f'pass_rate_{arm}'])
+
+
+def test_runs_that_cannot_be_compared_are_refused(
+  arms: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  with pytest.raises(ValueError, match='no finished run of grpo among 0'):
+    compare.find(str(tmp_path / '*'))
+  (tmp_path / 'rlmr').mkdir()
+  metrics.write_json(tmp_path / 'rlmr' / 'summary.json', {})
+  with pytest.raises(ValueError, match='not ARM-SEED'):
+    compare.find(str(tmp_path / '*'))
+  settings = {
+    name: compare.read_settings(arms / 'runs' / name)
+    for name in ('rlmr-0', 'linear_2-0')
+  }
+  assert compare.differences(settings) == []  # mixing and seed may differ
+  settings['linear_2-0'].learning_rate = 1.0
+  (note,) = compare.differences(settings)
+  assert note == 'learning_rate: 0.001 in rlmr-0, 1.0 in linear_2-0'
+  settings['linear_2-0'].max_new_tokens = 9
+  with pytest.raises(ValueError, match='max_new_tokens: 8 in rlmr-0, 9 in'):
+    compare.differences(settings)
+  metrics.write_json(tmp_path / 'rlmr' / 'summary.json', {'mode': 'reward'})
+  with pytest.raises(ValueError, match='mode=benchmark'):
+    compare.benchmark(str(tmp_path / '*'))
