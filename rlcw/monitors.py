@@ -173,7 +173,7 @@ class Watch:
 
   def _excess(self, name: str, row: Mapping[str, Any]) -> float | None:
     """A monitor's value where it now trips."""
-    monitor, window = MONITORS[name], self.settings.window
+    monitor, window = MONITORS[name], int(self.settings.window)
     values = [row.get(metric) for metric in monitor.metrics]
     if None in values:
       return None

@@ -45,8 +45,7 @@ _FIELDS = {
     'matched_pairs calibration_error wall_seconds'
   ),
   'grpo/metrics.jsonl': ' '.join(
-    ['step']
-    + [m + '?' * (not p.always) for p in PANELS for m in p.series]
+    ['step'] + [m + '?' * (not p.always) for p in PANELS for m in p.series]
   ),
   'grpo/rollouts.jsonl': 'step brief_id prompt replies',
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
@@ -74,9 +73,10 @@ _KINDS = {
   **dict.fromkeys(('hardware', 'unmonitored'), (dict,)),
   **dict.fromkeys(('text', 'prompt', 'language', 'genre', 'monitor'), (str,)),
   **dict.fromkeys(
-    'follow rules instruction_id_list replies base trained warnings'.split(),
+    ('follow', 'rules', 'instruction_id_list', 'replies', 'base', 'trained'),
     (list,),
   ),
+  'warnings': (list,),
   **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
   **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
@@ -314,6 +314,15 @@ def pick_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return picked
 
 
+def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
+  """Those curves that the run has, or ought to have."""
+  return [
+    panel
+    for panel in PANELS
+    if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.series)
+  ]
+
+
 def _render(
   runs: Runs,
   summary: dict[str, Any],
@@ -365,11 +374,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   workdir.mkdir(parents=True, exist_ok=True)
   rates = rule_rates(runs.briefs)
   rules_png = draw_rules(rates)
-  panels = [
-    panel
-    for panel in PANELS
-    if panel.always or any(np.isfinite(runs.metrics[m]).any() for m in panel.series)
-  ]
+  panels = pick_panels(runs.metrics)
   (workdir / 'curves.png').write_bytes(draw_curves(panels, runs.metrics, 3))
   (workdir / 'rules.png').write_bytes(rules_png)
   page = _render(runs, summary, rates, rules_png, panels)
