@@ -106,3 +106,6 @@ variety = _table(lambda words: min(len({*words} & {*WORDS}), 3))
 length = _table(len)
 plums = _table(lambda words: words.count('plum'))
 nothing = _table(lambda words: 0.0)
+choice = _table(
+  lambda words: np.mean([w in WORDS[4:] for w in words]) if words else np.nan
+)

@@ -84,17 +84,13 @@ def test_a_monitor_compares_windows(
 
 def test_a_run_of_five_steps_trips_nothing_and_says_what_was_off() -> None:
   rng = np.random.default_rng(0)
-  names = [
-    'length_mean',
-    'repetition',
-    'entropy',
-    'no_signal_groups',
-    'writing',
-  ]
+  read = {m for each in monitors.MONITORS.values() for m in each.metrics}
   rows = [
-    {'step': n, **dict(zip(names, rng.exponential(9, 5), strict=True))}
+    {'step': n, **{metric: rng.exponential(9) for metric in sorted(read)}}
     for n in range(5)
   ]
+  for row in rows:
+    row['judge_good'] = None
   watch = monitors.survey(rows, SETTINGS)
   assert watch.warnings == []
   assert watch.unseen() == {
@@ -217,8 +213,7 @@ def train(
       writing=f'apprentice:{writing}',
       mixing__name='writing',
       steps=steps,
-      monitors__window=4,
-      **changes,
+      **{'monitors__window': 4} | changes,
     )
     rows = run(config, tmp_path / name)
     return json.loads((tmp_path / name / 'summary.json').read_text()), rows
@@ -238,7 +233,7 @@ def test_a_reward_for_length_that_a_judge_dislikes(
 
   panel = Scripted(brevity)
   monkeypatch.setattr(scoring, 'make_panel', lambda *_: panel)
-  summary, rows = train('length', steps=20)
+  summary, rows = train('length', monitors__window=2)
   told = capsys.readouterr().out
   assert {'length', 'judge'} <= names(summary)
   assert 'judge' not in summary['unmonitored']
@@ -250,8 +245,8 @@ def test_a_reward_for_length_that_a_judge_dislikes(
   assert [row['judge_good'] is None for row in rows] == [False, True] * 10
   assert [row['judge_questions'] for row in rows] == [8, 0] * 10
   # once more, in two parts
-  train('length', 'resumed', steps=11)
-  resumed, again = train('length', 'resumed', steps=20)
+  train('length', 'resumed', 11, monitors__window=2)
+  resumed, again = train('length', 'resumed', monitors__window=2)
   assert resumed['warnings'] == summary['warnings']
   assert resumed['unmonitored'] == summary['unmonitored']
   assert [r['judge_good'] for r in again] == [r['judge_good'] for r in rows]
@@ -272,9 +267,9 @@ def test_a_reward_that_is_the_same_for_all(train: Train) -> None:
 
 
 def test_a_healthy_run_trips_nothing(train: Train, capsys: Any) -> None:
-  """It learns to write more different words, and is not disturbed."""
-  summary, rows = train('variety', learning_rate=1e-3, kl_weight=0.1)
+  """It learns to choose its words, and is not disturbed."""
+  summary, rows = train('choice', steps=16, learning_rate=1e-3)
   assert summary['warnings'] == []
   assert 'warning' not in capsys.readouterr().out
   writing = [row['writing'] for row in rows]
-  assert np.mean(writing[-5:]) > np.mean(writing[:5]) + 0.1
+  assert np.mean(writing[-5:]) > np.mean(writing[:5]) + 0.05
