@@ -106,7 +106,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   summary = {
     'steps': int(state.step),
     'warnings': watched.warnings,
-    'unmonitored': watched.unseen(),
+    'unmonitored': watched.off(),
     'max_violator_advantage': max(worst, default=None),
     'wall_seconds': sum(row['seconds_step'] for row in history),
     'process_seconds': time.perf_counter() - started,
@@ -298,7 +298,7 @@ def find_facts(rollout: sampling.Rollout, scores: Scores) -> dict[str, Any]:
     'length': length,
     'logp': logp.sum(),
     'repetition': np.array(
-      [[monitors.repeated(text) for text in group] for group in scores.text]
+      [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
     ),
     'good': scores.good,
     'told': scores.told,

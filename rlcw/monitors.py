@@ -166,12 +166,12 @@ class Watch:
     told = [
       self._warn(name, value, row['step'])
       for name in MONITORS
-      if (value := self._excess(name, row)) is not None
+      if (value := self._trip(name, row)) is not None
     ]
     self.warnings += told
     return told
 
-  def _excess(self, name: str, row: Mapping[str, Any]) -> float | None:
+  def _trip(self, name: str, row: Mapping[str, Any]) -> float | None:
     """A monitor's value where it now trips."""
     monitor, window = MONITORS[name], int(self.settings.window)
     values = [row.get(metric) for metric in monitor.metrics]
@@ -204,16 +204,16 @@ class Watch:
       'text': f'{text}; {monitor.advice}.',
     }
 
-  def unseen(self) -> dict[str, str]:
+  def off(self) -> dict[str, str]:
     """The monitors that never had what they need, and why."""
-    off = {}
+    found = {}
     for name, monitor in MONITORS.items():
       need = monitor.windows * self.settings.window
       if name == 'judge' and not self.count[name]:
-        off[name] = 'no judge was asked that is not the writing reward itself'
+        found[name] = 'no judge was asked that is not the writing reward itself'
       elif self.count[name] < need:
-        off[name] = f'it had {self.count[name]} of the {need} steps it needs'
-    return off
+        found[name] = f'it had {self.count[name]} of the {need} steps it needs'
+    return found
 
 
 def survey(rows: Iterable[Mapping[str, Any]], settings: Config) -> Watch:

@@ -93,7 +93,7 @@ def test_a_run_of_five_steps_trips_nothing_and_says_what_was_off() -> None:
     row['judge_good'] = None
   watch = monitors.survey(rows, SETTINGS)
   assert watch.warnings == []
-  assert watch.unseen() == {
+  assert watch.off() == {
     'length': 'it had 5 of the 16 steps it needs',
     'repetition': 'it had 5 of the 16 steps it needs',
     'judge': 'no judge was asked that is not the writing reward itself',
@@ -128,7 +128,7 @@ def test_steps_without_a_verdict_do_not_count() -> None:
   ]
   rows = [row | {'step': n} for n, row in enumerate(rows)]
   assert tripped(rows) == [('judge', 30, 0.8)]
-  assert 'judge' in monitors.survey(rows[:30], SETTINGS).unseen()
+  assert 'judge' in monitors.survey(rows[:30], SETTINGS).off()
 
 
 @pytest.mark.parametrize(
