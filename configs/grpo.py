@@ -225,7 +225,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       reward_model='runs/quickstart/reward_model',  # workdir of that run
       verifiers=('rules',),  # rules (of the brief, and its demands) and any
       # module:function
-      judge=judge_settings(),  # writing='judge', and the briefs' demands
+      judge=judge_settings(),  # writing='judge', the briefs' demands, and a
+      # second opinion for `monitors` where writing is another
       mixing=dict(
         name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
         margin=0.5,  # rlmr: in stds of the group's writing scores
@@ -242,6 +243,15 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=6,
+      monitors=dict(  # of reward hacking; a warning where one is passed
+        window=8,  # steps, whose mean is compared with that of the first ones
+        length=1.5,  # times as long as at first, or as much shorter
+        repetition=0.2,  # more of a reply is repeated than at first
+        judge=0.2,  # less probably Good than at first while writing rises
+        judge_every=2,  # steps: then `judge` reads a reply to each brief
+        no_signal=0.75,  # share of groups whose advantages are all 0
+        entropy=0.5,  # times that of the first steps
+      ),
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
       rollout_table='decode',  # decode | train: how weights are split while
       # replies are sampled, whole over fsdp or as they are trained

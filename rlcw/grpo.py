@@ -29,6 +29,7 @@ from rlcw import (
   lora,
   losses,
   metrics,
+  monitors,
   policy,
   processes,
   sampling,
@@ -91,6 +92,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
     microbatches=config.prompts_per_step // config.microbatch_groups,
+    watch=make_watch(config),
   )
   if not metrics.speaks():
     return {}
@@ -100,8 +102,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for row in history
     if row['max_violator_advantage'] is not None
   ]
+  watched = monitors.survey(history, config.monitors)
   summary = {
     'steps': int(state.step),
+    'warnings': watched.warnings,
+    'unmonitored': watched.off(),
     'max_violator_advantage': max(worst, default=None),
     'wall_seconds': sum(row['seconds_step'] for row in history),
     'process_seconds': time.perf_counter() - started,
@@ -118,12 +123,25 @@ def check(config: Config) -> None:
   """Raises ValueError, naming what is legal, if a setting makes no sense."""
   learner.check(config, sharding.make_mesh(**config.mesh))
   scoring.check(config)
+  monitors.check(config.monitors)
   for name, value, legal in (
     ('mixing.name', config.mixing.name, tuple(mixing.MIXERS)),
     ('advantage_scale', config.advantage_scale, ADVANTAGE_SCALES),
   ):
     if value not in legal:
       raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+
+
+def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:
+  """Says a line where a row of metrics trips a monitor."""
+  watch = monitors.Watch(config.monitors)
+
+  def see(row: dict[str, Any]) -> None:
+    for found in watch.see(row):
+      name, step, text = (found[k] for k in ('monitor', 'step', 'text'))
+      metrics.say(f'grpo: warning ({name}, step {step}): {text}')
+
+  return see
 
 
 def make_next_batch(
@@ -157,7 +175,8 @@ def make_next_batch(
     )
     sampled = time.perf_counter()
     chosen = [briefs[row] for row in rows]
-    scores = scorer(chosen, prompt_PxL, length_P, rollout)
+    opinion = step % config.monitors.judge_every == 0
+    scores = scorer(chosen, prompt_PxL, length_P, rollout, opinion)
     own = parts.own(rollout)
     facts = join_facts(parts.gather(find_facts(own, scores)))
     mixed = mix(facts['writing'], facts['violated'], facts['valid'])
@@ -278,6 +297,10 @@ def find_facts(rollout: sampling.Rollout, scores: Scores) -> dict[str, Any]:
     'finished': finished,
     'length': length,
     'logp': logp.sum(),
+    'repetition': np.array(
+      [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
+    ),
+    'good': scores.good,
     'told': scores.told,
   }
 
@@ -320,9 +343,12 @@ def describe(facts: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
     'mixed_groups': np.mean((share > 0) & (share < 1)),
     'clean_groups': np.mean(share == 0),
     'all_violating_groups': np.mean(share == 1),
+    'no_signal_groups': 1 - mixed.advantage.any(1).mean(),
     'length_mean': length.mean(),
     'truncated': 1 - facts['finished'].mean(),
     'entropy': -facts['logp'] / length.sum(),
+    'repetition': facts['repetition'].mean(),
+    'judge_good': metrics.mean(facts['good']),
     **facts['told'],
   }
 

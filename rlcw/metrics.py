@@ -108,17 +108,26 @@ class Writer:
   """A run's `metrics.jsonl` and TensorBoard events.
 
   A resumed run forgets what was written past its last save, in all its JSONL.
+  `watch` sees every row in order, those that a resumed run found there first.
   """
 
-  def __init__(self, workdir: Path, first_step: int = 0):
+  def __init__(
+    self,
+    workdir: Path,
+    first_step: int = 0,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+  ):
     from tensorboardX import SummaryWriter
 
-    self._board = None
+    self._board, self._watch = None, watch
     if not speaks():
       return
     for file in workdir.glob('*.jsonl'):
       drop_from(file, first_step)
     self._file = workdir / 'metrics.jsonl'
+    if watch and self._file.exists():
+      for line in self._file.read_bytes().splitlines():
+        watch(json.loads(line))
     self._board = SummaryWriter(
       str(workdir / 'tensorboard'), purge_step=first_step
     )
@@ -127,9 +136,12 @@ class Writer:
     """Writes the scalars of one step."""
     if self._board is None:
       return
-    append_jsonl(self._file, {'step': step, **values})
-    for name, value in clean(values).items():
-      if isinstance(value, (int, float)):
+    row = clean({'step': step, **values})
+    append_jsonl(self._file, row)
+    if self._watch:
+      self._watch(row)
+    for name, value in row.items():
+      if name != 'step' and isinstance(value, (int, float)):
         self._board.add_scalar(name, value, step)
 
   def __enter__(self) -> 'Writer':

@@ -36,6 +36,7 @@ class Panel(NamedTuple):
   title: str
   series: dict[str, str]  # metric -> colour; its last word is the label
   kind: str = ''
+  always: bool = True  # what some runs lack is shown where they have it
 
 
 PANELS = (
@@ -49,6 +50,11 @@ PANELS = (
   Panel('Truncated replies', {'truncated': GREEN}, 'percent'),
   Panel('KL to the reference', {'kl': GREEN}),
   Panel('Entropy', {'entropy': GREEN}),
+  Panel('Repeated text', {'repetition': GREEN}, 'percent', False),
+  Panel(
+    'Groups without signal', {'no_signal_groups': PURPLE}, 'percent', False
+  ),
+  Panel('Good, says the judge', {'judge_good': TRAINED}, 'percent', False),
   Panel(
     'Seconds per step',
     {
@@ -122,8 +128,10 @@ def draw_curves(
   rows = -(-len(panels) // columns)
   page = figure.Figure((4 * columns, 2.6 * rows), layout='constrained')
   grid = page.subplots(rows, columns, squeeze=False)
-  for ax, panel in zip(grid.flat, panels, strict=True):
+  for ax, panel in zip(grid.flat, panels, strict=False):
     _draw_panel(ax, panel, metrics)
+  for ax in grid.flat[len(panels) :]:
+    ax.remove()
   return png(page)
 
 

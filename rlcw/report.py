@@ -18,7 +18,7 @@ import rich
 from rich import table
 
 from rlcw.page import show, template
-from rlcw.plots import ARMS, PANELS, draw_curves, draw_rules
+from rlcw.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
 
 GROUPS_PER_STEP = 2
@@ -33,7 +33,8 @@ _HEADLINE = (
   ('Distinct-2', 'distinct2', 'z.3f'),
 )
 _REPLY = 'text writing follow finished length'
-# What each file, and each field that holds objects, must contain …
+# What each file, and each field that holds objects, must contain, or with a
+# `?` may, as older runs lack it …
 _FIELDS = {
   'reward_model/summary.json': (
     'heldout_accuracy length_only_accuracy matched_accuracy heldout_pairs '
@@ -41,10 +42,11 @@ _FIELDS = {
     'matched_pairs calibration_error wall_seconds'
   ),
   'grpo/metrics.jsonl': ' '.join(
-    ['step'] + [metric for panel in PANELS for metric in panel.series]
+    ['step'] + [m + '?' * (not p.always) for p in PANELS for m in p.series]
   ),
   'grpo/rollouts.jsonl': 'step brief_id prompt replies',
-  'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware',
+  'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
+  'warnings? unmonitored?',
   'grpo/config.json': '',
   'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
   'trained instruction_id_list',
@@ -56,6 +58,7 @@ _FIELDS = {
     ]
   ),
   'replies': _REPLY + ' violated valid reward advantage',
+  'warnings': 'monitor step value threshold text',
   'base': _REPLY,
   'trained': _REPLY,
   'pass_rate_difference': 'mean low high',
@@ -64,30 +67,37 @@ _FIELDS = {
 # … and the type of a field; those not named here are numbers, or null for NaN.
 _KINDS = {
   'brief_id': (str, int),
-  'hardware': (dict,),
-  **dict.fromkeys(('text', 'prompt', 'language', 'genre'), (str,)),
+  **dict.fromkeys(('hardware', 'unmonitored'), (dict,)),
+  **dict.fromkeys(('text', 'prompt', 'language', 'genre', 'monitor'), (str,)),
   **dict.fromkeys(
     ('follow', 'rules', 'instruction_id_list', 'replies', 'base', 'trained'),
     (list,),
   ),
+  'warnings': (list,),
   **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
   **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
+
+
+def _fields(name: str) -> list[tuple[bool, str]]:
+  """Whether it may be missing, and the name, of each field."""
+  return [(f.endswith('?'), f.rstrip('?')) for f in _FIELDS[name].split()]
 
 
 def _complaints(value: Any, name: str, where: str = '') -> Iterator[str]:
   """Names each place where `value`, found as `name`, is not as expected."""
   number = (int, float, type(None))
   kinds = _KINDS.get(name, (dict,) if name in _FIELDS else number)
-  if not isinstance(value, kinds) or (name in _FIELDS and value == []):
+  empty = value == [] and name in _FIELDS and name != 'warnings'
+  if not isinstance(value, kinds) or empty:
     names = ' or '.join(kind.__name__ for kind in kinds)
     yield f'{where[1:] or "it"} should be {names}, not {value!r:.40}'
   elif name in _FIELDS:
     for item in value if isinstance(value, list) else [value]:
-      for field in _FIELDS[name].split():
+      for optional, field in _fields(name):
         if isinstance(item, dict) and field in item:
           yield from _complaints(item[field], field, f'{where}.{field}')
-        else:
+        elif not optional:
           yield f'{where}.{field} is missing'[1:]
 
 
@@ -169,8 +179,8 @@ def read_runs(config: ml_collections.ConfigDict) -> Runs:
     grpo_config,
     evaluation,
     {
-      name: np.array([by_step[s][name] for s in sorted(by_step)], float)
-      for name in _FIELDS['grpo/metrics.jsonl'].split()
+      name: np.array([by_step[s].get(name) for s in sorted(by_step)], float)
+      for _, name in _fields('grpo/metrics.jsonl')
     },
     list({(g['step'], g['brief_id']): g for g in groups}.values()),
     briefs,
@@ -274,14 +284,24 @@ def pick_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return picked
 
 
+def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
+  """Those curves that the run has, or ought to have."""
+  return [
+    panel
+    for panel in PANELS
+    if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.series)
+  ]
+
+
 def _render(
   runs: Runs,
   summary: dict[str, Any],
   rates: list[dict[str, Any]],
   rules_png: bytes,
+  panels: Sequence[Panel],
 ) -> Any:
   """The page as a template module: its text, and its `verdict` by itself."""
-  curves = [(panel, draw_curves([panel], runs.metrics)) for panel in PANELS]
+  curves = [(panel, draw_curves([panel], runs.metrics)) for panel in panels]
   return template('report.html.jinja').make_module(
     {
       'runs': runs,
@@ -312,13 +332,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     ),
     'reward_model': runs.reward_model,
     'hardware': runs.grpo['hardware'],
+    'warnings': runs.grpo.get('warnings'),
   }
   workdir.mkdir(parents=True, exist_ok=True)
   rates = rule_rates(runs.briefs)
   rules_png = draw_rules(rates)
-  (workdir / 'curves.png').write_bytes(draw_curves(PANELS, runs.metrics, 3))
+  panels = pick_panels(runs.metrics)
+  (workdir / 'curves.png').write_bytes(draw_curves(panels, runs.metrics, 3))
   (workdir / 'rules.png').write_bytes(rules_png)
-  page = _render(runs, summary, rates, rules_png)
+  page = _render(runs, summary, rates, rules_png, panels)
   (workdir / 'report.html').write_text(str(page), encoding='utf-8')
   (workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
   grid = table.Table('', *ARMS, 'difference', '95% interval')

@@ -50,6 +50,7 @@ class Scores(NamedTuple):
   writing: np.ndarray  # NaN where there is no score
   valid: np.ndarray  # whether there is a score and every verdict that matters
   ref_logp: jax.Array  # [P, G, T]
+  good: np.ndarray  # [P] a second opinion of each first reply, NaN without
   told: dict[str, Any]  # statistics
 
 
@@ -227,11 +228,13 @@ class Scorer:
     prompt_PxL: jax.Array,
     length_P: jax.Array,
     rollout: sampling.Rollout,
+    second_opinion: bool = False,
   ) -> Scores:
     """Writing score, verdicts, and log-probabilities under the reference.
 
     The device is sent off first; the host checks the rules meanwhile.  A reply
     that the token budget cut is no finished piece: it counts as a violation.
+    A second opinion is the judge's, where it is not the writing score itself.
     """
     used = self.usage()
     reward, head, pooling = self.reward, None, 'mean'
@@ -260,6 +263,9 @@ class Scorer:
       score_PxG = self.write(briefs, text, finished, widths)
     score_PxG = np.asarray(score_PxG)
     written = time.perf_counter()
+    good_P = np.full(len(text), np.nan)
+    if second_opinion and self.panel and self.config.writing != 'judge':
+      good_P = self.judge(briefs, [group[:1] for group in text])[:, 0]
     unknown = np.isnan(broken) & finished
     scored = np.isfinite(score_PxG)
     told = {
@@ -270,7 +276,9 @@ class Scorer:
     } | {f'judge_{k}': v - used[k] for k, v in self.usage().items()}
     violated = (broken == 1) | ~finished
     valid = scored & ~unknown
-    return Scores(text, follow, violated, score_PxG, valid, ref_logp, told)
+    return Scores(
+      text, follow, violated, score_PxG, valid, ref_logp, good_P, told
+    )
 
   def texts(self, rollout: sampling.Rollout) -> list[list[str]]:
     """The replies in words, `[P][G]`."""
@@ -315,8 +323,15 @@ class Scorer:
     if self.reward is not None:
       return writing.score_texts(self.reward, prompts, text, finished, widths)
     if self.config.writing == 'judge':
-      question = make_question('judge', self.config.judge)
-      assert self.panel is not None  # `check` has seen to it
-      return judges.judge(self.panel, question, prompts, text).first
+      return self.judge(briefs, text)
     name = self.config.writing
     return ask_own(own(name, 'writing', ''), name, briefs, text)
+
+  def judge(
+    self, briefs: Sequence[data.Brief], text: Sequence[Sequence[str]]
+  ) -> np.ndarray:
+    """How probably Good the judge finds each reply, `[P, G]`."""
+    question = make_question('judge', self.config.judge)
+    assert self.panel is not None  # `check` has seen to it
+    prompts = [brief.text for brief in briefs]
+    return judges.judge(self.panel, question, prompts, text).first

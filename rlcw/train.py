@@ -177,10 +177,12 @@ def fit(
   frozen: Params | None = None,
   microbatches: int = 1,
   max_bad_steps: int = 3,
+  watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainState:
   """Trains to `steps` steps, from the newest checkpoint if there is one.
 
-  The loss sees the state's parameters joined with the `frozen` ones.
+  The loss sees the state's parameters joined with the `frozen` ones, `watch`
+  the rows of metrics (`metrics.Writer`).
 
   Raises:
     Preempted: a SIGTERM came, to any of the processes; the state after the
@@ -202,7 +204,8 @@ def fit(
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches)
-  with metrics.Writer(workdir, first) as write, processes.notice() as noticed:
+  writer = metrics.Writer(workdir, first, watch)
+  with writer as write, processes.notice() as noticed:
 
     def tell(step: int, batch: Batch, device: Any, until: float) -> None:
       device = jax.device_get(device)

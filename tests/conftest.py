@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -229,6 +229,50 @@ def make_judge(
     return folder
 
   return make
+
+
+@pytest.fixture(scope='session')
+def apprentice(
+  tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[..., Any]
+) -> pathlib.Path:
+  """A folder of the tiny model of tests/apprentice.py."""
+  from apprentice import save
+
+  return save(
+    tmp_path_factory.mktemp('apprentice'), make_llama, _save_tokenizer
+  )
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Meshes are of one device, for which compilers are faster."""
+  import jax
+
+  from rlcw import sharding
+
+  make = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+  monkeypatch.setattr(sharding, 'make_mesh', make)
+
+
+@pytest.fixture(scope='module')
+def compiled_once(
+  tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+  """What one run of a module compiled serves the others."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  settings = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('xla')),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for values in (settings, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    if values is settings:
+      yield
 
 
 @pytest.fixture(scope='session')

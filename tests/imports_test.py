@@ -28,7 +28,8 @@ LAYERS = {
   'rewards.mixing attention attention_decode attention_kernels axes model '
   'model_config lora losses sharding sources tokenizer hub builders metrics '
   'records plots datasets prompts cache endpoint agreement retrieval grammar '
-  'hlo roofline processes slices tables diversity winrate page arms arm_plots',
+  'hlo roofline processes slices tables diversity winrate page arms arm_plots '
+  'monitors',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

@@ -45,7 +45,8 @@ def test_every_run_leaves_its_files(runs: pathlib.Path) -> None:
     'wall_seconds',
   ):
     assert key in summary
-  assert '</html>' in (runs / 'report.html').read_text()
+  page = (runs / 'report.html').read_text()
+  assert '</html>' in page and 'No monitor of reward hacking tripped' in page
 
 
 def test_every_step_is_told_once_and_nothing_recompiles(

@@ -80,6 +80,9 @@ def _metrics(rng: np.random.Generator, step: int, steps: int) -> dict:
     'truncated': 0.1 * (1 - done),
     'kl': 0.02 * done,
     'entropy': 2.5 - done + 0.05 * noise[2],
+    'repetition': 0.1 * done,
+    'no_signal_groups': 0.25,
+    'judge_good': None if step % 2 else 0.5 + 0.1 * done,
     'seconds_rollout': 80 if step == 0 else 8 + abs(noise[3]),
     'seconds_scoring': 1.5,
     'seconds_update': 30 if step == 0 else 5.0,
@@ -146,6 +149,8 @@ def make_runs(
       'steps': steps,
       'wall_seconds': 4000.0,
       'max_violator_advantage': -0.25,
+      'warnings': [],
+      'unmonitored': {'judge': 'nobody was asked'},
       'compilations': 4,
       'hardware': {
         'platform': 'cpu',
@@ -283,6 +288,51 @@ def test_worst_violator_advantage_of_curve_and_summary(
   summary = report.run(config, tmp_path / 'out')
   assert summary['max_violator_advantage'] == 0.125
   assert 'guarantee failed' in _page(tmp_path / 'out').text
+
+
+WARNING = {
+  'monitor': 'length',
+  'step': 9,
+  'value': 1.75,
+  'threshold': 1.5,
+  'text': f'replies grew {INJECTION}',
+}
+
+
+def test_warnings_stand_at_the_top(tmp_path: pathlib.Path) -> None:
+  config = make_runs(tmp_path)
+  report.run(config, tmp_path / 'out')
+  text = ' '.join(_page(tmp_path / 'out').text.split())
+  assert 'No monitor of reward hacking tripped.' in text
+  assert 'Off: judge, as nobody was asked.' in text
+  _edit(tmp_path / 'grpo/summary.json', warnings=[WARNING])
+  summary = report.run(config, tmp_path / 'out')
+  assert summary['warnings'][0]['value'] == 1.75
+  page = _page(tmp_path / 'out')
+  text = ' '.join(page.text.split())
+  assert 'script' not in {tag for tag, _ in page.tags}
+  assert 'No monitor' not in text
+  place = text.index('length, step 9: replies grew <script>')
+  assert text.index('Warning: ') < place < text.index('RLMR won on both')
+
+
+def test_runs_older_than_the_monitors_are_read(tmp_path: pathlib.Path) -> None:
+  config = make_runs(tmp_path)
+  new = 'repetition', 'no_signal_groups', 'judge_good'
+  path = tmp_path / 'grpo/metrics.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  _write_lines(
+    path, [{k: v for k, v in r.items() if k not in new} for r in rows]
+  )
+  path = tmp_path / 'grpo/summary.json'
+  old = json.loads(path.read_text())
+  del old['warnings'], old['unmonitored']
+  path.write_text(json.dumps(old))
+  assert report.run(config, tmp_path / 'out')['warnings'] is None
+  page = _page(tmp_path / 'out')
+  assert 'older than the monitors' in page.text
+  images = [tag for tag, _ in page.tags if tag == 'img']
+  assert len(images) == len(plots.PANELS) - 3 + 1
 
 
 def test_no_mixed_group_at_all(tmp_path: pathlib.Path) -> None:
@@ -477,6 +527,16 @@ def test_torn_last_line_is_skipped_with_a_note(tmp_path: pathlib.Path) -> None:
       r'replies should be list, not \[\]',
     ),
     ('evaluate/summary.json', '{"briefs": "x"', 'expected one JSON object'),
+    (
+      'grpo/summary.json',
+      '{"steps": 1, "hardware": {}, "warnings": 3}',
+      'warnings should be list, not 3',
+    ),
+    (
+      'grpo/summary.json',
+      '{"steps": 1, "hardware": {}, "warnings": [{}]}',
+      'warnings.monitor is missing',
+    ),
     ('reward_model/summary.json', '{}', 'heldout_accuracy is missing'),
   ],
 )

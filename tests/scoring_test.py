@@ -337,7 +337,7 @@ def replies_of(runs: pathlib.Path) -> list[dict[str, Any]]:
   return [reply for group in groups for reply in group['replies']]
 
 
-MAY_BE_NULL = {'max_violator_advantage'}
+MAY_BE_NULL = {'max_violator_advantage', 'judge_good'}
 
 
 def told_well(rows: list[dict[str, Any]], nulls: set[str]) -> None:
