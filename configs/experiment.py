@@ -10,7 +10,7 @@ a step has, and the random keys of its replies, depend on the seed alone.
 Cost: 60 steps of about 13 s on 2 CPU cores, 3 GiB of memory.
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -34,11 +34,8 @@ SCALES = {'rlmr_writing_std': 'writing_std', 'rlmr_no_scale': 'none'}
 def get_config(arm: str = 'rlmr') -> ConfigDict:
   if arm not in ARMS:
     raise ValueError(f'arm {arm!r}; legal: {list(ARMS)}')
-  path = Path(__file__).with_name('grpo.py')
-  spec = importlib.util.spec_from_file_location('grpo', path)
-  grpo = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(grpo)
-  config = grpo.get_config()
+  grpo = runpy.run_path(str(Path(__file__).with_name('grpo.py')))
+  config = grpo['get_config']()
   config.update(
     dict(
       reward_model='runs/experiment/reward_model',
