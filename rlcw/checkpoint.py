@@ -88,7 +88,7 @@ class Checkpoints:
         restored = self._read(step, like)
       # Orbax has no one kind of error for what it cannot read.
       except Exception as error:
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+        reason = ' '.join(str(error.__cause__ or error).split())[:300]
       reasons = filter(None, processes.gather(reason))
       reason = next(reasons, '')
       if not reason:
