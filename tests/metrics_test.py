@@ -95,13 +95,13 @@ def test_tensorboard_is_told_the_same(tmp_path: pathlib.Path) -> None:
 def test_a_full_disk_is_an_error_that_names_the_file(
   tmp_path: pathlib.Path, file: str
 ) -> None:
-  if file == 'metrics.jsonl':
-    (tmp_path / file).symlink_to('/dev/full')
   with (
     pytest.raises(OSError, match=f'No space left.*{file}') as caught,
     metrics.Writer(tmp_path) as write,
   ):
-    if file == 'tensorboard':
+    if file == 'metrics.jsonl':  # from now on: read, it would have no end
+      (tmp_path / file).symlink_to('/dev/full')
+    else:
       full = open('/dev/full', 'wb')  # noqa: SIM115
       write._board._py_recordio_writer._writer = full  # type: ignore
     for step in range(999):  # what waits for a full disk would never end
