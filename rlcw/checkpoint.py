@@ -82,48 +82,48 @@ class Checkpoints:
       raise FileNotFoundError(
         f'no checkpoint in {self._folder}: has the run finished?'
       )
+    problem = ''
     for place, step in enumerate(steps):
-      restored, reason = {}, ''
-      try:
-        restored = self._read(step, like)
-      # Orbax has no one kind of error for what it cannot read.
-      except Exception as error:
-        reason = ' '.join(str(error.__cause__ or error).split())[:300]
-      reasons = filter(None, processes.gather(reason))
-      reason = next(reasons, '')
-      if not reason:
+      restored, problem = self._read(step, like)
+      if not problem:
         for newer in () if self._read_only else steps[:place]:
           self._manager.delete(newer)
         return restored
       metrics.say(
         f'checkpoint {self._folder / str(step)} cannot be read and is passed '
-        f'over: {reason}'
+        f'over: {problem}'
       )
     raise ValueError(
       f'none of the checkpoints {steps} in {self._folder} can be read; the '
-      f'oldest: {reason} They are left as they are; without the folder, the '
+      f'oldest: {problem} They are left as they are; without the folder, the '
       'run begins anew.'
     )
 
-  def _read(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-    """The items of one checkpoint, as they were written.
-
-    Raises:
-      ValueError: one reads otherwise.
-    """
+  def _read(
+    self, step: int, like: dict[str, Any]
+  ) -> tuple[dict[str, Any], str]:
+    """The items of one checkpoint, and what is wrong with it in any process."""
     items = {
       name: ocp.args.StandardRestore(  # pyright: ignore
         jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
       )
       for name, tree in like.items()
     }
-    found = dict(self._manager.restore(step, args=ocp.args.Composite(**items)))
-    # those of earlier versions have none
-    written = self._manager.metadata(step).custom_metadata or {}
-    for name, total in written.get('checksums', {}).items():
-      if name in found and checksum(found[name]) != total:
-        raise ValueError(f'{name} differ from what was written, by checksum')
-    return found
+    found, sums, problem = {}, {}, ''
+    try:
+      found = self._manager.restore(step, args=ocp.args.Composite(**items))
+      written = self._manager.metadata(step).custom_metadata or {}
+      sums = written.get('checksums', {})  # earlier versions wrote none
+    # Orbax has no one kind of error for what it cannot read.
+    except Exception as error:
+      cause = error.__cause__ or error
+      problem = ' '.join(f'{type(cause).__name__}: {cause}'.split())[:300]
+    problem = next(filter(None, processes.gather(problem)), '')
+    # all processes take part in a sum, or none, and in the same order
+    for name in () if problem else like:
+      if name in sums and checksum(found[name]) != sums[name]:
+        problem = f'{name} differ from what was written, by their checksum'
+    return dict(found), problem
 
   def close(self) -> None:
     """Waits for the last save.
