@@ -1,6 +1,7 @@
 """What can befall a run in `endurance.py`, and what it is to do about it."""
 
 import contextlib
+import itertools
 import math
 import os
 import random
@@ -21,6 +22,7 @@ class Lab:
     self.run, self.judge, self.briefs, self.args = run, judge, briefs, args
     self.random = random.Random(args.seed)
     self.started = 5.0  # seconds that a process takes to begin
+    self.damages = itertools.cycle(['a bit flipped', 'cut', 'zeros', 'removed'])
 
   def chance(self, most: float) -> float:
     """Seconds up to the most."""
@@ -120,7 +122,7 @@ def spoil_checkpoint(lab: Lab) -> str:
   largest = max(files, key=lambda path: path.stat().st_size)
   content = bytearray(largest.read_bytes())
   at = lab.random.randrange(len(content))
-  how = lab.random.choice(['a bit flipped', 'cut', 'zeros', 'removed'])
+  how = next(lab.damages)
   if how == 'a bit flipped':
     content[at] ^= 1 << lab.random.randrange(8)
   elif how == 'cut':
