@@ -147,13 +147,13 @@ def read_numbered(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
 def _parse(path: str | Path, parse: Callable[[dict[str, Any]], Any]):
   """Parses each record, saying which one was at fault."""
   parsed = []
-  for index, (_, record) in enumerate(read_numbered(path), 1):
+  for line, record in read_numbered(path):
     try:
       parsed.append(parse(record))
     except (KeyError, TypeError, ValueError) as error:
-      name = record.get('id', f'record {index}')
+      name = f'{record["id"]}: ' if 'id' in record else ''
       reason = f'no field {error}' if isinstance(error, KeyError) else error
-      raise ValueError(f'{path}: {name}: {reason}') from None
+      raise ValueError(f'{path}:{line}: {name}{reason}') from None
   return parsed
 
 

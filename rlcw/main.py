@@ -118,12 +118,12 @@ def main(argv: list[str]) -> None:
 
 
 def console() -> None:
-  """The `rlcw` command: errors of the user's making end without a trace."""
+  """The `rlcw` command: an error of the user's or a disk's has no trace."""
   flags.mark_flags_as_required(['config', 'workdir'])
   with processes.together():
     try:
       app.run(main)
-    except (FileNotFoundError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError) as error:
       sys.exit(f'rlcw: {error}')
 
 

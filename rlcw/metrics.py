@@ -3,11 +3,13 @@
 Of several processes the first alone writes and prints.
 """
 
+import contextlib
 import json
 import math
 import os
 import platform
 import resource
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -62,8 +64,25 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
   """Adds one record in a single write."""
   if not speaks():
     return
-  with path.open('ab') as file:
+  with _naming(path), path.open('ab') as file:
     file.write(json_line(record))
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+  """A full disk's error says which file it is about."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  partial = path.with_name(path.name + '.partial')
+  with _naming(partial):
+    partial.write_bytes(content)
+  os.replace(partial, path)
 
 
 def whole_lines(path: Path, field: str) -> int:
@@ -78,7 +97,7 @@ def whole_lines(path: Path, field: str) -> int:
   if not all(f'"{field}"'.encode() in line for line in lines):
     raise ValueError(f'{path} holds lines without {field!r}: another file?')
   if torn:
-    path.write_bytes(b''.join(line + b'\n' for line in lines))
+    _replace(path, b''.join(line + b'\n' for line in lines))
   return len(lines)
 
 
@@ -86,10 +105,8 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a file whole or not at all."""
   if not speaks():
     return
-  partial = path.with_name(path.name + '.partial')
   text = json.dumps(clean(record), ensure_ascii=False, indent=2)
-  partial.write_text(text + '\n', 'utf-8', 'backslashreplace')
-  os.replace(partial, path)
+  _replace(path, (text + '\n').encode('utf-8', 'backslashreplace'))
 
 
 def drop_from(path: Path, step: int) -> None:
@@ -99,9 +116,7 @@ def drop_from(path: Path, step: int) -> None:
   """
   *lines, _ = path.read_bytes().split(b'\n')
   kept = [line + b'\n' for line in lines if json.loads(line)['step'] < step]
-  partial = path.with_name(path.name + '.partial')
-  partial.write_bytes(b''.join(kept))
-  os.replace(partial, path)
+  _replace(path, b''.join(kept))
 
 
 class Writer:
@@ -117,9 +132,10 @@ class Writer:
     first_step: int = 0,
     watch: Callable[[dict[str, Any]], None] | None = None,
   ):
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
-    self._board, self._watch = None, watch
+    self._board, self._event, self._watch = None, Event, watch
     if not speaks():
       return
     for file in workdir.glob('*.jsonl'):
@@ -128,9 +144,13 @@ class Writer:
     if watch and self._file.exists():
       for line in self._file.read_bytes().splitlines():
         watch(json.loads(line))
-    self._board = SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=first_step
-    )
+    self._events = workdir / 'tensorboard'
+    self._events.mkdir(exist_ok=True)
+    # not `SummaryWriter`: its thread dies of a full disk, and the next steps
+    # then wait for it for ever
+    self._board = EventsWriter(str(self._events / 'events'))
+    # hides what is told again
+    self._tell(step=first_step, session_log={'status': 'START'})
 
   def __call__(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes the scalars of one step."""
@@ -140,9 +160,17 @@ class Writer:
     append_jsonl(self._file, row)
     if self._watch:
       self._watch(row)
-    for name, value in row.items():
-      if name != 'step' and isinstance(value, (int, float)):
-        self._board.add_scalar(name, value, step)
+    scalars = [
+      {'tag': name, 'simple_value': value}
+      for name, value in row.items()
+      if name != 'step' and isinstance(value, (int, float))
+    ]
+    self._tell(step=step, summary={'value': scalars})
+
+  def _tell(self, **event: Any) -> None:
+    assert self._board is not None
+    with _naming(self._events):
+      self._board.write_event(self._event(wall_time=time.time(), **event))
 
   def __enter__(self) -> 'Writer':
     return self
@@ -154,7 +182,8 @@ class Writer:
     trace: TracebackType | None,
   ) -> None:
     if self._board is not None:
-      self._board.close()
+      with _naming(self._events):
+        self._board.close()
 
 
 def progress(

@@ -99,6 +99,7 @@ def restore(
   Raises:
     FileNotFoundError: `workdir` is not the folder of a run, or nothing has
       been saved in it.
+    ValueError: what has been saved cannot be read.
   """
   run = settings(workdir)
   if run is None:
@@ -106,7 +107,7 @@ def restore(
       f'{workdir} holds no run: config.json and checkpoints/ are expected'
     )
   base = base._replace(config=lora.configure(base.config, run))
-  checkpoints = Checkpoints(Path(workdir) / 'checkpoints')
+  checkpoints = Checkpoints(Path(workdir) / 'checkpoints', read_only=True)
   like = lora.abstract(base.config, base.mesh) | (extra or {})
   learned = checkpoints.restore(params=like)['params']
   checkpoints.close()

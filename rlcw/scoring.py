@@ -69,7 +69,7 @@ def judge_settings() -> dict[str, Any]:
       max_tokens=512,
       concurrency=16,  # requests at a time
       timeout=120.0,  # seconds
-      retries=4,
+      retries=4,  # after these a reply counts for nothing; 14 take a minute
       cache='',  # an SQLite file of replies that need not be asked for again
       prices=(0.0, 0.0),  # of a million tokens read, and written
     ),

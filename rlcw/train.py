@@ -189,6 +189,7 @@ def fit(
       step of that time is saved.
     FloatingPointError: `max_bad_steps` steps in a row had a loss or gradient
       that was not finite; the last good state is saved.
+    OSError: a disk is full, or gone; what was saved before is whole.
   """
   checkpoints = Checkpoints(workdir / 'checkpoints')
 

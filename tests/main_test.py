@@ -42,6 +42,19 @@ def test_an_error_of_the_user_ends_without_a_trace(
   assert 'Traceback' not in done.stderr
 
 
+def test_an_error_of_the_disk_ends_without_a_trace(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  from rlcw import main
+
+  def full(_: object) -> None:
+    raise OSError(28, 'No space left on device', 'metrics.jsonl')
+
+  monkeypatch.setattr(main.app, 'run', full)
+  with pytest.raises(SystemExit, match="rlcw: .*No space.*'metrics.jsonl'"):
+    main.console()
+
+
 def test_a_finished_run_is_not_run_again(tmp_path: pathlib.Path) -> None:
   import json
 

@@ -1,11 +1,14 @@
 """Numbers leave a loop whole, and a resumed run writes no step twice."""
 
+import errno
 import json
 import math
 import pathlib
+import struct
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rlcw import data, metrics
 
@@ -68,3 +71,39 @@ def test_write_json_replaces_whole_files(tmp_path: pathlib.Path) -> None:
   metrics.write_json(path, {'b': '五言'})
   assert json.loads(path.read_text()) == {'b': '五言'}
   assert [p.name for p in tmp_path.iterdir()] == ['summary.json']
+
+
+def test_tensorboard_is_told_the_same(tmp_path: pathlib.Path) -> None:
+  from tensorboardX.proto.event_pb2 import Event  # type: ignore
+
+  with metrics.Writer(tmp_path, first_step=3) as write:
+    write(3, {'loss': 0.5, 'kl': math.nan, 'name': 'x', 'n': 2})
+  (file,) = (tmp_path / 'tensorboard').glob('events.out.tfevents.*')
+  content, events = file.read_bytes(), []
+  while content:  # length, its checksum, event, its checksum
+    end = 12 + struct.unpack('<Q', content[:8])[0]
+    events.append(Event.FromString(content[12:end]))
+    content = content[end + 4 :]
+  version, start, told = events
+  assert version.file_version == 'brain.Event:2'
+  assert (start.step, start.session_log.status) == (3, 1)  # START
+  scalars = {value.tag: value.simple_value for value in told.summary.value}
+  assert (told.step, scalars) == (3, {'loss': 0.5, 'n': 2.0})
+
+
+@pytest.mark.parametrize('file', ['metrics.jsonl', 'tensorboard'])
+def test_a_full_disk_is_an_error_that_names_the_file(
+  tmp_path: pathlib.Path, file: str
+) -> None:
+  with (
+    pytest.raises(OSError, match=f'No space left.*{file}') as caught,
+    metrics.Writer(tmp_path) as write,
+  ):
+    if file == 'metrics.jsonl':  # from now on: read, it would have no end
+      (tmp_path / file).symlink_to('/dev/full')
+    else:
+      full = open('/dev/full', 'wb')  # noqa: SIM115
+      write._board._py_recordio_writer._writer = full  # type: ignore
+    for step in range(999):  # what waits for a full disk would never end
+      write(step, {'loss': 1.0})
+  assert caught.value.errno == errno.ENOSPC

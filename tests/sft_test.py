@@ -195,7 +195,7 @@ def test_a_record_that_lacks_something_is_named(
   record: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
   metrics.append_jsonl(tmp_path / 'bad.jsonl', record)
-  with pytest.raises(ValueError, match=r'bad\.jsonl: record 1: '):
+  with pytest.raises(ValueError, match=r'bad\.jsonl:1: '):
     data.load_examples(tmp_path / 'bad.jsonl')
 
 
