@@ -1,5 +1,6 @@
 """The comparison with other tools: its arithmetic, and its workers."""
 
+import functools
 import json
 import pathlib
 import sys
@@ -7,10 +8,11 @@ from typing import Any
 
 import bench_peers
 import gpu_cases
+import jax
 import pytest
-from peers import roofs, tables
+from peers import growth, roofs, tables
 
-from rlcw import data, tokenizer
+from rlcw import data, sharding, tokenizer
 from rlcw.model_config import ModelConfig
 from rlcw.roofline import Shapes
 
@@ -147,3 +149,25 @@ def test_rlcw_takes_steps(
     )
     assert 0 <= step['steal'] <= 1 and step['product_rate'] > 0
   assert second['seconds'] < first['seconds'] / 5  # nothing compiles again
+
+
+@pytest.mark.slow
+def test_growth_is_measured(
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+  monkeypatch.setattr(growth.sharding, 'make_mesh', mesh)
+  axes = {'prompt_tokens': (64,), 'group': (2,)}
+  monkeypatch.setattr(growth, 'AXES', axes)
+  growth.main(tiny_folder, tmp_path)
+  found = json.loads((tmp_path / 'growth.json').read_text())
+  once, each = found['prompt_tokens']
+  assert (once['how'], each['how']) == ('shared', 'repeated')
+  assert [row['how'] for row in found['group']] == ['shared']
+  for row in (once, each, *found['group']):
+    assert row['rollout'] > 0 and row['update'] > 0
+  assert '| prompt_tokens | 64 | for each reply |' in (
+    (tmp_path / 'growth.md').read_text()
+  )
