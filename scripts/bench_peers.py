@@ -1,6 +1,7 @@
-"""How fast is a GRPO step beside TRL and tunix, and beside the machine's best?
+r"""How fast is a GRPO step beside TRL and tunix, and beside the machine's best?
 
-  python scripts/bench_peers.py --out=runs/bench_peers
+  python scripts/bench_peers.py --out=runs/bench_peers \
+    --torch-index=https://download.pytorch.org/whl/cpu
 
 The same model, briefs, group and lengths for all, in float32, with all weights
 learning: by advantages from the length of the replies, without a KL term and
@@ -12,6 +13,10 @@ here with pip.  After a step that compiles, they take one in turn, so that all
 meet the same weather; only one works at a time.  Beside every step stand the
 CPU time that other machines took meanwhile, and the speed of a product just
 before.
+
+The default case takes about a quarter of an hour on 2 cores, and 20 GiB of
+memory for the three together; the environments take 3 GiB of disk.  The index
+is for a torch without CUDA; leave it out where pip finds one by itself.
 
 `bench.json` has every number, `bench.md` the tables.  `--growth` measures rlcw
 alone, as groups, briefs and replies grow.
