@@ -50,29 +50,36 @@ def timed(call: Callable[[int], Any], repeats: int) -> tuple[Timing, Any]:
 
 
 def products(
-  rows: int, width: int, inner: int, scale: Scale, device: Any
+  rows: int,
+  width: int,
+  inner: int,
+  scale: Scale,
+  device: Any,
+  columns: bool = False,
 ) -> float:
   """FLOPs a second of `(x · A) · B`, x `[rows, width]`, A `[width, inner]`.
+
+  Or the same with every array transposed, where the `rows` are columns.
 
   The numbers are random and keep their size along the chain: a chip that
   multiplies zeros stays cooler and runs faster.
   """
 
   @jax.jit
-  def chain(x_NxD: jax.Array, a_DxF: jax.Array, b_FxD: jax.Array) -> jax.Array:
-    return jax.lax.fori_loop(
-      0, scale.chain, lambda _, x: (x @ a_DxF) @ b_FxD, x_NxD
-    )
+  def chain(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    def turn(_: Any, x: jax.Array) -> jax.Array:
+      return b @ (a @ x) if columns else (x @ a) @ b
 
+    return jax.lax.fori_loop(0, scale.chain, turn, x)
+
+  shapes = (rows, width), (width, inner), (inner, width)
   key = jax.device_put(jax.random.key(0), device)
   arrays = [
     (jax.random.normal(key, shape) / shape[0] ** 0.5).astype(scale.dtype)
-    for key, shape in zip(
-      jax.random.split(key, 3),
-      ((rows, width), (width, inner), (inner, width)),
-      strict=True,
-    )
+    for key, shape in zip(jax.random.split(key, 3), shapes, strict=True)
   ]
+  if columns:
+    arrays = [array.T for array in arrays]
   timing, _ = timed(lambda _: chain(*arrays), scale.repeats)
   return 4.0 * rows * width * inner * scale.chain / timing.median
 

@@ -1,0 +1,116 @@
+"""How rlcw's step grows with the group, the brief and the reply.
+
+Random briefs of full length, settings of configs/grpo.py; each program is
+compiled first and timed once.  For briefs of growing length also what it would
+cost to read them once for every reply: as many groups of one reply.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from peers import rlcw_step
+
+from rlcw import learner, metrics, policy, sampling, sharding, train
+from rlcw.roofline import Shapes
+
+BASE = Shapes(prompts=1, group=4, prompt_tokens=64, reply_tokens=32)
+AXES = {
+  'group': (4, 16, 64),
+  'prompt_tokens': (64, 256, 1024),
+  'reply_tokens': (32, 128, 512),
+}
+
+
+def seconds(program: Any, arguments: tuple[Any, ...], **static: Any) -> Any:
+  """Of one call after its compilation; and its result."""
+  compiled = program.lower(*arguments, **static).compile()
+  started = time.perf_counter()
+  result = jax.block_until_ready(compiled(*arguments))
+  return time.perf_counter() - started, result
+
+
+def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
+  """Seconds of a rollout, and of the update that learns from it."""
+  settings = rlcw_step.settings(
+    {'temperature': 1.0, 'learning_rate': 1e-6, 'seed': 0}
+  )
+  settings.remat = True
+  config = learner.configure(model.config, settings)
+  random = np.random.default_rng(0)
+  size = s.prompts, s.prompt_tokens
+  prompts = (
+    random.integers(0, config.vocab_size, size, np.int32),
+    np.full(s.prompts, s.prompt_tokens, np.int32),
+  )
+  rolled, rollout = seconds(
+    sampling.sample,
+    (
+      model.params,
+      *prompts,
+      np.arange(s.prompts),
+      sampling.Temperature(1.0),
+      *(0, 0),  # seed and step
+    ),
+    config=config,
+    group_size=s.group,
+    max_new_tokens=s.reply_tokens,
+    eos=(config.vocab_size,),
+  )
+  optimizer = learner.make_optimizer(settings)
+  params = jax.tree.map(jnp.copy, model.params)  # an update takes its own
+  state = train.init_state(params, optimizer, model.mesh)
+  update = train.make_update(
+    learner.make_loss(config, settings), optimizer, state
+  )
+  reward = random.normal(size=(s.prompts, s.group)).astype(np.float32)
+  arrays = rlcw_step.batch(prompts, rollout, reward)
+  learned, _ = seconds(update, (state, arrays, {}))
+  return {'rollout': rolled, 'update': learned}
+
+
+def main(model: Path, out: Path) -> None:
+  """Measures every point; writes `growth.json` and `growth.md`."""
+  mesh = sharding.make_mesh()
+  found: dict[str, list[Any]] = {}
+  with jax.set_mesh(mesh):
+    loaded = policy.load(model, mesh)
+    known: dict[Shapes, Any] = {}
+    for axis, sizes in AXES.items():
+      for size in sizes:
+        s = BASE._replace(**{axis: size})
+        points = {'shared': s}
+        if axis == 'prompt_tokens':
+          points['repeated'] = s._replace(prompts=s.group, group=1)
+        for how, point in points.items():
+          if point not in known:
+            known[point] = measure(loaded, point)
+            metrics.say(f'{point}: {known[point]}')
+          row = {'size': size, 'how': how, **known[point]}
+          found.setdefault(axis, []).append(row)
+  metrics.write_json(out / 'growth.json', {'base': BASE._asdict(), **found})
+  text = table(found)
+  (out / 'growth.md').write_text(text)
+  print(text)
+
+
+def table(found: dict[str, list[Any]]) -> str:
+  """The points in Markdown."""
+  base = ', '.join(f'{name} {size}' for name, size in BASE._asdict().items())
+  lines = [
+    f'Seconds; what does not vary is {base}.',
+    '',
+    '| varies | size | brief is read | rollout | update |',
+    '|---|---|---|---|---|',
+  ]
+  times = {'shared': 'once', 'repeated': 'for each reply'}
+  for axis, rows in found.items():
+    lines += [
+      f'| {axis} | {row["size"]} | {times[row["how"]]} | '
+      f'{row["rollout"]:.2f} | {row["update"]:.2f} |'
+      for row in rows
+    ]
+  return '\n'.join([*lines, ''])

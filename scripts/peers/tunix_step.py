@@ -1,0 +1,109 @@
+"""tunix's GRPOLearner with its own sampler, a step at a time.
+
+Needs `pip install google-tunix==0.1.7 jax==0.10.2`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from peers import worker
+from transformers import AutoConfig, AutoTokenizer
+from tunix.models.llama3 import model as llama
+from tunix.models.llama3 import params
+from tunix.rl import rl_cluster
+from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
+from tunix.rl.rollout.base_rollout import RolloutConfig
+
+NEVER = -1  # a token that is not drawn, so that no reply ends early
+
+
+def load(folder: str, mesh: jax.sharding.Mesh) -> nnx.Module:
+  """The model of a folder with `config.json` and safetensors, in float32."""
+  c = AutoConfig.from_pretrained(folder)
+  config = llama.ModelConfig(
+    num_layers=c.num_hidden_layers,
+    vocab_size=c.vocab_size,
+    embed_dim=c.hidden_size,
+    hidden_dim=c.intermediate_size,
+    num_heads=c.num_attention_heads,
+    head_dim=c.head_dim,
+    num_kv_heads=c.num_key_value_heads,
+    rope_theta=int(c.rope_parameters['rope_theta']),
+    norm_eps=c.rms_norm_eps,
+    weight_tying=c.tie_word_embeddings,
+  )
+  return params.create_model_from_safe_tensors(
+    folder, config, mesh, dtype=jnp.float32
+  )
+
+
+def settings(case: dict[str, Any], mesh: Any) -> rl_cluster.ClusterConfig:
+  """All replies in one batch, with no more room than they take."""
+  optimizer = optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adam(case['learning_rate'], b2=0.99),
+  )
+  roles = rl_cluster.Role
+  return rl_cluster.ClusterConfig(
+    role_to_mesh={role: mesh for role in (roles.ACTOR, roles.ROLLOUT)},
+    rollout_engine='vanilla',
+    training_config=rl_cluster.RLTrainingConfig(
+      actor_optimizer=optimizer,
+      max_steps=10**6,
+      eval_every_n_steps=10**6,
+    ),
+    rollout_config=RolloutConfig(
+      max_tokens_to_generate=case['reply_tokens'],
+      max_prompt_length=case['prompt_tokens'],
+      kv_cache_size=case['prompt_tokens'] + case['reply_tokens'],
+      temperature=case['temperature'],
+      eos_tokens=[NEVER],
+    ),
+  )
+
+
+def main() -> None:
+  case, clock = worker.read_case(), worker.Clock()
+  mesh = jax.make_mesh(
+    (1, 1), ('fsdp', 'tp'), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  cluster = rl_cluster.RLCluster(
+    actor=load(case['model'], mesh),
+    tokenizer=AutoTokenizer.from_pretrained(case['model']),
+    cluster_config=settings(case, mesh),
+  )
+  made = []
+
+  def reward(prompts: Any, completions: list[str], **_: Any) -> list[float]:
+    return worker.rewards(completions)
+
+  def generate(*args: Any, **kwargs: Any) -> Any:
+    output = cluster_generate(*args, **kwargs)
+    made.append(sum(map(len, output.tokens)))
+    return output
+
+  cluster_generate, cluster.generate = cluster.generate, clock.timed(generate)
+  learner = GRPOLearner(
+    rl_cluster=cluster,
+    reward_fns=reward,
+    algo_config=GRPOConfig(num_generations=case['group'], beta=0.0),
+  )
+
+  def batches() -> Iterator[dict[str, Any]]:
+    """The learner asks for the next batch when it has sent off an update."""
+    for _ in clock.commands():
+      yield {'prompts': np.array(case['prompts'])}
+      trainer = cluster.actor_trainer
+      jax.block_until_ready(nnx.state(trainer.model))
+      clock.step_done(made.pop())
+
+  learner.train(batches())
+
+
+if __name__ == '__main__':
+  main()
