@@ -4,6 +4,8 @@ One line in, one line out; the end of its input ends it.  The standard library
 alone, as every tool has an environment of its own.
 """
 
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -67,6 +69,9 @@ class Clock:
       # Linux gives VmHWM, in KiB
       memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
+    # what was freed goes back to the system, as the next tool needs it
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def rewards(replies: list[str]) -> list[float]:
