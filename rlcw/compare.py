@@ -142,14 +142,16 @@ def read_settings(folder: Path) -> Config:
 def differences(settings: dict[str, Config]) -> list[str]:
   """What differs between runs beside their mixing and seed, in words.
 
+  A setting that a run of an earlier version lacks is no difference.
+
   Raises:
     ValueError: it makes a comparison meaningless.
   """
   first, *others = settings
   notes = []
   for name in others:
-    for key in sorted({*settings[first], *settings[name]} - {*MIXING}):
-      here, there = settings[first].get(key), settings[name].get(key)
+    for key in sorted({*settings[first]} & {*settings[name]} - {*MIXING}):
+      here, there = settings[first][key], settings[name][key]
       if here == there:
         continue
       said = f'{key}: {here!r} in {first}, {there!r} in {name}'
