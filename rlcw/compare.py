@@ -104,6 +104,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'notes': notes,
     'scorers': trust(eyes, trained, config),
     'benchmark': benchmark(config.benchmark),
+    'warnings': {name: warnings(folder) for name, folder in runs.items()},
     **table,
     'wall_seconds': time.perf_counter() - started,
     'hardware': metrics.hardware(),
@@ -137,6 +138,13 @@ def find(pattern: str) -> dict[str, Path]:
 def read_settings(folder: Path) -> Config:
   """The settings that a run was made with."""
   return ConfigDict(json.loads((folder / 'config.json').read_text('utf-8')))
+
+
+def warnings(folder: Path) -> list[str] | None:
+  """What a run's monitors said; None where an earlier version had none."""
+  told = json.loads((folder / 'summary.json').read_text('utf-8'))
+  found = told.get('warnings')
+  return found and [f'step {w["step"]}: {w["text"]}' for w in found]
 
 
 def differences(settings: dict[str, Config]) -> list[str]:

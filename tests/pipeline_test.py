@@ -225,6 +225,11 @@ def arms(
   settings = json.loads((runs / 'grpo' / 'config.json').read_text())
   settings['mixing']['name'] = 'linear'
   metrics.write_json(folder / 'runs' / 'linear_2-0' / 'config.json', settings)
+  for name, told in (
+    ('rlmr-0', {'warnings': [{'step': 3, 'text': 'replies grow.'}]}),
+    ('linear_2-0', {}),
+  ):
+    metrics.write_json(folder / 'runs' / name / 'summary.json', told)
   shutil.copytree(runs / 'reward_model', folder / 'unseen')
   verified = folder / 'ifeval' / 'base'
   verified.mkdir(parents=True)
@@ -269,6 +274,9 @@ def test_runs_are_compared_and_added(
   assert gain['mean'] == 0 and gain['interval'] == [0, 0]
   page = (workdir / 'report.html').read_text()
   assert '</html>' in page and '12.5%' in page and 'linear_2' in page
+  assert summary['warnings']['rlmr-0'] == ['step 3: replies grow.']
+  assert 'step 3: replies grow.' in page
+  assert summary['warnings']['linear_2-0'] is None
   for name in ('plane', 'bands', 'drift'):
     assert (workdir / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   json.loads((workdir / 'summary.json').read_text())
