@@ -71,7 +71,7 @@ WORKER = {
 #!/bin/bash
 printf '%s\\n' "$@" >>runs/arguments
 echo training
-trap 'kill %1; echo saved; exit 0' TERM
+trap 'kill %1 2>/dev/null; echo saved; exit 0' TERM
 sleep 60 &
 wait
 END
