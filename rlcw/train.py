@@ -164,6 +164,13 @@ def make_update(
   return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
 
+def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
+  """The state that was saved last, sharded like another one."""
+  rest = like.replace(params=None)
+  saved = checkpoints.restore(params=like.params, rest=rest)
+  return saved['rest'].replace(params=saved['params'])
+
+
 def fit(
   state: TrainState,
   next_batch: Callable[[TrainState, int], Batch],
@@ -198,9 +205,7 @@ def fit(
     checkpoints.save(int(state.step), state.params, rest)
 
   if checkpoints.latest() is not None:
-    rest = state.replace(params=None)
-    saved = checkpoints.restore(params=state.params, rest=rest)
-    state = saved['rest'].replace(params=saved['params'])
+    state = restore(checkpoints, state)
     metrics.say(f'{name}: goes on from step {int(state.step)} of {steps}')
   first = int(state.step)
   compilations = metrics.Compilations()
