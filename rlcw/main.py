@@ -101,7 +101,8 @@ def main(argv: list[str]) -> None:
   """Finds the task, and runs it unless it has been done."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  logging.set_verbosity(logging.WARNING)  # Orbax tells every save in 40 lines
+  # Orbax tells every save in 40 lines, and warns of what is meant so
+  logging.set_verbosity(logging.ERROR)
   config, workdir = _CONFIG.value, Path(str(_WORKDIR.value))
   if config.task not in TASKS:
     raise app.UsageError(
