@@ -58,7 +58,7 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
     arms: as `arms.measure` gives them.
   """
   page = figure.Figure((9.6, 4.4), layout='constrained')
-  axs = page.subplots(1, 2)
+  axs, looked = page.subplots(1, 2), looks([*arms])
   for ax, key, title in zip(
     axs,
     ('unseen', 'writing'),
@@ -68,10 +68,8 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
     points_Nx2 = np.array(
       [[a['numbers'][key], a['numbers']['pass_rate']] for a in arms.values()]
     )
-    for (arm, told), look in zip(
-      arms.items(), looks([*arms]).values(), strict=True
-    ):
-      _draw_point(ax, arm, told, key, look)
+    for arm, told in arms.items():
+      _draw_point(ax, arm, told, key, looked[arm])
     best_Nx2 = points_Nx2[front(points_Nx2)]
     best_Nx2 = best_Nx2[best_Nx2[:, 0].argsort()]
     ax.plot(*best_Nx2.T, color='#333333', linewidth=0.8, zorder=0)

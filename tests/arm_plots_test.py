@@ -1,0 +1,13 @@
+"""What tells arms apart in every picture."""
+
+from rlcw import arm_plots
+
+
+def test_a_family_has_one_colour_and_its_members_are_told_apart() -> None:
+  found = arm_plots.looks(['base', 'rlmr_rank', 'rlmr', 'linear_1', 'mine'])
+  colour, marker, line = zip(*found.values(), strict=True)
+  assert found['rlmr'][0] == found['rlmr_rank'][0] == arm_plots.TRAINED
+  assert found['rlmr'][1:] != found['rlmr_rank'][1:]
+  assert found['rlmr'][2] == '-'  # the arm itself, not a variant of it
+  assert len({*colour}) == 3  # base and an unknown arm share one
+  assert len({*zip(colour, marker, line, strict=True)}) == 5
