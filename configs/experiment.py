@@ -45,6 +45,7 @@ def get_config(arm: str = 'rlmr') -> ConfigDict:
       steps=60,
       prompts_per_step=4,
       checkpoint_every=10,
+      remat=False,
       mixing=ARMS[arm],
       advantage_scale=SCALES.get(arm, 'reward_std'),
     )

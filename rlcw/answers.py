@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlcw import Config, data, metrics, sampling, sharding, tokenizer
+from rlcw import Config, data, lora, metrics, sampling, sharding, tokenizer
 from rlcw.policy import Policy
 from rlcw.rewards import constraints
 
@@ -26,6 +26,7 @@ def answer(
   prompt_NxL, length_N = data.pad(
     tokenizer.chat(model.text, brief.text) for brief in briefs
   )
+  decoder, params = lora.sampled(model.config, model.params)
   size, replies = config.briefs_per_pass, []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):
@@ -36,14 +37,14 @@ def answer(
       sharding.over_groups(model.mesh),
     )
     rollout = sampling.sample(
-      model.params,
+      params,
       prompt_PxL,
       length_P,
       brief_P,
       sampling.Temperature(trained.temperature),
       config.seed,
       0,
-      config=model.config,
+      config=decoder,
       group_size=config.replies_per_brief,
       max_new_tokens=trained.max_new_tokens,
       eos=tokenizer.eos_ids(model.text),

@@ -42,6 +42,25 @@ def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
   return np.array([[value(r) for r in group] for group in groups], float)
 
 
+def raised(groups: Sequence[dict[str, Any]]) -> float:
+  """The share of rule-breakers that training made likelier.
+
+  Args:
+    groups: of a run's rollouts, of which those count where some reply keeps
+      the rules and some does not.
+
+  Returns:
+    The share with a positive advantage; NaN where there is no such group.
+  """
+  found: list[bool] = []
+  for group in groups:
+    valid = [reply for reply in group['replies'] if reply['valid']]
+    broken = [reply for reply in valid if reply['violated']]
+    if len(broken) < len(valid):
+      found += [reply['advantage'] > 0 for reply in broken]
+  return metrics.mean(found)
+
+
 def measure(
   replies: Replies,
   features: dict[str, np.ndarray],

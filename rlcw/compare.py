@@ -97,6 +97,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     trained.language,
     config.best_of,
   )
+  for arm, told in table['arms'].items():
+    told['numbers']['raised'] = metrics.mean(
+      [
+        arms.raised(data.read_jsonl(runs[name] / 'rollouts.jsonl'))
+        for name in told['runs']
+        if arm != BASE
+      ]
+    )
   summary = {
     'briefs': len(briefs),
     'replies_per_brief': config.replies_per_brief,

@@ -22,6 +22,7 @@ ROWS = (
   ('Keeps every rule (loose)', 'pass_rate_loose', '.1%'),
   ('Writing, by the scorer of training', 'writing', 'z.2f'),
   ('Writing, by a scorer unseen in training', 'unseen', 'z.2f'),
+  ('Rule-breakers with a positive advantage, in training', 'raised', '.1%'),
   ('Good, by the judge', 'good', '.1%'),
   ('Length, tokens', 'length', '.1f'),
   ('Truncated', 'truncated', '.1%'),

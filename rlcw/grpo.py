@@ -225,11 +225,12 @@ def roll_out(
     config: of the run.
 
   Returns:
-    The replies, and the seconds that it took to cast and move the weights.
+    The replies, and the seconds that it took to merge, cast and move weights.
   """
   started = time.perf_counter()
+  decoder, params = lora.sampled(model.config, params)
   weights = sharding.for_rollout(
-    model.config, params, model.mesh, config.rollout_table
+    decoder, params, model.mesh, config.rollout_table
   )
   jax.block_until_ready(weights)
   resharded = time.perf_counter()
@@ -239,7 +240,7 @@ def roll_out(
     sampling.Temperature(config.temperature),
     config.seed,
     step,
-    config=model.config,
+    config=decoder,
     group_size=config.group_size,
     max_new_tokens=config.max_new_tokens,
     eos=tokenizer.eos_ids(model.text),

@@ -28,75 +28,10 @@ from jax import lax
 
 from rlcw.attention import KV, Prefix, Rope, attend, restart, rope_at, rotate
 from rlcw.axes import constrain
-from rlcw.model_config import LoraConfig, ModelConfig
+from rlcw.layers import Linear, RMSNorm, weight
+from rlcw.model_config import ModelConfig
 
 Params = Any  # a nested dict of arrays
-
-
-def weight(
-  module: nn.Module,
-  name: str,
-  axes: tuple[str, ...],
-  shape: tuple[int, ...],
-  init: Any = nn.initializers.normal(0.02),  # noqa: B008
-) -> jax.Array:
-  """A parameter whose axes have logical names, for the sharding table."""
-  init = nn.with_logical_partitioning(init, axes)
-  return cast(jax.Array, module.param(name, init, shape))
-
-
-class RMSNorm(nn.Module):
-  """Root-mean-square norm in float32 with a learned scale."""
-
-  eps: float
-  offset: float = 0.0  # what is added to the stored scale
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-    # a scale whose offset is 1 is stored as its distance from 1
-    init = nn.initializers.constant(1.0 - self.offset)
-    scale_D = weight(self, 'scale', ('norm',), x.shape[-1:], init)
-    y = x.astype(jnp.float32)
-    y *= lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-    return (y * (scale_D + self.offset)).astype(x.dtype)
-
-
-class Linear(nn.Module):
-  """`x @ W.T + b` with `W` stored `[out, in]`, as checkpoints store it.
-
-  With an adapter of rank r, `W + (alpha / r) · B A` stands for `W`, and is
-  never formed: the gradient of a frozen `W` is not computed either.
-  """
-
-  features: int
-  axes: tuple[str, str]  # logical names of (out, in)
-  bias: bool = False
-  lora: LoraConfig | None = None
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:  # [..., I] -> [..., O]
-    inner, (out_axis, in_axis) = x.shape[-1], self.axes
-    kernel_OxI = weight(self, 'kernel', self.axes, (self.features, inner))
-    # One flat product: over [P, G, L] XLA's CPU backward pass is 12% slower.
-    x_NxI = x.reshape(-1, inner)
-    y = x_NxI @ kernel_OxI.astype(x.dtype).T
-    zeros = nn.initializers.zeros
-    if self.bias:
-      bias_O = weight(self, 'bias', (out_axis,), (self.features,), zeros)
-      y += bias_O.astype(x.dtype)
-    if self.lora is not None:
-      rank, up = self.lora.rank, ('lora', in_axis)
-      uniform = nn.initializers.variance_scaling(
-        1 / 3, 'fan_in', 'uniform', 1, 0
-      )
-      a_RxI = weight(self, 'lora_a', up, (rank, inner), uniform)
-      down = (out_axis, 'lora')
-      b_OxR = weight(self, 'lora_b', down, (self.features, rank), zeros)
-      low_NxR = x_NxI @ a_RxI.astype(x.dtype).T
-      scale = self.lora.alpha / rank
-      y += scale * (low_NxR @ b_OxR.astype(x.dtype).T)
-    return y.reshape(*x.shape[:-1], self.features)
-
 
 _ACTIVATIONS = {
   'silu': nn.silu,
@@ -113,6 +48,22 @@ def _either(
   if local is None or isinstance(local, bool):
     return one() if local else other()
   return lax.cond(local, one, other)
+
+
+def _append(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
+  """The cache with new keys and values at `index`, and as attention takes it.
+
+  A cache is `[P, G, K, H, S]`, the order in which XLA's products on a CPU read
+  it; in another one it would be copied for every token.  The other axes' order
+  is a view.
+  """
+
+  def put(old: jax.Array, x_PxGxLxKxH: jax.Array) -> jax.Array:
+    x_PxGxKxHxL = jnp.moveaxis(x_PxGxLxKxH, 2, -1)
+    return lax.dynamic_update_slice_in_dim(old, x_PxGxKxHxL, index, axis=-1)
+
+  cache = jax.tree.map(put, cache, new)
+  return cache, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 2), cache)
 
 
 class Block(nn.Module):
@@ -135,8 +86,8 @@ class Block(nn.Module):
     """Returns the new activations and this layer's keys and values.
 
     A `local` layer turns by the second rope and sees a window.  With a `cache`
-    `[P, G, S, K, H]` the new keys are written at `index` and the whole cache
-    is attended to; without one, just the new keys are.
+    `[P, G, K, H, S]` the new keys are written at `index`, the whole of it is
+    attended to and returned; without one, just the new keys are.
     """
     c, x = self.config, x_PxGxLxD
 
@@ -161,9 +112,9 @@ class Block(nn.Module):
     rope = _either(local, lambda: ropes[1], lambda: ropes[0])
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
     q, k = rotate(q, rope) * scale, rotate(k, rope)
+    new = own = KV(k, v)
     if cache is not None:
-      k = lax.dynamic_update_slice_in_dim(cache.k, k, index, axis=2)
-      v = lax.dynamic_update_slice_in_dim(cache.v, v, index, axis=2)
+      new, own = _append(cache, own, index)
     q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
     prefix = None
     if prefix_kv is not None and prefix_length_P is not None:
@@ -171,7 +122,7 @@ class Block(nn.Module):
 
     def look(window: int | None) -> jax.Array:
       how: Any = {'start': index, 'implementation': c.attention}
-      return attend(q, KV(k, v), prefix, segment_PxGxL, window=window, **how)
+      return attend(q, own, prefix, segment_PxGxL, window=window, **how)
 
     y = _either(local, lambda: look(c.window), lambda: look(None))
     y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
@@ -183,7 +134,7 @@ class Block(nn.Module):
     y = _ACTIVATIONS[c.activation](gate) * up
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
-    return constrain(x), KV(k, v)
+    return constrain(x), new
 
 
 def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
@@ -376,7 +327,7 @@ def decode_step(
 
   Args:
     layers: `unstack((params['blocks'], prefix.kv))`, made outside the loop.
-    cache: for each layer keys and values `[P, G, S, K, H]` of the suffix.
+    cache: for each layer keys and values `[P, G, K, H, S]` of the suffix.
 
   Returns:
     The hidden state `[P, G, D]` that predicts the next token; the new cache.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from rlcw import Config, lora, roofline, sampling, sharding, train
@@ -108,7 +109,7 @@ def phases(plan: Plan) -> Iterator[Program]:
     yield Program(
       'resharding',
       lambda: jax.jit(
-        functools.partial(as_dtype, dtype=model.dtype),
+        functools.partial(as_sampled, model),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
       ).lower(learned),
       learned,
@@ -124,7 +125,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       sampling.Temperature(config.temperature),
       config.seed,
       0,
-      config=model,
+      config=lora.sampled(model, {})[0],
       group_size=shapes.group,
       max_new_tokens=shapes.reply_tokens,
       eos=(0,),
@@ -201,6 +202,12 @@ def fetched(plan: Plan, name: str) -> int:
   return per_chip(plan.frozen[name]) - per_chip(plan.held[name])
 
 
+def as_sampled(config: ModelConfig, params: Params) -> Params:
+  """The weights that replies are sampled from, wherever they are."""
+  config, params = lora.sampled(config, params)
+  return as_dtype(params, config.dtype)
+
+
 def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
   """`sharding.for_rollout` of shapes.
 
@@ -208,20 +215,22 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
     The weights as a rollout reads them; bytes on each chip of those that are
     copied for it; and those that are not.
   """
-  trained, model = policy(plan), plan.model
+  trained, table = policy(plan), plan.config.rollout_table
+  model, _ = lora.sampled(plan.model, {})
   weights = jax.tree.map(
-    lambda a, b, place: jax.ShapeDtypeStruct(a.shape, b.dtype, sharding=place),
-    trained,
-    jax.eval_shape(functools.partial(as_dtype, dtype=model.dtype), trained),
-    sharding.param_shardings(model, plan.mesh, plan.config.rollout_table),
+    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    jax.eval_shape(functools.partial(as_sampled, plan.model), trained),
+    sharding.param_shardings(model, plan.mesh, table),
   )
-  pairs = zip(jax.tree.leaves(trained), jax.tree.leaves(weights), strict=True)
+  before, after = flatten_dict(trained), flatten_dict(weights)
+  merged = {path[:-1] for path in before.keys() - after.keys()}
   kept, copied = [], []
-  for before, after in pairs:
-    same = before.dtype == after.dtype and before.sharding.is_equivalent_to(
-      after.sharding, before.ndim
+  for path, leaf in after.items():
+    was = before[path]
+    same = was.dtype == leaf.dtype and was.sharding.is_equivalent_to(
+      leaf.sharding, was.ndim
     )
-    (kept if same else copied).append(after)
+    (kept if same and path[:-1] not in merged else copied).append(leaf)
   return weights, per_chip(copied), kept
 
 

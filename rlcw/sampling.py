@@ -219,9 +219,9 @@ def no_keys(
   config: ModelConfig, prompts: int, group_size: int, max_new_tokens: int
 ) -> list[KV]:
   """Room in every layer for the keys and values of as many replies."""
-  shape = prompts, group_size, max_new_tokens, config.num_kv_heads
-  empty_PxGxTxKxH = jnp.zeros((*shape, config.head_dim), config.dtype)
-  return [KV(empty_PxGxTxKxH, empty_PxGxTxKxH)] * config.num_layers
+  shape = prompts, group_size, config.num_kv_heads, config.head_dim
+  empty_PxGxKxHxT = jnp.zeros((*shape, max_new_tokens), config.dtype)
+  return [KV(empty_PxGxKxHxT, empty_PxGxKxHxT)] * config.num_layers
 
 
 @functools.partial(

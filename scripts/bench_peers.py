@@ -9,12 +9,13 @@ so without a reference pass.  No token ends a reply early.  Nothing is
 recomputed to save memory.
 
 Each tool is a process of its own, TRL and tunix in environments that are made
-here with pip.  After a step that compiles, they take one in turn, so that all
-meet the same weather; only one works at a time.  Beside every step stand the
-CPU time that other machines took meanwhile, and the speed of a product just
-before.
+here with pip.  After a step that compiles, they take turns, so that all meet
+the same weather; only one works at a time.  A turn is two steps, of which the
+second counts, as in training, where a step finds what the one before left.
+Beside every step stand the CPU time that other machines took meanwhile, and the
+speed of a product just before.
 
-The default case takes about a quarter of an hour on 2 cores, and 20 GiB of
+The default case takes about 20 minutes on 2 cores, and 20 GiB of
 memory for the three together; the environments take 3 GiB of disk.  The index
 is for a torch without CUDA; leave it out where pip finds one by itself.
 
@@ -186,14 +187,16 @@ def product_rate(side: int = 2048) -> float:
 
 
 def take_step(tool: str, worker: Worker, tokens: int) -> dict[str, Any]:
-  """One step, and the weather it met.
+  """The second of two steps, and the weather it met.
 
   Raises:
     RuntimeError: the tool made more or fewer tokens than the others.
   """
+  worker.ask('step')
   rate, (before, stolen) = product_rate(), cpu_times()
   found = worker.ask('step')
   after, later = cpu_times()
+  worker.ask('rest')
   if found['tokens'] != tokens:
     raise RuntimeError(
       f'{tool} made {found["tokens"]} new tokens where {tokens} are due: the '
@@ -213,24 +216,21 @@ def run_case(
   steps: dict[str, list[Any]] = {tool: [] for tool in pythons}
   ceilings = []
   try:
-    for n in range(rounds + 1):
+    for n in range(rounds):
       for tool, python in pythons.items():
         if tool not in workers:
           workers[tool] = start(tool, python, case)
         steps[tool].append(take_step(tool, workers[tool], due))
         metrics.say(
           f'{case.stem} round {n} {tool}: {steps[tool][-1]["seconds"]:.2f} s'
-          + (', with compilation' if n == 0 else '')
         )
-      if n:
-        ceilings.append(workers['rlcw'].ask('ceilings'))
+      ceilings.append(workers['rlcw'].ask('ceilings'))
   finally:
     for worker in workers.values():
       worker.close()
   return {
     'case': about,
-    'first': {tool: found[0] for tool, found in steps.items()},
-    'steps': {tool: found[1:] for tool, found in steps.items()},
+    'steps': steps,
     'ceilings': ceilings,
   }
 

@@ -125,3 +125,15 @@ def test_the_front_is_what_none_beats(points: list[tuple[int, int]]) -> None:
       x >= point[0] and y >= point[1] and (x, y) != point for x, y in points
     )
     assert kept == (not beaten)
+
+
+def test_rule_breakers_with_a_positive_advantage_are_counted() -> None:
+  def group(*replies: tuple[bool, float, bool]) -> dict:
+    names = 'violated', 'advantage', 'valid'
+    return {'replies': [dict(zip(names, r, strict=True)) for r in replies]}
+
+  mixed = group((True, 0.5, True), (True, -0.5, True), (False, 0.0, True))
+  unknown = group((True, 1.0, False), (False, -1.0, True), (True, 0.0, True))
+  broken = group((True, 1.0, True), (True, -1.0, True))
+  assert arms.raised([mixed, unknown, broken]) == 1 / 3
+  assert np.isnan(arms.raised([broken]))

@@ -118,9 +118,17 @@ def test_a_worker_that_dies_tells_why(tmp_path: pathlib.Path) -> None:
     worker.ask('step')  # its input is closed by now
 
 
+ANSWERS = """
+import json, sys
+for _ in sys.stdin:
+  print(json.dumps({'tokens': 8, 'seconds': 1.0}), flush=True)
+"""
+
+
 def test_unequal_work_is_an_error(tmp_path: pathlib.Path) -> None:
-  command = [sys.executable, '-c', ANSWERS_ONCE]
+  command = [sys.executable, '-c', ANSWERS]
   worker = bench_peers.Worker(command, tmp_path / 'printer.log')
+  assert bench_peers.take_step('printer', worker, 8)['seconds'] == 1.0
   with pytest.raises(RuntimeError, match='printer made 8 .* where 9 are due'):
     bench_peers.take_step('printer', worker, 9)
   worker.close()
@@ -140,14 +148,15 @@ def test_rlcw_takes_steps(
   assert [tokenizer.encode(text, p) for p in case['prompts']] == rows
   assert case['prompt_tokens'] == max(map(len, rows))
   worker = bench_peers.start('rlcw', pathlib.Path(sys.executable), file)
-  first, second = (bench_peers.take_step('rlcw', worker, 24) for _ in 'ab')
+  first = worker.ask('step')
+  second = bench_peers.take_step('rlcw', worker, 24)
   worker.close()
   for step in first, second:
     assert step['seconds_rollout'] > 0 and step['seconds_update'] > 0
     assert step['seconds_rollout'] + step['seconds_update'] == pytest.approx(
       step['seconds']
     )
-    assert 0 <= step['steal'] <= 1 and step['product_rate'] > 0
+  assert 0 <= second['steal'] <= 1 and second['product_rate'] > 0
   assert second['seconds'] < first['seconds'] / 5  # nothing compiles again
 
 

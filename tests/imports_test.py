@@ -25,11 +25,11 @@ LAYERS = {
   'rewards.languages rewards.units rewards.verse rewards.manners '
   'rewards.wordings rewards.english rewards.chinese rewards.compose '
   'rewards.recipes '
-  'rewards.mixing attention attention_decode attention_kernels axes model '
-  'model_config lora losses sharding sources tokenizer hub builders metrics '
-  'records plots datasets prompts cache endpoint agreement retrieval grammar '
-  'hlo roofline processes slices tables diversity winrate page arms arm_plots '
-  'monitors',
+  'rewards.mixing attention attention_decode attention_kernels axes layers '
+  'model model_config lora losses sharding sources tokenizer hub builders '
+  'metrics records plots datasets prompts cache endpoint agreement retrieval '
+  'grammar hlo roofline processes slices tables diversity winrate page arms '
+  'arm_plots monitors',
 }
 LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
 LAYER['rlcw'] = 0

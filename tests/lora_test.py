@@ -67,6 +67,20 @@ def test_merged_equals_beside() -> None:
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_replies_are_sampled_from_merged_kernels_where_none_is_rounded() -> (
+  None
+):
+  base, adapters = make_params(single()), make_adapters(single())
+  beside = lora.join(adapters, base)
+  decoder, merged = lora.sampled(ADAPTED, beside)
+  assert decoder == CONFIG
+  np.testing.assert_allclose(
+    read(ADAPTED, beside), read(decoder, merged), atol=1e-5
+  )
+  half = dataclasses.replace(ADAPTED, dtype='bfloat16')
+  assert lora.sampled(half, beside) == (half, beside)
+
+
 def test_one_kernel_by_hand() -> None:
   """`W + (alpha / rank) · B A` with alpha 6, rank 1."""
   config = dataclasses.replace(

@@ -225,6 +225,12 @@ def arms(
   settings = json.loads((runs / 'grpo' / 'config.json').read_text())
   settings['mixing']['name'] = 'linear'
   metrics.write_json(folder / 'runs' / 'linear_2-0' / 'config.json', settings)
+  replies = [
+    {'valid': True, 'violated': violated, 'advantage': advantage}
+    for violated, advantage in ((True, 1.0), (True, -2.0), (False, 1.0))
+  ]
+  diary = folder / 'runs' / 'linear_2-0' / 'rollouts.jsonl'
+  diary.write_bytes(metrics.json_line({'replies': replies}))
   for name, told in (
     ('rlmr-0', {'warnings': [{'step': 3, 'text': 'replies grow.'}]}),
     ('linear_2-0', {}),
@@ -269,6 +275,8 @@ def test_runs_are_compared_and_added(
     assert wins['judge']['ties'] == 1
     assert found[arm]['numbers']['kl'] > 1e-3
   assert found['base']['numbers']['kl'] == pytest.approx(0, abs=1e-3)
+  assert found['linear_2']['numbers']['raised'] == 0.5
+  assert found['base']['numbers']['raised'] is None
   # they are one run, under three names
   gain = summary['against']['rlmr']['linear_2']['unseen']
   assert gain['mean'] == 0 and gain['interval'] == [0, 0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import pytest
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from pipeline import ROOT, tiny_config
 
@@ -61,6 +62,10 @@ def test_the_shapes_of_a_folder_are_those_of_its_header(
       {'train': 'lora', 'plan.reward_model': '', 'rollout_table': 'train'},
       ['resharding', 'rollout', 'reference', 'update'],
       marks=pytest.mark.slow,
+    ),
+    (
+      {'train': 'lora', 'plan.reward_model': '', 'compute_dtype': 'float32'},
+      ['resharding', 'rollout', 'reference', 'update'],
     ),
     pytest.param(
       {'compute_dtype': 'float32', 'mesh.fsdp': 1, 'mesh.data': 8},
@@ -121,6 +126,21 @@ def test_a_rollout_s_copy_is_what_is_cast_or_gathered(
   assert copy == 4 * (held - norms)
   half, _ = copied(compute_dtype='bfloat16')
   assert half == copy / 2
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'names'),
+  [('float32', {'kernel'}), ('bfloat16', {'lora_a', 'lora_b'})],
+)
+def test_of_a_rollout_with_adapters_what_is_merged_or_cast_is_copied(
+  tiny_folder: pathlib.Path, dtype: str, names: set[str]
+) -> None:
+  changes = {'train': 'lora', 'rollout_table': 'train', 'compute_dtype': dtype}
+  weights, copy, _ = programs.to_rollout(made(settings(tiny_folder, **changes)))
+  named = [
+    leaf for path, leaf in flatten_dict(weights).items() if path[-1] in names
+  ]
+  assert copy == programs.per_chip(named) > 0
 
 
 @pytest.mark.parametrize(

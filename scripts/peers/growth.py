@@ -1,11 +1,12 @@
 """How rlcw's step grows with the group, the brief and the reply.
 
-Random briefs of full length, settings of configs/grpo.py; each program is
-compiled first and timed once.  For briefs of growing length also what it would
-cost to read them once for every reply: as many groups of one reply.
+Random briefs of full length, settings of configs/grpo.py; each program runs
+twice, and the second time counts.  For briefs of growing length also what it
+would cost to read them once for every reply: as many groups of one reply.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from peers import rlcw_step
 
 from rlcw import learner, metrics, policy, sampling, sharding, train
+from rlcw.main import keep_freed_memory
 from rlcw.roofline import Shapes
 
 BASE = Shapes(prompts=1, group=4, prompt_tokens=64, reply_tokens=32)
@@ -25,11 +27,11 @@ AXES = {
 }
 
 
-def seconds(program: Any, arguments: tuple[Any, ...], **static: Any) -> Any:
-  """Of one call after its compilation; and its result."""
-  compiled = program.lower(*arguments, **static).compile()
+def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+  """Of the second of two calls, as the first compiles; and its result."""
+  jax.block_until_ready(call())
   started = time.perf_counter()
-  result = jax.block_until_ready(compiled(*arguments))
+  result = jax.block_until_ready(call())
   return time.perf_counter() - started, result
 
 
@@ -47,18 +49,17 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
     np.full(s.prompts, s.prompt_tokens, np.int32),
   )
   rolled, rollout = seconds(
-    sampling.sample,
-    (
+    lambda: sampling.sample(
       model.params,
       *prompts,
       np.arange(s.prompts),
       sampling.Temperature(1.0),
       *(0, 0),  # seed and step
-    ),
-    config=config,
-    group_size=s.group,
-    max_new_tokens=s.reply_tokens,
-    eos=(config.vocab_size,),
+      config=config,
+      group_size=s.group,
+      max_new_tokens=s.reply_tokens,
+      eos=(config.vocab_size,),
+    )
   )
   optimizer = learner.make_optimizer(settings)
   params = jax.tree.map(jnp.copy, model.params)  # an update takes its own
@@ -68,12 +69,19 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
   )
   reward = random.normal(size=(s.prompts, s.group)).astype(np.float32)
   arrays = rlcw_step.batch(prompts, rollout, reward)
-  learned, _ = seconds(update, (state, arrays, {}))
+
+  def learn() -> Any:
+    nonlocal state
+    state, _ = update(state, arrays, {})
+    return state
+
+  learned, _ = seconds(learn)
   return {'rollout': rolled, 'update': learned}
 
 
 def main(model: Path, out: Path) -> None:
   """Measures every point; writes `growth.json` and `growth.md`."""
+  keep_freed_memory()  # as the command does
   mesh = sharding.make_mesh()
   found: dict[str, list[Any]] = {}
   with jax.set_mesh(mesh):

@@ -36,8 +36,17 @@ class Clock:
     os.dup2(2, 1)
 
   def commands(self) -> Iterator[str]:
-    """Each command as it comes; the time of a step runs from then on."""
+    """Each command as it comes; the time of a step runs from then on.
+
+    At `rest`, which is answered here, what was freed goes back to the system,
+    as the next tool needs it.
+    """
     for line in sys.stdin:
+      if line.strip() == 'rest':
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        self.answer()
+        continue
       self.started, self.rollout = time.perf_counter(), 0.0
       yield line.strip()
 
@@ -69,9 +78,6 @@ class Clock:
       # Linux gives VmHWM, in KiB
       memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
-    # what was freed goes back to the system, as the next tool needs it
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def rewards(replies: list[str]) -> list[float]:
