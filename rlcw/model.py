@@ -309,8 +309,22 @@ def read_packed(
   return hidden[:, 0]
 
 
-def unstack(stacked: Params, num_layers: int) -> list[Params]:
-  """A tree stacked over layers as one tree per layer, for `decode_step`."""
+def unstack(
+  blocks: Params, brief: KV, num_layers: int
+) -> list[tuple[Params, KV]]:
+  """Each layer's weights and its part of the briefs, for `decode_step`.
+
+  Args:
+    blocks: weights, stacked over layers.
+    brief: keys and values `[layers, P, S, K, H]`.
+    num_layers: of the model.
+
+  Returns:
+    For each layer its weights, and keys `[P, K, H, S]` and values
+    `[P, K, S, H]`, the order in which they are read, as in `_append`.
+  """
+  brief = KV(jnp.moveaxis(brief.k, 2, -1), jnp.swapaxes(brief.v, 2, 3))
+  stacked = blocks, brief
   return [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
 
 
@@ -326,7 +340,7 @@ def decode_step(
   """Reads one new token per reply, the `index`-th of each.
 
   Args:
-    layers: `unstack((params['blocks'], prefix.kv))`, made outside the loop.
+    layers: of `unstack`, made outside the loop.
     cache: for each layer keys and values `[P, G, K, H, S]` of the suffix.
 
   Returns:
@@ -339,7 +353,8 @@ def decode_step(
   )
   ropes, new_cache = _ropes(c, position), []
   local = c.local_layers or (False,) * c.num_layers
-  for here, (block, brief), kv in zip(local, layers, cache, strict=True):
+  for here, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
+    brief = KV(jnp.moveaxis(k, -1, 1), jnp.swapaxes(v, 1, 2))
     x, kv = _apply(
       Block(c), block, x, here, ropes, prefix.length_P, brief, None, kv, index
     )

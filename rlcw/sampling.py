@@ -267,7 +267,7 @@ def sample(
   shape_PxG = (prompts, group_size)
   params = as_dtype(params, config.dtype)  # once, not for every token
   last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
-  layers = unstack((params['blocks'], prefix.kv), config.num_layers)
+  layers = unstack(params['blocks'], prefix.kv, config.num_layers)
   head_VxD = head_weight(params)
   key_PxG = reply_keys(seed, step, brief_id_P, group_size)
   eos_E = jnp.asarray(eos, jnp.int32)
