@@ -222,7 +222,8 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
     jax.eval_shape(functools.partial(as_sampled, plan.model), trained),
     sharding.param_shardings(model, plan.mesh, table),
   )
-  before, after = flatten_dict(trained), flatten_dict(weights)
+  before: dict[Any, Any] = flatten_dict(trained)
+  after: dict[Any, Any] = flatten_dict(weights)
   merged = {path[:-1] for path in before.keys() - after.keys()}
   kept, copied = [], []
   for path, leaf in after.items():
