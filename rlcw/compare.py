@@ -97,12 +97,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     trained.language,
     config.best_of,
   )
-  for arm, told in table['arms'].items():
+  for told in table['arms'].values():
     told['numbers']['raised'] = metrics.mean(
       [
         arms.raised(data.read_jsonl(runs[name] / 'rollouts.jsonl'))
         for name in told['runs']
-        if arm != BASE
+        if name in runs
       ]
     )
   summary = {

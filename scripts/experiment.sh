@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does the dynamic penalty win?  Trains every arm of configs/experiment.py and
-# compares them on held-out briefs: about four hours on 2 cores.  Run it again to
-# go on where it was stopped.
+# compares them on held-out briefs: four hours on 2 cores, by estimate.  Run it
+# again to go on where it was stopped.
 #
 #   IFEVAL=input_data.jsonl ./scripts/experiment.sh
 #
