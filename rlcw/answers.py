@@ -26,7 +26,8 @@ def answer(
   prompt_NxL, length_N = data.pad(
     tokenizer.chat(model.text, brief.text) for brief in briefs
   )
-  decoder, params = lora.sampled(model.config, model.params)
+  decoder = lora.decoder(model.config)
+  params = lora.sampled(model.config, model.params)
   size, replies = config.briefs_per_pass, []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):

@@ -228,9 +228,12 @@ def roll_out(
     The replies, and the seconds that it took to merge, cast and move weights.
   """
   started = time.perf_counter()
-  decoder, params = lora.sampled(model.config, params)
+  decoder = lora.decoder(model.config)
   weights = sharding.for_rollout(
-    decoder, params, model.mesh, config.rollout_table
+    decoder,
+    lora.sampled(model.config, params),
+    model.mesh,
+    config.rollout_table,
   )
   jax.block_until_ready(weights)
   resharded = time.perf_counter()

@@ -115,12 +115,15 @@ def merge(config: ModelConfig, params: Params) -> Params:
   return merged(params)
 
 
-def sampled(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
-  """A policy as replies are sampled from it, adapters merged where they can be.
+def decoder(config: ModelConfig) -> ModelConfig:
+  """The model that replies are sampled from: in float32, one without adapters.
 
-  In float32 they are, which saves two products beside every other for every
-  token; bfloat16 would round small adapters away.
+  Merged, they save two products beside every other for every token; bfloat16
+  would round small ones away.
   """
-  if config.dtype != 'float32':
-    return config, params
-  return without(config), merge(config, params)
+  return without(config) if config.dtype == 'float32' else config
+
+
+def sampled(config: ModelConfig, params: Params) -> Params:
+  """A policy's parameters as `decoder(config)` takes them."""
+  return merge(config, params) if decoder(config).lora is None else params

@@ -125,7 +125,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       sampling.Temperature(config.temperature),
       config.seed,
       0,
-      config=lora.sampled(model, {})[0],
+      config=lora.decoder(model),
       group_size=shapes.group,
       max_new_tokens=shapes.reply_tokens,
       eos=(0,),
@@ -204,8 +204,7 @@ def fetched(plan: Plan, name: str) -> int:
 
 def as_sampled(config: ModelConfig, params: Params) -> Params:
   """The weights that replies are sampled from, wherever they are."""
-  config, params = lora.sampled(config, params)
-  return as_dtype(params, config.dtype)
+  return as_dtype(lora.sampled(config, params), config.dtype)
 
 
 def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
@@ -216,11 +215,10 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
     copied for it; and those that are not.
   """
   trained, table = policy(plan), plan.config.rollout_table
-  model, _ = lora.sampled(plan.model, {})
   weights = jax.tree.map(
     lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
     jax.eval_shape(functools.partial(as_sampled, plan.model), trained),
-    sharding.param_shardings(model, plan.mesh, table),
+    sharding.param_shardings(lora.decoder(plan.model), plan.mesh, table),
   )
   before: dict[Any, Any] = flatten_dict(trained)
   after: dict[Any, Any] = flatten_dict(weights)

@@ -72,13 +72,14 @@ def test_replies_are_sampled_from_merged_kernels_where_none_is_rounded() -> (
 ):
   base, adapters = make_params(single()), make_adapters(single())
   beside = lora.join(adapters, base)
-  decoder, merged = lora.sampled(ADAPTED, beside)
-  assert decoder == CONFIG
+  assert lora.decoder(ADAPTED) == CONFIG
+  merged = lora.sampled(ADAPTED, beside)
   np.testing.assert_allclose(
-    read(ADAPTED, beside), read(decoder, merged), atol=1e-5
+    read(ADAPTED, beside), read(CONFIG, merged), atol=1e-5
   )
   half = dataclasses.replace(ADAPTED, dtype='bfloat16')
-  assert lora.sampled(half, beside) == (half, beside)
+  assert lora.decoder(half) == half
+  assert lora.sampled(half, beside) is beside
 
 
 def test_one_kernel_by_hand() -> None:

@@ -1,5 +1,7 @@
 """Group rollouts: what is drawn, what is recorded, what it depends on."""
 
+import math
+import re
 from typing import Any
 
 import flax.struct
@@ -11,8 +13,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlcw import losses, model, sampling, tokenizer
+from rlcw import losses, model, sampling, sharding, tokenizer
 from rlcw.model import Params
+from rlcw.model_config import ModelConfig
 from rlcw.sampling import Greedy, Rollout, Temperature, TopK, TopP
 
 LENGTHS = (3, 8, 5)  # of three briefs, padded to 8
@@ -177,6 +180,33 @@ def test_the_loop_goes_on_while_one_reply_lives(tiny: Any) -> None:
   rollout = _draw(tiny, counted, rows=(0,), group_size=2)
   jax.effects_barrier()
   assert len(counted.turns) == rollout.length.max() > rollout.length.min()
+
+
+def test_no_token_copies_a_cache_or_a_brief_into_another_order() -> None:
+  """Of keys and values, XLA turns round those of the briefs, and once."""
+  config = ModelConfig(
+    512, 64, 96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
+  )
+  shape = jax.ShapeDtypeStruct
+  prompts, group, length, budget = 3, 4, 21, 37
+  lowered = sampling.sample.lower(
+    sharding.abstract_params(config),
+    shape((prompts, length), jnp.int32),
+    *[shape((prompts,), jnp.int32)] * 2,
+    *(PLAIN, 0, 0),
+    config=config,
+    group_size=group,
+    max_new_tokens=budget,
+    eos=(0,),
+  )
+  token = 2 * 16  # numbers in a token's keys
+  held = prompts * length * token, prompts * group * budget * token
+  turned = re.findall(
+    r'= f32\[([\d,]+)\]\S* transpose\(.*', lowered.compile().as_text()
+  )
+  sizes = [math.prod(map(int, axes.split(','))) for axes in turned]
+  assert sizes.count(held[0]) <= 2  # of keys and of values, as they are read
+  assert sizes.count(held[1]) == 0
 
 
 def test_one_compilation_per_bucket(tiny: Any) -> None:
