@@ -11,8 +11,8 @@ finite.  At the end parameters, moments, replies and metrics are held against
 each other bit for bit.  A third run, which may not wait for its judge, shows
 what becomes of a reply without a verdict.
 
-Cost: 29 minutes, 4.6 of them of the CPU, on one core that others used as well;
-nearly all of it goes to processes that begin.
+Cost: 19 minutes beside other work on 2 cores; nearly all of it goes to
+processes that begin.
 Expect: a table of faults, exit code 0 only where all held, `tally.json`.
 """
 
