@@ -7,8 +7,7 @@ the reward model of configs/reward_model.py and adapters to learn.  Which briefs
 a step has, and the random keys of its replies, depend on the seed alone.
 `scripts/experiment.sh` runs all of them.
 
-Cost: 60 steps of about 20 s on one CPU core, 10 GiB of memory; with
---config.remat=True a tenth more time, and 4 GiB.
+Cost: 60 steps of about 20 s on one CPU core, 5.5 GiB of memory.
 Expect: max_violator_advantage below 0 with rlmr, above 2 with writing alone.
 """
 

@@ -255,7 +255,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
       rollout_table='decode',  # decode | train: how weights are split while
       # replies are sampled, whole over fsdp or as they are trained
-      remat=True,  # recompute blocks in the backward pass: memory for time
+      remat=True,  # recompute whole blocks in the backward pass: less memory,
+      # more time; False: all but what products with weights gave
       compute_dtype='float32',  # float32 | bfloat16: of activations, of the
       # weights that replies are sampled with, and of all that is frozen
       # auto | xla: no kernels, whatever the platform. For where one fails: on

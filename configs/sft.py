@@ -39,6 +39,6 @@ def get_config() -> ConfigDict:
       max_grad_norm=1.0,
       checkpoint_every=7,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
-      remat=True,  # recompute blocks in the backward pass: memory for time
+      remat=True,  # recompute whole blocks in the backward pass: less memory
     )
   )

@@ -3,10 +3,8 @@
 Any setting can be overridden: `--config.steps=10`.  A config names its task.
 """
 
-import ctypes
 import importlib
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,21 +48,6 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 # These share their work among several processes.
 _SHARED = 'sft', 'reward_model', 'grpo'
-# What mallopt(3) calls M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD: one heap
-# for all threads and arrays, of which nothing is given back.
-_KEEP = (-8, 1), (-4, 0), (-1, -1)
-
-
-def keep_freed_memory() -> None:
-  """Has glibc keep what is freed, as the next step needs as much again.
-
-  By default it gives large arrays back, so that on a CPU the system clears
-  gigabytes of pages in every step.  Elsewhere than with glibc it does nothing.
-  """
-  if platform.libc_ver()[0] == 'glibc':
-    libc = ctypes.CDLL(None)
-    for parameter, value in _KEEP:
-      libc.mallopt(parameter, value)
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> bool:
@@ -137,7 +120,6 @@ def main(argv: list[str]) -> None:
 
 def console() -> None:
   """The `rlcw` command: an error of the user's or a disk's has no trace."""
-  keep_freed_memory()
   flags.mark_flags_as_required(['config', 'workdir'])
   with processes.together():
     try:

@@ -191,8 +191,9 @@ class Decoder(nn.Module):
       weight(self, 'head', axes, shape)
     each, same = 0, nn.broadcast
     local = each if c.local_layers else same
+    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     blocks = nn.scan(
-      nn.remat(Block, prevent_cse=False) if c.remat else Block,
+      nn.remat(Block, prevent_cse=False, policy=None if c.remat else products),
       variable_axes={'params': 0},
       split_rngs={'params': True},
       in_axes=cast(Any, (local, same, same, each, same)),

@@ -71,7 +71,9 @@ class ModelConfig:
   local_layers: tuple[bool, ...] = ()  # which layers are; (): none
   local_rope: RopeConfig | None = None  # None: the same as elsewhere
   dtype: str = 'float32'  # of activations; parameters keep their own
-  remat: bool = False  # recompute each block in the backward pass
+  # what the backward pass recomputes: whole blocks, or all but what products
+  # with weights gave
+  remat: bool = False
   lora: LoraConfig | None = None
   attention: str = 'auto'  # auto: the platform's kernels | xla: none of them
 

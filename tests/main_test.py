@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 
@@ -20,37 +19,6 @@ def rlcw(*arguments: str) -> subprocess.CompletedProcess:
     capture_output=True,
     text=True,
   )
-
-
-FAULTS = """
-import resource
-import numpy as np
-from rlcw import main
-
-{keep}
-faults = []
-for _ in range(4):
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  np.ones(2**24)  # 128 MiB, 32768 pages
-  faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(min(faults[1:]), max(faults[1:]))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc only')
-def test_what_is_freed_is_kept() -> None:
-  """An array as large as the last one costs no page again."""
-
-  def faults(keep: str) -> list[int]:
-    program = FAULTS.format(keep=keep)
-    told = subprocess.run(
-      [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True
-    )
-    return [*map(int, told.stdout.split())]
-
-  _, most = faults('main.keep_freed_memory()')
-  least, _ = faults('')
-  assert most < 100 < least
 
 
 def test_a_misspelt_setting_is_an_error(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,6 @@
 """How rlcw's step grows with the group, the brief and the reply.
 
-Random briefs of full length, settings of configs/grpo.py; each program runs
+Random briefs of full length, settings as beside the peers; each program runs
 twice, and the second time counts.  For briefs of growing length also what it
 would cost to read them once for every reply: as many groups of one reply.
 """
@@ -16,7 +16,6 @@ import numpy as np
 from peers import rlcw_step
 
 from rlcw import learner, metrics, policy, sampling, sharding, train
-from rlcw.main import keep_freed_memory
 from rlcw.roofline import Shapes
 
 BASE = Shapes(prompts=1, group=4, prompt_tokens=64, reply_tokens=32)
@@ -40,7 +39,6 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
   settings = rlcw_step.settings(
     {'temperature': 1.0, 'learning_rate': 1e-6, 'seed': 0}
   )
-  settings.remat = True
   config = learner.configure(model.config, settings)
   random = np.random.default_rng(0)
   size = s.prompts, s.prompt_tokens
@@ -81,7 +79,6 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
 
 def main(model: Path, out: Path) -> None:
   """Measures every point; writes `growth.json` and `growth.md`."""
-  keep_freed_memory()  # as the command does
   mesh = sharding.make_mesh()
   found: dict[str, list[Any]] = {}
   with jax.set_mesh(mesh):

@@ -22,7 +22,6 @@ from rlcw import (
   tokenizer,
   train,
 )
-from rlcw.main import keep_freed_memory
 
 
 def settings(case: dict[str, Any]) -> ConfigDict:
@@ -98,7 +97,6 @@ def batch(
 
 
 def main() -> None:
-  keep_freed_memory()  # as the command does
   case, clock = worker.read_case(), worker.Clock()
   mesh = sharding.make_mesh()
   with jax.set_mesh(mesh):
