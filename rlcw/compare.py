@@ -22,6 +22,7 @@ from rlcw import (
   arms,
   compare_page,
   data,
+  evaluate,
   lora,
   metrics,
   policy,
@@ -290,17 +291,34 @@ def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
   return told
 
 
-def benchmark(pattern: str) -> dict[str, dict[str, float]]:
+def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   """IFEval's four numbers of each arm, from folders of finished `verify` runs.
 
+  `gain` is that of `prompt_strict` over base, prompt by prompt, as of
+  `evaluate.paired_bootstrap`; where there is no base, None.
+
   Raises:
-    ValueError: a folder holds something else.
+    ValueError: a folder holds something else, or other prompts than base.
   """
-  found = {}
-  for file in sorted(glob.glob(f'{pattern}/summary.json')):
-    told = json.loads(Path(file).read_text('utf-8'))
+  found: dict[str, dict[str, Any]] = {}
+  strict: dict[str, dict[Any, bool]] = {}
+  for file in map(Path, sorted(glob.glob(f'{pattern}/summary.json'))):
+    told = json.loads(file.read_text('utf-8'))
     numbers = {k: v for k, v in told.items() if k.endswith(('strict', 'loose'))}
     if told.get('mode') != 'benchmark' or not numbers:
       raise ValueError(f'{file} is not of `verify` with mode=benchmark')
-    found[Path(file).parent.name] = numbers
+    found[file.parent.name] = numbers
+    strict[file.parent.name] = {
+      row['key']: row['strict']['follow_all_instructions']
+      for row in data.read_jsonl(file.with_name('verdicts.jsonl'))
+    }
+  base = strict.get(BASE)
+  for name, kept in strict.items():
+    if base is not None and kept.keys() != base.keys():
+      raise ValueError(f'{name} of {pattern} answers other prompts than {BASE}')
+    found[name]['gain'] = base and evaluate.paired_bootstrap(
+      np.array([[base[key]] for key in base], float),
+      np.array([[kept[key]] for key in base], float),
+      seed=0,
+    )
   return found

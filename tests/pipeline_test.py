@@ -237,11 +237,19 @@ def arms(
   ):
     metrics.write_json(folder / 'runs' / name / 'summary.json', told)
   shutil.copytree(runs / 'reward_model', folder / 'unseen')
-  verified = folder / 'ifeval' / 'base'
-  verified.mkdir(parents=True)
-  told = {'mode': 'benchmark', 'prompt_strict': 0.125, 'prompt_loose': 0.5}
-  told |= {'instruction_strict': 0.25, 'instruction_loose': 0.75}
-  metrics.write_json(verified / 'summary.json', told)
+  for arm, kept in (('base', 1), ('rlmr', 3)):
+    verified = folder / 'ifeval' / arm
+    verified.mkdir(parents=True)
+    told = {'mode': 'benchmark', 'prompt_strict': kept / 8, 'prompt_loose': 0.5}
+    told |= {'instruction_strict': 0.25, 'instruction_loose': 0.75}
+    metrics.write_json(verified / 'summary.json', told)
+    rows = (
+      {'key': key, 'strict': {'follow_all_instructions': key < kept}}
+      for key in range(8)
+    )
+    (verified / 'verdicts.jsonl').write_bytes(
+      b''.join(map(metrics.json_line, rows))
+    )
   return folder
 
 
@@ -280,8 +288,16 @@ def test_runs_are_compared_and_added(
   # they are one run, under three names
   gain = summary['against']['rlmr']['linear_2']['unseen']
   assert gain['mean'] == 0 and gain['interval'] == [0, 0]
+  assert summary['benchmark']['base']['gain']['high'] == 0
+  gain = summary['benchmark']['rlmr']['gain']
+  assert gain['mean'] == 0.25 and gain['low'] == 0 and gain['high'] > 0.25
   page = (workdir / 'report.html').read_text()
-  assert '</html>' in page and '12.5%' in page and 'linear_2' in page
+  assert (
+    '</html>' in page
+    and '12.5%' in page
+    and '+25.0%' in page
+    and 'linear_2' in page
+  )
   assert summary['warnings']['rlmr-0'] == ['step 3: replies grow.']
   assert 'step 3: replies grow.' in page
   assert summary['warnings']['linear_2-0'] is None
@@ -327,3 +343,8 @@ def test_runs_that_cannot_be_compared_are_refused(
   metrics.write_json(tmp_path / 'rlmr' / 'summary.json', {'mode': 'reward'})
   with pytest.raises(ValueError, match='mode=benchmark'):
     compare.benchmark(str(tmp_path / '*'))
+  shutil.copytree(arms / 'ifeval', tmp_path / 'ifeval')
+  verdicts = tmp_path / 'ifeval' / 'rlmr' / 'verdicts.jsonl'
+  verdicts.write_bytes(verdicts.read_bytes().replace(b'"key": 7', b'"key": 8'))
+  with pytest.raises(ValueError, match='rlmr of .* other prompts than base'):
+    compare.benchmark(str(tmp_path / 'ifeval' / '*'))
