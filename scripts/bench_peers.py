@@ -5,8 +5,8 @@ r"""How fast is a GRPO step beside TRL and tunix, and beside the machine's best?
 
 The same model, briefs, group and lengths for all, in float32, with all weights
 learning: by advantages from the length of the replies, without a KL term and
-so without a reference pass.  No token ends a reply early.  Nothing is
-recomputed to save memory.
+so without a reference pass.  No token ends a reply early.  No tool recomputes
+blocks to save memory; rlcw recomputes what lies between products with weights.
 
 Each tool is a process of its own, TRL and tunix in environments that are made
 here with pip.  After a step that compiles, they take turns, so that all meet
