@@ -80,17 +80,17 @@ def all_weights(c: ModelConfig) -> int:
 
 
 def blocks_flops(c: ModelConfig, s: Shapes) -> float:
-  """One forward pass over briefs and their replies, without the head.
+  """One forward pass over briefs and their replies, without the head."""
+  tokens = s.prompts * (s.prompt_tokens + s.group * s.reply_tokens)
+  return 2 * linear_weights(c) * tokens + attention_flops(c, s)
 
-  Attention is causal; a local layer's window is not made use of.
-  """
-  replies = s.prompts * s.group
-  tokens = s.prompts * s.prompt_tokens + replies * s.reply_tokens
-  seen = s.prompts * _causal(s.prompt_tokens) + replies * (
+
+def attention_flops(c: ModelConfig, s: Shapes) -> float:
+  """Of one such pass; causal, and a local layer's window is not made use of."""
+  seen = s.prompts * _causal(s.prompt_tokens) + s.prompts * s.group * (
     s.reply_tokens * s.prompt_tokens + _causal(s.reply_tokens)
   )
-  attention = 4 * c.num_layers * c.num_heads * c.head_dim * seen
-  return 2 * linear_weights(c) * tokens + attention
+  return 4.0 * c.num_layers * c.num_heads * c.head_dim * seen
 
 
 def _causal(length: int) -> int:
@@ -172,17 +172,18 @@ def update(
 ) -> Work:
   """Forward, twice that backward, and what is computed again for it.
 
-  The logits are always, the blocks under `remat`.  The optimiser reads and
-  writes float32 weights, two moments and, for each microbatch, the gradient.
-  Adapters are not counted, nor that frozen weights have no gradient.
+  Logits and attention always are, all of a block under `remat`.  The optimiser
+  reads and writes float32 weights, two moments and, for each microbatch, the
+  gradient.  Adapters are not counted, nor that frozen weights have no gradient.
   """
   passes = 3 + c.remat
-  flops = passes * blocks_flops(c, s) + 4 * head_flops(c, s)
+  again = blocks_flops(c, s) if c.remat else attention_flops(c, s)
+  flops = 3 * blocks_flops(c, s) + again + 4 * head_flops(c, s)
   weights = all_weights(c)
   reading = microbatches * passes * weights * _bytes(c.dtype)
   gradient = 2 * 4 * microbatches * weights
   optimiser = 2 * weights * (4 + 4 + _bytes(moment_dtype))
-  attention = passes * pass_bytes(c, s)
+  attention = 4 * pass_bytes(c, s)
   return Work(flops, reading + gradient + optimiser + attention, attention)
 
 

@@ -96,11 +96,12 @@ def test_a_rollout_reads_weights_and_cache_at_every_turn() -> None:
 def test_an_update_is_counted(remat: bool, passes: int) -> None:
   config = dataclasses.replace(TINY, remat=remat, dtype='bfloat16')
   work = roofline.update(config, SHAPES, 2, 'bfloat16')
-  blocks = roofline.blocks_flops(TINY, SHAPES)
-  assert work.flops == passes * blocks + 4 * 640
+  pairs, products = 2 * 6 + 4 * 9, 2 * 288 * 14
+  attention = 4 * 2 * 4 * pairs
+  assert work.flops == passes * products + 4 * attention + 4 * 640
   # weights 2 bytes, gradient read and written in 4 for each microbatch; then
   # master weights, second and first moment
-  attention = passes * 14 * 2 * 6 * 2 * 2
+  attention = 4 * 14 * 2 * 6 * 2 * 2
   weights = 328 * (2 * passes * 2 + 2 * 8 + 2 * (4 + 4 + 2))
   assert work.attention_bytes == attention
   assert work.hbm_bytes == weights + attention
