@@ -158,6 +158,24 @@ def interval(value_D: np.ndarray) -> list[float]:
   )
 
 
+def paired_bootstrap(
+  before_PxG: np.ndarray, after_PxG: np.ndarray, seed: int, draws: int = 10_000
+) -> dict[str, float]:
+  """Mean of `after − before` and its 95% interval, briefs resampled.
+
+  A reply that is NaN has no value; where neither or only one side of a brief
+  has any, the brief does not count.  All is NaN where no brief counts.
+  """
+  difference_P = metrics.mean(after_PxG, 1) - metrics.mean(before_PxG, 1)
+  difference_P = difference_P[np.isfinite(difference_P)]
+  if not difference_P.size:
+    return dict.fromkeys(('mean', 'low', 'high'), np.nan)
+  rng = np.random.default_rng(seed)
+  rows = rng.integers(len(difference_P), size=(draws, len(difference_P)))
+  low, high = np.percentile(difference_P[rows].mean(1), [2.5, 97.5])
+  return {'mean': difference_P.mean(), 'low': low, 'high': high}
+
+
 def likeness(
   runs: Sequence[Sequence[Sequence[dict[str, Any]]]],
   features: Sequence[np.ndarray],

@@ -22,7 +22,6 @@ from rlcw import (
   arms,
   compare_page,
   data,
-  evaluate,
   lora,
   metrics,
   policy,
@@ -295,7 +294,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   """IFEval's four numbers of each arm, from folders of finished `verify` runs.
 
   `gain` is that of `prompt_strict` over base, prompt by prompt, as of
-  `evaluate.paired_bootstrap`; where there is no base, None.
+  `arms.paired_bootstrap`; where there is no base, None.
 
   Raises:
     ValueError: a folder holds something else, or other prompts than base.
@@ -316,7 +315,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   for name, kept in strict.items():
     if base is not None and kept.keys() != base.keys():
       raise ValueError(f'{name} of {pattern} answers other prompts than {BASE}')
-    found[name]['gain'] = base and evaluate.paired_bootstrap(
+    found[name]['gain'] = base and arms.paired_bootstrap(
       np.array([[base[key]] for key in base], float),
       np.array([[kept[key]] for key in base], float),
       seed=0,

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rlcw import (
   Config,
   answers,
+  arms,
   data,
   diversity,
   lora,
@@ -112,10 +113,10 @@ def summarise(
       ),
       f'kl_{name}': per_reply(groups, lambda r: r['kl']).mean(),
     }
-  summary['pass_rate_difference'] = paired_bootstrap(
+  summary['pass_rate_difference'] = arms.paired_bootstrap(
     passed['base'], passed['trained'], seed
   )
-  summary['writing_difference'] = paired_bootstrap(
+  summary['writing_difference'] = arms.paired_bootstrap(
     written['base'], written['trained'], seed
   )
   return summary
@@ -154,21 +155,3 @@ def compare(
 def per_reply(groups: list[list[dict[str, Any]]], value: Any) -> np.ndarray:
   """One number per reply, `[P, G]`."""
   return np.array([[float(value(r)) for r in group] for group in groups])
-
-
-def paired_bootstrap(
-  before_PxG: np.ndarray, after_PxG: np.ndarray, seed: int, draws: int = 10_000
-) -> dict[str, float]:
-  """Mean of `after − before` and its 95% interval, briefs resampled.
-
-  A reply that is NaN has no value; where neither or only one side of a brief
-  has any, the brief does not count.  All is NaN where no brief counts.
-  """
-  difference_P = metrics.mean(after_PxG, 1) - metrics.mean(before_PxG, 1)
-  difference_P = difference_P[np.isfinite(difference_P)]
-  if not difference_P.size:
-    return dict.fromkeys(('mean', 'low', 'high'), np.nan)
-  rng = np.random.default_rng(seed)
-  rows = rng.integers(len(difference_P), size=(draws, len(difference_P)))
-  low, high = np.percentile(difference_P[rows].mean(1), [2.5, 97.5])
-  return {'mean': difference_P.mean(), 'low': low, 'high': high}

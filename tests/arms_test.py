@@ -137,3 +137,33 @@ def test_rule_breakers_with_a_positive_advantage_are_counted() -> None:
   broken = group((True, 1.0, True), (True, -1.0, True))
   assert arms.raised([mixed, unknown, broken]) == 1 / 3
   assert np.isnan(arms.raised([broken]))
+
+
+def test_bootstrap_is_paired_over_briefs() -> None:
+  """Briefs differ widely, and the gain is the same on each: no spread."""
+  before_PxG = np.array([[0.0, 2.0], [10.0, 12.0], [100.0, 102.0]])
+  told = arms.paired_bootstrap(before_PxG, before_PxG + 3, seed=0)
+  assert told == {'mean': 3.0, 'low': 3.0, 'high': 3.0}
+
+
+def test_bootstrap_interval_is_that_of_the_mean() -> None:
+  rng = np.random.default_rng(0)
+  gain_P = rng.normal(0.5, 1, 400)
+  after_PxG = np.repeat(gain_P[:, None], 2, axis=1)
+  told = arms.paired_bootstrap(np.zeros((400, 2)), after_PxG, seed=1)
+  margin = 1.96 * gain_P.std() / 20
+  assert told['mean'] == pytest.approx(gain_P.mean())
+  assert told['low'] == pytest.approx(gain_P.mean() - margin, abs=0.02)
+  assert told['high'] == pytest.approx(gain_P.mean() + margin, abs=0.02)
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_brief_that_no_reply_of_is_known_does_not_count() -> None:
+  nan = np.nan
+  before_PxG = np.array([[nan, nan], [1.0, nan], [1.0, 2.0]])
+  after_PxG = np.array([[1.0, 1.0], [nan, 4.0], [nan, nan]])
+  told = arms.paired_bootstrap(before_PxG, after_PxG, seed=0)
+  assert told == {'mean': 3.0, 'low': 3.0, 'high': 3.0}
+  told = arms.paired_bootstrap(before_PxG[:1], after_PxG[:1], seed=0)
+  assert [*told] == ['mean', 'low', 'high']
+  assert np.isnan([*told.values()]).all()
