@@ -15,8 +15,8 @@ second counts, as in training, where a step finds what the one before left.
 Beside every step stand the CPU time that other machines took meanwhile, and the
 speed of a product just before.
 
-The default case takes about 20 minutes on 2 cores, and 20 GiB of
-memory for the three together; the environments take 3 GiB of disk.  The index
+The default case takes 11 minutes on 2 cores, and 20 GiB of memory for
+the three together; the environments take 3 GiB of disk.  The index
 is for a torch without CUDA; leave it out where pip finds one by itself.
 
 `bench.json` has every number, `bench.md` the tables.  `--growth` measures rlcw
