@@ -14,6 +14,10 @@ from typing import Any
 
 from endurance_lab import BRIEFS, Judge, Run, expect
 
+# What a full disk is called: by the system, and where a write of a checkpoint
+# was cut short.
+FULL = 'No space left on device', 'RESOURCE_EXHAUSTED'
+
 
 class Lab:
   """The run that is disturbed, and all that can disturb it."""
@@ -100,13 +104,16 @@ def fill_disk(lab: Lab) -> str:
   with contextlib.suppress(OSError), ballast.open('wb', 0) as file:
     while free > left:
       free -= file.write(bytes(min(free - left, 2**16)))
-  expect(run.end() == 1, 'exit code 1')
-  problem = run.said().rstrip().rpartition('\nrlcw: ')[2]
-  for words in (str(run.folder), 'No space left on device'):
-    expect(words in problem, f'{words!r} in {problem!r}')
-  run.start()
-  expect(run.end() == 1, 'exit code 1, as the disk is still full')
-  ballast.unlink()
+  try:
+    expect(run.end() == 1, 'exit code 1')
+    problem = run.said().rstrip().rpartition('\nrlcw: ')[2]
+    expect(str(run.folder) in problem, f'the folder in {problem!r}')
+    told = (words in problem for words in FULL)
+    expect(any(told), f'one of {FULL} in {problem!r}')
+    run.start()
+    expect(run.end() == 1, 'exit code 1, as the disk is still full')
+  finally:
+    ballast.unlink()
   expect({*before[-1:]} <= {*run.saved()}, 'the checkpoint before is there')
   where = 'a save' if 'checkpoint could not be written' in problem else 'a line'
   return f'{where} had no room on a tmpfs'
