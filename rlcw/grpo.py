@@ -229,11 +229,9 @@ def roll_out(
   """
   started = time.perf_counter()
   decoder = lora.decoder(model.config)
+  sampled = lora.sampled(model.config, params)
   weights = sharding.for_rollout(
-    decoder,
-    lora.sampled(model.config, params),
-    model.mesh,
-    config.rollout_table,
+    decoder, sampled, model.mesh, config.rollout_table
   )
   jax.block_until_ready(weights)
   resharded = time.perf_counter()
