@@ -98,7 +98,8 @@ def test_a_reader_leaves_a_save_that_is_going_on_alone(
   reader = Checkpoints(tmp_path, read_only=True)
   assert reader.latest() == 1
   assert half.exists()
-  save(tmp_path, 3)  # the run itself clears it away, at the latest now
+  assert Checkpoints(tmp_path).latest() == 1  # the run itself begins it anew,
+  save(tmp_path, 3)  # and has cleared it away when it saves
   assert not half.exists()
 
 
