@@ -10,6 +10,7 @@ newest is kept, and read where the newest cannot be.
 """
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,18 @@ class Checkpoints:
     except Exception as error:
       reason = ' '.join(str(error).split())
       raise OSError(
-        f'{self._folder}: a checkpoint could not be written. Those before it '
-        'are whole: make room (a save takes that of one more), or mend what '
-        f'is wrong, and give the same command again. {reason:.500}'
+        f'{self._folder}: a checkpoint could not be written ({self._room()}). '
+        'Those before it are whole: make room (a save takes that of one more), '
+        'or mend what is wrong, and give the same command again. '
+        f'{reason:.500}'
       ) from error
+
+  def _room(self) -> str:
+    try:
+      free = shutil.disk_usage(self._folder).free / 2**20
+    except OSError as error:  # the disk is gone
+      return str(error)
+    return f'{free:.1f} MiB are free'
 
 
 def checksum(tree: Any) -> int:

@@ -13,7 +13,8 @@ here with pip.  After a step that compiles, they take turns, so that all meet
 the same weather; only one works at a time.  A turn is two steps, of which the
 second counts, as in training, where a step finds what the one before left.
 Beside every step stand the CPU time that other machines took meanwhile, and the
-speed of a product just before.
+speed of a product before the turn, when every process is at rest: after a step
+some still give back its memory, for most of a second.
 
 The default case takes 11 minutes on 2 cores, and 20 GiB of memory for
 the three together; the environments take 3 GiB of disk.  The index
@@ -192,8 +193,9 @@ def take_step(tool: str, worker: Worker, tokens: int) -> dict[str, Any]:
   Raises:
     RuntimeError: the tool made more or fewer tokens than the others.
   """
+  rate = product_rate()
   worker.ask('step')
-  rate, (before, stolen) = product_rate(), cpu_times()
+  before, stolen = cpu_times()
   found = worker.ask('step')
   after, later = cpu_times()
   worker.ask('rest')

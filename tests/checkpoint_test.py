@@ -120,7 +120,9 @@ def test_a_save_that_fails_names_the_folder_and_the_way_on(
   save(tmp_path, 1)
   checkpoints = Checkpoints(tmp_path)
   monkeypatch.setattr(ocp.CheckpointManager, 'save', full)
-  message = f'{tmp_path}: .*make room.*same command again.*No space left'
+  message = (
+    f'{tmp_path}: .*MiB are free.*make room.*same command again.*No space left'
+  )
   with pytest.raises(OSError, match=message):
     checkpoints.save(2, PARAMS, {})
   assert saved(tmp_path) == {'1'}

@@ -19,6 +19,10 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Compiled with less care, as each process compiles for itself.
 _XLA = '--xla_backend_optimization_level=0'
+# Of each process.  A device that waits in a collective holds a thread, and
+# may wait in several at once: with one thread for each device (XLA's choice
+# on few cores) none may be left for the device that they all wait for.
+_THREADS = 32
 
 
 def start(
@@ -40,6 +44,7 @@ def start(
   for process in range(processes):
     environment = os.environ | {
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {_XLA}',
+      'NPROC': str(_THREADS),  # how XLA's pools learn their size
       'JAX_PLATFORMS': 'cpu',
       'JAX_COORDINATOR_ADDRESS': address,
       'JAX_NUM_PROCESSES': str(processes),

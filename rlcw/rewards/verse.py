@@ -51,7 +51,11 @@ def _cmudict() -> dict[str, list[list[str]]]:
 def lines(reply: str) -> list[str]:
   """The lines with something on them, except a 《title》 alone on one."""
   found = map(str.strip, reply.strip().split('\n'))
-  return [line for line in found if line and not re.fullmatch('《.*》', line)]
+  return [
+    line
+    for line in found
+    if line and not (line[0] == '《' and line[-1] == '》')
+  ]
 
 
 def pronunciations(word: str) -> list[list[str]]:
@@ -150,12 +154,13 @@ def rhymes(reply: str, scheme: str) -> bool:
 
 def is_acrostic(reply: str, letters: str) -> bool:
   """The first letters of the lines, or characters (藏头), spell the text."""
-  firsts = ''.join(_firsts(lines(reply)))
-  return firsts == ''.join(_firsts(letters))
+  firsts = itertools.zip_longest(_firsts(lines(reply)), _firsts(letters))
+  # ends at the first that is wrong: a reply may have very many lines
+  return all(ours == theirs for ours, theirs in firsts)
 
 
 def _firsts(texts: Sequence[str]) -> Iterator[str]:
   """The first letter or digit of each text that has one, in one case."""
   for text in texts:
     if found := re.search(r'[^\W_]', text):
-      yield found[0].casefold()
+      yield from found[0].casefold()
