@@ -5,4 +5,5 @@ source "$(dirname "$0")/environment.sh" "[dev,data]"
 ruff check .
 ruff format --check .
 pyright
-python -m pytest -n 2 --dist loadfile "$@"  # two processes, by files
+# two processes, by files; by name, as by size the longest would come last
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,7 +1,7 @@
 """A model that knows some words and when to end, and what it may learn.
 
 Its runs take seconds, as they have one device and what one compiled serves all
-(the fixtures `apprentice`, `one_device` and `compiled_once`).
+(the fixtures `apprentice` and `one_device`).
 """
 
 import json

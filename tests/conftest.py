@@ -4,17 +4,20 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 # JAX reads these once, when it is first imported.
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['XLA_FLAGS'] = ' '.join(
   [
     os.environ.get('XLA_FLAGS', ''),
     '--xla_force_host_platform_device_count=8',
+    # compiling is most of the work, and what is compiled runs for moments
+    '--xla_backend_optimization_level=0',
   ]
 )
 
@@ -254,25 +257,13 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(sharding, 'make_mesh', make)
 
 
-@pytest.fixture(scope='module')
-def compiled_once(
-  tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[None]:
-  """What one run of a module compiled serves the others."""
+@pytest.fixture(scope='session', autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+  """What one test compiled serves the others of its process."""
   import jax
-  from jax.experimental.compilation_cache import compilation_cache
 
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('xla')),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    if values is settings:
-      yield
+  folder = str(tmp_path_factory.mktemp('xla'))
+  jax.config.update('jax_compilation_cache_dir', folder)
 
 
 @pytest.fixture(scope='session')

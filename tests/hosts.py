@@ -22,7 +22,7 @@ _XLA = '--xla_backend_optimization_level=0'
 # Of each process.  A device that waits in a collective holds a thread, and
 # may wait in several at once: with one thread for each device (XLA's choice
 # on few cores) none may be left for the device that they all wait for.
-_THREADS = 32
+_THREADS = 16
 
 
 def start(

@@ -13,7 +13,7 @@ from apprentice import run, settings
 
 from rlcw import grpo
 
-pytestmark = pytest.mark.usefixtures('one_device', 'compiled_once')
+pytestmark = pytest.mark.usefixtures('one_device')
 FEW = 5  # steps, of 64 replies each
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import reading
 
-from rlcw import tokenizer, weights
+from rlcw import weights
 from rlcw.model import Decoder
 from rlcw.model_config import ModelConfig, RopeConfig
 
@@ -24,12 +24,6 @@ LEGAL = {
   'num_attention_heads': 4,
   'rms_norm_eps': 1e-5,
 }
-TEXT = (
-  'The lighthouse keeper wrote a letter to the sea every evening, folded it '
-  'twice, and let the wind take it. On the 14th of March, the sea answered: '
-  '"Dear keeper, your lamp has been too bright; the whales cannot sleep." He '
-  'read it by moonlight, and he laughed until the gulls came to look at him.'
-)
 
 
 @pytest.mark.parametrize(
@@ -60,17 +54,6 @@ def test_logits_equal_transformers(
   )
   assert np.abs(theirs).max() > 1
   assert np.abs(ours - theirs).max() <= 1e-5
-
-
-def test_smollm2_logits_equal_transformers(
-  smollm2: Any, smollm2_torch: Any, smollm2_path: pathlib.Path
-) -> None:
-  ids = tokenizer.encode(tokenizer.load(smollm2_path), TEXT)
-  token_1xL = np.array([ids[:64]])
-  assert token_1xL.shape == (1, 64)
-  ours = reading.logits(*smollm2, token_1xL)
-  theirs = reading.torch_logits(smollm2_torch, token_1xL)
-  assert np.abs(ours - theirs).max() <= 1e-3
 
 
 def test_a_shared_brief_equals_repeated_ones(tiny: Any) -> None:

@@ -197,7 +197,6 @@ def train(
   apprentice: pathlib.Path,
   tmp_path: pathlib.Path,
   one_device: None,
-  compiled_once: None,
 ) -> Train:
   """A function that runs `grpo` on a writing reward alone, with a window of 4.
 

@@ -105,8 +105,11 @@ def kill_lab(
 
 def drive(lab: pathlib.Path, name: str, point: str) -> int:
   """Runs `grpo` in a process of its own that dies at `point`."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  environment |= {'XLA_CACHE': str(lab / 'xla'), 'PYTHONPATH': str(ROOT)}
+  environment = os.environ | {
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',  # and one device
+    'XLA_CACHE': str(lab / 'xla'),
+    'PYTHONPATH': str(ROOT),
+  }
   command = [
     sys.executable,
     str(ROOT / 'tests' / 'pipeline.py'),

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlcw import losses, model, sampling, sharding, tokenizer
+from rlcw import losses, model, sampling, sharding
 from rlcw.model import Params
 from rlcw.model_config import ModelConfig
 from rlcw.sampling import Greedy, Rollout, Temperature, TopK, TopP
@@ -245,34 +244,6 @@ def test_greedy_is_the_argmax_of_full_forwards(tiny: Any) -> None:
     row_PxL[np.arange(3), length_P + t] = token_P
   assert (rollout.token == rollout.token[:, :1]).all()
   assert len(np.unique(rollout.token)) > 6
-
-
-def test_greedy_equals_transformers_on_smollm2(
-  smollm2: Any, smollm2_torch: Any, smollm2_path: Any
-) -> None:
-  config, params = smollm2
-  ids = tokenizer.chat(
-    tokenizer.load(smollm2_path), 'Write a haiku about the sea.'
-  )
-  theirs = smollm2_torch.generate(
-    torch.tensor([ids]), max_new_tokens=16, do_sample=False
-  )[0, len(ids) :].numpy()
-  prompt_1xL = np.pad([ids], ((0, 0), (0, 64 - len(ids))))
-  rollout = sampling.sample(
-    params,
-    prompt_1xL,
-    np.array([len(ids)]),
-    np.array([0]),
-    Greedy(),
-    0,
-    0,
-    config=config,
-    group_size=1,
-    max_new_tokens=16,
-    eos=(0, 2),
-  )
-  assert len(theirs) == 16
-  np.testing.assert_array_equal(rollout.token[0, 0], theirs)
 
 
 def test_top_1_is_greedy(tiny: Any) -> None:
