@@ -329,10 +329,23 @@ def unstack(
   return [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
 
 
+def reply_ropes(
+  config: ModelConfig, prefix: Prefix, max_new_tokens: int
+) -> tuple[Rope, Rope]:
+  """The angles `[P, 1, T, 1, H/2]` of all that replies may have, in full and
+  in local layers, for `decode_step`.
+
+  There XLA would take their cosines anew in every layer.
+  """
+  position_PxGxT = prefix.length_P[:, None, None] + jnp.arange(max_new_tokens)
+  return _ropes(config, position_PxGxT)
+
+
 def decode_step(
   config: ModelConfig,
   params: Params,
   layers: list[tuple[Params, KV]],
+  ropes: tuple[Rope, Rope],
   token_PxG: jax.Array,
   prefix: Prefix,
   cache: list[KV],
@@ -342,6 +355,7 @@ def decode_step(
 
   Args:
     layers: of `unstack`, made outside the loop.
+    ropes: of `reply_ropes`, likewise.
     cache: for each layer keys and values `[P, G, K, H, S]` of the suffix.
 
   Returns:
@@ -349,15 +363,15 @@ def decode_step(
   """
   c = config
   x = _embed(c, params['embed'], token_PxG[:, :, None])
-  position = jnp.broadcast_to(
-    prefix.length_P[:, None, None] + index, (*token_PxG.shape, 1)
+  rope = jax.tree.map(
+    lambda x: lax.dynamic_slice_in_dim(x, index, 1, axis=2), ropes
   )
-  ropes, new_cache = _ropes(c, position), []
+  new_cache = []
   local = c.local_layers or (False,) * c.num_layers
   for here, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
     brief = KV(jnp.moveaxis(k, -1, 1), jnp.swapaxes(v, 1, 2))
     x, kv = _apply(
-      Block(c), block, x, here, ropes, prefix.length_P, brief, None, kv, index
+      Block(c), block, x, here, rope, prefix.length_P, brief, None, kv, index
     )
     new_cache.append(kv)
   norm = RMSNorm(c.norm_eps, c.norm_offset)

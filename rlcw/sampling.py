@@ -27,6 +27,7 @@ from rlcw.model import (
   decode_step,
   head_weight,
   read_brief,
+  reply_ropes,
   unstack,
 )
 
@@ -268,6 +269,7 @@ def sample(
   params = as_dtype(params, config.dtype)  # once, not for every token
   last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
   layers = unstack(params['blocks'], prefix.kv, config.num_layers)
+  ropes = reply_ropes(config, prefix, max_new_tokens)
   head_VxD = head_weight(params)
   key_PxG = reply_keys(seed, step, brief_id_P, group_size)
   eos_E = jnp.asarray(eos, jnp.int32)
@@ -295,7 +297,7 @@ def sample(
       finished=rollout.finished | ended,
     )
     hidden, cache = decode_step(
-      config, params, layers, token_PxG, prefix, cache, t
+      config, params, layers, ropes, token_PxG, prefix, cache, t
     )
     return t + 1, rollout, hidden, cache, place_B
 
