@@ -3,6 +3,7 @@
 Letters: N rows of anything, I in, O out, R rank, D model.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
@@ -59,6 +60,25 @@ def product(x_NxI: jax.Array, kernel_OxI: jax.Array) -> jax.Array:
   if len(x_NxI) > FEW_ROWS:
     return rows(x_NxI, kernel_OxI)
   return lax.platform_dependent(x_NxI, kernel_OxI, cpu=columns, default=rows)
+
+
+def between(
+  call: Callable[..., jax.Array], *products: jax.Array
+) -> jax.Array:  # all [..., O]
+  """`call`, which is elementwise, on what `product` gave, in the order of it.
+
+  What was computed as `(W · xᵀ)ᵀ` would be turned round element by element.
+  """
+
+  def columns(*products_NxO: jax.Array) -> jax.Array:
+    return call(*(x_NxO.T for x_NxO in products_NxO)).T
+
+  shape = products[0].shape
+  flat_NxO = [x.reshape(-1, shape[-1]) for x in products]
+  if len(flat_NxO[0]) > FEW_ROWS:
+    return call(*products)
+  y = lax.platform_dependent(*flat_NxO, cpu=columns, default=call)
+  return y.reshape(shape)
 
 
 class Linear(nn.Module):

@@ -28,7 +28,7 @@ from jax import lax
 
 from rlcw.attention import KV, Prefix, Rope, attend, restart, rope_at, rotate
 from rlcw.axes import constrain
-from rlcw.layers import Linear, RMSNorm, weight
+from rlcw.layers import Linear, RMSNorm, between, weight
 from rlcw.model_config import ModelConfig
 
 Params = Any  # a nested dict of arrays
@@ -131,7 +131,9 @@ class Block(nn.Module):
     y = norm('mlp_norm')(x)
     gate = linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
     up = linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
-    y = _ACTIVATIONS[c.activation](gate) * up
+    y = between(
+      lambda gate, up: _ACTIVATIONS[c.activation](gate) * up, gate, up
+    )
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
     return constrain(x), new
@@ -332,10 +334,10 @@ def unstack(
 def reply_ropes(
   config: ModelConfig, prefix: Prefix, max_new_tokens: int
 ) -> tuple[Rope, Rope]:
-  """The angles `[P, 1, T, 1, H/2]` of all that replies may have, in full and
-  in local layers, for `decode_step`.
+  """The angles `[P, 1, T, 1, H/2]` of replies' tokens, for `decode_step`.
 
-  There XLA would take their cosines anew in every layer.
+  Of full and of local layers; inside the loop XLA would take their cosines
+  anew in every layer.
   """
   position_PxGxT = prefix.length_P[:, None, None] + jnp.arange(max_new_tokens)
   return _ropes(config, position_PxGxT)
