@@ -264,8 +264,7 @@ def sample(
     A `Rollout`.  One compilation per (P, L, G, T) and kind of method;
     temperature, p, seed and step are traced.
   """
-  prompts = prompt_PxL.shape[0]
-  shape_PxG = (prompts, group_size)
+  shape_PxG = (len(prompt_PxL), group_size)
   params = as_dtype(params, config.dtype)  # once, not for every token
   last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
   layers = unstack(params['blocks'], prefix.kv, config.num_layers)
@@ -303,7 +302,7 @@ def sample(
 
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
   cache = no_keys(config, *shape_PxG, max_new_tokens)
-  place_B = jnp.zeros(prompts * group_size, jnp.int16)  # in the grammar
+  place_B = jnp.zeros(key_PxG.size, jnp.int16)  # in the grammar
   none = nothing(*shape_PxG, max_new_tokens)
   _, rollout, *_ = lax.while_loop(
     alive, turn, (jnp.int32(0), none, first, cache, place_B)

@@ -14,7 +14,7 @@ the same weather; only one works at a time.  A turn is two steps, of which the
 second counts, as in training, where a step finds what the one before left.
 Beside every step stand the CPU time that other machines took meanwhile, and the
 speed of a product before the turn, when every process is at rest: after a step
-some still give back its memory, for most of a second.
+some still give back its memory.
 
 The default case takes 11 minutes on 2 cores, and 20 GiB of memory for
 the three together; the environments take 3 GiB of disk.  The index
