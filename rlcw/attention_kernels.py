@@ -100,18 +100,21 @@ def plain(
   if prefix is None or brief_PxLxS is None:
     weight = jnp.exp(own_scores - lax.stop_gradient(top))
     total = weight.sum(-1)
-    out = jnp.einsum('pgklrs,pgskh->pglkrh', weight.astype(q.dtype), own.v)
+    out = jnp.einsum('pgklrs,pgskh->pgklrh', weight.astype(q.dtype), own.v)
   else:
     brief = prefix.kv
-    scores = jnp.einsum('pglkrh,pskh->pgklrs', q, brief.k, **f32)
+    scores = jnp.einsum('pglkrh,pskh->pkglrs', q, brief.k, **f32)
     mask = brief_PxLxS[:, None, None, :, None, :]
     scores = jnp.where(mask, scores, -jnp.inf)
-    top = lax.stop_gradient(jnp.maximum(top, scores.max(-1, keepdims=True)))
-    weight, shared = jnp.exp(own_scores - top), jnp.exp(scores - top)
-    total = weight.sum(-1) + shared.sum(-1)
-    out = jnp.einsum('pgklrs,pgskh->pglkrh', weight.astype(q.dtype), own.v)
-    out += jnp.einsum('pgklrs,pskh->pglkrh', shared.astype(q.dtype), brief.v)
-  return (out / jnp.moveaxis(total, 2, 3)[..., None]).astype(q.dtype)
+    most = jnp.swapaxes(scores.max(-1, keepdims=True), 1, 2)
+    top = lax.stop_gradient(jnp.maximum(top, most))
+    weight = jnp.exp(own_scores - top)
+    shared = jnp.exp(scores - jnp.swapaxes(top, 1, 2))
+    total = weight.sum(-1) + jnp.swapaxes(shared.sum(-1), 1, 2)
+    out = jnp.einsum('pgklrs,pgskh->pgklrh', weight.astype(q.dtype), own.v)
+    seen = jnp.einsum('pkglrs,pskh->pkglrh', shared.astype(q.dtype), brief.v)
+    out += jnp.swapaxes(seen, 1, 2)
+  return jnp.moveaxis((out / total[..., None]).astype(q.dtype), 2, 3)
 
 
 # --- GPU --------------------------------------------------------------------

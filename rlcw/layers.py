@@ -3,6 +3,7 @@
 Letters: N rows of anything, I in, O out, R rank, D model.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from jax import lax
 
 from rlcw.model_config import LoraConfig
 
-FEW_ROWS = 32  # of activations, for which a CPU is to have weights on the left
+FEW_ROWS = 256  # of activations; for so many a CPU has weights on the left
 
 
 def weight(
@@ -44,18 +45,22 @@ class RMSNorm(nn.Module):
     return (y * (scale_D + self.offset)).astype(x.dtype)
 
 
-def product(x_NxI: jax.Array, kernel_OxI: jax.Array) -> jax.Array:
+def product(
+  x_NxI: jax.Array, kernel_OxI: jax.Array, dtype: Any = None
+) -> jax.Array:
   """`x · Wᵀ`; on a CPU that of few rows, as in decoding, is `(W · xᵀ)ᵀ`.
 
   XLA's libraries take a quarter less time for it with weights on the left.  XLA
-  would turn them round again, were it not for the barrier.
+  would turn them round again, were it not for the barrier.  `dtype` is that of
+  sums and result, where it is not the factors'.
   """
+  multiply = functools.partial(jnp.matmul, preferred_element_type=dtype)
 
   def columns(x_NxI: jax.Array, kernel_OxI: jax.Array) -> jax.Array:
-    return lax.optimization_barrier(kernel_OxI @ x_NxI.T).T
+    return lax.optimization_barrier(multiply(kernel_OxI, x_NxI.T)).T
 
   def rows(x_NxI: jax.Array, kernel_OxI: jax.Array) -> jax.Array:
-    return x_NxI @ kernel_OxI.T
+    return multiply(x_NxI, kernel_OxI.T)
 
   if len(x_NxI) > FEW_ROWS:
     return rows(x_NxI, kernel_OxI)

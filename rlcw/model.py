@@ -53,17 +53,17 @@ def _either(
 def _append(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
   """The cache with new keys and values at `index`, and as attention takes it.
 
-  A cache is `[P, G, K, H, S]`, the order in which XLA's products on a CPU read
-  it; in another one it would be copied for every token.  The other axes' order
-  is a view.
+  A cache holds keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`, the orders
+  in which XLA's products on a CPU read them; in others they would be copied
+  for every token.  How attention takes them, `[P, G, S, K, H]`, is a view.
   """
 
-  def put(old: jax.Array, x_PxGxLxKxH: jax.Array) -> jax.Array:
-    x_PxGxKxHxL = jnp.moveaxis(x_PxGxLxKxH, 2, -1)
-    return lax.dynamic_update_slice_in_dim(old, x_PxGxKxHxL, index, axis=-1)
+  def put(old: jax.Array, x_PxGxLxKxH: jax.Array, axis: int) -> jax.Array:
+    x = jnp.moveaxis(x_PxGxLxKxH, 2, axis)
+    return lax.dynamic_update_slice_in_dim(old, x, index, axis)
 
-  cache = jax.tree.map(put, cache, new)
-  return cache, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 2), cache)
+  k, v = put(cache.k, new.k, -1), put(cache.v, new.v, -2)
+  return KV(k, v), KV(jnp.moveaxis(k, -1, 2), jnp.moveaxis(v, -2, 2))
 
 
 class Block(nn.Module):
@@ -86,7 +86,7 @@ class Block(nn.Module):
     """Returns the new activations and this layer's keys and values.
 
     A `local` layer turns by the second rope and sees a window.  With a `cache`
-    `[P, G, K, H, S]` the new keys are written at `index`, the whole of it is
+    (`_append`) the new keys are written at `index`, the whole of it is
     attended to and returned; without one, just the new keys are.
     """
     c, x = self.config, x_PxGxLxD
@@ -358,7 +358,8 @@ def decode_step(
   Args:
     layers: of `unstack`, made outside the loop.
     ropes: of `reply_ropes`, likewise.
-    cache: for each layer keys and values `[P, G, K, H, S]` of the suffix.
+    cache: for each layer keys `[P, G, K, H, S]` and values `[P, G, K, S, H]` of
+      the suffix.
 
   Returns:
     The hidden state `[P, G, D]` that predicts the next token; the new cache.

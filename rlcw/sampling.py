@@ -20,6 +20,7 @@ from jax import lax
 
 from rlcw.attention import KV
 from rlcw.grammar import Grammar
+from rlcw.layers import product
 from rlcw.model import (
   ModelConfig,
   Params,
@@ -189,12 +190,8 @@ def draw(
   Where only some tokens are legal, the softmax is over these.
   """
   shape_PxG = hidden_PxGxD.shape[:2]
-  logits_BxV = jnp.einsum(
-    'bd,vd->bv',
-    hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1]),
-    head_VxD,
-    preferred_element_type=jnp.float32,
-  )
+  hidden_BxD = hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1])
+  logits_BxV = product(hidden_BxD, head_VxD, jnp.float32)
   if legal_BxV is not None:
     logits_BxV = jnp.where(legal_BxV, logits_BxV, -jnp.inf)
   logp_BxV, weight_BxV = method(logits_BxV)
@@ -220,9 +217,12 @@ def no_keys(
   config: ModelConfig, prompts: int, group_size: int, max_new_tokens: int
 ) -> list[KV]:
   """Room in every layer for the keys and values of as many replies."""
-  shape = prompts, group_size, config.num_kv_heads, config.head_dim
-  empty_PxGxKxHxT = jnp.zeros((*shape, max_new_tokens), config.dtype)
-  return [KV(empty_PxGxKxHxT, empty_PxGxKxHxT)] * config.num_layers
+  shape = prompts, group_size, config.num_kv_heads
+  k_PxGxKxHxT = jnp.zeros(
+    (*shape, config.head_dim, max_new_tokens), config.dtype
+  )
+  v_PxGxKxTxH = jnp.swapaxes(k_PxGxKxHxT, -1, -2)
+  return [KV(k_PxGxKxHxT, v_PxGxKxTxH)] * config.num_layers
 
 
 @functools.partial(

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rlcw import losses, model, sampling, sharding
+from rlcw.layers import FEW_ROWS
 from rlcw.model import Params
 from rlcw.model_config import ModelConfig
 from rlcw.sampling import Greedy, Rollout, Temperature, TopK, TopP
@@ -187,7 +188,8 @@ def test_no_token_copies_a_cache_or_a_brief_into_another_order() -> None:
     512, 64, 96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
   )
   shape = jax.ShapeDtypeStruct
-  prompts, group, length, budget = 3, 4, 21, 37
+  prompts, group, length, budget = 3, 4, 89, 37
+  assert prompts * length > FEW_ROWS  # of fewer the products are turned, too
   lowered = sampling.sample.lower(
     sharding.abstract_params(config),
     shape((prompts, length), jnp.int32),
