@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
       # workdir of a reward model, of other data or another decoder
       unseen='runs/experiment/unseen',
       preferences='@preferences.jsonl',  # that say how far to trust scorers
-      benchmark='runs/experiment/ifeval/*',  # workdirs of `verify`, by arm
+      benchmark='',  # workdirs of `verify` on IFEval's prompts, named by arm
       # prefixes of arms of which the best alone is compared with others
       best_of=('linear',),
       seed=1,

@@ -91,7 +91,8 @@ def qwen2_5_7b() -> dict[str, Any]:
   """Qwen2.5-7B, with a reward model of the same size.
 
   rlcw --config=configs/reward_model.py --workdir=runs/large/reward_model \
-    --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora
+    --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora \
+    --config.max_reply_tokens=2048
   rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/large/qwen2_5_7b
 
   v5e:4x4 (16 chips): 14.7 of 15.75 GiB.

@@ -28,10 +28,11 @@ def answer(
   )
   decoder = lora.decoder(model.config)
   params = lora.sampled(model.config, model.params)
-  size, replies = config.briefs_per_pass, []
+  size, replies = sharding.fill(config.briefs_per_pass, model.mesh), []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):
-    # the last pass repeats some briefs, so that all passes have one shape
+    # all passes have one shape, which splits over the devices: the last one
+    # repeats some briefs
     rows = np.arange(step * size, (step + 1) * size) % len(briefs)
     prompt_PxL, length_P, brief_P = jax.device_put(
       (prompt_NxL[rows], length_N[rows], rows),

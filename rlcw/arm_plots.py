@@ -21,7 +21,7 @@ COLOURS = {
   'gdpo': '#66CCEE',
 }
 MARKERS = 'osD^vP*'
-LINES = '-', '--', ':', '-.'
+LINES = '-', '--', ':', '-.', (0, (5, 1, 1, 1, 1, 1))
 CURVES = {
   'pass_rate': 'Pass rate',
   'writing': 'Writing score',

@@ -195,9 +195,9 @@ def likeness(
   for groups, features_PxGxD in zip(runs, features, strict=True):
     texts = [[reply['text'] for reply in group] for group in groups]
     whole = [text for group in texts for text in group]
-    found['distinct1'].append(diversity.distinct(whole, 1))
-    found['distinct2'].append(diversity.distinct(whole, 2))
-    found['distinct3'].append(diversity.distinct(whole, 3))
+    found['distinct1'].append(diversity.distinct(whole, 1, language))
+    found['distinct2'].append(diversity.distinct(whole, 2, language))
+    found['distinct3'].append(diversity.distinct(whole, 3, language))
     found['compression'].append(diversity.compression_ratio(whole))
     found['self_bleu'].append(diversity.self_bleu(texts, language))
     found['vendi'].append(np.mean([*map(diversity.vendi, features_PxGxD)]))

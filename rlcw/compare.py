@@ -80,7 +80,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   replies, features = {}, {}
   for name in (BASE, *runs):
     file = folder / f'{name}.jsonl'
-    if not file.exists():
+    if not file.exists() or is_newer(runs.get(name), file):
       model = base if name == BASE else restore(runs[name], base)
       answered = answers.answer(model, eyes.scorer, briefs, trained, config)
       features_PxGxD = read(answered, briefs, eyes, config)
@@ -129,18 +129,38 @@ def find(pattern: str) -> dict[str, Path]:
   """The finished runs that a pattern names, by the names of their folders.
 
   Raises:
-    ValueError: there is none, or a name does not end in a seed.
+    ValueError: there is none, two have one name, or a name does not end in a
+      seed or is the base's.
   """
   folders = [Path(path) for path in sorted(glob.glob(pattern))]
-  done = {f.name: f for f in folders if (f / 'summary.json').exists()}
+  done: dict[str, Path] = {}
+  for folder in folders:
+    if not (folder / 'summary.json').exists():
+      continue
+    if read_settings(folder).get('task') != 'grpo':
+      continue
+    arm, _, seed = folder.name.rpartition('-')
+    if not seed.isdecimal() or arm in ('', BASE):
+      raise ValueError(
+        f'{folder}: the name is not ARM-SEED, as in rlmr-0, with another ARM '
+        f'than {BASE}'
+      )
+    if folder.name in done:
+      raise ValueError(f'{done[folder.name]} and {folder} have one name')
+    done[folder.name] = folder
   if not done:
     raise ValueError(
       f'runs={pattern!r}: no finished run of grpo among {len(folders)} folders'
     )
-  for name in done:
-    if not name.rpartition('-')[2].isdecimal() or name.startswith('-'):
-      raise ValueError(f'{done[name]}: the name is not ARM-SEED, as in rlmr-0')
   return done
+
+
+def is_newer(folder: Path | None, replies: Path) -> bool:
+  """Whether a run was finished, or made longer, after it was last asked."""
+  if folder is None:
+    return False
+  finished = (folder / 'summary.json').stat().st_mtime
+  return finished > replies.stat().st_mtime
 
 
 def read_settings(folder: Path) -> Config:
@@ -301,15 +321,18 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   """
   found: dict[str, dict[str, Any]] = {}
   strict: dict[str, dict[Any, bool]] = {}
-  for file in map(Path, sorted(glob.glob(f'{pattern}/summary.json'))):
+  files = sorted(glob.glob(f'{pattern}/summary.json')) if pattern else []
+  for file in map(Path, files):
     told = json.loads(file.read_text('utf-8'))
     numbers = {k: v for k, v in told.items() if k.endswith(('strict', 'loose'))}
     if told.get('mode') != 'benchmark' or not numbers:
       raise ValueError(f'{file} is not of `verify` with mode=benchmark')
     found[file.parent.name] = numbers
+    rows = data.read_jsonl(file.with_name('verdicts.jsonl'))
+    if not all('key' in row for row in rows):
+      raise ValueError(f'{file.parent}: a line without `key` is none of IFEval')
     strict[file.parent.name] = {
-      row['key']: row['strict']['follow_all_instructions']
-      for row in data.read_jsonl(file.with_name('verdicts.jsonl'))
+      row['key']: row['strict']['follow_all_instructions'] for row in rows
     }
   base = strict.get(BASE)
   for name, kept in strict.items():

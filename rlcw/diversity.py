@@ -11,11 +11,19 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 
 
-def distinct(texts: Sequence[str], n: int) -> float:
-  """Share of n-grams of words that are different (arXiv 1510.03055)."""
+def distinct(texts: Sequence[str], n: int, language: str = 'en') -> float:
+  """Share of n-grams of words that are different (arXiv 1510.03055).
+
+  Of Chinese (`zh`), which does not part words, n-grams of characters.
+  """
+
+  def split(text: str) -> list[str]:
+    words = text.lower().split()
+    return list(''.join(words)) if language == 'zh' else words
+
   grams = [
     tuple(words[i : i + n])
-    for words in (text.lower().split() for text in texts)
+    for words in map(split, texts)
     for i in range(len(words) - n + 1)
   ]
   return len(set(grams)) / max(len(grams), 1)

@@ -109,7 +109,7 @@ def summarise(
       f'finished_{name}': per_reply(groups, lambda r: r['finished']).mean(),
       f'length_{name}': per_reply(groups, lambda r: r['length']).mean(),
       f'distinct2_{name}': diversity.distinct(
-        [r['text'] for g in groups for r in g], 2
+        [r['text'] for g in groups for r in g], 2, briefs[0].language
       ),
       f'kl_{name}': per_reply(groups, lambda r: r['kl']).mean(),
     }

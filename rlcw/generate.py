@@ -106,8 +106,11 @@ def answer(
   method: Any,
   config: Config,
 ) -> sampling.Rollout:
-  """Replies `[P, G, T]`; P is `prompts_per_pass`, whatever `rows` hold."""
-  padded_P = np.resize(rows, config.prompts_per_pass)
+  """Replies `[P, G, T]` of P rows or more, the first of which are `rows`.
+
+  P is `prompts_per_pass`, or as many more as split over the devices.
+  """
+  padded_P = np.resize(rows, sharding.fill(config.prompts_per_pass, model.mesh))
   ids = [tokenizer.chat(model.text, texts[row]) for row in padded_P]
   prompt_PxL, length_P = data.pad(ids, data.power_of_two(max(map(len, ids))))
   arrays = jax.device_put(

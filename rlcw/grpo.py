@@ -126,10 +126,20 @@ def check(config: Config) -> None:
   monitors.check(config.monitors)
   for name, value, legal in (
     ('mixing.name', config.mixing.name, tuple(mixing.MIXERS)),
+    (
+      'mixing.all_violating',
+      config.mixing.all_violating,
+      mixing.ALL_VIOLATING,
+    ),
     ('advantage_scale', config.advantage_scale, ADVANTAGE_SCALES),
   ):
     if value not in legal:
       raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+  if not config.mixing.margin > 0:
+    raise ValueError(
+      f'mixing.margin={config.mixing.margin}; legal: above 0, or a violator '
+      'could have an advantage that is not negative'
+    )
 
 
 def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:

@@ -19,6 +19,8 @@ NAMED = {
   'moment_dtype': DTYPES,
   'attention': ('auto', 'xla'),
   'rollout_table': tuple(axes.TABLES),
+  'ratio': losses.RATIOS,
+  'aggregation': losses.AGGREGATIONS,
 }
 
 
@@ -31,17 +33,17 @@ def legal_microbatches(config: Config, mesh: Mesh) -> list[int]:
 def check(config: Config, mesh: Mesh) -> None:
   """Raises ValueError, naming what is legal, if a setting makes no sense."""
   prompts, micro = config.prompts_per_step, config.microbatch_groups
-  if micro < 1 or prompts % micro:
-    legal = [n for n in range(1, prompts + 1) if prompts % n == 0]
+  shards, legal = sharding.group_shards(mesh), legal_microbatches(config, mesh)
+  if not legal:
     raise ValueError(
-      f'microbatch_groups={micro} does not divide prompts_per_step={prompts}; '
-      f'legal: {legal}'
-    )
-  shards = sharding.group_shards(mesh)
-  if micro % shards:
-    raise ValueError(
-      f'microbatch_groups={micro} does not split over the {shards} devices of '
+      f'prompts_per_step={prompts} does not split over the {shards} devices of '
       f'the data and fsdp axes; legal: multiples of {shards}'
+    )
+  if micro not in legal:
+    raise ValueError(
+      f'microbatch_groups={micro} has to divide prompts_per_step={prompts} and '
+      f'to split over the {shards} devices of the data and fsdp axes; legal: '
+      f'{legal}'
     )
   if config.group_size < 2:
     raise ValueError(
@@ -51,6 +53,12 @@ def check(config: Config, mesh: Mesh) -> None:
   for name, legal in NAMED.items():
     if config[name] not in legal:
       raise ValueError(f'{name}={config[name]!r} is unknown; legal: {legal}')
+  if not config.temperature > 0:
+    raise ValueError(f'temperature={config.temperature}; legal: above 0')
+  if config.checkpoint_every < 1:
+    raise ValueError(
+      f'checkpoint_every={config.checkpoint_every}; legal: an integer from 1 on'
+    )
 
 
 def configure(model_config: ModelConfig, config: Config) -> ModelConfig:

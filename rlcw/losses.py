@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec
 from rlcw import axes
 
 LOGITS = 2048 * 49152  # how many are alive at a time: 400 MB in float32
+RATIOS = 'token', 'sequence'  # of `grpo`
+AGGREGATIONS = 'token_mean', 'sequence_mean', 'constant'
 LOG_RATIO_LIMIT = 20.0  # exp(20) is finite in float32 with room to spare
 
 
@@ -221,8 +223,7 @@ def aggregate(
     return Ratio((loss_NxT.sum(-1) / jnp.maximum(length_N, 1)).sum(), replies)
   if how == 'constant':
     return Ratio(loss_NxT.sum(), replies * max_length)
-  legal = ('token_mean', 'sequence_mean', 'constant')
-  raise ValueError(f'aggregation {how!r} is unknown; legal: {legal}')
+  raise ValueError(f'aggregation {how!r} is unknown; legal: {AGGREGATIONS}')
 
 
 class GRPOTerms(NamedTuple):
@@ -278,9 +279,7 @@ def grpo(
   elif ratio == 'token':
     log_ratio = difference
   else:
-    raise ValueError(
-      f"ratio {ratio!r} is unknown; legal: ('token', 'sequence')"
-    )
+    raise ValueError(f'ratio {ratio!r} is unknown; legal: {RATIOS}')
   log_ratio = jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
   rho_NxT = jnp.exp(log_ratio)
   unclipped = rho_NxT * advantage_N[:, None]

@@ -50,11 +50,14 @@ _HEARTBEAT = flags.DEFINE_integer(
 _SHARED = 'sft', 'reward_model', 'grpo'
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> bool:
+def claim(workdir: Path, config: dict[str, Any]) -> None:
   """Writes the settings into a new run's folder, or compares an old run's.
 
-  Returns:
-    Whether an old run is now to take more steps, the one change allowed.
+  More steps are the one change allowed; a run that is to take them is no longer
+  done, and its summary goes.
+
+  Raises:
+    app.UsageError: the settings differ in anything else.
   """
   file = workdir / 'config.json'
   before = json.loads(file.read_text()) if file.exists() else config
@@ -69,8 +72,9 @@ def claim(workdir: Path, config: dict[str, Any]) -> bool:
       f'{workdir} holds a run with other settings (there, here): {changed}. '
       'Choose another --workdir, or delete that one.'
     )
+  if changed:
+    (workdir / 'summary.json').unlink(missing_ok=True)
   metrics.write_json(file, config)
-  return bool(changed)
 
 
 def begin(config: dict[str, Any], workdir: Path) -> bool:
@@ -92,8 +96,8 @@ def begin(config: dict[str, Any], workdir: Path) -> bool:
   done = False
   if metrics.speaks():
     workdir.mkdir(parents=True, exist_ok=True)
-    longer = claim(workdir, config)
-    done = (workdir / 'summary.json').exists() and not longer
+    claim(workdir, config)
+    done = (workdir / 'summary.json').exists()
   return processes.gather(done)[0]
 
 

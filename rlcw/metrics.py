@@ -119,10 +119,14 @@ def drop_from(path: Path, step: int) -> None:
   _replace(path, b''.join(kept))
 
 
+# what runs write step by step; other JSONL in their folders is not theirs
+DIARIES = 'metrics', 'rollouts', 'strategies', 'fakes'
+
+
 class Writer:
   """A run's `metrics.jsonl` and TensorBoard events.
 
-  A resumed run forgets what was written past its last save, in all its JSONL.
+  A resumed run forgets what was written past its last save, in all `DIARIES`.
   `watch` sees every row in order, those that a resumed run found there first.
   """
 
@@ -138,8 +142,9 @@ class Writer:
     self._board, self._event, self._watch = None, Event, watch
     if not speaks():
       return
-    for file in workdir.glob('*.jsonl'):
-      drop_from(file, first_step)
+    for file in (workdir / f'{name}.jsonl' for name in DIARIES):
+      if file.exists():
+        drop_from(file, first_step)
     self._file = workdir / 'metrics.jsonl'
     if watch and self._file.exists():
       for line in self._file.read_bytes().splitlines():

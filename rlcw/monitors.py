@@ -1,7 +1,8 @@
 """Signs that a run learns to please its reward and not to write well.
 
-A monitor compares the last steps of a run with its first ones, each as a mean
-over a window of steps that do not overlap, so that no single step trips it:
+A monitor compares the last steps of a run with its first ones (`no_signal` with
+nothing), each as a mean over a window of steps that do not overlap, so that no
+single step trips it:
 
   length      replies grow or shrink: what rewards are pleased by first
   repetition  replies say the same again and again
@@ -131,6 +132,12 @@ def check(settings: Config) -> None:
     if settings[name] < 1:
       raise ValueError(
         f'monitors.{name}={settings[name]}; legal: an integer from 1 on'
+      )
+  for name in MONITORS:
+    least = 1 if name == 'length' else 0
+    if not settings[name] >= least:
+      raise ValueError(
+        f'monitors.{name}={settings[name]}; legal: a number from {least} on'
       )
 
 

@@ -26,6 +26,7 @@ from rlcw import (
   Config,
   data,
   endpoint,
+  metrics,
   policy,
   processes,
   sampling,
@@ -194,6 +195,24 @@ def ask_own(
 # --- Scores -----------------------------------------------------------------
 
 
+def no_better_blank(
+  score_PxG: np.ndarray, text: Sequence[Sequence[str]]
+) -> np.ndarray:
+  """A reward model's scores where a reply of no text has the group's least.
+
+  It has nothing of it to read, and would give its bias.  Where all of a group
+  are blank they have no score (NaN).
+  """
+  blank_PxG = np.array([[not reply for reply in group] for group in text])
+  least_Px1 = np.min(
+    np.where(blank_PxG | np.isnan(score_PxG), np.inf, score_PxG),
+    axis=1,
+    keepdims=True,
+  )
+  least_Px1 = np.where(np.isinf(least_Px1), np.nan, least_Px1)
+  return np.where(blank_PxG, least_Px1, score_PxG)
+
+
 class Scorer:
   """Scores rollouts, by the parts of a config that `check` has passed.
 
@@ -216,6 +235,13 @@ class Scorer:
         waiting = sharding.in_memory(decoder.params, 'pinned_host')
         decoder = decoder._replace(params=waiting)
       self.reward = reward._replace(decoder=decoder)
+      if not reward.shared and reward.limit < config.max_new_tokens:
+        metrics.say(
+          f'the reward model {config.reward_model} reads the first '
+          f'{reward.limit} tokens of a reply, as it was trained, and replies '
+          f'may have {config.max_new_tokens}: train one with '
+          f'--config.max_reply_tokens={config.max_new_tokens}'
+        )
     self.panel = make_panel(config.judge, model.mesh, model)
 
   def usage(self) -> dict[str, float]:
@@ -262,6 +288,8 @@ class Scorer:
       widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
       score_PxG = self.write(briefs, text, finished, widths)
     score_PxG = np.asarray(score_PxG)
+    if reward is not None:
+      score_PxG = no_better_blank(score_PxG, text)
     written = time.perf_counter()
     good_P = np.full(len(text), np.nan)
     if second_opinion and self.panel and self.config.writing != 'judge':

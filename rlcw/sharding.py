@@ -115,6 +115,12 @@ def over_groups(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(GROUPS))
 
 
+def fill(count: int, mesh: Mesh) -> int:
+  """As many groups as asked for, or the fewest more that split over a mesh."""
+  shards = group_shards(mesh)
+  return -(-count // shards) * shards
+
+
 def share(mesh: Mesh) -> tuple[int, int]:
   """Which part of a step's rows this process reads, and of how many parts.
 

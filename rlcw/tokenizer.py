@@ -98,6 +98,7 @@ def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
   ids = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': message}],
     add_generation_prompt=True,
+    enable_thinking=False,  # of Qwen3's template: a reply is all that is scored
     tokenize=True,
     return_dict=False,
   )
@@ -116,6 +117,7 @@ def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
   text = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': message}],
     add_generation_prompt=True,
+    enable_thinking=False,  # of Qwen3's template: a reply is all that is scored
     tokenize=False,
   )
   opening, closing = str(text).split(message)

@@ -213,7 +213,8 @@ def fit(
   writer = metrics.Writer(workdir, first, watch)
   with writer as write, processes.notice() as noticed:
 
-    def tell(step: int, batch: Batch, device: Any, until: float) -> None:
+    def tell(step: int, batch: Batch, device: Any, until: float) -> bool:
+      """Writes a row; whether bad steps have become too many with it."""
       device = jax.device_get(device)
       total = until - batch.started
       times = {'seconds_update': total - batch.seconds, 'seconds_step': total}
@@ -222,29 +223,28 @@ def fit(
         'seconds_compiling': compilations.seconds,
       }
       write(step, {**batch.metrics, **device, **times, **compiled})
-      if device['bad_steps'] >= max_bad_steps:
-        save()
-        checkpoints.close()
-        raise FloatingPointError(
-          f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
-          f'row, the last of them {step}; the state before them is saved in '
-          f'{workdir / "checkpoints"}. A lower learning rate may help.'
-        )
+      return device['bad_steps'] >= max_bad_steps
 
     late = None
     for step in metrics.progress(name, first, steps, 'step'):
       batch = next_batch(state, step)
       state, device = update(state, batch.arrays, frozen or {})
-      if late:
-        tell(*late, until=batch.started)
+      lost = late is not None and tell(*late, until=batch.started)
       late = (step, batch, device)
       done = step + 1
       stop = noticed()
-      if done % checkpoint_every == 0 or done == steps or stop:
+      if done % checkpoint_every == 0 or done == steps or stop or lost:
         jax.block_until_ready(state)
-        tell(*late, until=time.perf_counter())
+        lost = tell(*late, until=time.perf_counter())
         late = None
         save()
+      if lost:
+        checkpoints.close()
+        raise FloatingPointError(
+          f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
+          f'row or more, the last of them {step}; the state before them is '
+          f'saved in {workdir / "checkpoints"}. A lower learning rate may help.'
+        )
       if stop:
         checkpoints.close()
         metrics.say(f'{name}: told to stop; {done} of {steps} steps are saved')

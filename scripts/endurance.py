@@ -226,6 +226,9 @@ def endure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows.append(row)
   found = differences(calm.folder, run.folder, args.steps)
   held = all(0 < row['injected'] == row['recovered'] for row in rows)
+  if 'fill disk' not in {row['fault'] for row in rows}:
+    row = {'fault': 'fill disk', 'injected': 0, 'recovered': 0}
+    rows.append(row | {'notes': 'not tried: no disk could be mounted'})
   return {
     'held': held and not found,
     'differences': found,

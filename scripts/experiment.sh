@@ -7,6 +7,7 @@
 #
 # also asks whether general instruction following fell, by IFEval's prompts
 # (of github.com/google-research, instruction_following_eval/data).
+[ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
 cd "$(dirname "$0")/.."
 ./scripts/gemma.sh
 source scripts/environment.sh
@@ -18,7 +19,8 @@ train() {  # ARM SEED
 }
 compare() {
   rm -f $runs/comparison/summary.json  # there may be more arms than last time
-  rlcw --config=configs/compare.py --workdir=$runs/comparison
+  rlcw --config=configs/compare.py --workdir=$runs/comparison \
+    --config.benchmark="$runs/ifeval/*"
 }
 
 rlcw --config=configs/reward_model.py --workdir=$runs/reward_model
@@ -28,10 +30,14 @@ rlcw --config=configs/reward_model.py --workdir=$runs/unseen \
 for arm in rlmr writing linear_0.5 linear_1 linear_2 gate constraint; do
   train $arm 0
 done
-compare
-linear=$(python -c 'import json, sys
+# chosen once, by runs of one seed
+[ -s $runs/linear ] || {
+  compare
+  python -c 'import json, sys
 print(json.load(open(sys.argv[1]))["best"]["linear"])
-' $runs/comparison/summary.json)
+' $runs/comparison/summary.json > $runs/linear
+}
+linear=$(cat $runs/linear)
 for seed in 1 2; do
   for arm in rlmr writing "$linear"; do
     train "$arm" $seed

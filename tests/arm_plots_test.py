@@ -1,5 +1,6 @@
 """What tells arms apart in every picture."""
 
+from configs import experiment
 from rlcw import arm_plots
 
 
@@ -11,3 +12,9 @@ def test_a_family_has_one_colour_and_its_members_are_told_apart() -> None:
   assert found['rlmr'][2] == '-'  # the arm itself, not a variant of it
   assert len({*colour}) == 3  # base and an unknown arm share one
   assert len({*zip(colour, marker, line, strict=True)}) == 5
+
+
+def test_every_arm_of_the_experiment_has_a_line_of_its_own() -> None:
+  found = arm_plots.looks([*experiment.ARMS])
+  lines = {(colour, line) for colour, _, line in found.values()}
+  assert len(lines) == len(experiment.ARMS)

@@ -15,6 +15,12 @@ def test_distinct_counts_different_pairs_of_words() -> None:
   assert diversity.distinct(['one'], 2) == 0
 
 
+def test_distinct_reads_chinese_by_characters() -> None:
+  # 平安, 安平, 平安: two different of three
+  assert diversity.distinct(['平安 平安'], 2, 'zh') == 2 / 3
+  assert diversity.distinct(['平安 平安'], 2, 'en') == 1
+
+
 def test_self_bleu_is_one_among_copies_and_low_among_strangers() -> None:
   copies = [['the bees do not know what day it is'] * 3]
   strangers = [['one two three four five', 'a b c d e', 'v w x y z']]

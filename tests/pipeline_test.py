@@ -175,8 +175,15 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'microbatch_groups': 3}, r'legal: \[1, 2, 4, 8\]'),
-    ({'microbatch_groups': 4}, 'multiples of 8'),
+    ({'microbatch_groups': 3}, r'over the 8 devices.*legal: \[8\]'),
+    ({'prompts_per_step': 12}, 'legal: multiples of 8'),
+    ({'mixing.margin': 0.0}, 'legal: above 0'),
+    ({'mixing.all_violating': 'none'}, 'suppress.*rank.*skip'),
+    ({'ratio': 'word'}, 'token.*sequence'),
+    ({'aggregation': 'mean'}, 'token_mean'),
+    ({'temperature': 0.0}, 'temperature=0.0; legal: above 0'),
+    ({'checkpoint_every': 0}, 'legal: an integer from 1 on'),
+    ({'monitors.length': 0.0}, 'monitors.length=0.0; legal: a number from 1'),
     ({'group_size': 1}, 'at least 2 replies'),
     ({'mixing.name': 'best'}, 'rlmr.*writing.*linear'),
     ({'advantage_scale': 'big'}, 'reward_std'),
@@ -328,10 +335,24 @@ def test_runs_that_cannot_be_compared_are_refused(
 ) -> None:
   with pytest.raises(ValueError, match='no finished run of grpo among 0'):
     compare.find(str(tmp_path / '*'))
-  (tmp_path / 'rlmr').mkdir()
-  metrics.write_json(tmp_path / 'rlmr' / 'summary.json', {})
-  with pytest.raises(ValueError, match='not ARM-SEED'):
-    compare.find(str(tmp_path / '*'))
+
+  def finish(folder: str, task: str = 'grpo') -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    metrics.write_json(tmp_path / folder / 'summary.json', {})
+    metrics.write_json(tmp_path / folder / 'config.json', {'task': task})
+
+  finish('one/sft-0', 'sft')
+  with pytest.raises(ValueError, match='no finished run of grpo among 1'):
+    compare.find(str(tmp_path / 'one' / '*'))
+  finish('one/rlmr-0')
+  assert [*compare.find(str(tmp_path / 'one' / '*'))] == ['rlmr-0']
+  finish('two/rlmr-0')
+  with pytest.raises(ValueError, match='have one name'):
+    compare.find(str(tmp_path / '*' / '*'))
+  for wrong in ('rlmr', 'base-0'):
+    finish(f'{wrong}/{wrong}')
+    with pytest.raises(ValueError, match='not ARM-SEED'):
+      compare.find(str(tmp_path / wrong / '*'))
   settings = {
     name: compare.read_settings(arms / 'runs' / name)
     for name in ('rlmr-0', 'linear_2-0')

@@ -55,6 +55,15 @@ def settings_of(**changes: Any) -> ConfigDict:
   return config
 
 
+def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
+  score_PxG = np.array([[1.0, 5.0, -2.0], [3.0, np.nan, 2.0], [4.0, 4.0, 4.0]])
+  text = [['a', '', 'b'], ['', 'c', 'd'], ['', '', '']]
+  found = scoring.no_better_blank(score_PxG, text)
+  np.testing.assert_array_equal(found[0], [1.0, -2.0, -2.0])
+  np.testing.assert_array_equal(found[1], [2.0, np.nan, 2.0])
+  assert np.isnan(found[2]).all()  # so all of them are masked
+
+
 # --- Names ------------------------------------------------------------------
 
 

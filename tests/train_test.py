@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from rlcw import learner, losses, sampling, sharding, train
+from rlcw import data, learner, losses, sampling, sharding, train
 from rlcw.model import Params
 from rlcw.model_config import ModelConfig
 
@@ -205,6 +205,8 @@ def test_bad_steps_in_a_row_stop_the_run_with_a_saved_state(
   nan = float('nan')
   with pytest.raises(FloatingPointError, match='2 steps in a row'):
     fit(tmp_path, [0.0, nan, nan, nan, nan, 0.0], max_bad_steps=2)
+  rows = data.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [*range(len(rows))]
   saved = train.Checkpoints(tmp_path / 'checkpoints')
   like = {'x': jax.device_put(jnp.float32(0), jax.devices()[0])}
   assert float(saved.restore(params=like)['params']['x']) == 0.5
