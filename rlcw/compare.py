@@ -80,7 +80,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   replies, features = {}, {}
   for name in (BASE, *runs):
     file = folder / f'{name}.jsonl'
-    if not file.exists() or is_newer(runs.get(name), file):
+    if not is_answered(file, runs.get(name)):
       model = base if name == BASE else restore(runs[name], base)
       answered = answers.answer(model, eyes.scorer, briefs, trained, config)
       features_PxGxD = read(answered, briefs, eyes, config)
@@ -155,12 +155,11 @@ def find(pattern: str) -> dict[str, Path]:
   return done
 
 
-def is_newer(folder: Path | None, replies: Path) -> bool:
-  """Whether a run was finished, or made longer, after it was last asked."""
-  if folder is None:
-    return False
-  finished = (folder / 'summary.json').stat().st_mtime
-  return finished > replies.stat().st_mtime
+def is_answered(file: Path, run: Path | None) -> bool:
+  """Whether replies are there, and no older than the run that they are of."""
+  if run is None or not file.exists():
+    return file.exists()
+  return (run / 'summary.json').stat().st_mtime <= file.stat().st_mtime
 
 
 def read_settings(folder: Path) -> Config:
@@ -214,7 +213,8 @@ def read(
   Returns:
     The features `[P, G, D]` that it is read from.
   """
-  size, found = config.briefs_per_pass, []
+  mesh = eyes.unseen.decoder.mesh
+  size, found = sharding.fill(config.briefs_per_pass, mesh), []
   for first in metrics.progress('read', 0, len(briefs), 'brief', size):
     # the last pass repeats some briefs, so that shapes repeat
     rows = np.arange(first, first + size) % len(briefs)
@@ -290,7 +290,7 @@ def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
   prompts = [pair.prompt for pair in pairs]
   texts = [[pair.chosen, pair.rejected] for pair in pairs]
   told = {}
-  size = config.briefs_per_pass
+  size = sharding.fill(config.briefs_per_pass, eyes.unseen.decoder.mesh)
   right = []
   for first in range(0, len(pairs), size):
     rows = np.arange(first, first + size) % len(pairs)

@@ -124,21 +124,11 @@ def check(config: Config) -> None:
   learner.check(config, sharding.make_mesh(**config.mesh))
   scoring.check(config)
   monitors.check(config.monitors)
-  for name, value, legal in (
-    ('mixing.name', config.mixing.name, tuple(mixing.MIXERS)),
-    (
-      'mixing.all_violating',
-      config.mixing.all_violating,
-      mixing.ALL_VIOLATING,
-    ),
-    ('advantage_scale', config.advantage_scale, ADVANTAGE_SCALES),
-  ):
-    if value not in legal:
-      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
-  if not config.mixing.margin > 0:
+  mixing.check(config.mixing)
+  if config.advantage_scale not in ADVANTAGE_SCALES:
     raise ValueError(
-      f'mixing.margin={config.mixing.margin}; legal: above 0, or a violator '
-      'could have an advantage that is not negative'
+      f'advantage_scale={config.advantage_scale!r} is unknown; legal: '
+      f'{ADVANTAGE_SCALES}'
     )
 
 

@@ -204,12 +204,8 @@ def no_better_blank(
   are blank they have no score (NaN).
   """
   blank_PxG = np.array([[not reply for reply in group] for group in text])
-  least_Px1 = np.min(
-    np.where(blank_PxG | np.isnan(score_PxG), np.inf, score_PxG),
-    axis=1,
-    keepdims=True,
-  )
-  least_Px1 = np.where(np.isinf(least_Px1), np.nan, least_Px1)
+  read_PxG = np.where(blank_PxG, np.nan, score_PxG)
+  least_Px1 = np.fmin.reduce(read_PxG, axis=1, keepdims=True)  # but for NaN
   return np.where(blank_PxG, least_Px1, score_PxG)
 
 

@@ -85,6 +85,13 @@ def whole(text: str) -> str:
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
+# what a chat template is told; Qwen3's would have thoughts scored as the reply
+_FOR_A_REPLY: dict[str, Any] = {
+  'add_generation_prompt': True,
+  'enable_thinking': False,
+}
+
+
 def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
   """The ids of a conversation with one user message, ready for a reply.
 
@@ -97,8 +104,7 @@ def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
     return list(tokenizer.encode(message))
   ids = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': message}],
-    add_generation_prompt=True,
-    enable_thinking=False,  # of Qwen3's template: a reply is all that is scored
+    **_FOR_A_REPLY,
     tokenize=True,
     return_dict=False,
   )
@@ -116,8 +122,7 @@ def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
   message = 'MESSAGE'
   text = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': message}],
-    add_generation_prompt=True,
-    enable_thinking=False,  # of Qwen3's template: a reply is all that is scored
+    **_FOR_A_REPLY,
     tokenize=False,
   )
   opening, closing = str(text).split(message)

@@ -235,15 +235,15 @@ def fit(
       stop = noticed()
       if done % checkpoint_every == 0 or done == steps or stop or lost:
         jax.block_until_ready(state)
-        lost = tell(*late, until=time.perf_counter())
+        lost |= tell(*late, until=time.perf_counter())
         late = None
         save()
       if lost:
         checkpoints.close()
         raise FloatingPointError(
           f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
-          f'row or more, the last of them {step}; the state before them is '
-          f'saved in {workdir / "checkpoints"}. A lower learning rate may help.'
+          f'row, up to step {step}; the last good state is saved in '
+          f'{workdir / "checkpoints"}. A lower learning rate may help.'
         )
       if stop:
         checkpoints.close()

@@ -158,3 +158,8 @@ def test_the_head_travels_once_for_all_chunks() -> None:
   head = 4 * vocab * dim
   assert 0 < sent(32) < 4 * head
   assert sent(4) == sent(32)
+
+
+def test_a_pass_is_filled_up_to_what_splits_over_the_devices() -> None:
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  assert [sharding.fill(n, mesh) for n in (1, 4, 10)] == [4, 4, 12]

@@ -73,6 +73,17 @@ def test_write_json_replaces_whole_files(tmp_path: pathlib.Path) -> None:
   assert [p.name for p in tmp_path.iterdir()] == ['summary.json']
 
 
+def test_only_a_run_s_own_diaries_are_cut(tmp_path: pathlib.Path) -> None:
+  for name in ('rollouts', 'filtered', 'briefs'):
+    (tmp_path / f'{name}.jsonl').write_text('{"step": 5}\n')
+  (tmp_path / 'briefs.jsonl').write_text('{"id": "no step"}\n')
+  with metrics.Writer(tmp_path, first_step=5):
+    pass
+  assert (tmp_path / 'rollouts.jsonl').read_text() == ''
+  assert (tmp_path / 'filtered.jsonl').read_text() == '{"step": 5}\n'
+  assert (tmp_path / 'briefs.jsonl').read_text() == '{"id": "no step"}\n'
+
+
 def test_tensorboard_is_told_the_same(tmp_path: pathlib.Path) -> None:
   from tensorboardX.proto.event_pb2 import Event  # type: ignore
 

@@ -272,15 +272,19 @@ def test_runs_are_compared_and_added(
   config.runs = str(arms / 'runs' / 'rlmr-*')
   config.unseen = str(arms / 'unseen')
   config.benchmark = str(arms / 'ifeval' / '*')
-  config.briefs_per_pass = 16
   config.replies_per_brief = 2
   first = run('compare', config, workdir)
   assert [*first['arms']] == ['base', 'rlmr'] and first['best'] == {}
-  kept = (workdir / 'replies' / 'rlmr-0.jsonl').stat().st_mtime_ns
 
+  def written(name: str) -> int:
+    return (workdir / 'replies' / f'{name}.jsonl').stat().st_mtime_ns
+
+  kept, stale = written('rlmr-0'), written('rlmr-1')
+  longer = arms / 'runs' / 'rlmr-1' / 'summary.json'
+  os.utime(longer, ns=(stale + 1_000_000, stale + 1_000_000))
   config.runs = str(arms / 'runs' / '*')
   summary = run('compare', config, workdir)
-  assert (workdir / 'replies' / 'rlmr-0.jsonl').stat().st_mtime_ns == kept
+  assert written('rlmr-0') == kept and written('rlmr-1') > stale
   found = summary['arms']
   assert [*found] == ['base', 'linear_2', 'rlmr']
   assert found['rlmr']['runs'] == ['rlmr-0', 'rlmr-1']
@@ -353,6 +357,14 @@ def test_runs_that_cannot_be_compared_are_refused(
     finish(f'{wrong}/{wrong}')
     with pytest.raises(ValueError, match='not ARM-SEED'):
       compare.find(str(tmp_path / wrong / '*'))
+  finish('keyless/rlmr')
+  verified = tmp_path / 'keyless' / 'rlmr'
+  told = {'mode': 'benchmark', 'prompt_strict': 1.0}
+  metrics.write_json(verified / 'summary.json', told)
+  (verified / 'verdicts.jsonl').write_text('{"strict": {}}\n')
+  with pytest.raises(ValueError, match='a line without `key`'):
+    compare.benchmark(str(tmp_path / 'keyless' / '*'))
+  assert compare.benchmark('') == {}
   settings = {
     name: compare.read_settings(arms / 'runs' / name)
     for name in ('rlmr-0', 'linear_2-0')

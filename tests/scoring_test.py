@@ -234,6 +234,23 @@ def test_what_scores_attends_as_the_policy_does(
   assert scorer.panel.model.config.attention == 'xla'
 
 
+def test_a_reward_model_s_bias_is_no_blank_reply_s_score(
+  score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def load(_: str, model: policy.Policy) -> writing.RewardModel:
+    weight_D = np.linspace(-1, 1, model.config.model_dim)
+    return writing.RewardModel(
+      writing.Head(weight_D, np.full((), 100.0)), 'mean', model, shared=True
+    )
+
+  blank = [['wave', '', 'sad', 'dry', 'cut'], REPLIES[1]]
+  monkeypatch.setattr(writing, 'load', load)
+  monkeypatch.setattr(scoring.Scorer, 'texts', lambda *_: blank)
+  scores, _ = score(writing='reward_model')
+  assert scores.writing[0, 1] == np.delete(scores.writing[0], 1).min()
+  assert len({*scores.writing[0]}) == 4  # of five: two share the least
+
+
 def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(
   score: Callable[..., Any],
 ) -> None:

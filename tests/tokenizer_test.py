@@ -201,3 +201,13 @@ def test_a_folder_without_a_tokenizer_is_an_error(
 def test_a_model_that_is_nowhere_is_an_error() -> None:
   with pytest.raises(FileNotFoundError, match='no model at nowhere.gguf'):
     tokenizer.load('nowhere.gguf')
+
+
+def test_a_template_that_can_think_is_asked_for_the_reply_alone(
+  ours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  template = '{{ messages[0].content }}{{ "|" ~ enable_thinking }}'
+  monkeypatch.setattr(ours, 'chat_template', template)
+  assert tokenizer.decode(ours, tokenizer.chat(ours, 'Hi')) == 'Hi|False'
+  opening, closing = tokenizer.turns(ours)
+  assert (opening, tokenizer.decode(ours, closing)) == ([], '|False')

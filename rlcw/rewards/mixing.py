@@ -25,6 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlcw import Config
 from rlcw.losses import masked_mean_std
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
@@ -179,6 +180,23 @@ MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
   'gate': (gate, ()),
   'gdpo': (gdpo, ('weight',)),
 }
+
+
+def check(settings: Config) -> None:
+  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  for name, legal in (
+    ('name', tuple(MIXERS)),
+    ('all_violating', ALL_VIOLATING),
+  ):
+    if settings[name] not in legal:
+      raise ValueError(
+        f'mixing.{name}={settings[name]!r} is unknown; legal: {legal}'
+      )
+  if not settings.margin > 0:
+    raise ValueError(
+      f'mixing.margin={settings.margin}; legal: above 0, or a violator could '
+      'have an advantage that is not negative'
+    )
 
 
 def max_violator_advantage(
