@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to a trained model and a report: about 18 minutes on 2 cores.
+# From nothing to a trained model and a report: 20 to 40 minutes on 2 cores.
 # Run it again to go on where it was stopped.
 source "$(dirname "$0")/environment.sh"
 
