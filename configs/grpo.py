@@ -234,7 +234,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         all_violating='skip',  # rlmr: suppress | rank | skip
         weight=1.0,  # linear, gdpo
       ),
-      advantage_scale='reward_std',  # reward_std | writing_std | none
+      advantage_scale='reward_std',  # reward_std | none | writing_std (of
+      # rlmr, writing, gate)
       ratio='token',  # token | sequence
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,

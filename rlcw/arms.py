@@ -97,7 +97,7 @@ def measure(
   brief_DxP = rng.integers(prompts, size=(DRAWS, prompts))
   centre_D = features[BASE].mean((0, 1))
   for arm, names in runs.items():
-    seed_DxS = rng.integers(len(names), size=(DRAWS, len(names)))
+    seed_DxS = draw_seeds(rng, len(names))
     told[arm] = {'runs': names, 'numbers': {}, 'by_run': {}, 'intervals': {}}
     for key in found[BASE]:
       value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
@@ -140,6 +140,15 @@ def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
   kept_PxG = found['pass_rate']
   both = np.where(np.isnan(kept_PxG), np.nan, kept_PxG * better_PxG)
   return {'kept_and_better': both, **found}
+
+
+def draw_seeds(rng: np.random.Generator, seeds: int) -> np.ndarray:
+  """Which of S seeds a bootstrap's draws are of, `[D, max(S − 1, 1)]`.
+
+  With S to a draw, the variance of a mean would come out `(S − 1) / S` of what
+  it is: a third too little for three (Rao and Wu, JASA 83, 1988).
+  """
+  return rng.integers(seeds, size=(DRAWS, max(seeds - 1, 1)))
 
 
 def bootstrap(

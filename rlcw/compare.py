@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from rlcw import (
   Config,
+  agreement,
   answers,
   arms,
   compare_page,
@@ -283,7 +284,10 @@ def write(
 
 
 def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
-  """How often each scorer is right on the held-out preferences."""
+  """How often each scorer is right on the held-out preferences.
+
+  A tie counts half.
+  """
   pairs = data.load_preferences(
     config.preferences, split='heldout', language=trained.language
   )
@@ -300,7 +304,7 @@ def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
       [texts[row] for row in rows],
       np.ones((size, 2), bool),
     )
-    right += [*(score_Px2[:, 0] > score_Px2[:, 1])][: len(pairs) - first]
+    right += [*agreement.right(score_Px2)][: len(pairs) - first]
   told['unseen'] = np.mean(right)
   if eyes.panel is not None:
     question = scoring.make_question('compare', config.judge)

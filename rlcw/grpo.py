@@ -43,8 +43,6 @@ from rlcw.policy import Policy
 from rlcw.rewards import constraints, mixing
 from rlcw.scoring import Scorer, Scores
 
-ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
-
 
 class Mixed(NamedTuple):
   """What the mixer makes of a rollout's scores, on the host."""
@@ -124,12 +122,7 @@ def check(config: Config) -> None:
   learner.check(config, sharding.make_mesh(**config.mesh))
   scoring.check(config)
   monitors.check(config.monitors)
-  mixing.check(config.mixing)
-  if config.advantage_scale not in ADVANTAGE_SCALES:
-    raise ValueError(
-      f'advantage_scale={config.advantage_scale!r} is unknown; legal: '
-      f'{ADVANTAGE_SCALES}'
-    )
+  mixing.check(config.mixing, config.advantage_scale)
 
 
 def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:

@@ -91,7 +91,7 @@ def test_differences_and_the_best_of_a_family() -> None:
 def test_seeds_that_disagree_widen_the_interval() -> None:
   rng = np.random.default_rng(0)
   brief_DxP = rng.integers(40, size=(500, 40))
-  seed_DxS = rng.integers(2, size=(500, 2))
+  seed_DxS = arms.draw_seeds(rng, 2)[:500]
   value_P = rng.normal(size=40)
 
   def width(gap: float) -> float:
@@ -100,6 +100,22 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     return high - low
 
   assert width(3.0) > 2 * width(0.0) > 0
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+def test_the_spread_of_seeds_is_not_understated(seeds: int) -> None:
+  """The variance drawn is s² / S, s² being the unbiased one."""
+  rng = np.random.default_rng(0)
+  value_S = rng.normal(size=seeds)
+  one_brief = np.zeros((arms.DRAWS, 1), int)
+  seed_DxS = arms.draw_seeds(rng, seeds)
+  drawn_D = arms.bootstrap(value_S[:, None], seed_DxS, one_brief)
+  expected = value_S.var(ddof=1) / seeds
+  assert drawn_D.var() == pytest.approx(expected, rel=0.1)
+
+
+def test_one_seed_is_drawn_alone() -> None:
+  assert arms.draw_seeds(np.random.default_rng(0), 1).shape == (arms.DRAWS, 1)
 
 
 def test_a_reply_that_nobody_could_score_does_not_count() -> None:

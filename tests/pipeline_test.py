@@ -187,6 +187,10 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     ({'group_size': 1}, 'at least 2 replies'),
     ({'mixing.name': 'best'}, 'rlmr.*writing.*linear'),
     ({'advantage_scale': 'big'}, 'reward_std'),
+    (
+      {'advantage_scale': 'writing_std', 'mixing.name': 'linear'},
+      'in no unit .* legal: .*rlmr',
+    ),
     ({'reward_model': '/nowhere'}, 'run the reward_model task'),
     ({'briefs': '@none.jsonl'}, '@briefs.jsonl'),
     ({'language': 'fr'}, "'en'.*'zh'"),

@@ -234,6 +234,24 @@ def test_what_scores_attends_as_the_policy_does(
   assert scorer.panel.model.config.attention == 'xla'
 
 
+@pytest.mark.parametrize(('limit', 'told'), [(7, True), (8, False)])
+def test_a_reward_model_that_reads_less_than_a_reply_may_have_says_so(
+  tiny_folder: pathlib.Path,
+  limit: int,
+  told: bool,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  model = policy.load(
+    tiny_folder, sharding.make_mesh(devices=jax.devices()[:1])
+  )
+  head = writing.Head(np.zeros(model.config.model_dim), np.zeros(()))
+  reward = writing.RewardModel(head, 'mean', model, shared=False, limit=limit)
+  monkeypatch.setattr(writing, 'load', lambda *_: reward)
+  scoring.Scorer(model, settings_of(writing='reward_model', max_new_tokens=8))
+  assert ('--config.max_reply_tokens=8' in capsys.readouterr().out) == told
+
+
 def test_a_reward_model_s_bias_is_no_blank_reply_s_score(
   score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ from rlcw import Config
 from rlcw.losses import masked_mean_std
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
+ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
 STD_FLOOR = 1e-3  # of std(w), in which the margin is measured
 
 
@@ -180,22 +181,28 @@ MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
   'gate': (gate, ()),
   'gdpo': (gdpo, ('weight',)),
 }
+# those whose reward goes to 0 with the spread of the writing scores
+IN_WRITING_UNITS = 'rlmr', 'writing', 'gate'
 
 
-def check(settings: Config) -> None:
+def check(settings: Config, advantage_scale: str) -> None:
   """Raises ValueError, naming what is legal, if a setting makes no sense."""
-  for name, legal in (
-    ('name', tuple(MIXERS)),
-    ('all_violating', ALL_VIOLATING),
+  for name, value, legal in (
+    ('mixing.name', settings.name, tuple(MIXERS)),
+    ('mixing.all_violating', settings.all_violating, ALL_VIOLATING),
+    ('advantage_scale', advantage_scale, ADVANTAGE_SCALES),
   ):
-    if settings[name] not in legal:
-      raise ValueError(
-        f'mixing.{name}={settings[name]!r} is unknown; legal: {legal}'
-      )
+    if value not in legal:
+      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
   if not settings.margin > 0:
     raise ValueError(
       f'mixing.margin={settings.margin}; legal: above 0, or a violator could '
       'have an advantage that is not negative'
+    )
+  if advantage_scale == 'writing_std' and settings.name not in IN_WRITING_UNITS:
+    raise ValueError(
+      f"advantage_scale='writing_std' and mixing.name={settings.name!r}, whose "
+      f'reward is in no unit of the writing score; legal: {IN_WRITING_UNITS}'
     )
 
 
