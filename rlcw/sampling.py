@@ -1,8 +1,9 @@
 """Group rollout: G replies to each brief, the brief read once.
 
   1. prefill   every brief once; only its last hidden state and keys are kept
-  2. decode    one `while_loop`, each turn a token for every reply, leaving
-               early when all have ended
+  2. decode    a `while_loop`, each turn a token for every reply, leaving early
+               when all have ended; long replies take several, as their cache
+               grows
   3. Rollout   tokens with EOS, lengths, log-probabilities
 
 A token's randomness is a function of (seed, step, brief, reply, position) and
@@ -18,7 +19,9 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rlcw.attention import KV
+from rlcw import attention_kernels
+from rlcw.attention_decode import fills_lanes, rooms
+from rlcw.attention_kernels import KV
 from rlcw.grammar import Grammar
 from rlcw.layers import product
 from rlcw.model import (
@@ -213,16 +216,29 @@ def nothing(prompts: int, group_size: int, max_new_tokens: int) -> Rollout:
   )
 
 
-def no_keys(
-  config: ModelConfig, prompts: int, group_size: int, max_new_tokens: int
-) -> list[KV]:
-  """Room in every layer for the keys and values of as many replies."""
+def no_keys(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
+  """The cache of replies without a token, a `KV` for each layer."""
   shape = prompts, group_size, config.num_kv_heads
-  k_PxGxKxHxT = jnp.zeros(
-    (*shape, config.head_dim, max_new_tokens), config.dtype
+  k_PxGxKxHx0 = jnp.zeros((*shape, config.head_dim, 0), config.dtype)
+  v_PxGxKx0xH = jnp.zeros((*shape, 0, config.head_dim), config.dtype)
+  return [KV(k_PxGxKxHx0, v_PxGxKx0xH)] * config.num_layers
+
+
+def by_kernel(config: ModelConfig) -> bool:
+  """Whether a kernel may decode, which reads only what is written."""
+  installed = attention_kernels.compiles_for('tpu')
+  return (
+    installed and config.attention == 'auto' and fills_lanes(config.head_dim)
   )
-  v_PxGxKxTxH = jnp.swapaxes(k_PxGxKxHxT, -1, -2)
-  return [KV(k_PxGxKxHxT, v_PxGxKxTxH)] * config.num_layers
+
+
+def grown(kv: KV, room: int) -> KV:
+  """One layer's keys `[P, G, K, H, S]` and values with room for more."""
+  more = room - kv.k.shape[-1]
+  return KV(
+    jnp.pad(kv.k, [(0, 0)] * 4 + [(0, more)]),
+    jnp.pad(kv.v, [(0, 0)] * 3 + [(0, more), (0, 0)]),
+  )
 
 
 @functools.partial(
@@ -274,8 +290,8 @@ def sample(
   eos_E = jnp.asarray(eos, jnp.int32)
 
   def alive(state) -> jax.Array:
-    t, rollout, *_ = state
-    return (t < max_new_tokens) & ~rollout.finished.all()
+    t, rollout, _, cache, _ = state
+    return (t < cache[0].v.shape[-2]) & ~rollout.finished.all()
 
   def turn(state):
     t, rollout, hidden_PxGxD, cache, place_B = state
@@ -301,10 +317,10 @@ def sample(
     return t + 1, rollout, hidden, cache, place_B
 
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
-  cache = no_keys(config, *shape_PxG, max_new_tokens)
+  rollout = nothing(*shape_PxG, max_new_tokens)
   place_B = jnp.zeros(key_PxG.size, jnp.int16)  # in the grammar
-  none = nothing(*shape_PxG, max_new_tokens)
-  _, rollout, *_ = lax.while_loop(
-    alive, turn, (jnp.int32(0), none, first, cache, place_B)
-  )
+  t, hidden, cache = jnp.int32(0), first, no_keys(config, *shape_PxG)
+  for room in [max_new_tokens] if by_kernel(config) else rooms(max_new_tokens):
+    state = t, rollout, hidden, [grown(kv, room) for kv in cache], place_B
+    t, rollout, hidden, cache, place_B = lax.while_loop(alive, turn, state)
   return rollout

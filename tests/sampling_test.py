@@ -182,13 +182,44 @@ def test_the_loop_goes_on_while_one_reply_lives(tiny: Any) -> None:
   assert len(counted.turns) == rollout.length.max() > rollout.length.min()
 
 
-def test_no_token_copies_a_cache_or_a_brief_into_another_order() -> None:
+@pytest.mark.parametrize(
+  ('budget', 'expected'),
+  [
+    (1, [1]),
+    (255, [255]),
+    (300, [150, 300]),
+    (511, [171, 341, 511]),
+    (4096, [1024, 2048, 3072, 4096]),
+  ],
+)
+def test_a_cache_grows_in_equal_steps(budget: int, expected: list[int]) -> None:
+  assert sampling.rooms(budget) == expected
+
+
+@pytest.mark.parametrize('eos', [(), EOS])
+def test_a_cache_that_grows_changes_no_reply(
+  eos: tuple[int, ...], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  expected = _draw(tiny, eos=eos)
+  anew = jax.jit(
+    sampling.sample.__wrapped__,
+    static_argnames=('config', 'group_size', 'max_new_tokens', 'eos'),
+  )
+  monkeypatch.setattr(sampling, 'sample', anew)
+  monkeypatch.setattr(sampling, 'rooms', lambda _: [1, 5, 11, BUDGET])
+  _assert_equal(_draw(tiny, eos=eos), expected)
+
+
+@pytest.mark.parametrize('budget', [37, 300])
+def test_no_token_copies_a_cache_or_a_brief_into_another_order(
+  budget: int,
+) -> None:
   """Of keys and values, XLA turns round those of the briefs, and once."""
   config = ModelConfig(
     512, 64, 96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
   )
   shape = jax.ShapeDtypeStruct
-  prompts, group, length, budget = 3, 4, 89, 37
+  prompts, group, length = 3, 4, 89
   assert prompts * length > FEW_ROWS  # of fewer the products are turned, too
   lowered = sampling.sample.lower(
     sharding.abstract_params(config),
@@ -201,13 +232,14 @@ def test_no_token_copies_a_cache_or_a_brief_into_another_order() -> None:
     eos=(0,),
   )
   token = 2 * 16  # numbers in a token's keys
-  held = prompts * length * token, prompts * group * budget * token
+  brief = prompts * length * token
+  caches = [prompts * group * room * token for room in sampling.rooms(budget)]
   turned = re.findall(
     r'= f32\[([\d,]+)\]\S* transpose\(.*', lowered.compile().as_text()
   )
   sizes = [math.prod(map(int, axes.split(','))) for axes in turned]
-  assert sizes.count(held[0]) <= 2  # of keys and of values, as they are read
-  assert sizes.count(held[1]) == 0
+  assert sizes.count(brief) <= 2  # of keys and of values, as they are read
+  assert not {*sizes} & {*caches}
 
 
 def test_one_compilation_per_bucket(tiny: Any) -> None:
