@@ -2,8 +2,7 @@
 
 The keys of a brief are read once for all replies to it, and of the replies'
 own cache only the part that is written; scores never leave the chip.  XLA
-reads that cache in full at every token, as its shape says, so that elsewhere it
-grows (`rooms`).
+reads that cache in full at every token, as its shape says.
 
 No library kernel serves.  Those for pages (`paged_attention` and
 `ragged_paged_attention` of JAX, tokamax's) walk each sequence by itself, and so
@@ -31,29 +30,13 @@ BLOCK_BYTES = 2**19  # most of keys, and of values, that are fetched at a time
 
 
 def takes(q_PxGxLxKxRxH: jax.Array, prefix: Prefix | None) -> bool:
-  """Whether queries are one new token of each reply to a brief."""
+  """Whether queries are one new token of each reply to a brief.
+
+  A head has to fill the lanes: the kernel reads rows of one head, and a cache
+  of shorter ones would be padded to twice its size.
+  """
   length, head = q_PxGxLxKxRxH.shape[2], q_PxGxLxKxRxH.shape[-1]
-  return prefix is not None and length == 1 and fills_lanes(head)
-
-
-def fills_lanes(head_dim: int) -> bool:
-  """Whether the kernel takes heads of this size.
-
-  It reads rows of one head, and a cache of shorter ones would be padded to
-  twice its size.
-  """
-  return head_dim % LANES == 0
-
-
-def rooms(max_new_tokens: int) -> list[int]:
-  """How many tokens a cache has room for, one loop after the other.
-
-  XLA reads a cache as a whole for every token, what is not written yet as well:
-  one that grows in quarters spares three eighths of that.  Each loop has to be
-  compiled, so that there are no more, and none of less than 128 tokens.
-  """
-  parts = min(max_new_tokens // 128, 4) or 1
-  return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
+  return prefix is not None and length == 1 and head % LANES == 0
 
 
 def sharded_decode(

@@ -6,10 +6,9 @@ full length.
 """
 
 import dataclasses
-import itertools
 from typing import NamedTuple
 
-from rlcw.attention_decode import fills_lanes, rooms
+from rlcw.attention_decode import LANES
 from rlcw.model_config import ModelConfig
 
 GIB = 2**30
@@ -136,17 +135,15 @@ def decode_bytes(c: ModelConfig, s: Shapes) -> float:
   """Attention of all turns: keys and values, the brief's once per group.
 
   The kernel reads what is written of the replies' own, half of it in the mean;
-  without, all that there is room for is, and scores are written and read.
+  without, all of it is read, and scores are written and read.
   """
-  turns = s.reply_tokens
-  brief = cache_bytes(c, s._replace(group=0))
-  own_token = (cache_bytes(c, s) - brief) / turns
-  if c.attention == 'auto' and fills_lanes(c.head_dim):
-    return turns * brief + own_token * turns * (turns + 1) / 2
-  loops = itertools.pairwise([0, *rooms(turns)])
-  read = sum((end - begin) * end for begin, end in loops)  # by one reply
-  pairs = s.prompts * s.group * (turns * s.prompt_tokens + read)
-  return turns * brief + own_token * read + _scores_bytes(c, pairs)
+  whole = cache_bytes(c, s)
+  if c.attention == 'auto' and c.head_dim % LANES == 0:
+    own = whole - cache_bytes(c, s._replace(group=0))
+    unread = own * (s.reply_tokens - 1) / (2 * s.reply_tokens)
+    return s.reply_tokens * (whole - unread)
+  pairs = s.prompts * s.group * (s.prompt_tokens + s.reply_tokens)
+  return s.reply_tokens * (whole + _scores_bytes(c, pairs))
 
 
 def _scores_bytes(c: ModelConfig, pairs: int) -> int:

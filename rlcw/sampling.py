@@ -20,7 +20,6 @@ from flax import struct
 from jax import lax
 
 from rlcw import attention_kernels
-from rlcw.attention_decode import fills_lanes, rooms
 from rlcw.attention_kernels import KV
 from rlcw.grammar import Grammar
 from rlcw.layers import product
@@ -224,12 +223,18 @@ def no_keys(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
   return [KV(k_PxGxKxHx0, v_PxGxKx0xH)] * config.num_layers
 
 
-def by_kernel(config: ModelConfig) -> bool:
-  """Whether a kernel may decode, which reads only what is written."""
-  installed = attention_kernels.compiles_for('tpu')
-  return (
-    installed and config.attention == 'auto' and fills_lanes(config.head_dim)
-  )
+def rooms(max_new_tokens: int) -> list[int]:
+  """How many tokens a cache has room for, one loop after the other.
+
+  XLA reads a cache as a whole for every token, what is not written yet as well:
+  one that grows in quarters spares three eighths of that.  Each loop has to be
+  compiled, so that there are no more, and none of less than 128 tokens.  For a
+  TPU, whose kernel reads only what is written, there is one.
+  """
+  parts = min(max_new_tokens // 128, 4) or 1
+  if attention_kernels.compiles_for('tpu'):
+    parts = 1
+  return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
 
 
 def grown(kv: KV, room: int) -> KV:
@@ -320,7 +325,7 @@ def sample(
   rollout = nothing(*shape_PxG, max_new_tokens)
   place_B = jnp.zeros(key_PxG.size, jnp.int16)  # in the grammar
   t, hidden, cache = jnp.int32(0), first, no_keys(config, *shape_PxG)
-  for room in [max_new_tokens] if by_kernel(config) else rooms(max_new_tokens):
+  for room in rooms(max_new_tokens):
     state = t, rollout, hidden, [grown(kv, room) for kv in cache], place_B
     t, rollout, hidden, cache, place_B = lax.while_loop(alive, turn, state)
   return rollout

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rlcw import losses, model, sampling, sharding
+from rlcw import attention_kernels, losses, model, sampling, sharding
 from rlcw.layers import FEW_ROWS
 from rlcw.model import Params
 from rlcw.model_config import ModelConfig
@@ -192,8 +192,15 @@ def test_the_loop_goes_on_while_one_reply_lives(tiny: Any) -> None:
     (4096, [1024, 2048, 3072, 4096]),
   ],
 )
-def test_a_cache_grows_in_equal_steps(budget: int, expected: list[int]) -> None:
-  assert sampling.rooms(budget) == expected
+@pytest.mark.parametrize('for_tpu', [False, True])
+def test_a_cache_grows_in_equal_steps(
+  budget: int,
+  expected: list[int],
+  for_tpu: bool,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(attention_kernels, 'compiles_for', lambda _: for_tpu)
+  assert sampling.rooms(budget) == ([budget] if for_tpu else expected)
 
 
 @pytest.mark.parametrize('eos', [(), EOS])
