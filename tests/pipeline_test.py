@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from panels import Scripted
 from pipeline import ROOT, run, shipped, tiny_config
 
-from rlcw import compare, data, metrics, scoring
-from rlcw.rewards import mixing
+from rlcw import compare, data, metrics, scoring, sharding
+from rlcw.rewards import mixing, writing
 
 
 @pytest.fixture(scope='session')
@@ -336,6 +339,23 @@ def test_a_comparison_says_what_evaluate_says(
     assert texts == [[r['text'] for r in row[arm]] for row in rows]
     strict = [r['strict'] for line in lines for r in line['replies']]
     assert np.mean(strict) == pytest.approx(told[f'pass_rate_{arm}'])
+
+
+def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
+  decoder = SimpleNamespace(mesh=sharding.make_mesh())
+  eyes: Any = SimpleNamespace(
+    unseen=SimpleNamespace(decoder=decoder), panel=None
+  )
+
+  def ties(_, prompts: list[str], *others: Any) -> np.ndarray:
+    return np.zeros((len(prompts), 2))
+
+  monkeypatch.setattr(writing, 'score_texts', ties)
+  config = ConfigDict(
+    {'preferences': '@preferences.jsonl', 'briefs_per_pass': 5}
+  )
+  told = compare.trust(eyes, ConfigDict({'language': 'en'}), config)
+  assert told == {'unseen': 0.5}
 
 
 def test_runs_that_cannot_be_compared_are_refused(

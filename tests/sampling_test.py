@@ -208,13 +208,23 @@ def test_a_cache_that_grows_changes_no_reply(
   eos: tuple[int, ...], tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   expected = _draw(tiny, eos=eos)
+  plain, rooms, seen = sampling.sample.__wrapped__, [1, 5, 11, BUDGET], set()
+  # a function of its own, or JAX would take the trace that it has
   anew = jax.jit(
-    sampling.sample.__wrapped__,
+    lambda *inputs, **static: plain(*inputs, **static),
     static_argnames=('config', 'group_size', 'max_new_tokens', 'eos'),
   )
+
+  def step(*inputs: Any) -> Any:
+    _, cache = stepped = model.decode_step(*inputs)
+    seen.add(cache[0].k.shape[-1])
+    return stepped
+
   monkeypatch.setattr(sampling, 'sample', anew)
-  monkeypatch.setattr(sampling, 'rooms', lambda _: [1, 5, 11, BUDGET])
+  monkeypatch.setattr(sampling, 'rooms', lambda _: rooms)
+  monkeypatch.setattr(sampling, 'decode_step', step)
   _assert_equal(_draw(tiny, eos=eos), expected)
+  assert seen == {*rooms}
 
 
 @pytest.mark.parametrize('budget', [37, 300])
