@@ -16,8 +16,8 @@ held-out replies before and after in summary.json.
 
 from ml_collections import ConfigDict
 
-from rlcw.llm import ask_settings
-from rlcw.scoring import judge_settings
+from rlcw.rewards.judge.factory import judge_settings
+from rlcw.sampling.llm import ask_settings
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ Cost: about a minute a run on 2 CPU cores, 4 GiB of memory.
 
 from ml_collections import ConfigDict
 
-from rlcw.scoring import judge_settings
+from rlcw.rewards.judge.factory import judge_settings
 
 
 def get_config() -> ConfigDict:

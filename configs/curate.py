@@ -16,7 +16,7 @@ reward_model; trace.jsonl, with all that was said of every candidate.
 
 from ml_collections import ConfigDict
 
-from rlcw.llm import ask_settings
+from rlcw.sampling.llm import ask_settings
 
 
 def get_config() -> ConfigDict:

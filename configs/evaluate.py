@@ -8,7 +8,7 @@ Expect: pass_rate_base 0.31, pass_rate_trained 0.45; win_rate, with a judge.
 
 from ml_collections import ConfigDict
 
-from rlcw.scoring import judge_settings
+from rlcw.rewards.judge.factory import judge_settings
 
 
 def get_config() -> ConfigDict:

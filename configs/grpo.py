@@ -24,7 +24,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlcw.scoring import judge_settings
+from rlcw.rewards.judge.factory import judge_settings
 
 QWEN = 'Qwen/Qwen2.5-7B-Instruct'
 
@@ -145,7 +145,7 @@ def greetings_7b() -> dict[str, Any]:
   """The recipe of arXiv 2508.21476: Chinese greetings, 4 replies to 32 briefs.
 
   With the published data as `rlcw_greetings` in TFDS's folder for what is
-  fetched by hand (see the README, "Files"):
+  fetched by hand (see docs/data.md):
 
   data=tfds:rlcw_greetings
   rlcw --config=configs/sft.py --workdir=runs/greetings/sft \

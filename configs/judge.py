@@ -15,7 +15,7 @@ Expect: verdicts.jsonl in the workdir, each line of the input with "verdict" and
 
 from ml_collections import ConfigDict
 
-from rlcw.scoring import judge_settings
+from rlcw.rewards.judge.factory import judge_settings
 
 
 def get_config() -> ConfigDict:

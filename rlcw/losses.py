@@ -11,11 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 
-from rlcw import axes
-
-LOGITS = 2048 * 49152  # how many are alive at a time: 400 MB in float32
 RATIOS = 'token', 'sequence'  # of `grpo`
 AGGREGATIONS = 'token_mean', 'sequence_mean', 'constant'
 LOG_RATIO_LIMIT = 20.0  # exp(20) is finite in float32 with room to spare
@@ -26,82 +22,6 @@ class Ratio(NamedTuple):
 
   numerator: jax.Array
   denominator: jax.Array
-
-
-def token_logprobs(
-  hidden_NxD: jax.Array,
-  head_VxD: jax.Array,
-  target_N: jax.Array,
-  temperature: jax.Array | float = 1.0,
-  chunk: int = 0,
-) -> jax.Array:
-  """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
-
-  Rows are taken `chunk` at a time and recomputed in the backward pass, so that
-  logits of at most `[chunk, V]` are ever alive.  Each part of the ambient mesh
-  takes its own rows, with a head that is gathered once for all chunks; only
-  the vocabulary's split is left to XLA.
-
-  Args:
-    hidden_NxD: hidden states after the final norm.
-    head_VxD: output projection.
-    target_N: token ids.
-    temperature: of the distribution; the one that was sampled from.
-    chunk: rows per pass; as many as `LOGITS` allows where 0.
-
-  Returns:
-    Float32 log-probabilities `[N]`.
-  """
-  chunk = chunk or max(LOGITS // len(head_VxD) // 128, 1) * 128
-  inputs = hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature)
-  shards = axes.ambient_shards()
-  if shards == 1 or len(hidden_NxD) % shards:
-    return _logprobs(chunk, *inputs)
-
-  def here(
-    hidden_NxD: jax.Array, head_VxD: jax.Array, *rest: jax.Array
-  ) -> jax.Array:
-    # each part its own copy, whose gradients are added up after all chunks
-    head_VxD = lax.pcast(head_VxD, axes.GROUPS, to='varying')
-    return _logprobs(chunk, hidden_NxD, head_VxD, *rest)
-
-  over, whole = PartitionSpec(axes.GROUPS), PartitionSpec()
-  return jax.shard_map(
-    here,
-    in_specs=(over, whole, over, whole),
-    out_specs=over,
-    axis_names=set(axes.GROUPS),
-  )(*inputs)
-
-
-def _logprobs(
-  chunk: int,
-  hidden_NxD: jax.Array,
-  head_VxD: jax.Array,
-  target_N: jax.Array,
-  inverse: jax.Array,
-) -> jax.Array:
-  """`token_logprobs` of rows that are all here, at 1 / temperature."""
-  rows, dim = hidden_NxD.shape
-
-  def logprob(args: tuple[jax.Array, jax.Array]) -> jax.Array:
-    hidden_CxD, target_C = args
-    logits_CxV = jnp.einsum(
-      'cd,vd->cv',
-      hidden_CxD,
-      head_VxD.astype(hidden_CxD.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    chosen_C = jnp.take_along_axis(logits_CxV, target_C[:, None], axis=-1)[:, 0]
-    normaliser_C = jax.nn.logsumexp(logits_CxV * inverse, axis=-1)
-    return chosen_C * inverse - normaliser_C
-
-  if rows <= chunk:
-    return logprob((hidden_NxD, target_N))
-  pad = -rows % chunk
-  hidden = jnp.pad(hidden_NxD, ((0, pad), (0, 0))).reshape(-1, chunk, dim)
-  target = jnp.pad(target_N, (0, pad)).reshape(-1, chunk)
-  return lax.map(jax.checkpoint(logprob), (hidden, target)).reshape(-1)[:rows]
 
 
 def cross_entropy(logp_N: jax.Array, mask_N: jax.Array) -> Ratio:

@@ -5,6 +5,7 @@ Any setting can be overridden: `--config.steps=10`.  A config names its task.
 
 import importlib
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rlcw import metrics, processes
+from rlcw import tasks
+from rlcw.runtime import files, metrics, processes
 
+# Every module of rlcw/tasks is a task; of a package, its module `run`.
 TASKS = {
-  'sft': 'rlcw.sft',
-  'reward_model': 'rlcw.reward_model',
-  'grpo': 'rlcw.grpo',
-  'curate': 'rlcw.curate',
-  'adversary': 'rlcw.adversary',
-  'evaluate': 'rlcw.evaluate',
-  'generate': 'rlcw.generate',
-  'score': 'rlcw.score',
-  'verify': 'rlcw.verify',
-  'judge': 'rlcw.judge',
-  'briefs': 'rlcw.briefs',
-  'export': 'rlcw.export',
-  'report': 'rlcw.report',
-  'compare': 'rlcw.compare',
-  'plan': 'rlcw.plan',
+  task.name: f'rlcw.tasks.{task.name}' + ('.run' if task.ispkg else '')
+  for task in pkgutil.iter_modules(tasks.__path__)
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -74,7 +64,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
     )
   if changed:
     (workdir / 'summary.json').unlink(missing_ok=True)
-  metrics.write_json(file, config)
+  files.write_json(file, config)
 
 
 def begin(config: dict[str, Any], workdir: Path) -> bool:
@@ -94,7 +84,7 @@ def begin(config: dict[str, Any], workdir: Path) -> bool:
   if any(other != config for other in processes.gather(config)):
     raise app.UsageError('the processes were given different settings')
   done = False
-  if metrics.speaks():
+  if processes.speaks():
     workdir.mkdir(parents=True, exist_ok=True)
     claim(workdir, config)
     done = (workdir / 'summary.json').exists()

@@ -18,15 +18,17 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from rlcw import metrics, processes, sharding
-from rlcw.checkpoint import Checkpoints
-from rlcw.lora import join
 from rlcw.losses import Ratio
-from rlcw.model import Params
+from rlcw.runtime import metrics, processes
+from rlcw.runtime.checkpoint import Checkpoints
+from rlcw.runtime.mesh import replicated
 
-# a loss: (params, batch) -> {'loss': Ratio, any metric: Ratio}, where all
-# ratios of a batch add up over its microbatches
-LossFn = Callable[[Params, Any], dict[str, Ratio]]
+Params = Any  # a nested dict of arrays
+
+# a loss: (params, frozen, batch) -> {'loss': Ratio, any metric: Ratio}, where
+# all ratios of a batch add up over its microbatches; `params` are those that
+# learn, and no gradient is taken of the `frozen` ones
+LossFn = Callable[[Params, Params, Any], dict[str, Ratio]]
 
 
 class TrainState(struct.PyTreeNode):
@@ -74,7 +76,7 @@ def abstract_state(
 
   Of the parameters, too, only shapes and shardings are needed.
   """
-  whole = sharding.replicated(mesh)
+  whole = replicated(mesh)
 
   def like(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
@@ -120,7 +122,7 @@ def make_update(
 
   def summed(params: Params, frozen: Params, arrays: Any):
     def numerator(params: Params, arrays: Any):
-      terms = loss_fn(join(params, frozen), arrays)
+      terms = loss_fn(params, frozen, arrays)
       return terms['loss'].numerator, terms
 
     gradient = jax.grad(numerator, has_aux=True)
@@ -188,8 +190,8 @@ def fit(
 ) -> TrainState:
   """Trains to `steps` steps, from the newest checkpoint if there is one.
 
-  The loss sees the state's parameters joined with the `frozen` ones, `watch`
-  the rows of metrics (`metrics.Writer`).
+  The loss sees the state's parameters and the `frozen` ones, `watch` the rows
+  of metrics (`metrics.Writer`).
 
   Raises:
     Preempted: a SIGTERM came, to any of the processes; the state after the

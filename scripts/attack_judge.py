@@ -15,11 +15,13 @@ import sys
 import jax
 import numpy as np
 
-from rlcw import policy, sharding, tokenizer
-from rlcw.policy import Policy
-from rlcw.rewards import judges
-from rlcw.rewards.judges import Prompt, Question
-from rlcw.rewards.local_judge import Local
+from rlcw.models import language_model, tokenizer
+from rlcw.models.language_model import Policy
+from rlcw.rewards.judge import questions
+from rlcw.rewards.judge.local import Local
+from rlcw.rewards.judge.questions import Prompt, Question
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.prompts import quote
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'tests'))
 from attacks import ATTACKS, PLAIN
@@ -44,7 +46,7 @@ def odds(panel: Local, question: Question, replies: list[str]) -> np.ndarray:
   """Log-odds of Good for each reply, a group to each."""
   prompts = [[question.about(BRIEF, reply)] for reply in replies]
   if isinstance(panel, Pasted):
-    quoted = [judges.quote(reply, 'en', LIMIT) for reply in replies]
+    quoted = [quote(reply, 'en', LIMIT) for reply in replies]
     prompts = [
       [Prompt('', '', ''.join(p).replace(q, reply[:LIMIT]))]
       for [p], q, reply in zip(prompts, quoted, replies, strict=True)
@@ -56,7 +58,7 @@ def odds(panel: Local, question: Question, replies: list[str]) -> np.ndarray:
 def report(name: str, model: Policy, kind: type[Local]) -> None:
   """Prints a row: how attacks and honest text move the judge."""
   question = Question(
-    'judge', 'en', LIMIT, judges.read('@principles_greetings_en')
+    'judge', 'en', LIMIT, questions.read('@principles_greetings_en')
   )
   panel = kind(model, 8)
   before = odds(panel, question, [BAD])[0]
@@ -74,7 +76,7 @@ def report(name: str, model: Policy, kind: type[Local]) -> None:
 
 
 if __name__ == '__main__':
-  loaded = policy.load(sys.argv[1], sharding.make_mesh())
+  loaded = language_model.load(sys.argv[1], make_mesh())
   with jax.set_mesh(loaded.mesh):
     report('pasted', loaded, Pasted)
     report('quoted', loaded, Local)

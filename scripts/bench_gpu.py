@@ -39,10 +39,16 @@ import numpy as np
 from gpu_cases import CASES, Run
 from gpu_ceilings import Timing, timed
 
-from rlcw import learner, lora, metrics, model, sampling, sharding, train
-from rlcw import roofline as roofs
-from rlcw.rewards import writing
-from rlcw.roofline import GIB
+from rlcw import train
+from rlcw.models import decoder, lora
+from rlcw.models.weights import init_params, param_shardings
+from rlcw.rewards import reward_model
+from rlcw.runtime import files, metrics
+from rlcw.runtime.mesh import over_groups
+from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.tasks.grpo import objective
+from rlcw.tasks.plan import roofline
+from rlcw.tasks.plan.roofline import GIB
 
 REPEATS = 3  # of each phase, after the call that compiles it
 
@@ -69,12 +75,12 @@ def weights(run: Run) -> tuple[Any, Any, Any]:
   kept = 'float32' if run.config.lora is None else base.dtype
 
   def make(key: jax.Array) -> Any:
-    return model.as_dtype(nn.unbox(sharding.init_params(base, key)), kept)
+    return decoder.as_dtype(nn.unbox(init_params(base, key)), kept)
 
-  places = sharding.param_shardings(base, run.mesh)
+  places = param_shardings(base, run.mesh)
   params = jax.jit(make, out_shardings=places)(jax.random.key(0))
   learned, frozen = lora.split(run.config, params, run.mesh, run.settings.seed)
-  return learned, frozen, model.as_dtype(params, base.dtype)
+  return learned, frozen, decoder.as_dtype(params, base.dtype)
 
 
 def briefs(run: Run) -> tuple[jax.Array, jax.Array]:
@@ -86,29 +92,29 @@ def briefs(run: Run) -> tuple[jax.Array, jax.Array]:
     random.integers(0, run.config.vocab_size, size, np.int32),
     np.full(prompts, width, np.int32),
   )
-  return jax.device_put(arrays, sharding.over_groups(run.mesh))
+  return jax.device_put(arrays, over_groups(run.mesh))
 
 
 def roll_out(
   run: Run, params: Any, read: Any, best: dict
-) -> tuple[sampling.Rollout, dict[str, Any]]:
+) -> tuple[Rollout, dict[str, Any]]:
   """Samples; no token ends a reply, so that each takes all of its budget.
 
   Reading the briefs is timed by itself, and what is left is decoding.
   """
   config, shapes = run.config, run.case.shapes
   numbers = jax.device_put(np.arange(shapes.prompts), read[1].sharding)
-  reading = jax.jit(functools.partial(model.read_brief, config))
+  reading = jax.jit(functools.partial(decoder.read_brief, config))
 
   def prefill(_: int) -> Any:
-    return reading(model.as_dtype(params, config.dtype), *read)
+    return reading(decoder.as_dtype(params, config.dtype), *read)
 
-  def call(n: int) -> sampling.Rollout:
-    return sampling.sample(
+  def call(n: int) -> Rollout:
+    return sample(
       params,
       *read,
       numbers,
-      sampling.Temperature(run.settings.temperature),
+      Temperature(run.settings.temperature),
       run.settings.seed,
       n,
       config=config,
@@ -125,7 +131,7 @@ def roll_out(
     gpu_cases.decoding_bytes(config, shapes),
     best['bytes_per_second'],
   )
-  work = roofs.rollout(config, shapes)
+  work = roofline.rollout(config, shapes)
   return rollout, share(run, timing, work.flops, best) | {
     'tokens': tokens,
     'tokens_per_second': tokens / timing.median,
@@ -141,9 +147,9 @@ def learn(
   run: Run, learned: Any, frozen: Any, arrays: Any, best: dict
 ) -> dict[str, Any]:
   """Updates, each from the state that the last one left."""
-  optimizer = learner.make_optimizer(run.settings)
+  optimizer = objective.make_optimizer(run.settings)
   state = train.init_state(learned, optimizer, run.mesh)
-  loss = learner.make_loss(run.config, run.settings)
+  loss = objective.make_loss(run.config, run.settings)
   update = train.make_update(loss, optimizer, state, run.microbatches)
 
   def call(_: int) -> Any:
@@ -171,7 +177,7 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
   shapes = run.case.shapes
   keep(
     train=run.case.train,
-    weights=roofs.all_weights(run.config),
+    weights=roofline.all_weights(run.config),
     shapes=shapes._asdict() | {'groups_at_a_time': run.case.microbatch_groups},
   )
   with jax.set_mesh(run.mesh):
@@ -180,12 +186,12 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
     policy = lora.join(learned, frozen)
     rollout, rolled = roll_out(run, policy, read, best)
     keep(rollout=rolled)
-    head = writing.Head(
+    head = reward_model.Head(
       np.zeros(run.config.model_dim, np.float32), np.zeros(())
     )
 
     def score(_: int) -> Any:
-      return writing.score_and_reference(
+      return reward_model.score_and_reference(
         reference,
         head,
         *read,
@@ -196,13 +202,13 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
       )
 
     timing, (_, ref_logp) = timed(score, REPEATS)
-    flops = roofs.score(run.config, shapes, head=True).flops
+    flops = roofline.score(run.config, shapes, head=True).flops
     # decoding runs on plain operations, a pass on the platform's kernel
     apart = float(jnp.abs(rollout.logp - ref_logp).mean())
     told = share(run, timing, flops, best)
     keep(reference=told, decoding_against_pass=apart)
     size = shapes.prompts, shapes.group
-    split = sharding.over_groups(run.mesh)
+    split = over_groups(run.mesh)
     advantage = np.random.default_rng(1).normal(size=size).astype(np.float32)
     arrays = dict(prompt=read[0], length=read[1], rollout=rollout)
     arrays |= {'ref_logp': ref_logp} | jax.device_put(
@@ -225,7 +231,7 @@ class Report:
 
   def write(self) -> None:
     self.found['seconds'] = time.perf_counter() - self.started
-    metrics.write_json(self.file, self.found)
+    files.write_json(self.file, self.found)
 
   def part(
     self, into: dict, name: str, make: Callable[[Callable[..., None]], None]

@@ -15,9 +15,11 @@ import time
 import jax
 import numpy as np
 
-from rlcw import data, policy, sharding
-from rlcw.rewards import judges, local_judge
-from rlcw.rewards.judges import Prompt, Question
+from rlcw.data import datasets
+from rlcw.models import language_model
+from rlcw.rewards.judge import local, questions
+from rlcw.rewards.judge.questions import Prompt, Question
+from rlcw.runtime.mesh import make_mesh
 
 ROUNDS = 5
 
@@ -40,21 +42,20 @@ def main(model: str, groups: str = '8', replies: str = '8') -> None:
   """Measures and prints."""
   P, G = int(groups), int(replies)
   question = Question(
-    'judge', 'en', 4000, judges.read('@principles_greetings_en')
+    'judge', 'en', 4000, questions.read('@principles_greetings_en')
   )
-  pairs = data.load_preferences('@preferences.jsonl', language='en')
+  pairs = datasets.load_preferences('@preferences.jsonl', language='en')
   texts = [reply for pair in pairs for reply in pair.replies]
   prompts = [
     [question.about(pairs[p].prompt, texts[p * G + g]) for g in range(G)]
     for p in range(P)
   ]
-  judge = policy.load(model, sharding.make_mesh())
+  judge = language_model.load(model, make_mesh())
   seconds: dict[str, list[float]] = {way: [] for way in WAYS}
   verdicts = {}
   with jax.set_mesh(judge.mesh):
     panels = {
-      way: local_judge.Local(judge, P * G if way == 'nothing' else P)
-      for way in WAYS
+      way: local.Local(judge, P * G if way == 'nothing' else P) for way in WAYS
     }
     for turn in range(1 + ROUNDS):
       for way in WAYS:

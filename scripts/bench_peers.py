@@ -38,7 +38,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'  # read when JAX is imported
 import numpy as np
 from peers import growth, tables
 
-from rlcw import data, metrics, sources, tokenizer
+from rlcw.models import formats, tokenizer
+from rlcw.rewards.briefs import load_briefs
+from rlcw.runtime import files, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -146,7 +148,7 @@ def write_case(shape: str, model: Path, out: Path) -> Path:
   """A file that says what a step is; `shape` is briefs x replies x tokens."""
   prompts, group, reply = map(int, shape.split('x'))
   text = tokenizer.load(model)
-  briefs = data.load_briefs('@briefs.jsonl', split='train', language='en')
+  briefs = load_briefs('@briefs.jsonl', split='train', language='en')
   rows = [tokenizer.chat(text, brief.text) for brief in briefs[:prompts]]
   case = {
     'model': str(model.resolve()),
@@ -162,7 +164,7 @@ def write_case(shape: str, model: Path, out: Path) -> Path:
     'threads': len(os.sched_getaffinity(0)),
   }
   file = out / f'{shape}.json'
-  metrics.write_json(file, case)
+  files.write_json(file, case)
   return file
 
 
@@ -263,14 +265,14 @@ def main(arguments: list[str] | None = None) -> None:
     for name in flags.tools.split(',')
     if name != 'rlcw'
   }
-  config = sources.open_source(model).model_config()
+  config = formats.open_source(model).model_config()
   cases: dict[str, Any] = {}
   for shape in flags.cases.split(','):
     case = write_case(shape, model, flags.out)
     found = cases[shape] = run_case(case, pythons, flags.rounds)
     found['roofs'] = tables.shares(config, found)
     about = {'pins': PEERS, 'hardware': metrics.hardware(), 'cases': cases}
-    metrics.write_json(flags.out / 'bench.json', about)
+    files.write_json(flags.out / 'bench.json', about)
   text = '\n'.join(
     tables.markdown(name, found) for name, found in cases.items()
   )

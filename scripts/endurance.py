@@ -106,11 +106,11 @@ def differences(one: Path, other: Path, steps: int) -> list[str]:
 
 def count_bad_steps(folder: Path, steps: int) -> tuple[int, int]:
   """Steps whose gradient was made not finite, and those that were skipped."""
-  from rlcw import data
+  from rlcw.data import batches, datasets
 
-  rows = data.read_jsonl(folder / 'metrics.jsonl')
+  rows = datasets.read_jsonl(folder / 'metrics.jsonl')
   made = [
-    POISONED in data.batch_indices(0, step, PROMPTS, BRIEFS)
+    POISONED in batches.batch_indices(0, step, PROMPTS, BRIEFS)
     for step in range(steps)
   ]
   skipped = [row['bad_steps'] > 0 for row in rows]
@@ -120,11 +120,11 @@ def count_bad_steps(folder: Path, steps: int) -> tuple[int, int]:
 
 def count_masked(folder: Path) -> tuple[int, int]:
   """Replies without a verdict, and how many of these counted for nothing."""
-  from rlcw import data
+  from rlcw.data import datasets
 
   replies = [
     reply
-    for group in data.read_jsonl(folder / 'rollouts.jsonl')
+    for group in datasets.read_jsonl(folder / 'rollouts.jsonl')
     for reply in group['replies']
   ]
   without = [reply for reply in replies if reply['writing'] is None]

@@ -45,8 +45,8 @@ def make_model(folder: Path) -> None:
   from flax import linen as nn
   from tokenizers import decoders, models, pre_tokenizers
 
-  from rlcw import sharding, weights
-  from rlcw.model_config import ModelConfig
+  from rlcw.models import weights
+  from rlcw.models.config import ModelConfig
 
   special = ['<|im_start|>', '<|im_end|>']
   names = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -70,7 +70,7 @@ def make_model(folder: Path) -> None:
     'eos_token_id': 1,
   }
   config = ModelConfig.from_hf(header)
-  params = nn.unbox(sharding.init_params(config, jax.random.key(0)))
+  params = nn.unbox(weights.init_params(config, jax.random.key(0)))
   folder.mkdir(parents=True)
   weights.save(config, params, folder, 'float32')
   (folder / 'config.json').write_text(json.dumps(header))

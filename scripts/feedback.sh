@@ -8,7 +8,7 @@ source "$(dirname "$0")/environment.sh"
 
 runs=runs/feedback
 mkdir -p $runs
-grep -m 12 '"language": "en"' rlcw/datasets/themes.jsonl > $runs/queries.jsonl
+grep -m 12 '"language": "en"' rlcw/data/assets/themes.jsonl > $runs/queries.jsonl
 
 # stage NAME CONFIG OPTIONS...
 stage() {

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rlcw import learner, roofline, sharding
-from rlcw.model_config import ModelConfig
-from rlcw.roofline import Shapes
+from rlcw.models.config import ModelConfig
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.grpo import objective
+from rlcw.tasks.plan import roofline
+from rlcw.tasks.plan.roofline import Shapes
 
 # What a step's programs read of configs/grpo.py, as it stands there.
 SETTINGS = dict(
@@ -111,8 +113,8 @@ def prepare(name: str, case: Case, dtype: str, device: Any) -> Run:
   """Everything about a case but its arrays."""
   settings = ConfigDict(SETTINGS | {'train': case.train})
   settings.compute_dtype = dtype
-  config = learner.configure(ModelConfig.from_hf(case.header), settings)
-  return Run(name, case, settings, config, sharding.make_mesh(devices=[device]))
+  config = objective.configure(ModelConfig.from_hf(case.header), settings)
+  return Run(name, case, settings, config, make_mesh(devices=[device]))
 
 
 # --- What has to be done ----------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlcw.roofline import GIB
+from rlcw.tasks.plan.roofline import GIB
 
 
 class Scale(NamedTuple):

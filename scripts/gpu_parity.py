@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from gpu_cases import Run
 
-from rlcw import attention_kernels as kernels
-from rlcw import learner, sampling, sharding
-from rlcw.attention_kernels import KV, Prefix
 from rlcw.losses import Ratio
-from rlcw.model import Params
-from rlcw.rewards import writing
+from rlcw.models import attention_kernels, weights
+from rlcw.models.attention_kernels import KV, Prefix
+from rlcw.models.decoder import Params
+from rlcw.rewards import reward_model
+from rlcw.runtime.mesh import make_mesh, over_groups, replicated
+from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.tasks.grpo import objective
 
 # Float32 sums in another order: a few units in the sixth digit, which grow
 # through layers.  A token differs where a draw falls that near to a boundary.
@@ -37,7 +39,7 @@ LIMITS = {
 class Numbers(NamedTuple):
   """What a step computes on one platform, on the host."""
 
-  rollout: sampling.Rollout
+  rollout: Rollout
   logp: np.ndarray  # [P, G, T] of the tokens that are learned from
   terms: dict[str, Ratio]  # the loss, and what is told with it
   gradient: Params  # of the loss's numerator
@@ -48,7 +50,7 @@ def step(
   learn: Any,
   params: tuple[Params, Params],
   device: Any,
-  given: sampling.Rollout | None,
+  given: Rollout | None,
 ) -> Numbers:
   """A step on one device, up to its gradient.
 
@@ -59,8 +61,8 @@ def step(
     device: to compute on.
     given: replies to learn from, on the host; its own where there are none.
   """
-  mesh = sharding.make_mesh(devices=[device])
-  whole, split = sharding.replicated(mesh), sharding.over_groups(mesh)
+  mesh = make_mesh(devices=[device])
+  whole, split = replicated(mesh), over_groups(mesh)
   prompts, group, width, reply = run.case.shapes
   random, config = np.random.default_rng(0), run.config
   size, words = (prompts, width), config.vocab_size
@@ -70,11 +72,11 @@ def step(
   with jax.set_mesh(mesh), jax.default_matmul_precision('highest'):
     policy, reference = jax.device_put(params, whole)
     read = jax.device_put((prompt_PxL, length_P), split)
-    rollout = sampling.sample(
+    rollout = sample(
       policy,
       *read,
       jax.device_put(np.arange(prompts), split),
-      sampling.Temperature(run.settings.temperature),
+      Temperature(run.settings.temperature),
       run.settings.seed,
       0,
       config=config,
@@ -85,7 +87,7 @@ def step(
     learned = jax.device_put(rollout if given is None else given, split)
     _, (logp, ref_logp) = zip(
       *(
-        writing.score_and_reference(
+        reward_model.score_and_reference(
           model,
           None,
           *read,
@@ -147,9 +149,9 @@ def of_model(run: Run, device: Any) -> dict[str, Any]:
   """`compare` of a step on a device with the same on the run's, a CPU."""
   host = run.mesh.devices.flat[0]
 
-  @functools.partial(jax.jit, out_shardings=sharding.replicated(run.mesh))
+  @functools.partial(jax.jit, out_shardings=replicated(run.mesh))
   def make(key: jax.Array) -> Params:
-    params = nn.unbox(sharding.init_params(run.config, key))
+    params = nn.unbox(weights.init_params(run.config, key))
     # wide enough for attention to matter
     return jax.tree.map(lambda a: 3 * a if a.ndim > 1 else a, params)
 
@@ -157,11 +159,11 @@ def of_model(run: Run, device: Any) -> dict[str, Any]:
   keys = jax.device_put(jax.random.split(jax.random.key(1)), host)
   with jax.set_mesh(run.mesh):
     params = jax.device_get((make(keys[0]), make(keys[1])))
-  loss = learner.make_loss(run.config, run.settings)
+  loss = objective.make_loss(run.config, run.settings)
 
   @functools.partial(jax.grad, has_aux=True)
   def gradient(params: Params, arrays: Any) -> Any:
-    terms = loss(params, arrays)
+    terms = loss(params, {}, arrays)
     return terms['loss'].numerator, terms
 
   step_on = functools.partial(step, run, jax.jit(gradient), params)
@@ -210,7 +212,7 @@ def of_attention(device: Any, host: Any) -> dict[str, float]:
   call runs on XLA's operations.
   """
   way = 'cudnn' if device.platform == 'gpu' else 'xla'
-  fast = functools.partial(kernels.cudnn, implementation=way)
+  fast = functools.partial(attention_kernels.cudnn, implementation=way)
   found = {}
   for form, (_, how) in FORMS.items():
     q, own, prefix, segment = inputs(form)
@@ -219,7 +221,7 @@ def of_attention(device: Any, host: Any) -> dict[str, float]:
       lambda x: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x,
       (q, own, prefix),
     )
-    theirs = both(kernels.plain, host, *wide, segment, **how)
+    theirs = both(attention_kernels.plain, host, *wide, segment, **how)
     errors = jax.tree.map(relative, ours, theirs)
     found[form] = float(np.max(jax.tree.leaves(errors)))
   return found

@@ -15,7 +15,7 @@ import torch
 import transformers
 from ml_collections import ConfigDict
 
-from rlcw import data
+from rlcw.data import datasets
 
 WORDS = ['the', 'sea', 'rain', 'owl', 'moss', 'tin', 'lamp', 'plum']
 KEYWORDS = 'sea', 'owl'  # of the briefs: words that it seldom writes
@@ -90,7 +90,7 @@ def settings(
 def run(config: ConfigDict, workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Runs `grpo`; returns its metrics."""
   pipeline.run('grpo', config, workdir)
-  return data.read_jsonl(workdir / 'metrics.jsonl')
+  return datasets.read_jsonl(workdir / 'metrics.jsonl')
 
 
 # --- Writing rewards --------------------------------------------------------

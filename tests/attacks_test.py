@@ -1,7 +1,6 @@
 """Attacks by a reply: on tokenizers, the report, files and the terminal."""
 
 import functools
-import importlib.resources
 import json
 import pathlib
 import unicodedata
@@ -9,14 +8,18 @@ from typing import Any
 
 import pipeline
 import pytest
-import report_test
-import tokenizer_gguf_test
 from attacks import ATTACKS, LINE_SEPARATORS, PLAIN
 
-from rlcw import data, metrics, preferences, report, tokenizer
-from rlcw.page import clean
+from rlcw.data import datasets
+from rlcw.evaluation.page import clean
+from rlcw.models import tokenizer
+from rlcw.runtime import files
+from rlcw.sampling.prompts import PROMPTS
+from rlcw.tasks.report import run
+from rlcw.tasks.reward_model.groups import make_groups
+from tests.models import tokenizer_gguf_test
+from tests.tasks import report_test
 
-PROMPTS = importlib.resources.files('rlcw.prompts')
 MARKERS = [
   '<|im_start|>',
   '<|im_end|>',
@@ -128,9 +131,9 @@ def test_half_a_surrogate_pair_is_read(tiny_folder: pathlib.Path) -> None:
 def test_pairs_are_read_as_untrusted(tiny_folder: pathlib.Path) -> None:
   one = tokenizer.load(tiny_folder)
   replies = ATTACKS['chatml'], ATTACKS['ends']
-  pair = data.Preference('Greet.', replies, (1.0, 0.0))
+  pair = datasets.Preference('Greet.', replies, (1.0, 0.0))
   config = pipeline.shipped('reward_model')
-  groups = preferences.make_groups([pair], one, config, 'none')
+  groups = make_groups([pair], one, config, 'none')
   for row, mask in zip(groups.token[0, :2], groups.mask[0, :2], strict=True):
     assert row[mask.sum()] == one.eos_token_id
     assert not _control_ids(one) & {*row[mask].tolist()}
@@ -146,13 +149,13 @@ def _page(folder: pathlib.Path, texts: list[str]) -> Any:
     arm = [brief['base'][0] | {'text': text}]
     named = dict.fromkeys(('brief_id', 'language', 'genre'), text[:99])
     said = {'prompt': text, 'rules': [text, text], 'base': arm, 'trained': arm}
-    metrics.append_jsonl(path, brief | named | said)
+    files.append_jsonl(path, brief | named | said)
   path = folder / 'grpo/rollouts.jsonl'
   group = json.loads(path.read_text())
   path.unlink()
   replies = [group['replies'][0] | {'text': text} for text in texts]
-  metrics.append_jsonl(path, group | {'prompt': texts[0], 'replies': replies})
-  report.run(config, folder / 'out')
+  files.append_jsonl(path, group | {'prompt': texts[0], 'replies': replies})
+  run.run(config, folder / 'out')
   return report_test._page(folder / 'out')
 
 
@@ -184,19 +187,19 @@ def test_a_record_is_one_line_and_reads_back(tmp_path: pathlib.Path) -> None:
   path = tmp_path / 'rollouts.jsonl'
   for attack, text in ATTACKS.items():
     record = {'step': 0, 'text': text, text[:99]: 1}
-    metrics.append_jsonl(path, record)
-    metrics.append_jsonl(path, record)
+    files.append_jsonl(path, record)
+    files.append_jsonl(path, record)
     written = path.read_bytes().decode()
     assert not STEERING & {*written}, attack
     assert list(map(json.loads, written.splitlines())) == [record] * 2, attack
-    assert data.read_jsonl(path) == [record] * 2, attack
-    assert metrics.whole_lines(path, 'step') == 2, attack
-    metrics.drop_from(path, 0)
+    assert datasets.read_jsonl(path) == [record] * 2, attack
+    assert files.whole_lines(path, 'step') == 2, attack
+    files.drop_from(path, 0)
     assert path.read_bytes() == b'', attack
 
 
 def test_a_summary_of_attacks_reads_back(tmp_path: pathlib.Path) -> None:
-  metrics.write_json(tmp_path / 'summary.json', ATTACKS)
+  files.write_json(tmp_path / 'summary.json', ATTACKS)
   assert json.loads((tmp_path / 'summary.json').read_text('utf-8')) == ATTACKS
 
 
@@ -207,7 +210,7 @@ def test_verifying_attacks_prints_none_of_them(
   config.input = str(tmp_path / 'replies.jsonl')
   rules = ['punctuation:no_comma', 'poem:haiku']
   for text in ATTACKS.values():
-    metrics.append_jsonl(
+    files.append_jsonl(
       tmp_path / 'replies.jsonl',
       {
         'prompt': text,

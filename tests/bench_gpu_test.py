@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from configs import grpo
-from rlcw import roofline, sampling, sources
 from rlcw.losses import Ratio
-from rlcw.model_config import ModelConfig
-from rlcw.roofline import Shapes
+from rlcw.models import formats
+from rlcw.models.config import ModelConfig
+from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.plan import roofline
+from rlcw.tasks.plan.roofline import Shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = gpu_cases.CASES['tiny']
@@ -100,7 +102,7 @@ def test_a_part_that_fails_does_not_stop_the_rest(
 
 def _numbers(**changed: Any) -> gpu_parity.Numbers:
   """Two replies of 4 and of 2 tokens, and a gradient of size 5."""
-  rollout = sampling.Rollout(
+  rollout = Rollout(
     token=np.array([[[5, 6, 7, 8], [9, 0, 0, 0]]]),
     logp=np.array([[[-1.0, -2.0, -3.0, -4.0], [-5.0, -6.0, 0.0, 0.0]]]),
     length=np.array([[4, 2]]),
@@ -249,7 +251,7 @@ def test_models_have_their_published_sizes(name: str, billions: float) -> None:
 def test_shapes_are_those_of_the_real_header(
   smollm2_path: pathlib.Path,
 ) -> None:
-  real = sources.open_source(smollm2_path).model_config()
+  real = formats.open_source(smollm2_path).model_config()
   ours = ModelConfig.from_hf(gpu_cases.CASES['smollm2_135m'].header)
   # the file has it in float32
   assert real.norm_eps == pytest.approx(ours.norm_eps)

@@ -12,9 +12,11 @@ import jax
 import pytest
 from peers import growth, roofs, tables
 
-from rlcw import data, sharding, tokenizer
-from rlcw.model_config import ModelConfig
-from rlcw.roofline import Shapes
+from rlcw.models import tokenizer
+from rlcw.models.config import ModelConfig
+from rlcw.rewards.briefs import load_briefs
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.plan.roofline import Shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -143,7 +145,7 @@ def test_rlcw_takes_steps(
   file = bench_peers.write_case('2x3x4', tiny_folder, tmp_path)
   case = json.loads(file.read_text())
   text = tokenizer.load(tiny_folder)
-  briefs = data.load_briefs('@briefs.jsonl', split='train', language='en')
+  briefs = load_briefs('@briefs.jsonl', split='train', language='en')
   rows = [tokenizer.chat(text, brief.text) for brief in briefs[:2]]
   assert [tokenizer.encode(text, p) for p in case['prompts']] == rows
   assert case['prompt_tokens'] == max(map(len, rows))
@@ -166,7 +168,7 @@ def test_growth_is_measured(
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+  mesh = functools.partial(make_mesh, devices=jax.devices()[:1])
   monkeypatch.setattr(growth.sharding, 'make_mesh', mesh)
   axes = {'prompt_tokens': (64,), 'group': (2,)}
   monkeypatch.setattr(growth, 'AXES', axes)

@@ -9,9 +9,9 @@ import gguf
 import jax
 import numpy as np
 
-from rlcw import weights
-from rlcw.model import Params
-from rlcw.model_config import ModelConfig
+from rlcw.models import weights
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Params
 
 Tensors = dict[str, np.ndarray]
 _ARCHITECTURES = {

@@ -222,7 +222,7 @@ def make_judge(
 
   @functools.cache
   def make(family: str) -> pathlib.Path:
-    from rlcw.rewards.judges import LABELS
+    from rlcw.rewards.judge.questions import LABELS
 
     folder = tmp_path_factory.mktemp('judge')
     model = make_model(family, max_position_embeddings=4096)
@@ -251,10 +251,10 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
   """Meshes are of one device, for which compilers are faster."""
   import jax
 
-  from rlcw import sharding
+  from rlcw.runtime import mesh
 
-  make = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
-  monkeypatch.setattr(sharding, 'make_mesh', make)
+  make = functools.partial(mesh.make_mesh, devices=jax.devices()[:1])
+  monkeypatch.setattr(mesh, 'make_mesh', make)
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -269,7 +269,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope='session')
 def tiny(tiny_folder: pathlib.Path) -> Any:
   """The tiny Llama as `(ModelConfig, params)`."""
-  from rlcw import weights
+  from rlcw.models import weights
 
   return weights.load(tiny_folder)
 
@@ -297,7 +297,7 @@ def smollm2(smollm2_path: pathlib.Path) -> Any:
   """The real model as `(ModelConfig, params)`."""
   import jax
 
-  from rlcw import weights
+  from rlcw.models import weights
 
   config, params = weights.load(smollm2_path)
   return config, jax.tree.map(jax.numpy.asarray, params)

@@ -12,7 +12,7 @@ import checkpoints
 import gguf
 import pytest
 
-from rlcw import weights
+from rlcw.models import weights
 
 LLAMA3 = {
   'rope_type': 'llama3',

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlcw import weights
+from rlcw.models import weights
 
 
 def _damages(end: int) -> st.SearchStrategy[list[tuple[int, int, bytes]]]:

@@ -75,7 +75,7 @@ def befall(point: str) -> None:
   """Lets the signal that the point names come when its time is there."""
   import jax
 
-  from rlcw import scoring
+  from rlcw.rewards import scoring
 
   name, process, step = point.split(':')
   number, calls = getattr(signal, f'SIG{name}'), [0]

@@ -19,7 +19,8 @@ os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
 import jax  # noqa: E402
 import safetensors  # noqa: E402, F401
 
-from rlcw import sharding, sources, weights  # noqa: E402
+from rlcw.models import formats, weights  # noqa: E402
+from rlcw.runtime.mesh import make_mesh  # noqa: E402
 
 
 def peak() -> int:
@@ -28,9 +29,9 @@ def peak() -> int:
   return 1024 * int(status.split('VmHWM:')[1].split()[0])
 
 
-source = sources.open_source(folder)
-mesh = sharding.make_mesh()
-sharding.param_shardings(source.model_config(), mesh)
+source = formats.open_source(folder)
+mesh = make_mesh()
+weights.param_shardings(source.model_config(), mesh)
 largest = 4 * max(math.prod(shape) for shape in source.shapes.values())
 before = peak()
 _, params = weights.load(folder, mesh)

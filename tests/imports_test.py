@@ -1,4 +1,4 @@
-"""Imports go to a lower layer, and what is left to do stands elsewhere."""
+"""Imports go down one list of packages and never sideways."""
 
 import ast
 import graphlib
@@ -9,30 +9,26 @@ from collections.abc import Iterator
 
 import pytest
 
+from rlcw import main
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# The modules of each layer, as the design has them; some are yet to come.
-LAYERS = {
-  6: 'main',
-  5: 'sft reward_model grpo curate adversary evaluate generate export score '
-  'judge report verify plan briefs compare',
-  4: 'learner programs scoring preferences debate players',
-  3: 'answers train llm strategy rewards rewards.writing rewards.local_judge '
-  'rewards.remote_judge',
-  2: 'policy annotate labelled rewards.judges compare_page',
-  1: 'sampling weights checkpoint data',
-  0: 'rewards.constraints rewards.rules rewards.checks rewards.ifeval '
-  'rewards.languages rewards.units rewards.verse rewards.manners '
-  'rewards.wordings rewards.english rewards.chinese rewards.compose '
-  'rewards.recipes '
-  'rewards.mixing attention attention_decode attention_kernels axes layers '
-  'model model_config lora losses sharding sources tokenizer hub builders '
-  'metrics records plots datasets prompts cache endpoint agreement retrieval '
-  'grammar hlo roofline processes slices tables diversity winrate page arms '
-  'arm_plots monitors',
-}
-LAYER = {f'rlcw.{m}': n for n, ms in LAYERS.items() for m in ms.split()}
-LAYER['rlcw'] = 0
+# From the top down.  A module imports its own package and those on lower rows;
+# two packages of one row do not import each other.
+ORDER = (
+  ('main',),
+  ('tasks',),
+  ('evaluation',),
+  ('rewards',),
+  ('sampling',),
+  ('models', 'data'),
+  ('train',),
+  ('runtime',),
+  ('losses',),
+)
+ROW = {name: row for row, names in enumerate(ORDER) for name in names}
+# `plan` compiles what `grpo` runs.
+TASK_EDGES = {('plan', 'grpo')}
 
 Edges = dict[str, set[str]]
 
@@ -72,13 +68,26 @@ def _edges(root: pathlib.Path) -> Edges:
   return edges
 
 
-def _climbs(edges: Edges) -> list[str]:
-  """Imports that do not go to a lower layer, nor stay in the lowest."""
+def _task(module: str) -> str:
+  """The task of a module under rlcw/tasks, '' for the package itself."""
+  return ([*module.split('.'), ''])[2]
+
+
+def _allowed(module: str, name: str) -> bool:
+  above, below = module.split('.')[1], name.split('.')[1]
+  if above == below == 'tasks':
+    edge = _task(module), _task(name)
+    return edge[0] == edge[1] or edge in TASK_EDGES
+  return above == below or ROW[above] < ROW[below]
+
+
+def _violations(edges: Edges) -> list[str]:
+  """Imports that do not go down; `rlcw` itself may be imported anywhere."""
   return [
-    f'{module} ({LAYER[module]}) -> {name} ({LAYER[name]})'
+    f'{module} -> {name}'
     for module, names in edges.items()
     for name in sorted(names)
-    if not (LAYER[name] < LAYER[module] or LAYER[name] == LAYER[module] == 0)
+    if module != 'rlcw' and name != 'rlcw' and not _allowed(module, name)
   ]
 
 
@@ -90,61 +99,75 @@ def _tree(tmp_path: pathlib.Path, files: dict[str, str]) -> pathlib.Path:
   return tmp_path
 
 
-def test_every_module_has_a_layer() -> None:
-  edges = _edges(ROOT)
-  assert {'rlcw', 'rlcw.model', 'rlcw.rewards.mixing'} <= set(edges)
-  assert set(edges) - set(LAYER) == set()
+def test_every_entry_of_the_package_has_a_row() -> None:
+  entries = {
+    path.stem
+    for path in (ROOT / 'rlcw').iterdir()
+    if path.name not in ('__init__.py', '__pycache__')
+  }
+  assert entries == set(ROW)
+  assert len(entries) + 1 <= 11
 
 
 def test_imports_go_down() -> None:
   edges = _edges(ROOT)
   assert 'rlcw.losses' in edges['rlcw.rewards.mixing']
-  assert 'rlcw.model' in edges['rlcw.weights']
-  assert _climbs(edges) == []
+  assert 'rlcw.models.decoder' in edges['rlcw.models.weights']
+  assert _violations(edges) == []
 
 
 def test_no_import_cycle() -> None:
   order = list(graphlib.TopologicalSorter(_edges(ROOT)).static_order())
-  assert order.index('rlcw.model') < order.index('rlcw.grpo')
+  assert order.index('rlcw.models.decoder') < order.index('rlcw.tasks.grpo.run')
 
 
-def test_tasks_are_modules_of_layer_5_that_run() -> None:
-  from rlcw import main
-
+def test_every_task_has_a_run() -> None:
+  assert {'grpo', 'sft', 'plan'} <= set(main.TASKS)
   for name in main.TASKS.values():
-    assert LAYER[name] == 5
     assert callable(importlib.import_module(name).run)
 
 
 @pytest.mark.parametrize(
   'text',
   [
-    'import rlcw.train',
-    'from rlcw import losses, train',
-    'from rlcw.train import fit',
-    'from . import train',
-    'from .train import fit as f',
-    'def f():\n  from rlcw.train import fit',
+    'import rlcw.sampling.llm',
+    'from rlcw import losses, sampling',
+    'from rlcw.sampling.llm import ask',
+    'from .. import sampling',
+    'from ..sampling.llm import ask as f',
+    'def f():\n  from rlcw.sampling.llm import ask',
   ],
 )
 def test_an_import_that_climbs_is_found(
   text: str, tmp_path: pathlib.Path
 ) -> None:
-  files = {'train': '', 'losses': '', 'sampling': text}
-  assert _climbs(_edges(_tree(tmp_path, files))) == [
-    'rlcw.sampling (1) -> rlcw.train (3)'
-  ]
+  files = {'losses': '', 'sampling/__init__': '', 'sampling/llm': ''}
+  files |= {'models/__init__': '', 'models/layers': text}
+  [found] = _violations(_edges(_tree(tmp_path, files)))
+  assert found.startswith('rlcw.models.layers -> rlcw.sampling')
 
 
-def test_an_import_along_a_layer_is_found(tmp_path: pathlib.Path) -> None:
-  files = {'sampling': 'from rlcw import weights', 'weights': '', 'model': ''}
-  files['losses'] = 'import rlcw.model'  # allowed in the lowest
+def test_an_import_along_a_row_is_found(tmp_path: pathlib.Path) -> None:
+  files = {'models/hub': 'from rlcw.data import files', 'data/files': ''}
+  files['data/batches'] = 'import rlcw.data.files'  # of its own package
   edges = _edges(_tree(tmp_path, files))
-  assert _climbs(edges) == ['rlcw.sampling (1) -> rlcw.weights (1)']
+  assert _violations(edges) == ['rlcw.models.hub -> rlcw.data.files']
+
+
+def test_an_import_of_another_task_is_found(tmp_path: pathlib.Path) -> None:
+  files = {
+    'tasks/grpo/run': 'from rlcw.tasks.grpo import step',
+    'tasks/grpo/step': 'from rlcw.tasks import sft',
+    'tasks/plan/run': 'from rlcw.tasks.grpo import step',
+    'tasks/sft': '',
+    'tasks/__init__': '',
+  }
+  edges = _edges(_tree(tmp_path, files))
+  assert _violations(edges) == ['rlcw.tasks.grpo.step -> rlcw.tasks.sft']
 
 
 def test_a_cycle_is_found(tmp_path: pathlib.Path) -> None:
-  files = {'losses': 'import rlcw.model', 'model': 'from . import losses'}
+  files = {'losses': 'import rlcw.train', 'train': 'from . import losses'}
   edges = _edges(_tree(tmp_path, files))
   with pytest.raises(graphlib.CycleError):
     graphlib.TopologicalSorter(edges).prepare()

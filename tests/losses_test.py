@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rlcw import losses
+from rlcw.models import layers
 
 RATIOS = ('token', 'sequence')
 AGGREGATIONS = ('token_mean', 'sequence_mean', 'constant')
@@ -64,7 +65,7 @@ def test_token_logprobs_equal_a_gather_from_log_softmax(
     both = jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True)
     return both(hidden_NxD, head_VxD)
 
-  ours = value_and_grad(functools.partial(losses.token_logprobs, chunk=chunk))
+  ours = value_and_grad(functools.partial(layers.token_logprobs, chunk=chunk))
   for got, want in zip(
     jax.tree.leaves(ours),
     jax.tree.leaves(value_and_grad(plain_logprobs)),
@@ -74,14 +75,14 @@ def test_token_logprobs_equal_a_gather_from_log_softmax(
 
 
 def test_token_logprobs_do_not_overflow() -> None:
-  logp_N = losses.token_logprobs(
+  logp_N = layers.token_logprobs(
     jnp.array([[1e4], [1e4]]), jnp.array([[1.0], [-1.0]]), jnp.array([0, 1])
   )
   assert logp_N == close([0, -2e4])
 
 
 def test_token_logprobs_temperature_does_not_recompile() -> None:
-  compiled = jax.jit(lambda *args: losses.token_logprobs(*args))
+  compiled = jax.jit(lambda *args: layers.token_logprobs(*args))
   args = normal(0, 3, 4), normal(1, 11, 4), jnp.array([1, 2, 3])
   cold, warm = compiled(*args, 0.5), compiled(*args, 2.0)
   assert not np.allclose(cold, warm)
@@ -98,7 +99,7 @@ def test_token_logprobs_in_bfloat16_are_of_a_distribution(
   rows, dim, vocab = 5, 64, 9
   hidden_NxD = jnp.repeat(normal(0, rows, dim), vocab, 0).astype(jnp.bfloat16)
   head_VxD = normal(1, vocab, dim).astype(head_dtype)
-  logprobs = functools.partial(losses.token_logprobs, chunk=chunk)
+  logprobs = functools.partial(layers.token_logprobs, chunk=chunk)
   logp_N = (jax.jit(logprobs) if jit else logprobs)(
     hidden_NxD, head_VxD, jnp.tile(jnp.arange(vocab), rows)
   )
@@ -112,7 +113,7 @@ def test_token_logprobs_of_bfloat16_are_summed_in_float32() -> None:
   head_VxD = normal(1, 9, 64).astype(jnp.bfloat16)
   target_N = jnp.arange(50) % 9
   np.testing.assert_allclose(
-    losses.token_logprobs(hidden_NxD, head_VxD, target_N),
+    layers.token_logprobs(hidden_NxD, head_VxD, target_N),
     plain_logprobs(
       hidden_NxD.astype(jnp.float32),
       head_VxD.astype(jnp.float32),
@@ -160,7 +161,7 @@ def test_no_more_than_a_chunk_of_logits_is_alive(
 
   def scalar(hidden_NxD: jax.Array, head_VxD: jax.Array) -> jax.Array:
     target_N = jnp.arange(rows)
-    return losses.token_logprobs(
+    return layers.token_logprobs(
       hidden_NxD, head_VxD, target_N, chunk=chunk
     ).sum()
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rlcw.data import Brief
-from rlcw.rewards.judges import Prompt, Question, Verdicts
-from rlcw.rewards.rules import DEMAND
+from rlcw.rewards.briefs import Brief
+from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
+from rlcw.rewards.rules.registry import DEMAND
 
 
 @dataclasses.dataclass

@@ -81,25 +81,28 @@ def run(task: str, config: ConfigDict, workdir: pathlib.Path) -> Any:
   """Runs a task as `rlcw.main` does, in this process."""
   import importlib
 
-  from rlcw import metrics
+  from rlcw import main
+  from rlcw.runtime import files
 
   workdir.mkdir(parents=True, exist_ok=True)
   resolved = json.loads(config.to_json())
-  metrics.write_json(workdir / 'config.json', resolved)
-  return importlib.import_module(f'rlcw.{task}').run(config, workdir)
+  files.write_json(workdir / 'config.json', resolved)
+  return importlib.import_module(main.TASKS[task]).run(config, workdir)
 
 
 def kill_at(point: str) -> None:
   """Replaces one call by a kill: 'rollout:3', 'update:2', 'save:2'…"""
   from orbax import checkpoint as ocp
 
-  from rlcw import grpo, scoring, train
+  from rlcw.rewards import scoring
+  from rlcw.runtime import checkpoint
+  from rlcw.tasks.grpo import step
 
   target, name, nth = {
     'scoring': (scoring.Scorer, '__call__', 3),  # step 2, after its rollout
-    'diary': (grpo, 'record', 4),  # step 3, before its replies are written
+    'diary': (step, 'record', 4),  # step 3, before its replies are written
     'saving': (ocp.CheckpointManager, 'wait_until_finished', 2),  # mid-write
-    'saved': (train.Checkpoints, 'close', 1),  # all steps done, no summary
+    'saved': (checkpoint.Checkpoints, 'close', 1),  # all steps done, no summary
   }[point]
   original, calls = getattr(target, name), [0]
 

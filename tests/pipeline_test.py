@@ -16,8 +16,18 @@ from ml_collections import ConfigDict
 from panels import Scripted
 from pipeline import ROOT, run, shipped, tiny_config
 
-from rlcw import compare, data, metrics, scoring, sharding
-from rlcw.rewards import mixing, writing
+from rlcw.data import datasets
+from rlcw.rewards import briefs, mixing, reward_model
+from rlcw.rewards.judge import factory
+from rlcw.runtime import files
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.compare.run import (
+  benchmark,
+  differences,
+  find,
+  read_settings,
+  trust,
+)
 
 
 @pytest.fixture(scope='session')
@@ -55,7 +65,7 @@ def test_every_run_leaves_its_files(runs: pathlib.Path) -> None:
 def test_every_step_is_told_once_and_nothing_recompiles(
   runs: pathlib.Path,
 ) -> None:
-  rows = data.read_jsonl(runs / 'grpo' / 'metrics.jsonl')
+  rows = datasets.read_jsonl(runs / 'grpo' / 'metrics.jsonl')
   assert [row['step'] for row in rows] == list(range(5))
   counts = [row['compilations'] for row in rows]
   assert counts[0] == counts[1] <= 5  # sample, score, mix, sum, update
@@ -72,7 +82,7 @@ def test_every_step_is_told_once_and_nothing_recompiles(
 def test_the_diary_holds_every_reply_and_no_violator_is_rewarded(
   runs: pathlib.Path,
 ) -> None:
-  groups = data.read_jsonl(runs / 'grpo' / 'rollouts.jsonl')
+  groups = datasets.read_jsonl(runs / 'grpo' / 'rollouts.jsonl')
   assert len(groups) == 5 * 8
   for group in groups:
     assert len(group['replies']) == 4
@@ -86,8 +96,8 @@ def test_the_diary_holds_every_reply_and_no_violator_is_rewarded(
 
 
 def test_the_evaluation_is_of_held_out_briefs_only(runs: pathlib.Path) -> None:
-  rows = data.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
-  held_out = data.load_briefs('@briefs.jsonl', split='heldout', language='en')
+  rows = datasets.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
+  held_out = briefs.load_briefs('@briefs.jsonl', split='heldout', language='en')
   assert [row['brief_id'] for row in rows] == [b.id for b in held_out]
   summary = json.loads((runs / 'evaluate' / 'summary.json').read_text())
   passed = [all(reply['follow']) for row in rows for reply in row['trained']]
@@ -167,7 +177,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
   ]
   assert diaries[0] == diaries[1]
   rows = [
-    data.read_jsonl(kill_lab / name / 'metrics.jsonl')
+    datasets.read_jsonl(kill_lab / name / 'metrics.jsonl')
     for name in ('undisturbed', point)
   ]
   for x, y in zip(*rows, strict=True):
@@ -216,7 +226,7 @@ def test_a_setting_that_makes_no_sense_is_named(
 def test_every_mixer_gives_advantages(
   runs: pathlib.Path, tiny_folder: pathlib.Path, name: str
 ) -> None:
-  from rlcw import grpo
+  from rlcw.tasks.grpo.step import make_mix
 
   config = tiny_config('grpo', tiny_folder, runs)
   config.mixing.name = name
@@ -225,7 +235,7 @@ def test_every_mixer_gives_advantages(
   writing_PxG[0, 1] = np.nan  # could not be scored
   violated_PxG = rng.random((3, 4)) < 0.5
   valid_PxG = np.isfinite(writing_PxG)
-  mixed = grpo.make_mix(config)(writing_PxG, violated_PxG, valid_PxG)
+  mixed = make_mix(config)(writing_PxG, violated_PxG, valid_PxG)
   assert np.isfinite(mixed.advantage).all()
   assert mixed.advantage[0, 1] == 0
   assert not mixed.rewards.valid[0, 1]
@@ -241,31 +251,31 @@ def arms(
     shutil.copytree(runs / 'grpo', folder / 'runs' / name)
   settings = json.loads((runs / 'grpo' / 'config.json').read_text())
   settings['mixing']['name'] = 'linear'
-  metrics.write_json(folder / 'runs' / 'linear_2-0' / 'config.json', settings)
+  files.write_json(folder / 'runs' / 'linear_2-0' / 'config.json', settings)
   replies = [
     {'valid': True, 'violated': violated, 'advantage': advantage}
     for violated, advantage in ((True, 1.0), (True, -2.0), (False, 1.0))
   ]
   diary = folder / 'runs' / 'linear_2-0' / 'rollouts.jsonl'
-  diary.write_bytes(metrics.json_line({'replies': replies}))
+  diary.write_bytes(files.json_line({'replies': replies}))
   for name, told in (
     ('rlmr-0', {'warnings': [{'step': 3, 'text': 'replies grow.'}]}),
     ('linear_2-0', {}),
   ):
-    metrics.write_json(folder / 'runs' / name / 'summary.json', told)
+    files.write_json(folder / 'runs' / name / 'summary.json', told)
   shutil.copytree(runs / 'reward_model', folder / 'unseen')
   for arm, kept in (('base', 1), ('rlmr', 3)):
     verified = folder / 'ifeval' / arm
     verified.mkdir(parents=True)
     told = {'mode': 'benchmark', 'prompt_strict': kept / 8, 'prompt_loose': 0.5}
     told |= {'instruction_strict': 0.25, 'instruction_loose': 0.75}
-    metrics.write_json(verified / 'summary.json', told)
+    files.write_json(verified / 'summary.json', told)
     rows = (
       {'key': key, 'strict': {'follow_all_instructions': key < kept}}
       for key in range(8)
     )
     (verified / 'verdicts.jsonl').write_bytes(
-      b''.join(map(metrics.json_line, rows))
+      b''.join(map(files.json_line, rows))
     )
   return folder
 
@@ -274,7 +284,7 @@ def test_runs_are_compared_and_added(
   arms: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   panel = Scripted(lambda prompt: 0.8)  # always the first: a tie
-  monkeypatch.setattr(scoring, 'make_panel', lambda *_: panel)
+  monkeypatch.setattr(factory, 'make_panel', lambda *_: panel)
   config, workdir = shipped('compare'), arms / 'comparison'
   config.runs = str(arms / 'runs' / 'rlmr-*')
   config.unseen = str(arms / 'unseen')
@@ -332,9 +342,11 @@ def test_a_comparison_says_what_evaluate_says(
 ) -> None:
   """The same keys and the same scorer: the same replies, the same verdicts."""
   told = json.loads((runs / 'evaluate' / 'summary.json').read_text())
-  rows = data.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
+  rows = datasets.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
   for arm, name in (('base', 'base'), ('trained', 'rlmr-0')):
-    lines = data.read_jsonl(arms / 'comparison' / 'replies' / f'{name}.jsonl')
+    lines = datasets.read_jsonl(
+      arms / 'comparison' / 'replies' / f'{name}.jsonl'
+    )
     texts = [[r['text'] for r in line['replies']] for line in lines]
     assert texts == [[r['text'] for r in row[arm]] for row in rows]
     strict = [r['strict'] for line in lines for r in line['replies']]
@@ -342,7 +354,7 @@ def test_a_comparison_says_what_evaluate_says(
 
 
 def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
-  decoder = SimpleNamespace(mesh=sharding.make_mesh())
+  decoder = SimpleNamespace(mesh=make_mesh())
   eyes: Any = SimpleNamespace(
     unseen=SimpleNamespace(decoder=decoder), panel=None
   )
@@ -350,11 +362,11 @@ def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
   def ties(_, prompts: list[str], *others: Any) -> np.ndarray:
     return np.zeros((len(prompts), 2))
 
-  monkeypatch.setattr(writing, 'score_texts', ties)
+  monkeypatch.setattr(reward_model, 'score_texts', ties)
   config = ConfigDict(
     {'preferences': '@preferences.jsonl', 'briefs_per_pass': 5}
   )
-  told = compare.trust(eyes, ConfigDict({'language': 'en'}), config)
+  told = trust(eyes, ConfigDict({'language': 'en'}), config)
   assert told == {'unseen': 0.5}
 
 
@@ -362,49 +374,49 @@ def test_runs_that_cannot_be_compared_are_refused(
   arms: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   with pytest.raises(ValueError, match='no finished run of grpo among 0'):
-    compare.find(str(tmp_path / '*'))
+    find(str(tmp_path / '*'))
 
   def finish(folder: str, task: str = 'grpo') -> None:
     (tmp_path / folder).mkdir(parents=True)
-    metrics.write_json(tmp_path / folder / 'summary.json', {})
-    metrics.write_json(tmp_path / folder / 'config.json', {'task': task})
+    files.write_json(tmp_path / folder / 'summary.json', {})
+    files.write_json(tmp_path / folder / 'config.json', {'task': task})
 
   finish('one/sft-0', 'sft')
   with pytest.raises(ValueError, match='no finished run of grpo among 1'):
-    compare.find(str(tmp_path / 'one' / '*'))
+    find(str(tmp_path / 'one' / '*'))
   finish('one/rlmr-0')
-  assert [*compare.find(str(tmp_path / 'one' / '*'))] == ['rlmr-0']
+  assert [*find(str(tmp_path / 'one' / '*'))] == ['rlmr-0']
   finish('two/rlmr-0')
   with pytest.raises(ValueError, match='have one name'):
-    compare.find(str(tmp_path / '*' / '*'))
+    find(str(tmp_path / '*' / '*'))
   for wrong in ('rlmr', 'base-0'):
     finish(f'{wrong}/{wrong}')
     with pytest.raises(ValueError, match='not ARM-SEED'):
-      compare.find(str(tmp_path / wrong / '*'))
+      find(str(tmp_path / wrong / '*'))
   finish('keyless/rlmr')
   verified = tmp_path / 'keyless' / 'rlmr'
   told = {'mode': 'benchmark', 'prompt_strict': 1.0}
-  metrics.write_json(verified / 'summary.json', told)
+  files.write_json(verified / 'summary.json', told)
   (verified / 'verdicts.jsonl').write_text('{"strict": {}}\n')
   with pytest.raises(ValueError, match='a line without `key`'):
-    compare.benchmark(str(tmp_path / 'keyless' / '*'))
-  assert compare.benchmark('') == {}
+    benchmark(str(tmp_path / 'keyless' / '*'))
+  assert benchmark('') == {}
   settings = {
-    name: compare.read_settings(arms / 'runs' / name)
+    name: read_settings(arms / 'runs' / name)
     for name in ('rlmr-0', 'linear_2-0')
   }
-  assert compare.differences(settings) == []  # mixing and seed may differ
+  assert differences(settings) == []  # mixing and seed may differ
   settings['linear_2-0'].learning_rate = 1.0
-  (note,) = compare.differences(settings)
+  (note,) = differences(settings)
   assert note == 'learning_rate: 0.001 in rlmr-0, 1.0 in linear_2-0'
   settings['linear_2-0'].max_new_tokens = 9
   with pytest.raises(ValueError, match='max_new_tokens: 8 in rlmr-0, 9 in'):
-    compare.differences(settings)
-  metrics.write_json(tmp_path / 'rlmr' / 'summary.json', {'mode': 'reward'})
+    differences(settings)
+  files.write_json(tmp_path / 'rlmr' / 'summary.json', {'mode': 'reward'})
   with pytest.raises(ValueError, match='mode=benchmark'):
-    compare.benchmark(str(tmp_path / '*'))
+    benchmark(str(tmp_path / '*'))
   shutil.copytree(arms / 'ifeval', tmp_path / 'ifeval')
   verdicts = tmp_path / 'ifeval' / 'rlmr' / 'verdicts.jsonl'
   verdicts.write_bytes(verdicts.read_bytes().replace(b'"key": 7', b'"key": 8'))
   with pytest.raises(ValueError, match='rlmr of .* other prompts than base'):
-    compare.benchmark(str(tmp_path / 'ifeval' / '*'))
+    benchmark(str(tmp_path / 'ifeval' / '*'))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from rlcw import losses, model
-from rlcw.model import Decoder, Params
-from rlcw.model_config import ModelConfig
+from rlcw.models import decoder, layers
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Decoder, Params
 
 LENGTHS = [3, 8, 5]  # of three briefs, padded to 8
 GROUP, REPLY = 4, 6
@@ -29,7 +29,7 @@ def hidden(
 def logits(
   config: ModelConfig, params: Params, token_PxL: np.ndarray
 ) -> np.ndarray:
-  head_VxD = np.asarray(model.head_weight(params))
+  head_VxD = np.asarray(decoder.head_weight(params))
   return np.asarray(hidden(config, params, token_PxL)) @ head_VxD.T
 
 
@@ -51,7 +51,7 @@ def briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @functools.partial(jax.jit, static_argnames='config')
 def shared(config: ModelConfig, params: Params, *inputs: Any) -> Any:
   """Replies on top of one copy of their brief."""
-  return model.read_replies(config, params, *inputs)
+  return decoder.read_replies(config, params, *inputs)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -86,9 +86,9 @@ def loss(read: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
 
   def of(params: Params) -> tuple[jax.Array, Any]:
     states = read(config, params, prompt_PxL, length_P, token_PxGxT)
-    logp_N = losses.token_logprobs(
+    logp_N = layers.token_logprobs(
       states[0].reshape(-1, states[0].shape[-1]),
-      model.head_weight(params),
+      decoder.head_weight(params),
       token_PxGxT.reshape(-1),
       temperature=0.8,
     )

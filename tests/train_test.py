@@ -11,9 +11,15 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from rlcw import data, learner, losses, sampling, sharding, train
-from rlcw.model import Params
-from rlcw.model_config import ModelConfig
+from rlcw import losses, train
+from rlcw.data import datasets
+from rlcw.models import weights
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Params
+from rlcw.runtime import checkpoint
+from rlcw.runtime.mesh import make_mesh, over_groups, replicated
+from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.grpo import objective
 
 CONFIG = ModelConfig(
   vocab_size=64,
@@ -40,7 +46,7 @@ P, G, L, T = 8, 4, 12, 6
 def make_params(mesh: Any) -> Params:
   """Weights from NumPy alone, the same whatever the libraries."""
   rng = np.random.default_rng(0)
-  shardings = sharding.param_shardings(CONFIG, mesh)
+  shardings = weights.param_shardings(CONFIG, mesh)
   abstract = jax.eval_shape(_shapes)
   leaves, tree = jax.tree.flatten(abstract)
   values = [rng.normal(0, 0.2, leaf.shape).astype('float32') for leaf in leaves]
@@ -50,7 +56,7 @@ def make_params(mesh: Any) -> Params:
 def _shapes() -> Params:
   import flax.linen as nn
 
-  from rlcw.model import Decoder
+  from rlcw.models.decoder import Decoder
 
   token = jnp.zeros((1, 1, 1), jnp.int32)
   variables = Decoder(CONFIG).init(jax.random.key(0), token)
@@ -62,7 +68,7 @@ def make_arrays(mesh: Any) -> dict[str, jax.Array]:
   length_PxG = rng.integers(1, T + 1, (P, G))
   prompt_PxL = rng.integers(0, 64, (P, L)).astype('int32')
   length_P = rng.integers(3, L + 1, P).astype('int32')
-  rollout = sampling.Rollout(
+  rollout = Rollout(
     token=rng.integers(0, 64, (P, G, T)).astype('int32'),
     logp=rng.normal(-4, 0.3, (P, G, T)).astype('float32'),
     length=length_PxG.astype('int32'),
@@ -76,7 +82,7 @@ def make_arrays(mesh: Any) -> dict[str, jax.Array]:
     'ref_logp': rng.normal(-4, 0.3, (P, G, T)).astype('float32'),
     'advantage': rng.normal(0, 1, (P, G)).astype('float32'),
   }
-  return jax.device_put(arrays, sharding.over_groups(mesh))
+  return jax.device_put(arrays, over_groups(mesh))
 
 
 SGD = optax.sgd(0.1)  # Adam's first step would magnify rounding to a sign
@@ -94,7 +100,7 @@ def take_steps(
 ) -> tuple[list[dict[str, float]], train.TrainState]:
   """Steps on the same arrays: what each told, and the last state."""
   state, told = train.init_state(make_params(mesh), optimizer, mesh), []
-  loss_fn = learner.make_loss(CONFIG, SETTINGS)
+  loss_fn = objective.make_loss(CONFIG, SETTINGS)
   update = train.make_update(loss_fn, optimizer, state, microbatches)
   for _ in range(steps):
     state, values = update(state, make_arrays(mesh), {})
@@ -103,7 +109,7 @@ def take_steps(
 
 
 def single() -> Any:
-  return sharding.make_mesh(devices=jax.devices()[:1])
+  return make_mesh(devices=jax.devices()[:1])
 
 
 def assert_close(a: Params, b: Params, tolerance: float) -> None:
@@ -157,13 +163,15 @@ def test_microbatches_equal_one_batch(microbatches: int) -> None:
 
 def test_a_mesh_that_does_not_fit_is_refused() -> None:
   with pytest.raises(ValueError, match="'data': 3.*the 8 devices"):
-    sharding.make_mesh(3, 1, 1)
+    make_mesh(3, 1, 1)
 
 
 # A loss of one number, to drive `fit` with.
 
 
-def scalar_loss(params: Params, arrays: Any) -> dict[str, losses.Ratio]:
+def scalar_loss(
+  params: Params, _: Params, arrays: Any
+) -> dict[str, losses.Ratio]:
   error = jnp.square(params['x'] - arrays['target'])
   return {'loss': losses.Ratio(error.sum(), jnp.float32(error.size))}
 
@@ -176,9 +184,7 @@ def fit(
     return train.Batch({'target': target}, {}, time.perf_counter())
 
   optimizer = optax.sgd(0.25)
-  params = jax.device_put(
-    {'x': jnp.float32(1.0)}, sharding.replicated(single())
-  )
+  params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
   return train.fit(
     train.init_state(params, optimizer, single()),
     next_batch,
@@ -205,8 +211,8 @@ def test_bad_steps_in_a_row_stop_the_run_with_a_saved_state(
   nan = float('nan')
   with pytest.raises(FloatingPointError, match='2 steps in a row'):
     fit(tmp_path, [0.0, nan, nan, nan, nan, 0.0], max_bad_steps=2)
-  rows = data.read_jsonl(tmp_path / 'metrics.jsonl')
-  saved = train.Checkpoints(tmp_path / 'checkpoints')
+  rows = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  saved = checkpoint.Checkpoints(tmp_path / 'checkpoints')
   # no step that is in the saved state lacks its row
   assert [row['step'] for row in rows] == [*range(saved.latest() or 0)]
   like = {'x': jax.device_put(jnp.float32(0), jax.devices()[0])}
@@ -223,9 +229,7 @@ def test_too_many_bad_steps_stop_the_run_though_the_next_is_good(
 
 def test_the_update_takes_over_its_buffers_and_compiles_once() -> None:
   optimizer = optax.sgd(0.25)
-  params = jax.device_put(
-    {'x': jnp.float32(1.0)}, sharding.replicated(single())
-  )
+  params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
   state = train.init_state(params, optimizer, single())
   update = train.make_update(scalar_loss, optimizer, state)
   arrays = {'target': jnp.zeros(2)}

@@ -8,7 +8,9 @@ import itertools
 import json
 from typing import Any
 
-from rlcw.rewards import units, verse
+from rlcw.rewards.rules import poetry
+from rlcw.rewards.rules import text as text_lib
+from rlcw.rewards.rules.text import count_words
 
 # None is a stock word, has a rare letter, or is of one script of Chinese.
 _PLAIN = {
@@ -51,7 +53,7 @@ class Writer:
     for name in ('length:words', 'length:characters'):
       wanted.append(self.rules.get(name, {}).get('at_least', 0))
     short = self.reply(0)
-    missing = max(wanted) - units.count_words(short)
+    missing = max(wanted) - count_words(short)
     # Of marks, where they count, there may be many.
     return [short, *(self.reply(missing - marks) for marks in (0, 10, 20))]
 
@@ -114,8 +116,8 @@ class Writer:
     for wanted in _SYLLABLES:
       line, size = [], 0
       for token in [*left]:
-        parts = units.words(token)
-        more = sum(max(verse._syllables(part)) for part in parts)
+        parts = text_lib.words(token)
+        more = sum(max(poetry._syllables(part)) for part in parts)
         if size + more <= wanted:
           left.remove(token)
           line.append(token)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcw.rewards import judges
+from rlcw.sampling.prompts import template
 
 FLAWS = {
   'cliche': 'as sweet as honey',
@@ -55,7 +55,7 @@ def named(text: str) -> list[str]:
 def slots(prompt: str) -> tuple[str, dict[str, str]]:
   """Whose prompt it is, and what stands in the slots of its template."""
   for role in ROLES.split():
-    pieces = judges.template(f'{role}_en')
+    pieces = template(f'{role}_en')
     names = [piece.strip('{}') for piece in pieces[1::2]]
     pattern = '(.*?)'.join(re.escape(piece) for piece in pieces[::2])
     if found := re.match(pattern, prompt, re.S):

@@ -1,1 +1,1 @@
-"""What a reply is worth: rules, writing, and the mix of the two."""
+"""Scores of a reply: rules, writing, judges, and the mix of them."""

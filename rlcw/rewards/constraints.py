@@ -19,9 +19,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlcw.rewards import ifeval, languages, wordings
-from rlcw.rewards.compose import write_briefs as write_briefs
-from rlcw.rewards.rules import VERIFIERS, Verifier
+from rlcw.rewards.rules import ifeval, languages, wording
+from rlcw.rewards.rules.compose import write_briefs as write_briefs
+from rlcw.rewards.rules.registry import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]
 Ids = Sequence[str]
@@ -158,7 +158,7 @@ def describe(
   if type(paraphrase) is not int:
     raise ValueError(f'paraphrase must be a whole number, not {paraphrase!r}')
   _, given = _rule(instruction_id, kwargs)
-  return wordings.say(instruction_id, given, language, paraphrase)
+  return wording.say(instruction_id, given, language, paraphrase)
 
 
 def write_brief(

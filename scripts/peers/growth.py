@@ -15,8 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from peers import rlcw_step
 
-from rlcw import learner, metrics, policy, sampling, sharding, train
-from rlcw.roofline import Shapes
+from rlcw import train
+from rlcw.models import language_model
+from rlcw.runtime import files, metrics
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.rollout import Temperature, sample
+from rlcw.tasks.grpo import objective
+from rlcw.tasks.plan.roofline import Shapes
 
 BASE = Shapes(prompts=1, group=4, prompt_tokens=64, reply_tokens=32)
 AXES = {
@@ -34,12 +39,12 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
   return time.perf_counter() - started, result
 
 
-def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
+def measure(model: language_model.Policy, s: Shapes) -> dict[str, float]:
   """Seconds of a rollout, and of the update that learns from it."""
   settings = rlcw_step.settings(
     {'temperature': 1.0, 'learning_rate': 1e-6, 'seed': 0}
   )
-  config = learner.configure(model.config, settings)
+  config = objective.configure(model.config, settings)
   random = np.random.default_rng(0)
   size = s.prompts, s.prompt_tokens
   prompts = (
@@ -47,11 +52,11 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
     np.full(s.prompts, s.prompt_tokens, np.int32),
   )
   rolled, rollout = seconds(
-    lambda: sampling.sample(
+    lambda: sample(
       model.params,
       *prompts,
       np.arange(s.prompts),
-      sampling.Temperature(1.0),
+      Temperature(1.0),
       *(0, 0),  # seed and step
       config=config,
       group_size=s.group,
@@ -59,11 +64,11 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
       eos=(config.vocab_size,),
     )
   )
-  optimizer = learner.make_optimizer(settings)
+  optimizer = objective.make_optimizer(settings)
   params = jax.tree.map(jnp.copy, model.params)  # an update takes its own
   state = train.init_state(params, optimizer, model.mesh)
   update = train.make_update(
-    learner.make_loss(config, settings), optimizer, state
+    objective.make_loss(config, settings), optimizer, state
   )
   reward = random.normal(size=(s.prompts, s.group)).astype(np.float32)
   arrays = rlcw_step.batch(prompts, rollout, reward)
@@ -79,10 +84,10 @@ def measure(model: policy.Policy, s: Shapes) -> dict[str, float]:
 
 def main(model: Path, out: Path) -> None:
   """Measures every point; writes `growth.json` and `growth.md`."""
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   found: dict[str, list[Any]] = {}
   with jax.set_mesh(mesh):
-    loaded = policy.load(model, mesh)
+    loaded = language_model.load(model, mesh)
     known: dict[Shapes, Any] = {}
     for axis, sizes in AXES.items():
       for size in sizes:
@@ -96,7 +101,7 @@ def main(model: Path, out: Path) -> None:
             metrics.say(f'{point}: {known[point]}')
           row = {'size': size, 'how': how, **known[point]}
           found.setdefault(axis, []).append(row)
-  metrics.write_json(out / 'growth.json', {'base': BASE._asdict(), **found})
+  files.write_json(out / 'growth.json', {'base': BASE._asdict(), **found})
   text = table(found)
   (out / 'growth.md').write_text(text)
   print(text)

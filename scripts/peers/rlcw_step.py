@@ -12,16 +12,12 @@ from gpu_cases import SETTINGS
 from ml_collections import ConfigDict
 from peers import roofs, worker
 
-from rlcw import (
-  data,
-  learner,
-  losses,
-  policy,
-  sampling,
-  sharding,
-  tokenizer,
-  train,
-)
+from rlcw import losses, train
+from rlcw.data import batches
+from rlcw.models import language_model, tokenizer
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.tasks.grpo import objective
 
 
 def settings(case: dict[str, Any]) -> ConfigDict:
@@ -45,24 +41,24 @@ class Steps:
 
   def __init__(self, case: dict[str, Any], mesh: jax.sharding.Mesh):
     self.case, self.settings = case, settings(case)
-    model = policy.load(case['model'], mesh)
+    model = language_model.load(case['model'], mesh)
     self.text = model.text
-    self.config = learner.configure(model.config, self.settings)
-    self.prompts = data.pad(
+    self.config = objective.configure(model.config, self.settings)
+    self.prompts = batches.pad(
       tokenizer.encode(model.text, text) for text in case['prompts']
     )
-    optimizer = learner.make_optimizer(self.settings)
+    optimizer = objective.make_optimizer(self.settings)
     self.state = train.init_state(model.params, optimizer, mesh)
-    loss = learner.make_loss(self.config, self.settings)
+    loss = objective.make_loss(self.config, self.settings)
     self.update = train.make_update(loss, optimizer, self.state)
 
-  def roll_out(self) -> tuple[sampling.Rollout, list[str]]:
+  def roll_out(self) -> tuple[Rollout, list[str]]:
     """Replies as ids and as text; no token ends one early."""
-    rollout = sampling.sample(
+    rollout = sample(
       self.state.params,
       *self.prompts,
       np.arange(len(self.case['prompts'])),
-      sampling.Temperature(self.settings.temperature),
+      Temperature(self.settings.temperature),
       self.settings.seed,
       self.state.step,
       config=self.config,
@@ -73,7 +69,7 @@ class Steps:
     ids = np.asarray(rollout.token).reshape(-1, self.case['reply_tokens'])
     return rollout, [tokenizer.decode(self.text, row) for row in ids]
 
-  def learn(self, rollout: sampling.Rollout, texts: list[str]) -> None:
+  def learn(self, rollout: Rollout, texts: list[str]) -> None:
     """An update by the length of the replies."""
     reward = np.array(worker.rewards(texts), np.float32)
     arrays = batch(self.prompts, rollout, reward.reshape(rollout.length.shape))
@@ -82,7 +78,7 @@ class Steps:
 
 
 def batch(
-  prompts: tuple[Any, Any], rollout: sampling.Rollout, reward_PxG: Any
+  prompts: tuple[Any, Any], rollout: Rollout, reward_PxG: Any
 ) -> dict[str, Any]:
   """What an update learns from; the KL term, of weight 0, sees no reference."""
   valid = np.ones(reward_PxG.shape, bool)
@@ -98,7 +94,7 @@ def batch(
 
 def main() -> None:
   case, clock = worker.read_case(), worker.Clock()
-  mesh = sharding.make_mesh()
+  mesh = make_mesh()
   with jax.set_mesh(mesh):
     steps = Steps(case, mesh)
     roll_out = clock.timed(steps.roll_out)

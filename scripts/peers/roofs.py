@@ -10,9 +10,9 @@ import gpu_cases
 import gpu_ceilings
 import jax
 
-from rlcw import roofline
-from rlcw.model_config import ModelConfig
-from rlcw.roofline import Shapes
+from rlcw.models.config import ModelConfig
+from rlcw.tasks.plan import roofline
+from rlcw.tasks.plan.roofline import Shapes
 
 FLOPS = 1e10  # about as many in each measurement
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from peers import roofs
 
-from rlcw.model_config import ModelConfig
+from rlcw.models.config import ModelConfig
 
 
 class Row(NamedTuple):

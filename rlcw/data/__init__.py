@@ -1,0 +1,1 @@
+"""Records: files and datasets read, batches made of them."""

@@ -1,0 +1,1 @@
+"""Data that the package ships: briefs, preference pairs, themes, prompts."""

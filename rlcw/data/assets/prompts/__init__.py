@@ -1,0 +1,1 @@
+"""Prompt templates and principles: text, one file per kind and language."""

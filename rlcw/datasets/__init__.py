@@ -1,1 +1,0 @@
-"""Data that the package ships: briefs with rules, preference pairs."""

@@ -1,0 +1,1 @@
+"""Held-out replies, statistics, win rates, diversity, plots and pages."""

@@ -1,0 +1,1 @@
+"""Decoder, weights, LoRA and tokenizer of a language model."""

@@ -1,1 +1,0 @@
-"""Principles that a judge reads: text, one file per kind and language."""

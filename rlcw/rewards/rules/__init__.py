@@ -1,0 +1,1 @@
+"""Rules that a function can check, and their wording in briefs."""

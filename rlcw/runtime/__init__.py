@@ -1,0 +1,1 @@
+"""Meshes, processes, checkpoints, metrics and files."""

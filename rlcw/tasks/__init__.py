@@ -1,0 +1,1 @@
+"""Tasks: each module or package here is one, with `run(config, workdir)`."""

@@ -1,0 +1,1 @@
+"""Task `adversary`: a game that improves a judge's principles."""

@@ -1,0 +1,57 @@
+"""Task `briefs`: themes in, random briefs with rules out."""
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rlcw import Config
+from rlcw.data import datasets
+from rlcw.rewards.rules import arguments, compose
+from rlcw.runtime import files, metrics
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Writes the briefs; returns the summary.
+
+  The output is written whole or not at all.
+
+  Raises:
+    ValueError: names the file, the line and what is wrong with it.
+  """
+  started = time.perf_counter()
+  records = datasets.read_numbered(config.input)
+  for line, record in records:
+    try:
+      arguments.read_theme(record)
+    except ValueError as error:
+      raise ValueError(f'{config.input}:{line}: {error}') from None
+  briefs, refused = compose.write_briefs(
+    [record for _, record in records],
+    config.count,
+    config.seed,
+    least=config.least_rules,
+    most=config.most_rules,
+  )
+  output = Path(config.output or workdir / 'briefs.jsonl')
+  output.parent.mkdir(parents=True, exist_ok=True)
+  partial = output.with_name(output.name + '.partial')
+  partial.unlink(missing_ok=True)
+  for brief in briefs:
+    files.append_jsonl(partial, brief)
+  os.replace(partial, output)
+  rules = Counter(
+    rule for brief in briefs for rule in brief['instruction_id_list']
+  )
+  summary = {
+    'themes': len(records),
+    'briefs': len(briefs),
+    'heldout': sum(brief['split'] == 'heldout' for brief in briefs),
+    'refused_combinations': refused,
+    'by_instruction': dict(sorted(rules.items())),
+    'wall_seconds': time.perf_counter() - started,
+  }
+  files.write_json(workdir / 'summary.json', summary)
+  metrics.say(f'briefs: {len(briefs)} of {len(records)} themes; {output}')
+  return summary

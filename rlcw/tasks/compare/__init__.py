@@ -1,0 +1,1 @@
+"""Task `compare`: arms of an experiment on held-out briefs."""

@@ -1,0 +1,1 @@
+"""Task `curate`: preference pairs from debating agents."""

@@ -1,0 +1,1 @@
+"""Task `grpo`: group rollout, scoring, mixing and the GRPO update."""

@@ -1,0 +1,1 @@
+"""Task `plan`: memory and time of a GRPO step on a named slice."""

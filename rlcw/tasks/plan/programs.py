@@ -1,0 +1,251 @@
+"""The device's part of a GRPO step as programs to compile, from shapes alone.
+
+Each is the very function that training calls, lowered for a mesh whose devices
+need not exist.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+
+from rlcw import Config, train
+from rlcw.models import lora
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Params, as_dtype
+from rlcw.models.weights import param_shardings
+from rlcw.rewards import reward_model
+from rlcw.runtime.mesh import group_shards, over_groups
+from rlcw.sampling import rollout
+from rlcw.tasks.plan import roofline
+from rlcw.tasks.plan.roofline import Work
+
+
+class Plan(NamedTuple):
+  """What is to run, and where; nothing in it but shapes."""
+
+  config: Config
+  mesh: Mesh
+  model: ModelConfig  # of the policy, with adapters and dtype
+  reward: ModelConfig | None  # None where the reference's pass scores too
+  shapes: roofline.Shapes
+  optimizer: optax.GradientTransformation
+  loss: train.LossFn
+  learned: Params
+  frozen: dict[str, Params]  # the reference and, where there is one, the reward
+  held: dict[str, Any]  # what stays in HBM all through a step, by its use
+
+  @property
+  def microbatches(self) -> int:
+    return self.shapes.prompts // self.config.microbatch_groups
+
+
+class Program(NamedTuple):
+  """One phase: how to lower it, which held arrays it takes, its work."""
+
+  name: str
+  lower: Callable[[], Any]
+  takes: Any  # shapes of arrays that are held anyway
+  work: Work
+  copy: int = 0  # bytes of weights on each chip that it alone takes or makes
+  cache: int = 0  # bytes of keys and values on each chip, if evenly split
+
+
+def hold(
+  config: Config, learned: Params, moments: Any, frozen: dict[str, Params]
+) -> dict[str, Any]:
+  """What of a step's models stays in HBM all through it, by its use."""
+  held = {'parameters': learned, 'optimiser': moments}
+  for name, tree in frozen.items():
+    # adapters stand on the reference in every phase
+    base = name == 'reference' and config.train == 'lora'
+    held[name] = tree if base or not config.offload else {}
+  return held
+
+
+def still(model: ModelConfig, mesh: Mesh) -> Params:
+  """Shapes of a model that does not learn, in the dtype of its use."""
+  params = lora.abstract(lora.without(model), mesh)
+  return jax.tree.map(
+    lambda a, b: jax.ShapeDtypeStruct(a.shape, b.dtype, sharding=a.sharding),
+    params,
+    jax.eval_shape(functools.partial(as_dtype, dtype=model.dtype), params),
+  )
+
+
+def batch(plan: Plan) -> dict[str, Any]:
+  """Shapes of what an update learns from, as `grpo` makes it."""
+  prompts, group, prompt, reply = plan.shapes
+  place = over_groups(plan.mesh)
+
+  def of(dtype: Any, *shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+  return {
+    'prompt': of(jnp.int32, prompts, prompt),
+    'length': of(jnp.int32, prompts),
+    'rollout': rollout.Rollout(
+      token=of(jnp.int32, prompts, group, reply),
+      logp=of(jnp.float32, prompts, group, reply),
+      length=of(jnp.int32, prompts, group),
+      finished=of(jnp.bool_, prompts, group),
+    ),
+    'ref_logp': of(jnp.float32, prompts, group, reply),
+    'valid': of(jnp.bool_, prompts, group),
+    'advantage': of(jnp.float32, prompts, group),
+  }
+
+
+def phases(plan: Plan) -> Iterator[Program]:
+  """The device's part of a step, as `grpo` and `scoring` call it."""
+  config, model, reward = plan.config, plan.model, plan.reward
+  shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
+  arrays, base = batch(plan), plan.frozen['reference']
+  read = arrays['prompt'], arrays['length']
+  learned, moved = policy(plan), to_rollout(plan)
+  weights, copied, kept = moved
+  if copied:
+    yield Program(
+      'resharding',
+      lambda: jax.jit(
+        functools.partial(as_sampled, model),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
+      ).lower(learned),
+      learned,
+      Work(0.0, sum(map(size, jax.tree.leaves((learned, weights))))),
+      copy=copied,
+    )
+  yield Program(
+    'rollout',
+    lambda: rollout.sample.lower(
+      weights,
+      *read,
+      arrays['length'],  # stands for the briefs' numbers
+      rollout.Temperature(config.temperature),
+      config.seed,
+      0,
+      config=lora.decoder(model),
+      group_size=shapes.group,
+      max_new_tokens=shapes.reply_tokens,
+      eos=(0,),
+    ),
+    kept,
+    roofline.rollout(model, shapes),
+    copied,
+    roofline.cache_bytes(model, shapes)
+    // (group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
+  )
+  shared = config.writing == 'reward_model' and reward is None
+  head = reward_model.Head(
+    np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
+  )
+  yield Program(
+    'reference',
+    lambda: reward_model.score_and_reference.lower(
+      base,
+      head if shared else None,
+      *read,
+      arrays['rollout'],
+      config.temperature,
+      config=lora.without(model),
+      pooling='mean',
+    ),
+    plan.held['reference'],
+    roofline.score(model, shapes, head=True),
+    fetched(plan, 'reference'),
+  )
+  if reward is not None:
+    token, place = arrays['rollout'].token, over_groups(plan.mesh)
+    yield Program(
+      'reward',
+      lambda: reward_model.features.lower(
+        plan.frozen['reward'],
+        *read,
+        token,
+        jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
+        config=lora.without(reward),
+      ),
+      plan.held['reward'],
+      roofline.score(reward, shapes, head=False),
+      fetched(plan, 'reward'),
+    )
+  yield update(plan)
+
+
+def update(plan: Plan) -> Program:
+  """The last phase, which alone depends on the microbatch."""
+  learned, optimizer = plan.learned, plan.optimizer
+  state = train.abstract_state(learned, optimizer, plan.mesh)
+  step = train.make_update(plan.loss, optimizer, state, plan.microbatches)
+  adapted = plan.model.lora is not None
+  base = plan.frozen['reference'] if adapted else {}
+  work = roofline.update(
+    plan.model, plan.shapes, plan.microbatches, plan.config.moment_dtype
+  )
+  return Program(
+    'update',
+    lambda: step.lower(state, batch(plan), base),
+    (learned, plan.held['optimiser'], base),
+    work,
+  )
+
+
+def policy(plan: Plan) -> Params:
+  """Shapes of the model that replies are sampled from, as it is trained."""
+  base = plan.frozen['reference'] if plan.model.lora is not None else {}
+  return lora.join(plan.learned, base)
+
+
+def fetched(plan: Plan, name: str) -> int:
+  """Bytes on each chip of a frozen model that waits in host memory."""
+  return per_chip(plan.frozen[name]) - per_chip(plan.held[name])
+
+
+def as_sampled(config: ModelConfig, params: Params) -> Params:
+  """The weights that replies are sampled from, wherever they are."""
+  return as_dtype(lora.sampled(config, params), config.dtype)
+
+
+def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
+  """`sharding.for_rollout` of shapes.
+
+  Returns:
+    The weights as a rollout reads them; bytes on each chip of those that are
+    copied for it; and those that are not.
+  """
+  trained, table = policy(plan), plan.config.rollout_table
+  weights = jax.tree.map(
+    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    jax.eval_shape(functools.partial(as_sampled, plan.model), trained),
+    param_shardings(lora.decoder(plan.model), plan.mesh, table),
+  )
+  before: dict[Any, Any] = flatten_dict(trained)
+  after: dict[Any, Any] = flatten_dict(weights)
+  merged = {path[:-1] for path in before.keys() - after.keys()}
+  kept, copied = [], []
+  for path, leaf in after.items():
+    was = before[path]
+    same = was.dtype == leaf.dtype and was.sharding.is_equivalent_to(
+      leaf.sharding, was.ndim
+    )
+    (kept if same and path[:-1] not in merged else copied).append(leaf)
+  return weights, per_chip(copied), kept
+
+
+def size(leaf: Any) -> int:
+  """Bytes of an array on all chips, one copy of it."""
+  return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+
+
+def per_chip(tree: Any) -> int:
+  """Bytes of a tree of shapes that one chip holds."""
+  return sum(
+    int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )

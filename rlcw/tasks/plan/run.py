@@ -1,0 +1,350 @@
+"""Task `plan`: does a GRPO step fit a TPU slice, and what will limit it?
+
+Needs no TPU and no weights: libtpu compiles, on any Linux machine and from
+shapes alone, the very programs that `grpo` runs.
+
+  1. shapes    of the model, of the reward model, of a step's batch
+  2. compile   rollout, scoring, update for the named slice
+  3. read      memory from the compiler, collectives and kernels from its text
+  4. count     FLOPs and bytes from shapes; the roofline from the chip's data
+  5. advise    the largest microbatch that fits, or what is missing
+"""
+
+import dataclasses
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from rlcw import Config, train
+from rlcw.models import formats, lora
+from rlcw.models.config import ModelConfig
+from rlcw.runtime import files, metrics
+from rlcw.runtime.mesh import group_shards, make_mesh
+from rlcw.tasks.grpo import objective
+from rlcw.tasks.plan import hlo, programs, roofline, show
+from rlcw.tasks.plan.programs import Plan, Program, per_chip
+from rlcw.tasks.plan.roofline import GIB
+
+
+def _header(
+  family: str, vocab: int, dim: int, mlp: int, *counts: int, **more: Any
+) -> dict[str, Any]:
+  layers, heads, kv = counts
+  return {
+    'model_type': family,
+    'vocab_size': vocab,
+    'hidden_size': dim,
+    'intermediate_size': mlp,
+    'num_hidden_layers': layers,
+    'num_attention_heads': heads,
+    'num_key_value_heads': kv,
+    'rms_norm_eps': 1e-6,
+    'rope_theta': 1e6,
+    'head_dim': 128,
+  } | more
+
+
+# What config.json says of models too large to be fetched for their shapes;
+# what changes none (eps, rotary angles) need not be theirs.
+MODELS = {
+  'Qwen/Qwen2.5-7B-Instruct': _header('qwen2', 152064, 3584, 18944, 28, 28, 4),
+  'Qwen/Qwen2.5-32B-Instruct': _header('qwen2', 152064, 5120, 27648, 64, 40, 8),
+  'Qwen/Qwen2.5-72B-Instruct': _header('qwen2', 152064, 8192, 29568, 80, 64, 8),
+  'Qwen/Qwen3-8B': _header('qwen3', 151936, 4096, 12288, 36, 32, 8),
+  'meta-llama/Llama-3.1-8B-Instruct': _header(
+    'llama', 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False
+  ),
+}
+
+
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Plans a step of a `grpo` config; returns the summary."""
+  # compiling for a TPU asks for no device but this one
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_enable_compilation_cache', False)
+  chip, devices = roofline.slice_of(config.plan.topology)
+  plan = make(config, make_mesh(**config.mesh, devices=devices))
+  phases = []
+  for program in programs.phases(plan):
+    metrics.say(f'plan: compiles the {program.name}')
+    phases.append(compiled(plan, program, chip))
+  if config.plan.compare_attention:
+    compare_attention(plan, phases, chip)
+  groups = largest_microbatch(plan, phases[-1]['fits'], chip)
+  found = {
+    'topology': config.plan.topology,
+    'mesh': dict(plan.mesh.shape),
+    'phases': phases,
+    'fits': all(phase['fits'] for phase in phases),
+    'seconds_step': least_seconds(phases),
+    'largest_microbatch_groups': groups,
+  }
+  smaller = found['fits']
+  found['smaller' if smaller else 'larger'] = nearest(config, smaller=smaller)
+  found['advice'] = advise(plan, found)
+  files.write_json(workdir / 'plan.json', found)
+  (workdir / 'plan.png').write_bytes(show.draw_plan(found))
+  show.tell(found)
+  summary = {name: found[name] for name in found if name != 'phases'}
+  files.write_json(workdir / 'summary.json', summary)
+  return summary
+
+
+# --- What is to run ---------------------------------------------------------
+
+
+def shape_of(model: str) -> ModelConfig:
+  """The shapes of a model in `MODELS`, or of one that is at hand.
+
+  Raises:
+    FileNotFoundError, ValueError: as `sources.open_source`.
+  """
+  if model in MODELS:
+    return ModelConfig.from_hf(MODELS[model])
+  header = Path(model) / 'config.json'
+  if header.is_file():
+    return ModelConfig.from_hf(formats.read_json(header))
+  return formats.open_source(model).model_config()
+
+
+def make(config: Config, mesh: Mesh) -> Plan:
+  """Finds all shapes.
+
+  Raises:
+    ValueError: a setting makes no sense; or as `shape_of`.
+  """
+  objective.check(config, mesh)
+  model = objective.configure(shape_of(config.model), config)
+  reward = None
+  if config.writing == 'reward_model' and config.plan.reward_model:
+    reward = shape_of(config.plan.reward_model)
+    reward = dataclasses.replace(
+      reward, dtype=model.dtype, attention=model.attention
+    )
+  shapes = roofline.Shapes(
+    config.prompts_per_step,
+    config.group_size,
+    config.plan.prompt_tokens,
+    config.max_new_tokens,
+  )
+  optimizer = objective.make_optimizer(config)
+  learned = lora.abstract(model, mesh)
+  moments = train.abstract_state(learned, optimizer, mesh).opt_state
+  frozen = {'reference': programs.still(model, mesh)}
+  if reward is not None:
+    frozen['reward'] = programs.still(reward, mesh)
+  return Plan(
+    config,
+    mesh,
+    model,
+    reward,
+    shapes,
+    optimizer,
+    objective.make_loss(model, config),
+    learned,
+    frozen,
+    programs.hold(config, learned, moments, frozen),
+  )
+
+
+# --- What comes of it -------------------------------------------------------
+
+
+def compiled(
+  plan: Plan, program: Program, chip: roofline.Chip
+) -> dict[str, Any]:
+  """Compiles a phase and says all that is known of it.
+
+  What a step holds and this phase does not take lies in HBM all the same, so
+  the compiler is given what is left: whether it succeeds is whether it fits.
+  What it then used is the most that is alive at a time; where it refuses, it
+  tells the least that it would need.  The rollout's copy of the weights and its
+  cache are counted, and what is left are temporaries.
+  """
+  started = time.perf_counter()
+  held = {name: per_chip(tree) for name, tree in plan.held.items()}
+  taken = per_chip(program.takes)
+  others = sum(held.values()) - taken
+  limit = chip.hbm_gib * GIB
+  left = max(int(limit - others) // 2**20, 1)
+  collectives: dict[str, hlo.Traffic] = {}
+  kernels: dict[str, int] = {}
+  with jax.set_mesh(plan.mesh):
+    lowered = program.lower()
+  try:
+    done = lowered.compile({'xla_tpu_max_hbm_size_mib': left})
+  except jax.errors.JaxRuntimeError as error:
+    fits, own = False, refused(str(error))
+  else:
+    fits, own = True, done.memory_analysis().peak_memory_in_bytes
+    text = done.as_text()
+    collectives, kernels = hlo.collectives(text), hlo.kernels(text)
+  sent = sum(traffic.bytes for traffic in collectives.values())
+  seconds = roofline.times(program.work, sent, chip, plan.mesh.size)
+  known = seconds._asdict() | ({} if fits else {'interconnect': None})
+  attention = program.work.attention_bytes / plan.mesh.size
+  return {
+    'phase': program.name,
+    'hbm': held
+    | {
+      'copy': program.copy,
+      'cache': program.cache,
+      'temporaries': own - taken - program.copy - program.cache,
+    },
+    'hbm_total': others + own,
+    'hbm_limit': limit,
+    'compiler_limit_mib': left,
+    'fits': fits,
+    'collectives': {k: t._asdict() for k, t in collectives.items()},
+    'kernels': kernels,
+    'attention': {
+      'hbm_bytes': attention,
+      'seconds': attention / chip.hbm_bandwidth,
+    },
+    'flops': program.work.flops,
+    'seconds': known,
+    'bound': seconds.bound if fits else None,
+    'seconds_compiling': time.perf_counter() - started,
+  }
+
+
+def compare_attention(
+  plan: Plan, phases: list[dict[str, Any]], chip: roofline.Chip
+) -> None:
+  """Adds to every phase what it would be without kernels, as 'xla'."""
+  config = plan.config.copy_and_resolve_references()
+  config.attention = 'xla'
+  other = make(config, plan.mesh)
+  for phase, program in zip(phases, programs.phases(other), strict=True):
+    metrics.say(f"plan: compiles the {program.name} with XLA's attention")
+    phase['xla'] = compiled(other, program, chip)
+
+
+def refused(error: str) -> int:
+  """Bytes that a program would need, from the compiler's refusal.
+
+  Raises:
+    ValueError: it failed for another reason.
+  """
+  if 'Ran out of memory' in error and (
+    found := re.search(r'(?:Used |\()(\d+(?:\.\d+)?)G', error)
+  ):
+    return int(float(found[1]) * GIB)
+  raise ValueError(f'the compiler for TPUs failed: {error[:2000]}')
+
+
+def largest_microbatch(
+  plan: Plan, fits: bool, chip: roofline.Chip
+) -> int | None:
+  """The most groups that an update can take at a time; None if none can.
+
+  Args:
+    plan: the plan.
+    fits: whether those of its config do.
+    chip: of the slice.
+  """
+  legal = objective.legal_microbatches(plan.config, plan.mesh)
+  now = plan.config.microbatch_groups
+  best = now if fits else None
+  # upwards until one does not fit, or downwards until one does
+  rest = [n for n in legal if n > now] if fits else legal[: legal.index(now)]
+  for groups in rest if fits else reversed(rest):
+    metrics.say(f'plan: tries microbatch_groups={groups}')
+    config = plan.config.copy_and_resolve_references()
+    config.microbatch_groups = groups
+    changed = plan._replace(config=config)
+    fitting = compiled(changed, programs.update(changed), chip)['fits']
+    best = groups if fitting else best
+    if fitting != fits:
+      break
+  return best
+
+
+def nearest(config: Config, *, smaller: bool) -> str | None:
+  """The smallest smaller slice that fits, or the first larger one; if any.
+
+  The mesh's open axis takes what chips there are, and each update as few
+  groups as there may be.
+  """
+  found = None
+  for topology in roofline.others(config.plan.topology, smaller=smaller):
+    metrics.say(f'plan: tries {topology}')
+    fitting = holds(config, topology)
+    found = topology if fitting else found
+    if fitting != smaller:
+      break
+  return found
+
+
+def holds(config: Config, topology: str) -> bool:
+  """Whether a slice holds every phase, by the one that takes most first."""
+  chip, devices = roofline.slice_of(topology)
+  config = config.copy_and_resolve_references()
+  try:
+    mesh = make_mesh(**config.mesh, devices=devices)
+    config.microbatch_groups = group_shards(mesh)
+    plan = make(config, mesh)
+  except ValueError:  # a mesh, or a batch, that cannot be split so
+    return False
+  held = sum(per_chip(tree) for tree in plan.held.values())
+  return held < chip.hbm_gib * GIB and all(
+    compiled(plan, program, chip)['fits']
+    for program in reversed([*programs.phases(plan)])
+  )
+
+
+def least_seconds(phases: list[dict[str, Any]]) -> float | None:
+  """Of a step whose phases each reach their roof; None if one does not fit."""
+  if not all(phase['fits'] for phase in phases):
+    return None
+  return sum(max(phase['seconds'].values()) for phase in phases)
+
+
+def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
+  """What to set, and what to change where it does not fit."""
+  config, phases = plan.config, found['phases']
+  limit = phases[0]['hbm_limit']
+  held = sum(per_chip(tree) for tree in plan.held.values())
+  largest = found['largest_microbatch_groups']
+  said = ['No microbatch_groups lets the update fit.']
+  if largest is not None:
+    said = [f'The largest update that fits: microbatch_groups={largest}.']
+  for phase in phases:
+    if not phase['fits']:
+      over = (phase['hbm_total'] - limit) / GIB
+      said.append(f'{phase["phase"]}: {over:.1f} GiB a chip too much.')
+  if found.get('smaller'):
+    said.append(f'The smallest slice that fits, too: {found["smaller"]}.')
+  if found.get('larger'):
+    said.append(f'The next slice that fits: {found["larger"]}.')
+  if all(p['fits'] for p in phases):
+    # by itself the compiler takes all HBM for what it compiles
+    flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
+    return [*said, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
+  split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
+  if held > limit:
+    least = -(-held * split // limit)
+    said.append(
+      f'What a step holds is {held / GIB:.1f} GiB a chip by itself: split it '
+      f'over at least {least:.0f} chips.'
+    )
+  for changed, gain in (
+    (config.compute_dtype == 'float32', 'compute_dtype=bfloat16'),
+    (config.moment_dtype == 'float32', 'moment_dtype=bfloat16'),
+    (not config.remat, 'remat=True'),
+    (not config.offload, 'offload=True'),
+    (config.train == 'all', 'train=lora'),
+    (plan.mesh.shape['data'] > 1, 'mesh.data=1, and more for mesh.fsdp'),
+    (
+      config.rollout_table == 'decode' and plan.mesh.shape['fsdp'] > 1,
+      'rollout_table=train, where it is the rollout',
+    ),
+    (True, 'more of mesh.tensor, and so smaller microbatches; a larger slice'),
+  ):
+    if changed:
+      said.append(f'To try: {gain}.')
+  return said

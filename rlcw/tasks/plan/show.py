@@ -1,0 +1,115 @@
+"""Tables and the picture of a plan."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import figure
+from rich import console, table
+
+from rlcw.evaluation import plots
+from rlcw.evaluation.plots import BASE, GREEN, PURPLE, STYLE, TRAINED, YELLOW
+from rlcw.tasks.plan import roofline
+from rlcw.tasks.plan.roofline import GIB
+
+ROOFS = roofline.Times._fields
+
+
+def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
+  """Kernels of every phase; what they save, where that was asked for."""
+  kernels = table.Table('phase', 'kernel', 'runs on each chip')
+  saved = table.Table('phase', 'attention', 'GiB', 'fits', 'its GB', 'its s')
+  saved.title = "Attention: HBM in all; its own traffic, a chip's"
+  for phase in phases:
+    for name, count in phase['kernels'].items():
+      kernels.add_row(phase['phase'], name, f'{count:,}')
+    compared = 'xla' in phase and phase['attention']['hbm_bytes']
+    ways = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
+    for way, found in ways.items():
+      saved.add_row(
+        phase['phase'],
+        way,
+        f'{found["hbm_total"] / GIB:.1f}',
+        'yes' if found['fits'] else 'no',
+        f'{found["attention"]["hbm_bytes"] / 1e9:.1f}',
+        f'{found["attention"]["seconds"]:.2f}',
+      )
+  return [found for found in (kernels, saved) if found.row_count]
+
+
+def tell(found: dict[str, Any]) -> None:
+  """Tables in the terminal."""
+  memory = table.Table(
+    'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
+  )
+  axes = ' · '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
+  memory.title = f'{found["topology"]} ({axes}): GiB per chip'
+  times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
+  times.title = 'Seconds if one thing alone limited them'
+  traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
+  for phase in found['phases']:
+    name, hbm = phase['phase'], phase['hbm']
+    passing = hbm['copy'], hbm['cache'], hbm['temporaries']
+    gib = phase['hbm_total'] - sum(passing), *passing, phase['hbm_limit']
+    memory.add_row(
+      name,
+      *(f'{size / GIB:.1f}' for size in gib),
+      'yes' if phase['fits'] else 'no',
+    )
+    seconds = [phase['seconds'][roof] for roof in ROOFS]
+    times.add_row(
+      name,
+      f'{phase["flops"] / 1e15:.1f}',
+      *('–' if value is None else f'{value:.2f}' for value in seconds),
+      phase['bound'],
+    )
+    for kind, sent in phase['collectives'].items():
+      row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
+      traffic.add_row(name, kind, *row)
+  out = console.Console()
+  out.print(memory, times, traffic, *attention_tables(found['phases']))
+  for line in found['advice']:
+    out.print(line, highlight=False)
+
+
+_HELD = {
+  'parameters': BASE,
+  'optimiser': '#66CCEE',
+  'reference': GREEN,
+  'reward': YELLOW,
+  'copy': '#BBBBBB',
+  'cache': PURPLE,
+  'temporaries': TRAINED,
+}
+
+
+@matplotlib.rc_context(STYLE)
+def draw_plan(found: dict[str, Any]) -> bytes:
+  """A PNG of what a chip holds in each phase, and of what bounds its time.
+
+  Args:
+    found: as the `plan` task writes it.
+  """
+  phases = found['phases']
+  names = [phase['phase'] for phase in phases]
+  page = figure.Figure((9, 1.6 + 0.5 * len(names)), layout='constrained')
+  left, right = page.subplots(1, 2)
+  places, floor = np.arange(len(names)), np.zeros(len(names))
+  for part in phases[0]['hbm']:
+    gib = np.array([phase['hbm'][part] / 2**30 for phase in phases])
+    left.barh(places, gib, 0.7, floor, color=_HELD[part], label=part)
+    floor += gib
+  limit = phases[0]['hbm_limit'] / 2**30
+  left.axvline(limit, color='#333333', linewidth=1)
+  left.set(title=f'{found["topology"]}: HBM of a chip', xlabel='GiB')
+  roofs = zip(phases[0]['seconds'], (GREEN, YELLOW, PURPLE), strict=True)
+  for row, (roof, colour) in enumerate(roofs):
+    seconds = [phase['seconds'][roof] or 0.0 for phase in phases]
+    right.barh(places + 0.25 * row - 0.25, seconds, 0.22, color=colour)
+    right.plot([], [], 's', color=colour, label=roof)
+  right.set(title='Time if one thing alone limited it', xlabel='seconds')
+  for ax in (left, right):
+    ax.set_yticks(places, names)
+    ax.invert_yaxis()
+    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=3)
+  return plots.png(page)

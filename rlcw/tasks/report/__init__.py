@@ -1,0 +1,1 @@
+"""Task `report`: a page about a run."""

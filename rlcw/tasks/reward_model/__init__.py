@@ -1,0 +1,1 @@
+"""Task `reward_model`: Bradley–Terry on preference pairs."""

@@ -1,0 +1,350 @@
+"""Task `reward_model`: a writing reward learned from preferences.
+
+1. the replies to a prompt are one group (`preferences`); the frozen decoder
+   reads each group once and leaves its replies' features
+2. a linear head is fitted to them with the Bradley–Terry loss
+3. where `train` is more than the head, decoder and head go on together from
+   there (first the head, then all: arXiv 2202.10054)
+4. it is judged on held-out prompts, beside what length alone would get
+"""
+
+import dataclasses
+import functools
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rlcw import Config, losses, train
+from rlcw.data import batches, datasets
+from rlcw.evaluation import plots, stats
+from rlcw.models import language_model, lora
+from rlcw.models.decoder import Params, read_replies
+from rlcw.models.language_model import Policy
+from rlcw.rewards import reward_model
+from rlcw.runtime import files, metrics, processes
+from rlcw.runtime.mesh import ambient, make_mesh, replicated
+from rlcw.tasks.reward_model.groups import DEBIAS, Groups, make_groups
+
+# Of a debiased score's squared correlation with length, beside a loss that is
+# about 0.1 where it has been learned.
+_UNCORRELATED = 1.0
+
+
+@ambient
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Trains and judges a reward model; returns its summary."""
+  started = time.perf_counter()
+  check(config)
+  model = language_model.load(config.model, make_mesh(**config.mesh))
+  load = functools.partial(
+    datasets.load_preferences,
+    config.preferences,
+    language=config.language,
+    heldout=config.heldout,
+  )
+  given = {split: load(split=split) for split in ('train', 'heldout')}
+  groups = {
+    split: make_groups(given[split], model.text, config, debias)
+    for split, debias in (('train', config.debias), ('heldout', 'none'))
+  }
+  features = {
+    split: kept_features(group, model, config, workdir.parent / '.features')
+    for split, group in groups.items()
+  }
+  head, slope_2 = fit_head(features['train'], groups['train'], config, workdir)
+  if config.train != 'head':
+    model, head = fit_decoder(
+      groups['train'], model, head, slope_2, config, workdir
+    )
+    features = {k: group_features(g, model, config) for k, g in groups.items()}
+  # Scores have std 1 over the training replies; before that, a difference of
+  # them is the log-odds that the loss is about.
+  real_MxD = features['train'][groups['train'].real]
+  odds = float((real_MxD @ head.weight).std()) + 1e-6
+  weight_D = head.weight / odds
+  # A sequence classifier has no bias, nor do groups or pairs need one.
+  bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
+  head = reward_model.Head(weight_D, np.asarray(bias))
+  if processes.speaks():
+    reward_model.save(head, workdir)
+  scores = {k: f @ head.weight + head.bias for k, f in features.items()}
+  summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
+  train_Mx2 = pair_scores(groups['train'], scores['train'])
+  summary |= {
+    'train_pairs': len(train_Mx2),
+    'train_accuracy': stats.accuracy(train_Mx2),
+    'wall_seconds': time.perf_counter() - started,
+    'peak_memory_gib': metrics.peak_memory_gib(),
+    'hardware': metrics.hardware(),
+  }
+  files.write_json(workdir / 'summary.json', summary)
+  metrics.say(
+    f'reward model: {summary["heldout_accuracy"]:.1%} of '
+    f'{summary["heldout_pairs"]} held-out pairs right; length alone '
+    f'{summary["length_only_accuracy"]:.1%}'
+  )
+  return summary
+
+
+def check(config: Config) -> None:
+  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  for name, value, legal in (
+    ('train', config.train, ('head', *lora.LEARNING)),
+    ('pooling', config.pooling, reward_model.POOLING),
+    ('debias', config.debias, DEBIAS),
+  ):
+    if value not in legal:
+      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+
+
+def kept_features(
+  groups: Groups, model: Policy, config: Config, folder: Path
+) -> np.ndarray:
+  """`group_features`, kept in a folder for other heads on the same decoder."""
+  digest = hashlib.blake2b(digest_size=16)
+  file = Path(model.model)
+  stamp = file.stat().st_mtime if file.exists() else 0
+  digest.update(f'{model.model} {stamp} {jax.default_backend()}'.encode())
+  for array in (groups.prompt, groups.token, groups.mask):
+    digest.update(np.ascontiguousarray(array).tobytes())
+  kept = folder / f'{digest.hexdigest()}.npy'
+  if all(processes.gather(kept.exists())):
+    return np.load(kept)
+  features_NxRxD = group_features(groups, model, config)
+  if processes.speaks():
+    folder.mkdir(exist_ok=True)
+    partial = kept.with_suffix('.partial')
+    with partial.open('wb') as out:
+      np.save(out, features_NxRxD)
+    partial.replace(kept)
+  return features_NxRxD
+
+
+def group_features(groups: Groups, model: Policy, config: Config) -> np.ndarray:
+  """Features `[N, R, D]` of each reply, `groups_per_pass` groups at a time.
+
+  Groups of like length are read together, in widths that are powers of two.
+  """
+  size, total = config.groups_per_pass, len(groups.prompt)
+  read_NxT = np.asarray(groups.mask.any(1))
+  reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
+  order = np.argsort(reply_N, kind='stable')
+  found: list[Any] = [None] * total
+  for step in metrics.progress('features', 0, -(-total // size), 'batch'):
+    # the last pass repeats some groups, so that all passes have one shape
+    index_B = order[np.arange(step * size, (step + 1) * size) % total]
+    rows = groups.rows(index_B)
+    L = batches.power_of_two(int(rows['prompt_length'].max()))
+    T = batches.power_of_two(int(reply_N[index_B].max()))
+    part = reward_model.features(
+      model.params,
+      rows['prompt'][:, :L],
+      rows['prompt_length'],
+      rows['token'][:, :, :T],
+      rows['mask'][:, :, :T],
+      config=model.config,
+    )
+    for n, features_RxD in zip(index_B, processes.whole(part), strict=True):
+      found[n] = features_RxD
+  return np.stack(found)
+
+
+def fit_head(
+  features_NxRxD: np.ndarray, groups: Groups, config: Config, workdir: Path
+) -> tuple[reward_model.Head, np.ndarray]:
+  """Fits on standardised features, and undoes that.
+
+  Returns:
+    The head, and the slope `[2]` of length.
+  """
+  real_MxD = features_NxRxD[groups.real]
+  mean_D, std_D = real_MxD.mean(0), real_MxD.std(0) + 1e-6
+  standard = (features_NxRxD - mean_D) / std_D
+  batch = {
+    'features': np.asarray(standard, np.float32),
+    'real': groups.real,
+    'weight': groups.weight,
+    'covariate': groups.covariate,
+  }
+
+  def loss_fn(
+    params: Params, frozen: Params, arrays: Any
+  ) -> dict[str, losses.Ratio]:
+    del frozen  # the decoder's features are computed before
+    score_NxR = arrays['features'] @ params['weight']
+    terms = group_loss(score_NxR, params['slope'], arrays, config.debias)
+    loss = terms['loss']
+    penalty = config.l2 * jnp.square(params['weight']).sum()
+    total = loss.numerator + penalty * loss.denominator
+    return terms | {'loss': losses.Ratio(total, loss.denominator)}
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    return train.Batch(batch, {}, time.perf_counter())
+
+  optimizer = optax.adam(config.learning_rate)
+  mesh = make_mesh()
+  params = jax.device_put(
+    {'weight': jnp.zeros(mean_D.shape[0]), 'slope': jnp.zeros(2)},
+    replicated(mesh),
+  )
+  state = train.fit(
+    train.init_state(params, optimizer, mesh),
+    next_batch,
+    loss_fn,
+    optimizer,
+    name='reward model',
+    steps=config.steps,
+    workdir=workdir if config.train == 'head' else workdir / 'head',
+    checkpoint_every=config.steps,
+  )
+  weight_D = np.asarray(state.params['weight']) / std_D
+  return reward_model.Head(weight_D, np.zeros(())), np.asarray(
+    state.params['slope']
+  )
+
+
+def group_loss(
+  score_NxR: jax.Array,
+  slope_2: jax.Array | np.ndarray,
+  arrays: Any,
+  debias: str,
+) -> dict[str, losses.Ratio]:
+  """Bradley–Terry over the pairs of each group.
+
+  Debiased by length, what length explains is explained by `slope_2`, which no
+  score keeps (a covariate, as in arXiv 2404.04475), and the scores themselves
+  may not be correlated with it: else features stand in for length.
+  """
+  explained_NxR = 0.0
+  if debias == 'length':
+    explained_NxR = arrays['covariate'] @ slope_2
+  loss = losses.bradley_terry(score_NxR + explained_NxR, arrays['weight'])
+  if debias == 'length':
+    covariate = arrays['covariate']
+    penalty = losses.squared_correlation(
+      score_NxR.reshape(-1),
+      covariate.reshape(-1, covariate.shape[-1]),
+      arrays['real'].reshape(-1),
+    )
+    total = loss.numerator + _UNCORRELATED * penalty * loss.denominator
+    loss = losses.Ratio(total, loss.denominator)
+  pair_NxRxR = arrays['weight'] > 0
+  wins = pair_NxRxR & (score_NxR[:, :, None] > score_NxR[:, None, :])
+  share = losses.Ratio(
+    wins.sum().astype(jnp.float32), pair_NxRxR.sum().astype(jnp.float32)
+  )
+  return {'loss': loss, 'accuracy': share}
+
+
+def fit_decoder(
+  groups: Groups,
+  model: Policy,
+  head: reward_model.Head,
+  slope_2: np.ndarray,
+  config: Config,
+  workdir: Path,
+) -> tuple[Policy, reward_model.Head]:
+  """Trains the decoder, or adapters on it, together with the head."""
+  model_config = lora.configure(model.config, config)
+  model_config = dataclasses.replace(model_config, remat=config.remat)
+  learned, frozen = lora.split(
+    model_config, model.params, model.mesh, config.seed
+  )
+  score_D = jnp.asarray(head.weight, jnp.float32)
+  learned['score'] = jax.device_put(score_D, replicated(model.mesh))
+  parts = processes.Parts(model.mesh)
+  settings = config.decoder
+
+  def loss_fn(
+    params: Params, frozen: Params, arrays: Any
+  ) -> dict[str, losses.Ratio]:
+    params = lora.join(params, frozen)
+    _, reading = read_replies(
+      model_config,
+      params,
+      arrays['prompt'],
+      arrays['prompt_length'],
+      arrays['token'],
+    )
+    features_BxRxD = reward_model.reply_features(reading, arrays['mask'])
+    score_BxR = features_BxRxD @ params['score']
+    return group_loss(score_BxR, slope_2, arrays, config.debias)
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    index_B = batches.batch_indices(
+      config.seed,
+      step,
+      settings.groups_per_step,
+      len(groups.prompt),
+      *parts.share,
+    )
+    arrays = groups.rows(index_B)
+    arrays['real'] = groups.real[index_B]
+    arrays = parts.spread(arrays)
+    jax.block_until_ready(state.params)
+    return train.Batch(arrays, {}, time.perf_counter())
+
+  optimizer = train.make_optimizer(
+    settings.learning_rate,
+    warmup_steps=settings.warmup_steps,
+    max_grad_norm=settings.max_grad_norm,
+  )
+  state = train.fit(
+    train.init_state(learned, optimizer, model.mesh),
+    next_batch,
+    loss_fn,
+    optimizer,
+    name='decoder',
+    steps=settings.steps,
+    workdir=workdir,
+    checkpoint_every=settings.checkpoint_every,
+    frozen=frozen,
+  )
+  params = lora.join(state.params, frozen)
+  score_D = np.asarray(params.pop('score'))
+  return (
+    model._replace(config=model_config, params=params),
+    head._replace(weight=score_D),
+  )
+
+
+def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
+  """A value of the better and of the worse reply of each pair, `[M, 2]`."""
+  pair_Mx3 = groups.pairs()
+  return value_NxR[pair_Mx3[:, :1], pair_Mx3[:, 1:]]
+
+
+def judge(
+  groups: Groups, score_NxR: np.ndarray, workdir: Path
+) -> dict[str, Any]:
+  """Held-out accuracy beside the length-only baseline, and a picture of it.
+
+  Args:
+    groups: held out.
+    score_NxR: as log-odds.
+    workdir: where `reward_model.png` goes.
+  """
+  given = groups.real & ~groups.made
+  score_Mx2 = pair_scores(groups, score_NxR)
+  prompt_M = groups.pairs()[:, 0]
+  summary = stats.agreement(
+    score_Mx2, pair_scores(groups, groups.length), prompt_M
+  )
+  score_N, length_N = score_NxR[given], groups.length[given]
+  summary['length_correlation'] = float(np.corrcoef(score_N, length_N)[0, 1])
+  if groups.made.any():
+    best_N = np.where(given, groups.worth, -np.inf).argmax(1)
+    best_N = score_NxR[np.arange(len(best_N)), best_N]
+    for name, column in (('broken', -2), ('looping', -1)):
+      against_Nx2 = np.stack([best_N, score_NxR[:, column]], 1)
+      summary[f'{name}_accuracy'] = stats.accuracy(against_Nx2)
+  if processes.speaks():
+    picture = plots.draw_scores(length_N, score_N, stats.calibration(score_Mx2))
+    (workdir / 'reward_model.png').write_bytes(picture)
+  return summary

@@ -1,0 +1,51 @@
+"""Task `score`: replies in, writing scores out."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcw import Config
+from rlcw.data.annotate import Record, annotate
+from rlcw.rewards import reward_model
+from rlcw.runtime import files, metrics
+from rlcw.runtime.mesh import ambient, make_mesh
+
+
+@ambient
+def run(config: Config, workdir: Path) -> dict[str, Any]:
+  """Scores every reply; returns the summary."""
+  started = time.perf_counter()
+  reward = reward_model.load_alone(config.run, make_mesh(**config.mesh))
+  output = Path(config.output or workdir / 'scores.jsonl')
+  size = config.replies_per_pass
+
+  def answer(records: Sequence[Record]) -> list[Record]:
+    # the last ones are filled up with others, so that shapes repeat
+    filled = [*itertools.islice(itertools.cycle(records), size)]
+    scores_Nx1 = reward_model.score_texts(
+      reward,
+      [record['prompt'] for record in filled],
+      [[record['response']] for record in filled],
+      np.ones((size, 1), bool),
+    )
+    return [{'score': score} for score in scores_Nx1[: len(records), 0]]
+
+  rows, done = annotate('score', config.input, output, 'score', size, answer)
+  scores = [float(row['score']) for row in rows]
+  summary = {
+    'replies': len(rows),
+    'resumed_at': done,
+    'score_mean': np.mean(scores),
+    'score_std': np.std(scores),
+    'wall_seconds': time.perf_counter() - started,
+  }
+  files.write_json(workdir / 'summary.json', summary)
+  metrics.say(
+    f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '
+    f'{summary["score_std"]:.3f}; {output}'
+  )
+  return summary

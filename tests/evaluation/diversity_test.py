@@ -1,0 +1,66 @@
+"""Measures of likeness, by hand and at their ends."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from rlcw.evaluation import diversity
+
+
+def test_distinct_counts_different_pairs_of_words() -> None:
+  # a b, b a, a b | c d: three different of four
+  assert diversity.distinct(['A b a b', 'c d'], 2) == 3 / 4
+  assert diversity.distinct(['one'], 2) == 0
+
+
+def test_distinct_reads_chinese_by_characters() -> None:
+  # 平安, 安平, 平安: two different of three
+  assert diversity.distinct(['平安 平安'], 2, 'zh') == 2 / 3
+  assert diversity.distinct(['平安 平安'], 2, 'en') == 1
+
+
+def test_self_bleu_is_one_among_copies_and_low_among_strangers() -> None:
+  copies = [['the bees do not know what day it is'] * 3]
+  strangers = [['one two three four five', 'a b c d e', 'v w x y z']]
+  assert diversity.self_bleu(copies) == pytest.approx(1)
+  assert diversity.self_bleu(strangers) < 0.1
+  both = diversity.self_bleu(copies + strangers)
+  assert 0.4 < both < 0.6
+  assert np.isnan(diversity.self_bleu([['alone']]))
+
+
+def test_self_bleu_reads_chinese_by_characters() -> None:
+  alike = [['愿你平安喜乐，万事如意。', '愿你平安喜乐，身体健康。']]
+  assert diversity.self_bleu(alike, 'zh') > diversity.self_bleu(alike, 'en')
+
+
+def test_repetition_compresses() -> None:
+  rng = np.random.default_rng(0)
+  noise = ''.join(map(chr, rng.integers(97, 123, 1000)))
+  assert diversity.compression_ratio(['a b c'] * 100) > 10
+  assert diversity.compression_ratio([noise]) < 2
+
+
+def test_vendi_counts_what_is_different() -> None:
+  one, two = [1.0, 0.0, 0.0], [0.0, 2.0, 0.0]
+  assert diversity.vendi(np.array([one, one, one])) == pytest.approx(1)
+  assert diversity.vendi(np.array([one, two])) == pytest.approx(2)
+  # eigenvalues 3/4 and 1/4: exp(−.75 ln .75 − .25 ln .25)
+  assert diversity.vendi(np.array([one, one, one, two])) == pytest.approx(
+    0.75**-0.75 * 0.25**-0.25
+  )
+  assert diversity.vendi(np.zeros((3, 3))) == pytest.approx(1)
+
+
+@given(
+  arrays.arrays(float, (5, 3), elements=st.floats(-10, 10, width=16)),
+  st.floats(0.1, 10),
+)
+def test_vendi_is_between_one_and_all_whatever_the_scale(
+  features_NxD: np.ndarray, scale: float
+) -> None:
+  value = diversity.vendi(features_NxD)
+  assert 1 - 1e-6 <= value <= 5 + 1e-6
+  assert diversity.vendi(features_NxD * scale) == pytest.approx(value, rel=1e-4)

@@ -1,0 +1,186 @@
+"""bfloat16: what it changes in a GRPO run, and what stays float32."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from pipeline import run, tiny_config
+
+from rlcw import train
+from rlcw.data import datasets
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import as_dtype
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling import rollout
+from rlcw.tasks.grpo import objective
+from rlcw.tasks.plan import programs, roofline
+
+
+def letters(briefs: Any, replies: Any) -> np.ndarray:
+  """A reward that needs no model."""
+  del briefs
+  return np.array([[float(len(set(r))) for r in group] for group in replies])
+
+
+def settings(folder: pathlib.Path, dtype: str) -> ConfigDict:
+  config = tiny_config('grpo', folder, folder)
+  config.writing = 'dtype_test:letters'
+  config.steps = 2
+  config.compute_dtype = config.moment_dtype = dtype
+  return config
+
+
+@pytest.fixture(scope='module')
+def steps(
+  tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+  """For each dtype the told steps, the state, and an update's arrays."""
+  found = {}
+  original = train.make_update
+  for dtype in objective.DTYPES:
+    seen: dict[str, Any] = {}
+
+    def spy(*args: Any, seen: dict[str, Any] = seen) -> Any:
+      update = original(*args)
+
+      def watched(state: Any, arrays: Any, frozen: Any) -> Any:
+        seen['arrays'] = jax.tree.map(
+          lambda a: (a.shape, a.dtype.name, a.sharding.spec), arrays
+        )
+        state, told = update(state, arrays, frozen)
+        seen.update(state=state, told=told)
+        return state, told
+
+      return watched
+
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train, 'make_update', spy)
+      workdir = tmp_path_factory.mktemp(dtype)
+      run('grpo', settings(tiny_folder, dtype), workdir)
+    seen['rows'] = datasets.read_jsonl(workdir / 'metrics.jsonl')
+    found[dtype] = seen
+  return found
+
+
+def test_a_run_in_bfloat16_is_like_one_in_float32(
+  steps: dict[str, Any],
+) -> None:
+  first, other = (steps[dtype]['rows'][0] for dtype in objective.DTYPES)
+  assert other['entropy'] == pytest.approx(first['entropy'], abs=0.1)
+  assert other['bad_steps'] == 0
+  assert other['entropy'] != first['entropy']
+  # what sampled and what learns round in the same places
+  assert max(row['sampler_gap'] for row in (first, other)) < 1e-4
+
+
+def test_the_loss_of_the_same_replies_is_nearly_the_same() -> None:
+  from tests import train_test
+
+  params = train_test.make_params(train_test.single())
+  arrays = train_test.make_arrays(train_test.single())
+  found = []
+  for dtype in objective.DTYPES:
+    config = dataclasses.replace(train_test.CONFIG, dtype=dtype)
+    loss = objective.make_loss(config, train_test.SETTINGS)(params, {}, arrays)
+    found.append(loss['loss'].numerator / loss['loss'].denominator)
+    assert loss['loss'].numerator.dtype == jnp.float32
+  assert found[0] != found[1]
+  assert float(found[1]) == pytest.approx(float(found[0]), abs=0.01)
+
+
+def test_losses_and_master_weights_stay_float32(steps: dict[str, Any]) -> None:
+  told, state = steps['bfloat16']['told'], steps['bfloat16']['state']
+  assert {told[name].dtype.name for name in ('loss', 'kl', 'grad_norm')} == {
+    'float32'
+  }
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(state.params)}
+  assert dtypes == {'float32'}
+  moments = state.opt_state[1][0]
+  assert {m.dtype.name for m in jax.tree.leaves(moments.mu)} == {'bfloat16'}
+  assert {m.dtype.name for m in jax.tree.leaves(moments.nu)} == {'float32'}
+
+
+def test_a_plan_has_the_arrays_that_training_has(
+  steps: dict[str, Any], tiny_folder: pathlib.Path
+) -> None:
+  from rlcw.tasks.plan.run import make
+
+  config = settings(tiny_folder, 'bfloat16')
+  arrays = steps['bfloat16']['arrays']
+  (_, length), _, _ = arrays['prompt']
+  config.plan.prompt_tokens = length
+  planned = make(config, make_mesh(**config.mesh))
+  assert planned.reward is None  # nothing of a model scores
+  expected = jax.tree.map(
+    lambda a: (a.shape, a.dtype.name, a.sharding.spec), programs.batch(planned)
+  )
+  assert arrays == expected
+  state = steps['bfloat16']['state']
+  for name, tree in (
+    ('parameters', state.params),
+    ('optimiser', state.opt_state),
+  ):
+    assert jax.tree.map(
+      lambda a: (a.shape, a.dtype, a.sharding), planned.held[name]
+    ) == jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)
+
+
+def test_weights_are_cast_once_and_not_for_every_token(tiny: Any) -> None:
+  config, params = tiny
+  config = dataclasses.replace(config, dtype='bfloat16')
+  prompt_PxL, length_P = np.ones((1, 4), np.int32), np.array([4])
+  jaxpr = jax.make_jaxpr(
+    lambda params: rollout.sample(
+      params,
+      prompt_PxL,
+      length_P,
+      length_P,
+      rollout.Greedy(),
+      0,
+      0,
+      config=config,
+      group_size=2,
+      max_new_tokens=3,
+      eos=(1,),
+    )
+  )(jax.tree.map(jnp.asarray, params))
+  text = str(jaxpr)
+  loop = text[text.rindex('while[') :]
+  kernel = f'bf16[{config.mlp_dim},{config.model_dim}]'
+  assert kernel in loop
+  assert f'{kernel} = convert_element_type' not in loop
+
+
+def test_norms_keep_their_dtype(tiny: Any) -> None:
+  _, params = tiny
+  cast = as_dtype(params, 'bfloat16')
+  assert cast['final_norm']['scale'].dtype == np.float32
+  assert cast['embed'].dtype == jnp.bfloat16
+  assert cast['blocks']['gate']['kernel'].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('name', objective.NAMED)
+def test_an_unknown_name_is_refused(
+  tiny_folder: pathlib.Path, name: str
+) -> None:
+  config, legal = settings(tiny_folder, 'float32'), objective.NAMED[name]
+  for value in legal:
+    config[name] = value
+    objective.check(config, make_mesh(**config.mesh))
+  with config.unlocked():
+    config[name] = 'float16'
+    with pytest.raises(ValueError, match=f"{name}='float16'.*{legal[1]}"):
+      objective.check(config, make_mesh(**config.mesh))
+
+
+def test_a_cache_in_bfloat16_is_half_as_large() -> None:
+  config = ModelConfig(8, 4, 4, 1, 1, 1, 2)
+  half = dataclasses.replace(config, dtype='bfloat16')
+  shapes = roofline.Shapes(1, 2, 3, 4)
+  whole = roofline.cache_bytes(config, shapes)
+  assert 2 * roofline.cache_bytes(half, shapes) == whole

@@ -1,0 +1,485 @@
+"""What replies are worth, by parts of one's own, a judge, or nobody."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pipeline
+import pytest
+from ml_collections import ConfigDict
+from panels import Scripted, demanding, quoted
+
+from rlcw.data import batches, datasets
+from rlcw.models import language_model, tokenizer
+from rlcw.rewards import constraints, reward_model, scoring
+from rlcw.rewards.judge import factory
+from rlcw.rewards.judge.local import Local
+from rlcw.rewards.judge.questions import Prompt, Question
+from rlcw.rewards.judge.remote import Remote
+from rlcw.runtime import files
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.rollout import Rollout
+
+COMMA = {'punctuation:no_comma': {}}
+OWN = """
+import numpy as np
+
+def table(value):
+  return lambda briefs, replies: [[value(r) for r in g] for g in replies]
+
+length = table(len)
+kind = table(lambda r: np.nan if 'odd' in r else 'rude' not in r)
+text = table(str)
+nothing = table(lambda r: np.nan)
+one = lambda briefs, replies: [1.0] * len(replies)
+ragged = lambda briefs, replies: [[0] * n for n in range(len(replies))]
+number = 7
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
+  """The name of a module in the folder that the test runs in."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [p for p in sys.path if p])
+  name = f'mine_{tmp_path.name.replace("-", "_")}'
+  (tmp_path / f'{name}.py').write_text(OWN)
+  return name
+
+
+def settings_of(**changes: Any) -> ConfigDict:
+  config = pipeline.shipped('grpo')
+  config.update_from_flattened_dict(
+    {k.replace('__', '.'): v for k, v in changes.items()}
+  )
+  return config
+
+
+def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
+  score_PxG = np.array([[1.0, 5.0, -2.0], [3.0, np.nan, 2.0], [4.0, 4.0, 4.0]])
+  text = [['a', '', 'b'], ['', 'c', 'd'], ['', '', '']]
+  found = scoring.no_better_blank(score_PxG, text)
+  np.testing.assert_array_equal(found[0], [1.0, -2.0, -2.0])
+  np.testing.assert_array_equal(found[1], [2.0, np.nan, 2.0])
+  assert np.isnan(found[2]).all()  # so all of them are masked
+
+
+# --- Names ------------------------------------------------------------------
+
+
+def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
+  scoring.check(
+    settings_of(writing=f'{mine}:length', verifiers=('rules', f'{mine}:kind'))
+  )
+  reward = scoring.own(f'{mine}:length', 'writing', '')
+  found = scoring.ask_own(reward, 'x', [], [['a', 'bcd'], ['', 'ef']])
+  np.testing.assert_array_equal(found, [[1, 3], [0, 2]])
+  assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+  ('setting', 'value', 'message'),
+  [
+    ('writing', 'nowhere:f', r"writing='nowhere:f': No module named 'nowhere'"),
+    ('writing', 'nowhere', 'reward_model or judge, or module:function'),
+    ('writing', '', 'legal: reward_model or judge'),
+    ('writing', '{}:none', "'none'; legal: reward_model or judge"),
+    ('writing', '{}', "''; legal"),
+    ('writing', '{}:number', 'number is no function; legal'),
+    ('writing', 'judge', r'give judge\.model or judge\.endpoint\.url'),
+    ('verifiers', ('rules', 'nowhere:f'), r"verifiers='nowhere:f': .*: rules,"),
+    ('verifiers', ('demands',), "verifiers='demands'"),
+  ],
+)
+def test_a_name_that_is_none_is_told(
+  setting: str, value: Any, message: str, mine: str
+) -> None:
+  if isinstance(value, str):
+    value = value.format(mine)
+  with pytest.raises(ValueError, match=message):
+    scoring.check(settings_of(**{setting: value}))
+
+
+@pytest.mark.parametrize(
+  ('function', 'message'),
+  [
+    ('one', r'm:one gave an array of shape \(2,\) for 2 briefs with 2 replies'),
+    ('ragged', 'm:ragged gave no array of numbers'),
+    ('text', 'm:text gave no array of numbers'),
+  ],
+)
+def test_an_array_of_another_shape_is_told(
+  function: str, message: str, mine: str
+) -> None:
+  reward = scoring.own(f'{mine}:{function}', 'writing', '')
+  with pytest.raises(ValueError, match=message):
+    scoring.ask_own(reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']])
+
+
+def test_questions_come_from_the_settings(tmp_path: pathlib.Path) -> None:
+  settings = factory.judge_settings()
+  (tmp_path / 'p.md').write_text('Be kind.')
+  settings |= {'principles': str(tmp_path / 'p.md'), 'language': 'zh'}
+  config = ConfigDict(settings)
+  question = factory.make_question('judge', config)
+  assert question == Question('judge', 'zh', 4000, 'Be kind.')
+  assert factory.make_question('demand', config).principles == ''
+  config.language = 'fr'
+  with pytest.raises(ValueError, match=r"judge\.language='fr'; legal: \('en'"):
+    factory.make_question('judge', config)
+
+
+def test_a_panel_is_where_the_settings_say(
+  make_judge: Callable[[str], pathlib.Path],
+) -> None:
+  mesh = make_mesh(devices=jax.devices()[:1])
+  config = ConfigDict(factory.judge_settings())
+  assert factory.make_panel(config, mesh) is None
+  base = language_model.load(make_judge('llama3'), mesh)
+  config.model = base.model
+  local = factory.make_panel(config, mesh, base)
+  assert isinstance(local, Local) and local.model.params is base.params
+  config.model = str(make_judge('gemma3'))
+  other = factory.make_panel(config, mesh, base)
+  assert isinstance(other, Local) and other.model.model == config.model
+  config.endpoint.update(url='http://127.0.0.1:9/v1', model='m')
+  config.votes = 3
+  remote = factory.make_panel(config, mesh, base)
+  assert isinstance(remote, Remote) and remote.votes == 3
+  assert {'questions', 'cost', 'requests'} <= remote.usage().keys()
+
+
+# --- Verdicts ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('verdicts', 'broken'),
+  [
+    ([], 0),
+    ([True, True], 0),
+    ([True, False], 1),
+    ([None, False], 1),
+    ([False, None], 1),
+    ([True, None], np.nan),
+  ],
+)
+def test_a_missing_verdict_matters_where_no_other_is_against(
+  verdicts: list[bool | None], broken: float
+) -> None:
+  np.testing.assert_equal(constraints.breaks(verdicts), broken)
+
+
+BRIEFS = [demanding('one', COMMA, 'Be wet.'), demanding('two', COMMA)]
+#            scored and kept, a comma, no score, no verdict, cut
+REPLIES = [
+  ['wave', 'a, b', 'sad', 'dry?', 'cut'],
+  ['x', ',', 'odd', 'rude', 'odd,'],
+]
+FINISHED = [[True, True, True, True, False], [True] * 5]
+
+
+def panel_of() -> Scripted:
+  def answer(prompt: Prompt) -> float:
+    reply = quoted(prompt.row)
+    if prompt.shared.startswith('You check'):
+      return {'wave': 0.9, 'sad': 0.9}.get(reply, np.nan)
+    return np.nan if reply == 'sad' else len(reply) / 10
+
+  return Scripted(answer)
+
+
+@pytest.fixture(scope='module')
+def score(
+  tiny_folder: pathlib.Path,
+) -> Callable[..., tuple[scoring.Scores, Scripted]]:
+  """A function that scores the replies by a config."""
+  mesh = make_mesh(devices=jax.devices()[:1])
+  model = language_model.load(tiny_folder, mesh)
+  ids = [tokenizer.encode(model.text, r) for g in REPLIES for r in g]
+  token_NxT, length_N = batches.pad(ids, 8)
+  prompt_PxL, length_P = batches.pad(
+    [tokenizer.chat(model.text, brief.text) for brief in BRIEFS]
+  )
+  rollout = Rollout(
+    token=token_NxT.reshape(2, 5, 8),
+    logp=np.zeros((2, 5, 8)),
+    length=length_N.reshape(2, 5),
+    finished=np.array(FINISHED),
+  )
+
+  def scored(**changes: Any) -> tuple[scoring.Scores, Scripted]:
+    scorer = scoring.Scorer(model, settings_of(**changes))
+    scorer.panel = panel = panel_of()
+    return scorer(BRIEFS, prompt_PxL, length_P, rollout), panel
+
+  return scored
+
+
+@pytest.mark.parametrize('judge', ['the same', 'another'])
+def test_what_scores_attends_as_the_policy_does(
+  tiny_folder: pathlib.Path, judge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  mesh = make_mesh(devices=jax.devices()[:1])
+  loaded = language_model.load(tiny_folder, mesh)._replace(model='the same')
+  shape = dataclasses.replace(loaded.config, attention='xla')
+  head = reward_model.Head(np.zeros(shape.model_dim), np.zeros(()))
+  reward = reward_model.RewardModel(head, 'mean', loaded, shared=False)
+  monkeypatch.setattr(language_model, 'load', lambda *_: loaded)
+  monkeypatch.setattr(reward_model, 'load', lambda *_: reward)
+  scorer = scoring.Scorer(
+    loaded._replace(config=shape),
+    settings_of(writing='reward_model', judge__model=judge),
+  )
+  assert scorer.reward.decoder.config.attention == 'xla'
+  assert scorer.panel.model.config.attention == 'xla'
+
+
+@pytest.mark.parametrize(('limit', 'told'), [(7, True), (8, False)])
+def test_a_reward_model_that_reads_less_than_a_reply_may_have_says_so(
+  tiny_folder: pathlib.Path,
+  limit: int,
+  told: bool,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  model = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
+  head = reward_model.Head(np.zeros(model.config.model_dim), np.zeros(()))
+  reward = reward_model.RewardModel(
+    head, 'mean', model, shared=False, limit=limit
+  )
+  monkeypatch.setattr(reward_model, 'load', lambda *_: reward)
+  scoring.Scorer(model, settings_of(writing='reward_model', max_new_tokens=8))
+  assert ('--config.max_reply_tokens=8' in capsys.readouterr().out) == told
+
+
+def test_a_reward_model_s_bias_is_no_blank_reply_s_score(
+  score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def load(_: str, model: language_model.Policy) -> reward_model.RewardModel:
+    weight_D = np.linspace(-1, 1, model.config.model_dim)
+    return reward_model.RewardModel(
+      reward_model.Head(weight_D, np.full((), 100.0)),
+      'mean',
+      model,
+      shared=True,
+    )
+
+  blank = [['wave', '', 'sad', 'dry', 'cut'], REPLIES[1]]
+  monkeypatch.setattr(reward_model, 'load', load)
+  monkeypatch.setattr(scoring.Scorer, 'texts', lambda *_: blank)
+  scores, _ = score(writing='reward_model')
+  assert scores.writing[0, 1] == np.delete(scores.writing[0], 1).min()
+  assert len({*scores.writing[0]}) == 4  # of five: two share the least
+
+
+def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(
+  score: Callable[..., Any],
+) -> None:
+  scores, panel = score(writing='judge')
+  assert scores.text == REPLIES
+  assert scores.follow[0] == [
+    [True, True],
+    [False, None],
+    [True, True],
+    [True, None],
+    [True, None],
+  ]
+  np.testing.assert_array_equal(
+    scores.violated, [[0, 1, 0, 0, 1], [0, 1, 0, 0, 1]]
+  )
+  np.testing.assert_array_equal(
+    scores.valid, [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+  )
+  np.testing.assert_allclose(
+    scores.writing, [[0.4, 0.4, np.nan, 0.4, 0.3], [0.1, 0.1, 0.3, 0.4, 0.4]]
+  )
+  assert scores.told['unscored'] == pytest.approx(0.1)
+  assert scores.told['unverified'] == pytest.approx(0.1)
+  assert scores.told['judge_questions'] == len(panel.asked) == 5 + 10
+  # the judge reads the brief with its rules, the verifier the request alone
+  named = {q.name: p.group for q, p in panel.asked if 'one' in p.group}
+  assert BRIEFS[0].text in named['judge']
+  assert BRIEFS[0].prompt in named['demand']
+  assert BRIEFS[0].text not in named['demand']
+
+
+def test_functions_of_ones_own_beside_the_rules(
+  score: Callable[..., Any], mine: str
+) -> None:
+  scores, panel = score(
+    writing=f'{mine}:length', verifiers=('rules', f'{mine}:kind')
+  )
+  np.testing.assert_array_equal(
+    scores.violated, [[0, 1, 0, 0, 1], [0, 1, 0, 1, 1]]
+  )
+  np.testing.assert_array_equal(
+    scores.valid, [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]]
+  )
+  np.testing.assert_array_equal(
+    scores.writing, [[len(reply) for reply in group] for group in REPLIES]
+  )
+  assert scores.told['unverified'] == pytest.approx(0.2)
+  assert {q.name for q, _ in panel.asked} == {'demand'}
+
+
+def test_functions_of_ones_own_in_the_place_of_the_rules(
+  score: Callable[..., Any], mine: str
+) -> None:
+  scores, _ = score(writing=f'{mine}:nothing', verifiers=(f'{mine}:kind',))
+  np.testing.assert_array_equal(
+    scores.violated, [[0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]
+  )
+  assert not scores.valid.any()
+  assert scores.told['unscored'] == 1
+  assert scores.told['unverified'] == pytest.approx(0.2)  # both odd ones
+
+
+def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:
+  scorer = scoring.Scorer.__new__(scoring.Scorer)
+  scorer.config, scorer.panel = settings_of(), None
+  assert scorer.usage() == {}
+  with pytest.raises(ValueError, match='brief one makes a demand'):
+    scorer.verify(BRIEFS, REPLIES)
+
+
+# --- Whole runs -------------------------------------------------------------
+
+
+@pytest.fixture
+def train(
+  make_judge: Callable[[str], pathlib.Path], tmp_path: pathlib.Path, mine: str
+) -> Callable[..., tuple[ConfigDict, list[dict[str, Any]]]]:
+  """A function that runs `grpo` with some settings, on briefs with demands."""
+  folder = make_judge('llama3')
+  for n in range(16):
+    demands = [COMMA, f'Name {n} waves.'] if n % 2 else [COMMA]
+    brief = demanding(f'brief {n}', *demands)
+    record = {**vars(brief), 'split': 'heldout' if n >= 12 else 'train'}
+    files.append_jsonl(tmp_path / 'briefs.jsonl', record)
+
+  def run(**changes: Any) -> tuple[ConfigDict, list[dict[str, Any]]]:
+    config = pipeline.tiny_config('grpo', folder, tmp_path)
+    small = {'steps': 2, 'group_size': 2, 'max_new_tokens': 4}
+    changes = {k.replace('__', '.'): v for k, v in changes.items()}
+    config.update_from_flattened_dict(
+      {'briefs': str(tmp_path / 'briefs.jsonl'), **small, **changes}
+    )
+    (tmp_path / 'principles.md').write_text('Be kind.')
+    config.judge.principles = str(tmp_path / 'principles.md')
+    pipeline.run('grpo', config, tmp_path / 'grpo')
+    return config, datasets.read_jsonl(tmp_path / 'grpo' / 'metrics.jsonl')
+
+  return run
+
+
+def evaluated(runs: pathlib.Path) -> dict[str, Any]:
+  config = pipeline.tiny_config('evaluate', runs, runs)
+  config.update(briefs_per_pass=8, replies_per_brief=2)
+  pipeline.run('evaluate', config, runs / 'evaluate')
+  return json.loads((runs / 'evaluate' / 'summary.json').read_text())
+
+
+def replies_of(runs: pathlib.Path) -> list[dict[str, Any]]:
+  groups = datasets.read_jsonl(runs / 'grpo' / 'rollouts.jsonl')
+  return [reply for group in groups for reply in group['replies']]
+
+
+MAY_BE_NULL = {'max_violator_advantage', 'judge_good'}
+
+
+def told_well(rows: list[dict[str, Any]], nulls: set[str]) -> None:
+  assert len(rows) == 2
+  for row in rows:
+    assert {k for k, v in row.items() if v is None} <= nulls
+    assert all(isinstance(row[k], (int, float)) for k in row.keys() - nulls)
+    assert {'unscored', 'unverified', 'judge_questions'} <= row.keys()
+    parts = row['seconds_verifying'] + row['seconds_writing']
+    assert 0 <= parts <= row['seconds_scoring']
+    phases = ('seconds_rollout', 'seconds_scoring', 'seconds_update')
+    assert sum(row[p] for p in phases) == pytest.approx(row['seconds_step'])
+    assert row['seconds_update'] > 0
+
+
+def test_a_judge_and_a_verifier_of_ones_own_train_a_policy(
+  train: Callable[..., Any],
+  make_judge: Callable[[str], pathlib.Path],
+  tmp_path: pathlib.Path,
+  mine: str,
+) -> None:
+  _, rows = train(
+    writing='judge',
+    judge__model=str(make_judge('llama3')),
+    verifiers=('rules', f'{mine}:kind'),
+  )
+  told_well(rows, MAY_BE_NULL)
+  # a question a reply, and one more where its brief makes a demand
+  demands = sum(len(reply['follow']) > 1 for reply in replies_of(tmp_path))
+  assert demands
+  asked = sum(row['judge_questions'] for row in rows)
+  assert asked == 2 * 8 * 2 + demands
+  for row in rows:
+    assert row['unscored'] == row['unverified'] == 0
+    assert 0 < row['writing'] < 1
+    assert row['writing_std'] > 0
+  for reply in replies_of(tmp_path):
+    assert None not in reply['follow']
+    assert reply['valid']
+  summary = evaluated(tmp_path)
+  assert 0 < summary['writing_base'] < 1
+  assert summary['writing_difference']['low'] is not None
+
+
+def test_nobody_answers_and_nothing_is_learned(
+  train: Callable[..., Any],
+  make_judge: Callable[[str], pathlib.Path],
+  tmp_path: pathlib.Path,
+) -> None:
+  endpoint = {'url': 'http://127.0.0.1:9/v1', 'model': 'm', 'retries': 0}
+  config, rows = train(
+    writing='judge',
+    **{f'judge__endpoint__{name}': v for name, v in endpoint.items()},
+  )
+  # no reply is scored, and whether rules are kept no finished one can know
+  told_well(rows, MAY_BE_NULL | {'writing', 'pass_rate'})
+  for row in rows:
+    assert row['unscored'] == 1 and row['writing'] is None
+    assert row['judge_failed'] == row['judge_unanswered']
+    assert row['judge_unanswered'] == row['judge_questions'] > 0
+    assert row['judge_cost'] == row['judge_repaired'] == 0
+    assert row['loss'] == row['grad_norm'] == 0
+  for reply in replies_of(tmp_path):
+    assert not reply['valid']
+    assert reply['advantage'] == 0
+    assert reply['writing'] is None
+  base = language_model.load(make_judge('llama3'), make_mesh(**config.mesh))
+  _, learned = language_model.restore(tmp_path / 'grpo', base)
+  jax.tree.map(np.testing.assert_array_equal, learned, base.params)
+  summary = evaluated(tmp_path)
+  assert summary['writing_base'] is summary['writing_trained'] is None
+  nothing = {'mean': None, 'low': None, 'high': None}
+  assert summary['writing_difference'] == nothing
+  rows = datasets.read_jsonl(tmp_path / 'evaluate' / 'evaluation.jsonl')
+  assert len(rows) == 4
+  assert all(reply['writing'] is None for row in rows for reply in row['base'])
+
+
+def test_a_reward_of_ones_own_trains_a_policy(
+  train: Callable[..., Any], tmp_path: pathlib.Path, mine: str
+) -> None:
+  _, rows = train(
+    writing=f'{mine}:length',
+    verifiers=(f'{mine}:kind',),
+    judge__endpoint__url='http://127.0.0.1:9/v1',
+    judge__endpoint__model='m',
+    judge__endpoint__retries=0,
+  )
+  told_well(rows, MAY_BE_NULL | {'pass_rate'})
+  for reply in replies_of(tmp_path):
+    assert reply['writing'] == len(reply['text'])
+    assert reply['valid']
+  assert rows[0]['grad_norm'] > 0

@@ -1,0 +1,322 @@
+"""Real processes on this machine, against one that holds all devices.
+
+Sums over devices are made in another order where they cross processes, so
+numbers equal those of one process to float32's rounding, which learning
+magnifies from step to step; sampled replies are the same.  A run that was
+disturbed equals an undisturbed one of as many processes bit for bit.
+"""
+
+import json
+import pathlib
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import hosts
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from pipeline import run, tiny_config
+
+from rlcw.data import datasets
+from rlcw.models import language_model
+from rlcw.rewards import reward_model
+from rlcw.runtime import files
+
+STEPS = 4
+HEARTBEAT = 10
+
+
+class Lab:
+  """A folder with a model, a reward model and the settings of a run."""
+
+  def __init__(self, folder: pathlib.Path, model: pathlib.Path):
+    self.folder = folder
+    reward = folder / 'reward_model'
+    (reward / 'checkpoints').mkdir(parents=True)
+    settings = tiny_config('reward_model', model, folder)
+    (reward / 'config.json').write_text(settings.to_json())
+    weight_D = np.random.default_rng(0).normal(size=32)
+    reward_model.save(reward_model.Head(weight_D, np.zeros(())), reward)
+    self.model = model
+
+  def config(self, task: str = 'grpo', **changes: Any) -> Any:
+    config = tiny_config(task, self.model, self.folder)
+    config.steps = STEPS
+    if 'checkpoint_every' in config:
+      config.checkpoint_every = 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+  def flags(self, name: str, config: Any) -> list[str]:
+    """What the command line gets, to run it in a folder of that name."""
+    file = self.folder / f'{name}.py'
+    file.write_text(
+      'import json\nfrom ml_collections import ConfigDict\n\n'
+      f'def get_config():\n  return ConfigDict(json.loads('
+      f'{config.to_json()!r}))\n'
+    )
+    workdir = self.folder / name / 'run'
+    return [
+      f'--config={file}',
+      f'--workdir={workdir}',
+      f'--heartbeat={HEARTBEAT}',
+    ]
+
+  def drive(
+    self,
+    name: str,
+    config: Any,
+    point: str = 'undisturbed',
+    count: int = 2,
+    devices: int = 4,
+  ) -> list[int]:
+    """Exit codes of processes that run it together."""
+    started = hosts.start(
+      self.folder / name, point, self.flags(name, config), count, devices
+    )
+    return hosts.wait(started, 600)
+
+  def told(self, name: str, process: int = 0) -> str:
+    """What a process printed."""
+    log = self.folder / name / f'{process}.log'
+    return log.read_text(errors='replace')
+
+  def alone(self, name: str, config: Any) -> pathlib.Path:
+    """The same run in this process, which holds all devices."""
+    run(config.task, config, self.folder / name / 'run')
+    return self.folder / name / 'run'
+
+
+@pytest.fixture(scope='module')
+def lab(
+  tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Lab:
+  return Lab(tmp_path_factory.mktemp('hosts'), tiny_folder)
+
+
+# the model is split in two, and the groups over four pairs of devices
+MESH = {'mesh.data': 4, 'mesh.fsdp': 1, 'mesh.tensor': 2}
+
+
+@pytest.fixture(scope='module')
+def stopped(lab: Lab) -> pathlib.Path:
+  """The folder of a run of two processes; one was told to stop in step 3."""
+  config, run_folder = lab.config(**MESH), lab.folder / 'stopped' / 'run'
+  codes = lab.drive('stopped', config, 'TERM:1:3')
+  assert codes == [0, 0], lab.told('stopped')[-3000:]
+  assert 'told to stop; 3 of 4 steps are saved' in lab.told('stopped')
+  assert not (run_folder / 'summary.json').exists()
+  assert len(replies(run_folder)) == 3 * 8
+  assert lab.drive('stopped', config) == [0, 0]
+  return run_folder
+
+
+@pytest.fixture(scope='module')
+def two(lab: Lab) -> pathlib.Path:
+  """The folder of an undisturbed run of two processes."""
+  codes = lab.drive('two', lab.config(**MESH))
+  assert codes == [0, 0], lab.told('two')[-3000:]
+  return lab.folder / 'two' / 'run'
+
+
+def final_params(folder: pathlib.Path) -> list[np.ndarray]:
+  """What was learned, whatever processes and devices saved it."""
+  config = language_model.settings(folder)
+  assert config is not None
+  mesh = Mesh(
+    np.array(jax.devices()[:1]).reshape(1, 1, 1), ('data', 'fsdp', 'tensor')
+  )
+  _, learned = language_model.restore(
+    folder, language_model.load(config.model, mesh)
+  )
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(learned)]
+
+
+def replies(folder: pathlib.Path) -> list[Any]:
+  """What was written, to which brief, in order."""
+  return [
+    (group['step'], group['brief_id'], [r['text'] for r in group['replies']])
+    for group in datasets.read_jsonl(folder / 'rollouts.jsonl')
+  ]
+
+
+def numbers(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Every column of metrics but times, and of what a reply is worth."""
+  rows = datasets.read_jsonl(folder / 'metrics.jsonl')
+  columns = {
+    name: np.array([row[name] for row in rows], float)
+    for name in rows[0]
+    if 'second' not in name and name != 'compilations'
+  }
+  for name in ('writing', 'reward', 'advantage', 'violated', 'valid', 'length'):
+    columns[f'reply {name}'] = np.array(
+      [
+        [reply[name] for reply in group['replies']]
+        for group in datasets.read_jsonl(folder / 'rollouts.jsonl')
+      ],
+      float,
+    )
+  return columns
+
+
+def assert_alike(ours: pathlib.Path, theirs: pathlib.Path) -> None:
+  """Equal but for the rounding of sums."""
+  assert replies(ours) == replies(theirs)
+  mine, other = numbers(ours), numbers(theirs)
+  assert list(mine) == list(other)
+  for name in mine:
+    np.testing.assert_allclose(
+      mine[name], other[name], rtol=1e-3, atol=1e-4, err_msg=name
+    )
+  for x, y in zip(final_params(ours), final_params(theirs), strict=True):
+    np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+def assert_same(ours: pathlib.Path, theirs: pathlib.Path) -> None:
+  """Equal to the last bit."""
+  rollouts = [(f / 'rollouts.jsonl').read_bytes() for f in (ours, theirs)]
+  assert rollouts[0] == rollouts[1]
+  mine, other = numbers(ours), numbers(theirs)
+  for name in mine:
+    np.testing.assert_array_equal(mine[name], other[name], err_msg=name)
+  for x, y in zip(final_params(ours), final_params(theirs), strict=True):
+    assert x.tobytes() == y.tobytes()
+
+
+def test_two_processes_equal_one_although_told_to_stop(
+  lab: Lab, stopped: pathlib.Path
+) -> None:
+  assert len(replies(stopped)) == STEPS * 8
+  assert_alike(stopped, lab.alone('one', lab.config(**MESH)))
+  # the first process alone has told of it, once
+  summary = json.loads((stopped / 'summary.json').read_text())
+  assert summary['steps'] == STEPS
+  rows = datasets.read_jsonl(stopped / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [*range(STEPS)]
+  assert len([*(stopped / 'tensorboard').iterdir()]) == 2
+  told = [lab.told('stopped', process) for process in (0, 1)]
+  assert 'goes on from step 3 of 4' in told[0] and 'grpo' not in told[1]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_equals_an_undisturbed_one(
+  lab: Lab, stopped: pathlib.Path, two: pathlib.Path
+) -> None:
+  assert_same(stopped, two)
+  assert lab.drive('two', lab.config(**MESH)) == [0, 0]  # done is done
+  assert 'already done' in lab.told('two')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_where_one_process_is_killed_all_end_and_begin_again(
+  lab: Lab, two: pathlib.Path, victim: int
+) -> None:
+  config, name = lab.config(**MESH), f'killed{victim}'
+  flags = lab.flags(name, config)
+  started = hosts.start(lab.folder / name, f'KILL:{victim}:4', flags)
+  assert started[victim].wait(600) == -signal.SIGKILL
+  killed = time.monotonic()
+  codes = hosts.wait(started, 3 * HEARTBEAT)
+  assert time.monotonic() - killed < 3 * HEARTBEAT
+  assert codes[1 - victim] not in (0, -signal.SIGKILL)
+  assert 'rror' in lab.told(name, 1 - victim)
+  run_folder = lab.folder / name / 'run'
+  assert not (run_folder / 'summary.json').exists()
+  assert lab.drive(name, config) == [0, 0]
+  assert 'goes on from step 2 of 4' in lab.told(name)
+  assert_same(run_folder, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('count', 'mesh'),
+  [
+    (4, (4, 1, 2)),  # each process has a part
+    (4, (2, 1, 4)),  # two processes split the model of a part
+    (2, (1, 1, 8)),  # both of them split one model
+    (2, (2, 2, 2)),
+  ],
+)
+def test_however_the_mesh_lies_on_the_processes(
+  lab: Lab, count: int, mesh: tuple[int, int, int]
+) -> None:
+  axes = zip(('mesh.data', 'mesh.fsdp', 'mesh.tensor'), mesh, strict=True)
+  config, name = lab.config(**dict(axes)), f'{count}_{mesh}'
+  codes = lab.drive(name, config, count=count, devices=8 // count)
+  assert codes == [0] * count, lab.told(name)[-3000:]
+  assert_alike(lab.folder / name / 'run', lab.alone(f'one_{name}', config))
+
+
+@pytest.mark.slow
+def test_each_process_asks_judges_of_its_own_replies(
+  lab: Lab, make_judge: Callable[[str], pathlib.Path]
+) -> None:
+  """A judge here for demands, which few briefs make; and another decoder.
+
+  It gives the monitors' second opinion, too.
+  """
+  briefs = [
+    {
+      'id': f'b{i}',
+      'prompt': 'Write ' + 'a long ' * (i % 5) + 'letter to the sea.',
+      'instruction_id_list': ['soft:demand'] if i % 7 == 0 else [],
+      'kwargs': [{'demand': 'It is warm.'}] if i % 7 == 0 else [],
+    }
+    for i in range(24)
+  ]
+  file = lab.folder / 'demands.jsonl'
+  file.write_bytes(b''.join(map(files.json_line, briefs)))
+  other = lab.folder / 'other'
+  shutil.copytree(lab.model, other / 'model')
+  shutil.copytree(lab.folder / 'reward_model', other / 'reward_model')
+  settings = json.loads((other / 'reward_model' / 'config.json').read_text())
+  settings['model'] = str(other / 'model')
+  (other / 'reward_model' / 'config.json').write_text(json.dumps(settings))
+  config = lab.config(
+    **MESH,
+    briefs=str(file),
+    reward_model=str(other / 'reward_model'),
+    **{'judge.model': str(make_judge('llama'))},
+  )
+  assert lab.drive('judged', config) == [0, 0], lab.told('judged')[-3000:]
+  ours = lab.folder / 'judged' / 'run'
+  assert_alike(ours, lab.alone('one_judged', config))
+  asked = sum(int(brief[1:]) % 7 == 0 for _, brief, _ in replies(ours))
+  told = sum(
+    r['judge_questions'] for r in datasets.read_jsonl(ours / 'metrics.jsonl')
+  )
+  monitored = 2 * 8  # in steps 0 and 2, a reply to each brief
+  assert told == 4 * asked + monitored > monitored
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('task', 'changes'),
+  [
+    ('sft', {'row_tokens': 320}),
+    ('reward_model', {'decoder.steps': 3, 'train': 'lora', 'steps': 20}),
+  ],
+)
+def test_other_training_equals_that_of_one_process(
+  lab: Lab, task: str, changes: dict[str, Any]
+) -> None:
+  config = lab.config(task, **MESH, **changes)
+  codes = lab.drive(task, config)
+  assert codes == [0, 0], lab.told(task)[-3000:]
+  ours = lab.folder / task / 'run'
+  theirs = lab.alone(f'one_{task}', config)
+  rows = [datasets.read_jsonl(f / 'metrics.jsonl') for f in (ours, theirs)]
+  assert [row['step'] for row in rows[0]] == [row['step'] for row in rows[1]]
+  for mine, other in zip(*rows, strict=True):
+    assert mine['loss'] == pytest.approx(other['loss'], rel=1e-3)
+  summaries = [
+    json.loads((f / 'summary.json').read_text()) for f in (ours, theirs)
+  ]
+  for name, value in summaries[1].items():
+    if isinstance(value, float) and 'seconds' not in name and 'gib' not in name:
+      assert summaries[0][name] == pytest.approx(value, abs=1e-3), name

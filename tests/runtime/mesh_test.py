@@ -1,0 +1,168 @@
+"""One program on every mesh: the same replies, the same step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlcw.models import layers, weights
+from rlcw.runtime.mesh import TABLES, constrain, fill, make_mesh, over_groups
+from rlcw.sampling import rollout
+from rlcw.tasks.plan import hlo
+from tests.train_test import (
+  CONFIG,
+  G,
+  P,
+  T,
+  assert_close,
+  make_arrays,
+  make_params,
+  one_step,
+  single,
+)
+
+FAST = [(2, 4, 1), (2, 2, 2), (1, 1, 8)]
+SLOW = [
+  (8, 1, 1),
+  (1, 8, 1),
+  (4, 2, 1),
+  (2, 1, 4),
+  (4, 1, 2),
+  (1, 2, 4),
+  (1, 4, 2),
+]
+FACTORISATIONS = pytest.mark.parametrize(
+  'shape', [*FAST, *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)]
+)
+
+
+@pytest.fixture(scope='module')
+def alone() -> Any:
+  """A step, and replies, of one device."""
+  return one_step(single()), rollout_on(single(), 'train')
+
+
+def rollout_on(mesh: Any, table: str) -> rollout.Rollout:
+  arrays = make_arrays(mesh)
+  return rollout.sample(
+    weights.for_rollout(CONFIG, make_params(mesh), mesh, table),
+    arrays['prompt'],
+    arrays['length'],
+    jax.device_put(np.arange(P), over_groups(mesh)),
+    rollout.Temperature(1.0),
+    0,
+    0,
+    config=CONFIG,
+    group_size=G,
+    max_new_tokens=T,
+    eos=(1, 2),
+  )
+
+
+@FACTORISATIONS
+def test_eight_devices_equal_one(
+  alone: Any, shape: tuple[int, int, int]
+) -> None:
+  mesh, ((state, told), _) = make_mesh(*shape), alone
+  with jax.set_mesh(mesh):
+    spread, told_spread = one_step(mesh)
+  assert_close(state.params, spread.params, 2e-6)
+  for name in told:
+    np.testing.assert_allclose(told[name], told_spread[name], rtol=1e-4)
+  # the parameters were split, not copied, and stayed so
+  gate = spread.params['blocks']['gate']['kernel']
+  whole = gate.size // (shape[1] * shape[2])
+  assert gate.addressable_shards[0].data.size == whole
+
+
+@FACTORISATIONS
+def test_eight_devices_sample_the_same_replies(
+  alone: Any, shape: tuple[int, int, int]
+) -> None:
+  mesh, (_, replies) = make_mesh(*shape), alone
+  for table in TABLES:
+    with jax.set_mesh(mesh):
+      spread = rollout_on(mesh, table)
+    np.testing.assert_array_equal(replies.token, spread.token)
+    np.testing.assert_array_equal(replies.length, spread.length)
+    np.testing.assert_allclose(replies.logp, spread.logp, atol=1e-5)
+
+
+def test_a_rollout_s_weights_are_whole_over_fsdp() -> None:
+  mesh = make_mesh(1, 4, 2)
+  params = make_params(mesh)
+  ready = weights.for_rollout(CONFIG, params, mesh, 'decode')
+  for weight in (ready['embed'], ready['blocks']['gate']['kernel']):
+    assert weight.addressable_shards[0].data.size == weight.size // 2
+  np.testing.assert_array_equal(ready['embed'], params['embed'])
+
+
+def test_weights_that_are_ready_are_not_copied_nor_the_model_traced_again(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  mesh = single()
+  params = make_params(mesh)
+  weights.for_rollout(CONFIG, params, mesh, 'decode')
+  monkeypatch.setattr(weights, 'init_params', None)
+  ready = weights.for_rollout(CONFIG, params, mesh, 'decode')
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(ready), strict=True):
+    assert a.unsafe_buffer_pointer() == b.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize(
+  ('shape', 'part'),
+  [
+    ((8, 3, 6, 5), (2, 3, 3, 5)),
+    ((1, 8, 6, 5), (1, 2, 3, 5)),  # rows that continue one preface
+    ((8, 3, 1, 5), (2, 3, 1, 5)),  # a token each
+    ((3, 2, 7, 5), (3, 2, 7, 5)),
+  ],
+)
+def test_activations_are_split_by_group_and_length(
+  shape: tuple[int, ...], part: tuple[int, ...]
+) -> None:
+  x_PxGxLxD = jnp.ones(shape)
+  assert constrain(x_PxGxLxD) is x_PxGxLxD
+  with jax.set_mesh(make_mesh(2, 2, 2)):
+    split = jax.jit(constrain)(x_PxGxLxD)
+  assert split.addressable_shards[0].data.shape == part
+  assert split.shape == shape
+
+
+def test_the_head_travels_once_for_all_chunks() -> None:
+  """Forth, and its gradient back; no logits, whose inner axis is split."""
+  mesh = make_mesh(1, 8, 1)
+  rows, dim, vocab = 256, 16, 96
+
+  def of(dtype: Any, spec: PartitionSpec, *shape: int) -> Any:
+    place = NamedSharding(mesh, spec)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+  def sent(chunk: int) -> float:
+    def total(hidden_NxD: jax.Array, head_VxD: jax.Array, target_N: jax.Array):
+      logp_N = layers.token_logprobs(
+        hidden_NxD, head_VxD, target_N, chunk=chunk
+      )
+      return logp_N.sum()
+
+    over, inner = PartitionSpec('fsdp'), PartitionSpec(None, 'fsdp')
+    with jax.set_mesh(mesh):
+      lowered = jax.jit(jax.grad(total, argnums=(0, 1))).lower(
+        of(jnp.float32, over, rows, dim),
+        of(jnp.float32, inner, vocab, dim),
+        of(jnp.int32, over, rows),
+      )
+    traffic = hlo.collectives(lowered.compile().as_text())
+    return sum(kind.bytes for kind in traffic.values())
+
+  head = 4 * vocab * dim
+  assert 0 < sent(32) < 4 * head
+  assert sent(4) == sent(32)
+
+
+def test_a_pass_is_filled_up_to_what_splits_over_the_devices() -> None:
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  assert [fill(n, mesh) for n in (1, 4, 10)] == [4, 4, 12]

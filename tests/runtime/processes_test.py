@@ -1,0 +1,183 @@
+"""What several processes share, as far as one process can tell.
+
+Real ones are in `hosts_test`.
+"""
+
+import pathlib
+import signal
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from absl import app
+
+from rlcw import losses, main, train
+from rlcw.data import datasets
+from rlcw.runtime import checkpoint, files, metrics, processes
+from rlcw.runtime import mesh as mesh_lib
+from rlcw.runtime.mesh import make_mesh, over_groups, replicated
+
+
+def scalar_loss(params: Any, _: Any, arrays: Any) -> dict[str, losses.Ratio]:
+  error = jnp.square(params['x'] - arrays['target'])
+  return {'loss': losses.Ratio(error.sum(), jnp.float32(error.size))}
+
+
+def descend(workdir: pathlib.Path, notice_at: int | None = None) -> float:
+  """Four steps to 0, in one of which a SIGTERM may come."""
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    if step == notice_at:
+      signal.raise_signal(signal.SIGTERM)
+    return train.Batch({'target': jnp.zeros(2)}, {}, time.perf_counter())
+
+  mesh = make_mesh(devices=jax.devices()[:1])
+  params = jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh))
+  optimizer = optax.sgd(0.2)
+  state = train.fit(
+    train.init_state(params, optimizer, mesh),
+    next_batch,
+    scalar_loss,
+    optimizer,
+    name='test',
+    steps=4,
+    workdir=workdir,
+    checkpoint_every=100,
+  )
+  return float(state.params['x'])
+
+
+@pytest.mark.parametrize('step', [0, 1, 3])
+def test_a_notice_ends_a_lone_run_that_goes_on_from_there(
+  tmp_path: pathlib.Path, step: int
+) -> None:
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(processes.Preempted) as stopped:
+    descend(tmp_path / 'a', notice_at=step)
+  assert stopped.value.code == 0
+  assert signal.getsignal(signal.SIGTERM) == before
+  saved = checkpoint.Checkpoints(tmp_path / 'a' / 'checkpoints')
+  assert saved.latest() == step + 1  # the step in which it came, no more
+  saved.close()
+  assert descend(tmp_path / 'a') == descend(tmp_path / 'b')
+  rows = datasets.read_jsonl(tmp_path / 'a' / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [0, 1, 2, 3]
+
+
+def test_a_notice_after_the_last_question_is_passed_on() -> None:
+  heard: list[int] = []
+  before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+  try:
+    with processes.notice() as told:
+      assert not told()
+      signal.raise_signal(signal.SIGTERM)
+      assert heard == []
+    assert heard == [signal.SIGTERM]
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_one_process_gathers_what_it_gave() -> None:
+  parts = processes.Parts(make_mesh(2, 2, 2))
+  rows = np.arange(8.0)
+  assert processes.count() == 1 and parts.share == (0, 1)
+  for function in (processes.gather, parts.gather, parts.collect):
+    (given,) = function(rows)
+    assert given is rows
+  assert parts.mine(rows).tolist() == rows.tolist()
+  spread = parts.spread(rows)
+  assert parts.own(spread) is spread
+  assert spread.sharding == over_groups(make_mesh(2, 2, 2))
+
+
+def fake_mesh(shape: tuple[int, int, int], per_process: int) -> Any:
+  """A mesh of devices that know their process, and nothing else."""
+  devices = [
+    SimpleNamespace(process_index=i // per_process)
+    for i in range(int(np.prod(shape)))
+  ]
+  names = ('data', 'fsdp', 'tensor')
+  return SimpleNamespace(
+    devices=np.array(devices).reshape(shape),
+    shape=dict(zip(names, shape, strict=True)),
+  )
+
+
+@pytest.mark.parametrize(
+  ('shape', 'per_process', 'speakers'),
+  [
+    ((4, 1, 2), 2, [0, 1, 2, 3]),
+    ((2, 2, 2), 4, [0, 1]),
+    ((2, 1, 4), 2, [0, 2]),
+    ((1, 1, 8), 2, [0]),
+    ((2, 1, 3), 2, None),
+    ((4, 1, 3), 4, None),
+  ],
+)
+def test_the_first_process_of_a_part_speaks_for_it(
+  monkeypatch: pytest.MonkeyPatch,
+  shape: tuple[int, int, int],
+  per_process: int,
+  speakers: list[int] | None,
+) -> None:
+  monkeypatch.setattr(mesh_lib, 'over_groups', lambda mesh: None)
+  mesh = fake_mesh(shape, per_process)
+  if speakers is None:
+    with pytest.raises(ValueError, match='tensor axis'):
+      processes.Parts(mesh)
+  else:
+    assert processes.Parts(mesh).speakers == speakers
+
+
+@pytest.mark.parametrize(
+  'given',
+  [
+    {'JAX_NUM_PROCESSES': '2'},
+    {'JAX_COORDINATOR_ADDRESS': 'x:1', 'JAX_NUM_PROCESSES': '2'},
+    {
+      'JAX_COORDINATOR_ADDRESS': 'x:1',
+      'JAX_NUM_PROCESSES': '2',
+      'JAX_PROCESS_ID': 'one',
+    },
+  ],
+)
+def test_half_of_what_names_the_others_is_an_error(
+  monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+  for name, value in given.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(ValueError, match='JAX_PROCESS_ID.*--distributed'):
+    processes.start(False, 10)
+
+
+def test_a_task_for_one_process_is_refused_to_several(
+  monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+  monkeypatch.setattr(processes, 'count', lambda: 2)
+  with pytest.raises(app.UsageError, match="evaluate.*'sft'.*'grpo'"):
+    main.begin({'task': 'evaluate'}, tmp_path)
+  monkeypatch.setattr(processes, 'gather', lambda mine: [mine, {'task': 'sft'}])
+  with pytest.raises(app.UsageError, match='different settings'):
+    main.begin({'task': 'grpo'}, tmp_path)
+  assert not [*tmp_path.iterdir()]
+
+
+def test_only_the_first_process_writes_and_prints(
+  monkeypatch: pytest.MonkeyPatch,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  monkeypatch.setattr(processes, 'speaks', lambda: False)
+  files.append_jsonl(tmp_path / 'a.jsonl', {'a': 1})
+  files.write_json(tmp_path / 'a.json', {'a': 1})
+  with metrics.Writer(tmp_path) as write:
+    write(0, {'loss': 1.0})
+  metrics.say('a')
+  assert [*metrics.progress('a', 0, 3, 'step')] == [0, 1, 2]
+  assert not [*tmp_path.iterdir()]
+  assert capsys.readouterr() == ('', '')

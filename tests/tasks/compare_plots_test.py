@@ -1,0 +1,21 @@
+"""What tells arms apart in every picture."""
+
+from configs import experiment
+from rlcw.evaluation import plots
+from rlcw.tasks.compare import page
+
+
+def test_a_family_has_one_colour_and_its_members_are_told_apart() -> None:
+  found = page.looks(['base', 'rlmr_rank', 'rlmr', 'linear_1', 'mine'])
+  colour, marker, line = zip(*found.values(), strict=True)
+  assert found['rlmr'][0] == found['rlmr_rank'][0] == plots.TRAINED
+  assert found['rlmr'][1:] != found['rlmr_rank'][1:]
+  assert found['rlmr'][2] == '-'  # the arm itself, not a variant of it
+  assert len({*colour}) == 3  # base and an unknown arm share one
+  assert len({*zip(colour, marker, line, strict=True)}) == 5
+
+
+def test_every_arm_of_the_experiment_has_a_line_of_its_own() -> None:
+  found = page.looks([*experiment.ARMS])
+  lines = {(colour, line) for colour, _, line in found.values()}
+  assert len(lines) == len(experiment.ARMS)

@@ -1,0 +1,263 @@
+"""Trained with adapters, exported, and read by those who will serve it."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import peft
+import pipeline
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+from rlcw.data import datasets
+from rlcw.models import language_model, lora, tokenizer, weights
+from rlcw.models.decoder import Decoder, head_weight
+from rlcw.rewards import reward_model
+from rlcw.runtime import files
+from rlcw.runtime.mesh import make_mesh
+
+TOKEN_PxL = np.random.default_rng(0).integers(2, 300, (2, 24))
+
+
+def mesh() -> Any:
+  return make_mesh(devices=jax.devices()[:1])
+
+
+def few_pairs(folder: pathlib.Path) -> str:
+  """Enough preference pairs for a run that only has to run."""
+  file = folder / 'pairs.jsonl'
+  for split, count in (('train', 16), ('heldout', 8)):
+    for pair in datasets.load_preferences('@preferences.jsonl', split=split)[
+      :count
+    ]:
+      short = {'chosen': pair.chosen[:60], 'rejected': pair.rejected[:50]}
+      files.append_jsonl(file, dataclasses.asdict(pair) | short)
+  return str(file)
+
+
+@pytest.fixture(scope='module')
+def runs(
+  tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A reward model and a policy, adapters of both trained."""
+  folder = tmp_path_factory.mktemp('runs')
+  for task in ('reward_model', 'grpo'):
+    config = pipeline.tiny_config(task, tiny_folder, folder)
+    config.train = 'lora'
+    if task == 'reward_model':
+      config.pooling, config.preferences = 'last', few_pairs(folder)
+    else:
+      config.steps = 3
+    pipeline.run(task, config, folder / task)
+  return folder
+
+
+def export(
+  model: pathlib.Path, workdir: pathlib.Path, **settings: Any
+) -> pathlib.Path:
+  config = pipeline.tiny_config('export', model, workdir)
+  config.model = str(model)
+  config.update(settings)
+  pipeline.run('export', config, workdir)
+  return workdir / 'model'
+
+
+def ours(model: language_model.Policy) -> np.ndarray:
+  hidden, _ = jax.jit(Decoder(model.config).apply)(
+    {'params': model.params}, TOKEN_PxL[:, None]
+  )
+  return np.asarray(hidden[:, 0] @ head_weight(model.params).T)
+
+
+def theirs(model: Any) -> np.ndarray:
+  with torch.no_grad():
+    return model.eval()(torch.from_numpy(TOKEN_PxL)).logits.numpy()
+
+
+def test_a_policy_goes_out_to_transformers(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  folder = export(runs / 'grpo', tmp_path)
+  served = transformers.AutoModelForCausalLM.from_pretrained(folder)
+  trained = ours(language_model.load(runs / 'grpo', mesh()))
+  assert np.abs(trained - theirs(served)).max() <= 1e-4
+  start = ours(language_model.load(tiny_folder, mesh()))
+  assert np.abs(trained - start).max() > 1e-3  # it did learn something
+  text = transformers.AutoTokenizer.from_pretrained(folder)
+  before = tokenizer.load(tiny_folder)
+  assert tokenizer.chat(text, 'A letter') == tokenizer.chat(before, 'A letter')
+  assert served.generation_config.eos_token_id == [1]
+
+
+def test_adapters_go_out_to_peft(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  folder = export(runs / 'grpo', tmp_path, adapters=True)
+  base = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+  served = peft.PeftModel.from_pretrained(base, folder)
+  trained = ours(language_model.load(runs / 'grpo', mesh()))
+  assert np.abs(trained - theirs(served)).max() <= 1e-4
+
+
+def test_a_reward_model_goes_out_and_comes_back(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = language_model.load(tiny_folder, mesh())
+  reward = reward_model.load(str(runs / 'reward_model'), base)
+  assert not reward.shared
+  folder = export(runs / 'reward_model', tmp_path)
+  served = transformers.AutoModelForSequenceClassification.from_pretrained(
+    folder
+  ).eval()
+  assert served.config.num_labels == 1
+  again = reward_model.load(str(folder), base)
+  pairs = datasets.load_preferences('@preferences.jsonl', split='heldout')[:4]
+  prompts = [pair.prompt for pair in pairs]
+  replies = [[pair.chosen, pair.rejected] for pair in pairs]
+  finished = np.array([[True, True], [True, False], [False, True], [True] * 2])
+  scores = reward_model.score_texts(reward, prompts, replies, finished)
+  np.testing.assert_allclose(
+    reward_model.score_texts(again, prompts, replies, finished),
+    scores,
+    atol=1e-4,
+  )
+  text = base.text
+  for p, g in np.ndindex(4, 2):
+    ids = tokenizer.chat(text, prompts[p])
+    ids += tokenizer.encode(text, replies[p][g])
+    ids += [text.eos_token_id] * int(finished[p, g])
+    with torch.no_grad():
+      logit = float(served(torch.tensor([ids])).logits)
+    assert logit == pytest.approx(scores[p, g], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_an_exported_reward_model_trains_a_policy(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  folder = export(runs / 'reward_model', tmp_path / 'export')
+  config = pipeline.tiny_config('grpo', tiny_folder, runs)
+  config.reward_model, config.steps = str(folder), 3
+  config.checkpoint_every = 3  # the first save compiles a few copies
+  pipeline.run('grpo', config, tmp_path / 'grpo')
+  rows = datasets.read_jsonl(tmp_path / 'grpo' / 'metrics.jsonl')
+  assert all(np.isfinite(r['writing']) and r['writing_std'] > 0 for r in rows)
+  assert rows[0]['compilations'] == rows[2]['compilations']  # no new shapes
+
+
+def test_a_reward_model_may_train_its_whole_decoder(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.train, config.preferences = 'all', few_pairs(tmp_path)
+  pipeline.run('reward_model', config, tmp_path / 'rm')
+  base = language_model.load(tiny_folder, mesh())
+  reward = reward_model.load(str(tmp_path / 'rm'), base)
+  assert not reward.shared and reward.decoder.config.lora is None
+  moved = [
+    float(np.abs(a - b).max())
+    for a, b in zip(
+      jax.tree.leaves(reward.decoder.params),
+      jax.tree.leaves(base.params),
+      strict=True,
+    )
+  ]
+  assert min(moved) > 0
+  pairs = datasets.load_preferences(config.preferences, split='train')
+  scores = reward_model.score_texts(
+    reward,
+    [pair.prompt for pair in pairs],
+    [[pair.chosen, pair.rejected] for pair in pairs],
+    np.ones((len(pairs), 2), bool),
+  )
+  told = json.loads((tmp_path / 'rm' / 'summary.json').read_text())
+  right = float(np.mean(scores[:, 0] > scores[:, 1]))
+  assert right == pytest.approx(told['train_accuracy'])
+
+
+def test_a_reward_model_that_reads_the_mean_cannot_go_out(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.preferences = few_pairs(tmp_path)
+  pipeline.run('reward_model', config, tmp_path / 'rm')
+  with pytest.raises(ValueError, match="pooling='mean'.*pooling='last'"):
+    export(tmp_path / 'rm', tmp_path / 'export')
+  with pytest.raises(ValueError, match='is a reward model, which writes no'):
+    language_model.load(tmp_path / 'rm', mesh())
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+  'family', ['llama', 'llama3', 'qwen2', 'qwen3', 'gemma3']
+)
+def test_in_out_in_is_the_identity(
+  family: str,
+  dtype: str,
+  make_model: Any,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  model = make_model(family).to(getattr(torch, dtype))
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  model.save_pretrained(first)
+  tokenizer.load(tiny_folder).save_pretrained(first)
+  folder = export(first, second, dtype=dtype)
+  before = load_file(first / 'model.safetensors')
+  after = load_file(folder / 'model.safetensors')
+  if model.config.tie_word_embeddings:
+    before.pop('lm_head.weight', None)
+  assert before.keys() == after.keys()
+  for name, tensor in before.items():
+    assert tensor.dtype == after[name].dtype
+    assert tensor.tobytes() == after[name].tobytes(), name
+  logits = [
+    theirs(
+      transformers.AutoModelForCausalLM.from_pretrained(
+        path, attn_implementation='eager', dtype=torch.float32
+      )
+    )
+    for path in (first, folder)
+  ]
+  assert np.array_equal(*logits)
+
+
+def test_large_models_go_out_in_parts_with_an_index(
+  tiny: Any, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config, params = tiny
+  weights.save(config, params, tmp_path, 'float32', max_shard_bytes=20_000)
+  assert len(list(tmp_path.glob('model-*-of-*.safetensors'))) > 3
+  header = (tiny_folder / 'config.json').read_text()
+  (tmp_path / 'config.json').write_text(header)
+  _, again = weights.load(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_settings_that_make_no_sense(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  with pytest.raises(ValueError, match='no run with train=lora'):
+    export(tiny_folder, tmp_path / 'a', adapters=True)
+  with pytest.raises(ValueError, match='of a model that writes'):
+    export(runs / 'reward_model', tmp_path / 'c', adapters=True)
+  with pytest.raises(ValueError, match="dtype='int8'.*'float32', 'bfloat16'"):
+    export(runs / 'grpo', tmp_path / 'b', dtype='int8')
+
+
+def test_a_run_that_learned_adapters_can_be_gone_on_from(
+  runs: pathlib.Path, tiny_folder: pathlib.Path
+) -> None:
+  base = language_model.load(tiny_folder, mesh())
+  after, learned = language_model.restore(runs / 'grpo', base)
+  merged = language_model.load(runs / 'grpo', mesh())
+  assert merged.config.lora is None
+  assert language_model.origin(runs / 'grpo') == str(tiny_folder)
+  joined = lora.join(learned, base.params)
+  beside = after._replace(params=joined)
+  assert np.abs(ours(beside) - ours(merged)).max() <= 1e-4

@@ -1,0 +1,161 @@
+"""Briefs in, replies out: in order, whole, and the same after a kill."""
+
+import json
+import pathlib
+from typing import Any
+
+import pipeline
+import pytest
+
+from rlcw.data import datasets
+from rlcw.runtime import files
+from rlcw.sampling import rollout
+
+PROMPTS = [f'Write {n} words to the sea.' for n in range(1, 12)]
+
+
+@pytest.fixture(scope='module')
+def briefs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  file = tmp_path_factory.mktemp('briefs') / 'briefs.jsonl'
+  for number, prompt in enumerate(PROMPTS):
+    files.append_jsonl(file, {'key': number, 'prompt': prompt})
+  return file
+
+
+def generate(
+  model: pathlib.Path,
+  briefs: pathlib.Path,
+  workdir: pathlib.Path,
+  **settings: Any,
+) -> list[dict[str, Any]]:
+  config = pipeline.tiny_config('generate', model, workdir)
+  config.input = str(briefs)
+  config.update(settings)
+  pipeline.run('generate', config, workdir)
+  return datasets.read_jsonl(workdir / 'replies.jsonl')
+
+
+@pytest.fixture(scope='module')
+def replies(
+  tiny_folder: pathlib.Path,
+  briefs: pathlib.Path,
+  tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[pathlib.Path, list[dict[str, Any]]]:
+  workdir = tmp_path_factory.mktemp('replies')
+  return workdir, generate(tiny_folder, briefs, workdir)
+
+
+def test_every_brief_has_its_replies(replies: Any) -> None:
+  workdir, rows = replies
+  assert [row['key'] for row in rows] == list(range(11))
+  assert [row['prompt'] for row in rows] == PROMPTS
+  for row in rows:
+    assert len(row['responses']) == len(row['finished']) == 2
+    assert not any('<|im_' in text for text in row['responses'])
+  assert len({text for row in rows for text in row['responses']}) == 22
+  summary = json.loads((workdir / 'summary.json').read_text())
+  assert summary['prompts'] == 11 and summary['replies'] == 22
+  assert 0 < summary['tokens'] <= 22 * 8
+  assert summary['tokens_per_second'] > 0
+
+
+def test_replies_do_not_depend_on_their_batch(
+  replies: Any,
+  tiny_folder: pathlib.Path,
+  briefs: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  assert (
+    generate(tiny_folder, briefs, tmp_path, prompts_per_pass=16) == (replies[1])
+  )
+
+
+@pytest.mark.parametrize('torn', ['', '{"key": 5, "prompt": "Wri'])
+def test_a_run_goes_on_where_it_was_killed(
+  torn: str,
+  replies: Any,
+  tiny_folder: pathlib.Path,
+  briefs: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  lines = (replies[0] / 'replies.jsonl').read_text().splitlines(True)
+  (tmp_path / 'replies.jsonl').write_text(''.join(lines[:5]) + torn)
+  assert generate(tiny_folder, briefs, tmp_path) == replies[1]
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['resumed_at'] == 5 and summary['replies'] == 12
+
+
+def test_one_reply_alone_is_ready_to_be_judged(
+  replies: Any,
+  tiny_folder: pathlib.Path,
+  briefs: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  rows = generate(tiny_folder, briefs, tmp_path, samples=1)
+  assert [row['response'] for row in rows] == [
+    row['responses'][0] for row in replies[1]
+  ]
+  assert not any('response' in row for row in replies[1])
+
+
+def test_rules_are_written_into_the_brief() -> None:
+  from ml_collections import ConfigDict
+
+  from rlcw.tasks import generate
+
+  record = {
+    'prompt': 'A toast.',
+    'instruction_id_list': ['length:words'],
+    'kwargs': [{'at_most': 20}],
+  }
+  config = ConfigDict({'write_rules': True, 'input': 'x'})
+  text = generate.prompt_of(record, config, 1)
+  assert text.startswith('A toast.') and '20' in text
+  config.write_rules = False
+  assert generate.prompt_of(record, config, 1) == 'A toast.'
+
+
+@pytest.mark.parametrize('record', [{}, {'prompt': ' '}, {'prompt': 3}])
+def test_a_record_without_a_prompt_is_named(
+  record: dict[str, Any], tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'bad.jsonl'
+  files.append_jsonl(file, {'prompt': 'A toast.'})
+  files.append_jsonl(file, record)
+  with pytest.raises(ValueError, match=r'bad\.jsonl:2: prompt='):
+    generate(tiny_folder, file, tmp_path)
+  assert not (tmp_path / 'replies.jsonl').exists()
+
+
+def test_an_output_of_something_else_is_left_alone(
+  tiny_folder: pathlib.Path, briefs: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  other = tmp_path / 'replies.jsonl'
+  other.write_text('{"prompt": "mine"}\n')
+  with pytest.raises(ValueError, match="lines without 'responses'"):
+    generate(tiny_folder, briefs, tmp_path)
+  assert other.read_text() == '{"prompt": "mine"}\n'
+
+
+@pytest.mark.parametrize(
+  ('settings', 'kind'),
+  [
+    ((0.0,), rollout.Greedy),
+    ((0.7,), rollout.Temperature),
+    ((0.7, 40), rollout.TopK),
+    ((0.7, 0, 0.9), rollout.TopP),
+  ],
+)
+def test_settings_choose_a_method(settings: Any, kind: Any) -> None:
+  assert isinstance(rollout.choose(*settings), kind)
+
+
+@pytest.mark.parametrize('settings', [(-1.0,), (1.0, -1), (1.0, 0, 0.0)])
+def test_settings_out_of_range(settings: Any) -> None:
+  with pytest.raises(ValueError, match=r'legal: temperature >= 0'):
+    rollout.choose(*settings)
+
+
+def test_two_tails_cannot_be_cut() -> None:
+  with pytest.raises(ValueError, match='choose one'):
+    rollout.choose(1.0, 5, 0.9)

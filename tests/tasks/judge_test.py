@@ -1,0 +1,198 @@
+"""Replies in, verdicts out: by a model here, and by one behind a server."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pipeline
+import pytest
+from panels import quoted, verdict
+from server import Fault, prompt_of, serving
+
+from rlcw.data import datasets
+from rlcw.models import language_model
+from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge.local import Local
+from rlcw.runtime import files
+from rlcw.runtime.mesh import make_mesh
+
+ROWS = [
+  {'id': n, 'prompt': 'To the sea', 'response': 'wave ' * (1 + 3 * n)}
+  for n in range(11)
+]
+
+
+def shipped(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> Any:
+  file = workdir / 'replies.jsonl'
+  file.unlink(missing_ok=True)
+  for row in rows:
+    files.append_jsonl(file, row)
+  config = pipeline.shipped('judge')
+  config.update({'input': str(file), 'replies_per_pass': 8})
+  (workdir / 'principles.md').write_text('Be kind.')
+  config.judge.principles = str(workdir / 'principles.md')
+  return config
+
+
+def judge(config: Any, workdir: pathlib.Path) -> tuple[list[Any], Any]:
+  summary = pipeline.run('judge', config, workdir)
+  told = json.loads((workdir / 'summary.json').read_text())
+  assert told['replies'] == summary['replies']
+  return datasets.read_jsonl(workdir / 'verdicts.jsonl'), told
+
+
+def test_a_model_here_judges_every_line(
+  make_judge: Callable[[str], pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+  folder = make_judge('llama3')
+  config = shipped(tmp_path, ROWS)
+  config.judge.model = str(folder)
+  rows, told = judge(config, tmp_path)
+  mesh = make_mesh(devices=jax.devices()[:1])
+  panel = Local(language_model.load(folder, mesh), 11)
+  question = factory.make_question('judge', config.judge)
+  expected = questions.judge(
+    panel,
+    question,
+    [row['prompt'] for row in ROWS],
+    [[row['response']] for row in ROWS],
+  ).first[:, 0]
+  assert np.ptp(expected) > 1e-4
+  for row, before, p_good in zip(rows, ROWS, expected, strict=True):
+    assert row == before | {
+      'verdict': 'Good' if p_good > 0.5 else 'Bad',
+      'p_good': pytest.approx(p_good, abs=1e-5),
+    }
+  assert told['usage'] == {'questions': 11}
+  assert told['good'] == np.mean(expected > 0.5)
+  assert (told['resumed_at'], told['unanswered']) == (0, 0)
+  assert 'agreement' not in told
+  # killed in the middle of the fifth line
+  lines = (tmp_path / 'verdicts.jsonl').read_text().splitlines(True)
+  torn = ''.join(lines[:4]) + lines[4][:-9]
+  (tmp_path / 'verdicts.jsonl').write_text(torn)
+  again, told = judge(config, tmp_path)
+  assert told['usage'] == {'questions': 7}
+  assert told['resumed_at'] == 4
+  assert [row['id'] for row in again] == list(range(11))
+  for row, before in zip(again, rows, strict=True):
+    assert row['p_good'] == pytest.approx(before['p_good'], abs=1e-5)
+
+
+def test_a_server_judges_every_line_and_labels_are_compared(
+  tmp_path: pathlib.Path,
+) -> None:
+  """Of the votes on a, b, c, d 2, 2, 1 and 0 are Good; a and c were."""
+  said = {'a': 'GG', 'b': 'GG', 'c': 'BG', 'd': 'BB', 'e': '--'}
+  times: dict[str, int] = dict.fromkeys(said, 0)
+
+  def handler(request: dict[str, Any], n: int) -> str | Fault:
+    prompt = prompt_of(request)
+    reply = quoted(prompt)
+    letter = said[reply][times[reply]]
+    times[reply] += 1
+    if letter == '-':
+      return Fault(status=400)
+    return verdict(prompt, {'G': 'Good', 'B': 'Bad'}[letter], reason=letter)
+
+  labels = {'a': 1, 'b': 0, 'c': 1, 'd': 0, 'e': 1}
+  config = shipped(
+    tmp_path,
+    [{'prompt': 'x', 'response': r, 'label': y} for r, y in labels.items()],
+  )
+  with serving(handler) as server:
+    config.judge.endpoint.update(
+      url=server.url, model='m', prices=(1e5, 0.0), concurrency=1
+    )
+    config.judge.votes = 2
+    rows, told = judge(config, tmp_path)
+    assert len(server.requests) == 10  # none for lines that there are not
+  found = [(r['verdict'], r['p_good'], r.get('reason')) for r in rows]
+  assert found == [
+    ('Good', 1, 'G'),
+    ('Good', 1, 'G'),
+    ('Bad', 0.5, 'B'),
+    ('Bad', 0, 'B'),
+    (None, None, None),
+  ]
+  assert (told['unanswered'], told['good']) == (1, 0.5)
+  assert told['agreement'] == told['balanced_agreement'] == 0.5
+  # a beats d and ties with b, c beats d alone
+  assert told['auc'] == pytest.approx(2.5 / 4)
+  assert told['length_only_auc'] == 0.5
+  assert told['usage']['unanswered'] == 2
+  assert told['usage']['cost'] == 8
+
+
+def test_agreement_is_of_each_side_and_needs_both_for_an_auc(
+  tmp_path: pathlib.Path,
+) -> None:
+  def handler(request: dict[str, Any], n: int) -> str:
+    return verdict(prompt_of(request), 'Good')
+
+  with serving(handler) as server:
+    for name, labels in (('both', [1, 1, 1, 0]), ('one', [1, 1, 1, 1])):
+      workdir = tmp_path / name
+      workdir.mkdir()
+      rows = [
+        {'prompt': 'x', 'response': f'{n}', 'label': y}
+        for n, y in enumerate(labels)
+      ]
+      config = shipped(workdir, rows)
+      config.judge.endpoint.update(url=server.url, model='m')
+      _, told = judge(config, workdir)
+      both = name == 'both'
+      assert told['agreement'] == (0.75 if both else 1)
+      assert told['balanced_agreement'] == (0.5 if both else 1)
+      assert told['auc'] == (0.5 if both else None)
+
+
+def test_no_answer_at_all_is_an_error_and_leaves_nothing(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = shipped(tmp_path, ROWS)
+  config.judge.endpoint.update(
+    url='http://127.0.0.1:9/v1', model='m', retries=0
+  )
+  with pytest.raises(ValueError, match='none of 11 replies got a verdict; che'):
+    pipeline.run('judge', config, tmp_path)
+  assert not (tmp_path / 'verdicts.jsonl').exists()
+  assert not (tmp_path / 'summary.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [
+    ({'prompt': 'x'}, r'replies\.jsonl:2: response=None; a text is expected'),
+    ({'response': 'x'}, r'replies\.jsonl:2: prompt=None; a text is expected'),
+    ({'prompt': 1, 'response': 'x'}, 'prompt=1; a text is expected'),
+    ({'prompt': 'x', 'response': ['y']}, r"response=\['y'\]; a text is"),
+  ],
+)
+def test_a_line_without_texts_is_named(
+  row: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+  config = shipped(tmp_path, [ROWS[0], row])
+  config.judge.endpoint.update(url='http://127.0.0.1:9/v1', model='m')
+  with pytest.raises(ValueError, match=message):
+    pipeline.run('judge', config, tmp_path)
+  assert not (tmp_path / 'verdicts.jsonl').exists()
+
+
+def test_what_cannot_begin_is_told(tmp_path: pathlib.Path) -> None:
+  config = shipped(tmp_path, ROWS)
+  with pytest.raises(ValueError, match=r'no judge is named: give --config\.ju'):
+    pipeline.run('judge', config, tmp_path)
+  config.judge.endpoint.update(url='http://127.0.0.1:9/v1', model='m')
+  (tmp_path / 'replies.jsonl').write_text('{"prompt": \n')
+  with pytest.raises(ValueError, match=r'replies\.jsonl:1: not JSON'):
+    pipeline.run('judge', config, tmp_path)
+  (tmp_path / 'replies.jsonl').write_text('\n')
+  with pytest.raises(ValueError, match='has no lines'):
+    pipeline.run('judge', config, tmp_path)
+  config.judge.principles = '@none'
+  with pytest.raises(FileNotFoundError, match='@principles_writing_en'):
+    pipeline.run('judge', config, tmp_path)

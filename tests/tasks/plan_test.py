@@ -1,0 +1,405 @@
+"""A plan is made from shapes alone; a real one is compiled for real chips."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import pytest
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from pipeline import ROOT, tiny_config
+
+from rlcw.models.config import ModelConfig
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.plan import programs, roofline, run, show
+from rlcw.tasks.plan.roofline import GIB
+
+
+def settings(folder: pathlib.Path, **changes: Any) -> ConfigDict:
+  config = tiny_config('grpo', folder, folder)
+  config.plan.prompt_tokens = 16
+  config.plan.reward_model = str(folder)
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def made(config: ConfigDict) -> programs.Plan:
+  return run.make(config, make_mesh(**config.mesh))
+
+
+@pytest.mark.parametrize('name', ['v5e:3x3', 'v4:2x2x1', '', 'v5p:4x4'])
+def test_an_unknown_slice_is_refused_with_those_that_there_are(
+  name: str,
+) -> None:
+  with pytest.raises(ValueError, match=r"legal: \['v5e:2x2'.*'v6e:16x16'"):
+    roofline.slice_of(name)
+
+
+def test_the_shapes_of_large_models_are_their_own() -> None:
+  billions = {
+    name: round(roofline.all_weights(run.shape_of(name)) / 1e9, 1)
+    for name in run.MODELS
+  }
+  # the sizes that their model cards give
+  assert list(billions.values()) == [7.6, 32.8, 72.7, 8.2, 8.0]
+
+
+def test_the_shapes_of_a_folder_are_those_of_its_header(
+  tiny_folder: pathlib.Path, tiny: Any
+) -> None:
+  assert run.shape_of(str(tiny_folder)) == tiny[0]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'names'),
+  [
+    ({}, ['resharding', 'rollout', 'reference', 'reward', 'update']),
+    pytest.param(
+      {'train': 'lora', 'plan.reward_model': '', 'rollout_table': 'train'},
+      ['resharding', 'rollout', 'reference', 'update'],
+      marks=pytest.mark.slow,
+    ),
+    (
+      {'train': 'lora', 'plan.reward_model': '', 'compute_dtype': 'float32'},
+      ['resharding', 'rollout', 'reference', 'update'],
+    ),
+    pytest.param(
+      {'compute_dtype': 'float32', 'mesh.fsdp': 1, 'mesh.data': 8},
+      ['rollout', 'reference', 'reward', 'update'],
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_every_phase_compiles_for_a_mesh(
+  tiny_folder: pathlib.Path, changes: dict[str, Any], names: list[str]
+) -> None:
+  changes = {'compute_dtype': 'bfloat16'} | changes
+  planned = made(settings(tiny_folder, **changes))
+  found = []
+  for program in programs.phases(planned):
+    with jax.set_mesh(planned.mesh):
+      done = program.lower().compile()
+    taken = programs.per_chip(program.takes)
+    if program.name == 'rollout':
+      taken += program.copy
+    # beside what is held it takes a small batch, and no less than is held
+    arguments = done.memory_analysis().argument_size_in_bytes
+    assert taken <= arguments < taken + 16_000
+    assert program.work.hbm_bytes > 0
+    assert (program.work.flops > 0) == (program.name != 'resharding')
+    found.append(program.name)
+  assert found == names
+
+
+def test_what_is_frozen_is_held_in_the_dtype_of_its_use(
+  tiny_folder: pathlib.Path,
+) -> None:
+  whole = made(settings(tiny_folder)).held
+  half = made(settings(tiny_folder, compute_dtype='bfloat16')).held
+  size = {name: programs.per_chip(tree) for name, tree in whole.items()}
+  assert size['reward'] == size['reference'] == size['parameters']
+  assert programs.per_chip(half['parameters']) == size['parameters']
+  # all but the norms
+  assert programs.per_chip(half['reference']) < 0.53 * size['reference']
+  adapters = made(settings(tiny_folder, train='lora')).held
+  assert programs.per_chip(adapters['optimiser']) < size['optimiser'] / 2
+
+
+def test_a_rollout_s_copy_is_what_is_cast_or_gathered(
+  tiny_folder: pathlib.Path,
+) -> None:
+  def copied(**changes: Any) -> tuple[int, int]:
+    mesh = {'mesh.fsdp': 4, 'mesh.tensor': 2}
+    planned = made(settings(tiny_folder, **mesh | changes))
+    weights, copy, kept = programs.to_rollout(planned)
+    assert programs.per_chip(weights) == copy + programs.per_chip(kept)
+    return copy, programs.per_chip(planned.held['parameters'])
+
+  copy, held = copied(rollout_table='train')
+  assert copy == 0
+  copy, held = copied()  # all but norms, which are whole on every device
+  norms = 4 * (2 * 2 + 1) * 32
+  assert copy == 4 * (held - norms)
+  half, _ = copied(compute_dtype='bfloat16')
+  assert half == copy / 2
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'names'),
+  [('float32', {'kernel'}), ('bfloat16', {'lora_a', 'lora_b'})],
+)
+def test_of_a_rollout_with_adapters_what_is_merged_or_cast_is_copied(
+  tiny_folder: pathlib.Path, dtype: str, names: set[str]
+) -> None:
+  changes = {'train': 'lora', 'rollout_table': 'train', 'compute_dtype': dtype}
+  weights, copy, _ = programs.to_rollout(made(settings(tiny_folder, **changes)))
+  named = [
+    leaf for path, leaf in flatten_dict(weights).items() if path[-1] in names
+  ]
+  assert copy == programs.per_chip(named) > 0
+
+
+@pytest.mark.parametrize(
+  ('named', 'fitting', 'smaller', 'tried', 'nearest'),
+  [
+    ('4x4', 4, True, ['2x4', '2x2'], 'v5e:2x2'),
+    ('4x4', 8, True, ['2x4', '2x2'], 'v5e:2x4'),
+    ('4x4', 16, True, ['2x4'], None),
+    ('2x4', 32, False, ['4x4', '4x8'], 'v5e:4x8'),
+    ('8x16', 999, False, ['16x16'], None),
+    ('2x2', 4, True, [], None),
+  ],
+)
+def test_the_nearest_slice_that_fits_is_found_by_compiling(
+  monkeypatch: pytest.MonkeyPatch,
+  named: str,
+  fitting: int,
+  smaller: bool,
+  tried: list[str],
+  nearest: str | None,
+) -> None:
+  config = ConfigDict({'plan': {'topology': f'v5e:{named}'}})
+  asked = []
+
+  def holds(_: ConfigDict, topology: str) -> bool:
+    asked.append(topology.removeprefix('v5e:'))
+    x, y = asked[-1].split('x')
+    return int(x) * int(y) >= fitting
+
+  monkeypatch.setattr(run, 'holds', holds)
+  assert run.nearest(config, smaller=smaller) == nearest
+  assert asked == tried
+
+
+def test_a_slice_that_cannot_be_split_so_or_is_too_small_is_not_compiled_for(
+  tiny_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  chip = roofline.Chip(1e-6, 1.0, 1.0, 1.0)  # of a kilobyte
+  monkeypatch.setattr(roofline, 'slice_of', lambda _: (chip, jax.devices()))
+  monkeypatch.setattr(run, 'compiled', None)
+  for changes in ({'mesh.fsdp': 3}, {'prompts_per_step': 7}, {}):
+    assert not run.holds(settings(tiny_folder, **changes), 'v5e:2x4')
+
+
+def test_what_waits_in_host_memory_is_held_only_where_it_scores(
+  tiny_folder: pathlib.Path,
+) -> None:
+  here, there = (
+    made(settings(tiny_folder, offload=offload)) for offload in (False, True)
+  )
+  frozen = {name: programs.per_chip(t) for name, t in here.frozen.items()}
+  for name, size in frozen.items():
+    assert programs.per_chip(here.held[name]) == size > 0
+    assert programs.per_chip(there.held[name]) == 0
+  for planned in (here, there):
+    for program in programs.phases(planned):
+      own = programs.per_chip(program.takes) + program.copy
+      if program.name in frozen:
+        assert own == frozen[program.name]
+  adapters = made(settings(tiny_folder, offload=True, train='lora'))
+  assert programs.per_chip(adapters.held['reference']) == frozen['reference']
+
+
+def test_adam_s_first_moment_in_bfloat16_is_half_as_large(
+  tiny_folder: pathlib.Path,
+) -> None:
+  held = [
+    made(settings(tiny_folder, moment_dtype=dtype)).held
+    for dtype in ('float32', 'bfloat16')
+  ]
+  moments, halved = (programs.per_chip(h['optimiser']) for h in held)
+  weights = programs.per_chip(held[0]['parameters'])
+  assert moments == pytest.approx(2 * weights, rel=0.01)
+  assert moments - halved == weights // 2
+
+
+@pytest.mark.parametrize(
+  ('message', 'size'),
+  [
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+      'for HLO temporaries (18.11G) exceeds available HBM (15.75G).',
+      18.11,
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 24.5G '
+      'of 15.75G hbm. Exceeded hbm capacity by 8.75G.',
+      24.5,
+    ),
+  ],
+)
+def test_a_refusal_says_how_much_would_be_needed(
+  message: str, size: float
+) -> None:
+  assert run.refused(message) == int(size * GIB)
+  with pytest.raises(ValueError, match='INTERNAL'):
+    run.refused('INTERNAL: no such thing (3.00G)')
+
+
+@pytest.mark.parametrize(
+  ('now', 'most', 'tried', 'best'),
+  [
+    (8, 32, [16, 32], 32),
+    (8, 16, [16, 32], 16),
+    (32, 8, [16, 8], 8),
+    (16, 4, [8], None),
+  ],
+)
+def test_the_largest_microbatch_is_found_by_compiling(
+  tiny_folder: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  now: int,
+  most: int,
+  tried: list[int],
+  best: int | None,
+) -> None:
+  config = settings(tiny_folder, prompts_per_step=32, microbatch_groups=now)
+  planned, asked = made(config), []
+
+  def compiled(planned: programs.Plan, *_: Any) -> dict[str, bool]:
+    asked.append(planned.config.microbatch_groups)
+    return {'fits': asked[-1] <= most}
+
+  monkeypatch.setattr(run, 'compiled', compiled)
+  chip = roofline.CHIPS['v5e']
+  assert run.largest_microbatch(planned, now <= most, chip) == best
+  assert asked == tried
+  assert config.microbatch_groups == now
+
+
+def phase(name: str, gib: float) -> dict[str, Any]:
+  return {
+    'phase': name,
+    'hbm': {
+      'parameters': 2 * GIB,
+      'copy': 0,
+      'cache': GIB / 2,
+      'temporaries': (gib - 2.5) * GIB,
+    },
+    'hbm_total': gib * GIB,
+    'hbm_limit': 4 * GIB,
+    'compiler_limit_mib': 3000,
+    'fits': gib <= 4,
+    'collectives': {'all-gather': {'count': 3, 'bytes': 1e9}},
+    'kernels': {'decode_attention': 1234},
+    'attention': {'hbm_bytes': 3e9, 'seconds': 0.25},
+    'flops': 1e15,
+    'seconds': {'compute': 2.0, 'hbm': 1.0, 'interconnect': None},
+    'bound': 'compute',
+  }
+
+
+def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
+  tiny_folder: pathlib.Path,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  planned = made(settings(tiny_folder, moment_dtype='bfloat16'))
+  found: dict[str, Any] = {
+    'topology': 'v5e:2x4',
+    'mesh': {'fsdp': 4, 'tensor': 2},
+    'phases': [phase('rollout', 3), phase('update', 5.5)],
+    'largest_microbatch_groups': None,
+    'larger': 'v5e:4x4',
+  }
+  found['advice'] = run.advise(planned, found)
+  show.tell(found)
+  text = ' '.join(capsys.readouterr().out.split())
+  assert 'update: 1.5 GiB a chip too much' in text
+  assert 'rollout:' not in text
+  assert 'The next slice that fits: v5e:4x4.' in text
+  assert 'compute_dtype=bfloat16' in text and 'moment_dtype' not in text
+  assert run.least_seconds(found['phases']) is None
+  assert show.draw_plan(found).startswith(b'\x89PNG')
+
+
+def test_a_plan_that_fits_says_how_to_train_by_it(
+  tiny_folder: pathlib.Path,
+) -> None:
+  planned = made(settings(tiny_folder))
+  found = {
+    'phases': [phase('update', 3)],
+    'largest_microbatch_groups': 8,
+    'smaller': 'v5e:2x2',
+  }
+  assert run.advise(planned, found) == [
+    'The largest update that fits: microbatch_groups=8.',
+    'The smallest slice that fits, too: v5e:2x2.',
+    'Train with LIBTPU_INIT_ARGS=--xla_tpu_max_hbm_size_mib=3000, as compiled '
+    'here.',
+  ]
+
+
+def test_kernels_are_compared_with_none(
+  tiny_folder: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+) -> None:
+  planned, seen = made(settings(tiny_folder, rollout_table='train')), []
+
+  def compiled(
+    planned: programs.Plan, program: programs.Program, _: Any
+  ) -> dict[str, Any]:
+    seen.append((planned.model.attention, planned.reward.attention))
+    found = phase(program.name, 5.5 if seen[-1][0] == 'xla' else 3)
+    attention = {'hbm_bytes': program.work.attention_bytes, 'seconds': 1.5}
+    return found | {'attention': attention}
+
+  monkeypatch.setattr(run, 'compiled', compiled)
+  chip = roofline.CHIPS['v5e']
+  found = [run.compiled(planned, p, chip) for p in programs.phases(planned)]
+  run.compare_attention(planned, found, chip)
+  assert seen == [('auto', 'auto')] * 4 + [('xla', 'xla')] * 4
+  for one in found:
+    assert one['xla']['phase'] == one['phase'] and not one['xla']['fits']
+    ours, others = (x['attention']['hbm_bytes'] for x in (one, one['xla']))
+    assert 0 < ours < others
+  show.tell({'topology': 'v5e:2x2', 'mesh': {}, 'phases': found, 'advice': []})
+  lines = capsys.readouterr().out.splitlines()
+  words = [line.replace('│', ' ').split() for line in lines]
+  assert ['rollout', 'decode_attention', '1,234'] in words
+  assert words.count(['update', 'kernels', '3.0', 'yes', '0.0', '1.50']) == 1
+  assert words.count(['update', 'XLA', '5.5', 'no', '0.0', '1.50']) == 1
+
+
+@pytest.mark.slow
+def test_a_phase_of_real_size_compiles_for_a_tpu() -> None:
+  """Scoring with Qwen2.5-7B: 256 replies of 2,048 tokens on 16 chips."""
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip('libtpu is absent: pip install rlcw[tpu]')
+  script = """
+import json
+from rlcw import plan, programs, sharding, slices
+from configs.grpo import get_config
+
+config = get_config('qwen2_5_7b')
+chip, devices = slices.slice_of('v5e:4x4')
+planned = plan.make(config, sharding.make_mesh(**config.mesh, devices=devices))
+reference = [p for p in programs.phases(planned) if p.name == 'reference'][0]
+print('RESULT', json.dumps(plan.compiled(planned, reference, chip)))
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', script],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  found = json.loads(done.stdout.rpartition('RESULT ')[2])
+  weights = roofline.all_weights(ModelConfig.from_hf(run.MODELS[QWEN]))
+  assert found['fits']
+  assert found['hbm']['reference'] == pytest.approx(2 * weights / 16, rel=1e-3)
+  assert 0 < found['hbm']['temporaries'] < 10 * GIB
+  # 2 FLOPs a weight of the blocks and the head for each of 557,056 tokens
+  assert 8e15 < found['flops'] < 9e15
+  assert found['collectives']
+  # twice in each of 28 layers: of briefs, of replies
+  assert sum(found['kernels'].values()) == 2 * 28
+
+
+QWEN = 'Qwen/Qwen2.5-7B-Instruct'

@@ -1,0 +1,318 @@
+"""What the reward model learns from, and the numbers it is judged by."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pipeline
+import pytest
+
+from rlcw.data import datasets
+from rlcw.models import language_model, tokenizer
+from rlcw.models.config import LoraConfig
+from rlcw.models.decoder import Decoder
+from rlcw.rewards import reward_model
+from rlcw.runtime import files
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.reward_model import groups as groups_lib
+from rlcw.tasks.reward_model import run
+from rlcw.tasks.reward_model.groups import Groups
+
+PAIRS = datasets.load_preferences('@preferences.jsonl', split='heldout')[:20]
+
+
+def make_groups(
+  pairs: list[datasets.Preference], folder: pathlib.Path, **changes: Any
+) -> tuple[Any, Groups]:
+  """Groups by the shipped settings, and the tokenizer."""
+  text = tokenizer.load(folder)
+  config = pipeline.shipped('reward_model')
+  config.update(changes)
+  return text, groups_lib.make_groups(pairs, text, config, config.debias)
+
+
+def test_a_group_is_chosen_rejected_broken_looping(
+  tiny_folder: pathlib.Path,
+) -> None:
+  text, groups = make_groups(PAIRS, tiny_folder)
+  assert groups.token.shape[:2] == groups.worth.shape == (len(PAIRS), 4)
+  assert (groups.worth == [1, 0, 0, 0]).all()
+  assert (groups.made == [False, False, True, True]).all()
+  kept = []
+  for pair, token_4xT, mask_4xT, length_4 in zip(
+    PAIRS, groups.token, groups.mask, groups.length, strict=True
+  ):
+    chosen, rejected, broken, looping = (
+      token_T[mask_T]
+      for token_T, mask_T in zip(token_4xT, mask_4xT, strict=True)
+    )
+    assert all(
+      token_T[mask_T.sum()] == text.eos_token_id
+      for token_T, mask_T in zip(token_4xT, mask_4xT, strict=True)
+    )
+    assert tokenizer.decode(text, chosen) == pair.chosen
+    assert tokenizer.decode(text, rejected) == pair.rejected
+    assert len(broken) == len(looping) == len(chosen)
+    best, worst = len(pair.chosen), len(pair.rejected)
+    assert length_4.tolist() == [best, worst, best, best]
+    kept.append(np.mean(np.equal(broken, chosen)))
+    assert len(set(looping)) <= 6
+    assert any(
+      (looping[period:] == looping[:-period]).all() for period in range(1, 7)
+    )
+  assert 0.6 < np.mean(kept) < 0.8
+  _, again = make_groups(PAIRS, tiny_folder)
+  np.testing.assert_array_equal(groups.token, again.token)
+
+
+def scored(count: int, prompt: str = 'p') -> datasets.Preference:
+  texts = tuple('abcdefgh'[: n + 1] for n in range(count))
+  return datasets.Preference(prompt, texts, tuple(map(float, range(count))))
+
+
+def test_scored_replies_fill_groups_and_pair_within_them(
+  tiny_folder: pathlib.Path,
+) -> None:
+  _, groups = make_groups(
+    [scored(5), scored(2, 'q')],
+    tiny_folder,
+    made_losers=False,
+    replies_per_group=3,
+    least_gap=2.0,
+  )
+  worth = [[0, 1, 2], [3, 4, np.nan], [0, 1, np.nan]]
+  np.testing.assert_array_equal(groups.worth, worth)
+  np.testing.assert_array_equal(groups.real, np.isfinite(worth))
+  assert not groups.made.any()
+  # a gap of 2 is between the first group's last and first alone
+  assert groups.pairs().tolist() == [[0, 2, 0]]
+  assert not groups.mask[~groups.real].any()
+
+
+def test_a_group_without_room_for_a_pair_is_refused(
+  tiny_folder: pathlib.Path,
+) -> None:
+  with pytest.raises(ValueError, match='replies_per_group=3 .* 4 or more'):
+    make_groups(PAIRS, tiny_folder, replies_per_group=3)
+
+
+def test_a_long_reply_is_cut_and_has_no_end(tiny_folder: pathlib.Path) -> None:
+  for pooling in reward_model.POOLING:
+    text, groups = make_groups(
+      PAIRS[:1], tiny_folder, max_reply_tokens=7, pooling=pooling
+    )
+    mask = groups.mask[0, 0, :8].tolist()
+    last = pooling == 'last'
+    assert mask == [not last] * 6 + [True] + [False]
+    assert text.eos_token_id not in groups.token
+    assert groups.length[0, 0] == len(PAIRS[0].chosen)
+
+
+def test_balanced_pairs_prefer_no_length() -> None:
+  """Hand-worked: 3 longer winners and 1 shorter one of like ratios."""
+  worth_NxR = np.array([[1.0, 0.0]] * 4 + [[0.0, 1.0]])
+  length_NxR = np.array([[20, 10], [40, 20], [22, 11], [10, 20], [30, 30]])
+  plain = groups_lib.pair_weights(worth_NxR, length_NxR, 0.0, 'none')
+  assert plain[:4, 0, 1].tolist() == [1] * 4 and plain[4, 1, 0] == 1
+  assert plain.sum() == 5
+  weight = groups_lib.pair_weights(worth_NxR, length_NxR, 0.0, 'balance')
+  np.testing.assert_allclose(weight[:, 0, 1], [1 / 3] * 3 + [1, 0], rtol=1e-6)
+  assert weight[4, 1, 0] == 1  # of one length: neither side is longer
+
+
+def test_the_length_term_takes_what_length_explains() -> None:
+  """Quality and length both decide; a debiased head keeps the quality."""
+  rng = np.random.default_rng(0)
+  groups, features_NxRxD, quality_NxR = biased_groups(rng)
+  correlation = {}
+  for debias in ('none', 'length'):
+    weight_D = fit(features_NxRxD, groups, debias)
+    score_NxR = features_NxRxD @ weight_D
+    length = np.corrcoef(score_NxR.ravel(), groups.length.ravel())[0, 1]
+    quality = np.corrcoef(score_NxR.ravel(), quality_NxR.ravel())[0, 1]
+    correlation[debias] = abs(length), quality
+  assert correlation['none'][0] > 0.6
+  assert correlation['length'][0] < 0.25 * correlation['none'][0]
+  assert correlation['length'][1] > correlation['none'][1] + 0.1
+
+
+def biased_groups(
+  rng: np.random.Generator,
+) -> tuple[Groups, np.ndarray, np.ndarray]:
+  """400 pairs whose features `[N, 2, 3]` tell of quality, length and noise."""
+  shape = (400, 2)
+  length_NxR = np.exp(rng.normal(4, 0.5, shape)).astype(int)
+  quality_NxR = rng.normal(size=shape)
+  log = (np.log(length_NxR) - 4) / 0.5
+  worth_NxR = (quality_NxR + 1.5 * log > 0).astype(float)
+  worth_NxR += 1e-3 * (quality_NxR + 1.5 * log)
+  features_NxRxD = np.stack([quality_NxR, log, rng.normal(size=shape)], -1)
+  groups = Groups(
+    *[np.zeros(shape)] * 4,
+    length=length_NxR,
+    worth=worth_NxR,
+    made=np.zeros(shape, bool),
+    weight=np.zeros(()),
+    covariate=groups_lib.covariates(length_NxR),
+  )
+  return groups, features_NxRxD, quality_NxR
+
+
+def fit(features_NxRxD: np.ndarray, groups: Groups, debias: str) -> np.ndarray:
+  """The head's weights after 200 steps of Adam on `group_loss`."""
+  arrays = {
+    'weight': groups_lib.pair_weights(groups.worth, groups.length, 0, debias),
+    'covariate': groups.covariate,
+    'real': groups.real,
+  }
+
+  def loss(params: Any) -> jax.Array:
+    terms = run.group_loss(
+      jnp.asarray(features_NxRxD) @ params['weight'],
+      params['slope'],
+      arrays,
+      debias,
+    )
+    return terms['loss'].numerator / terms['loss'].denominator
+
+  params = {
+    'weight': jnp.zeros(features_NxRxD.shape[-1]),
+    'slope': jnp.zeros(2),
+  }
+  optimizer = optax.adam(0.1)
+  state = optimizer.init(params)
+  step = jax.jit(jax.grad(loss))
+  for _ in range(200):
+    updates, state = optimizer.update(step(params), state)
+    params = optax.apply_updates(params, updates)
+  return np.asarray(params['weight'])
+
+
+def tiny_policy(folder: pathlib.Path) -> language_model.Policy:
+  mesh = make_mesh(devices=jax.devices()[:1])
+  return language_model.load(folder, mesh)
+
+
+def save_run(workdir: pathlib.Path, model: str, size: int) -> reward_model.Head:
+  """The folder that a finished run with train=head leaves."""
+  head = reward_model.Head(np.arange(size, dtype=np.float32), np.float32(0.5))
+  (workdir / 'checkpoints').mkdir(parents=True)
+  reward_model.save(head, workdir)
+  settings = {
+    'task': 'reward_model',
+    'model': model,
+    'train': 'head',
+    'pooling': 'mean',
+    'max_reply_tokens': 64,
+  }
+  files.write_json(workdir / 'config.json', settings)
+  return head
+
+
+def test_a_head_on_the_policys_own_decoder_shares_it(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  head = save_run(tmp_path, base.model, 32)
+  again = reward_model.load(str(tmp_path), base)
+  np.testing.assert_array_equal(again.head.weight, head.weight)
+  assert again.head.bias == 0.5 and again.pooling == 'mean'
+  assert again.shared and again.decoder.params is base.params
+
+
+def test_a_reward_model_has_none_of_the_policys_adapters(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  save_run(tmp_path, base.model, 32)
+  lora = LoraConfig(2, 4.0, ('query',))
+  adapted = base._replace(config=dataclasses.replace(base.config, lora=lora))
+  assert reward_model.load(str(tmp_path), adapted).decoder.config == base.config
+
+
+def test_a_head_on_another_decoder_brings_it(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  other = base._replace(model='elsewhere', params=None)
+  save_run(tmp_path, base.model, 32)
+  again = reward_model.load(str(tmp_path), other)
+  assert not again.shared
+  jax.tree.map(np.testing.assert_array_equal, again.decoder.params, base.params)
+
+
+def test_a_head_that_does_not_fit_is_an_error(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  save_run(tmp_path / 'run', base.model, 31)
+  with pytest.raises(ValueError, match=r'weights \(31,\) for .* \(32,\)'):
+    reward_model.load(str(tmp_path / 'run'), base)
+  with pytest.raises(FileNotFoundError, match='run the reward_model task'):
+    reward_model.load(str(tmp_path / 'none'), base)
+
+
+def test_texts_score_as_their_tokens_do(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  rng = np.random.default_rng(0)
+  head = reward_model.Head(
+    rng.normal(size=32).astype('float32'), np.float32(0.1)
+  )
+  for pooling in reward_model.POOLING:
+    model = reward_model.RewardModel(head, pooling, base, shared=True)
+    prompts, replies = ['A letter', 'To the sea'], [['one', 'two!'], ['', 'x']]
+    finished = np.array([[True, False], [True, True]])
+    scores = reward_model.score_texts(model, prompts, replies, finished)
+    assert np.isfinite(scores).all()
+    for p, g in np.ndindex(2, 2):
+      prompt = tokenizer.chat(base.text, prompts[p])
+      reply = tokenizer.encode(base.text, replies[p][g])
+      row = prompt + reply + [base.text.eos_token_id] * int(finished[p, g])
+      hidden, _ = Decoder(base.config).apply(
+        {'params': base.params}, np.array(row)[None, None]
+      )
+      hidden = np.asarray(hidden[0, 0])
+      read = hidden[len(prompt) : len(prompt) + len(reply)]
+      if pooling == 'last':
+        feature = hidden[-1]
+      else:
+        feature = read.mean(0) if len(read) else np.zeros(32)
+      expected = feature @ head.weight + head.bias
+      assert scores[p, g] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_longer_than_the_limit_scores_as_if_cut(
+  tiny_folder: pathlib.Path,
+) -> None:
+  base = tiny_policy(tiny_folder)
+  head = reward_model.Head(np.ones(32, np.float32), np.float32(0))
+  model = reward_model.RewardModel(head, 'mean', base, shared=True, limit=8)
+  score = functools.partial(reward_model.score_texts, model, ['p'])
+  long = 'word ' * 500
+  cut = tokenizer.decode(base.text, tokenizer.encode(base.text, long)[:8])
+  found = score([[long, 'word']], np.array([[True, True]]), (32, 8))
+  expected = score([[cut, 'word']], np.array([[False, True]]), (32, 8))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_text_cannot_make_a_control_token(tiny_folder: pathlib.Path) -> None:
+  text = tokenizer.load(tiny_folder)
+  ids = tokenizer.encode_untrusted(text, 'fine<|im_end|>')
+  assert text.eos_token_id not in ids
+  assert tokenizer.decode(text, ids) == 'fine<|im_end|>'
+
+
+def test_features_are_means_over_the_text_only() -> None:
+  hidden = np.arange(12, dtype=np.float32).reshape(1, 1, 4, 3)
+  text = np.array([[[True, True, False, False]]])
+  features_PxGxD = reward_model.reply_features(hidden, text)  # type: ignore
+  np.testing.assert_allclose(features_PxGxD[0, 0], [1.5, 2.5, 3.5])
+  empty = reward_model.reply_features(hidden, text & False)  # type: ignore
+  np.testing.assert_array_equal(empty[0, 0], np.zeros(3))

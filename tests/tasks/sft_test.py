@@ -1,0 +1,216 @@
+"""Learning from examples: what counts, and that it is learned."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pipeline
+import pytest
+from ml_collections import ConfigDict
+
+from rlcw.data import datasets
+from rlcw.losses import Ratio
+from rlcw.models import attention, language_model, tokenizer, weights
+from rlcw.models.decoder import Decoder, head_weight
+from rlcw.runtime import files
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks import sft
+
+EXAMPLES = [
+  datasets.Example('To the sea', 'Dear sea, be kind.'),
+  datasets.Example('To the keeper of the light', 'No.'),
+  datasets.Example('', 'The letter was there.'),
+]
+
+
+@pytest.fixture(scope='module')
+def file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  path = tmp_path_factory.mktemp('examples') / 'examples.jsonl'
+  for n in range(24):
+    files.append_jsonl(
+      path,
+      {
+        'prompt': f'Letter {n}',
+        'response': f'The keeper wrote letter {n} to the sea.',
+        'split': 'heldout' if n % 3 == 0 else 'train',
+      },
+    )
+  return path
+
+
+def alone(config: Any, params: Any, text: Any) -> Ratio:
+  """The loss of the examples, each read by itself."""
+  total, count = 0.0, 0
+  for example in EXAMPLES:
+    prompt = tokenizer.chat(text, example.prompt)
+    reply = tokenizer.encode(text, example.response)
+    row_L = np.array([*prompt, *reply, text.eos_token_id])
+    hidden, _ = Decoder(config).apply({'params': params}, row_L[None, None])
+    logits_LxV = hidden[0, 0] @ head_weight(params).T
+    logp_LxV = jax.nn.log_softmax(logits_LxV)
+    for at in range(len(prompt), len(row_L)):
+      total -= logp_LxV[at - 1, row_L[at]]
+      count += 1
+  return Ratio(total, count)
+
+
+@pytest.mark.parametrize(
+  ('row_tokens', 'family'),
+  [
+    (64, 'gemma3'),
+    pytest.param(64, 'llama', marks=pytest.mark.slow),
+    pytest.param(256, 'gemma3', marks=pytest.mark.slow),
+    pytest.param(256, 'llama', marks=pytest.mark.slow),
+  ],
+)
+def test_the_loss_is_that_of_each_example_alone(
+  row_tokens: int,
+  family: str,
+  make_model: Callable[..., Any],
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  # torch makes a padding token's embedding zero, where gradients have a pole
+  make_model(family, pad_token_id=None).save_pretrained(tmp_path)
+  config, params = weights.load(tmp_path)
+  params = jax.tree.map(jnp.asarray, params)
+  text = tokenizer.load(tiny_folder)
+  arrays = sft.make_arrays(EXAMPLES, text, row_tokens, seed=0)
+  assert len(arrays['token']) == {64: 2, 256: 1}[row_tokens]
+  assert (config.window is not None) == (family == 'gemma3')
+  loss_fn = sft.make_loss(config)
+
+  def ours(params: Any) -> Any:
+    return loss_fn(params, {}, arrays)['loss']
+
+  def theirs(params: Any) -> Any:
+    return alone(config, params, text)
+
+  (told, count, got), (expected, tokens, wanted) = (
+    jax.jit(
+      lambda params, f=f: (
+        *f(params),
+        jax.grad(lambda p: f(p).numerator / f(p).denominator)(params),
+      )
+    )(params)
+    for f in (ours, theirs)
+  )
+  assert count == tokens
+  np.testing.assert_allclose(told, expected, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    assert jnp.abs(b).max() > 1e-4
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_places_restart_with_every_example(tiny: Any) -> None:
+  config, params = tiny
+  segment = np.array([[[1, 1, 1, 2, 2, 2, 2, 0]]])
+  np.testing.assert_array_equal(
+    attention.restart(jnp.asarray(segment)), [[[0, 1, 2, 0, 1, 2, 3, 0]]]
+  )
+  token = np.array([[[5, 6, 7, 9, 8, 7, 6, 0]]])
+  _, packed = Decoder(config).apply({'params': params}, token, None, segment)
+  _, own = Decoder(config).apply({'params': params}, token[..., 3:7])
+  # keys are turned by their places, which the loss cannot tell
+  np.testing.assert_allclose(packed.k[:, :, :, 3:7], own.k, atol=1e-5)
+
+
+def test_an_example_longer_than_a_row_is_refused(
+  tiny_folder: pathlib.Path,
+) -> None:
+  text = tokenizer.load(tiny_folder)
+  with pytest.raises(ValueError, match='1 of 3 .* row_tokens=32.* takes 37'):
+    sft.make_arrays(EXAMPLES, text, 32, seed=0)
+
+
+@pytest.mark.parametrize('learns', ['all', 'lora'])
+def test_held_out_loss_falls(
+  learns: str,
+  file: pathlib.Path,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+) -> None:
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.examples, config.train = str(file), learns
+  if learns == 'lora':
+    config.learning_rate = 3e-2
+  pipeline.run('sft', config, tmp_path / 'sft')
+  told: dict[str, Any] = json.loads(
+    (tmp_path / 'sft' / 'summary.json').read_text()
+  )
+  assert told['train_examples'] == 16 and told['heldout_examples'] == 8
+  assert told['heldout_loss_trained'] < told['heldout_loss_base'] - 0.2
+  mesh = make_mesh()
+  assert language_model.load(tmp_path / 'sft', mesh).config.lora is None
+
+
+def test_a_longer_run_goes_on_exactly(
+  file: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  def run(name: str, steps: int) -> Any:
+    config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+    config.examples, config.steps = str(file), steps
+    pipeline.run('sft', config, tmp_path / name)
+    mesh = make_mesh()
+    return jax.device_get(language_model.load(tmp_path / name, mesh).params)
+
+  run('stopped', 2)
+  jax.tree.map(np.testing.assert_array_equal, run('stopped', 5), run('one', 5))
+
+
+def test_rows_that_do_not_split_over_the_devices_are_refused(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.rows_per_step = 12
+  with pytest.raises(ValueError, match='12 .* 8 devices.*multiples of 8'):
+    sft.check(config)
+
+
+def test_a_short_last_batch_counts_each_row_once(
+  tiny_folder: pathlib.Path,
+) -> None:
+  model = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
+  arrays = sft.make_arrays(EXAMPLES * 2, model.text, 64, seed=0)
+  assert len(arrays['token']) == 4
+  loss_fn = sft.make_loss(model.config)
+  losses = [
+    sft.mean_loss(
+      loss_fn, arrays, ConfigDict({'rows_per_step': size}), model.params, {}
+    )
+    for size in (2, 3, 5)
+  ]
+  assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize('record', [{'prompt': 'x'}, {'response': 'x'}])
+def test_a_record_that_lacks_something_is_named(
+  record: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+  files.append_jsonl(tmp_path / 'bad.jsonl', record)
+  with pytest.raises(ValueError, match=r'bad\.jsonl:1: '):
+    datasets.load_examples(tmp_path / 'bad.jsonl')
+
+
+def test_of_a_pair_the_chosen_reply_is_the_example() -> None:
+  pairs = datasets.load_preferences('@preferences.jsonl', split='heldout')
+  examples = datasets.load_examples('@preferences.jsonl', split='heldout')
+  assert [e.response for e in examples] == [p.chosen for p in pairs]
+
+
+def test_some_prompts_are_held_out_where_no_record_says_which(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = tmp_path / 'plain.jsonl'
+  for n in range(100):
+    files.append_jsonl(path, {'prompt': f'{n}', 'response': 'x'})
+  parts = [
+    {e.prompt for e in datasets.load_examples(path, split=split, heldout=0.2)}
+    for split in ('train', 'heldout')
+  ]
+  assert len(parts[0] | parts[1]) == 100 and not parts[0] & parts[1]
+  assert 8 < len(parts[1]) < 35

@@ -1,0 +1,250 @@
+"""Task `verify`: a line of verdicts for each line, or one error and no file."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import panels
+import pipeline
+import pytest
+
+from rlcw.data import datasets
+from rlcw.rewards.judge import factory, questions
+
+Record = dict[str, Any]
+NO_COMMA = {'instruction_id_list': ['punctuation:no_comma'], 'kwargs': [{}]}
+RECORDS: list[Record] = [
+  {
+    'key': 7,
+    'prompt': 'A toast.',
+    'response': 'Here, my friends:\nCheers',
+    'instruction_id_list': ['punctuation:no_comma', 'length:words'],
+    # other rules' arguments as null, as in IFEval's own files
+    'kwargs': [{'num_words': None}, {'at_most': 3, 'num_words': None}],
+  },
+  {'prompt': '祝酒。', 'response': '风，雨', **NO_COMMA},
+  {'prompt': 'None.', 'response': '', **NO_COMMA},
+]
+
+
+def write(path: pathlib.Path, records: list[Any]) -> pathlib.Path:
+  path.write_text('\n'.join(map(json.dumps, records)) + '\n')
+  return path
+
+
+def verify(
+  folder: pathlib.Path, records: list[Any], **settings: Any
+) -> dict[str, Any]:
+  config = pipeline.shipped('verify')
+  config.input = str(write(folder / 'replies.jsonl', records))
+  config.update(settings)
+  return pipeline.run('verify', config, folder)
+
+
+def test_every_line_has_its_verdicts_in_order(tmp_path: pathlib.Path) -> None:
+  summary = verify(tmp_path, RECORDS)
+  lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')
+  for record, line in zip(RECORDS, lines, strict=True):
+    assert {**record, **line} == line
+    assert set(line) - set(record) == {'strict', 'loose'}
+  assert [line['strict'] for line in lines] == [
+    {
+      'follow_instruction_list': [False, False],
+      'follow_all_instructions': False,
+    },
+    {'follow_instruction_list': [False], 'follow_all_instructions': False},
+    {'follow_instruction_list': [False], 'follow_all_instructions': False},
+  ]
+  assert lines[0]['loose'] == {
+    'follow_instruction_list': [True, True],
+    'follow_all_instructions': True,
+  }
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
+  assert {**summary, 'wall_seconds': 0} == {
+    'mode': 'reward',
+    'prompts': 3,
+    'instructions': 4,
+    'prompt_strict': 0,
+    'instruction_strict': 0,
+    'prompt_loose': 1 / 3,
+    'instruction_loose': 2 / 4,
+    'by_instruction': {
+      'length:words': {'count': 1, 'strict': 0, 'loose': 1},
+      'punctuation:no_comma': {'count': 3, 'strict': 0, 'loose': 1 / 3},
+    },
+    'wall_seconds': 0,
+  }
+
+
+def test_the_benchmark_has_its_own_verdicts(tmp_path: pathlib.Path) -> None:
+  summary = verify(tmp_path, RECORDS, mode='benchmark')
+  # ，is no comma to IFEval
+  assert summary['prompt_strict'] == 1 / 3
+  assert summary['instruction_strict'] == 1 / 4
+
+
+def test_the_numbers_are_printed(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  verify(tmp_path, RECORDS)
+  rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+  assert ['prompt', 'level', '3', '0.00%', '33.33%'] in rows
+  assert ['instruction', 'level', '4', '0.00%', '50.00%'] in rows
+  assert ['punctuation:no_comma', '3', '0.00%', '33.33%'] in rows
+
+
+def test_the_output_goes_where_it_is_asked_to(tmp_path: pathlib.Path) -> None:
+  output = tmp_path / 'new' / 'out.jsonl'
+  verify(tmp_path, RECORDS, output=str(output))
+  assert len(datasets.read_jsonl(output)) == 3
+  assert not (tmp_path / 'verdicts.jsonl').exists()
+
+
+def test_a_reply_may_hold_any_text(tmp_path: pathlib.Path) -> None:
+  replies = ['\ud83d', '\x00\u2028\u202e', '😀' * 9, '"\\ud83d" \\']
+  records = [{'response': reply, **NO_COMMA} for reply in replies]
+  assert verify(tmp_path, records)['prompt_strict'] == 1
+  lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')
+  assert [line['response'] for line in lines] == replies
+
+
+def test_a_reply_without_rules_keeps_them_all(tmp_path: pathlib.Path) -> None:
+  record = {'response': 'a', 'instruction_id_list': [], 'kwargs': []}
+  summary = verify(tmp_path, [record])
+  assert summary['prompt_strict'] == 1 and summary['instructions'] == 0
+
+
+BAD: list[tuple[Any, list[str]]] = [
+  ({'response': 'a', 'kwargs': []}, ['instruction_id_list=None', 'list']),
+  ({'response': 3, **NO_COMMA}, ['response=3', 'text']),
+  (NO_COMMA, ['response=None', 'text']),
+  ({'response': 'a', **NO_COMMA, 'kwargs': None}, ['kwargs=None', 'list']),
+  ({'response': 'a', **NO_COMMA, 'kwargs': ['a']}, ['kwargs', 'objects']),
+  ({'response': 'a', **NO_COMMA, 'kwargs': []}, ['1 ids but 0 kwargs']),
+  (
+    {'response': 'a', **NO_COMMA, 'instruction_id_list': [['a']]},
+    ['instruction_id_list', 'texts'],
+  ),
+  (
+    {'response': 'a', **NO_COMMA, 'instruction_id_list': ['punctuation:none']},
+    ["'punctuation:none'", 'only', 'punctuation:no_comma'],
+  ),
+  (
+    {'response': 'a', **NO_COMMA, 'kwargs': [{'commas': 0}]},
+    ["'commas'", 'none at all'],
+  ),
+  (['a'], ['a JSON object']),
+]
+
+
+@pytest.mark.parametrize(('record', 'words'), BAD)
+def test_a_line_that_cannot_be_checked_is_named(
+  record: Any, words: list[str], tmp_path: pathlib.Path
+) -> None:
+  with pytest.raises(ValueError) as error:
+    verify(tmp_path, [*RECORDS, record])
+  for word in ['replies.jsonl:4: ', *words]:
+    assert word in str(error.value)
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    'config.json',
+    'replies.jsonl',
+  ]
+
+
+@pytest.mark.parametrize(
+  'line', [b'{"response": ', b'\xff', b'[' * 100_000, b'9' * 5000]
+)
+def test_a_line_that_is_not_json_is_named_by_its_number(
+  line: bytes, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'bad.jsonl'
+  good = json.dumps(RECORDS[0]).encode()
+  file.write_bytes(good + b'\n\n' + line + b'\n')
+  config = pipeline.shipped('verify')
+  config.input = str(file)
+  with pytest.raises(ValueError, match=r'bad\.jsonl:3: not JSON: '):
+    pipeline.run('verify', config, tmp_path)
+  assert not (tmp_path / 'verdicts.jsonl').exists()
+
+
+def test_an_earlier_output_survives_an_error(tmp_path: pathlib.Path) -> None:
+  verify(tmp_path, RECORDS)
+  before = (tmp_path / 'verdicts.jsonl').read_text()
+  with pytest.raises(ValueError):
+    verify(tmp_path, [*RECORDS, {}])
+  assert (tmp_path / 'verdicts.jsonl').read_text() == before
+
+
+def test_an_empty_input_is_an_error(tmp_path: pathlib.Path) -> None:
+  with pytest.raises(ValueError, match=r'replies\.jsonl has no lines'):
+    verify(tmp_path, [])
+
+
+def test_another_mode_is_an_error(tmp_path: pathlib.Path) -> None:
+  with pytest.raises(ValueError, match=r"mode='x'; legal: benchmark or reward"):
+    verify(tmp_path, RECORDS, mode='x')
+
+
+def test_the_shipped_config_runs_from_the_command_line(
+  tmp_path: pathlib.Path,
+) -> None:
+  from tests.main_test import rlcw
+
+  file = write(tmp_path / 'replies.jsonl', [*RECORDS, {}])
+  arguments = ('--config=configs/verify.py', f'--workdir={tmp_path / "run"}')
+  done = rlcw(*arguments, f'--config.input={file}')
+  assert done.returncode == 1
+  assert f'rlcw: {file}:4: response=None; a text is expected' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_demands_are_put_to_the_judge(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """The panel passes gardens, and has nothing to say of toasts."""
+
+  def probability(prompt: questions.Prompt) -> float:
+    return np.nan if 'toast' in prompt.row else float('garden' in prompt.row)
+
+  panel = panels.Scripted(probability)
+  monkeypatch.setattr(factory, 'make_panel', lambda *_: panel)
+  demand: Record = {
+    'prompt': 'A card.',
+    'instruction_id_list': ['soft:demand', 'punctuation:no_comma'],
+    'kwargs': [{'demand': 'Mention her garden.'}, {}],
+  }
+  replies = ['Her garden.', 'Her dog.', 'A toast.', 'A toast, and a garden.']
+  asked = [demand | {'response': reply} for reply in replies]
+  summary = verify(tmp_path, [RECORDS[1], *asked])
+  lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')[1:]
+  assert [line['strict']['follow_instruction_list'] for line in lines] == [
+    [True, True],
+    [False, True],
+    [None, True],
+    [None, False],
+  ]
+  for name in ('strict', 'loose'):
+    assert [line[name]['follow_all_instructions'] for line in lines] == [
+      True,
+      False,
+      None,
+      False,
+    ]
+  assert len(panel.asked) == 4
+  # what got no verdict does not count
+  assert summary['prompt_strict'] == 1 / 4
+  assert summary['by_instruction']['soft:demand']['strict'] == 1 / 2
+
+
+def test_demands_without_a_judge_are_an_error(tmp_path: pathlib.Path) -> None:
+  record = {
+    'response': 'x',
+    'instruction_id_list': ['soft:demand'],
+    'kwargs': [{'demand': 'Be kind.'}],
+  }
+  with pytest.raises(
+    ValueError, match=r'jsonl:1 .*demand.* give judge\.model or'
+  ):
+    verify(tmp_path, [record])
+  assert not (tmp_path / 'verdicts.jsonl').exists()
