@@ -40,7 +40,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 _SHARED = 'sft', 'reward_model', 'grpo'
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
+def check_config(workdir: Path, config: dict[str, Any]) -> None:
   """Writes the settings into a new run's folder, or compares an old run's.
 
   More steps are the one change allowed; a run that is to take them is no longer
@@ -67,7 +67,7 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
   files.write_json(file, config)
 
 
-def begin(config: dict[str, Any], workdir: Path) -> bool:
+def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
   """Whether the run has been done; where not, its folder is made ready.
 
   Of several processes the first looks, as it alone writes.
@@ -84,9 +84,9 @@ def begin(config: dict[str, Any], workdir: Path) -> bool:
   if any(other != config for other in processes.gather(config)):
     raise app.UsageError('the processes were given different settings')
   done = False
-  if processes.speaks():
+  if processes.is_primary_process():
     workdir.mkdir(parents=True, exist_ok=True)
-    claim(workdir, config)
+    check_config(workdir, config)
     done = (workdir / 'summary.json').exists()
   return processes.gather(done)[0]
 
@@ -104,8 +104,8 @@ def main(argv: list[str]) -> None:
     )
   processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
   resolved = json.loads(config.to_json())
-  if begin(resolved, workdir):
-    metrics.say(f'{config.task}: already done in {workdir}')
+  if prepare_workdir(resolved, workdir):
+    metrics.log(f'{config.task}: already done in {workdir}')
     return
   # A second process of the same program need not compile it again.
   jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))

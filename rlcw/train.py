@@ -208,7 +208,7 @@ def fit(
 
   if checkpoints.latest() is not None:
     state = restore(checkpoints, state)
-    metrics.say(f'{name}: goes on from step {int(state.step)} of {steps}')
+    metrics.log(f'{name}: goes on from step {int(state.step)} of {steps}')
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches)
@@ -249,7 +249,7 @@ def fit(
         )
       if stop:
         checkpoints.close()
-        metrics.say(f'{name}: told to stop; {done} of {steps} steps are saved')
+        metrics.log(f'{name}: told to stop; {done} of {steps} steps are saved')
         raise processes.Preempted(0)
   checkpoints.close()
   return state

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from rlcw.models import language_model, tokenizer
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import questions
-from rlcw.rewards.judge.local import Local
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.prompts import quote
@@ -31,18 +31,20 @@ BAD = 'happy birthday to who it concern. have a nice nice day thing and health.'
 LIMIT = 300  # characters of a reply
 
 
-class Pasted(Local):
+class Pasted(LogprobJudge):
   """The usual way: one message, tokenised with whatever it spells."""
 
   def tokens(self, group: list[Prompt]) -> tuple[list[int], list[list[int]]]:
-    text = self.model.text
+    text = self.model.tokenizer
     message = tokenizer.chat(text, ''.join(group[0])) + tokenizer.encode(
       text, 'Verdict:'
     )
     return message[:1], [message[1:]]
 
 
-def odds(panel: Local, question: Question, replies: list[str]) -> np.ndarray:
+def odds(
+  panel: LogprobJudge, question: Question, replies: list[str]
+) -> np.ndarray:
   """Log-odds of Good for each reply, a group to each."""
   prompts = [[question.about(BRIEF, reply)] for reply in replies]
   if isinstance(panel, Pasted):
@@ -55,7 +57,7 @@ def odds(panel: Local, question: Question, replies: list[str]) -> np.ndarray:
   return np.log(good_N) - np.log1p(-good_N)
 
 
-def report(name: str, model: Policy, kind: type[Local]) -> None:
+def report(name: str, model: LanguageModel, kind: type[LogprobJudge]) -> None:
   """Prints a row: how attacks and honest text move the judge."""
   question = Question(
     'judge', 'en', LIMIT, questions.read('@principles_greetings_en')
@@ -79,4 +81,4 @@ if __name__ == '__main__':
   loaded = language_model.load(sys.argv[1], make_mesh())
   with jax.set_mesh(loaded.mesh):
     report('pasted', loaded, Pasted)
-    report('quoted', loaded, Local)
+    report('quoted', loaded, LogprobJudge)

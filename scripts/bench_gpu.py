@@ -104,7 +104,7 @@ def roll_out(
   """
   config, shapes = run.config, run.case.shapes
   numbers = jax.device_put(np.arange(shapes.prompts), read[1].sharding)
-  reading = jax.jit(functools.partial(decoder.read_brief, config))
+  reading = jax.jit(functools.partial(decoder.prefill, config))
 
   def prefill(_: int) -> Any:
     return reading(decoder.as_dtype(params, config.dtype), *read)
@@ -237,7 +237,7 @@ class Report:
     self, into: dict, name: str, make: Callable[[Callable[..., None]], None]
   ) -> None:
     """Runs `make(keep)`; what stops it is kept beside what it has kept."""
-    metrics.say(f'{time.perf_counter() - self.started:5.0f} s  {name}')
+    metrics.log(f'{time.perf_counter() - self.started:5.0f} s  {name}')
     kept = into[name] = {}
 
     def keep(**found: Any) -> None:

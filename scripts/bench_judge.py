@@ -55,7 +55,8 @@ def main(model: str, groups: str = '8', replies: str = '8') -> None:
   verdicts = {}
   with jax.set_mesh(judge.mesh):
     panels = {
-      way: local.Local(judge, P * G if way == 'nothing' else P) for way in WAYS
+      way: local.LogprobJudge(judge, P * G if way == 'nothing' else P)
+      for way in WAYS
     }
     for turn in range(1 + ROUNDS):
       for way in WAYS:

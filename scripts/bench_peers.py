@@ -60,7 +60,7 @@ def environment(name: str, out: Path, torch_index: str) -> Path:
   folder, pins = (out / f'env-{name}').resolve(), PEERS[name]
   marker = folder / 'installed.json'
   if not marker.exists() or marker.read_text() != json.dumps(pins):
-    metrics.say(f'{name}: making {folder}')
+    metrics.log(f'{name}: making {folder}')
     subprocess.run(
       [sys.executable, '-m', 'venv', '--clear', folder], check=True
     )
@@ -133,7 +133,7 @@ def export(out: Path, model: str) -> Path:
   """The model as a folder that all tools read."""
   folder = out / 'export'
   if not (folder / 'summary.json').exists():
-    metrics.say(f'exporting {model}')
+    metrics.log(f'exporting {model}')
     command = [sys.executable, '-m', 'rlcw.main', '--config=configs/export.py']
     subprocess.run(
       [*command, f'--workdir={folder}', f'--config.model={model}'],
@@ -225,7 +225,7 @@ def run_case(
         if tool not in workers:
           workers[tool] = start(tool, python, case)
         steps[tool].append(take_step(tool, workers[tool], due))
-        metrics.say(
+        metrics.log(
           f'{case.stem} round {n} {tool}: {steps[tool][-1]["seconds"]:.2f} s'
         )
       ceilings.append(workers['rlcw'].ask('ceilings'))

@@ -193,8 +193,8 @@ def test_a_record_is_one_line_and_reads_back(tmp_path: pathlib.Path) -> None:
     assert not STEERING & {*written}, attack
     assert list(map(json.loads, written.splitlines())) == [record] * 2, attack
     assert datasets.read_jsonl(path) == [record] * 2, attack
-    assert files.whole_lines(path, 'step') == 2, attack
-    files.drop_from(path, 0)
+    assert files.count_whole_lines(path, 'step') == 2, attack
+    files.drop_from_step(path, 0)
     assert path.read_bytes() == b'', attack
 
 

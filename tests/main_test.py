@@ -80,16 +80,16 @@ def test_a_run_may_be_made_longer_and_nothing_else(
 
   from rlcw import main
 
-  main.claim(tmp_path, {'steps': 5, 'seed': 0})
+  main.check_config(tmp_path, {'steps': 5, 'seed': 0})
   (tmp_path / 'summary.json').write_text('{}')
-  main.claim(tmp_path, {'steps': 5, 'seed': 0})
+  main.check_config(tmp_path, {'steps': 5, 'seed': 0})
   assert (tmp_path / 'summary.json').exists()
   for _ in range(2):  # killed before it was done, and started again
-    main.claim(tmp_path, {'steps': 9, 'seed': 0})
+    main.check_config(tmp_path, {'steps': 9, 'seed': 0})
     assert not (tmp_path / 'summary.json').exists()
   for change in ({'steps': 5, 'seed': 0}, {'steps': 10, 'seed': 1}):
     with pytest.raises(app.UsageError, match='steps'):
-      main.claim(tmp_path, change)
+      main.check_config(tmp_path, change)
 
 
 @pytest.mark.parametrize(

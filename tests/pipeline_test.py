@@ -26,7 +26,7 @@ from rlcw.tasks.compare.run import (
   differences,
   find,
   read_settings,
-  trust,
+  scorer_accuracy,
 )
 
 
@@ -284,7 +284,7 @@ def test_runs_are_compared_and_added(
   arms: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   panel = Scripted(lambda prompt: 0.8)  # always the first: a tie
-  monkeypatch.setattr(factory, 'make_panel', lambda *_: panel)
+  monkeypatch.setattr(factory, 'make_judge', lambda *_: panel)
   config, workdir = shipped('compare'), arms / 'comparison'
   config.runs = str(arms / 'runs' / 'rlmr-*')
   config.unseen = str(arms / 'unseen')
@@ -366,7 +366,7 @@ def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
   config = ConfigDict(
     {'preferences': '@preferences.jsonl', 'briefs_per_pass': 5}
   )
-  told = trust(eyes, ConfigDict({'language': 'en'}), config)
+  told = scorer_accuracy(eyes, ConfigDict({'language': 'en'}), config)
   assert told == {'unseen': 0.5}
 
 

@@ -51,7 +51,7 @@ def briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @functools.partial(jax.jit, static_argnames='config')
 def shared(config: ModelConfig, params: Params, *inputs: Any) -> Any:
   """Replies on top of one copy of their brief."""
-  return decoder.read_replies(config, params, *inputs)
+  return decoder.forward_replies(config, params, *inputs)
 
 
 @functools.partial(jax.jit, static_argnames='config')

@@ -51,7 +51,7 @@ def annotate(
           'expected'
         )
   output.parent.mkdir(parents=True, exist_ok=True)
-  done, total = files.whole_lines(output, field), len(records)
+  done, total = files.count_whole_lines(output, field), len(records)
   if done > total:
     raise ValueError(
       f'{output} has {done} lines already, but {source} only {total}'

@@ -9,16 +9,16 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import batches
 from rlcw.models import lora, tokenizer
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.runtime import metrics
-from rlcw.runtime.mesh import fill, over_groups
+from rlcw.runtime.mesh import over_groups, round_up_groups
 from rlcw.sampling.rollout import Temperature, sample
 
 
 def answer(
-  model: Policy,
+  model: LanguageModel,
   scorer: Callable[..., Any],
   briefs: list[Brief],
   trained: Config,
@@ -30,11 +30,11 @@ def answer(
   divergence from the base model.
   """
   prompt_NxL, length_N = batches.pad(
-    tokenizer.chat(model.text, brief.text) for brief in briefs
+    tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
   )
   decoder = lora.decoder(model.config)
   params = lora.sampled(model.config, model.params)
-  size, replies = fill(config.briefs_per_pass, model.mesh), []
+  size, replies = round_up_groups(config.briefs_per_pass, model.mesh), []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):
     # all passes have one shape, which splits over the devices: the last one
@@ -55,7 +55,7 @@ def answer(
       config=decoder,
       group_size=config.replies_per_brief,
       max_new_tokens=trained.max_new_tokens,
-      eos=tokenizer.eos_ids(model.text),
+      eos=tokenizer.eos_ids(model.tokenizer),
     )
     scores = scorer(
       [briefs[row] for row in rows], prompt_PxL, length_P, rollout

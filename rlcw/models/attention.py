@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rlcw.models import attention_kernels
-from rlcw.models.attention_decode import sharded_decode, takes
+from rlcw.models.attention_decode import sharded_decode, supports
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import RopeConfig
 
@@ -45,7 +45,7 @@ def rope_at(position_PxGxL: jax.Array, rope: RopeConfig, head_dim: int) -> Rope:
   return Rope(jnp.cos(angle), jnp.sin(angle))
 
 
-def restart(segment_PxGxL: jax.Array) -> jax.Array:
+def segment_positions(segment_PxGxL: jax.Array) -> jax.Array:
   """Each token's place in its segment, from 0."""
   index_L = jnp.arange(segment_PxGxL.shape[-1])
   first = segment_PxGxL[..., :1]
@@ -119,7 +119,7 @@ def attend(
       platforms['cuda'] = functools.partial(
         attention_kernels.cudnn, window=window
       )
-  elif not from_first and for_tpu and takes(q_PxGxLxKxRxH, prefix):
+  elif not from_first and for_tpu and supports(q_PxGxLxKxRxH, prefix):
     decode = functools.partial(sharded_decode, index=start, window=window)
     platforms['tpu'] = lambda q, own, brief, _: decode(q, own, brief)
   else:

@@ -29,7 +29,7 @@ LANES = 128  # of a TPU's vectors
 BLOCK_BYTES = 2**19  # most of keys, and of values, that are fetched at a time
 
 
-def takes(q_PxGxLxKxRxH: jax.Array, prefix: Prefix | None) -> bool:
+def supports(q_PxGxLxKxRxH: jax.Array, prefix: Prefix | None) -> bool:
   """Whether queries are one new token of each reply to a brief.
 
   A head has to fill the lanes: the kernel reads rows of one head, and a cache

@@ -26,10 +26,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rlcw.models.attention import Rope, attend, restart, rope_at, rotate
+from rlcw.models.attention import (
+  Rope,
+  attend,
+  rope_at,
+  rotate,
+  segment_positions,
+)
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.layers import Linear, RMSNorm, between, weight
+from rlcw.models.layers import Linear, RMSNorm, elementwise, weight
 from rlcw.runtime.mesh import constrain
 
 Params = Any  # a nested dict of arrays
@@ -132,7 +138,7 @@ class Block(nn.Module):
     y = norm('mlp_norm')(x)
     gate = linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
     up = linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
-    y = between(
+    y = elementwise(
       lambda gate, up: _ACTIVATIONS[c.activation](gate) * up, gate, up
     )
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
@@ -187,7 +193,7 @@ class Decoder(nn.Module):
       prefix_kv, prefix_length_P = prefix
       position_PxGxL += prefix.length_P[:, None, None]
     if segment_PxGxL is not None:
-      position_PxGxL = restart(segment_PxGxL)
+      position_PxGxL = segment_positions(segment_PxGxL)
     axes, shape = ('vocab', 'embed'), (c.vocab_size, c.model_dim)
     embed_VxD = weight(self, 'embed', axes, shape)
     if not c.tied_head:
@@ -230,7 +236,7 @@ def head_weight(params: Params) -> jax.Array:
   return params['head'] if 'head' in params else params['embed']
 
 
-def read_brief(
+def prefill(
   config: ModelConfig,
   params: Params,
   prompt_PxL: jax.Array,
@@ -278,7 +284,7 @@ def read_brief(
   return last_PxD, Prefix(kv, preface.length_P[0] + length_P)
 
 
-def read_replies(
+def forward_replies(
   config: ModelConfig,
   params: Params,
   prompt_PxL: jax.Array,
@@ -292,7 +298,7 @@ def read_replies(
     `predicting` and `reading`, both `[P, G, T, D]`: the hidden states that
     predict each reply token, and those that have just read it.
   """
-  last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P, preface)
+  last_PxD, prefix = prefill(config, params, prompt_PxL, length_P, preface)
   reading, _ = _apply(Decoder(config), params, token_PxGxT, prefix)
   first = jnp.broadcast_to(
     last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])
@@ -300,7 +306,7 @@ def read_replies(
   return jnp.concatenate([first, reading[:, :, :-1]], axis=2), reading
 
 
-def read_packed(
+def forward_packed(
   config: ModelConfig,
   params: Params,
   token_BxL: jax.Array,

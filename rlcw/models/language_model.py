@@ -19,14 +19,14 @@ from rlcw.models.decoder import Params, as_dtype
 from rlcw.runtime.checkpoint import Checkpoints
 
 
-class Policy(NamedTuple):
-  """A model and what turns its text into numbers and back."""
+class LanguageModel(NamedTuple):
+  """A model with its tokenizer, on a mesh."""
 
   config: ModelConfig
   params: Params  # of the pretrained model
-  text: Any  # its tokenizer
+  tokenizer: Any
   mesh: Mesh
-  model: str  # what it was loaded from
+  source: str  # the path or id that it was loaded from
 
   @property
   def reference(self) -> ModelConfig:
@@ -34,7 +34,7 @@ class Policy(NamedTuple):
     return lora.without(self.config)
 
 
-def settings(model: str | Path) -> Config | None:
+def run_config(model: str | Path) -> Config | None:
   """The settings of a run, if `model` is the folder of one."""
   file = Path(model) / 'config.json'
   if not file.is_file() or not (file.parent / 'checkpoints').is_dir():
@@ -44,40 +44,44 @@ def settings(model: str | Path) -> Config | None:
 
 def origin(model: str | Path) -> str:
   """The checkpoint that a model's run, or the run before that, began with."""
-  run = settings(model)
+  run = run_config(model)
   return str(model) if run is None else origin(run.model)
 
 
-def load(model: str | Path, mesh: Mesh) -> Policy:
+def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   """Loads a model; a run's adapters are merged into its weights.
 
   Raises:
     FileNotFoundError: there is no such model.
     ValueError: it is damaged, not supported, or no language model.
   """
-  run = settings(model)
+  run = run_config(model)
   if run is None:
     config, params = weights.load(model, mesh)
-    return Policy(config, params, tokenizer.load(model), mesh, str(model))
+    return LanguageModel(
+      config, params, tokenizer.load(model), mesh, str(model)
+    )
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
   base, learned = restore(model, load(run.model, mesh))
   params = lora.merge(base.config, lora.join(learned, base.params))
-  return Policy(base.reference, params, base.text, mesh, str(model))
+  return LanguageModel(base.reference, params, base.tokenizer, mesh, str(model))
 
 
-def held_in(model: Policy, dtype: str, attention: str) -> Policy:
+def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:
   """A frozen model whose weights and activations are in a dtype."""
   config = dataclasses.replace(model.config, dtype=dtype, attention=attention)
   return model._replace(config=config, params=as_dtype(model.params, dtype))
 
 
-def reuse(model: str | Path, mesh: Mesh, base: Policy | None = None) -> Policy:
+def reuse(
+  model: str | Path, mesh: Mesh, base: LanguageModel | None = None
+) -> LanguageModel:
   """`load`, without its cost where `base` is that model; no adapters.
 
   It attends as `base` does.
   """
-  same = base is not None and str(model) == base.model
+  same = base is not None and str(model) == base.source
   found = base if base is not None and same else load(model, mesh)
   attention = (base or found).config.attention
   config = dataclasses.replace(found.reference, attention=attention)
@@ -85,8 +89,8 @@ def reuse(model: str | Path, mesh: Mesh, base: Policy | None = None) -> Policy:
 
 
 def restore(
-  workdir: str | Path, base: Policy, extra: Params | None = None
-) -> tuple[Policy, Params]:
+  workdir: str | Path, base: LanguageModel, extra: Params | None = None
+) -> tuple[LanguageModel, Params]:
   """What a run learned.
 
   Args:
@@ -102,7 +106,7 @@ def restore(
       been saved in it.
     ValueError: what has been saved cannot be read.
   """
-  run = settings(workdir)
+  run = run_config(workdir)
   if run is None:
     raise FileNotFoundError(
       f'{workdir} holds no run: config.json and checkpoints/ are expected'

@@ -69,7 +69,7 @@ def product(
   return lax.platform_dependent(x_NxI, kernel_OxI, cpu=columns, default=rows)
 
 
-def between(
+def elementwise(
   call: Callable[..., jax.Array], *products: jax.Array
 ) -> jax.Array:  # all [..., O]
   """`call`, which is elementwise, on what `product` gave, in the order of it.

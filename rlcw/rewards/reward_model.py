@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from rlcw.data import batches
 from rlcw.models import language_model, lora, tokenizer, weights
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, head_weight, read_replies
-from rlcw.models.language_model import Policy
+from rlcw.models.decoder import Params, forward_replies, head_weight
+from rlcw.models.language_model import LanguageModel
 from rlcw.models.layers import token_logprobs
 from rlcw.runtime import processes
 from rlcw.runtime.mesh import replicated
@@ -43,7 +43,7 @@ class RewardModel(NamedTuple):
 
   head: Head
   pooling: str  # one of POOLING
-  decoder: Policy
+  decoder: LanguageModel
   shared: bool  # the decoder is the policy's pretrained model
   limit: int = 4096  # tokens of a reply that it reads, as in its training
 
@@ -54,7 +54,7 @@ def save(head: Head, workdir: Path) -> None:
   save_file(arrays, workdir / FILE)
 
 
-def load(source: str, base: Policy) -> RewardModel:
+def load(source: str, base: LanguageModel) -> RewardModel:
   """Reads a reward model for use beside a policy.
 
   Args:
@@ -66,7 +66,7 @@ def load(source: str, base: Policy) -> RewardModel:
     FileNotFoundError: there is no such model, or its run has not finished.
     ValueError: its head does not fit its decoder; or see `weights.load`.
   """
-  run, file = language_model.settings(source), Path(source) / FILE
+  run, file = language_model.run_config(source), Path(source) / FILE
   if run is None or not file.exists():
     try:
       return classifier(source, base.mesh)
@@ -76,7 +76,7 @@ def load(source: str, base: Policy) -> RewardModel:
         f'--workdir={source} first, or give a sequence classifier ({error})'
       ) from None
   head = Head(**load_file(file))
-  shared = run.model == base.model
+  shared = run.model == base.source
   decoder = language_model.reuse(run.model, base.mesh, base)
   if head.weight.shape != (decoder.config.model_dim,):
     raise ValueError(
@@ -88,7 +88,7 @@ def load(source: str, base: Policy) -> RewardModel:
   return RewardModel(head, run.pooling, decoder, shared, run.max_reply_tokens)
 
 
-def trained(workdir: str | Path, base: Policy) -> Policy:
+def trained(workdir: str | Path, base: LanguageModel) -> LanguageModel:
   """The decoder of a run that trained it; adapters stay beside the base."""
   score = jax.ShapeDtypeStruct(
     (base.config.model_dim,),
@@ -106,7 +106,7 @@ def load_alone(source: str, mesh: Mesh) -> RewardModel:
   Raises:
     FileNotFoundError, ValueError: as `load`.
   """
-  run = language_model.settings(source)
+  run = language_model.run_config(source)
   if run is None:
     return classifier(source, mesh)
   return load(source, language_model.load(run.model, mesh))
@@ -116,7 +116,7 @@ def classifier(source: str, mesh: Mesh) -> RewardModel:
   """A checkpoint of `AutoModelForSequenceClassification` with one label."""
   config, params, weight_D = weights.load_classifier(source, mesh)
   text = tokenizer.load(source)
-  decoder = Policy(config, params, text, mesh, source)
+  decoder = LanguageModel(config, params, text, mesh, source)
   head = Head(weight_D, np.zeros((), np.float32))
   return RewardModel(head, 'last', decoder, shared=False)
 
@@ -158,7 +158,9 @@ def features(
   config: ModelConfig,
 ) -> jax.Array:
   """Features `[P, G, D]` of G replies to each prompt, the prompt read once."""
-  _, reading = read_replies(config, params, prompt_PxL, length_P, token_PxGxT)
+  _, reading = forward_replies(
+    config, params, prompt_PxL, length_P, token_PxGxT
+  )
   return reply_features(reading, mask_PxGxT)
 
 
@@ -180,7 +182,7 @@ def score_and_reference(
     Writing scores `[P, G]` where there is a head, and log-probabilities
     `[P, G, T]` of the tokens at `temperature` under the reference policy.
   """
-  predicting, reading = read_replies(
+  predicting, reading = forward_replies(
     config, params, prompt_PxL, length_P, rollout.token
   )
   logp_N = token_logprobs(
@@ -233,8 +235,8 @@ def read_texts(
     Features `[P, G, D]`.  Several processes call it together, each with as
     many texts of its own.
   """
-  decoder, text = model.decoder, model.decoder.text
-  parts = processes.Parts(decoder.mesh)
+  decoder, text = model.decoder, model.decoder.tokenizer
+  parts = processes.DataShards(decoder.mesh)
   end = [int(text.eos_token_id)]
   whole = [
     tokenizer.encode_untrusted(text, reply) + end * bool(ended)
@@ -251,7 +253,7 @@ def read_texts(
   prompt_PxL, length_P = batches.pad_coarsely(
     [tokenizer.chat(text, prompt) for prompt in prompts], least_L
   )
-  *read, length_PxG, finished_PxG = parts.spread(
+  *read, length_PxG, finished_PxG = parts.to_global(
     (
       prompt_PxL,
       length_P,
@@ -263,4 +265,4 @@ def read_texts(
   mask = read_mask(length_PxG, finished_PxG, token.shape[-1], model.pooling)
   params = weights.in_memory(decoder.params, 'device')
   found = features(params, *read, mask, config=decoder.config)
-  return np.asarray(parts.own(found))
+  return np.asarray(parts.local_rows(found))

@@ -23,7 +23,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.models import language_model, tokenizer, weights
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
@@ -49,14 +49,14 @@ class Scores(NamedTuple):
 def check(config: Config) -> None:
   """Raises ValueError, naming what is legal, if a part makes no sense."""
   if config.writing not in ('reward_model', 'judge'):
-    own(config.writing, 'writing', 'reward_model or judge')
+    import_function(config.writing, 'writing', 'reward_model or judge')
   if config.writing == 'judge' and not factory.has_judge(config.judge):
     raise ValueError(
       "writing='judge' takes a model: give judge.model or judge.endpoint.url"
     )
   for name in config.verifiers:
     if name != 'rules':
-      own(name, 'verifiers', 'rules')
+      import_function(name, 'verifiers', 'rules')
   if config.offload and config.judge.model == config.model:
     raise ValueError(
       'offload=True keeps in host memory what judge.model reads for every '
@@ -64,7 +64,7 @@ def check(config: Config) -> None:
     )
 
 
-def own(name: str, setting: str, legal: str) -> Reward:
+def import_function(name: str, setting: str, legal: str) -> Reward:
   """The function that `module:function` names.
 
   Modules are looked for in the folder that the command runs in, too.
@@ -86,7 +86,7 @@ def own(name: str, setting: str, legal: str) -> Reward:
     ) from None
 
 
-def ask_own(
+def call_user_reward(
   reward: Reward,
   name: str,
   briefs: Sequence[Brief],
@@ -114,7 +114,7 @@ def ask_own(
 # --- Scores -----------------------------------------------------------------
 
 
-def no_better_blank(
+def floor_blank_replies(
   score_PxG: np.ndarray, text: Sequence[Sequence[str]]
 ) -> np.ndarray:
   """A reward model's scores where a reply of no text has the group's least.
@@ -138,26 +138,26 @@ class Scorer:
     config: of a `grpo` run.
   """
 
-  def __init__(self, model: Policy, config: Config):
+  def __init__(self, model: LanguageModel, config: Config):
     self.model, self.config = model, config
-    self.parts = processes.Parts(model.mesh)
+    self.parts = processes.DataShards(model.mesh)
     self.reward = None
     if config.writing == 'reward_model':
       reward = reward_model.load(config.reward_model, model)
       own = model.config
-      decoder = language_model.held_in(reward.decoder, own.dtype, own.attention)
+      decoder = language_model.cast(reward.decoder, own.dtype, own.attention)
       if config.offload and not reward.shared:
         waiting = weights.in_memory(decoder.params, 'pinned_host')
         decoder = decoder._replace(params=waiting)
       self.reward = reward._replace(decoder=decoder)
       if not reward.shared and reward.limit < config.max_new_tokens:
-        metrics.say(
+        metrics.log(
           f'the reward model {config.reward_model} reads the first '
           f'{reward.limit} tokens of a reply, as it was trained, and replies '
           f'may have {config.max_new_tokens}: train one with '
           f'--config.max_reply_tokens={config.max_new_tokens}'
         )
-    self.panel = factory.make_panel(config.judge, model.mesh, model)
+    self.panel = factory.make_judge(config.judge, model.mesh, model)
 
   def usage(self) -> dict[str, float]:
     """What the judge has done so far, if there is one."""
@@ -191,20 +191,20 @@ class Scorer:
       config=self.model.reference,
       pooling=pooling,
     )
-    rollout = self.parts.own(rollout)
+    rollout = self.parts.local_rows(rollout)
     text = self.texts(rollout)
     started = time.perf_counter()
     follow, broken = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
     if score_PxG is not None:
-      score_PxG = self.parts.own(score_PxG)
+      score_PxG = self.parts.local_rows(score_PxG)
     else:
       widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
       score_PxG = self.write(briefs, text, finished, widths)
     score_PxG = np.asarray(score_PxG)
     if reward is not None:
-      score_PxG = no_better_blank(score_PxG, text)
+      score_PxG = floor_blank_replies(score_PxG, text)
     written = time.perf_counter()
     good_P = np.full(len(text), np.nan)
     if second_opinion and self.panel and self.config.writing != 'judge':
@@ -228,7 +228,7 @@ class Scorer:
     token, length = np.asarray(rollout.token), np.asarray(rollout.length)
     return [
       [
-        tokenizer.decode(self.model.text, ids[:n])
+        tokenizer.decode(self.model.tokenizer, ids[:n])
         for ids, n in zip(group, lengths, strict=True)
       ]
       for group, lengths in zip(token, length, strict=True)
@@ -249,7 +249,9 @@ class Scorer:
     for name in self.config.verifiers:
       if name == 'rules':
         continue
-      keeps = ask_own(own(name, 'verifiers', 'rules'), name, briefs, text)
+      keeps = call_user_reward(
+        import_function(name, 'verifiers', 'rules'), name, briefs, text
+      )
       other = np.where(np.isnan(keeps), np.nan, keeps <= 0)
       broken = np.where((broken == 1) | (other == 1), 1.0, broken + other)
     return follow, broken
@@ -270,7 +272,9 @@ class Scorer:
     if self.config.writing == 'judge':
       return self.judge(briefs, text)
     name = self.config.writing
-    return ask_own(own(name, 'writing', ''), name, briefs, text)
+    return call_user_reward(
+      import_function(name, 'writing', ''), name, briefs, text
+    )
 
   def judge(
     self, briefs: Sequence[Brief], text: Sequence[Sequence[str]]

@@ -90,7 +90,7 @@ class Checkpoints:
         for newer in () if self._read_only else steps[:place]:
           self._manager.delete(newer)
         return restored
-      metrics.say(
+      metrics.log(
         f'checkpoint {self._folder / str(step)} cannot be read and is passed '
         f'over: {problem}'
       )

@@ -44,14 +44,14 @@ def json_line(record: Mapping[str, Any]) -> bytes:
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
   """Adds one record in a single write."""
-  if not processes.speaks():
+  if not processes.is_primary_process():
     return
-  with _naming(path), path.open('ab') as file:
+  with _name_file_in_errors(path), path.open('ab') as file:
     file.write(json_line(record))
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _name_file_in_errors(path: Path) -> Iterator[None]:
   """A full disk's error says which file it is about."""
   try:
     yield
@@ -62,12 +62,12 @@ def _naming(path: Path) -> Iterator[None]:
 def _replace(path: Path, content: bytes) -> None:
   """Writes a file whole or not at all."""
   partial = path.with_name(path.name + '.partial')
-  with _naming(partial):
+  with _name_file_in_errors(partial):
     partial.write_bytes(content)
   os.replace(partial, path)
 
 
-def whole_lines(path: Path, field: str) -> int:
+def count_whole_lines(path: Path, field: str) -> int:
   """How many lines an earlier process wrote; one torn by a kill goes.
 
   Raises:
@@ -85,13 +85,13 @@ def whole_lines(path: Path, field: str) -> int:
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
   """Writes a file whole or not at all."""
-  if not processes.speaks():
+  if not processes.is_primary_process():
     return
   text = json.dumps(clean(record), ensure_ascii=False, indent=2)
   _replace(path, (text + '\n').encode('utf-8', 'backslashreplace'))
 
 
-def drop_from(path: Path, step: int) -> None:
+def drop_from_step(path: Path, step: int) -> None:
   """Forgets records of `step` and later: a resumed run makes them again.
 
   A last line torn by a kill goes too.

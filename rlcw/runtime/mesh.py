@@ -98,7 +98,7 @@ def make_mesh(
   return Mesh(held.reshape(sizes), MESH_AXES)
 
 
-def ambient(run: Callable[..., Any]) -> Callable[..., Any]:
+def with_mesh(run: Callable[..., Any]) -> Callable[..., Any]:
   """A task `run(config, workdir)` with its mesh around all that it does.
 
   XLA does not split kernels written by hand; they split themselves over the
@@ -123,13 +123,13 @@ def over_groups(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(GROUPS))
 
 
-def fill(count: int, mesh: Mesh) -> int:
+def round_up_groups(count: int, mesh: Mesh) -> int:
   """As many groups as asked for, or the fewest more that split over a mesh."""
   shards = group_shards(mesh)
   return -(-count // shards) * shards
 
 
-def share(mesh: Mesh) -> tuple[int, int]:
+def data_shard(mesh: Mesh) -> tuple[int, int]:
   """Which part of a step's rows this process reads, and of how many parts.
 
   Processes that split the model of the same rows read the same part.

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rlcw.runtime import files, processes
-from rlcw.runtime.files import _naming
+from rlcw.runtime.files import _name_file_in_errors
 
 
 def mean(values: Any, axis: int | None = None) -> Any:
@@ -28,7 +28,7 @@ def mean(values: Any, axis: int | None = None) -> Any:
 
 
 # what runs write step by step; other JSONL in their folders is not theirs
-DIARIES = 'metrics', 'rollouts', 'strategies', 'fakes'
+STEP_LOGS = 'metrics', 'rollouts', 'strategies', 'fakes'
 
 
 class Writer:
@@ -48,11 +48,11 @@ class Writer:
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
     self._board, self._event, self._watch = None, Event, watch
-    if not processes.speaks():
+    if not processes.is_primary_process():
       return
-    for file in (workdir / f'{name}.jsonl' for name in DIARIES):
+    for file in (workdir / f'{name}.jsonl' for name in STEP_LOGS):
       if file.exists():
-        files.drop_from(file, first_step)
+        files.drop_from_step(file, first_step)
     self._file = workdir / 'metrics.jsonl'
     if watch and self._file.exists():
       for line in self._file.read_bytes().splitlines():
@@ -82,7 +82,7 @@ class Writer:
 
   def _tell(self, **event: Any) -> None:
     assert self._board is not None
-    with _naming(self._events):
+    with _name_file_in_errors(self._events):
       self._board.write_event(self._event(wall_time=time.time(), **event))
 
   def __enter__(self) -> 'Writer':
@@ -95,7 +95,7 @@ class Writer:
     trace: TracebackType | None,
   ) -> None:
     if self._board is not None:
-      with _naming(self._events):
+      with _name_file_in_errors(self._events):
         self._board.close()
 
 
@@ -115,7 +115,7 @@ def progress(
     unit=unit,
     dynamic_ncols=True,
     leave=None,  # one inside another goes when it is full
-    disable=not processes.speaks(),
+    disable=not processes.is_primary_process(),
   ) as bar:
     for step in range(start, stop, stride):
       yield step
@@ -123,9 +123,9 @@ def progress(
       bar.update(min(stride, stop - step))
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
   """A line in the terminal that leaves the progress bar whole."""
-  if processes.speaks():
+  if processes.is_primary_process():
     tqdm.write(text)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from jax._src import distributed
 from jax.sharding import Mesh
 
-from rlcw.runtime.mesh import group_shards, over_groups, replicated, share
+from rlcw.runtime.mesh import data_shard, group_shards, over_groups, replicated
 
 VARIABLES = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 _FOREVER = 7 * 24 * 3600 * 1000  # ms; who waits for the dead ends by heartbeat
@@ -127,7 +127,7 @@ def whole(array: jax.Array) -> np.ndarray:
   return np.asarray(array)
 
 
-class Parts:
+class DataShards:
   """A step's rows, shared out among the processes.
 
   Processes that split the model of the same rows read the same part; the first
@@ -145,22 +145,22 @@ class Parts:
         f'mesh {dict(mesh.shape)}: the tensor axis must divide the devices of '
         'a process, or be a multiple of them'
       )
-    self.share = share(mesh)
-    self.over = over_groups(mesh)
+    self.index_and_count = data_shard(mesh)
+    self.sharding = over_groups(mesh)
     first = dict.fromkeys(
       min(device.process_index for device in row) for row in devices_SxT
     )
-    self.speakers = list(first)
+    self.primaries = list(first)
 
-  def spread(self, rows: Any) -> Any:
+  def to_global(self, rows: Any) -> Any:
     """Global arrays, of each process's own rows on its host."""
-    return jax.make_array_from_process_local_data(self.over, rows)
+    return jax.make_array_from_process_local_data(self.sharding, rows)
 
-  def own(self, arrays: Any) -> Any:
-    """This process's rows of global arrays, in the order of `spread`."""
+  def local_rows(self, arrays: Any) -> Any:
+    """This process's rows of global arrays, in the order of `to_global`."""
     if count() == 1:
       return arrays
-    arrays = jax.device_put(arrays, self.over)
+    arrays = jax.device_put(arrays, self.sharding)
 
     def rows(array: jax.Array) -> np.ndarray:
       shards = {s.index[0].start or 0: s.data for s in array.addressable_shards}
@@ -168,22 +168,22 @@ class Parts:
 
     return jax.tree.map(rows, arrays)
 
-  def mine(self, whole: Any) -> Any:
+  def local_slice(self, whole: Any) -> Any:
     """This process's rows of an array of all, on its host."""
-    part, number = self.share
+    part, number = self.index_and_count
     return np.split(whole, number)[part]
 
   def gather(self, value: Any) -> list[Any]:
     """`gather`, of each part one value, in the order of the rows."""
-    found = gather(value if self._speaks else None)
-    return [found[index] for index in self.speakers]
+    found = gather(value if self._is_primary else None)
+    return [found[index] for index in self.primaries]
 
-  def collect(self, value: Any) -> list[Any]:
+  def gather_to_primary(self, value: Any) -> list[Any]:
     """The same for process 0 alone, and of any size; the others get nothing."""
     if count() == 1:
       return [value]
     client, turn = _client(), next(_collected)
-    keys = [f'rlcw/first/{turn}/{index}' for index in self.speakers]
+    keys = [f'rlcw/first/{turn}/{index}' for index in self.primaries]
     mine = f'rlcw/first/{turn}/{jax.process_index()}'
     if mine in keys:
       client.key_value_set_bytes(mine, _to_bytes(value))
@@ -197,8 +197,8 @@ class Parts:
     return found
 
   @property
-  def _speaks(self) -> bool:
-    return jax.process_index() in self.speakers
+  def _is_primary(self) -> bool:
+    return jax.process_index() in self.primaries
 
 
 @contextlib.contextmanager
@@ -228,7 +228,7 @@ def _to_bytes(value: Any) -> bytes:
   return text.encode()  # ASCII, as halves of surrogate pairs are escaped
 
 
-def speaks() -> bool:
+def is_primary_process() -> bool:
   """Whether this process, of all those of a run, writes and prints."""
   # asked of one process alone, JAX would take hold of its devices
   return not jax.distributed.is_initialized() or jax.process_index() == 0

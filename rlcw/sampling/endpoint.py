@@ -172,7 +172,7 @@ class Endpoint:
     key = self._key()
     if key:
       reason = reason.replace(key, '[key]')  # a server may repeat it
-    metrics.say(
+    metrics.log(
       f'endpoint: no reply from {self.url}, model {self.model}, '
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
       f'{type(error).__name__}: {reason:.300}'

@@ -22,14 +22,14 @@ from ml_collections import ConfigDict
 from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
 from rlcw.models import language_model, tokenizer
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import cache, endpoint, grammar
 from rlcw.sampling import rollout as rollout_lib
 from rlcw.sampling.cache import Call, Keep, Usage
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.prompts import Ask, Schema
-from rlcw.sampling.rollout import choose
+from rlcw.sampling.rollout import make_sampler
 
 
 class Model(Protocol):
@@ -73,7 +73,9 @@ def ask_settings() -> dict[str, Any]:
   )
 
 
-def make_ask(settings: Config, mesh: Mesh, base: Policy | None = None) -> Model:
+def make_ask(
+  settings: Config, mesh: Mesh, base: LanguageModel | None = None
+) -> Model:
   """The model that a config's node names.
 
   Args:
@@ -91,15 +93,15 @@ def make_ask(settings: Config, mesh: Mesh, base: Policy | None = None) -> Model:
     node.max_tokens = settings.max_new_tokens
     node.cache = settings.cache
     del node.schemas
-    return Remote(endpoint.from_config(node), settings.endpoint.schemas)
+    return EndpointModel(endpoint.from_config(node), settings.endpoint.schemas)
   if not settings.model:
     raise ValueError(
       "model='' and endpoint.url='': one of them has to name a language model"
     )
-  return Local(language_model.reuse(settings.model, mesh, base), settings)
+  return LocalModel(language_model.reuse(settings.model, mesh, base), settings)
 
 
-class Remote:
+class EndpointModel:
   """A model behind a URL.
 
   Args:
@@ -126,7 +128,7 @@ class Remote:
     return self.server.usage.as_dict()
 
 
-class Local:
+class LocalModel:
   """A model that is loaded here, each prompt one message of a user.
 
   A reply is a function of the seed, its prompt and its number among the
@@ -137,14 +139,14 @@ class Local:
     settings: of `make_ask`.
   """
 
-  def __init__(self, model: Policy, settings: Config):
+  def __init__(self, model: LanguageModel, settings: Config):
     for name in ('max_new_tokens', 'prompts_per_pass'):
       if settings[name] < 1:
         raise ValueError(f'{name}={settings[name]!r}; legal: from 1 on')
     self.model, self.settings = model, settings
-    self.method = choose(settings.temperature)
+    self.method = make_sampler(settings.temperature)
     names = 'temperature', 'max_new_tokens', 'seed'
-    self.identity = [model.model, *(settings[name] for name in names)]
+    self.identity = [model.source, *(settings[name] for name in names)]
     self._usage, self._turn = Usage(), threading.Lock()
     with cache.opened(settings.cache):
       pass  # a bad file is better refused now than after hours
@@ -166,7 +168,7 @@ class Local:
     form = schema.model_json_schema()
     rules = grammar.of_schema(
       form,
-      self.model.text,
+      self.model.tokenizer,
       self.model.config.vocab_size,
       self.settings.max_new_tokens,
     )
@@ -207,9 +209,11 @@ class Local:
             keep(key, group[sample] or None)
 
   def _encode(self, prompt: str) -> list[int]:
-    opening, closing = tokenizer.turns(self.model.text)
+    opening, closing = tokenizer.turns(self.model.tokenizer)
     return (
-      opening + tokenizer.encode_untrusted(self.model.text, prompt) + closing
+      opening
+      + tokenizer.encode_untrusted(self.model.tokenizer, prompt)
+      + closing
     )
 
   def _sample(
@@ -244,7 +248,7 @@ class Local:
       config=self.model.config,
       group_size=group_size,
       max_new_tokens=self.settings.max_new_tokens,
-      eos=tokenizer.eos_ids(self.model.text),
+      eos=tokenizer.eos_ids(self.model.tokenizer),
     )
     token, length = jax.device_get((rollout.token, rollout.length))
     self._usage.requests += len(rows) * group_size
@@ -252,7 +256,7 @@ class Local:
     self._usage.completion_tokens += int(length[: len(rows)].sum())
     for ids_GxT, length_G in zip(token, length, strict=True):
       yield [
-        tokenizer.decode(self.model.text, ids[:n])
+        tokenizer.decode(self.model.tokenizer, ids[:n])
         for ids, n in zip(ids_GxT, length_G, strict=True)
       ]
 

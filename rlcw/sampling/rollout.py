@@ -27,7 +27,7 @@ from rlcw.models.decoder import (
   as_dtype,
   decode_step,
   head_weight,
-  read_brief,
+  prefill,
   reply_ropes,
   unstack,
 )
@@ -107,7 +107,7 @@ class TopP:
     return logp_BxV, jnp.where(prob_BxV >= least_Bx1, prob_BxV, 0.0)
 
 
-def choose(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Any:
+def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Any:
   """The method that these settings name.
 
   Args:
@@ -204,7 +204,9 @@ def draw(
   return token_B.reshape(shape_PxG), logp_B.reshape(shape_PxG)
 
 
-def nothing(prompts: int, group_size: int, max_new_tokens: int) -> Rollout:
+def empty_rollout(
+  prompts: int, group_size: int, max_new_tokens: int
+) -> Rollout:
   """Replies of no tokens yet."""
   shape_PxG = (prompts, group_size)
   return Rollout(
@@ -215,7 +217,7 @@ def nothing(prompts: int, group_size: int, max_new_tokens: int) -> Rollout:
   )
 
 
-def no_keys(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
+def empty_cache(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
   """The cache of replies without a token, a `KV` for each layer."""
   shape = prompts, group_size, config.num_kv_heads
   k_PxGxKxHx0 = jnp.zeros((*shape, config.head_dim, 0), config.dtype)
@@ -223,7 +225,7 @@ def no_keys(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
   return [KV(k_PxGxKxHx0, v_PxGxKx0xH)] * config.num_layers
 
 
-def rooms(max_new_tokens: int) -> list[int]:
+def cache_sizes(max_new_tokens: int) -> list[int]:
   """How many tokens a cache has room for, one loop after the other.
 
   XLA reads a cache as a whole for every token, what is not written yet as well:
@@ -237,7 +239,7 @@ def rooms(max_new_tokens: int) -> list[int]:
   return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
 
 
-def grown(kv: KV, room: int) -> KV:
+def grow_cache(kv: KV, room: int) -> KV:
   """One layer's keys `[P, G, K, H, S]` and values with room for more."""
   more = room - kv.k.shape[-1]
   return KV(
@@ -287,7 +289,7 @@ def sample(
   """
   shape_PxG = (len(prompt_PxL), group_size)
   params = as_dtype(params, config.dtype)  # once, not for every token
-  last_PxD, prefix = read_brief(config, params, prompt_PxL, length_P)
+  last_PxD, prefix = prefill(config, params, prompt_PxL, length_P)
   layers = unstack(params['blocks'], prefix.kv, config.num_layers)
   ropes = reply_ropes(config, prefix, max_new_tokens)
   head_VxD = head_weight(params)
@@ -322,10 +324,10 @@ def sample(
     return t + 1, rollout, hidden, cache, place_B
 
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
-  rollout = nothing(*shape_PxG, max_new_tokens)
+  rollout = empty_rollout(*shape_PxG, max_new_tokens)
   place_B = jnp.zeros(key_PxG.size, jnp.int16)  # in the grammar
-  t, hidden, cache = jnp.int32(0), first, no_keys(config, *shape_PxG)
-  for room in rooms(max_new_tokens):
-    state = t, rollout, hidden, [grown(kv, room) for kv in cache], place_B
+  t, hidden, cache = jnp.int32(0), first, empty_cache(config, *shape_PxG)
+  for room in cache_sizes(max_new_tokens):
+    state = t, rollout, hidden, [grow_cache(kv, room) for kv in cache], place_B
     t, rollout, hidden, cache, place_B = lax.while_loop(alive, turn, state)
   return rollout

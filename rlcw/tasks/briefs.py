@@ -53,5 +53,5 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'wall_seconds': time.perf_counter() - started,
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(f'briefs: {len(briefs)} of {len(records)} themes; {output}')
+  metrics.log(f'briefs: {len(briefs)} of {len(records)} themes; {output}')
   return summary

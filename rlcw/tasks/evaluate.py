@@ -19,15 +19,15 @@ from rlcw.models import language_model, lora
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief, load_briefs
 from rlcw.rewards.judge import factory, questions
-from rlcw.rewards.judge.questions import Panel
+from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 
 MODELS = ('base', 'trained')
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Evaluates a finished `grpo` run; returns the summary."""
   started = time.perf_counter()
@@ -67,7 +67,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       },
     )
   summary = summarise(briefs, replies, config.seed)
-  panel = factory.make_panel(config.judge, base.mesh, base)
+  panel = factory.make_judge(config.judge, base.mesh, base)
   if panel is not None:
     summary |= compare(panel, briefs, replies, config.judge)
   summary['wall_seconds'] = time.perf_counter() - started
@@ -117,7 +117,7 @@ def summarise(
 
 
 def compare(
-  panel: Panel,
+  panel: Judge,
   briefs: list[Brief],
   replies: dict[str, list[list[dict[str, Any]]]],
   settings: Config,

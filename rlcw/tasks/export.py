@@ -21,7 +21,7 @@ from rlcw.models.decoder import Params
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 from rlcw.runtime.files import write_json
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 
 _CAUSAL = {
   'llama': 'LlamaForCausalLM',
@@ -37,7 +37,7 @@ _CLASSIFIER = {
 }
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Writes the folder; returns the summary."""
   started = time.perf_counter()
@@ -46,7 +46,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   mesh = make_mesh(**config.mesh)
   folder = workdir / 'model'
   folder.mkdir(exist_ok=True)
-  run = language_model.settings(config.model)
+  run = language_model.run_config(config.model)
   if config.adapters:
     if run is None or run.task == 'reward_model' or run.train != 'lora':
       raise ValueError(
@@ -63,9 +63,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     save_classifier(reward, folder, config)
   else:
     model = language_model.load(config.model, mesh)
-    write_header(config, folder, model.text, _CAUSAL)
+    write_header(config, folder, model.tokenizer, _CAUSAL)
     weights.save(model.config, model.params, folder, config.dtype)
-  model.text.save_pretrained(folder)
+  model.tokenizer.save_pretrained(folder)
   files = sorted(folder.glob('*.safetensors'))
   for file in files:
     file.chmod(0o644)  # safetensors makes them for their owner's eyes alone
@@ -77,7 +77,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'peak_memory_gib': metrics.peak_memory_gib(),
   }
   write_json(workdir / 'summary.json', summary)
-  metrics.say(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
+  metrics.log(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
   return summary
 
 
@@ -123,7 +123,7 @@ def save_classifier(
     )
   model = reward.decoder
   # It is read at the last token that is no padding, and that token is EOS.
-  text = model.text
+  text = model.tokenizer
   if text.pad_token_id in (None, text.eos_token_id):
     ids = (text.unk_token_id, text.bos_token_id)
     text.pad_token_id = next(

@@ -15,25 +15,25 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, fill, make_mesh, over_groups
-from rlcw.sampling.rollout import Rollout, choose, sample
+from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
+from rlcw.sampling.rollout import Rollout, make_sampler, sample
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Answers every brief; returns the summary."""
   started = time.perf_counter()
-  method = choose(config.temperature, config.top_k, config.top_p)
+  method = make_sampler(config.temperature, config.top_k, config.top_p)
   numbered = datasets.read_numbered(config.input)
   records = [record for _, record in numbered]
   texts = [prompt_of(record, config, line) for line, record in numbered]
   model = language_model.load(config.model, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
-  done = files.whole_lines(output, 'responses')
+  done = files.count_whole_lines(output, 'responses')
   if done > len(texts):
     raise ValueError(
       f'{output} has {done} lines already, but {config.input} only {len(texts)}'
@@ -51,7 +51,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     )
     for p, row in enumerate(rows):
       replies = [
-        tokenizer.decode(model.text, token[p, g, : length[p, g]])
+        tokenizer.decode(model.tokenizer, token[p, g, : length[p, g]])
         for g in range(config.samples)
       ]
       files.append_jsonl(
@@ -75,7 +75,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'hardware': metrics.hardware(),
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(
+  metrics.log(
     f'generate: {told["replies"]} replies, {told["tokens"]} tokens, '
     f'{summary["tokens_per_second"]:.0f} tokens/s; {output}'
   )
@@ -105,7 +105,7 @@ def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
 
 
 def answer(
-  model: Policy,
+  model: LanguageModel,
   texts: list[str],
   rows: np.ndarray,
   method: Any,
@@ -115,8 +115,10 @@ def answer(
 
   P is `prompts_per_pass`, or as many more as split over the devices.
   """
-  padded_P = np.resize(rows, fill(config.prompts_per_pass, model.mesh))
-  ids = [tokenizer.chat(model.text, texts[row]) for row in padded_P]
+  padded_P = np.resize(
+    rows, round_up_groups(config.prompts_per_pass, model.mesh)
+  )
+  ids = [tokenizer.chat(model.tokenizer, texts[row]) for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
   )
@@ -132,6 +134,6 @@ def answer(
     config=model.config,
     group_size=config.samples,
     max_new_tokens=config.max_new_tokens,
-    eos=tokenizer.eos_ids(model.text),
+    eos=tokenizer.eos_ids(model.tokenizer),
   )
   return jax.block_until_ready(rollout)

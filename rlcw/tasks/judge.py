@@ -16,10 +16,10 @@ from rlcw.data.annotate import Record, annotate
 from rlcw.evaluation import stats
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Judges every reply; returns the summary.
 
@@ -29,7 +29,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   started = time.perf_counter()
   settings = config.judge
   question = factory.make_question('judge', settings)
-  panel = factory.make_panel(settings, make_mesh(**config.mesh))
+  panel = factory.make_judge(settings, make_mesh(**config.mesh))
   if panel is None:
     raise ValueError(
       'no judge is named: give --config.judge.model or '
@@ -66,7 +66,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'wall_seconds': time.perf_counter() - started,
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(
+  metrics.log(
     f'judge: {summary["good"]:.1%} of {len(judged)} replies are Good, '
     f'{summary["unanswered"]} got no verdict; {output}'
   )

@@ -12,10 +12,10 @@ from rlcw import Config
 from rlcw.data.annotate import Record, annotate
 from rlcw.rewards import reward_model
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Scores every reply; returns the summary."""
   started = time.perf_counter()
@@ -44,7 +44,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'wall_seconds': time.perf_counter() - started,
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(
+  metrics.log(
     f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '
     f'{summary["score_std"]:.3f}; {output}'
   )

@@ -21,12 +21,12 @@ from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, layers, lora, tokenizer
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, head_weight, read_packed
+from rlcw.models.decoder import Params, forward_packed, head_weight
 from rlcw.runtime import files, metrics, processes
-from rlcw.runtime.mesh import ambient, group_shards, make_mesh
+from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains a policy on examples; returns its summary."""
   started = time.perf_counter()
@@ -42,12 +42,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   examples = {split: load(split=split) for split in ('train', 'heldout')}
   arrays = {
-    split: make_arrays(each, model.text, config.row_tokens, config.seed)
+    split: make_arrays(each, model.tokenizer, config.row_tokens, config.seed)
     for split, each in examples.items()
   }
   total = len(arrays['train']['token'])
   padding = float(np.mean(arrays['train']['segment'] == 0))
-  metrics.say(
+  metrics.log(
     f'sft: {len(examples["train"])} examples in {total} rows of '
     f'{config.row_tokens} tokens, {padding:.1%} of them padding'
   )
@@ -55,14 +55,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   loss_fn = make_loss(shape)
   measure = functools.partial(mean_loss, loss_fn, arrays['heldout'], config)
   before = measure(learned, frozen)
-  parts = processes.Parts(model.mesh)
+  parts = processes.DataShards(model.mesh)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     rows = batches.batch_indices(
-      config.seed, step, config.rows_per_step, total, *parts.share
+      config.seed, step, config.rows_per_step, total, *parts.index_and_count
     )
     batch = {name: array[rows] for name, array in arrays['train'].items()}
-    batch = parts.spread(batch)
+    batch = parts.to_global(batch)
     jax.block_until_ready(state.params)
     return train.Batch(batch, {}, time.perf_counter())
 
@@ -95,7 +95,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'hardware': metrics.hardware(),
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(
+  metrics.log(
     f'sft: held-out loss {before:.3f} before, '
     f'{summary["heldout_loss_trained"]:.3f} after, in nats per token'
   )
@@ -160,7 +160,7 @@ def make_loss(config: ModelConfig) -> train.LossFn:
   ) -> dict[str, losses.Ratio]:
     params = lora.join(params, frozen)
     token_BxL, place_BxT = arrays['token'], arrays['place']
-    hidden_BxLxD = read_packed(config, params, token_BxL, arrays['segment'])
+    hidden_BxLxD = forward_packed(config, params, token_BxL, arrays['segment'])
     # the head is as dear as many blocks, and runs where something is learned
     predicting_BxTxD = jnp.take_along_axis(
       hidden_BxLxD, place_BxT[..., None], axis=1

@@ -18,13 +18,13 @@ from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 
 MODES = 'benchmark', 'reward'
 VERDICTS = 'strict', 'loose'
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Checks every reply; returns the summary.
 
@@ -64,7 +64,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'wall_seconds': time.perf_counter() - started,
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(f'{table(summary)}\nverify: {len(verified)} replies; {output}')
+  metrics.log(f'{table(summary)}\nverify: {len(verified)} replies; {output}')
   return summary
 
 
@@ -110,7 +110,7 @@ def ask(
   ]
   if not places:
     return verdicts
-  panel = factory.make_panel(config.judge, make_mesh(**config.mesh))
+  panel = factory.make_judge(config.judge, make_mesh(**config.mesh))
   found = questions.follow(
     panel,
     factory.make_question('demand', config.judge),

@@ -39,7 +39,7 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
   return time.perf_counter() - started, result
 
 
-def measure(model: language_model.Policy, s: Shapes) -> dict[str, float]:
+def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
   """Seconds of a rollout, and of the update that learns from it."""
   settings = rlcw_step.settings(
     {'temperature': 1.0, 'learning_rate': 1e-6, 'seed': 0}
@@ -98,7 +98,7 @@ def main(model: Path, out: Path) -> None:
         for how, point in points.items():
           if point not in known:
             known[point] = measure(loaded, point)
-            metrics.say(f'{point}: {known[point]}')
+            metrics.log(f'{point}: {known[point]}')
           row = {'size': size, 'how': how, **known[point]}
           found.setdefault(axis, []).append(row)
   files.write_json(out / 'growth.json', {'base': BASE._asdict(), **found})

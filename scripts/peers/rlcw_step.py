@@ -42,10 +42,10 @@ class Steps:
   def __init__(self, case: dict[str, Any], mesh: jax.sharding.Mesh):
     self.case, self.settings = case, settings(case)
     model = language_model.load(case['model'], mesh)
-    self.text = model.text
+    self.text = model.tokenizer
     self.config = objective.configure(model.config, self.settings)
     self.prompts = batches.pad(
-      tokenizer.encode(model.text, text) for text in case['prompts']
+      tokenizer.encode(model.tokenizer, text) for text in case['prompts']
     )
     optimizer = objective.make_optimizer(self.settings)
     self.state = train.init_state(model.params, optimizer, mesh)

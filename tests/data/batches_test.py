@@ -10,7 +10,7 @@ import pytest
 
 from rlcw.data import batches, datasets
 from rlcw.rewards import briefs
-from rlcw.runtime import mesh as mesh_lib
+from rlcw.runtime.mesh import data_shard
 
 
 def test_batch_indices_are_epochs_of_permutations() -> None:
@@ -68,7 +68,7 @@ def test_a_process_reads_the_rows_of_its_devices(
   )
   for process, share in enumerate(shares):
     monkeypatch.setattr(jax, 'process_index', lambda process=process: process)
-    assert mesh_lib.share(mesh) == share
+    assert data_shard(mesh) == share
 
 
 def test_batch_larger_than_the_data_is_refused() -> None:

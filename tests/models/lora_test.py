@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from rlcw import train
 from rlcw.models import lora
 from rlcw.models.config import PROJECTIONS, LoraConfig, ModelConfig
-from rlcw.models.decoder import Params, read_replies
+from rlcw.models.decoder import Params, forward_replies
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks.grpo import objective
 from tests.train_test import (
@@ -48,7 +48,7 @@ def make_adapters(mesh: Any, config: ModelConfig = ADAPTED) -> Params:
 def read(config: ModelConfig, params: Params) -> np.ndarray:
   arrays = make_arrays(single())
   tokens = arrays['rollout'].token
-  reading, _ = jax.jit(read_replies, static_argnums=0)(
+  reading, _ = jax.jit(forward_replies, static_argnums=0)(
     config, params, arrays['prompt'], arrays['length'], tokens
   )
   return np.asarray(reading)

@@ -18,7 +18,7 @@ import pytest
 from rlcw import losses, train
 from rlcw.models import layers, lora, weights
 from rlcw.models.config import LoraConfig
-from rlcw.models.decoder import head_weight, read_replies
+from rlcw.models.decoder import forward_replies, head_weight
 from rlcw.runtime.mesh import make_mesh
 
 MIB = 2**20
@@ -73,7 +73,7 @@ def test_frozen_weights_have_no_gradient_and_no_moments(
 
   def loss_fn(params: Any, frozen: Any, arrays: Any) -> dict[str, losses.Ratio]:
     params = lora.join(params, frozen)
-    hidden, _ = read_replies(config, params, *arrays)
+    hidden, _ = forward_replies(config, params, *arrays)
     logp_N = layers.token_logprobs(
       hidden.reshape(-1, hidden.shape[-1]),
       head_weight(params),
@@ -102,7 +102,7 @@ def test_the_gradient_of_a_frozen_kernel_is_never_made(
   arrays = (np.full((1, 4), 3), np.array([4]), np.full((1, 2, 4), 5))
 
   def loss(learned: Any, rest: Any) -> jax.Array:
-    hidden, _ = read_replies(config, lora.join(learned, rest), *arrays)
+    hidden, _ = forward_replies(config, lora.join(learned, rest), *arrays)
     return hidden.sum()
 
   kernel = f'f32[{config.mlp_dim},{config.model_dim}] = dot_general'

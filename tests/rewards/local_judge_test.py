@@ -11,9 +11,9 @@ import reading
 
 from rlcw.data import batches
 from rlcw.models import decoder, language_model, tokenizer
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import local
-from rlcw.rewards.judge.local import Local
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.runtime.mesh import make_mesh
 
@@ -32,18 +32,18 @@ REPLIES = [
 ]
 
 
-def load(folder: pathlib.Path, devices: int) -> Policy:
+def load(folder: pathlib.Path, devices: int) -> LanguageModel:
   mesh = make_mesh(devices=jax.devices()[:devices])
   return language_model.load(folder, mesh)
 
 
 @pytest.fixture(scope='module')
-def one(make_judge: Callable[[str], pathlib.Path]) -> Policy:
+def one(make_judge: Callable[[str], pathlib.Path]) -> LanguageModel:
   return load(make_judge('llama3'), 1)
 
 
 @pytest.fixture(scope='module')
-def windowed(make_judge: Callable[[str], pathlib.Path]) -> Policy:
+def windowed(make_judge: Callable[[str], pathlib.Path]) -> LanguageModel:
   """Half of its layers see six tokens back: not even a brief's beginning."""
   return load(make_judge('gemma3'), 1)
 
@@ -58,19 +58,19 @@ def prompts_of(question: Question) -> list[list[Prompt]]:
   ]
 
 
-def whole(judge: Policy, question: Question) -> np.ndarray:
+def whole(judge: LanguageModel, question: Question) -> np.ndarray:
   """The first label's share, from rows with all of a prompt in each."""
-  opening, closing = tokenizer.turns(judge.text)
+  opening, closing = tokenizer.turns(judge.tokenizer)
   rows = [
     [
       *opening,
       *(
         token
         for part in prompt
-        for token in tokenizer.encode_untrusted(judge.text, part)
+        for token in tokenizer.encode_untrusted(judge.tokenizer, part)
       ),
       *closing,
-      *tokenizer.encode(judge.text, 'Verdict:'),
+      *tokenizer.encode(judge.tokenizer, 'Verdict:'),
     ]
     for group in prompts_of(question)
     for prompt in group
@@ -78,7 +78,8 @@ def whole(judge: Policy, question: Question) -> np.ndarray:
   token_NxL, length_N = batches.pad(rows, 1024)
   logits_NxLxV = reading.logits(judge.config, judge.params, token_NxL)
   label_2 = [
-    tokenizer.encode(judge.text, f' {label}')[0] for label in question.labels
+    tokenizer.encode(judge.tokenizer, f' {label}')[0]
+    for label in question.labels
   ]
   last_NxV = logits_NxLxV[np.arange(len(rows)), length_N - 1]
   difference_N = last_NxV[:, label_2[1]] - last_NxV[:, label_2[0]]
@@ -99,7 +100,7 @@ def test_a_verdict_is_that_of_the_whole_prompt(
 ) -> None:
   """Three briefs by two at a time: the last pass is not full."""
   judge = request.getfixturevalue(name)
-  found = Local(judge, 2)(question, prompts_of(question))
+  found = LogprobJudge(judge, 2)(question, prompts_of(question))
   assert found.reason == [[''] * 3] * 3
   assert found.first.dtype == np.float32
   expected = whole(judge, question)
@@ -109,19 +110,19 @@ def test_a_verdict_is_that_of_the_whole_prompt(
 
 
 def test_passes_and_devices_change_nothing(
-  one: Policy, make_judge: Callable[[str], pathlib.Path]
+  one: LanguageModel, make_judge: Callable[[str], pathlib.Path]
 ) -> None:
-  expected = Local(one, 2)(JUDGE, prompts_of(JUDGE)).first
+  expected = LogprobJudge(one, 2)(JUDGE, prompts_of(JUDGE)).first
   judge = load(make_judge('llama3'), 8)
   with jax.set_mesh(judge.mesh):
-    found = Local(judge, 8)(JUDGE, prompts_of(JUDGE)).first
+    found = LogprobJudge(judge, 8)(JUDGE, prompts_of(JUDGE)).first
   np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
   with pytest.raises(ValueError, match=r'groups_per_pass=12 .* multiples of 8'):
-    Local(judge, 12)
+    LogprobJudge(judge, 12)
 
 
 def test_principles_are_read_once_and_shapes_repeat(
-  one: Policy, monkeypatch: pytest.MonkeyPatch
+  one: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   read: list[int] = []
 
@@ -131,7 +132,7 @@ def test_principles_are_read_once_and_shapes_repeat(
 
   local_judge_read = local._read
   monkeypatch.setattr(local, '_read', counted)
-  panel, prompts = Local(one, 2), prompts_of(JUDGE)
+  panel, prompts = LogprobJudge(one, 2), prompts_of(JUDGE)
   first = panel(JUDGE, prompts).first
   compiled = local.probability._cache_size()
   panel(JUDGE, prompts)
@@ -147,13 +148,13 @@ def test_principles_are_read_once_and_shapes_repeat(
 
 
 def test_principles_that_change_are_read_in_few_lengths(
-  one: Policy, monkeypatch: pytest.MonkeyPatch
+  one: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  panel, read = Local(one, 2, changing=True), set()
+  panel, read = LogprobJudge(one, 2, changing=True), set()
   for words in (1, 9, 20, 21):
     question = JUDGE._replace(principles='\n'.join(['Be vivid.'] * words))
     found = panel(question, prompts_of(question)).first
-    expected = Local(one, 2)(question, prompts_of(question)).first
+    expected = LogprobJudge(one, 2)(question, prompts_of(question)).first
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     for prefix, rest in panel.prefaces.values():
       read.add(prefix.kv.k.shape[2])
@@ -162,7 +163,7 @@ def test_principles_that_change_are_read_in_few_lengths(
 
 
 def test_widths_are_powers_of_two_of_what_is_read(
-  one: Policy, monkeypatch: pytest.MonkeyPatch
+  one: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   shapes: list[tuple[int, ...]] = []
 
@@ -172,7 +173,7 @@ def test_widths_are_powers_of_two_of_what_is_read(
     return np.zeros(count_PxG.shape)
 
   monkeypatch.setattr(local, 'probability', shaped)
-  panel, long = Local(one, 1), JUDGE._replace(limit=900)
+  panel, long = LogprobJudge(one, 1), JUDGE._replace(limit=900)
   panel(JUDGE, [[JUDGE.about('x', 'y')]])
   panel(JUDGE, [[JUDGE.about('x' * 900, 'y')]])
   panel(JUDGE, [[JUDGE.about('x', 'y')]])
@@ -189,10 +190,10 @@ def test_labels_that_begin_alike_are_an_error(tiny_folder: Any) -> None:
   with pytest.raises(
     ValueError, match=r"\('Good', 'Bad'\) begin with the same token of .*tiny"
   ):
-    Local(judge, 1)(JUDGE, [[JUDGE.about('x', 'y')]])
+    LogprobJudge(judge, 1)(JUDGE, [[JUDGE.about('x', 'y')]])
 
 
-def _both(one: Policy) -> Any:
+def _both(one: LanguageModel) -> Any:
   """Briefs read after a preface of six tokens, and with it before each."""
   prompt_PxL, length_P, token_PxGxT = reading.briefs()
   preface_L = np.random.default_rng(2).integers(2, 300, 6)
@@ -200,26 +201,28 @@ def _both(one: Policy) -> Any:
   together_PxL = np.concatenate([tiled_PxL, prompt_PxL], axis=1)
 
   def apart(params: Any, rows: int = 1) -> Any:
-    _, preface = decoder.read_brief(
+    _, preface = decoder.prefill(
       one.config, params, tiled_PxL[:rows], np.full(rows, 6)
     )
     inputs = prompt_PxL, length_P
-    brief = decoder.read_brief(one.config, params, *inputs, preface)
-    replies = decoder.read_replies(
+    brief = decoder.prefill(one.config, params, *inputs, preface)
+    replies = decoder.forward_replies(
       one.config, params, *inputs, token_PxGxT, preface
     )
     return brief, replies
 
   def together(params: Any) -> Any:
     inputs = together_PxL, 6 + length_P
-    brief = decoder.read_brief(one.config, params, *inputs)
-    return brief, decoder.read_replies(one.config, params, *inputs, token_PxGxT)
+    brief = decoder.prefill(one.config, params, *inputs)
+    return brief, decoder.forward_replies(
+      one.config, params, *inputs, token_PxGxT
+    )
 
   return apart, together
 
 
 def test_a_preface_is_read_as_if_it_stood_before_each_brief(
-  windowed: Policy,
+  windowed: LanguageModel,
 ) -> None:
   apart, together = _both(windowed)
   (last, prefix), replies = jax.jit(together)(windowed.params)
@@ -236,7 +239,7 @@ def test_a_preface_is_read_as_if_it_stood_before_each_brief(
 
 
 @pytest.mark.slow
-def test_gradients_flow_through_a_preface(one: Policy) -> None:
+def test_gradients_flow_through_a_preface(one: LanguageModel) -> None:
   def gradient(read: Callable[..., Any]) -> Any:
     def loss(params: Any) -> jax.Array:
       return sum((states**3).sum() for states in read(params)[1])

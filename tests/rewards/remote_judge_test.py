@@ -18,7 +18,7 @@ from server import SOON, Fault, Server, completion, prompt_of, serving
 
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Question, Verdicts
-from rlcw.rewards.judge.remote import Answer, Remote, parse
+from rlcw.rewards.judge.remote import Answer, JSONJudge, parse
 from rlcw.sampling.endpoint import Endpoint
 
 QUESTION = Question('judge', 'en', 999, '1. Be kind.')
@@ -35,7 +35,7 @@ def honest(prompt: str, **changes: object) -> str:
   return verdict(prompt, label, **changes)
 
 
-def put(panel: Remote, question: Question = QUESTION) -> Verdicts:
+def put(panel: JSONJudge, question: Question = QUESTION) -> Verdicts:
   return questions.judge(panel, question, BRIEFS, REPLIES)
 
 
@@ -104,14 +104,14 @@ def test_an_answer_needs_no_reason() -> None:
 def test_anything_else_is_none(answer: str) -> None:
   with pytest.raises((ValueError, RecursionError)):
     parse(answer, LABELS, 'k')
-  panel = Remote(lambda prompts: [answer] * len(prompts))
+  panel = JSONJudge(lambda prompts: [answer] * len(prompts))
   assert not put(panel).valid.any()
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.floats(), st.lists))
 def test_no_answer_breaks_the_panel(said: Any) -> None:
   answer = said if isinstance(said, str) else json.dumps(said)
-  panel = Remote(lambda prompts: [answer] * len(prompts))
+  panel = JSONJudge(lambda prompts: [answer] * len(prompts))
   assert not put(panel).valid.any()
 
 
@@ -142,7 +142,7 @@ class Model:
 @pytest.mark.parametrize('language', questions.LANGUAGES)
 def test_an_honest_model_is_believed(language: str) -> None:
   model = Model(lambda n, prompt: honest(prompt))
-  found = put(Remote(model), QUESTION._replace(language=language))
+  found = put(JSONJudge(model), QUESTION._replace(language=language))
   np.testing.assert_array_equal(found.first, GOOD)
   assert found.reason == [['It is so.'] * 2] * 3
   # two replies that are alike to one brief are one question, asked twice
@@ -155,7 +155,7 @@ def test_a_wrong_answer_is_asked_for_once_more() -> None:
     lambda n, prompt: ['Good\n{id}', PLAIN, None, *[honest(prompt)] * 3][n],
     lambda n, prompt: [honest(prompt), 'Good'][n],
   )
-  panel = Remote(model)
+  panel = JSONJudge(model)
   found = put(panel)
   expected = np.array(GOOD)
   expected[0, 1] = expected[1, 0] = np.nan
@@ -175,7 +175,7 @@ def test_a_long_wrong_answer_is_shown_cut() -> None:
     lambda n, prompt: '\u200b' + 'x\n' * 10**5,
     lambda n, prompt: honest(prompt),
   )
-  assert put(Remote(model)).valid.all()
+  assert put(JSONJudge(model)).valid.all()
   assert len(model.asked[1][0]) - len(model.asked[0][0]) < 2500
 
 
@@ -188,7 +188,7 @@ def test_votes_are_shares_of_those_that_answer() -> None:
     return label and verdict(prompt, label, reason=f'{said[n]}{n}')
 
   model = Model(vote)
-  panel = Remote(model, votes=4, meter=lambda: {'cost': 0.5})
+  panel = JSONJudge(model, votes=4, meter=lambda: {'cost': 0.5})
   found = put(panel)
   np.testing.assert_array_equal(
     found.first, [[0.75, 0.25], [0.5, 1.0], [0.0, np.nan]]
@@ -206,23 +206,23 @@ def test_votes_are_shares_of_those_that_answer() -> None:
 
 def test_votes_are_at_least_one() -> None:
   with pytest.raises(ValueError, match=r'judge\.votes=0; legal: an integer'):
-    Remote(lambda prompts: [], votes=0)
+    JSONJudge(lambda prompts: [], votes=0)
 
 
 def test_a_reason_is_any_text() -> None:
   reasons = itertools.cycle(['\ud83d', None, ['a'], 7, 'x', ''])
   model = Model(lambda n, prompt: honest(prompt, reason=next(reasons)))
-  found = put(Remote(model))
+  found = put(JSONJudge(model))
   assert found.reason == [['\ud83d', 'None'], ["['a']", '7'], ['x', '']]
 
 
 # --- A server ---------------------------------------------------------------
 
 
-def remote(server: Server, **settings: Any) -> tuple[Remote, Endpoint]:
+def remote(server: Server, **settings: Any) -> tuple[JSONJudge, Endpoint]:
   settings = {'retries': 1, 'timeout': 0.5, 'concurrency': 4} | settings
   it = Endpoint(url=server.url, model='m', **settings)
-  return Remote(it.ask, meter=lambda: it.usage.as_dict()), it
+  return JSONJudge(it.ask, meter=lambda: it.usage.as_dict()), it
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_a_verdict_for_another_request_is_none() -> None:
 def test_an_outage_ends_soon_and_leaves_all_unanswered() -> None:
   it = Endpoint(url='http://127.0.0.1:9/v1', model='m', retries=2)
   started = time.monotonic()
-  panel = Remote(it.ask, votes=2)
+  panel = JSONJudge(it.ask, votes=2)
   assert np.isnan(put(panel).first).all()
   assert time.monotonic() - started < 5
   assert panel.usage() == {'questions': 12, 'repaired': 0, 'unanswered': 12}

@@ -18,9 +18,9 @@ from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
 from rlcw.rewards import constraints, reward_model, scoring
 from rlcw.rewards.judge import factory
-from rlcw.rewards.judge.local import Local
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
-from rlcw.rewards.judge.remote import Remote
+from rlcw.rewards.judge.remote import JSONJudge
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout
@@ -63,7 +63,7 @@ def settings_of(**changes: Any) -> ConfigDict:
 def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
   score_PxG = np.array([[1.0, 5.0, -2.0], [3.0, np.nan, 2.0], [4.0, 4.0, 4.0]])
   text = [['a', '', 'b'], ['', 'c', 'd'], ['', '', '']]
-  found = scoring.no_better_blank(score_PxG, text)
+  found = scoring.floor_blank_replies(score_PxG, text)
   np.testing.assert_array_equal(found[0], [1.0, -2.0, -2.0])
   np.testing.assert_array_equal(found[1], [2.0, np.nan, 2.0])
   assert np.isnan(found[2]).all()  # so all of them are masked
@@ -76,8 +76,8 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   scoring.check(
     settings_of(writing=f'{mine}:length', verifiers=('rules', f'{mine}:kind'))
   )
-  reward = scoring.own(f'{mine}:length', 'writing', '')
-  found = scoring.ask_own(reward, 'x', [], [['a', 'bcd'], ['', 'ef']])
+  reward = scoring.import_function(f'{mine}:length', 'writing', '')
+  found = scoring.call_user_reward(reward, 'x', [], [['a', 'bcd'], ['', 'ef']])
   np.testing.assert_array_equal(found, [[1, 3], [0, 2]])
   assert found.dtype == np.float32
 
@@ -116,9 +116,11 @@ def test_a_name_that_is_none_is_told(
 def test_an_array_of_another_shape_is_told(
   function: str, message: str, mine: str
 ) -> None:
-  reward = scoring.own(f'{mine}:{function}', 'writing', '')
+  reward = scoring.import_function(f'{mine}:{function}', 'writing', '')
   with pytest.raises(ValueError, match=message):
-    scoring.ask_own(reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']])
+    scoring.call_user_reward(
+      reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']]
+    )
 
 
 def test_questions_come_from_the_settings(tmp_path: pathlib.Path) -> None:
@@ -139,18 +141,18 @@ def test_a_panel_is_where_the_settings_say(
 ) -> None:
   mesh = make_mesh(devices=jax.devices()[:1])
   config = ConfigDict(factory.judge_settings())
-  assert factory.make_panel(config, mesh) is None
+  assert factory.make_judge(config, mesh) is None
   base = language_model.load(make_judge('llama3'), mesh)
-  config.model = base.model
-  local = factory.make_panel(config, mesh, base)
-  assert isinstance(local, Local) and local.model.params is base.params
+  config.model = base.source
+  local = factory.make_judge(config, mesh, base)
+  assert isinstance(local, LogprobJudge) and local.model.params is base.params
   config.model = str(make_judge('gemma3'))
-  other = factory.make_panel(config, mesh, base)
-  assert isinstance(other, Local) and other.model.model == config.model
+  other = factory.make_judge(config, mesh, base)
+  assert isinstance(other, LogprobJudge) and other.model.source == config.model
   config.endpoint.update(url='http://127.0.0.1:9/v1', model='m')
   config.votes = 3
-  remote = factory.make_panel(config, mesh, base)
-  assert isinstance(remote, Remote) and remote.votes == 3
+  remote = factory.make_judge(config, mesh, base)
+  assert isinstance(remote, JSONJudge) and remote.votes == 3
   assert {'questions', 'cost', 'requests'} <= remote.usage().keys()
 
 
@@ -200,10 +202,10 @@ def score(
   """A function that scores the replies by a config."""
   mesh = make_mesh(devices=jax.devices()[:1])
   model = language_model.load(tiny_folder, mesh)
-  ids = [tokenizer.encode(model.text, r) for g in REPLIES for r in g]
+  ids = [tokenizer.encode(model.tokenizer, r) for g in REPLIES for r in g]
   token_NxT, length_N = batches.pad(ids, 8)
   prompt_PxL, length_P = batches.pad(
-    [tokenizer.chat(model.text, brief.text) for brief in BRIEFS]
+    [tokenizer.chat(model.tokenizer, brief.text) for brief in BRIEFS]
   )
   rollout = Rollout(
     token=token_NxT.reshape(2, 5, 8),
@@ -225,7 +227,7 @@ def test_what_scores_attends_as_the_policy_does(
   tiny_folder: pathlib.Path, judge: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   mesh = make_mesh(devices=jax.devices()[:1])
-  loaded = language_model.load(tiny_folder, mesh)._replace(model='the same')
+  loaded = language_model.load(tiny_folder, mesh)._replace(source='the same')
   shape = dataclasses.replace(loaded.config, attention='xla')
   head = reward_model.Head(np.zeros(shape.model_dim), np.zeros(()))
   reward = reward_model.RewardModel(head, 'mean', loaded, shared=False)
@@ -260,7 +262,9 @@ def test_a_reward_model_that_reads_less_than_a_reply_may_have_says_so(
 def test_a_reward_model_s_bias_is_no_blank_reply_s_score(
   score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  def load(_: str, model: language_model.Policy) -> reward_model.RewardModel:
+  def load(
+    _: str, model: language_model.LanguageModel
+  ) -> reward_model.RewardModel:
     weight_D = np.linspace(-1, 1, model.config.model_dim)
     return reward_model.RewardModel(
       reward_model.Head(weight_D, np.full((), 100.0)),

@@ -125,7 +125,7 @@ def two(lab: Lab) -> pathlib.Path:
 
 def final_params(folder: pathlib.Path) -> list[np.ndarray]:
   """What was learned, whatever processes and devices saved it."""
-  config = language_model.settings(folder)
+  config = language_model.run_config(folder)
   assert config is not None
   mesh = Mesh(
     np.array(jax.devices()[:1]).reshape(1, 1, 1), ('data', 'fsdp', 'tensor')

@@ -9,7 +9,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlcw.models import layers, weights
-from rlcw.runtime.mesh import TABLES, constrain, fill, make_mesh, over_groups
+from rlcw.runtime.mesh import (
+  TABLES,
+  constrain,
+  make_mesh,
+  over_groups,
+  round_up_groups,
+)
 from rlcw.sampling import rollout
 from rlcw.tasks.plan import hlo
 from tests.train_test import (
@@ -165,4 +171,4 @@ def test_the_head_travels_once_for_all_chunks() -> None:
 
 def test_a_pass_is_filled_up_to_what_splits_over_the_devices() -> None:
   mesh = make_mesh(data=2, fsdp=2, tensor=2)
-  assert [fill(n, mesh) for n in (1, 4, 10)] == [4, 4, 12]
+  assert [round_up_groups(n, mesh) for n in (1, 4, 10)] == [4, 4, 12]

@@ -48,7 +48,7 @@ def test_a_line_separator_inside_a_text_ends_no_line(
   path = tmp_path / 'rollouts.jsonl'
   record = {'step': 0, 'text': 'a\u2028b\x85c'}
   files.append_jsonl(path, record)
-  files.drop_from(path, 1)
+  files.drop_from_step(path, 1)
   assert datasets.read_jsonl(path) == [record]
 
 

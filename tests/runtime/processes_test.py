@@ -83,15 +83,15 @@ def test_a_notice_after_the_last_question_is_passed_on() -> None:
 
 
 def test_one_process_gathers_what_it_gave() -> None:
-  parts = processes.Parts(make_mesh(2, 2, 2))
+  parts = processes.DataShards(make_mesh(2, 2, 2))
   rows = np.arange(8.0)
-  assert processes.count() == 1 and parts.share == (0, 1)
-  for function in (processes.gather, parts.gather, parts.collect):
+  assert processes.count() == 1 and parts.index_and_count == (0, 1)
+  for function in (processes.gather, parts.gather, parts.gather_to_primary):
     (given,) = function(rows)
     assert given is rows
-  assert parts.mine(rows).tolist() == rows.tolist()
-  spread = parts.spread(rows)
-  assert parts.own(spread) is spread
+  assert parts.local_slice(rows).tolist() == rows.tolist()
+  spread = parts.to_global(rows)
+  assert parts.local_rows(spread) is spread
   assert spread.sharding == over_groups(make_mesh(2, 2, 2))
 
 
@@ -129,9 +129,9 @@ def test_the_first_process_of_a_part_speaks_for_it(
   mesh = fake_mesh(shape, per_process)
   if speakers is None:
     with pytest.raises(ValueError, match='tensor axis'):
-      processes.Parts(mesh)
+      processes.DataShards(mesh)
   else:
-    assert processes.Parts(mesh).speakers == speakers
+    assert processes.DataShards(mesh).primaries == speakers
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_a_task_for_one_process_is_refused_to_several(
 ) -> None:
   monkeypatch.setattr(processes, 'count', lambda: 2)
   with pytest.raises(app.UsageError, match="evaluate.*'sft'.*'grpo'"):
-    main.begin({'task': 'evaluate'}, tmp_path)
+    main.prepare_workdir({'task': 'evaluate'}, tmp_path)
   monkeypatch.setattr(processes, 'gather', lambda mine: [mine, {'task': 'sft'}])
   with pytest.raises(app.UsageError, match='different settings'):
-    main.begin({'task': 'grpo'}, tmp_path)
+    main.prepare_workdir({'task': 'grpo'}, tmp_path)
   assert not [*tmp_path.iterdir()]
 
 
@@ -172,12 +172,12 @@ def test_only_the_first_process_writes_and_prints(
   tmp_path: pathlib.Path,
   capsys: pytest.CaptureFixture,
 ) -> None:
-  monkeypatch.setattr(processes, 'speaks', lambda: False)
+  monkeypatch.setattr(processes, 'is_primary_process', lambda: False)
   files.append_jsonl(tmp_path / 'a.jsonl', {'a': 1})
   files.write_json(tmp_path / 'a.json', {'a': 1})
   with metrics.Writer(tmp_path) as write:
     write(0, {'loss': 1.0})
-  metrics.say('a')
+  metrics.log('a')
   assert [*metrics.progress('a', 0, 3, 'step')] == [0, 1, 2]
   assert not [*tmp_path.iterdir()]
   assert capsys.readouterr() == ('', '')

@@ -12,11 +12,11 @@ from rlcw.models import tokenizer
 from rlcw.sampling import grammar, prompts
 from rlcw.sampling import rollout as rollout_lib
 from rlcw.sampling.grammar import Grammar
-from rlcw.tasks.adversary.agents import Flawed, Lesson
+from rlcw.tasks.adversary.agents import Generation, Reflection
 from rlcw.tasks.adversary.strategy import Rules
 from rlcw.tasks.curate.debate import SCHEMAS
 
-ALL = [*dict.fromkeys([*SCHEMAS.values(), Flawed, Lesson, Rules])]
+ALL = [*dict.fromkeys([*SCHEMAS.values(), Generation, Reflection, Rules])]
 TEXTS = ['{"judge": 1}', 'Ein Gruß, 愿你 🎂, "so"\\n', 'a b']
 
 

@@ -23,6 +23,7 @@ from rlcw.sampling.rollout import (
   Temperature,
   TopK,
   TopP,
+  cache_sizes,
   sample,
 )
 
@@ -81,7 +82,7 @@ def test_recorded_logp_is_that_of_the_loss(
 ) -> None:
   config, params = tiny
   rollout = _draw(tiny, Temperature(temperature))
-  read = jax.jit(decoder.read_replies, static_argnums=0)
+  read = jax.jit(decoder.forward_replies, static_argnums=0)
   predicting, _ = read(
     config, params, _prompts(), np.array(LENGTHS), rollout.token
   )
@@ -208,7 +209,7 @@ def test_a_cache_grows_in_equal_steps(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setattr(attention_kernels, 'compiles_for', lambda _: for_tpu)
-  assert rollout_lib.rooms(budget) == ([budget] if for_tpu else expected)
+  assert cache_sizes(budget) == ([budget] if for_tpu else expected)
 
 
 @pytest.mark.parametrize('eos', [(), EOS])
@@ -229,7 +230,7 @@ def test_a_cache_that_grows_changes_no_reply(
     return stepped
 
   monkeypatch.setattr(rollout_lib, 'sample', anew)
-  monkeypatch.setattr(rollout_lib, 'rooms', lambda _: rooms)
+  monkeypatch.setattr(rollout_lib, 'cache_sizes', lambda _: rooms)
   monkeypatch.setattr(rollout_lib, 'decode_step', step)
   _assert_equal(_draw(tiny, eos=eos), expected)
   assert seen == {*rooms}
@@ -258,9 +259,7 @@ def test_no_token_copies_a_cache_or_a_brief_into_another_order(
   )
   token = 2 * 16  # numbers in a token's keys
   brief = prompts * length * token
-  caches = [
-    prompts * group * room * token for room in rollout_lib.rooms(budget)
-  ]
+  caches = [prompts * group * room * token for room in cache_sizes(budget)]
   turned = re.findall(
     r'= f32\[([\d,]+)\]\S* transpose\(.*', lowered.compile().as_text()
   )
@@ -294,7 +293,7 @@ def test_greedy_is_the_argmax_of_full_forwards(tiny: Any) -> None:
   def next_token(
     params: Params, row_PxL: jax.Array, length_P: jax.Array
   ) -> jax.Array:
-    hidden_PxD, _ = decoder.read_brief(config, params, row_PxL, length_P)
+    hidden_PxD, _ = decoder.prefill(config, params, row_PxL, length_P)
     return jnp.argmax(hidden_PxD @ decoder.head_weight(params).T, axis=-1)
 
   row_PxL = np.pad(_prompts(), ((0, 0), (0, BUDGET)))

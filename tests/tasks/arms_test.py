@@ -131,12 +131,12 @@ def test_a_reply_that_nobody_could_score_does_not_count() -> None:
 
 def test_names() -> None:
   names = 'base', 'rlmr-0', 'linear_0.5-12'
-  assert [*map(arms.of, names)] == ['base', 'rlmr', 'linear_0.5']
+  assert [*map(arms.arm_of, names)] == ['base', 'rlmr', 'linear_0.5']
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 5)] * 2), min_size=1, max_size=8))
 def test_the_front_is_what_none_beats(points: list[tuple[int, int]]) -> None:
-  found = arms.front(np.array(points, float))
+  found = arms.pareto_front(np.array(points, float))
   for point, kept in zip(points, found, strict=True):
     beaten = any(
       x >= point[0] and y >= point[1] and (x, y) != point for x, y in points
@@ -152,8 +152,8 @@ def test_rule_breakers_with_a_positive_advantage_are_counted() -> None:
   mixed = group((True, 0.5, True), (True, -0.5, True), (False, 0.0, True))
   unknown = group((True, 1.0, False), (False, -1.0, True), (True, 0.0, True))
   broken = group((True, 1.0, True), (True, -1.0, True))
-  assert arms.raised([mixed, unknown, broken]) == 1 / 3
-  assert np.isnan(arms.raised([broken]))
+  assert arms.rewarded_violations([mixed, unknown, broken]) == 1 / 3
+  assert np.isnan(arms.rewarded_violations([broken]))
 
 
 def test_bootstrap_is_paired_over_briefs() -> None:

@@ -67,7 +67,7 @@ def export(
   return workdir / 'model'
 
 
-def ours(model: language_model.Policy) -> np.ndarray:
+def ours(model: language_model.LanguageModel) -> np.ndarray:
   hidden, _ = jax.jit(Decoder(model.config).apply)(
     {'params': model.params}, TOKEN_PxL[:, None]
   )
@@ -126,7 +126,7 @@ def test_a_reward_model_goes_out_and_comes_back(
     scores,
     atol=1e-4,
   )
-  text = base.text
+  text = base.tokenizer
   for p, g in np.ndindex(4, 2):
     ids = tokenizer.chat(text, prompts[p])
     ids += tokenizer.encode(text, replies[p][g])

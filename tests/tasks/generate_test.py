@@ -147,15 +147,15 @@ def test_an_output_of_something_else_is_left_alone(
   ],
 )
 def test_settings_choose_a_method(settings: Any, kind: Any) -> None:
-  assert isinstance(rollout.choose(*settings), kind)
+  assert isinstance(rollout.make_sampler(*settings), kind)
 
 
 @pytest.mark.parametrize('settings', [(-1.0,), (1.0, -1), (1.0, 0, 0.0)])
 def test_settings_out_of_range(settings: Any) -> None:
   with pytest.raises(ValueError, match=r'legal: temperature >= 0'):
-    rollout.choose(*settings)
+    rollout.make_sampler(*settings)
 
 
 def test_two_tails_cannot_be_cut() -> None:
   with pytest.raises(ValueError, match='choose one'):
-    rollout.choose(1.0, 5, 0.9)
+    rollout.make_sampler(1.0, 5, 0.9)

@@ -15,7 +15,7 @@ from server import Fault, prompt_of, serving
 from rlcw.data import datasets
 from rlcw.models import language_model
 from rlcw.rewards.judge import factory, questions
-from rlcw.rewards.judge.local import Local
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 
@@ -52,7 +52,7 @@ def test_a_model_here_judges_every_line(
   config.judge.model = str(folder)
   rows, told = judge(config, tmp_path)
   mesh = make_mesh(devices=jax.devices()[:1])
-  panel = Local(language_model.load(folder, mesh), 11)
+  panel = LogprobJudge(language_model.load(folder, mesh), 11)
   question = factory.make_question('judge', config.judge)
   expected = questions.judge(
     panel,

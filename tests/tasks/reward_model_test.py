@@ -193,7 +193,7 @@ def fit(features_NxRxD: np.ndarray, groups: Groups, debias: str) -> np.ndarray:
   return np.asarray(params['weight'])
 
 
-def tiny_policy(folder: pathlib.Path) -> language_model.Policy:
+def tiny_policy(folder: pathlib.Path) -> language_model.LanguageModel:
   mesh = make_mesh(devices=jax.devices()[:1])
   return language_model.load(folder, mesh)
 
@@ -218,7 +218,7 @@ def test_a_head_on_the_policys_own_decoder_shares_it(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   base = tiny_policy(tiny_folder)
-  head = save_run(tmp_path, base.model, 32)
+  head = save_run(tmp_path, base.source, 32)
   again = reward_model.load(str(tmp_path), base)
   np.testing.assert_array_equal(again.head.weight, head.weight)
   assert again.head.bias == 0.5 and again.pooling == 'mean'
@@ -229,7 +229,7 @@ def test_a_reward_model_has_none_of_the_policys_adapters(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   base = tiny_policy(tiny_folder)
-  save_run(tmp_path, base.model, 32)
+  save_run(tmp_path, base.source, 32)
   lora = LoraConfig(2, 4.0, ('query',))
   adapted = base._replace(config=dataclasses.replace(base.config, lora=lora))
   assert reward_model.load(str(tmp_path), adapted).decoder.config == base.config
@@ -239,8 +239,8 @@ def test_a_head_on_another_decoder_brings_it(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   base = tiny_policy(tiny_folder)
-  other = base._replace(model='elsewhere', params=None)
-  save_run(tmp_path, base.model, 32)
+  other = base._replace(source='elsewhere', params=None)
+  save_run(tmp_path, base.source, 32)
   again = reward_model.load(str(tmp_path), other)
   assert not again.shared
   jax.tree.map(np.testing.assert_array_equal, again.decoder.params, base.params)
@@ -250,7 +250,7 @@ def test_a_head_that_does_not_fit_is_an_error(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   base = tiny_policy(tiny_folder)
-  save_run(tmp_path / 'run', base.model, 31)
+  save_run(tmp_path / 'run', base.source, 31)
   with pytest.raises(ValueError, match=r'weights \(31,\) for .* \(32,\)'):
     reward_model.load(str(tmp_path / 'run'), base)
   with pytest.raises(FileNotFoundError, match='run the reward_model task'):
@@ -272,9 +272,9 @@ def test_texts_score_as_their_tokens_do(
     scores = reward_model.score_texts(model, prompts, replies, finished)
     assert np.isfinite(scores).all()
     for p, g in np.ndindex(2, 2):
-      prompt = tokenizer.chat(base.text, prompts[p])
-      reply = tokenizer.encode(base.text, replies[p][g])
-      row = prompt + reply + [base.text.eos_token_id] * int(finished[p, g])
+      prompt = tokenizer.chat(base.tokenizer, prompts[p])
+      reply = tokenizer.encode(base.tokenizer, replies[p][g])
+      row = prompt + reply + [base.tokenizer.eos_token_id] * int(finished[p, g])
       hidden, _ = Decoder(base.config).apply(
         {'params': base.params}, np.array(row)[None, None]
       )
@@ -296,7 +296,9 @@ def test_what_is_longer_than_the_limit_scores_as_if_cut(
   model = reward_model.RewardModel(head, 'mean', base, shared=True, limit=8)
   score = functools.partial(reward_model.score_texts, model, ['p'])
   long = 'word ' * 500
-  cut = tokenizer.decode(base.text, tokenizer.encode(base.text, long)[:8])
+  cut = tokenizer.decode(
+    base.tokenizer, tokenizer.encode(base.tokenizer, long)[:8]
+  )
   found = score([[long, 'word']], np.array([[True, True]]), (32, 8))
   expected = score([[cut, 'word']], np.array([[False, True]]), (32, 8))
   np.testing.assert_allclose(found, expected, atol=1e-5)

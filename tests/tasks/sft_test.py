@@ -110,7 +110,8 @@ def test_places_restart_with_every_example(tiny: Any) -> None:
   config, params = tiny
   segment = np.array([[[1, 1, 1, 2, 2, 2, 2, 0]]])
   np.testing.assert_array_equal(
-    attention.restart(jnp.asarray(segment)), [[[0, 1, 2, 0, 1, 2, 3, 0]]]
+    attention.segment_positions(jnp.asarray(segment)),
+    [[[0, 1, 2, 0, 1, 2, 3, 0]]],
   )
   token = np.array([[[5, 6, 7, 9, 8, 7, 6, 0]]])
   _, packed = Decoder(config).apply({'params': params}, token, None, segment)
@@ -175,7 +176,7 @@ def test_a_short_last_batch_counts_each_row_once(
   tiny_folder: pathlib.Path,
 ) -> None:
   model = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
-  arrays = sft.make_arrays(EXAMPLES * 2, model.text, 64, seed=0)
+  arrays = sft.make_arrays(EXAMPLES * 2, model.tokenizer, 64, seed=0)
   assert len(arrays['token']) == 4
   loss_fn = sft.make_loss(model.config)
   losses = [

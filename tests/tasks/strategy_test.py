@@ -135,12 +135,16 @@ def test_a_verdict_on_length_is_right_half_of_the_time_at_one_length() -> None:
   ],
 )
 def test_what_loses_is_refused(new: tuple[str, str], why: str) -> None:
-  found = strategy.loss(_reading(*new), _reading('GGGGG', 'G'), EVEN)
+  found = strategy.rejection_reason(
+    _reading(*new), _reading('GGGGG', 'G'), EVEN
+  )
   assert found.startswith(why) and bool(found) == bool(why)
 
 
 def test_a_change_that_lets_fakes_pass_is_refused() -> None:
-  why = strategy.loss(_reading('GGGBB', 'G'), _reading('GGGGG', 'B'), EVEN)
+  why = strategy.rejection_reason(
+    _reading('GGGBB', 'G'), _reading('GGGGG', 'B'), EVEN
+  )
   assert why == 'fakes 1.000 to 0.000'
 
 
@@ -148,8 +152,8 @@ def test_of_a_judge_that_finds_all_good_the_order_counts() -> None:
   none = np.zeros(0)
   right = Reading(np.array([0.9, 0.8, 0.8, 0.7, 0.6]), none)
   wrong = Reading(np.array([0.9, 0.8, 0.6, 0.7, 0.8]), none)
-  assert strategy.loss(wrong, right, EVEN) == 'auc 1.000 to 0.583'
-  assert strategy.loss(right, wrong, EVEN) == ''
+  assert strategy.rejection_reason(wrong, right, EVEN) == 'auc 1.000 to 0.583'
+  assert strategy.rejection_reason(right, wrong, EVEN) == ''
 
 
 def test_a_gain_by_length_is_refused() -> None:
@@ -161,7 +165,7 @@ def test_a_gain_by_length_is_refused() -> None:
   scores = strategy.score(long, replies)
   assert scores['agreement'] == 0.75
   assert scores['matched'] == 0.5
-  why = strategy.loss(long, before, replies)
+  why = strategy.rejection_reason(long, before, replies)
   assert why == (
     'agreement rises by 0.250, but among replies of one length by 0.000'
   )
@@ -177,5 +181,7 @@ def test_whatever_is_put_right_may_stay(seed: int) -> None:
   before_N = rng.random(12)
   after_N = np.where(rng.random(12) < 0.4, label_N, before_N)
   none = np.zeros(0)
-  why = strategy.loss(Reading(after_N, none), Reading(before_N, none), replies)
+  why = strategy.rejection_reason(
+    Reading(after_N, none), Reading(before_N, none), replies
+  )
   assert why == ''

@@ -208,7 +208,7 @@ def test_demands_are_put_to_the_judge(
     return np.nan if 'toast' in prompt.row else float('garden' in prompt.row)
 
   panel = panels.Scripted(probability)
-  monkeypatch.setattr(factory, 'make_panel', lambda *_: panel)
+  monkeypatch.setattr(factory, 'make_judge', lambda *_: panel)
   demand: Record = {
     'prompt': 'A card.',
     'instruction_id_list': ['soft:demand', 'punctuation:no_comma'],

@@ -6,11 +6,11 @@ from jax.sharding import Mesh
 
 from rlcw import Config
 from rlcw.models import language_model
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import questions
-from rlcw.rewards.judge.local import Local
-from rlcw.rewards.judge.questions import Panel, Question
-from rlcw.rewards.judge.remote import Remote
+from rlcw.rewards.judge.local import LogprobJudge
+from rlcw.rewards.judge.questions import Judge, Question
+from rlcw.rewards.judge.remote import JSONJudge
 from rlcw.sampling import endpoint
 
 # --- Parts ------------------------------------------------------------------
@@ -45,12 +45,12 @@ def has_judge(settings: Config) -> bool:
   return bool(settings.model or settings.endpoint.url)
 
 
-def make_panel(
+def make_judge(
   settings: Config,
   mesh: Mesh,
-  base: Policy | None = None,
+  base: LanguageModel | None = None,
   changing: bool = False,
-) -> Panel | None:
+) -> Judge | None:
   """The model that a config's `judge` names; None where it names none.
 
   Args:
@@ -61,11 +61,11 @@ def make_panel(
   """
   if settings.endpoint.url:
     server = endpoint.from_config(settings.endpoint)
-    return Remote(server.ask, settings.votes, lambda: server.usage.as_dict())
+    return JSONJudge(server.ask, settings.votes, lambda: server.usage.as_dict())
   if not settings.model:
     return None
   model = language_model.reuse(settings.model, mesh, base)
-  return Local(model, settings.groups_per_pass, changing)
+  return LogprobJudge(model, settings.groups_per_pass, changing)
 
 
 def make_question(name: str, settings: Config) -> Question:

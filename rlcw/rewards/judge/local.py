@@ -24,8 +24,8 @@ from rlcw.data import batches
 from rlcw.models import tokenizer
 from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, head_weight, read_brief, read_replies
-from rlcw.models.language_model import Policy
+from rlcw.models.decoder import Params, forward_replies, head_weight, prefill
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
 from rlcw.runtime import processes
 from rlcw.runtime.mesh import group_shards
@@ -34,7 +34,7 @@ CUE = 'Verdict:'  # the beginning of the model's own turn
 _KEPT = 4  # readings of principles: a game tries many, each of them large
 
 
-class Local:
+class LogprobJudge:
   """Answers questions with a model that is loaded here.
 
   Args:
@@ -46,9 +46,9 @@ class Local:
   """
 
   def __init__(
-    self, model: Policy, groups_per_pass: int, changing: bool = False
+    self, model: LanguageModel, groups_per_pass: int, changing: bool = False
   ):
-    self.model, self.parts = model, processes.Parts(model.mesh)
+    self.model, self.parts = model, processes.DataShards(model.mesh)
     self.changing = changing
     self.questions = 0
     self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
@@ -59,7 +59,9 @@ class Local:
         f'{shards} devices of the data and fsdp axes; legal: multiples of '
         f'{shards}'
       )
-    self.size = groups_per_pass // self.parts.share[1]  # of them, here
+    self.size = (
+      groups_per_pass // self.parts.index_and_count[1]
+    )  # of them, here
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
@@ -80,7 +82,7 @@ class Local:
       token, count = batches.pad_coarsely(
         [row for group in rows for row in group]
       )
-      arrays = self.parts.spread(
+      arrays = self.parts.to_global(
         (
           prompt_PxL,
           length_P,
@@ -95,7 +97,7 @@ class Local:
         self.labels(question),
         config=self.model.config,
       )
-      first.append(np.asarray(self.parts.own(found_PxG)))
+      first.append(np.asarray(self.parts.local_rows(found_PxG)))
     first_PxG = np.concatenate(first)[: len(prompts)]
     return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
 
@@ -106,13 +108,13 @@ class Local:
   def labels(self, question: Question) -> tuple[int, int]:
     """The tokens that the two labels begin with, after the cue."""
     first, second = (
-      tokenizer.encode(self.model.text, f' {label}')[0]
+      tokenizer.encode(self.model.tokenizer, f' {label}')[0]
       for label in question.labels
     )
     if first == second:
       raise ValueError(
         f'the labels {question.labels} begin with the same token of '
-        f'{self.model.model}: it cannot answer this question here'
+        f'{self.model.source}: it cannot answer this question here'
       )
     return first, second
 
@@ -124,13 +126,13 @@ class Local:
     if shared not in self.prefaces:
       if len(self.prefaces) == _KEPT:
         del self.prefaces[next(iter(self.prefaces))]
-      opening, _ = tokenizer.turns(self.model.text)
-      row = opening + tokenizer.encode_untrusted(self.model.text, shared)
+      opening, _ = tokenizer.turns(self.model.tokenizer)
+      row = opening + tokenizer.encode_untrusted(self.model.tokenizer, shared)
       cut = len(row)
       if self.changing:
         cut = min(cut, batches.power_of_two(cut + 1) // 2)
-      rows = group_shards(self.model.mesh) // self.parts.share[1]
-      token_SxL, length_S = self.parts.spread(
+      rows = group_shards(self.model.mesh) // self.parts.index_and_count[1]
+      token_SxL, length_S = self.parts.to_global(
         (np.tile(row[:cut], (rows, 1)), np.full(rows, cut))
       )
       prefix = _read(
@@ -143,7 +145,7 @@ class Local:
     self, group: Sequence[Prompt]
   ) -> tuple[list[int], list[list[int]]]:
     """A brief's tokens, and those of each of its replies with the question."""
-    text = self.model.text
+    text = self.model.tokenizer
     _, closing = tokenizer.turns(text)
     closing = closing + tokenizer.encode(text, CUE)
     rows = [tokenizer.encode_untrusted(text, each.row) for each in group]
@@ -159,7 +161,7 @@ def _read(
   *,
   config: ModelConfig,
 ) -> Prefix:
-  return read_brief(config, params, token_SxL, length_S)[1]
+  return prefill(config, params, token_SxL, length_S)[1]
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -189,7 +191,7 @@ def probability(
   Returns:
     `[P, G]` in float32.
   """
-  _, reading = read_replies(
+  _, reading = forward_replies(
     config, params, prompt_PxL, length_P, token_PxGxT, preface
   )
   last_PxGx1xD = jnp.take_along_axis(

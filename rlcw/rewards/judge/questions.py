@@ -102,7 +102,7 @@ class Question(NamedTuple):
     return Prompt(*(fill(part, texts) for part in parts))
 
 
-class Panel(Protocol):
+class Judge(Protocol):
   """Whatever answers a question: prompts `[P][G]` to verdicts `[P, G]`."""
 
   def usage(self) -> dict[str, float]:
@@ -115,7 +115,7 @@ class Panel(Protocol):
 
 
 def judge(
-  panel: Panel, question: Question, briefs: Sequence[str], replies: Texts
+  panel: Judge, question: Question, briefs: Sequence[str], replies: Texts
 ) -> Verdicts:
   """Is each reply `[P][G]` Good by the principles?"""
   prompts = [
@@ -126,7 +126,7 @@ def judge(
 
 
 def compare(
-  panel: Panel,
+  panel: Judge,
   question: Question,
   briefs: Sequence[str],
   ours: Sequence[str],
@@ -148,7 +148,7 @@ def compare(
 
 
 def follow(
-  panel: Panel | None,
+  panel: Judge | None,
   question: Question,
   briefs: Sequence[Brief],
   replies: Texts,

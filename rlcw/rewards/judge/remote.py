@@ -59,7 +59,7 @@ def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
   return Answer(first, str(record.get('reason', '')))
 
 
-class Remote:
+class JSONJudge:
   """Asks for JSON, once more where the answer was none, and counts votes.
 
   Each prompt has a key of its own, made from all its text, which the answer

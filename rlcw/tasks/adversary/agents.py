@@ -12,8 +12,8 @@ import numpy as np
 import pydantic
 
 from rlcw.rewards.judge import questions
-from rlcw.rewards.judge.questions import Panel, Prompt, Question, Verdicts
-from rlcw.rewards.judge.remote import Remote
+from rlcw.rewards.judge.questions import Judge, Prompt, Question, Verdicts
+from rlcw.rewards.judge.remote import JSONJudge
 from rlcw.sampling.prompts import (
   Ask,
   Asking,
@@ -34,21 +34,21 @@ Text = Annotated[
 ]
 
 
-class Flawed(pydantic.BaseModel):
+class Generation(pydantic.BaseModel):
   """What the generator answers."""
 
   response: Text
   flaw: Text
 
 
-class Lesson(pydantic.BaseModel):
+class Reflection(pydantic.BaseModel):
   """What the reflector answers."""
 
   cause: Text
   change: Text
 
 
-class Fake(NamedTuple):
+class AdversarialReply(NamedTuple):
   """A reply with a flaw planted in it."""
 
   prompt: str
@@ -59,7 +59,7 @@ class Fake(NamedTuple):
 # --- Calls ------------------------------------------------------------------
 
 
-class Spent(Exception):
+class BudgetExceeded(Exception):
   """The next call would be one too many."""
 
 
@@ -73,7 +73,7 @@ class Budget:
   def spend(self, calls: int) -> None:
     """Raises Spent if there are not as many left."""
     if self.calls + calls > self.most:
-      raise Spent
+      raise BudgetExceeded
     self.calls += calls
 
   def guard(self, ask: Ask) -> Ask:
@@ -89,16 +89,16 @@ class Budget:
     """The same, within the budget."""
     return lambda schema: self.guard(asking(schema))
 
-  def guard_panel(self, panel: Panel) -> Panel:
+  def guard_panel(self, panel: Judge) -> Judge:
     """The same; one that asks may ask again, so that its calls are counted."""
-    if isinstance(panel, Remote):
+    if isinstance(panel, JSONJudge):
       panel.ask = self.guard(panel.ask)
       return panel
     return _Counted(panel, self)
 
 
 class _Counted(NamedTuple):
-  panel: Panel
+  panel: Judge
   budget: Budget
 
   def usage(self) -> dict[str, float]:
@@ -125,27 +125,27 @@ class Agents:
   """
 
   asking: Asking
-  panel: Panel
+  panel: Judge
   question: Question
   counts: Counter[str] = dataclasses.field(default_factory=Counter)
 
   def generate(
     self, construction: Strategy, prompts: Sequence[str]
-  ) -> list[Fake]:
+  ) -> list[AdversarialReply]:
     """Flawed replies; fewer than prompts where an answer was none."""
     answers = self._answers(
       'generator',
-      Flawed,
+      Generation,
       [{'rules': construction.text, 'brief': p} for p in prompts],
     )
     return [
-      Fake(prompt, answer['response'], answer['flaw'])
+      AdversarialReply(prompt, answer['response'], answer['flaw'])
       for prompt, answer in zip(prompts, answers, strict=True)
       if answer
     ]
 
   def detect(
-    self, judging: Strategy, replies: Sequence[Fake | Labelled]
+    self, judging: Strategy, replies: Sequence[AdversarialReply | Labelled]
   ) -> tuple[np.ndarray, list[str]]:
     """How probably each is Good `[B]`, NaN where unknown; and reasons."""
     if not replies:
@@ -168,7 +168,7 @@ class Agents:
     good, bad = self.question.labels
     answers = self._answers(
       'reflector',
-      Lesson,
+      Reflection,
       [
         {
           'principles': judging.text,

@@ -33,14 +33,19 @@ from rlcw import Config
 from rlcw.data import batches, datasets
 from rlcw.evaluation import plots
 from rlcw.rewards.judge import factory
-from rlcw.rewards.judge.questions import Panel
-from rlcw.rewards.judge.remote import Form, Remote
+from rlcw.rewards.judge.questions import Judge
+from rlcw.rewards.judge.remote import Form, JSONJudge
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm
 from rlcw.sampling.prompts import Asking
 from rlcw.tasks.adversary import labelled, strategy
-from rlcw.tasks.adversary.agents import Agents, Budget, Fake, Spent
+from rlcw.tasks.adversary.agents import (
+  AdversarialReply,
+  Agents,
+  Budget,
+  BudgetExceeded,
+)
 from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Reading, State, Strategy
 
@@ -73,7 +78,7 @@ class Game:
     self.config, self.workdir, self.agents = config, workdir, agents
     self.budget, self.splits = budget, splits
     self.prompts = sorted({each.prompt for each in splits['train']})
-    self.fakes: list[Fake] = []  # of this round
+    self.fakes: list[AdversarialReply] = []  # of this round
     self.fake_good = np.zeros(0)  # how probably Good each is, by `judging`
     self.tally: Counter[str] = Counter()  # of this round's rewritings
     # Twice, as each question may be put again: before and after the game.
@@ -130,7 +135,7 @@ class Game:
         try:
           self.attack()
           self.reflect()
-        except Spent:
+        except BudgetExceeded:
           return 'calls'
         rose = self.agreement() > before
         state.stale = 0 if rose else state.stale + 1
@@ -207,7 +212,7 @@ class Game:
     dev = self.splits['dev']
     good, _ = self.agents.detect(new, [*dev, *self.fakes])
     reading = Reading(good[: len(dev)], good[len(dev) :])
-    why = strategy.loss(reading, self.reading(), dev)
+    why = strategy.rejection_reason(reading, self.reading(), dev)
     scores = strategy.score(reading, dev)
     self.record('judging', new, cause, why, scores)
     if not why:
@@ -256,7 +261,7 @@ class Game:
 
   def say(self, told: Mapping[str, Any]) -> None:
     """A line for whoever watches."""
-    metrics.say(
+    metrics.log(
       f'round {self.state.round}: agreement {told["dev_agreement"]:.1%}, '
       f"generator's success {told['success']:.1%}, "
       f'{told["kept"]} changes kept, {told["refused"]} refused, '
@@ -303,7 +308,7 @@ class Game:
 
 
 def play(
-  config: Config, workdir: Path, asking: Asking, panel: Panel
+  config: Config, workdir: Path, asking: Asking, panel: Judge
 ) -> dict[str, Any]:
   """Plays the game with given models; returns the summary.
 
@@ -357,17 +362,17 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
   file.write_bytes(plots.draw_curves(plots.ROUNDS, columns, 2))
 
 
-def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Panel:
+def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Judge:
   """The judge that a config names; if none, the agents' model judges too."""
   judge, base = ConfigDict(config.judge.to_dict()), None
-  if isinstance(model, llm.Local):
+  if isinstance(model, llm.LocalModel):
     base = model.model
     judge.model = judge.model or config.agents.model
-  panel = factory.make_panel(judge, mesh, base, changing=True)
-  return panel or Remote(model.asking(Form))
+  panel = factory.make_judge(judge, mesh, base, changing=True)
+  return panel or JSONJudge(model.asking(Form))
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Loads the models and plays; returns the summary.
 
@@ -385,7 +390,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   }
   files.write_json(workdir / 'summary.json', summary)
   before, after = summary['heldout_before'], summary['heldout_after']
-  metrics.say(
+  metrics.log(
     f'adversary: ended by {summary["ended"]} after {summary["rounds"]} rounds, '
     f'{summary["kept"]} changes of the principles kept; held-out agreement '
     f'{before["agreement"]:.1%} before, {after["agreement"]:.1%} after; '

@@ -151,7 +151,9 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
   }
 
 
-def loss(new: Reading, old: Reading, labelled: list[Labelled]) -> str:
+def rejection_reason(
+  new: Reading, old: Reading, labelled: list[Labelled]
+) -> str:
   """Why a new judging strategy is not to replace the old; blank if it may.
 
   It may if no score falls, by the replies that both have a verdict on: so a

@@ -33,7 +33,7 @@ PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
 COMPARED = 'kept_and_better', 'pass_rate', 'writing', 'unseen'
 
 
-def of(name: str) -> str:
+def arm_of(name: str) -> str:
   """The arm of a run, whose name is ARM-SEED, or the base."""
   return name.rpartition('-')[0] or name
 
@@ -44,7 +44,7 @@ def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
   return np.array([[value(r) for r in group] for group in groups], float)
 
 
-def raised(groups: Sequence[dict[str, Any]]) -> float:
+def rewarded_violations(groups: Sequence[dict[str, Any]]) -> float:
   """The share of rule-breakers that training made likelier.
 
   Args:
@@ -91,7 +91,7 @@ def measure(
   """
   runs = defaultdict(list)
   for name in replies:
-    runs[of(name)].append(name)
+    runs[arm_of(name)].append(name)
   found = {name: per_reply(replies, name) for name in replies}
   drawn, told = {}, {}
   prompts = len(replies[BASE])
@@ -108,7 +108,7 @@ def measure(
       told[arm]['numbers'][key] = metrics.mean(value_SxP)
       told[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
       told[arm]['intervals'][key] = stats.interval(rate_D)
-    told[arm]['numbers'] |= likeness(
+    told[arm]['numbers'] |= diversity_metrics(
       [replies[n] for n in names],
       [features[n] - centre_D for n in names],
       language,
@@ -131,7 +131,11 @@ def measure(
     for prefix in best_of
     if any(arm.startswith(prefix) for arm in runs)
   }
-  return {'arms': told, 'best': chosen, 'against': against(told, drawn)}
+  return {
+    'arms': told,
+    'best': chosen,
+    'against': pairwise_differences(told, drawn),
+  }
 
 
 def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
@@ -144,7 +148,7 @@ def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
   return {'kept_and_better': both, **found}
 
 
-def likeness(
+def diversity_metrics(
   runs: Sequence[Sequence[Sequence[dict[str, Any]]]],
   features: Sequence[np.ndarray],
   language: str,
@@ -213,7 +217,7 @@ def rules(
   return {rule: metrics.mean(verdicts) for rule, verdicts in kept.items()}
 
 
-def against(
+def pairwise_differences(
   told: dict[str, Any], drawn: dict[tuple[str, str], np.ndarray]
 ) -> dict[str, dict[str, dict[str, Any]]]:
   """Differences of every two arms: ours less theirs, and a 95% interval.
@@ -236,7 +240,7 @@ def against(
   return found
 
 
-def front(points_Nx2: np.ndarray) -> np.ndarray:
+def pareto_front(points_Nx2: np.ndarray) -> np.ndarray:
   """`[N]`: which points no other is at least as good as in both, and better."""
   as_good_NxN = (points_Nx2[:, None] >= points_Nx2).all(-1)
   better_NxN = (points_Nx2[:, None] > points_Nx2).any(-1)

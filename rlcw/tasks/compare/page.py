@@ -13,7 +13,7 @@ from rich import table
 from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import GREEN, STYLE, TRAINED, YELLOW, png, smooth
 from rlcw.rewards.briefs import Brief
-from rlcw.tasks.compare.arms import BASE, Replies, front, of
+from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
 # Label, number, format; by what tells most.
 ROWS = (
@@ -72,7 +72,7 @@ def write(
     arms=arms,
     base=BASE,
     rows=ROWS,
-    ours=favourite(summary),
+    ours=headline_arm(summary),
     baselines=baselines(summary),
     pictures=pictures,
     samples=samples(replies, briefs),
@@ -90,7 +90,7 @@ def write(
   print(workdir / 'report.html')
 
 
-def favourite(summary: dict[str, Any]) -> str:
+def headline_arm(summary: dict[str, Any]) -> str:
   """The arm whose case is argued: `rlmr`, or where there is none the best."""
   numbers = {a: told['numbers'] for a, told in summary['arms'].items()}
   best = max(numbers, key=lambda arm: numbers[arm]['kept_and_better'])
@@ -103,7 +103,7 @@ def baselines(summary: dict[str, Any]) -> list[str]:
   return [
     arm
     for arm in summary['arms']
-    if arm != favourite(summary)
+    if arm != headline_arm(summary)
     and all(
       arm == chosen or not arm.startswith(prefix)
       for prefix, chosen in best.items()
@@ -115,7 +115,7 @@ def samples(replies: Replies, briefs: list[Brief]) -> list[dict[str, Any]]:
   """The first reply of each arm's first run, to briefs evenly apart."""
   first: dict[str, str] = {}
   for name in replies:
-    first.setdefault(of(name), name)
+    first.setdefault(arm_of(name), name)
   rows = np.linspace(0, len(briefs) - 1, min(SHOWN, len(briefs))).astype(int)
   return [
     {
@@ -186,7 +186,7 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
     )
     for arm, told in arms.items():
       _draw_point(ax, arm, told, key, looked[arm])
-    best_Nx2 = points_Nx2[front(points_Nx2)]
+    best_Nx2 = points_Nx2[pareto_front(points_Nx2)]
     best_Nx2 = best_Nx2[best_Nx2[:, 0].argsort()]
     ax.plot(*best_Nx2.T, color='#333333', linewidth=0.8, zorder=0)
     ax.set(title=title, xlabel='mean score')

@@ -20,16 +20,16 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.evaluation import heldout, stats
 from rlcw.models import language_model, lora
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief, load_briefs
 from rlcw.rewards.judge import factory, questions
-from rlcw.rewards.judge.questions import Panel
+from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics
 from rlcw.runtime.files import json_line, write_json
-from rlcw.runtime.mesh import ambient, fill, make_mesh
+from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.tasks.compare import arms, page
 
 BASE = 'base'
@@ -48,15 +48,15 @@ ALIKE = (
 MIXING = 'mixing', 'advantage_scale', 'seed'
 
 
-class Eyes(NamedTuple):
+class Scorers(NamedTuple):
   """All that looks at replies."""
 
   scorer: Scorer  # as in training
   unseen: RewardModel  # training knew nothing of it
-  panel: Panel | None  # nor of this
+  panel: Judge | None  # nor of this
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Answers, measures and shows; returns the summary."""
   started = time.perf_counter()
@@ -65,10 +65,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   trained = next(iter(settings.values()))
   notes = differences(settings)
   base = language_model.load(trained.model, make_mesh(**config.mesh))
-  eyes = Eyes(
+  eyes = Scorers(
     Scorer(base, trained),
     reward_model.load(config.unseen, base),
-    factory.make_panel(config.judge, base.mesh, base),
+    factory.make_judge(config.judge, base.mesh, base),
   )
   briefs = load_briefs(
     trained.briefs, split='heldout', language=trained.language
@@ -98,7 +98,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for told in table['arms'].values():
     told['numbers']['raised'] = metrics.mean(
       [
-        arms.raised(datasets.read_jsonl(runs[name] / 'rollouts.jsonl'))
+        arms.rewarded_violations(
+          datasets.read_jsonl(runs[name] / 'rollouts.jsonl')
+        )
         for name in told['runs']
         if name in runs
       ]
@@ -108,7 +110,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'replies_per_brief': config.replies_per_brief,
     'steps': trained.steps,
     'notes': notes,
-    'scorers': trust(eyes, trained, config),
+    'scorers': scorer_accuracy(eyes, trained, config),
     'benchmark': benchmark(config.benchmark),
     'warnings': {name: warnings(folder) for name, folder in runs.items()},
     **table,
@@ -195,7 +197,7 @@ def differences(settings: dict[str, Config]) -> list[str]:
   return notes
 
 
-def restore(folder: Path, base: Policy) -> Policy:
+def restore(folder: Path, base: LanguageModel) -> LanguageModel:
   """The policy that a run ended with."""
   after, learned = language_model.restore(folder, base)
   return after._replace(params=lora.join(learned, base.params))
@@ -204,7 +206,7 @@ def restore(folder: Path, base: Policy) -> Policy:
 def read(
   answered: list[list[dict[str, Any]]],
   briefs: list[Brief],
-  eyes: Eyes,
+  eyes: Scorers,
   config: Config,
 ) -> np.ndarray:
   """Adds the other reward model's score of each reply as `unseen`.
@@ -213,7 +215,7 @@ def read(
     The features `[P, G, D]` that it is read from.
   """
   mesh = eyes.unseen.decoder.mesh
-  size, found = fill(config.briefs_per_pass, mesh), []
+  size, found = round_up_groups(config.briefs_per_pass, mesh), []
   for first in metrics.progress('read', 0, len(briefs), 'brief', size):
     # the last pass repeats some briefs, so that shapes repeat
     rows = np.arange(first, first + size) % len(briefs)
@@ -235,7 +237,7 @@ def read(
 
 
 def judge(
-  panel: Panel,
+  panel: Judge,
   answered: list[list[dict[str, Any]]],
   theirs: list[list[dict[str, Any]]] | None,
   briefs: list[Brief],
@@ -281,7 +283,9 @@ def write(
   partial.replace(file)
 
 
-def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
+def scorer_accuracy(
+  eyes: Scorers, trained: Config, config: Config
+) -> dict[str, float]:
   """How often each scorer is right on the held-out preferences.
 
   A tie counts half.
@@ -292,7 +296,7 @@ def trust(eyes: Eyes, trained: Config, config: Config) -> dict[str, float]:
   prompts = [pair.prompt for pair in pairs]
   texts = [[pair.chosen, pair.rejected] for pair in pairs]
   told = {}
-  size = fill(config.briefs_per_pass, eyes.unseen.decoder.mesh)
+  size = round_up_groups(config.briefs_per_pass, eyes.unseen.decoder.mesh)
   right = []
   for first in range(0, len(pairs), size):
     rows = np.arange(first, first + size) % len(pairs)

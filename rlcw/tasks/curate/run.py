@@ -28,7 +28,7 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.rewards.judge import questions
 from rlcw.runtime import files, metrics
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm
 from rlcw.sampling import prompts as prompts_lib
 from rlcw.sampling.prompts import visible
@@ -62,7 +62,7 @@ class Query(NamedTuple):
 # --- Task -------------------------------------------------------------------
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> Record:
   """Makes pairs of all queries; returns the summary.
 
@@ -74,7 +74,7 @@ def run(config: Config, workdir: Path) -> Record:
   check(config)
   queries = read_queries(config)
   trace, pairs = workdir / 'trace.jsonl', workdir / 'preferences.jsonl'
-  done = files.whole_lines(trace, 'outcome')
+  done = files.count_whole_lines(trace, 'outcome')
   rows = datasets.read_jsonl(trace) if done else []
   expected = [query.record['prompt'] for query in queries[:done]]
   if [row['prompt'] for row in rows] != expected:
@@ -113,7 +113,7 @@ def run(config: Config, workdir: Path) -> Record:
   }
   files.write_json(workdir / 'summary.json', summary)
   outcomes = ', '.join(f'{n} {name}' for name, n in summary['outcomes'].items())
-  metrics.say(f'curate: {total} queries: {outcomes}; {pairs}')
+  metrics.log(f'curate: {total} queries: {outcomes}; {pairs}')
   return summary
 
 
@@ -144,7 +144,7 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
   for node in nodes:
     node.cache = node.cache or str(workdir / 'replies.sqlite')
   writer = llm.make_ask(nodes[0], mesh)
-  base = writer.model if isinstance(writer, llm.Local) else None
+  base = writer.model if isinstance(writer, llm.LocalModel) else None
   return Curator(writer, llm.make_ask(nodes[1], mesh, base), config)
 
 

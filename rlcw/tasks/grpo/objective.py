@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rlcw import Config, losses, train
 from rlcw.models import layers, lora
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, head_weight, read_replies
+from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.runtime.mesh import TABLES, group_shards
 
 DTYPES = ('float32', 'bfloat16')
@@ -93,7 +93,7 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     rollout = arrays['rollout']
     mask_PxGxT = rollout.mask & arrays['valid'][..., None]
     length = rollout.token.shape[-1]
-    predicting, _ = read_replies(
+    predicting, _ = forward_replies(
       model_config, params, arrays['prompt'], arrays['length'], rollout.token
     )
     logp_N = layers.token_logprobs(

@@ -20,25 +20,25 @@ from typing import Any
 from rlcw import Config, train
 from rlcw.data import datasets
 from rlcw.models import language_model, lora
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import in_memory
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_briefs
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import files, metrics, processes
-from rlcw.runtime.mesh import ambient, make_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.tasks.grpo import monitors, objective
 from rlcw.tasks.grpo.step import make_next_batch
 
 
-def load(config: Config) -> Policy:
+def load(config: Config) -> LanguageModel:
   """The model that a run trains, with the adapters that it asks for."""
   mesh = make_mesh(**config.mesh)
   model = language_model.load(config.model, mesh)
   return model._replace(config=objective.configure(model.config, config))
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains a policy; returns its summary, in the process that tells."""
   check(config)
@@ -50,7 +50,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model.config, model.params, model.mesh, config.seed
   )
   # what learns stays float32; the reference, and a frozen base, need not
-  model = language_model.held_in(model, config.compute_dtype, config.attention)
+  model = language_model.cast(model, config.compute_dtype, config.attention)
   frozen = frozen and model.params
   if config.offload and not frozen:
     waiting = in_memory(model.params, 'pinned_host')
@@ -69,7 +69,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     microbatches=config.prompts_per_step // config.microbatch_groups,
     watch=make_watch(config),
   )
-  if not processes.speaks():
+  if not processes.is_primary_process():
     return {}
   history = datasets.read_jsonl(workdir / 'metrics.jsonl')
   worst = [
@@ -109,6 +109,6 @@ def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:
   def see(row: dict[str, Any]) -> None:
     for found in watch.see(row):
       name, step, text = (found[k] for k in ('monitor', 'step', 'text'))
-      metrics.say(f'grpo: warning ({name}, step {step}): {text}')
+      metrics.log(f'grpo: warning ({name}, step {step}): {text}')
 
   return see

@@ -14,7 +14,7 @@ from rlcw import Config, losses, train
 from rlcw.data import batches
 from rlcw.models import lora, tokenizer
 from rlcw.models.decoder import Params
-from rlcw.models.language_model import Policy
+from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import for_rollout
 from rlcw.rewards import constraints, mixing
 from rlcw.rewards.briefs import Brief
@@ -33,7 +33,7 @@ class Mixed(NamedTuple):
 
 
 def make_next_batch(
-  model: Policy,
+  model: LanguageModel,
   scorer: Scorer,
   frozen: Params,
   briefs: list[Brief],
@@ -42,48 +42,52 @@ def make_next_batch(
 ) -> Callable[[train.TrainState, int], train.Batch]:
   """Steps 1 to 4: from the current parameters to what they learn from."""
   prompt_NxL, length_N = batches.pad(
-    tokenizer.chat(model.text, brief.text) for brief in briefs
+    tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
   )
   mix = make_mix(config)
-  parts = processes.Parts(model.mesh)
+  parts = processes.DataShards(model.mesh)
   diary = workdir / 'rollouts.jsonl'
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     jax.block_until_ready(state.params)
     started = time.perf_counter()
     rows = batches.batch_indices(
-      config.seed, step, config.prompts_per_step, len(briefs), *parts.share
+      config.seed,
+      step,
+      config.prompts_per_step,
+      len(briefs),
+      *parts.index_and_count,
     )
-    prompt_PxL, length_P, brief_P = parts.spread(
+    prompt_PxL, length_P, brief_P = parts.to_global(
       (prompt_NxL[rows], length_N[rows], rows)
     )
     params = lora.join(state.params, frozen)
-    rollout, resharding = roll_out(
+    rollout, resharding = sample_rollout(
       model, params, (prompt_PxL, length_P, brief_P), step, config
     )
     sampled = time.perf_counter()
     chosen = [briefs[row] for row in rows]
     opinion = step % config.monitors.judge_every == 0
     scores = scorer(chosen, prompt_PxL, length_P, rollout, opinion)
-    own = parts.own(rollout)
-    facts = join_facts(parts.gather(find_facts(own, scores)))
+    own = parts.local_rows(rollout)
+    facts = gather_stats(parts.gather(local_stats(own, scores)))
     mixed = mix(facts['writing'], facts['violated'], facts['valid'])
     mine = {
-      'valid': parts.mine(mixed.rewards.valid),
-      'reward': parts.mine(mixed.rewards.reward),
-      'advantage': parts.mine(mixed.advantage),
+      'valid': parts.local_slice(mixed.rewards.valid),
+      'reward': parts.local_slice(mixed.rewards.reward),
+      'advantage': parts.local_slice(mixed.advantage),
     }
-    record(parts, diary, step, chosen, own, scores, mine)
+    log_rollouts(parts, diary, step, chosen, own, scores, mine)
     arrays = {
       'prompt': prompt_PxL,
       'length': length_P,
       'rollout': rollout,
       'ref_logp': scores.ref_logp,
     }
-    arrays = jax.device_put(arrays, parts.over) | parts.spread(
+    arrays = jax.device_put(arrays, parts.sharding) | parts.to_global(
       {name: mine[name] for name in ('valid', 'advantage')}
     )
-    told = describe(facts, mixed)
+    told = step_metrics(facts, mixed)
     scored = time.perf_counter()
     told |= {
       'tokens_per_second': facts['length'].sum() / (sampled - started),
@@ -96,8 +100,8 @@ def make_next_batch(
   return next_batch
 
 
-def roll_out(
-  model: Policy,
+def sample_rollout(
+  model: LanguageModel,
   params: Params,
   briefs: tuple[jax.Array, jax.Array, jax.Array],
   step: int,
@@ -130,7 +134,7 @@ def roll_out(
     config=decoder,
     group_size=config.group_size,
     max_new_tokens=config.max_new_tokens,
-    eos=tokenizer.eos_ids(model.text),
+    eos=tokenizer.eos_ids(model.tokenizer),
   )
   return jax.block_until_ready(rollout), resharded - started
 
@@ -170,7 +174,7 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
   return lambda *scores: jax.device_get(mix(*scores, numbers))
 
 
-def find_facts(rollout: Rollout, scores: Scores) -> dict[str, Any]:
+def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
   """What all processes are to know of one part's replies."""
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
@@ -193,7 +197,7 @@ def find_facts(rollout: Rollout, scores: Scores) -> dict[str, Any]:
   }
 
 
-def join_facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """The same of a whole step: its groups in order, its numbers added up.
 
   Of what scoring told, a judge's counts are added up; the rest is a mean, as
@@ -215,7 +219,7 @@ def join_facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return joined | {'told': told}
 
 
-def describe(facts: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
+def step_metrics(facts: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
   """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
   rewards, share = mixed.rewards, mixed.rewards.violators
   length = facts['length']
@@ -241,8 +245,8 @@ def describe(facts: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
   }
 
 
-def record(
-  parts: processes.Parts,
+def log_rollouts(
+  parts: processes.DataShards,
   diary: Path,
   step: int,
   briefs: list[Brief],
@@ -281,5 +285,5 @@ def record(
     }
     for p, brief in enumerate(briefs)
   ]
-  for group in itertools.chain(*parts.collect(groups)):
+  for group in itertools.chain(*parts.gather_to_primary(groups)):
     files.append_jsonl(diary, group)

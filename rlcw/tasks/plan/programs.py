@@ -57,7 +57,7 @@ class Program(NamedTuple):
   cache: int = 0  # bytes of keys and values on each chip, if evenly split
 
 
-def hold(
+def resident_arrays(
   config: Config, learned: Params, moments: Any, frozen: dict[str, Params]
 ) -> dict[str, Any]:
   """What of a step's models stays in HBM all through it, by its use."""
@@ -69,7 +69,7 @@ def hold(
   return held
 
 
-def still(model: ModelConfig, mesh: Mesh) -> Params:
+def frozen_shapes(model: ModelConfig, mesh: Mesh) -> Params:
   """Shapes of a model that does not learn, in the dtype of its use."""
   params = lora.abstract(lora.without(model), mesh)
   return jax.tree.map(
@@ -158,7 +158,7 @@ def phases(plan: Plan) -> Iterator[Program]:
     ),
     plan.held['reference'],
     roofline.score(model, shapes, head=True),
-    fetched(plan, 'reference'),
+    host_to_device_bytes(plan, 'reference'),
   )
   if reward is not None:
     token, place = arrays['rollout'].token, over_groups(plan.mesh)
@@ -173,7 +173,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       ),
       plan.held['reward'],
       roofline.score(reward, shapes, head=False),
-      fetched(plan, 'reward'),
+      host_to_device_bytes(plan, 'reward'),
     )
   yield update(plan)
 
@@ -202,7 +202,7 @@ def policy(plan: Plan) -> Params:
   return lora.join(plan.learned, base)
 
 
-def fetched(plan: Plan, name: str) -> int:
+def host_to_device_bytes(plan: Plan, name: str) -> int:
   """Bytes on each chip of a frozen model that waits in host memory."""
   return per_chip(plan.frozen[name]) - per_chip(plan.held[name])
 

@@ -70,7 +70,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   plan = make(config, make_mesh(**config.mesh, devices=devices))
   phases = []
   for program in programs.phases(plan):
-    metrics.say(f'plan: compiles the {program.name}')
+    metrics.log(f'plan: compiles the {program.name}')
     phases.append(compiled(plan, program, chip))
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
@@ -134,9 +134,9 @@ def make(config: Config, mesh: Mesh) -> Plan:
   optimizer = objective.make_optimizer(config)
   learned = lora.abstract(model, mesh)
   moments = train.abstract_state(learned, optimizer, mesh).opt_state
-  frozen = {'reference': programs.still(model, mesh)}
+  frozen = {'reference': programs.frozen_shapes(model, mesh)}
   if reward is not None:
-    frozen['reward'] = programs.still(reward, mesh)
+    frozen['reward'] = programs.frozen_shapes(reward, mesh)
   return Plan(
     config,
     mesh,
@@ -147,7 +147,7 @@ def make(config: Config, mesh: Mesh) -> Plan:
     objective.make_loss(model, config),
     learned,
     frozen,
-    programs.hold(config, learned, moments, frozen),
+    programs.resident_arrays(config, learned, moments, frozen),
   )
 
 
@@ -220,7 +220,7 @@ def compare_attention(
   config.attention = 'xla'
   other = make(config, plan.mesh)
   for phase, program in zip(phases, programs.phases(other), strict=True):
-    metrics.say(f"plan: compiles the {program.name} with XLA's attention")
+    metrics.log(f"plan: compiles the {program.name} with XLA's attention")
     phase['xla'] = compiled(other, program, chip)
 
 
@@ -253,7 +253,7 @@ def largest_microbatch(
   # upwards until one does not fit, or downwards until one does
   rest = [n for n in legal if n > now] if fits else legal[: legal.index(now)]
   for groups in rest if fits else reversed(rest):
-    metrics.say(f'plan: tries microbatch_groups={groups}')
+    metrics.log(f'plan: tries microbatch_groups={groups}')
     config = plan.config.copy_and_resolve_references()
     config.microbatch_groups = groups
     changed = plan._replace(config=config)
@@ -272,7 +272,7 @@ def nearest(config: Config, *, smaller: bool) -> str | None:
   """
   found = None
   for topology in roofline.others(config.plan.topology, smaller=smaller):
-    metrics.say(f'plan: tries {topology}')
+    metrics.log(f'plan: tries {topology}')
     fitting = holds(config, topology)
     found = topology if fitting else found
     if fitting != smaller:

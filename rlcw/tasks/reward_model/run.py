@@ -24,11 +24,11 @@ from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.evaluation import plots, stats
 from rlcw.models import language_model, lora
-from rlcw.models.decoder import Params, read_replies
-from rlcw.models.language_model import Policy
+from rlcw.models.decoder import Params, forward_replies
+from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.runtime import files, metrics, processes
-from rlcw.runtime.mesh import ambient, make_mesh, replicated
+from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import DEBIAS, Groups, make_groups
 
 # Of a debiased score's squared correlation with length, beside a loss that is
@@ -36,7 +36,7 @@ from rlcw.tasks.reward_model.groups import DEBIAS, Groups, make_groups
 _UNCORRELATED = 1.0
 
 
-@ambient
+@with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains and judges a reward model; returns its summary."""
   started = time.perf_counter()
@@ -50,7 +50,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   given = {split: load(split=split) for split in ('train', 'heldout')}
   groups = {
-    split: make_groups(given[split], model.text, config, debias)
+    split: make_groups(given[split], model.tokenizer, config, debias)
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
   features = {
@@ -71,7 +71,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # A sequence classifier has no bias, nor do groups or pairs need one.
   bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
   head = reward_model.Head(weight_D, np.asarray(bias))
-  if processes.speaks():
+  if processes.is_primary_process():
     reward_model.save(head, workdir)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
@@ -84,7 +84,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'hardware': metrics.hardware(),
   }
   files.write_json(workdir / 'summary.json', summary)
-  metrics.say(
+  metrics.log(
     f'reward model: {summary["heldout_accuracy"]:.1%} of '
     f'{summary["heldout_pairs"]} held-out pairs right; length alone '
     f'{summary["length_only_accuracy"]:.1%}'
@@ -104,20 +104,20 @@ def check(config: Config) -> None:
 
 
 def kept_features(
-  groups: Groups, model: Policy, config: Config, folder: Path
+  groups: Groups, model: LanguageModel, config: Config, folder: Path
 ) -> np.ndarray:
   """`group_features`, kept in a folder for other heads on the same decoder."""
   digest = hashlib.blake2b(digest_size=16)
-  file = Path(model.model)
+  file = Path(model.source)
   stamp = file.stat().st_mtime if file.exists() else 0
-  digest.update(f'{model.model} {stamp} {jax.default_backend()}'.encode())
+  digest.update(f'{model.source} {stamp} {jax.default_backend()}'.encode())
   for array in (groups.prompt, groups.token, groups.mask):
     digest.update(np.ascontiguousarray(array).tobytes())
   kept = folder / f'{digest.hexdigest()}.npy'
   if all(processes.gather(kept.exists())):
     return np.load(kept)
   features_NxRxD = group_features(groups, model, config)
-  if processes.speaks():
+  if processes.is_primary_process():
     folder.mkdir(exist_ok=True)
     partial = kept.with_suffix('.partial')
     with partial.open('wb') as out:
@@ -126,7 +126,9 @@ def kept_features(
   return features_NxRxD
 
 
-def group_features(groups: Groups, model: Policy, config: Config) -> np.ndarray:
+def group_features(
+  groups: Groups, model: LanguageModel, config: Config
+) -> np.ndarray:
   """Features `[N, R, D]` of each reply, `groups_per_pass` groups at a time.
 
   Groups of like length are read together, in widths that are powers of two.
@@ -244,12 +246,12 @@ def group_loss(
 
 def fit_decoder(
   groups: Groups,
-  model: Policy,
+  model: LanguageModel,
   head: reward_model.Head,
   slope_2: np.ndarray,
   config: Config,
   workdir: Path,
-) -> tuple[Policy, reward_model.Head]:
+) -> tuple[LanguageModel, reward_model.Head]:
   """Trains the decoder, or adapters on it, together with the head."""
   model_config = lora.configure(model.config, config)
   model_config = dataclasses.replace(model_config, remat=config.remat)
@@ -258,14 +260,14 @@ def fit_decoder(
   )
   score_D = jnp.asarray(head.weight, jnp.float32)
   learned['score'] = jax.device_put(score_D, replicated(model.mesh))
-  parts = processes.Parts(model.mesh)
+  parts = processes.DataShards(model.mesh)
   settings = config.decoder
 
   def loss_fn(
     params: Params, frozen: Params, arrays: Any
   ) -> dict[str, losses.Ratio]:
     params = lora.join(params, frozen)
-    _, reading = read_replies(
+    _, reading = forward_replies(
       model_config,
       params,
       arrays['prompt'],
@@ -282,11 +284,11 @@ def fit_decoder(
       step,
       settings.groups_per_step,
       len(groups.prompt),
-      *parts.share,
+      *parts.index_and_count,
     )
     arrays = groups.rows(index_B)
     arrays['real'] = groups.real[index_B]
-    arrays = parts.spread(arrays)
+    arrays = parts.to_global(arrays)
     jax.block_until_ready(state.params)
     return train.Batch(arrays, {}, time.perf_counter())
 
@@ -344,7 +346,7 @@ def judge(
     for name, column in (('broken', -2), ('looping', -1)):
       against_Nx2 = np.stack([best_N, score_NxR[:, column]], 1)
       summary[f'{name}_accuracy'] = stats.accuracy(against_Nx2)
-  if processes.speaks():
+  if processes.is_primary_process():
     picture = plots.draw_scores(length_N, score_N, stats.calibration(score_Mx2))
     (workdir / 'reward_model.png').write_bytes(picture)
   return summary
