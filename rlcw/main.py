@@ -7,12 +7,13 @@ import importlib
 import json
 import pkgutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from rlcw import tasks
 from rlcw.runtime import files, metrics, processes
@@ -109,7 +110,31 @@ def main(argv: list[str]) -> None:
     return
   # A second process of the same program need not compile it again.
   jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
-  importlib.import_module(TASKS[config.task]).run(config, workdir)
+  run_task(config, workdir)
+
+
+def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+  """Runs a task and writes its summary, so that it counts as done.
+
+  Args:
+    config: its settings; `config.task` names it.
+    workdir: an existing folder for its results.
+
+  Returns:
+    The summary in `workdir/summary.json`: the task's own numbers, then
+    `wall_seconds`, `peak_memory_gib` and `hardware` where it gives none.
+  """
+  started = time.perf_counter()
+  summary = importlib.import_module(TASKS[config.task]).run(config, workdir)
+  # `plan`, `report` and `briefs` leave an accelerator to those who use it
+  on_devices = 'mesh' in config and config.task != 'plan'
+  summary = {
+    'wall_seconds': time.perf_counter() - started,
+    'peak_memory_gib': metrics.peak_memory_gib(),
+    'hardware': metrics.hardware(on_devices),
+  } | summary
+  files.write_json(workdir / 'summary.json', summary)
+  return summary
 
 
 def console() -> None:

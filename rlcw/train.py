@@ -174,10 +174,11 @@ def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
 
 
 def fit(
-  state: TrainState,
+  params: Params,
   next_batch: Callable[[TrainState, int], Batch],
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
+  mesh: Mesh,
   *,
   name: str,
   steps: int,
@@ -188,7 +189,9 @@ def fit(
   max_bad_steps: int = 3,
   watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainState:
-  """Trains to `steps` steps, from the newest checkpoint if there is one.
+  """Trains `params` to `steps` steps, from the newest checkpoint if any.
+
+  Their buffers are taken over.
 
   The loss sees the state's parameters and the `frozen` ones, `watch` the rows
   of metrics (`metrics.Writer`).
@@ -201,6 +204,7 @@ def fit(
     OSError: a disk is full, or gone; what was saved before is whole.
   """
   checkpoints = Checkpoints(workdir / 'checkpoints')
+  state = init_state(params, optimizer, mesh)
 
   def save() -> None:
     rest = state.replace(params=None)

@@ -79,15 +79,13 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
 
 def run(task: str, config: ConfigDict, workdir: pathlib.Path) -> Any:
   """Runs a task as `rlcw.main` does, in this process."""
-  import importlib
-
   from rlcw import main
   from rlcw.runtime import files
 
   workdir.mkdir(parents=True, exist_ok=True)
   resolved = json.loads(config.to_json())
   files.write_json(workdir / 'config.json', resolved)
-  return importlib.import_module(main.TASKS[task]).run(config, workdir)
+  return main.run_task(config, workdir)
 
 
 def kill_at(point: str) -> None:

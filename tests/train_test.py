@@ -186,10 +186,11 @@ def fit(
   optimizer = optax.sgd(0.25)
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
   return train.fit(
-    train.init_state(params, optimizer, single()),
+    params,
     next_batch,
     scalar_loss,
     optimizer,
+    single(),
     name='test',
     steps=len(targets),
     workdir=workdir,

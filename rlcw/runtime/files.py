@@ -59,12 +59,24 @@ def _name_file_in_errors(path: Path) -> Iterator[None]:
     raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+  """Yields a file to write, which replaces `path` once the block is done.
+
+  A crash or a full disk leaves `path` as it was.
+
+  Raises:
+    OSError: the file cannot be written; its name is in the error.
+  """
   partial = path.with_name(path.name + '.partial')
   with _name_file_in_errors(partial):
-    partial.write_bytes(content)
+    yield partial
   os.replace(partial, path)
+
+
+def _replace(path: Path, content: bytes) -> None:
+  with atomic(path) as partial:
+    partial.write_bytes(content)
 
 
 def count_whole_lines(path: Path, field: str) -> int:

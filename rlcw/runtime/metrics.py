@@ -144,8 +144,12 @@ class Compilations:
       self.seconds += duration_secs
 
 
-def hardware() -> dict[str, Any]:
-  """What a run was made on."""
+def hardware(devices: bool = True) -> dict[str, Any]:
+  """The machine, for a summary.
+
+  Args:
+    devices: whether to ask JAX for its devices, which takes hold of them.
+  """
   cpu = platform.processor() or platform.machine()
   cpuinfo = Path('/proc/cpuinfo')
   if cpuinfo.exists():
@@ -153,10 +157,12 @@ def hardware() -> dict[str, Any]:
     names = [x.split(':', 1)[1].strip() for x in lines if 'model name' in x]
     cpu = names[0] if names else cpu
   pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  device = jax.devices()[0]
-  return {
-    'platform': f'{device.platform} × {jax.device_count()}',
-    'device': device.device_kind,
+  found = {}
+  if devices:
+    device = jax.devices()[0]
+    found['platform'] = f'{device.platform} × {jax.device_count()}'
+    found['device'] = device.device_kind
+  return found | {
     'cpu': cpu,
     'cores': os.cpu_count(),
     'memory_gib': round(pages / 2**30, 1),

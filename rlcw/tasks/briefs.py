@@ -1,7 +1,5 @@
 """Task `briefs`: themes in, random briefs with rules out."""
 
-import os
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   Raises:
     ValueError: names the file, the line and what is wrong with it.
   """
-  started = time.perf_counter()
   records = datasets.read_numbered(config.input)
   for line, record in records:
     try:
@@ -36,11 +33,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   output = Path(config.output or workdir / 'briefs.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
-  partial = output.with_name(output.name + '.partial')
-  partial.unlink(missing_ok=True)
-  for brief in briefs:
-    files.append_jsonl(partial, brief)
-  os.replace(partial, output)
+  with files.atomic(output) as partial:
+    partial.write_bytes(b''.join(map(files.json_line, briefs)))
   rules = Counter(
     rule for brief in briefs for rule in brief['instruction_id_list']
   )
@@ -50,8 +44,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'heldout': sum(brief['split'] == 'heldout' for brief in briefs),
     'refused_combinations': refused,
     'by_instruction': dict(sorted(rules.items())),
-    'wall_seconds': time.perf_counter() - started,
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(f'briefs: {len(briefs)} of {len(records)} themes; {output}')
   return summary

@@ -6,7 +6,6 @@ bootstrap over briefs, paired, since replies to one brief are alike.
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ MODELS = ('base', 'trained')
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Evaluates a finished `grpo` run; returns the summary."""
-  started = time.perf_counter()
   trained: Config = ConfigDict(
     json.loads((Path(config.run) / 'config.json').read_text())
   )
@@ -70,8 +68,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   panel = factory.make_judge(config.judge, base.mesh, base)
   if panel is not None:
     summary |= compare(panel, briefs, replies, config.judge)
-  summary['wall_seconds'] = time.perf_counter() - started
-  files.write_json(workdir / 'summary.json', summary)
   return summary
 
 

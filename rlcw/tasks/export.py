@@ -7,7 +7,6 @@ What vLLM, SGLang or `peft` need is all in `WORKDIR/model`:
   a reward model   AutoModelForSequenceClassification with one label
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ _CLASSIFIER = {
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Writes the folder; returns the summary."""
-  started = time.perf_counter()
   if config.dtype not in weights.DTYPES:
     raise ValueError(f'dtype={config.dtype!r}; legal: {weights.DTYPES}')
   mesh = make_mesh(**config.mesh)
@@ -73,10 +71,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'folder': str(folder),
     'files': [file.name for file in files],
     'bytes': sum(file.stat().st_size for file in files),
-    'wall_seconds': time.perf_counter() - started,
-    'peak_memory_gib': metrics.peak_memory_gib(),
   }
-  write_json(workdir / 'summary.json', summary)
   metrics.log(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
   return summary
 

@@ -25,7 +25,6 @@ from rlcw.sampling.rollout import Rollout, make_sampler, sample
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Answers every brief; returns the summary."""
-  started = time.perf_counter()
   method = make_sampler(config.temperature, config.top_k, config.top_p)
   numbered = datasets.read_numbered(config.input)
   records = [record for _, record in numbered]
@@ -70,11 +69,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'resumed_at': done,
     'finished': told['finished'] / max(told['replies'], 1),
     'tokens_per_second': told['tokens'] / max(sampling_seconds, 1e-9),
-    'wall_seconds': time.perf_counter() - started,
-    'peak_memory_gib': metrics.peak_memory_gib(),
-    'hardware': metrics.hardware(),
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(
     f'generate: {told["replies"]} replies, {told["tokens"]} tokens, '
     f'{summary["tokens_per_second"]:.0f} tokens/s; {output}'

@@ -4,7 +4,6 @@ Where the lines say who is right (`label`, 1 for Good and 0 for Bad), so does
 the summary, beside what length alone would get.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rlcw import Config
 from rlcw.data.annotate import Record, annotate
 from rlcw.evaluation import stats
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import files, metrics
+from rlcw.runtime import metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 
@@ -26,7 +25,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   Raises:
     ValueError: no model is named, or none of its answers was a verdict.
   """
-  started = time.perf_counter()
   settings = config.judge
   question = factory.make_question('judge', settings)
   panel = factory.make_judge(settings, make_mesh(**config.mesh))
@@ -63,9 +61,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'good': np.mean(good),
     **compare(judged, good),
     'usage': panel.usage(),
-    'wall_seconds': time.perf_counter() - started,
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(
     f'judge: {summary["good"]:.1%} of {len(judged)} replies are Good, '
     f'{summary["unanswered"]} got no verdict; {output}'

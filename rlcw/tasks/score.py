@@ -1,7 +1,6 @@
 """Task `score`: replies in, writing scores out."""
 
 import itertools
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ import numpy as np
 from rlcw import Config
 from rlcw.data.annotate import Record, annotate
 from rlcw.rewards import reward_model
-from rlcw.runtime import files, metrics
+from rlcw.runtime import metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Scores every reply; returns the summary."""
-  started = time.perf_counter()
   reward = reward_model.load_alone(config.run, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'scores.jsonl')
   size = config.replies_per_pass
@@ -41,9 +39,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'resumed_at': done,
     'score_mean': np.mean(scores),
     'score_std': np.std(scores),
-    'wall_seconds': time.perf_counter() - started,
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(
     f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '
     f'{summary["score_std"]:.3f}; {output}'

@@ -22,14 +22,13 @@ from rlcw.data import batches, datasets
 from rlcw.models import language_model, layers, lora, tokenizer
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
-from rlcw.runtime import files, metrics, processes
+from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains a policy on examples; returns its summary."""
-  started = time.perf_counter()
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
   shape = lora.configure(model.config, config)
@@ -72,10 +71,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     max_grad_norm=config.max_grad_norm,
   )
   state = train.fit(
-    train.init_state(learned, optimizer, model.mesh),
+    learned,
     next_batch,
     loss_fn,
     optimizer,
+    model.mesh,
     frozen=frozen,
     name='sft',
     steps=config.steps,
@@ -90,11 +90,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'padding': padding,
     'heldout_loss_base': before,
     'heldout_loss_trained': measure(state.params, frozen),
-    'wall_seconds': time.perf_counter() - started,
-    'peak_memory_gib': metrics.peak_memory_gib(),
-    'hardware': metrics.hardware(),
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(
     f'sft: held-out loss {before:.3f} before, '
     f'{summary["heldout_loss_trained"]:.3f} after, in nats per token'

@@ -5,8 +5,6 @@ and in mode `benchmark` its four numbers are comparable with published ones.
 """
 
 import math
-import os
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +31,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   Raises:
     ValueError: names the file, the line and what is wrong with it.
   """
-  started = time.perf_counter()
   if config.mode not in MODES:
     raise ValueError(f'mode={config.mode!r}; legal: {" or ".join(MODES)}')
   records = datasets.read_numbered(config.input)
@@ -45,9 +42,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   demands = ask(briefs, [record['response'] for _, record in records], config)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
-  partial = output.with_name(output.name + '.partial')
   verified = []
-  with partial.open('wb') as file:
+  with files.atomic(output) as partial, partial.open('wb') as file:
     for index in metrics.progress('verify', 0, len(records), 'reply'):
       record = verify(
         records[index][1],
@@ -57,13 +53,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       )
       verified.append(record)
       file.write(files.json_line(record))
-  os.replace(partial, output)
   summary = {
     'mode': config.mode,
     **summarise(verified),
-    'wall_seconds': time.perf_counter() - started,
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(f'{table(summary)}\nverify: {len(verified)} replies; {output}')
   return summary
 

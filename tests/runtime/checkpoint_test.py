@@ -170,10 +170,11 @@ def descend(workdir: pathlib.Path, steps: int = 8) -> bytes:
   params = jax.device_put(jax.tree.map(jnp.copy, PARAMS), replicated(mesh))
   optimizer = optax.adam(0.1)
   state = train.fit(
-    train.init_state(params, optimizer, mesh),
+    params,
     next_batch,
     loss,
     optimizer,
+    mesh,
     name='test',
     steps=steps,
     workdir=workdir,

@@ -40,10 +40,11 @@ def descend(workdir: pathlib.Path, notice_at: int | None = None) -> float:
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh))
   optimizer = optax.sgd(0.2)
   state = train.fit(
-    train.init_state(params, optimizer, mesh),
+    params,
     next_batch,
     scalar_loss,
     optimizer,
+    mesh,
     name='test',
     steps=4,
     workdir=workdir,

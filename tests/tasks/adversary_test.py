@@ -312,8 +312,7 @@ def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
     lambda request, n: world.answer(server.prompt_of(request))
   ) as endpoint:
     config.agents.endpoint.update(url=endpoint.url, model='m')
-    run.run(config, workdir)
-    summary = json.loads((workdir / 'summary.json').read_text())
+    summary = run.run(config, workdir)
     assert len(endpoint.requests) == summary['calls']
     assert summary['usage']['agents']['requests'] == summary['calls']
     verdicts = judge_file.get_config()

@@ -366,7 +366,8 @@ _SEEN: Counter[str] = Counter()
 def _command(config: Any, workdir: pathlib.Path) -> list[str]:
   code = (
     'import json, pathlib, sys; from ml_collections import ConfigDict; '
-    'from rlcw import curate; curate.run(ConfigDict(json.loads(sys.argv[1])), '
+    'from rlcw.tasks.curate import run; '
+    'run.run(ConfigDict(json.loads(sys.argv[1])), '
     'pathlib.Path(sys.argv[2]))'
   )
   return [sys.executable, '-c', code, config.to_json(), str(workdir)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+import pipeline
 import pytest
 
 from rlcw.evaluation import plots
@@ -266,7 +267,7 @@ def test_page_has_the_numbers(tmp_path: pathlib.Path) -> None:
 
 
 def test_summary(tmp_path: pathlib.Path) -> None:
-  summary = run.run(make_runs(tmp_path), tmp_path / 'out')
+  summary = pipeline.run('report', make_runs(tmp_path), tmp_path / 'out')
   assert summary == json.loads((tmp_path / 'out/summary.json').read_text())
   assert summary['pass_rate_base'] == pytest.approx(0.4321)
   assert summary['writing_trained'] == pytest.approx(0.71)

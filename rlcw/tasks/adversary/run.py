@@ -380,15 +380,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     FileNotFoundError: no such labelled replies, strategy or model.
     ValueError: one of these, or a setting, is not legal.
   """
-  started = time.perf_counter()
   mesh = make_mesh(**config.mesh)
   model = llm.make_ask(config.agents, mesh)
   panel = make_detector(config, mesh, model)
   summary = play(config, workdir, model.asking, panel) | {
     'usage': {'agents': model.usage(), 'judge': panel.usage()},
-    'wall_seconds': time.perf_counter() - started,
   }
-  files.write_json(workdir / 'summary.json', summary)
   before, after = summary['heldout_before'], summary['heldout_after']
   metrics.log(
     f'adversary: ended by {summary["ended"]} after {summary["rounds"]} rounds, '

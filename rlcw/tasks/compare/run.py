@@ -9,7 +9,6 @@ workdir, so that runs can be added as they finish.
 
 import glob
 import json
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics
-from rlcw.runtime.files import json_line, write_json
+from rlcw.runtime.files import atomic, json_line
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.tasks.compare import arms, page
 
@@ -59,7 +58,6 @@ class Scorers(NamedTuple):
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Answers, measures and shows; returns the summary."""
-  started = time.perf_counter()
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   trained = next(iter(settings.values()))
@@ -114,10 +112,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'benchmark': benchmark(config.benchmark),
     'warnings': {name: warnings(folder) for name, folder in runs.items()},
     **table,
-    'wall_seconds': time.perf_counter() - started,
-    'hardware': metrics.hardware(),
   }
-  write_json(workdir / 'summary.json', summary)
   histories = {
     name: datasets.read_jsonl(path / 'metrics.jsonl')
     for name, path in runs.items()
@@ -272,15 +267,13 @@ def write(
   file: Path, briefs: list[Brief], answered: list[list[dict[str, Any]]]
 ) -> None:
   """One line per brief, the file whole or not at all."""
-  partial = file.with_suffix('.partial')
-  with partial.open('wb') as out:
+  with atomic(file) as partial, partial.open('wb') as out:
     for brief, group in zip(briefs, answered, strict=True):
       for reply in group:
         loose = heldout.follows_loosely(brief, reply)
         strict = 1 - constraints.breaks(reply['follow'])
         reply |= {'strict': strict, 'loose': loose}
       out.write(json_line({'brief_id': brief.id, 'replies': group}))
-  partial.replace(file)
 
 
 def scorer_accuracy(

@@ -109,9 +109,7 @@ def run(config: Config, workdir: Path) -> Record:
     'resumed_at': done,
     'answers': curator.debate.counts,  # of this process, as is the usage
     'usage': curator.usage(),
-    'wall_seconds': time.perf_counter() - started,
   }
-  files.write_json(workdir / 'summary.json', summary)
   outcomes = ', '.join(f'{n} {name}' for name, n in summary['outcomes'].items())
   metrics.log(f'curate: {total} queries: {outcomes}; {pairs}')
   return summary

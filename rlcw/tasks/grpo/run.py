@@ -25,7 +25,7 @@ from rlcw.models.weights import in_memory
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_briefs
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import files, metrics, processes
+from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.tasks.grpo import monitors, objective
 from rlcw.tasks.grpo.step import make_next_batch
@@ -57,10 +57,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model = model._replace(params=waiting)
   scorer = Scorer(model, config)
   state = train.fit(
-    train.init_state(learned, optimizer, model.mesh),
+    learned,
     make_next_batch(model, scorer, frozen, briefs, config, workdir),
     objective.make_loss(model.config, config),
     optimizer,
+    model.mesh,
     frozen=frozen,
     name='grpo',
     steps=config.steps,
@@ -85,12 +86,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'max_violator_advantage': max(worst, default=None),
     'wall_seconds': sum(row['seconds_step'] for row in history),
     'process_seconds': time.perf_counter() - started,
-    'peak_memory_gib': metrics.peak_memory_gib(),
     'compilations': history[-1]['compilations'],
     'compile_seconds': history[-1]['seconds_compiling'],
-    'hardware': metrics.hardware(),
   }
-  files.write_json(workdir / 'summary.json', summary)
   return summary
 
 

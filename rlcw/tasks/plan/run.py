@@ -90,7 +90,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   (workdir / 'plan.png').write_bytes(show.draw_plan(found))
   show.tell(found)
   summary = {name: found[name] for name in found if name != 'phases'}
-  files.write_json(workdir / 'summary.json', summary)
   return summary
 
 

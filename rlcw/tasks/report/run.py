@@ -342,7 +342,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   (workdir / 'rules.png').write_bytes(rules_png)
   page = _render(runs, summary, rates, rules_png, panels)
   (workdir / 'report.html').write_text(str(page), encoding='utf-8')
-  (workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
   grid = table.Table('', *ARMS, 'difference', '95% interval')
   for row in headline(summary):
     grid.add_row(*row)

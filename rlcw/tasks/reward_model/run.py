@@ -39,7 +39,6 @@ _UNCORRELATED = 1.0
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Trains and judges a reward model; returns its summary."""
-  started = time.perf_counter()
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
   load = functools.partial(
@@ -79,11 +78,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   summary |= {
     'train_pairs': len(train_Mx2),
     'train_accuracy': stats.accuracy(train_Mx2),
-    'wall_seconds': time.perf_counter() - started,
-    'peak_memory_gib': metrics.peak_memory_gib(),
-    'hardware': metrics.hardware(),
   }
-  files.write_json(workdir / 'summary.json', summary)
   metrics.log(
     f'reward model: {summary["heldout_accuracy"]:.1%} of '
     f'{summary["heldout_pairs"]} held-out pairs right; length alone '
@@ -119,10 +114,8 @@ def kept_features(
   features_NxRxD = group_features(groups, model, config)
   if processes.is_primary_process():
     folder.mkdir(exist_ok=True)
-    partial = kept.with_suffix('.partial')
-    with partial.open('wb') as out:
+    with files.atomic(kept) as partial, partial.open('wb') as out:
       np.save(out, features_NxRxD)
-    partial.replace(kept)
   return features_NxRxD
 
 
@@ -196,10 +189,11 @@ def fit_head(
     replicated(mesh),
   )
   state = train.fit(
-    train.init_state(params, optimizer, mesh),
+    params,
     next_batch,
     loss_fn,
     optimizer,
+    mesh,
     name='reward model',
     steps=config.steps,
     workdir=workdir if config.train == 'head' else workdir / 'head',
@@ -298,10 +292,11 @@ def fit_decoder(
     max_grad_norm=settings.max_grad_norm,
   )
   state = train.fit(
-    train.init_state(learned, optimizer, model.mesh),
+    learned,
     next_batch,
     loss_fn,
     optimizer,
+    model.mesh,
     name='decoder',
     steps=settings.steps,
     workdir=workdir,
