@@ -17,7 +17,7 @@ held-out replies before and after in summary.json.
 from ml_collections import ConfigDict
 
 from rlcw.rewards.judge.factory import judge_settings
-from rlcw.sampling.llm import ask_settings
+from rlcw.sampling.llm import llm_settings
 
 
 def get_config() -> ConfigDict:
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
       labelled='@preferences.jsonl',
       dev=0.2,  # of the training prompts, where no record is in dev
       heldout=0.2,  # of the prompts that name no split
-      agents=ask_settings(),  # generator, reflector and optimiser
+      agents=llm_settings(),  # generator, reflector and optimiser
       # the detector: the judge that the principles are for, which may be a
       # model here; that of the agents where none is named.  `principles` are
       # those to begin with, `language` is everybody's

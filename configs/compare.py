@@ -26,8 +26,7 @@ def get_config() -> ConfigDict:
       best_of=('linear',),
       seed=1,
       replies_per_brief=4,
-      judged_per_brief=1,
-      briefs_per_pass=10,
+      batch_size=10,
       judge=judge_settings()
       | dict(
         model='models/SmolLM2-135M-Instruct.Q4_1.gguf',

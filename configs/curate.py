@@ -16,7 +16,7 @@ reward_model; trace.jsonl, with all that was said of every candidate.
 
 from ml_collections import ConfigDict
 
-from rlcw.sampling.llm import ask_settings
+from rlcw.sampling.llm import llm_settings
 
 
 def get_config() -> ConfigDict:
@@ -35,10 +35,10 @@ def get_config() -> ConfigDict:
       candidates=4,  # for each query
       length_ratio=0.0,  # how many times as long one of a pair may be; 0: any
       max_reply_characters=4000,  # what is longer is shown cut
-      writer=ask_settings() | dict(temperature=1.0, max_new_tokens=256),
+      writer=llm_settings(temperature=1.0, max_new_tokens=256),
       # advocate, critic, judge and auditor
-      agent=ask_settings() | dict(temperature=0.0),
-      queries_per_pass=16,
+      agent=llm_settings(temperature=0.0),
+      batch_size=16,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
   )

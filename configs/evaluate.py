@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
       run='runs/quickstart/grpo',  # workdir of that run
       seed=1,
       replies_per_brief=4,
-      briefs_per_pass=10,
+      batch_size=10,
       judge=judge_settings(),  # where it names a model: which reply is better?
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )

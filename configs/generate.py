@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
       top_k=0,  # 0: all
       top_p=1.0,  # 1: all
       max_new_tokens=128,
-      prompts_per_pass=64,
+      batch_size=64,
       seed=0,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
       input='replies.jsonl',
       output='',  # verdicts.jsonl in the workdir where empty
       judge=judge_settings(),
-      replies_per_pass=32,
+      batch_size=32,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
   )

@@ -28,10 +28,9 @@ def get_config() -> ConfigDict:
       # length: what length explains is fitted apart, and scores nothing
       debias='none',
       made_losers=True,  # to each prompt one broken and one looping reply
-      broken_tokens=0.3,  # share of tokens replaced in a broken reply
       replies_per_group=4,  # made losers included
       max_reply_tokens=512,  # longer ones are cut
-      groups_per_pass=8,
+      batch_size=8,
       steps=300,
       learning_rate=1e-2,
       l2=1e-2,  # on the weights of standardised features

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
       run='runs/quickstart/reward_model',  # or a sequence classifier's folder
       input='replies.jsonl',  # JSONL of {"prompt", "response"}
       output='',  # scores.jsonl in the workdir where empty
-      replies_per_pass=16,
+      batch_size=16,
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
     )
   )

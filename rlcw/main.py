@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from rlcw import tasks
-from rlcw.runtime import files, metrics, processes
+from rlcw.runtime import files, metrics, processes, settings
 
 # Every module of rlcw/tasks is a task; of a package, its module `run`.
 TASKS = {
@@ -44,24 +44,20 @@ _SHARED = 'sft', 'reward_model', 'grpo'
 def check_config(workdir: Path, config: dict[str, Any]) -> None:
   """Writes the settings into a new run's folder, or compares an old run's.
 
-  More steps are the one change allowed; a run that is to take them is no longer
-  done, and its summary goes.
+  The number of steps may grow; the run is then unfinished again, so its summary
+  is deleted.
 
   Raises:
-    app.UsageError: the settings differ in anything else.
+    app.UsageError: any other setting differs.
   """
   file = workdir / 'config.json'
-  before = json.loads(file.read_text()) if file.exists() else config
-  changed = {
-    key: (before.get(key), config.get(key))
-    for key in {**before, **config}
-    if before.get(key) != config.get(key)
-  }
+  before = json.loads(settings.read(workdir).to_json()) if file.exists() else {}
+  changed = settings.differences(before, config)
   longer = config.get('steps', 0) > before.get('steps', 0)
   if changed and not (longer and set(changed) == {'steps'}):
     raise app.UsageError(
-      f'{workdir} holds a run with other settings (there, here): {changed}. '
-      'Choose another --workdir, or delete that one.'
+      f'{workdir} has a run with other settings (there, here): {changed}; '
+      'choose another --workdir, or delete that one'
     )
   if changed:
     (workdir / 'summary.json').unlink(missing_ok=True)
@@ -99,6 +95,7 @@ def main(argv: list[str]) -> None:
   # Orbax tells every save in 40 lines, and warns of what is meant so
   logging.set_verbosity(logging.ERROR)
   config, workdir = _CONFIG.value, Path(str(_WORKDIR.value))
+  config = settings.upgrade(config, _warn)
   if config.task not in TASKS:
     raise app.UsageError(
       f'task {config.task!r} is unknown; legal: {sorted(TASKS)}'
@@ -137,12 +134,17 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   return summary
 
 
+def _warn(text: str) -> None:
+  print(f'rlcw: warning: {text}', file=sys.stderr)
+
+
 def console() -> None:
   """The `rlcw` command: an error of the user's or a disk's has no trace."""
   flags.mark_flags_as_required(['config', 'workdir'])
+  arguments = settings.upgrade_arguments(sys.argv, _warn)
   with processes.together():
     try:
-      app.run(main)
+      app.run(main, arguments)
     except (OSError, ValueError, FloatingPointError) as error:
       sys.exit(f'rlcw: {error}')
 

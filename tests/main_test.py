@@ -47,7 +47,7 @@ def test_an_error_of_the_disk_ends_without_a_trace(
 ) -> None:
   from rlcw import main
 
-  def full(_: object) -> None:
+  def full(*_: object) -> None:
     raise OSError(28, 'No space left on device', 'metrics.jsonl')
 
   monkeypatch.setattr(main.app, 'run', full)

@@ -29,7 +29,7 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
   small = {
     'reward_model': {
       'model': str(model),
-      'groups_per_pass': 32,
+      'batch_size': 32,
       'steps': 20,
       'checkpoint_every': 20,
     },
@@ -47,7 +47,7 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
     'evaluate': {
       'run': str(runs / 'grpo'),
       'replies_per_brief': 2,
-      'briefs_per_pass': 16,
+      'batch_size': 16,
     },
     'sft': {
       'model': str(model),
@@ -60,7 +60,7 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
       'model': str(model),
       'samples': 2,
       'max_new_tokens': 8,
-      'prompts_per_pass': 8,
+      'batch_size': 8,
     },
     'export': {'model': str(runs / 'grpo')},
     'report': {k: str(runs / k) for k in ('reward_model', 'grpo', 'evaluate')},

@@ -363,9 +363,7 @@ def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
     return np.zeros((len(prompts), 2))
 
   monkeypatch.setattr(reward_model, 'score_texts', ties)
-  config = ConfigDict(
-    {'preferences': '@preferences.jsonl', 'briefs_per_pass': 5}
-  )
+  config = ConfigDict({'preferences': '@preferences.jsonl', 'batch_size': 5})
   told = scorer_accuracy(eyes, ConfigDict({'language': 'en'}), config)
   assert told == {'unseen': 0.5}
 

@@ -34,7 +34,7 @@ def answer(
   )
   decoder = lora.decoder(model.config)
   params = lora.sampled(model.config, model.params)
-  size, replies = round_up_groups(config.briefs_per_pass, model.mesh), []
+  size, replies = round_up_groups(config.batch_size, model.mesh), []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):
     # all passes have one shape, which splits over the devices: the last one

@@ -5,17 +5,16 @@ finished run, whose model then serves as if it were a pretrained one.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.models import lora, tokenizer, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
+from rlcw.runtime import settings
 from rlcw.runtime.checkpoint import Checkpoints
 
 
@@ -39,7 +38,7 @@ def run_config(model: str | Path) -> Config | None:
   file = Path(model) / 'config.json'
   if not file.is_file() or not (file.parent / 'checkpoints').is_dir():
     return None
-  return ConfigDict(json.loads(file.read_text('utf-8')))
+  return settings.read(model)
 
 
 def origin(model: str | Path) -> str:

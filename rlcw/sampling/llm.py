@@ -51,52 +51,71 @@ class Model(Protocol):
     ...
 
 
-def ask_settings() -> dict[str, Any]:
-  """A config's node that names a model: one loaded here, or an endpoint."""
-  return dict(
-    model='',  # as everywhere, to be loaded here
-    endpoint=dict(  # serves instead where it has a url
-      url='',  # up to and with /v1, of an OpenAI-compatible server
-      model='',  # the server's name of it
-      schemas=False,  # whether it can hold answers to a JSON schema
-      key_variable='OPENAI_API_KEY',  # in the environment; may be unset
-      concurrency=16,  # requests at a time
-      timeout=120.0,  # seconds
-      retries=4,
-      prices=(0.0, 0.0),  # of a million tokens read, and written
-    ),
-    temperature=0.7,  # 0: greedy
-    max_new_tokens=512,
-    cache='',  # an SQLite file of replies that need not be made again
-    prompts_per_pass=16,  # that a model here answers at once
-    seed=0,  # of a model here
+def llm_settings(**changes: Any) -> dict[str, Any]:
+  """Returns the settings that name a language model.
+
+  It is loaded here, or stands behind an OpenAI-compatible endpoint.
+
+  Args:
+    **changes: values other than the defaults.
+  """
+  return (
+    dict(
+      model='',  # loaded here: folder, GGUF file, Hub id or workdir
+      endpoint=dict(  # used in place of `model` if it has a url
+        url='',  # up to and including /v1
+        model='',  # the server's name of it
+        schemas=False,  # the server can constrain answers to a JSON schema
+        key_variable='OPENAI_API_KEY',  # environment variable; may be unset
+        concurrency=16,  # requests at a time
+        timeout=120.0,  # seconds
+        retries=4,  # after these there is no reply; 14 take a minute
+        prices=(0.0, 0.0),  # of a million tokens read, and written
+      ),
+      temperature=0.7,  # 0: greedy
+      max_new_tokens=512,
+      cache='',  # an SQLite file of replies that need not be made again
+      batch_size=16,  # prompts that a model loaded here answers at once
+      seed=0,  # of a model loaded here
+    )
+    | changes
   )
+
+
+def make_endpoint(settings: Config) -> 'EndpointModel':
+  """Returns the model behind `settings.endpoint.url`.
+
+  Raises:
+    ValueError: a setting is out of range.
+  """
+  node = ConfigDict(settings.endpoint.to_dict())
+  node.temperature = settings.temperature
+  node.max_tokens = settings.max_new_tokens
+  node.cache = settings.cache
+  del node.schemas
+  return EndpointModel(endpoint.from_config(node), settings.endpoint.schemas)
 
 
 def make_ask(
   settings: Config, mesh: Mesh, base: LanguageModel | None = None
 ) -> Model:
-  """The model that a config's node names.
+  """Returns the model that `llm_settings` name.
 
   Args:
-    settings: the node.
-    mesh: where a model that is loaded here goes.
-    base: a policy that need not be loaded again, where it is the one named.
+    settings: as of `llm_settings`.
+    mesh: the mesh for a model that is loaded here.
+    base: a loaded model, used if it is the one named.
 
   Raises:
-    ValueError: no model is named, or a setting is not legal.
+    ValueError: no model is named, or a setting is out of range.
     FileNotFoundError: there is no such model.
   """
   if settings.endpoint.url:
-    node = ConfigDict(settings.endpoint.to_dict())
-    node.temperature = settings.temperature
-    node.max_tokens = settings.max_new_tokens
-    node.cache = settings.cache
-    del node.schemas
-    return EndpointModel(endpoint.from_config(node), settings.endpoint.schemas)
+    return make_endpoint(settings)
   if not settings.model:
     raise ValueError(
-      "model='' and endpoint.url='': one of them has to name a language model"
+      "model='' and endpoint.url='': expected one of them to name a language "
+      'model'
     )
   return LocalModel(language_model.reuse(settings.model, mesh, base), settings)
 
@@ -140,7 +159,7 @@ class LocalModel:
   """
 
   def __init__(self, model: LanguageModel, settings: Config):
-    for name in ('max_new_tokens', 'prompts_per_pass'):
+    for name in ('max_new_tokens', 'batch_size'):
       if settings[name] < 1:
         raise ValueError(f'{name}={settings[name]!r}; legal: from 1 on')
     self.model, self.settings = model, settings
@@ -199,7 +218,7 @@ class LocalModel:
       ids = self._encode(prompt)
       shape = power_of_two(len(ids)), max(keys) + 1
       batches.setdefault(shape, []).append((prompt, ids))
-    size = self.settings.prompts_per_pass
+    size = self.settings.batch_size
     for (width, group_size), rows in sorted(batches.items()):
       for first in range(0, len(rows), size):
         part = rows[first : first + size]
@@ -233,7 +252,7 @@ class LocalModel:
     """
     shards = group_shards(self.model.mesh)
     size = max(4, 1 << (len(rows) - 1).bit_length())
-    size = min(size, self.settings.prompts_per_pass)
+    size = min(size, self.settings.batch_size)
     size = -(-size // shards) * shards  # which devices can split
     part = [rows[i % len(rows)] for i in range(size)]
     brief_id_P = np.array([_name(prompt) for prompt, _ in part], np.uint32)

@@ -5,12 +5,10 @@ keeps every rule of its brief.  Differences come with 95% intervals from a
 bootstrap over briefs, paired, since replies to one brief are alike.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.evaluation import diversity, heldout, stats, winrate
@@ -20,7 +18,7 @@ from rlcw.rewards.briefs import Brief, load_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import files, metrics
+from rlcw.runtime import files, metrics, settings
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 MODELS = ('base', 'trained')
@@ -29,9 +27,7 @@ MODELS = ('base', 'trained')
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Evaluates a finished `grpo` run; returns the summary."""
-  trained: Config = ConfigDict(
-    json.loads((Path(config.run) / 'config.json').read_text())
-  )
+  trained = settings.read(config.run)
   base = language_model.load(trained.model, make_mesh(**config.mesh))
   scorer = Scorer(base, trained)
   after, learned = language_model.restore(config.run, base)

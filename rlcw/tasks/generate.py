@@ -39,7 +39,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     )
   told = {'prompts': len(texts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
-  size = config.prompts_per_pass
+  size = config.batch_size
   for first in metrics.progress('generate', done, len(texts), 'brief', size):
     rows = np.arange(first, min(first + size, len(texts)))
     before = time.perf_counter()
@@ -108,11 +108,9 @@ def answer(
 ) -> Rollout:
   """Replies `[P, G, T]` of P rows or more, the first of which are `rows`.
 
-  P is `prompts_per_pass`, or as many more as split over the devices.
+  P is `batch_size`, or as many more as split over the devices.
   """
-  padded_P = np.resize(
-    rows, round_up_groups(config.prompts_per_pass, model.mesh)
-  )
+  padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
   ids = [tokenizer.chat(model.tokenizer, texts[row]) for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))

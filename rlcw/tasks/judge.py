@@ -45,7 +45,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     ]
 
   rows, done = annotate(
-    'judge', config.input, output, 'verdict', config.replies_per_pass, answer
+    'judge', config.input, output, 'verdict', config.batch_size, answer
   )
   judged = [row for row in rows if row['verdict'] is not None]
   if not judged:

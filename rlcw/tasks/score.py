@@ -19,7 +19,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Scores every reply; returns the summary."""
   reward = reward_model.load_alone(config.run, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'scores.jsonl')
-  size = config.replies_per_pass
+  size = config.batch_size
 
   def answer(records: Sequence[Record]) -> list[Record]:
     # the last ones are filled up with others, so that shapes repeat

@@ -383,7 +383,7 @@ def train(
 
 def evaluated(runs: pathlib.Path) -> dict[str, Any]:
   config = pipeline.tiny_config('evaluate', runs, runs)
-  config.update(briefs_per_pass=8, replies_per_brief=2)
+  config.update(batch_size=8, replies_per_brief=2)
   pipeline.run('evaluate', config, runs / 'evaluate')
   return json.loads((runs / 'evaluate' / 'summary.json').read_text())
 

@@ -28,8 +28,8 @@ class Verdict(pydantic.BaseModel):
 
 
 def node(**changes: Any) -> ConfigDict:
-  config = ConfigDict(llm.ask_settings())
-  config.max_new_tokens, config.prompts_per_pass = 8, 3
+  config = ConfigDict(llm.llm_settings())
+  config.max_new_tokens, config.batch_size = 8, 3
   config.update(changes)
   return config
 
@@ -130,7 +130,7 @@ def test_no_model_is_refused() -> None:
   ('setting', 'value', 'legal'),
   [
     ('max_new_tokens', 0, 'max_new_tokens=0; legal: from 1 on'),
-    ('prompts_per_pass', -1, 'prompts_per_pass=-1; legal: from 1 on'),
+    ('batch_size', -1, 'batch_size=-1; legal: from 1 on'),
     ('temperature', -1.0, 'legal: temperature >= 0'),
   ],
 )

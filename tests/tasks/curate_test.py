@@ -160,7 +160,7 @@ def test_batches_and_restarts_change_nothing(
   config = configure(tmp_path, QUERIES[:40])
   whole = tmp_path / 'whole'
   _run(config, whole)
-  config.queries_per_pass = 7
+  config.batch_size = 7
   for lines in (0, 1, 16, 39):
     folder = tmp_path / f'{lines}'
     folder.mkdir()
@@ -272,7 +272,7 @@ def test_a_bad_query_is_named(
     ('examples', 0),
     ('neighbours', 2),
     ('length_ratio', 0.9),
-    ('queries_per_pass', 0),
+    ('batch_size', 0),
   ],
 )
 def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
@@ -375,7 +375,7 @@ def _command(config: Any, workdir: pathlib.Path) -> list[str]:
 
 def test_a_killed_run_repeats_no_finished_call(tmp_path: pathlib.Path) -> None:
   """Killed at random moments, it does in all what one whole run does."""
-  config = configure(tmp_path, QUERIES[:16], queries_per_pass=5)
+  config = configure(tmp_path, QUERIES[:16], batch_size=5)
   chance = random.Random(0)
   with serving(_serve) as server:
     for node in (config.writer, config.agent):

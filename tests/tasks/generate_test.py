@@ -65,9 +65,7 @@ def test_replies_do_not_depend_on_their_batch(
   briefs: pathlib.Path,
   tmp_path: pathlib.Path,
 ) -> None:
-  assert (
-    generate(tiny_folder, briefs, tmp_path, prompts_per_pass=16) == (replies[1])
-  )
+  assert generate(tiny_folder, briefs, tmp_path, batch_size=16) == (replies[1])
 
 
 @pytest.mark.parametrize('torn', ['', '{"key": 5, "prompt": "Wri'])

@@ -31,7 +31,7 @@ def shipped(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> Any:
   for row in rows:
     files.append_jsonl(file, row)
   config = pipeline.shipped('judge')
-  config.update({'input': str(file), 'replies_per_pass': 8})
+  config.update({'input': str(file), 'batch_size': 8})
   (workdir / 'principles.md').write_text('Be kind.')
   config.judge.principles = str(workdir / 'principles.md')
   return config

@@ -39,7 +39,7 @@ def score(
   for record in records:
     files.append_jsonl(file, record)
   config = pipeline.shipped('score')
-  config.update({'run': str(head), 'input': str(file), 'replies_per_pass': 8})
+  config.update({'run': str(head), 'input': str(file), 'batch_size': 8})
   pipeline.run('score', config, workdir)
   return datasets.read_jsonl(workdir / 'scores.jsonl')
 

@@ -10,38 +10,29 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Judge, Question
-from rlcw.rewards.judge.remote import JSONJudge
-from rlcw.sampling import endpoint
-
-# --- Parts ------------------------------------------------------------------
+from rlcw.rewards.judge.remote import Form, JSONJudge
+from rlcw.sampling import llm
+from rlcw.sampling.llm import llm_settings
 
 
 def judge_settings() -> dict[str, Any]:
-  """A config's `judge`: the model that answers questions, here or elsewhere."""
-  return dict(
-    model='',  # as everywhere, to be loaded here; none where empty
-    endpoint=dict(
-      url='',  # up to and with /v1, of an OpenAI-compatible server
-      model='',  # the server's name of it
-      key_variable='OPENAI_API_KEY',  # in the environment; may be unset
-      temperature=0.0,
-      max_tokens=512,
-      concurrency=16,  # requests at a time
-      timeout=120.0,  # seconds
-      retries=4,  # after these a reply counts for nothing; 14 take a minute
-      cache='',  # an SQLite file of replies that need not be asked for again
-      prices=(0.0, 0.0),  # of a million tokens read, and written
-    ),
-    votes=1,  # of the endpoint, at a temperature above 0; the majority counts
+  """Returns the settings of a judge: a model that answers about replies.
+
+  A model that is loaded here gives the probabilities of the labels, so that
+  temperature, tokens, cache and votes are those of an endpoint.
+  """
+  settings = llm_settings(temperature=0.0, batch_size=8)  # briefs at a time
+  del settings['seed']  # nothing is sampled from a model loaded here
+  return settings | dict(
+    votes=1,  # of an endpoint, at a temperature above 0; the majority counts
     principles='@principles_writing_en',  # or a file
     language='en',  # of the questions: en | zh
-    max_reply_characters=4000,  # what is longer is shown cut
-    groups_per_pass=8,  # briefs that a model here reads at once
+    max_reply_characters=4000,  # the rest of a longer reply is not shown
   )
 
 
 def has_judge(settings: Config) -> bool:
-  """Whether a model is named to answer questions."""
+  """Returns whether the settings name a model."""
   return bool(settings.model or settings.endpoint.url)
 
 
@@ -51,21 +42,21 @@ def make_judge(
   base: LanguageModel | None = None,
   changing: bool = False,
 ) -> Judge | None:
-  """The model that a config's `judge` names; None where it names none.
+  """Returns the judge that `judge_settings` name, None if they name none.
 
   Args:
-    settings: the node.
-    mesh: where a model that is loaded here goes.
-    base: a policy that need not be loaded again, where it is the one named.
-    changing: whether it will judge by other principles again and again.
+    settings: as of `judge_settings`.
+    mesh: the mesh for a model that is loaded here.
+    base: a loaded model, used if it is the one named.
+    changing: whether the principles will change from call to call.
   """
   if settings.endpoint.url:
-    server = endpoint.from_config(settings.endpoint)
-    return JSONJudge(server.ask, settings.votes, lambda: server.usage.as_dict())
+    server = llm.make_endpoint(settings)
+    return JSONJudge(server.asking(Form), settings.votes, server.usage)
   if not settings.model:
     return None
   model = language_model.reuse(settings.model, mesh, base)
-  return LogprobJudge(model, settings.groups_per_pass, changing)
+  return LogprobJudge(model, settings.batch_size, changing)
 
 
 def make_question(name: str, settings: Config) -> Question:

@@ -39,29 +39,27 @@ class LogprobJudge:
 
   Args:
     model: any policy, best one that follows instructions.
-    groups_per_pass: how many briefs, each with its replies, are read at once.
+    batch_size: how many briefs, each with its replies, are read at once.
     changing: whether the principles will.  Then what is read of them once has
       one of few lengths, as each would be compiled for; the rest of them goes
       before every brief.
   """
 
   def __init__(
-    self, model: LanguageModel, groups_per_pass: int, changing: bool = False
+    self, model: LanguageModel, batch_size: int, changing: bool = False
   ):
     self.model, self.parts = model, processes.DataShards(model.mesh)
     self.changing = changing
     self.questions = 0
     self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
     shards = group_shards(model.mesh)
-    if groups_per_pass % shards:
+    if batch_size % shards:
       raise ValueError(
-        f'judge.groups_per_pass={groups_per_pass} does not split over the '
+        f'judge.batch_size={batch_size} does not split over the '
         f'{shards} devices of the data and fsdp axes; legal: multiples of '
         f'{shards}'
       )
-    self.size = (
-      groups_per_pass // self.parts.index_and_count[1]
-    )  # of them, here
+    self.size = batch_size // self.parts.index_and_count[1]  # of them, here
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.data import datasets
@@ -29,6 +28,7 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics
 from rlcw.runtime.files import atomic, json_line
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
+from rlcw.runtime.settings import read as read_settings
 from rlcw.tasks.compare import arms, page
 
 BASE = 'base'
@@ -43,6 +43,8 @@ ALIKE = (
   'reward_model',
   'verifiers',
 )
+# Replies to each brief that a judge reads: it is the dearest scorer.
+JUDGED_PER_BRIEF = 1
 # What may tell one arm from another.
 MIXING = 'mixing', 'advantage_scale', 'seed'
 
@@ -158,11 +160,6 @@ def is_answered(file: Path, run: Path | None) -> bool:
   return (run / 'summary.json').stat().st_mtime <= file.stat().st_mtime
 
 
-def read_settings(folder: Path) -> Config:
-  """The settings that a run was made with."""
-  return ConfigDict(json.loads((folder / 'config.json').read_text('utf-8')))
-
-
 def warnings(folder: Path) -> list[str] | None:
   """What a run's monitors said; None where an earlier version had none."""
   told = json.loads((folder / 'summary.json').read_text('utf-8'))
@@ -210,7 +207,7 @@ def read(
     The features `[P, G, D]` that it is read from.
   """
   mesh = eyes.unseen.decoder.mesh
-  size, found = round_up_groups(config.briefs_per_pass, mesh), []
+  size, found = round_up_groups(config.batch_size, mesh), []
   for first in metrics.progress('read', 0, len(briefs), 'brief', size):
     # the last pass repeats some briefs, so that shapes repeat
     rows = np.arange(first, first + size) % len(briefs)
@@ -238,12 +235,12 @@ def judge(
   briefs: list[Brief],
   config: Config,
 ) -> None:
-  """Adds what a judge says of the first `judged_per_brief` replies.
+  """Adds what a judge says of the first JUDGED_PER_BRIEF replies.
 
   `good` is its probability of Good, and `won` 1, 0 or, where its two orders
   disagree, half against the base's reply, where there is one.
   """
-  count = config.judged_per_brief
+  count = JUDGED_PER_BRIEF
   prompts = [brief.text for brief in briefs]
   ours = [[reply['text'] for reply in group[:count]] for group in answered]
   question = factory.make_question('judge', config.judge)
@@ -289,7 +286,7 @@ def scorer_accuracy(
   prompts = [pair.prompt for pair in pairs]
   texts = [[pair.chosen, pair.rejected] for pair in pairs]
   told = {}
-  size = round_up_groups(config.briefs_per_pass, eyes.unseen.decoder.mesh)
+  size = round_up_groups(config.batch_size, eyes.unseen.decoder.mesh)
   right = []
   for first in range(0, len(pairs), size):
     rows = np.arange(first, first + size) % len(pairs)

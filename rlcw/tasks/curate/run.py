@@ -100,7 +100,7 @@ def run(config: Config, workdir: Path) -> Record:
       f'{told["overturn_rate"]:.0%} overturned'
     )
 
-  total, size = len(queries), config.queries_per_pass
+  total, size = len(queries), config.batch_size
   for first in metrics.progress('curate', done, total, 'query', size, note):
     for row in curator(queries[first : first + size]):
       files.append_jsonl(trace, row)
@@ -128,7 +128,7 @@ def check(config: Config) -> None:
       'from 1 on, or 0 for any',
       config.length_ratio == 0 or config.length_ratio >= 1,
     ),
-    'queries_per_pass': ('from 1 on', config.queries_per_pass >= 1),
+    'batch_size': ('from 1 on', config.batch_size >= 1),
   }
   for name, (words, holds) in legal.items():
     if not holds:

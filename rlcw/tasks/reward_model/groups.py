@@ -17,6 +17,8 @@ from rlcw.rewards import reward_model
 
 DEBIAS = ('none', 'balance', 'length')
 # Edges of |log(length ratio)| between pairs that are balanced together.
+# Share of the tokens replaced in a made loser of random tokens.
+BROKEN_TOKENS = 0.3
 _EDGES = (0.1, 0.3, 0.6, 1.0)
 
 
@@ -75,9 +77,7 @@ def make_groups(
     for start in range(0, len(rows), size - losers):
       part = slice(start, start + size - losers)
       best = int(np.argmax(each.worth[part]))
-      bad = make_losers(
-        np.array(rows[part][best]), len(text), rng, config.broken_tokens
-      )
+      bad = make_losers(np.array(rows[part][best]), len(text), rng)
       size_R = [len(reply) for reply in each.replies[part]]
       missing = size - len(rows[part]) - losers
       prompts.append(prompt)
@@ -106,10 +106,9 @@ def make_losers(
   best: np.ndarray,
   vocabulary: int,
   rng: np.random.Generator,
-  broken_tokens: float,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Of the best reply `[T]`: one with tokens replaced, one that only loops."""
-  replaced = rng.random(best.size) < broken_tokens
+  replaced = rng.random(best.size) < BROKEN_TOKENS
   noise = rng.integers(vocabulary, size=best.size)
   period = rng.integers(1, 7)
   looping = best[rng.integers(best.size) :][:period]

@@ -122,11 +122,11 @@ def kept_features(
 def group_features(
   groups: Groups, model: LanguageModel, config: Config
 ) -> np.ndarray:
-  """Features `[N, R, D]` of each reply, `groups_per_pass` groups at a time.
+  """Features `[N, R, D]` of each reply, `batch_size` groups at a time.
 
   Groups of like length are read together, in widths that are powers of two.
   """
-  size, total = config.groups_per_pass, len(groups.prompt)
+  size, total = config.batch_size, len(groups.prompt)
   read_NxT = np.asarray(groups.mask.any(1))
   reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
   order = np.argsort(reply_N, kind='stable')

@@ -1,0 +1,127 @@
+"""Settings of runs: reading them, and names that have changed.
+
+An old name is accepted for one release, on the command line, in a config file
+and in the `config.json` of an old run.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rlcw import Config
+
+# Dotted name of a setting -> its name now.
+RENAMED = (
+  (r'\b(briefs|groups|prompts|queries|replies)_per_pass$', 'batch_size'),
+  (r'\bjudge\.endpoint\.max_tokens$', 'judge.max_new_tokens'),
+  (r'\bjudge\.endpoint\.(temperature|cache)$', r'judge.\1'),
+)
+# Settings that are constants now: the value that each has.
+REMOVED = {'judged_per_brief': 1, 'broken_tokens': 0.3}
+_FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
+
+
+def new_name(name: str) -> str:
+  """Returns the present name of a setting, given dotted as in `judge.model`."""
+  for old, new in RENAMED:
+    name = re.sub(old, new, name)
+  return name
+
+
+def upgrade(
+  config: ConfigDict, warn: Callable[[str], None] = lambda _: None
+) -> ConfigDict:
+  """Moves settings with old names to their new ones.
+
+  Args:
+    config: settings, changed in place.
+    warn: receives a line for each setting with an old name.
+
+  Returns:
+    The same settings.
+  """
+  with config.unlocked():
+    for name, value in [*_leaves(config)]:
+      new = new_name(name)
+      if name in REMOVED:
+        warn(_removed(name))
+      elif new != name:
+        warn(_renamed(name, new))
+        _parent(config, new)[new.rpartition('.')[2]] = value
+      if name in REMOVED or new != name:
+        del _parent(config, name)[name.rpartition('.')[2]]
+  return config
+
+
+def upgrade_arguments(
+  arguments: Sequence[str], warn: Callable[[str], None]
+) -> list[str]:
+  """Returns the command line with new names in place of old ones.
+
+  Args:
+    arguments: of the command line; only `--config.NAME=VALUE` is looked at.
+    warn: receives a line for each setting with an old name.
+  """
+  upgraded = []
+  for argument in arguments:
+    match = _FLAG.fullmatch(argument)
+    name = match[1] if match else ''
+    if match and name in REMOVED:
+      warn(_removed(name))
+      continue
+    new = new_name(name)
+    if match and new != name:
+      warn(_renamed(name, new))
+      argument = f'--config.{new}{match[2] or ""}'
+    upgraded.append(argument)
+  return upgraded
+
+
+def read(workdir: str | Path) -> Config:
+  """Returns the settings of a run, from the `config.json` in its workdir.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  text = (Path(workdir) / 'config.json').read_text('utf-8')
+  return upgrade(ConfigDict(json.loads(text)))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+  """Returns the settings that differ, by dotted name: (old, new) values.
+
+  A setting that only `new` has came with a later version of the code, which
+  the old run could not name.
+  """
+  before, after = dict(_leaves(old)), dict(_leaves(new))
+  return {
+    name: (value, after.get(name))
+    for name, value in before.items()
+    if value != after.get(name)
+  }
+
+
+def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  for name, value in config.items():
+    if isinstance(value, (ConfigDict, dict)):
+      yield from _leaves(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def _parent(config: Any, name: str) -> Any:
+  for part in name.split('.')[:-1]:
+    config = config[part]
+  return config
+
+
+def _renamed(name: str, new: str) -> str:
+  return f'config.{name} is now config.{new}; use the new name'
+
+
+def _removed(name: str) -> str:
+  return f'config.{name} is no longer a setting; it is {REMOVED[name]}'

@@ -1,0 +1,87 @@
+"""Old names of settings, from the command line, files and old runs."""
+
+import json
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from rlcw.runtime import settings
+
+
+@pytest.mark.parametrize(
+  ('old', 'new'),
+  [
+    ('prompts_per_pass', 'batch_size'),
+    ('briefs_per_pass', 'batch_size'),
+    ('judge.groups_per_pass', 'judge.batch_size'),
+    ('judge.endpoint.max_tokens', 'judge.max_new_tokens'),
+    ('judge.endpoint.cache', 'judge.cache'),
+    ('judge.endpoint.temperature', 'judge.temperature'),
+    ('judge.endpoint.url', 'judge.endpoint.url'),
+    ('temperature', 'temperature'),
+  ],
+)
+def test_names(old: str, new: str) -> None:
+  assert settings.new_name(old) == new
+
+
+def test_an_old_name_on_the_command_line_is_replaced_with_a_warning() -> None:
+  warnings: list[str] = []
+  arguments = settings.upgrade_arguments(
+    [
+      'rlcw',
+      '--config=configs/judge.py',
+      '--config.judge.endpoint.max_tokens=9',
+      '--config.replies_per_pass',
+      '4',
+      '--config.judged_per_brief=1',
+      '--workdir=runs/per_pass',
+    ],
+    warnings.append,
+  )
+  assert arguments == [
+    'rlcw',
+    '--config=configs/judge.py',
+    '--config.judge.max_new_tokens=9',
+    '--config.batch_size',
+    '4',
+    '--workdir=runs/per_pass',
+  ]
+  assert 'config.judge.max_new_tokens' in warnings[0]
+  assert 'config.batch_size' in warnings[1]
+  assert 'no longer a setting' in warnings[2]
+
+
+def test_a_config_with_old_names_is_moved() -> None:
+  config = ConfigDict(
+    {
+      'judge': {'endpoint': {'url': 'u', 'max_tokens': 7}, 'votes': 2},
+      'briefs_per_pass': 3,
+      'judged_per_brief': 1,
+    }
+  )
+  config.lock()
+  warnings: list[str] = []
+  settings.upgrade(config, warnings.append)
+  assert config.to_dict() == {
+    'judge': {'endpoint': {'url': 'u'}, 'max_new_tokens': 7, 'votes': 2},
+    'batch_size': 3,
+  }
+  assert len(warnings) == 3
+
+
+def test_the_settings_of_an_old_run_are_read(tmp_path: pathlib.Path) -> None:
+  (tmp_path / 'config.json').write_text(json.dumps({'groups_per_pass': 8}))
+  assert settings.read(tmp_path).to_dict() == {'batch_size': 8}
+
+
+def test_differences_are_named_and_later_settings_are_none() -> None:
+  old = {'a': 1, 'b': {'c': 2, 'd': (1, 2)}}
+  new = {'a': 1, 'b': {'c': 3, 'd': (1, 2), 'e': 5}, 'f': 6}
+  assert settings.differences(old, new) == {'b.c': (2, 3)}
+  assert settings.differences(new, old) == {
+    'b.c': (3, 2),
+    'b.e': (5, None),
+    'f': (6, None),
+  }
