@@ -58,27 +58,6 @@ def matched(length_Nx2: np.ndarray) -> np.ndarray:
   return gap_N <= MATCHED * length_Nx2.max(1)
 
 
-def grouped_interval(
-  value_N: np.ndarray, group_N: np.ndarray, seed: int = 0, draws: int = 10_000
-) -> tuple[float, float]:
-  """The 95% interval of a mean, by a bootstrap over groups.
-
-  Args:
-    value_N: what the mean is of.
-    group_N: the group, such as the prompt, of each: those of one are alike.
-    seed: of the draws.
-    draws: how many.
-  """
-  names, group_N = np.unique(group_N, return_inverse=True)
-  total_C = np.bincount(group_N, value_N)
-  count_C = np.bincount(group_N)
-  rng = np.random.default_rng(seed)
-  rows = rng.integers(len(names), size=(draws, len(names)))
-  means = total_C[rows].sum(1) / count_C[rows].sum(1)
-  low, high = np.percentile(means, [2.5, 97.5])
-  return float(low), float(high)
-
-
 def agreement(
   score_Nx2: np.ndarray, length_Nx2: np.ndarray, group_N: np.ndarray
 ) -> dict[str, Any]:
@@ -155,28 +134,51 @@ def right_at_length(
   return np.where(count_N, total_N / np.maximum(count_N, 1), np.nan)
 
 
+# Resamples where many quantities are resampled together.
 DRAWS = 2000
 
 
-def draw_seeds(rng: np.random.Generator, seeds: int) -> np.ndarray:
-  """Which of S seeds a bootstrap's draws are of, `[D, max(S − 1, 1)]`.
+def draw_groups(
+  rng: np.random.Generator, groups: int, draws: int = DRAWS
+) -> np.ndarray:
+  """Indices `[D, C]` of the C groups in each of D resamples."""
+  return rng.integers(groups, size=(draws, groups))
 
-  With S to a draw, the variance of a mean would come out `(S − 1) / S` of what
-  it is: a third too little for three (Rao and Wu, JASA 83, 1988).
+
+def draw_seeds(rng: np.random.Generator, seeds: int) -> np.ndarray:
+  """Indices `[D, max(S − 1, 1)]` of the seeds in each of D resamples.
+
+  With S to a draw, the variance of a mean would come out `(S − 1) / S` of its
+  true value: a third too little for three (Rao and Wu, JASA 83, 1988).
   """
   return rng.integers(seeds, size=(DRAWS, max(seeds - 1, 1)))
 
 
 def bootstrap(
-  value_SxP: np.ndarray, seed_DxS: np.ndarray, brief_DxP: np.ndarray
+  value_SxP: np.ndarray,
+  brief_DxP: np.ndarray,
+  seed_DxS: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Means `[D]` over drawn seeds and drawn briefs; NaN does not count."""
-  seeds_DxP = metrics.mean(value_SxP[seed_DxS], 1)  # of the drawn runs
-  return metrics.mean(np.take_along_axis(seeds_DxP, brief_DxP, 1), 1)
+  """Means over resampled seeds and briefs.
+
+  Args:
+    value_SxP: one value for each seed and brief; NaN does not count.
+    brief_DxP: resampled briefs, from `draw_groups`.
+    seed_DxS: resampled seeds, from `draw_seeds`; if None, all seeds.
+
+  Returns:
+    The mean of each resample, `[D]`.
+  """
+  if seed_DxS is None:
+    mean_DxP = metrics.mean(value_SxP, 0)[brief_DxP]
+  else:
+    mean_DxP = metrics.mean(value_SxP[seed_DxS], 1)
+    mean_DxP = np.take_along_axis(mean_DxP, brief_DxP, 1)
+  return metrics.mean(mean_DxP, 1)
 
 
 def interval(value_D: np.ndarray) -> list[float]:
-  """The middle 95% of what was drawn."""
+  """The middle 95% of the finite values; NaN if there are none."""
   known_D = value_D[np.isfinite(value_D)]
   return (
     [*np.percentile(known_D, [2.5, 97.5])] if known_D.size else [np.nan] * 2
@@ -188,14 +190,37 @@ def paired_bootstrap(
 ) -> dict[str, float]:
   """Mean of `after − before` and its 95% interval, briefs resampled.
 
-  A reply that is NaN has no value; where neither or only one side of a brief
-  has any, the brief does not count.  All is NaN where no brief counts.
+  NaN is a reply without a value; a brief counts if both sides have one.  All is
+  NaN if no brief counts.
   """
   difference_P = metrics.mean(after_PxG, 1) - metrics.mean(before_PxG, 1)
   difference_P = difference_P[np.isfinite(difference_P)]
   if not difference_P.size:
     return dict.fromkeys(('mean', 'low', 'high'), np.nan)
   rng = np.random.default_rng(seed)
-  rows = rng.integers(len(difference_P), size=(draws, len(difference_P)))
-  low, high = np.percentile(difference_P[rows].mean(1), [2.5, 97.5])
+  brief_DxP = draw_groups(rng, len(difference_P), draws)
+  low, high = interval(bootstrap(difference_P[None], brief_DxP))
   return {'mean': difference_P.mean(), 'low': low, 'high': high}
+
+
+def grouped_interval(
+  value_N: np.ndarray, group_N: np.ndarray, seed: int = 0, draws: int = 10_000
+) -> list[float]:
+  """The 95% interval of a mean, by a bootstrap over groups.
+
+  Args:
+    value_N: the values `[N]`.
+    group_N: the group, such as the prompt, of each value; values of one group
+      are not independent, so groups are resampled whole.
+    seed: of the draws.
+    draws: number of resamples.
+
+  Returns:
+    The lower and the upper end.
+  """
+  names, group_N = np.unique(group_N, return_inverse=True)
+  total_C, count_C = np.bincount(group_N, value_N), np.bincount(group_N)
+  group_DxC = draw_groups(np.random.default_rng(seed), len(names), draws)
+  # a group weighs as much as it has values
+  total_D = bootstrap(total_C[None], group_DxC)
+  return interval(total_D / bootstrap(count_C[None], group_DxC))

@@ -72,7 +72,7 @@ def test_interval_resamples_prompts_not_pairs() -> None:
   many = stats.grouped_interval(value_N, np.arange(400))
   assert few[0] < many[0] < 0.5 < many[1] < few[1]
   assert few[1] - few[0] > 2.5 * (many[1] - many[0])
-  assert stats.grouped_interval(np.ones(5), np.arange(5)) == (1.0, 1.0)
+  assert stats.grouped_interval(np.ones(5), np.arange(5)) == [1.0, 1.0]
 
 
 def test_auc_by_hand() -> None:

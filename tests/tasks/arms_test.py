@@ -97,7 +97,7 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
 
   def width(gap: float) -> float:
     value_SxP = np.stack([value_P, value_P + gap])
-    low, high = stats.interval(stats.bootstrap(value_SxP, seed_DxS, brief_DxP))
+    low, high = stats.interval(stats.bootstrap(value_SxP, brief_DxP, seed_DxS))
     return high - low
 
   assert width(3.0) > 2 * width(0.0) > 0
@@ -110,7 +110,7 @@ def test_the_spread_of_seeds_is_not_understated(seeds: int) -> None:
   value_S = rng.normal(size=seeds)
   one_brief = np.zeros((stats.DRAWS, 1), int)
   seed_DxS = stats.draw_seeds(rng, seeds)
-  drawn_D = stats.bootstrap(value_S[:, None], seed_DxS, one_brief)
+  drawn_D = stats.bootstrap(value_S[:, None], one_brief, seed_DxS)
   expected = value_S.var(ddof=1) / seeds
   assert drawn_D.var() == pytest.approx(expected, rel=0.1)
 
@@ -122,7 +122,7 @@ def test_one_seed_is_drawn_alone() -> None:
 def test_a_reply_that_nobody_could_score_does_not_count() -> None:
   value_SxP = np.array([[1.0, np.nan]])
   drawn = stats.bootstrap(
-    value_SxP, np.zeros((3, 1), int), np.array([[0, 1], [0, 0], [1, 1]])
+    value_SxP, np.array([[0, 1], [0, 0], [1, 1]]), np.zeros((3, 1), int)
   )
   np.testing.assert_array_equal(drawn, [1, 1, np.nan])
   assert stats.interval(drawn) == [1, 1]

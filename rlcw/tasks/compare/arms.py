@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from rlcw.evaluation import diversity, stats, winrate
-from rlcw.evaluation.stats import DRAWS
 from rlcw.runtime import metrics
 
 BASE = 'base'
@@ -96,14 +95,14 @@ def measure(
   drawn, told = {}, {}
   prompts = len(replies[BASE])
   rng = np.random.default_rng(0)
-  brief_DxP = rng.integers(prompts, size=(DRAWS, prompts))
+  brief_DxP = stats.draw_groups(rng, prompts)
   centre_D = features[BASE].mean((0, 1))
   for arm, names in runs.items():
     seed_DxS = stats.draw_seeds(rng, len(names))
     told[arm] = {'runs': names, 'numbers': {}, 'by_run': {}, 'intervals': {}}
     for key in found[BASE]:
       value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
-      rate_D = stats.bootstrap(value_SxP, seed_DxS, brief_DxP)
+      rate_D = stats.bootstrap(value_SxP, brief_DxP, seed_DxS)
       drawn[arm, key] = rate_D
       told[arm]['numbers'][key] = metrics.mean(value_SxP)
       told[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
