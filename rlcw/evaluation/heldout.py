@@ -1,6 +1,6 @@
 """A model's scored replies to held-out briefs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,18 @@ from rlcw.rewards.briefs import Brief
 from rlcw.runtime import metrics
 from rlcw.runtime.mesh import over_groups, round_up_groups
 from rlcw.sampling.rollout import Temperature, sample
+
+# The values of one reply, as `answer` and those who score it later write them.
+PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
+  'pass_rate': lambda reply: reply['strict'],
+  'pass_rate_loose': lambda reply: reply['loose'],
+  'writing': lambda reply: reply['writing'],
+  'unseen': lambda reply: reply.get('unseen'),
+  'good': lambda reply: reply.get('good'),
+  'length': lambda reply: reply['length'],
+  'truncated': lambda reply: not reply['finished'],
+  'kl': lambda reply: reply['kl'],
+}
 
 
 def answer(
@@ -78,7 +90,18 @@ def answer(
       ]
       for p in range(size)
     ]
-  return replies[: len(briefs)]
+  replies = replies[: len(briefs)]
+  for brief, group in zip(briefs, replies, strict=True):
+    for reply in group:
+      reply['strict'] = 1 - constraints.breaks(reply['follow'])
+      reply['loose'] = follows_loosely(brief, reply)
+  return replies
+
+
+def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
+  """One of PER_REPLY for each reply, `[P, G]`; NaN where it is not known."""
+  value = PER_REPLY[key]
+  return np.array([[value(r) for r in group] for group in groups], float)
 
 
 def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:

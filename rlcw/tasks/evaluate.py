@@ -26,7 +26,7 @@ MODELS = ('base', 'trained')
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Evaluates a finished `grpo` run; returns the summary."""
+  """Evaluates a finished `grpo` run and returns its summary."""
   trained = settings.read(config.run)
   base = language_model.load(trained.model, make_mesh(**config.mesh))
   scorer = Scorer(base, trained)
@@ -60,64 +60,59 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         **{name: replies[name][i] for name in MODELS},
       },
     )
-  summary = summarise(briefs, replies, config.seed)
-  panel = factory.make_judge(config.judge, base.mesh, base)
-  if panel is not None:
-    summary |= compare(panel, briefs, replies, config.judge)
+  summary = summarise(replies, briefs[0].language, config.seed)
+  judge = factory.make_judge(config.judge, base.mesh, base)
+  if judge is not None:
+    summary |= compare(judge, briefs, replies, config.judge)
   return summary
 
 
 def summarise(
-  briefs: list[Brief],
-  replies: dict[str, list[list[dict[str, Any]]]],
-  seed: int,
+  replies: dict[str, list[list[dict[str, Any]]]], language: str, seed: int
 ) -> dict[str, Any]:
-  """Headline numbers of both models, and their differences."""
+  """Returns headline numbers of both models, and their differences.
+
+  Args:
+    replies: of each of MODELS, `[P][G]` (`heldout.answer`).
+    language: of the replies.
+    seed: of the bootstrap.
+  """
   summary: dict[str, Any] = {
-    'briefs': len(briefs),
+    'briefs': len(replies['base']),
     'replies_per_brief': len(replies['base'][0]),
   }
-  passed, written = {}, {}
-  for name in MODELS:
-    groups = replies[name]
-    passed[name] = per_reply(
-      groups, lambda r: 1 - constraints.breaks(r['follow'])
-    )
-    written[name] = per_reply(groups, lambda r: r['writing'])
-    loose = [
-      [heldout.follows_loosely(brief, reply) for reply in group]
-      for brief, group in zip(briefs, groups, strict=True)
-    ]
+  values = {
+    name: {key: heldout.values(replies[name], key) for key in heldout.PER_REPLY}
+    for name in MODELS
+  }
+  for name, of_replies in values.items():
+    texts = [reply['text'] for group in replies[name] for reply in group]
     summary |= {
-      f'pass_rate_{name}': metrics.mean(passed[name]),
-      f'pass_rate_loose_{name}': metrics.mean(loose),
-      f'writing_{name}': metrics.mean(written[name]),
-      f'finished_{name}': per_reply(groups, lambda r: r['finished']).mean(),
-      f'length_{name}': per_reply(groups, lambda r: r['length']).mean(),
-      f'distinct2_{name}': diversity.distinct(
-        [r['text'] for g in groups for r in g], 2, briefs[0].language
-      ),
-      f'kl_{name}': per_reply(groups, lambda r: r['kl']).mean(),
+      f'pass_rate_{name}': metrics.mean(of_replies['pass_rate']),
+      f'pass_rate_loose_{name}': metrics.mean(of_replies['pass_rate_loose']),
+      f'writing_{name}': metrics.mean(of_replies['writing']),
+      f'finished_{name}': (1 - of_replies['truncated']).mean(),
+      f'length_{name}': of_replies['length'].mean(),
+      f'distinct2_{name}': diversity.distinct(texts, 2, language),
+      f'kl_{name}': of_replies['kl'].mean(),
     }
-  summary['pass_rate_difference'] = stats.paired_bootstrap(
-    passed['base'], passed['trained'], seed
-  )
-  summary['writing_difference'] = stats.paired_bootstrap(
-    written['base'], written['trained'], seed
-  )
+  for key in ('pass_rate', 'writing'):
+    summary[f'{key}_difference'] = stats.paired_bootstrap(
+      values['base'][key], values['trained'][key], seed
+    )
   return summary
 
 
 def compare(
-  panel: Judge,
+  judge: Judge,
   briefs: list[Brief],
   replies: dict[str, list[list[dict[str, Any]]]],
-  settings: Config,
+  judge_settings: Config,
 ) -> dict[str, Any]:
-  """How often a judge prefers the trained model's reply, asked both ways.
+  """Returns how often a judge prefers the trained model's reply to the base's.
 
-  A tie, which the two orders disagree about, counts half.  A second rate says
-  how often it would at equal length (`winrate`).
+  Each pair is shown in both orders; a tie, where they disagree, counts half.
+  The second rate is the estimate at equal length (`winrate`).
   """
   pairs = [
     (p, ours['text'], theirs['text'])
@@ -128,16 +123,11 @@ def compare(
   ]
   brief_N, ours, theirs = zip(*pairs, strict=True)
   won_N = questions.compare(
-    panel,
-    factory.make_question('compare', settings),
+    judge,
+    factory.make_question('compare', judge_settings),
     [briefs[p].text for p in brief_N],
     ours,
     theirs,
   )
   longer_N = np.array([len(a) - len(b) for _, a, b in pairs])
   return winrate.summary(won_N, longer_N, np.array(brief_N))
-
-
-def per_reply(groups: list[list[dict[str, Any]]], value: Any) -> np.ndarray:
-  """One number per reply, `[P, G]`."""
-  return np.array([[float(value(r)) for r in group] for group in groups])

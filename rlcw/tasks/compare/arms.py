@@ -4,12 +4,12 @@ Letters: S runs (seeds) of one arm, P briefs, G replies to each.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rlcw.evaluation import diversity, stats, winrate
+from rlcw.evaluation import diversity, heldout, stats, winrate
 from rlcw.runtime import metrics
 
 BASE = 'base'
@@ -17,30 +17,13 @@ BASE = 'base'
 
 Replies = dict[str, list[list[dict[str, Any]]]]  # by run, [P][G]
 
-# One number per reply …
-PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
-  'pass_rate': lambda reply: reply['strict'],
-  'pass_rate_loose': lambda reply: reply['loose'],
-  'writing': lambda reply: reply['writing'],
-  'unseen': lambda reply: reply['unseen'],
-  'good': lambda reply: reply.get('good'),
-  'length': lambda reply: reply['length'],
-  'truncated': lambda reply: not reply['finished'],
-  'kl': lambda reply: reply['kl'],
-}
-# … and those of them, with `kept_and_better`, that arms are compared by.
+# The values, of those of each reply, that arms are compared by.
 COMPARED = 'kept_and_better', 'pass_rate', 'writing', 'unseen'
 
 
 def arm_of(name: str) -> str:
   """The arm of a run, whose name is ARM-SEED, or the base."""
   return name.rpartition('-')[0] or name
-
-
-def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
-  """One number per reply, `[P, G]`; NaN where it is not known."""
-  value = PER_REPLY[key]
-  return np.array([[value(r) for r in group] for group in groups], float)
 
 
 def rewarded_violations(groups: Sequence[dict[str, Any]]) -> float:
@@ -139,8 +122,8 @@ def measure(
 
 def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
   """`[P, G]` of each number that a reply of a run has by itself."""
-  found = {key: values(replies[name], key) for key in PER_REPLY}
-  base_PxG = values(replies[BASE], 'unseen')
+  found = {key: heldout.values(replies[name], key) for key in heldout.PER_REPLY}
+  base_PxG = heldout.values(replies[BASE], 'unseen')
   better_PxG = found['unseen'] > base_PxG.mean(1, keepdims=True)
   kept_PxG = found['pass_rate']
   both = np.where(np.isnan(kept_PxG), np.nan, kept_PxG * better_PxG)

@@ -19,7 +19,7 @@ from rlcw.data import datasets
 from rlcw.evaluation import heldout, stats
 from rlcw.models import language_model, lora
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import constraints, reward_model
+from rlcw.rewards import reward_model
 from rlcw.rewards.briefs import Brief, load_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -266,10 +266,6 @@ def write(
   """One line per brief, the file whole or not at all."""
   with atomic(file) as partial, partial.open('wb') as out:
     for brief, group in zip(briefs, answered, strict=True):
-      for reply in group:
-        loose = heldout.follows_loosely(brief, reply)
-        strict = 1 - constraints.breaks(reply['follow'])
-        reply |= {'strict': strict, 'loose': loose}
       out.write(json_line({'brief_id': brief.id, 'replies': group}))
 
 
