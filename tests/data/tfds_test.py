@@ -20,11 +20,11 @@ pytest.importorskip('array_record', reason='needs the extra `data`')
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 READ = """
 import json, sys
-from rlcw import data
+from rlcw.data import datasets
 
 for path in sys.argv[1:]:
   try:
-    found = [record for _, record in data.read_numbered(path)]
+    found = [record for _, record in datasets.read_numbered(path)]
   except ValueError as error:
     found = str(error)
   print('RESULT', json.dumps(found))

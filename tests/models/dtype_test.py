@@ -29,7 +29,7 @@ def letters(briefs: Any, replies: Any) -> np.ndarray:
 
 def settings(folder: pathlib.Path, dtype: str) -> ConfigDict:
   config = tiny_config('grpo', folder, folder)
-  config.writing = 'dtype_test:letters'
+  config.writing = 'tests.models.dtype_test:letters'
   config.steps = 2
   config.compute_dtype = config.moment_dtype = dtype
   return config

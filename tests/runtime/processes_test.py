@@ -19,7 +19,6 @@ from absl import app
 from rlcw import losses, main, train
 from rlcw.data import datasets
 from rlcw.runtime import checkpoint, files, metrics, processes
-from rlcw.runtime import mesh as mesh_lib
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 
 
@@ -126,7 +125,7 @@ def test_the_first_process_of_a_part_speaks_for_it(
   per_process: int,
   speakers: list[int] | None,
 ) -> None:
-  monkeypatch.setattr(mesh_lib, 'over_groups', lambda mesh: None)
+  monkeypatch.setattr(processes, 'over_groups', lambda mesh: None)
   mesh = fake_mesh(shape, per_process)
   if speakers is None:
     with pytest.raises(ValueError, match='tensor axis'):

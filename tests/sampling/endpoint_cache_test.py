@@ -151,7 +151,7 @@ def test_a_cache_that_breaks_later_is_named(tmp_path: pathlib.Path) -> None:
 
 CHILD = """
   import sys
-  from rlcw.endpoint import Endpoint
+  from rlcw.sampling.endpoint import Endpoint
 
   url, cache, count = sys.argv[1:]
   it = Endpoint(url=url, model='m', cache=cache, concurrency=2)

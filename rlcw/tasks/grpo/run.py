@@ -19,9 +19,8 @@ from typing import Any
 
 from rlcw import Config, train
 from rlcw.data import datasets
-from rlcw.models import language_model, lora
+from rlcw.models import language_model, lora, weights
 from rlcw.models.language_model import LanguageModel
-from rlcw.models.weights import in_memory
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_briefs
 from rlcw.rewards.scoring import Scorer
@@ -53,7 +52,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   model = language_model.cast(model, config.compute_dtype, config.attention)
   frozen = frozen and model.params
   if config.offload and not frozen:
-    waiting = in_memory(model.params, 'pinned_host')
+    waiting = weights.in_memory(model.params, 'pinned_host')
     model = model._replace(params=waiting)
   scorer = Scorer(model, config)
   state = train.fit(
