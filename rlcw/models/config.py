@@ -44,7 +44,7 @@ class LoraConfig:
     unknown = [name for name in self.targets if name not in PROJECTIONS]
     if unknown or not self.targets:
       raise ValueError(
-        f'lora.targets={self.targets!r}: {unknown or "no names"}; '
+        f'lora.targets={self.targets!r}: {unknown or "nothing"} to adapt; '
         f'expected one or more of {PROJECTIONS}'
       )
     if self.rank < 1:

@@ -165,7 +165,8 @@ class Block(nn.Module):
 def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
   """Embeddings `[..., D]` of tokens `[...]`, with the family's scale."""
   x = embed_VxD[token].astype(config.dtype)
-  # The scale is rounded to the activations' dtype, as in Gemma's own code.
+  # The scale is rounded to the activations' dtype, as in the reference
+  # implementation of Gemma.
   return constrain(x * jnp.asarray(config.embed_scale, x.dtype))
 
 
@@ -423,15 +424,15 @@ def decode_step(
   )
   new_cache = []
   local = c.local_layers or (False,) * c.num_layers
-  # Unrolled: `is_local` is static here, so only one kind of attention is traced.
-  for is_local, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
+  # Unrolled: `sliding` is static here, so no layer needs a `cond`.
+  for sliding, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
     # Views in attention's layout [P, S, K, H].
     brief = KV(jnp.moveaxis(k, -1, 1), jnp.swapaxes(v, 1, 2))
     x, kv = _apply(
       Block(c),
       block,
       x,
-      is_local,
+      sliding,
       rope,
       prefix.length_P,
       brief,
