@@ -188,10 +188,10 @@ def gguf_reader(file: Path) -> Any:
           self._get(orig_offs + 4, '<u8'),
         )
         # `None` for strings and nested arrays, whose elements vary in size.
-        number = self.gguf_scalar_to_np.get(inner[0])
-        if number is not None:
+        scalar = self.gguf_scalar_to_np.get(inner[0])
+        if scalar is not None:
           # The values follow a type of 4 bytes and a count of 8.
-          values = self._get(orig_offs + 12, number, count[0])
+          values = self._get(orig_offs + 12, scalar, count[0])
           types = [gguf.GGUFValueType(raw_type), gguf.GGUFValueType(inner[0])]
           return 12 + values.nbytes, [inner, count, values], [2], types
       return super()._get_field_parts(orig_offs, raw_type)
@@ -252,6 +252,7 @@ def open_gguf(file: Path) -> Source:
 
   def read(name: str) -> np.ndarray:
     array, kind = dequantise(name), name.split('.')[-2]
+    # llama.cpp's converter interleaves rotary pairs for Llama only.
     if config['model_type'] == 'llama' and kind in interleaved:
       return _deinterleave(array, interleaved[kind])
     if config['model_type'] == 'gemma3_text' and name.endswith('norm.weight'):
@@ -303,10 +304,7 @@ def _gguf_config(
     return header_field(f'{family}.{key}', kind, *default)
 
   number = int | float
-  heads, layers = (
-    get('attention.head_count', int),
-    get('block_count', int),
-  )
+  heads, layers = get('attention.head_count', int), get('block_count', int)
   dim = get('embedding_length', int)
   # Not every header has a vocabulary size; the embedding always does.
   embedding = shapes.get('token_embd.weight', ())

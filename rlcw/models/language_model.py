@@ -66,8 +66,8 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
     raise ValueError(f'{model} is a reward model, which writes no text')
   # Recursive, because a run may have started from another run.
   base, learned = restore(model, load(run.model, mesh))
-  # Merged into weights of their own dtype: from here on the model is a plain
-  # pretrained one, which another run may give new adapters.
+  # Merged, so that the result is like a pretrained model, to which another run
+  # can add new adapters.
   params = lora.merge(base.config, lora.join(learned, base.params))
   return LanguageModel(base.reference, params, base.tokenizer, mesh, str(model))
 
