@@ -124,8 +124,8 @@ def test_half_a_surrogate_pair_is_read(tiny_folder: pathlib.Path) -> None:
   one = tokenizer.load(tiny_folder)
   assert tokenizer.encode(one, 'a\ud83d') == tokenizer.encode(one, 'a\ufffd')
   assert tokenizer.chat(one, '\udc00b') == tokenizer.chat(one, '\ufffdb')
-  assert tokenizer.whole('\ud83d\ude00') == '😀'
-  assert tokenizer.whole('\ufeff天 \x00') == '\ufeff天 \x00'
+  assert tokenizer.valid_unicode('\ud83d\ude00') == '😀'
+  assert tokenizer.valid_unicode('\ufeff天 \x00') == '\ufeff天 \x00'
 
 
 def test_pairs_are_read_as_untrusted(tiny_folder: pathlib.Path) -> None:

@@ -44,8 +44,8 @@ def answer(
   prompt_NxL, length_N = batches.pad(
     tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
   )
-  decoder = lora.decoder(model.config)
-  params = lora.sampled(model.config, model.params)
+  decoder = lora.rollout_config(model.config)
+  params = lora.rollout_params(model.config, model.params)
   size, replies = round_up_groups(config.batch_size, model.mesh), []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):

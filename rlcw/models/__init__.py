@@ -1,1 +1,1 @@
-"""Decoder, weights, LoRA and tokenizer of a language model."""
+"""Decoder, weights, LoRA adapters and tokenizer of a language model."""

@@ -1,11 +1,12 @@
-"""What computes attention on each platform; `attention` chooses.
+"""Attention kernels for each platform; `attention` chooses between them.
 
-`plain` is the reference.  `splash` and `cudnn` compute the same for whole
-passes, where every query is the last of the keys before it, without writing
+`plain` is the reference.  `splash` and `cudnn` compute the same function for
+whole sequences, where query i attends to its own keys 0 to i, without writing
 scores to memory.
 
-Letters as in `model`: P prompts, G replies, L queries, S keys, K key/value
-heads, R query heads to each, H head; N the queries of a group, M its keys.
+Letters as in `decoder`: P prompts, G replies, L queries, S keys, K key/value
+heads, R query heads per key/value head, H head dimension; N queries of a group,
+M keys of a group.
 """
 
 import dataclasses
@@ -30,16 +31,16 @@ from rlcw.runtime.mesh import GROUPS, group_shards
 
 
 class KV(NamedTuple):
-  """Keys and values; stacked over layers they gain a leading axis."""
+  """Keys and values; stacked over layers they have one more leading axis."""
 
   k: jax.Array  # [P, S, K, H] of briefs, [P, G, S, K, H] of replies
   v: jax.Array
 
 
 class Prefix(NamedTuple):
-  """A brief that its replies attend to: keys and values, and its length."""
+  """Keys and values of a brief that its replies attend to, and its length."""
 
-  kv: KV  # [P, S, K, H] of one layer, [layers, P, S, K, H] of all
+  kv: KV  # [P, S, K, H] of one layer, [layers, P, S, K, H] of all layers
   length_P: jax.Array
 
 
@@ -51,10 +52,11 @@ def masks(
   start: jax.Array | int,
   window: int | None,
 ) -> tuple[jax.Array, jax.Array | None]:
-  """Which own keys `[P, G, L, S]` and of the brief's `[P, L, S]` are seen.
+  """Masks of the visible own keys `[P, G, L, S]` and brief keys `[P, L, S]`.
 
-  An axis along which a mask would repeat itself has size 1: the first two
-  where there are no segments, the brief's queries where there is no window.
+  An axis along which a mask is constant has size 1: the first two without
+  segments, the query axis of the brief's mask without a window.  The second
+  mask is `None` without a prefix.
   """
   query_Lx1 = start + jnp.arange(queries)[:, None]
   key_S = jnp.arange(keys)
@@ -70,6 +72,7 @@ def masks(
   length_Px1x1 = prefix.length_P[:, None, None]
   brief_PxLxS = key_S < length_Px1x1
   if window is not None:
+    # A reply continues its brief, so its positions start at the brief's length.
     brief_PxLxS &= length_Px1x1 + query_Lx1 - key_S < window
   return own_PxGxLxS, brief_PxLxS
 
@@ -83,10 +86,11 @@ def plain(
   start: jax.Array | int = 0,
   window: int | None = None,
 ) -> jax.Array:
-  """`attention.attend` in XLA's own operations, for every platform.
+  """Attention in plain XLA operations; see `attention.attend`.
 
-  The two score matrices share one softmax without being joined: the brief's
-  keys are read once per group, by a matrix product over G × L × R queries.
+  The scores over own keys and over the brief's keys share one softmax without
+  being concatenated: the brief's keys are read once per group, by one matrix
+  product over G × L × R queries.
   """
   q = q_PxGxLxKxRxH
   own_PxGxLxS, brief_PxLxS = masks(
@@ -96,6 +100,9 @@ def plain(
   own_scores = jnp.einsum('pglkrh,pgskh->pgklrs', q, own.k, **f32)
   mask = own_PxGxLxS[:, :, None, :, None, :]
   own_scores = jnp.where(mask, own_scores, -jnp.inf)
+  # A softmax does not depend on the value subtracted before the exponential,
+  # so the maximum is a constant to the gradient.  It is finite: every query
+  # attends to its own key.
   top = own_scores.max(-1, keepdims=True)
   if prefix is None or brief_PxLxS is None:
     weight = jnp.exp(own_scores - lax.stop_gradient(top))
@@ -103,17 +110,22 @@ def plain(
     out = jnp.einsum('pgklrs,pgskh->pgklrh', weight.astype(q.dtype), own.v)
   else:
     brief = prefix.kv
+    # The group axis next to the query axes: XLA merges them into one matrix
+    # product per prompt and head.
     scores = jnp.einsum('pglkrh,pskh->pkglrs', q, brief.k, **f32)
     mask = brief_PxLxS[:, None, None, :, None, :]
     scores = jnp.where(mask, scores, -jnp.inf)
-    most = jnp.swapaxes(scores.max(-1, keepdims=True), 1, 2)
-    top = lax.stop_gradient(jnp.maximum(top, most))
+    brief_top = jnp.swapaxes(scores.max(-1, keepdims=True), 1, 2)
+    top = lax.stop_gradient(jnp.maximum(top, brief_top))
     weight = jnp.exp(own_scores - top)
-    shared = jnp.exp(scores - jnp.swapaxes(top, 1, 2))
-    total = weight.sum(-1) + jnp.swapaxes(shared.sum(-1), 1, 2)
+    brief_weight = jnp.exp(scores - jnp.swapaxes(top, 1, 2))
+    total = weight.sum(-1) + jnp.swapaxes(brief_weight.sum(-1), 1, 2)
     out = jnp.einsum('pgklrs,pgskh->pgklrh', weight.astype(q.dtype), own.v)
-    seen = jnp.einsum('pkglrs,pskh->pkglrh', shared.astype(q.dtype), brief.v)
-    out += jnp.swapaxes(seen, 1, 2)
+    brief_out = jnp.einsum(
+      'pkglrs,pskh->pkglrh', brief_weight.astype(q.dtype), brief.v
+    )
+    out += jnp.swapaxes(brief_out, 1, 2)
+  # Dividing [.., H] outputs is cheaper than normalising [.., S] weights.
   return jnp.moveaxis((out / total[..., None]).astype(q.dtype), 2, 3)
 
 
@@ -121,10 +133,10 @@ def plain(
 
 
 def compiles_for(platform: str) -> bool:
-  """Whether what compiles for a `cuda` or `tpu` is installed.
+  """Returns True if the compiler for `cuda` or `tpu` is installed.
 
-  Without it cuDNN's calls cannot even be traced, and with it they are traced
-  for nothing wherever something else is compiled for.
+  Tracing a cuDNN call fails without it.  With it, the call is traced even if
+  the program is compiled for another platform, and then dropped.
   """
   names = {
     'cuda': ('jax_cuda13_plugin', 'jax_cuda12_plugin'),
@@ -133,8 +145,8 @@ def compiles_for(platform: str) -> bool:
   return any(importlib.util.find_spec(name) for name in names)
 
 
-def cudnn_takes(q_PxGxLxKxRxH: jax.Array) -> bool:
-  """Whether cuDNN has a kernel for this dtype and head on every GPU."""
+def cudnn_supports(q_PxGxLxKxRxH: jax.Array) -> bool:
+  """Returns True if cuDNN supports this dtype and head size on every GPU."""
   head, dtype = q_PxGxLxKxRxH.shape[-1], q_PxGxLxKxRxH.dtype
   return dtype in (jnp.float16, jnp.bfloat16) and head <= 128 and head % 8 == 0
 
@@ -148,19 +160,21 @@ def cudnn(
   window: int | None = None,
   implementation: Any = 'cudnn',
 ) -> jax.Array:
-  """`attention.attend` of a whole pass as one call per row.
+  """Attention of whole sequences by cuDNN, as `attention.attend`.
 
-  Segments are a mask like the brief's: one for all heads, scores are still
-  not written.
+  Segments, like the padding of a brief, are one mask for all heads; scores are
+  still not written to memory.
 
-  A brief's keys are repeated for every reply, its hidden states are not: two
-  calls joined by their log-sum-exps would read one copy, but cuDNN has no
+  A brief's keys are repeated for each reply, though its hidden states are not.
+  Two calls merged by their log-sum-exps would read one copy, but cuDNN has no
   gradient through a log-sum-exp.
   """
   P, G, L, K, R, H = q_PxGxLxKxRxH.shape
-  odd = ((0, 0), (0, 0), (0, L % 2), (0, 0), (0, 0))  # cuDNN trains on even
+  # cuDNN's backward pass requires even lengths.
+  to_even = ((0, 0), (0, 0), (0, L % 2), (0, 0), (0, 0))
+  # Prompts and replies together are cuDNN's batch axis.
   q, k, v = (
-    jnp.pad(x, odd).reshape(P * G, L + L % 2, -1, H)
+    jnp.pad(x, to_even).reshape(P * G, L + L % 2, -1, H)
     for x in (q_PxGxLxKxRxH.reshape(P, G, L, K * R, H), *own)
   )
   attention = functools.partial(
@@ -176,11 +190,13 @@ def cudnn(
       q.shape[1], q.shape[1], padded, None, 0, window
     )
     assert brief_PxLxS is not None
-    each = (P, q.shape[1])
+    rows = (P, q.shape[1])
+    # Keys are the brief's followed by the reply's own; both parts are padded,
+    # so one explicit mask covers padding, causality and window.
     mask = jnp.concatenate(
       [
-        jnp.broadcast_to(brief_PxLxS, (*each, brief.k.shape[1])),
-        jnp.broadcast_to(own_1x1xLxS[0], (*each, q.shape[1])),
+        jnp.broadcast_to(brief_PxLxS, (*rows, brief.k.shape[1])),
+        jnp.broadcast_to(own_1x1xLxS[0], (*rows, q.shape[1])),
       ],
       axis=-1,
     )
@@ -190,12 +206,13 @@ def cudnn(
     )
     out = attention(q, k, v, mask=jnp.repeat(mask, G, axis=0)[:, None])
   elif segment_PxGxL is not None:
-    segment = jnp.pad(segment_PxGxL, odd[:3])
+    segment = jnp.pad(segment_PxGxL, to_even[:3])
     mask, _ = masks(q.shape[1], q.shape[1], None, segment, 0, window)
     out = attention(q, k, v, mask=mask.reshape(P * G, 1, *mask.shape[2:]))
   else:
-    back = None if window is None else (window - 1, 0)
-    out = attention(q, k, v, is_causal=True, local_window_size=back)
+    # cuDNN counts the keys to the left and right of the query, without its own.
+    sides = None if window is None else (window - 1, 0)
+    out = attention(q, k, v, is_causal=True, local_window_size=sides)
   return out[:, :L].reshape(q_PxGxLxKxRxH.shape)
 
 
@@ -204,16 +221,16 @@ def cudnn(
 
 @dataclasses.dataclass(frozen=True)
 class GroupMask(splash_mask.Mask):
-  """Which keys `[M]` the queries `[N]` of a group see, found in the kernel.
+  """Mask of a group's queries `[N]` and keys `[M]`, computed in the kernel.
 
-  Keys are the brief's, right-aligned, and then the replies' own in the order of
-  the queries.  So the distance from any query to any key that it may see is
-  known before the brief's length is.
+  Keys are the brief's, right-aligned, then the replies' own in the order of the
+  queries.  The distance from a query to any key that it may attend to is then
+  static, although the brief's length is not.
   """
 
-  brief: int  # its keys, padding included
-  reply: int
-  queries: int  # those of all replies, and padding, as if of further replies
+  brief: int  # number of brief keys, padding included
+  reply: int  # length of each reply
+  queries: int  # of all replies, and padding that counts as further replies
   window: int | None
 
   @property
@@ -221,28 +238,38 @@ class GroupMask(splash_mask.Mask):
     return self.queries, self.brief + self.queries
 
   @property
-  def place_bits(self) -> int:
+  def position_bits(self) -> int:
+    """Number of bits for a position within a reply."""
     return self.reply.bit_length()
 
   @property
   def q_sequence(self) -> np.ndarray:
-    """The number that a kernel knows each query by: its reply, its place."""
+    """Packs each query's reply number and position into one int32 `[N]`.
+
+    The kernel receives one number per query, and the mask needs both.  Packed
+    as bits they are separated by shifts, without an integer division.
+    """
     index_N = np.arange(self.queries, dtype=np.int32)
-    return (index_N // self.reply << self.place_bits) + index_N % self.reply
+    return (index_N // self.reply << self.position_bits) + index_N % self.reply
 
   @property
   def mask_function(self) -> 'GroupMask':
     return self
 
   def __call__(self, query: Any, key: Any) -> Any:
-    """Whether queries see keys: arrays that broadcast, here or in a kernel."""
-    place = query & ((1 << self.place_bits) - 1)
-    own = key - (self.brief + (query >> self.place_bits) * self.reply)
-    sees_brief, sees_own = key < self.brief, (own >= 0) & (own <= place)
+    """Returns the mask of `query` and `key` numbers that broadcast together.
+
+    Called with NumPy arrays to find the blocks to skip, and in the kernel.
+    """
+    position = query & ((1 << self.position_bits) - 1)
+    # Distance from the first key of the query's reply; negative for the brief
+    # and for earlier replies.
+    own = key - (self.brief + (query >> self.position_bits) * self.reply)
+    brief_mask, own_mask = key < self.brief, (own >= 0) & (own <= position)
     if self.window is not None:
-      sees_brief = sees_brief & (self.brief + place - key < self.window)
-      sees_own = sees_own & (place - own < self.window)
-    return sees_brief | sees_own
+      brief_mask = brief_mask & (self.brief + position - key < self.window)
+      own_mask = own_mask & (position - own < self.window)
+    return brief_mask | own_mask
 
   def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
     key_M = np.arange(self.shape[1], dtype=np.int32)
@@ -251,16 +278,16 @@ class GroupMask(splash_mask.Mask):
 
 
 def _blocks(length: int) -> tuple[int, int]:
-  """The fewest blocks of at most 512 that hold a length, and their size.
+  """Number and size of the fewest blocks of at most 512 that cover a length.
 
-  The kernel takes multiples of 128.
+  The size is a multiple of 128, as the kernel requires.
   """
   count = -(-length // 512)
   return count, -(-length // (count * 128)) * 128
 
 
 def _right_aligned(x_PxSxKxH: jax.Array, length_P: jax.Array) -> jax.Array:
-  """Each brief's keys moved so that its last is the last."""
+  """Moves each brief's padding from the right to the left."""
   roll = jax.vmap(functools.partial(jnp.roll, axis=0))
   return roll(x_PxSxKxH, x_PxSxKxH.shape[1] - length_P)
 
@@ -274,12 +301,13 @@ def splash(
   window: int | None = None,
   interpret: bool = False,
 ) -> jax.Array:
-  """`attention.attend` of a whole pass as one block-sparse problem per group.
+  """Attention of whole sequences as one block-sparse problem per group.
 
-  The group's queries stand in one row, as do its keys, the brief's once before
-  them; blocks between two replies are skipped (FlashAttention, arXiv
-  2205.14135, in the form of JAX's splash attention).  `interpret` runs the
-  kernel on a CPU, for tests.
+  Computes `attention.attend` by JAX's splash attention, a block-sparse
+  FlashAttention (arXiv 2205.14135).  All queries of a group form one row, and
+  so do its keys: the brief's once, then those of all replies.  Blocks of one
+  reply's queries and another's keys are skipped.  `interpret` runs the kernel
+  on a CPU, for tests.
   """
   P, G, L, K, R, H = q_PxGxLxKxRxH.shape
   count, block_q = _blocks(G * L)
@@ -295,6 +323,7 @@ def splash(
   brief, block_k, segments = 0, block_q, None
   if prefix is not None:
     kv, S = prefix.kv, prefix.kv.k.shape[1]
+    # The brief is padded on the left until all keys together fill the blocks.
     count, block_k = _blocks(S + queries)
     brief = count * block_k - queries
     pad = ((0, 0), (brief - S, 0), (0, 0), (0, 0))
@@ -304,7 +333,8 @@ def splash(
       )
       for x, y in zip(kv, (k_PxMxKxH, v_PxMxKxH), strict=True)
     )
-    # a key of the brief's padding is of another segment than every query
+    # `GroupMask` is static, so it cannot mask the padding of a brief: splash
+    # segments do, as padding keys are in segment 0 and all queries in 1.
     real_PxM = jnp.arange(brief + queries) >= (brief - prefix.length_P)[:, None]
     ones_PxN = jnp.ones((P, queries), jnp.int32)
     segments = splash_kernel.SegmentIds(ones_PxN, real_PxM.astype(jnp.int32))
@@ -312,6 +342,8 @@ def splash(
     segment_PxN = segment_PxGxL.reshape(P, G * L)
     segment_PxN = jnp.pad(segment_PxN, ((0, 0), (0, queries - G * L)))
     segments = splash_kernel.SegmentIds(segment_PxN, segment_PxN)
+  # Without a prefix, `segments` separate packed texts; they come on top of the
+  # causal mask of each row.
   mask = GroupMask(brief, L, queries, window)
   kernel = splash_kernel.make_splash_mha(
     splash_mask.MultiHeadMask([mask] * (K * R)),
@@ -327,6 +359,7 @@ def splash(
     q_seq_shards=1,
     interpret=interpret,
   )
+  # The kernel takes one [heads, length, H] problem; `vmap` adds the prompts.
   heads_first = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
   out: Any = jax.vmap(kernel)(
     heads_first(q_PxNxhxH),
@@ -342,41 +375,50 @@ def sharded_splash(
   own: KV,
   prefix: Prefix | None = None,
   segment_PxGxL: jax.Array | None = None,
-  **how: Any,
+  **options: Any,
 ) -> jax.Array:
-  """`splash` on every device of the ambient mesh, if there is one."""
-  run = functools.partial(splash, **how)
-  return over_mesh(run, q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
+  """Runs `splash` on every device of the ambient mesh, if there is one."""
+  kernel = functools.partial(splash, **options)
+  return over_mesh(kernel, q_PxGxLxKxRxH, own, prefix, segment_PxGxL)
 
 
 def over_mesh(
-  run: Callable[..., jax.Array],
+  kernel: Callable[..., jax.Array],
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
   prefix: Prefix | None,
   last: jax.Array | None,
 ) -> jax.Array:
-  """A kernel on every device of the ambient mesh, if there is one.
+  """Runs a kernel on every device of the ambient mesh, if there is one.
 
-  XLA cannot split a kernel by itself.  Prompts are split over the axes
-  'data' and 'fsdp' and key/value heads over 'tensor', as the parameters and
-  the batch are (`sharding`); an axis that does not divide is not split.  The
-  last input is split by prompts if it has any axes.
+  XLA cannot partition a custom kernel, so `shard_map` does.  Prompts are split
+  over the axes 'data' and 'fsdp' and key/value heads over 'tensor', like the
+  batch and the parameters (`runtime.mesh`).  An axis whose size does not divide
+  evenly is replicated.  The last input is split by prompts unless it is a
+  scalar.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
-    return run(q_PxGxLxKxRxH, own, prefix, last)
+    return kernel(q_PxGxLxKxRxH, own, prefix, last)
   prompts, heads = q_PxGxLxKxRxH.shape[0], q_PxGxLxKxRxH.shape[3]
   p = GROUPS if prompts % group_shards(mesh) == 0 else None
   k = 'tensor' if heads % mesh.shape['tensor'] == 0 else None
+  # One spec for queries [P, G, L, K, R, H] and own keys [P, G, S, K, H]: the
+  # axes that are split come first in both.
   reply, brief = PartitionSpec(p, None, None, k), PartitionSpec(p, None, k)
-  each = PartitionSpec(p)
-  specs: Any = brief, each
-  of_prefix = None if prefix is None else Prefix(*specs)
-  whole = last is not None and last.ndim == 0
+  prompt = PartitionSpec(p)
+  specs: Any = brief, prompt
+  prefix_spec = None if prefix is None else Prefix(*specs)
+  is_scalar = last is not None and last.ndim == 0
   return jax.shard_map(
-    run,
-    in_specs=(reply, reply, of_prefix, PartitionSpec() if whole else each),
+    kernel,
+    in_specs=(
+      reply,
+      reply,
+      prefix_spec,
+      PartitionSpec() if is_scalar else prompt,
+    ),
     out_specs=reply,
-    check_vma=False,  # the kernel does not say how its results vary
+    # A Pallas call does not declare over which mesh axes its results vary.
+    check_vma=False,
   )(q_PxGxLxKxRxH, own, prefix, last)

@@ -1,27 +1,28 @@
-"""What a checkpoint's own header says about its decoder.
+"""Decoder configuration, read from a checkpoint's `config.json`.
 
-A family is a handful of switches on one decoder: Qwen2 adds biases to queries,
-keys and values; Qwen3 normalises queries and keys; Gemma 3 does that too, puts
-norms on both sides of each sublayer and lets most layers see a short window.
+All model families are one decoder with a few switches: Qwen2 adds biases to
+queries, keys and values; Qwen3 normalises queries and keys; Gemma 3 does the
+same, adds norms after each sublayer and gives most layers a sliding window.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# The projections that may carry a LoRA adapter, as our parameters name them.
+# Projections that can have a LoRA adapter, under their names in the parameters.
 PROJECTIONS = ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-  """Rotary positions (arXiv 2104.09864) and how they are stretched."""
+  """Rotary position embedding (arXiv 2104.09864) and its context scaling."""
 
   theta: float = 10_000.0
   kind: str = 'default'  # default | linear | llama3
-  factor: float = 1.0  # linear and llama3: by how much low frequencies slow
-  # llama3: wavelengths shorter than original_length / high_factor stay, those
-  # longer than original_length / low_factor are stretched, between is blended
+  factor: float = 1.0  # linear and llama3: divides the (low) frequencies
+  # llama3 keeps wavelengths shorter than original_length / high_factor, divides
+  # the frequency of those longer than original_length / low_factor by `factor`,
+  # and interpolates in between.
   low_factor: float = 1.0
   high_factor: float = 4.0
   original_length: int = 8192
@@ -29,18 +30,22 @@ class RopeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """Low-rank adapters `W + (alpha / rank) · B A` (arXiv 2106.09685)."""
+  """Low-rank adapters `W + (alpha / rank) · B A` (arXiv 2106.09685).
+
+  Raises:
+    ValueError: no targets, an unknown target, or a rank below 1.
+  """
 
   rank: int
   alpha: float
-  targets: tuple[str, ...]  # some of PROJECTIONS
+  targets: tuple[str, ...]  # names from PROJECTIONS
 
   def __post_init__(self):
     unknown = [name for name in self.targets if name not in PROJECTIONS]
     if unknown or not self.targets:
       raise ValueError(
         f'lora.targets={self.targets!r}: {unknown or "nothing"} to adapt; '
-        f'legal: some of {PROJECTIONS}'
+        f'expected one or more of {PROJECTIONS}'
       )
     if self.rank < 1:
       raise ValueError(f'lora.rank={self.rank} must be at least 1')
@@ -48,7 +53,12 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shapes and constants of a decoder, as a checkpoint's own header says."""
+  """Shapes and constants of a decoder.
+
+  Raises:
+    ValueError: heads that do not divide into key/value heads, an odd head
+      dimension, or local layers that do not fit the layers or lack a window.
+  """
 
   vocab_size: int
   model_dim: int
@@ -63,19 +73,20 @@ class ModelConfig:
   qkv_bias: bool = False
   qk_norm: bool = False
   sandwich_norms: bool = False  # norms after each sublayer as well
-  norm_offset: float = 0.0  # what is added to a norm's stored scale
+  norm_offset: float = 0.0  # added to each norm's stored scale
   activation: str = 'silu'  # silu | gelu_tanh
   embed_scale: float = 1.0
   query_scale: float | None = None  # None: head_dim ** -0.5
-  window: int | None = None  # keys that a local layer sees, its own included
-  local_layers: tuple[bool, ...] = ()  # which layers are; (): none
-  local_rope: RopeConfig | None = None  # None: the same as elsewhere
-  dtype: str = 'float32'  # of activations; parameters keep their own
-  # what the backward pass recomputes: whole blocks, or all but what products
-  # with weights gave
+  # Keys visible to a query of a local layer, including its own.
+  window: int | None = None
+  local_layers: tuple[bool, ...] = ()  # True: sliding window; (): all global
+  local_rope: RopeConfig | None = None  # of local layers; None: `rope`
+  dtype: str = 'float32'  # of activations; parameters keep their own dtype
+  # True: the backward pass recomputes whole blocks.  False: it stores the
+  # products with weights and recomputes the rest, attention scores included.
   remat: bool = False
   lora: LoraConfig | None = None
-  attention: str = 'auto'  # auto: the platform's kernels | xla: none of them
+  attention: str = 'auto'  # auto: the platform's kernels | xla: no kernels
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -85,11 +96,13 @@ class ModelConfig:
       )
     if self.head_dim < 2 or self.head_dim % 2:
       raise ValueError(
-        f'head_dim={self.head_dim} must be even for rotary, and at least 2'
+        f'head_dim={self.head_dim}; expected an even number of at least 2, '
+        'because rotary embedding works on pairs'
       )
     if self.local_layers and len(self.local_layers) != self.num_layers:
       raise ValueError(
-        f'{len(self.local_layers)} layer types for {self.num_layers} layers'
+        f'local_layers has {len(self.local_layers)} entries for '
+        f'{self.num_layers} layers'
       )
     if any(self.local_layers) and not self.window:
       raise ValueError('sliding_attention layers need a sliding_window')
@@ -99,23 +112,28 @@ class ModelConfig:
     """Reads the fields of a Hugging Face `config.json`.
 
     Raises:
-      ValueError: names the field, its value and what is supported.
+      ValueError: names the field, its value and the supported values.
     """
-    config = _checked(config)
+    config = _validate(config)
     family = config.get('model_type', 'llama')
     if family not in _FAMILIES:
       raise ValueError(
-        f'model_type={family!r} is not supported; legal: {tuple(_FAMILIES)}'
+        f'model_type={family!r} is not supported; expected one of '
+        f'{tuple(_FAMILIES)}'
       )
     switches, required, supported = _FAMILIES[family]
-    for field, legal in {**_SUPPORTED, **supported}.items():
-      value = config.get(field, legal[0])
-      if value not in legal:
-        raise ValueError(f'{field}={value!r} is not supported; legal: {legal}')
+    for field, values in {**_SUPPORTED, **supported}.items():
+      value = config.get(field, values[0])
+      if value not in values:
+        raise ValueError(
+          f'{field}={value!r} is not supported; expected one of {values}'
+        )
     missing = [f for f in (*_REQUIRED, *required) if f not in config]
     if missing:
-      raise ValueError(f'the header lacks {missing}')
+      raise ValueError(f'the configuration lacks {missing}')
     heads, dim = config['num_attention_heads'], config['hidden_size']
+    # Gemma 3 files omit fields whose defaults differ from those of the other
+    # families: the head is tied and rope_theta is 1e6.
     gemma = family == 'gemma3_text'
     local_layers = _local_layers(config)
     rope, local_rope = _ropes(config, 1e6 if gemma else 10_000.0)
@@ -148,7 +166,9 @@ _REQUIRED = (
   'rms_norm_eps',
 )
 _SILU: dict[str, tuple[Any, ...]] = {'hidden_act': ('silu',)}
-# The first legal value is what an absent field means.
+# Supported values by field; the first one is assumed where the field is absent.
+# An unsupported feature must fail here: ignored, it would give wrong logits
+# without any error.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
   'attention_bias': (False,),
   'mlp_bias': (False,),
@@ -158,7 +178,7 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
   'partial_rotary_factor': (1.0,),
   'quantization_config': (None,),
 }
-# model_type: (our switches, fields it cannot do without, legal values)
+# model_type: (switches of ModelConfig, required fields, supported values)
 _FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...], dict]] = {
   'llama': ({}, (), _SILU),
   'qwen2': ({'qkv_bias': True}, (), _SILU),
@@ -176,9 +196,11 @@ _FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...], dict]] = {
 }
 
 
-# What a field may hold, and the fields that do; wherever they stand.
-_KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
-  'a whole number from 1 to 2**24': (
+# Expected kind of value: (its test, the fields of that kind at any depth).
+# Headers come from untrusted files: the bounds reject sizes that would overflow
+# or exhaust memory.  `type(...) is int` because a bool is an `int` in Python.
+_FIELD_KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
+  'an integer from 1 to 2**24': (
     lambda value: type(value) is int and 1 <= value <= 2**24,
     (
       'vocab_size',
@@ -194,11 +216,12 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
       'original_max_position_embeddings',
     ),
   ),
-  'a whole number from 0': (
+  'an integer of at least 0': (
     lambda value: type(value) is int and value >= 0,
     ('max_window_layers',),
   ),
   'a positive number': (
+    # False for NaN and infinities, which Python's JSON parser accepts.
     lambda value: type(value) in (int, float) and 1e-30 < value < 1e30,
     (
       'rms_norm_eps',
@@ -214,11 +237,11 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     lambda value: type(value) is bool,
     ('tie_word_embeddings', 'use_sliding_window'),
   ),
-  'a text': (
+  'a string': (
     lambda value: isinstance(value, str),
     ('model_type', 'rope_type', 'type'),
   ),
-  'a list of texts': (
+  'a list of strings': (
     lambda value: (
       isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     ),
@@ -231,43 +254,46 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
 }
 
 
-def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields that are not null, each holding what `_KINDS` says it may."""
-  given = {key: value for key, value in given.items() if value is not None}
+def _validate(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields that are not null, checked against `_FIELD_KINDS`."""
+  # Some exporters write null where others omit the field.
+  config = {key: value for key, value in config.items() if value is not None}
   errors = [
-    f'{field}={given[field]!r:.200} is not {kind}'
-    for kind, (holds, fields) in _KINDS.items()
+    f'{field}={config[field]!r:.200} is not {kind}'
+    for kind, (is_valid, fields) in _FIELD_KINDS.items()
     for field in fields
-    if field in given and not holds(given[field])
+    if field in config and not is_valid(config[field])
   ]
   if errors:
     raise ValueError('; '.join(errors))
-  return given
+  return config
 
 
 def _local_layers(config: Mapping[str, Any]) -> tuple[bool, ...]:
-  """Which layers see a window; empty where all see everything."""
+  """Returns True for each layer with a sliding window; () if none has one."""
   layers, family = config['num_hidden_layers'], config.get('model_type')
   types = config.get('layer_types')
   if types is not None:
     unknown = set(types) - {'sliding_attention', 'full_attention'}
     if unknown or len(types) != layers:
       raise ValueError(
-        f'layer_types={types!r} for {layers} layers; legal: as many of '
-        "'sliding_attention' and 'full_attention'"
+        f'layer_types={types!r} for {layers} layers; expected '
+        "'sliding_attention' or 'full_attention' for each layer"
       )
     local = tuple(kind == 'sliding_attention' for kind in types)
   elif family == 'gemma3_text':
+    # Files older than `layer_types`: by default every sixth layer is global.
     period = config.get('sliding_window_pattern', 6)
     local = tuple((i + 1) % period != 0 for i in range(layers))
-  elif config.get('use_sliding_window'):  # Qwen
+  elif config.get('use_sliding_window'):
+    # Qwen2 and Qwen3: global layers first, sliding ones from here on.
     first = config.get('max_window_layers', 28)
     local = tuple(i >= first for i in range(layers))
   else:
     local = ()
   if any(local) and 'sliding_window' not in config:
     raise ValueError(
-      'there are sliding_attention layers, but no sliding_window'
+      'some layers have sliding_attention, but sliding_window is missing'
     )
   return local if any(local) else ()
 
@@ -277,36 +303,39 @@ def _ropes(
 ) -> tuple[RopeConfig, RopeConfig | None]:
   """Rotary settings of full and of sliding layers.
 
-  Transformers 5 writes `rope_parameters`, nested by kind of layer where they
-  differ; older files have `rope_theta`, `rope_scaling`, and Gemma's
+  Transformers 5 writes `rope_parameters`, nested by layer type where they
+  differ; older files have `rope_theta`, `rope_scaling` and, for Gemma,
   `rope_local_base_freq`.
   """
-  given = _checked(config.get('rope_parameters', {}))
-  if 'full_attention' in given or 'sliding_attention' in given:
-    local = _checked(given.get('sliding_attention', {}))
-    full = _checked(given.get('full_attention', {}))
+  parameters = _validate(config.get('rope_parameters', {}))
+  if 'full_attention' in parameters or 'sliding_attention' in parameters:
+    local = _validate(parameters.get('sliding_attention', {}))
+    full = _validate(parameters.get('full_attention', {}))
     return _rope(config, full, theta), _rope(config, local, 10_000.0)
-  scaling = _checked(config.get('rope_scaling', {}))
+  # A file may have both the old and the new fields, if they agree.
+  scaling = _validate(config.get('rope_scaling', {}))
   theta = config.get('rope_theta', theta)
-  if given and scaling and given != scaling:
+  if parameters and scaling and parameters != scaling:
     raise ValueError(
-      f'rope_parameters={given!r} contradicts rope_scaling={scaling!r}'
+      f'rope_parameters={parameters!r} contradicts rope_scaling={scaling!r}'
     )
-  if 'rope_theta' in config and given.get('rope_theta', theta) != theta:
+  if 'rope_theta' in config and parameters.get('rope_theta', theta) != theta:
     raise ValueError(
-      f'rope_theta={theta!r} contradicts rope_parameters={given!r}'
+      f'rope_theta={theta!r} contradicts rope_parameters={parameters!r}'
     )
-  rope = _rope(config, given or scaling, theta)
+  rope = _rope(config, parameters or scaling, theta)
   if config.get('model_type') != 'gemma3_text':
     return rope, None
+  # Only Gemma's global layers are scaled; its local ones keep a plain rope.
   return rope, RopeConfig(config.get('rope_local_base_freq', 10_000.0))
 
 
 def _rope(
-  config: Mapping[str, Any], given: Mapping[str, Any], theta: float
+  config: Mapping[str, Any], parameters: Mapping[str, Any], theta: float
 ) -> RopeConfig:
-  theta = given.get('rope_theta', theta)
-  kind = given.get('rope_type', given.get('type', 'default'))
+  """Rotary settings of one layer type; `theta` where the file has none."""
+  theta = parameters.get('rope_theta', theta)
+  kind = parameters.get('rope_type', parameters.get('type', 'default'))
   fields = {
     'default': (),
     'linear': ('factor',),
@@ -314,10 +343,10 @@ def _rope(
   }
   if kind not in fields:
     raise ValueError(
-      f'rope type {kind!r} is not supported; legal: {tuple(fields)}'
+      f'rope type {kind!r} is not supported; expected one of {tuple(fields)}'
     )
-  missing = [field for field in fields[kind] if field not in given]
-  length = given.get('original_max_position_embeddings')
+  missing = [field for field in fields[kind] if field not in parameters]
+  length = parameters.get('original_max_position_embeddings')
   length = length or config.get('max_position_embeddings', 0)
   if kind == 'llama3' and not length:
     missing.append('original_max_position_embeddings')
@@ -326,10 +355,10 @@ def _rope(
   if kind == 'default':
     return RopeConfig(theta)
   if kind == 'linear':
-    return RopeConfig(theta, kind, given['factor'])
-  low, high = given['low_freq_factor'], given['high_freq_factor']
+    return RopeConfig(theta, kind, parameters['factor'])
+  low, high = parameters['low_freq_factor'], parameters['high_freq_factor']
   if not low < high:
     raise ValueError(
       f'low_freq_factor={low} must be below high_freq_factor={high}'
     )
-  return RopeConfig(theta, kind, given['factor'], low, high, length)
+  return RopeConfig(theta, kind, parameters['factor'], low, high, length)

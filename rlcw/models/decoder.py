@@ -1,18 +1,20 @@
-"""A decoder-only language model whose unit is a group of replies to a brief.
+"""A decoder-only language model that runs groups of replies to a brief.
 
-One block serves every phase; what differs is which keys a query may see:
+One block serves every phase; the phases differ in the keys that are visible to
+a query:
 
   1. a brief, or any plain row   own keys, causal             `Decoder`
-     texts packed into a row     their own each, causal       `Decoder(segment)`
+     texts packed into a row     own segment's keys, causal   `Decoder(segment)`
   2. replies to a known brief    brief's keys + own, causal   `Decoder(prefix)`
-  3. one new token per reply     brief's keys + suffix cache  `decode_step`
+  3. one new token per reply     brief's keys + reply cache   `decode_step`
 
 The brief's keys have no group axis: G replies read one copy.  (1) and (2) scan
 over stacked layers, so compile time does not grow with depth; (3) is unrolled,
-as slicing a layer out of the stack for every token costs more than the layer.
+because slicing a layer out of the stack for every token costs more than running
+the layer.
 
-Rows are padded on the right and attention is causal, so padding is never seen
-by a real token; the brief's padding is masked by its length.
+Rows are padded on the right and attention is causal, so no real token attends
+to padding; the padding of a brief is masked by its length.
 
 Letters: P prompts, G replies in a group, L length, T reply length, S keys,
 D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab.
@@ -46,35 +48,40 @@ _ACTIVATIONS = {
 }
 
 
-def _either(
+def _select(
   local: jax.Array | bool | None,
-  one: Callable[[], Any],
-  other: Callable[[], Any],
+  if_local: Callable[[], Any],
+  if_global: Callable[[], Any],
 ) -> Any:
-  """`one()` in a local layer, else `other()`; known here or traced."""
+  """Returns `if_local()` in a local layer, else `if_global()`.
+
+  `local` is an array while scanning over layers, and static otherwise.
+  """
   if local is None or isinstance(local, bool):
-    return one() if local else other()
-  return lax.cond(local, one, other)
+    return if_local() if local else if_global()
+  return lax.cond(local, if_local, if_global)
 
 
-def _append(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
-  """The cache with new keys and values at `index`, and as attention takes it.
+def _update_cache(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
+  """Writes new keys and values `[P, G, L, K, H]` at `index` of a cache.
 
-  A cache holds keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`, the orders
-  in which XLA's products on a CPU read them; in others they would be copied
-  for every token.  How attention takes them, `[P, G, S, K, H]`, is a view.
+  Returns:
+    The new cache, with keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`, and
+    a view of it in attention's layout `[P, G, S, K, H]`.
   """
 
-  def put(old: jax.Array, x_PxGxLxKxH: jax.Array, axis: int) -> jax.Array:
+  # The cache has the layouts in which XLA's matrix products read keys and
+  # values on a CPU; in any other, it would be copied for every token.
+  def write(old: jax.Array, x_PxGxLxKxH: jax.Array, axis: int) -> jax.Array:
     x = jnp.moveaxis(x_PxGxLxKxH, 2, axis)
     return lax.dynamic_update_slice_in_dim(old, x, index, axis)
 
-  k, v = put(cache.k, new.k, -1), put(cache.v, new.v, -2)
+  k, v = write(cache.k, new.k, -1), write(cache.v, new.v, -2)
   return KV(k, v), KV(jnp.moveaxis(k, -1, 2), jnp.moveaxis(v, -2, 2))
 
 
 class Block(nn.Module):
-  """Attention and a gated MLP, each behind a norm and beside a residual."""
+  """A pre-norm transformer block: attention, then a gated MLP."""
 
   config: ModelConfig
 
@@ -90,11 +97,15 @@ class Block(nn.Module):
     cache: KV | None = None,
     index: jax.Array | int = 0,
   ) -> tuple[jax.Array, KV]:
-    """Returns the new activations and this layer's keys and values.
+    """Runs one layer on activations `[P, G, L, D]`.
 
-    A `local` layer turns by the second rope and sees a window.  With a `cache`
-    (`_append`) the new keys are written at `index`, the whole of it is
-    attended to and returned; without one, just the new keys are.
+    A `local` layer uses the second rope and the sliding window.  With a
+    `cache` (layout of `_update_cache`), the new keys and values are written at
+    `index`, and queries attend to the cache.
+
+    Returns:
+      The new activations, and the updated cache or, without a cache, the keys
+      and values `[P, G, L, K, H]` of this call.
     """
     c, x = self.config, x_PxGxLxD
 
@@ -107,8 +118,8 @@ class Block(nn.Module):
       return RMSNorm(c.norm_eps, c.norm_offset, name=name)
 
     def heads(name: str, count: int, axis: str) -> jax.Array:
-      to = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)
-      return to(y).reshape(*x.shape[:3], count, c.head_dim)
+      project = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)
+      return project(y).reshape(*x.shape[:3], count, c.head_dim)
 
     y = norm('attention_norm')(x)
     q = heads('query', c.num_heads, 'heads')
@@ -116,22 +127,26 @@ class Block(nn.Module):
     v = heads('value', c.num_kv_heads, 'kv')
     if c.qk_norm:
       q, k = norm('query_norm')(q), norm('key_norm')(k)
-    rope = _either(local, lambda: ropes[1], lambda: ropes[0])
+    rope = _select(local, lambda: ropes[1], lambda: ropes[0])
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
     q, k = rotate(q, rope) * scale, rotate(k, rope)
-    new = own = KV(k, v)
+    # `kv` is returned, `own` is the same in attention's layout.
+    kv = own = KV(k, v)
     if cache is not None:
-      new, own = _append(cache, own, index)
+      kv, own = _update_cache(cache, own, index)
+    # [P, G, L, K, R, H]: the R query heads of a key/value head are adjacent.
     q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
     prefix = None
     if prefix_kv is not None and prefix_length_P is not None:
       prefix = Prefix(prefix_kv, prefix_length_P)
 
-    def look(window: int | None) -> jax.Array:
-      how: Any = {'start': index, 'implementation': c.attention}
-      return attend(q, own, prefix, segment_PxGxL, window=window, **how)
+    def attention(window: int | None) -> jax.Array:
+      options: Any = {'start': index, 'implementation': c.attention}
+      return attend(q, own, prefix, segment_PxGxL, window=window, **options)
 
-    y = _either(local, lambda: look(c.window), lambda: look(None))
+    # Two static windows under a `cond` rather than a traced one: the kernels
+    # need the mask at compile time to skip blocks.
+    y = _select(local, lambda: attention(c.window), lambda: attention(None))
     y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
     y = linear('output', c.model_dim, ('embed', 'heads'))(y)
     x += norm('attention_post_norm')(y) if c.sandwich_norms else y
@@ -143,17 +158,20 @@ class Block(nn.Module):
     )
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
-    return constrain(x), new
+    # Left to itself, XLA may shard activations between blocks badly.
+    return constrain(x), kv
 
 
 def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
-  """Embeddings `[..., D]` of tokens `[...]`, scaled as the family does."""
+  """Embeddings `[..., D]` of tokens `[...]`, with the family's scale."""
   x = embed_VxD[token].astype(config.dtype)
+  # The scale is rounded to the activations' dtype, as in the reference
+  # implementation of Gemma.
   return constrain(x * jnp.asarray(config.embed_scale, x.dtype))
 
 
 def _ropes(config: ModelConfig, position_PxGxL: jax.Array) -> tuple[Rope, Rope]:
-  """The angles of full and of local layers."""
+  """Rotary cosines and sines of global and of local layers."""
   full = rope_at(position_PxGxL, config.rope, config.head_dim)
   if config.local_rope in (None, config.rope):
     return full, full
@@ -161,7 +179,7 @@ def _ropes(config: ModelConfig, position_PxGxL: jax.Array) -> tuple[Rope, Rope]:
 
 
 class Decoder(nn.Module):
-  """Embedding, stacked blocks, final norm; the head is `head_weight`."""
+  """Embedding, stacked blocks and final norm; the head is `head_weight`."""
 
   config: ModelConfig
 
@@ -172,14 +190,14 @@ class Decoder(nn.Module):
     prefix: Prefix | None = None,
     segment_PxGxL: jax.Array | None = None,
   ) -> tuple[jax.Array, KV]:
-    """One causal pass.
+    """Runs one causal forward pass.
 
     Args:
       token_PxGxL: ids, padded on the right.
       prefix: the brief that all G rows of a prompt continue, if any.
-      segment_PxGxL: where several texts are packed into a row, the number of
-        the one that each token is of: no other is seen, and places count from
-        its beginning.
+      segment_PxGxL: segment number of each token in rows that pack several
+        texts: tokens attend to their own segment only, and positions restart
+        with each segment.
 
     Returns:
       Hidden states after the final norm `[P, G, L, D]`, and keys and values
@@ -196,16 +214,23 @@ class Decoder(nn.Module):
       position_PxGxL = segment_positions(segment_PxGxL)
     axes, shape = ('vocab', 'embed'), (c.vocab_size, c.model_dim)
     embed_VxD = weight(self, 'embed', axes, shape)
+    # The head is only declared here, so that it is initialised and sharded;
+    # `token_logprobs` multiplies by it in chunks.
     if not c.tied_head:
       weight(self, 'head', axes, shape)
-    each, same = 0, nn.broadcast
-    local = each if c.local_layers else same
+    # Axis 0 of a scanned input is the layer; other inputs are shared by all.
+    per_layer, shared = 0, nn.broadcast
+    local = per_layer if c.local_layers else shared
+    # Saves the outputs of products with weights; attention scores, which have
+    # batch dimensions and grow with the square of the length, are recomputed.
     products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # A scan already keeps the recomputation apart from the forward pass, so
+    # `remat` needs no barrier against common-subexpression elimination.
     blocks = nn.scan(
       nn.remat(Block, prevent_cse=False, policy=None if c.remat else products),
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=cast(Any, (local, same, same, each, same)),
+      in_axes=cast(Any, (local, shared, shared, per_layer, shared)),
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
@@ -225,14 +250,17 @@ def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
 
 
 def as_dtype(params: Params, dtype: str) -> Params:
-  """Weights as products use them; norms, which are float32, keep theirs."""
+  """Casts weights to a dtype, except the scales of norms.
+
+  Norms are computed in float32, so their scales keep their precision.
+  """
   return jax.tree.map_with_path(
     lambda path, a: a if path[-1].key == 'scale' else a.astype(dtype), params
   )
 
 
 def head_weight(params: Params) -> jax.Array:
-  """The output projection `[V, D]`, the embedding itself where it is tied."""
+  """Output projection `[V, D]`: the embedding itself if the head is tied."""
   return params['head'] if 'head' in params else params['embed']
 
 
@@ -250,13 +278,15 @@ def prefill(
     params: of the model.
     prompt_PxL: briefs, padded on the right.
     length_P: their lengths, at least 1.
-    preface: what every brief begins with, if anything, read beforehand: S
-      equal rows without padding, each of which P / S briefs continue.
+    preface: a prefix common to all briefs, already computed: S equal rows
+      without padding, each continued by P / S briefs.
 
   Returns:
-    The hidden state `[P, D]` at each brief's last token, which predicts every
-    reply's first one, and the brief as a `Prefix` for its replies.
+    The hidden state `[P, D]` at each brief's last token, which predicts the
+    first token of every reply, and the brief, including the preface, as a
+    `Prefix` for its replies.
   """
+  # To the decoder, briefs that continue a preface are its group of replies.
   prompts = len(prompt_PxL)
   rows = prompts if preface is None else len(preface.length_P)
   hidden, kv = _apply(
@@ -269,6 +299,7 @@ def prefill(
   last_PxD = jnp.take_along_axis(
     hidden_PxLxD, length_P[:, None, None] - 1, axis=1
   )[:, 0]
+  # Moves the briefs of a preface back to the prompt axis: [layers, P, L, K, H].
   kv = jax.tree.map(
     lambda x: x.reshape(len(x), *prompt_PxL.shape, *x.shape[4:]), kv
   )
@@ -281,6 +312,7 @@ def prefill(
     preface.kv,
     kv,
   )
+  # The preface has no padding, so real keys stay contiguous after it.
   return last_PxD, Prefix(kv, preface.length_P[0] + length_P)
 
 
@@ -292,14 +324,23 @@ def forward_replies(
   token_PxGxT: jax.Array,
   preface: Prefix | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Runs each brief once and its G replies on top of it.
+  """Runs each brief once, then its G replies with the brief as prefix.
+
+  Args:
+    config: of the model.
+    params: of the model.
+    prompt_PxL: briefs, padded on the right.
+    length_P: their lengths, at least 1.
+    token_PxGxT: replies, padded on the right.
+    preface: as in `prefill`.
 
   Returns:
-    `predicting` and `reading`, both `[P, G, T, D]`: the hidden states that
-    predict each reply token, and those that have just read it.
+    `predicting` and `reading`, both `[P, G, T, D]`: the hidden state before
+    each reply token, which predicts it, and the one at that token.
   """
   last_PxD, prefix = prefill(config, params, prompt_PxL, length_P, preface)
   reading, _ = _apply(Decoder(config), params, token_PxGxT, prefix)
+  # Token t is predicted at t - 1; the first one at the brief's last token.
   first = jnp.broadcast_to(
     last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])
   )
@@ -312,7 +353,7 @@ def forward_packed(
   token_BxL: jax.Array,
   segment_BxL: jax.Array,
 ) -> jax.Array:
-  """Runs rows of several texts each; hidden states `[B, L, D]`."""
+  """Runs rows that pack several texts each; hidden states `[B, L, D]`."""
   hidden, _ = _apply(
     Decoder(config), params, token_BxL[:, None], None, segment_BxL[:, None]
   )
@@ -322,7 +363,7 @@ def forward_packed(
 def unstack(
   blocks: Params, brief: KV, num_layers: int
 ) -> list[tuple[Params, KV]]:
-  """Each layer's weights and its part of the briefs, for `decode_step`.
+  """Splits stacked weights and briefs into layers, for `decode_step`.
 
   Args:
     blocks: weights, stacked over layers.
@@ -330,8 +371,8 @@ def unstack(
     num_layers: of the model.
 
   Returns:
-    For each layer its weights, and keys `[P, K, H, S]` and values
-    `[P, K, S, H]`, the order in which they are read, as in `_append`.
+    For each layer its weights, and the brief's keys `[P, K, H, S]` and values
+    `[P, K, S, H]`, the layouts in which they are read, as in `_update_cache`.
   """
   brief = KV(jnp.moveaxis(brief.k, 2, -1), jnp.swapaxes(brief.v, 2, 3))
   stacked = blocks, brief
@@ -341,10 +382,10 @@ def unstack(
 def reply_ropes(
   config: ModelConfig, prefix: Prefix, max_new_tokens: int
 ) -> tuple[Rope, Rope]:
-  """The angles `[P, 1, T, 1, H/2]` of replies' tokens, for `decode_step`.
+  """Rotary cosines and sines `[P, 1, T, 1, H/2]` of all reply positions.
 
-  Of full and of local layers; inside the loop XLA would take their cosines
-  anew in every layer.
+  For global and for local layers, computed before the decoding loop: inside it
+  XLA would recompute them in every layer of every step.
   """
   position_PxGxT = prefix.length_P[:, None, None] + jnp.arange(max_new_tokens)
   return _ropes(config, position_PxGxT)
@@ -360,13 +401,18 @@ def decode_step(
   cache: list[KV],
   index: jax.Array,
 ) -> tuple[jax.Array, list[KV]]:
-  """Reads one new token per reply, the `index`-th of each.
+  """Runs one new token per reply.
 
   Args:
-    layers: of `unstack`, made outside the loop.
-    ropes: of `reply_ropes`, likewise.
+    config: of the model.
+    params: of the model.
+    layers: from `unstack`, called outside the loop.
+    ropes: from `reply_ropes`, likewise.
+    token_PxG: ids of the new tokens.
+    prefix: the briefs; only their lengths are read, as `layers` has their keys.
     cache: for each layer keys `[P, G, K, H, S]` and values `[P, G, K, S, H]` of
-      the suffix.
+      the replies.
+    index: position of the new token in its reply, from 0.
 
   Returns:
     The hidden state `[P, G, D]` that predicts the next token; the new cache.
@@ -378,10 +424,21 @@ def decode_step(
   )
   new_cache = []
   local = c.local_layers or (False,) * c.num_layers
-  for here, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
+  # Unrolled: `sliding` is static here, so no layer needs a `cond`.
+  for sliding, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
+    # Views in attention's layout [P, S, K, H].
     brief = KV(jnp.moveaxis(k, -1, 1), jnp.swapaxes(v, 1, 2))
     x, kv = _apply(
-      Block(c), block, x, here, rope, prefix.length_P, brief, None, kv, index
+      Block(c),
+      block,
+      x,
+      sliding,
+      rope,
+      prefix.length_P,
+      brief,
+      None,
+      kv,
+      index,
     )
     new_cache.append(kv)
   norm = RMSNorm(c.norm_eps, c.norm_offset)

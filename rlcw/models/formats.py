@@ -1,8 +1,8 @@
 """Checkpoints on disk: safetensors folders and GGUF files, tensor by tensor.
 
-Nothing is unpickled, and no more is read than what is asked for.  A GGUF
-header is told as the `config.json` that it would have been, so that all that
-follows knows one kind of header.
+Nothing is unpickled, and only the requested tensors are read.  A GGUF header is
+converted to the equivalent `config.json`, so that the rest of the code has to
+deal with one kind of header only.
 """
 
 import json
@@ -22,26 +22,28 @@ INDEX = 'model.safetensors.index.json'
 
 
 class Source(NamedTuple):
-  """A checkpoint on disk, its tensors under the names that it gives them."""
+  """A checkpoint on disk, with tensors under their names in the file."""
 
   path: Path
   format: str  # hf | gguf
-  config: dict[str, Any]  # as in Hugging Face's config.json
+  config: dict[str, Any]  # fields of Hugging Face's config.json
   shapes: Mapping[str, tuple[int, ...]]
   read: Callable[[str], np.ndarray]
 
   def model_config(self) -> ModelConfig:
-    """The decoder that the header describes.
+    """The decoder configuration that the header describes.
 
     Raises:
-      ValueError: names the file, the field, and what is supported.
+      ValueError: names the file, the field and the supported values.
     """
     layers = self.config.get('num_hidden_layers')
     try:
+      # Checked first because building the list of expected tensors takes time
+      # and memory in proportion to this untrusted number.
       if isinstance(layers, int) and layers > len(self.shapes):
         raise ValueError(
-          f'num_hidden_layers={layers}, but there are {len(self.shapes)} '
-          'tensors in all'
+          f'num_hidden_layers={layers}, but there are only '
+          f'{len(self.shapes)} tensors'
         )
       return ModelConfig.from_hf(self.config)
     except ValueError as error:
@@ -54,34 +56,45 @@ def open_source(model: str | Path) -> Source:
 
   Raises:
     FileNotFoundError: there is no such model.
-    ValueError: its files are damaged, or of a kind that is not read.
+    ValueError: its files are damaged or of an unsupported kind.
   """
   path = hub.fetch(model)
   return open_gguf(path) if path.is_file() else open_safetensors(path)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-  """A JSON object from a file, or a ValueError that names the file."""
+  """Reads a JSON object.
+
+  Raises:
+    ValueError: the file is not JSON or not an object; names the file.
+  """
   try:
-    found = json.loads(file.read_text('utf-8'))
+    content = json.loads(file.read_text('utf-8'))
+  # Deeply nested brackets exhaust the parser's stack.
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{file} is not JSON: {error}') from None
-  if not isinstance(found, dict):
-    raise ValueError(f'{file}: a JSON object is expected')
-  return found
+  if not isinstance(content, dict):
+    raise ValueError(f'{file}: expected a JSON object')
+  return content
 
 
 def open_safetensors(folder: Path) -> Source:
-  """A Hugging Face folder: `config.json` and one or more safetensors files."""
+  """Opens a Hugging Face folder: `config.json` and safetensors files.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: all faults of the files and the index, in one message.
+  """
   from safetensors import safe_open
 
   if not (folder / 'config.json').exists():
-    raise _lacking(folder, 'config.json')
+    raise _missing_error(folder, 'config.json')
   config = read_json(folder / 'config.json')
   files: dict[str, Path] = {}
   shapes: dict[str, tuple[int, ...]] = {}
   errors = []
   for file in _safetensors_files(folder):
+    # Opening reads the header alone: names, dtypes and shapes.
     try:
       handle = safe_open(file, framework='numpy')
     except Exception as error:
@@ -92,18 +105,18 @@ def open_safetensors(folder: Path) -> Source:
         errors.append(f'{name} is in {files[name].name} and in {file.name}')
       if part.get_dtype() not in _DTYPES:
         errors.append(
-          f'{name}: {part.get_dtype()} where one of {_DTYPES} is expected'
+          f'{name}: dtype {part.get_dtype()}, expected one of {_DTYPES}'
         )
       files[name], shapes[name] = file, tuple(part.get_shape())
   for name, file in _weight_map(folder).items():
     if files.get(name) != file:
-      errors.append(f'{name} is not in {file.name}, as {INDEX} says it is')
+      errors.append(f'{name} is not in {file.name}, the file in {INDEX}')
   if errors:
     raise ValueError(f'{folder} cannot be read:\n  ' + '\n  '.join(errors))
 
   def read(name: str) -> np.ndarray:
-    # A file is mapped for one tensor at a time, or all that was read of it
-    # would stay in memory.
+    # The file is mapped anew for each tensor: pages of one long-lived mapping
+    # would stay in memory after their tensor has been used.
     with safe_open(files[name], framework='numpy') as handle:
       return handle.get_tensor(name)
 
@@ -111,30 +124,32 @@ def open_safetensors(folder: Path) -> Source:
 
 
 def _weight_map(folder: Path) -> dict[str, Path]:
-  """The file that holds each tensor, by the index; empty if there is none."""
+  """File of each tensor according to the index; empty without an index."""
   if not (folder / INDEX).exists():
     return {}
-  named = read_json(folder / INDEX).get('weight_map')
-  if not isinstance(named, dict) or not named:
-    raise ValueError(f'{folder / INDEX} lacks a weight_map')
-  for name, file in named.items():
+  weight_map = read_json(folder / INDEX).get('weight_map')
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise ValueError(f'{folder / INDEX} has no weight_map')
+  for name, file in weight_map.items():
+    # A plain name only: a path such as `../x` would leave the folder.
     if not isinstance(file, str) or not file or Path(file).name != file:
-      raise ValueError(f'{folder / INDEX}: {name}: {file!r} is no file name')
-  return {name: folder / file for name, file in named.items()}
+      raise ValueError(f'{folder / INDEX}: {name}: {file!r} is not a file name')
+  return {name: folder / file for name, file in weight_map.items()}
 
 
 def _safetensors_files(folder: Path) -> list[Path]:
-  """The files that hold the model: as the index says, if there is one."""
+  """Safetensors files of a model, those of the index if there is one."""
   if files := sorted(set(_weight_map(folder).values())):
     absent = [file.name for file in files if not file.is_file()]
     if absent:
-      raise _lacking(folder, f'{absent}, which {INDEX} names')
+      raise _missing_error(folder, f'{absent}, which {INDEX} names')
     return files
-  whole = folder / 'model.safetensors'
-  files = [whole] if whole.exists() else sorted(folder.glob('*.safetensors'))
+  # As in Transformers, this file takes precedence over any other in the folder.
+  single = folder / 'model.safetensors'
+  files = [single] if single.exists() else sorted(folder.glob('*.safetensors'))
   if not files:
     pickles = sorted(p.name for p in folder.glob('*.bin'))
-    raise _lacking(
+    raise _missing_error(
       folder,
       'a *.safetensors file'
       + (f' ({pickles} would have to be unpickled)' if pickles else ''),
@@ -142,37 +157,41 @@ def _safetensors_files(folder: Path) -> list[Path]:
   return files
 
 
-def _lacking(folder: Path, what: str) -> FileNotFoundError:
-  held = sorted(p.name for p in folder.iterdir())
-  return FileNotFoundError(f'{folder} lacks {what}; it has: {held}')
+def _missing_error(folder: Path, missing: str) -> FileNotFoundError:
+  present = sorted(p.name for p in folder.iterdir())
+  return FileNotFoundError(f'{folder} lacks {missing}; it has: {present}')
 
 
 def gguf_reader(file: Path) -> Any:
-  """A `gguf.GGUFReader` that a damaged header cannot keep busy.
+  """Opens a file with a `gguf.GGUFReader` that is safe for damaged headers.
 
-  The library's own reads on past the end of the file, element by element, for
-  as long as a count in the header tells it to.
+  The library's reader continues past the end of the file, element by element,
+  up to the counts in the header, which can take forever.
 
   Raises:
-    ValueError: the file is damaged.
+    ValueError: the file is damaged, or has another byte order.
   """
   import gguf
 
   class Reader(gguf.GGUFReader):
+    # Raises at the end of the file, where the library's slice of the memory map
+    # would be silently shorter.
     def _get(self, offset, dtype, count=1, override_order=None):
       kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
       return np.frombuffer(self.data, kind, int(count), int(offset))
 
     def _get_field_parts(self, orig_offs, raw_type):
-      """An array of numbers is read at once."""
+      """Reads an array of numbers at once rather than one by one."""
       if raw_type == gguf.GGUFValueType.ARRAY:
         inner, count = (
           self._get(orig_offs, '<u4'),
           self._get(orig_offs + 4, '<u8'),
         )
-        number = self.gguf_scalar_to_np.get(inner[0])
-        if number is not None:
-          values = self._get(orig_offs + 12, number, count[0])
+        # `None` for strings and nested arrays, whose elements vary in size.
+        scalar = self.gguf_scalar_to_np.get(inner[0])
+        if scalar is not None:
+          # The values follow a type of 4 bytes and a count of 8.
+          values = self._get(orig_offs + 12, scalar, count[0])
           types = [gguf.GGUFValueType(raw_type), gguf.GGUFValueType(inner[0])]
           return 12 + values.nbytes, [inner, count, values], [2], types
       return super()._get_field_parts(orig_offs, raw_type)
@@ -180,26 +199,34 @@ def gguf_reader(file: Path) -> Any:
   try:
     reader = Reader(file)
   except Exception as error:
-    raise ValueError(f'{file} is not a whole GGUF file: {error}') from None
+    raise ValueError(f'{file} is not a complete GGUF file: {error}') from None
   if reader.byte_order != 'I':
-    raise ValueError(f'{file}: its byte order is not that of this machine')
+    raise ValueError(
+      f'{file}: its byte order differs from that of this machine'
+    )
   return reader
 
 
 def open_gguf(file: Path) -> Source:
-  """A GGUF file, dequantised tensor by tensor."""
+  """Opens a GGUF file, whose tensors are dequantised one at a time.
+
+  Raises:
+    ValueError: the file is damaged or not supported; names the field.
+  """
   import gguf
 
   reader = gguf_reader(file)
   stored = {tensor.name: tensor for tensor in reader.tensors}
   pages: mmap.mmap = reader.data._mmap  # pyright: ignore
+  # GGUF lists the sizes of a tensor from the fastest axis to the slowest.
   shapes = {
     name: tuple(int(size) for size in tensor.shape[::-1])
     for name, tensor in stored.items()
   }
 
   def dequantise(name: str) -> np.ndarray:
-    tensor, rows = stored[name], 4096  # the library's own copies are of a few
+    # By chunks of rows, because the library makes several temporary copies.
+    tensor, rows = stored[name], 4096
     array = np.empty(shapes[name], np.float32)
     try:
       for first in range(0, len(array), rows):
@@ -207,10 +234,12 @@ def open_gguf(file: Path) -> Source:
         array[first : first + rows] = gguf.dequantize(part, tensor.tensor_type)
     except NotImplementedError:
       kind = tensor.tensor_type.name
-      raise ValueError(f'{file}: {name}: {kind} cannot be read') from None
-    pages.madvise(mmap.MADV_DONTNEED)  # or what was read stays in memory
+      raise ValueError(f'{file}: {name}: type {kind} cannot be read') from None
+    # Otherwise all pages read so far would count as this process's memory.
+    pages.madvise(mmap.MADV_DONTNEED)
     return array
 
+  # Not a weight: the table that Llama 3's rotary frequencies are divided by.
   divisor_h = None
   if shapes.get('rope_freqs.weight'):
     divisor_h = dequantise('rope_freqs.weight')
@@ -223,10 +252,12 @@ def open_gguf(file: Path) -> Source:
 
   def read(name: str) -> np.ndarray:
     array, kind = dequantise(name), name.split('.')[-2]
+    # llama.cpp's converter interleaves rotary pairs for Llama only.
     if config['model_type'] == 'llama' and kind in interleaved:
-      return _halves(array, interleaved[kind])
+      return _deinterleave(array, interleaved[kind])
     if config['model_type'] == 'gemma3_text' and name.endswith('norm.weight'):
-      return array - 1.0  # Gemma's own files hold the distance from 1
+      # Gemma's safetensors store a norm's scale minus 1; GGUF adds the 1.
+      return array - 1.0
     return array
 
   return Source(file, 'gguf', config, shapes, read)
@@ -247,46 +278,48 @@ def _gguf_config(
   shapes: Mapping[str, tuple[int, ...]],
   divisor_h: np.ndarray | None,
 ) -> dict[str, Any]:
-  """The header as a `config.json`."""
+  """Converts the header to the fields of a `config.json`."""
 
-  def field(key: str, kind: Any, *default: Any) -> Any:
-    found = reader.get_field(key)
-    if found is None and default:
+  # Without a default, a field is required.
+  def header_field(key: str, kind: Any, *default: Any) -> Any:
+    field = reader.get_field(key)
+    if field is None and default:
       return default[0]
     try:
-      value = None if found is None else found.contents()
+      value = None if field is None else field.contents()
     except UnicodeDecodeError as error:
       raise ValueError(f'{file}: {key} is not text: {error}') from None
     if isinstance(value, bool) or not isinstance(value, kind):
-      raise ValueError(f'{file}: {key}={value!r:.80} where {kind} is expected')
+      raise ValueError(f'{file}: {key}={value!r:.80}; expected {kind}')
     return value
 
-  family = field('general.architecture', str)
+  family = header_field('general.architecture', str)
   if family not in _MODEL_TYPES:
     raise ValueError(
-      f'{file}: general.architecture={family!r} is not supported; legal: '
-      f'{tuple(_MODEL_TYPES)}'
+      f'{file}: general.architecture={family!r} is not supported; expected '
+      f'one of {tuple(_MODEL_TYPES)}'
     )
 
-  def of(key: str, kind: Any, *default: Any) -> Any:
-    return field(f'{family}.{key}', kind, *default)
+  def get(key: str, kind: Any, *default: Any) -> Any:
+    return header_field(f'{family}.{key}', kind, *default)
 
   number = int | float
-  heads, layers = of('attention.head_count', int), of('block_count', int)
-  dim = of('embedding_length', int)
+  heads, layers = get('attention.head_count', int), get('block_count', int)
+  dim = get('embedding_length', int)
+  # Not every header has a vocabulary size; the embedding always does.
   embedding = shapes.get('token_embd.weight', ())
-  theta = of('rope.freq_base', number, 10_000.0)
-  head_dim = of('attention.key_length', int, dim // max(heads, 1))
-  rotary = of('rope.dimension_count', int, head_dim)
+  theta = get('rope.freq_base', number, 10_000.0)
+  head_dim = get('attention.key_length', int, dim // max(heads, 1))
+  rotary = get('rope.dimension_count', int, head_dim)
   if rotary != head_dim:
     raise ValueError(
       f'{file}: {family}.rope.dimension_count={rotary} is not supported; '
-      f'legal: {head_dim}, all of a head'
+      f'expected {head_dim}, the head dimension'
     )
   rope: dict[str, Any] | None = None
-  kind = of('rope.scaling.type', str, 'none')
+  kind = get('rope.scaling.type', str, 'none')
   if kind != 'none':
-    factor = of('rope.scaling.factor', number, None)
+    factor = get('rope.scaling.factor', number, None)
     rope = {'rope_type': kind, 'factor': factor}
   if divisor_h is not None:
     rope = _llama3(file, divisor_h, theta, head_dim)
@@ -294,27 +327,28 @@ def _gguf_config(
     'model_type': _MODEL_TYPES[family],
     'vocab_size': embedding[0] if embedding else None,
     'hidden_size': dim,
-    'intermediate_size': of('feed_forward_length', int),
+    'intermediate_size': get('feed_forward_length', int),
     'num_hidden_layers': layers,
     'num_attention_heads': heads,
-    'num_key_value_heads': of('attention.head_count_kv', int, heads),
+    'num_key_value_heads': get('attention.head_count_kv', int, heads),
     'head_dim': head_dim,
-    'max_position_embeddings': of('context_length', int, None),
+    'max_position_embeddings': get('context_length', int, None),
     'rope_theta': theta,
     'rope_scaling': rope,
-    'rms_norm_eps': of('attention.layer_norm_rms_epsilon', number),
+    'rms_norm_eps': get('attention.layer_norm_rms_epsilon', number),
     'tie_word_embeddings': 'output.weight' not in shapes,
-    'bos_token_id': field('tokenizer.ggml.bos_token_id', int, None),
-    'eos_token_id': field('tokenizer.ggml.eos_token_id', int, None),
+    'bos_token_id': header_field('tokenizer.ggml.bos_token_id', int, None),
+    'eos_token_id': header_field('tokenizer.ggml.eos_token_id', int, None),
   }
   if family == 'gemma3':
-    # The header leaves out what is the same in all text models but the 27B.
+    # The header omits the query scale: the head dimension in all text models
+    # but the 27B, which is recognised by its number of layers.
     large = layers == _GEMMA_27B_LAYERS
     config |= {
       'query_pre_attn_scalar': dim / heads if large and heads else head_dim,
-      'sliding_window': of('attention.sliding_window', int),
-      'sliding_window_pattern': of('attention.sliding_window_pattern', int, 6),
-      'rope_local_base_freq': of('rope.freq_base_swa', number, 10_000.0),
+      'sliding_window': get('attention.sliding_window', int),
+      'sliding_window_pattern': get('attention.sliding_window_pattern', int, 6),
+      'rope_local_base_freq': get('rope.freq_base_swa', number, 10_000.0),
     }
   return {key: value for key, value in config.items() if value is not None}
 
@@ -322,10 +356,13 @@ def _gguf_config(
 def _llama3(
   file: Path, divisor_h: np.ndarray, theta: float, head_dim: int
 ) -> dict[str, Any]:
-  """Llama 3's stretch of the positions, which GGUF keeps as a table.
+  """Recovers Llama 3's `rope_scaling` from GGUF's table of divisors `[H / 2]`.
 
-  All published models have the same bands, so the factor says the rest; it is
-  checked that it does.
+  All published models have the same frequency bands, so the factor, which is
+  the largest divisor, determines the whole table.
+
+  Raises:
+    ValueError: the table differs from the one that the factor gives.
   """
   rope = RopeConfig(theta, 'llama3', float(divisor_h.max(initial=1.0)))
   fits = divisor_h.shape == (head_dim // 2,)
@@ -336,7 +373,7 @@ def _llama3(
   if not fits:
     raise ValueError(
       f'{file}: rope_freqs.weight is not the table of Llama 3 with factor '
-      f'{rope.factor} for heads of {head_dim}; no other is supported'
+      f'{rope.factor} and head_dim={head_dim}; expected that table'
     )
   return {
     'rope_type': 'llama3',
@@ -347,8 +384,12 @@ def _llama3(
   }
 
 
-def _halves(kernel_OxI: np.ndarray, heads: int) -> np.ndarray:
-  """GGUF interleaves a head's rotary pairs; ours are its two halves."""
+def _deinterleave(kernel_OxI: np.ndarray, heads: int) -> np.ndarray:
+  """Reorders each head's output rows from GGUF's rotary layout to ours.
+
+  GGUF has the two elements of a rotary pair next to each other; we have all
+  first elements in one half of the head and all second ones in the other.
+  """
   out, inner = kernel_OxI.shape
   pairs = kernel_OxI.reshape(heads, out // heads // 2, 2, inner)
   return pairs.swapaxes(1, 2).reshape(out, inner)

@@ -1,10 +1,10 @@
-"""Where a model is: on this machine, or on the Hugging Face Hub."""
+"""Finds a model on this machine or on the Hugging Face Hub."""
 
 import json
 import re
 from pathlib import Path
 
-# An organisation, a name, and the branch, tag or commit where one is wanted.
+# organisation/name, optionally followed by @ and a branch, tag or commit.
 _ID = re.compile(r'(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?')
 _FILES = (
   '*.json',
@@ -14,50 +14,51 @@ _FILES = (
   'merges.txt',
   'vocab.txt',
 )
-_SECONDS = 10.0  # to wait for the Hub's first answer
-_LEGAL = (
-  'give a GGUF file, a folder with config.json and safetensors, or a Hub id '
-  '(org/name)'
+_TIMEOUT_SECONDS = 10.0  # of the first request to the Hub
+_EXPECTED = (
+  'expected a GGUF file, a folder with config.json and safetensors, or a Hub '
+  'id (org/name)'
 )
 
 
 def fetch(model: str | Path) -> Path:
-  """The file or folder of a model, downloaded once where it is on the Hub.
+  """Returns the file or folder of a model, downloading it from the Hub once.
 
   Args:
     model: a path, or the id of a repository on the Hub, `org/name` or
-      `org/name@revision`.  A path that exists goes first.
+      `org/name@revision`.  An existing path takes precedence.
 
   Returns:
-    The path as given, or the folder of the Hub's cache that holds the
-    repository's configuration, tokenizer and safetensors.
+    The path as given, or the folder in the Hub's cache with the repository's
+    configuration, tokenizer and safetensors.
 
   Raises:
-    FileNotFoundError: there is no such path, or the Hub does not give it.
+    FileNotFoundError: there is no such path, and the download failed.
   """
   path = Path(model)
   if path.exists():
     return path
   match = _ID.fullmatch(str(model))
   if match is None or path.suffix in ('.gguf', '.safetensors'):
-    raise FileNotFoundError(f'no model at {model}: {_LEGAL}')
+    raise FileNotFoundError(f'no model at {model}: {_EXPECTED}')
   repository, revision = match.groups()
+  # A complete copy is used without any request, so runs work offline.
   cached = _cached(repository, revision)
   if cached is not None:
     return cached
   try:
     folder = _download(repository, revision)
-  # The errors of the HTTP clients that the Hub's library has used over its
-  # versions have no other base in common.
+  # The HTTP clients that the Hub's library has used over its versions have no
+  # other base class of errors in common.
   except Exception as error:
     raise FileNotFoundError(
-      f'no model at {model}: there is no such path, and the Hugging Face Hub '
-      f'does not give it: {_reason(error)}; {_LEGAL}'
+      f'no model at {model}: there is no such path, and the download from the '
+      f'Hugging Face Hub failed: {_reason(error)}; {_EXPECTED}'
     ) from error
-  if not _is_whole(folder):
+  if not _is_complete(folder):
     raise FileNotFoundError(
-      f'no model at {model}: that repository of the Hugging Face Hub has no '
-      f'config.json with safetensors; {_LEGAL}'
+      f'no model at {model}: its repository on the Hugging Face Hub has no '
+      f'config.json with safetensors; {_EXPECTED}'
     )
   return folder
 
@@ -69,15 +70,16 @@ def _cached(repository: str, revision: str | None) -> Path | None:
     folder = _snapshot(repository, revision, local_files_only=True)
   except (errors.LocalEntryNotFoundError, errors.HFValidationError):
     return None
-  return folder if _is_whole(folder) else None
+  return folder if _is_complete(folder) else None
 
 
 def _download(repository: str, revision: str | None) -> Path:
   import huggingface_hub
 
-  # The download itself waits for its first answer without a limit.
+  # `snapshot_download` sets no timeout for its first request, so an unreachable
+  # Hub is detected by this one.
   huggingface_hub.HfApi().model_info(
-    repository, revision=revision, timeout=_SECONDS
+    repository, revision=revision, timeout=_TIMEOUT_SECONDS
   )
   return _snapshot(repository, revision, local_files_only=False)
 
@@ -92,34 +94,39 @@ def _snapshot(
     revision=revision,
     local_files_only=local_files_only,
     allow_patterns=list(_FILES),
-    ignore_patterns='*/*',  # the same weights in other formats
+    # Subfolders have the same weights in other formats.
+    ignore_patterns='*/*',
   )
   return Path(folder)
 
 
-def _is_whole(folder: Path) -> bool:
-  """Whether every file is there: another program may have fetched a few."""
-  wanted = ['config.json', 'model.safetensors']
+def _is_complete(folder: Path) -> bool:
+  """Returns True if all files of a model are in a folder.
+
+  Another program may have downloaded only some of the repository's files.
+  """
+  required = ['config.json', 'model.safetensors']
   index = folder / 'model.safetensors.index.json'
   if index.is_file():
     try:
-      named = json.loads(index.read_text('utf-8'))['weight_map']
-      wanted = ['config.json', *map(str, named.values())]
+      weight_map = json.loads(index.read_text('utf-8'))['weight_map']
+      required = ['config.json', *map(str, weight_map.values())]
     except (ValueError, KeyError, TypeError, AttributeError):
       return False
-  return all((folder / name).is_file() for name in wanted)
+  return all((folder / name).is_file() for name in required)
 
 
 def _reason(error: Exception) -> str:
+  """One line that explains an error of the Hub's library."""
   from huggingface_hub import errors
 
+  # In this order, because a GatedRepoError is also a RepositoryNotFoundError.
   known = {
-    errors.GatedRepoError: 'its owner asks you to accept terms on its page, '
-    'and to log in (hf auth login)',
-    errors.RepositoryNotFoundError: 'it has no such repository, or a private '
-    'one',
-    errors.RevisionNotFoundError: 'the repository has no such revision',
-    errors.OfflineModeIsEnabled: 'HF_HUB_OFFLINE forbids to ask it',
+    errors.GatedRepoError: 'accept terms on its page, and log in '
+    '(hf auth login)',
+    errors.RepositoryNotFoundError: 'no such repository, or a private one',
+    errors.RevisionNotFoundError: 'no such revision in the repository',
+    errors.OfflineModeIsEnabled: 'HF_HUB_OFFLINE forbids requests',
   }
   for kind, reason in known.items():
     if isinstance(error, kind):

@@ -1,7 +1,7 @@
 """A language model ready for use: weights, tokenizer and mesh in one.
 
-A model is named by a GGUF file, a folder, a Hub id, or the `--workdir` of a
-finished run, whose model then serves as if it were a pretrained one.
+A model is given as a GGUF file, a folder, a Hub id, or the `--workdir` of a
+finished run, whose trained model is then used like a pretrained one.
 """
 
 import dataclasses
@@ -29,20 +29,21 @@ class LanguageModel(NamedTuple):
 
   @property
   def reference(self) -> ModelConfig:
-    """The configuration with its adapters off, which `params` fit."""
+    """The configuration without adapters, which matches `params`."""
     return lora.without(self.config)
 
 
 def run_config(model: str | Path) -> Config | None:
-  """The settings of a run, if `model` is the folder of one."""
+  """Settings of a run, or `None` if `model` is not the workdir of a run."""
   file = Path(model) / 'config.json'
+  # A Hugging Face folder has a config.json too, but no checkpoints.
   if not file.is_file() or not (file.parent / 'checkpoints').is_dir():
     return None
   return settings.read(model)
 
 
 def origin(model: str | Path) -> str:
-  """The checkpoint that a model's run, or the run before that, began with."""
+  """The pretrained checkpoint at the start of a chain of runs."""
   run = run_config(model)
   return str(model) if run is None else origin(run.model)
 
@@ -52,7 +53,7 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
 
   Raises:
     FileNotFoundError: there is no such model.
-    ValueError: it is damaged, not supported, or no language model.
+    ValueError: it is damaged, not supported, or a reward model.
   """
   run = run_config(model)
   if run is None:
@@ -62,13 +63,16 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
     )
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
+  # Recursive, because a run may have started from another run.
   base, learned = restore(model, load(run.model, mesh))
+  # Merged, so that the result is like a pretrained model, to which another run
+  # can add new adapters.
   params = lora.merge(base.config, lora.join(learned, base.params))
   return LanguageModel(base.reference, params, base.tokenizer, mesh, str(model))
 
 
 def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:
-  """A frozen model whose weights and activations are in a dtype."""
+  """Returns a frozen model with another dtype and attention implementation."""
   config = dataclasses.replace(model.config, dtype=dtype, attention=attention)
   return model._replace(config=config, params=as_dtype(model.params, dtype))
 
@@ -76,43 +80,45 @@ def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:
 def reuse(
   model: str | Path, mesh: Mesh, base: LanguageModel | None = None
 ) -> LanguageModel:
-  """`load`, without its cost where `base` is that model; no adapters.
+  """Returns `base` if it is that model, else loads it; without adapters.
 
-  It attends as `base` does.
+  The attention implementation is that of `base`.
   """
   same = base is not None and str(model) == base.source
-  found = base if base is not None and same else load(model, mesh)
-  attention = (base or found).config.attention
-  config = dataclasses.replace(found.reference, attention=attention)
-  return found._replace(config=config)
+  loaded = base if base is not None and same else load(model, mesh)
+  attention = (base or loaded).config.attention
+  config = dataclasses.replace(loaded.reference, attention=attention)
+  return loaded._replace(config=config)
 
 
 def restore(
   workdir: str | Path, base: LanguageModel, extra: Params | None = None
 ) -> tuple[LanguageModel, Params]:
-  """What a run learned.
+  """Restores the learned parameters of a run.
 
   Args:
     workdir: of the run.
-    base: the model that it began with.
-    extra: shapes and shardings of what it learned beside the model's own.
+    base: the model that the run started from.
+    extra: shapes and shardings of learned parameters outside the decoder.
 
   Returns:
     The base with the run's configuration, and the learned parameters.
 
   Raises:
-    FileNotFoundError: `workdir` is not the folder of a run, or nothing has
-      been saved in it.
-    ValueError: what has been saved cannot be read.
+    FileNotFoundError: `workdir` is not the folder of a run, or has no
+      checkpoint.
+    ValueError: the checkpoint cannot be read.
   """
   run = run_config(workdir)
   if run is None:
     raise FileNotFoundError(
-      f'{workdir} holds no run: config.json and checkpoints/ are expected'
+      f'{workdir} is not the folder of a run; expected config.json and '
+      'checkpoints/ in it'
     )
   base = base._replace(config=lora.configure(base.config, run))
   checkpoints = Checkpoints(Path(workdir) / 'checkpoints', read_only=True)
-  like = lora.abstract(base.config, base.mesh) | (extra or {})
-  learned = checkpoints.restore(params=like)['params']
+  # Only `params` are restored; the optimiser state stays on disk.
+  abstract = lora.abstract(base.config, base.mesh) | (extra or {})
+  learned = checkpoints.restore(params=abstract)['params']
   checkpoints.close()
   return base, learned

@@ -1,6 +1,7 @@
-"""The layers of a decoder: a norm, and a linear map with or without an adapter.
+"""Layers of a decoder: RMS norm, linear map with optional adapter, and LM head.
 
-Letters: N rows of anything, I in, O out, R rank, D model.
+Letters: N rows of activations, I inputs, O outputs, R adapter rank, D model,
+V vocab, C rows of a chunk.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jax.sharding import PartitionSpec
 from rlcw.models.config import LoraConfig
 from rlcw.runtime.mesh import GROUPS, ambient_shards
 
-FEW_ROWS = 256  # of activations; for so many a CPU has weights on the left
+FEW_ROWS = 256  # up to this many, a CPU multiplies with weights on the left
 
 
 def weight(
@@ -26,7 +27,7 @@ def weight(
   shape: tuple[int, ...],
   init: Any = nn.initializers.normal(0.02),  # noqa: B008
 ) -> jax.Array:
-  """A parameter whose axes have logical names, for the sharding table."""
+  """Declares a parameter whose axes have logical names for sharding."""
   init = nn.with_logical_partitioning(init, axes)
   return cast(jax.Array, module.param(name, init, shape))
 
@@ -35,11 +36,11 @@ class RMSNorm(nn.Module):
   """Root-mean-square norm in float32 with a learned scale."""
 
   eps: float
-  offset: float = 0.0  # what is added to the stored scale
+  offset: float = 0.0  # added to the stored scale
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:  # [..., D]
-    # a scale whose offset is 1 is stored as its distance from 1
+    # The effective scale starts at 1, also where it is stored minus 1 (Gemma).
     init = nn.initializers.constant(1.0 - self.offset)
     scale_D = weight(self, 'scale', ('norm',), x.shape[-1:], init)
     y = x.astype(jnp.float32)
@@ -50,14 +51,14 @@ class RMSNorm(nn.Module):
 def product(
   x_NxI: jax.Array, kernel_OxI: jax.Array, dtype: Any = None
 ) -> jax.Array:
-  """`x · Wᵀ`; on a CPU that of few rows, as in decoding, is `(W · xᵀ)ᵀ`.
+  """Returns `x · Wᵀ` `[N, O]`; `dtype` is that of sums and result, if given.
 
-  XLA's libraries take a quarter less time for it with weights on the left.  XLA
-  would turn them round again, were it not for the barrier.  `dtype` is that of
-  sums and result, where it is not the factors'.
+  On a CPU, few rows (as in decoding) are computed as `(W · xᵀ)ᵀ`, for which
+  XLA's libraries need a quarter less time.
   """
   multiply = functools.partial(jnp.matmul, preferred_element_type=dtype)
 
+  # Without the barrier, XLA would swap the factors back.
   def columns(x_NxI: jax.Array, kernel_OxI: jax.Array) -> jax.Array:
     return lax.optimization_barrier(multiply(kernel_OxI, x_NxI.T)).T
 
@@ -70,29 +71,29 @@ def product(
 
 
 def elementwise(
-  call: Callable[..., jax.Array], *products: jax.Array
+  function: Callable[..., jax.Array], *products: jax.Array
 ) -> jax.Array:  # all [..., O]
-  """`call`, which is elementwise, on what `product` gave, in the order of it.
+  """Applies an elementwise function to results `[..., O]` of `product`."""
 
-  What was computed as `(W · xᵀ)ᵀ` would be turned round element by element.
-  """
-
+  # Works on the transposed arrays that `product` computes for few rows on a
+  # CPU; XLA would otherwise transpose them element by element.
   def columns(*products_NxO: jax.Array) -> jax.Array:
-    return call(*(x_NxO.T for x_NxO in products_NxO)).T
+    return function(*(x_NxO.T for x_NxO in products_NxO)).T
 
   shape = products[0].shape
   flat_NxO = [x.reshape(-1, shape[-1]) for x in products]
   if len(flat_NxO[0]) > FEW_ROWS:
-    return call(*products)
-  y = lax.platform_dependent(*flat_NxO, cpu=columns, default=call)
+    return function(*products)
+  y = lax.platform_dependent(*flat_NxO, cpu=columns, default=function)
   return y.reshape(shape)
 
 
 class Linear(nn.Module):
-  """`x @ W.T + b` with `W` stored `[out, in]`, as checkpoints store it.
+  """`x @ W.T + b` with `W` stored as `[out, in]`, the layout of checkpoints.
 
-  With an adapter of rank r, `W + (alpha / r) · B A` stands for `W`, and is
-  never formed: the gradient of a frozen `W` is not computed either.
+  With an adapter of rank r, `W + (alpha / r) · B A` replaces `W` (LoRA, arXiv
+  2106.09685).  The sum is never formed, so that the gradient of a frozen `W` is
+  not computed.
   """
 
   features: int
@@ -112,20 +113,22 @@ class Linear(nn.Module):
       bias_O = weight(self, 'bias', (out_axis,), (self.features,), zeros)
       y += bias_O.astype(x.dtype)
     if self.lora is not None:
-      rank, up = self.lora.rank, ('lora', in_axis)
+      rank, axes_a = self.lora.rank, ('lora', in_axis)
+      # A is uniform within ±1 / sqrt(I), as in PEFT; B is zero, so that a new
+      # adapter changes nothing.  `1, 0` are the input and output axes.
       uniform = nn.initializers.variance_scaling(
         1 / 3, 'fan_in', 'uniform', 1, 0
       )
-      a_RxI = weight(self, 'lora_a', up, (rank, inner), uniform)
-      down = (out_axis, 'lora')
-      b_OxR = weight(self, 'lora_b', down, (self.features, rank), zeros)
+      a_RxI = weight(self, 'lora_a', axes_a, (rank, inner), uniform)
+      axes_b = (out_axis, 'lora')
+      b_OxR = weight(self, 'lora_b', axes_b, (self.features, rank), zeros)
       low_NxR = x_NxI @ a_RxI.astype(x.dtype).T
       scale = self.lora.alpha / rank
       y += scale * (low_NxR @ b_OxR.astype(x.dtype).T)
     return y.reshape(*x.shape[:-1], self.features)
 
 
-LOGITS = 2048 * 49152  # how many are alive at a time: 400 MB in float32
+LOGITS = 2048 * 49152  # upper limit of logits in memory: 400 MB in float32
 
 
 def token_logprobs(
@@ -137,39 +140,44 @@ def token_logprobs(
 ) -> jax.Array:
   """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
 
-  Rows are taken `chunk` at a time and recomputed in the backward pass, so that
-  logits of at most `[chunk, V]` are ever alive.  Each part of the ambient mesh
-  takes its own rows, with a head that is gathered once for all chunks; only
-  the vocabulary's split is left to XLA.
+  Logits are computed for `chunk` rows at a time and again in the backward pass,
+  so at most `[chunk, V]` of them are in memory.  Each group shard of the
+  ambient mesh processes its own rows, with a head that is gathered once for all
+  chunks; only the split of the vocabulary is left to XLA.
 
   Args:
     hidden_NxD: hidden states after the final norm.
     head_VxD: output projection.
     target_N: token ids.
-    temperature: of the distribution; the one that was sampled from.
-    chunk: rows per pass; as many as `LOGITS` allows where 0.
+    temperature: T, the temperature of sampling.
+    chunk: rows per chunk; 0 for as many as `LOGITS` allows.
 
   Returns:
     Float32 log-probabilities `[N]`.
   """
+  # A multiple of 128 rows fills the tiles of matrix units.
   chunk = chunk or max(LOGITS // len(head_VxD) // 128, 1) * 128
   inputs = hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature)
   shards = ambient_shards()
   if shards == 1 or len(hidden_NxD) % shards:
     return _logprobs(chunk, *inputs)
 
-  def here(
+  # Under plain XLA partitioning, the loop over chunks would gather the head
+  # anew in every iteration.
+  def shard_logprobs(
     hidden_NxD: jax.Array, head_VxD: jax.Array, *rest: jax.Array
   ) -> jax.Array:
-    # each part its own copy, whose gradients are added up after all chunks
+    # Marked as varying, the head's gradients are summed over shards once, after
+    # all chunks, rather than in every chunk.
     head_VxD = lax.pcast(head_VxD, GROUPS, to='varying')
     return _logprobs(chunk, hidden_NxD, head_VxD, *rest)
 
-  over, whole = PartitionSpec(GROUPS), PartitionSpec()
+  split, replicated = PartitionSpec(GROUPS), PartitionSpec()
   return jax.shard_map(
-    here,
-    in_specs=(over, whole, over, whole),
-    out_specs=over,
+    shard_logprobs,
+    in_specs=(split, replicated, split, replicated),
+    out_specs=split,
+    # Manual over these axes only: 'tensor' splits the vocabulary as usual.
     axis_names=set(GROUPS),
   )(*inputs)
 
@@ -179,13 +187,15 @@ def _logprobs(
   hidden_NxD: jax.Array,
   head_VxD: jax.Array,
   target_N: jax.Array,
-  inverse: jax.Array,
+  inverse_temperature: jax.Array,
 ) -> jax.Array:
-  """`token_logprobs` of rows that are all here, at 1 / temperature."""
+  """Log-probabilities `[N]` of rows that are all on one shard."""
   rows, dim = hidden_NxD.shape
 
   def logprob(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     hidden_CxD, target_C = args
+    # In float32: a log-sum-exp over a whole vocabulary of bfloat16 logits would
+    # be too coarse for differences between two policies.
     logits_CxV = jnp.einsum(
       'cd,vd->cv',
       hidden_CxD,
@@ -193,11 +203,12 @@ def _logprobs(
       preferred_element_type=jnp.float32,
     )
     chosen_C = jnp.take_along_axis(logits_CxV, target_C[:, None], axis=-1)[:, 0]
-    normaliser_C = jax.nn.logsumexp(logits_CxV * inverse, axis=-1)
-    return chosen_C * inverse - normaliser_C
+    normaliser_C = jax.nn.logsumexp(logits_CxV * inverse_temperature, axis=-1)
+    return chosen_C * inverse_temperature - normaliser_C
 
   if rows <= chunk:
     return logprob((hidden_NxD, target_N))
+  # Padding rows are computed and dropped; `lax.map` needs equal chunks.
   pad = -rows % chunk
   hidden = jnp.pad(hidden_NxD, ((0, pad), (0, 0))).reshape(-1, chunk, dim)
   target = jnp.pad(target_N, (0, pad)).reshape(-1, chunk)

@@ -1,9 +1,9 @@
-"""What of a model learns: all of it, or low-rank adapters on a frozen base.
+"""Trainable parameters: all of a model, or low-rank adapters on a frozen base.
 
-A run's parameters are split into a tree that learns, which alone has gradients
-and optimiser state, and a frozen one; `join` makes the whole model of the two.
+A run's parameters are split into a trainable tree, which alone has gradients
+and optimiser state, and a frozen one; `join` combines them into one model.
 With adapters (LoRA, arXiv 2106.09685) the frozen tree is the pretrained model
-itself: it serves as the reference policy too, its adapters left out.
+itself, which without the adapters is also the reference policy.
 """
 
 import dataclasses
@@ -24,13 +24,15 @@ LEARNING = ('all', 'lora')
 
 
 def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
-  """The model with the adapters that a run's settings ask for.
+  """Returns the model configuration with the adapters of a run's settings.
 
   Raises:
-    ValueError: `train` is unknown, or the adapters' settings make no sense.
+    ValueError: `train` is unknown, or a setting of `lora` is invalid.
   """
   if config.train not in LEARNING:
-    raise ValueError(f'train={config.train!r} is unknown; legal: {LEARNING}')
+    raise ValueError(
+      f'train={config.train!r} is unknown; expected one of {LEARNING}'
+    )
   if config.train == 'all':
     return model_config
   targets = tuple(config.lora.targets)
@@ -39,17 +41,17 @@ def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
 
 
 def without(model_config: ModelConfig) -> ModelConfig:
-  """The same model with its adapters off."""
+  """Returns the model configuration without adapters."""
   return dataclasses.replace(model_config, lora=None)
 
 
 def join(learned: Params, frozen: Params) -> Params:
-  """One tree of two; where both have a leaf, the learned one."""
+  """Merges two trees; of a leaf in both, the learned one is kept."""
   return unflatten_dict({**flatten_dict(frozen), **flatten_dict(learned)})
 
 
 def adapters(params: Params) -> Params:
-  """The adapters of a model, without the rest."""
+  """Returns only the adapters of a model's parameters."""
   kept = {
     path: leaf
     for path, leaf in flatten_dict(params).items()
@@ -61,31 +63,39 @@ def adapters(params: Params) -> Params:
 def split(
   config: ModelConfig, pretrained: Params, mesh: Mesh, seed: int
 ) -> tuple[Params, Params]:
-  """What learns and what is frozen at the start of a run.
+  """Trainable and frozen parameters at the start of a run.
 
-  New adapters change nothing yet: `A` is uniform, `B` zero.  Without adapters
-  all parameters learn, as a copy, for the update overwrites its buffers.
+  New adapters have a uniform `A` and a zero `B`, so they change nothing yet.
+  Without adapters, all parameters are trainable and none are frozen.
   """
   if config.lora is None:
+    # A copy, because the update donates its buffers, and the pretrained
+    # parameters remain in use as the reference policy.
     return jax.tree.map(jnp.copy, pretrained), {}
 
+  # Under `jit` only the adapters are computed; the initial values of all other
+  # parameters are dead code.
   def make(key: jax.Array) -> Params:
     return adapters(nn.unbox(weights.init_params(config, key)))
 
-  places = adapters(weights.param_shardings(config, mesh))
-  return jax.jit(make, out_shardings=places)(jax.random.key(seed)), pretrained
+  shardings = adapters(weights.param_shardings(config, mesh))
+  learned = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
+  return learned, pretrained
 
 
 def abstract(config: ModelConfig, mesh: Mesh) -> Params:
-  """Shapes and shardings of what learns, to restore a checkpoint into."""
+  """Shapes and shardings of trainable parameters, to restore a checkpoint."""
   shapes = jax.tree.map(
-    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    lambda a, sharding: jax.ShapeDtypeStruct(
+      a.shape, a.dtype, sharding=sharding
+    ),
     weights.abstract_params(config),
     weights.param_shardings(config, mesh),
   )
   return shapes if config.lora is None else adapters(shapes)
 
 
+# Jitted so that XLA fuses the scale, the cast and the sum.
 @jax.jit
 def _add(
   kernel_LxOxI: jax.Array,
@@ -93,38 +103,40 @@ def _add(
   a_LxRxI: jax.Array,
   scale: float,
 ) -> jax.Array:
-  """One kind of kernel in all L layers, with what its adapters add to it."""
+  """Adds the adapters of one kind of kernel in all L layers."""
   change_LxOxI = scale * jnp.einsum('lor,lri->loi', b_LxOxR, a_LxRxI)
   return kernel_LxOxI + change_LxOxI.astype(kernel_LxOxI.dtype)
 
 
 def merge(config: ModelConfig, params: Params) -> Params:
-  """The same function without adapters: `W + (alpha / rank) · B A`."""
+  """Merges adapters into the kernels, as `W + (alpha / rank) · B A`."""
   if config.lora is None:
     return params
   scale = config.lora.alpha / config.lora.rank
 
-  def merged(node: Any) -> Any:
+  def merge_node(node: Any) -> Any:
     if not isinstance(node, dict):
       return node
     if 'lora_a' in node:
       kernel = _add(node['kernel'], node['lora_b'], node['lora_a'], scale)
       rest = {k: v for k, v in node.items() if not k.startswith('lora_')}
       return rest | {'kernel': kernel}
-    return {name: merged(child) for name, child in node.items()}
+    return {name: merge_node(child) for name, child in node.items()}
 
-  return merged(params)
+  return merge_node(params)
 
 
-def decoder(config: ModelConfig) -> ModelConfig:
-  """The model that replies are sampled from: in float32, one without adapters.
+def rollout_config(config: ModelConfig) -> ModelConfig:
+  """Configuration for sampling replies: in float32, adapters are merged.
 
-  Merged, they save two products beside every other for every token; bfloat16
-  would round small ones away.
+  Merged adapters save two matrix products per projection and token.  In
+  bfloat16 they stay separate, because rounding the merged kernels would lose
+  small changes.
   """
   return without(config) if config.dtype == 'float32' else config
 
 
-def sampled(config: ModelConfig, params: Params) -> Params:
-  """A policy's parameters as `decoder(config)` takes them."""
-  return merge(config, params) if decoder(config).lora is None else params
+def rollout_params(config: ModelConfig, params: Params) -> Params:
+  """Parameters of a policy that match `rollout_config(config)`."""
+  merged = rollout_config(config).lora is None
+  return merge(config, params) if merged else params

@@ -1,4 +1,8 @@
-"""The tokenizer and chat template that came with a checkpoint."""
+"""The tokenizer and chat template of a checkpoint.
+
+Tokenizers of Hugging Face folders are loaded by Transformers; those of GGUF
+files are rebuilt from the fields in the header.
+"""
 
 import functools
 import re
@@ -10,6 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlcw.models import formats, hub
 
+# Regular expressions of published tokenizers, copied verbatim: a token boundary
+# anywhere else would give other ids than in pretraining.
 _GPT2 = (
   r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
   r'|\s+(?!\S)|\s+'
@@ -20,9 +26,9 @@ _LLAMA3 = (
 )
 _QWEN2 = _LLAMA3.replace('{1,3}', '')
 
-# GGUF names how text is cut before BPE merges; these are the cuts we know.
-# Each expression cuts the pieces that the one before it left.
-_CUTS = {
+# GGUF gives only the name of the pre-tokenizer, which splits text before BPE
+# merges.  Each expression splits the pieces that the one before it produced.
+_PRE_TOKENIZERS = {
   'gpt-2': (_GPT2,),
   'smollm': (r'\p{N}', _GPT2),
   'llama-bpe': (_LLAMA3,),
@@ -30,10 +36,11 @@ _CUTS = {
   'deepseek-r1-qwen': (_QWEN2,),
 }
 
-# GGUF's types of tokens that we tell apart.
+# The token types of GGUF that are treated differently here.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
-_ENDS = {
+# Tokens that end a reply or a turn in any supported family.
+_END_MARKERS = {
   '<|im_end|>',
   '<|endoftext|>',
   '<|eot_id|>',
@@ -44,21 +51,22 @@ _ENDS = {
   '<｜end▁of▁sentence｜>',
 }
 
-# How control tokens are spelled, even in files that do not call them special:
-# there DeepSeek's <｜User｜> is an ordinary token of its own.
+# Spelling of control tokens.  Some files do not mark them as special: there
+# DeepSeek's <｜User｜> is an ordinary added token.
 _CONTROL_LIKE = re.compile(r'<(\|.*\||｜.*｜|start_of_turn)>')
-_CUT = '\ud800'  # stands in no text that `whole` has seen
+# A lone surrogate, which cannot occur after `valid_unicode`.
+_SEPARATOR = '\ud800'
 
 
 def load(path: str | Path) -> PreTrainedTokenizerFast:
-  """The tokenizer of a GGUF file or a Hugging Face folder, no torch needed.
+  """Loads the tokenizer of a GGUF file or a Hugging Face folder.
 
   Args:
     path: a GGUF file, a folder, or the id of a repository on the Hub.
 
   Raises:
     FileNotFoundError: there is no such model.
-    ValueError: the file or folder has no tokenizer that we can read.
+    ValueError: the file or folder has no supported tokenizer.
   """
   path = hub.fetch(path)
   if path.is_file():
@@ -67,44 +75,47 @@ def load(path: str | Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
   except (OSError, ValueError) as error:
     raise ValueError(
-      f'{path}: no tokenizer can be read there; legal: tokenizer.json, with '
-      f'tokenizer_config.json where it has one: {str(error).splitlines()[0]}'
+      f'{path}: no tokenizer could be loaded; expected tokenizer.json, with '
+      f'tokenizer_config.json if needed: {str(error).splitlines()[0]}'
     ) from error
 
 
 def eos_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-  """Every id that ends a reply: the tokenizer's own and the chat markers."""
-  known = tokenizer.get_vocab()
-  ids = {known[name] for name in _ENDS if name in known}
+  """Ids that end a reply: the tokenizer's EOS token and all chat markers."""
+  vocab = tokenizer.get_vocab()
+  # A base model's EOS ends a text, not a turn, so chat markers count as well.
+  ids = {vocab[name] for name in _END_MARKERS if name in vocab}
   own: Any = tokenizer.eos_token_id
   return tuple(sorted(ids if own is None else ids | {int(own)}))
 
 
-def whole(text: str) -> str:
-  """The text, where half a surrogate pair, which no tokenizer reads, is �."""
+def valid_unicode(text: str) -> str:
+  """Replaces each unpaired surrogate by �, because tokenizers reject them."""
+  # Replies parsed from JSON can contain them.  The round trip also joins pairs.
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
-# what a chat template is told; Qwen3's would have thoughts scored as the reply
-_FOR_A_REPLY: dict[str, Any] = {
+# Thinking is off, or Qwen3's thoughts would be scored as part of the reply.
+# Templates without this variable ignore it.
+_TEMPLATE_OPTIONS: dict[str, Any] = {
   'add_generation_prompt': True,
   'enable_thinking': False,
 }
 
 
 def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
-  """The ids of a conversation with one user message, ready for a reply.
+  """Token ids of a chat with one user message, up to the start of the reply.
 
-  A base model has no chat template: then these are the ids of the message
-  alone, for the model to go on from, after the token that begins a text
-  where the tokenizer puts one (Gemma and Llama do, Qwen does not).
+  A base model has no chat template and continues the message itself: then the
+  ids are those of the message, after the BOS token if the tokenizer adds one
+  (Gemma and Llama do, Qwen does not).
   """
-  message = whole(message)
+  message = valid_unicode(message)
   if tokenizer.chat_template is None:
     return list(tokenizer.encode(message))
   ids = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': message}],
-    **_FOR_A_REPLY,
+    **_TEMPLATE_OPTIONS,
     tokenize=True,
     return_dict=False,
   )
@@ -112,17 +123,19 @@ def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
 
 
 def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-  """The ids before and after a user's message in `chat`.
+  """Token ids before and after the user's message in `chat`.
 
-  They let a message be tokenised in pieces, none of which can end it.
+  With them a message can be tokenised in parts, so that untrusted text cannot
+  end the user's turn.
   """
   template = tokenizer.chat_template
   if template is None:
     return list(tokenizer.encode('')), []
+  # Only once in the template's output; otherwise the unpacking below fails.
   message = 'MESSAGE'
   text = tokenizer.apply_chat_template(
     [{'role': 'user', 'content': message}],
-    **_FOR_A_REPLY,
+    **_TEMPLATE_OPTIONS,
     tokenize=False,
   )
   opening, closing = str(text).split(message)
@@ -130,20 +143,22 @@ def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-  """The ids of a plain text, without special tokens around it."""
-  return list(tokenizer.encode(whole(text), add_special_tokens=False))
+  """Token ids of a text, without special tokens around it."""
+  return list(tokenizer.encode(valid_unicode(text), add_special_tokens=False))
 
 
 def encode_untrusted(
   tokenizer: PreTrainedTokenizerFast, text: str
 ) -> list[int]:
-  """The same where a text that spells a control token stays text."""
-  text = whole(text)
-  for marker in _unmarked(tokenizer):
-    text = text.replace(marker, marker[0] + _CUT + marker[1:])
+  """Token ids of a text in which spelled-out control tokens stay plain text."""
+  text = valid_unicode(text)
+  # `split_special_tokens` covers only tokens marked as special.  The others are
+  # broken up by a separator after their first character.
+  for marker in _unmarked_control_tokens(tokenizer):
+    text = text.replace(marker, marker[0] + _SEPARATOR + marker[1:])
   return [
     id
-    for part in text.split(_CUT)
+    for part in text.split(_SEPARATOR)
     for id in tokenizer.encode(
       part, add_special_tokens=False, split_special_tokens=True
     )
@@ -151,18 +166,20 @@ def encode_untrusted(
 
 
 @functools.lru_cache(maxsize=8)
-def _unmarked(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-  """Control tokens that the tokenizer's file does not call special."""
+def _unmarked_control_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+  """Control tokens that the tokenizer's file does not mark as special."""
   return [
     token.content
     for token in tokenizer.added_tokens_decoder.values()
     if not token.special
-    and (token.content in _ENDS or _CONTROL_LIKE.fullmatch(token.content))
+    and (
+      token.content in _END_MARKERS or _CONTROL_LIKE.fullmatch(token.content)
+    )
   ]
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:
-  """The text of a reply, without special tokens or white space around it."""
+  """Decodes a reply, without special tokens and surrounding white space."""
   text = tokenizer.decode(
     ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
   )
@@ -170,7 +187,10 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:
 
 
 class _Header:
-  """The tokenizer's fields in a GGUF file; errors name the file and field."""
+  """Reads the tokenizer's fields of a GGUF file, which is untrusted.
+
+  All errors are ValueErrors that name the file and the field.
+  """
 
   def __init__(self, file: Path):
     self._file = file
@@ -179,25 +199,25 @@ class _Header:
   def error(self, key: str, reason: str) -> ValueError:
     return ValueError(f'{self._file}: tokenizer.{key} {reason}')
 
-  def one(self, key: str, kind: type, default: Any = None) -> Any:
-    """A field's single value, or the default where there is no such field."""
+  def scalar(self, key: str, kind: type, default: Any = None) -> Any:
+    """Returns a field's single value, or the default if it is missing."""
     value = self._value(key)
     if value is None:
       return default
     if type(value) is not kind:
-      raise self.error(key, f'is {value!r:.50} where {kind.__name__} belongs')
+      raise self.error(key, f'is {value!r:.50}; expected {kind.__name__}')
     return value
 
-  def many(self, key: str, kind: type, count: int | None = None) -> list[Any]:
-    """The values of an array that must be there, with `count` of them."""
+  def array(self, key: str, kind: type, count: int | None = None) -> list[Any]:
+    """Returns the values of a required array, `count` of them if given."""
     values = self._value(key)
     if not isinstance(values, list) or not values:
-      raise self.error(key, f'is {values!r:.50} where an array belongs')
+      raise self.error(key, f'is {values!r:.50}; expected an array')
     wrong = next((v for v in values if type(v) is not kind), None)
     if wrong is not None:
-      raise self.error(key, f'has {wrong!r:.50} where {kind.__name__} belongs')
+      raise self.error(key, f'has {wrong!r:.50}; expected {kind.__name__}')
     if count is not None and len(values) != count:
-      raise self.error(key, f'has {len(values)} values for {count} tokens')
+      raise self.error(key, f'has {len(values)} values; expected {count}')
     return values
 
   def _value(self, key: str) -> Any:
@@ -209,45 +229,48 @@ class _Header:
 
 
 def _from_gguf(file: Path) -> PreTrainedTokenizerFast:
+  """Rebuilds the tokenizer of a GGUF file."""
   from tokenizers import AddedToken
 
   header = _Header(file)
-  kind, cut = header.one('ggml.model', str), header.one('ggml.pre', str)
-  if kind != 'llama' and (kind != 'gpt2' or cut not in _CUTS):
+  kind, pre = header.scalar('ggml.model', str), header.scalar('ggml.pre', str)
+  if kind != 'llama' and (kind != 'gpt2' or pre not in _PRE_TOKENIZERS):
     raise ValueError(
-      f'{file}: tokenizer {kind!r}/{cut!r} is not supported in GGUF; legal: '
-      f"'gpt2' with one of {sorted(_CUTS)}, and 'llama', which is SentencePiece"
+      f'{file}: tokenizer {kind!r}/{pre!r} is not supported in GGUF; expected '
+      f"'gpt2' with one of {sorted(_PRE_TOKENIZERS)}, or 'llama', which is "
+      'SentencePiece'
     )
-  tokens = header.many('ggml.tokens', str)
-  types = header.many('ggml.token_type', int, len(tokens))
+  tokens = header.array('ggml.tokens', str)
+  types = header.array('ggml.token_type', int, len(tokens))
 
   def token(role: str) -> str | None:
     key = f'ggml.{role}_token_id'
-    index = header.one(key, int)
+    index = header.scalar(key, int)
     if index is not None and not 0 <= index < len(tokens):
-      raise header.error(key, f'is {index}; there are {len(tokens)} tokens')
+      raise header.error(key, f'is {index}; expected 0 to {len(tokens) - 1}')
     return None if index is None else tokens[index]
 
   bos, unknown = token('bos'), token('unknown')
   if kind == 'llama':
     tokenizer = _sentencepiece(header, tokens, types, unknown)
   else:
-    tokenizer = _byte_level(header, tokens, cut)
+    tokenizer = _byte_level(header, tokens, pre)
+  # No text yields these tokens by merging, so they are matched beforehand.
   tokenizer.add_tokens(
     [
       AddedToken(token, special=type_ == _CONTROL, normalized=False)
       for token, type_ in zip(tokens, types, strict=True)
-      if type_ in (_CONTROL, _USER_DEFINED)  # no text makes them by merging
+      if type_ in (_CONTROL, _USER_DEFINED)
     ]
   )
-  # Files that do not say are older than the field; llama.cpp reads them so.
-  begins = header.one(
-    'ggml.add_bos_token', bool, kind == 'llama' or cut == 'llama-bpe'
+  # Files without the field are older than it; the default is llama.cpp's.
+  add_bos = header.scalar(
+    'ggml.add_bos_token', bool, kind == 'llama' or pre == 'llama-bpe'
   )
   return PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
-    chat_template=header.one('chat_template', str),
-    add_bos_token=begins,
+    chat_template=header.scalar('chat_template', str),
+    add_bos_token=add_bos,
     bos_token=bos,
     eos_token=token('eos'),
     unk_token=unknown,
@@ -255,26 +278,39 @@ def _from_gguf(file: Path) -> PreTrainedTokenizerFast:
   )
 
 
-def _byte_level(header: _Header, tokens: Sequence[str], cut: str) -> Any:
-  """BPE over bytes, each written as one printable character."""
-  from tokenizers import Regex, Tokenizer, decoders, models, normalizers
-  from tokenizers import pre_tokenizers as pre
+def _byte_level(header: _Header, tokens: Sequence[str], pre: str) -> Any:
+  """Builds a BPE tokenizer over bytes, with a printable character for each."""
+  from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+  )
 
   vocab = {token: i for i, token in enumerate(tokens)}
   merges = []
-  for merge in header.many('ggml.merges', str):
+  for merge in header.array('ggml.merges', str):
+    # Checked here, as the library's own error does not name the field.
     left, space, right = merge.partition(' ')
     if not space or not {left, right, left + right} <= vocab.keys():
-      raise header.error('ggml.merges', f'has {merge!r}, not two known tokens')
+      raise header.error(
+        'ggml.merges', f'has {merge!r}; expected two known tokens'
+      )
     merges.append((left, right))
-  # Llama 3 has words that its merges do not lead to.
-  whole = cut == 'llama-bpe'
-  tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=whole))
-  if _QWEN2 in _CUTS[cut]:
+  # Llama 3 has tokens that no sequence of its merges produces.
+  ignore_merges = pre == 'llama-bpe'
+  tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=ignore_merges))
+  if _QWEN2 in _PRE_TOKENIZERS[pre]:
     tokenizer.normalizer = normalizers.NFC()
-  splits = [pre.Split(Regex(regex), 'isolated') for regex in _CUTS[cut]]
-  to_bytes = pre.ByteLevel(add_prefix_space=False, use_regex=False)
-  tokenizer.pre_tokenizer = pre.Sequence([*splits, to_bytes])
+  splits = [
+    pre_tokenizers.Split(Regex(regex), 'isolated')
+    for regex in _PRE_TOKENIZERS[pre]
+  ]
+  # Its own regular expression is GPT-2's; the splits replace it.
+  to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
   tokenizer.decoder = decoders.ByteLevel()
   return tokenizer
 
@@ -285,18 +321,21 @@ def _sentencepiece(
   types: Sequence[int],
   unknown: str | None,
 ) -> Any:
-  """BPE over characters, unknown ones as bytes, with ▁ for a space."""
-  from tokenizers import Tokenizer, decoders, models
-  from tokenizers import pre_tokenizers as pre
+  """Builds a BPE tokenizer over characters, with ▁ for spaces.
 
-  scores = header.many('ggml.scores', float, len(tokens))
+  Unknown characters are encoded as bytes.
+  """
+  from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+  scores = header.array('ggml.scores', float, len(tokens))
   normal = {
     token: score
     for token, score, type_ in zip(tokens, scores, types, strict=True)
     if type_ == _NORMAL
   }
-  # SentencePiece merges any two tokens that make a third, whose score ranks
-  # the merge; of one token's cuts, Transformers ranks the last one first.
+  # GGUF has no merges for SentencePiece, which merges any two tokens whose
+  # concatenation is a token, in the order of that token's score.  Among several
+  # splits of one token, Transformers ranks the last one first.
   ranked = sorted(
     (
       (score, at, token)
@@ -316,11 +355,12 @@ def _sentencepiece(
       byte_fallback=True,
     )
   )
-  prefix = header.one('ggml.add_space_prefix', bool, True)
-  tokenizer.pre_tokenizer = pre.Metaspace(
-    prepend_scheme='first' if prefix else 'never', split=False
+  add_prefix = header.scalar('ggml.add_space_prefix', bool, True)
+  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+    prepend_scheme='first' if add_prefix else 'never', split=False
   )
+  # Decoding drops the space that encoding has put before the text.
   to_text = [decoders.Replace('▁', ' '), decoders.ByteFallback()]
-  strip = [decoders.Strip(' ', 1, 0)] if prefix else []
+  strip = [decoders.Strip(' ', 1, 0)] if add_prefix else []
   tokenizer.decoder = decoders.Sequence([*to_text, decoders.Fuse(), *strip])
   return tokenizer

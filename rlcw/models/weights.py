@@ -1,9 +1,9 @@
-"""Weights in and out, by one table of names.
+"""Loads, saves, initialises and shards weights.
 
-The table says where each of our parameters stands in a checkpoint.  Our
-kernels are `[out, in]`, as in Hugging Face's files, so nothing is transposed;
-blocks are stacked over layers.  Which rows a model needs, and their shapes,
-follow from the model itself.
+One table maps each of our parameters to its names in checkpoints.  Our kernels
+are `[out, in]`, as in Hugging Face's files, so nothing is transposed; blocks
+are stacked over layers.  The parameters of a model and their shapes follow from
+tracing its initialisation.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from rlcw.models.decoder import Decoder, Params, as_dtype
 from rlcw.models.formats import INDEX, Source, open_source
 from rlcw.runtime.mesh import TABLES, replicated
 
-# our path: (Hugging Face name, GGUF name)
+# path of our parameter: (Hugging Face name, GGUF name)
 _TOP = {
   'embed': ('model.embed_tokens.weight', 'token_embd.weight'),
   'head': ('lm_head.weight', 'output.weight'),
@@ -51,7 +51,8 @@ _BLOCK = {
   'up/kernel': ('mlp.up_proj.weight', 'ffn_up.weight'),
   'down/kernel': ('mlp.down_proj.weight', 'ffn_down.weight'),
 }
-# Gemma 3 calls a norm after attention what others call the one before the MLP.
+# In Gemma 3, `post_attention_layernorm` is a norm after attention; in all other
+# families it is the norm before the MLP.
 _SANDWICH = {
   'attention_post_norm/scale': (
     'post_attention_layernorm.weight',
@@ -68,7 +69,7 @@ _LAYER = {'hf': 'model.layers.{}.', 'gguf': 'blk.{}.'}
 
 
 def names(config: ModelConfig, path: str, format: str = 'hf') -> list[str]:
-  """What a checkpoint calls one of our parameters, a name for each layer."""
+  """Names of one of our parameters in a checkpoint, one for each layer."""
   column = ('hf', 'gguf').index(format)
   if not path.startswith('blocks/'):
     return [_TOP[path][column]]
@@ -79,7 +80,7 @@ def names(config: ModelConfig, path: str, format: str = 'hf') -> list[str]:
 
 
 def _flat(tree: Params) -> dict[str, Any]:
-  """A tree's leaves by their paths, as in `blocks/query/kernel`."""
+  """Flattens a tree to a dict by paths such as `blocks/query/kernel`."""
   return flatten_dict(tree, sep='/')  # pyright: ignore
 
 
@@ -91,8 +92,8 @@ def load(
   Args:
     model: a GGUF file, a folder with `config.json` and safetensors, or a Hub
       id.
-    mesh: where the parameters go, each device getting its shard alone; NumPy
-      arrays where `None`.
+    mesh: devices for the parameters, each of which gets only its own shard;
+      `None` for NumPy arrays.
     dtype: of the parameters.
 
   Returns:
@@ -100,8 +101,8 @@ def load(
 
   Raises:
     FileNotFoundError: there is no such model.
-    ValueError: it is damaged or not supported; or all missing, unknown and
-      wrong-shaped tensors, in one message.
+    ValueError: it is damaged or not supported, or tensors do not fit: all
+      missing, unknown and wrongly shaped ones, in one message.
   """
   source = open_source(model)
   config = source.model_config()
@@ -116,13 +117,13 @@ def load_classifier(
 
   Returns:
     The configuration, the parameters of its decoder, and the weight `[D]`
-    that its last hidden state is multiplied with.
+    of the score, a product with its last hidden state.
 
   Raises:
-    FileNotFoundError, ValueError: as `load`.
+    FileNotFoundError, ValueError: as in `load`.
   """
   source = open_source(model)
-  # It has no language-model head, so none is to be looked for.
+  # A classifier has no language-model head: with `tied_head` none is expected.
   config = dataclasses.replace(source.model_config(), tied_head=True)
   shapes = _flat(abstract_params(config))
   shapes['score'] = jax.ShapeDtypeStruct((1, config.model_dim), dtype)
@@ -138,56 +139,66 @@ def _read(
   dtype: str,
 ) -> Params:
   """Checks every tensor's name and shape, then reads them one at a time."""
-  rows = {path: names(config, path, source.format) for path in shapes}
-  wanted = {}
-  for path, found in rows.items():
+  tensor_names = {path: names(config, path, source.format) for path in shapes}
+  expected = {}
+  for path, layer_names in tensor_names.items():
+    # Files have one tensor per layer, without our leading axis of layers.
     stacked = path.startswith('blocks/')
-    wanted |= dict.fromkeys(found, shapes[path].shape[stacked:])
-  held = dict(source.shapes)
+    expected |= dict.fromkeys(layer_names, shapes[path].shape[stacked:])
+  stored = dict(source.shapes)
   if config.tied_head and 'score' not in shapes:
-    _drop_second_head(source, held)
-  errors = [f'missing: {name}' for name in sorted(wanted.keys() - held)]
-  errors += [f'unknown: {name}' for name in sorted(held.keys() - wanted)]
+    _drop_duplicate_head(source, stored)
+  # An unknown tensor is an error too: ignoring a bias or norm that our decoder
+  # lacks would silently give other logits.
+  errors = [f'missing: {name}' for name in sorted(expected.keys() - stored)]
+  errors += [f'unknown: {name}' for name in sorted(stored.keys() - expected)]
   errors += [
-    f'{name}: shape {held[name]} where {wanted[name]} is expected'
-    for name in sorted(wanted.keys() & held)
-    if held[name] != wanted[name]
+    f'{name}: shape {stored[name]}, expected {expected[name]}'
+    for name in sorted(expected.keys() & stored)
+    if stored[name] != expected[name]
   ]
   if errors:
-    most = 50
-    listed = errors[:most] + [f'and {len(errors) - most} more'] * (
-      len(errors) > most
+    limit = 50
+    listed = errors[:limit] + [f'and {len(errors) - limit} more'] * (
+      len(errors) > limit
     )
     raise ValueError(
       f'{source.path} does not fit the model:\n  ' + '\n  '.join(listed)
     )
-  places: dict[str, Any] = {}
+  shardings: dict[str, Any] = {}
   if mesh is not None:
-    places = _flat(param_shardings(config, mesh))
-    places['score'] = replicated(mesh)
+    shardings = _flat(param_shardings(config, mesh))
+    # Not a parameter of the decoder, and too small to split.
+    shardings['score'] = replicated(mesh)
+  # A generator of tensors, so that only one of them is in memory at a time.
   params = {
     path: _assemble(
-      (source.read(name) for name in found),
+      (source.read(name) for name in layer_names),
       shapes[path].shape,
       path.startswith('blocks/'),
       dtype,
-      places.get(path),
+      shardings.get(path),
     )
-    for path, found in rows.items()
+    for path, layer_names in tensor_names.items()
   }
   return unflatten_dict(params, sep='/')
 
 
-def _drop_second_head(source: Source, held: dict[str, Any]) -> None:
-  """Some exporters write the tied head a second time."""
+def _drop_duplicate_head(source: Source, stored: dict[str, Any]) -> None:
+  """Removes the copy of a tied head that some exporters write.
+
+  Raises:
+    ValueError: the head differs from the embedding.
+  """
   embed, head = _TOP['embed'][0], _TOP['head'][0]
-  if source.format == 'gguf' or head not in held or embed not in held:
+  if source.format == 'gguf' or head not in stored or embed not in stored:
     return
   if not np.array_equal(source.read(head), source.read(embed)):
     raise ValueError(
-      f'{source.path}: tie_word_embeddings is true, but {head} is not {embed}'
+      f'{source.path}: tie_word_embeddings is true, but {head} differs from '
+      f'{embed}'
     )
-  del held[head]
+  del stored[head]
 
 
 def _assemble(
@@ -195,17 +206,27 @@ def _assemble(
   shape: tuple[int, ...],
   stacked: bool,
   dtype: str,
-  place: Sharding | None,
+  sharding: Sharding | None,
 ) -> Any:
-  """One parameter from its tensors, of which one at a time is in memory."""
+  """Builds one parameter from its tensors, one of which is in memory at a time.
 
+  Args:
+    tensors: one, or one per layer if `stacked`.
+    shape: of the parameter.
+    stacked: if the first axis is that of layers.
+    dtype: of the parameter.
+    sharding: its place on the devices; `None` for a NumPy array.
+  """
+
+  # Slices are not hashable before Python 3.12.
   def key(index: tuple[slice, ...]) -> tuple:
     return tuple((part.start, part.stop) for part in index)
 
-  whole = (slice(None),) * len(shape)
-  indices: Any = [whole]
-  if place is not None:
-    indices = place.addressable_devices_indices_map(shape).values()
+  everything = (slice(None),) * len(shape)
+  indices: Any = [everything]
+  if sharding is not None:
+    indices = sharding.addressable_devices_indices_map(shape).values()
+  # Buffers for this process's shards only, one for all replicas of a shard.
   shards: dict[tuple, tuple[tuple[slice, ...], np.ndarray]] = {}
   for index in indices:
     sizes = [
@@ -213,25 +234,31 @@ def _assemble(
       for part, size in zip(index, shape, strict=True)
     ]
     if key(index) not in shards:
-      shards[key(index)] = (index, _aligned(sizes, dtype))
+      shards[key(index)] = (index, _empty_aligned(sizes, dtype))
   for layer, tensor in enumerate(tensors):
     for index, shard in shards.values():
-      if stacked:  # layers are never split over devices
+      # Assignment casts to the parameter's dtype.  Layers are never split over
+      # devices, so each shard has a slice of every layer.
+      if stacked:
         shard[layer] = tensor[index[1:]]
       else:
         shard[...] = tensor[index]
-  if place is None:
-    return shards[key(whole)][1]
+  if sharding is None:
+    return shards[key(everything)][1]
   return jax.make_array_from_callback(
     shape,
-    place,
+    sharding,
     lambda index: shards[key(index)][1],  # pyright: ignore
   )
 
 
-def _aligned(sizes: list[int], dtype: str) -> np.ndarray:
-  """An empty array that JAX on CPU takes over rather than copies."""
+def _empty_aligned(sizes: list[int], dtype: str) -> np.ndarray:
+  """Returns an uninitialised array that JAX on a CPU uses without a copy.
+
+  It does so only for buffers aligned to 64 bytes.
+  """
   boundary, size = 64, math.prod(sizes) * np.dtype(dtype).itemsize
+  # NumPy aligns to 16 bytes only: the array is an aligned part of a larger one.
   raw = np.empty(size + boundary, np.uint8)
   start = -raw.ctypes.data % boundary
   return raw[start : start + size].view(dtype).reshape(sizes)
@@ -244,15 +271,17 @@ def save(
   dtype: str,
   max_shard_bytes: int = 5 * 2**30,
 ) -> None:
-  """Writes safetensors under Hugging Face's names, with an index if several.
+  """Writes safetensors under Hugging Face's names, with an index for shards.
 
   Args:
     config: of the model.
     params: without adapters; with a `score` `[1, D]` for a reward model.
-    folder: where `config.json` is, or goes.
-    dtype: `float32`, or `bfloat16` which holds half of the bits.
-    max_shard_bytes: of a file; one file is in memory at a time.
+    folder: that of `config.json`, which must exist.
+    dtype: `float32` or `bfloat16`.
+    max_shard_bytes: upper limit of a file, unless one tensor is larger; one
+      file is in memory at a time.
   """
+  # (name, parameter, index of the tensor in it): a layer, or all of it.
   leaves = [
     (name, leaf, layer if path.startswith('blocks/') else ...)
     for path, leaf in _flat(params).items()
@@ -260,42 +289,45 @@ def save(
   ]
   width, total = np.dtype(dtype).itemsize, 0
   shards: list[list[Any]] = [[]]
-  held = 0
+  shard_bytes = 0
   for name, leaf, layer in leaves:
     size = width * int(np.prod(leaf.shape if layer is ... else leaf.shape[1:]))
-    if shards[-1] and held + size > max_shard_bytes:
+    if shards[-1] and shard_bytes + size > max_shard_bytes:
       shards.append([])
-      held = 0
+      shard_bytes = 0
     shards[-1].append((name, leaf, layer))
-    held, total = held + size, total + size
-  where = {}
+    shard_bytes, total = shard_bytes + size, total + size
+  weight_map = {}
   for number, shard in enumerate(shards, 1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
     file = file if len(shards) > 1 else 'model.safetensors'
-    tensors = {name: np.asarray(leaf[at], dtype) for name, leaf, at in shard}
+    tensors = {name: np.asarray(leaf[i], dtype) for name, leaf, i in shard}
+    # Transformers refuses files without this entry.
     save_file(tensors, folder / file, {'format': 'pt'})
-    where |= dict.fromkeys(tensors, file)
+    weight_map |= dict.fromkeys(tensors, file)
   if len(shards) > 1:
-    index = {'metadata': {'total_size': total}, 'weight_map': where}
+    index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
   """Random parameters, each boxed with the logical names of its axes."""
+  # Shapes do not depend on the input, so one token suffices.
   return Decoder(config).init(key, jnp.zeros((1, 1, 1), jnp.int32))['params']
 
 
 def abstract_params(config: ModelConfig) -> Params:
-  """The shape of every parameter, found without making one."""
+  """Shape and dtype of every parameter, without allocating any."""
   boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
   return nn.unbox(boxed)
 
 
-@functools.cache  # every step asks, and to find out is to trace the model
+# Cached because it traces the model and every step needs it.
+@functools.cache
 def param_shardings(
   config: ModelConfig, mesh: Mesh, table: str = 'train'
 ) -> Params:
-  """The sharding of every parameter by one of `axes.TABLES`."""
+  """Sharding of every parameter according to a table of `runtime.mesh`."""
   boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
   specs = nn.get_partition_spec(boxed)
   return spmd.logical_to_mesh_sharding(
@@ -306,20 +338,20 @@ def param_shardings(
 def for_rollout(
   config: ModelConfig, params: Params, mesh: Mesh, table: str
 ) -> Params:
-  """The weights as a rollout reads them: in its dtype, split by its table.
+  """Casts and reshards weights for a rollout.
 
-  What is so already is not copied.
+  Weights that already have that dtype and sharding are not copied.
   """
-  places = param_shardings(config, mesh, table)
-  return jax.device_put(as_dtype(params, config.dtype), places)
+  shardings = param_shardings(config, mesh, table)
+  return jax.device_put(as_dtype(params, config.dtype), shardings)
 
 
 def in_memory(params: Params, kind: str) -> Params:
-  """The weights in a memory of their devices' hosts, or of the devices.
+  """Moves weights to the memory of the hosts or of the devices.
 
   Args:
     params: of a model.
-    kind: `pinned_host`, or `device`.  What is there already is not copied.
+    kind: `pinned_host` or `device`; weights already there are not copied.
   """
-  places = jax.tree.map(lambda a: a.sharding.with_memory_kind(kind), params)
-  return jax.device_put(params, places)
+  shardings = jax.tree.map(lambda a: a.sharding.with_memory_kind(kind), params)
+  return jax.device_put(params, shardings)

@@ -25,7 +25,7 @@ import openai
 from anyio import from_thread
 
 from rlcw import Config
-from rlcw.models.tokenizer import whole
+from rlcw.models.tokenizer import valid_unicode
 from rlcw.runtime import metrics
 from rlcw.sampling import cache
 from rlcw.sampling.cache import Call, Keep, Usage
@@ -142,7 +142,8 @@ class Endpoint:
   ) -> str | None:
     try:
       completion = await client.chat.completions.create(
-        messages=[{'role': 'user', 'content': whole(prompt)}], **settings
+        messages=[{'role': 'user', 'content': valid_unicode(prompt)}],
+        **settings,
       )
       self._count(completion)
       return _text(completion)
@@ -233,7 +234,7 @@ def _text(completion: Any) -> str:
   if not isinstance(text, str) or not text.strip():
     reason = getattr(choice, 'finish_reason', None)
     raise ValueError(f'empty: content={text!r:.80}, finish_reason={reason!r}')
-  return whole(text)
+  return valid_unicode(text)
 
 
 def _tokens(usage: Any, name: str) -> int:

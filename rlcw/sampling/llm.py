@@ -282,5 +282,7 @@ class LocalModel:
 
 def _name(prompt: str) -> int:
   """An integer for the random keys; two prompts that share one share noise."""
-  digest = hashlib.blake2b(tokenizer.whole(prompt).encode(), digest_size=4)
+  digest = hashlib.blake2b(
+    tokenizer.valid_unicode(prompt).encode(), digest_size=4
+  )
   return int.from_bytes(digest.digest())

@@ -149,7 +149,7 @@ def test_what_is_not_seen_is_not_fetched(
 ) -> None:
   """A block is fetched when its number is another than that before."""
   numbers = [
-    attention_decode._nearest(i, jnp.int32(first), jnp.int32(end), 128)
+    attention_decode._clamp_block(i, jnp.int32(first), jnp.int32(end), 128)
     for i in range(4)
   ]
   assert [int(n) for n in numbers] == fetched

@@ -51,11 +51,11 @@ EPS = 'llama.attention.layer_norm_rms_epsilon'
     (_rename_gguf, ['missing: blk.0.attn_q.w', 'unknown: blk.0.attn_query.w']),
     (
       _tensor('blk.1.ffn_up.weight', lambda a: a[:-1]),
-      ['blk.1.ffn_up.weight: shape (63, 32) where (64, 32) is expected'],
+      ['blk.1.ffn_up.weight: shape (63, 32), expected (64, 32)'],
     ),
     (
       _tensor('blk.1.ffn_up.weight', lambda a: a.T),
-      ['blk.1.ffn_up.weight: shape (32, 64) where (64, 32) is expected'],
+      ['blk.1.ffn_up.weight: shape (32, 64), expected (64, 32)'],
     ),
     (_tensor('token_embd.weight', np.ravel), ['token_embd.weight: shape']),
     (
@@ -128,7 +128,7 @@ def test_a_truncated_gguf_file(
 ) -> None:
   content = gguf_file.read_bytes()
   (tmp_path / 'y.gguf').write_bytes(content[: int(share * len(content))])
-  damage.refuses(tmp_path / 'y.gguf', 'not a whole GGUF file')
+  damage.refuses(tmp_path / 'y.gguf', 'not a complete GGUF file')
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_gguf_file_that_begins_wrong(
   file = tmp_path / 'y.gguf'
   file.write_bytes(damage.damaged(content, [(at, len(new), new)]))
   with damage.bounded():
-    damage.refuses(file, 'not a whole GGUF file')
+    damage.refuses(file, 'not a complete GGUF file')
 
 
 def test_a_gguf_file_of_another_byte_order(tmp_path: pathlib.Path) -> None:
@@ -180,4 +180,4 @@ def test_an_array_longer_than_its_file(
   new = count.to_bytes(8, 'little')
   file.write_bytes(damage.damaged(content, [(at, 8, new)]))
   with damage.bounded():
-    damage.refuses(file, 'not a whole GGUF file')
+    damage.refuses(file, 'not a complete GGUF file')

@@ -143,13 +143,13 @@ def _cast(dtype: torch.dtype) -> Callable[[dict[str, torch.Tensor]], None]:
   ('edit', 'parts'),
   [
     (_rename, [f'missing: {QUERY}', 'unknown: model.layers.1.self_attn.query']),
-    (_transpose, [f'{UP}: shape (32, 64) where (64, 32) is expected']),
-    (_flatten, [f'{EMBED}: shape (9600,) where (300, 32) is expected']),
+    (_transpose, [f'{UP}: shape (32, 64), expected (64, 32)']),
+    (_flatten, [f'{EMBED}: shape (9600,), expected (300, 32)']),
     (_spare, ['unknown: model.layers.2.mlp.up_proj.weight']),
     (_untie, ['tie_word_embeddings', 'lm_head.weight', EMBED]),
-    (_cast(torch.int8), [f'{UP}: I8 where', 'F32', 'F16', 'BF16']),
-    (_cast(torch.float64), [f'{UP}: F64 where']),
-    (_cast(torch.float8_e4m3fn), [f'{UP}: F8_E4M3 where']),
+    (_cast(torch.int8), [f'{UP}: dtype I8', 'F32', 'F16', 'BF16']),
+    (_cast(torch.float64), [f'{UP}: dtype F64']),
+    (_cast(torch.float8_e4m3fn), [f'{UP}: dtype F8_E4M3']),
     (dict.clear, ['num_hidden_layers=2', '0 tensors']),
   ],
   ids=[
@@ -256,7 +256,7 @@ def test_json_that_is_none(
 @pytest.mark.parametrize(
   ('fields', 'parts'),
   [
-    ({'hidden_size': '32'}, ["hidden_size='32'", 'whole number']),
+    ({'hidden_size': '32'}, ["hidden_size='32'", 'integer']),
     ({'hidden_size': 32.0}, ['hidden_size=32.0']),
     ({'hidden_size': True}, ['hidden_size=True']),
     ({'hidden_size': -32}, ['hidden_size=-32']),
@@ -272,7 +272,7 @@ def test_json_that_is_none(
     ({'num_key_value_heads': 3}, ['num_kv_heads=3', 'num_heads=4']),
     ({'num_key_value_heads': 8}, ['num_kv_heads=8', 'num_heads=4']),
     ({'head_dim': 7}, ['head_dim=7']),
-    ({'head_dim': 16}, [f'{QUERY}: shape (32, 32) where (64, 32)']),
+    ({'head_dim': 16}, [f'{QUERY}: shape (32, 32), expected (64, 32)']),
     ({'head_dim': None, 'num_attention_heads': 64}, ['head_dim=0']),
     ({'rms_norm_eps': '1e-6'}, ["rms_norm_eps='1e-6'"]),
     ({'rms_norm_eps': -1e-6}, ['rms_norm_eps=-1e-06']),

@@ -166,7 +166,7 @@ def test_from_hf_rejects_what_it_cannot_run(
     ModelConfig.from_hf(LEGAL | {field: value})
   named = field.split('_')[0] if 'rope' in field else field
   kind = next(iter(value.values())) if isinstance(value, dict) else value
-  for part in (named, repr(kind), 'legal: ', legal):
+  for part in (named, repr(kind), 'expected ', legal):
     assert part in str(error.value)
 
 

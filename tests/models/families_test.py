@@ -291,7 +291,7 @@ def test_a_classifier_of_two_labels_is_an_error(
   make_model: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
   make_model('llama', _CLASSIFIER, num_labels=2).save_pretrained(tmp_path)
-  message = r'score\.weight: shape \(2, 32\) where \(1, 32\) is expected'
+  message = r'score\.weight: shape \(2, 32\), expected \(1, 32\)'
   with pytest.raises(ValueError, match=message):
     weights.load_classifier(tmp_path)
 

@@ -12,7 +12,9 @@ from huggingface_hub import constants, errors
 
 from rlcw.models import hub
 
-LEGAL = 'give a GGUF file, a folder with config.json and safetensors, or a Hub'
+LEGAL = (
+  'expected a GGUF file, a folder with config.json and safetensors, or a Hub'
+)
 
 
 class Hub:
@@ -90,7 +92,7 @@ def test_what_is_no_path_and_no_id_is_an_error(model: str, fake: Hub) -> None:
   with pytest.raises(FileNotFoundError) as caught:
     hub.fetch(model)
   assert str(caught.value) == (
-    f'no model at {model}: give a GGUF file, a folder with config.json and '
+    f'no model at {model}: expected a GGUF file, a folder with config.json and '
     'safetensors, or a Hub id (org/name)'
   )
   assert fake.asked == fake.probed == []

@@ -81,14 +81,14 @@ def test_replies_are_sampled_from_merged_kernels_where_none_is_rounded() -> (
 ):
   base, adapters = make_params(single()), make_adapters(single())
   beside = lora.join(adapters, base)
-  assert lora.decoder(ADAPTED) == CONFIG
-  merged = lora.sampled(ADAPTED, beside)
+  assert lora.rollout_config(ADAPTED) == CONFIG
+  merged = lora.rollout_params(ADAPTED, beside)
   np.testing.assert_allclose(
     read(ADAPTED, beside), read(CONFIG, merged), atol=1e-5
   )
   half = dataclasses.replace(ADAPTED, dtype='bfloat16')
-  assert lora.decoder(half) == half
-  assert lora.sampled(half, beside) is beside
+  assert lora.rollout_config(half) == half
+  assert lora.rollout_params(half, beside) is beside
 
 
 def test_one_kernel_by_hand() -> None:
@@ -155,8 +155,14 @@ def test_eight_devices_equal_one() -> None:
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'train': 'some'}, r"train='some' is unknown; legal: \('all', 'lora'\)"),
-    ({'targets': ('query', 'q_proj')}, r"\['q_proj'\].*legal: some of"),
+    (
+      {'train': 'some'},
+      r"train='some' is unknown; expected one of \('all', 'lora'\)",
+    ),
+    (
+      {'targets': ('query', 'q_proj')},
+      r"\['q_proj'\].*expected one or more of",
+    ),
     ({'targets': ()}, 'nothing to adapt'),
     ({'rank': 0}, 'rank=0 must be at least 1'),
   ],

@@ -177,5 +177,5 @@ def test_a_packed_row_does_not_continue_a_brief() -> None:
   segment = jnp.asarray(_segments(SHORT))
   q, own = _inputs(segment)
   brief = Prefix(KV(own.k[:, 0], own.v[:, 0]), jnp.array([7, 7]))
-  with pytest.raises(ValueError, match='do not continue a brief'):
+  with pytest.raises(ValueError, match='cannot continue a prefix'):
     attend(q, own, brief, segment)

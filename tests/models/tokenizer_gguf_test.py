@@ -282,22 +282,22 @@ def test_unsupported_gguf_tokenizers_are_refused(
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'tokens': None}, 'ggml.tokens is None where an array belongs'),
-    ({'tokens': 'abc'}, "ggml.tokens is 'abc' where an array belongs"),
-    ({'tokens': [1, 2]}, 'ggml.tokens has 1 where str belongs'),
+    ({'tokens': None}, 'ggml.tokens is None; expected an array'),
+    ({'tokens': 'abc'}, "ggml.tokens is 'abc'; expected an array"),
+    ({'tokens': [1, 2]}, 'ggml.tokens has 1; expected str'),
     ({'token_type': None}, 'ggml.token_type is None'),
-    ({'token_type': [1, 1]}, 'ggml.token_type has 2 values for 4 tokens'),
+    ({'token_type': [1, 1]}, 'ggml.token_type has 2 values; expected 4'),
     ({'merges': None}, 'ggml.merges is None'),
-    ({'merges': ['ab']}, "ggml.merges has 'ab', not two known tokens"),
-    ({'merges': ['a c']}, "ggml.merges has 'a c', not two known tokens"),
-    ({'eos_token_id': 4}, 'ggml.eos_token_id is 4; there are 4 tokens'),
-    ({'bos_token_id': 9}, 'ggml.bos_token_id is 9; there are 4 tokens'),
-    ({'eos_token_id': 'x'}, "ggml.eos_token_id is 'x' where int belongs"),
-    ({'add_bos_token': 1}, 'ggml.add_bos_token is 1 where bool belongs'),
-    ({'model': 'llama'}, 'ggml.scores is None where an array belongs'),
+    ({'merges': ['ab']}, "ggml.merges has 'ab'; expected two known tokens"),
+    ({'merges': ['a c']}, "ggml.merges has 'a c'; expected two known tokens"),
+    ({'eos_token_id': 4}, 'ggml.eos_token_id is 4; expected 0 to 3'),
+    ({'bos_token_id': 9}, 'ggml.bos_token_id is 9; expected 0 to 3'),
+    ({'eos_token_id': 'x'}, "ggml.eos_token_id is 'x'; expected int"),
+    ({'add_bos_token': 1}, 'ggml.add_bos_token is 1; expected bool'),
+    ({'model': 'llama'}, 'ggml.scores is None; expected an array'),
     (
       SENTENCEPIECE | {'scores': [0.5, 1.0]},
-      'ggml.scores has 2 values for 10 tokens',
+      'ggml.scores has 2 values; expected 10',
     ),
   ],
 )
@@ -314,7 +314,9 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: pathlib.Path) -> None:
   whole = path.read_bytes()
   for size in (0, 3, 30, len(whole) // 2, len(whole) - 1):
     path.write_bytes(whole[:size])
-    with pytest.raises(ValueError, match=r'x\.gguf is not a whole GGUF file'):
+    with pytest.raises(
+      ValueError, match=r'x\.gguf is not a complete GGUF file'
+    ):
       tokenizer.load(path)
   path.write_bytes(whole.replace(b'a b', b'\xff b'))
   with pytest.raises(ValueError, match=r'x\.gguf: tokenizer\.ggml\.merges'):

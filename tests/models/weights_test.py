@@ -88,8 +88,8 @@ def test_every_misfit_is_named_in_one_error(
     'missing: model.norm.weight',
     'missing: model.layers.1.self_attn.v_proj.weight',
     'unknown: model.layers.1.self_attn.q_norm.weight',
-    f'{QUERY}: shape (30, 32) where (32, 32) is expected',
-    'model.embed_tokens.weight: shape (299, 32) where (300, 32) is expected',
+    f'{QUERY}: shape (30, 32), expected (32, 32)',
+    'model.embed_tokens.weight: shape (299, 32), expected (300, 32)',
   ):
     assert part in message
 

@@ -120,8 +120,8 @@ def sample_rollout(
     The replies, and the seconds that it took to merge, cast and move weights.
   """
   started = time.perf_counter()
-  decoder = lora.decoder(model.config)
-  sampled = lora.sampled(model.config, params)
+  decoder = lora.rollout_config(model.config)
+  sampled = lora.rollout_params(model.config, params)
   weights = for_rollout(decoder, sampled, model.mesh, config.rollout_table)
   jax.block_until_ready(weights)
   resharded = time.perf_counter()

@@ -130,7 +130,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       rollout.Temperature(config.temperature),
       config.seed,
       0,
-      config=lora.decoder(model),
+      config=lora.rollout_config(model),
       group_size=shapes.group,
       max_new_tokens=shapes.reply_tokens,
       eos=(0,),
@@ -209,7 +209,7 @@ def host_to_device_bytes(plan: Plan, name: str) -> int:
 
 def as_sampled(config: ModelConfig, params: Params) -> Params:
   """The weights that replies are sampled from, wherever they are."""
-  return as_dtype(lora.sampled(config, params), config.dtype)
+  return as_dtype(lora.rollout_params(config, params), config.dtype)
 
 
 def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
@@ -223,7 +223,7 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
   weights = jax.tree.map(
     lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
     jax.eval_shape(functools.partial(as_sampled, plan.model), trained),
-    param_shardings(lora.decoder(plan.model), plan.mesh, table),
+    param_shardings(lora.rollout_config(plan.model), plan.mesh, table),
   )
   before: dict[Any, Any] = flatten_dict(trained)
   after: dict[Any, Any] = flatten_dict(weights)
