@@ -290,7 +290,7 @@ def read_texts(
     )
   )
   mask = read_mask(length_PxG, finished_PxG, token.shape[-1], model.pooling)
-  # With offload=True the weights wait in host memory between steps.
+  # With offload=True the weights are in host memory between calls.
   params = weights.in_memory(decoder.params, 'device')
   features_PxGxD = features(params, *inputs, mask, config=decoder.config)
   return np.asarray(shards.local_rows(features_PxGxD))

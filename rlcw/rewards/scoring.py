@@ -134,9 +134,8 @@ def floor_blank_replies(
 ) -> np.ndarray:
   """Replaces scores `[P, G]` of blank replies with their group's minimum.
 
-  A blank reply has no tokens to average, so a reward model would give it the
-  bias, which is the score of an average reply.  If all of a group are blank,
-  their scores are NaN.
+  A blank reply has no text to average features over, so a reward model would
+  give it just the bias.  If all replies of a group are blank, they get NaN.
   """
   blank_PxG = np.array([[not reply for reply in group] for group in text])
   nonblank_PxG = np.where(blank_PxG, np.nan, score_PxG)
@@ -233,7 +232,7 @@ class Scorer:
     else:
       widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
       score_PxG = self.write(briefs, text, finished, widths)
-    # The host waits for the device here.
+    # The host waits for the device here, if the score was computed there.
     score_PxG = np.asarray(score_PxG)
     if reward is not None:
       score_PxG = floor_blank_replies(score_PxG, text)
@@ -288,7 +287,7 @@ class Scorer:
       value = call_user_reward(
         import_function(name, 'verifiers', 'rules'), name, briefs, text
       )
-      # Users return "followed" above 0.  `NaN <= 0` is False: NaN is restored.
+      # Above 0 means that the reply is fine.  NaN <= 0 is False, hence `where`.
       other = np.where(np.isnan(value), np.nan, value <= 0)
       # A violation outweighs a missing verdict.  In the last case both are 0 or
       # NaN, so the sum keeps NaN.

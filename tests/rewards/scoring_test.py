@@ -92,7 +92,11 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
     ('writing', '{}', "''; expected"),
     ('writing', '{}:number', 'number is not a function; expected'),
     ('writing', 'judge', r'give judge\.model or judge\.endpoint\.url'),
-    ('verifiers', ('rules', 'nowhere:f'), r"verifiers='nowhere:f': .*: rules,"),
+    (
+      'verifiers',
+      ('rules', 'nowhere:f'),
+      r"verifiers='nowhere:f': .*expected rules,",
+    ),
     ('verifiers', ('demands',), "verifiers='demands'"),
   ],
 )

@@ -1,7 +1,7 @@
 """Questions to a language model about replies, and its verdicts.
 
-There are three: `judge` rates a reply Good or Bad by principles, `demand` checks
-a demand that no program can, and `compare` picks the better of two replies.
+There are three: `judge` rates a reply Good or Bad by principles, `demand`
+checks a demand that no program can, `compare` picks the better of two replies.
 Each is a template in `prompts/` with two labels, one of which the model
 answers.  There are two kinds of judges: `remote.JSONJudge` asks an endpoint for
 JSON, `local.LogprobJudge` computes the labels' probabilities with a JAX model.
@@ -189,8 +189,8 @@ def follow(
   ]
   if demands and model is None:
     raise ValueError(
-      f'brief {briefs[demands[0][0]].id} makes a demand ({DEMAND}), which needs '
-      'a judge: give judge.model or judge.endpoint.url'
+      f'brief {briefs[demands[0][0]].id} makes a demand ({DEMAND}), which '
+      'needs a judge: give judge.model or judge.endpoint.url'
     )
   verdicts: list[list[list[bool | None]]] = [
     [brief.follow(reply) for reply in group]

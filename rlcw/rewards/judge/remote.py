@@ -136,8 +136,8 @@ class JSONJudge:
     self, question: Question, texts: Sequence[str]
   ) -> list[Answer | None]:
     """Answers to texts, None if the model gave no valid one in two tries."""
-    # A hash of the whole prompt cannot be guessed by a reply, which is part of
-    # the hashed text, and is the same in a second run: responses stay cached.
+    # A reply cannot contain its own key, since the key hashes the reply too.
+    # And unlike a random key it is the same in every run: responses are cached.
     keys = [
       hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
       for text in texts
