@@ -1,16 +1,16 @@
 """Rules that a creative-writing brief can state and a program can verify.
 
-One table, `VERIFIERS`, holds for every instruction id the function that checks
-a reply; `wordings` has what asks for it in English and Chinese, several ways. A
-verifier answers for any string, in time linear in its length; a blank reply
-follows no rule, and nor does one of more than `LONGEST` characters.
+The table `VERIFIERS` maps every instruction id to the function that checks a
+reply; `rules.wording` words the rule in English and Chinese, several ways each.
+A verifier accepts any string and takes time linear in its length.  A blank
+reply, or one of more than `LONGEST` characters, follows no rule.
 
-The ids and arguments are IFEval's (Zhou et al. 2023, arXiv 2311.07911), and
-ours where it has no such rule. Each of IFEval's has two checks: one for a
-reward (`checks`), and one for the benchmark's own numbers (`ifeval`). A missing
-argument is an error; IFEval draws one at random.
+Ids and arguments are IFEval's (Zhou et al. 2023, arXiv 2311.07911), with ids of
+our own for further rules.  Each IFEval rule has two checks: one for rewards
+(`rules.checks`), one that reproduces the benchmark's numbers (`rules.ifeval`).
+A missing argument is an error, where IFEval would draw one at random.
 
-`write_briefs`, which draws rules that go together, is in `compose`.
+`write_briefs` (in `rules.compose`) draws rules that are compatible.
 """
 
 import difflib
@@ -26,19 +26,23 @@ from rlcw.rewards.rules.registry import VERIFIERS, Verifier
 Arguments = Mapping[str, Any]
 Ids = Sequence[str]
 Kwargs = Sequence[Arguments]
-LANGUAGES = 'en', 'zh'  # those that rules are worded in
+LANGUAGES = 'en', 'zh'  # languages with wordings
 
-# Far more than any brief asks for, and little enough for every check to take
-# a moment.
+# In characters.  Far more than any brief asks for, and short enough for every
+# check to be fast.
 LONGEST = 100_000
 
 
 def _is_count(value: object) -> tuple[bool, str]:
-  # To isinstance a bool is an int.
+  # Not isinstance: a bool is an int too, and `true` in JSON is a mistake here.
   return type(value) is int and value > 0, 'a whole number of 1 or more'
 
 
-def _legal(name: str, value: object) -> tuple[bool, str]:
+def _validate_argument(name: str, value: object) -> tuple[bool, str]:
+  """True if the value suits the argument, and a description of those that do.
+
+  The name alone determines the type, whichever rule it belongs to.
+  """
   match name:
     case 'relation' | 'let_relation' | 'capital_relation':
       return value in [*ifeval.RELATIONS], ' or '.join(ifeval.RELATIONS)
@@ -49,21 +53,24 @@ def _legal(name: str, value: object) -> tuple[bool, str]:
       return _is_count(value)
     case 'scheme':
       letters = value if isinstance(value, str) else ''
-      rhymed = [letters.count(letter) for letter in {*letters} - {'X'}]
-      legal = (
-        re.fullmatch('[A-Z]{2,16}', letters) and min(rhymed, default=0) > 1
+      # X marks a free line.  A letter that occurs once would rhyme with none.
+      counts = [letters.count(letter) for letter in {*letters} - {'X'}]
+      valid = (
+        re.fullmatch('[A-Z]{2,16}', letters) and min(counts, default=0) > 1
       )
-      return bool(legal), 'like AABB or XAXA, any letter but X twice or more'
+      return bool(valid), 'like AABB or XAXA, any letter but X twice or more'
     case 'letters':
-      legal = isinstance(value, str) and re.search(r'[^\W_]', value)
-      return bool(legal), 'text with letters'
+      valid = isinstance(value, str) and re.search(r'[^\W_]', value)
+      return bool(valid), 'text with letters'
     case _ if name.startswith('num_') or name.endswith('frequency'):
       return _is_count(value)
     case 'keywords' | 'forbidden_words':
       words = value if isinstance(value, list | tuple) else []
-      legal = [_legal('word', word)[0] for word in words]
-      return legal != [] and all(legal), 'a list of one or more non-blank texts'
+      # 'word' is no argument's name: it falls through to non-blank text.
+      valid = [_validate_argument('word', word)[0] for word in words]
+      return valid != [] and all(valid), 'a list of one or more non-blank texts'
     case 'language':
+      # `in` a list, not in the dict: an unhashable value must not raise.
       return value in [*languages.NAMES], f'one of {", ".join(languages.NAMES)}'
     case 'script':
       return value in [*languages.SCRIPTS], ' or '.join(languages.SCRIPTS)
@@ -71,16 +78,25 @@ def _legal(name: str, value: object) -> tuple[bool, str]:
       return isinstance(value, str) and value.strip() != '', 'non-blank text'
 
 
-def _faults(names: Mapping[str, bool], given: Arguments) -> Iterator[str]:
+def _errors(parameters: Mapping[str, bool], given: Arguments) -> Iterator[str]:
+  """Messages about arguments that do not fit a rule's parameters.
+
+  Args:
+    parameters: name -> true if required.
+    given: the arguments of a rule in a brief.
+  """
   for name in given:
-    if name not in names:
-      yield f'no argument {name!r}, only {", ".join(names) or "none at all"}'
-  for name, required in names.items():
-    legal, wanted = _legal(name, given.get(name))
-    if not legal and (required or name in given):
-      yield f'{name} must be {wanted}, not {given.get(name)!r}'
-  if names and not given:
-    yield f'{" or ".join(names)} must be given'
+    if name not in parameters:
+      expected = ', '.join(parameters) or 'none'
+      yield f'unknown argument {name!r}; expected {expected}'
+  for name, required in parameters.items():
+    valid, expected = _validate_argument(name, given.get(name))
+    if not valid and (required or name in given):
+      yield f'{name} must be {expected}, not {given.get(name)!r}'
+  # `length:*` rules: each bound is optional, but one of them is needed.
+  if parameters and not given:
+    yield f'{" or ".join(parameters)} must be given'
+  # These come last, because they compare values whose types are now checked.
   if given.get('at_least', 0) > given.get('at_most', math.inf):
     yield 'at_least must be no more than at_most'
   if given.get('nth_paragraph', 0) > given.get('num_paragraphs', math.inf):
@@ -88,77 +104,121 @@ def _faults(names: Mapping[str, bool], given: Arguments) -> Iterator[str]:
 
 
 def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
+  """The verifier of a rule, and the arguments that the brief gives it.
+
+  Raises:
+    ValueError: the id is unknown, or an argument does not fit.
+  """
   if instruction_id not in VERIFIERS:
-    legal = difflib.get_close_matches(instruction_id, VERIFIERS, 99, 0)
-    raise ValueError(f'no instruction {instruction_id!r}, only {legal}')
+    # A cutoff of 0 lists every id, the most similar first.
+    known = difflib.get_close_matches(instruction_id, VERIFIERS, 99, 0)
+    raise ValueError(f'no instruction {instruction_id!r}, only {known}')
   verifier = VERIFIERS[instruction_id]
-  # IFEval's files give every argument of every rule, None where it has none.
+  # IFEval's files list every argument at every rule, null where unused.
   given = {name: value for name, value in kwargs.items() if value is not None}
-  for fault in _faults(verifier.parameters, given):
-    raise ValueError(f'{instruction_id}: {fault}')
+  # Lazy: the first error is raised before later ones are computed.
+  for error in _errors(verifier.parameters, given):
+    raise ValueError(f'{instruction_id}: {error}')
   return verifier, given
 
 
 def validate(
   instruction_ids: Ids, kwargs: Kwargs
 ) -> list[tuple[Verifier, Arguments]]:
-  """The rules, ready to check a reply; ValueError if any is not legal."""
+  """Validates a brief's rules, and returns each verifier with its arguments.
+
+  Raises:
+    ValueError: an id is unknown, an argument does not fit, or the two lists
+      differ in length.
+  """
   if len(instruction_ids) != len(kwargs):
-    raise ValueError(f'{len(instruction_ids)} ids but {len(kwargs)} kwargs')
+    raise ValueError(
+      f'{len(instruction_ids)} ids but {len(kwargs)} kwargs: expected one '
+      'mapping of arguments for each id'
+    )
   return [*map(_rule, instruction_ids, kwargs)]
 
 
 def follow(
   reply: str, instruction_ids: Ids, kwargs: Kwargs, *, benchmark: bool = False
 ) -> list[bool]:
-  """The strict verdict on each rule: the reply's as it is."""
+  """Strict verdicts on a reply, one for each rule.
+
+  Args:
+    reply: any text, checked unchanged.
+    instruction_ids: of the rules.
+    kwargs: the arguments of each rule.
+    benchmark: use IFEval's own check if the rule has one.
+
+  Raises:
+    ValueError: see `validate`.
+  """
   rules = validate(instruction_ids, kwargs)
-  legible = reply.strip() != '' and len(reply) <= LONGEST
+  # Otherwise an empty reply would satisfy every rule that forbids something.
+  checkable = reply.strip() != '' and len(reply) <= LONGEST
   return [
-    legible and rule.choose(benchmark)(reply, **given) for rule, given in rules
+    checkable and rule.choose(benchmark)(reply, **given)
+    for rule, given in rules
   ]
 
 
 def follow_loose(
   reply: str, instruction_ids: Ids, kwargs: Kwargs, *, benchmark: bool = False
 ) -> list[bool]:
-  """IFEval's loose verdict: asterisks, first and last line may be left out."""
+  """IFEval's loose verdicts: a rule counts as followed if any variant does.
+
+  Variants drop the first line, the last line or both, and with each of these
+  the asterisks.  Arguments and errors are those of `follow`.
+  """
   lines = reply.split('\n')
   parts = [lines[1:], lines[:-1], lines[1:-1]]
   texts = [reply, *('\n'.join(part).strip() for part in parts)]
   texts += [text.replace('*', '') for text in texts]
+  # Variants are often equal; each distinct one is checked once.
   verdicts = [
     follow(text, instruction_ids, kwargs, benchmark=benchmark)
     for text in dict.fromkeys(texts)
   ]
-  return [any(each) for each in zip(*verdicts, strict=True)]
+  return [any(of_rule) for of_rule in zip(*verdicts, strict=True)]
 
 
 def breaks(verdicts: Sequence[bool | None]) -> float:
-  """1 if any verdict is against a reply, NaN if none is but one is missing."""
+  """Violation flag of a reply: 1 if it fails any rule, else 0.
+
+  NaN if no verdict is negative but one is missing (None).
+  """
+  # A single failure decides, so a missing verdict matters only without one.
   if any(verdict is False for verdict in verdicts):
     return 1.0
   return math.nan if None in verdicts else 0.0
 
 
 def check(instruction_id: str, reply: str, kwargs: Arguments) -> bool:
-  """The strict verdict on one rule."""
+  """Strict verdict on one rule; raises ValueError as `validate`."""
   return follow(reply, [instruction_id], [kwargs])[0]
 
 
 def describe(
   instruction_id: str, kwargs: Arguments, language: str, paraphrase: int = 0
 ) -> str:
-  """The rule as one sentence in the language, in one of its wordings.
+  """Words a rule as one sentence.
 
-  Any paraphrase is legal: they are taken modulo how many the rule has.
+  Args:
+    instruction_id: of the rule.
+    kwargs: its arguments.
+    language: en or zh.
+    paraphrase: index of the wording, modulo the number that the rule has.
+
+  Raises:
+    ValueError: another language, an index that is not an integer, or see
+      `validate`.
   """
   if language not in LANGUAGES:
     raise ValueError(f'language must be en or zh, not {language!r}')
   if type(paraphrase) is not int:
     raise ValueError(f'paraphrase must be a whole number, not {paraphrase!r}')
   _, given = _rule(instruction_id, kwargs)
-  return wording.say(instruction_id, given, language, paraphrase)
+  return wording.render(instruction_id, given, language, paraphrase)
 
 
 def write_brief(
@@ -168,7 +228,8 @@ def write_brief(
   language: str,
   paraphrase: int = 0,
 ) -> str:
-  """The prompt and, after it, the rules as sentences in the language."""
+  """The prompt, followed by its rules as sentences; see `describe`."""
   rules = zip(instruction_ids, kwargs, strict=True)
   texts = (describe(*rule, language, paraphrase) for rule in rules)
+  # Chinese sentences are not separated by spaces.
   return ('' if language == 'zh' else ' ').join([prompt, *texts])

@@ -1,22 +1,22 @@
-"""Two scores to one reward per reply: RLMR's dynamic penalty and baselines.
+"""Mixing writing scores and rule violations into one reward per reply.
 
 Every mixer is a pure function of `writing[P, G]` (higher is better) and
-`violated[P, G]`, over groups of G replies to each of P briefs; replies with
-`valid=False` take no part.  It returns `MixedRewards`, from which
-`losses.group_advantages` makes advantages.  GRPO sees only differences within
-a group, so rewards are given relative to the group's best writing score: a
-small penalty is then not rounded away beside scores of a million.
+`violated[P, G]`, over groups of G replies to each of P briefs.  Replies with
+`valid=False` are ignored.  A mixer returns `MixedRewards`, from which
+`losses.group_advantages` computes advantages.  GRPO depends only on differences
+within a group, so rewards are relative to the group's best writing score: a
+small penalty is then not rounded away next to scores of a million.
 
-`rlmr` carries the guarantee.  In a mixed group (`0 < n_v < n`), with margin
-`δ > 0`,
+`rlmr` guarantees negative advantages for violators.  In a mixed group
+(`0 < n_v < n`: n valid replies, n_v of them violating), with margin `δ > 0`,
 
     ζ = max(0, max_{v_i} w_i − mean(w) + δ) · n / (n − n_v),   r_i = w_i − ζ v_i
 
 lowers the mean by `ζ n_v / n`, so the best violator ends at
-`max_{v_i} w_i − mean(w) − ζ (n − n_v) / n ≤ −δ`: every violator's advantage is
-negative whatever the scores, and order within either class stays that of `w`.
-RLMR (arXiv 2508.18642) states this property; the formula is derived here, as
-the paper's own was not at hand.
+`max_{v_i} w_i − mean(w) − ζ (n − n_v) / n ≤ −δ`.  Every violator's advantage is
+negative whatever the scores, and within either class replies keep their order
+by `w`.  RLMR (arXiv 2508.18642) states this property; the formula is derived
+here, because the paper's own was not available.
 """
 
 from collections.abc import Callable
@@ -30,16 +30,18 @@ from rlcw.losses import masked_mean_std
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
 ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
-STD_FLOOR = 1e-3  # of std(w), in which the margin is measured
+# Least std(w) used as a unit.  Without it a group of equal scores would have a
+# margin of 0, and its violators advantages that are not negative.
+STD_FLOOR = 1e-3
 
 
 class MixedRewards(NamedTuple):
-  """What a mixer says of each group."""
+  """Rewards of P groups of G replies, with each group's statistics."""
 
   reward: jax.Array  # [P, G], relative to the group's best writing score
-  baseline: jax.Array  # [P], what advantages are measured from
-  valid: jax.Array  # [P, G], false where a reply gets no advantage at all
-  penalty: jax.Array  # [P], ζ: what was taken from each violator
+  baseline: jax.Array  # [P], subtracted from rewards to give advantages
+  valid: jax.Array  # [P, G], false: the reply's advantage is 0
+  penalty: jax.Array  # [P], ζ, subtracted from each violator's reward
   writing_std: jax.Array  # [P], of the valid writing scores
   violators: jax.Array  # [P], share of valid replies that violate
 
@@ -47,10 +49,13 @@ class MixedRewards(NamedTuple):
 def _group(
   writing: jax.Array, violated: jax.Array, valid: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, MixedRewards]:
-  """Scores relative to the best, masks, and the unmixed result."""
+  """Relative scores, violation mask, valid mask, and the unmixed result."""
   writing = writing.astype(jnp.float32)
   valid = jnp.ones(writing.shape, bool) if valid is None else valid
   violated = violated.astype(bool) & valid
+  # Subtracting the best before any other arithmetic keeps float32 precise for
+  # large scores.  Invalid ones may be NaN, and −inf is the best of an empty
+  # group: both are masked to 0.
   best = jnp.max(writing, axis=-1, keepdims=True, where=valid, initial=-jnp.inf)
   w = jnp.where(valid, writing - best, 0.0)
   mean, std = masked_mean_std(w, valid)
@@ -79,53 +84,57 @@ def rlmr(
   margin: jax.Array | float = 0.5,
   all_violating: str = 'skip',
 ) -> MixedRewards:
-  """RLMR's dynamic penalty (the module's docstring derives it).
+  """RLMR's dynamic penalty, derived in the module's docstring.
 
   Args:
     writing: scores `[P, G]`, higher is better, in any unit.
-    violated: `[P, G]`, true where the reply breaks a rule.
-    valid: `[P, G]`, false where a reply could not be scored.
+    violated: `[P, G]`, true if the reply breaks a rule.
+    valid: `[P, G]`, false if the reply could not be scored.
     margin: δ in units of the group's std of `writing`.
-    all_violating: what to do when every valid reply violates, where no
-      mean-centred reward can make all advantages negative: `suppress` measures
-      from δ above the best (all negative), `rank` is plain GRPO on `writing`,
-      `skip` leaves the group out.
+    all_violating: treatment of groups in which every valid reply violates.  No
+      mean-centred reward can make all their advantages negative: `suppress`
+      uses a baseline δ above the best (all negative), `rank` is plain GRPO on
+      `writing`, `skip` drops the group.
 
   Raises:
-    ValueError: `all_violating` is none of these.
+    ValueError: `all_violating` is not one of these.
   """
   if all_violating not in ALL_VIOLATING:
     raise ValueError(
-      f'all_violating={all_violating!r} is unknown; legal: {ALL_VIOLATING}'
+      f'all_violating={all_violating!r}: expected one of {ALL_VIOLATING}'
     )
   w, violated, valid, plain = _group(writing, violated, valid)
+  # δ scales with the group, so one margin fits reward models of any unit.
   delta = margin * jnp.maximum(plain.writing_std, STD_FLOOR)
-  worst_offender = jnp.max(w, axis=-1, where=violated, initial=-jnp.inf)
-  excess = worst_offender - plain.baseline + delta  # −inf without violators
+  best_violator = jnp.max(w, axis=-1, where=violated, initial=-jnp.inf)
+  # −inf without violators; `mixed` masks those groups below.
+  excess = best_violator - plain.baseline + delta
   mixed = (plain.violators > 0) & (plain.violators < 1)
+  # (n − n_v) / n, and 1 in groups that are not mixed, to avoid 0 / 0.
   compliant = jnp.where(mixed, 1 - plain.violators, 1.0)
   penalty = jnp.where(mixed, jnp.maximum(excess, 0.0) / compliant, 0.0)
   result = _with_reward(plain, w - penalty[:, None] * violated)
-  lost = plain.violators == 1
-  if all_violating == 'suppress':  # w is 0 at the best, so δ is above it
-    baseline = jnp.where(lost, delta, result.baseline)
+  all_violate = plain.violators == 1
+  if all_violating == 'suppress':
+    # The best w is 0, so a baseline of δ lies above every reward.
+    baseline = jnp.where(all_violate, delta, result.baseline)
     return result._replace(baseline=baseline, penalty=penalty)
   if all_violating == 'skip':
-    valid = valid & ~lost[:, None]
+    valid = valid & ~all_violate[:, None]
   return result._replace(valid=valid, penalty=penalty)
 
 
 def writing_only(
   writing: jax.Array, violated: jax.Array, valid: jax.Array | None = None
 ) -> MixedRewards:
-  """Baseline: `r = w`; rules do not count."""
+  """Baseline: `r = w`, ignoring the rules."""
   return _group(writing, violated, valid)[-1]
 
 
 def constraint_only(
   writing: jax.Array, violated: jax.Array, valid: jax.Array | None = None
 ) -> MixedRewards:
-  """Baseline: `r = 1 − v`; writing does not count."""
+  """Baseline: `r = 1 − v`, ignoring the writing score."""
   _, violated, _, plain = _group(writing, violated, valid)
   return _with_reward(plain, 1.0 - violated)
 
@@ -137,7 +146,7 @@ def linear(
   *,
   weight: jax.Array | float = 1.0,
 ) -> MixedRewards:
-  """Baseline: `r = w − weight · v`, the fixed-weight mix."""
+  """Baseline: `r = w − weight · v`, a fixed penalty in the unit of `w`."""
   w, violated, _, plain = _group(writing, violated, valid)
   penalty = jnp.broadcast_to(jnp.asarray(weight, w.dtype), plain.penalty.shape)
   return _with_reward(plain, w - weight * violated)._replace(penalty=penalty)
@@ -146,8 +155,9 @@ def linear(
 def gate(
   writing: jax.Array, violated: jax.Array, valid: jax.Array | None = None
 ) -> MixedRewards:
-  """Baseline: a violator gets the lowest writing score of its group."""
+  """Baseline: violators get the lowest valid writing score of their group."""
   w, violated, valid, plain = _group(writing, violated, valid)
+  # `initial` changes nothing: w is at most 0.
   lowest = jnp.min(w, axis=-1, keepdims=True, where=valid, initial=0.0)
   return _with_reward(plain, jnp.where(violated, lowest, w))
 
@@ -159,9 +169,10 @@ def gdpo(
   *,
   weight: jax.Array | float = 1.0,
 ) -> MixedRewards:
-  """Baseline: normalise each reward in its group, then add (GDPO, 2601.05242).
+  """Baseline: normalises each reward in its group, then adds them.
 
-  `r = z(w) + weight · z(1 − v)`, `z` being mean 0 and std 1 within the group.
+  `r = z(w) + weight · z(1 − v)`, where `z` scales to mean 0 and std 1 within
+  the group (GDPO, arXiv 2601.05242).
   """
   w, violated, valid, plain = _group(writing, violated, valid)
 
@@ -172,7 +183,7 @@ def gdpo(
   return _with_reward(plain, z(w) + weight * z(1.0 - violated))
 
 
-# name in a config: the mixer, and the settings that it takes from there
+# Name in a config -> (mixer, the settings of `mixing` passed to it).
 MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
   'rlmr': (rlmr, ('margin', 'all_violating')),
   'writing': (writing_only, ()),
@@ -181,28 +192,35 @@ MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
   'gate': (gate, ()),
   'gdpo': (gdpo, ('weight',)),
 }
-# those whose reward goes to 0 with the spread of the writing scores
+# Mixers whose rewards scale with the writing scores.  Only theirs can be
+# divided by std(w): others would blow up in a group of near-equal scores.
 IN_WRITING_UNITS = 'rlmr', 'writing', 'gate'
 
 
 def check(settings: Config, advantage_scale: str) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
-  for name, value, legal in (
+  """Validates the `mixing` settings and `advantage_scale` of a config.
+
+  Raises:
+    ValueError: a value is unknown or out of range, or the two do not combine.
+  """
+  for name, value, expected in (
     ('mixing.name', settings.name, tuple(MIXERS)),
     ('mixing.all_violating', settings.all_violating, ALL_VIOLATING),
     ('advantage_scale', advantage_scale, ADVANTAGE_SCALES),
   ):
-    if value not in legal:
-      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+    if value not in expected:
+      raise ValueError(f'{name}={value!r}: expected one of {expected}')
+  # `not >` also rejects NaN.
   if not settings.margin > 0:
     raise ValueError(
-      f'mixing.margin={settings.margin}; legal: above 0, or a violator could '
-      'have an advantage that is not negative'
+      f'mixing.margin={settings.margin}: expected a number above 0; without a '
+      "margin a violator's advantage may not be negative"
     )
   if advantage_scale == 'writing_std' and settings.name not in IN_WRITING_UNITS:
     raise ValueError(
-      f"advantage_scale='writing_std' and mixing.name={settings.name!r}, whose "
-      f'reward is in no unit of the writing score; legal: {IN_WRITING_UNITS}'
+      f"advantage_scale='writing_std' does not fit mixing.name="
+      f'{settings.name!r}, whose rewards are not in units of the writing '
+      f'score: expected one of {IN_WRITING_UNITS}'
     )
 
 
@@ -213,14 +231,16 @@ def max_violator_advantage(
   *,
   all_violating: bool,
 ) -> jax.Array:
-  """The largest advantage of a violator in a mixed group; −inf without one.
+  """Largest advantage of any violator in a mixed group; −inf without one.
+
+  A metric that checks the guarantee of `rlmr`: it must stay negative.
 
   Args:
-    advantage_PxG: advantages made from `mixed`.
-    violated_PxG: which replies violate.
+    advantage_PxG: advantages computed from `mixed`.
+    violated_PxG: true where a reply violates.
     mixed: the mixer's result.
-    all_violating: count the groups in which every reply violates, too.
+    all_violating: also include groups in which every reply violates.
   """
-  counts = (mixed.violators < 1)[:, None] | all_violating
-  offender = violated_PxG.astype(bool) & mixed.valid & counts
-  return jnp.max(advantage_PxG, where=offender, initial=-jnp.inf)
+  included = (mixed.violators < 1)[:, None] | all_violating
+  violator = violated_PxG.astype(bool) & mixed.valid & included
+  return jnp.max(advantage_PxG, where=violator, initial=-jnp.inf)

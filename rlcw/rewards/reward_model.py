@@ -1,10 +1,10 @@
-"""The writing reward: a linear score on a decoder's reply features.
+"""The writing reward: a linear head on a decoder's features of a reply.
 
-A reply's features are hidden states of its tokens after the final norm: their
-mean over the text, EOS left out, so that a finished and a cut reply are
-measured alike; or the last token's alone, as sequence classifiers read it.
-Where the decoder is also the frozen reference policy, one forward pass gives
-both the reference log-probabilities and the score.
+The features are hidden states after the final norm, pooled over the reply.
+`mean` averages over its text without EOS, so that finished and truncated
+replies are scored alike; `last` takes the last token's state, as sequence
+classifiers do.  If the decoder is also the frozen reference policy, one forward
+pass gives both the reference log-probabilities and the score.
 """
 
 import functools
@@ -32,44 +32,46 @@ POOLING = ('mean', 'last')
 
 
 class Head(NamedTuple):
-  """`score = features · weight + bias`, in stds over the training replies."""
+  """`score = features · weight + bias`; unit: std over the training replies."""
 
   weight: np.ndarray | jax.Array  # [D]
   bias: np.ndarray | jax.Array  # []
 
 
 class RewardModel(NamedTuple):
-  """A head, which tokens it reads, and the decoder that it reads them with."""
+  """A linear head, its pooling, and the decoder that computes the features."""
 
   head: Head
   pooling: str  # one of POOLING
   decoder: LanguageModel
   shared: bool  # the decoder is the policy's pretrained model
-  limit: int = 4096  # tokens of a reply that it reads, as in its training
+  limit: int = 4096  # tokens per reply, as in training; longer ones are cut
 
 
 def save(head: Head, workdir: Path) -> None:
-  """Writes a head into its run's folder."""
+  """Writes a head to `reward_model.safetensors` in its run's folder."""
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
   save_file(arrays, workdir / FILE)
 
 
 def load(source: str, base: LanguageModel) -> RewardModel:
-  """Reads a reward model for use beside a policy.
+  """Loads a reward model for use beside a policy.
 
   Args:
-    source: the folder of a finished `reward_model` run; or a sequence
-      classifier with one label, as a folder or Hub id.
-    base: the policy, whose pretrained model need not be loaded again.
+    source: the folder of a finished `reward_model` run, or a sequence
+      classifier with one label (a folder or Hub id).
+    base: the policy.  Its pretrained model is reused instead of loaded again
+      if the reward model was trained on the same one.
 
   Raises:
     FileNotFoundError: there is no such model, or its run has not finished.
-    ValueError: its head does not fit its decoder; or see `weights.load`.
+    ValueError: the head does not fit the decoder; or see `weights.load`.
   """
   run, file = language_model.run_config(source), Path(source) / FILE
+  # The head is written after training: without its file a run is unfinished.
   if run is None or not file.exists():
     try:
-      return classifier(source, base.mesh)
+      return load_classifier(source, base.mesh)
     except FileNotFoundError as error:
       raise FileNotFoundError(
         f'no reward model at {source}: run the reward_model task with '
@@ -80,16 +82,25 @@ def load(source: str, base: LanguageModel) -> RewardModel:
   decoder = language_model.reuse(run.model, base.mesh, base)
   if head.weight.shape != (decoder.config.model_dim,):
     raise ValueError(
-      f'{file} has weights {head.weight.shape} for features of '
-      f'({decoder.config.model_dim},)'
+      f'{file}: weight has shape {head.weight.shape}, expected '
+      f'({decoder.config.model_dim},), the model_dim of {run.model}'
     )
+  # A fine-tuned decoder is no longer the reference policy: its score needs a
+  # forward pass of its own.
   if run.train != 'head':
-    decoder, shared = trained(source, decoder), False
+    decoder, shared = load_trained_decoder(source, decoder), False
   return RewardModel(head, run.pooling, decoder, shared, run.max_reply_tokens)
 
 
-def trained(workdir: str | Path, base: LanguageModel) -> LanguageModel:
-  """The decoder of a run that trained it; adapters stay beside the base."""
+def load_trained_decoder(
+  workdir: str | Path, base: LanguageModel
+) -> LanguageModel:
+  """Restores the decoder of a run that fine-tuned it.
+
+  LoRA adapters are kept separate from the base weights.
+  """
+  # The checkpoint also has the head's weight.  Its shape must be given to
+  # restore the rest; the head itself was read from its own file.
   score = jax.ShapeDtypeStruct(
     (base.config.model_dim,),
     jnp.float32,
@@ -101,22 +112,23 @@ def trained(workdir: str | Path, base: LanguageModel) -> LanguageModel:
 
 
 def load_alone(source: str, mesh: Mesh) -> RewardModel:
-  """Reads a reward model with its decoder, for use without a policy.
+  """Loads a reward model with its decoder, for use without a policy.
 
   Raises:
     FileNotFoundError, ValueError: as `load`.
   """
   run = language_model.run_config(source)
   if run is None:
-    return classifier(source, mesh)
+    return load_classifier(source, mesh)
   return load(source, language_model.load(run.model, mesh))
 
 
-def classifier(source: str, mesh: Mesh) -> RewardModel:
-  """A checkpoint of `AutoModelForSequenceClassification` with one label."""
+def load_classifier(source: str, mesh: Mesh) -> RewardModel:
+  """Loads an `AutoModelForSequenceClassification` checkpoint with one label."""
   config, params, weight_D = weights.load_classifier(source, mesh)
   text = tokenizer.load(source)
   decoder = LanguageModel(config, params, text, mesh, source)
+  # Hugging Face's classifiers have no bias and read the last token's state.
   head = Head(weight_D, np.zeros((), np.float32))
   return RewardModel(head, 'last', decoder, shared=False)
 
@@ -124,27 +136,34 @@ def classifier(source: str, mesh: Mesh) -> RewardModel:
 def read_mask(
   length_PxG: jax.Array, finished_PxG: jax.Array, width: int, pooling: str
 ) -> jax.Array:
-  """Which tokens `[P, G, T]` the features are the mean of.
+  """Mask `[P, G, T]` of the tokens whose hidden states are averaged.
 
   Args:
     length_PxG: tokens of each reply, EOS included.
-    finished_PxG: whether its last one is EOS.
+    finished_PxG: true if the last token is EOS.
     width: T.
     pooling: `mean` for the text without EOS, `last` for the last token.
   """
-  place_T = jnp.arange(width)
+  position_T = jnp.arange(width)
+  # Right padding: the last real token is at length − 1.
   if pooling == 'last':
-    return place_T == length_PxG[..., None] - 1
-  return place_T < (length_PxG - finished_PxG)[..., None]
+    return position_T == length_PxG[..., None] - 1
+  # Only a finished reply ends in EOS, so only there is one token dropped.
+  return position_T < (length_PxG - finished_PxG)[..., None]
 
 
 def reply_features(
-  reading_PxGxTxD: jax.Array, mask_PxGxT: jax.Array
+  hidden_PxGxTxD: jax.Array, mask_PxGxT: jax.Array
 ) -> jax.Array:
-  """Mean hidden state `[P, G, D]` over the true tokens of the mask."""
-  reading = jnp.where(mask_PxGxT[..., None], reading_PxGxTxD, 0.0)
+  """Mean hidden state `[P, G, D]` over the true tokens of the mask, float32.
+
+  An all-false mask gives zeros.
+  """
+  # `where`, not a product: 0 · NaN is NaN, so padding could leak through one.
+  hidden = jnp.where(mask_PxGxT[..., None], hidden_PxGxTxD, 0.0)
   count = jnp.maximum(mask_PxGxT.sum(-1, keepdims=True), 1)
-  return reading.sum(2, dtype=jnp.float32) / count
+  # bfloat16 would lose small terms in a sum over thousands of tokens.
+  return hidden.sum(2, dtype=jnp.float32) / count
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -157,11 +176,12 @@ def features(
   *,
   config: ModelConfig,
 ) -> jax.Array:
-  """Features `[P, G, D]` of G replies to each prompt, the prompt read once."""
-  _, reading = forward_replies(
-    config, params, prompt_PxL, length_P, token_PxGxT
-  )
-  return reply_features(reading, mask_PxGxT)
+  """Features `[P, G, D]` of G replies to each of P prompts.
+
+  Each prompt is prefilled once for all its replies.
+  """
+  _, hidden = forward_replies(config, params, prompt_PxL, length_P, token_PxGxT)
+  return reply_features(hidden, mask_PxGxT)
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'pooling'))
@@ -176,17 +196,19 @@ def score_and_reference(
   config: ModelConfig,
   pooling: str,
 ) -> tuple[jax.Array | None, jax.Array]:
-  """One pass of the frozen decoder for both of its uses.
+  """Scores and reference log-probabilities from one forward pass.
 
   Returns:
-    Writing scores `[P, G]` where there is a head, and log-probabilities
+    Writing scores `[P, G]`, or None without a head; and log-probabilities
     `[P, G, T]` of the tokens at `temperature` under the reference policy.
   """
-  predicting, reading = forward_replies(
+  # `before` predicts each token and `after` has read it: they differ by one
+  # position, so both come from the same pass.
+  before, after = forward_replies(
     config, params, prompt_PxL, length_P, rollout.token
   )
   logp_N = token_logprobs(
-    predicting.reshape(-1, predicting.shape[-1]),
+    before.reshape(-1, before.shape[-1]),
     head_weight(params),
     rollout.token.reshape(-1),
     temperature,
@@ -196,7 +218,7 @@ def score_and_reference(
     return None, logp_PxGxT
   width = rollout.token.shape[-1]
   mask = read_mask(rollout.length, rollout.finished, width, pooling)
-  features_PxGxD = reply_features(reading, mask)
+  features_PxGxD = reply_features(after, mask)
   score_PxG = features_PxGxD @ head.weight + head.bias
   return score_PxG, logp_PxGxT
 
@@ -220,40 +242,45 @@ def read_texts(
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
-  """G replies to each of P prompts by the reward model's own eyes.
+  """Features of G replies to each of P prompts, from their texts.
+
+  All processes must call it together, each with the same number of texts.
 
   Args:
-    model: the reward model.
+    model: the reward model, whose own tokenizer is used.
     prompts: P user messages, to be put into the decoder's chat template.
     replies: `[P][G]` texts.  They are untrusted: no text becomes a control
-      token, and what is longer than the model's limit is cut.
-    finished: `[P, G]`, whether EOS ended the reply.
-    widths: least numbers of tokens to pad prompts and replies to, so that
-      shapes repeat.
+      token.  Replies longer than `model.limit` tokens are cut.
+    finished: `[P, G]`, true if EOS ended the reply.
+    widths: minimum widths, in tokens, to pad prompts and replies to, so that
+      shapes repeat and nothing is compiled again.
 
   Returns:
-    Features `[P, G, D]`.  Several processes call it together, each with as
-    many texts of its own.
+    Features `[P, G, D]` of this process's replies.
   """
-  decoder, text = model.decoder, model.decoder.tokenizer
-  parts = processes.DataShards(decoder.mesh)
-  end = [int(text.eos_token_id)]
-  whole = [
-    tokenizer.encode_untrusted(text, reply) + end * bool(ended)
+  decoder, vocabulary = model.decoder, model.decoder.tokenizer
+  shards = processes.DataShards(decoder.mesh)
+  eos = [int(vocabulary.eos_token_id)]
+  # The sampled token ids cannot be reused: this tokenizer may be another one
+  # than the policy's.  The EOS that decoding dropped is put back.
+  rows = [
+    tokenizer.encode_untrusted(vocabulary, reply) + eos * bool(ended)
     for group, flags in zip(replies, finished, strict=True)
     for reply, ended in zip(group, flags, strict=True)
   ]
   shape_PxG = finished.shape
-  uncut = np.array([len(row) <= model.limit for row in whole])
+  # A row that is cut here loses its EOS, so its mask must not skip one.
+  uncut = np.array([len(row) <= model.limit for row in rows])
   finished = finished & uncut.reshape(shape_PxG)
-  least_L, least_T = widths
+  min_prompt_width, min_reply_width = widths
   token, length = batches.pad_coarsely(
-    [row[: model.limit] for row in whole], least_T
+    [row[: model.limit] for row in rows], min_reply_width
   )
   prompt_PxL, length_P = batches.pad_coarsely(
-    [tokenizer.chat(text, prompt) for prompt in prompts], least_L
+    [tokenizer.chat(vocabulary, prompt) for prompt in prompts],
+    min_prompt_width,
   )
-  *read, length_PxG, finished_PxG = parts.to_global(
+  *inputs, length_PxG, finished_PxG = shards.to_global(
     (
       prompt_PxL,
       length_P,
@@ -263,6 +290,7 @@ def read_texts(
     )
   )
   mask = read_mask(length_PxG, finished_PxG, token.shape[-1], model.pooling)
+  # With offload=True the weights are in host memory between calls.
   params = weights.in_memory(decoder.params, 'device')
-  found = features(params, *read, mask, config=decoder.config)
-  return np.asarray(parts.local_rows(found))
+  features_PxGxD = features(params, *inputs, mask, config=decoder.config)
+  return np.asarray(shards.local_rows(features_PxGxD))

@@ -1,15 +1,14 @@
-"""What a rollout's replies are worth, by the parts that a config names.
+"""Scoring a rollout's replies, with the parts that a config selects.
 
-  writing     how well a reply is written: `reward_model`, `judge`, or a
-              function of the user's own
-  verifiers   what it has to keep: `rules`, those of its brief and its demands,
-              and functions of the user's own
-  judge       the model that answers for demands and principles, here or at an
-              endpoint
+  writing     the writing score: `reward_model`, `judge`, or a user's function
+  verifiers   the violations: `rules` (those of the brief, and its demands),
+              and users' functions
+  judge       the model that checks demands and judges by principles, loaded
+              here or at an endpoint
 
-A function of one's own is named `module:function`, and takes P briefs and
-`[P][G]` replies to an array `[P, G]`, NaN where it cannot say.  A reply without
-a score, or without a verdict, is not valid: it is never worth zero.
+A user's function is named `module:function`.  It maps P briefs and `[P][G]`
+replies to an array `[P, G]`, NaN for unknown.  A reply that lacks a score or a
+verdict is masked as not valid, instead of getting a score of zero.
 """
 
 import importlib
@@ -34,55 +33,69 @@ Reward = Callable[[Sequence[Brief], Sequence[Sequence[str]]], Any]
 
 
 class Scores(NamedTuple):
-  """All that is known of a rollout's replies, `[P, G]` unless said."""
+  """Scores and verdicts of a rollout's replies, `[P, G]` if not noted."""
 
   text: list[list[str]]
-  follow: list[list[list[bool | None]]]  # [P][G] a verdict per rule
+  follow: list[list[list[bool | None]]]  # [P][G], one verdict per rule
   violated: np.ndarray
-  writing: np.ndarray  # NaN where there is no score
-  valid: np.ndarray  # whether there is a score and every verdict that matters
+  writing: np.ndarray  # NaN without a score
+  valid: np.ndarray  # true with a score and all verdicts that matter
   ref_logp: jax.Array  # [P, G, T]
-  good: np.ndarray  # [P] a second opinion of each first reply, NaN without
-  told: dict[str, Any]  # statistics
+  good: np.ndarray  # [P], the judge's score of each first reply; NaN if unasked
+  stats: dict[str, Any]  # metrics of scoring: shares, seconds, judge usage
 
 
 def check(config: Config) -> None:
-  """Raises ValueError, naming what is legal, if a part makes no sense."""
+  """Validates the settings that select the parts.
+
+  Raises:
+    ValueError: a function cannot be imported, `writing='judge'` has no judge,
+      or `offload` would move weights that the judge shares.
+  """
   if config.writing not in ('reward_model', 'judge'):
     import_function(config.writing, 'writing', 'reward_model or judge')
   if config.writing == 'judge' and not factory.has_judge(config.judge):
     raise ValueError(
-      "writing='judge' takes a model: give judge.model or judge.endpoint.url"
+      "writing='judge' needs a judge: give judge.model or judge.endpoint.url"
     )
   for name in config.verifiers:
     if name != 'rules':
       import_function(name, 'verifiers', 'rules')
   if config.offload and config.judge.model == config.model:
     raise ValueError(
-      'offload=True keeps in host memory what judge.model reads for every '
+      f'judge.model={config.judge.model!r} equals model, whose weights '
+      'offload=True keeps in host memory, but the judge reads them for every '
       'question: judge.model must be another one than model'
     )
 
 
-def import_function(name: str, setting: str, legal: str) -> Reward:
-  """The function that `module:function` names.
+def import_function(name: str, setting: str, expected: str) -> Reward:
+  """Imports a user's function.
 
-  Modules are looked for in the folder that the command runs in, too.
+  Args:
+    name: `module:function`.  The working directory is searched for the module
+      too.
+    setting: the setting that names it, for the error message.
+    expected: the setting's other values, for the error message.
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no such module or function.
   """
   module, _, function = str(name).partition(':')
+  # An installed command, unlike `python -m`, does not search the working
+  # directory.
   if '' not in sys.path:
     sys.path.insert(0, '')
   try:
-    found = getattr(importlib.import_module(module or ':'), function)
-    if not callable(found):
-      raise AttributeError(f'{function} is no function')
-    return found
+    # ':' is no module's name, so an empty name raises ImportError as well,
+    # where '' would raise ValueError.
+    reward = getattr(importlib.import_module(module or ':'), function)
+    if not callable(reward):
+      raise AttributeError(f'{function} is not a function')
+    return reward
   except (ImportError, AttributeError) as error:
     raise ValueError(
-      f'{setting}={name!r}: {error}; legal: {legal}, or module:function'
+      f'{setting}={name!r}: {error}; expected {expected}, or module:function'
     ) from None
 
 
@@ -92,21 +105,23 @@ def call_user_reward(
   briefs: Sequence[Brief],
   replies: Sequence[Sequence[str]],
 ) -> np.ndarray:
-  """Values `[P, G]` of a user's function.
+  """Calls a user's function, and returns its values `[P, G]` in float32.
 
   Raises:
-    ValueError: they are no numbers, or have another shape.
+    ValueError: the values are not numbers, or have another shape.
   """
-  given = reward(briefs, replies)
+  returned = reward(briefs, replies)
   expected = (len(replies), len(replies[0]))
   try:
-    value = np.asarray(given, np.float32)
+    value = np.asarray(returned, np.float32)
   except (TypeError, ValueError) as error:
-    raise ValueError(f'{name} gave no array of numbers: {error}') from None
+    raise ValueError(
+      f'{name} returned no array of numbers, expected shape {expected}: {error}'
+    ) from None
   if value.shape != expected:
     raise ValueError(
-      f'{name} gave an array of shape {value.shape} for {expected[0]} briefs '
-      f'with {expected[1]} replies each; legal: {expected}'
+      f'{name} returned an array of shape {value.shape} for {expected[0]} '
+      f'briefs with {expected[1]} replies each: expected {expected}'
     )
   return value
 
@@ -117,51 +132,56 @@ def call_user_reward(
 def floor_blank_replies(
   score_PxG: np.ndarray, text: Sequence[Sequence[str]]
 ) -> np.ndarray:
-  """A reward model's scores where a reply of no text has the group's least.
+  """Replaces scores `[P, G]` of blank replies with their group's minimum.
 
-  It has nothing of it to read, and would give its bias.  Where all of a group
-  are blank they have no score (NaN).
+  A blank reply has no text to average features over, so a reward model would
+  give it just the bias.  If all replies of a group are blank, they get NaN.
   """
   blank_PxG = np.array([[not reply for reply in group] for group in text])
-  read_PxG = np.where(blank_PxG, np.nan, score_PxG)
-  least_Px1 = np.fmin.reduce(read_PxG, axis=1, keepdims=True)  # but for NaN
-  return np.where(blank_PxG, least_Px1, score_PxG)
+  nonblank_PxG = np.where(blank_PxG, np.nan, score_PxG)
+  # `fmin` ignores NaN, and unlike `nanmin` gives no warning if all are NaN.
+  min_Px1 = np.fmin.reduce(nonblank_PxG, axis=1, keepdims=True)
+  return np.where(blank_PxG, min_Px1, score_PxG)
 
 
 class Scorer:
-  """Scores rollouts, by the parts of a config that `check` has passed.
+  """Scores rollouts with the parts that a config selects.
 
-  Of several processes each scores the rows that it reads.
+  Each process scores its own rows of the batch.
 
   Args:
-    model: the base of the policy, which is its reference too.
-    config: of a `grpo` run.
+    model: the policy's base model, which is also the reference policy.
+    config: of a `grpo` run, validated by `check`.
   """
 
   def __init__(self, model: LanguageModel, config: Config):
     self.model, self.config = model, config
-    self.parts = processes.DataShards(model.mesh)
+    self.shards = processes.DataShards(model.mesh)
     self.reward = None
     if config.writing == 'reward_model':
       reward = reward_model.load(config.reward_model, model)
-      own = model.config
-      decoder = language_model.cast(reward.decoder, own.dtype, own.attention)
+      policy = model.config
+      decoder = language_model.cast(
+        reward.decoder, policy.dtype, policy.attention
+      )
+      # A shared decoder is the policy's base, which the task offloads itself.
       if config.offload and not reward.shared:
-        waiting = weights.in_memory(decoder.params, 'pinned_host')
-        decoder = decoder._replace(params=waiting)
+        params = weights.in_memory(decoder.params, 'pinned_host')
+        decoder = decoder._replace(params=params)
       self.reward = reward._replace(decoder=decoder)
+      # A shared decoder scores the rollout's own tokens, without a cut.
       if not reward.shared and reward.limit < config.max_new_tokens:
         metrics.log(
-          f'the reward model {config.reward_model} reads the first '
-          f'{reward.limit} tokens of a reply, as it was trained, and replies '
-          f'may have {config.max_new_tokens}: train one with '
+          f'the reward model {config.reward_model} scores only the first '
+          f'{reward.limit} tokens of a reply, as in its training, but '
+          f'max_new_tokens={config.max_new_tokens}: train one with '
           f'--config.max_reply_tokens={config.max_new_tokens}'
         )
-    self.panel = factory.make_judge(config.judge, model.mesh, model)
+    self.judge_model = factory.make_judge(config.judge, model.mesh, model)
 
   def usage(self) -> dict[str, float]:
-    """What the judge has done so far, if there is one."""
-    return dict(self.panel.usage()) if self.panel else {}
+    """The judge's counters so far; empty without a judge."""
+    return dict(self.judge_model.usage()) if self.judge_model else {}
 
   def __call__(
     self,
@@ -171,16 +191,26 @@ class Scorer:
     rollout: Rollout,
     second_opinion: bool = False,
   ) -> Scores:
-    """Writing score, verdicts, and log-probabilities under the reference.
+    """Computes writing scores, verdicts and reference log-probabilities.
 
-    The device is sent off first; the host checks the rules meanwhile.  A reply
-    that the token budget cut is no finished piece: it counts as a violation.
-    A second opinion is the judge's, where it is not the writing score itself.
+    Args:
+      briefs: P of this process.
+      prompt_PxL: their tokens, padded on the right; global.
+      length_P: the prompts' lengths in tokens; global.
+      rollout: G replies to each prompt; global.
+      second_opinion: also ask the judge about each brief's first reply
+        (`Scores.good`), if it does not give the writing score anyway.
+
+    Returns:
+      `Scores` of this process's rows, but `ref_logp` of all.  A reply that the
+      token budget cut is unfinished, and counts as a violation.
     """
-    used = self.usage()
+    usage_before = self.usage()
     reward, head, pooling = self.reward, None, 'mean'
     if reward is not None and reward.shared:
       head, pooling = reward.head, reward.pooling
+    # JAX dispatches this asynchronously: the device computes while the host
+    # decodes the replies and checks the rules below.
     score_PxG, ref_logp = reward_model.score_and_reference(
       weights.in_memory(self.model.params, 'device'),
       head,
@@ -191,40 +221,42 @@ class Scorer:
       config=self.model.reference,
       pooling=pooling,
     )
-    rollout = self.parts.local_rows(rollout)
+    rollout = self.shards.local_rows(rollout)
     text = self.texts(rollout)
     started = time.perf_counter()
     follow, broken = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
     if score_PxG is not None:
-      score_PxG = self.parts.local_rows(score_PxG)
+      score_PxG = self.shards.local_rows(score_PxG)
     else:
       widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
       score_PxG = self.write(briefs, text, finished, widths)
+    # The host waits for the device here, if the score was computed there.
     score_PxG = np.asarray(score_PxG)
     if reward is not None:
       score_PxG = floor_blank_replies(score_PxG, text)
     written = time.perf_counter()
     good_P = np.full(len(text), np.nan)
-    if second_opinion and self.panel and self.config.writing != 'judge':
+    if second_opinion and self.judge_model and self.config.writing != 'judge':
       good_P = self.judge(briefs, [group[:1] for group in text])[:, 0]
+    # An unfinished reply is a violation whatever the missing verdict is.
     unknown = np.isnan(broken) & finished
     scored = np.isfinite(score_PxG)
-    told = {
+    stats = {
       'unscored': 1 - scored.mean(),
       'unverified': unknown.mean(),
       'seconds_verifying': verified - started,
       'seconds_writing': written - verified,
-    } | {f'judge_{k}': v - used[k] for k, v in self.usage().items()}
+    } | {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
     violated = (broken == 1) | ~finished
     valid = scored & ~unknown
     return Scores(
-      text, follow, violated, score_PxG, valid, ref_logp, good_P, told
+      text, follow, violated, score_PxG, valid, ref_logp, good_P, stats
     )
 
   def texts(self, rollout: Rollout) -> list[list[str]]:
-    """The replies in words, `[P][G]`."""
+    """Decodes the replies to text, `[P][G]`."""
     token, length = np.asarray(rollout.token), np.asarray(rollout.length)
     return [
       [
@@ -237,22 +269,28 @@ class Scorer:
   def verify(
     self, briefs: Sequence[Brief], text: list[list[str]]
   ) -> tuple[list[list[list[bool | None]]], np.ndarray]:
-    """Every verdict, and `[P, G]`: 1 where any is against a reply.
+    """Checks the rules and demands, and calls the users' verifiers.
 
-    It is NaN where none is, but one is missing.
+    Returns:
+      A verdict per rule `[P][G][rules]`, and `[P, G]`: 1 if the reply violates
+      anything, else NaN if a verdict is missing, else 0.
     """
     question = factory.make_question('demand', self.config.judge)
-    follow = questions.follow(self.panel, question, briefs, text)
+    follow = questions.follow(self.judge_model, question, briefs, text)
     broken = np.array([[constraints.breaks(r) for r in g] for g in follow])
+    # The rules' verdicts are still logged when they do not count.
     if 'rules' not in self.config.verifiers:
       broken = np.zeros_like(broken)
     for name in self.config.verifiers:
       if name == 'rules':
         continue
-      keeps = call_user_reward(
+      value = call_user_reward(
         import_function(name, 'verifiers', 'rules'), name, briefs, text
       )
-      other = np.where(np.isnan(keeps), np.nan, keeps <= 0)
+      # Above 0 means that the reply is fine.  NaN <= 0 is False, hence `where`.
+      other = np.where(np.isnan(value), np.nan, value <= 0)
+      # A violation outweighs a missing verdict.  In the last case both are 0 or
+      # NaN, so the sum keeps NaN.
       broken = np.where((broken == 1) | (other == 1), 1.0, broken + other)
     return follow, broken
 
@@ -263,7 +301,14 @@ class Scorer:
     finished: np.ndarray,
     widths: tuple[int, int],
   ) -> np.ndarray:
-    """How well each reply is written, `[P, G]`, by what reads its text."""
+    """Writing scores `[P, G]` that are computed from the replies' texts.
+
+    Args:
+      briefs: P of them.
+      text: `[P][G]` replies.
+      finished: `[P, G]`, true if EOS ended the reply.
+      widths: minimum prompt and reply widths, in tokens, for padding.
+    """
     prompts = [brief.text for brief in briefs]
     if self.reward is not None:
       return reward_model.score_texts(
@@ -279,8 +324,8 @@ class Scorer:
   def judge(
     self, briefs: Sequence[Brief], text: Sequence[Sequence[str]]
   ) -> np.ndarray:
-    """How probably Good the judge finds each reply, `[P, G]`."""
+    """Probability `[P, G]` that a reply is Good, according to the judge."""
     question = factory.make_question('judge', self.config.judge)
-    assert self.panel is not None  # `check` has seen to it
+    assert self.judge_model is not None  # ensured by `check`
     prompts = [brief.text for brief in briefs]
-    return questions.judge(self.panel, question, prompts, text).first
+    return questions.judge(self.judge_model, question, prompts, text).first

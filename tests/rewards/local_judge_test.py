@@ -130,8 +130,8 @@ def test_principles_are_read_once_and_shapes_repeat(
     read.append(args[1].shape[1])
     return local_judge_read(*args, **settings)
 
-  local_judge_read = local._read
-  monkeypatch.setattr(local, '_read', counted)
+  local_judge_read = local._prefill
+  monkeypatch.setattr(local, '_prefill', counted)
   panel, prompts = LogprobJudge(one, 2), prompts_of(JUDGE)
   first = panel(JUDGE, prompts).first
   compiled = local.probability._cache_size()

@@ -205,7 +205,7 @@ def test_votes_are_shares_of_those_that_answer() -> None:
 
 
 def test_votes_are_at_least_one() -> None:
-  with pytest.raises(ValueError, match=r'judge\.votes=0; legal: an integer'):
+  with pytest.raises(ValueError, match=r'judge\.votes=0: expected an integer'):
     JSONJudge(lambda prompts: [], votes=0)
 
 

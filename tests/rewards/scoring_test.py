@@ -87,12 +87,16 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   [
     ('writing', 'nowhere:f', r"writing='nowhere:f': No module named 'nowhere'"),
     ('writing', 'nowhere', 'reward_model or judge, or module:function'),
-    ('writing', '', 'legal: reward_model or judge'),
-    ('writing', '{}:none', "'none'; legal: reward_model or judge"),
-    ('writing', '{}', "''; legal"),
-    ('writing', '{}:number', 'number is no function; legal'),
+    ('writing', '', 'expected reward_model or judge'),
+    ('writing', '{}:none', "'none'; expected reward_model or judge"),
+    ('writing', '{}', "''; expected"),
+    ('writing', '{}:number', 'number is not a function; expected'),
     ('writing', 'judge', r'give judge\.model or judge\.endpoint\.url'),
-    ('verifiers', ('rules', 'nowhere:f'), r"verifiers='nowhere:f': .*: rules,"),
+    (
+      'verifiers',
+      ('rules', 'nowhere:f'),
+      r"verifiers='nowhere:f': .*expected rules,",
+    ),
     ('verifiers', ('demands',), "verifiers='demands'"),
   ],
 )
@@ -108,9 +112,12 @@ def test_a_name_that_is_none_is_told(
 @pytest.mark.parametrize(
   ('function', 'message'),
   [
-    ('one', r'm:one gave an array of shape \(2,\) for 2 briefs with 2 replies'),
-    ('ragged', 'm:ragged gave no array of numbers'),
-    ('text', 'm:text gave no array of numbers'),
+    (
+      'one',
+      r'm:one returned an array of shape \(2,\) for 2 briefs with 2 replies',
+    ),
+    ('ragged', 'm:ragged returned no array of numbers'),
+    ('text', 'm:text returned no array of numbers'),
   ],
 )
 def test_an_array_of_another_shape_is_told(
@@ -132,7 +139,9 @@ def test_questions_come_from_the_settings(tmp_path: pathlib.Path) -> None:
   assert question == Question('judge', 'zh', 4000, 'Be kind.')
   assert factory.make_question('demand', config).principles == ''
   config.language = 'fr'
-  with pytest.raises(ValueError, match=r"judge\.language='fr'; legal: \('en'"):
+  with pytest.raises(
+    ValueError, match=r"judge\.language='fr': expected one of \('en'"
+  ):
     factory.make_question('judge', config)
 
 
@@ -216,7 +225,7 @@ def score(
 
   def scored(**changes: Any) -> tuple[scoring.Scores, Scripted]:
     scorer = scoring.Scorer(model, settings_of(**changes))
-    scorer.panel = panel = panel_of()
+    scorer.judge_model = panel = panel_of()
     return scorer(BRIEFS, prompt_PxL, length_P, rollout), panel
 
   return scored
@@ -238,7 +247,7 @@ def test_what_scores_attends_as_the_policy_does(
     settings_of(writing='reward_model', judge__model=judge),
   )
   assert scorer.reward.decoder.config.attention == 'xla'
-  assert scorer.panel.model.config.attention == 'xla'
+  assert scorer.judge_model.model.config.attention == 'xla'
 
 
 @pytest.mark.parametrize(('limit', 'told'), [(7, True), (8, False)])
@@ -302,9 +311,9 @@ def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(
   np.testing.assert_allclose(
     scores.writing, [[0.4, 0.4, np.nan, 0.4, 0.3], [0.1, 0.1, 0.3, 0.4, 0.4]]
   )
-  assert scores.told['unscored'] == pytest.approx(0.1)
-  assert scores.told['unverified'] == pytest.approx(0.1)
-  assert scores.told['judge_questions'] == len(panel.asked) == 5 + 10
+  assert scores.stats['unscored'] == pytest.approx(0.1)
+  assert scores.stats['unverified'] == pytest.approx(0.1)
+  assert scores.stats['judge_questions'] == len(panel.asked) == 5 + 10
   # the judge reads the brief with its rules, the verifier the request alone
   named = {q.name: p.group for q, p in panel.asked if 'one' in p.group}
   assert BRIEFS[0].text in named['judge']
@@ -327,7 +336,7 @@ def test_functions_of_ones_own_beside_the_rules(
   np.testing.assert_array_equal(
     scores.writing, [[len(reply) for reply in group] for group in REPLIES]
   )
-  assert scores.told['unverified'] == pytest.approx(0.2)
+  assert scores.stats['unverified'] == pytest.approx(0.2)
   assert {q.name for q, _ in panel.asked} == {'demand'}
 
 
@@ -339,13 +348,13 @@ def test_functions_of_ones_own_in_the_place_of_the_rules(
     scores.violated, [[0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]
   )
   assert not scores.valid.any()
-  assert scores.told['unscored'] == 1
-  assert scores.told['unverified'] == pytest.approx(0.2)  # both odd ones
+  assert scores.stats['unscored'] == 1
+  assert scores.stats['unverified'] == pytest.approx(0.2)  # both odd ones
 
 
 def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:
   scorer = scoring.Scorer.__new__(scoring.Scorer)
-  scorer.config, scorer.panel = settings_of(), None
+  scorer.config, scorer.judge_model = settings_of(), None
   assert scorer.usage() == {}
   with pytest.raises(ValueError, match='brief one makes a demand'):
     scorer.verify(BRIEFS, REPLIES)

@@ -1,1 +1,1 @@
-"""Questions to a language model about replies, and its verdicts."""
+"""Questions to language models about replies, and their verdicts."""

@@ -1,4 +1,4 @@
-"""Judges as configs name them."""
+"""Builds judges and their questions from a config's `judge` node."""
 
 from typing import Any
 
@@ -60,16 +60,22 @@ def make_judge(
 
 
 def make_question(name: str, settings: Config) -> Question:
-  """A question in the language, and by the principles, of `judge`.
+  """Builds a question from the `judge` settings.
+
+  Args:
+    name: a key of `questions.LABELS`.
+    settings: the node, for the language and the principles.
 
   Raises:
-    ValueError: there is no such language.
+    ValueError: the language is unknown, or the principles are blank.
     FileNotFoundError: there is no such file of principles.
   """
   if settings.language not in questions.LANGUAGES:
     raise ValueError(
-      f'judge.language={settings.language!r}; legal: {questions.LANGUAGES}'
+      f'judge.language={settings.language!r}: expected one of '
+      f'{questions.LANGUAGES}'
     )
+  # The template of demands has no slot for principles.
   principles = '' if name == 'demand' else questions.read(settings.principles)
   return Question(
     name, settings.language, settings.max_reply_characters, principles

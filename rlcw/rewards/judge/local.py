@@ -1,16 +1,17 @@
-"""A panel that reads its verdicts from a model in JAX, without sampling.
+"""A judge that computes verdicts from a JAX model's logits, without sampling.
 
-One forward pass leaves the probabilities of the next token; those of the two
-labels' first tokens, against each other, are the verdict.  What prompts have
-in common is read once: the principles by the first call of a run, a brief by
-the pass that reads its G replies.
+One forward pass gives the logits of the next token; a softmax over the two
+labels' first tokens is the verdict.  Shared parts of the prompts are prefilled
+once: the principles at the first call of a run, a brief in the pass that reads
+its G replies.
 
-Several processes call it together, each with prompts of its own, or none.
+All processes must call it together, each with prompts of its own or with none.
 
-The pieces of a prompt are tokenised one by one and never as control tokens, so
-that a reply changes no token outside its own row.
+The parts of a prompt are tokenised separately, and never as control tokens, so
+a reply cannot change any token outside its own row.
 
-Letters: P briefs, G replies, L a brief's tokens, T a row's, D model, V vocab.
+Letters: P briefs, G replies, L tokens of a brief, T tokens of a row (a reply
+and the question after it), S shards of the batch, D model, V vocabulary.
 """
 
 import functools
@@ -30,19 +31,24 @@ from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
 from rlcw.runtime import processes
 from rlcw.runtime.mesh import group_shards
 
-CUE = 'Verdict:'  # the beginning of the model's own turn
-_KEPT = 4  # readings of principles: a game tries many, each of them large
+CUE = 'Verdict:'  # starts the model's turn, so that a label comes next
+# Cached prefixes.  The adversary task tries many principles, and the KV cache
+# of each is large.
+_MAX_PREFACES = 4
 
 
 class LogprobJudge:
-  """Answers questions with a model that is loaded here.
+  """Answers questions with a model that is loaded in this process.
 
   Args:
-    model: any policy, best one that follows instructions.
+    model: any language model, preferably one that follows instructions.
     batch_size: how many briefs, each with its replies, are read at once.
-    changing: whether the principles will.  Then what is read of them once has
-      one of few lengths, as each would be compiled for; the rest of them goes
-      before every brief.
+    changing: true if the principles change often.  Then only a power-of-two
+      number of their tokens is prefilled once, because every length compiles a
+      program; the remaining tokens are put before every brief.
+
+  Raises:
+    ValueError: `batch_size` does not divide over the batch's shards.
   """
 
   def __init__(
@@ -51,6 +57,7 @@ class LogprobJudge:
     self.model, self.parts = model, processes.DataShards(model.mesh)
     self.changing = changing
     self.questions = 0
+    # shared text -> its KV cache, and the tokens of it that are not in there
     self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
     shards = group_shards(model.mesh)
     if batch_size % shards:
@@ -64,18 +71,22 @@ class LogprobJudge:
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
   ) -> Verdicts:
-    """Prompts `[P][G]` to verdicts `[P, G]`, without reasons."""
+    """Computes verdicts `[P, G]`, without reasons, for prompts `[P][G]`."""
     size, first = self.size, []
     self.questions += sum(map(len, prompts))
     blank = question.about('', '')
+    # A process without prompts joins the collective passes with blank ones, of
+    # the same G as the others.
     replies = max(processes.gather(len(prompts[0]) if prompts else 0))
     ids = [self.tokens(group) for group in prompts or [[blank] * replies]]
     preface, rest = self.preface(blank.shared)
+    # All processes run as many passes as the one with the most prompts.
     passes = max(processes.gather(-(-len(ids) // size)))
     for start in range(0, passes * size, size):
-      # the last pass is filled up; widths are powers of two: few shapes
-      part = [ids[i % len(ids)] for i in range(start, start + size)]
-      briefs, rows = zip(*part, strict=True)
+      # Rows are repeated to fill the last pass, and widths are powers of two:
+      # few shapes, so few compilations.
+      batch = [ids[i % len(ids)] for i in range(start, start + size)]
+      briefs, rows = zip(*batch, strict=True)
       prompt_PxL, length_P = batches.pad_coarsely([rest + b for b in briefs])
       token, count = batches.pad_coarsely(
         [row for group in rows for row in group]
@@ -88,23 +99,29 @@ class LogprobJudge:
           count.reshape(size, -1),
         )
       )
-      found_PxG = probability(
+      probability_PxG = probability(
         self.model.params,
         preface,
         *arrays,
         self.labels(question),
         config=self.model.config,
       )
-      first.append(np.asarray(self.parts.local_rows(found_PxG)))
+      first.append(np.asarray(self.parts.local_rows(probability_PxG)))
+    # Drops the rows that only filled a pass.
     first_PxG = np.concatenate(first)[: len(prompts)]
     return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
 
   def usage(self) -> dict[str, float]:
-    """How many questions were put to it."""
+    """Number of questions answered so far."""
     return {'questions': self.questions}
 
   def labels(self, question: Question) -> tuple[int, int]:
-    """The tokens that the two labels begin with, after the cue."""
+    """First token of each of the two labels, after the cue.
+
+    Raises:
+      ValueError: both labels begin with the same token.
+    """
+    # After "Verdict:" the model would continue with a space and the label.
     first, second = (
       tokenizer.encode(self.model.tokenizer, f' {label}')[0]
       for label in question.labels
@@ -112,28 +129,34 @@ class LogprobJudge:
     if first == second:
       raise ValueError(
         f'the labels {question.labels} begin with the same token of '
-        f'{self.model.source}: it cannot answer this question here'
+        f'{self.model.source}: expected two labels that differ in their first '
+        'token; ask this question at an endpoint instead'
       )
     return first, second
 
   def preface(self, shared: str) -> tuple[Prefix, list[int]]:
-    """The principles, read once, and the tokens of them that were not.
+    """KV cache of the shared text, and the tokens of it that are not in it.
 
-    There is a row for each device that reads briefs.
+    The cache has one row per shard of the batch (S), prefilled at the first
+    call with this text.
     """
     if shared not in self.prefaces:
-      if len(self.prefaces) == _KEPT:
+      # First in, first out: dicts keep the order of insertion.
+      if len(self.prefaces) == _MAX_PREFACES:
         del self.prefaces[next(iter(self.prefaces))]
       opening, _ = tokenizer.turns(self.model.tokenizer)
       row = opening + tokenizer.encode_untrusted(self.model.tokenizer, shared)
       cut = len(row)
+      # The largest power of two that the row fills, from 16 on; a shorter row
+      # is cached entirely.
       if self.changing:
         cut = min(cut, batches.power_of_two(cut + 1) // 2)
+      # One copy per shard, so that no device fetches it from another one.
       rows = group_shards(self.model.mesh) // self.parts.index_and_count[1]
       token_SxL, length_S = self.parts.to_global(
         (np.tile(row[:cut], (rows, 1)), np.full(rows, cut))
       )
-      prefix = _read(
+      prefix = _prefill(
         self.model.params, token_SxL, length_S, config=self.model.config
       )
       self.prefaces[shared] = prefix, row[cut:]
@@ -142,17 +165,21 @@ class LogprobJudge:
   def tokens(
     self, group: Sequence[Prompt]
   ) -> tuple[list[int], list[list[int]]]:
-    """A brief's tokens, and those of each of its replies with the question."""
-    text = self.model.tokenizer
-    _, closing = tokenizer.turns(text)
-    closing = closing + tokenizer.encode(text, CUE)
-    rows = [tokenizer.encode_untrusted(text, each.row) for each in group]
-    brief = tokenizer.encode_untrusted(text, group[0].group)
+    """Tokens of a brief, and of each of its replies with the question after it.
+
+    Only the end of the user's turn and the cue are encoded with control tokens.
+    """
+    vocabulary = self.model.tokenizer
+    _, closing = tokenizer.turns(vocabulary)
+    closing = closing + tokenizer.encode(vocabulary, CUE)
+    rows = [tokenizer.encode_untrusted(vocabulary, each.row) for each in group]
+    # All prompts of a group have the same brief.
+    brief = tokenizer.encode_untrusted(vocabulary, group[0].group)
     return brief, [row + closing for row in rows]
 
 
 @functools.partial(jax.jit, static_argnames='config')
-def _read(
+def _prefill(
   params: Params,
   token_SxL: jax.Array,
   length_S: jax.Array,
@@ -174,28 +201,31 @@ def probability(
   *,
   config: ModelConfig,
 ) -> jax.Array:
-  """How likely the first label is next, rather than the second.
+  """Probability of the first label as the next token, against the second.
 
   Args:
     params: of the model.
-    preface: what every prompt begins with, as `read_brief` takes it.
+    preface: KV cache of the text before every brief, as `prefill` takes it.
     prompt_PxL: briefs, padded on the right.
     length_P: their lengths.
-    token_PxGxT: replies, each with the question after it.
+    token_PxGxT: replies, each with the question after it, padded on the right.
     count_PxG: their lengths.
-    label_2: a token for each label.
+    label_2: the first token of each label.
     config: of the model.
 
   Returns:
     `[P, G]` in float32.
   """
-  _, reading = forward_replies(
+  _, hidden = forward_replies(
     config, params, prompt_PxL, length_P, token_PxGxT, preface
   )
+  # The state at the last real token predicts the label.
   last_PxGx1xD = jnp.take_along_axis(
-    reading, count_PxG[..., None, None] - 1, axis=2
+    hidden, count_PxG[..., None, None] - 1, axis=2
   )
-  head_2xD = head_weight(params)[jnp.asarray(label_2)].astype(reading.dtype)
+  # Logits of two tokens only: the whole head would need [P, G, V].  Labels are
+  # traced, not static, so all questions share one compiled program.
+  head_2xD = head_weight(params)[jnp.asarray(label_2)].astype(hidden.dtype)
   logit_PxGx2 = jnp.einsum(
     'pgd,vd->pgv',
     last_PxGx1xD[:, :, 0],

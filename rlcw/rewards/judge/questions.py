@@ -1,14 +1,13 @@
-"""Questions put to a language model about replies, and its verdicts.
+"""Questions to a language model about replies, and its verdicts.
 
-A judge says by its principles whether a reply is Good or Bad, a verifier
-whether a reply meets a demand that no rule can check, a comparison which of
-two replies is better.  Each is a template in `prompts/` with two labels, of
-which the model gives one.  Two panels answer them: `remote_judge.Remote` asks
-an endpoint for JSON, `local_judge.Local` reads the labels' probabilities from a
-model in JAX.
+There are three: `judge` rates a reply Good or Bad by principles, `demand`
+checks a demand that no program can, `compare` picks the better of two replies.
+Each is a template in `prompts/` with two labels, one of which the model
+answers.  There are two kinds of judges: `remote.JSONJudge` asks an endpoint for
+JSON, `local.LogprobJudge` computes the labels' probabilities with a JAX model.
 
-A reply is untrusted.  What the model sees of it is quoted line by line, so that
-no text of its own can stand outside the quotation, whatever it contains.
+A reply is untrusted.  It is quoted line by line in the prompt, so that none of
+its text can appear outside the quotation, whatever it contains.
 
 Letters: P briefs, G replies to each.
 """
@@ -25,6 +24,8 @@ from rlcw.runtime import processes
 from rlcw.sampling.prompts import PROMPTS, fill, quote, template, visible
 
 LANGUAGES = 'en', 'zh'  # of the templates
+# The first label is the one in a reply's favour: `Verdicts.first` is its
+# probability.
 LABELS = {
   'judge': ('Good', 'Bad'),
   'demand': ('Pass', 'Fail'),
@@ -35,60 +36,68 @@ Texts = Sequence[Sequence[str]]  # [P][G]
 
 
 class Prompt(NamedTuple):
-  """A question in three parts, by how many share them."""
+  """A prompt in three parts, so that a judge can reuse the KV cache of two."""
 
-  shared: str  # the principles: the same for all
-  group: str  # the brief: for all replies to it
-  row: str  # the reply, and what is asked of it
+  shared: str  # the principles: common to all prompts
+  group: str  # the brief: common to the replies to it
+  row: str  # the reply and the question about it
 
 
 class Verdicts(NamedTuple):
   """Answers to a question about G replies to each of P briefs."""
 
-  # [P, G] probability of the first label, NaN where there is no answer.
-  first: np.ndarray
-  reason: list[list[str]]  # [P][G], blank where none was given
+  first: np.ndarray  # [P, G], probability of the first label; NaN: no answer
+  reason: list[list[str]]  # [P][G], blank without a reason
 
   @property
   def valid(self) -> np.ndarray:
-    """[P, G], whether there is an answer; without one a reply has no score."""
+    """Mask `[P, G]` of the replies with an answer; others get no score."""
     return np.isfinite(self.first)
 
 
 def read(name: str) -> str:
-  """A text file; `@NAME` is one of those that the package ships.
+  """Reads a text file of principles; `@NAME` is one that the package ships.
 
   Raises:
-    FileNotFoundError: with the names that do exist.
-    ValueError: it is blank.
+    FileNotFoundError: there is no such file; lists the shipped names.
+    ValueError: the file is blank.
   """
   file = PROMPTS / f'{name[1:]}.md' if name.startswith('@') else Path(name)
   if not file.is_file():
     shipped = sorted(f'@{p.stem}' for p in PROMPTS.glob('principles_*.md'))
-    raise FileNotFoundError(f'no file {file}; the package ships {shipped}')
+    raise FileNotFoundError(
+      f'no file {file}: expected a path, or one of {shipped}'
+    )
   text = file.read_text('utf-8').strip()
   if not text:
-    raise ValueError(f'{file} is blank; rules in plain text are expected')
+    raise ValueError(f'{file} is blank: expected rules in plain text')
   return text
 
 
 class Question(NamedTuple):
-  """One of `LABELS`, in a language, with the principles to answer by."""
+  """A question in a language, with the principles to answer by."""
 
-  name: str
-  language: str
-  limit: int  # characters of a reply that are shown
+  name: str  # a key of LABELS
+  language: str  # one of LANGUAGES
+  limit: int  # characters of a reply in the prompt; the rest is cut
   principles: str = ''
 
   @property
   def labels(self) -> tuple[str, str]:
-    """The two answers, that which counts in a reply's favour first."""
+    """The two possible answers, the favourable one first."""
     return LABELS[self.name]
 
   def about(
     self, brief: str, reply: str, *, demand: str = '', other: str = ''
   ) -> Prompt:
-    """The prompt that asks it of a reply."""
+    """Builds the prompt that asks this question about a reply.
+
+    Args:
+      brief: the request.
+      reply: untrusted text; quoted, and cut to `limit` characters.
+      demand: for the question `demand`.
+      other: the second reply, for the question `compare`; treated as `reply`.
+    """
     pieces = template(f'{self.name}_{self.language}')
     texts = {
       'principles': self.principles,
@@ -97,16 +106,18 @@ class Question(NamedTuple):
       'reply': quote(reply, self.language, self.limit),
       'other': quote(other, self.language, self.limit),
     }
+    # Cut into parts before filling in, so that a brief or reply that spells
+    # "{reply}" moves no boundary.
     group, row = pieces.index('{brief}'), pieces.index('{reply}')
     parts = pieces[:group], pieces[group:row], pieces[row:]
     return Prompt(*(fill(part, texts) for part in parts))
 
 
 class Judge(Protocol):
-  """Whatever answers a question: prompts `[P][G]` to verdicts `[P, G]`."""
+  """Interface of a judge: maps prompts `[P][G]` to verdicts `[P, G]`."""
 
   def usage(self) -> dict[str, float]:
-    """Plain numbers of what it has done so far."""
+    """Counters since the start, such as `questions`."""
     ...
 
   def __call__(
@@ -115,87 +126,91 @@ class Judge(Protocol):
 
 
 def judge(
-  panel: Judge, question: Question, briefs: Sequence[str], replies: Texts
+  model: Judge, question: Question, briefs: Sequence[str], replies: Texts
 ) -> Verdicts:
-  """Is each reply `[P][G]` Good by the principles?"""
+  """Judges each reply `[P][G]` Good or Bad by the principles."""
   prompts = [
     [question.about(brief, reply) for reply in group]
     for brief, group in zip(briefs, replies, strict=True)
   ]
-  return panel(question, prompts)
+  return model(question, prompts)
 
 
 def compare(
-  panel: Judge,
+  model: Judge,
   question: Question,
   briefs: Sequence[str],
   ours: Sequence[str],
   theirs: Sequence[str],
 ) -> np.ndarray:
-  """Which of two replies to each brief is better, asked in both orders.
+  """Compares two replies to each brief, in both orders.
 
   Returns:
-    `[P]`: 1 where ours is, 0 where theirs is, 0.5 where the two orders
-    disagree, NaN where either has no answer.
+    Win rates `[P]` of `ours` against `theirs`: 1, 0, or 0.5 if the two orders
+    disagree; NaN if either has no answer.
   """
+  # Judges favour a position, often the first.  The second prompt of each pair
+  # swaps the replies, so such a preference cancels to a tie.
   prompts = [
     [question.about(brief, a, other=b), question.about(brief, b, other=a)]
     for brief, a, b in zip(briefs, ours, theirs, strict=True)
   ]
-  first_Px2 = panel(question, prompts).first
+  first_Px2 = model(question, prompts).first
+  # In the second prompt ours is the second reply.
   ours_P = (first_Px2[:, 0] > 0.5) * 0.5 + (first_Px2[:, 1] <= 0.5) * 0.5
   return np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
 
 
 def follow(
-  panel: Judge | None,
+  model: Judge | None,
   question: Question,
   briefs: Sequence[Brief],
   replies: Texts,
 ) -> list[list[list[bool | None]]]:
-  """The verdict on each rule and demand of a brief, for each reply.
+  """Verdicts on each rule and demand of a brief, for each reply.
 
   Args:
-    panel: what answers for demands; not needed where no brief makes any.
-    question: that of demands.
+    model: checks the demands; may be None if no brief makes any.
+    question: the question `demand`.
     briefs: P of them.
     replies: `[P][G]` texts.
 
   Returns:
-    `[P][G]` lists, in the order of the brief's ids; None where a demand got no
+    `[P][G]` lists in the order of the brief's ids; None if a demand got no
     answer.
 
   Raises:
-    ValueError: a brief makes a demand, and there is no panel.
+    ValueError: a brief makes a demand, and there is no judge.
   """
-  asked = [
-    (p, place, demand)
+  demands = [
+    (p, index, demand)
     for p, brief in enumerate(briefs)
-    for place, demand in brief.demands.items()
+    for index, demand in brief.demands.items()
   ]
-  if asked and panel is None:
+  if demands and model is None:
     raise ValueError(
-      f'brief {briefs[asked[0][0]].id} makes a demand ({DEMAND}), which takes '
-      'a model to check: give judge.model or judge.endpoint.url'
+      f'brief {briefs[demands[0][0]].id} makes a demand ({DEMAND}), which '
+      'needs a judge: give judge.model or judge.endpoint.url'
     )
   verdicts: list[list[list[bool | None]]] = [
     [brief.follow(reply) for reply in group]
     for brief, group in zip(briefs, replies, strict=True)
   ]
-  # a model that is loaded here is called by all processes or none
-  if panel is None or not any(processes.gather(bool(asked))):
+  # A model on a mesh is called by all processes or by none: a process without
+  # demands must join if any other has some.
+  if model is None or not any(processes.gather(bool(demands))):
     return verdicts
   prompts = [
     [
       question.about(briefs[p].prompt, reply, demand=demand)
       for reply in replies[p]
     ]
-    for p, _, demand in asked
+    for p, _, demand in demands
   ]
-  answers = panel(question, prompts)
-  for (p, place, _), first_G, valid_G in zip(
-    asked, answers.first, answers.valid, strict=True
+  answers = model(question, prompts)
+  for (p, index, _), first_G, valid_G in zip(
+    demands, answers.first, answers.valid, strict=True
   ):
     for g, (first, valid) in enumerate(zip(first_G, valid_G, strict=True)):
-      verdicts[p][g][place] = bool(first > 0.5) if valid else None
+      verdicts[p][g][index] = bool(first > 0.5) if valid else None
   return verdicts

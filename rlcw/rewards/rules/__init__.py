@@ -1,1 +1,1 @@
-"""Rules that a function can check, and their wording in briefs."""
+"""Rules that a program can check, and their wordings in briefs."""

@@ -1,7 +1,7 @@
-"""For each rule, the briefs it makes sense in and how its arguments are drawn.
+"""Recipes for rules: the briefs that they fit, and how to draw their arguments.
 
-A theme brings the request and what rules may speak of: its keywords, and whom
-the piece is for.
+A theme provides the request, and the words that rules may use: its keywords and
+the recipient of the piece.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ from rlcw.rewards.rules import wording
 from rlcw.rewards.rules.text import HAN_RUN
 
 Arguments = dict[str, Any]
-_HELDOUT = 5  # of the themes every fifth, by chance
+_HELDOUT = 5  # one in so many themes is held out
 
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-  """A request, and what rules for its replies may speak of."""
+  """A request, with the words that rules for its replies may use."""
 
   prompt: str
   language: str = 'en'
@@ -32,33 +32,44 @@ class Theme:
 
   @property
   def split(self) -> str:
-    """A function of the theme's name: none is in both, in any file."""
+    """The split, `train` or `heldout`, decided by a hash of the theme's name.
+
+    So no theme is in both, whatever file it comes from.
+    """
+    # Halves of surrogate pairs, which JSON may contain, must not raise here.
     name = (self.theme or self.prompt).encode('utf-8', 'surrogatepass')
+    # Not `hash`, which differs from process to process.
     digest = hashlib.md5(name, usedforsecurity=False).hexdigest()
     return 'train' if int(digest, 16) % _HELDOUT else 'heldout'
 
 
 def read_theme(record: Mapping[str, Any]) -> Theme:
-  """A theme from a line of JSONL; ValueError says what is wrong with it."""
+  """Parses a theme from a line of JSONL.
+
+  Raises:
+    ValueError: a field has the wrong type, the prompt or a keyword is blank, or
+      the language is not supported.
+  """
   names = [field.name for field in dataclasses.fields(Theme)]
   given = {name: record[name] for name in names if name in record}
   keywords = given.pop('keywords', [])
   for name, value in {'prompt': None, **given}.items():
     if not isinstance(value, str) or (name == 'prompt' and not value.strip()):
-      raise ValueError(f'{name}={value!r:.80}; a text is expected')
+      raise ValueError(f'{name}={value!r:.80}: expected a text')
   if not isinstance(keywords, list) or not all(
     isinstance(word, str) and word.strip() for word in keywords
   ):
-    raise ValueError(f'keywords={keywords!r:.80}; a list of texts is expected')
+    raise ValueError(f'keywords={keywords!r:.80}: expected a list of texts')
   theme = Theme(**given, keywords=tuple(keywords))
   if theme.language not in wording.TABLES:
-    raise ValueError(f'language={theme.language!r}; legal: en or zh')
+    raise ValueError(f'language={theme.language!r}: expected en or zh')
   return theme
 
 
+# None if the theme has nothing to draw the arguments from.
 Draw = Callable[[random.Random, Theme], Arguments | None]
 
-# How many words (Han characters) a piece has, more or less.
+# Typical length of a piece of the genre, in words (Han characters).
 _SIZES = {'slogan': 15, 'greeting': 40, 'poem': 60, 'letter': 120, 'story': 150}
 _OPENINGS = {
   'en': ('Today', 'At last', 'Once more', 'Somewhere'),
@@ -74,7 +85,7 @@ _FIRST_WORDS = {
 }
 _SECTIONS = {'en': ('Part', 'Scene', 'Day'), 'zh': ('片段', '场景', '部分')}
 _MARKERS = {'en': ('P.S.', 'P.P.S.'), 'zh': ('P.S.', '又及：')}
-# Words that come too easily.
+# Overused words, to be forbidden.
 _STOCK = {
   'en': ('love', 'heart', 'special', 'beautiful', 'dream', 'forever', 'very'),
   'zh': ('幸福', '美好', '快乐', '温暖', '梦想', '永远', '时光', '璀璨'),
@@ -91,7 +102,7 @@ def _number(name: str, low: int, high: int) -> Draw:
 
 
 def _bounds(low: int, high: int) -> Draw:
-  """At least, at most, between or exactly."""
+  """Draws a lower bound, an upper bound or both, between `low` and `high`."""
 
   def draw(rng: random.Random, theme: Theme) -> Arguments:
     least, most = sorted((rng.randint(low, high), rng.randint(low, high)))
@@ -103,12 +114,13 @@ def _bounds(low: int, high: int) -> Draw:
 
 
 def _size(rng: random.Random, theme: Theme) -> int:
-  """About the size of a piece of the genre, a multiple of 5."""
+  """Random length near the genre's typical one, in words; a multiple of 5."""
   return round(_SIZES.get(theme.genre, 80) * rng.uniform(0.6, 1.6) / 5) * 5
 
 
 def _length(rng: random.Random, theme: Theme) -> Arguments:
   size = _size(rng, theme)
+  # With both bounds the range is wide enough to be hit while writing.
   bounds = {'at_least': size, 'at_most': size}
   both = {'at_least': size, 'at_most': size + max(10, size // 10 * 5)}
   name = rng.choice(('at_least', 'at_most', 'both'))
@@ -157,7 +169,10 @@ def _forbidden(rng: random.Random, theme: Theme) -> Arguments:
 
 
 def _letter(rng: random.Random, theme: Theme) -> Arguments | None:
-  """Much of a common letter, or little of a rare one; of 的, or of a topic."""
+  """Draws many of a common letter, or few of a rare one.
+
+  In Chinese: few of 的 or 了, or some of a character from a keyword.
+  """
   relation = _relation(rng)
   few = relation == 'less than'
   if theme.language == 'en':
@@ -191,6 +206,8 @@ def _one_of(name: str, texts: Mapping[str, Sequence[str]]) -> Draw:
 
 
 def _acrostic(rng: random.Random, theme: Theme) -> Arguments | None:
+  # Each letter is the first of a line, so its script must fit and the number
+  # of lines be that of a short poem.
   words = [
     text
     for text in (*theme.keywords, theme.recipient)
@@ -215,31 +232,42 @@ def _capital_words(rng: random.Random, theme: Theme) -> Arguments:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How a rule's arguments are drawn, and for which briefs it makes sense.
+  """How to draw a rule's arguments, and the briefs that it fits.
 
-  `settles` names what the rule decides. `words` are how many words one of what
-  it counts takes at least, and how many it has room for.
+  Attributes:
+    draw: draws the arguments for a theme.
+    settles: aspects of the reply that the rule decides, separated by spaces.
+      No two rules of a brief may share one.
+    words: least and most words in one unit that the rule counts, such as a
+      sentence or a line.
+    language: en or zh; '' for both.
+    form: verse or prose; '' for both.
   """
 
   draw: Draw
   settles: str = ''
   words: tuple[float, float] = (0, math.inf)
-  language: str = ''  # both where empty
-  form: str = ''  # verse or prose; both where empty
+  language: str = ''
+  form: str = ''
 
   def fits(self, theme: Theme) -> bool:
+    """True if the rule makes sense for the theme's language and genre."""
     form = 'verse' if theme.genre == 'poem' else 'prose'
     return self.language in ('', theme.language) and self.form in ('', form)
 
 
+# Aspects that a verse form decides, and those of a rule about the whole reply.
 _VERSE = 'structure opening ending'
 _WHOLE = 'size structure opening ending frame'
+# Least and most words in each.
 _SENTENCE, _LINE, _PARAGRAPH = (4, 30), (3, 10), (8, 100)
 
-# Every rule but constrained_response, for no creative brief asks yes or no.
+# All rules but two: constrained_response, since no creative brief asks a yes-no
+# question, and demands, which nobody can draw at random.
 RECIPES = {
   'length:words': Recipe(_length, 'size', (1, 1)),
-  # A mark follows every few characters; English is counted in words.
+  # Punctuation counts, so a character of length has room for 0.7 of a Han
+  # character.  English briefs give lengths in words.
   'length:characters': Recipe(_length, 'size', (1, 0.7), language='zh'),
   'length:sentences': Recipe(
     _bounds(2, 6), 'structure', _SENTENCE, form='prose'
@@ -252,7 +280,7 @@ RECIPES = {
   'length_constraints:number_sentences': Recipe(
     _number_sentences, 'structure', _SENTENCE, form='prose'
   ),
-  # Its dividers are lines that repeat.
+  # Its dividers (***) are repeated lines, which `no_repeated_line` forbids.
   'length_constraints:number_paragraphs': Recipe(
     _number('num_paragraphs', 2, 4),
     'structure repetition',
@@ -302,14 +330,15 @@ RECIPES = {
   'combination:repeat_prompt': Recipe(
     lambda rng, theme: {'prompt_to_repeat': theme.prompt},
     'structure opening frame',
-    (8, math.inf),  # the answer after it
+    # Words of the answer after the repeated prompt.
+    (8, math.inf),
   ),
   'change_case:english_lowercase': Recipe(_nothing, 'case', language='en'),
   'change_case:english_capital': Recipe(_nothing, 'case', language='en'),
   'change_case:capital_word_frequency': Recipe(
     _capital_words, 'case', (1, math.inf), language='en'
   ),
-  # Its own language: another would make its keywords foreign.
+  # The brief's own language: in another the keywords would be foreign words.
   'language:response_language': Recipe(
     lambda rng, theme: {'language': theme.language}, 'language'
   ),

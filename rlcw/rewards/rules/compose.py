@@ -1,9 +1,8 @@
-"""A writer of random briefs whose rules some reply can keep together.
+"""Random briefs whose rules can all be followed by one reply.
 
-Rules that fit a theme are drawn for it one by one, and one that `contradiction`
-finds at odds with those before it is refused. It lets pass less than could be
-satisfied: two rules that settle the same thing never meet, though they might
-agree.
+Rules that fit a theme are drawn one by one, and one that contradicts those
+before it is rejected.  `contradiction` is conservative: it rejects any two
+rules about the same aspect of the reply, although they might agree.
 """
 
 import math
@@ -18,9 +17,9 @@ from rlcw.rewards.rules.registry import VERIFIERS
 from rlcw.rewards.rules.text import HAN_RUN, count_words
 
 Rule = tuple[str, Arguments]
-# To find as many rules as asked for that go together.
+# Tries per brief to find enough compatible rules.
 _ATTEMPTS = 50
-# What must be in a reply must not be what one of these forbids.
+# Rules that forbid something, which no other rule may require.
 _BANS = (
   'keywords:forbidden_words',
   'punctuation:no_comma',
@@ -30,6 +29,7 @@ _BANS = (
   'style:no_cliche',
   'style:script',
 )
+# Rules that do so with the relation `less than`.
 _FEW = (
   'keywords:frequency',
   'keywords:letter_frequency',
@@ -43,7 +43,7 @@ def _relation(kwargs: Arguments) -> str:
 
 
 def _required(kwargs: Arguments) -> Iterator[str]:
-  """The texts that a reply must have in it."""
+  """Texts that a reply must contain; '' where an argument is missing."""
   yield from kwargs.get('keywords', [])
   yield from kwargs.get('letters', '')
   for name in ('start_phrase', 'end_phrase', 'first_word', 'section_spliter'):
@@ -52,17 +52,20 @@ def _required(kwargs: Arguments) -> Iterator[str]:
   yield kwargs.get('prompt_to_repeat', '')
   if _relation(kwargs) == 'at least':
     for text, times in (('keyword', 'frequency'), ('letter', 'let_frequency')):
+      # Repeated, because each occurrence takes up room.
       yield from [kwargs.get(text, '')] * kwargs.get(times, 0)
 
 
 def _counts(kwargs: Arguments) -> tuple[float, float]:
-  """How many the rule asks for, at least and at most; one where it names none.
+  """Least and most of the things that a rule counts; 1 if it gives no number.
 
-  Of two numbers the first is how many; the other is of each, or which.
+  Of two numbers the first is the count (`num_lines`, `num_paragraphs`); the
+  other is a size (`num_characters`) or an index (`nth_paragraph`).
   """
   if 'at_least' in kwargs or 'at_most' in kwargs:
     return kwargs.get('at_least', 0), kwargs.get('at_most', math.inf)
   numbers = [each for each in kwargs.values() if isinstance(each, int)]
+  # A rhyme scheme or an acrostic needs one line per letter.
   texts = [kwargs.get('scheme', ''), kwargs.get('letters', '')]
   count = numbers[0] if numbers else len(''.join(texts)) or 1
   match _relation(kwargs):
@@ -74,55 +77,64 @@ def _counts(kwargs: Arguments) -> tuple[float, float]:
 
 
 def contradiction(rules: Sequence[Rule]) -> str:
-  """Why no reply is sure to keep all the rules; empty where one can."""
-  faults = (
+  """Returns a reason why the rules may contradict each other, or ''.
+
+  Args:
+    rules: ids of `RECIPES` with their arguments; their order does not matter.
+  """
+  reasons = (
     check(rules) for check in (_settled_twice, _forbidden, _crowded, _cut)
   )
-  return next(filter(None, faults), '')
+  return next(filter(None, reasons), '')
 
 
 def _settled_twice(rules: Sequence[Rule]) -> str:
-  """Two rules decide the same: the length, the opening, the lines."""
-  settled = {}
+  """Finds two rules that decide the same aspect: size, opening, structure."""
+  decided_by: dict[str, str] = {}
   for name, _ in rules:
-    for matter in RECIPES[name].settles.split():
-      if matter in settled:
-        return f'{settled[matter]} and {name} both settle the {matter}'
-      settled[matter] = name
+    for aspect in RECIPES[name].settles.split():
+      if aspect in decided_by:
+        return f'{decided_by[aspect]} and {name} both decide the {aspect}'
+      decided_by[aspect] = name
   return ''
 
 
 def _forbidden(rules: Sequence[Rule]) -> str:
-  """What one rule requires another forbids: a word, a mark, a script."""
+  """Finds a rule that forbids a word, mark or script that others require."""
+  # The forbidding rule's own check decides, on a reply of only required texts.
   text = ' '.join(each for _, kwargs in rules for each in _required(kwargs))
   for name, kwargs in rules:
     few = name in _FEW and _relation(kwargs) == 'less than'
     bans = text.strip() and (few or name in _BANS)
     if bans and not VERIFIERS[name].check(text, **kwargs):
-      return f'{name} {kwargs} forbids some of what is required: {text}'
+      return f'{name} {kwargs} forbids part of the required text: {text}'
   return ''
 
 
 def _crowded(rules: Sequence[Rule]) -> str:
-  """What the rules require has no room in the length that one of them sets."""
+  """Finds a rule whose upper limit leaves no room for what others require.
+
+  Everything is measured in words (Han characters), by `Recipe.words`.
+  """
   texts = [each for _, kwargs in rules for each in _required(kwargs) if each]
   required = sum(map(count_words, texts))
   for name, kwargs in rules:
-    _, room = RECIPES[name].words
-    most = _counts(kwargs)[1] * room
+    _, max_words_each = RECIPES[name].words
+    most = _counts(kwargs)[1] * max_words_each
     needs = [
-      _counts(others)[0] * RECIPES[other].words[0]
-      for other, others in rules
+      _counts(other_kwargs)[0] * RECIPES[other].words[0]
+      for other, other_kwargs in rules
       if other != name
     ]
-    # Half of the room is for the writer's own words.
+    # Twice, so that half of the length is free.  Of the other rules' minimum
+    # lengths the largest counts, as the same words can serve them all.
     if 2 * required + max(needs, default=0) > most:
       return f'{name} {kwargs} leaves no room for the other rules'
   return ''
 
 
 def _cut(rules: Sequence[Rule]) -> str:
-  """A text that is required does not fit into any clause of a poem."""
+  """Finds a required text that does not fit into one clause of a poem."""
   texts = [each for _, kwargs in rules for each in _required(kwargs) if each]
   for name, kwargs in rules:
     longest = kwargs.get('num_characters', math.inf)
@@ -135,25 +147,35 @@ def _cut(rules: Sequence[Rule]) -> str:
 def _draw_rules(
   rng: random.Random, theme: Theme, least: int, most: int
 ) -> tuple[list[Rule], int]:
-  """Rules that go together, and how many were refused on the way."""
-  refused = 0
-  fit = [name for name, recipe in RECIPES.items() if recipe.fits(theme)]
+  """Draws `least` to `most` compatible rules, and counts the rejected ones.
+
+  Raises:
+    ValueError: too few compatible rules were found in all attempts.
+  """
+  rejected = 0
+  fitting = [name for name, recipe in RECIPES.items() if recipe.fits(theme)]
   for _ in range(_ATTEMPTS):
     rules: list[Rule] = []
-    wanted = rng.randint(least, most)
-    for name in rng.sample(fit, len(fit)):
-      if len(rules) == wanted:
+    target = rng.randint(least, most)
+    for name in rng.sample(fitting, len(fitting)):
+      if len(rules) == target:
         break
+      # Every call advances `rng`: another order of draws would give a seed
+      # other briefs.
       kwargs = RECIPES[name].draw(rng, theme)
+      # The theme has nothing for this rule, such as no keywords.
       if kwargs is None:
         continue
       if contradiction([*rules, (name, kwargs)]):
-        refused += 1
+        rejected += 1
       else:
         rules.append((name, kwargs))
     if len(rules) >= least:
-      return rules, refused
-  raise ValueError(f'no {least} rules go together for {theme.prompt!r:.80}')
+      return rules, rejected
+  raise ValueError(
+    f'no {least} rules go together for {theme.prompt!r:.80}: expected fewer '
+    'rules in a brief'
+  )
 
 
 def write_briefs(
@@ -164,36 +186,38 @@ def write_briefs(
   least: int = 1,
   most: int = 3,
 ) -> tuple[list[dict[str, Any]], int]:
-  """Briefs as `data.load_briefs` reads them, every theme in turn.
+  """Writes random briefs, as records that `briefs.load_briefs` reads.
 
   Args:
-    themes: records with `prompt`, and `language`, `genre` (verse for poem,
-      else prose), `theme`, `keywords`, `recipient` where they have them.
-    count: how many briefs; the first of more are the same.
-    seed: of the order of the themes and of all that is drawn.
-    least: rules in a brief.
-    most: rules in a brief.
+    themes: records with `prompt`, and optionally `language`, `genre` (poem is
+      verse, all others prose), `theme`, `keywords`, `recipient`.
+    count: number of briefs.  A larger count only appends further ones.
+    seed: of the order of themes and of all random choices.
+    least: least number of rules in a brief.
+    most: largest number of rules in a brief.
 
   Returns:
-    The briefs, and how many combinations of rules were refused as
-    contradictory.
+    The briefs, and the number of rules rejected as contradictory.
 
   Raises:
-    ValueError: a theme is not legal, or too many rules are asked for.
+    ValueError: a theme is not valid, there is none, the range of rules is
+      empty, or too many rules are asked for.
   """
   if not themes or not 0 < least <= most:
     raise ValueError(
-      f'{len(themes)} themes, {least} to {most} rules; there must be a theme, '
-      'and 1 rule or more'
+      f'{len(themes)} themes, {least} to {most} rules: expected at least one '
+      'theme, and 1 <= least <= most'
     )
-  read = [*map(read_theme, themes)]
-  order = random.Random(seed).sample(range(len(read)), len(read))
-  briefs, refusals = [], 0
+  parsed = [*map(read_theme, themes)]
+  order = random.Random(seed).sample(range(len(parsed)), len(parsed))
+  briefs, rejections = [], 0
   for index in range(count):
-    theme = read[order[index % len(read)]]
+    theme = parsed[order[index % len(parsed)]]
+    # A generator for each brief makes it independent of the others and of
+    # `count`.
     rng = random.Random(f'{seed} {index}')
-    rules, refused = _draw_rules(rng, theme, least, most)
-    refusals += refused
+    rules, rejected = _draw_rules(rng, theme, least, most)
+    rejections += rejected
     briefs.append(
       {
         'id': f'{theme.language}-{theme.genre or "any"}-{index:06}',
@@ -207,4 +231,4 @@ def write_briefs(
         'paraphrase': rng.randrange(wording.PARAPHRASES),
       }
     )
-  return briefs, refusals
+  return briefs, rejections

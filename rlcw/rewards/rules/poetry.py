@@ -1,8 +1,8 @@
-"""What checks verse, in English and Chinese: lines, syllables and rhymes.
+"""Checks of verse in English and Chinese: lines, syllables and rhymes.
 
-English is pronounced by the CMU Pronouncing Dictionary, in which a word may
-have several pronunciations; any of them will do. Chinese rhymes are the
-thirteen of northern song (十三辙), a character's finals as `pypinyin` has them.
+English pronunciations are from the CMU Pronouncing Dictionary; a word may have
+several, and any of them counts.  Chinese rhymes are the thirteen classes of
+northern song (十三辙), applied to a character's finals as given by `pypinyin`.
 """
 
 import functools
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.text import HAN_RUN, fold
 
+# Finals in one row rhyme.
 _THIRTEEN = (
   'a ia ua',
   'o e uo io',
@@ -32,14 +33,15 @@ _RHYMES = {
   final: finals.split()[0] for finals in _THIRTEEN for final in finals.split()
 }
 _HAIKU = 5, 7, 5
-# what 's adds to a phoneme, where not a Z: the boss's, the cat's
+# Phonemes of a possessive 's after a final phoneme (boss's, cat's); else Z.
 _POSSESSIVE = {
   **{hiss: ('IH0', 'Z') for hiss in ('S', 'Z', 'SH', 'ZH', 'CH', 'JH')},
   **{voiceless: ('S',) for voiceless in ('P', 'T', 'K', 'F', 'TH')},
 }
-# What has longer or more lines is not taken for verse, nor pronounced.
-_LINE = 200
-_LINES = 200
+# Limits beyond which a reply is not treated as verse, because looking up
+# pronunciations takes time.
+_MAX_LINE = 200  # characters
+_MAX_LINES = 200
 
 
 @functools.cache
@@ -50,35 +52,47 @@ def _cmudict() -> dict[str, list[list[str]]]:
 
 
 def lines(reply: str) -> list[str]:
-  """The lines with something on them, except a 《title》 alone on one."""
-  found = map(str.strip, reply.strip().split('\n'))
+  """Lines that are not blank, without lines that are just a 《title》."""
+  stripped = map(str.strip, reply.strip().split('\n'))
   return [
     line
-    for line in found
+    for line in stripped
     if line and not (line[0] == '《' and line[-1] == '》')
   ]
 
 
 def pronunciations(word: str) -> list[list[str]]:
-  """Phonemes of an English word; none where the dictionary has it not."""
+  """Pronunciations of an English word as phonemes; [] if unknown.
+
+  Vowels end in a digit for their stress: 0 none, 1 primary, 2 secondary.
+  """
   word = fold(word)
-  said = _cmudict().get(word, [])
-  if not said and word.endswith("'s"):
-    owners = _cmudict().get(word[:-2], [])
-    said = [[*owner, *_POSSESSIVE.get(owner[-1], ('Z',))] for owner in owners]
-  return said
+  known = _cmudict().get(word, [])
+  # Possessives that the dictionary lacks are derived from the noun.
+  if not known and word.endswith("'s"):
+    nouns = _cmudict().get(word[:-2], [])
+    known = [[*noun, *_POSSESSIVE.get(noun[-1], ('Z',))] for noun in nouns]
+  return known
 
 
 def _syllables(word: str) -> set[int]:
-  """How many it may have; unless in the dictionary, its groups of vowels."""
+  """Possible numbers of syllables of a word.
+
+  Words that are not in the dictionary get their groups of vowels counted.
+  """
   if re.fullmatch(HAN_RUN, word):
     return {1}
+  # A compound is looked up whole first, then by its parts.
   parts = [word] if pronunciations(word) else re.split("['’\\-‐‑_]", word)
   totals = {0}
   for part in filter(None, parts):
-    said = pronunciations(part)
-    counts = {sum(p[-1].isdigit() for p in each) for each in said}
+    # Each vowel phoneme, marked by its stress digit, is a syllable.
+    counts = {
+      sum(phoneme[-1].isdigit() for phoneme in phonemes)
+      for phonemes in pronunciations(part)
+    }
     if not counts:
+      # A final e is usually silent.
       vowels = re.findall('[aeiouy]+', re.sub('e$', '', part.casefold()))
       counts = {max(len(vowels), 1)}
     totals = {total + count for total in totals for count in counts}
@@ -86,67 +100,84 @@ def _syllables(word: str) -> set[int]:
 
 
 def is_haiku(reply: str) -> bool:
-  """Three lines of 5, 7 and 5 syllables; a Han character is a syllable."""
-  found = lines(reply)
-  if len(found) != len(_HAIKU) or max(map(len, found)) > _LINE:
+  """Checks for three lines of 5, 7 and 5 syllables.
+
+  A Han character is one syllable.  A line passes if any combination of its
+  words' pronunciations has the right number.
+  """
+  verses = lines(reply)
+  if len(verses) != len(_HAIKU) or max(map(len, verses)) > _MAX_LINE:
     return False
-  for line, wanted in zip(found, _HAIKU, strict=True):
+  for line, syllables in zip(verses, _HAIKU, strict=True):
+    # A set of sums, as the combinations themselves would grow exponentially.
     totals = {0}
     for word in text_lib.words(line):
       totals = {total + n for total in totals for n in _syllables(word)}
-    if wanted not in totals:
+    if syllables not in totals:
       return False
   return True
 
 
 def has_clauses(reply: str, num_lines: int, num_characters: int) -> bool:
-  """Just so many runs of Han characters, each so long; a 《title》 is none.
+  """Checks for `num_lines` runs of `num_characters` Han characters each.
 
-  Marks or line ends part them: 床前明月光，疑是地上霜。 are two of five.
+  Punctuation or line ends separate runs: 床前明月光，疑是地上霜。 are two of
+  five.  A 《title》 is not counted.
   """
   runs = re.findall(HAN_RUN, re.sub(r'《[^《》\n]*+》', '', reply))
   return [*map(len, runs)] == [num_characters] * num_lines
 
 
 def _endings(line: str) -> tuple[str, set[str]]:
-  """The last word of a line, and what a rhyme with it may share."""
+  """Last word of a line, and its rhyme endings, one per pronunciation.
+
+  Two words rhyme if they share an ending: a class of finals in Chinese, in
+  English the phonemes from the last stressed vowel on.
+  """
+  # The last word is '' if the line has none.
   *_, word = itertools.chain([''], text_lib.words(line))
   if re.fullmatch(HAN_RUN, word):
+    # Imported at first use: it loads a large dictionary.
     import pypinyin
 
+    # `heteronym` gives all readings of a character.
     (finals,) = pypinyin.pinyin(
       word, style=pypinyin.Style.FINALS, heteronym=True
     )
     return word, {_RHYMES[each] for each in finals if each in _RHYMES}
-  # of well-off the last part rhymes
+  # The last part of a compound such as well-off rhymes.
   word = re.split('[-‐‑_]', fold(word))[-1]
   endings = set()
-  for said in pronunciations(word):
-    stressed = [i for i, p in enumerate(said) if p[-1] in '12']
-    vowels = [i for i, p in enumerate(said) if p[-1].isdigit()]
+  for phonemes in pronunciations(word):
+    stressed = [i for i, p in enumerate(phonemes) if p[-1] in '12']
+    vowels = [i for i, p in enumerate(phonemes) if p[-1].isdigit()]
     start = (stressed or vowels or [0])[-1]
-    endings.add(' '.join(p.rstrip('012') for p in said[start:]))
+    # Without stress digits, so that main and secondary stress rhyme.
+    endings.add(' '.join(p.rstrip('012') for p in phonemes[start:]))
   return word, endings
 
 
 def rhymes(reply: str, scheme: str) -> bool:
-  """Lines with the same letter of the scheme rhyme, in each of its stanzas.
+  """Checks that lines with the same letter of the scheme rhyme.
 
-  AABB, or XAXA where lines of an X are free. Blank lines, titles and the number
-  of stanzas do not matter, if the last is whole. A word does not rhyme with
-  itself, nor one in no dictionary with any.
+  The scheme, such as AABB or XAXA (X marks free lines), applies to each stanza
+  of as many lines.  Blank lines and titles are ignored; the last stanza must be
+  complete.  A word does not rhyme with itself, and a word that is in no
+  dictionary rhymes with none.
   """
-  found = lines(reply)
-  if not 0 < len(found) <= _LINES or max(map(len, found)) > _LINE:
+  verses = lines(reply)
+  if not 0 < len(verses) <= _MAX_LINES or max(map(len, verses)) > _MAX_LINE:
     return False
-  if len(found) % len(scheme):
+  if len(verses) % len(scheme):
     return False
-  for first in range(0, len(found), len(scheme)):
-    stanza = found[first : first + len(scheme)]
+  for first in range(0, len(verses), len(scheme)):
+    stanza = verses[first : first + len(scheme)]
     for letter in {*scheme} - {'X'}:
       marked = zip(stanza, scheme, strict=True)
       ends = [_endings(line) for line, each in marked if each == letter]
       words = [word for word, _ in ends]
+      # One ending common to all lines: pairwise rhymes by different
+      # pronunciations of a word do not count.
       shared = set.intersection(*(endings for _, endings in ends))
       if len({*words}) < len(words) or not shared:
         return False
@@ -154,14 +185,17 @@ def rhymes(reply: str, scheme: str) -> bool:
 
 
 def is_acrostic(reply: str, letters: str) -> bool:
-  """The first letters of the lines, or characters (藏头), spell the text."""
+  """Checks that the lines' first letters or characters (藏头) spell a text."""
+  # `zip_longest` pads with None, so extra or missing lines fail.
   firsts = itertools.zip_longest(_firsts(lines(reply)), _firsts(letters))
-  # ends at the first that is wrong: a reply may have very many lines
-  return all(ours == theirs for ours, theirs in firsts)
+  # Both are generators, and `all` stops at the first difference: a reply may
+  # have very many lines.
+  return all(actual == expected for actual, expected in firsts)
 
 
 def _firsts(texts: Sequence[str]) -> Iterator[str]:
-  """The first letter or digit of each text that has one, in one case."""
+  """First letter or digit of each text that has one, case-folded."""
   for text in texts:
-    if found := re.search(r'[^\W_]', text):
-      yield from found[0].casefold()
+    if match := re.search(r'[^\W_]', text):
+      # `yield from`: the fold of one letter may be two (ß).
+      yield from match[0].casefold()

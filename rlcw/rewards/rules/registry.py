@@ -1,6 +1,7 @@
-"""The rules: for each id what checks a reply; `wordings` asks for it.
+"""The table of rules: instruction id -> the functions that check a reply.
 
-A test holds that every rule here has its wordings there.
+`wording` has the sentences that ask for each rule; a test ensures that no rule
+lacks them.
 """
 
 import dataclasses
@@ -14,36 +15,48 @@ from rlcw.rewards.rules import checks, ifeval, poetry, text
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
-  """What checks a rule: in a reward, and in IFEval's benchmark if it is its."""
+  """Checks of one rule: for rewards, and IFEval's own for its benchmark.
+
+  Both map a reply and the rule's arguments to true if the reply follows it.
+  `benchmark` is None for rules that IFEval does not have.
+  """
 
   check: Callable[..., bool]
   benchmark: Callable[..., bool] | None = None
 
   @cached_property
   def parameters(self) -> dict[str, bool]:
-    """The arguments of the check after the reply; true if required."""
+    """Parameters of the check after the reply: name -> true if required."""
+    # The signature is the schema of a brief's kwargs, so no second list of
+    # arguments can go out of date.
     _, *rest = inspect.signature(self.check).parameters.values()
     return {each.name: each.default is each.empty for each in rest}
 
   def choose(self, benchmark: bool) -> Callable[..., bool]:
-    """The check to use; a rule that is not IFEval's has but one."""
+    """Returns the benchmark's check if wanted and there is one, else ours."""
     return (benchmark and self.benchmark) or self.check
 
 
 def _length(count: Callable[[str], int]) -> Verifier:
+  """Verifier of bounds on a count; a missing bound does not restrict."""
+
   def check(reply: str, at_least: int = 0, at_most: float = math.inf) -> bool:
     return at_least <= count(reply) <= at_most
 
   return Verifier(check)
 
 
+# A demand in free text, which only a model can check.
 DEMAND = 'soft:demand'
 
 
-def _ask_a_model(reply: str, demand: str) -> bool:
+def _needs_a_model(reply: str, demand: str) -> bool:
+  # Reached only if a caller forgets to take demands out (see `Brief.follow`).
+  # An error is safer than a verdict.
   raise ValueError(f'{DEMAND}: no rule can check {demand!r}, only a model')
 
 
+# Rules with two checks are IFEval's, under its ids; those with one are our own.
 VERIFIERS: dict[str, Verifier] = {
   'length:words': _length(text.count_words),
   'length:characters': _length(text.count_characters),
@@ -106,7 +119,8 @@ VERIFIERS: dict[str, Verifier] = {
   'combination:repeat_prompt': Verifier(
     checks.repeats_prompt, ifeval.repeat_prompt
   ),
-  # Some letter must have case, and all that have must be of the one case.
+  # str.islower needs at least one cased letter, and all of them lower; letters
+  # without case, such as Han characters, are ignored.
   'change_case:english_lowercase': Verifier(
     str.islower, ifeval.english_lowercase
   ),
@@ -126,6 +140,7 @@ VERIFIERS: dict[str, Verifier] = {
   'style:no_cliche': Verifier(checks.has_no_cliche),
   'style:no_repeated_line': Verifier(checks.has_no_repeated_line),
   'style:script': Verifier(checks.is_in_script),
-  # what no rule can check: `judges.follow` asks a model
-  DEMAND: Verifier(_ask_a_model),
+  # Listed here so that briefs with demands validate and can be worded;
+  # `judge.questions.follow` asks a model.
+  DEMAND: Verifier(_needs_a_model),
 }

@@ -1,8 +1,8 @@
-"""A rule as a sentence: the tables `english` and `chinese`, filled in.
+"""Renders a rule as a sentence, from the tables `wording_en` and `wording_zh`.
 
-A template's fields are the arguments of the rule and what is made of them:
-`amount` (at least 3), `s` (the noun beside it is many), `words` (a list of
-them), `answers` (IFEval's three), and the names of languages and scripts.
+A template's fields are the rule's arguments and values derived from them:
+`amount` (at least 3), `s` (plural suffix of the noun after it), `words` (a
+quoted list), `answers` (IFEval's three), and names of languages and scripts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,9 @@ from typing import Any
 from rlcw.rewards.rules import ifeval, languages, wording_en, wording_zh
 
 TABLES = {'en': wording_en.WORDINGS, 'zh': wording_zh.WORDINGS}
-PARAPHRASES = 3  # that every rule has, or more
-# Exactly, at least, at most, between, less than; one row for each paraphrase.
+PARAPHRASES = 3  # least number of wordings of a rule
+# Exactly, at least, at most, between; one row for each paraphrase.  {1} is the
+# upper bound, the second positional argument of `format`.
 _AMOUNTS = {
   'en': (
     ('exactly {}', 'at least {}', 'at most {1}', 'between {} and {}'),
@@ -29,13 +30,20 @@ _FEWER = {'en': 'fewer than {}', 'zh': '少于{}'}
 _SCRIPTS = {'simplified': '简体', 'traditional': '繁体'}
 
 
-def say(
+def render(
   instruction_id: str,
   arguments: Mapping[str, Any],
   language: str,
   paraphrase: int,
 ) -> str:
-  """The rule in the language, en or zh; paraphrases are counted in a ring."""
+  """Renders a validated rule as one sentence.
+
+  Args:
+    instruction_id: of the rule.
+    arguments: its arguments, without those that are None.
+    language: en or zh.
+    paraphrase: index of the wording, modulo the number that the rule has.
+  """
   templates = TABLES[language][instruction_id]
   index = paraphrase % len(templates)
   zh = language == 'zh'
@@ -51,18 +59,25 @@ def say(
     'language': name[zh],
     'script': _SCRIPTS.get(script, '') if zh else script,
   }
+  # Derived fields last: `language` is a code among the arguments, a name here.
   return templates[index].format(**{**arguments, **fields})
 
 
 def _amount(arguments: Mapping[str, Any], language: str, index: int) -> str:
-  """How many, of what the rule counts; just the number where it has but one."""
+  """Words the number that a rule asks for, as in "at least 3".
+
+  Just the number if the rule gives one without a bound; '' if it has none, or
+  several.
+  """
   amounts = _AMOUNTS[language]
   exactly, low, high, between = amounts[index % len(amounts)]
   least, most = arguments.get('at_least'), arguments.get('at_most')
   if least or most:
     both = exactly if least == most else between
+    # `format` ignores arguments without a field, so None is never printed.
     return ((both if most else low) if least else high).format(least, most)
-  # IFEval's counts: each rule has its own names for relation and bound.
+  # IFEval's rules each name their relation and bound differently, so both are
+  # recognised by part of the name and by type.
   relations = [arguments[name] for name in arguments if 'relation' in name]
   numbers = [each for each in arguments.values() if isinstance(each, int)]
   if relations:
@@ -72,7 +87,10 @@ def _amount(arguments: Mapping[str, Any], language: str, index: int) -> str:
 
 
 def _quoted(words: Sequence[str], conjunction: str, zh: bool) -> str:
-  """The words in quotation marks, the last after the conjunction."""
+  """Lists the words in quotation marks, with a conjunction before the last.
+
+  The conjunction may be '' in Chinese.
+  """
   *head, last = [f'“{word}”' if zh else f'"{word}"' for word in words]
   if not head:
     return last
@@ -82,7 +100,7 @@ def _quoted(words: Sequence[str], conjunction: str, zh: bool) -> str:
 
 
 def _words(arguments: Mapping[str, Any], zh: bool) -> str:
-  """The words that are required, or those that are banned."""
+  """Lists the required or else the forbidden words; '' without either."""
   required = arguments.get('keywords', [])
   words = required or arguments.get('forbidden_words', [])
   if not words:

@@ -1,10 +1,13 @@
-"""How a brief asks for each rule in English.
+"""English wordings of each rule, as sentences in a brief.
 
-The wordings of a rule mean the same, and just what its check demands; the first
-is the one that briefs have unless they name another. Fields are the check's
-arguments, and those that `wordings` makes of them.
+All wordings of a rule mean the same, no more and no less than its check tests;
+the first is the default.  Fields are the check's arguments, and those that
+`wording` derives from them: `amount`, `s`, `words`, `answers`, `language` and
+`script`.
 """
 
+# IFEval's word and sentence rules give one bound, `length:words` and
+# `length:sentences` up to two; `amount` covers both, so they share templates.
 _WORDS = (
   'Use {amount} word{s}.',
   'The reply must have {amount} word{s}.',
@@ -37,6 +40,7 @@ WORDINGS = {
   'length_constraints:number_words': _WORDS,
   'length_constraints:number_sentences': _SENTENCES,
   'length_constraints:number_paragraphs': (
+    # `s` agrees with `amount`, which is the number if the rule has just one.
     'Write exactly {num_paragraphs} paragraph{s}, with a line of *** between '
     'any two.',
     'The reply must have exactly {num_paragraphs} paragraphs, each parted from '
@@ -69,6 +73,7 @@ WORDINGS = {
     'Avoid {words}.',
   ),
   'keywords:letter_frequency': (
+    # "Character", because it may be a digit, a mark or a Han character.
     'Use the character "{letter}" {amount} time{s}.',
     'The character "{letter}" must occur {amount} time{s}.',
     'Let the character "{letter}" appear {amount} time{s}.',
@@ -109,6 +114,7 @@ WORDINGS = {
     'Reply with valid JSON and nothing else.',
   ),
   'detectable_format:number_bullet_lists': (
+    # Only "- " is mentioned, though the check accepts other bullets too.
     'Begin exactly {num_bullets} of the lines with "- ", as bullet points.',
     'The reply must have exactly {num_bullets} bullet point{s}, each on a line '
     'that starts with "- ".',
@@ -203,6 +209,7 @@ WORDINGS = {
     'Make it a haiku of three lines, which have 5, 7 and 5 syllables.',
   ),
   'poem:rhyme': (
+    # A scheme with X needs its meaning explained in every wording.
     'Rhyme the lines by the scheme {scheme} (X is free).',
     'The lines must rhyme in the pattern {scheme}, where X marks a line that '
     'need not.',
@@ -241,6 +248,7 @@ WORDINGS = {
     'Use {script} Chinese characters only.',
   ),
   'soft:demand': (
+    # A demand is a sentence already, so the default is the text itself.
     '{demand}',
     'One thing more: {demand}',
     'And please: {demand}',

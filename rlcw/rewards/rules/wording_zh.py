@@ -1,5 +1,7 @@
-"""How a brief asks for each rule in Chinese; see `english`."""
+"""Chinese wordings of each rule, as sentences in a brief; see `wording_en`."""
 
+# 字 may include punctuation or not, so this must be stated: `length:words` does
+# not count it, `length:characters` does.
 _WORDS = (
   '{amount}个字（标点不计入）。',
   '全文{amount}个字，标点不算。',
@@ -104,6 +106,7 @@ WORDINGS = {
     '列出{num_bullets}个要点，不多不少，每个要点另起一行，行首写“- ”。',
   ),
   'detectable_format:title': (
+    # Chinese titles are marked by 《》; the check accepts these and << >>.
     '写出标题，用《》括起。',
     '须有标题，放在《》里。',
     '加一个标题，并用《》括住。',
@@ -209,6 +212,7 @@ WORDINGS = {
     '只用{script}汉字来写。',
   ),
   'soft:demand': (
+    # A demand is a sentence already, so the default is the text itself.
     '{demand}',
     '另外，{demand}',
     '还有一点：{demand}',

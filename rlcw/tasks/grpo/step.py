@@ -193,7 +193,7 @@ def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
       [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
     ),
     'good': scores.good,
-    'told': scores.told,
+    'told': scores.stats,
   }
 
 
