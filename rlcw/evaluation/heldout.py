@@ -24,7 +24,7 @@ def answer(
   trained: Config,
   config: Config,
 ) -> list[list[dict[str, Any]]]:
-  """Samples G = `replies_per_brief` replies to each of P briefs and scores them.
+  """Samples and scores G = `replies_per_brief` replies to each of P briefs.
 
   Args:
     model: the policy.

@@ -15,13 +15,13 @@ MATCHED = 0.1
 
 
 def right(score_Nx2: np.ndarray) -> np.ndarray:
-  """Scores each pair `[N]`: 1 if the preferred reply is higher, 0.5 for a tie."""
+  """1 where the preferred reply of a pair scores higher, 0.5 for a tie `[N]`."""
   difference_N = score_Nx2[:, 0] - score_Nx2[:, 1]
   return (difference_N > 0) + 0.5 * (difference_N == 0)
 
 
 def accuracy(score_Nx2: np.ndarray) -> float:
-  """Share of pairs in which the preferred reply scores higher; a tie is half."""
+  """Share of pairs whose preferred reply scores higher; a tie counts half."""
   return float(right(score_Nx2).mean())
 
 

@@ -22,7 +22,7 @@ _RIDGE = 0.1
 
 
 def scored(ours_N: np.ndarray, theirs_N: np.ndarray) -> np.ndarray:
-  """Outcomes `[N]`: 1 where ours scores higher, 0 where theirs does, 0.5 for a tie.
+  """Outcomes `[N]`: 1 where ours scores higher, 0 where theirs, 0.5 for a tie.
 
   NaN where either score is NaN.
   """

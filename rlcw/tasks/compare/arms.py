@@ -149,7 +149,7 @@ def measure(
 
 
 def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
-  """Arrays `[P, G]` of every number in `PER_REPLY`, and of `kept_and_better`."""
+  """Arrays `[P, G]` of each number in `PER_REPLY`, and `kept_and_better`."""
   numbers = {key: values(replies[name], key) for key in PER_REPLY}
   base_PxG = values(replies[BASE], 'unseen')
   better_PxG = numbers['unseen'] > base_PxG.mean(1, keepdims=True)

@@ -179,7 +179,7 @@ def looks(arms: Sequence[str]) -> dict[str, tuple[str, str, str]]:
 
 @matplotlib.rc_context(STYLE)
 def draw_plane(arms: dict[str, Any]) -> bytes:
-  """Draws pass rate against writing score, by the unseen and the training scorer.
+  """Draws pass rate against writing score, by the unseen and training scorers.
 
   Large points are means with 95% intervals, small ones are runs; the line
   joins the Pareto-optimal arms.

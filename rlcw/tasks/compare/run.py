@@ -193,7 +193,7 @@ def read_settings(folder: Path) -> Config:
 
 
 def warnings(folder: Path) -> list[str] | None:
-  """Warnings of a run's monitors; None for runs of a version without monitors."""
+  """Warnings of a run's monitors; None for runs of versions without them."""
   summary = json.loads((folder / 'summary.json').read_text('utf-8'))
   tripped = summary.get('warnings')
   return tripped and [f'step {w["step"]}: {w["text"]}' for w in tripped]
@@ -212,6 +212,7 @@ def differences(settings: dict[str, Config]) -> list[str]:
   """
   first, *others = settings
   notes = []
+  # transitive, so comparing each run with the first is enough
   for name in others:
     for key in sorted({*settings[first]} & {*settings[name]} - {*MIXING}):
       here, there = settings[first][key], settings[name][key]
@@ -276,7 +277,8 @@ def judge(
 
   Adds `good`, the probability of Good, and `won`, the comparison with the
   base's reply of the same number: 1 for a win, 0 for a loss, 0.5 where the two
-  orders of asking disagree.  `won` is NaN for the base itself.
+  orders of asking disagree.  `won` is NaN for the base itself; both are NaN
+  where the judge gave no verdict.
 
   Args:
     judge: the model that answers.
@@ -322,7 +324,7 @@ def write(
 
 
 def scorer_accuracy(
-  scorers: Scorers, trained: Config, config: Config
+  eyes: Scorers, trained: Config, config: Config
 ) -> dict[str, float]:
   """Accuracy of each scorer on held-out preference pairs; a tie counts half.
 
@@ -341,17 +343,17 @@ def scorer_accuracy(
     # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)
     score_Px2 = reward_model.score_texts(
-      scorers.unseen,
+      eyes.unseen,
       [prompts[row] for row in rows],
       [texts[row] for row in rows],
       np.ones((size, 2), bool),
     )
     right += [*stats.right(score_Px2)][: len(pairs) - first]
   accuracy['unseen'] = np.mean(right)
-  if scorers.judge is not None:
+  if eyes.judge is not None:
     question = factory.make_question('compare', config.judge)
     chosen, rejected = zip(*texts, strict=True)
-    won = questions.compare(scorers.judge, question, prompts, chosen, rejected)
+    won = questions.compare(eyes.judge, question, prompts, chosen, rejected)
     accuracy['judge'] = metrics.mean(won)
   return accuracy
 
@@ -385,6 +387,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
       )
     scores[file.parent.name] = numbers
     rows = datasets.read_jsonl(file.with_name('verdicts.jsonl'))
+    # prompts are matched between arms by IFEval's `key`
     if not all('key' in row for row in rows):
       raise ValueError(
         f'{file.parent}/verdicts.jsonl: expected IFEval records, found a line '
