@@ -15,7 +15,7 @@ MATCHED = 0.1
 
 
 def right(score_Nx2: np.ndarray) -> np.ndarray:
-  """1 where the preferred reply of a pair scores higher, 0.5 for a tie `[N]`."""
+  """Outcomes `[N]`: 1 if the preferred reply scores higher, 0.5 for a tie."""
   difference_N = score_Nx2[:, 0] - score_Nx2[:, 1]
   return (difference_N > 0) + 0.5 * (difference_N == 0)
 

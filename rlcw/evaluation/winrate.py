@@ -100,12 +100,12 @@ def summary(
     `length_controlled_win_rate`, and the two rates' `…_interval`.
   """
   known_N = np.isfinite(won_N)
-  rates_and_counts: dict[str, Any] = {
+  result: dict[str, Any] = {
     'compared': int(known_N.sum()),
     'uncompared': int((~known_N).sum()),
   }
   if not known_N.any():
-    return rates_and_counts
+    return result
   won_N, longer_N = won_N[known_N], np.asarray(longer_N, float)[known_N]
   names, group_N = np.unique(group_N[known_N], return_inverse=True)
   # Replies to one brief are alike, so briefs are drawn, not comparisons.  A
@@ -124,10 +124,8 @@ def summary(
       won_N, longer_N, weight_DxN
     ),
   }
-  rates_and_counts['ties'] = np.mean(won_N == 0.5)
+  result['ties'] = np.mean(won_N == 0.5)
   for name, rate_D in rates.items():
-    rates_and_counts[name] = rate_D[0]
-    rates_and_counts[f'{name}_interval'] = np.percentile(
-      rate_D[1:], [2.5, 97.5]
-    )
-  return rates_and_counts
+    result[name] = rate_D[0]
+    result[f'{name}_interval'] = np.percentile(rate_D[1:], [2.5, 97.5])
+  return result

@@ -100,9 +100,9 @@ def measure(
     runs[arm_of(name)].append(name)
   found = {name: per_reply(replies, name) for name in replies}
   drawn, told = {}, {}
-  prompts = len(replies[BASE])
-  # All arms use the same drawn briefs: a brief that is hard for both cancels
+  # All arms use the same drawn briefs: a brief that is hard for two arms cancels
   # out of their difference.
+  prompts = len(replies[BASE])
   rng = np.random.default_rng(0)
   brief_DxP = rng.integers(prompts, size=(DRAWS, prompts))
   centre_D = features[BASE].mean((0, 1))

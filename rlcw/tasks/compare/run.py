@@ -93,12 +93,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       model = base if name == BASE else restore(runs[name], base)
       answered = heldout.answer(model, eyes.scorer, briefs, trained, config)
       features_PxGxD = read(answered, briefs, eyes, config)
-      # half precision halves the file; features serve diversity alone
+      # half precision is enough: features are used for diversity only
       np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
-      # the base comes first in the loop, so its replies are known to the others
+      # the base comes first in the loop, so others can be compared with it
       if eyes.judge is not None:
         judge(eyes.judge, answered, replies.get(BASE), briefs, config)
-      # Last: a replies file marks a run as done, its features included.
+      # The replies are written last, because their file marks a run as done.
       write(file, briefs, answered)
     replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
     features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
@@ -212,7 +212,6 @@ def differences(settings: dict[str, Config]) -> list[str]:
   """
   first, *others = settings
   notes = []
-  # transitive, so comparing each run with the first is enough
   for name in others:
     for key in sorted({*settings[first]} & {*settings[name]} - {*MIXING}):
       here, there = settings[first][key], settings[name][key]
