@@ -356,7 +356,7 @@ def test_a_comparison_says_what_evaluate_says(
 def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
   decoder = SimpleNamespace(mesh=make_mesh())
   eyes: Any = SimpleNamespace(
-    unseen=SimpleNamespace(decoder=decoder), panel=None
+    unseen=SimpleNamespace(decoder=decoder), judge=None
   )
 
   def ties(_, prompts: list[str], *others: Any) -> np.ndarray:
@@ -371,7 +371,7 @@ def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_runs_that_cannot_be_compared_are_refused(
   arms: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  with pytest.raises(ValueError, match='no finished run of grpo among 0'):
+  with pytest.raises(ValueError, match='`grpo` run, found none among 0'):
     find(str(tmp_path / '*'))
 
   def finish(folder: str, task: str = 'grpo') -> None:
@@ -380,16 +380,16 @@ def test_runs_that_cannot_be_compared_are_refused(
     files.write_json(tmp_path / folder / 'config.json', {'task': task})
 
   finish('one/sft-0', 'sft')
-  with pytest.raises(ValueError, match='no finished run of grpo among 1'):
+  with pytest.raises(ValueError, match='`grpo` run, found none among 1'):
     find(str(tmp_path / 'one' / '*'))
   finish('one/rlmr-0')
   assert [*find(str(tmp_path / 'one' / '*'))] == ['rlmr-0']
   finish('two/rlmr-0')
-  with pytest.raises(ValueError, match='have one name'):
+  with pytest.raises(ValueError, match='have the same name'):
     find(str(tmp_path / '*' / '*'))
   for wrong in ('rlmr', 'base-0'):
     finish(f'{wrong}/{wrong}')
-    with pytest.raises(ValueError, match='not ARM-SEED'):
+    with pytest.raises(ValueError, match='expected a folder named ARM-SEED'):
       find(str(tmp_path / wrong / '*'))
   finish('keyless/rlmr')
   verified = tmp_path / 'keyless' / 'rlmr'

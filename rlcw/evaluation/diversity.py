@@ -1,7 +1,8 @@
-"""How unlike each other a model's replies are.
+"""Diversity of a model's replies.
 
-A policy that games a scorer repeats what the scorer likes: within a reply,
-between replies to one brief, or between briefs.  No one number sees all three.
+A policy that games a scorer repeats whatever scores well: within a reply,
+between the replies to one brief, or between briefs.  No single number detects
+all three.
 """
 
 import zlib
@@ -12,15 +13,17 @@ from sacrebleu.metrics.bleu import BLEU
 
 
 def distinct(texts: Sequence[str], n: int, language: str = 'en') -> float:
-  """Share of n-grams of words that are different (arXiv 1510.03055).
+  """Distinct-n: distinct n-grams over all n-grams, 0 to 1 (arXiv 1510.03055).
 
-  Of Chinese (`zh`), which does not part words, n-grams of characters.
+  The n-grams are of words, or of characters in Chinese (`zh`), which puts no
+  spaces between words.  0 where no text is long enough for an n-gram.
   """
 
   def split(text: str) -> list[str]:
     words = text.lower().split()
     return list(''.join(words)) if language == 'zh' else words
 
+  # n-grams never cross from one text into the next
   grams = [
     tuple(words[i : i + n])
     for words in map(split, texts)
@@ -32,9 +35,11 @@ def distinct(texts: Sequence[str], n: int, language: str = 'en') -> float:
 def self_bleu(groups: Sequence[Sequence[str]], language: str = 'en') -> float:
   """Mean BLEU of each reply against the others of its group, 0 to 1.
 
-  Texygen's measure (arXiv 1802.01886), by sacreBLEU's sentence score; higher
-  is more alike.  NaN where no group has two replies.
+  Texygen's measure (arXiv 1802.01886), computed with sacreBLEU's sentence
+  score.  Higher means less diverse.  NaN where no group has two replies.
   """
+  # A slogan may have no 4-gram, which would make its BLEU 0: the effective
+  # order leaves out the orders that a reply is too short for.
   bleu = BLEU(
     effective_order=True, tokenize='zh' if language == 'zh' else '13a'
   )
@@ -48,25 +53,29 @@ def self_bleu(groups: Sequence[Sequence[str]], language: str = 'en') -> float:
 
 
 def compression_ratio(texts: Sequence[str]) -> float:
-  """Bytes of all texts over their bytes when compressed (arXiv 2403.00553).
+  """Size of all texts in bytes over their compressed size (arXiv 2403.00553).
 
-  Higher is more repetitive.  It grows with the amount of text, so that only
-  samples of like size compare.
+  Higher is more repetitive.  It grows with the amount of text, so compare only
+  samples of similar size.
   """
-  whole = '\n'.join(texts).encode('utf-8', 'backslashreplace')
-  return len(whole) / len(zlib.compress(whole, 9))
+  # a reply may contain lone surrogates, which strict UTF-8 cannot encode
+  data = '\n'.join(texts).encode('utf-8', 'backslashreplace')
+  return len(data) / len(zlib.compress(data, 9))
 
 
 def vendi(features_NxD: np.ndarray) -> float:
-  """The effective number of different rows, 1 to N (arXiv 2210.02410).
+  """Vendi score: effective number of distinct rows, 1 to N (arXiv 2210.02410).
 
-  The exponential of the entropy of the eigenvalues of K / N, where K holds the
-  cosines between rows; two rows that are all zero count as the same.
+  The exponential of the entropy of the eigenvalues of K / N, where K `[N, N]`
+  is the matrix of cosines between rows.  Rows of zeros count as equal to each
+  other.
   """
   norm_Nx1 = np.linalg.norm(features_NxD, axis=-1, keepdims=True)
   unit_NxD = features_NxD / np.maximum(norm_Nx1, 1e-12)
   kernel_NxN = unit_NxD @ unit_NxD.T
+  # the cosine of two zero rows is undefined: set it to 1
   empty_N = norm_Nx1[:, 0] < 1e-12
   kernel_NxN[np.ix_(empty_N, empty_N)] = 1
+  # rounding makes some eigenvalues negative; clipped, they add nothing below
   value_N = np.linalg.eigvalsh(kernel_NxN / len(kernel_NxN)).clip(min=1e-12)
   return float(np.exp(-(value_N * np.log(value_N)).sum()))

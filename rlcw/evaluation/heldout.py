@@ -1,4 +1,4 @@
-"""A model's scored replies to held-out briefs."""
+"""Samples and scores a model's replies to held-out briefs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,26 +36,39 @@ def answer(
   trained: Config,
   config: Config,
 ) -> list[list[dict[str, Any]]]:
-  """`replies_per_brief` replies to each brief, as a `scoring.Scorer` sees them.
+  """Samples and scores G = `replies_per_brief` replies to each of P briefs.
 
-  `kl` is log p − log p_base of a reply, in nats; the mean over replies is the
-  divergence from the base model.
+  Args:
+    model: the policy.
+    scorer: as `scoring.Scorer`.
+    briefs: P held-out briefs.
+    trained: the training run's settings, for temperature and reply length.
+    config: the evaluation's settings, for batch size, group size and seed.
+
+  Returns:
+    `[P][G]` dictionaries: `text`; `writing`, the writing score; `follow`, a
+    verdict per rule; `finished`, false for a truncated reply; `length` in
+    tokens; `kl`, which is log p − log p_base of the reply in nats.  Its mean
+    over replies estimates the KL divergence from the base model.
   """
   prompt_NxL, length_N = batches.pad(
     tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
   )
+  # merges adapters into the weights where that costs no precision
   decoder = lora.rollout_config(model.config)
   params = lora.rollout_params(model.config, model.params)
   size, replies = round_up_groups(config.batch_size, model.mesh), []
   passes = -(-len(briefs) // size)
   for step in metrics.progress('evaluate', 0, passes, 'batch'):
-    # all passes have one shape, which splits over the devices: the last one
-    # repeats some briefs
+    # Every batch has the same shape, so that `sample` compiles once and rows
+    # split over the devices; the last batch is filled with repeated briefs.
     rows = np.arange(step * size, (step + 1) * size) % len(briefs)
     prompt_PxL, length_P, brief_P = jax.device_put(
       (prompt_NxL[rows], length_N[rows], rows),
       over_groups(model.mesh),
     )
+    # Random keys depend on seed, step (0) and row alone: all models draw the
+    # same numbers for the same brief, which makes comparisons paired.
     rollout = sample(
       params,
       prompt_PxL,
@@ -75,6 +88,7 @@ def answer(
     finished = np.asarray(rollout.finished)
     length = np.asarray(rollout.length)
     gap_PxGxT = np.asarray(rollout.logp - scores.ref_logp)
+    # the mask leaves out padding after a reply's last token
     kl = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
     replies += [
       [
@@ -90,6 +104,7 @@ def answer(
       ]
       for p in range(size)
     ]
+  # drop the repeated briefs of the last batch
   replies = replies[: len(briefs)]
   for brief, group in zip(briefs, replies, strict=True):
     for reply in group:
@@ -105,11 +120,16 @@ def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
 
 
 def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:
-  """IFEval's loose verdict on all rules; on demands there is only one.
+  """IFEval's loose verdict on a whole reply.
+
+  Rules are checked loosely.  A demand has no loose form, so the judge's
+  verdict in `reply['follow']` counts.
 
   Returns:
-    1 or 0; NaN where a demand got no verdict and no rule is broken.
+    1 if the reply keeps everything, 0 if it breaks something; NaN where
+    nothing is broken but a demand has no verdict.
   """
+  # None at demands, which rule code cannot check
   loose = brief.follow(reply['text'], loose=True)
   verdicts = zip(loose, reply['follow'], strict=True)
   return 1 - constraints.breaks(

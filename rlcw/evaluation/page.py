@@ -1,6 +1,7 @@
-"""Pages that a person can judge a run by: one file each, with all it needs.
+"""Self-contained HTML pages about runs.
 
-Replies are untrusted: they reach a page only by autoescaping and `clean`.
+A page is one file with its style and images inline.  Replies are untrusted:
+they reach a page only through autoescaping and `clean`.
 """
 
 import base64
@@ -9,17 +10,23 @@ import pathlib
 
 import jinja2
 
-TEXT_LIMIT = 2000  # characters of one text that a page shows
+# Characters of one text that a page shows.
+TEXT_LIMIT = 2000
 
 
 def show(value: float | None, style: str = 'z.2f') -> str:
-  """A number for people: a real minus sign, a dash where there is none."""
+  """Formats a number for people; None, NaN and infinity become a dash.
+
+  `style` is a format specification; `z` turns a rounded −0 into 0.
+  """
   if value is None or not math.isfinite(value):
     return '–'
+  # typographic minus (U+2212) instead of a hyphen
   return format(value, style).replace('-', '−')
 
 
-# Lone surrogates are not UTF-8; bidi overrides could forge the text around.
+# Shown as U+FFFD: C1 controls, bidi embeddings and isolates, which can reorder
+# the text around a reply, and lone surrogates, which UTF-8 cannot encode.
 _VISIBLE = dict.fromkeys(
   [
     *range(0x7F, 0xA0),
@@ -29,20 +36,26 @@ _VISIBLE = dict.fromkeys(
   ],
   0xFFFD,
 )
+# C0 controls become their Unicode pictures; tab and newline stay.
 _VISIBLE |= {c: 0x2400 + c for c in range(32) if c not in (9, 10)}
 
 
 def clean(text: object) -> str:
-  """Bounds untrusted text and makes its control characters visible."""
+  """Truncates untrusted text and makes its control characters visible."""
   shown = str(text)[:TEXT_LIMIT].translate(_VISIBLE)
   rest = len(str(text)) - TEXT_LIMIT
   return f'{shown} […{rest} more characters]' if rest > 0 else shown
 
 
 def template(name: str) -> jinja2.Template:
-  """A page's template: it escapes all, and fails where a value is missing."""
+  """Loads a page's template by its path inside the package.
+
+  Every value is escaped.  Rendering raises `jinja2.UndefinedError` where a
+  value is missing.
+  """
   environment = jinja2.Environment(
     autoescape=True,
+    # a missing value is an error, not an empty string
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parents[1]),

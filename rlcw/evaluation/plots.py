@@ -1,4 +1,4 @@
-"""The report's pictures: curves over steps, pass rates per rule."""
+"""Plots as PNG: curves over steps, pass rates per rule, scores by length."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib import axes, figure
 
-# Paul Tol's `bright` scheme: told apart by every kind of colour vision.
+# Paul Tol's `bright` scheme, whose colours stay distinct for colour-blind
+# readers.
 BASE, TRAINED = '#4477AA', '#EE6677'
 GREEN, YELLOW, PURPLE = '#228833', '#CCBB44', '#AA3377'
 ARMS = {'base': BASE, 'trained': TRAINED}
@@ -31,14 +32,19 @@ STYLE: dict[Any, Any] = {
 
 
 class Panel(NamedTuple):
-  """One small multiple; `kind` is '', 'percent', 'zero' or 'stacked'."""
+  """One small plot of a figure: some metrics over training steps."""
 
   title: str
-  series: dict[str, str]  # metric -> colour; its last word is the label
+  # metric name -> colour; the name's last word becomes the legend's label
+  series: dict[str, str]
+  # '' for lines, 'percent' for a percent axis from 0, 'zero' for a line at 0,
+  # 'stacked' for stacked bars
   kind: str = ''
-  always: bool = True  # what some runs lack is shown where they have it
+  # False: left out for runs that lack the metric, as older ones do
+  always: bool = True
 
 
+# Training curves, in the order of the report.
 PANELS = (
   Panel('Pass rate', {'pass_rate': TRAINED}, 'percent'),
   Panel('Writing score', {'writing': TRAINED}),
@@ -54,7 +60,7 @@ PANELS = (
   Panel(
     'Groups without signal', {'no_signal_groups': PURPLE}, 'percent', False
   ),
-  Panel('Good, says the judge', {'judge_good': TRAINED}, 'percent', False),
+  Panel('Rated Good by the judge', {'judge_good': TRAINED}, 'percent', False),
   Panel(
     'Seconds per step',
     {
@@ -65,6 +71,7 @@ PANELS = (
     'stacked',
   ),
 )
+# Curves over the rounds of the adversarial game.
 ROUNDS = (
   Panel(
     'Judge: agreement with labels, by round',
@@ -80,8 +87,9 @@ ROUNDS = (
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-  """Centred running mean over a tenth of the run that skips NaN."""
+  """Centred running mean `[N]` over a tenth of the run, NaN skipped."""
   half = len(values) // 20
+  # NaN counts as 0 in the sum and is left out of the number it is divided by
   kernel, known = np.ones(2 * half + 1), np.isfinite(values)
   count = np.convolve(known, kernel)[half:][: len(values)]
   total = np.convolve(np.nan_to_num(values), kernel)[half:][: len(values)]
@@ -105,7 +113,8 @@ def _draw_panel(
     ax.yaxis.set_major_formatter('{x:.0%}')
   if panel.kind == 'zero':
     ax.axhline(0, color='#333333', linewidth=1)
-  # The first step compiles: at its full height the others would be flat.
+  # The first step includes compilation.  Where its bar would flatten all
+  # others, cut the axis and write its height beside it.
   if floor[0] > 2 * (rest := max([0, *floor[1:]])) > 0:
     ax.set_ylim(0, 1.3 * rest)
     ax.annotate(f'{floor[0]:.0f} s', (steps[0], 1.2 * rest))
@@ -115,8 +124,9 @@ def _draw_panel(
   ax.locator_params(axis='x', integer=True)
 
 
-def png(page: figure.Figure) -> bytes:
-  page.savefig(buffer := io.BytesIO(), format='png', dpi=144)
+def png(fig: figure.Figure) -> bytes:
+  """Renders a figure as a PNG file in memory."""
+  fig.savefig(buffer := io.BytesIO(), format='png', dpi=144)
   return buffer.getvalue()
 
 
@@ -124,23 +134,36 @@ def png(page: figure.Figure) -> bytes:
 def draw_curves(
   panels: Sequence[Panel], metrics: dict[str, np.ndarray], columns: int = 1
 ) -> bytes:
-  """A PNG of small multiples: every step a dot, their running mean a line."""
+  """Draws panels in a grid: a dot per step, a line for the running mean.
+
+  Args:
+    panels: the plots, row by row.
+    metrics: `[N]` values of each metric, and `step`; NaN leaves a gap.
+    columns: of the grid.
+
+  Returns:
+    The PNG.
+  """
   rows = -(-len(panels) // columns)
-  page = figure.Figure((4 * columns, 2.6 * rows), layout='constrained')
-  grid = page.subplots(rows, columns, squeeze=False)
+  fig = figure.Figure((4 * columns, 2.6 * rows), layout='constrained')
+  grid = fig.subplots(rows, columns, squeeze=False)
   for ax, panel in zip(grid.flat, panels, strict=False):
     _draw_panel(ax, panel, metrics)
+  # cells of the last row that no panel fills
   for ax in grid.flat[len(panels) :]:
     ax.remove()
-  return png(page)
+  return png(fig)
 
 
 @matplotlib.rc_context(STYLE)
 def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
-  """A PNG of every rule's pass rate in both arms, with 95% intervals."""
+  """Draws every rule's pass rate in both arms, with 95% intervals, as a PNG.
+
+  `rates` is as returned by the report's `rule_rates`.
+  """
   places = np.arange(len(rates))
-  page = figure.Figure((7.2, 1.2 + 0.4 * len(rates)), layout='constrained')
-  ax = page.subplots()
+  fig = figure.Figure((7.2, 1.2 + 0.4 * len(rates)), layout='constrained')
+  ax = fig.subplots()
   for shift, (arm, colour) in enumerate(ARMS.items()):
     _, rate, low, high = np.array([r[arm] for r in rates]).reshape(-1, 4).T
     ax.errorbar(
@@ -148,37 +171,45 @@ def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
       places + 0.26 * shift - 0.13,
       fmt='o',
       color=colour,
-      # rounding may put a bound of 0 or 1 a hair on the wrong side
+      # matplotlib refuses negative lengths, which rounding can produce where
+      # the rate itself is 0 or 1
       xerr=np.maximum((rate - low, high - rate), 0),
       label=arm,
       capsize=2,
     )
+  # Names of rules come from files: as ASCII, cut, and without TeX parsing they
+  # cannot break the layout.
   names = [f'{ascii(r["name"])[1:-1]:.60}  (n={r["base"][0]})' for r in rates]
   ax.set_yticks(places, names, parse_math=False)
   ax.set(title='Pass rate per rule', xlim=(-0.02, 1.02))
   ax.xaxis.set_major_formatter('{x:.0%}')
   ax.invert_yaxis()
   ax.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2)
-  return png(page)
+  return png(fig)
 
 
 @matplotlib.rc_context(STYLE)
 def draw_scores(
   length_N: np.ndarray, score_N: np.ndarray, calibration: dict[str, Any]
 ) -> bytes:
-  """A PNG of what a reward model's scores have to do with length, and truth.
+  """Draws a reward model's scores against length, and its calibration.
 
   Args:
-    length_N: characters of each reply.
-    score_N: its score.
-    calibration: as `agreement.calibration` gives it.
+    length_N: characters of each of N replies.
+    score_N: their scores.
+    calibration: as returned by `stats.calibration`.
+
+  Returns:
+    The PNG: scores by length on the left, accuracy by confidence on the right.
   """
-  page = figure.Figure((8, 3.2), layout='constrained')
-  left, right = page.subplots(1, 2)
+  fig = figure.Figure((8, 3.2), layout='constrained')
+  left, right = fig.subplots(1, 2)
   left.plot(length_N, score_N, '.', color=GREEN, alpha=0.3, markersize=4)
   left.set(title='Score against length', xlabel='characters', ylabel='log-odds')
   left.set_xscale('log')
+  # on the diagonal the score is exactly as confident as it is accurate
   right.plot([0.5, 1], [0.5, 1], color='#999999', linewidth=1)
+  # a point's area grows with its bin's share of the pairs
   right.scatter(
     calibration['confidence'],
     calibration['accuracy'],
@@ -186,9 +217,9 @@ def draw_scores(
     color=PURPLE,
   )
   right.set(
-    title='Right as often as it is sure?',
+    title='Accuracy against confidence',
     xlabel='confidence in a pair',
-    ylabel='share right',
+    ylabel='accuracy',
     ylim=(min(0.45, *calibration['accuracy']) - 0.05, 1.05),
   )
-  return png(page)
+  return png(fig)

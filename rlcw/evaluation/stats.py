@@ -1,7 +1,7 @@
 """Statistics: bootstrap intervals, and agreement of scores with preferences.
 
-Most functions take pairs `[N, 2]`, that of the preferred reply first; the last
-ones replies `[N]`, each labelled as good or bad.
+Functions of pairs take scores or lengths `[N, 2]`, the preferred reply first;
+functions of labelled replies take arrays `[N]` and labels, true for good.
 """
 
 from typing import Any
@@ -10,50 +10,58 @@ import numpy as np
 
 from rlcw.runtime import metrics
 
-MATCHED = 0.1  # lengths within this share of the longer one are alike
+# Two lengths match if they differ by at most this share of the longer one.
+MATCHED = 0.1
 
 
 def right(score_Nx2: np.ndarray) -> np.ndarray:
-  """`[N]`: 1 where the preferred reply scores higher, half for a tie."""
+  """Outcomes `[N]`: 1 if the preferred reply scores higher, 0.5 for a tie."""
   difference_N = score_Nx2[:, 0] - score_Nx2[:, 1]
   return (difference_N > 0) + 0.5 * (difference_N == 0)
 
 
 def accuracy(score_Nx2: np.ndarray) -> float:
-  """Share of pairs that are right."""
+  """Share of pairs whose preferred reply scores higher; a tie counts half."""
   return float(right(score_Nx2).mean())
 
 
 def calibration(
   score_Nx2: np.ndarray, bins: int = 10
 ) -> dict[str, list[float]]:
-  """How sure the score is of its better reply, and how often it is right.
+  """Accuracy by confidence: the points of a calibration curve.
+
+  The confidence of a pair is `σ(|s_1 − s_2|)`, from 0.5 to 1, the probability
+  that a Bradley–Terry model gives the reply with the higher score.
 
   Returns:
-    For each bin of confidence `σ(|s_1 − s_2|)` that holds any pair, its mean
-    confidence, its accuracy and its share of the pairs.
+    Lists over the bins that contain a pair: `confidence` and `accuracy`, the
+    bin's means, and `share`, its part of all pairs.
   """
   difference_N = score_Nx2[:, 0] - score_Nx2[:, 1]
-  sure_N = 1 / (1 + np.exp(-np.abs(difference_N)))
+  confidence_N = 1 / (1 + np.exp(-np.abs(difference_N)))
   right_N = right(score_Nx2)
-  bin_N = np.minimum(((sure_N - 0.5) * 2 * bins).astype(int), bins - 1)
+  # equal bins of [0.5, 1]; a confidence of exactly 1 belongs to the last
+  bin_N = np.minimum(((confidence_N - 0.5) * 2 * bins).astype(int), bins - 1)
   members = [bin_N == b for b in np.unique(bin_N)]
   return {
-    'confidence': [float(sure_N[m].mean()) for m in members],
+    'confidence': [float(confidence_N[m].mean()) for m in members],
     'accuracy': [float(right_N[m].mean()) for m in members],
     'share': [float(m.mean()) for m in members],
   }
 
 
 def expected_calibration_error(score_Nx2: np.ndarray) -> float:
-  """Mean gap of confidence and accuracy (Guo et al., arXiv 1706.04599)."""
+  """Mean of |confidence − accuracy| over pairs (Guo et al., arXiv 1706.04599).
+
+  The gap is taken per bin of `calibration` and weighted by the bin's share.
+  """
   table = {k: np.array(v) for k, v in calibration(score_Nx2).items()}
   gap = np.abs(table['confidence'] - table['accuracy'])
   return float((gap * table['share']).sum())
 
 
 def matched(length_Nx2: np.ndarray) -> np.ndarray:
-  """`[N]`, which pairs are of about the same length."""
+  """Mask `[N]` of the pairs whose lengths differ by at most `MATCHED`."""
   gap_N = np.abs(length_Nx2[:, 0] - length_Nx2[:, 1])
   return gap_N <= MATCHED * length_Nx2.max(1)
 
@@ -61,27 +69,34 @@ def matched(length_Nx2: np.ndarray) -> np.ndarray:
 def agreement(
   score_Nx2: np.ndarray, length_Nx2: np.ndarray, group_N: np.ndarray
 ) -> dict[str, Any]:
-  """Accuracy beside what length alone would get; None where no pair is left.
+  """Accuracy of scores on pairs, beside the accuracy of length alone.
 
   Args:
-    score_Nx2: of each pair.
-    length_Nx2: characters.
-    group_N: the prompt of each pair.
+    score_Nx2: scores of each pair.
+    length_Nx2: characters of each reply.
+    group_N: the prompt of each pair, for intervals.
+
+  Returns:
+    Numbers over all pairs, over those of matched length (`matched_…`) and over
+    those whose better reply is the shorter (`shorter_better_…`); None where
+    there is no such pair.
   """
-  told: dict[str, Any] = {
+  summary: dict[str, Any] = {
     'heldout_pairs': len(score_Nx2),
     'heldout_accuracy': accuracy(score_Nx2),
     'length_only_accuracy': accuracy(length_Nx2),
     'calibration_error': expected_calibration_error(score_Nx2),
   }
   shorter_N = length_Nx2[:, 0] < length_Nx2[:, 1]
+  # Here length alone cannot help, or points the wrong way: accuracy on these
+  # pairs shows whether the score depends on more than length.
   for name, some_N in (
     ('matched', matched(length_Nx2)),
     ('shorter_better', shorter_N),
   ):
     any_left = bool(some_N.any())
     score, length = score_Nx2[some_N], length_Nx2[some_N]
-    told |= {
+    summary |= {
       f'{name}_pairs': int(some_N.sum()),
       f'{name}_accuracy': accuracy(score) if any_left else None,
       f'{name}_interval': grouped_interval(right(score), group_N[some_N])
@@ -89,21 +104,26 @@ def agreement(
       else None,
       f'{name}_length_only': accuracy(length) if any_left else None,
     }
-  return told
+  return summary
 
 
 def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
-  """How often a good reply scores higher than a bad one; a tie counts half.
+  """Area under the ROC curve; NaN where all labels are the same.
 
-  The area under the ROC curve; NaN where either kind is missing.
+  It equals the share of (good, bad) pairs of replies in which the good one
+  scores higher, a tie counting half.
   """
+  # all pairs `[A, B]` at once: labelled sets are small
   good_A, bad_B = score_N[label_N], score_N[~label_N]
   pairs = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
   return accuracy(pairs.reshape(-1, 2)) if pairs.size else float('nan')
 
 
 def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:
-  """Share that is right, as a mean over the labels that there are."""
+  """Balanced accuracy: the mean over labels of the share that is right.
+
+  Labels that do not occur are left out; NaN where there is no reply at all.
+  """
   sides = [right_N[label_N == side].mean() for side in np.unique(label_N)]
   return float(np.mean(sides)) if sides else float('nan')
 
@@ -111,22 +131,27 @@ def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:
 def right_at_length(
   verdict_N: np.ndarray, label_N: np.ndarray, length_N: np.ndarray
 ) -> np.ndarray:
-  """How verdicts part good from bad where length cannot.
+  """Accuracy of verdicts between replies of matched length.
+
+  Each reply is paired with every reply of the other label and of matched
+  length (`matched`).  A pair is right if the good reply's verdict is higher.
 
   Args:
-    verdict_N: whether each reply was found good.
-    label_N: whether it is.
-    length_N: characters.
+    verdict_N: true where the judge found a reply good.
+    label_N: true where it is good.
+    length_N: characters of each reply.
 
   Returns:
-    `[N]`: of the pairs that a reply makes with those of the other label and of
-    about its length, the share in the right order, a tie counting half; NaN
-    where it makes none.  A verdict on length alone gets one half; one that is
-    put right lifts its reply by one half.
+    `[N]`: the share of a reply's pairs that are right, a tie counting half; NaN
+    where it has none.  Verdicts by length alone get 0.5.  Correcting a reply's
+    wrong verdict raises its share by 0.5.
   """
+  # [N, N] over all pairs of replies
   lengths = np.stack(np.broadcast_arrays(length_N[:, None], length_N), -1)
   alike_NxN = matched(lengths.reshape(-1, 2)).reshape(lengths.shape[:2])
   pair_NxN = alike_NxN & (label_N[:, None] != label_N)
+  # +1/2 for a good reply, −1/2 for a bad one: a pair's value below is 1 if its
+  # order is right, 0.5 for equal verdicts and 0 if it is wrong
   sign_N = np.where(label_N, 0.5, -0.5)[:, None]
   ahead_NxN = verdict_N[:, None].astype(float) - verdict_N
   total_N = (pair_NxN * (0.5 + sign_N * ahead_NxN)).sum(1)

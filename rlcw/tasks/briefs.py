@@ -1,4 +1,4 @@
-"""Task `briefs`: themes in, random briefs with rules out."""
+"""Task `briefs`: random briefs, prompts with rules, from a file of themes."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,14 +11,17 @@ from rlcw.runtime import files, metrics
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Writes the briefs; returns the summary.
+  """Composes `count` briefs; the output is written whole or not at all.
 
-  The output is written whole or not at all.
+  Returns:
+    The summary.
 
   Raises:
-    ValueError: names the file, the line and what is wrong with it.
+    ValueError: a theme is invalid (the message names the file, the line and the
+      problem), there is none, or too many rules are asked for.
   """
   records = datasets.read_numbered(config.input)
+  # `write_briefs` reads themes too, but only here are their lines known
   for line, record in records:
     try:
       arguments.read_theme(record)

@@ -1,6 +1,6 @@
-"""Task `export`: a run's model as a folder that `transformers` loads.
+"""Task `export`: writes a run's model in the format of `transformers`.
 
-What vLLM, SGLang or `peft` need is all in `WORKDIR/model`:
+The folder `WORKDIR/model` also loads in vLLM, SGLang and `peft`.  It contains:
 
   a policy         config.json, safetensors, tokenizer: AutoModelForCausalLM
   its adapters     adapter_config.json and the adapters alone: PeftModel
@@ -22,6 +22,7 @@ from rlcw.runtime import metrics
 from rlcw.runtime.files import write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
+# The `architectures` of a config.json, by `model_type`.
 _CAUSAL = {
   'llama': 'LlamaForCausalLM',
   'qwen2': 'Qwen2ForCausalLM',
@@ -38,19 +39,32 @@ _CLASSIFIER = {
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Writes the folder; returns the summary."""
+  """Writes the folder.
+
+  Returns:
+    The summary.
+
+  Raises:
+    ValueError: `dtype` is unknown, `adapters` is set for a model without any,
+      or see `save_classifier`.
+    FileNotFoundError: there is no such model.
+  """
   if config.dtype not in weights.DTYPES:
-    raise ValueError(f'dtype={config.dtype!r}; legal: {weights.DTYPES}')
+    raise ValueError(
+      f'dtype={config.dtype!r}; expected one of {weights.DTYPES}'
+    )
   mesh = make_mesh(**config.mesh)
   folder = workdir / 'model'
   folder.mkdir(exist_ok=True)
+  # None for a model that is not the folder of a run
   run = language_model.run_config(config.model)
   if config.adapters:
     if run is None or run.task == 'reward_model' or run.train != 'lora':
       raise ValueError(
-        f'adapters=True, but {config.model} is no run with train=lora of a '
-        'model that writes'
+        'adapters=True: expected a run of a language model with train=lora, '
+        f'found model={config.model}'
       )
+    # the base is not exported: `peft` loads it by name and adds the adapters
     start = language_model.load(run.model, mesh)
     model, learned = language_model.restore(config.model, start)
     save_adapters(model.config, learned, run.model, folder)
@@ -60,13 +74,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model = reward.decoder
     save_classifier(reward, folder, config)
   else:
+    # `load` merges a run's adapters into the weights
     model = language_model.load(config.model, mesh)
     write_header(config, folder, model.tokenizer, _CAUSAL)
     weights.save(model.config, model.params, folder, config.dtype)
   model.tokenizer.save_pretrained(folder)
   files = sorted(folder.glob('*.safetensors'))
   for file in files:
-    file.chmod(0o644)  # safetensors makes them for their owner's eyes alone
+    # safetensors creates files that only their owner can read
+    file.chmod(0o644)
   summary = {
     'folder': str(folder),
     'files': [file.name for file in files],
@@ -79,12 +95,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 def write_header(
   config: Config, folder: Path, text: Any, architectures: dict[str, str]
 ) -> None:
-  """`config.json` as it came, but for what is now another; endings of replies.
+  """Writes config.json and, for a language model, generation_config.json.
 
-  A GGUF file has no `config.json`; its header says the same.
+  Both are those of the checkpoint that training began with, apart from the
+  entries that the export changes: architecture, dtype, labels and padding of a
+  classifier, and the ids that end a reply.
+
+  Args:
+    config: the settings of the task.
+    folder: the folder to write to.
+    text: the tokenizer.
+    architectures: class names by `model_type`.
   """
+  # for a GGUF file, `source.config` is derived from its metadata
   source = formats.open_source(language_model.origin(config.model))
   header = dict(source.config)
+  # describe the old weights, or a classifier's old labels
   for old in ('torch_dtype', 'transformers_version', 'id2label', 'label2id'):
     header.pop(old, None)
   header |= {
@@ -95,6 +121,8 @@ def write_header(
     header |= {'id2label': {'0': 'score'}, 'label2id': {'score': 0}}
     header['pad_token_id'] = text.pad_token_id
   else:
+    # inference engines stop at the ids of this file, which may be more than the
+    # tokenizer's one EOS
     name = 'generation_config.json'
     before = source.path / name
     generation = formats.read_json(before) if before.exists() else {}
@@ -106,18 +134,20 @@ def write_header(
 def save_classifier(
   reward: reward_model.RewardModel, folder: Path, config: Config
 ) -> None:
-  """A reward model as a sequence classifier with one label.
+  """Writes a reward model as a sequence classifier with one label.
 
   Raises:
-    ValueError: it reads more than the last token, which classifiers do not.
+    ValueError: its pooling is not 'last': classifiers read the last token only.
   """
   if reward.pooling != 'last':
     raise ValueError(
-      f'{config.model} reads a reply with pooling={reward.pooling!r}; a '
-      "sequence classifier reads its last token: train with pooling='last'"
+      f'{config.model} was trained with pooling={reward.pooling!r}, but a '
+      'sequence classifier reads only the last token: expected a reward model '
+      "trained with pooling='last'"
     )
   model = reward.decoder
-  # It is read at the last token that is no padding, and that token is EOS.
+  # `transformers` reads the score at the last token that is not padding.  Here
+  # that token is EOS, so the padding token must be another one.
   text = model.tokenizer
   if text.pad_token_id in (None, text.eos_token_id):
     ids = (text.unk_token_id, text.bos_token_id)
@@ -126,7 +156,7 @@ def save_classifier(
     )
   write_header(config, folder, text, _CLASSIFIER)
   params = lora.merge(model.config, model.params)
-  # it has no language-model head
+  # the score head `[1, D]` replaces the language-model head
   params = {k: v for k, v in params.items() if k != 'head'}
   params['score'] = np.asarray(reward.head.weight)[None]
   weights.save(model.config, params, folder, config.dtype)
@@ -135,17 +165,29 @@ def save_classifier(
 def save_adapters(
   config: ModelConfig, learned: Params, base: str, folder: Path
 ) -> None:
-  """Adapters in the layout of `peft`: `lora_A` `[R, I]`, `lora_B` `[O, R]`."""
+  """Writes adapters in the layout of `peft`.
+
+  Args:
+    config: of the model, with `lora`.
+    learned: the adapters, stacked over layers.
+    base: the model that they were trained on, by which `peft` finds it.
+    folder: the folder to write to.
+
+  Per layer, `lora_A` is `[R, I]` and `lora_B` `[O, R]` for rank R, inputs I and
+  outputs O.
+  """
   assert config.lora is not None
   tensors, targets = {}, []
   for name in config.lora.targets:
     kernels = weights.names(config, f'blocks/{name}/kernel')
+    # 'q_proj' of 'model.layers.0.self_attn.q_proj.weight'
     targets.append(kernels[0].split('.')[-2])
-    for half, theirs in (('lora_a', 'lora_A'), ('lora_b', 'lora_B')):
+    for half, peft_name in (('lora_a', 'lora_A'), ('lora_b', 'lora_B')):
+      # our arrays have a leading axis of layers, `peft` one tensor per layer
       leaf = np.asarray(learned['blocks'][name][half])
       for kernel, array in zip(kernels, leaf, strict=True):
         stem = kernel.removesuffix('.weight')
-        tensors[f'base_model.model.{stem}.{theirs}.weight'] = array
+        tensors[f'base_model.model.{stem}.{peft_name}.weight'] = array
   save_file(tensors, folder / 'adapter_model.safetensors', {'format': 'pt'})
   write_json(
     folder / 'adapter_config.json',

@@ -1,8 +1,9 @@
-"""Task `generate`: briefs in, replies out.
+"""Task `generate`: samples replies to a file of briefs.
 
-Replies stream to disk in the order of the briefs, so that a run that was
-killed goes on after the last whole line; each depends on the seed, its brief's
-line and its number alone, whatever the batches.
+Replies are appended to the output in the order of the briefs, so a run that was
+killed resumes after the last complete line.  A reply depends only on the seed,
+the place of its brief in the file, and its number among that brief's replies,
+not on the batch size.
 """
 
 import time
@@ -24,18 +25,28 @@ from rlcw.sampling.rollout import Rollout, make_sampler, sample
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Answers every brief; returns the summary."""
-  method = make_sampler(config.temperature, config.top_k, config.top_p)
+  """Samples `samples` replies to every brief.
+
+  Returns:
+    The summary.
+
+  Raises:
+    ValueError: a sampling setting is out of range, a brief has no prompt, or
+      the output does not belong to this input.
+  """
+  sampler = make_sampler(config.temperature, config.top_k, config.top_p)
   numbered = datasets.read_numbered(config.input)
   records = [record for _, record in numbered]
   texts = [prompt_of(record, config, line) for line, record in numbered]
   model = language_model.load(config.model, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
+  # lines of an earlier run that was killed; they are not sampled again
   done = files.count_whole_lines(output, 'responses')
   if done > len(texts):
     raise ValueError(
-      f'{output} has {done} lines already, but {config.input} only {len(texts)}'
+      f'{output}: expected replies to {config.input}, which has {len(texts)} '
+      f'lines, found {done} lines'
     )
   told = {'prompts': len(texts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
@@ -43,11 +54,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for first in metrics.progress('generate', done, len(texts), 'brief', size):
     rows = np.arange(first, min(first + size, len(texts)))
     before = time.perf_counter()
-    rollout = answer(model, texts, rows, method, config)
+    rollout = answer(model, texts, rows, sampler, config)
     sampling_seconds += time.perf_counter() - before
+    # one transfer for all arrays of the batch
     token, length, finished = jax.device_get(
       (rollout.token, rollout.length, rollout.finished)
     )
+    # the rollout may have more rows, which fill the batch (see `answer`)
     for p, row in enumerate(rows):
       replies = [
         tokenizer.decode(model.tokenizer, token[p, g, : length[p, g]])
@@ -57,6 +70,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         output,
         {
           **records[row],
+          # `verify`, `score` and `judge` read a single `response`
           **({'response': replies[0]} if config.samples == 1 else {}),
           'responses': replies,
           'finished': finished[p],
@@ -78,15 +92,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
-  """What the model is asked, with its rules where they are to be written.
+  """Prompt of a record; with `write_rules`, its rules are added in words.
 
   Raises:
-    ValueError: names the file and the line that has no prompt.
+    ValueError: the record has no prompt; names the file and the line.
   """
   prompt = record.get('prompt')
   if not isinstance(prompt, str) or not prompt.strip():
     raise ValueError(
-      f'{config.input}:{line}: prompt={prompt!r:.80}; a text is expected'
+      f'{config.input}:{line}: prompt={prompt!r:.80}; expected a non-blank text'
     )
   if not config.write_rules:
     return prompt
@@ -103,14 +117,27 @@ def answer(
   model: LanguageModel,
   texts: list[str],
   rows: np.ndarray,
-  method: Any,
+  sampler: Any,
   config: Config,
 ) -> Rollout:
-  """Replies `[P, G, T]` of P rows or more, the first of which are `rows`.
+  """Samples G replies to each of the briefs `rows`, in a batch of fixed size.
 
-  P is `batch_size`, or as many more as split over the devices.
+  P is `batch_size`, rounded up to a multiple of the devices that the
+  batch is split over.  A shorter `rows` is repeated until it fills the batch.
+
+  Args:
+    model: the model to sample from.
+    texts: the prompts of all briefs.
+    rows: indices of the briefs to answer, at most P.
+    sampler: as returned by `make_sampler`.
+    config: the settings of the task.
+
+  Returns:
+    A rollout `[P, G, T]`, of which the first `len(rows)` rows count.
   """
   padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
+  # Widths are powers of two, so that batches of different prompts share few
+  # compilations.
   ids = [tokenizer.chat(model.tokenizer, texts[row]) for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
@@ -118,10 +145,12 @@ def answer(
   arrays = jax.device_put(
     (prompt_PxL, length_P, padded_P), over_groups(model.mesh)
   )
+  # The row's index in the file selects its random keys, hence replies do not
+  # depend on the batch they are sampled in.
   rollout = sample(
     model.params,
     *arrays,
-    method,
+    sampler,
     config.seed,
     0,
     config=model.config,
@@ -129,4 +158,5 @@ def answer(
     max_new_tokens=config.max_new_tokens,
     eos=tokenizer.eos_ids(model.tokenizer),
   )
+  # JAX returns before the device is done; the caller measures time
   return jax.block_until_ready(rollout)

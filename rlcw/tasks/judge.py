@@ -1,7 +1,7 @@
-"""Task `judge`: replies in, verdicts by principles out.
+"""Task `judge`: verdicts on a file of replies, Good or Bad by principles.
 
-Where the lines say who is right (`label`, 1 for Good and 0 for Bad), so does
-the summary, beside what length alone would get.
+Where every line has a `label`, 1 for Good and 0 for Bad, the summary reports
+the judge's agreement with labels, beside that of length alone.
 """
 
 from collections.abc import Sequence
@@ -20,38 +20,46 @@ from rlcw.runtime.mesh import make_mesh, with_mesh
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Judges every reply; returns the summary.
+  """Judges every reply; a run that was killed resumes where it stopped.
+
+  Returns:
+    The summary.
 
   Raises:
-    ValueError: no model is named, or none of its answers was a verdict.
+    ValueError: no judge is configured, or no reply got a verdict.
   """
   settings = config.judge
   question = factory.make_question('judge', settings)
   panel = factory.make_judge(settings, make_mesh(**config.mesh))
   if panel is None:
     raise ValueError(
-      'no judge is named: give --config.judge.model or '
+      'no judge is configured: expected --config.judge.model or '
       '--config.judge.endpoint.url'
     )
   output = Path(config.output or workdir / 'verdicts.jsonl')
 
   def answer(records: Sequence[Record]) -> list[Record]:
     prompts = [record['prompt'] for record in records]
+    # groups of one reply: lines of a file need not share a prompt
     replies = [[record['response']] for record in records]
-    found = questions.judge(panel, question, prompts, replies)
+    verdicts = questions.judge(panel, question, prompts, replies)
     return [
-      tell(p_good, reason[0], question.labels)
-      for p_good, reason in zip(found.first[:, 0], found.reason, strict=True)
+      verdict_fields(p_good, reason[0], question.labels)
+      for p_good, reason in zip(
+        verdicts.first[:, 0], verdicts.reason, strict=True
+      )
     ]
 
   rows, done = annotate(
     'judge', config.input, output, 'verdict', config.batch_size, answer
   )
   judged = [row for row in rows if row['verdict'] is not None]
+  # Most likely the endpoint is misconfigured.  Without the output a later run
+  # starts afresh rather than resuming after replies without a verdict.
   if not judged:
     output.unlink()
     raise ValueError(
-      f'none of {len(rows)} replies got a verdict; check judge.endpoint'
+      f'none of the {len(rows)} replies got a verdict: check judge.endpoint'
     )
   good = [row['verdict'] == question.labels[0] for row in judged]
   summary = {
@@ -69,16 +77,35 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def tell(p_good: float, reason: str, labels: Sequence[str]) -> Record:
-  """What is added to a line; null where there is no answer."""
+def verdict_fields(p_good: float, reason: str, labels: Sequence[str]) -> Record:
+  """Fields to add to a reply's line.
+
+  Args:
+    p_good: the judge's probability of Good; NaN if it gave no verdict.
+    reason: the judge's reason, '' if it gave none.
+    labels: the words for good and bad.
+
+  Returns:
+    `verdict` and `p_good`, both None without a verdict; `reason` if given.
+  """
   if not np.isfinite(p_good):
     return {'verdict': None, 'p_good': None}
+  # a tie of votes counts against the reply
   verdict = {'verdict': labels[0 if p_good > 0.5 else 1], 'p_good': p_good}
   return verdict | ({'reason': reason} if reason else {})
 
 
 def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
-  """Agreement with labels, if every line has one, and that of length alone."""
+  """Agreement of verdicts with labels; empty unless every row has a label.
+
+  Args:
+    rows: judged replies, with `p_good`, `response` and `label`.
+    good: the verdict on each.
+
+  Returns:
+    `agreement`, `balanced_agreement` (the mean over labels) and `auc` of the
+    judge, and `length_only_auc` of the length in characters.
+  """
   if not all(row.get('label') in (0, 1) for row in rows):
     return {}
   label = np.array([row['label'] for row in rows], bool)
@@ -87,6 +114,7 @@ def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
     'agreement': right.mean(),
     'balanced_agreement': stats.balanced(right, label),
     'auc': stats.auc(np.array([row['p_good'] for row in rows]), label),
+    # judges favour long replies: the judge's AUC should be clearly higher
     'length_only_auc': stats.auc(
       np.array([len(row['response']) for row in rows]), label
     ),

@@ -1,4 +1,4 @@
-"""Task `score`: replies in, writing scores out."""
+"""Task `score`: writing scores of a file of replies, by a reward model."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,13 +16,21 @@ from rlcw.runtime.mesh import make_mesh, with_mesh
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Scores every reply; returns the summary."""
+  """Scores every reply; a run that was killed resumes where it stopped.
+
+  Returns:
+    The summary.
+
+  Raises:
+    FileNotFoundError, ValueError: see `load_alone` and `annotate`.
+  """
   reward = reward_model.load_alone(config.run, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'scores.jsonl')
   size = config.batch_size
 
   def answer(records: Sequence[Record]) -> list[Record]:
-    # the last ones are filled up with others, so that shapes repeat
+    # the last batch is filled with repeated replies to keep its size, so that
+    # it needs no new compilation
     filled = [*itertools.islice(itertools.cycle(records), size)]
     scores_Nx1 = reward_model.score_texts(
       reward,
@@ -30,8 +38,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       [[record['response']] for record in filled],
       np.ones((size, 1), bool),
     )
+    # drop the scores of the repeated replies
     return [{'score': score} for score in scores_Nx1[: len(records), 0]]
 
+  # all rows, those of an earlier, killed run included
   rows, done = annotate('score', config.input, output, 'score', size, answer)
   scores = [float(row['score']) for row in rows]
   summary = {

@@ -1,9 +1,9 @@
-"""Task `sft`: learn to write as shown.
+"""Task `sft`: supervised fine-tuning on examples of prompt and reply.
 
-1. examples are packed into rows, once; none sees another of its row
-2. a step learns from some rows, of which each epoch has a fresh order
-3. the loss is −log p of the reply's tokens, EOS included, over their number
-4. held-out examples are measured before and after
+1. examples are packed into rows once; attention does not cross examples
+2. each step trains on `rows_per_step` rows; every epoch has a new random order
+3. the loss is the mean −log p of the replies' tokens, EOS included
+4. the loss on held-out examples is measured before and after training
 """
 
 import dataclasses
@@ -28,11 +28,18 @@ from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Trains a policy on examples; returns its summary."""
+  """Fine-tunes a policy on examples.
+
+  Returns:
+    The summary.
+
+  Raises:
+    ValueError: see `check`, `lora.configure` and `make_arrays`.
+  """
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
-  shape = lora.configure(model.config, config)
-  shape = dataclasses.replace(shape, remat=config.remat)
+  model_config = lora.configure(model.config, config)
+  model_config = dataclasses.replace(model_config, remat=config.remat)
   load = functools.partial(
     datasets.load_examples,
     config.examples,
@@ -44,24 +51,31 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     split: make_arrays(each, model.tokenizer, config.row_tokens, config.seed)
     for split, each in examples.items()
   }
+  # segment 0 is padding
   total = len(arrays['train']['token'])
   padding = float(np.mean(arrays['train']['segment'] == 0))
   metrics.log(
     f'sft: {len(examples["train"])} examples in {total} rows of '
     f'{config.row_tokens} tokens, {padding:.1%} of them padding'
   )
-  learned, frozen = lora.split(shape, model.params, model.mesh, config.seed)
-  loss_fn = make_loss(shape)
+  # without adapters `learned` is a copy of all parameters, `frozen` is empty
+  learned, frozen = lora.split(
+    model_config, model.params, model.mesh, config.seed
+  )
+  loss_fn = make_loss(model_config)
   measure = functools.partial(mean_loss, loss_fn, arrays['heldout'], config)
   before = measure(learned, frozen)
-  parts = processes.DataShards(model.mesh)
+  shards = processes.DataShards(model.mesh)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    # each process reads its part of the step's rows; together they form one
+    # global array
     rows = batches.batch_indices(
-      config.seed, step, config.rows_per_step, total, *parts.index_and_count
+      config.seed, step, config.rows_per_step, total, *shards.index_and_count
     )
     batch = {name: array[rows] for name, array in arrays['train'].items()}
-    batch = parts.to_global(batch)
+    batch = shards.to_global(batch)
+    # `Batch.started` is the time from which the device is free for this update
     jax.block_until_ready(state.params)
     return train.Batch(batch, {}, time.perf_counter())
 
@@ -99,26 +113,32 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  """Raises ValueError if `rows_per_step` does not split over the devices."""
   shards = group_shards(make_mesh(**config.mesh))
   if config.rows_per_step < 1 or config.rows_per_step % shards:
     raise ValueError(
       f'rows_per_step={config.rows_per_step} does not split over the {shards} '
-      f'devices of the data and fsdp axes; legal: multiples of {shards}'
+      f'devices of the data and fsdp axes: expected a multiple of {shards}'
     )
 
 
 def make_arrays(
   examples: Sequence[datasets.Example], text: Any, row_tokens: int, seed: int
 ) -> dict[str, np.ndarray]:
-  """Examples packed into B rows of L tokens, of which at most T are learned.
+  """Packs examples into B rows of L tokens, at most T of them targets.
+
+  Args:
+    examples: prompts and replies.
+    text: the tokenizer.
+    row_tokens: L.
+    seed: of the order in which examples are packed.
 
   Returns:
     token: ids `[B, L]`.
-    segment: the number of the example in its row that each token is of
-      `[B, L]`, from 1; 0 is padding.
-    place: where the tokens stand after which one is learned `[B, T]`.
-    mask: which of those places are real `[B, T]`.
+    segment: `[B, L]`, the number of each token's example within its row, from
+      1; 0 is padding.
+    place: `[B, T]`, positions whose next token is a target of the loss.
+    mask: `[B, T]`, false where `place` is padding.
 
   Raises:
     ValueError: an example is longer than a row.
@@ -131,7 +151,8 @@ def make_arrays(
   for row in batches.pack(lengths, row_tokens, seed):
     token, segment, place = [], [], []
     for number, i in enumerate(row, 1):
-      # nothing comes before the first token of an example without a prompt
+      # The reply's first token is predicted at the prompt's last position.
+      # Without a prompt nothing precedes it: the loss starts at the second.
       first = len(token) + max(len(prompts[i]), 1) - 1
       token += prompts[i] + replies[i]
       segment += [number] * lengths[i]
@@ -139,6 +160,7 @@ def make_arrays(
     tokens.append(token)
     segments.append(segment)
     places.append(place)
+  # T is the same for all rows, so that the loss has one shape
   place_BxT, count_B = batches.pad(places)
   return {
     'token': batches.pad(tokens, row_tokens)[0],
@@ -149,7 +171,10 @@ def make_arrays(
 
 
 def make_loss(config: ModelConfig) -> train.LossFn:
-  """Cross-entropy of the replies' tokens, of parameters and a batch."""
+  """Makes the loss: the cross-entropy of the replies' tokens, in nats.
+
+  It takes learned and frozen parameters and a batch of `make_arrays`.
+  """
 
   def loss_fn(
     params: Params, frozen: Params, arrays: Any
@@ -157,13 +182,15 @@ def make_loss(config: ModelConfig) -> train.LossFn:
     params = lora.join(params, frozen)
     token_BxL, place_BxT = arrays['token'], arrays['place']
     hidden_BxLxD = forward_packed(config, params, token_BxL, arrays['segment'])
-    # the head is as dear as many blocks, and runs where something is learned
+    # The LM head costs as much as many blocks: it runs only at the T positions
+    # that predict a reply's token, not at all L.
     predicting_BxTxD = jnp.take_along_axis(
       hidden_BxLxD, place_BxT[..., None], axis=1
     )
     logp_N = layers.token_logprobs(
       predicting_BxTxD.reshape(-1, hidden_BxLxD.shape[-1]),
       head_weight(params),
+      # the target of a position is the token after it
       jnp.take_along_axis(token_BxL, place_BxT + 1, axis=1).reshape(-1),
     )
     return {'loss': losses.cross_entropy(logp_N, arrays['mask'].reshape(-1))}
@@ -178,15 +205,19 @@ def mean_loss(
   params: Params,
   frozen: Params,
 ) -> float:
-  """Nats per token over all rows, `rows_per_step` at a time."""
+  """Mean loss over all rows, in nats per token, `rows_per_step` at a time.
+
+  Every process passes the same rows.
+  """
   loss, size = jax.jit(loss_fn), config.rows_per_step
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0
   for first in range(0, total, size):
     rows = np.arange(first, first + size)
     batch = {name: array[rows % total] for name, array in arrays.items()}
-    # the last batch is filled up, so that all have one shape
+    # the last batch is filled with masked rows, so that all have one shape
     batch['mask'] = batch['mask'] & (rows < total)[:, None]
-    part = loss(params, frozen, batch)['loss']
-    numerator += float(part.numerator)
-    denominator += float(part.denominator)
+    ratio = loss(params, frozen, batch)['loss']
+    # sums, not means: batches differ in their number of targets
+    numerator += float(ratio.numerator)
+    denominator += float(ratio.denominator)
   return numerator / denominator

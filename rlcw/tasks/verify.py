@@ -1,7 +1,8 @@
-"""Task `verify`: replies in, verdicts on the rules of their briefs out.
+"""Task `verify`: checks replies against the rules of their briefs.
 
-Rules and verdicts are in IFEval's format (Zhou et al. 2023, arXiv 2311.07911),
-and in mode `benchmark` its four numbers are comparable with published ones.
+Rules and verdicts are in IFEval's format (Zhou et al. 2023, arXiv 2311.07911).
+In mode `benchmark`, rules are checked exactly as IFEval does, so that its four
+numbers are comparable with published ones.
 """
 
 import math
@@ -19,23 +20,28 @@ from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 MODES = 'benchmark', 'reward'
+# IFEval's two kinds: loose ones also accept the reply without asterisks or
+# without its first or last line.
 VERDICTS = 'strict', 'loose'
 
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Checks every reply; returns the summary.
+  """Checks every reply; the output is written whole or not at all.
 
-  The output is written whole or not at all.
+  Returns:
+    The summary.
 
   Raises:
-    ValueError: names the file, the line and what is wrong with it.
+    ValueError: `mode` is unknown, or the input is empty or has an invalid line;
+      the message names the file, the line and the problem.
   """
   if config.mode not in MODES:
-    raise ValueError(f'mode={config.mode!r}; legal: {" or ".join(MODES)}')
+    raise ValueError(f'mode={config.mode!r}; expected {" or ".join(MODES)}')
   records = datasets.read_numbered(config.input)
   if not records:
     raise ValueError(f'{config.input} has no lines')
+  # all lines, before the judge is asked about any: asking takes time and money
   for line, record in records:
     validate(record, f'{config.input}:{line}')
   briefs = [brief(record, f'{config.input}:{line}') for line, record in records]
@@ -62,20 +68,20 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def validate(record: dict[str, Any], where: str) -> None:
-  """Raises ValueError for a record that cannot be checked, saying where."""
+  """Raises ValueError, prefixed with `where`, for an invalid record."""
   reply = record.get('response')
   ids, kwargs = record.get('instruction_id_list'), record.get('kwargs')
   if not isinstance(reply, str):
-    raise ValueError(f'{where}: response={reply!r:.80}; a text is expected')
+    raise ValueError(f'{where}: response={reply!r:.80}; expected a text')
   if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
     raise ValueError(
-      f'{where}: instruction_id_list={ids!r:.80}; a list of texts is expected'
+      f'{where}: instruction_id_list={ids!r:.80}; expected a list of texts'
     )
   if not isinstance(kwargs, list) or not all(
     isinstance(each, dict) for each in kwargs
   ):
     raise ValueError(
-      f'{where}: kwargs={kwargs!r:.80}; a list of objects is expected'
+      f'{where}: kwargs={kwargs!r:.80}; expected a list of objects'
     )
   try:
     constraints.validate(ids, kwargs)
@@ -84,7 +90,7 @@ def validate(record: dict[str, Any], where: str) -> None:
 
 
 def brief(record: dict[str, Any], where: str) -> Brief:
-  """What a record asks for."""
+  """Brief of a record, with `where` as its id, which errors name."""
   return Brief(
     where,
     str(record.get('prompt', '')),
@@ -96,22 +102,32 @@ def brief(record: dict[str, Any], where: str) -> Brief:
 def ask(
   briefs: Sequence[Brief], replies: Sequence[str], config: Config
 ) -> list[list[bool | None]]:
-  """The judge's verdict on each reply's demands, None at rules."""
-  places = [each for each, brief in enumerate(briefs) if brief.demands]
+  """Asks the judge about the demands of N briefs, one reply to each.
+
+  Returns:
+    N lists with an entry per rule or demand: the verdict at a demand, None at
+    a demand without an answer.  `verify` ignores the entries at rules.
+
+  Raises:
+    ValueError: a brief makes a demand and no judge is configured.
+  """
+  rows = [row for row, brief in enumerate(briefs) if brief.demands]
   verdicts: list[list[bool | None]] = [
     [None] * len(brief.instruction_id_list) for brief in briefs
   ]
-  if not places:
+  # without demands no judge is needed, and none is loaded
+  if not rows:
     return verdicts
   panel = factory.make_judge(config.judge, make_mesh(**config.mesh))
-  found = questions.follow(
+  # groups of one reply: each record is a brief of its own
+  answers = questions.follow(
     panel,
     factory.make_question('demand', config.judge),
-    [briefs[each] for each in places],
-    [[replies[each]] for each in places],
+    [briefs[row] for row in rows],
+    [[replies[row]] for row in rows],
   )
-  for each, [answers] in zip(places, found, strict=True):
-    verdicts[each] = answers
+  for row, [answer] in zip(rows, answers, strict=True):
+    verdicts[row] = answer
   return verdicts
 
 
@@ -121,16 +137,29 @@ def verify(
   demands: Sequence[bool | None],
   benchmark: bool,
 ) -> dict[str, Any]:
-  """The record with its verdicts; null at a demand that got no answer."""
+  """Adds strict and loose verdicts to a copy of a record.
+
+  Args:
+    record: the line of the input.
+    brief: its brief.
+    demands: the judge's verdicts, as returned by `ask`.
+    benchmark: check rules exactly as IFEval does.
+
+  Returns:
+    The record with `strict` and `loose`; a verdict is None at a demand without
+    an answer.
+  """
   verdicts = {}
   for name in VERDICTS:
     rules = brief.follow(
       record['response'], loose=name == 'loose', benchmark=benchmark
     )
+    # rule code returns None at demands, where the judge's verdict counts
     followed = [
       demand if rule is None else rule
       for rule, demand in zip(rules, demands, strict=True)
     ]
+    # NaN where nothing is broken, but a demand has no answer
     broken = constraints.breaks(followed)
     verdicts[name] = {
       'follow_instruction_list': followed,
@@ -140,7 +169,11 @@ def verify(
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """IFEval's four numbers, as shares, and both shares of each rule."""
+  """Computes IFEval's four accuracies, and strict and loose shares per rule.
+
+  Prompt level is the share of replies that keep all their rules, instruction
+  level the share of all single verdicts that are true.
+  """
   summary: dict[str, Any] = {
     'prompts': len(records),
     'instructions': sum(len(each['instruction_id_list']) for each in records),
@@ -155,10 +188,11 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         strict=True,
       ):
         followed[rule].append(verdict)
-    whole = [record[name]['follow_all_instructions'] for record in records]
-    each = [verdict for verdicts in followed.values() for verdict in verdicts]
-    summary[f'prompt_{name}'] = share(whole)
-    summary[f'instruction_{name}'] = share(each)
+    # each input line is one prompt with one reply
+    by_prompt = [record[name]['follow_all_instructions'] for record in records]
+    single = [verdict for verdicts in followed.values() for verdict in verdicts]
+    summary[f'prompt_{name}'] = share(by_prompt)
+    summary[f'instruction_{name}'] = share(single)
     for rule in sorted(followed):
       rules[rule]['count'] = len(followed[rule])
       rules[rule][name] = share(followed[rule])
@@ -166,20 +200,20 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def share(verdicts: Sequence[bool | None]) -> float:
-  """How many of the verdicts are true; NaN where there are none."""
+  """Share of true verdicts among those that are not None; NaN without any."""
   known = [verdict for verdict in verdicts if verdict is not None]
   return sum(known) / len(known) if known else math.nan
 
 
 def table(summary: dict[str, Any]) -> str:
-  """The numbers of a summary, in per cent, for the terminal."""
+  """Formats a summary as a table in per cent, for the terminal."""
   rows: list[tuple[str, ...]] = [('', 'count', *VERDICTS)]
   for level in ('prompt', 'instruction'):
     shares = (f'{summary[f"{level}_{name}"]:.2%}' for name in VERDICTS)
     rows.append((f'{level} level', str(summary[f'{level}s']), *shares))
-  for rule, told in summary['by_instruction'].items():
-    shares = (f'{told[name]:.2%}' for name in VERDICTS)
-    rows.append((rule, str(told['count']), *shares))
+  for rule, stats in summary['by_instruction'].items():
+    shares = (f'{stats[name]:.2%}' for name in VERDICTS)
+    rows.append((rule, str(stats['count']), *shares))
   width = max(len(row[0]) for row in rows)
   return '\n'.join(
     f'{name:<{width}} {count:>6} {strict:>8} {loose:>8}'

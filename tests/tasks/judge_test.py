@@ -157,7 +157,7 @@ def test_no_answer_at_all_is_an_error_and_leaves_nothing(
   config.judge.endpoint.update(
     url='http://127.0.0.1:9/v1', model='m', retries=0
   )
-  with pytest.raises(ValueError, match='none of 11 replies got a verdict; che'):
+  with pytest.raises(ValueError, match='none of the 11 replies got a verdict'):
     pipeline.run('judge', config, tmp_path)
   assert not (tmp_path / 'verdicts.jsonl').exists()
   assert not (tmp_path / 'summary.json').exists()
@@ -184,7 +184,7 @@ def test_a_line_without_texts_is_named(
 
 def test_what_cannot_begin_is_told(tmp_path: pathlib.Path) -> None:
   config = shipped(tmp_path, ROWS)
-  with pytest.raises(ValueError, match=r'no judge is named: give --config\.ju'):
+  with pytest.raises(ValueError, match=r'is configured: expected --config\.ju'):
     pipeline.run('judge', config, tmp_path)
   config.judge.endpoint.update(url='http://127.0.0.1:9/v1', model='m')
   (tmp_path / 'replies.jsonl').write_text('{"prompt": \n')

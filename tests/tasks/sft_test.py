@@ -168,7 +168,7 @@ def test_rows_that_do_not_split_over_the_devices_are_refused(
 ) -> None:
   config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
   config.rows_per_step = 12
-  with pytest.raises(ValueError, match='12 .* 8 devices.*multiples of 8'):
+  with pytest.raises(ValueError, match='12 .* 8 devices.*a multiple of 8'):
     sft.check(config)
 
 

@@ -182,7 +182,7 @@ def test_an_empty_input_is_an_error(tmp_path: pathlib.Path) -> None:
 
 
 def test_another_mode_is_an_error(tmp_path: pathlib.Path) -> None:
-  with pytest.raises(ValueError, match=r"mode='x'; legal: benchmark or reward"):
+  with pytest.raises(ValueError, match=r"mode='x'; expected benchmark or rewa"):
     verify(tmp_path, RECORDS, mode='x')
 
 
@@ -195,7 +195,7 @@ def test_the_shipped_config_runs_from_the_command_line(
   arguments = ('--config=configs/verify.py', f'--workdir={tmp_path / "run"}')
   done = rlcw(*arguments, f'--config.input={file}')
   assert done.returncode == 1
-  assert f'rlcw: {file}:4: response=None; a text is expected' in done.stderr
+  assert f'rlcw: {file}:4: response=None; expected a text' in done.stderr
   assert 'Traceback' not in done.stderr
 
 

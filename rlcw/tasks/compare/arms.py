@@ -1,6 +1,7 @@
-"""What replies of several runs to the same briefs say about their arms.
+"""Statistics of arms, from the replies of their runs to the same briefs.
 
-Letters: S runs (seeds) of one arm, P briefs, G replies to each.
+Letters: S runs (seeds) of one arm, P briefs, G replies to each brief, D draws
+of the bootstrap (or features, in `features_PxGxD` and `centre_D`).
 """
 
 from collections import defaultdict
@@ -17,32 +18,36 @@ BASE = 'base'
 
 Replies = dict[str, list[list[dict[str, Any]]]]  # by run, [P][G]
 
-# The values, of those of each reply, that arms are compared by.
+# Numbers whose differences between arms are reported; `kept_and_better` is
+# computed from two of them (see `per_reply`).
 COMPARED = 'kept_and_better', 'pass_rate', 'writing', 'unseen'
 
 
 def arm_of(name: str) -> str:
-  """The arm of a run, whose name is ARM-SEED, or the base."""
+  """Arm of a run named ARM-SEED; the base's name is its own arm."""
   return name.rpartition('-')[0] or name
 
 
 def rewarded_violations(groups: Sequence[dict[str, Any]]) -> float:
-  """The share of rule-breakers that training made likelier.
+  """Share of rule-breaking replies that training made more likely.
 
   Args:
-    groups: of a run's rollouts, of which those count where some reply keeps
-      the rules and some does not.
+    groups: records of a run's `rollouts.jsonl`.  Only mixed groups count, in
+      which some valid reply keeps the rules and some valid reply breaks one.
 
   Returns:
-    The share with a positive advantage; NaN where there is no such group.
+    The share of the rule-breaking replies whose advantage is positive; NaN
+    where there is no mixed group.
   """
-  found: list[bool] = []
+  positive: list[bool] = []
   for group in groups:
     valid = [reply for reply in group['replies'] if reply['valid']]
     broken = [reply for reply in valid if reply['violated']]
+    # In a group of rule-breakers only, advantages compare them with each
+    # other, so some are positive whatever the reward.
     if len(broken) < len(valid):
-      found += [reply['advantage'] > 0 for reply in broken]
-  return metrics.mean(found)
+      positive += [reply['advantage'] > 0 for reply in broken]
+  return metrics.mean(positive)
 
 
 def measure(
@@ -52,30 +57,33 @@ def measure(
   language: str,
   best_of: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """All numbers of all arms, and how each does against the others.
+  """Computes all numbers of all arms, and their pairwise differences.
 
-  `kept_and_better` is the share of replies that keep every rule and are better
-  written, by the scorer that training never saw, than the mean of the base's
-  replies to the same brief: the two aims at once.
+  `kept_and_better` combines the two aims: the share of replies that keep every
+  rule and are better written than the mean of the base's replies to the same
+  brief, by the reward model that training never used.
 
   Args:
     replies: of each run, and of the base.
-    features: `[P, G, D]` of the same.
-    rule_ids: of each brief.
+    features: `[P, G, D]` of each run's and the base's replies.
+    rule_ids: the ids of each brief's rules, P of them.
     language: of the replies.
-    best_of: prefixes of arms, of which the one with the highest
-      `kept_and_better` stands for all in `against`: chosen on the very briefs
-      that it is then compared on, which favours it.
+    best_of: prefixes of arms.  For each, `best` names the arm with the highest
+      `kept_and_better`.  It is chosen on the same briefs that it is compared
+      on, which favours it.
 
   Returns:
-    `arms`: for each its numbers, its runs' numbers and 95% intervals;
-    `against`: for each two arms the differences of COMPARED.
+    `arms`: for each arm its runs, numbers, numbers by run and 95% intervals;
+    `best`: for each prefix of `best_of` that occurs, the chosen arm;
+    `against`: for each ordered pair of arms the differences of COMPARED.
   """
   runs = defaultdict(list)
   for name in replies:
     runs[arm_of(name)].append(name)
   found = {name: per_reply(replies, name) for name in replies}
   drawn, told = {}, {}
+  # All arms use the same drawn briefs: a brief that is hard for two arms
+  # cancels out of their difference.
   prompts = len(replies[BASE])
   rng = np.random.default_rng(0)
   brief_DxP = stats.draw_groups(rng, prompts)
@@ -83,6 +91,7 @@ def measure(
   for arm, names in runs.items():
     seed_DxS = stats.draw_seeds(rng, len(names))
     told[arm] = {'runs': names, 'numbers': {}, 'by_run': {}, 'intervals': {}}
+    # seeds and briefs are both drawn, so intervals include chance between runs
     for key in found[BASE]:
       value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
       rate_D = stats.bootstrap(value_SxP, brief_DxP, seed_DxS)
@@ -105,6 +114,7 @@ def measure(
       key: np.nanstd([found[n][key] for n in names])
       for key in ('writing', 'unseen')
     }
+  # a family of arms, such as one per fixed weight, is represented by its best
   chosen = {
     prefix: max(
       (arm for arm in runs if arm.startswith(prefix)),
@@ -121,13 +131,16 @@ def measure(
 
 
 def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
-  """`[P, G]` of each number that a reply of a run has by itself."""
-  found = {key: heldout.values(replies[name], key) for key in heldout.PER_REPLY}
+  """`[P, G]` of each of `heldout.PER_REPLY`, and of `kept_and_better`."""
+  numbers = {
+    key: heldout.values(replies[name], key) for key in heldout.PER_REPLY
+  }
   base_PxG = heldout.values(replies[BASE], 'unseen')
-  better_PxG = found['unseen'] > base_PxG.mean(1, keepdims=True)
-  kept_PxG = found['pass_rate']
+  better_PxG = numbers['unseen'] > base_PxG.mean(1, keepdims=True)
+  kept_PxG = numbers['pass_rate']
+  # a reply without a verdict on its rules stays NaN, even if it is not better
   both = np.where(np.isnan(kept_PxG), np.nan, kept_PxG * better_PxG)
-  return {'kept_and_better': both, **found}
+  return {'kept_and_better': both, **numbers}
 
 
 def diversity_metrics(
@@ -135,61 +148,65 @@ def diversity_metrics(
   features: Sequence[np.ndarray],
   language: str,
 ) -> dict[str, float]:
-  """How alike replies are, of each run by itself, then the mean over runs.
+  """Diversity of each run's replies, averaged over an arm's S runs.
 
-  distinct-n and compression look at all replies of a run, self-BLEU and Vendi
-  at those to one brief.
+  Distinct-n and the compression ratio are computed over all replies of a run,
+  self-BLEU and the Vendi score over the replies to each brief.
 
   Args:
-    runs: S of `[P][G]` replies.
-    features: S of `[P, G, D]`, measured from the base's mean.
+    runs: S lists of `[P][G]` replies.
+    features: S arrays `[P, G, D]`, less the mean of the base's features, so
+      that cosines compare directions from it.
     language: of the replies.
   """
-  found = defaultdict(list)
+  by_run = defaultdict(list)
   for groups, features_PxGxD in zip(runs, features, strict=True):
     texts = [[reply['text'] for reply in group] for group in groups]
-    whole = [text for group in texts for text in group]
-    found['distinct1'].append(diversity.distinct(whole, 1, language))
-    found['distinct2'].append(diversity.distinct(whole, 2, language))
-    found['distinct3'].append(diversity.distinct(whole, 3, language))
-    found['compression'].append(diversity.compression_ratio(whole))
-    found['self_bleu'].append(diversity.self_bleu(texts, language))
-    found['vendi'].append(np.mean([*map(diversity.vendi, features_PxGxD)]))
-  return {name: float(np.mean(each)) for name, each in found.items()}
+    all_texts = [text for group in texts for text in group]
+    by_run['distinct1'].append(diversity.distinct(all_texts, 1, language))
+    by_run['distinct2'].append(diversity.distinct(all_texts, 2, language))
+    by_run['distinct3'].append(diversity.distinct(all_texts, 3, language))
+    by_run['compression'].append(diversity.compression_ratio(all_texts))
+    by_run['self_bleu'].append(diversity.self_bleu(texts, language))
+    by_run['vendi'].append(np.mean([*map(diversity.vendi, features_PxGxD)]))
+  return {name: float(np.mean(each)) for name, each in by_run.items()}
 
 
 def wins(replies: Replies, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-  """How often an arm's reply beats the base's to the same brief.
+  """Win rates of an arm's replies over the base's replies to the same briefs.
 
   Returns:
-    `winrate.summary` by the scorer that training never saw, as `unseen`, and,
-    where it was asked, by the judge, as `judge`.
+    `winrate.summary` by the reward model that training never used, as
+    `unseen`, and by the judge, where there was one, as `judge`.
   """
-  found: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+  outcomes: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
   for name in names:
     for p, pair in enumerate(zip(replies[name], replies[BASE], strict=True)):
+      # The g-th replies of both were sampled with the same random key.
       for ours, theirs in zip(*pair, strict=True):
         longer = len(ours['text']) - len(theirs['text'])
         scores = (
           np.array(nan_if_none(reply['unseen'])) for reply in (ours, theirs)
         )
-        found['unseen'].append((float(winrate.scored(*scores)), longer, p))
+        outcomes['unseen'].append((float(winrate.scored(*scores)), longer, p))
+        # the judge reads only some replies to each brief
         if 'won' in ours:
-          found['judge'].append((nan_if_none(ours['won']), longer, p))
+          outcomes['judge'].append((nan_if_none(ours['won']), longer, p))
   return {
-    scorer: winrate.summary(*np.array(rows).T) for scorer, rows in found.items()
+    scorer: winrate.summary(*np.array(rows).T)
+    for scorer, rows in outcomes.items()
   }
 
 
 def nan_if_none(value: float | None) -> float:
-  """JSON has no NaN."""
+  """Turns null back into NaN, which JSON cannot express."""
   return np.nan if value is None else value
 
 
 def rules(
   replies: Replies, names: Sequence[str], rule_ids: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-  """For each rule the share of an arm's replies that keep it."""
+  """Share of an arm's replies that keep each rule; NaN without a verdict."""
   kept = defaultdict(list)
   for name in names:
     for group, ids in zip(replies[name], rule_ids, strict=True):
@@ -200,30 +217,40 @@ def rules(
 
 
 def pairwise_differences(
-  told: dict[str, Any], drawn: dict[tuple[str, str], np.ndarray]
+  arms: dict[str, Any], drawn: dict[tuple[str, str], np.ndarray]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-  """Differences of every two arms: ours less theirs, and a 95% interval.
+  """Differences of every two arms: ours less theirs, with 95% intervals.
 
-  The same briefs are drawn for both, so that what is hard for all is no noise.
+  Args:
+    arms: the numbers of each arm, as `measure` builds them.
+    drawn: the bootstrap means `[D]` of each arm and number.  Both arms of a
+      difference use the same drawn briefs, so a brief's difficulty cancels.
+
+  Returns:
+    `mean` and `interval` by ours, theirs and the name of the number.
   """
-  found: dict[str, dict[str, dict[str, Any]]] = {}
-  for ours in told:
-    found[ours] = {}
-    for theirs in told:
+  differences: dict[str, dict[str, dict[str, Any]]] = {}
+  for ours in arms:
+    differences[ours] = {}
+    for theirs in arms:
       if ours == theirs:
         continue
-      found[ours][theirs] = {
+      differences[ours][theirs] = {
         key: {
-          'mean': told[ours]['numbers'][key] - told[theirs]['numbers'][key],
+          'mean': arms[ours]['numbers'][key] - arms[theirs]['numbers'][key],
           'interval': stats.interval(drawn[ours, key] - drawn[theirs, key]),
         }
         for key in COMPARED
       }
-  return found
+  return differences
 
 
 def pareto_front(points_Nx2: np.ndarray) -> np.ndarray:
-  """`[N]`: which points no other is at least as good as in both, and better."""
+  """Mask `[N]` of the Pareto-optimal points, where higher is better in both.
+
+  A point is left out if another is at least as good in both coordinates and
+  better in one.
+  """
   as_good_NxN = (points_Nx2[:, None] >= points_Nx2).all(-1)
   better_NxN = (points_Nx2[:, None] > points_Nx2).any(-1)
   return np.logical_not((as_good_NxN & better_NxN).any(0))

@@ -1,4 +1,7 @@
-"""The page of a comparison, and its plots."""
+"""Page and plots of a comparison of arms.
+
+`write` is the entry point; the words of the page are in `page.html.jinja`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +18,7 @@ from rlcw.evaluation.plots import GREEN, STYLE, TRAINED, YELLOW, png, smooth
 from rlcw.rewards.briefs import Brief
 from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
-# Label, number, format; by what tells most.
+# Label, key of an arm's `numbers`, format; the most telling first.
 ROWS = (
   (
     'Keeps every rule and is better written than base',
@@ -38,7 +41,9 @@ ROWS = (
   ('Vendi score', 'vendi', '.2f'),
   ('KL from base, nats per reply', 'kl', 'z.2f'),
 )
-SHOWN = 12  # briefs whose replies are shown
+# Number of briefs whose replies are shown.
+SHOWN = 12
+# Rows that are also printed in the terminal.
 _TERMINAL = 'kept_and_better', 'pass_rate', 'writing', 'unseen', 'length', 'kl'
 
 
@@ -49,22 +54,23 @@ def write(
   briefs: list[Brief],
   histories: dict[str, list[dict[str, Any]]],
 ) -> None:
-  """Writes report.html and the PNGs in it; prints the main table.
+  """Writes report.html and its PNGs; prints the main table.
 
   Args:
-    workdir: where they go.
-    summary: of the task.
+    workdir: the folder to write to.
+    summary: the summary of the `compare` task.
     replies: of each run, and of the base.
-    briefs: that they answer.
-    histories: of each run, its metrics by step.
+    briefs: the P briefs that they answer.
+    histories: each run's rows of `metrics.jsonl`.
   """
   arms = summary['arms']
-  runs = {arm: told['runs'] for arm, told in arms.items() if arm != BASE}
+  runs = {arm: stats['runs'] for arm, stats in arms.items() if arm != BASE}
   pictures = {
     'plane': draw_plane(arms),
     'bands': draw_bands(histories, runs),
     'drift': draw_drift(arms),
   }
+  # the page embeds the PNGs; the files are for use elsewhere
   for name, picture in pictures.items():
     (workdir / f'{name}.png').write_bytes(picture)
   page = template('tasks/compare/page.html.jinja').render(
@@ -79,26 +85,29 @@ def write(
   )
   (workdir / 'report.html').write_text(page, encoding='utf-8')
   grid = table.Table('', *(label for label, key, _ in ROWS if key in _TERMINAL))
-  for arm, told in arms.items():
+  for arm, stats in arms.items():
     cells = (
-      show(told['numbers'][key], style)
+      show(stats['numbers'][key], style)
       for _, key, style in ROWS
       if key in _TERMINAL
     )
-    grid.add_row(f'{arm} ({len(told["runs"])})', *cells)
+    grid.add_row(f'{arm} ({len(stats["runs"])})', *cells)
   rich.print(grid)
   print(workdir / 'report.html')
 
 
 def headline_arm(summary: dict[str, Any]) -> str:
-  """The arm whose case is argued: `rlmr`, or where there is none the best."""
-  numbers = {a: told['numbers'] for a, told in summary['arms'].items()}
+  """Arm that the page compares with the others: `rlmr`, else the best one."""
+  numbers = {a: stats['numbers'] for a, stats in summary['arms'].items()}
   best = max(numbers, key=lambda arm: numbers[arm]['kept_and_better'])
   return 'rlmr' if 'rlmr' in numbers else best
 
 
 def baselines(summary: dict[str, Any]) -> list[str]:
-  """What it is compared with: each arm, of some families the best alone."""
+  """Arms to compare the headline arm with, the base among them.
+
+  Of each family in `summary['best']` only the best arm is included.
+  """
   best = summary['best']
   return [
     arm
@@ -112,10 +121,11 @@ def baselines(summary: dict[str, Any]) -> list[str]:
 
 
 def samples(replies: Replies, briefs: list[Brief]) -> list[dict[str, Any]]:
-  """The first reply of each arm's first run, to briefs evenly apart."""
+  """Sample replies: the first one of each arm's first run to `SHOWN` briefs."""
   first: dict[str, str] = {}
   for name in replies:
     first.setdefault(arm_of(name), name)
+  # evenly spaced, because briefs of one kind may be neighbours in the file
   rows = np.linspace(0, len(briefs) - 1, min(SHOWN, len(briefs))).astype(int)
   return [
     {
@@ -126,7 +136,8 @@ def samples(replies: Replies, briefs: list[Brief]) -> list[dict[str, Any]]:
   ]
 
 
-# Of the first word of an arm's name; members of a family differ by marker.
+# A family is the arms that start with the same one of these words: they share
+# its colour and differ by marker and line style.
 COLOURS = {
   BASE: '#777777',
   'rlmr': TRAINED,
@@ -138,6 +149,7 @@ COLOURS = {
 }
 MARKERS = 'osD^vP*'
 LINES = '-', '--', ':', '-.', (0, (5, 1, 1, 1, 1, 1))
+# Metrics of training that are drawn, with their titles; 2 rows of 3.
 CURVES = {
   'pass_rate': 'Pass rate',
   'writing': 'Writing score',
@@ -149,66 +161,75 @@ CURVES = {
 
 
 def looks(arms: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-  """Colour, marker and line of each arm."""
-  found, seen = {}, dict.fromkeys(COLOURS, 0)
+  """Colour, marker and line style of each arm."""
+  styles, members = {}, dict.fromkeys(COLOURS, 0)
+  # the shortest name first: a family's plain arm gets the solid line
   for arm in sorted(arms, key=len):
+    # arms of no family share the colour of the base
     family = next((f for f in COLOURS if arm.startswith(f)), BASE)
-    place = seen[family]
-    seen[family] += 1
-    found[arm] = (
+    index = members[family]
+    members[family] += 1
+    styles[arm] = (
       COLOURS[family],
-      MARKERS[place % len(MARKERS)],
-      LINES[place % len(LINES)],
+      MARKERS[index % len(MARKERS)],
+      LINES[index % len(LINES)],
     )
-  return found
+  return styles
 
 
 @matplotlib.rc_context(STYLE)
 def draw_plane(arms: dict[str, Any]) -> bytes:
-  """A PNG of pass rate against writing, by training's scorer and by another.
+  """Draws pass rate against writing score, by the unseen and training scorers.
 
-  Points are means with 95% intervals, small ones the runs; the line joins what
-  no other arm beats in both.
+  Large points are means with 95% intervals, small ones are runs; the line
+  joins the Pareto-optimal arms.
 
   Args:
-    arms: as `arms.measure` gives them.
+    arms: `arms` as returned by `arms.measure`.
+
+  Returns:
+    The PNG.
   """
-  page = figure.Figure((9.6, 4.4), layout='constrained')
-  axs, looked = page.subplots(1, 2), looks([*arms])
+  fig = figure.Figure((9.6, 4.4), layout='constrained')
+  axs, styles = fig.subplots(1, 2), looks([*arms])
   for ax, key, title in zip(
     axs,
     ('unseen', 'writing'),
-    ('Writing, by a scorer unseen in training', 'Writing, by training’s own'),
+    ('Writing, by a scorer unseen in training', 'Writing, by training scorer'),
     strict=True,
   ):
     points_Nx2 = np.array(
       [[a['numbers'][key], a['numbers']['pass_rate']] for a in arms.values()]
     )
-    for arm, told in arms.items():
-      _draw_point(ax, arm, told, key, looked[arm])
+    for arm, stats in arms.items():
+      _draw_point(ax, arm, stats, key, styles[arm])
+    # joined from left to right
     best_Nx2 = points_Nx2[pareto_front(points_Nx2)]
     best_Nx2 = best_Nx2[best_Nx2[:, 0].argsort()]
     ax.plot(*best_Nx2.T, color='#333333', linewidth=0.8, zorder=0)
     ax.set(title=title, xlabel='mean score')
     ax.yaxis.set_major_formatter('{x:.0%}')
   axs[0].set_ylabel('keeps every rule (strict)')
-  page.legend(*axs[0].get_legend_handles_labels(), loc='outside right upper')
-  return png(page)
+  fig.legend(*axs[0].get_legend_handles_labels(), loc='outside right upper')
+  return png(fig)
 
 
 def _draw_point(
-  ax: axes.Axes, arm: str, told: dict[str, Any], key: str, look: Sequence[str]
+  ax: axes.Axes, arm: str, stats: dict[str, Any], key: str, style: Sequence[str]
 ) -> None:
-  colour, marker, _ = look
-  x, y = told['numbers'][key], told['numbers']['pass_rate']
+  """Draws one arm: its runs as small points, its mean with 95% intervals."""
+  colour, marker, _ = style
+  x, y = stats['numbers'][key], stats['numbers']['pass_rate']
   (left, right), (low, high) = (
-    told['intervals'][key],
-    told['intervals']['pass_rate'],
+    stats['intervals'][key],
+    stats['intervals']['pass_rate'],
   )
-  runs = told['by_run']
+  runs = stats['by_run']
   ax.plot(
     runs[key], runs['pass_rate'], marker, color=colour, alpha=0.35, markersize=3
   )
+  # A bootstrap interval need not contain the mean, and matplotlib refuses
+  # negative lengths.
   ax.errorbar(
     x,
     y,
@@ -218,7 +239,7 @@ def _draw_point(
     color=colour,
     elinewidth=0.7,
     alpha=0.9,
-    label=f'{arm} ({len(told["runs"])})',
+    label=f'{arm} ({len(stats["runs"])})',
   )
 
 
@@ -226,24 +247,28 @@ def _draw_point(
 def draw_bands(
   histories: dict[str, list[dict[str, Any]]], runs: dict[str, list[str]]
 ) -> bytes:
-  """A PNG of training: each arm's mean over its seeds, and their range.
+  """Draws training curves: each arm's mean over its S seeds, and their range.
 
   Args:
-    histories: metrics of each step, by run.
-    runs: by arm.
+    histories: each run's rows of `metrics.jsonl`.
+    runs: the names of each arm's runs.
+
+  Returns:
+    The PNG.
   """
-  page = figure.Figure((12, 6), layout='constrained')
-  looked = looks([*runs])
+  fig = figure.Figure((12, 6), layout='constrained')
+  styles = looks([*runs])
   for ax, (key, title) in zip(
-    page.subplots(2, 3).flat, CURVES.items(), strict=True
+    fig.subplots(2, 3).flat, CURVES.items(), strict=True
   ):
     for arm, names in runs.items():
+      # runs may differ in length: the mean is over the steps that all have
       steps = min(len(histories[name]) for name in names)
       value_SxN = np.array(
         [[row[key] for row in histories[n][:steps]] for n in names], float
       )
       smooth_SxN = np.stack([smooth(row) for row in value_SxN])
-      colour, _, line = looked[arm]
+      colour, _, line = styles[arm]
       x = np.arange(steps)
       ax.plot(x, smooth_SxN.mean(0), line, color=colour, label=arm)
       if len(names) > 1:
@@ -252,24 +277,29 @@ def draw_bands(
     ax.set(title=title, xlabel='step')
     if key in ('pass_rate', 'truncated'):
       ax.yaxis.set_major_formatter('{x:.0%}')
-  page.legend(*ax.get_legend_handles_labels(), loc='outside right upper')
-  return png(page)
+  # all six plots have the same lines: one legend, from the last
+  fig.legend(*ax.get_legend_handles_labels(), loc='outside right upper')
+  return png(fig)
 
 
 @matplotlib.rc_context(STYLE)
 def draw_drift(arms: dict[str, Any]) -> bytes:
-  """A PNG of two ways to see a scorer gamed.
+  """Draws two signs of a gamed scorer: reply lengths and disagreeing gains.
 
-  Left the lengths of held-out replies; right what an arm gained by the scorer
-  of its training against what another says that it gained, both in stds of the
-  base's replies: below the diagonal, part of the gain is the scorer's alone.
+  On the left are the lengths of held-out replies.  On the right is each arm's
+  gain over the base by the unseen scorer (y) against its gain by the training
+  scorer (x), in standard deviations of the base's replies.  Below the diagonal
+  part of the gain shows by the training scorer alone.
 
   Args:
-    arms: as `arms.measure` gives them.
+    arms: `arms` as returned by `arms.measure`.
+
+  Returns:
+    The PNG.
   """
-  page = figure.Figure((9.6, 4.4), layout='constrained')
-  left, right = page.subplots(1, 2, width_ratios=(3, 2))
-  names, looked = [*arms], looks([*arms])
+  fig = figure.Figure((9.6, 4.4), layout='constrained')
+  left, right = fig.subplots(1, 2, width_ratios=(3, 2))
+  names, styles = [*arms], looks([*arms])
   parts: Any = left.violinplot(
     [arms[arm]['lengths'] for arm in names],
     showmeans=True,
@@ -278,27 +308,29 @@ def draw_drift(arms: dict[str, Any]) -> bytes:
   for line in 'cmeans', 'cbars', 'cmins', 'cmaxes':
     parts[line].set(color='#333333', linewidth=0.8)
   for body, arm in zip(parts['bodies'], names, strict=True):
-    body.set(facecolor=looked[arm][0], alpha=0.5)
+    body.set(facecolor=styles[arm][0], alpha=0.5)
+  # matplotlib numbers violins from 1
   left.set_yticks(range(1, len(names) + 1), names)
   left.invert_yaxis()
   left.set(title='Length of held-out replies', xlabel='tokens')
+  # the two scorers have different scales: divide by the base's spread
   base = arms[BASE]
   gains = {
     arm: [
-      (told['numbers'][key] - base['numbers'][key]) / base['spread'][key]
+      (stats['numbers'][key] - base['numbers'][key]) / base['spread'][key]
       for key in ('writing', 'unseen')
     ]
-    for arm, told in arms.items()
+    for arm, stats in arms.items()
   }
   for arm, (trained, unseen) in gains.items():
-    colour, marker, _ = looked[arm]
+    colour, marker, _ = styles[arm]
     right.plot(trained, unseen, marker, color=colour, label=arm)
   ends = [min(map(min, gains.values())), max(map(max, gains.values()))]
   right.plot(ends, ends, color='#333333', linewidth=0.8, zorder=0)
   right.set(
     title='Gain in writing, stds',
-    xlabel='by the scorer of training',
+    xlabel='by the training scorer',
     ylabel='by a scorer unseen in training',
   )
   right.legend(loc='upper left', bbox_to_anchor=(1, 1))
-  return png(page)
+  return png(fig)

@@ -1,10 +1,13 @@
 """Task `compare`: several finished runs and their base on held-out briefs.
 
-A run's folder is named ARM-SEED; runs of one arm differ by their seed alone.
-All answer the same briefs with the same random keys, and their replies are
-scored by what training used and by what it never saw: a reward model on other
-data or another decoder, and a judge.  What has been answered is kept in the
-workdir, so that runs can be added as they finish.
+A run's folder is named ARM-SEED; the runs of an arm differ only in their seed.
+
+1. every model samples replies to the same briefs with the same random keys
+2. replies are scored as in training, by a reward model that training never used
+   (of other data or another decoder), and by a judge where one is configured
+3. scored replies are stored in the workdir, so that a later comparison with
+   more runs reuses them
+4. `arms` computes the statistics, `page` writes the report
 """
 
 import glob
@@ -32,7 +35,8 @@ from rlcw.runtime.settings import read as read_settings
 from rlcw.tasks.compare import arms, page
 
 BASE = 'base'
-# What decides how a held-out reply comes about, and what it is worth.
+# Settings that decide how held-out replies are sampled and scored: runs that
+# differ in one of them cannot be compared.
 ALIKE = (
   'model',
   'briefs',
@@ -43,23 +47,30 @@ ALIKE = (
   'reward_model',
   'verifiers',
 )
-# Replies to each brief that a judge reads: it is the dearest scorer.
+# Replies to each brief that the judge reads; it is the slowest scorer.
 JUDGED_PER_BRIEF = 1
-# What may tell one arm from another.
+# Settings in which arms are meant to differ.
 MIXING = 'mixing', 'advantage_scale', 'seed'
 
 
 class Scorers(NamedTuple):
-  """All that looks at replies."""
+  """The three scorers of held-out replies."""
 
   scorer: Scorer  # as in training
-  unseen: RewardModel  # training knew nothing of it
-  panel: Judge | None  # nor of this
+  unseen: RewardModel  # not used in training
+  judge: Judge | None  # not used in training either; None if not configured
 
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Answers, measures and shows; returns the summary."""
+  """Compares runs: samples, scores, computes statistics, writes the page.
+
+  Returns:
+    The summary, as in summary.json.
+
+  Raises:
+    ValueError: see `find`, `differences` and `benchmark`.
+  """
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   trained = next(iter(settings.values()))
@@ -82,9 +93,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       model = base if name == BASE else restore(runs[name], base)
       answered = heldout.answer(model, eyes.scorer, briefs, trained, config)
       features_PxGxD = read(answered, briefs, eyes, config)
+      # half precision is enough: features are used for diversity only
       np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
-      if eyes.panel is not None:
-        judge(eyes.panel, answered, replies.get(BASE), briefs, config)
+      # the base comes first in the loop, so others can be compared with it
+      if eyes.judge is not None:
+        judge(eyes.judge, answered, replies.get(BASE), briefs, config)
+      # The replies are written last, because their file marks a run as done.
       write(file, briefs, answered)
     replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
     features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
@@ -95,13 +109,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     trained.language,
     config.best_of,
   )
-  for told in table['arms'].values():
-    told['numbers']['raised'] = metrics.mean(
+  for arm in table['arms'].values():
+    # NaN for the base, which has no rollouts
+    arm['numbers']['raised'] = metrics.mean(
       [
         arms.rewarded_violations(
           datasets.read_jsonl(runs[name] / 'rollouts.jsonl')
         )
-        for name in told['runs']
+        for name in arm['runs']
         if name in runs
       ]
     )
@@ -124,15 +139,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def find(pattern: str) -> dict[str, Path]:
-  """The finished runs that a pattern names, by the names of their folders.
+  """Finds the finished `grpo` runs that match a glob pattern.
+
+  Returns:
+    Their folders, by the folders' names.
 
   Raises:
-    ValueError: there is none, two have one name, or a name does not end in a
-      seed or is the base's.
+    ValueError: there is none, two have the same name, or a name is not ARM-SEED
+      or uses the base's name as ARM.
   """
   folders = [Path(path) for path in sorted(glob.glob(pattern))]
   done: dict[str, Path] = {}
   for folder in folders:
+    # a run writes its summary last
     if not (folder / 'summary.json').exists():
       continue
     if read_settings(folder).get('task') != 'grpo':
@@ -140,40 +159,48 @@ def find(pattern: str) -> dict[str, Path]:
     arm, _, seed = folder.name.rpartition('-')
     if not seed.isdecimal() or arm in ('', BASE):
       raise ValueError(
-        f'{folder}: the name is not ARM-SEED, as in rlmr-0, with another ARM '
-        f'than {BASE}'
+        f'{folder}: expected a folder named ARM-SEED, as in rlmr-0, with an '
+        f'ARM other than {BASE}'
       )
     if folder.name in done:
-      raise ValueError(f'{done[folder.name]} and {folder} have one name')
+      raise ValueError(f'{done[folder.name]} and {folder} have the same name')
     done[folder.name] = folder
   if not done:
     raise ValueError(
-      f'runs={pattern!r}: no finished run of grpo among {len(folders)} folders'
+      f'runs={pattern!r}: expected a finished `grpo` run, found none among '
+      f'{len(folders)} folders'
     )
   return done
 
 
 def is_answered(file: Path, run: Path | None) -> bool:
-  """Whether replies are there, and no older than the run that they are of."""
+  """Checks that stored replies exist and are no older than their run.
+
+  A run that was continued after its replies were stored is answered again.
+  `run` is None for the base, which never changes.
+  """
   if run is None or not file.exists():
     return file.exists()
   return (run / 'summary.json').stat().st_mtime <= file.stat().st_mtime
 
 
 def warnings(folder: Path) -> list[str] | None:
-  """What a run's monitors said; None where an earlier version had none."""
-  told = json.loads((folder / 'summary.json').read_text('utf-8'))
-  found = told.get('warnings')
-  return found and [f'step {w["step"]}: {w["text"]}' for w in found]
+  """Warnings of a run's monitors; None for runs of versions without them."""
+  summary = json.loads((folder / 'summary.json').read_text('utf-8'))
+  tripped = summary.get('warnings')
+  return tripped and [f'step {w["step"]}: {w["text"]}' for w in tripped]
 
 
 def differences(settings: dict[str, Config]) -> list[str]:
-  """What differs between runs beside their mixing and seed, in words.
+  """Lists settings other than `MIXING` in which runs differ from the first.
 
-  A setting that a run of an earlier version lacks is no difference.
+  A setting that a run lacks, because an older version made it, is ignored.
+
+  Returns:
+    One sentence per difference.
 
   Raises:
-    ValueError: it makes a comparison meaningless.
+    ValueError: runs differ in one of `ALIKE`, so a comparison is meaningless.
   """
   first, *others = settings
   notes = []
@@ -182,15 +209,15 @@ def differences(settings: dict[str, Config]) -> list[str]:
       here, there = settings[first][key], settings[name][key]
       if here == there:
         continue
-      said = f'{key}: {here!r} in {first}, {there!r} in {name}'
+      note = f'{key}: {here!r} in {first}, {there!r} in {name}'
       if key in ALIKE:
-        raise ValueError(f'runs cannot be compared, as they differ in {said}')
-      notes.append(said)
+        raise ValueError(f'runs cannot be compared: they differ in {note}')
+      notes.append(note)
   return notes
 
 
 def restore(folder: Path, base: LanguageModel) -> LanguageModel:
-  """The policy that a run ended with."""
+  """Loads the policy that a run ended with, over the base's frozen weights."""
   after, learned = language_model.restore(folder, base)
   return after._replace(params=lora.join(learned, base.params))
 
@@ -198,29 +225,31 @@ def restore(folder: Path, base: LanguageModel) -> LanguageModel:
 def read(
   answered: list[list[dict[str, Any]]],
   briefs: list[Brief],
-  eyes: Scorers,
+  scorers: Scorers,
   config: Config,
 ) -> np.ndarray:
-  """Adds the other reward model's score of each reply as `unseen`.
+  """Adds the unseen reward model's score to each reply, as `unseen`.
 
   Returns:
-    The features `[P, G, D]` that it is read from.
+    The features `[P, G, D]` that the scores are computed from.
   """
-  mesh = eyes.unseen.decoder.mesh
+  mesh = scorers.unseen.decoder.mesh
   size, found = round_up_groups(config.batch_size, mesh), []
   for first in metrics.progress('read', 0, len(briefs), 'brief', size):
-    # the last pass repeats some briefs, so that shapes repeat
+    # The last batch is filled with repeated briefs: batches of one size need
+    # no new compilation.
     rows = np.arange(first, first + size) % len(briefs)
     found += [
       *reward_model.read_texts(
-        eyes.unseen,
+        scorers.unseen,
         [briefs[row].text for row in rows],
         [[reply['text'] for reply in answered[row]] for row in rows],
         np.array([[reply['finished'] for reply in answered[r]] for r in rows]),
       )
     ]
   features_PxGxD = np.stack(found[: len(briefs)])
-  head = eyes.unseen.head
+  # the score is linear in the features, so one forward pass gives both
+  head = scorers.unseen.head
   score_PxG = features_PxGxD @ np.asarray(head.weight) + np.asarray(head.bias)
   for group, score_G in zip(answered, score_PxG, strict=True):
     for reply, score in zip(group, score_G, strict=True):
@@ -229,30 +258,40 @@ def read(
 
 
 def judge(
-  panel: Judge,
+  judge: Judge,
   answered: list[list[dict[str, Any]]],
-  theirs: list[list[dict[str, Any]]] | None,
+  base: list[list[dict[str, Any]]] | None,
   briefs: list[Brief],
   config: Config,
 ) -> None:
-  """Adds what a judge says of the first JUDGED_PER_BRIEF replies.
+  """Adds the judge's verdicts to the first JUDGED_PER_BRIEF replies.
 
-  `good` is its probability of Good, and `won` 1, 0 or, where its two orders
-  disagree, half against the base's reply, where there is one.
+  Adds `good`, the probability of Good, and `won`, the comparison with the
+  base's reply of the same number: 1 for a win, 0 for a loss, 0.5 where the two
+  orders of asking disagree.  `won` is NaN for the base itself; both are NaN
+  where the judge gave no verdict.
+
+  Args:
+    judge: the model that answers.
+    answered: `[P][G]` replies of the model that is judged; changed in place.
+    base: `[P][G]` replies of the base; None while judging the base.
+    briefs: the P briefs.
+    config: the settings of the task.
   """
   count = JUDGED_PER_BRIEF
   prompts = [brief.text for brief in briefs]
   ours = [[reply['text'] for reply in group[:count]] for group in answered]
   question = factory.make_question('judge', config.judge)
-  good_PxG = questions.judge(panel, question, prompts, ours).first
+  good_PxG = questions.judge(judge, question, prompts, ours).first
   won_PxG = np.full_like(good_PxG, np.nan)
-  if theirs is not None:
+  if base is not None:
+    # flat lists of P · count pairs, brief by brief
     won_N = questions.compare(
-      panel,
+      judge,
       factory.make_question('compare', config.judge),
       [prompt for prompt in prompts for _ in range(count)],
       [text for group in ours for text in group],
-      [reply['text'] for group in theirs for reply in group[:count]],
+      [reply['text'] for group in base for reply in group[:count]],
     )
     won_PxG = won_N.reshape(good_PxG.shape)
   for p, group in enumerate(answered):
@@ -272,19 +311,21 @@ def write(
 def scorer_accuracy(
   eyes: Scorers, trained: Config, config: Config
 ) -> dict[str, float]:
-  """How often each scorer is right on the held-out preferences.
+  """Accuracy of each scorer on held-out preference pairs; a tie counts half.
 
-  A tie counts half.
+  Returns:
+    `unseen` for the reward model, and `judge` where there is one.
   """
   pairs = datasets.load_preferences(
     config.preferences, split='heldout', language=trained.language
   )
   prompts = [pair.prompt for pair in pairs]
   texts = [[pair.chosen, pair.rejected] for pair in pairs]
-  told = {}
+  accuracy = {}
   size = round_up_groups(config.batch_size, eyes.unseen.decoder.mesh)
   right = []
   for first in range(0, len(pairs), size):
+    # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)
     score_Px2 = reward_model.score_texts(
       eyes.unseen,
@@ -293,36 +334,50 @@ def scorer_accuracy(
       np.ones((size, 2), bool),
     )
     right += [*stats.right(score_Px2)][: len(pairs) - first]
-  told['unseen'] = np.mean(right)
-  if eyes.panel is not None:
+  accuracy['unseen'] = np.mean(right)
+  if eyes.judge is not None:
     question = factory.make_question('compare', config.judge)
     chosen, rejected = zip(*texts, strict=True)
-    won = questions.compare(eyes.panel, question, prompts, chosen, rejected)
-    told['judge'] = metrics.mean(won)
-  return told
+    won = questions.compare(eyes.judge, question, prompts, chosen, rejected)
+    accuracy['judge'] = metrics.mean(won)
+  return accuracy
 
 
 def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
-  """IFEval's four numbers of each arm, from folders of finished `verify` runs.
+  """Reads IFEval's four numbers of each arm from finished `verify` runs.
 
-  `gain` is that of `prompt_strict` over base, prompt by prompt, as of
-  `arms.paired_bootstrap`; where there is no base, None.
+  Args:
+    pattern: glob pattern of their folders, which are named by arm; '' for none.
+
+  Returns:
+    By arm, the four numbers and `gain`: the mean difference of `prompt_strict`
+    from the base's over prompts, with its 95% interval, as returned by
+    `stats.paired_bootstrap`; None where there is no base.
 
   Raises:
-    ValueError: a folder holds something else, or other prompts than base.
+    ValueError: a folder is not that of a `verify` run with mode=benchmark, or
+      its prompts are not those of the base.
   """
-  found: dict[str, dict[str, Any]] = {}
+  scores: dict[str, dict[str, Any]] = {}
   strict: dict[str, dict[Any, bool]] = {}
   files = sorted(glob.glob(f'{pattern}/summary.json')) if pattern else []
   for file in map(Path, files):
-    told = json.loads(file.read_text('utf-8'))
-    numbers = {k: v for k, v in told.items() if k.endswith(('strict', 'loose'))}
-    if told.get('mode') != 'benchmark' or not numbers:
-      raise ValueError(f'{file} is not of `verify` with mode=benchmark')
-    found[file.parent.name] = numbers
+    summary = json.loads(file.read_text('utf-8'))
+    numbers = {
+      k: v for k, v in summary.items() if k.endswith(('strict', 'loose'))
+    }
+    if summary.get('mode') != 'benchmark' or not numbers:
+      raise ValueError(
+        f'{file}: expected the summary of a `verify` run with mode=benchmark'
+      )
+    scores[file.parent.name] = numbers
     rows = datasets.read_jsonl(file.with_name('verdicts.jsonl'))
+    # prompts are matched between arms by IFEval's `key`
     if not all('key' in row for row in rows):
-      raise ValueError(f'{file.parent}: a line without `key` is none of IFEval')
+      raise ValueError(
+        f'{file.parent}/verdicts.jsonl: expected IFEval records, found a line '
+        'without `key`'
+      )
     strict[file.parent.name] = {
       row['key']: row['strict']['follow_all_instructions'] for row in rows
     }
@@ -330,9 +385,10 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   for name, kept in strict.items():
     if base is not None and kept.keys() != base.keys():
       raise ValueError(f'{name} of {pattern} answers other prompts than {BASE}')
-    found[name]['gain'] = base and stats.paired_bootstrap(
+    # both in the order of the base's keys: the bootstrap is paired
+    scores[name]['gain'] = base and stats.paired_bootstrap(
       np.array([[base[key]] for key in base], float),
       np.array([[kept[key]] for key in base], float),
       seed=0,
     )
-  return found
+  return scores

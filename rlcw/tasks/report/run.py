@@ -1,8 +1,11 @@
-"""The `report` task: three finished runs become one page a person can judge.
+"""Task `report`: one HTML page about three finished runs.
 
-`read_runs` reads what `reward_model`, `grpo` and `evaluate` left behind, the
-functions after it find what it shows, `plots` makes the PNGs, and
-`page.html.jinja` is the page with all its words, the verdict's too.
+1. `read_runs` reads and validates the folders of `reward_model`, `grpo` and
+   `evaluate`
+2. `headline`, `rule_rates`, `sort_briefs`, `pick_groups` and `pick_panels`
+   select and order the content
+3. `plots` draws the PNGs
+4. `page.html.jinja` is the page with all its words, the verdict included
 """
 
 import collections
@@ -21,9 +24,11 @@ from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
 
+# Groups of replies shown per training step.
 GROUPS_PER_STEP = 2
 
-# Label, field of evaluate's summary (_base, _trained, _difference), format.
+# Label, field of evaluate's summary without its suffix (_base, _trained or
+# _difference), format.
 _HEADLINE = (
   ('Keeps every rule (strict)', 'pass_rate', 'z.1%'),
   ('Keeps every rule (loose)', 'pass_rate_loose', 'z.1%'),
@@ -33,8 +38,8 @@ _HEADLINE = (
   ('Distinct-2', 'distinct2', 'z.3f'),
 )
 _REPLY = 'text writing follow finished length'
-# What each file, and each field that holds objects, must contain, or with a
-# `?` may, as older runs lack it …
+# Schema: the fields of each file, and of each field whose value is an object
+# or a list of objects.  A field with `?` is optional, as older runs lack it.
 _FIELDS = {
   'reward_model/summary.json': (
     'heldout_accuracy length_only_accuracy matched_accuracy heldout_pairs '
@@ -64,8 +69,8 @@ _FIELDS = {
   'pass_rate_difference': 'mean low high',
   'writing_difference': 'mean low high',
 }
-# … and the type of a field; those not named here are numbers, or null for NaN.
-_KINDS = {
+# Types of fields; fields not listed here are numbers, or null for NaN.
+_TYPES = {
   'brief_id': (str, int),
   **dict.fromkeys(('hardware', 'unmonitored'), (dict,)),
   **dict.fromkeys(('text', 'prompt', 'language', 'genre', 'monitor'), (str,)),
@@ -80,38 +85,53 @@ _KINDS = {
 
 
 def _fields(name: str) -> list[tuple[bool, str]]:
-  """Whether it may be missing, and the name, of each field."""
+  """Parses a schema entry into (optional, name) for each field."""
   return [(f.endswith('?'), f.rstrip('?')) for f in _FIELDS[name].split()]
 
 
-def _complaints(value: Any, name: str, where: str = '') -> Iterator[str]:
-  """Names each place where `value`, found as `name`, is not as expected."""
+def _schema_errors(value: Any, name: str, where: str = '') -> Iterator[str]:
+  """Describes each place where `value`, of field or file `name`, is invalid.
+
+  `where` is the path of fields to the value, each with a leading dot.
+  """
   number = (int, float, type(None))
-  kinds = _KINDS.get(name, (dict,) if name in _FIELDS else number)
+  types = _TYPES.get(name, (dict,) if name in _FIELDS else number)
+  # a list of objects has at least one, except warnings
   empty = value == [] and name in _FIELDS and name != 'warnings'
-  if not isinstance(value, kinds) or empty:
-    names = ' or '.join(kind.__name__ for kind in kinds)
+  if not isinstance(value, types) or empty:
+    names = ' or '.join(each.__name__ for each in types)
     yield f'{where[1:] or "it"} should be {names}, not {value!r:.40}'
   elif name in _FIELDS:
     for item in value if isinstance(value, list) else [value]:
       for optional, field in _fields(name):
         if isinstance(item, dict) and field in item:
-          yield from _complaints(item[field], field, f'{where}.{field}')
+          yield from _schema_errors(item[field], field, f'{where}.{field}')
         elif not optional:
           yield f'{where}.{field} is missing'[1:]
 
 
 def _parse(line: bytes, name: str, where: str) -> dict[str, Any]:
+  """Parses and validates one JSON object of file `name`.
+
+  Raises:
+    ValueError: it is not JSON (then with a `__cause__`) or not of the schema.
+  """
   try:
+    # NaN and Infinity, which some writers emit, become null
     record = json.loads(line, parse_constant=lambda _: None)
   except ValueError as error:
     raise ValueError(f'{where}: expected one JSON object: {error}') from error
-  if found := list(_complaints(record, name)):
-    raise ValueError(f'{where}: {"; ".join(found[:4])}')
+  if errors := list(_schema_errors(record, name)):
+    raise ValueError(f'{where}: {"; ".join(errors[:4])}')
   return record
 
 
 def _path(config: ml_collections.ConfigDict, name: str) -> pathlib.Path:
+  """Path of file `name`, TASK/FILE, in the folder that `config.TASK` names.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
   task, file = name.split('/')
   path = pathlib.Path(str(config[task])).expanduser() / file
   if not path.is_file():
@@ -125,13 +145,19 @@ def _path(config: ml_collections.ConfigDict, name: str) -> pathlib.Path:
 def _lines(
   config: ml_collections.ConfigDict, name: str, notes: list[str]
 ) -> list[dict[str, Any]]:
+  """Reads a JSONL file; appends to `notes` if its last line is cut off.
+
+  Raises:
+    FileNotFoundError, ValueError: as `_path` and `_parse`, or no line is whole.
+  """
   path, records = _path(config, name), []
   for number, line in enumerate(path.read_bytes().splitlines(True), 1):
     where = f'{path}, line {number}'
     try:
       records.append(_parse(line, name, where))
     except ValueError as error:
-      # Only a kill in mid-write leaves a line without its end, or its sense.
+      # A process killed while writing leaves a last line without its newline
+      # that is not JSON.  Anything else is an error.
       if line.endswith(b'\n') or not error.__cause__:
         raise
       notes.append(f'{where} breaks off (a killed run?): skipped.')
@@ -141,33 +167,41 @@ def _lines(
 
 
 class Runs(NamedTuple):
-  """What the three runs left behind."""
+  """Validated records of the three runs."""
 
-  reward_model: dict[str, Any]
-  grpo: dict[str, Any]
-  grpo_config: dict[str, Any]
-  evaluation: dict[str, Any]
-  metrics: dict[str, np.ndarray]  # each [steps], NaN where null
-  groups: list[dict[str, Any]]
-  briefs: list[dict[str, Any]]
-  notes: list[str]
+  reward_model: dict[str, Any]  # reward_model/summary.json
+  grpo: dict[str, Any]  # grpo/summary.json
+  grpo_config: dict[str, Any]  # grpo/config.json
+  evaluation: dict[str, Any]  # evaluate/summary.json
+  metrics: dict[str, np.ndarray]  # grpo/metrics.jsonl: each [steps], NaN: null
+  groups: list[dict[str, Any]]  # grpo/rollouts.jsonl
+  briefs: list[dict[str, Any]]  # evaluate/evaluation.jsonl
+  notes: list[str]  # remarks for the page, such as lines skipped
 
 
 def read_runs(config: ml_collections.ConfigDict) -> Runs:
-  """Reads and checks the three folders; of a repeated step the last counts."""
+  """Reads and validates the three folders.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: a file is malformed; names the file, the line and the field.
+  """
   notes: list[str] = []
   metrics = _lines(config, 'grpo/metrics.jsonl', notes)
+  # a resumed run may repeat steps: the last row of a step counts
   by_step = {row['step']: row for row in metrics}
   groups = _lines(config, 'grpo/rollouts.jsonl', notes)
   briefs = _lines(config, 'evaluate/evaluation.jsonl', notes)
+  # `_schema_errors` sees one field at a time: lengths are compared here
   for brief in briefs:
     lists = [r['follow'] for arm in ARMS for r in brief[arm]] + [brief['rules']]
     if {len(x) for x in lists} != {len(brief['instruction_id_list'])}:
       raise ValueError(
         f'{config.evaluate}/evaluation.jsonl, brief {brief["brief_id"]!r}: '
-        'expected as many "rules", and "follow" in each reply, as '
-        '"instruction_id_list" has'
+        'expected "rules", and "follow" of each reply, to be as long as '
+        '"instruction_id_list"'
       )
+  # in the order of `_FIELDS`
   reward_model, grpo, grpo_config, evaluation = (
     _parse(_path(config, name).read_bytes(), name, str(_path(config, name)))
     for name in _FIELDS
@@ -189,17 +223,24 @@ def read_runs(config: ml_collections.ConfigDict) -> Runs:
 
 
 def _mean(values: Iterable[float | None]) -> float:
+  """Mean of the values that are neither None nor NaN; NaN if there is none."""
   known = [v for v in values if v is not None and not math.isnan(v)]
   return sum(known) / len(known) if known else math.nan
 
 
 def headline(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
-  """(label, base, trained, difference, 95% interval) per row, as text."""
+  """Rows of the main table, formatted.
+
+  Returns:
+    (label, base, trained, difference, 95% interval) for each row; the interval
+    is '' where `evaluate` computed none.
+  """
   rows = []
   for label, key, style in _HEADLINE:
     arms = [evaluation[f'{key}_{arm}'] for arm in ARMS]
     mean = math.nan if None in arms else arms[1] - arms[0]
     known = evaluation.get(f'{key}_difference', {'mean': mean})
+    # differences of shares are in percentage points, not per cent
     mean, low, high = (
       show(known.get(name), '+' + style).replace('%', '')
       for name in ('mean', 'low', 'high')
@@ -217,7 +258,11 @@ def headline(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def wilson(kept: float, n: float, z: float = 1.96) -> tuple[float, float]:
-  """Wilson's 95% interval: inside [0, 1] even at 0 of n and n of n."""
+  """Wilson score interval of a share, 95% by default (Wilson, 1927).
+
+  Unlike the normal approximation it lies inside [0, 1] and has a width even
+  where `kept` is 0 or `n`.
+  """
   rate, scale = kept / n, 1 + z**2 / n
   middle = rate + z**2 / (2 * n)
   spread = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
@@ -225,7 +270,12 @@ def wilson(kept: float, n: float, z: float = 1.96) -> tuple[float, float]:
 
 
 def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Per rule its name and per arm n, rate, low, high; largest gain first."""
+  """Pass rates per rule, the largest gain first.
+
+  Returns:
+    For each rule with verdicts in both arms its `name` and per arm (number of
+    verdicts, pass rate, lower and upper bound of the 95% interval).
+  """
   verdicts = collections.defaultdict(lambda: {arm: [] for arm in ARMS})
   for brief in briefs:
     for arm in ARMS:
@@ -233,7 +283,8 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, kept in zip(
           brief['instruction_id_list'], reply['follow'], strict=True
         ):
-          if kept is not None:  # a demand without an answer
+          # a demand has None where the judge gave no verdict
+          if kept is not None:
             verdicts[name][arm].append(bool(kept))
   rates = [
     {'name': name}
@@ -248,7 +299,11 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Adds [base, trained] pass rates and writing; the most changed first."""
+  """Sorts briefs by how much training changed their replies, most first.
+
+  Adds `passes` and `scores`: pass rate and mean writing score, [base, trained].
+  Pass rates are compared first, writing scores break ties.
+  """
   views = [
     brief
     | {
@@ -263,6 +318,7 @@ def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return sorted(
     views,
     reverse=True,
+    # changes in either direction count; NaN counts as no change
     key=lambda view: [
       float(np.nan_to_num(abs(np.subtract(*view[key]))))
       for key in ('passes', 'scores')
@@ -271,21 +327,27 @@ def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def pick_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  """First, middle and last step, mixed groups first: there the penalty acts."""
+  """Picks sampled groups of the first, the middle and the last step.
+
+  Takes `GROUPS_PER_STEP` of each and adds `mixed`, true where some replies keep
+  the rules and others break them.  Mixed groups come first, because only in
+  them does the penalty change the order of replies.
+  """
   picked, steps = [], sorted({g['step'] for g in groups})
   for step in sorted({steps[0], steps[len(steps) // 2], steps[-1]}):
-    here = [
+    # invalid replies have no score and take no part in training
+    of_step = [
       g
       | {'mixed': len({r['violated'] for r in g['replies'] if r['valid']}) == 2}
       for g in groups
       if g['step'] == step
     ]
-    picked += sorted(here, key=lambda g: not g['mixed'])[:GROUPS_PER_STEP]
+    picked += sorted(of_step, key=lambda g: not g['mixed'])[:GROUPS_PER_STEP]
   return picked
 
 
 def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
-  """Those curves that the run has, or ought to have."""
+  """Panels to draw: those that every run has, and others with any value."""
   return [
     panel
     for panel in PANELS
@@ -300,7 +362,11 @@ def _render(
   rules_png: bytes,
   panels: Sequence[Panel],
 ) -> Any:
-  """The page as a template module: its text, and its `verdict` by itself."""
+  """Renders the page as a template module.
+
+  `str` of the module is the page; its `verdict` is the verdict's text alone,
+  for the terminal.
+  """
   curves = [(panel, draw_curves([panel], runs.metrics)) for panel in panels]
   return template('tasks/report/page.html.jinja').make_module(
     {
@@ -318,9 +384,17 @@ def _render(
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
-  """Writes report.html, curves.png, rules.png and summary.json."""
+  """Writes report.html, curves.png, rules.png and summary.json.
+
+  Returns:
+    The summary.
+
+  Raises:
+    FileNotFoundError, ValueError: see `read_runs`.
+  """
   runs = read_runs(config)
-  # A resumed run's own summary may know only its last part: both count.
+  # A resumed run's summary may cover only the steps since it was resumed, so
+  # the largest value of the curve counts too.
   key = 'max_violator_advantage'
   advantages = np.append(runs.metrics[key], np.array(runs.grpo[key], float))
   summary = runs.evaluation | {
