@@ -1,17 +1,17 @@
-"""A game that sharpens the principles a judge reads, on labelled replies.
+"""Improves a judge's principles in an adversarial game on labelled replies.
 
   rlcw --config=configs/adversary.py --workdir=runs/adversary \
     --config.agents.endpoint.url=http://127.0.0.1:8000/v1 \
     --config.agents.endpoint.model=NAME
 
-Then `--config.judge.principles=runs/adversary/principles.md` of `judge` and
-`grpo` reads what came out.
+To use the result, pass the tasks `judge` and `grpo`
+`--config.judge.principles=runs/adversary/principles.md`.
 
-Cost: per round about 8 × batch_size calls, and with each change tried one for
-each dev reply.
-Expect: principles.md and curves.png in the workdir, every version of both
-strategies with its cause in strategies.jsonl, fakes.jsonl, and agreement on the
-held-out replies before and after in summary.json.
+Cost: about 8 × batch_size model calls per round, and one call per dev reply for
+every change that is tried.
+Expect: principles.md and curves.png in the workdir; every version of both
+strategies and its cause in strategies.jsonl; the generated replies in
+fakes.jsonl; agreement on the held-out replies before and after in summary.json.
 """
 
 from ml_collections import ConfigDict
@@ -25,22 +25,24 @@ def get_config() -> ConfigDict:
     dict(
       task='adversary',
       # JSONL of {"prompt", "response", "label"} or {"prompt", "chosen",
-      # "rejected"}, with "split" (train, dev, heldout) where wanted
+      # "rejected"}; optional "split": train, dev or heldout
       labelled='@preferences.jsonl',
-      dev=0.2,  # of the training prompts, where no record is in dev
-      heldout=0.2,  # of the prompts that name no split
+      # share of the training prompts, used if no record is in split dev
+      dev=0.2,
+      heldout=0.2,  # share of the prompts whose records have no "split"
       agents=llm_settings(),  # generator, reflector and optimiser
-      # the detector: the judge that the principles are for, which may be a
-      # model here; that of the agents where none is named.  `principles` are
-      # those to begin with, `language` is everybody's
+      # The detector is the judge that the principles are written for.  It can
+      # be a local model; without one, the agents' model judges.  `principles`
+      # is the starting point; `language` applies to every agent.
       judge=judge_settings(),
-      construction='@construction_en',  # how to write flawed replies, or a file
+      # the generator's first strategy: a shipped list of rules or a file
+      construction='@construction_en',
       rounds=8,
-      batches=2,  # of each phase, per round
+      batches=2,  # per phase and round
       batch_size=4,  # replies
-      patience=3,  # rounds without a rise of agreement on dev
-      max_calls=20_000,  # prompts put to models
+      patience=3,  # stop after this many rounds without better dev agreement
+      max_calls=20_000,  # prompts sent to models, over the whole game
       seed=0,
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,10 +1,11 @@
-"""Briefs with random rules that can be kept together, from themes.
+"""Generates briefs: themes with random rules that do not contradict each other.
 
   rlcw --config=configs/briefs.py --workdir=runs/briefs --config.count=5000
 
-Cost: a second for ten thousand briefs on a CPU core.
-Expect: briefs.jsonl in the workdir, for --config.briefs of `grpo`; how often
-each rule occurs in summary.json. A theme is train or heldout, never both.
+Cost: one second per ten thousand briefs on a CPU core.
+Expect: briefs.jsonl in the workdir, for --config.briefs of `grpo`; the
+frequency of each rule in summary.json.  All briefs of a theme are in the same
+split, train or heldout.
 """
 
 from ml_collections import ConfigDict
@@ -14,12 +15,13 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='briefs',
-      # JSONL of {"prompt"}, with "language", "genre", "theme", "keywords" and
-      # "recipient" where it has them
+      # JSONL of {"prompt"}; optional "language", "genre", "theme", "keywords"
+      # and "recipient"
       input='@themes.jsonl',
-      output='',  # briefs.jsonl in the workdir where empty
+      output='',  # empty: briefs.jsonl in the workdir
       count=1000,
       seed=0,
+      # The number of rules of each brief is drawn from this range.
       least_rules=1,
       most_rules=3,
     )

@@ -1,11 +1,13 @@
-"""Several finished GRPO runs and their base, on held-out briefs.
+"""Compares finished GRPO runs and their base model on held-out briefs.
 
   rlcw --config=configs/compare.py --workdir=runs/experiment/comparison
 
-`scripts/experiment.sh` makes the runs of the default.  More can be added as
-they finish: replies that are there are kept (delete summary.json to go on).
+`scripts/experiment.sh` trains the runs that the default pattern matches.  Runs
+can be added as they finish: delete summary.json and start the task again;
+replies already sampled are reused.
 
-Cost: about a minute a run on 2 CPU cores, 4 GiB of memory.
+Cost: about a minute per run on 2 CPU cores, 4 GiB of memory.
+Expect: report.html with tables and plots, and summary.json, in the workdir.
 """
 
 from ml_collections import ConfigDict
@@ -18,11 +20,16 @@ def get_config() -> ConfigDict:
     dict(
       task='compare',
       runs='runs/experiment/*-[0-9]',  # folders named ARM-SEED
-      # workdir of a reward model, of other data or another decoder
+      # Workdir of a reward model that no run was trained with (other data or
+      # another decoder), so that an arm cannot win by exploiting its scorer.
       unseen='runs/experiment/unseen',
-      preferences='@preferences.jsonl',  # that say how far to trust scorers
-      benchmark='',  # workdirs of `verify` on IFEval's prompts, named by arm
-      # prefixes of arms of which the best alone is compared with others
+      # On its held-out pairs the accuracy of that reward model and of the judge
+      # is measured.
+      preferences='@preferences.jsonl',
+      # glob of `verify` workdirs on IFEval's prompts, each named after its arm
+      benchmark='',
+      # Of the arms that start with one of these prefixes, such as a sweep over
+      # weights, only the best is compared with the other arms.
       best_of=('linear',),
       seed=1,
       replies_per_brief=4,
@@ -31,6 +38,6 @@ def get_config() -> ConfigDict:
       | dict(
         model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       ),
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

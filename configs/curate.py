@@ -1,17 +1,17 @@
-"""Preference pairs for queries, made by agents who debate each candidate.
+"""Builds preference pairs for queries by a debate of agents on each candidate.
 
   rlcw --config=configs/curate.py --workdir=runs/pairs \
     --config.writer.model=PATH --config.agent.model=PATH
 
-or, for either, by an OpenAI-compatible server,
+For either role an OpenAI-compatible server can serve the model instead:
 
     --config.agent.endpoint.url=http://127.0.0.1:8000/v1 \
     --config.agent.endpoint.model=NAME
 
-Cost: for a query `candidates` replies of the writer, and for each of them four
-of the agent, or up to eight where its JSON has to be asked for again.
+Cost: per query, `candidates` replies of the writer, and for each of these four
+replies of the agent, or up to eight if invalid JSON has to be requested again.
 Expect: preferences.jsonl in the workdir, for --config.preferences of
-reward_model; trace.jsonl, with all that was said of every candidate.
+reward_model; trace.jsonl with the full debate on every candidate.
 """
 
 from ml_collections import ConfigDict
@@ -24,21 +24,24 @@ def get_config() -> ConfigDict:
     dict(
       task='curate',
       queries='@themes.jsonl',  # JSONL of {"prompt"}
-      # JSONL of {"response"} or {"chosen"}, with "prompt" where it has one, to
-      # take examples from; none where empty
+      # JSONL of {"response"} or {"chosen"}, optional "prompt": example texts
+      # that the writer sees; empty: no examples
       corpus='@preferences.jsonl',
-      language='en',  # en | zh; records that name another are left out
-      popularity='popularity',  # the field that ranks what is near
-      embedder='tfidf',  # or a model that sentence-transformers loads
-      neighbours=20,  # pieces of the corpus that are near
-      examples=3,  # of these, the most popular, which the writer sees
-      candidates=4,  # for each query
-      length_ratio=0.0,  # how many times as long one of a pair may be; 0: any
+      language='en',  # en | zh; records in another language are skipped
+      # Retrieval: the `neighbours` texts of the corpus nearest to a query, of
+      # which the writer sees the `examples` with the highest `popularity`.
+      popularity='popularity',  # name of the field
+      embedder='tfidf',  # or a sentence-transformers model
+      neighbours=20,
+      examples=3,
+      candidates=4,  # per query
+      # longest allowed ratio between the lengths of a pair's replies; 0: any
+      length_ratio=0.0,
       max_reply_characters=4000,  # what is longer is shown cut
       writer=llm_settings(temperature=1.0, max_new_tokens=256),
       # advocate, critic, judge and auditor
       agent=llm_settings(temperature=0.0),
       batch_size=16,
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,9 +1,9 @@
-"""Base against trained on the held-out briefs of a finished GRPO run.
+"""Evaluates a finished GRPO run against its base model on held-out briefs.
 
 rlcw --config=configs/evaluate.py --workdir=runs/quickstart/evaluate
 
 Cost: under two minutes on 2 CPU cores.
-Expect: pass_rate_base 0.31, pass_rate_trained 0.45; win_rate, with a judge.
+Expect: pass_rate_base 0.31, pass_rate_trained 0.45; with a judge, win_rate.
 """
 
 from ml_collections import ConfigDict
@@ -15,11 +15,14 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='evaluate',
-      run='runs/quickstart/grpo',  # workdir of that run
+      # Workdir of that run.  Its config supplies the briefs, the model and the
+      # sampling settings.
+      run='runs/quickstart/grpo',
       seed=1,
       replies_per_brief=4,
       batch_size=10,
-      judge=judge_settings(),  # where it names a model: which reply is better?
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      # With a judge model, pairs of replies are also compared for a win rate.
+      judge=judge_settings(),
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

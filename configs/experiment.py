@@ -1,11 +1,11 @@
-"""Does the dynamic penalty win?  GRPO by one way of mixing of several.
+"""Tests the dynamic penalty: GRPO with one of several reward mixers.
 
   rlcw --config=configs/experiment.py:rlmr --workdir=runs/experiment/rlmr-0
 
-An arm is a mixer, with all else the same: model, briefs, seeds, steps, tokens,
-the reward model of configs/reward_model.py and adapters to learn.  Which briefs
-a step has, and the random keys of its replies, depend on the seed alone.
-`scripts/experiment.sh` runs all of them.
+Arms differ only in the mixer.  They share the model, briefs, seeds, number of
+steps, token budget, LoRA settings and the reward model of
+configs/reward_model.py.  The briefs of a step and the random keys of its
+replies depend on the seed alone.  `scripts/experiment.sh` runs all arms.
 
 Cost: 60 steps of about 20 s on one CPU core, 5.5 GiB of memory.
 Expect: max_violator_advantage below 0 with rlmr, above 2 with writing alone.
@@ -17,12 +17,16 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 ARMS = {
+  # Baselines: one score alone, a weighted sum, or, for a reply that breaks a
+  # rule, the lowest writing score of its group.
   'writing': dict(name='writing'),
   'constraint': dict(name='constraint'),
   'linear_0.5': dict(name='linear', weight=0.5),
   'linear_1': dict(name='linear', weight=1.0),
   'linear_2': dict(name='linear', weight=2.0),
   'gate': dict(name='gate'),
+  # The dynamic penalty, and ablations: groups in which every reply breaks a
+  # rule, and the scale of the advantages (SCALES).
   'rlmr': dict(name='rlmr'),
   'rlmr_rank': dict(name='rlmr', all_violating='rank'),
   'rlmr_suppress': dict(name='rlmr', all_violating='suppress'),
@@ -34,7 +38,9 @@ SCALES = {'rlmr_writing_std': 'writing_std', 'rlmr_no_scale': 'none'}
 
 def get_config(arm: str = 'rlmr') -> ConfigDict:
   if arm not in ARMS:
-    raise ValueError(f'arm {arm!r}; legal: {list(ARMS)}')
+    raise ValueError(f'arm={arm!r}; expected one of {list(ARMS)}')
+  # The `rlcw` command cannot import `configs`, which is not installed; load
+  # the file by its path instead.
   grpo = runpy.run_path(str(Path(__file__).with_name('grpo.py')))
   config = grpo['get_config']()
   config.update(

@@ -1,4 +1,4 @@
-"""A run's model as a folder that `transformers`, vLLM and SGLang load.
+"""Exports a run's model as a folder for `transformers`, vLLM and SGLang.
 
   rlcw --config=configs/export.py --workdir=runs/quickstart/export
 
@@ -14,8 +14,10 @@ def get_config() -> ConfigDict:
     dict(
       task='export',
       model='runs/quickstart/grpo',  # or a folder, a GGUF file, a Hub id
-      adapters=False,  # of a run with train=lora: the adapters alone, for peft
+      # True, for runs with train=lora: the adapters alone, in peft's format;
+      # False: adapters are merged into the base weights
+      adapters=False,
       dtype='float32',  # float32 | bfloat16
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,14 +1,16 @@
-"""Replies to a file of briefs.
+"""Samples replies to a file of briefs.
 
   rlcw --config=configs/generate.py --workdir=runs/replies
 
-Any model serves: a folder, a GGUF file, a Hub id, or the workdir of a run:
+The model is a folder, a GGUF file, a Hub id, or the workdir of a run, such as
   --config.model=runs/quickstart/grpo
-The shipped briefs keep their rules apart: --config.write_rules=True adds them.
+The shipped briefs store their rules apart from the prompt;
+--config.write_rules=True appends them to it.
 
 Cost: about 5 minutes on 2 CPU cores.
-Expect: replies.jsonl in the workdir, a line per brief with its "responses"; one
-alone is its "response" too, as `verify`, `score` and `judge` read it.
+Expect: replies.jsonl in the workdir, one line per brief with its "responses".
+With samples=1 each line also has "response", the field that `verify`, `score`
+and `judge` read.
 """
 
 from ml_collections import ConfigDict
@@ -20,15 +22,18 @@ def get_config() -> ConfigDict:
       task='generate',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       input='@briefs.jsonl',  # JSONL of {"prompt"}
-      output='',  # replies.jsonl in the workdir where empty
-      write_rules=False,  # append each record's instruction_id_list in words
+      output='',  # empty: replies.jsonl in the workdir
+      # Append the rules in each record's instruction_id_list to its prompt, in
+      # words.
+      write_rules=False,
       samples=1,
       temperature=0.7,  # 0: greedy
-      top_k=0,  # 0: all
-      top_p=1.0,  # 1: all
+      # Set at most one of top_k and top_p.
+      top_k=0,  # 0: off
+      top_p=1.0,  # 1: off
       max_new_tokens=128,
       batch_size=64,
       seed=0,
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,23 +1,24 @@
-"""GRPO with mixed rewards: write well and keep the rules.
+"""Trains with GRPO on mixed rewards: write well and keep the rules.
 
   rlcw --config=configs/grpo.py --workdir=runs/quickstart/grpo
 
 Needs the reward model of configs/reward_model.py.
 
-A variant, as in `--config=configs/grpo.py:qwen2_5_7b`, says what is other than
-in the quickstart; its docstring has its command, the slice that it is for, and
-what a chip of it holds at most in any phase, as found by
+A variant, as in `--config=configs/grpo.py:qwen2_5_7b`, overrides some settings
+of the quickstart.  Its docstring gives the command and, for large models, the
+TPU slice and the peak HBM per chip over all phases of a step, measured by
 
   rlcw --config=configs/grpo.py:VARIANT --workdir=runs/plan/VARIANT \
     --config.task=plan
 
-which compiles a step for the slice `plan.topology`; it needs no TPU and no
-weights, but `pip install -e .[tpu]`.  The large ones have not been trained yet.
+which compiles a step for the slice `plan.topology`.  It needs neither a TPU nor
+weights, only `pip install -e .[tpu]`.  The large variants have not been trained
+yet.
 
 Cost: 32 steps of about 27 s on 2 CPU cores, 7 GiB of memory; with train=lora
 23 s and 3 GiB.
-Expect: in held-out briefs 45% of the replies keep every rule where 31% did;
-max_violator_advantage below 0 in every step.
+Expect: 45% of the replies to held-out briefs keep every rule, 31% before
+training; max_violator_advantage below 0 in every step.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ QWEN = 'Qwen/Qwen2.5-7B-Instruct'
 
 
 def smollm2() -> dict[str, Any]:
-  """The quickstart itself, on a laptop.
+  """The quickstart, for a laptop.
 
   rlcw --config=configs/grpo.py:smollm2 --workdir=runs/quickstart/grpo
   """
@@ -38,7 +39,7 @@ def smollm2() -> dict[str, Any]:
 
 
 def tiny() -> dict[str, Any]:
-  """The quickstart in a minute, to see that everything works.
+  """A smoke test of the quickstart: two steps in about a minute.
 
   rlcw --config=configs/grpo.py:tiny --workdir=runs/tiny
   """
@@ -53,7 +54,7 @@ def tiny() -> dict[str, Any]:
 
 
 def gemma3_270m() -> dict[str, Any]:
-  """Gemma 3 270M, a base model that has to learn first what a reply is.
+  """Gemma 3 270M, a base model that needs SFT before GRPO.
 
   ./scripts/gemma.sh
   rlcw --config=configs/sft.py --workdir=runs/gemma/sft \
@@ -61,13 +62,21 @@ def gemma3_270m() -> dict[str, Any]:
   rlcw --config=configs/grpo.py:gemma3_270m --workdir=runs/gemma/grpo \
     --config.model=runs/gemma/sft
 
-  On a laptop; the writing reward is the quickstart's.
+  Runs on a laptop, with the quickstart's reward model.
   """
   return dict(model='models/gemma-3-270m.Q4_K_M.gguf')
 
 
 def large(model: str, topology: str, **other: Any) -> dict[str, Any]:
-  """32 briefs of 8 replies of up to 2,048 tokens, in bfloat16 on a slice."""
+  """Settings of the large variants: 32 briefs x 8 replies, bfloat16.
+
+  Replies have up to 2,048 tokens.
+
+  Args:
+    model: Hub id of the policy.
+    topology: TPU slice for the task `plan`, as in `v5e:4x4`.
+    **other: settings that replace these.
+  """
   return (
     dict(
       model=model,
@@ -81,6 +90,8 @@ def large(model: str, topology: str, **other: Any) -> dict[str, Any]:
       moment_dtype='bfloat16',
       learning_rate=1e-6,
       steps=200,
+      # The reward model need not be trained yet for planning: only its shapes
+      # matter, and it is the 7B model for every large policy.
       plan=dict(topology=topology, reward_model=QWEN),
     )
     | other
@@ -117,6 +128,8 @@ def qwen2_5_72b() -> dict[str, Any]:
 
   v5p:2x4x4 (32 chips): 64.5 of 95.74 GiB.
   """
+  # Sampling replicates the weights over fsdp (`rollout_table`), so only the
+  # tensor axis shrinks the copy on each chip.
   mesh = dict(data=1, fsdp=-1, tensor=8)
   return large('Qwen/Qwen2.5-72B-Instruct', 'v5p:2x4x4', mesh=mesh)
 
@@ -142,10 +155,10 @@ def llama3_8b() -> dict[str, Any]:
 
 
 def greetings_7b() -> dict[str, Any]:
-  """The recipe of arXiv 2508.21476: Chinese greetings, 4 replies to 32 briefs.
+  """The recipe of arXiv 2508.21476: Chinese greetings, 32 briefs x 4 replies.
 
-  With the published data as `rlcw_greetings` in TFDS's folder for what is
-  fetched by hand (see docs/data.md):
+  Expects the published data as `rlcw_greetings` in TFDS's folder for manual
+  downloads (see docs/data.md):
 
   data=tfds:rlcw_greetings
   rlcw --config=configs/sft.py --workdir=runs/greetings/sft \
@@ -158,10 +171,10 @@ def greetings_7b() -> dict[str, Any]:
   rlcw --config=configs/grpo.py:greetings_7b --workdir=runs/greetings/grpo \
     --config.model=runs/greetings/sft
 
-  The other reward of the paper: `--config.writing=judge`, with a judge and with
-  the principles that configs/adversary.py made.  Five epochs of the 3,200
-  briefs that were published.  The paper makes two updates from each rollout,
-  of 16 briefs each; here it is one.
+  The paper's other reward is `--config.writing=judge`, with a judge and the
+  principles produced by configs/adversary.py.  500 steps are five epochs of the
+  3,200 published briefs.  The paper makes two updates per rollout, of 16 briefs
+  each; here a rollout gives one update.
 
   v5e:4x4 (16 chips): 13.3 of 15.75 GiB.
   """
@@ -200,7 +213,7 @@ VARIANTS = {
 
 def get_config(variant: str = 'smollm2') -> ConfigDict:
   if variant not in VARIANTS:
-    raise ValueError(f'variant {variant!r}; legal: {list(VARIANTS)}')
+    raise ValueError(f'variant={variant!r}; expected one of {list(VARIANTS)}')
   config = ConfigDict(
     dict(
       task='grpo',
@@ -208,15 +221,16 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
-      train='all',  # all | lora (with ten times the learning rate)
+      train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
         rank=16,
         alpha=32.0,
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
       steps=32,
-      # a step: prompts_per_step groups of group_size replies, learned from
-      # microbatch_groups groups at a time
+      # A step samples group_size replies to each of prompts_per_step briefs.
+      # Gradients are accumulated over microbatches of microbatch_groups groups,
+      # which bounds the memory of the update and does not change its result.
       prompts_per_step=8,
       group_size=8,
       microbatch_groups=4,
@@ -224,18 +238,27 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       temperature=0.7,
       writing='reward_model',  # reward_model | judge | module:function
       reward_model='runs/quickstart/reward_model',  # workdir of that run
-      verifiers=('rules',),  # rules (of the brief, and its demands) and any
-      # module:function
-      judge=judge_settings(),  # writing='judge', the briefs' demands, and a
-      # second opinion for `monitors` where writing is another
+      # `rules` checks the rules and demands of each brief; `module:function`
+      # adds a verifier of your own.
+      verifiers=('rules',),
+      # Scores replies with writing='judge' and answers for the demands of
+      # briefs.  With another writing score it is a second opinion, which
+      # `monitors` compares with that score.
+      judge=judge_settings(),
       mixing=dict(
         name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
-        margin=0.5,  # rlmr: in stds of the group's writing scores
-        all_violating='skip',  # rlmr: suppress | rank | skip
-        weight=1.0,  # linear, gdpo
+        # rlmr: distance of the best violator below the group's mean reward, in
+        # standard deviations of the group's writing scores
+        margin=0.5,
+        # rlmr, for groups in which every reply breaks a rule (suppress: all
+        # advantages negative, rank: by writing alone, skip: no advantages)
+        all_violating='skip',
+        weight=1.0,  # of the rules, for linear and gdpo
       ),
-      advantage_scale='reward_std',  # reward_std | none | writing_std (of
-      # rlmr, writing, gate)
+      # reward_std | none | writing_std (only with rlmr, writing and gate)
+      advantage_scale='reward_std',
+      # Importance ratio per token (GRPO) or per sequence (GSPO), and how the
+      # terms of a batch are averaged.
       ratio='token',  # token | sequence
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,
@@ -245,35 +268,41 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=6,
-      monitors=dict(  # of reward hacking; a warning where one is passed
-        window=8,  # steps, whose mean is compared with that of the first ones
-        length=1.5,  # times as long as at first, or as much shorter
-        repetition=0.2,  # more of a reply is repeated than at first
-        judge=0.2,  # less probably Good than at first while writing rises
-        judge_every=2,  # steps: then `judge` reads a reply to each brief
+      # Thresholds for signs of reward hacking; crossing one logs a warning.
+      # Means over the last `window` steps are compared with the first ones.
+      monitors=dict(
+        window=8,  # steps
+        length=1.5,  # replies this many times as long, or as much shorter
+        repetition=0.2,  # rise of the repeated share of a reply
+        judge=0.2,  # fall of P(Good) while the writing score rises
+        judge_every=2,  # steps between judgements of one reply to each brief
         no_signal=0.75,  # share of groups whose advantages are all 0
-        entropy=0.5,  # times that of the first steps
+        entropy=0.5,  # ratio to the first steps
       ),
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
-      rollout_table='decode',  # decode | train: how weights are split while
-      # replies are sampled, whole over fsdp or as they are trained
-      remat=True,  # recompute whole blocks in the backward pass: less memory,
-      # more time; False: all but what products with weights gave
-      compute_dtype='float32',  # float32 | bfloat16: of activations, of the
-      # weights that replies are sampled with, and of all that is frozen
-      # auto | xla: no kernels, whatever the platform. For where one fails: on
-      # GPU and TPU none has run yet, they are only compiled for TPU
-      attention='auto',
-      moment_dtype='float32',  # float32 | bfloat16: Adam's first moment
-      # frozen models wait in host memory until they score: a reward model on a
-      # decoder of its own and, with train=all, the reference
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+      # Sharding of the weights during sampling.  decode: replicated over fsdp,
+      # because every token reads every weight; train: sharded as in training.
+      rollout_table='decode',  # decode | train
+      # Recomputation in the backward pass.  True: whole blocks, less memory and
+      # more time; False: everything but the outputs of products with weights.
+      remat=True,
+      # dtype of activations, of the weights during sampling, and of all frozen
+      # weights; trained weights stay float32
+      compute_dtype='float32',  # float32 | bfloat16
+      # xla turns custom attention kernels off, in case one fails: on GPU and
+      # TPU none has run yet, they have only been compiled for TPU.
+      attention='auto',  # auto | xla
+      moment_dtype='float32',  # float32 | bfloat16, of Adam's first moment
+      # Keep frozen models in host memory until they score replies: a reward
+      # model with its own decoder and, with train=all, the reference.
       offload=False,
-      plan=dict(  # of the task `plan` alone
+      # read by the task `plan` alone
+      plan=dict(
         topology='v5e:4x4',
         prompt_tokens=1024,
-        compare_attention=False,  # compile all with attention=xla as well
-        # a model of the reward model's shapes; '' where the reference's pass
-        # gives the writing score as well
+        compare_attention=False,  # also compile everything with attention=xla
+        # a model with the reward model's shapes; '' if the reward model shares
+        # the reference's decoder, so that one pass computes both
         reward_model='',
       ),
     )

@@ -1,16 +1,16 @@
-"""A judge's verdict, Good or Bad, on every reply of a file.
+"""Judges every reply of a file as Good or Bad.
 
   rlcw --config=configs/judge.py --workdir=runs/verdicts \
     --config.input=replies.jsonl --config.judge.model=PATH
 
-or, by an OpenAI-compatible server,
+or with an OpenAI-compatible server:
 
     --config.judge.endpoint.url=http://127.0.0.1:8000/v1 \
     --config.judge.endpoint.model=NAME
 
-Cost: a forward pass per reply; the principles are read once.
-Expect: verdicts.jsonl in the workdir, each line of the input with "verdict" and
-"p_good", and a "reason" where the judge gives one.
+Cost: a forward pass per reply; the prefill of the principles is shared.
+Expect: verdicts.jsonl in the workdir: each input line with "verdict" and
+"p_good" added, and "reason" if the judge gives one.
 """
 
 from ml_collections import ConfigDict
@@ -22,11 +22,12 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='judge',
-      # JSONL of {"prompt", "response"}, with "label" (1 Good, 0 Bad) to compare
+      # JSONL of {"prompt", "response"}; with "label" (1 Good, 0 Bad) the
+      # summary also has the agreement of verdicts and labels
       input='replies.jsonl',
-      output='',  # verdicts.jsonl in the workdir where empty
+      output='',  # empty: verdicts.jsonl in the workdir
       judge=judge_settings(),
       batch_size=32,
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,4 +1,4 @@
-"""One page about three finished runs.
+"""Writes one HTML page about three finished runs.
 
 rlcw --config=configs/report.py --workdir=runs/quickstart
 
@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='report',
+      # the workdirs of those runs, each of the task that it is named after
       reward_model='runs/quickstart/reward_model',
       grpo='runs/quickstart/grpo',
       evaluate='runs/quickstart/evaluate',

@@ -1,10 +1,10 @@
-"""Writing reward: a head on a frozen decoder, from preferences.
+"""Trains the writing reward: a head on a frozen decoder, from preferences.
 
   rlcw --config=configs/reward_model.py --workdir=runs/quickstart/reward_model
 
 Cost: about a minute on 2 CPU cores.
-Expect: 99% of held-out pairs right, where length alone gets 49%; a picture of
-score against length, and of calibration, in reward_model.png.
+Expect: 99% accuracy on held-out pairs (49% by length alone); plots of score
+against length and of calibration in reward_model.png.
 """
 
 from ml_collections import ConfigDict
@@ -15,26 +15,33 @@ def get_config() -> ConfigDict:
     dict(
       task='reward_model',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      # JSONL of {"prompt", "chosen", "rejected"}, or of {"prompt", "response",
-      # "score"}, with "language" and "split" where there are such
+      # JSONL of {"prompt", "chosen", "rejected"} or {"prompt", "response",
+      # "score"}; optional "language" and "split"
       preferences='@preferences.jsonl',
-      language='en',  # or '' for all
-      heldout=0.1,  # share of prompts, where records name no split
-      least_gap=0.0,  # between the scores of replies that make a pair
+      language='en',  # '': all
+      heldout=0.1,  # share of the prompts whose records have no "split"
+      # smallest difference of "score" at which two replies form a pair
+      least_gap=0.0,
       seed=0,
       train='head',  # head | lora | all
-      pooling='mean',  # mean | last (as sequence classifiers, for export)
-      # none; balance: the longer reply is the better one half of the time;
-      # length: what length explains is fitted apart, and scores nothing
+      # Features of a reply: mean over its tokens, or the last token, as in
+      # sequence classifiers (needed for export).
+      pooling='mean',  # mean | last
+      # none | balance | length
+      # balance: reweights pairs so that the longer reply wins half of them
+      # length: fits a separate length term and drops it from the score
       debias='none',
-      made_losers=True,  # to each prompt one broken and one looping reply
-      replies_per_group=4,  # made losers included
-      max_reply_tokens=512,  # longer ones are cut
+      # Add two synthetic losers per prompt, one with random tokens and one that
+      # loops: a head fitted to fluent replies alone may score such text highly.
+      made_losers=True,
+      replies_per_group=4,  # synthetic losers included
+      max_reply_tokens=512,  # longer replies are truncated
       batch_size=8,
       steps=300,
       learning_rate=1e-2,
-      l2=1e-2,  # on the weights of standardised features
-      # with train=lora or all, the decoder after the head:
+      l2=1e-2,  # on the head's weights for standardised features
+      # With train=lora or all, training continues with decoder and head
+      # together, after the head alone (arXiv 2202.10054).
       lora=dict(
         rank=16,
         alpha=32.0,
@@ -48,7 +55,7 @@ def get_config() -> ConfigDict:
         max_grad_norm=1.0,
         checkpoint_every=14,
       ),
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       remat=True,
     )
   )

@@ -1,10 +1,10 @@
-"""Writing scores of a file of replies.
+"""Scores the writing of every reply in a file.
 
   rlcw --config=configs/score.py --workdir=runs/scores \
     --config.input=replies.jsonl
 
-Cost: about 5 short replies a second on 2 CPU cores.
-Expect: scores.jsonl in the workdir, each line of the input with its "score".
+Cost: about 5 short replies per second on 2 CPU cores.
+Expect: scores.jsonl in the workdir: each input line with "score" added.
 """
 
 from ml_collections import ConfigDict
@@ -14,10 +14,12 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='score',
-      run='runs/quickstart/reward_model',  # or a sequence classifier's folder
+      # workdir of a reward model, or the folder of a Hugging Face sequence
+      # classifier with one label
+      run='runs/quickstart/reward_model',
       input='replies.jsonl',  # JSONL of {"prompt", "response"}
-      output='',  # scores.jsonl in the workdir where empty
+      output='',  # empty: scores.jsonl in the workdir
       batch_size=16,
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,11 +1,12 @@
-"""Supervised fine-tuning: a cold start from examples.
+"""Supervised fine-tuning on examples, as a cold start for GRPO.
 
   rlcw --config=configs/sft.py --workdir=runs/sft
 
-Its model serves GRPO as --config.model=runs/sft.
+GRPO starts from the result with --config.model=runs/sft.
 
-Examples share rows of `row_tokens` tokens, and none sees another; one that is
-longer than a row is an error, as a reply cut short would teach no ending.
+Examples are packed into rows of `row_tokens` tokens and do not attend to each
+other.  An example longer than a row is an error: a truncated reply would teach
+the model not to stop.
 
 Cost: under 3 minutes on 2 CPU cores.
 Expect: held-out loss 4.62 before, 4.07 after, in nats per token.
@@ -19,26 +20,29 @@ def get_config() -> ConfigDict:
     dict(
       task='sft',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      # {"prompt", "response" or "chosen"}, with "language" and "split" where
-      # there are such
+      # JSONL of {"prompt", "response" or "chosen"}; optional "language" and
+      # "split"
       examples='@preferences.jsonl',
-      language='en',  # or '' for all
-      heldout=0.1,  # share of prompts, where records name no split
+      language='en',  # '': all
+      heldout=0.1,  # share of the prompts whose records have no "split"
       seed=0,
-      train='all',  # all | lora (with ten times the learning rate)
+      train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
         rank=16,
         alpha=32.0,
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
       steps=21,
-      rows_per_step=4,  # a multiple of the devices over which they are split
-      row_tokens=256,  # at least those of the longest prompt and reply
+      # Rows are sharded over the data and fsdp axes of the mesh, so their
+      # number must be a multiple of those devices.
+      rows_per_step=4,
+      row_tokens=256,  # at least the longest prompt and reply together
       learning_rate=2e-5,
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=7,
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
-      remat=True,  # recompute whole blocks in the backward pass: less memory
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+      # Recompute whole blocks in the backward pass: less memory, more time.
+      remat=True,
     )
   )

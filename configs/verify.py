@@ -1,14 +1,14 @@
-"""Do replies keep the rules of their briefs?
+"""Checks replies against the rules of their briefs.
 
   rlcw --config=configs/verify.py --workdir=runs/verdicts \
     --config.input=replies.jsonl
 
-With --config.mode=benchmark the rules are IFEval's to the letter, and its four
-numbers comparable with published ones.
+--config.mode=benchmark applies IFEval's rules exactly, so that its four
+accuracies are comparable with published ones.
 
-Cost: seconds for a thousand replies on a CPU core.
-Expect: verdicts.jsonl in the workdir, each line of the input with "strict" and
-"loose"; the four numbers and a table by rule, printed and in summary.json.
+Cost: seconds per thousand replies on a CPU core.
+Expect: verdicts.jsonl in the workdir: each input line with "strict" and "loose"
+added; the four accuracies and a table by rule, printed and in summary.json.
 """
 
 from ml_collections import ConfigDict
@@ -22,9 +22,12 @@ def get_config() -> ConfigDict:
       task='verify',
       # JSONL of {"prompt", "response", "instruction_id_list", "kwargs"}
       input='replies.jsonl',
-      output='',  # verdicts.jsonl in the workdir where empty
-      mode='reward',  # or benchmark
-      judge=judge_settings(),  # for demands, where there are any
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all devices that are left
+      output='',  # empty: verdicts.jsonl in the workdir
+      # `reward` tightens the rules that IFEval lets pass too easily.
+      mode='reward',  # reward | benchmark
+      # answers for demands, which no rule can check; needed only if a brief has
+      # some
+      judge=judge_settings(),
+      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -1,12 +1,12 @@
-"""Can a reply talk its judge round?
+"""Measures how far prompt injection in a reply moves a judge.
 
   python scripts/attack_judge.py MODEL
 
-Each attack of the tests is added to a reply that is plainly bad, and judged
-twice: pasted into the prompt as it is, control tokens and all, as is usual; and
-quoted and tokenised as `rlcw` does.  Honest text added to the same reply says
-how far any addition moves the judge.  Prints the verdict's log-odds of
-Good before, and how far they shift.
+Appends each attack of tests/attacks.py to a plainly bad reply and judges it
+twice: pasted into the prompt unchanged, including control tokens, as is usual;
+and quoted and tokenised as `rlcw` does.  Honest text appended to the same reply
+is the control: any addition moves the judge somewhat.  Prints the log-odds of
+Good before the addition, and their shift.
 """
 
 import pathlib
@@ -23,6 +23,7 @@ from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.prompts import quote
 
+# The attacks are shared with the tests, which are not a package.
 sys.path.append(str(pathlib.Path(__file__).parents[1] / 'tests'))
 from attacks import ATTACKS, PLAIN
 
@@ -32,42 +33,45 @@ LIMIT = 300  # characters of a reply
 
 
 class Pasted(LogprobJudge):
-  """The usual way: one message, tokenised with whatever it spells."""
+  """The usual, unsafe way: one message, in which special tokens are parsed."""
 
   def tokens(self, group: list[Prompt]) -> tuple[list[int], list[list[int]]]:
     text = self.model.tokenizer
     message = tokenizer.chat(text, ''.join(group[0])) + tokenizer.encode(
       text, 'Verdict:'
     )
+    # The base class prefills the first part and continues with the second.
+    # Nothing can be shared here, so the first part is a single token.
     return message[:1], [message[1:]]
 
 
 def odds(
-  panel: LogprobJudge, question: Question, replies: list[str]
+  judge: LogprobJudge, question: Question, replies: list[str]
 ) -> np.ndarray:
-  """Log-odds of Good for each reply, a group to each."""
+  """Log-odds `[N]` of Good for N replies, each judged in a group of its own."""
   prompts = [[question.about(BRIEF, reply)] for reply in replies]
-  if isinstance(panel, Pasted):
+  if isinstance(judge, Pasted):
+    # Put the raw reply back in the place of its quoted form.
     quoted = [quote(reply, 'en', LIMIT) for reply in replies]
     prompts = [
       [Prompt('', '', ''.join(p).replace(q, reply[:LIMIT]))]
       for [p], q, reply in zip(prompts, quoted, replies, strict=True)
     ]
-  good_N = panel(question, prompts).first[:, 0]
+  good_N = judge(question, prompts).first[:, 0]
   return np.log(good_N) - np.log1p(-good_N)
 
 
 def report(name: str, model: LanguageModel, kind: type[LogprobJudge]) -> None:
-  """Prints a row: how attacks and honest text move the judge."""
+  """Prints one row: the shifts by attacks and by honest text."""
   question = Question(
     'judge', 'en', LIMIT, questions.read('@principles_greetings_en')
   )
-  panel = kind(model, 8)
-  before = odds(panel, question, [BAD])[0]
+  judge = kind(model, 8)
+  before = odds(judge, question, [BAD])[0]
   shift = {
-    what: odds(panel, question, [f'{BAD}\n{text}' for text in texts.values()])
+    source: odds(judge, question, [f'{BAD}\n{text}' for text in texts.values()])
     - before
-    for what, texts in (('attacks', ATTACKS), ('honest', PLAIN))
+    for source, texts in (('attacks', ATTACKS), ('honest', PLAIN))
   }
   worst = [*ATTACKS][int(shift['attacks'].argmax())]
   print(

@@ -1,17 +1,19 @@
-"""Is a GRPO step right on a GPU, and how near does it come to its best?
+"""Checks a GRPO step on a GPU against the CPU, and measures its speed.
 
   python scripts/bench_gpu.py --out=runs/bench_gpu
 
-Calls what training calls, on random weights: nothing is fetched or read.
+Calls the functions that training calls, on random weights: nothing is
+downloaded or read from disk.
 
   1. parity    one small model on CPU and GPU; cuDNN's attention (`gpu_parity`)
-  2. ceilings  of products and memory traffic, here and now (`gpu_ceilings`)
+  2. ceilings  measured FLOP/s and bytes/s of the device (`gpu_ceilings`)
   3. models    rollout, reference and update, as shares of those ceilings
 
-`bench_gpu.json` is written anew after every part, so a run that is stopped
-keeps what it measured; what fails, or does not fit, is told in its place.
-Exits with 0 if parity holds, 1 if it does not or could not be computed, 2 if
-there is no GPU.  `--device=cpu --models=tiny` runs the same code without one.
+`bench_gpu.json` is rewritten after every part, so that an interrupted run keeps
+its measurements; a part that fails or runs out of memory leaves its error
+there.  Exit status: 0 if parity holds, 1 if it does not or could not be
+computed, 2 if there is no GPU.  `--device=cpu --models=tiny` runs the same code
+without a GPU.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# read when JAX first meets a GPU; by itself it takes 75% of the memory
+# JAX reads this when it initialises the GPU, and preallocates 75% by default.
 os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
 
 import flax.linen as nn
@@ -50,14 +52,16 @@ from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import GIB
 
-REPEATS = 3  # of each phase, after the call that compiles it
+REPEATS = 3  # timed calls of each phase, after the one that compiles
 
 
 # --- The phases of a step ---------------------------------------------------
 
 
-def share(run: Run, timing: Timing, flops: float, best: dict) -> dict[str, Any]:
-  """A phase's time, and its FLOPs as a share of the best product's."""
+def phase_metrics(
+  run: Run, timing: Timing, flops: float, best: dict
+) -> dict[str, Any]:
+  """A phase's times, and its FLOP/s as a share of the ceiling (MFU)."""
   rate = flops / timing.median
   return {
     'seconds': timing.median,
@@ -69,22 +73,24 @@ def share(run: Run, timing: Timing, flops: float, best: dict) -> dict[str, Any]:
   }
 
 
-def weights(run: Run) -> tuple[Any, Any, Any]:
-  """Random ones: what learns, what is frozen beside it, the reference."""
+def make_weights(run: Run) -> tuple[Any, Any, Any]:
+  """Random trainable parameters, frozen parameters and reference."""
   base = lora.without(run.config)
-  kept = 'float32' if run.config.lora is None else base.dtype
+  # Trained weights are float32 masters; the frozen base of adapters is not.
+  dtype = 'float32' if run.config.lora is None else base.dtype
 
   def make(key: jax.Array) -> Any:
-    return decoder.as_dtype(nn.unbox(init_params(base, key)), kept)
+    return decoder.as_dtype(nn.unbox(init_params(base, key)), dtype)
 
-  places = param_shardings(base, run.mesh)
-  params = jax.jit(make, out_shardings=places)(jax.random.key(0))
+  # Under jit with output shardings no unsharded copy is ever materialised.
+  shardings = param_shardings(base, run.mesh)
+  params = jax.jit(make, out_shardings=shardings)(jax.random.key(0))
   learned, frozen = lora.split(run.config, params, run.mesh, run.settings.seed)
   return learned, frozen, decoder.as_dtype(params, base.dtype)
 
 
-def briefs(run: Run) -> tuple[jax.Array, jax.Array]:
-  """Random briefs of full length."""
+def make_briefs(run: Run) -> tuple[jax.Array, jax.Array]:
+  """Random briefs of full length: tokens `[P, L]` and lengths `[P]`."""
   prompts, _, width, _ = run.case.shapes
   random = np.random.default_rng(0)
   size = (prompts, width)
@@ -96,23 +102,29 @@ def briefs(run: Run) -> tuple[jax.Array, jax.Array]:
 
 
 def roll_out(
-  run: Run, params: Any, read: Any, best: dict
+  run: Run, params: Any, briefs: Any, best: dict
 ) -> tuple[Rollout, dict[str, Any]]:
-  """Samples; no token ends a reply, so that each takes all of its budget.
+  """Samples replies of full length and measures prefill and decoding.
 
-  Reading the briefs is timed by itself, and what is left is decoding.
+  Prefill is timed alone; decoding is the rest of the rollout's time.
+
+  Args:
+    run: the model and the shapes of its step.
+    params: of the policy.
+    briefs: tokens `[P, L]` and lengths `[P]`.
+    best: measured ceilings.
   """
   config, shapes = run.config, run.case.shapes
-  numbers = jax.device_put(np.arange(shapes.prompts), read[1].sharding)
-  reading = jax.jit(functools.partial(decoder.prefill, config))
+  numbers = jax.device_put(np.arange(shapes.prompts), briefs[1].sharding)
+  jitted = jax.jit(functools.partial(decoder.prefill, config))
 
   def prefill(_: int) -> Any:
-    return reading(decoder.as_dtype(params, config.dtype), *read)
+    return jitted(decoder.as_dtype(params, config.dtype), *briefs)
 
   def call(n: int) -> Rollout:
     return sample(
       params,
-      *read,
+      *briefs,
       numbers,
       Temperature(run.settings.temperature),
       run.settings.seed,
@@ -120,60 +132,70 @@ def roll_out(
       config=config,
       group_size=shapes.group,
       max_new_tokens=shapes.reply_tokens,
+      # no token has this id, so no reply ends before its budget
       eos=(config.vocab_size,),
     )
 
-  before, _ = timed(prefill, REPEATS)
+  prefilling, _ = timed(prefill, REPEATS)
   timing, rollout = timed(call, REPEATS)
   tokens = int(rollout.length.sum())
-  decoding = timing.median - before.median
-  least, reached = (
+  # Decoding is memory-bound, so compare it with bandwidth and not with FLOP/s.
+  decoding = timing.median - prefilling.median
+  least, bandwidth = (
     gpu_cases.decoding_bytes(config, shapes),
     best['bytes_per_second'],
   )
   work = roofline.rollout(config, shapes)
-  return rollout, share(run, timing, work.flops, best) | {
+  return rollout, phase_metrics(run, timing, work.flops, best) | {
     'tokens': tokens,
     'tokens_per_second': tokens / timing.median,
-    'seconds_prefill': before.median,
+    'seconds_prefill': prefilling.median,
     'seconds_decoding': decoding,
     'decoding_bytes': least,
     'bytes_per_second': least / decoding,
-    'share_of_bandwidth': least / decoding / reached,
+    'share_of_bandwidth': least / decoding / bandwidth,
   }
 
 
 def learn(
   run: Run, learned: Any, frozen: Any, arrays: Any, best: dict
 ) -> dict[str, Any]:
-  """Updates, each from the state that the last one left."""
+  """Measures the update, each call continuing from the previous state."""
   optimizer = objective.make_optimizer(run.settings)
   state = train.init_state(learned, optimizer, run.mesh)
   loss = objective.make_loss(run.config, run.settings)
   update = train.make_update(loss, optimizer, state, run.microbatches)
 
   def call(_: int) -> Any:
+    # The update donates the state's buffers: the old one is not usable again.
     nonlocal state
-    state, told = update(state, arrays, frozen)
-    return state, told
+    state, stats = update(state, arrays, frozen)
+    return state, stats
 
-  timing, (_, told) = timed(call, REPEATS)
+  timing, (_, stats) = timed(call, REPEATS)
+  # MFU counts each product once, although the backward pass recomputes some.
   flops, once = gpu_cases.update_flops(run)
   prompts, group, width, reply = run.case.shapes
   tokens = prompts * (width + group * reply)
-  return share(run, timing, once, best) | {
+  return phase_metrics(run, timing, once, best) | {
     'tokens': tokens,
     'tokens_per_second': tokens / timing.median,
     'flops_with_recomputation': flops,
     'share_with_recomputation': flops
     / timing.median
     / best['flops_per_second'],
-    'told': {k: float(told[k]) for k in ('loss', 'grad_norm', 'bad_steps')},
+    'told': {k: float(stats[k]) for k in ('loss', 'grad_norm', 'bad_steps')},
   }
 
 
 def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
-  """All phases of one model's step, each kept as soon as it is measured."""
+  """Measures all phases of one model's step.
+
+  Args:
+    run: the model and the shapes of its step.
+    best: measured ceilings.
+    keep: writes its keyword arguments to disk; called after every phase.
+  """
   shapes = run.case.shapes
   keep(
     train=run.case.train,
@@ -181,11 +203,12 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
     shapes=shapes._asdict() | {'groups_at_a_time': run.case.microbatch_groups},
   )
   with jax.set_mesh(run.mesh):
-    learned, frozen, reference = weights(run)
-    read = briefs(run)
+    learned, frozen, reference = make_weights(run)
+    briefs = make_briefs(run)
     policy = lora.join(learned, frozen)
-    rollout, rolled = roll_out(run, policy, read, best)
-    keep(rollout=rolled)
+    rollout, rollout_metrics = roll_out(run, policy, briefs, best)
+    keep(rollout=rollout_metrics)
+    # A zero reward head: its cost is measured, its scores are not used.
     head = reward_model.Head(
       np.zeros(run.config.model_dim, np.float32), np.zeros(())
     )
@@ -194,7 +217,7 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
       return reward_model.score_and_reference(
         reference,
         head,
-        *read,
+        *briefs,
         rollout,
         run.settings.temperature,
         config=lora.without(run.config),
@@ -203,103 +226,123 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
 
     timing, (_, ref_logp) = timed(score, REPEATS)
     flops = roofline.score(run.config, shapes, head=True).flops
-    # decoding runs on plain operations, a pass on the platform's kernel
-    apart = float(jnp.abs(rollout.logp - ref_logp).mean())
-    told = share(run, timing, flops, best)
-    keep(reference=told, decoding_against_pass=apart)
+    # The policy still equals the reference, so log-probabilities should agree
+    # between decoding (plain XLA operations) and a full pass (GPU kernels).
+    difference = float(jnp.abs(rollout.logp - ref_logp).mean())
+    reference_metrics = phase_metrics(run, timing, flops, best)
+    keep(reference=reference_metrics, decoding_against_pass=difference)
     size = shapes.prompts, shapes.group
-    split = over_groups(run.mesh)
+    sharding = over_groups(run.mesh)
     advantage = np.random.default_rng(1).normal(size=size).astype(np.float32)
-    arrays = dict(prompt=read[0], length=read[1], rollout=rollout)
+    arrays = dict(prompt=briefs[0], length=briefs[1], rollout=rollout)
     arrays |= {'ref_logp': ref_logp} | jax.device_put(
-      {'valid': np.ones(size, bool), 'advantage': advantage}, split
+      {'valid': np.ones(size, bool), 'advantage': advantage}, sharding
     )
+    # The update donates its weights; keep no second reference to them.
     del policy
     keep(update=learn(run, learned, frozen, arrays, best))
 
 
-# --- The whole --------------------------------------------------------------
+# --- Report and command -----------------------------------------------------
 
 
 class Report:
-  """What is known so far, on disk after every part."""
+  """Results so far, written to `bench_gpu.json` after every part.
+
+  Args:
+    out: folder, created if missing.
+    seconds: time budget of the run, recorded in the file.
+  """
 
   def __init__(self, out: Path, seconds: float):
     out.mkdir(parents=True, exist_ok=True)
     self.file, self.started = out / 'bench_gpu.json', time.perf_counter()
-    self.found: dict[str, Any] = {'budget_seconds': seconds, 'models': {}}
+    self.results: dict[str, Any] = {'budget_seconds': seconds, 'models': {}}
 
   def write(self) -> None:
-    self.found['seconds'] = time.perf_counter() - self.started
-    files.write_json(self.file, self.found)
+    self.results['seconds'] = time.perf_counter() - self.started
+    files.write_json(self.file, self.results)
 
   def part(
     self, into: dict, name: str, make: Callable[[Callable[..., None]], None]
   ) -> None:
-    """Runs `make(keep)`; what stops it is kept beside what it has kept."""
-    metrics.log(f'{time.perf_counter() - self.started:5.0f} s  {name}')
-    kept = into[name] = {}
+    """Runs one part.
 
-    def keep(**found: Any) -> None:
-      kept.update(found)
+    Args:
+      into: dictionary that gets the part's results.
+      name: their key in it.
+      make: called with `keep`, which records its keyword arguments.  An
+        exception is recorded as `error`, beside the results kept before it.
+    """
+    metrics.log(f'{time.perf_counter() - self.started:5.0f} s  {name}')
+    results = into[name] = {}
+
+    def keep(**values: Any) -> None:
+      results.update(values)
       self.write()
 
     try:
       make(keep)
-    except Exception as error:  # the next part may still fit
+    # Typically out of memory; a smaller model may still fit.
+    except Exception as error:
       traceback.print_exc()
       keep(error=f'{type(error).__name__}: {error}'[:2000])
-    gc.collect()  # a failed part's arrays
+    # Frees the arrays of a failed part, which its traceback may refer to.
+    gc.collect()
 
 
 def parity(device: Any, keep: Callable[..., None]) -> None:
-  """All comparisons, and which of them fail."""
+  """Runs all comparisons with the CPU and records those that fail."""
   host = jax.devices('cpu')[0]
   run = gpu_cases.prepare('small', gpu_cases.SMALL, 'float32', host)
-  found = gpu_parity.of_model(run, device)
-  keep(limits=gpu_parity.LIMITS, **found)
-  found['attention'] = gpu_parity.of_attention(device, host)
-  failed = gpu_parity.failures(found)
-  keep(attention=found['attention'], failures=failed, passed=not failed)
+  errors = gpu_parity.model_errors(run, device)
+  keep(limits=gpu_parity.LIMITS, **errors)
+  errors['attention'] = gpu_parity.attention_errors(device, host)
+  failed = gpu_parity.failures(errors)
+  keep(attention=errors['attention'], failures=failed, passed=not failed)
 
 
-def tell(found: dict[str, Any]) -> None:
-  """A few lines in the terminal."""
-  checked, best = found.get('parity', {}), found.get('ceilings', {})
+def print_summary(results: dict[str, Any]) -> None:
+  """Prints parity, ceilings and a line per model and phase."""
+  checked, best = results.get('parity', {}), results.get('ceilings', {})
   print('\nparity', 'holds' if checked.get('passed') else checked)
   if 'products' in best:
     print(
       f'ceilings: {best["flops_per_second"] / 1e12:.4g} TFLOP/s in '
       f'{best["dtype"]}, {best["bytes_per_second"] / 1e9:.4g} GB/s'
     )
-  for name, case in found['models'].items():
+  for name, case in results['models'].items():
     if 'error' in case:
       print(f'{name}: {case["error"][:200]}')
     for phase in ('rollout', 'reference', 'update'):
       if phase not in case:
         continue
-      of = case[phase]
-      rate = of.get('tokens_per_second')
-      moved = of.get('share_of_bandwidth')
+      row = case[phase]
+      rate = row.get('tokens_per_second')
+      bandwidth = row.get('share_of_bandwidth')
       print(
-        f'{name:<14} {phase:<10} {of["seconds"]:8.3f} s  MFU {of["mfu"]:6.1%}'
+        f'{name:<14} {phase:<10} {row["seconds"]:8.3f} s  MFU {row["mfu"]:6.1%}'
         + (f'  {rate:,.0f} tokens/s' if rate else '')
-        + (f'  {moved:.1%} of the bandwidth in decoding' if moved else '')
+        + (f'  decoding at {bandwidth:.1%} of bandwidth' if bandwidth else '')
       )
 
 
 def stop_at(report: Report, seconds: float) -> threading.Timer:
-  """Ends the process when its time is over, even while XLA compiles."""
+  """Starts a timer that ends the process after `seconds`.
+
+  It runs in a thread of its own, so it works even while XLA compiles.
+  """
 
   def stop() -> None:
     try:
-      report.found['stopped'] = f'after {seconds:g} s'
+      report.results['stopped'] = f'after {seconds:g} s'
       report.write()
-      tell(report.found)
-      print(f'stopped after {seconds:g} s; what is known is in {report.file}')
+      print_summary(report.results)
+      print(f'stopped after {seconds:g} s; results so far: {report.file}')
       sys.stdout.flush()
     finally:
-      os._exit(verdict(report.found))
+      # sys.exit would end this thread only, and wait for the compilation.
+      os._exit(exit_status(report.results))
 
   timer = threading.Timer(seconds, stop)
   timer.daemon = True
@@ -307,9 +350,9 @@ def stop_at(report: Report, seconds: float) -> threading.Timer:
   return timer
 
 
-def verdict(found: dict[str, Any]) -> int:
-  """The exit status."""
-  return 0 if found.get('parity', {}).get('passed') else 1
+def exit_status(results: dict[str, Any]) -> int:
+  """Returns 0 if parity holds, 1 if it does not or was not computed."""
+  return 0 if results.get('parity', {}).get('passed') else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -324,9 +367,12 @@ def main(arguments: list[str] | None = None) -> int:
   flags = parser.parse_args(arguments)
   names = flags.models.split(',')
   if unknown := set(names) - set(CASES):
-    parser.error(f'--models: {sorted(unknown)} unknown; legal: {[*CASES]}')
+    parser.error(
+      f'--models={flags.models}: unknown {sorted(unknown)}; expected some of '
+      f'{[*CASES]}'
+    )
   if flags.device == 'gpu':
-    # parity needs the CPU beside it
+    # Both platforms: parity compares the GPU with the CPU.
     jax.config.update('jax_platforms', 'cuda,cpu')
   try:
     device = jax.devices(flags.device)[0]
@@ -339,39 +385,42 @@ def main(arguments: list[str] | None = None) -> int:
     measure(report, names, device)
   finally:
     timer.cancel()
-  tell(report.found)
-  return verdict(report.found)
+  print_summary(report.results)
+  return exit_status(report.results)
 
 
 def measure(report: Report, names: list[str], device: Any) -> None:
-  """All parts, one after the other."""
-  scale, found = gpu_ceilings.SCALES[device.platform], report.found
+  """Runs all parts in order: parity, ceilings, then every model."""
+  scale, results = gpu_ceilings.SCALES[device.platform], report.results
   runs = [
     gpu_cases.prepare(name, CASES[name], scale.dtype, device) for name in names
   ]
+  # The ceilings include each model's MLP product at the size of a microbatch.
   mlps = {}
   for run in runs:
     prompts, group, _, reply = run.case.shapes
     rows = prompts * group * reply // run.microbatches
     mlps[run.name] = rows, run.config.model_dim, run.config.mlp_dim
-  found['hardware'] = metrics.hardware()
-  report.part(found, 'parity', functools.partial(parity, device))
+  results['hardware'] = metrics.hardware()
+  report.part(results, 'parity', functools.partial(parity, device))
   report.part(
-    found,
+    results,
     'ceilings',
     lambda keep: keep(**gpu_ceilings.measure(mlps, scale, device)),
   )
-  best = found['ceilings']
+  best = results['ceilings']
+  # Without ceilings there is nothing to take shares of.
   for run in () if 'error' in best else runs:
-    report.part(found['models'], run.name, functools.partial(speed, run, best))
-    found['models'][run.name] |= memory(device)
+    measure_speed = functools.partial(speed, run, best)
+    report.part(results['models'], run.name, measure_speed)
+    results['models'][run.name] |= memory(device)
   report.write()
 
 
 def memory(device: Any) -> dict[str, float]:
-  """The most that the device has held up to here, where it tells."""
-  told = device.memory_stats() or {}
-  peak = told.get('peak_bytes_in_use')
+  """Peak device memory of the process so far; empty if not reported."""
+  stats = device.memory_stats() or {}
+  peak = stats.get('peak_bytes_in_use')
   return {} if peak is None else {'peak_memory_gib': peak / GIB}
 
 

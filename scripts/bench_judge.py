@@ -1,11 +1,12 @@
-"""What does a judge save by reading what its prompts share only once?
+"""Measures the time that prefix sharing saves a judge.
 
   python scripts/bench_judge.py MODEL [GROUPS [REPLIES]]
 
-Judges shipped replies in three ways, in turns: each prompt whole; principles
-and brief once per group; the principles once for all calls, the brief once per
-group.  Prints the median time of a call, its ratio to the last way's, and how
-far the verdicts differ.
+Judges shipped replies with three levels of sharing, taking turns: every prompt
+in full; principles and brief prefilled once per group; principles prefilled
+once for all calls and the brief once per group.  Prints the median time of a
+call, its ratio to that of the last level, and the largest difference of P(Good)
+from the last level.
 """
 
 import statistics
@@ -22,24 +23,26 @@ from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.runtime.mesh import make_mesh
 
 ROUNDS = 5
+LEVELS = 'nothing', 'brief', 'all'  # parts of a prompt that are shared
 
 
-WAYS = 'nothing', 'brief', 'all'
-
-
-def arrange(prompts: list[list[Prompt]], way: str) -> list[list[Prompt]]:
-  """The same prompts, sharing nothing, the brief, or all that they can."""
-  if way == 'all':
+def arrange(prompts: list[list[Prompt]], level: str) -> list[list[Prompt]]:
+  """Returns the same prompts, split so that only one of `LEVELS` is shared."""
+  if level == 'all':
     return prompts
+  # A brief is prefilled once per group, so principles that move into `group`
+  # are shared within the group only; a group of one prompt shares nothing.
   groups = [
     [Prompt('', each.shared + each.group, each.row) for each in group]
     for group in prompts
   ]
-  return groups if way == 'brief' else [[p] for group in groups for p in group]
+  if level == 'brief':
+    return groups
+  return [[p] for group in groups for p in group]
 
 
 def main(model: str, groups: str = '8', replies: str = '8') -> None:
-  """Measures and prints."""
+  """Measures every level and prints a row for each."""
   P, G = int(groups), int(replies)
   question = Question(
     'judge', 'en', 4000, questions.read('@principles_greetings_en')
@@ -50,27 +53,29 @@ def main(model: str, groups: str = '8', replies: str = '8') -> None:
     [question.about(pairs[p].prompt, texts[p * G + g]) for g in range(G)]
     for p in range(P)
   ]
-  judge = language_model.load(model, make_mesh())
-  seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-  verdicts = {}
-  with jax.set_mesh(judge.mesh):
-    panels = {
-      way: local.LogprobJudge(judge, P * G if way == 'nothing' else P)
-      for way in WAYS
+  loaded = language_model.load(model, make_mesh())
+  seconds: dict[str, list[float]] = {level: [] for level in LEVELS}
+  good = {}
+  with jax.set_mesh(loaded.mesh):
+    # One pass reads the whole call at every level, so that batch sizes match.
+    judges = {
+      level: local.LogprobJudge(loaded, P * G if level == 'nothing' else P)
+      for level in LEVELS
     }
-    for turn in range(1 + ROUNDS):
-      for way in WAYS:
+    for n in range(1 + ROUNDS):
+      # The levels take turns, so that a slow moment of the machine hits all.
+      for level in LEVELS:
         started = time.perf_counter()
-        found = panels[way](question, arrange(prompts, way))
-        if turn:  # the first call compiles
-          seconds[way].append(time.perf_counter() - started)
-        verdicts[way] = found.first.reshape(P, G)
+        verdicts = judges[level](question, arrange(prompts, level))
+        if n:  # the first call compiles
+          seconds[level].append(time.perf_counter() - started)
+        good[level] = verdicts.first.reshape(P, G)
   best = statistics.median(seconds['all'])
-  for way in WAYS:
-    median = statistics.median(seconds[way])
-    difference = np.abs(verdicts[way] - verdicts['all']).max()
+  for level in LEVELS:
+    median = statistics.median(seconds[level])
+    difference = np.abs(good[level] - good['all']).max()
     print(
-      f'{way + " shared":<15} {median:6.2f} s, {median / best:5.2f} times; '
+      f'{level + " shared":<15} {median:6.2f} s, {median / best:5.2f} times; '
       f'verdicts differ by {difference:.1e}'
     )
 

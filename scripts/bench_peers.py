@@ -1,27 +1,28 @@
-r"""How fast is a GRPO step beside TRL and tunix, and beside the machine's best?
+r"""Compares the speed of a GRPO step with TRL, tunix and the machine's ceiling.
 
   python scripts/bench_peers.py --out=runs/bench_peers \
     --torch-index=https://download.pytorch.org/whl/cpu
 
-The same model, briefs, group and lengths for all, in float32, with all weights
-learning: by advantages from the length of the replies, without a KL term and
-so without a reference pass.  No token ends a reply early.  No tool recomputes
-blocks to save memory; rlcw recomputes what lies between products with weights.
+All tools use the same model, briefs, group size and lengths, in float32, and
+train all weights.  Advantages come from the length of the replies; there is no
+KL term and thus no reference pass.  Replies always have full length.  No tool
+rematerialises whole blocks; rlcw recomputes everything but the outputs of
+products with weights (remat=False).
 
-Each tool is a process of its own, TRL and tunix in environments that are made
-here with pip.  After a step that compiles, they take turns, so that all meet
-the same weather; only one works at a time.  A turn is two steps, of which the
-second counts, as in training, where a step finds what the one before left.
-Beside every step stand the CPU time that other machines took meanwhile, and the
-speed of a product before the turn, when every process is at rest: after a step
-some still give back its memory.
+Each tool runs in a process of its own, TRL and tunix in environments that this
+script creates with pip.  The tools take turns, so that a slow moment of the
+machine affects them all, and only one works at a time.  A turn is two steps, of
+which the second is timed: as in training, it starts from the state that a step
+left in memory.  Each timed step is stored with the CPU time stolen by the
+hypervisor meanwhile, and with the speed of a NumPy product measured before the
+turn, while every process is idle (after a step, some are still freeing memory).
 
-The default case takes 11 minutes on 2 cores, and 20 GiB of memory for
-the three together; the environments take 3 GiB of disk.  The index
-is for a torch without CUDA; leave it out where pip finds one by itself.
+The default case takes 11 minutes on 2 cores and 20 GiB of memory for the three
+tools together; the environments take 3 GiB of disk.  --torch-index selects a
+torch without CUDA; omit it if pip finds one by default.
 
 `bench.json` has every number, `bench.md` the tables.  `--growth` measures rlcw
-alone, as groups, briefs and replies grow.
+alone, for growing groups, briefs and replies.
 """
 
 import argparse
@@ -33,7 +34,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ['JAX_PLATFORMS'] = 'cpu'  # read when JAX is imported
+# JAX reads this at import, so it is set before the imports below.
+os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import numpy as np
 from peers import growth, tables
@@ -44,7 +46,8 @@ from rlcw.runtime import files, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
-# what pip installs, one call after the other: TRL would bring CUDA's torch
+# Requirements of each peer, a tuple for each call of pip.  torch comes first:
+# as a dependency of TRL it would be installed with CUDA.
 PEERS = {
   'trl': (('torch==2.13.0',), ('trl==1.16.0', 'transformers==5.23.0')),
   'tunix': (('google-tunix==0.1.7', 'jax==0.10.2', 'transformers==5.12.1'),),
@@ -56,11 +59,21 @@ TOOLS = ('rlcw', *PEERS)
 
 
 def environment(name: str, out: Path, torch_index: str) -> Path:
-  """The Python of a peer's environment, which is made where it is missing."""
+  """Returns the Python of a peer's environment; creates it if missing.
+
+  Args:
+    name: key of `PEERS`.
+    out: folder for the environment.
+    torch_index: pip's index for torch; '' for the default.
+
+  Raises:
+    CalledProcessError: pip or venv failed.
+  """
   folder, pins = (out / f'env-{name}').resolve(), PEERS[name]
+  # Written last: an interrupted installation is repeated from the start.
   marker = folder / 'installed.json'
   if not marker.exists() or marker.read_text() != json.dumps(pins):
-    metrics.log(f'{name}: making {folder}')
+    metrics.log(f'{name}: installing into {folder}')
     subprocess.run(
       [sys.executable, '-m', 'venv', '--clear', folder], check=True
     )
@@ -73,38 +86,45 @@ def environment(name: str, out: Path, torch_index: str) -> Path:
 
 
 class Worker:
-  """A tool's process; what it prints beside its answers goes to `log`."""
+  """A tool's process, driven by one line of JSON per command.
+
+  Args:
+    command: program and arguments.
+    log: file for its standard error.
+    **variables: additional environment variables.
+  """
 
   def __init__(self, command: list[Any], log: Path, **variables: str):
     self.log = log
-    with log.open('w') as told:
+    with log.open('w') as stderr:
       self.process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=told,
+        stderr=stderr,
         text=True,
         env=os.environ | variables,
       )
 
   def ask(self, command: str) -> dict[str, Any]:
-    """Waits for the answer to a command.
+    """Sends a command and waits for its answer.
 
     Raises:
-      RuntimeError: the process ended instead; with the end of its log.
+      RuntimeError: the process ended; the message has the end of its log.
     """
     assert self.process.stdin and self.process.stdout
     try:
       self.process.stdin.write(command + '\n')
       self.process.stdin.flush()
     except BrokenPipeError:
-      pass  # its output has ended, too
+      # The process ended.  Reading returns '' then, which is handled below.
+      pass
     line = self.process.stdout.readline()
     if not line:
       end = self.log.read_text(errors='replace')[-2000:]
       raise RuntimeError(
-        f'{self.log.stem} ended with status {self.process.wait()} when told '
-        f'{command!r}; the end of {self.log}:\n{end}'
+        f'{self.log.stem} ended with status {self.process.wait()} at the '
+        f'command {command!r}; the end of {self.log}:\n{end}'
       )
     return json.loads(line)
 
@@ -114,7 +134,9 @@ class Worker:
 
 
 def start(tool: str, python: Path, case: Path) -> Worker:
-  """A tool's worker for a case; nothing is fetched."""
+  """Starts a tool's worker for a case, with downloads disabled."""
+  # Only rlcw's worker may import rlcw; the peers' environments lack its
+  # dependencies.
   paths = [str(ROOT / 'scripts'), *([str(ROOT)] if tool == 'rlcw' else [])]
   return Worker(
     [python, '-m', f'peers.{tool}_step', case],
@@ -130,7 +152,7 @@ def start(tool: str, python: Path, case: Path) -> Worker:
 
 
 def export(out: Path, model: str) -> Path:
-  """The model as a folder that all tools read."""
+  """Exports the model once, to a folder that all tools can load."""
   folder = out / 'export'
   if not (folder / 'summary.json').exists():
     metrics.log(f'exporting {model}')
@@ -145,11 +167,22 @@ def export(out: Path, model: str) -> Path:
 
 
 def write_case(shape: str, model: Path, out: Path) -> Path:
-  """A file that says what a step is; `shape` is briefs x replies x tokens."""
+  """Writes the description of a step that all workers read.
+
+  Args:
+    shape: briefs x replies per brief x tokens per reply, as in `4x8x48`.
+    model: folder of the model.
+    out: folder for the file.
+
+  Returns:
+    The file, SHAPE.json.
+  """
   prompts, group, reply = map(int, shape.split('x'))
   text = tokenizer.load(model)
   briefs = load_briefs('@briefs.jsonl', split='train', language='en')
   rows = [tokenizer.chat(text, brief.text) for brief in briefs[:prompts]]
+  # Prompts are stored as text after the chat template, so that no tool applies
+  # a template of its own.
   case = {
     'model': str(model.resolve()),
     'workdir': str(out.resolve() / 'trl'),
@@ -172,14 +205,18 @@ def write_case(shape: str, model: Path, out: Path) -> Path:
 
 
 def cpu_times() -> tuple[int, int]:
-  """Ticks of all cores since boot: in all, and those that were stolen."""
+  """Clock ticks of all cores since boot: total, and stolen.
+
+  Stolen time is spent by the hypervisor on other virtual machines.
+  """
+  # user nice system idle iowait irq softirq steal; `guest` is part of user
   with open('/proc/stat') as file:
     ticks = [int(field) for field in file.readline().split()[1:9]]
   return sum(ticks), ticks[7]
 
 
 def product_rate(side: int = 2048) -> float:
-  """FLOPs a second of NumPy's square product, the best of three."""
+  """FLOP/s of NumPy's product of two square matrices, the best of three."""
   a = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
   seconds = []
   for _ in range(3):
@@ -190,41 +227,55 @@ def product_rate(side: int = 2048) -> float:
 
 
 def take_step(tool: str, worker: Worker, tokens: int) -> dict[str, Any]:
-  """The second of two steps, and the weather it met.
+  """Takes two steps and returns the second, with the machine's load.
+
+  Args:
+    tool: its name, for the error message.
+    worker: its process.
+    tokens: new tokens expected of a step.
+
+  Returns:
+    The worker's answer with `steal` (share of CPU time stolen during the step)
+    and `product_rate` (FLOP/s of NumPy before it).
 
   Raises:
-    RuntimeError: the tool made more or fewer tokens than the others.
+    RuntimeError: the tool sampled another number of tokens than expected.
   """
   rate = product_rate()
   worker.ask('step')
-  before, stolen = cpu_times()
-  found = worker.ask('step')
-  after, later = cpu_times()
+  total_before, stolen_before = cpu_times()
+  step = worker.ask('step')
+  total_after, stolen_after = cpu_times()
+  # Makes the worker return freed memory to the system before the next turn.
   worker.ask('rest')
-  if found['tokens'] != tokens:
+  if step['tokens'] != tokens:
     raise RuntimeError(
-      f'{tool} made {found["tokens"]} new tokens where {tokens} are due: the '
-      'work of the tools is not equal'
+      f'{tool} made {step["tokens"]} new tokens, expected {tokens}: the tools '
+      'do not do equal work'
     )
-  steal = (later - stolen) / max(after - before, 1)
-  return found | {'steal': steal, 'product_rate': rate}
+  ticks = max(total_after - total_before, 1)
+  steal = (stolen_after - stolen_before) / ticks
+  return step | {'steal': steal, 'product_rate': rate}
 
 
 def run_case(
   case: Path, pythons: dict[str, Path], rounds: int
 ) -> dict[str, Any]:
-  """Rounds of a step of every tool, and the ceilings, measured in each."""
-  about = json.loads(case.read_text())
-  due = len(about['prompts']) * about['group'] * about['reply_tokens']
+  """Measures a step of every tool, and the ceilings, once per round."""
+  settings = json.loads(case.read_text())
+  tokens = (
+    len(settings['prompts']) * settings['group'] * settings['reply_tokens']
+  )
   workers: dict[str, Worker] = {}
   steps: dict[str, list[Any]] = {tool: [] for tool in pythons}
   ceilings = []
   try:
     for n in range(rounds):
       for tool, python in pythons.items():
+        # Started at its first turn, so that loading disturbs no other step.
         if tool not in workers:
           workers[tool] = start(tool, python, case)
-        steps[tool].append(take_step(tool, workers[tool], due))
+        steps[tool].append(take_step(tool, workers[tool], tokens))
         metrics.log(
           f'{case.stem} round {n} {tool}: {steps[tool][-1]["seconds"]:.2f} s'
         )
@@ -233,13 +284,13 @@ def run_case(
     for worker in workers.values():
       worker.close()
   return {
-    'case': about,
+    'case': settings,
     'steps': steps,
     'ceilings': ceilings,
   }
 
 
-# --- The whole -------------------------------------------------------------
+# --- Command ----------------------------------------------------------------
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -252,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--tools', default=','.join(TOOLS))
   parser.add_argument(
-    '--torch-index', default='', help="pip's index for TRL's torch"
+    '--torch-index', default='', help="pip's package index for TRL's torch"
   )
   parser.add_argument('--growth', action='store_true')
   flags = parser.parse_args(arguments)
@@ -269,12 +320,13 @@ def main(arguments: list[str] | None = None) -> None:
   cases: dict[str, Any] = {}
   for shape in flags.cases.split(','):
     case = write_case(shape, model, flags.out)
-    found = cases[shape] = run_case(case, pythons, flags.rounds)
-    found['roofs'] = tables.shares(config, found)
-    about = {'pins': PEERS, 'hardware': metrics.hardware(), 'cases': cases}
-    files.write_json(flags.out / 'bench.json', about)
+    measured = cases[shape] = run_case(case, pythons, flags.rounds)
+    measured['roofs'] = tables.shares(config, measured)
+    results = {'pins': PEERS, 'hardware': metrics.hardware(), 'cases': cases}
+    # Rewritten after every case, so that an interrupted run keeps its results.
+    files.write_json(flags.out / 'bench.json', results)
   text = '\n'.join(
-    tables.markdown(name, found) for name, found in cases.items()
+    tables.markdown(name, measured) for name, measured in cases.items()
   )
   (flags.out / 'bench.md').write_text(text)
   print(text)

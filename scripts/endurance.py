@@ -1,19 +1,21 @@
-"""Does a run survive what befalls it, and end as one that nothing befell?
+"""Tests that a run survives faults and ends bit for bit like one without any.
 
   python scripts/endurance.py [--workdir=runs/endurance] [--steps=200]
     [--kills=20] [--outage=60] [--seed=0]
 
-Two GRPO runs of a tiny random model, through the `rlcw` command.  One is left
-alone.  The other is killed, told to stop, left without its judge and without
-room on its disk, has its newest checkpoint spoiled and a line of its briefs,
-all at random times.  Some rewards are so wild in both that the gradient is not
-finite.  At the end parameters, moments, replies and metrics are held against
-each other bit for bit.  A third run, which may not wait for its judge, shows
-what becomes of a reply without a verdict.
+Trains a tiny random model with GRPO twice, through the `rlcw` command.  The
+first run is left alone.  In the second, faults are injected at random times: it
+is killed or terminated, its judge is unreachable, its disk is full, its newest
+checkpoint or a line of its briefs is damaged.  In both, some rewards are so
+large that the gradient is not finite.  At the end parameters, optimiser
+moments, replies and metrics of the two runs are compared bit for bit.  A third
+run, without retries for its judge, checks that replies without a verdict are
+masked.
 
-Cost: 19 minutes beside other work on 2 cores; nearly all of it goes to
-processes that begin.
-Expect: a table of faults, exit code 0 only where all held, `tally.json`.
+Cost: 19 minutes on 2 cores shared with other work, nearly all of it spent on
+starting processes.
+Expect: a table of faults and `tally.json`; exit code 0 only if the run survived
+every fault and nothing differs.
 """
 
 import argparse
@@ -40,41 +42,62 @@ from endurance_lab import (
   make_model,
 )
 
-PROMPTS = 2  # a step
-DISK = 64 * 2**20  # bytes, where it can be a disk of its own
+PROMPTS = 2  # per step
+DISK = 64 * 2**20  # bytes of the disturbed run's own disk
 
 
 def disturb(lab: Lab) -> list[dict[str, Any]]:
-  """Lets all of it happen; returns what, when, and whether it was survived."""
-  told, run = [], lab.run
+  """Runs to the end while injecting the scheduled faults.
+
+  Returns:
+    A record per fault: its name, the step, whether the run survived, a note.
+
+  Raises:
+    RuntimeError: the run did not end with exit code 0.
+  """
+  records, run = [], lab.run
   run.start()
   started = time.monotonic()
-  run.begin()
-  lab.started = time.monotonic() - started
+  run.wait_for_resume()
+  lab.startup_seconds = time.monotonic() - started
   faults = schedule(lab)
   for number, (step, fault) in enumerate(faults, 1):
     name, note, survived = fault.__name__.replace('_', ' '), '', True
     try:
-      run.reach(step)
-      at = run.done()
+      run.wait_for_step(step)
+      done = run.steps()
       note = fault(lab)
+    # A failed fault is recorded, and the others are injected nevertheless.
     except RuntimeError as error:
-      at, note, survived = run.done(), str(error), False
+      done, note, survived = run.steps(), str(error), False
     seconds = time.monotonic() - started
-    told.append({'fault': name, 'step': at, 'survived': survived, 'note': note})
+    records.append(
+      {'fault': name, 'step': done, 'survived': survived, 'note': note}
+    )
     print(
-      f'{seconds:5.0f} s  fault {number:2} of {len(faults)}  step {at:3} of '
+      f'{seconds:5.0f} s  fault {number:2} of {len(faults)}  step {done:3} of '
       f'{lab.args.steps}  {name}: {note if survived else "FAILED " + note}',
       flush=True,
     )
     if run.process.poll() is not None:
       run.start()
-  expect(run.end() == 0, f'exit code 0 at the end: {run.said()[-2000:]}')
-  return told
+  expect(run.wait() == 0, f'exit code 0 at the end: {run.output()[-2000:]}')
+  return records
 
 
 def differences(one: Path, other: Path, steps: int) -> list[str]:
-  """What two runs left that is not the same, bit for bit."""
+  """Compares the results of two runs bit for bit.
+
+  Args:
+    one: workdir of a run.
+    other: workdir of the other.
+    steps: number of the last step.
+
+  Returns:
+    Names of the items that differ: `params` and `rest` (optimiser state and
+    counters) of the last checkpoint, `metrics.jsonl`, `rollouts.jsonl`.
+  """
+  # Imported late: JAX would take memory while the runs need it.
   import jax
   import numpy as np
   from orbax import checkpoint as ocp
@@ -83,43 +106,55 @@ def differences(one: Path, other: Path, steps: int) -> list[str]:
     path = folder.absolute() / 'checkpoints' / str(steps) / item
     tree = ocp.StandardCheckpointer().restore(path)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
+    # Bytes, because NaN compares unequal to itself.
     return {jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in leaves}
 
   def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / 'metrics.jsonl').read_text().splitlines()
-    free = re.compile('second|compil|judge_requests')  # the last has retries
+    # Times, compilations and the requests to the judge (with retries) depend on
+    # the faults.
+    ignored = re.compile('second|compil|judge_requests')
     return [
-      {k: v for k, v in json.loads(line).items() if not free.search(k)}
+      {k: v for k, v in json.loads(line).items() if not ignored.search(k)}
       for line in lines
     ]
 
-  found = [
+  different = [
     item
     for item in ('params', 'rest')
     if state(one, item) != state(other, item)
   ]
   if rows(one) != rows(other):
-    found.append('metrics.jsonl')
-  diaries = [(x / 'rollouts.jsonl').read_bytes() for x in (one, other)]
-  return found + ['rollouts.jsonl'] * (diaries[0] != diaries[1])
+    different.append('metrics.jsonl')
+  rollouts = [(x / 'rollouts.jsonl').read_bytes() for x in (one, other)]
+  return different + ['rollouts.jsonl'] * (rollouts[0] != rollouts[1])
 
 
 def count_bad_steps(folder: Path, steps: int) -> tuple[int, int]:
-  """Steps whose gradient was made not finite, and those that were skipped."""
+  """Counts steps with a non-finite gradient, and those of them skipped.
+
+  Returns:
+    The two counts; the second is 0 if any other step was skipped.
+  """
   from rlcw.data import batches, datasets
 
   rows = datasets.read_jsonl(folder / 'metrics.jsonl')
-  made = [
+  # The briefs of a step are a function of (seed, step), here with seed 0.
+  poisoned = [
     POISONED in batches.batch_indices(0, step, PROMPTS, BRIEFS)
     for step in range(steps)
   ]
   skipped = [row['bad_steps'] > 0 for row in rows]
-  same = sum(x and y for x, y in zip(made, skipped, strict=True))
-  return sum(made), same if sum(skipped) == sum(made) else 0
+  both = sum(x and y for x, y in zip(poisoned, skipped, strict=True))
+  return sum(poisoned), both if sum(skipped) == sum(poisoned) else 0
 
 
 def count_masked(folder: Path) -> tuple[int, int]:
-  """Replies without a verdict, and how many of these counted for nothing."""
+  """Counts replies without a verdict, and those of them that were masked.
+
+  Raises:
+    RuntimeError: all replies have a verdict, or none has.
+  """
   from rlcw.data import datasets
 
   replies = [
@@ -129,45 +164,52 @@ def count_masked(folder: Path) -> tuple[int, int]:
   ]
   without = [reply for reply in replies if reply['writing'] is None]
   expect(0 < len(without) < len(replies), 'some replies have no verdict')
-  right = [r for r in without if not r['valid'] and r['advantage'] == 0]
-  return len(without), len(right)
+  masked = [r for r in without if not r['valid'] and r['advantage'] == 0]
+  return len(without), len(masked)
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-  """A disk of its own for a folder, where that is allowed (to root)."""
+  """Creates a folder with a small tmpfs of its own, if mounting is allowed.
+
+  Mounting needs root.  At the end the files move to an ordinary folder.
+  """
   folder.mkdir()
   size = f'size={DISK}'
   mount = ['mount', '-t', 'tmpfs', '-o', size, 'none', str(folder)]
   try:
     subprocess.run(mount, check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):
-    print('mount -t tmpfs is refused: no disk will be full', flush=True)
+    print(
+      'mount -t tmpfs failed: the fault "fill disk" is left out', flush=True
+    )
     yield
     return
-  kept = folder.with_suffix('.kept')
+  copy = folder.with_suffix('.kept')
   try:
     yield
-    shutil.copytree(folder, kept)
+    shutil.copytree(folder, copy)
   finally:
+    # -l detaches the disk even if a process still has files open on it.
     subprocess.run(['umount', '-l', str(folder)], check=True)
   folder.rmdir()
-  kept.rename(folder)
+  copy.rename(folder)
 
 
-def tabulate(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """A row for each kind of fault."""
+def tabulate(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Summarises the records of faults, a row for each kind."""
   rows = []
-  for name, these in itertools.groupby(
-    sorted(told, key=lambda each: each['fault']), lambda each: each['fault']
+  # groupby joins neighbours only, hence the sort.
+  for name, group in itertools.groupby(
+    sorted(records, key=lambda each: each['fault']), lambda each: each['fault']
   ):
-    these = [*these]
-    notes = {e['note'] for e in these if e['note'] and e['survived']}
+    group = [*group]
+    notes = {e['note'] for e in group if e['note'] and e['survived']}
     rows.append(
       {
         'fault': name,
-        'injected': len(these),
-        'recovered': sum(each['survived'] for each in these),
+        'injected': len(group),
+        'recovered': sum(each['survived'] for each in group),
         'notes': ', '.join(sorted(notes)),
       }
     )
@@ -175,7 +217,7 @@ def tabulate(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def endure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-  """All three runs; returns the tally."""
+  """Makes all three runs in `folder`; returns the contents of tally.json."""
   started = time.monotonic()
   model, briefs, judge = folder / 'model', folder / 'briefs.jsonl', Judge()
   make_model(model)
@@ -187,30 +229,32 @@ def endure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     'mixing.all_violating': 'suppress',
     'judge.endpoint.url': f'http://127.0.0.1:{judge.port}/v1',
     'judge.endpoint.model': 'm',
-    # a wait between two of these grows to 6 seconds at least
+    # Enough for the outage: the wait before a retry grows to at least 6 s.
     'judge.endpoint.retries': 10 + int(args.outage / 6),
     'steps': args.steps,
     'prompts_per_step': PROMPTS,
     'group_size': 4,
     'microbatch_groups': 1,
     'max_new_tokens': 12,
+    # Several checkpoints, even in short runs.
     'checkpoint_every': max(2, min(5, args.steps // 8)),
     'learning_rate': 1e-3,
   }
   calm = Run(folder / 'undisturbed', settings)
-  print(f'{args.steps} steps undisturbed, see {calm.log}', flush=True)
+  print(f'{args.steps} steps without faults, log in {calm.log}', flush=True)
   calm.start()
-  expect(calm.end() == 0, f'exit code 0: {calm.said()[-2000:]}')
+  expect(calm.wait() == 0, f'exit code 0: {calm.output()[-2000:]}')
   run = Run(folder / 'disturbed', settings)
   with small_disk(run.folder):
-    told = disturb(Lab(run, judge, briefs, args))
-  hasty = {'writing': 'judge', 'steps': 2, 'judge.endpoint.retries': 0}
-  masked = Run(folder / 'masked', settings | hasty)
-  judge.moody = True
+    records = disturb(Lab(run, judge, briefs, args))
+  # Without retries, every request that fails leaves a reply without a verdict.
+  no_retries = {'writing': 'judge', 'steps': 2, 'judge.endpoint.retries': 0}
+  masked = Run(folder / 'masked', settings | no_retries)
+  judge.failing = True
   masked.start()
-  expect(masked.end() == 0, f'exit code 0: {masked.said()[-2000:]}')
-  rows = tabulate(told)
-  for name, (made, held), note in (
+  expect(masked.wait() == 0, f'exit code 0: {masked.output()[-2000:]}')
+  rows = tabulate(records)
+  for name, (injected, recovered), note in (
     (
       'gradient not finite',
       count_bad_steps(run.folder, args.steps),
@@ -222,26 +266,26 @@ def endure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
       'replies masked, in the third run',
     ),
   ):
-    row = {'fault': name, 'injected': made, 'recovered': held, 'notes': note}
-    rows.append(row)
-  found = differences(calm.folder, run.folder, args.steps)
-  held = all(0 < row['injected'] == row['recovered'] for row in rows)
+    row = {'fault': name, 'injected': injected, 'recovered': recovered}
+    rows.append(row | {'notes': note})
+  different = differences(calm.folder, run.folder, args.steps)
+  passed = all(0 < row['injected'] == row['recovered'] for row in rows)
   if 'fill disk' not in {row['fault'] for row in rows}:
     row = {'fault': 'fill disk', 'injected': 0, 'recovered': 0}
-    rows.append(row | {'notes': 'not tried: no disk could be mounted'})
+    rows.append(row | {'notes': 'not tested: no disk could be mounted'})
   return {
-    'held': held and not found,
-    'differences': found,
+    'held': passed and not different,
+    'differences': different,
     'steps': args.steps,
     'seed': args.seed,
     'seconds': round(time.monotonic() - started),
     'table': rows,
-    'faults': told,
+    'faults': records,
   }
 
 
 def main() -> None:
-  """Prints the tally, and ends with 0 only where all held."""
+  """Runs everything and prints the table; exits with 0 only on success."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--workdir', type=Path, default=Path('runs/endurance'))
   parser.add_argument('--steps', type=int, default=200)
@@ -251,7 +295,7 @@ def main() -> None:
   args = parser.parse_args()
   folder = args.workdir.absolute()
   if folder.exists():
-    sys.exit(f'{folder} exists; delete it, or give another --workdir')
+    sys.exit(f'--workdir={folder} exists: delete it or name another folder')
   folder.mkdir(parents=True)
   tally = endure(args, folder)
   (folder / 'tally.json').write_text(json.dumps(tally, indent=2) + '\n')
@@ -259,8 +303,8 @@ def main() -> None:
   print('\n' + line.format('fault', 'injected', 'recovered', 'notes'))
   for row in tally['table']:
     print(line.format(*row.values()))
-  same = ', '.join(tally['differences']) or 'nothing'
-  print(f'\nDifferent from the undisturbed run: {same}.')
+  different = ', '.join(tally['differences']) or 'nothing'
+  print(f'\nDifferences from the undisturbed run: {different}.')
   sys.exit(not tally['held'])
 
 

@@ -1,4 +1,4 @@
-"""What can befall a run in `endurance.py`, and what it is to do about it."""
+"""Faults that `endurance.py` injects into a run, and the expected reactions."""
 
 import contextlib
 import itertools
@@ -15,152 +15,182 @@ from typing import Any
 
 from endurance_lab import BRIEFS, Judge, Run, expect
 
-# What is said of a full disk: by the system, and where a save had no room.
+# Error messages for a full disk: of the system, and of a failed checkpoint.
 FULL = r'No space left on device|\(0\.\d MiB are free\)'
 
 
 class Lab:
-  """The run that is disturbed, and all that can disturb it."""
+  """The run under test, and everything that the faults act on.
+
+  Args:
+    run: the run.
+    judge: its judge server.
+    briefs: its file of briefs.
+    args: command line of `endurance.py`.
+  """
 
   def __init__(self, run: Run, judge: Judge, briefs: Path, args: Any):
     self.run, self.judge, self.briefs, self.args = run, judge, briefs, args
     self.random = random.Random(args.seed)
-    self.started = 5.0  # seconds that a process takes to begin
+    self.startup_seconds = 5.0  # from a process's start until it resumes
     self.damages = itertools.cycle(['a bit flipped', 'cut', 'zeros', 'removed'])
 
-  def chance(self, most: float) -> float:
-    """Seconds up to the most."""
+  def delay(self, most: float) -> float:
+    """A random number of seconds between 0 and `most`."""
     return self.random.random() * most
 
 
-# Each disturbs a run that has just told a step, and leaves it ended or not.
-# It returns a note, and raises RuntimeError if the run does not do as it ought.
+# Each fault acts on a run that has just finished a step.  It may leave the run
+# ended; the caller restarts it then.  It returns a note for the table, and
+# raises RuntimeError if the run does not react as expected.
 
 
 def kill(lab: Lab) -> str:
-  time.sleep(lab.chance(0.5))
-  lab.run.end(signal.SIGKILL)
+  """Kills the run at a random moment."""
+  time.sleep(lab.delay(0.5))
+  lab.run.wait(signal.SIGKILL)
   return ''
 
 
 def kill_in_save(lab: Lab) -> str:
+  """Kills the run while it writes a checkpoint."""
+  # The save may finish before the signal arrives, so try several times.
   for _ in range(5):
-    lab.run.reach_save()
-    time.sleep(lab.chance(0.05))
-    lab.run.end(signal.SIGKILL)
-    if lab.run.saving():
-      return 'half a checkpoint was left'
+    lab.run.wait_for_save()
+    time.sleep(lab.delay(0.05))
+    lab.run.wait(signal.SIGKILL)
+    if lab.run.is_saving():
+      return 'an incomplete checkpoint was left'
     lab.run.start()
-    lab.run.begin()
-  raise RuntimeError('five times the save was over')
+    lab.run.wait_for_resume()
+  raise RuntimeError('in 5 attempts every save finished before the kill')
 
 
 def kill_at_start(lab: Lab) -> str:
-  lab.run.end(signal.SIGKILL)
+  """Kills the run, then again while it starts."""
+  lab.run.wait(signal.SIGKILL)
   lab.run.start()
-  time.sleep(lab.chance(lab.started))
-  lab.run.end(signal.SIGKILL)
+  time.sleep(lab.delay(lab.startup_seconds))
+  lab.run.wait(signal.SIGKILL)
   return ''
 
 
 def terminate(lab: Lab) -> str:
-  time.sleep(lab.chance(0.5))
-  expect(lab.run.end(signal.SIGTERM) == 0, 'exit code 0')
-  expect(lab.run.saved()[-1] == lab.run.done(), 'its last step was saved')
+  """Sends SIGTERM, as at preemption: the run saves and exits with code 0."""
+  time.sleep(lab.delay(0.5))
+  expect(lab.run.wait(signal.SIGTERM) == 0, 'exit code 0')
+  expect(
+    lab.run.checkpoints()[-1] == lab.run.steps(),
+    'a checkpoint of the last step',
+  )
   return 'saved, exit code 0'
 
 
 def take_judge(lab: Lab) -> str:
-  lab.judge.die()
+  """Stops the judge server for a while: the run retries and loses nothing."""
+  lab.judge.stop()
   try:
+    # By half of the outage a step in progress has got its last verdicts.
     time.sleep(lab.args.outage / 2)
-    before = lab.run.done()
+    before = lab.run.steps()
     time.sleep(lab.args.outage / 2)
-    expect(lab.run.process.poll() is None, 'it waits for its judge')
-    expect(lab.run.done() == before, 'no step is done without')
+    expect(lab.run.process.poll() is None, 'the run waits for its judge')
+    expect(lab.run.steps() == before, 'no step is done without the judge')
   finally:
-    lab.judge.rise()
-  lab.run.reach(before + 1)
-  return f'{lab.args.outage} s, waited out by retries'
+    lab.judge.start()
+  lab.run.wait_for_step(before + 1)
+  return f'{lab.args.outage} s, bridged by retries'
 
 
 def take_judge_and_kill(lab: Lab) -> str:
-  lab.judge.die()
+  """Stops the judge server, and kills and restarts the run meanwhile."""
+  lab.judge.stop()
   try:
     time.sleep(lab.args.outage / 2)
-    lab.run.end(signal.SIGKILL)
+    lab.run.wait(signal.SIGKILL)
     lab.run.start()
     time.sleep(lab.args.outage / 2)
   finally:
-    lab.judge.rise()
+    lab.judge.start()
   return f'{lab.args.outage} s'
 
 
 def fill_disk(lab: Lab) -> str:
-  """Full at once, or with less room than a save takes."""
+  """Fills the disk completely, or up to less than a checkpoint needs."""
   run, left = lab.run, lab.random.choice([0, 100_000])
-  before, ballast = run.saved(), run.folder / 'ballast'
+  before, ballast = run.checkpoints(), run.folder / 'ballast'
   free = shutil.disk_usage(run.folder).free
+  # The run writes at the same time, so the disk may be full early (OSError).
   with contextlib.suppress(OSError), ballast.open('wb', 0) as file:
     while free > left:
       free -= file.write(bytes(min(free - left, 2**16)))
   try:
-    expect(run.end() == 1, 'exit code 1')
-    problem = run.said().rstrip().rpartition('\nrlcw: ')[2]
+    expect(run.wait() == 1, 'exit code 1')
+    problem = run.output().rstrip().rpartition('\nrlcw: ')[2]
     expect(str(run.folder) in problem, f'the folder in {problem!r}')
     expect(bool(re.search(FULL, problem)), f'{FULL} in {problem!r}')
     run.start()
-    expect(run.end() == 1, 'exit code 1, as the disk is still full')
+    expect(run.wait() == 1, 'exit code 1 again, as the disk is still full')
   finally:
     ballast.unlink()
-  expect({*before[-1:]} <= {*run.saved()}, 'the checkpoint before is there')
+  expect(
+    {*before[-1:]} <= {*run.checkpoints()},
+    'the checkpoint from before still exists',
+  )
   where = 'a save' if 'checkpoint could not be written' in problem else 'a line'
   return f'{where} had no room on a tmpfs'
 
 
 def spoil_checkpoint(lab: Lab) -> str:
-  while len(lab.run.saved()) < 2:
-    lab.run.rest()
-  lab.run.end(signal.SIGKILL)
-  *_, before, newest = lab.run.saved()
+  """Damages the newest checkpoint: the run resumes from the one before."""
+  while len(lab.run.checkpoints()) < 2:
+    lab.run.sleep()
+  lab.run.wait(signal.SIGKILL)
+  *_, before, newest = lab.run.checkpoints()
   folder = lab.run.folder / 'checkpoints' / str(newest)
   files = [path for path in folder.rglob('*') if path.is_file()]
+  # The largest file has most of the arrays' bytes.
   largest = max(files, key=lambda path: path.stat().st_size)
   content = bytearray(largest.read_bytes())
-  at = lab.random.randrange(len(content))
-  how = next(lab.damages)
-  if how == 'a bit flipped':
-    content[at] ^= 1 << lab.random.randrange(8)
-  elif how == 'cut':
-    del content[at:]
-  elif how == 'zeros':
-    content[at // 2 :] = bytes(len(content) - at // 2)
+  offset = lab.random.randrange(len(content))
+  damage = next(lab.damages)
+  if damage == 'a bit flipped':
+    content[offset] ^= 1 << lab.random.randrange(8)
+  elif damage == 'cut':
+    del content[offset:]
+  elif damage == 'zeros':
+    content[offset // 2 :] = bytes(len(content) - offset // 2)
   largest.write_bytes(content)
-  if how == 'removed':
+  if damage == 'removed':
     largest.unlink()
   lab.run.start()
-  lab.run.begin()
+  lab.run.wait_for_resume()
   for words in (f'{folder} cannot be read', f'goes on from step {before} '):
-    expect(words in lab.run.said(), words)
-  return how
+    expect(words in lab.run.output(), f'{words!r} in the output')
+  return damage
 
 
 def spoil_line(lab: Lab) -> str:
-  lab.run.end(signal.SIGKILL)
-  whole = lab.briefs.read_bytes()
-  lines, n = whole.split(b'\n'), lab.random.randrange(BRIEFS)
+  """Truncates a line of the briefs: the run exits with an error naming it."""
+  lab.run.wait(signal.SIGKILL)
+  original = lab.briefs.read_bytes()
+  lines, n = original.split(b'\n'), lab.random.randrange(BRIEFS)
   lines[n] = lines[n][: lab.random.randrange(1, len(lines[n]))]
   lab.briefs.write_bytes(b'\n'.join(lines))
   lab.run.start()
-  expect(lab.run.end() == 1, 'exit code 1')
-  lab.briefs.write_bytes(whole)
+  expect(lab.run.wait() == 1, 'exit code 1')
+  # Restore the file, so that the run can go on.
+  lab.briefs.write_bytes(original)
   words = f'rlcw: {lab.briefs}:{n + 1}: not JSON'
-  expect(words in lab.run.said(), words)
-  return 'the error names file and line; mended'
+  expect(words in lab.run.output(), f'{words!r} in the output')
+  return 'the error names file and line; repaired'
 
 
 def schedule(lab: Lab) -> list[tuple[int, Callable[[Lab], str]]]:
-  """When what happens."""
+  """Draws the faults in random order, each with the step to wait for.
+
+  Their numbers are in proportion to --kills.
+  """
   kills, few = lab.args.kills, max(1, lab.args.kills // 10)
   in_save, at_start = math.ceil(kills / 3), kills // 6
   faults = [
@@ -170,11 +200,13 @@ def schedule(lab: Lab) -> list[tuple[int, Callable[[Lab], str]]]:
     *[terminate] * (few + 1),
     *[take_judge] * max(1, few // 2),
     *[take_judge_and_kill] * max(1, few // 2),
+    # Only on a disk of its own: filling the machine's disk would harm others.
     *[fill_disk] * (few if os.path.ismount(lab.run.folder) else 0),
     *[spoil_checkpoint] * (few + 1),
     *[spoil_line] * few,
   ]
   lab.random.shuffle(faults)
+  # Some faults wait for further checkpoints, so none starts near the end.
   latest = lab.args.steps - 3 * lab.run.settings['checkpoint_every']
   steps = sorted(lab.random.randint(1, latest) for _ in faults)
   return [*zip(steps, faults, strict=True)]

@@ -1,4 +1,4 @@
-"""What `endurance.py` runs: a tiny model, briefs, a judge, a process."""
+"""Fixtures of `endurance.py`: tiny model, briefs, judge server, run process."""
 
 import hashlib
 import http.server
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BRIEFS, POISONED = 24, 7  # how many, and which of them has wild rewards
+BRIEFS = 24  # number of briefs
+POISONED = 7  # index of the brief whose rewards make the gradient non-finite
 CHATML = (
   "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
   "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -25,9 +26,17 @@ CHATML = (
 def writing(
   briefs: Sequence[Any], replies: Sequence[Sequence[str]]
 ) -> list[list[float]]:
-  """The runs' reward: more vowels are better, and one brief is beyond measure.
+  """Reward function of the runs: the number of vowels, divided by 8.
 
-  Such rewards lie too far apart for a float: the gradient is not finite.
+  Replies to the brief `POISONED` get -3e38 and 3e38 in turn.  Their difference
+  overflows float32, so that the gradient is not finite.
+
+  Args:
+    briefs: P briefs.
+    replies: replies, `[P][G]`.
+
+  Returns:
+    Rewards `[P][G]`.
   """
   return [
     [-3e38, 3e38] * (len(group) // 2)
@@ -38,7 +47,7 @@ def writing(
 
 
 def make_model(folder: Path) -> None:
-  """A tiny random Llama, and a tokenizer of single bytes."""
+  """Saves a tiny random Llama and a byte-level tokenizer to a new folder."""
   import jax
   import tokenizers
   import transformers
@@ -48,6 +57,7 @@ def make_model(folder: Path) -> None:
   from rlcw.models import weights
   from rlcw.models.config import ModelConfig
 
+  # No merges: every byte is a token, so no tokenizer has to be trained.
   special = ['<|im_start|>', '<|im_end|>']
   names = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
   bpe = tokenizers.Tokenizer(
@@ -80,7 +90,7 @@ def make_model(folder: Path) -> None:
 
 
 def make_briefs(file: Path) -> None:
-  """Briefs with a rule, and a demand that the judge has to answer for."""
+  """Writes briefs with one rule and one demand, which needs the judge."""
   lines = [
     {
       'id': f'brief-{n}',
@@ -94,15 +104,19 @@ def make_briefs(file: Path) -> None:
 
 
 class Judge:
-  """An OpenAI-compatible server whose verdicts follow from the prompt."""
+  """OpenAI-compatible server with deterministic verdicts.
+
+  A verdict is a function of the prompt, so that a run that is interrupted and
+  one that is not get the same answers.
+  """
 
   def __init__(self):
-    self.moody = False  # whether half of the prompts get no answer
+    self.failing = False  # if true, half of the prompts get HTTP status 500
     self.port, self._server = 0, None
-    self.rise()
+    self.start()
 
-  def rise(self) -> None:
-    """Serves, on the port that it had before."""
+  def start(self) -> None:
+    """Starts serving; a restarted server keeps its port."""
     judge = self
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -116,25 +130,29 @@ class Judge:
         self.end_headers()
         self.wfile.write(body)
 
+      # The base class would log every request to stderr.
       def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    # Port 0 lets the system choose a free one at the first start.
     address = '127.0.0.1', self.port
     self._server = http.server.ThreadingHTTPServer(address, Handler)
     self.port = self._server.server_port
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-  def die(self) -> None:
-    """From now on connections are refused."""
+  def stop(self) -> None:
+    """Stops serving: connections are refused from now on."""
     self._server.shutdown()
     self._server.server_close()
 
   def answer(self, request: Any) -> tuple[int, Any]:
-    """The HTTP status, and the answer: Pass or Fail, or Good or Bad."""
+    """Returns the HTTP status and body for a chat completion request."""
     prompt = request['messages'][0]['content']
     digest = hashlib.sha256(prompt.encode()).digest()
-    if self.moody and digest[0] % 2:
-      return 500, {'error': 'not in the mood'}
+    if self.failing and digest[0] % 2:
+      return 500, {'error': 'simulated failure'}
+    # The prompt names the JSON fields and both labels (Pass and Fail, or Good
+    # and Bad); the reply that it quotes comes earlier, hence the last match.
     key, *labels = re.findall(
       r'"id": "(\w+)", "verdict": "(\w+)" or "(\w+)"', prompt
     )[-1]
@@ -151,21 +169,27 @@ class Judge:
 
 
 class Run:
-  """A run in a process of its own, which may be started again and again."""
+  """A GRPO run as a child process that can be restarted.
+
+  Args:
+    folder: the workdir; its log is beside it, with the suffix `.log`.
+    settings: overrides of configs/grpo.py.
+  """
 
   def __init__(self, folder: Path, settings: dict[str, Any]):
     self.folder, self.settings = folder, settings
     self.log = folder.with_suffix('.log')
     self.log.touch()
     self.process: Any = None
-    self.before = 0, 0  # bytes of the log, inode of the metrics
+    # At the last start: size of the log, inode of metrics.jsonl.
+    self.before = 0, 0
 
   def start(self) -> None:
-    """Begins, or goes on."""
+    """Starts the process, which resumes from the newest checkpoint if any."""
     paths = ROOT, ROOT / 'scripts', os.environ.get('PYTHONPATH', '')
     environment = os.environ | {
       'PYTHONPATH': ':'.join(map(str, paths)),
-      # the tiny programs, too, are compiled once for all processes
+      # Cache even programs that compile quickly: every process needs them.
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
     command = [
@@ -180,54 +204,69 @@ class Run:
         command, env=environment, stdout=log, stderr=log
       )
 
-  def said(self) -> str:
-    """What the process has printed."""
+  def output(self) -> str:
+    """Output of the process since its last start."""
     return self.log.read_bytes()[self.before[0] :].decode(errors='replace')
 
-  def end(self, number: int | None = None) -> int:
-    """The exit code of the process, which is sent a signal or left alone."""
-    if number is not None:
-      self.process.send_signal(number)
+  def wait(self, signal: int | None = None) -> int:
+    """Waits for the end of the process, after sending a signal if one is given.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      TimeoutExpired: it still runs after 10 minutes.
+    """
+    if signal is not None:
+      self.process.send_signal(signal)
     return self.process.wait(600)
 
-  def done(self) -> int:
-    """How many steps have been told."""
+  def steps(self) -> int:
+    """Number of steps in metrics.jsonl."""
     file = self.folder / 'metrics.jsonl'
     return file.read_bytes().count(b'\n') if file.exists() else 0
 
-  def begin(self) -> None:
-    """Waits until the process has forgotten what it will do again."""
+  def wait_for_resume(self) -> None:
+    """Waits until the process has dropped the metrics past its checkpoint.
+
+    It rewrites metrics.jsonl at its start, so the file gets a new inode.  Until
+    then, the file still has steps that will be repeated.
+    """
     while self._inode() in (0, self.before[1]):
-      self.rest()
+      self.sleep()
 
-  def reach(self, step: int) -> None:
-    """Waits until the process has told a step."""
-    self.begin()
-    while self.done() < step:
-      self.rest()
+  def wait_for_step(self, step: int) -> None:
+    """Waits until the process has written the metrics of a step."""
+    self.wait_for_resume()
+    while self.steps() < step:
+      self.sleep()
 
-  def reach_save(self) -> None:
-    """Waits until the process has begun to save."""
-    while not self.saving():
-      self.rest(0.0005)
+  def wait_for_save(self) -> None:
+    """Waits until the process has begun to write a checkpoint."""
+    # A save takes milliseconds, so poll faster than elsewhere.
+    while not self.is_saving():
+      self.sleep(0.0005)
 
-  def rest(self, seconds: float = 0.02) -> None:
-    """Waits.
+  def sleep(self, seconds: float = 0.02) -> None:
+    """Sleeps while the process runs.
 
     Raises:
       RuntimeError: the process has ended.
     """
     if self.process.poll() is not None:
-      raise RuntimeError(f'ended with {self.end()}: {self.said()[-2000:]}')
+      raise RuntimeError(
+        f'the run ended with exit code {self.wait()}: {self.output()[-2000:]}'
+      )
     time.sleep(seconds)
 
-  def saved(self) -> list[int]:
-    """Steps with a checkpoint, the newest last."""
+  def checkpoints(self) -> list[int]:
+    """Steps with a complete checkpoint, in ascending order."""
     names = [path.name for path in (self.folder / 'checkpoints').glob('*')]
     return sorted(int(name) for name in names if name.isdecimal())
 
-  def saving(self) -> bool:
-    """Whether a save was begun and not ended."""
+  def is_saving(self) -> bool:
+    """Returns whether an incomplete checkpoint exists."""
+    # Orbax writes to a temporary folder and renames it when it is complete.
     return any((self.folder / 'checkpoints').glob('*tmp*'))
 
   def _inode(self) -> int:
@@ -235,7 +274,7 @@ class Run:
     return file.stat().st_ino if file.exists() else 0
 
 
-def expect(held: bool, what: str) -> None:
-  """Raises RuntimeError where something did not hold."""
-  if not held:
-    raise RuntimeError(f'not so: {what}')
+def expect(condition: bool, description: str) -> None:
+  """Raises RuntimeError with the description if the condition is false."""
+  if not condition:
+    raise RuntimeError(f'expected: {description}')

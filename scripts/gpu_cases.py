@@ -1,4 +1,4 @@
-"""The models that `bench_gpu` measures, and what a step of theirs has to do."""
+"""Models that `bench_gpu` measures, and the FLOPs and bytes of their steps."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Shapes
 
-# What a step's programs read of configs/grpo.py, as it stands there.
+# The settings of configs/grpo.py that a step's programs read.  A test compares
+# them with that file.
 SETTINGS = dict(
   seed=0,
   train='all',
@@ -38,7 +39,7 @@ SETTINGS = dict(
 
 
 class Case(NamedTuple):
-  """A model's config.json, and the step that it takes."""
+  """A model's config.json and the shapes of one training step."""
 
   header: dict[str, Any]
   shapes: Shapes
@@ -57,7 +58,18 @@ def header(
   theta: float = 1e6,
   tied: bool = True,
 ) -> dict[str, Any]:
-  """The fields of a config.json; `heads` are those of queries and of keys."""
+  """Returns the fields of a Hugging Face config.json.
+
+  Args:
+    family: `model_type`.
+    vocab: vocabulary size.
+    dim: hidden size.
+    mlp: inner size of the MLP.
+    layers: number of blocks.
+    heads: number of query heads and of key/value heads.
+    theta: base of the rotary positions.
+    tied: whether embedding and head share their weights.
+  """
   return {
     'model_type': family,
     'vocab_size': vocab,
@@ -80,7 +92,7 @@ CASES = {
   'qwen2_5_1_5b': Case(
     header('qwen2', 151936, 1536, 8960, 28, (12, 2)), STEP, 8
   ),
-  # with all of its weights learning it would need 180 GiB
+  # LoRA, because training all weights would need 180 GiB.
   'qwen2_5_7b': Case(
     header('qwen2', 152064, 3584, 18944, 28, (28, 4), tied=False),
     STEP,
@@ -89,14 +101,14 @@ CASES = {
   ),
   'tiny': Case(header('qwen2', 320, 32, 64, 1, (4, 2)), Shapes(4, 2, 8, 6), 2),
 }
-# what CPU and GPU are compared on
+# The model on which CPU and GPU are compared.
 SMALL = Case(
   header('qwen2', 4096, 256, 704, 4, (4, 2)), Shapes(8, 4, 48, 32), 4
 )
 
 
 class Run(NamedTuple):
-  """A case made ready: its programs' arguments."""
+  """A case with everything its programs need except arrays."""
 
   name: str
   case: Case
@@ -110,20 +122,21 @@ class Run(NamedTuple):
 
 
 def prepare(name: str, case: Case, dtype: str, device: Any) -> Run:
-  """Everything about a case but its arrays."""
+  """Builds a case's settings, model configuration and one-device mesh."""
   settings = ConfigDict(SETTINGS | {'train': case.train})
   settings.compute_dtype = dtype
   config = objective.configure(ModelConfig.from_hf(case.header), settings)
   return Run(name, case, settings, config, make_mesh(devices=[device]))
 
 
-# --- What has to be done ----------------------------------------------------
+# --- FLOPs and bytes --------------------------------------------------------
 
 
 def frozen_flops(config: ModelConfig, shapes: Shapes) -> float:
-  """What `roofline.update` counts and adapters spare: frozen weights' gradient.
+  """FLOPs of the weight gradients that LoRA does not compute.
 
-  That is one product of three with every weight.
+  `roofline.update` counts three products with every weight (forward, gradient
+  of the input, gradient of the weight); frozen weights need only two.
   """
   if config.lora is None:
     return 0.0
@@ -134,23 +147,25 @@ def frozen_flops(config: ModelConfig, shapes: Shapes) -> float:
 
 
 def update_flops(run: Run) -> tuple[float, float]:
-  """Of an update as it is computed, and without what is computed again."""
+  """FLOPs of an update: with rematerialisation, and without (for MFU)."""
   config, shapes = run.config, run.case.shapes
   work = roofline.update(
     config, shapes, run.microbatches, run.settings.moment_dtype
   )
-  spared = frozen_flops(config, shapes)
+  saved = frozen_flops(config, shapes)
+  # Model FLOPs, by the convention of MFU: forward once, backward twice as much.
   once = 3 * (
     roofline.blocks_flops(config, shapes) + roofline.head_flops(config, shapes)
   )
-  return work.flops - spared, once - spared
+  return work.flops - saved, once - saved
 
 
 def decoding_bytes(config: ModelConfig, shapes: Shapes) -> float:
-  """What all turns of a rollout read at least: weights and cache, each turn.
+  """Fewest bytes that decoding a rollout reads: weights and KV cache per token.
 
-  Of an embedding that is not the head, only a few rows are read.
+  The cache counts at its final length.
   """
+  # Only a few rows of an untied embedding are read, so only the head counts.
   one_table = dataclasses.replace(config, tied_head=True)
   weights = roofline.all_weights(one_table) * jnp.dtype(config.dtype).itemsize
   return shapes.reply_tokens * (weights + roofline.cache_bytes(config, shapes))

@@ -1,4 +1,4 @@
-"""What a device can do at best, as XLA's own programs reach it."""
+"""Measured ceilings of a device: FLOP/s and bytes/s of simple XLA programs."""
 
 import statistics
 import time
@@ -12,11 +12,11 @@ from rlcw.tasks.plan.roofline import GIB
 
 
 class Scale(NamedTuple):
-  """How large the measurements are that a platform makes in seconds."""
+  """Sizes of the measurements, such that a platform needs only seconds."""
 
   dtype: str  # of the models' activations and of the matrix products
   square: int  # side of the largest matrix product
-  chain: int  # how often a measured operation is repeated in one call
+  chain: int  # repetitions of the measured operation within one call
   traffic: int  # bytes of the array that is read and copied
   repeats: int = 5
 
@@ -28,7 +28,7 @@ SCALES = {
 
 
 class Timing(NamedTuple):
-  """Seconds of a call: of the first, which compiles, and of those after it."""
+  """Seconds of the first call, which compiles, and of each later call."""
 
   first: float
   rest: list[float]
@@ -39,11 +39,17 @@ class Timing(NamedTuple):
 
 
 def timed(call: Callable[[int], Any], repeats: int) -> tuple[Timing, Any]:
-  """Waits for `call(0)`, `call(1)`, …; returns the last one's result too."""
+  """Times `call(0)` (with compilation) and `call(1)` to `call(repeats)`.
+
+  Returns:
+    The seconds of every call, and the result of the last one.
+  """
   seconds, result = [], None
   for n in range(repeats + 1):
-    result = None  # its memory is needed again
+    # Free the last result before the next call needs the memory.
+    result = None
     started = time.perf_counter()
+    # JAX dispatches asynchronously: without blocking, only the dispatch counts.
     result = jax.block_until_ready(call(n))
     seconds.append(time.perf_counter() - started)
   return Timing(seconds[0], seconds[1:]), result
@@ -57,21 +63,27 @@ def products(
   device: Any,
   columns: bool = False,
 ) -> float:
-  """FLOPs a second of `(x · A) · B`, x `[rows, width]`, A `[width, inner]`.
+  """FLOP/s of `(x · A) · B`, x `[rows, width]`, A `[width, inner]`.
 
-  Or the same with every array transposed, where the `rows` are columns.
-
-  The numbers are random and keep their size along the chain: a chip that
-  multiplies zeros stays cooler and runs faster.
+  Args:
+    rows: tokens.
+    width: model dimension, also the output dimension of B.
+    inner: dimension between the two products.
+    scale: dtype, and repetitions within and across calls.
+    device: device to measure.
+    columns: transposes every array, so that tokens are columns.
   """
 
   @jax.jit
   def chain(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    def turn(_: Any, x: jax.Array) -> jax.Array:
+    def body(_: Any, x: jax.Array) -> jax.Array:
       return b @ (a @ x) if columns else (x @ a) @ b
 
-    return jax.lax.fori_loop(0, scale.chain, turn, x)
+    # The products depend on each other, so XLA can neither drop nor merge them.
+    return jax.lax.fori_loop(0, scale.chain, body, x)
 
+  # Random numbers whose magnitude stays constant along the chain: a chip that
+  # multiplies zeros or saturated numbers stays cooler and runs faster.
   shapes = (rows, width), (width, inner), (inner, width)
   key = jax.device_put(jax.random.key(0), device)
   arrays = [
@@ -81,16 +93,17 @@ def products(
   if columns:
     arrays = [array.T for array in arrays]
   timing, _ = timed(lambda _: chain(*arrays), scale.repeats)
+  # Two products of 2 · rows · width · inner FLOPs each.
   return 4.0 * rows * width * inner * scale.chain / timing.median
 
 
 def traffic(scale: Scale, device: Any) -> dict[str, float]:
-  """Bytes a second that are read in a sum, and read and written in a copy."""
+  """Bytes/s of memory: `read` by a sum, `copy` by a read and a write."""
   words = scale.traffic // 4
 
   @jax.jit
   def read(x_N: jax.Array) -> jax.Array:
-    # a sum that changes with its turn, or XLA would take it out of the loop
+    # The summand depends on i; otherwise XLA hoists the sum out of the loop.
     return jax.lax.fori_loop(
       0, scale.chain, lambda i, total: total + (x_N ^ i).sum(), jnp.int32(0)
     )
@@ -102,31 +115,33 @@ def traffic(scale: Scale, device: Any) -> dict[str, float]:
   x_N = jax.device_put(jnp.arange(words, dtype=jnp.int32), device)
   reading, _ = timed(lambda _: read(x_N), scale.repeats)
   copying, _ = timed(lambda _: copy(x_N), scale.repeats)
-  moved = 4.0 * words * scale.chain
-  return {'read': moved / reading.median, 'copy': 2 * moved / copying.median}
+  size = 4.0 * words * scale.chain
+  # A copy moves every byte twice: one read and one write.
+  return {'read': size / reading.median, 'copy': 2 * size / copying.median}
 
 
 def measure(
   mlps: dict[str, tuple[int, int, int]], scale: Scale, device: Any
 ) -> dict[str, Any]:
-  """All ceilings.
+  """Measures all ceilings of a device.
 
   Args:
-    mlps: for each model the rows, the width and the inner width of its MLP's
-      products in an update.
-    scale: of the measurements.
-    device: that is measured.
+    mlps: (rows, width, inner width) of the MLP products in an update, by model.
+    scale: sizes of the measurements.
+    device: device to measure.
 
   Returns:
-    FLOPs a second of a large square product and of each model's, bytes a
-    second of each kind of traffic; and the best of each.
+    FLOP/s of a large square product and of each model's MLP, bytes/s of each
+    kind of traffic, and the best of each.
   """
   side = scale.square
   shapes = {'square': (side, side, side), **mlps}
   rates = {
     name: products(*shape, scale, device) for name, shape in shapes.items()
   }
-  moved = traffic(scale, device)
+  bandwidth = traffic(scale, device)
+  # The ceiling is the best over all shapes: the square product is not always
+  # the fastest, and shares of the ceiling should stay below 1.
   return {
     'dtype': scale.dtype,
     'products': {
@@ -134,6 +149,6 @@ def measure(
       for name, rate in rates.items()
     },
     'flops_per_second': max(rates.values()),
-    'traffic': moved,
-    'bytes_per_second': max(moved.values()),
+    'traffic': bandwidth,
+    'bytes_per_second': max(bandwidth.values()),
   }

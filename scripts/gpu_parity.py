@@ -1,8 +1,8 @@
-"""Does a GPU compute what a CPU does?
+"""Compares a GPU with the CPU: one GRPO step, and cuDNN's attention.
 
-One small model in float32 at the highest precision of products, with the same
-weights, briefs and random keys on both; and cuDNN's attention in bfloat16
-against the reference in float32.
+The step runs a small model in float32 with matmul precision `highest`, and the
+same weights, briefs and random keys on both.  cuDNN's attention in bfloat16 is
+compared with the reference implementation in float32.
 """
 
 import functools
@@ -23,58 +23,60 @@ from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 from rlcw.sampling.rollout import Rollout, Temperature, sample
 from rlcw.tasks.grpo import objective
 
-# Float32 sums in another order: a few units in the sixth digit, which grow
-# through layers.  A token differs where a draw falls that near to a boundary.
+# Float32 sums in another order differ by a few units in the sixth digit, and
+# the difference grows through the layers.  A sampled token differs if its
+# uniform draw falls that close to the boundary between two tokens.
 LIMITS = {
-  'logp': 1e-3,  # largest difference of a token's log-probability
-  'loss': 1e-4,  # difference
+  'logp': 1e-3,  # largest absolute difference over all tokens
+  'loss': 1e-4,  # absolute difference
   'grad_norm': 1e-3,  # relative difference
-  'gradient': 1e-3,  # size of the difference as a share of its own
-  'decoding': 1e-3,  # as logp, between decoding and a whole pass on the device
-  'replies_that_differ': 0.1,  # share
-  'attention': 0.02,  # relative error, root of mean squares
+  'gradient': 1e-3,  # norm of the difference relative to the gradient's norm
+  'decoding': 1e-3,  # as logp, of decoding against a full pass on the device
+  'replies_that_differ': 0.1,  # share of all replies
+  'attention': 0.02,  # relative error, by norms
 }
 
 
 class Numbers(NamedTuple):
-  """What a step computes on one platform, on the host."""
+  """Results of a step on one platform, as host arrays."""
 
   rollout: Rollout
-  logp: np.ndarray  # [P, G, T] of the tokens that are learned from
-  terms: dict[str, Ratio]  # the loss, and what is told with it
+  logp: np.ndarray  # [P, G, T], of the replies trained on
+  terms: dict[str, Ratio]  # the loss and its metrics
   gradient: Params  # of the loss's numerator
 
 
 def step(
   run: Run,
-  learn: Any,
+  loss_gradient: Any,
   params: tuple[Params, Params],
   device: Any,
-  given: Rollout | None,
+  replies: Rollout | None,
 ) -> Numbers:
-  """A step on one device, up to its gradient.
+  """Runs a training step on one device, up to the gradient.
 
   Args:
-    run: the model and the step.
-    learn: the jitted gradient of its loss.
-    params: the policy's and the reference's, on the host.
-    device: to compute on.
-    given: replies to learn from, on the host; its own where there are none.
+    run: the model and the shapes of the step.
+    loss_gradient: jitted (params, arrays) -> (gradient, terms of the loss).
+    params: parameters of policy and reference, on the host.
+    device: device to compute on.
+    replies: replies to train on, on the host; None: those sampled here.
   """
   mesh = make_mesh(devices=[device])
-  whole, split = replicated(mesh), over_groups(mesh)
+  split = over_groups(mesh)
   prompts, group, width, reply = run.case.shapes
   random, config = np.random.default_rng(0), run.config
-  size, words = (prompts, width), config.vocab_size
-  prompt_PxL = random.integers(0, words, size, np.int32)
+  size, vocab = (prompts, width), config.vocab_size
+  prompt_PxL = random.integers(0, vocab, size, np.int32)
   length_P = random.integers(1, width + 1, prompts, np.int32)
   advantage_PxG = random.normal(size=(prompts, group)).astype(np.float32)
+  # By default, GPUs multiply float32 matrices in TensorFloat-32.
   with jax.set_mesh(mesh), jax.default_matmul_precision('highest'):
-    policy, reference = jax.device_put(params, whole)
-    read = jax.device_put((prompt_PxL, length_P), split)
+    policy, reference = jax.device_put(params, replicated(mesh))
+    briefs = jax.device_put((prompt_PxL, length_P), split)
     rollout = sample(
       policy,
-      *read,
+      *briefs,
       jax.device_put(np.arange(prompts), split),
       Temperature(run.settings.temperature),
       run.settings.seed,
@@ -84,13 +86,15 @@ def step(
       max_new_tokens=reply,
       eos=(0,),
     )
-    learned = jax.device_put(rollout if given is None else given, split)
+    # Both platforms train on the same replies: after the first token that
+    # differs, nothing else of a reply would be comparable.
+    learned = jax.device_put(rollout if replies is None else replies, split)
     _, (logp, ref_logp) = zip(
       *(
         reward_model.score_and_reference(
           model,
           None,
-          *read,
+          *briefs,
           learned,
           run.settings.temperature,
           config=config,
@@ -100,62 +104,73 @@ def step(
       ),
       strict=True,
     )
-    arrays = {'prompt': read[0], 'length': read[1], 'rollout': learned}
+    arrays = {'prompt': briefs[0], 'length': briefs[1], 'rollout': learned}
     arrays |= {'ref_logp': ref_logp} | jax.device_put(
       {'valid': np.ones((prompts, group), bool), 'advantage': advantage_PxG},
       split,
     )
-    gradient, terms = learn(policy, arrays)
+    gradient, terms = loss_gradient(policy, arrays)
     return Numbers(*jax.device_get((rollout, logp, terms, gradient)))
 
 
 def first_differences(a: np.ndarray, b: np.ndarray) -> list[int]:
-  """Where replies `[P, G, T]` that are not the same begin to differ."""
+  """First unequal position of each pair of replies `[P, G, T]` that differ."""
   differs_NxT = (a != b).reshape(-1, a.shape[-1])
   return [int(row.argmax()) for row in differs_NxT if row.any()]
 
 
 def compare(host: Numbers, ours: Numbers) -> dict[str, Any]:
-  """How far the CPU and a device are apart that learned from its replies."""
+  """Differences between the CPU and a device that trained on its replies.
+
+  Returns:
+    The values that `LIMITS` bounds, except `attention`; also the position of
+    the first token that differs (None if none does) and the CPU's metrics.
+  """
   a, b = host.rollout, ours.rollout
-  places = first_differences(a.token, b.token)
-  # a reply's own log-probabilities, where both platforms sampled the same
+  positions = first_differences(a.token, b.token)
+  # The device's log-probabilities from decoding can be compared with its full
+  # pass only for replies that it sampled like the CPU.
   same_PxG = (a.token == b.token).all(-1)
   real_PxGxT = np.arange(a.token.shape[-1]) < a.length[..., None]
-  own = np.where(same_PxG[..., None] & real_PxGxT, b.logp - ours.logp, 0.0)
+  decoding = np.where(same_PxG[..., None] & real_PxGxT, b.logp - ours.logp, 0.0)
   logp = np.where(real_PxGxT, host.logp - ours.logp, 0.0)
   flat = [
     np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(n.gradient)])
     for n in (ours, host)
   ]
   norms = [float(np.linalg.norm(gradient)) for gradient in flat]
-  told = [
+  metrics = [
     {k: float(r.numerator / r.denominator) for k, r in n.terms.items()}
     for n in (ours, host)
   ]
   return {
     'logp': float(np.abs(logp).max()),
-    'loss': abs(told[0]['loss'] - told[1]['loss']),
+    'loss': abs(metrics[0]['loss'] - metrics[1]['loss']),
     'grad_norm': abs(norms[0] - norms[1]) / norms[1],
     'gradient': relative(*flat),
-    'decoding': float(np.abs(own).max()),
-    'replies_that_differ': len(places) / a.length.size,
-    'first_difference': min(places, default=None),
-    'cpu_values': told[1] | {'grad_norm': norms[1]},
+    'decoding': float(np.abs(decoding).max()),
+    'replies_that_differ': len(positions) / a.length.size,
+    'first_difference': min(positions, default=None),
+    'cpu_values': metrics[1] | {'grad_norm': norms[1]},
   }
 
 
-def of_model(run: Run, device: Any) -> dict[str, Any]:
-  """`compare` of a step on a device with the same on the run's, a CPU."""
+def model_errors(run: Run, device: Any) -> dict[str, Any]:
+  """Runs a step on the run's device, a CPU, and on another, and compares them.
+
+  Returns:
+    As `compare`.
+  """
   host = run.mesh.devices.flat[0]
 
   @functools.partial(jax.jit, out_shardings=replicated(run.mesh))
   def make(key: jax.Array) -> Params:
     params = nn.unbox(weights.init_params(run.config, key))
-    # wide enough for attention to matter
+    # At their usual initial scale attention is almost uniform; scaled-up
+    # weights make it depend on the keys.
     return jax.tree.map(lambda a: 3 * a if a.ndim > 1 else a, params)
 
-  # the reference is another model, or there would be no KL to compare
+  # The reference has other weights; otherwise the KL term would be 0.
   keys = jax.device_put(jax.random.split(jax.random.key(1)), host)
   with jax.set_mesh(run.mesh):
     params = jax.device_get((make(keys[0]), make(keys[1])))
@@ -167,14 +182,14 @@ def of_model(run: Run, device: Any) -> dict[str, Any]:
     return terms['loss'].numerator, terms
 
   step_on = functools.partial(step, run, jax.jit(gradient), params)
-  theirs = step_on(host, None)
-  return compare(theirs, step_on(device, theirs.rollout))
+  expected = step_on(host, None)
+  return compare(expected, step_on(device, expected.rollout))
 
 
 # --- Attention --------------------------------------------------------------
 
 
-# where a form lets queries look: the head, and which kernels' arguments
+# Masks of attention: head dimension, and keyword arguments of the kernels.
 FORMS = {
   'causal': (64, {}),
   'window': (64, {'window': 20}),
@@ -187,7 +202,17 @@ FORMS = {
 
 
 def inputs(form: str, length: int = 65, brief: int = 33) -> tuple[Any, ...]:
-  """Queries, own keys, brief and segments of 2 prompts with 3 replies each."""
+  """Random arguments of attention for 2 prompts with 3 replies each.
+
+  Args:
+    form: one of `FORMS`.
+    length: tokens of a reply.  Odd, because cuDNN needs padding then.
+    brief: tokens of the longer brief, odd too.
+
+  Returns:
+    Queries, the replies' own keys and values, the brief's (or None), and
+    segment ids `[2, 3, length]` of packed examples (or None).
+  """
   random, head = np.random.default_rng(0), FORMS[form][0]
 
   def normal(*shape: int) -> np.ndarray:
@@ -204,53 +229,72 @@ def inputs(form: str, length: int = 65, brief: int = 33) -> tuple[Any, ...]:
   return q, own, prefix, segment_PxGxL
 
 
-def of_attention(device: Any, host: Any) -> dict[str, float]:
-  """Relative errors of cuDNN's outputs and gradients in bfloat16, the worst.
+def attention_errors(device: Any, host: Any) -> dict[str, float]:
+  """Largest relative error of cuDNN's attention in bfloat16, by form.
 
-  Expected is what the reference makes on the host of the same numbers in
-  float32.  Odd lengths have to be padded.  Elsewhere than on a GPU the same
-  call runs on XLA's operations.
+  Outputs and gradients are compared with the reference implementation, which
+  computes in float32 on the host from the same bfloat16 inputs.  On a device
+  that is not a GPU the same function runs with XLA's implementation.
   """
-  way = 'cudnn' if device.platform == 'gpu' else 'xla'
-  fast = functools.partial(attention_kernels.cudnn, implementation=way)
-  found = {}
-  for form, (_, how) in FORMS.items():
+  implementation = 'cudnn' if device.platform == 'gpu' else 'xla'
+  fast = functools.partial(
+    attention_kernels.cudnn, implementation=implementation
+  )
+  errors = {}
+  for form, (_, kwargs) in FORMS.items():
     q, own, prefix, segment = inputs(form)
-    ours = both(fast, device, q, own, prefix, segment, **how)
+    ours = output_and_gradients(fast, device, q, own, prefix, segment, **kwargs)
+    # Only the floating-point inputs; lengths stay integers.
     wide = jax.tree.map(
       lambda x: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x,
       (q, own, prefix),
     )
-    theirs = both(attention_kernels.plain, host, *wide, segment, **how)
-    errors = jax.tree.map(relative, ours, theirs)
-    found[form] = float(np.max(jax.tree.leaves(errors)))
-  return found
+    expected = output_and_gradients(
+      attention_kernels.plain, host, *wide, segment, **kwargs
+    )
+    # np.max propagates NaN, so a NaN anywhere fails the form.
+    relative_errors = jax.tree.map(relative, ours, expected)
+    errors[form] = float(np.max(jax.tree.leaves(relative_errors)))
+  return errors
 
 
-def both(
+def output_and_gradients(
   attend: Any,
   device: Any,
   q: Any,
   own: KV,
   prefix: Prefix | None,
   segment: Any,
-  **how: Any,
+  **kwargs: Any,
 ) -> Any:
-  """The output, and gradients of all keys, values and queries."""
+  """Runs attention on a device.
+
+  Args:
+    attend: implementation of attention.
+    device: device to compute on.
+    q: queries.
+    own: keys and values of the replies.
+    prefix: keys and values of the briefs, and their lengths.
+    segment: segment ids of packed examples.
+    **kwargs: further arguments of `attend`.
+
+  Returns:
+    The output, and the gradients of queries, keys and values, on the host.
+  """
   brief = None if prefix is None else prefix.kv
   length = None if prefix is None else prefix.length_P
 
   @jax.jit
   def run(arrays: Any, segment: Any, length: Any) -> Any:
-    def of(arrays: Any) -> tuple[jax.Array, jax.Array]:
+    def weighted_sum(arrays: Any) -> tuple[jax.Array, jax.Array]:
       q, own, brief = arrays
       prefix = None if brief is None else Prefix(brief, length)
-      out = attend(q, own, prefix, segment, **how)
-      # a weight for every number, so that gradients do not cancel
+      out = attend(q, own, prefix, segment, **kwargs)
+      # A different weight for every output: in a plain sum errors could cancel.
       weight = jnp.cos(jnp.arange(out.size)).reshape(out.shape)
       return jnp.sum(out.astype(jnp.float32) * weight), out
 
-    return jax.value_and_grad(of, has_aux=True)(arrays)
+    return jax.value_and_grad(weighted_sum, has_aux=True)(arrays)
 
   placed = jax.device_put(((q, own, brief), segment, length), device)
   (_, out), gradients = run(*placed)
@@ -258,16 +302,18 @@ def both(
 
 
 def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
-  """The error's size as a share of the expected numbers' size."""
+  """Norm of the error relative to the norm of the expected values."""
+  # float64, so that summing the squares adds no error (also for bfloat16)
   expected = np.asarray(theirs, np.float64)
   error = np.asarray(ours, np.float64) - expected
   return float(np.linalg.norm(error) / np.linalg.norm(expected))
 
 
-def failures(found: dict[str, Any]) -> list[str]:
-  """Which limits are exceeded; what is not a number exceeds all."""
-  values = {name: found[name] for name in LIMITS if name != 'attention'}
-  values |= {f'attention: {k}': v for k, v in found['attention'].items()}
+def failures(errors: dict[str, Any]) -> list[str]:
+  """Returns a line for every error above its limit; NaN is above any."""
+  values = {name: errors[name] for name in LIMITS if name != 'attention'}
+  values |= {f'attention: {k}': v for k, v in errors['attention'].items()}
+  # `not value <= limit` is true for NaN; `value > limit` would not be.
   return [
     f'{name}: {value:.2e} is above {LIMITS[name.partition(":")[0]]:.0e}'
     for name, value in values.items()

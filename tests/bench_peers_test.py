@@ -131,7 +131,7 @@ def test_unequal_work_is_an_error(tmp_path: pathlib.Path) -> None:
   command = [sys.executable, '-c', ANSWERS]
   worker = bench_peers.Worker(command, tmp_path / 'printer.log')
   assert bench_peers.take_step('printer', worker, 8)['seconds'] == 1.0
-  with pytest.raises(RuntimeError, match='printer made 8 .* where 9 are due'):
+  with pytest.raises(RuntimeError, match='printer made 8 .* expected 9'):
     bench_peers.take_step('printer', worker, 9)
   worker.close()
 

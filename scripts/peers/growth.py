@@ -1,8 +1,9 @@
-"""How rlcw's step grows with the group, the brief and the reply.
+"""Measures how the time of rlcw's step grows with group, brief and reply.
 
-Random briefs of full length, settings as beside the peers; each program runs
-twice, and the second time counts.  For briefs of growing length also what it
-would cost to read them once for every reply: as many groups of one reply.
+Uses random briefs of full length and the settings of the comparison with other
+tools; each program runs twice, and the second call is timed.  For growing
+briefs the cost without prefix sharing is measured as well: the same replies in
+groups of one, so that the brief is prefilled for each.
 """
 
 import time
@@ -32,7 +33,7 @@ AXES = {
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-  """Of the second of two calls, as the first compiles; and its result."""
+  """Seconds of the second of two calls (the first compiles), and its result."""
   jax.block_until_ready(call())
   started = time.perf_counter()
   result = jax.block_until_ready(call())
@@ -40,7 +41,12 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
-  """Seconds of a rollout, and of the update that learns from it."""
+  """Seconds of a rollout and of the update on its replies.
+
+  Args:
+    model: the policy.
+    s: number of briefs, replies per brief, and their lengths.
+  """
   settings = rlcw_step.settings(
     {'temperature': 1.0, 'learning_rate': 1e-6, 'seed': 0}
   )
@@ -51,7 +57,7 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
     random.integers(0, config.vocab_size, size, np.int32),
     np.full(s.prompts, s.prompt_tokens, np.int32),
   )
-  rolled, rollout = seconds(
+  rollout_seconds, rollout = seconds(
     lambda: sample(
       model.params,
       *prompts,
@@ -61,11 +67,13 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
       config=config,
       group_size=s.group,
       max_new_tokens=s.reply_tokens,
+      # no token has this id, so every reply has full length
       eos=(config.vocab_size,),
     )
   )
   optimizer = objective.make_optimizer(settings)
-  params = jax.tree.map(jnp.copy, model.params)  # an update takes its own
+  # The update donates its parameters, so copy those that other points need.
+  params = jax.tree.map(jnp.copy, model.params)
   state = train.init_state(params, optimizer, model.mesh)
   update = train.make_update(
     objective.make_loss(config, settings), optimizer, state
@@ -78,17 +86,18 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
     state, _ = update(state, arrays, {})
     return state
 
-  learned, _ = seconds(learn)
-  return {'rollout': rolled, 'update': learned}
+  update_seconds, _ = seconds(learn)
+  return {'rollout': rollout_seconds, 'update': update_seconds}
 
 
 def main(model: Path, out: Path) -> None:
-  """Measures every point; writes `growth.json` and `growth.md`."""
+  """Measures all points of `AXES`; writes `growth.json` and `growth.md`."""
   mesh = make_mesh()
-  found: dict[str, list[Any]] = {}
+  rows: dict[str, list[Any]] = {}
   with jax.set_mesh(mesh):
     loaded = language_model.load(model, mesh)
-    known: dict[Shapes, Any] = {}
+    # Every axis starts at BASE, which is measured once.
+    times: dict[Shapes, Any] = {}
     for axis, sizes in AXES.items():
       for size in sizes:
         s = BASE._replace(**{axis: size})
@@ -96,31 +105,31 @@ def main(model: Path, out: Path) -> None:
         if axis == 'prompt_tokens':
           points['repeated'] = s._replace(prompts=s.group, group=1)
         for how, point in points.items():
-          if point not in known:
-            known[point] = measure(loaded, point)
-            metrics.log(f'{point}: {known[point]}')
-          row = {'size': size, 'how': how, **known[point]}
-          found.setdefault(axis, []).append(row)
-  files.write_json(out / 'growth.json', {'base': BASE._asdict(), **found})
-  text = table(found)
+          if point not in times:
+            times[point] = measure(loaded, point)
+            metrics.log(f'{point}: {times[point]}')
+          row = {'size': size, 'how': how, **times[point]}
+          rows.setdefault(axis, []).append(row)
+  files.write_json(out / 'growth.json', {'base': BASE._asdict(), **rows})
+  text = table(rows)
   (out / 'growth.md').write_text(text)
   print(text)
 
 
-def table(found: dict[str, list[Any]]) -> str:
-  """The points in Markdown."""
+def table(rows: dict[str, list[Any]]) -> str:
+  """Formats the rows of every axis as a Markdown table."""
   base = ', '.join(f'{name} {size}' for name, size in BASE._asdict().items())
   lines = [
-    f'Seconds; what does not vary is {base}.',
+    f'Seconds; sizes that do not vary: {base}.',
     '',
-    '| varies | size | brief is read | rollout | update |',
+    '| varies | size | prefill of a brief | rollout | update |',
     '|---|---|---|---|---|',
   ]
   times = {'shared': 'once', 'repeated': 'for each reply'}
-  for axis, rows in found.items():
+  for axis, axis_rows in rows.items():
     lines += [
       f'| {axis} | {row["size"]} | {times[row["how"]]} | '
       f'{row["rollout"]:.2f} | {row["update"]:.2f} |'
-      for row in rows
+      for row in axis_rows
     ]
   return '\n'.join([*lines, ''])

@@ -1,7 +1,7 @@
-"""rlcw's rollout and update, as its task `grpo` calls them, a step at a time.
+"""Worker that takes single GRPO steps with rlcw, as its task `grpo` does.
 
-Answers two commands: `step`, and `ceilings` (of the machine, as XLA reaches
-them from this process).
+Answers two commands: `step`, and `ceilings`, which measures the machine with
+XLA programs in this process.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from rlcw.tasks.grpo import objective
 
 
 def settings(case: dict[str, Any]) -> ConfigDict:
-  """Those of configs/grpo.py, but for what all tools have in common."""
+  """Settings of configs/grpo.py, with the values that all tools share."""
   return ConfigDict(
     SETTINGS
     | dict(
@@ -37,12 +37,17 @@ def settings(case: dict[str, Any]) -> ConfigDict:
 
 
 class Steps:
-  """A policy that learns from one batch of briefs, again and again."""
+  """Trains a policy on one batch of briefs, a step per call.
+
+  Args:
+    case: description of the step, see `worker.read_case`.
+    mesh: mesh for parameters and optimiser state.
+  """
 
   def __init__(self, case: dict[str, Any], mesh: jax.sharding.Mesh):
     self.case, self.settings = case, settings(case)
     model = language_model.load(case['model'], mesh)
-    self.text = model.tokenizer
+    self.tokenizer = model.tokenizer
     self.config = objective.configure(model.config, self.settings)
     self.prompts = batches.pad(
       tokenizer.encode(model.tokenizer, text) for text in case['prompts']
@@ -53,7 +58,7 @@ class Steps:
     self.update = train.make_update(loss, optimizer, self.state)
 
   def roll_out(self) -> tuple[Rollout, list[str]]:
-    """Replies as ids and as text; no token ends one early."""
+    """Samples replies of full length; returns them as arrays and as text."""
     rollout = sample(
       self.state.params,
       *self.prompts,
@@ -64,28 +69,31 @@ class Steps:
       config=self.config,
       group_size=self.case['group'],
       max_new_tokens=self.case['reply_tokens'],
+      # no token has this id, so every reply has full length
       eos=(self.config.vocab_size,),
     )
     ids = np.asarray(rollout.token).reshape(-1, self.case['reply_tokens'])
-    return rollout, [tokenizer.decode(self.text, row) for row in ids]
+    return rollout, [tokenizer.decode(self.tokenizer, row) for row in ids]
 
   def learn(self, rollout: Rollout, texts: list[str]) -> None:
-    """An update by the length of the replies."""
+    """Updates the policy, with the replies' lengths as rewards."""
     reward = np.array(worker.rewards(texts), np.float32)
     arrays = batch(self.prompts, rollout, reward.reshape(rollout.length.shape))
     self.state, _ = self.update(self.state, arrays, {})
+    # Dispatch is asynchronous, and the clock stops after this method.
     jax.block_until_ready(self.state)
 
 
 def batch(
   prompts: tuple[Any, Any], rollout: Rollout, reward_PxG: Any
 ) -> dict[str, Any]:
-  """What an update learns from; the KL term, of weight 0, sees no reference."""
+  """Arrays of an update from prompts, replies and rewards `[P, G]`."""
   valid = np.ones(reward_PxG.shape, bool)
   return {
     'prompt': prompts[0],
     'length': prompts[1],
     'rollout': rollout,
+    # There is no reference pass: the KL term has weight 0, any values do.
     'ref_logp': rollout.logp,
     'valid': valid,
     'advantage': losses.group_advantages(reward_PxG, valid),

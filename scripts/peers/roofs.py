@@ -1,7 +1,8 @@
-"""How long a step must take at least on this machine, as XLA reaches it.
+"""Lower bounds for the time of a step, from measured ceilings of the machine.
 
-Products are measured at the shapes in use, with activations as rows and as
-columns, of which the faster counts; memory by reading and copying an array.
+The FLOP/s of products are measured at the shapes in use, with activations as
+rows and as columns, and the faster counts; memory bandwidth is measured by
+reading and by copying an array.
 """
 
 from typing import Any
@@ -14,11 +15,11 @@ from rlcw.models.config import ModelConfig
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Shapes
 
-FLOPS = 1e10  # about as many in each measurement
+FLOPS = 1e10  # approximate FLOPs of each measurement
 
 
 def shapes(case: dict[str, Any]) -> Shapes:
-  """A case without its padding; all briefs are of the mean length."""
+  """Shapes of a case without padding: every brief counts at the mean length."""
   return Shapes(
     len(case['prompts']),
     case['group'],
@@ -28,7 +29,14 @@ def shapes(case: dict[str, Any]) -> Shapes:
 
 
 def rate(rows: int, width: int, inner: int, flops: float) -> float:
-  """FLOPs a second of `rows` tokens by a matrix and by its transpose."""
+  """FLOP/s of multiplying tokens by `[width, inner]` and by its transpose.
+
+  Args:
+    rows: number of tokens.
+    width: model dimension.
+    inner: the other dimension of the matrices.
+    flops: approximate FLOPs of a call; small products are repeated in it.
+  """
   chain = max(1, round(flops / (4.0 * rows * width * inner)))
   scale = gpu_ceilings.Scale('float32', 0, chain, 0, repeats=3)
   device = jax.devices()[0]
@@ -39,7 +47,12 @@ def rate(rows: int, width: int, inner: int, flops: float) -> float:
 
 
 def blocks_rate(rows: int, config: ModelConfig, flops: float) -> float:
-  """FLOPs a second of all the products in a layer."""
+  """FLOP/s of all products of a layer on `rows` tokens.
+
+  The harmonic mean of the rates, weighted by their shares of the FLOPs.
+  """
+  # Number of matrices `[model_dim, inner]`, by inner dimension: query and
+  # output, key and value, the MLP's three.  Equal dimensions are measured once.
   c, counts = config, {}
   for inner, count in (
     (c.num_heads * c.head_dim, 2),
@@ -57,7 +70,18 @@ def blocks_rate(rows: int, config: ModelConfig, flops: float) -> float:
 def measure(
   config: ModelConfig, s: Shapes, flops: float = FLOPS, traffic: int = 2**28
 ) -> dict[str, float]:
-  """The ceilings of one turn's products, of a pass's, and of memory."""
+  """Measures FLOP/s of products, and bytes/s of memory.
+
+  Args:
+    config: of the model.
+    s: shapes of the step.
+    flops: approximate FLOPs of each measurement.
+    traffic: bytes of the array that is read and copied.
+
+  Returns:
+    `turn_*`: FLOP/s with the rows of a decoding step (a token per reply);
+    `pass_*`: with those of a full pass; `memory`: bytes/s.
+  """
   turn, rows = s.prompts * s.group, s.prompts * s.group * s.reply_tokens
   dim, vocab = config.model_dim, config.vocab_size
   memory = gpu_ceilings.Scale('float32', 0, 4, traffic, repeats=3)
@@ -73,17 +97,20 @@ def measure(
 def floors(
   config: ModelConfig, s: Shapes, best: dict[str, float]
 ) -> dict[str, float]:
-  """Seconds of rollout and update, where each is at its ceiling.
+  """Lower bounds in seconds for rollout and update.
 
   Args:
     config: of the model.
-    s: of the step.
-    best: of `measure`, FLOPs and bytes a second.
+    s: shapes of the step.
+    best: ceilings from `measure`, in FLOP/s and bytes/s.
   """
+  # group=0 leaves the briefs, without replies.
   prefill = roofline.blocks_flops(config, s._replace(group=0))
   whole, head = roofline.blocks_flops(config, s), roofline.head_flops(config, s)
+  # Decoding is limited by its products or by memory, whichever takes longer.
   products = (whole - prefill) / best['turn_blocks'] + head / best['turn_head']
   memory = gpu_cases.decoding_bytes(config, s) / best['memory']
+  # An update is one forward pass and a backward pass of twice its FLOPs.
   return {
     'rollout': prefill / best['pass_blocks'] + max(products, memory),
     'update': 3 * (whole / best['pass_blocks'] + head / best['pass_head']),

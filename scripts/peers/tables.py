@@ -1,4 +1,4 @@
-"""What rounds of steps come to: medians, ratios, shares of the best."""
+"""Summaries of measured steps: medians, ratios to rlcw, shares of ceilings."""
 
 import statistics
 from typing import Any, NamedTuple
@@ -9,55 +9,70 @@ from rlcw.models.config import ModelConfig
 
 
 class Row(NamedTuple):
-  """A tool's medians, and how many times as long as rlcw it takes."""
+  """Medians of a tool over all rounds, and its time relative to rlcw's."""
 
   tool: str
   rollout: float
   tokens_per_second: float
   update: float
   step: float
-  ratio: float  # median of the rounds' own ratios
-  least: float
-  most: float
+  ratio: float  # median of the ratios within rounds
+  least: float  # smallest of these ratios
+  most: float  # largest of these ratios
   memory_gib: float
 
 
 def compare(steps: dict[str, list[dict[str, Any]]]) -> list[Row]:
-  """A row for each tool; ratios are of steps that stand side by side."""
+  """Summarises the steps of every tool.
+
+  Args:
+    steps: the answers to `step` by tool, one per round; must contain `rlcw`.
+  """
   ours = [step['seconds'] for step in steps['rlcw']]
   rows = []
-  for tool, found in steps.items():
+  for tool, tool_steps in steps.items():
+    # Ratios within a round compare steps under similar load of the machine.
     ratios = [
-      step['seconds'] / own for step, own in zip(found, ours, strict=True)
+      step['seconds'] / own for step, own in zip(tool_steps, ours, strict=True)
     ]
 
-    def median(name: str, found: Any = found) -> float:
-      return statistics.median(step[name] for step in found)
+    # The default binds this tool's steps: a closure would see the last tool's.
+    def median(name: str, tool_steps: Any = tool_steps) -> float:
+      return statistics.median(step[name] for step in tool_steps)
 
     rows.append(
       Row(
         tool,
         median('seconds_rollout'),
-        found[0]['tokens'] / median('seconds_rollout'),
+        tool_steps[0]['tokens'] / median('seconds_rollout'),
         median('seconds_update'),
         median('seconds'),
         statistics.median(ratios),
         min(ratios),
         max(ratios),
-        max(step['memory_gib'] for step in found),
+        max(step['memory_gib'] for step in tool_steps),
       )
     )
   return rows
 
 
-def shares(config: ModelConfig, found: dict[str, Any]) -> dict[str, Any]:
-  """rlcw's phases against their floors, by the medians of all rounds."""
+def shares(config: ModelConfig, measured: dict[str, Any]) -> dict[str, Any]:
+  """Times of rlcw's phases relative to their lower bounds.
+
+  Args:
+    config: of the model.
+    measured: result of `bench_peers.run_case`.
+
+  Returns:
+    `ceilings`: medians over all rounds; `phases`: for rollout and update the
+    lower bound and the median time in seconds, and their quotient.
+  """
   best = {
-    name: statistics.median(round[name] for round in found['ceilings'])
-    for name in found['ceilings'][0]
+    name: statistics.median(round[name] for round in measured['ceilings'])
+    for name in measured['ceilings'][0]
   }
-  floors = roofs.floors(config, roofs.shapes(found['case']), best)
-  ours = compare({'rlcw': found['steps']['rlcw']})[0]
+  floors = roofs.floors(config, roofs.shapes(measured['case']), best)
+  ours = compare({'rlcw': measured['steps']['rlcw']})[0]
   return {
     'ceilings': best,
     'phases': {
@@ -68,8 +83,13 @@ def shares(config: ModelConfig, found: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def markdown(name: str, found: dict[str, Any]) -> str:
-  """A case in Markdown."""
+def markdown(name: str, measured: dict[str, Any]) -> str:
+  """Formats a case as Markdown tables.
+
+  Args:
+    name: of the case, as in `4x8x48`.
+    measured: result of `bench_peers.run_case`, with `shares` as its `roofs`.
+  """
   lines = [
     f'{name} (briefs x replies x new tokens)',
     '',
@@ -77,7 +97,7 @@ def markdown(name: str, found: dict[str, Any]) -> str:
     'peak memory, GiB |',
     '|---|---|---|---|---|---|---|',
   ]
-  for row in compare(found['steps']):
+  for row in compare(measured['steps']):
     ratio = f'{row.ratio:.2f} ({row.least:.2f} to {row.most:.2f})'
     lines.append(
       f'| {row.tool} | {row.rollout:.2f} | {row.tokens_per_second:.0f} | '
@@ -89,15 +109,16 @@ def markdown(name: str, found: dict[str, Any]) -> str:
     '| rlcw | floor, s | measured, s | share |',
     '|---|---|---|---|',
   ]
-  for phase, told in found['roofs']['phases'].items():
+  for phase, times in measured['roofs']['phases'].items():
     lines.append(
-      f'| {phase} | {told["floor"]:.2f} | {told["measured"]:.2f} | '
-      f'{told["share"]:.0%} |'
+      f'| {phase} | {times["floor"]:.2f} | {times["measured"]:.2f} | '
+      f'{times["share"]:.0%} |'
     )
-  best = found['roofs']['ceilings']
-  weather = [step for steps in found['steps'].values() for step in steps]
-  rates = [step['product_rate'] / 1e9 for step in weather]
-  steal = [step['steal'] for step in weather]
+  best = measured['roofs']['ceilings']
+  # The load of the machine, so that readers can judge the measurements.
+  all_steps = [step for steps in measured['steps'].values() for step in steps]
+  rates = [step['product_rate'] / 1e9 for step in all_steps]
+  steal = [step['steal'] for step in all_steps]
   lines += [
     '',
     'Ceilings in GFLOP/s: '

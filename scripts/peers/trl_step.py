@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer, a step at a time.
+"""Worker that takes single GRPO steps with TRL's GRPOTrainer.
 
 Needs `pip install torch==2.13.0 trl==1.16.0 transformers==5.23.0`.
 """
@@ -17,13 +17,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 
 class Steps(TrainerCallback):
-  """A step begins with a command, before its rollout, and ends in an answer."""
+  """Waits for a command before each step and answers it after the step."""
 
   def __init__(self, clock: worker.Clock):
     self.clock, self.commands = clock, clock.commands()
     self.tokens = 0
 
   def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+    # The trainer calls this before the rollout of the step.  No further
+    # command means the end of the input.
     if next(self.commands, None) is None:
       raise SystemExit
     return control
@@ -33,7 +35,7 @@ class Steps(TrainerCallback):
 
 
 class Trainer(GRPOTrainer):
-  """The trainer as it is, but that it tells how much it made."""
+  """GRPOTrainer that also counts the new tokens of a step."""
 
   steps: Steps
 
@@ -44,7 +46,7 @@ class Trainer(GRPOTrainer):
 
 
 def settings(case: dict[str, Any]) -> GRPOConfig:
-  """All replies in one batch, of full length, without recomputation."""
+  """One batch of all replies, at full length, without rematerialisation."""
   group, replies = case['group'], len(case['prompts']) * case['group']
   return GRPOConfig(
     output_dir=case['workdir'],
@@ -54,7 +56,7 @@ def settings(case: dict[str, Any]) -> GRPOConfig:
     per_device_train_batch_size=replies,
     num_generations=group,
     max_completion_length=case['reply_tokens'],
-    # nothing that ends a reply is drawn before
+    # EOS is masked until the full length is reached.
     generation_kwargs={'min_new_tokens': case['reply_tokens']},
     temperature=case['temperature'],
     beta=0.0,
@@ -65,6 +67,7 @@ def settings(case: dict[str, Any]) -> GRPOConfig:
     save_strategy='no',
     logging_strategy='no',
     report_to='none',
+    # Progress bars and logs would count as time of a step.
     disable_tqdm=True,
     seed=case['seed'],
   )
@@ -89,6 +92,7 @@ def main() -> None:
     callbacks=[steps],
   )
   trainer.steps = steps
+  # `_generate` only samples; its caller also scores, which is not rollout.
   trainer._generate = clock.timed(trainer._generate)
   trainer.train()
 

@@ -1,4 +1,4 @@
-"""tunix's GRPOLearner with its own sampler, a step at a time.
+"""Worker that takes single GRPO steps with tunix's GRPOLearner and sampler.
 
 Needs `pip install google-tunix==0.1.7 jax==0.10.2`.
 """
@@ -19,11 +19,17 @@ from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 from tunix.rl.rollout.base_rollout import RolloutConfig
 
-NEVER = -1  # a token that is not drawn, so that no reply ends early
+# EOS id that is never sampled, so that every reply has full length.
+NEVER = -1
 
 
 def load(folder: str, mesh: jax.sharding.Mesh) -> nnx.Module:
-  """The model of a folder with `config.json` and safetensors, in float32."""
+  """Loads a Llama from a folder with `config.json` and safetensors, in float32.
+
+  Args:
+    folder: the exported model.
+    mesh: mesh for its parameters.
+  """
   c = AutoConfig.from_pretrained(folder)
   config = llama.ModelConfig(
     num_layers=c.num_hidden_layers,
@@ -43,7 +49,8 @@ def load(folder: str, mesh: jax.sharding.Mesh) -> nnx.Module:
 
 
 def settings(case: dict[str, Any], mesh: Any) -> rl_cluster.ClusterConfig:
-  """All replies in one batch, with no more room than they take."""
+  """One batch of all replies, with a KV cache of exactly their length."""
+  # Clipping and b2 as in rlcw, so that both optimisers do the same work.
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adam(case['learning_rate'], b2=0.99),
@@ -77,16 +84,17 @@ def main() -> None:
     tokenizer=AutoTokenizer.from_pretrained(case['model']),
     cluster_config=settings(case, mesh),
   )
-  made = []
+  new_tokens = []
 
   def reward(prompts: Any, completions: list[str], **_: Any) -> list[float]:
     return worker.rewards(completions)
 
   def generate(*args: Any, **kwargs: Any) -> Any:
     output = cluster_generate(*args, **kwargs)
-    made.append(sum(map(len, output.tokens)))
+    new_tokens.append(sum(map(len, output.tokens)))
     return output
 
+  # Wrap the cluster's sampler, which the learner calls once per batch.
   cluster_generate, cluster.generate = cluster.generate, clock.timed(generate)
   learner = GRPOLearner(
     rl_cluster=cluster,
@@ -95,12 +103,16 @@ def main() -> None:
   )
 
   def batches() -> Iterator[dict[str, Any]]:
-    """The learner asks for the next batch when it has sent off an update."""
+    """Yields a batch per command and answers it once its update is done.
+
+    The learner requests the next batch as soon as it has dispatched an update.
+    """
     for _ in clock.commands():
       yield {'prompts': np.array(case['prompts'])}
+      # Dispatch is asynchronous: wait for the updated weights before answering.
       trainer = cluster.actor_trainer
       jax.block_until_ready(nnx.state(trainer.model))
-      clock.step_done(made.pop())
+      clock.step_done(new_tokens.pop())
 
   learner.train(batches())
 

@@ -1,7 +1,8 @@
-"""A tool's own process: it takes a step when told, and says how long it took.
+"""Protocol of a tool's process: takes a step per command and returns its times.
 
-One line in, one line out; the end of its input ends it.  The standard library
-alone, as every tool has an environment of its own.
+A command is one line of standard input, its answer one line of JSON on standard
+output; the process ends at the end of its input.  Uses only the standard
+library, because every tool runs in an environment of its own.
 """
 
 import ctypes
@@ -17,32 +18,35 @@ from typing import Any
 
 
 def read_case() -> dict[str, Any]:
-  """The step to take, from the file that the command names.
+  """Reads the description of the step from the file in `sys.argv[1]`.
 
-  `prompts` are texts in the model's chat format; `model` is a folder.
+  `bench_peers.write_case` writes it: `prompts` are texts in the model's chat
+  format, `model` is a folder.
   """
   return json.loads(Path(sys.argv[1]).read_text('utf-8'))
 
 
 class Clock:
-  """Commands in, times out.
+  """Reads commands, times the steps, writes the answers.
 
-  What a tool prints goes to the log, so that every line of the output is an
-  answer.
+  Redirects the tool's standard output to standard error, which goes to a log,
+  so that every line of the original output is an answer.
   """
 
   def __init__(self) -> None:
+    # Redirect the file descriptor itself: native libraries print to it, too.
     self.out = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)
 
   def commands(self) -> Iterator[str]:
-    """Each command as it comes; the time of a step runs from then on.
+    """Yields each command when it arrives and starts the time of a step.
 
-    At `rest`, which is answered here, what was freed goes back to the system,
-    as the next tool needs it.
+    The command `rest` is answered here.
     """
     for line in sys.stdin:
       if line.strip() == 'rest':
+        # The next tool needs the memory: glibc keeps freed memory until it is
+        # trimmed.
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         self.answer()
@@ -51,7 +55,7 @@ class Clock:
       yield line.strip()
 
   def timed(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, whose time counts as rollout."""
+    """Wraps a function so that its time counts as rollout."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
       started = time.perf_counter()
@@ -61,13 +65,15 @@ class Clock:
 
     return call
 
-  def answer(self, **found: Any) -> None:
-    self.out.write(json.dumps(found) + '\n')
+  def answer(self, **values: Any) -> None:
+    """Writes one line of JSON."""
+    self.out.write(json.dumps(values) + '\n')
 
   def step_done(self, tokens: int) -> None:
-    """Answers a step that made so many new tokens.
+    """Answers a step with its times, peak memory and number of new tokens.
 
-    What is not rollout is update: rewards, advantages, gradient, optimiser.
+    All time outside the rollout counts as update: rewards, advantages,
+    gradient, optimiser.
     """
     seconds = time.perf_counter() - self.started
     self.answer(
@@ -75,11 +81,11 @@ class Clock:
       seconds_rollout=self.rollout,
       seconds_update=seconds - self.rollout,
       tokens=tokens,
-      # Linux gives VmHWM, in KiB
+      # Linux reports the peak resident set size in KiB.
       memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
 
 
 def rewards(replies: list[str]) -> list[float]:
-  """A reward that costs nothing: a reply's length in characters."""
+  """Rewards each reply by its length in characters, which takes no time."""
   return [float(len(reply)) for reply in replies]
