@@ -108,7 +108,7 @@ def stopped(lab: Lab) -> pathlib.Path:
   config, run_folder = lab.config(**MESH), lab.folder / 'stopped' / 'run'
   codes = lab.drive('stopped', config, 'TERM:1:3')
   assert codes == [0, 0], lab.told('stopped')[-3000:]
-  assert 'told to stop; 3 of 4 steps are saved' in lab.told('stopped')
+  assert 'stopped by SIGTERM; 3 of 4 steps are saved' in lab.told('stopped')
   assert not (run_folder / 'summary.json').exists()
   assert len(replies(run_folder)) == 3 * 8
   assert lab.drive('stopped', config) == [0, 0]

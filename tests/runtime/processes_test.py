@@ -128,7 +128,7 @@ def test_the_first_process_of_a_part_speaks_for_it(
   monkeypatch.setattr(mesh_lib, 'over_groups', lambda mesh: None)
   mesh = fake_mesh(shape, per_process)
   if speakers is None:
-    with pytest.raises(ValueError, match='tensor axis'):
+    with pytest.raises(ValueError, match='expected tensor to be a divisor'):
       processes.DataShards(mesh)
   else:
     assert processes.DataShards(mesh).primaries == speakers
