@@ -34,7 +34,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Whether JAX detects the processes of this run.'
 )
 _HEARTBEAT = flags.DEFINE_integer(
-  'heartbeat', 100, 'Seconds without a heartbeat until a process counts as dead.'
+  'heartbeat',
+  100,
+  'Seconds without a heartbeat until a process counts as dead.',
 )
 # Tasks that can divide their work among several processes.
 _SHARED = 'sft', 'reward_model', 'grpo'

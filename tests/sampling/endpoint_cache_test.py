@@ -129,7 +129,7 @@ def test_a_file_that_is_no_cache_is_refused_at_once(
   path = tmp_path / 'cache.sqlite'
   _break(path, how)
   with pytest.raises(
-    ValueError, match=f"^cache='{path}': .*; legal: a file that a"
+    ValueError, match=f"^cache='{path}': .*; expected a file that a"
   ):
     Endpoint(url='http://127.0.0.1:9/v1', model='m', cache=path)
 

@@ -131,7 +131,7 @@ def test_no_model_is_refused() -> None:
   [
     ('max_new_tokens', 0, 'max_new_tokens=0; legal: from 1 on'),
     ('prompts_per_pass', -1, 'prompts_per_pass=-1; legal: from 1 on'),
-    ('temperature', -1.0, 'legal: temperature >= 0'),
+    ('temperature', -1.0, 'expected temperature >= 0'),
   ],
 )
 def test_a_setting_that_is_not_legal_is_named(
