@@ -229,8 +229,8 @@ def draw(
   """
   shape_PxG = hidden_PxGxD.shape[:2]
   hidden_BxD = hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1])
-  # Accumulated in float32: log-probabilities from bfloat16 logits would differ
-  # from the loss's by more than the importance ratio can bear.
+  # Accumulated in float32: bfloat16 logits are too coarse for the importance
+  # ratios that are made of these log-probabilities.
   logits_BxV = product(hidden_BxD, head_VxD, jnp.float32)
   if allowed_BxV is not None:
     logits_BxV = jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
@@ -258,8 +258,8 @@ def empty_rollout(
 
 def empty_cache(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
   """KV cache of length 0, one `KV` per layer."""
-  # Keys and values have their length on different axes, as the decode step's
-  # two products contract over different ones.
+  # Keys are transposed: in both products of a decode step, the contracted axis
+  # (H of keys, S of values) is the second to last.
   shape = prompts, group_size, config.num_kv_heads
   k_PxGxKxHx0 = jnp.zeros((*shape, config.head_dim, 0), config.dtype)
   v_PxGxKx0xH = jnp.zeros((*shape, 0, config.head_dim), config.dtype)
@@ -352,12 +352,14 @@ def sample(
 
   def body(state):
     t, rollout, hidden_PxGxD, cache, grammar_state_B = state
-    allowed_BxV = grammar and grammar.legal(grammar_state_B, max_new_tokens - t)
+    allowed_BxV = grammar and grammar.allowed(
+      grammar_state_B, max_new_tokens - t
+    )
     token_PxG, logp_PxG = draw(
       method, hidden_PxGxD, head_VxD, key_PxG, t, allowed_BxV
     )
     if grammar:
-      grammar_state_B = grammar.read(grammar_state_B, token_PxG.reshape(-1))
+      grammar_state_B = grammar.advance(grammar_state_B, token_PxG.reshape(-1))
     # Finished replies are decoded on, as the shapes are fixed, but their
     # tokens are replaced by padding.
     live = ~rollout.finished

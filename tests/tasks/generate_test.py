@@ -157,5 +157,5 @@ def test_settings_out_of_range(settings: Any) -> None:
 
 
 def test_two_tails_cannot_be_cut() -> None:
-  with pytest.raises(ValueError, match='choose one'):
+  with pytest.raises(ValueError, match='expected only one'):
     rollout.make_sampler(1.0, 5, 0.9)
