@@ -121,7 +121,7 @@ def main(argv: list[str]) -> None:
 def console() -> None:
   """Runs the `rlcw` command; user and disk errors exit without a traceback."""
   flags.mark_flags_as_required(['config', 'workdir'])
-  with processes.together():
+  with processes.exit_on_failure():
     try:
       app.run(main)
     # Errors that name their cause and remedy.  Others are bugs, and keep their

@@ -244,12 +244,12 @@ def fit(
 
   if checkpoints.latest() is not None:
     state = restore(checkpoints, state)
-    metrics.log(f'{name}: goes on from step {int(state.step)} of {steps}')
+    metrics.log(f'{name}: resumes from step {int(state.step)} of {steps}')
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches)
   writer = metrics.Writer(workdir, first, watch)
-  with writer as write, processes.notice() as preempted:
+  with writer as write, processes.preemption_notice() as preempted:
 
     def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
       """Writes a row of metrics; returns whether training has diverged."""

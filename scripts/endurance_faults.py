@@ -140,7 +140,7 @@ def spoil_checkpoint(lab: Lab) -> str:
     largest.unlink()
   lab.run.start()
   lab.run.begin()
-  for words in (f'{folder} cannot be read', f'goes on from step {before} '):
+  for words in (f'{folder} cannot be read', f'resumes from step {before} '):
     expect(words in lab.run.said(), words)
   return how
 

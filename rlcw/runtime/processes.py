@@ -4,8 +4,8 @@ Every process runs the same code on the same mesh.  Arrays on devices are
 global; each process addresses its own shards.  Values on hosts are local to a
 process and concern the rows that it reads, until they are gathered here.
 Gathers use the key-value store of `jax.distributed`'s coordinator, so they
-compile nothing and do not synchronise devices.  With a single process every
-function here returns its input.
+compile nothing and do not synchronise devices.  With a single process they
+return their input.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def start(detect: bool, heartbeat: int) -> None:
   given = {name: os.environ.get(name, '') for name in VARIABLES}
   if not detect and not any(given.values()):
     return
-  # JAX's preemption service would replace the SIGTERM handler of `notice`,
+  # JAX's preemption service would replace the SIGTERM handler of `preemption_notice`,
   # which also serves runs of a single process.
   jax.config.update('jax_enable_preemption_service', False)
   if detect:
@@ -80,7 +80,7 @@ def start(detect: bool, heartbeat: int) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def exit_on_failure() -> Iterator[None]:
   """Ends this process immediately if the code in the context fails.
 
   Python's normal exit runs the shutdown barrier of `jax.distributed`, which
@@ -232,7 +232,7 @@ class DataShards:
 
 
 @contextlib.contextmanager
-def notice() -> Iterator[Callable[[], bool]]:
+def preemption_notice() -> Iterator[Callable[[], bool]]:
   """Catches SIGTERM, the notice of preemption.
 
   Yields:

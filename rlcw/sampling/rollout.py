@@ -280,14 +280,14 @@ def cache_sizes(max_new_tokens: int) -> list[int]:
   return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
 
 
-def grow_cache(kv: KV, room: int) -> KV:
+def grow_cache(kv: KV, size: int) -> KV:
   """Pads one layer's keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`.
 
   Args:
     kv: the cache of a layer.
-    room: new cache length, in tokens.
+    size: new cache length, in tokens.
   """
-  more = room - kv.k.shape[-1]
+  more = size - kv.k.shape[-1]
   return KV(
     jnp.pad(kv.k, [(0, 0)] * 4 + [(0, more)]),
     jnp.pad(kv.v, [(0, 0)] * 3 + [(0, more), (0, 0)]),
@@ -385,8 +385,8 @@ def sample(
   t, hidden, cache = jnp.int32(0), first, empty_cache(config, *shape_PxG)
   # A Python loop: each cache length is a shape, and so a loop of its own.  If
   # all replies have ended, `cond` skips the remaining ones.
-  for room in cache_sizes(max_new_tokens):
-    cache = [grow_cache(kv, room) for kv in cache]
+  for size in cache_sizes(max_new_tokens):
+    cache = [grow_cache(kv, size) for kv in cache]
     state = t, rollout, hidden, cache, grammar_state_B
     t, rollout, hidden, cache, grammar_state_B = lax.while_loop(
       cond, body, state

@@ -187,7 +187,7 @@ def test_a_run_goes_back_two_saves_and_ends_the_same(
   descend(again, 6)
   flip(largest(again / 'checkpoints' / '6'))
   assert descend(again) == descend(whole)
-  assert 'goes on from step 4 of 8' in capsys.readouterr().out
+  assert 'resumes from step 4 of 8' in capsys.readouterr().out
   rows = datasets.read_jsonl(again / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [*range(8)]
   assert saved(again / 'checkpoints') == {'6', '8'}

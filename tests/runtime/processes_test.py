@@ -73,7 +73,7 @@ def test_a_notice_after_the_last_question_is_passed_on() -> None:
   heard: list[int] = []
   before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
   try:
-    with processes.notice() as told:
+    with processes.preemption_notice() as told:
       assert not told()
       signal.raise_signal(signal.SIGTERM)
       assert heard == []
