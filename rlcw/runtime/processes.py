@@ -55,8 +55,8 @@ def start(detect: bool, heartbeat: int) -> None:
   given = {name: os.environ.get(name, '') for name in VARIABLES}
   if not detect and not any(given.values()):
     return
-  # JAX's preemption service would replace the SIGTERM handler of `preemption_notice`,
-  # which also serves runs of a single process.
+  # JAX's preemption service would replace the SIGTERM handler of
+  # `preemption_notice`, which also serves runs of a single process.
   jax.config.update('jax_enable_preemption_service', False)
   if detect:
     try:
