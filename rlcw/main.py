@@ -32,12 +32,14 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go.')
 _DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', False, 'Whether JAX finds out which processes belong together.'
+  'distributed', False, 'Whether JAX detects the processes of this run.'
 )
 _HEARTBEAT = flags.DEFINE_integer(
-  'heartbeat', 100, 'Seconds of silence after which a process counts as dead.'
+  'heartbeat',
+  100,
+  'Seconds without a heartbeat until a process counts as dead.',
 )
-# These share their work among several processes.
+# Tasks that can divide their work among several processes.
 _SHARED = 'sft', 'reward_model', 'grpo'
 
 
@@ -65,26 +67,30 @@ def check_config(workdir: Path, config: dict[str, Any]) -> None:
 
 
 def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
-  """Whether the run has been done; where not, its folder is made ready.
+  """Prepares the run's folder, and returns whether the run is done already.
 
-  Of several processes the first looks, as it alone writes.
+  Only process 0 checks, because only process 0 writes.
 
   Raises:
-    app.UsageError: the task takes one process, or there are several and their
-      settings differ; or see `claim`.
+    app.UsageError: the task runs in one process and there are several; or
+      their settings differ; or see `check_config`.
   """
   if processes.count() > 1 and config['task'] not in _SHARED:
     raise app.UsageError(
-      f'task {config["task"]!r} takes one process, and there are '
-      f'{processes.count()}; those that share their work: {_SHARED}'
+      f'task={config["task"]!r} runs in one process, but there are '
+      f'{processes.count()}; tasks for several processes: {_SHARED}'
     )
+  # Different settings would make the processes' programs differ, and a
+  # collective that only some of them reach would hang.
   if any(other != config for other in processes.gather(config)):
     raise app.UsageError('the processes were given different settings')
   done = False
   if processes.is_primary_process():
     workdir.mkdir(parents=True, exist_ok=True)
     check_config(workdir, config)
+    # A task writes its summary last, so it marks a complete run.
     done = (workdir / 'summary.json').exists()
+  # The others need not see the folder of process 0.
   return processes.gather(done)[0]
 
 
@@ -139,12 +145,14 @@ def _warn(text: str) -> None:
 
 
 def console() -> None:
-  """The `rlcw` command: an error of the user's or a disk's has no trace."""
+  """Runs the `rlcw` command; user and disk errors exit without a traceback."""
   flags.mark_flags_as_required(['config', 'workdir'])
   arguments = settings.upgrade_arguments(sys.argv, _warn)
-  with processes.together():
+  with processes.exit_on_failure():
     try:
       app.run(main, arguments)
+    # Errors that name their cause and remedy.  Others are bugs, and keep their
+    # traceback.
     except (OSError, ValueError, FloatingPointError) as error:
       sys.exit(f'rlcw: {error}')
 

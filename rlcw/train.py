@@ -1,10 +1,11 @@
-"""One training loop: a trainer is a loss and a source of batches.
+"""The training loop shared by all trainers, each a loss and a batch source.
 
-1. next_batch(state, step)  may look at the current parameters (GRPO samples
-                            from them) or not (SFT, reward model)
+1. next_batch(state, step)  makes a batch, with the current parameters (GRPO
+                            samples from them) or without (SFT, reward model)
 2. update(state, batch)     one jitted step: gradients summed over
                             microbatches, one division, clip, optimiser
-3. metrics                  of step n are read after step n + 1 was sent off
+3. metrics                  of step n are fetched after step n + 1 is
+                            dispatched, so that the device never idles
 """
 
 import time
@@ -25,28 +26,30 @@ from rlcw.runtime.mesh import replicated
 
 Params = Any  # a nested dict of arrays
 
-# a loss: (params, frozen, batch) -> {'loss': Ratio, any metric: Ratio}, where
-# all ratios of a batch add up over its microbatches; `params` are those that
-# learn, and no gradient is taken of the `frozen` ones
+# (params, frozen, batch) -> {'loss': Ratio, other metrics: Ratio}.  Gradients
+# are taken of `params` only.  Every ratio must be a sum over examples, so that
+# numerators and denominators add up over microbatches.
 LossFn = Callable[[Params, Params, Any], dict[str, Ratio]]
 
 
 class TrainState(struct.PyTreeNode):
-  """All that a run carries from step to step."""
+  """The state carried from step to step, and saved in checkpoints."""
 
-  step: jax.Array
-  params: Params  # those that learn
+  step: jax.Array  # scalar int32, updates done
+  params: Params  # trainable ones only
   opt_state: optax.OptState
-  bad_steps: jax.Array  # updates skipped in a row: loss or gradient not finite
+  # Scalar int32: consecutive updates skipped, as loss or gradient was not
+  # finite.
+  bad_steps: jax.Array
 
 
 class Batch(NamedTuple):
-  """What an update learns from, and what its making is worth telling."""
+  """One training batch and the metrics of producing it."""
 
-  arrays: Any  # every array has the batch as its leading axis
+  arrays: Any  # a tree; every array has the batch as its leading axis
   metrics: Mapping[str, Any]
-  started: float  # time.perf_counter() once the device was free
-  seconds: float = 0.0  # that its making took from then on
+  started: float  # time.perf_counter() when the device became free
+  seconds: float = 0.0  # from then until the batch was complete
 
 
 def make_optimizer(
@@ -56,10 +59,15 @@ def make_optimizer(
   max_grad_norm: float,
   moment_dtype: str = 'float32',
 ) -> optax.GradientTransformation:
-  """Adam behind a global-norm clip; the rate rises linearly, then holds.
+  """Adam with gradient clipping and a linear warm-up to a constant rate.
 
-  The first moment is kept in `moment_dtype`, the second in float32.
+  Args:
+    learning_rate: after the warm-up.
+    warmup_steps: steps of linear warm-up.
+    max_grad_norm: global norm that gradients are clipped to.
+    moment_dtype: dtype of the first moment; the second is float32.
   """
+  # Divided by warmup_steps + 1 so that the first step's rate is above 0.
   rate = optax.linear_schedule(
     learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
   )
@@ -72,22 +80,27 @@ def make_optimizer(
 def abstract_state(
   params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-  """Shapes and shardings of a state, moments sharded like the parameters.
+  """Shapes, dtypes and shardings of a state; moments shard like parameters.
 
-  Of the parameters, too, only shapes and shardings are needed.
+  Args:
+    params: arrays or `jax.ShapeDtypeStruct`s with shardings.
+    optimizer: of the run.
+    mesh: the scalars are replicated over it.
   """
-  whole = replicated(mesh)
+  on_all_devices = replicated(mesh)
 
-  def like(leaf: Any, place: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+  def abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-  count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+  count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=on_all_devices)
+  # Optax can tell which leaves of its state mirror the parameters (moments)
+  # and which do not (step counters).
   moments = optax.tree_utils.tree_map_params(
     optimizer,
-    lambda moment, param: like(moment, param.sharding),
+    lambda moment, param: abstract(moment, param.sharding),
     jax.eval_shape(optimizer.init, params),
     params,
-    transform_non_params=lambda leaf: like(leaf, whole),
+    transform_non_params=lambda leaf: abstract(leaf, on_all_devices),
   )
   return TrainState(count, params, moments, count)
 
@@ -112,15 +125,26 @@ def make_update(
   state: TrainState,
   microbatches: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """The jitted step `(state, arrays, frozen) -> (state, metrics)`.
+  """Makes the jitted step `(state, arrays, frozen) -> (state, metrics)`.
 
-  k microbatches equal one batch: sums, one division.  A step whose loss or
-  gradient is not finite changes nothing but `step` and `bad_steps`.  The new
-  state is sharded like `state`, whose buffers it takes.  `frozen` parameters
-  complete those of the state and get no gradient.
+  Accumulating k microbatches equals one batch, because sums are accumulated
+  and divided once.  A step whose loss or gradient is not finite changes only
+  `step` and `bad_steps`.
+
+  Args:
+    loss_fn: returns sums, see `LossFn`.
+    optimizer: of the run.
+    state: gives the shardings of the new state.  The step donates the buffers
+      of the state that it is called with.
+    microbatches: a divisor of the batch's leading axis.
+
+  Returns:
+    The step; its `frozen` parameters complete the state's, without gradient.
   """
 
-  def summed(params: Params, frozen: Params, arrays: Any):
+  def accumulate(params: Params, frozen: Params, arrays: Any):
+    # The gradient of the numerator alone: quotients of microbatches with
+    # different token counts would not add up to the quotient of the batch.
     def numerator(params: Params, arrays: Any):
       terms = loss_fn(params, frozen, arrays)
       return terms['loss'].numerator, terms
@@ -135,17 +159,22 @@ def make_update(
     def add(total: Any, part: Any):
       return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
+    # A scan, not a Python loop: the program is compiled once, and activations
+    # of one microbatch at a time are in memory.
     first = jax.tree.map(lambda a: a[0], parts)
     shapes = jax.eval_shape(gradient, params, first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.scan(add, zeros, parts)[0]
 
   def update(state: TrainState, arrays: Any, frozen: Params):
-    grads, terms = summed(state.params, frozen, arrays)
+    grads, terms = accumulate(state.params, frozen, arrays)
+    # A batch without valid tokens has a denominator of 0, and a gradient of 0.
     divisor = jnp.maximum(terms['loss'].denominator, 1.0)
     grads = jax.tree.map(lambda g: g / divisor, grads)
     norm = optax.tree.norm(grads)
     loss = terms['loss'].numerator / divisor
+    # Decided on the device, so that the host need not wait for the loss: the
+    # update is computed in any case, and `where` selects old or new values.
     good = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -154,20 +183,27 @@ def make_update(
       (params, opt_state),
       (state.params, state.opt_state),
     )
-    told = {
+    stats = {
       name: ratio.numerator / jnp.maximum(ratio.denominator, 1.0)
       for name, ratio in terms.items()
     }
     bad_steps = jnp.where(good, 0, state.bad_steps + 1)
-    told |= {'grad_norm': norm, 'bad_steps': bad_steps}
-    return TrainState(state.step + 1, params, opt_state, bad_steps), told
+    stats |= {'grad_norm': norm, 'bad_steps': bad_steps}
+    return TrainState(state.step + 1, params, opt_state, bad_steps), stats
 
+  # Donating the old state halves the memory of parameters and moments.  Fixed
+  # output shardings keep XLA from choosing others, which would recompile.
   shardings = jax.tree.map(lambda a: a.sharding, state)
   return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
-  """The state that was saved last, sharded like another one."""
+  """Restores the newest readable state, with the shardings of `like`.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    ValueError: none of the checkpoints can be read.
+  """
   rest = like.replace(params=None)
   saved = checkpoints.restore(params=like.params, rest=rest)
   return saved['rest'].replace(params=saved['params'])
@@ -212,39 +248,48 @@ def fit(
 
   if checkpoints.latest() is not None:
     state = restore(checkpoints, state)
-    metrics.log(f'{name}: goes on from step {int(state.step)} of {steps}')
+    metrics.log(f'{name}: resumes from step {int(state.step)} of {steps}')
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches)
   writer = metrics.Writer(workdir, first, watch)
-  with writer as write, processes.notice() as noticed:
+  with writer as write, processes.preemption_notice() as preempted:
 
-    def tell(step: int, batch: Batch, device: Any, until: float) -> bool:
-      """Writes a row; whether bad steps have become too many with it."""
-      device = jax.device_get(device)
+    def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
+      """Writes a row of metrics; returns whether training has diverged."""
+      # Blocks until the device has finished the step.
+      stats = jax.device_get(stats)
       total = until - batch.started
       times = {'seconds_update': total - batch.seconds, 'seconds_step': total}
       compiled = {
         'compilations': compilations.count,
         'seconds_compiling': compilations.seconds,
       }
-      write(step, {**batch.metrics, **device, **times, **compiled})
-      return device['bad_steps'] >= max_bad_steps
+      write(step, {**batch.metrics, **stats, **times, **compiled})
+      return stats['bad_steps'] >= max_bad_steps
 
-    late = None
+    pending = None  # the arguments of `write_row` for the step in flight
     for step in metrics.progress(name, first, steps, 'step'):
       batch = next_batch(state, step)
-      state, device = update(state, batch.arrays, frozen or {})
-      lost = late is not None and tell(*late, until=batch.started)
-      late = (step, batch, device)
+      state, stats = update(state, batch.arrays, frozen or {})
+      # This step runs on the device while the host writes the row of the step
+      # before it.  So divergence is noticed one step late, which is harmless:
+      # a bad step does not change the parameters.
+      diverged = pending is not None and write_row(
+        *pending, until=batch.started
+      )
+      pending = (step, batch, stats)
       done = step + 1
-      stop = noticed()
-      if done % checkpoint_every == 0 or done == steps or stop or lost:
+      # Asked in every step, as it gathers over all processes.
+      stop = preempted()
+      if done % checkpoint_every == 0 or done == steps or stop or diverged:
+        # Rows are written before the checkpoint: a resumed run removes the
+        # rows of steps that it repeats, but cannot restore missing ones.
         jax.block_until_ready(state)
-        lost |= tell(*late, until=time.perf_counter())
-        late = None
+        diverged |= write_row(*pending, until=time.perf_counter())
+        pending = None
         save()
-      if lost:
+      if diverged:
         checkpoints.close()
         raise FloatingPointError(
           f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
@@ -253,7 +298,9 @@ def fit(
         )
       if stop:
         checkpoints.close()
-        metrics.log(f'{name}: told to stop; {done} of {steps} steps are saved')
+        metrics.log(
+          f'{name}: stopped by SIGTERM; {done} of {steps} steps are saved'
+        )
         raise processes.Preempted(0)
   checkpoints.close()
   return state

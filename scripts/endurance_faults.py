@@ -165,7 +165,7 @@ def spoil_checkpoint(lab: Lab) -> str:
     largest.unlink()
   lab.run.start()
   lab.run.wait_for_resume()
-  for words in (f'{folder} cannot be read', f'goes on from step {before} '):
+  for words in (f'{folder} cannot be read', f'resumes from step {before} '):
     expect(words in lab.run.output(), f'{words!r} in the output')
   return damage
 

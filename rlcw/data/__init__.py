@@ -1,1 +1,1 @@
-"""Records: files and datasets read, batches made of them."""
+"""Readers of record files and datasets, and batching of their records."""

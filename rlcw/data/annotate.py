@@ -1,7 +1,7 @@
-"""Files of replies in, the same lines with an answer each out.
+"""Annotation of JSONL files of replies: the same lines with fields added.
 
-Answers stream to disk in the order of the lines, so that a run that was killed
-goes on after the last whole one.
+Annotated lines are appended to the output in the order of the input, so an
+interrupted run continues after the last complete line.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,35 +26,37 @@ def annotate(
 
   Args:
     name: of the task, for the progress bar.
-    source: JSONL.
-    output: where the lines go.
-    field: one of those added.
-    size: how many lines are answered at a time, if so many are left.
-    answer: lines to what is added to each.
+    source: path of the records (`datasets.read_numbered`).
+    output: path of the annotated JSONL.
+    field: one of the added fields; identifies the output of this task.
+    size: batch size of `answer`; the last batch may be smaller.
+    answer: maps a batch of records to the fields to add to each.
 
   Returns:
-    All lines of the output, and how many of them were there before.
+    All lines of the output, and the number that an earlier run had written.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is empty, a line is of another kind, or the output has more
-      lines than it.
+    FileNotFoundError: `source` does not exist.
+    ValueError: `source` is empty, a record lacks a text, or `output` has more
+      lines than `source` or lines without `field`.
   """
   records = datasets.read_numbered(source)
   if not records:
-    raise ValueError(f'{source} has no lines')
+    raise ValueError(f'{source} has no lines; expected at least one record')
+  # Checked before the first, perhaps expensive, answer.
   for line, record in records:
     for text in ('prompt', 'response'):
       if not isinstance(record.get(text), str):
         raise ValueError(
-          f'{source}:{line}: {text}={record.get(text)!r:.80}; a text is '
-          'expected'
+          f'{source}:{line}: {text}={record.get(text)!r:.80}; expected a string'
         )
   output.parent.mkdir(parents=True, exist_ok=True)
+  # The number of complete lines is the position to resume from.
   done, total = files.count_whole_lines(output, field), len(records)
   if done > total:
     raise ValueError(
-      f'{output} has {done} lines already, but {source} only {total}'
+      f'{output} has {done} lines, but {source} only {total}; expected the '
+      'output of an earlier run on the same file'
     )
   for first in metrics.progress(name, done, total, 'reply', size):
     batch = [record for _, record in records[first : first + size]]

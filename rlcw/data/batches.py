@@ -1,8 +1,8 @@
-"""Rows of a step, and padding and packing them.
+"""Sampling, packing and padding of a batch's rows.
 
-Which records a step reads follows from (seed, step) alone, so the step number
-is the data position: a resumed run needs nothing else to go on exactly.  Which
-of them one of several processes reads follows from its index and their number.
+The records of a step are a pure function of (seed, step), so the step number is
+the data position and a resumed run continues exactly.  Each process's share of
+them is a function of its index and the number of processes.
 """
 
 import bisect
@@ -21,95 +21,101 @@ def batch_indices(
   process: int = 0,
   processes: int = 1,
 ) -> np.ndarray:
-  """Which of `total` records a step reads: epochs of fresh permutations.
+  """Indices of the records of one step, a new permutation in every epoch.
 
   Args:
     seed: of the run.
     step: from 0.
-    size: how many records a step reads.
-    total: how many there are.
-    process: which of several processes asks; their shares, one after the
-      other, are what a single one reads.
-    processes: how many there are.
+    size: global batch size, in records.
+    total: number of records.
+    process: index of this process.  The shares of all processes, concatenated,
+      equal the batch of a single process.
+    processes: number of processes.
 
   Returns:
-    Indices `[size / processes]`.  No record comes twice before every other
-    came once.
+    Indices `[size / processes]`.  Every record is used once before any is used
+    again.
 
   Raises:
-    ValueError: there are fewer records than a step reads, or they cannot be
-      shared equally.
+    ValueError: `size` exceeds `total`, or is not a multiple of `processes`.
   """
   if size > total:
     raise ValueError(
-      f'a step of {size} needs as many records, or rows of packed ones, but '
+      f'a step of {size} needs at least {size} records (or packed rows), but '
       f'there are {total}'
     )
   if size % processes:
-    raise ValueError(f'a step of {size} does not split over {processes}')
+    raise ValueError(
+      f'a step of {size} does not split over {processes} processes; expected '
+      'a multiple'
+    )
+  # Positions in the endless sequence of epochs.  A step may span two epochs.
   positions = np.arange(step * size, (step + 1) * size)
   orders = {
     epoch: np.random.default_rng((seed, int(epoch))).permutation(total)
     for epoch in np.unique(positions // total)
   }
-  mine = np.split(positions, processes)[process]
-  return np.array([orders[p // total][p % total] for p in mine])
+  local_positions = np.split(positions, processes)[process]
+  return np.array([orders[p // total][p % total] for p in local_positions])
 
 
 def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
-  """Which texts share a row: each goes where the least room is left over.
-
-  Best fit, in an order that the seed draws, as texts that stand beside each
-  other in a file are often alike.
+  """Packs texts into rows of fixed length by best-fit bin packing.
 
   Args:
     lengths: of the texts, in tokens.
-    size: how many tokens a row holds.
-    seed: of the order.
+    size: capacity of a row, in tokens.
+    seed: of the order in which texts are placed.
 
   Returns:
-    For each row the indices of its texts.
+    For each row, the indices of its texts.
 
   Raises:
-    ValueError: texts are longer than a row; it says how many, and the longest.
+    ValueError: a text is longer than a row; the message has the number of such
+      texts and the greatest length.
   """
-  long = sum(length > size for length in lengths)
-  if long:
+  too_long = sum(length > size for length in lengths)
+  if too_long:
     raise ValueError(
-      f'{long} of {len(lengths)} texts do not fit into row_tokens={size}; the '
-      f'longest takes {max(lengths)}'
+      f'{too_long} of {len(lengths)} texts do not fit into row_tokens={size}; '
+      f'the longest has {max(lengths)} tokens'
     )
   rows: list[list[int]] = []
-  rooms: list[tuple[int, int]] = []  # what each row has left, and which it is
+  # (free tokens, row), sorted: the first entry with at least `length` free
+  # tokens is the best fit.
+  free: list[tuple[int, int]] = []
+  # In random order, since neighbours in a file are often alike, and texts of
+  # one row are always learned from together.
   for text in np.random.default_rng(seed).permutation(len(lengths)).tolist():
-    at = bisect.bisect_left(rooms, (lengths[text], 0))
-    if at == len(rooms):
+    at = bisect.bisect_left(free, (lengths[text], 0))
+    if at == len(free):
+      # The new row is the last entry, as no other has as many free tokens.
       rows.append([])
-      rooms.append((size, len(rows) - 1))
-    room, row = rooms.pop(at)
+      free.append((size, len(rows) - 1))
+    free_tokens, row = free.pop(at)
     rows[row].append(text)
-    bisect.insort(rooms, (room - lengths[text], row))
+    bisect.insort(free, (free_tokens - lengths[text], row))
   return rows
 
 
 def bucket(length: int, multiple: int = 32) -> int:
-  """The least multiple that holds `length`: few shapes, few compilations."""
+  """Rounds a length up to a multiple: few shapes, so few compilations."""
   return max(multiple, -(-length // multiple) * multiple)
 
 
 def power_of_two(length: int) -> int:
-  """The least power of two, from 32, that holds `length`."""
+  """Rounds a length up to a power of two, at least 32."""
   return max(32, 1 << (length - 1).bit_length())
 
 
 def pad(
   rows: Iterable[Sequence[int]], width: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of ids padded on the right with 0.
+  """Pads rows of ids on the right with 0.
 
   Args:
     rows: B sequences of ids.
-    width: L; the bucket of the longest row where `None`.
+    width: L; if None, `bucket` of the longest row.
 
   Returns:
     Ids `[B, L]` and lengths `[B]`, int32.
@@ -122,7 +128,7 @@ def pad(
   width = bucket(int(lengths_B.max())) if width is None else width
   if lengths_B.max() > width:
     raise ValueError(
-      f'a row of {lengths_B.max()} tokens does not fit into {width}'
+      f'a row of {lengths_B.max()} tokens does not fit into {width} tokens'
     )
   ids_BxL = np.zeros((len(rows), width), np.int32)
   for target, row in zip(ids_BxL, rows, strict=True):
@@ -133,6 +139,10 @@ def pad(
 def pad_coarsely(
   rows: Sequence[Sequence[int]], least: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`pad` to the least width, or else to a power of two: few shapes."""
-  longest = max(processes.gather(max(map(len, rows))))  # all call together
+  """Pads rows to `least`, or to a power of two if a row is longer.
+
+  Collective: all processes must call it together.
+  """
+  # All processes need the same width, as their rows become one global array.
+  longest = max(processes.gather(max(map(len, rows))))
   return pad(rows, least if longest <= least else power_of_two(longest))

@@ -1,9 +1,9 @@
-"""Files of records: JSONL, JSON and parquet, each to numbered dictionaries.
+"""Readers of JSONL, JSON and parquet files as numbered dictionaries.
 
-Records of other tools' layouts become ours, {"prompt", "response", "chosen",
-"rejected"}: LLaMA-Factory's alpaca {"instruction", "input", "output"} and
-sharegpt {"conversations", "chosen", "rejected"}, verl's {"prompt": messages},
-and {"query"} for a prompt.
+Records in other tools' layouts are converted to {"prompt", "response",
+"chosen", "rejected"}: LLaMA-Factory's alpaca {"instruction", "input", "output"}
+and sharegpt {"conversations", "chosen", "rejected"}, verl's {"prompt":
+messages}, and {"query"} for a prompt.
 """
 
 import json
@@ -13,11 +13,16 @@ from typing import Any
 
 ASSETS = Path(__file__).parent / 'assets'
 
+# (line or position from 1, record), so that errors can name the line.
 Numbered = list[tuple[int, dict[str, Any]]]
 
 
 def resolve(path: str | Path) -> Path:
-  """A path as given, or `@NAME` as a file in the package's assets."""
+  """Resolves a path; `@NAME` is a file in the package's assets.
+
+  Raises:
+    FileNotFoundError: there is no such file; lists the files that are shipped.
+  """
   file = Path(path)
   if str(path).startswith('@'):
     file = ASSETS / str(path)[1:]
@@ -28,35 +33,46 @@ def resolve(path: str | Path) -> Path:
 
 
 def read(file: Path) -> Numbered:
-  """All records of a file in the format that its name ends in, else JSONL.
+  """Reads all records of a file; its suffix gives the format, else JSONL.
 
   Raises:
-    ValueError: names the file, the line and what is wrong with it.
+    ValueError: a record is malformed (names file, line and reason), or parquet
+      cannot be read.
   """
   if file.suffix == '.parquet':
     return _read_parquet(file)
+  # Some tools write JSONL under the name .json; a JSON file of records is an
+  # array.
   if file.suffix == '.json' and file.read_bytes().lstrip()[:1] == b'[':
     return _number(file, _parse(file.read_bytes(), str(file)))
   return read_lines(file)
 
 
 def read_lines(file: Path) -> Numbered:
-  """The same of JSONL: a JSON object a line; blank lines hold none."""
-  found = []
+  """Reads JSONL: one JSON object per line; blank lines are skipped.
+
+  Raises:
+    ValueError: a line is malformed; names the file, the line and the reason.
+  """
+  records = []
+  # Split at \n only: `str.splitlines` would also split at U+2028, which JSON
+  # allows inside strings.
   for number, line in enumerate(file.read_bytes().split(b'\n'), 1):
     if line.strip():
       record = _parse(line, f'{file}:{number}')
-      found.append((number, _object(record, f'{file}:{number}')))
-  return found
+      records.append((number, _to_record(record, f'{file}:{number}')))
+  return records
 
 
 def _read_parquet(file: Path) -> Numbered:
-  """The same of parquet, where a null stands for a field that is absent."""
+  """Reads parquet; a null counts as an absent field."""
   try:
     import pyarrow  # pyright: ignore[reportMissingImports]
     from pyarrow import parquet  # pyright: ignore[reportMissingImports]
   except ImportError:
-    raise ValueError(f"{file} needs pip install 'rlcw[data]'") from None
+    raise ValueError(
+      f"{file} requires the extra `data` (pip install 'rlcw[data]')"
+    ) from None
   try:
     rows = parquet.ParquetFile(file).read().to_pylist()
   except (pyarrow.ArrowException, OSError) as error:
@@ -65,79 +81,96 @@ def _read_parquet(file: Path) -> Numbered:
 
 
 def _number(file: Path, items: Sequence[Any]) -> Numbered:
-  return [(n, _object(x, f'{file}:{n}')) for n, x in enumerate(items, 1)]
+  return [(n, _to_record(x, f'{file}:{n}')) for n, x in enumerate(items, 1)]
 
 
 def _parse(text: bytes, place: str) -> Any:
   try:
     return json.loads(text.decode('utf-8'))
+  # The file is untrusted: deep nesting exhausts the parser's stack.
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{place}: not JSON: {error}') from None
 
 
-def _object(value: Any, place: str) -> dict[str, Any]:
+def _to_record(value: Any, place: str) -> dict[str, Any]:
   if not isinstance(value, dict):
-    raise ValueError(f'{place}: a JSON object is expected')
+    raise ValueError(f'{place}: expected a JSON object')
   try:
-    return _ours(value)
+    return _convert_layout(value)
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from None
 
 
-def _ours(record: dict[str, Any]) -> dict[str, Any]:
-  """The record in our layout; fields of no layout are kept as they are."""
+def _convert_layout(record: dict[str, Any]) -> dict[str, Any]:
+  """Converts a record to our layout; fields of no layout are kept."""
+  # verl: the prompt is a list of messages.
   if isinstance(record.get('prompt'), list):
-    return _spoken(record, 'prompt')
+    return _convert_messages(record, 'prompt')
+  # Our own layout.
   if 'prompt' in record:
     return record
+  # LLaMA-Factory's sharegpt.
   if 'conversations' in record:
-    return _spoken(record, 'conversations')
+    return _convert_messages(record, 'conversations')
+  # LLaMA-Factory's alpaca, which joins instruction and input like this too.
   if {'instruction', 'output'} <= {*record}:
     names = 'instruction', 'input', 'output'
-    asked, more, told = (record.get(name, '') for name in names)
+    instruction, context, output = (record.get(name, '') for name in names)
     rest = {k: v for k, v in record.items() if k not in names}
-    prompt = f'{asked}\n{more}' if more else asked
-    return {'prompt': prompt, 'response': told, **rest}
+    prompt = f'{instruction}\n{context}' if context else instruction
+    return {'prompt': prompt, 'response': output, **rest}
   if 'query' in record:
     return {'prompt' if k == 'query' else k: v for k, v in record.items()}
   return record
 
 
-def _spoken(record: dict[str, Any], field: str) -> dict[str, Any]:
-  """The record with texts where it has messages.
+def _convert_messages(record: dict[str, Any], field: str) -> dict[str, Any]:
+  """Replaces a record's messages by their texts.
+
+  Args:
+    record: any.
+    field: the field with the conversation, a list of messages.
 
   Raises:
-    ValueError: there is more than one message of a user, and a reply to it.
+    ValueError: the conversation is not one user message and at most one reply.
   """
   if not isinstance(record[field], list):
-    raise ValueError(f'{field}={record[field]!r:.80}; a list is expected')
-  said = [_message(each) for each in record[field]]
-  speakers = [speaker for speaker, _ in said]
-  if speakers not in (['user'], ['user', 'assistant']):
+    raise ValueError(f'{field}={record[field]!r:.80}; expected a list')
+  messages = [_parse_message(message) for message in record[field]]
+  roles = [role for role, _ in messages]
+  # A system message or an earlier turn cannot be dropped without changing the
+  # meaning of the reply.
+  if roles not in (['user'], ['user', 'assistant']):
     raise ValueError(
-      f'{field} of {speakers}; legal: one message of the user, and at most one '
-      'reply'
+      f'{field} has messages of {roles}; expected one user message and at most '
+      'one assistant reply'
     )
   names = 'prompt', 'response'
-  found: dict[str, Any] = dict(zip(names, (x for _, x in said), strict=False))
+  converted: dict[str, Any] = dict(
+    zip(names, (text for _, text in messages), strict=False)
+  )
   for name, value in record.items():
+    # In sharegpt the two replies of a pair are messages too.
     if name in ('chosen', 'rejected') and isinstance(value, dict):
-      found[name] = _message(value)[1]
+      converted[name] = _parse_message(value)[1]
     elif name != field:
-      found[name] = value
-  return found
+      converted[name] = value
+  return converted
 
 
-def _message(message: Any) -> tuple[str, Any]:
-  """Who speaks, and what."""
+def _parse_message(message: Any) -> tuple[str, Any]:
+  """Returns a message's role ('user', 'assistant', …) and its text."""
   if not isinstance(message, dict):
-    raise ValueError(f'message {message!r:.80}; an object is expected')
-  speaker = str(message.get('role', message.get('from')))
-  speaker = {'human': 'user', 'gpt': 'assistant'}.get(speaker, speaker)
-  return speaker, message.get('content', message.get('value'))
+    raise ValueError(f'message {message!r:.80}; expected a JSON object')
+  # OpenAI's names, or those of sharegpt.
+  role = str(message.get('role', message.get('from')))
+  role = {'human': 'user', 'gpt': 'assistant'}.get(role, role)
+  return role, message.get('content', message.get('value'))
 
 
 def _without_nulls(value: Any) -> Any:
+  # All rows of a parquet file have the same columns, and all structs of a
+  # column the same fields: a field that a record lacked comes back as null.
   if isinstance(value, dict):
     return {k: _without_nulls(v) for k, v in value.items() if v is not None}
   return (

@@ -1,14 +1,14 @@
-"""TensorFlow datasets, without TensorFlow: what we ship, and greetings.
+"""Reader of TensorFlow datasets (without TensorFlow), and our own builders.
 
-Needs the extra `data`; only `data` imports this, and only where a path in a
-config begins with `tfds:`.  Importing it makes our builders known by name:
+Requires the extra `data`.  Only `datasets` imports this module, and only for
+paths that begin with `tfds:`.  The import registers our builders by name:
 
   rlcw_briefs, rlcw_preferences     the files of `rlcw/data/assets`
-  rlcw_greetings/CONFIG             a folder of files that the user has
-                                    (arXiv 2508.21476 published them)
+  rlcw_greetings/CONFIG             the files published with arXiv 2508.21476,
+                                    from a local folder
 
-Ours have the splits and fields that `data` reads.  All are stored as
-array_record under TFDS_DATA_DIR, else ~/tensorflow_datasets.
+Ours have the splits and fields that `datasets` reads.  All datasets are stored
+as array_record under TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 """
 
 import json
@@ -26,21 +26,23 @@ _TEXT = tfds.features.Text()
 _ABOUT = {'id': _TEXT, 'language': _TEXT, 'genre': _TEXT, 'theme': _TEXT}
 _RULES = {
   'instruction_id_list': tfds.features.Sequence(_TEXT),
-  'kwargs': tfds.features.Sequence(_TEXT),  # each as JSON: fields have types
+  # Each as JSON, because a TFDS feature has one type and rules have different
+  # arguments.
+  'kwargs': tfds.features.Sequence(_TEXT),
 }
 _PAIR = {'prompt': _TEXT, 'chosen': _TEXT, 'rejected': _TEXT}
 
 
 def read(path: str) -> list[dict[str, Any]]:
-  """All records of a dataset, which is built first where it is not yet.
+  """Reads all records of a dataset, and builds it first if necessary.
 
   Args:
-    path: `NAME/CONFIG:VERSION?SPLIT`, of which all but the name may be absent;
-      SPLIT is as in TFDS, so `train[:10%]` is one.
+    path: `NAME/CONFIG:VERSION?SPLIT`; all but NAME are optional.  SPLIT has
+      the syntax of TFDS, such as `train[:10%]`.
 
   Returns:
-    Records of texts, numbers, lists and dictionaries.  Where no split is asked
-    for and there are several, `split` is that of the record.
+    Records of texts, numbers, lists and dictionaries.  If SPLIT is absent and
+    the dataset has several splits, `split` names that of each record.
 
   Raises:
     ValueError: there is no such dataset or split, or it cannot be built.
@@ -49,60 +51,68 @@ def read(path: str) -> list[dict[str, Any]]:
   try:
     source: Any = tfds.data_source(name, split=split or None)
   except (AssertionError, ValueError) as error:
-    reason = str(error).partition('\nAvailable')[0]  # hundreds of names
+    # TFDS appends the names of all its datasets, several hundred.
+    reason = str(error).partition('\nAvailable')[0]
     raise ValueError(f'tfds:{path}: {reason}') from error
+  # Without a split TFDS returns a dictionary of all splits.
   if not isinstance(source, dict):
-    return [_plain(item) for item in source]
+    return [_to_json_value(item) for item in source]
   several = len(source) > 1
   return [
-    {'split': split, **_plain(item)} if several else _plain(item)
+    {'split': split, **_to_json_value(item)}
+    if several
+    else _to_json_value(item)
     for split, items in source.items()
     for item in items
   ]
 
 
-def _plain(value: Any) -> Any:
-  """The value as JSON would give it."""
+def _to_json_value(value: Any) -> Any:
+  """Converts arrays to lists and bytes to text, as JSON has them."""
   if isinstance(value, dict):
-    return {key: _plain(each) for key, each in value.items()}
+    return {key: _to_json_value(item) for key, item in value.items()}
   if isinstance(value, (np.ndarray, np.generic)):
     value = value.tolist()
   if isinstance(value, list):
-    return [_plain(each) for each in value]
+    return [_to_json_value(item) for item in value]
+  # TFDS stores text as UTF-8 bytes.
   return value.decode('utf-8') if isinstance(value, bytes) else value
 
 
-class _Ours:
-  """What TFDS asks of every builder."""
+class _Builder:
+  """The class attributes that TFDS requires of every builder."""
 
-  VERSION = tfds.core.Version(__version__)  # what we ship changes with it
-  pkg_dir_path = files.ASSETS  # TFDS fails to guess it outside a package
+  # The shipped files change with the package, and a new version is rebuilt.
+  VERSION = tfds.core.Version(__version__)
+  # TFDS fails to infer it for a builder outside a dataset package.
+  pkg_dir_path = files.ASSETS
 
 
-def _describe(builder: Any, features: dict[str, Any]) -> Any:
-  """The description of a dataset that stays in the order of its files."""
+def _dataset_info(builder: Any, features: dict[str, Any]) -> Any:
+  """Describes a dataset that keeps the order of its files."""
   return builder.dataset_info_from_configs(
     features=tfds.features.FeaturesDict(features), disable_shuffling=True
   )
 
 
-class _Shipped(_Ours):
-  """A file that the package ships."""
+class _ShippedFile(_Builder):
+  """Builder of a dataset from a file that the package ships."""
 
   FILE: str
   FEATURES: dict[str, Any]
 
   def _info(self) -> Any:
-    return _describe(self, self.FEATURES)
+    return _dataset_info(self, self.FEATURES)
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    del dl_manager  # nothing is fetched
+    del dl_manager  # nothing is downloaded
     splits = 'train', 'heldout'
     return {split: self._generate_examples(split) for split in splits}
 
   def _generate_examples(
     self, split: str
   ) -> Iterator[tuple[int, dict[str, Any]]]:
+    # The key of an example is its line, which is unique in a file.
     for number, record in files.read(files.resolve(self.FILE)):
       if record.pop('split') == split:
         if 'kwargs' in record:
@@ -110,24 +120,24 @@ class _Shipped(_Ours):
         yield number, record
 
 
-class RlcwBriefs(_Shipped, tfds.core.GeneratorBasedBuilder):
-  """Writing tasks and the rules that replies must keep."""
+class RlcwBriefs(_ShippedFile, tfds.core.GeneratorBasedBuilder):
+  """Writing tasks with the rules that replies must follow."""
 
   FILE = '@briefs.jsonl'
   FEATURES = _ABOUT | _RULES | {'prompt': _TEXT}
 
 
-class RlcwPreferences(_Shipped, tfds.core.GeneratorBasedBuilder):
-  """Pairs of replies of which one was preferred."""
+class RlcwPreferences(_ShippedFile, tfds.core.GeneratorBasedBuilder):
+  """Pairs of replies, a chosen and a rejected one."""
 
   FILE = '@preferences.jsonl'
   FEATURES = _ABOUT | _PAIR
 
 
 class _Part(NamedTuple):
-  """The files that a configuration is made of, by split, and their fields.
+  """The files of a configuration by split, and their fields.
 
-  Each file has the name that it was published under, and a short one.
+  A file has two possible names: a short one, and that of its publication.
   """
 
   files: dict[str, tuple[str, str]]
@@ -158,8 +168,10 @@ _GREETINGS = {
 }
 
 
-class RlcwGreetings(_Ours, tfds.core.GeneratorBasedBuilder):
+class RlcwGreetings(_Builder, tfds.core.GeneratorBasedBuilder):
   """Chinese greetings from a folder of JSONL, JSON arrays or parquet."""
+
+  # TFDS shows this to a user whose manual directory lacks the files.
 
   BUILDER_CONFIGS = [  # noqa: RUF012, as TFDS declares it
     tfds.core.BuilderConfig(name=name) for name in _GREETINGS
@@ -175,9 +187,11 @@ class RlcwGreetings(_Ours, tfds.core.GeneratorBasedBuilder):
   )
 
   def _info(self) -> Any:
-    # a brief has an id and rules; here there are none
-    more = {'id': _TEXT, **_RULES} if self._is_briefs else {}
-    return _describe(self, self._part.features | more | {'language': _TEXT})
+    # Briefs require an id and rules, which the published files lack.
+    added = {'id': _TEXT, **_RULES} if self._is_briefs else {}
+    return _dataset_info(
+      self, self._part.features | added | {'language': _TEXT}
+    )
 
   @property
   def _part(self) -> _Part:
@@ -203,19 +217,25 @@ class RlcwGreetings(_Ours, tfds.core.GeneratorBasedBuilder):
       absent = sorted(fields.keys() - record.keys())
       if absent:
         raise ValueError(f'{file}:{number}: no field {", ".join(absent)}')
-      kept = {field: record[field] for field in fields} | {'language': 'zh'}
+      # TFDS rejects fields that the features do not declare.
+      example = {field: record[field] for field in fields} | {'language': 'zh'}
       if self._is_briefs:
-        kept['id'] = f'{file.stem}-{number}'
-        kept |= {rules: [] for rules in _RULES}
-      yield number, kept
+        # Stable across runs, as long as the file does not change.
+        example['id'] = f'{file.stem}-{number}'
+        example |= {field: [] for field in _RULES}
+      yield number, example
 
 
 def _find(folder: Path, names: tuple[str, str]) -> Path:
-  """The one file by either name, in a format that we read."""
+  """Finds a file by either of its names, in any format that we read.
+
+  Raises:
+    ValueError: there is none.
+  """
   ends = '.jsonl', '.json', '.parquet'
   for file in (folder / f'{name}{end}' for name in names for end in ends):
     if file.is_file():
       return file
   raise ValueError(
-    f'{folder} has no {" or ".join(names)} as .jsonl, .json or .parquet'
+    f'{folder} has no {" or ".join(names)} as .jsonl, .json or .parquet file'
   )

@@ -1,1 +1,1 @@
-"""Meshes, processes, checkpoints, metrics and files."""
+"""Device meshes, processes, checkpoints, metrics and files."""

@@ -1,12 +1,12 @@
-"""A run's state on disk, written whole or not at all (Orbax).
+"""Atomic checkpoints of a run's state (Orbax), with checksums.
 
-The state holds the step, and the step is the data position and the sampling
-key's second half: nothing else is needed to go on exactly.  Parameters are an
-item of their own, so that a reader of the policy need not know the optimiser.
+The state contains the step.  The step determines the data position and is
+folded into the sampling key, so a restored run continues exactly.  Parameters
+are a separate item, so that the policy can be read without the optimiser.
 
-A disk may still spoil what was written whole.  Orbax would not see a flipped
-bit in an array, so with each item goes its checksum; the checkpoint before the
-newest is kept, and read where the newest cannot be.
+A file may also be damaged after it was written.  Orbax does not detect a
+flipped bit in an array, so each item is saved with a checksum.  The newest two
+checkpoints are kept; if the newest cannot be read, the one before it is.
 """
 
 import contextlib
@@ -23,15 +23,18 @@ from rlcw.runtime import metrics, processes
 
 
 class Checkpoints:
-  """The checkpoints of one run, the newest two of them.
+  """The newest two checkpoints of one run.
 
   Args:
-    folder: where they are.
-    read_only: for all but the run itself, which may be saving just now.
+    folder: the run's checkpoint folder.
+    read_only: true for every reader other than the run itself, which may be
+      saving at the same time.
   """
 
   def __init__(self, folder: Path, read_only: bool = False):
     self._folder, self._read_only = folder, read_only
+    # A reader must not clean up: the "temporary" directories that it sees may
+    # belong to a save in progress.
     options = ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else 2,
       cleanup_tmp_directories=not read_only,
@@ -42,14 +45,14 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
   def latest(self) -> int | None:
-    """The newest step that was saved completely."""
+    """Returns the newest step that was saved completely, or None."""
     return self._manager.latest_step()
 
   def save(self, step: int, params: Any, rest: Any) -> None:
-    """Saves a run after `step` steps; a step that is there already stays.
+    """Saves the state after `step` steps, unless that step is saved already.
 
     Raises:
-      OSError: it, or the one before it, could not be written.
+      OSError: this checkpoint or the one before it could not be written.
     """
     if self.latest() == step:
       return
@@ -61,22 +64,24 @@ class Checkpoints:
     with self._writing():
       self._manager.save(step, args=items, custom_metadata={'checksums': sums})
       if jax.default_backend() == 'cpu':
-        # On CPU the writer reads the very buffers that the next step is given
-        # to overwrite; elsewhere it reads a copy, and may go on meanwhile.
+        # Orbax writes in the background.  On CPU it reads the buffers that the
+        # next step is donated and overwrites; on other platforms it reads a
+        # host copy, so the run need not wait.
         self._manager.wait_until_finished()
 
   def restore(self, **like: Any) -> dict[str, Any]:
-    """The items `params` and `rest`, whichever are asked for.
+    """Restores the items `params` and `rest`, or one of them.
 
-    They are of the newest checkpoint that reads whole, in every process; what
-    is wrong with a newer one is said, and the run itself deletes it.
+    Reads the newest checkpoint that every process can read completely.  The
+    error of each newer, damaged one is logged; the run itself (not a
+    `read_only` reader) then deletes the damaged ones.
 
     Args:
-      **like: for each item a tree of its shapes, types and shardings.
+      **like: for each item, a tree of its shapes, dtypes and shardings.
 
     Raises:
-      FileNotFoundError: nothing has been saved.
-      ValueError: what has been saved cannot be read.
+      FileNotFoundError: there is no checkpoint.
+      ValueError: none of the checkpoints can be read.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
@@ -87,50 +92,58 @@ class Checkpoints:
     for place, step in enumerate(steps):
       restored, problem = self._read(step, like)
       if not problem:
+        # The resumed run reaches these steps again; `save` would skip them if
+        # the damaged checkpoints still existed.
         for newer in () if self._read_only else steps[:place]:
           self._manager.delete(newer)
         return restored
       metrics.log(
-        f'checkpoint {self._folder / str(step)} cannot be read and is passed '
-        f'over: {problem}'
+        f'checkpoint {self._folder / str(step)} cannot be read and is skipped: '
+        f'{problem}'
       )
     raise ValueError(
-      f'none of the checkpoints {steps} in {self._folder} can be read; the '
-      f'oldest: {problem} They are left as they are; without the folder, the '
-      'run begins anew.'
+      f'none of the checkpoints {steps} in {self._folder} can be read; error '
+      f'of the oldest: {problem} They were not changed; delete the folder to '
+      'start the run from step 0.'
     )
 
   def _read(
     self, step: int, like: dict[str, Any]
   ) -> tuple[dict[str, Any], str]:
-    """The items of one checkpoint, and what is wrong with it in any process."""
+    """Reads one checkpoint.
+
+    Returns:
+      The items, and the first error of any process ('' if there is none).
+    """
     items = {
       name: ocp.args.StandardRestore(  # pyright: ignore
         jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
       )
       for name, tree in like.items()
     }
-    found, sums, problem = {}, {}, ''
+    restored, sums, problem = {}, {}, ''
     try:
-      found = self._manager.restore(step, args=ocp.args.Composite(**items))
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
       written = self._manager.metadata(step).custom_metadata or {}
       sums = written.get('checksums', {})  # earlier versions wrote none
-    # Orbax has no one kind of error for what it cannot read.
+    # Orbax raises errors of many types for unreadable files.
     except Exception as error:
       cause = error.__cause__ or error
       problem = ' '.join(f'{type(cause).__name__}: {cause}'.split())[:300]
+    # All processes must agree, or they would resume from different steps.
     problem = next(filter(None, processes.gather(problem)), '')
-    # all processes take part in a sum, or none, and in the same order
+    # `checksum` is a computation over all devices: every process must run it
+    # for the same items in the same order, or none may.
     for name in () if problem else like:
-      if name in sums and checksum(found[name]) != sums[name]:
-        problem = f'{name} differ from what was written, by their checksum'
-    return dict(found), problem
+      if name in sums and checksum(restored[name]) != sums[name]:
+        problem = f'the checksum of {name} differs from the one written with it'
+    return dict(restored), problem
 
   def close(self) -> None:
-    """Waits for the last save.
+    """Waits until the last save is on disk, then closes the manager.
 
     Raises:
-      OSError: it could not be written.
+      OSError: the last checkpoint could not be written.
     """
     with self._writing():
       self._manager.wait_until_finished()
@@ -138,29 +151,32 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
+    """Turns any error of a write into an OSError that names a remedy."""
     try:
       yield
+    # Orbax raises errors of many types here too, also for an earlier save that
+    # failed in the background.
     except Exception as error:
       reason = ' '.join(str(error).split())
       raise OSError(
-        f'{self._folder}: a checkpoint could not be written ({self._room()}). '
-        'Those before it are whole: make room (a save takes that of one more), '
-        'or mend what is wrong, and give the same command again. '
-        f'{reason:.500}'
+        f'{self._folder}: a checkpoint could not be written '
+        f'({self._free_space()}). Earlier checkpoints are intact: free enough '
+        'space for one more checkpoint, or fix the error below, and run the '
+        f'same command again. {reason:.500}'
       ) from error
 
-  def _room(self) -> str:
+  def _free_space(self) -> str:
     try:
       free = shutil.disk_usage(self._folder).free / 2**20
-    except OSError as error:  # the disk is gone
+    except OSError as error:  # the disk is no longer mounted
       return str(error)
     return f'{free:.1f} MiB are free'
 
 
 def checksum(tree: Any) -> int:
-  """A number of 32 bits that any flipped bit changes.
+  """Returns a 32-bit checksum that changes with any single flipped bit.
 
-  However the arrays are sharded, as sums of whole numbers do not depend on
+  It does not depend on the sharding, because integer sums do not depend on
   their order.
   """
   leaves = enumerate(jax.tree.leaves(tree))
@@ -169,7 +185,9 @@ def checksum(tree: Any) -> int:
 
 @jax.jit
 def _word_sum(array: jax.Array) -> jax.Array:
-  """Each word times odd numbers, by its place: modulo 2**32 none is lost."""
+  """Sums an array's words, each times odd numbers that depend on its index."""
+  # An odd number is invertible modulo 2**32, so a changed word always changes
+  # its product.  Weights that differ by index also detect swapped words.
   kind = f'uint{8 * array.dtype.itemsize}'
   words = jax.lax.bitcast_convert_type(array, kind).astype(jnp.uint32)
   for size in reversed(array.shape):

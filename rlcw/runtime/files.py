@@ -1,6 +1,6 @@
-"""JSON and JSONL on disk, written whole or not at all.
+"""JSON and JSONL files, written atomically.
 
-Of several processes the first alone writes.
+Only process 0 writes.
 """
 
 import contextlib
@@ -15,35 +15,36 @@ from rlcw.runtime import processes
 
 
 def clean(value: Any) -> Any:
-  """JSON-ready: arrays to Python, NaN and infinities to null."""
+  """Converts a value for JSON: arrays to lists, NaN and infinities to None."""
   if isinstance(value, Mapping):
     return {str(k): clean(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
     return [clean(v) for v in value]
   if hasattr(value, 'tolist'):
     return clean(value.tolist())
+  # Python would write NaN and Infinity, which JSON does not have.
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
 
 
-# JSON may hold these raw, but some readers end a line there, and a terminal
-# obeys some of them.
+# JSON allows these characters unescaped, but some readers split lines at them
+# (U+0085, U+2028, U+2029) and terminals interpret others (C1 control codes).
 _ESCAPES = {c: f'\\u{c:04x}' for c in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
-  """One line of JSON, by whatever rule a reader splits lines.
+  """Encodes a record as one line of JSON, whichever characters split lines.
 
-  Half a surrogate pair, which JSON may hold and UTF-8 may not, is escaped as
-  it was in the JSON that it came from.
+  A lone surrogate, which JSON can express and UTF-8 cannot, stays escaped.
   """
   text = json.dumps(clean(record), ensure_ascii=False).translate(_ESCAPES)
+  # Of a lone surrogate, `backslashreplace` writes \udXXX: valid JSON again.
   return text.encode('utf-8', 'backslashreplace') + b'\n'
 
 
 def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
-  """Adds one record in a single write."""
+  """Appends one record in a single write (on process 0)."""
   if not processes.is_primary_process():
     return
   with _name_file_in_errors(path), path.open('ab') as file:
@@ -52,7 +53,7 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _name_file_in_errors(path: Path) -> Iterator[None]:
-  """A full disk's error says which file it is about."""
+  """Adds the path to an OSError that lacks it, such as a full disk's."""
   try:
     yield
   except OSError as error:
@@ -80,23 +81,31 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def count_whole_lines(path: Path, field: str) -> int:
-  """How many lines an earlier process wrote; one torn by a kill goes.
+  """Counts the lines that an interrupted run wrote, and drops a partial one.
+
+  Args:
+    path: JSONL; may be absent.
+    field: a field that every line must have.
 
   Raises:
-    ValueError: a line lacks the field, so the file is of another kind.
+    ValueError: a line lacks the field, so another task wrote the file.
   """
   if not path.exists():
     return 0
+  # A process killed while writing leaves a last line without a newline.
   *lines, torn = path.read_bytes().split(b'\n')
   if not all(f'"{field}"'.encode() in line for line in lines):
-    raise ValueError(f'{path} holds lines without {field!r}: another file?')
+    raise ValueError(
+      f'{path} has lines without {field!r}; expected the output of an earlier '
+      'run of the same task'
+    )
   if torn:
     _replace(path, b''.join(line + b'\n' for line in lines))
   return len(lines)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-  """Writes a file whole or not at all."""
+  """Writes a JSON file atomically (on process 0)."""
   if not processes.is_primary_process():
     return
   text = json.dumps(clean(record), ensure_ascii=False, indent=2)
@@ -104,9 +113,9 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def drop_from_step(path: Path, step: int) -> None:
-  """Forgets records of `step` and later: a resumed run makes them again.
+  """Removes the records of `step` and later, which a resumed run writes again.
 
-  A last line torn by a kill goes too.
+  A partial last line of a killed process is removed too.
   """
   *lines, _ = path.read_bytes().split(b'\n')
   kept = [line + b'\n' for line in lines if json.loads(line)['step'] < step]

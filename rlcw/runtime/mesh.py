@@ -1,11 +1,11 @@
-"""Meshes of devices, and the axes that arrays are split over.
+"""Device meshes, and the sharding of parameters, batches and activations.
 
-Parameters carry the logical names of their axes ('embed', 'heads', …), and one
-table says where each is split.  Activations are held to theirs by `constrain`:
-left to itself, XLA may find it cheaper to split a product's inner dimension,
-and to add up what it should never have made whole.
+Parameters carry logical axis names ('embed', 'heads', …); one table maps each
+to a mesh axis.  Activations are sharded explicitly by `constrain`: left alone,
+XLA may split the contracted dimension of a matrix product, materialise its
+full result on every device and all-reduce it.
 
-A one-device mesh is the same program.
+The same program runs on a mesh of one device.
 """
 
 import functools
@@ -22,9 +22,9 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from rlcw import Config
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
-GROUPS = ('data', 'fsdp')  # what a batch of groups is split over
+GROUPS = ('data', 'fsdp')  # mesh axes that a batch of groups is split over
 
-# logical axis -> mesh axis (None: not split)
+# Logical axis -> mesh axis (None: replicated).
 Table = dict[str, str | None]
 _TRAIN: Table = {
   'layers': None,
@@ -38,29 +38,31 @@ _TRAIN: Table = {
 }
 TABLES: dict[str, Table] = {
   'train': _TRAIN,
-  # Every token reads every weight: no turn should wait for another chip's.
+  # Each decode step reads every weight.  Sharding over 'fsdp' would all-gather
+  # all of them for each token, so they are replicated over it instead.
   'decode': _TRAIN | {'embed': None},
 }
 
 
 def group_shards(mesh: Mesh | AbstractMesh) -> int:
-  """Into how many parts a batch of groups is split."""
+  """Number of shards that a batch of groups is split into."""
   return math.prod(mesh.shape[axis] for axis in GROUPS)
 
 
 def ambient_shards() -> int:
-  """The same for the mesh around this code; 1 where there is none."""
+  """`group_shards` of the ambient mesh; 1 if there is none."""
   mesh = jax.sharding.get_abstract_mesh()
   return 1 if mesh.empty else group_shards(mesh)
 
 
 def constrain(x_PxGxLxD: jax.Array) -> jax.Array:
-  """Holds the activations between two blocks to their place on the mesh.
+  """Constrains the sharding of the activations between two blocks.
 
-  Prompts are split over 'data' and 'fsdp' or, where they are too few, the rows
-  that continue them.  Length is split over 'tensor' (sequence parallelism,
-  arXiv 2205.05198): what is kept for the backward pass is not kept once on
-  every chip that shares the weights.  What does not divide is not split.
+  Prompts P are split over 'data' and 'fsdp'; if P does not divide, the rows G
+  of each prompt are.  Length L is split over 'tensor' (sequence parallelism,
+  arXiv 2205.05198), so that the activations stored for the backward pass are
+  not replicated on the devices that share the weights.  An axis whose size
+  does not divide is not split.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
@@ -80,29 +82,37 @@ def make_mesh(
   tensor: int = 1,
   devices: Sequence[Any] | None = None,
 ) -> Mesh:
-  """A mesh over all devices; one axis may be -1, "what is left".
+  """Makes a mesh over all devices.
+
+  Args:
+    data: size of the axis 'data'; one of the three sizes may be -1, for all
+      remaining devices.
+    fsdp: size of the axis 'fsdp'.
+    tensor: size of the axis 'tensor'.
+    devices: all devices of all processes if None.
 
   Raises:
-    ValueError: the axes do not multiply to the number of devices.
+    ValueError: the product of the axes is not the number of devices.
   """
   sizes = [data, fsdp, tensor]
-  held = np.array(jax.devices() if devices is None else devices)
+  device_array = np.array(jax.devices() if devices is None else devices)
   if -1 in sizes:
     rest = int(np.prod([size for size in sizes if size != -1]))
-    sizes[sizes.index(-1)] = max(held.size // rest, 1)
-  if int(np.prod(sizes)) != held.size:
+    sizes[sizes.index(-1)] = max(device_array.size // rest, 1)
+  if int(np.prod(sizes)) != device_array.size:
     named = dict(zip(MESH_AXES, sizes, strict=True))
     raise ValueError(
-      f'mesh {named} does not multiply to the {held.size} devices there are'
+      f'mesh={named}: the product of the sizes is {int(np.prod(sizes))}; '
+      f'expected the {device_array.size} devices available'
     )
-  return Mesh(held.reshape(sizes), MESH_AXES)
+  return Mesh(device_array.reshape(sizes), MESH_AXES)
 
 
 def with_mesh(run: Callable[..., Any]) -> Callable[..., Any]:
-  """A task `run(config, workdir)` with its mesh around all that it does.
+  """Wraps a task's `run(config, workdir)` in the mesh of its config.
 
-  XLA does not split kernels written by hand; they split themselves over the
-  ambient mesh (`attention_kernels`).
+  XLA cannot partition hand-written kernels; those of `attention_kernels` read
+  the ambient mesh and partition themselves with `shard_map`.
   """
 
   @functools.wraps(run)
@@ -114,28 +124,31 @@ def with_mesh(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """One copy on every device."""
+  """Sharding with a full copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def over_groups(mesh: Mesh) -> NamedSharding:
-  """Split over the leading axis, briefs, so that a group stays whole."""
+  """Sharding over the leading axis (briefs), which never splits a group."""
   return NamedSharding(mesh, PartitionSpec(GROUPS))
 
 
 def round_up_groups(count: int, mesh: Mesh) -> int:
-  """As many groups as asked for, or the fewest more that split over a mesh."""
+  """Rounds up to the next number of groups that the mesh divides evenly."""
   shards = group_shards(mesh)
   return -(-count // shards) * shards
 
 
 def data_shard(mesh: Mesh) -> tuple[int, int]:
-  """Which part of a step's rows this process reads, and of how many parts.
+  """Returns the part of a batch that this process reads: (index, count).
 
-  Processes that split the model of the same rows read the same part.
+  Processes whose devices share the same rows, because the 'tensor' axis spans
+  them, read the same part.
   """
   devices_SxT = mesh.devices.reshape(group_shards(mesh), -1)
+  # One set of processes per shard of the batch.  Consecutive shards of the
+  # same processes are one part: a dict keeps their order and drops repeats.
   readers = [frozenset(d.process_index for d in row) for row in devices_SxT]
   parts = list(dict.fromkeys(readers))
-  mine = next(i for i, part in enumerate(parts) if jax.process_index() in part)
-  return mine, len(parts)
+  index = next(i for i, part in enumerate(parts) if jax.process_index() in part)
+  return index, len(parts)

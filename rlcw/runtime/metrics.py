@@ -1,6 +1,6 @@
-"""The only way a number leaves a loop: JSONL, TensorBoard, a progress bar.
+"""Metrics of a run's loop: JSONL, TensorBoard, progress bar and log lines.
 
-Of several processes the first alone writes and prints.
+Only process 0 writes and prints.
 """
 
 import json
@@ -22,20 +22,25 @@ from rlcw.runtime.files import _name_file_in_errors
 
 
 def mean(values: Any, axis: int | None = None) -> Any:
-  """The mean of what is finite; NaN, which is written as null, of nothing."""
+  """Mean of the finite values; NaN (null in JSON) if there are none."""
   finite = np.ma.masked_invalid(np.asarray(values, float))
   return np.ma.filled(finite.mean(axis), np.nan)[()]
 
 
-# what runs write step by step; other JSONL in their folders is not theirs
+# The JSONL files that runs write step by step.  A resumed run truncates these
+# and leaves any other JSONL in its folder alone.
 STEP_LOGS = 'metrics', 'rollouts', 'strategies', 'fakes'
 
 
 class Writer:
-  """A run's `metrics.jsonl` and TensorBoard events.
+  """Writer of a run's `metrics.jsonl` and TensorBoard events.
 
-  A resumed run forgets what was written past its last save, in all `DIARIES`.
-  `watch` sees every row in order, those that a resumed run found there first.
+  Args:
+    workdir: folder of the run.
+    first_step: step that the run starts from.  Records of this step and later
+      are removed from all `STEP_LOGS`, because the run repeats those steps.
+    watch: called with every row of metrics in order, beginning with those that
+      a resumed run finds in the file.
   """
 
   def __init__(
@@ -44,6 +49,7 @@ class Writer:
     first_step: int = 0,
     watch: Callable[[dict[str, Any]], None] | None = None,
   ):
+    # Imported here because it is slow, and only tasks that train need it.
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
@@ -59,11 +65,11 @@ class Writer:
         watch(json.loads(line))
     self._events = workdir / 'tensorboard'
     self._events.mkdir(exist_ok=True)
-    # not `SummaryWriter`: its thread dies of a full disk, and the next steps
-    # then wait for it for ever
+    # Not `SummaryWriter`: a full disk kills its writer thread, and later steps
+    # then block forever on its queue.
     self._board = EventsWriter(str(self._events / 'events'))
-    # hides what is told again
-    self._tell(step=first_step, session_log={'status': 'START'})
+    # Makes TensorBoard hide the earlier events of the steps that are repeated.
+    self._write_event(step=first_step, session_log={'status': 'START'})
 
   def __call__(self, step: int, values: Mapping[str, Any]) -> None:
     """Writes the scalars of one step."""
@@ -78,9 +84,9 @@ class Writer:
       for name, value in row.items()
       if name != 'step' and isinstance(value, (int, float))
     ]
-    self._tell(step=step, summary={'value': scalars})
+    self._write_event(step=step, summary={'value': scalars})
 
-  def _tell(self, **event: Any) -> None:
+  def _write_event(self, **event: Any) -> None:
     assert self._board is not None
     with _name_file_in_errors(self._events):
       self._board.write_event(self._event(wall_time=time.time(), **event))
@@ -107,14 +113,23 @@ def progress(
   stride: int = 1,
   note: Callable[[], str] = str,
 ) -> Iterator[int]:
-  """Counts from `start` to `stop` behind a bar with rate, ETA and a note."""
+  """Yields `start` to `stop` by `stride` under a bar with rate, ETA and note.
+
+  Args:
+    name: label of the bar.
+    start: first value; counts as done already.
+    stop: end of the range, exclusive.
+    unit: noun for one item.
+    stride: items per value.
+    note: returns a text to show behind the bar.
+  """
   with tqdm(
     total=stop,
     initial=start,
     desc=name,
     unit=unit,
     dynamic_ncols=True,
-    leave=None,  # one inside another goes when it is full
+    leave=None,  # a nested bar is removed when it is complete
     disable=not processes.is_primary_process(),
   ) as bar:
     for step in range(start, stop, stride):
@@ -124,33 +139,36 @@ def progress(
 
 
 def log(text: str) -> None:
-  """A line in the terminal that leaves the progress bar whole."""
+  """Prints a line above the progress bar (on process 0)."""
   if processes.is_primary_process():
     tqdm.write(text)
 
 
 class Compilations:
-  """Counts XLA compilations from here on, and the seconds they take."""
+  """Counter of XLA compilations since its creation, and of their seconds."""
 
   def __init__(self):
     self.count, self.seconds = 0, 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._hear)
+    jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
-  def _hear(
+  def _on_event(
     self, event: str, duration_secs: float, **kwargs: str | int
   ) -> None:
+    # JAX reports many events.  This one is XLA's part, without tracing and
+    # lowering; it fires for a hit in the persistent cache too.
     if event == '/jax/core/compile/backend_compile_duration':
       self.count += 1
       self.seconds += duration_secs
 
 
 def hardware(devices: bool = True) -> dict[str, Any]:
-  """The machine, for a summary.
+  """Describes the accelerator, the host and the versions of JAX and Python.
 
   Args:
-    devices: whether to ask JAX for its devices, which takes hold of them.
+    devices: whether to ask JAX for its devices, which initialises them.
   """
   cpu = platform.processor() or platform.machine()
+  # `platform` knows only the architecture on Linux; the model is in /proc.
   cpuinfo = Path('/proc/cpuinfo')
   if cpuinfo.exists():
     lines = cpuinfo.read_text().splitlines()
@@ -172,5 +190,6 @@ def hardware(devices: bool = True) -> dict[str, Any]:
 
 
 def peak_memory_gib() -> float:
-  """The most host memory that this process has held, in GiB."""
+  """Peak resident host memory of this process, in GiB."""
+  # Linux reports KiB.
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

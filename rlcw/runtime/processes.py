@@ -1,10 +1,11 @@
-"""Several processes, one for each host, that run one program together.
+"""Multi-host runs: one process per host, all running the same program.
 
-Every process runs the same code on the same mesh.  What is on devices is
-global: each holds its shards.  What is on hosts is each process's own, for the
-rows that it reads, until it is gathered here: through the service that
-`jax.distributed` keeps for all, so that nothing is compiled and no device
-waits.  A single process needs none of it, and gets back what it gave.
+Every process runs the same code on the same mesh.  Arrays on devices are
+global; each process addresses its own shards.  Values on hosts are local to a
+process and concern the rows that it reads, until they are gathered here.
+Gathers use the key-value store of `jax.distributed`'s coordinator, so they
+compile nothing and do not synchronise devices.  With a single process they
+return their input.
 """
 
 import contextlib
@@ -25,32 +26,37 @@ from jax.sharding import Mesh
 from rlcw.runtime.mesh import data_shard, group_shards, over_groups, replicated
 
 VARIABLES = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
-_FOREVER = 7 * 24 * 3600 * 1000  # ms; who waits for the dead ends by heartbeat
-# which call of `gather`, and of `collect`: alike in all processes
-_gathered, _collected = itertools.count(), itertools.count()
+# The coordinator detects a dead process by its heartbeat and ends all others,
+# so a wait may be as long as the slowest step: 7 days, in milliseconds.
+_NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+# Serial numbers of the calls of `gather` and `gather_to_primary`.  They are the
+# same in all processes, which make the same calls in the same order.
+_gather_calls, _primary_calls = itertools.count(), itertools.count()
 
 
 class Preempted(SystemExit):
-  """A run was told to stop and has saved its state: exit code 0."""
+  """Exit with code 0 after a SIGTERM, once the run's state is saved."""
 
 
 def start(detect: bool, heartbeat: int) -> None:
-  """Joins the other processes, if there are any; before JAX has a device.
+  """Joins the other processes, if any; call it before JAX opens its devices.
 
   Args:
-    detect: whether JAX finds out who they are (TPU pods, Slurm, Open MPI);
-      else the environment says it in `VARIABLES`, or this process is alone.
-    heartbeat: seconds of silence after which a process is given up, and with
-      it all others.
+    detect: whether JAX detects the processes (TPU pods, Slurm, Open MPI).
+      Otherwise the environment variables `VARIABLES` name them; if none is
+      set, this process is the only one.
+    heartbeat: seconds without a heartbeat after which a process counts as
+      dead and all others end.
 
   Raises:
     ValueError: only some of the variables are set, or not to numbers; or JAX
-      found nothing out.
+      detected no processes.
   """
   given = {name: os.environ.get(name, '') for name in VARIABLES}
   if not detect and not any(given.values()):
     return
-  # It would take SIGTERM from `notice`, which does the same for one process.
+  # JAX's preemption service would replace the SIGTERM handler of
+  # `preemption_notice`, which also serves runs of a single process.
   jax.config.update('jax_enable_preemption_service', False)
   if detect:
     try:
@@ -62,8 +68,8 @@ def start(detect: bool, heartbeat: int) -> None:
   address, *numbers = given.values()
   if not address or not all(number.isdecimal() for number in numbers):
     raise ValueError(
-      f'{given}: several processes need all of these, an address with a port '
-      'and two numbers; or --distributed, where JAX can find them out'
+      f'{given}: expected all of these variables, an address with a port and '
+      'two numbers; or set --distributed, if JAX can detect the processes'
     )
   jax.distributed.initialize(
     address,
@@ -74,53 +80,65 @@ def start(detect: bool, heartbeat: int) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-  """Ends this process at once where its work failed.
+def exit_on_failure() -> Iterator[None]:
+  """Ends this process immediately if the code in the context fails.
 
-  Python's usual end would first wait for the others, which wait for this one.
+  Python's normal exit runs the shutdown barrier of `jax.distributed`, which
+  waits for the other processes, while they wait for this one in a collective.
   """
   try:
     yield
   except BaseException as error:
-    ended = isinstance(error, SystemExit)
-    if not jax.distributed.is_initialized() or (ended and not error.code):
+    is_exit = isinstance(error, SystemExit)
+    # Exit code 0 is success, or a preemption that stops all processes alike.
+    if not jax.distributed.is_initialized() or (is_exit and not error.code):
       raise
-    if not ended:
+    if not is_exit:
       traceback.print_exc()
     elif not isinstance(error.code, int):
       print(error.code, file=sys.stderr)
+    # `os._exit` skips exit handlers and does not flush.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
 def count() -> int:
-  """How many processes there are."""
+  """Number of processes of the run."""
   return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def gather(value: Any) -> list[Any]:
-  """Every process's value, in their order, in every process.
+  """Gathers one value per process, in process order, on every process.
+
+  All processes must make the same calls in the same order.
 
   Args:
-    value: what JSON holds; an array becomes lists, unless there is but one
-      process.  A few KiB: it goes from each process to each.
+    value: a JSON value or an array, which becomes lists (a single process gets
+      its value back unchanged).  At most a few KiB, because every process
+      reads the values of all others.
   """
   if count() == 1:
     return [value]
-  client, turn = _client(), next(_gathered)
-  mine = f'rlcw/all/{{}}/{jax.process_index()}'
-  client.key_value_set_bytes(mine.format(turn), _to_bytes(value))
-  client.wait_at_barrier(f'rlcw/{turn}', _FOREVER)
-  found = client.key_value_dir_get_bytes(f'rlcw/all/{turn}/')
-  if turn:  # whoever comes to a barrier has read all before it
-    client.key_value_delete(mine.format(turn - 1))
-  by_process = {int(k.rpartition('/')[2]): json.loads(v) for k, v in found}
+  client, call = _client(), next(_gather_calls)
+  key = f'rlcw/all/{{}}/{jax.process_index()}'
+  client.key_value_set_bytes(key.format(call), _to_bytes(value))
+  # Behind the barrier every process has written its value.
+  client.wait_at_barrier(f'rlcw/{call}', _NO_TIMEOUT_MS)
+  entries = client.key_value_dir_get_bytes(f'rlcw/all/{call}/')
+  # The values of this call may still be unread elsewhere.  Those of the call
+  # before are not: a process reaches this barrier only after reading them.
+  if call:
+    client.key_value_delete(key.format(call - 1))
+  # The store sorts keys as text, so '10' would come before '2'.
+  by_process = {int(k.rpartition('/')[2]): json.loads(v) for k, v in entries}
   return [by_process[index] for index in range(count())]
 
 
-def whole(array: jax.Array) -> np.ndarray:
-  """A global array on every process's host."""
+def to_host(array: jax.Array) -> np.ndarray:
+  """Copies a global array to the host of every process, in full."""
+  # NumPy can read only addressable shards; replicating is an all-gather, in
+  # which every process must take part.
   if not array.is_fully_addressable and not array.is_fully_replicated:
     mesh: Any = getattr(array.sharding, 'mesh', None)
     array = jax.device_put(array, replicated(mesh))
@@ -128,22 +146,27 @@ def whole(array: jax.Array) -> np.ndarray:
 
 
 class DataShards:
-  """A step's rows, shared out among the processes.
+  """Division of a batch's rows among the processes.
 
-  Processes that split the model of the same rows read the same part; the first
-  of them speaks for it.
+  Processes whose devices share the same rows, because the 'tensor' axis spans
+  them, read the same part; the one of lowest index is its primary.
+
+  Args:
+    mesh: the global mesh.
 
   Raises:
-    ValueError: a process would read parts of two parts.
+    ValueError: the parts of two processes overlap without being equal.
   """
 
   def __init__(self, mesh: Mesh):
     devices_SxT = mesh.devices.reshape(group_shards(mesh), -1)
+    # A set of processes per shard of the batch.  Two different sets must be
+    # disjoint, or a process would have to read parts that differ.
     readers = {frozenset(d.process_index for d in row) for row in devices_SxT}
     if sum(map(len, readers)) != len(frozenset().union(*readers)):
       raise ValueError(
-        f'mesh {dict(mesh.shape)}: the tensor axis must divide the devices of '
-        'a process, or be a multiple of them'
+        f'mesh={dict(mesh.shape)}: expected tensor to be a divisor or a '
+        'multiple of the number of devices per process'
       )
     self.index_and_count = data_shard(mesh)
     self.sharding = over_groups(mesh)
@@ -153,48 +176,55 @@ class DataShards:
     self.primaries = list(first)
 
   def to_global(self, rows: Any) -> Any:
-    """Global arrays, of each process's own rows on its host."""
+    """Makes global arrays from the rows that each process has on its host."""
     return jax.make_array_from_process_local_data(self.sharding, rows)
 
   def local_rows(self, arrays: Any) -> Any:
-    """This process's rows of global arrays, in the order of `to_global`."""
+    """Returns this process's rows of global arrays, in `to_global`'s order."""
     if count() == 1:
       return arrays
     arrays = jax.device_put(arrays, self.sharding)
 
     def rows(array: jax.Array) -> np.ndarray:
+      # Keyed by first row: the copies of a shard on several devices count once.
       shards = {s.index[0].start or 0: s.data for s in array.addressable_shards}
       return np.concatenate([np.asarray(shards[at]) for at in sorted(shards)])
 
     return jax.tree.map(rows, arrays)
 
-  def local_slice(self, whole: Any) -> Any:
-    """This process's rows of an array of all, on its host."""
-    part, number = self.index_and_count
-    return np.split(whole, number)[part]
+  def local_slice(self, array: Any) -> Any:
+    """Returns this process's rows of a host array that has all rows."""
+    index, parts = self.index_and_count
+    return np.split(array, parts)[index]
 
   def gather(self, value: Any) -> list[Any]:
-    """`gather`, of each part one value, in the order of the rows."""
-    found = gather(value if self._is_primary else None)
-    return [found[index] for index in self.primaries]
+    """Gathers one value per part, in row order, on every process."""
+    by_process = gather(value if self._is_primary else None)
+    return [by_process[index] for index in self.primaries]
 
   def gather_to_primary(self, value: Any) -> list[Any]:
-    """The same for process 0 alone, and of any size; the others get nothing."""
+    """Gathers one value per part, of any size, on process 0.
+
+    Returns:
+      The values in row order on process 0, an empty list on the others.
+    """
     if count() == 1:
       return [value]
-    client, turn = _client(), next(_collected)
-    keys = [f'rlcw/first/{turn}/{index}' for index in self.primaries]
-    mine = f'rlcw/first/{turn}/{jax.process_index()}'
-    if mine in keys:
-      client.key_value_set_bytes(mine, _to_bytes(value))
+    client, call = _client(), next(_primary_calls)
+    keys = [f'rlcw/first/{call}/{index}' for index in self.primaries]
+    own_key = f'rlcw/first/{call}/{jax.process_index()}'
+    if own_key in keys:
+      client.key_value_set_bytes(own_key, _to_bytes(value))
+    # No barrier: the others go on at once, and process 0 waits for each key.
     if jax.process_index() > 0:
       return []
-    found = []
+    values = []
     for key in keys:
-      text = client.blocking_key_value_get_bytes(key, _FOREVER)
+      text = client.blocking_key_value_get_bytes(key, _NO_TIMEOUT_MS)
+      # There is no other reader, so the memory can be freed here.
       client.key_value_delete(key)
-      found.append(json.loads(text))
-    return found
+      values.append(json.loads(text))
+    return values
 
   @property
   def _is_primary(self) -> bool:
@@ -202,20 +232,24 @@ class DataShards:
 
 
 @contextlib.contextmanager
-def notice() -> Iterator[Callable[[], bool]]:
-  """Listens for SIGTERM, the notice of preemption.
+def preemption_notice() -> Iterator[Callable[[], bool]]:
+  """Catches SIGTERM, the notice of preemption.
 
   Yields:
-    A function that says whether any process has heard one, the same in all.
-    All must ask at the same place, and stop where it says so.
+    A function that returns whether any process has received a SIGTERM, with
+    the same result on all.  It gathers, so all processes must call it at the
+    same place, and stop together when it returns true.
   """
-  heard: list[int] = []
-  before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+  received: list[int] = []
+  previous = signal.signal(
+    signal.SIGTERM, lambda number, _: received.append(number)
+  )
   try:
-    yield lambda: any(gather(bool(heard)))
+    yield lambda: any(gather(bool(received)))
   finally:
-    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-  if heard:  # after the last question
+    signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+  # It came after the last query: let the previous handler act on it.
+  if received:
     signal.raise_signal(signal.SIGTERM)
 
 
@@ -229,6 +263,7 @@ def _to_bytes(value: Any) -> bytes:
 
 
 def is_primary_process() -> bool:
-  """Whether this process, of all those of a run, writes and prints."""
-  # asked of one process alone, JAX would take hold of its devices
+  """Returns whether this is process 0, the only one that writes and prints."""
+  # `jax.process_index` opens the devices, which a single process that needs
+  # no device should not do.
   return not jax.distributed.is_initialized() or jax.process_index() == 0

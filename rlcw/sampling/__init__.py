@@ -1,3 +1,3 @@
-"""Text out of a model: group rollout, grammars, and any model as `ask()`."""
+"""Text generation: group rollout, grammars, and any model as `ask(prompts)`."""
 
 from rlcw.sampling.rollout import sample as sample

@@ -1,7 +1,7 @@
-"""Replies of language models in an SQLite file, so that none is made twice.
+"""Cache of language models' replies in an SQLite file.
 
-A model that is asked through it need only make the replies that are missing:
-what a killed run had is there, and several processes may have the file open.
+Only missing replies are requested from the model, so an interrupted run loses
+none that had arrived.  Several processes may use the same file.
 """
 
 import contextlib
@@ -17,37 +17,39 @@ from typing import Any, NamedTuple
 
 from rlcw.runtime import metrics
 
-_MANY = 50  # prompts, which are worth a progress bar
-_LOCKED = 60.0  # seconds to wait for another process that writes
+_BAR_FROM = 50  # prompts from which on a progress bar is shown
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
 
 
 @dataclasses.dataclass
 class Usage:
-  """What a model has done so far."""
+  """Cumulative counts of a model's use."""
 
-  prompts: int = 0  # that were answered, or given up
-  cached: int = 0  # of these, answered by the cache
-  failed: int = 0  # of these, given up
+  prompts: int = 0  # answered or failed
+  cached: int = 0  # of these, answered from the cache
+  failed: int = 0  # of these, without a reply after all retries
   requests: int = 0  # sent to the model, retries included
-  prompt_tokens: int = 0  # as a server tells; 0 where it does not
+  prompt_tokens: int = 0  # reported by the server; 0 if it reports none
   completion_tokens: int = 0
-  seconds: float = 0.0  # in `ask`
+  seconds: float = 0.0  # spent in `ask`
   cost: float = 0.0  # in the currency of the prices
 
   def as_dict(self) -> dict[str, float]:
-    """Plain numbers by name."""
+    """Returns the counts by name."""
     return dataclasses.asdict(self)
 
 
 class Call(NamedTuple):
-  """One reply that is wanted."""
+  """Request for one reply."""
 
   prompt: str
-  sample: int  # which of the replies to the same prompt, from 0
+  sample: int  # index among the replies to the same prompt, from 0
 
 
+# (key, reply) -> None: stores a reply, or None if the model gave none.
 Keep = Callable[[str, str | None], None]
-# Makes the replies to calls, and hands each to `keep` by its key as it comes.
+# (calls by key, keep) -> None: generates the replies, and passes each to `keep`
+# as soon as it arrives.
 Fetch = Callable[[Mapping[str, Call], Keep], None]
 
 
@@ -58,40 +60,46 @@ def replies(
   usage: Usage,
   fetch: Fetch,
 ) -> list[str | None]:
-  """A reply to each prompt, in their order; None where none could be had.
+  """Returns a reply to each prompt, in order; None if the model gave none.
 
-  A prompt that is given several times gets as many samples.
+  A prompt that occurs n times gets n samples, one for each occurrence.
 
   Args:
-    path: of the cache; none where empty.
-    identity: what the replies depend on beside their prompts, as JSON.
+    path: of the cache; if empty or None, nothing is cached.
+    identity: JSON values that determine the replies besides the prompts, such
+      as the model and the temperature.
     prompts: texts.
-    usage: is brought up to date.
-    fetch: makes those that are missing.
+    usage: updated in place.
+    fetch: generates the missing replies.
 
   Raises:
-    TypeError: one text is given instead of a list.
+    TypeError: `prompts` is a single text instead of a list.
     ValueError: the cache cannot be read or written.
   """
+  # A string is a sequence of strings too: each letter would be a prompt.
   if isinstance(prompts, str):
-    raise TypeError(f'prompts={prompts!r:.80}; a list of texts is expected')
+    raise TypeError(f'prompts={prompts!r:.80}; expected a list of texts')
   with opened(path) as cache:
     started = time.perf_counter()
-    calls = {_key(identity, call): call for call in _numbered(prompts)}
-    found = {key: _find(cache, key) for key in calls}
-    missing = {key: calls[key] for key in calls if found[key] is None}
+    # Repeats of a prompt have different keys, so `calls` has one per prompt
+    # and, as dictionaries keep their order, in the order of the prompts.
+    calls = {_key(identity, call): call for call in _number_samples(prompts)}
+    by_key = {key: _lookup(cache, key) for key in calls}
+    missing = {key: calls[key] for key in calls if by_key[key] is None}
     usage.prompts += len(calls) - len(missing)
     usage.cached += len(calls) - len(missing)
     bar = metrics.progress('ask', 0, len(missing), 'prompt')
-    steps = bar if len(missing) >= _MANY else iter(missing)
-    next(steps, None)  # shows the bar before there is a reply
+    steps = bar if len(missing) >= _BAR_FROM else iter(missing)
+    # The bar is a generator: the first `next` shows it, at 0.
+    next(steps, None)
 
     def keep(key: str, reply: str | None) -> None:
-      found[key] = reply
+      by_key[key] = reply
       usage.prompts += 1
       if reply is None:
         usage.failed += 1
       else:
+        # IGNORE: another process may have stored a reply to the same call.
         cache.execute(
           'INSERT OR IGNORE INTO replies VALUES (?, ?)', (key, reply)
         )
@@ -100,10 +108,10 @@ def replies(
     if missing:
       fetch(missing, keep)
     usage.seconds += time.perf_counter() - started
-    return [*found.values()]
+    return [*by_key.values()]
 
 
-def _numbered(prompts: Sequence[str]) -> Iterator[Call]:
+def _number_samples(prompts: Sequence[str]) -> Iterator[Call]:
   times: Counter[str] = Counter()
   for prompt in prompts:
     yield Call(prompt, times[prompt])
@@ -111,16 +119,19 @@ def _numbered(prompts: Sequence[str]) -> Iterator[Call]:
 
 
 def _key(identity: Sequence[Any], call: Call) -> str:
-  """The name of a reply in the cache."""
+  """Key of a reply in the cache."""
   return hashlib.sha256(json.dumps([*identity, *call]).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def opened(path: Path | str | None) -> Iterator[sqlite3.Connection]:
-  """The file of replies; without a path, one that is empty and soon gone.
+  """Opens the cache; without a path, a temporary one in memory.
+
+  Args:
+    path: an SQLite file, which is created if it does not exist.
 
   Raises:
-    ValueError: SQLite cannot use the file, now or later in the context.
+    ValueError: SQLite cannot use the file, on opening or later in the context.
   """
   if path:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -128,13 +139,16 @@ def opened(path: Path | str | None) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(
       sqlite3.connect(
         path or ':memory:',
-        timeout=_LOCKED,
-        isolation_level=None,  # each reply is in the file once it is written
-        check_same_thread=False,  # one waits while another writes
+        timeout=_LOCK_TIMEOUT,
+        # Autocommit: a reply survives a kill as soon as it is inserted.
+        isolation_level=None,
+        # Replies are inserted from the event loop's thread, while the thread
+        # that opened the connection waits; the two never use it at once.
+        check_same_thread=False,
       )
     ) as cache:
-      # Not a kill, but a power cut could spoil the file: a wait for the disk
-      # after each reply would hold up all the others.
+      # No fsync per reply, which would delay all the others.  Only a power cut
+      # can then corrupt the file; a killed process cannot.
       cache.execute('PRAGMA synchronous = OFF')
       cache.execute(
         'CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)'
@@ -142,11 +156,11 @@ def opened(path: Path | str | None) -> Iterator[sqlite3.Connection]:
       yield cache
   except sqlite3.Error as error:
     raise ValueError(
-      f'cache={str(path)!r}: {error}; legal: a file that a cache was written '
-      'to, or a new one'
+      f'cache={str(path)!r}: {error}; expected a file that a cache was written '
+      'to, or the path of a new one'
     ) from error
 
 
-def _find(cache: sqlite3.Connection, key: str) -> str | None:
+def _lookup(cache: sqlite3.Connection, key: str) -> str | None:
   query = 'SELECT reply FROM replies WHERE key = ?'
   return next((reply for (reply,) in cache.execute(query, (key,))), None)

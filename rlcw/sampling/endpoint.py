@@ -1,12 +1,11 @@
-"""An OpenAI-compatible chat endpoint: one callable, ask(prompts) -> replies.
+"""Client of an OpenAI-compatible chat endpoint: ask(prompts) -> replies.
 
-1. cache    a reply that was had before, if only by a killed run, comes from a
-            file
-2. request  the official client sends the others, many at a time, and tries
-            again where that may help
-3. reply    is checked, counted and written to the cache as it arrives
+1. cache    replies that any run received before are read from a file
+2. request  the official client sends the others concurrently, and retries
+            after transient errors
+3. reply    each is checked, counted and written to the cache as it arrives
 
-A prompt that gets no reply gets None, and why is said once.
+A prompt whose request fails gets None; each kind of error is logged once.
 """
 
 import asyncio
@@ -33,60 +32,64 @@ from rlcw.sampling.cache import Call, Keep, Usage
 
 @dataclasses.dataclass(kw_only=True)
 class Endpoint:
-  """A model behind a URL.
+  """A language model at a URL.
 
-  The key is read from the environment when it is needed, and kept nowhere.
+  The API key is read from the environment for each request, and never stored.
 
   Raises:
-    ValueError: names the setting that is not legal, or the cache that is none.
+    ValueError: a setting is invalid (named), or the cache cannot be opened.
   """
 
-  url: str  # up to and with /v1
+  url: str  # up to and including /v1
   model: str
-  key_variable: str = 'OPENAI_API_KEY'  # may be unset: local servers want none
-  temperature: float | None = 1.0  # None leaves it to the server
-  max_tokens: int | None = 1024  # of a reply; None leaves it to the server
-  concurrency: int = 16  # requests at a time
-  timeout: float = 120.0  # seconds for one request from first to last byte
-  retries: int = 4  # of a request, after errors that may pass
-  cache: Path | str | None = None  # an SQLite file; none where empty
-  prices: Sequence[float] = (0.0, 0.0)  # of 10⁶ prompt, completion tokens
+  # Name of an environment variable; may be unset, as local servers need no key.
+  key_variable: str = 'OPENAI_API_KEY'
+  temperature: float | None = 1.0  # None: the server's default
+  max_tokens: int | None = 1024  # of a reply; None: the server's default
+  concurrency: int = 16  # simultaneous requests
+  timeout: float = 120.0  # seconds per request, from first to last byte
+  retries: int = 4  # of a request, after transient errors
+  cache: Path | str | None = None  # path of an SQLite file; empty: no cache
+  prices: Sequence[float] = (0.0, 0.0)  # per 10⁶ prompt and completion tokens
 
   def __post_init__(self):
-    for name, (is_legal, legal) in _LEGAL.items():
+    for name, (is_valid, expected) in _VALID.items():
       value = getattr(self, name)
-      if not is_legal(value):
-        raise ValueError(f'endpoint.{name}={value!r}; legal: {legal}')
+      if not is_valid(value):
+        raise ValueError(f'endpoint.{name}={value!r}; expected {expected}')
     self._usage = Usage()
-    self._told: set[type[Exception]] = set()
-    self._turn = threading.Lock()
+    self._logged_errors: set[type[Exception]] = set()
+    self._lock = threading.Lock()
+    # Opened once now, so that an invalid file fails before hours of training.
     with cache.opened(self.cache):
-      pass  # a bad file is better refused now than after hours of training
+      pass
 
   @property
   def usage(self) -> Usage:
-    """What has been done so far."""
+    """Copy of the cumulative counts."""
     return dataclasses.replace(self._usage)
 
   def ask(
     self, prompts: Sequence[str], schema: Mapping[str, Any] | None = None
   ) -> list[str | None]:
-    """A reply to each prompt, in their order; None where none could be had.
+    """Returns a reply to each prompt, in order; None if its request failed.
 
-    A prompt that is given several times gets as many samples.  Calls from
-    several threads take turns, so that `concurrency` holds for them together.
+    A prompt that occurs n times gets n samples.  Thread-safe: concurrent calls
+    run one after the other, so that `concurrency` limits them together.
 
     Args:
       prompts: texts.
-      schema: a JSON schema that the server is told to hold replies to.
+      schema: JSON schema to constrain the replies, if the server supports it.
 
     Raises:
+      TypeError: `prompts` is a single text.
       ValueError: the cache cannot be read or written.
     """
     settings = self._settings(schema)
-    with self._turn:
+    with self._lock:
       return cache.replies(
         self.cache,
+        # Any other URL or setting is another model: its replies do not match.
         [self.url, settings],
         prompts,
         self._usage,
@@ -94,31 +97,36 @@ class Endpoint:
       )
 
   def _settings(self, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The part of a request that is the same for every prompt."""
+    """Returns the part of a request that is the same for every prompt."""
     names = 'model', 'temperature', 'max_tokens'
     settings = {name: getattr(self, name) for name in names}
     if schema is not None:
-      form = {'name': schema['title'], 'schema': schema}
-      settings['response_format'] = {'type': 'json_schema', 'json_schema': form}
+      named = {'name': schema['title'], 'schema': schema}
+      settings['response_format'] = {
+        'type': 'json_schema',
+        'json_schema': named,
+      }
+    # Servers need not accept null, so a setting of None is left out.
     return {name: v for name, v in settings.items() if v is not None}
 
   def _fetch_all(
     self, settings: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
   ) -> None:
-    # A thread with an event loop of its own: the caller's, if there is
-    # one, is running, as in a notebook.
+    # A new event loop in another thread: the caller's may be running already,
+    # as in a notebook, and cannot be entered again.
     with from_thread.start_blocking_portal() as portal:
       portal.call(self._fetch, settings, calls, keep)
 
   async def _fetch(
     self, settings: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
   ) -> None:
-    """The server's replies, each written to the cache as it arrives."""
-    free = asyncio.Semaphore(self.concurrency)
+    """Requests all replies, and caches each as it arrives."""
+    slots = asyncio.Semaphore(self.concurrency)
 
     async def answer(key: str, call: Call) -> None:
-      async with free:
-        # before the next request is sent
+      async with slots:
+        # Cached before the slot is free, so that a kill loses at most the
+        # replies of `concurrency` requests.
         keep(key, await self._reply(client, settings, call.prompt))
 
     async with self._client() as client:
@@ -127,7 +135,7 @@ class Endpoint:
   def _client(self) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
       base_url=self.url,
-      # The client insists on a key, even where the server wants none.
+      # The client requires a key, even if the server does not.
       api_key=self._key() or 'none',
       timeout=self.timeout,
       max_retries=self.retries,
@@ -145,34 +153,37 @@ class Endpoint:
         messages=[{'role': 'user', 'content': valid_unicode(prompt)}],
         **settings,
       )
+      # Counted first, because an unusable reply is paid for too.
       self._count(completion)
       return _text(completion)
-    # Whatever a server can do wrong, the other prompts still want a reply.
+    # A server is untrusted and can cause any error; one bad answer must not
+    # cancel the requests of the other prompts.
     except Exception as error:
-      self._tell(error)
+      self._log_error(error)
       return None
 
   def _count(self, completion: Any) -> None:
-    """An answer without a usable reply has its price too."""
-    told = getattr(completion, 'usage', None)
-    read = _tokens(told, 'prompt_tokens')
-    written = _tokens(told, 'completion_tokens')
-    self._usage.prompt_tokens += read
-    self._usage.completion_tokens += written
-    self._usage.cost += (read * self.prices[0] + written * self.prices[1]) / 1e6
+    """Adds a completion's tokens and price to the usage."""
+    reported = getattr(completion, 'usage', None)
+    prompt = _tokens(reported, 'prompt_tokens')
+    reply = _tokens(reported, 'completion_tokens')
+    self._usage.prompt_tokens += prompt
+    self._usage.completion_tokens += reply
+    self._usage.cost += (prompt * self.prices[0] + reply * self.prices[1]) / 1e6
 
-  def _tell(self, error: Exception) -> None:
-    """Says why a prompt has no reply, once for each kind of error."""
-    if type(error) in self._told:
+  def _log_error(self, error: Exception) -> None:
+    """Logs the reason for a missing reply, once for each type of error."""
+    if type(error) in self._logged_errors:
       return
-    self._told.add(type(error))
+    self._logged_errors.add(type(error))
     reason = str(error)
     if isinstance(error, openai.APIStatusError):
       reason = f'status {error.status_code}, {error.body}'
     reason = ' '.join(reason.split())
     key = self._key()
+    # A server's error message may repeat the key, which must not be logged.
     if key:
-      reason = reason.replace(key, '[key]')  # a server may repeat it
+      reason = reason.replace(key, '[key]')
     metrics.log(
       f'endpoint: no reply from {self.url}, model {self.model}, '
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
@@ -181,10 +192,10 @@ class Endpoint:
 
 
 def from_config(config: Config) -> Endpoint:
-  """The endpoint that a config's node describes, by the names of its fields.
+  """Makes the endpoint of a config's node, whose keys are `Endpoint`'s fields.
 
   Raises:
-    ValueError: a setting is missing, unknown or not legal.
+    ValueError: a setting is missing, unknown or invalid.
   """
   given = set(config)
   fields = {field.name for field in dataclasses.fields(Endpoint)}
@@ -192,16 +203,16 @@ def from_config(config: Config) -> Endpoint:
   if missing or unknown:
     raise ValueError(
       f'endpoint: missing {sorted(missing)}, unknown {sorted(unknown)}; '
-      f'legal: {sorted(fields)}'
+      f'expected settings: {sorted(fields)}'
     )
   return Endpoint(**config)
 
 
 class _Http(openai.DefaultAsyncHttpxClient):
-  """Counts requests, and ends each that is not over in time.
+  """HTTP client that counts requests and limits the total time of each.
 
-  The client's own timeout is for each read: a server that trickles would never
-  meet it.
+  The timeout of httpx applies to each read, so a server that sends a byte now
+  and then would never exceed it.
   """
 
   def __init__(self, usage: Usage, seconds: float):
@@ -211,27 +222,34 @@ class _Http(openai.DefaultAsyncHttpxClient):
   async def send(
     self, request: httpx2.Request, **settings: Any
   ) -> httpx2.Response:
+    # Called once per attempt, so retries are counted.
     self._usage.requests += 1
     try:
       async with asyncio.timeout(self._seconds):
         return await super().send(request, **settings)
     except TimeoutError as error:
-      # the kind that the official client tries again
-      raise httpx2.ReadTimeout('not over in time', request=request) from error
+      # The official client retries after this type of error.
+      raise httpx2.ReadTimeout(
+        f'not complete within timeout={self._seconds} s', request=request
+      ) from error
 
 
 def _text(completion: Any) -> str:
-  """The reply in an answer, which may be anything at all.
+  """Returns the reply of a chat completion.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the completion is malformed, or its reply empty.
   """
+  # The client does not validate a server's JSON: any field may be absent or of
+  # any type.
   try:
     choice = completion.choices[0]
     text = choice.message.content
   except (AttributeError, LookupError, TypeError):
     raise ValueError(f'not a chat completion: {completion!r:.200}') from None
   if not isinstance(text, str) or not text.strip():
+    # Reasoning models reach `max_tokens` before their reply begins; then the
+    # finish reason, 'length', explains the empty reply.
     reason = getattr(choice, 'finish_reason', None)
     raise ValueError(f'empty: content={text!r:.80}, finish_reason={reason!r}')
   return valid_unicode(text)
@@ -255,6 +273,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+  # In Python True and False are integers; as a setting they are mistakes.
   return (
     isinstance(value, (int, float))
     and not isinstance(value, bool)
@@ -267,27 +286,27 @@ def _is_count(value: Any) -> bool:
   return _is_number(value) and isinstance(value, int)
 
 
-# What each setting may be, as a test and in words.
-_LEGAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+# Setting -> (predicate of valid values, description of them for errors).
+_VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
   'url': (_is_url, 'http://… or https://…'),
   'model': (_is_name, "the server's name of a model"),
   'key_variable': (_is_name, 'the name of an environment variable'),
   'temperature': (lambda v: v is None or _is_number(v), '0 or more, or None'),
   'max_tokens': (
     lambda v: v is None or (_is_count(v) and v >= 1),
-    'an integer from 1 on, or None',
+    'an integer of 1 or more, or None',
   ),
-  'concurrency': (lambda v: _is_count(v) and v >= 1, 'an integer from 1 on'),
+  'concurrency': (lambda v: _is_count(v) and v >= 1, 'an integer of 1 or more'),
   'timeout': (lambda v: _is_number(v) and v > 0, 'seconds above 0'),
-  'retries': (_is_count, 'an integer from 0 on'),
+  'retries': (_is_count, 'an integer of 0 or more'),
   'cache': (
     lambda v: v is None or isinstance(v, (str, Path)),
-    'a path, or none where empty',
+    'a path, or an empty value for no cache',
   ),
   'prices': (
     lambda v: (
       isinstance(v, Sequence) and len(v) == 2 and all(map(_is_number, v))
     ),
-    'two numbers from 0 on: for 10⁶ prompt, and 10⁶ completion tokens',
+    'two numbers of 0 or more, for 10⁶ prompt and 10⁶ completion tokens',
   ),
 }

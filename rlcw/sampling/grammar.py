@@ -1,12 +1,12 @@
-"""Replies that fit a JSON schema, whatever model writes them.
+"""Constrained decoding: replies of any model that fit a JSON schema.
 
-A schema becomes a regular expression, and that an automaton over the tokens of
-a vocabulary (arXiv 2307.09702; outlines-core makes both).  As two arrays it
-goes through the jitted rollout, which asks of every reply what token may come
-next.  How far each state is from the end is known, so that a reply is whole
-within its budget.
+outlines-core compiles a schema to a regular expression, and that to an
+automaton over the tokens of a vocabulary (arXiv 2307.09702).  As two arrays the
+automaton is passed to the jitted rollout, which masks the tokens that may not
+come next.  The distance of each state to the end is known, so that every reply
+is complete within its token budget.
 
-Letters: B replies, S states, V tokens.
+Shape letters: B replies, S states, V tokens.
 """
 
 import functools
@@ -21,120 +21,145 @@ from outlines_core import Index, Vocabulary, json_schema
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from rlcw.models import tokenizer
+from rlcw.models import tokenizer as tokenizer_lib
 
-_FAR = np.iinfo(np.int16).max
+_UNREACHABLE = np.iinfo(np.int16).max
 
 
 @struct.dataclass
 class Grammar:
-  """An automaton that reads tokens; replies begin in state 0."""
+  """Automaton over tokens; replies begin in state 0."""
 
-  next: jax.Array  # [S, V] int16, the state that a token leads to
-  left: jax.Array  # [S, V] int16, how many more it then takes to the end
+  next: jax.Array  # [S, V] int16, the state after a token; -1 if not allowed
+  left: jax.Array  # [S, V] int16, the fewest tokens to the end after a token
 
-  def legal(self, state_B: jax.Array, budget: jax.Array | int) -> jax.Array:
-    """Which tokens may come next, `[B, V]`, of `budget` that are left.
+  def allowed(self, state_B: jax.Array, budget: jax.Array | int) -> jax.Array:
+    """Returns which tokens may come next, `[B, V]`.
 
-    After one of them the end can still be reached, if it can be now.
+    Args:
+      state_B: states of the replies.
+      budget: tokens left for each reply, the next one included.
     """
+    # Every token after which the end is still within the budget.  Tokens that
+    # the grammar forbids have a distance above any budget.
     return self.left[state_B] < budget
 
-  def read(self, state_B: jax.Array, token_B: jax.Array) -> jax.Array:
-    """The states `[B]` that tokens lead to."""
+  def advance(self, state_B: jax.Array, token_B: jax.Array) -> jax.Array:
+    """Returns the states `[B]` after one more token each."""
     return self.next[state_B, token_B]
 
 
 def of_schema(
   schema: dict[str, Any],
-  text: PreTrainedTokenizerFast,
+  tokenizer: PreTrainedTokenizerFast,
   vocab_size: int,
   max_new_tokens: int,
 ) -> Grammar:
-  """The grammar of a JSON object, its fields in the schema's order.
+  """Compiles the grammar of a JSON object, with fields in the schema's order.
 
-  How long a text may be at most is left to whoever reads the reply: to count
-  characters would take a state for each.
+  Maximal lengths of texts are ignored, because counting characters would take
+  a state for each; the reader of a reply must check them.
 
   Args:
-    schema: as pydantic's `model_json_schema` makes it.
-    text: the tokenizer.
-    vocab_size: V, that of the model, which may be larger than the tokenizer's.
-    max_new_tokens: the budget of replies.
+    schema: from pydantic's `model_json_schema`.
+    tokenizer: of the model.
+    vocab_size: V of the model, which may exceed the tokenizer's.
+    max_new_tokens: token budget of a reply, EOS included.
 
   Raises:
-    ValueError: the shortest object does not fit the budget.
+    ValueError: the shortest object does not fit the budget, or the tokenizer
+      has no EOS token.
   """
-  found = _compiled(json.dumps(_countless(schema)), text, vocab_size)
-  least = int(found.left[0].min()) + 1
-  if least > max_new_tokens:
+  compiled = _compile(
+    json.dumps(_without_max_length(schema)), tokenizer, vocab_size
+  )
+  shortest = int(compiled.left[0].min()) + 1
+  if shortest > max_new_tokens:
     raise ValueError(
-      f'max_new_tokens={max_new_tokens}; legal: {least} or more, for the '
+      f'max_new_tokens={max_new_tokens}; expected {shortest} or more, for the '
       f'shortest JSON of {schema.get("title", "the schema")}'
     )
-  return found
+  return compiled
 
 
-def _countless(schema: Any) -> Any:
-  """The schema without the greatest length of its texts."""
+def _without_max_length(schema: Any) -> Any:
+  """Removes the maximal lengths of texts, at all levels."""
   if isinstance(schema, list):
-    return [_countless(each) for each in schema]
+    return [_without_max_length(item) for item in schema]
   if not isinstance(schema, dict):
     return schema
-  return {k: _countless(v) for k, v in schema.items() if k != 'maxLength'}
+  return {
+    key: _without_max_length(value)
+    for key, value in schema.items()
+    if key != 'maxLength'
+  }
 
 
+# Cached, because compilation is slow and a task uses few schemas.  The schema
+# is passed as text, which is hashable.
 @functools.lru_cache(maxsize=8)
-def _compiled(
-  schema: str, text: PreTrainedTokenizerFast, vocab_size: int
+def _compile(
+  schema: str, tokenizer: PreTrainedTokenizerFast, vocab_size: int
 ) -> Grammar:
-  eos = tokenizer.eos_ids(text)
+  eos = tokenizer_lib.eos_ids(tokenizer)
   if not eos:
-    raise ValueError('the tokenizer has no token that ends a reply')
+    raise ValueError('the tokenizer has no token that ends a reply (EOS)')
   regex = json_schema.build_regex_from_schema(schema)
-  index = Index(regex, Vocabulary(eos[0], _spelled(text)))
+  index = Index(regex, Vocabulary(eos[0], _token_bytes(tokenizer)))
   start, final = index.get_initial_state(), index.get_final_states()
-  moves = index.get_transitions()
-  number = {state: n for n, state in enumerate({start: 0} | moves)}
-  ended = len(number)
+  transitions = index.get_transitions()
+  # The index's state numbers are arbitrary; ours begin with the start, 0.
+  number = {state: n for n, state in enumerate({start: 0} | transitions)}
+  ended = len(number)  # one more state, after EOS
   next_SxV = np.full((ended + 1, vocab_size), -1, np.int16)
-  for state, tokens in moves.items():
+  for state, tokens in transitions.items():
     next_SxV[number[state], [*tokens]] = [number[s] for s in tokens.values()]
+  # The index allows its one EOS only; all of the tokenizer's end a reply.
   next_SxV[:, list(eos)] = -1
   next_SxV[np.ix_([number[s] for s in final], eos)] = ended
-  next_SxV[ended] = ended  # whatever is drawn after the end is not kept
+  # The rollout discards tokens after the end, but still needs some to draw: a
+  # softmax over no token is NaN.
+  next_SxV[ended] = ended
   left_S = _distances(next_SxV)
-  left_SxV = np.where(next_SxV < 0, _FAR, left_S[next_SxV])
+  left_SxV = np.where(next_SxV < 0, _UNREACHABLE, left_S[next_SxV])
   return Grammar(jnp.asarray(next_SxV), jnp.asarray(left_SxV))
 
 
 def _distances(next_SxV: np.ndarray) -> np.ndarray:
-  """How many tokens `[S]` it takes from each state to the last one."""
-  after = [np.unique(row_V[row_V >= 0]) for row_V in next_SxV[:-1]]
-  left_S = np.full(len(next_SxV), _FAR, np.int16)
+  """Fewest tokens `[S]` from each state to the last one (Bellman–Ford)."""
+  successors = [np.unique(row_V[row_V >= 0]) for row_V in next_SxV[:-1]]
+  left_S = np.full(len(next_SxV), _UNREACHABLE, np.int16)
   left_S[-1] = 0
-  before_S = np.zeros(0)
-  while not np.array_equal(before_S, left_S):
-    before_S = left_S.copy()
-    for state, states in enumerate(after):
-      left_S[state] = min(_FAR - 1, left_S[states].min(initial=_FAR)) + 1
+  previous_S = np.zeros(0)
+  while not np.array_equal(previous_S, left_S):
+    previous_S = left_S.copy()
+    for state, states in enumerate(successors):
+      nearest = left_S[states].min(initial=_UNREACHABLE)
+      # Capped before the addition, which would overflow int16.
+      left_S[state] = min(_UNREACHABLE - 1, nearest) + 1
   return left_S
 
 
-def _spelled(text: PreTrainedTokenizerFast) -> dict[bytes | str, list[int]]:
-  """What each token adds to a reply, in bytes, and the ids of that token."""
-  by_bytes = 'ByteLevel' in str(text.backend_tokenizer.decoder)
+def _token_bytes(
+  tokenizer: PreTrainedTokenizerFast,
+) -> dict[bytes | str, list[int]]:
+  """Ids of the tokens by the bytes that they add to a reply."""
+  byte_level = 'ByteLevel' in str(tokenizer.backend_tokenizer.decoder)
   byte_of = {char: byte for byte, char in bytes_to_unicode().items()}
-  added = text.added_tokens_decoder  # control tokens, and whole pieces of HTML
+  # Control tokens, which add nothing to a reply, and pieces of HTML (Gemma).
+  added = tokenizer.added_tokens_decoder
   ids: dict[bytes | str, list[int]] = {}
-  for token, id in text.get_vocab().items():
+  for token, id in tokenizer.get_vocab().items():
     if id in added:
       continue
-    if by_bytes:
-      spelled = bytes(byte_of[char] for char in token)
+    # GPT-2's byte-level BPE spells every byte as a printable character.
+    if byte_level:
+      content = bytes(byte_of[char] for char in token)
+    # SentencePiece falls back to bytes, '<0x0A>', for unknown characters…
     elif len(token) == 6 and token.startswith('<0x'):
-      spelled = bytes.fromhex(token[3:5])
+      content = bytes.fromhex(token[3:5])
+    # … and spells a space as U+2581.
     else:
-      spelled = token.replace('▁', ' ').encode()
-    ids.setdefault(spelled, []).append(id)
+      content = token.replace('▁', ' ').encode()
+    ids.setdefault(content, []).append(id)
   return ids

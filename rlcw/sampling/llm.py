@@ -1,10 +1,9 @@
 """Any language model as one callable, ask(prompts) -> replies.
 
-It is loaded here and sampled from, or stands behind an OpenAI-compatible
-endpoint; both have the same cache and the same accounts.  `ask_json` puts
-questions that are answered in JSON.
+The model is either local (loaded here and sampled from) or at an
+OpenAI-compatible endpoint; both have the same cache and usage counts.
 
-Letters: P prompts, G samples of each, L a prompt's tokens.
+Shape letters: P prompts, G samples of each, L prompt tokens, T reply tokens.
 """
 
 import dataclasses
@@ -33,21 +32,24 @@ from rlcw.sampling.rollout import make_sampler
 
 
 class Model(Protocol):
-  """What `make_ask` makes."""
+  """Interface of the language models that `make_ask` returns."""
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
-    """A reply to each prompt, in their order; None where none could be had.
+    """Returns a reply to each prompt, in order; None if the model gave none.
 
-    A prompt that is given several times gets as many samples.
+    A prompt that occurs n times gets n samples.
     """
     ...
 
   def asking(self, schema: Schema) -> Ask:
-    """The same, where replies are held to a schema as far as can be."""
+    """Returns an `ask` whose replies are constrained to a schema if possible.
+
+    Callers must still validate the replies.
+    """
     ...
 
   def usage(self) -> dict[str, float]:
-    """What has been done so far: the fields of `cache.Usage`."""
+    """Returns the cumulative counts, the fields of `cache.Usage`."""
     ...
 
 
@@ -121,113 +123,135 @@ def make_ask(
 
 
 class EndpointModel:
-  """A model behind a URL.
+  """A model at an endpoint.
 
   Args:
-    server: it.
-    schemas: whether it understands `response_format` with a JSON schema.
+    server: the endpoint.
+    schemas: whether it supports `response_format` with a JSON schema.
   """
 
   def __init__(self, server: endpoint.Endpoint, schemas: bool = False):
     self.server, self.schemas = server, schemas
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
-    """As `Model.ask`."""
+    """Implements `Model.ask`."""
     return self.server.ask(prompts)
 
   def asking(self, schema: Schema) -> Ask:
-    """As `Model.asking`, if the server can."""
+    """Implements `Model.asking`; unconstrained without `schemas`."""
     if not self.schemas:
       return self.ask
-    form = schema.model_json_schema()
-    return lambda prompts: self.server.ask(prompts, form)
+    json_schema = schema.model_json_schema()
+    return lambda prompts: self.server.ask(prompts, json_schema)
 
   def usage(self) -> dict[str, float]:
-    """What has been done so far."""
+    """Implements `Model.usage`."""
     return self.server.usage.as_dict()
 
 
 class LocalModel:
-  """A model that is loaded here, each prompt one message of a user.
+  """A model loaded in this process; each prompt is one user message.
 
-  A reply is a function of the seed, its prompt and its number among the
-  replies to that prompt: neither the others of a call nor their order matter.
+  A reply is a function of the seed, the prompt and the sample's index among the
+  replies to that prompt.  It depends neither on the other prompts of a call nor
+  on their order.
 
   Args:
-    model: any policy.
-    settings: of `make_ask`.
+    model: any language model.
+    settings: see `ask_settings`.
+
+  Raises:
+    ValueError: a setting is invalid, or the cache cannot be opened.
   """
 
   def __init__(self, model: LanguageModel, settings: Config):
     for name in ('max_new_tokens', 'batch_size'):
       if settings[name] < 1:
-        raise ValueError(f'{name}={settings[name]!r}; legal: from 1 on')
+        raise ValueError(f'{name}={settings[name]!r}; expected 1 or more')
     self.model, self.settings = model, settings
-    self.method = make_sampler(settings.temperature)
+    self.sampler = make_sampler(settings.temperature)
+    # Everything that a reply depends on besides its prompt.
     names = 'temperature', 'max_new_tokens', 'seed'
     self.identity = [model.source, *(settings[name] for name in names)]
-    self._usage, self._turn = Usage(), threading.Lock()
+    self._usage, self._lock = Usage(), threading.Lock()
+    # Opened once now, so that an invalid file fails before hours of work.
     with cache.opened(settings.cache):
-      pass  # a bad file is better refused now than after hours
+      pass
 
   def usage(self) -> dict[str, float]:
-    """What has been done so far; a prompt is read once for all its samples."""
+    """Implements `Model.usage`.
+
+    The tokens of a prompt count once for all its samples, as one prefill
+    serves them all.
+    """
     return dataclasses.asdict(self._usage)
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
-    """As `Model.ask`; what the model leaves empty is no reply."""
+    """Implements `Model.ask`; an empty reply counts as none."""
     return self._replies(prompts, self.identity, None)
 
   def asking(self, schema: Schema) -> Ask:
-    """As `Model.asking`: no other token is ever drawn.
+    """Implements `Model.asking`: replies always fit the schema.
+
+    The maximal lengths of texts are the exception (`grammar.of_schema`).
 
     Raises:
-      ValueError: not even the shortest answer fits `max_new_tokens`.
+      ValueError: the shortest valid answer exceeds `max_new_tokens`.
     """
-    form = schema.model_json_schema()
-    rules = grammar.of_schema(
-      form,
+    json_schema = schema.model_json_schema()
+    reply_grammar = grammar.of_schema(
+      json_schema,
       self.model.tokenizer,
       self.model.config.vocab_size,
       self.settings.max_new_tokens,
     )
-    identity = [*self.identity, form]
-    return lambda prompts: self._replies(prompts, identity, rules)
+    # A constrained reply differs from an unconstrained one to the same prompt.
+    identity = [*self.identity, json_schema]
+    return lambda prompts: self._replies(prompts, identity, reply_grammar)
 
   def _replies(
-    self, prompts: Sequence[str], identity: list[Any], rules: Grammar | None
+    self,
+    prompts: Sequence[str],
+    identity: list[Any],
+    reply_grammar: Grammar | None,
   ) -> list[str | None]:
-    with self._turn:
+    # Threads would compete for the device's memory, and for `_usage`.
+    with self._lock:
       return cache.replies(
         self.settings.cache,
         identity,
         prompts,
         self._usage,
-        functools.partial(self._fetch, rules),
+        functools.partial(self._fetch, reply_grammar),
       )
 
   def _fetch(
-    self, rules: Grammar | None, calls: Mapping[str, Call], keep: Keep
+    self, reply_grammar: Grammar | None, calls: Mapping[str, Call], keep: Keep
   ) -> None:
-    """Samples replies in passes of few shapes: prompts of about one length."""
-    together: dict[str, dict[int, str]] = {}  # prompt, sample: key
+    """Samples replies in batches of prompts of similar length."""
+    keys_by_prompt: dict[str, dict[int, str]] = {}  # prompt -> sample -> key
     for key, call in calls.items():
-      together.setdefault(call.prompt, {})[call.sample] = key
+      keys_by_prompt.setdefault(call.prompt, {})[call.sample] = key
+    # (L, G) -> rows.  Each shape is a compilation, so L is a power of two.
     batches: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
-    for prompt, keys in together.items():
+    for prompt, keys in keys_by_prompt.items():
       ids = self._encode(prompt)
+      # Samples 0 to the greatest missing one are drawn, even if some of them
+      # are cached: the index in the group is part of the random key.
       shape = power_of_two(len(ids)), max(keys) + 1
       batches.setdefault(shape, []).append((prompt, ids))
     size = self.settings.batch_size
     for (width, group_size), rows in sorted(batches.items()):
       for first in range(0, len(rows), size):
         part = rows[first : first + size]
-        replies = self._sample(part, width, group_size, rules)
+        replies = self._sample(part, width, group_size, reply_grammar)
+        # Not strict: the batch may be filled up with repeated rows.
         for (prompt, _), group in zip(part, replies, strict=False):
-          for sample, key in together[prompt].items():
+          for sample, key in keys_by_prompt[prompt].items():
             keep(key, group[sample] or None)
 
   def _encode(self, prompt: str) -> list[int]:
+    # Prompts quote untrusted text: '<|im_end|>' in it must not end the turn.
     opening, closing = tokenizer.turns(self.model.tokenizer)
     return (
       opening
@@ -240,36 +264,42 @@ class LocalModel:
     rows: Sequence[tuple[str, list[int]]],
     width: int,
     group_size: int,
-    rules: Grammar | None,
+    reply_grammar: Grammar | None,
   ) -> Iterator[list[str]]:
-    """Replies `[P][G]`; a pass is filled up to one of few sizes.
+    """Samples one batch.
 
     Args:
       rows: prompts and their ids.
       width: L.
       group_size: G.
-      rules: what replies have to fit, if anything.
+      reply_grammar: constrains the replies; None for no constraint.
+
+    Yields:
+      G replies for each row, then for the repeated rows of the padding.
     """
     shards = group_shards(self.model.mesh)
+    # P is 4, 8, 16, … or the batch size: each P is a compilation.
     size = max(4, 1 << (len(rows) - 1).bit_length())
     size = min(size, self.settings.batch_size)
-    size = -(-size // shards) * shards  # which devices can split
+    size = -(-size // shards) * shards  # a multiple of the shards
+    # Padded with repeated rows, because the prefill needs lengths of 1 or more.
     part = [rows[i % len(rows)] for i in range(size)]
-    brief_id_P = np.array([_name(prompt) for prompt, _ in part], np.uint32)
+    brief_id_P = np.array([_prompt_id(prompt) for prompt, _ in part], np.uint32)
     arrays = (*pad([ids for _, ids in part], width), brief_id_P)
     rollout = rollout_lib.sample(
       self.model.params,
       *jax.device_put(arrays, over_groups(self.model.mesh)),
-      self.method,
+      self.sampler,
       self.settings.seed,
-      0,
-      rules,
+      0,  # step
+      reply_grammar,
       config=self.model.config,
       group_size=group_size,
       max_new_tokens=self.settings.max_new_tokens,
       eos=tokenizer.eos_ids(self.model.tokenizer),
     )
     token, length = jax.device_get((rollout.token, rollout.length))
+    # The padding is not counted.
     self._usage.requests += len(rows) * group_size
     self._usage.prompt_tokens += sum(len(ids) for _, ids in rows)
     self._usage.completion_tokens += int(length[: len(rows)].sum())
@@ -280,8 +310,9 @@ class LocalModel:
       ]
 
 
-def _name(prompt: str) -> int:
-  """An integer for the random keys; two prompts that share one share noise."""
+def _prompt_id(prompt: str) -> int:
+  """Returns a 32-bit hash of a prompt, for the random keys."""
+  # A collision is harmless: two different prompts share their randomness.
   digest = hashlib.blake2b(
     tokenizer.valid_unicode(prompt).encode(), digest_size=4
   )

@@ -1,7 +1,7 @@
-"""Prompt templates, quoting of untrusted text, and answers in JSON.
+"""Prompt templates, quotation of untrusted text, and answers in JSON.
 
-A reply is untrusted.  What the model sees of it is quoted line by line, so that
-no text of its own can stand outside the quotation, whatever it contains.
+Replies are untrusted.  They are quoted in prompts line by line, so that no part
+of a reply can appear outside the quotation, whatever it contains.
 """
 
 import functools
@@ -18,12 +18,12 @@ import pydantic
 PROMPTS = Path(__file__).parents[1] / 'data' / 'assets' / 'prompts'
 
 
-# What moves on to a new line, by Python's account and Unicode's.
+# All line breaks of Python's `str.splitlines` and of Unicode.
 _BREAKS = re.compile('\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]')
 
 
-# What no font need show (Unicode's `Default_Ignorable_Code_Point`), though its
-# category is that of letters and marks; most are variation selectors.
+# Invisible characters (Unicode's `Default_Ignorable_Code_Point`) that have the
+# category of letters or marks; most are variation selectors.
 _IGNORED = {*'\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0'} | {
   chr(code)
   for first, after in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0))
@@ -32,12 +32,13 @@ _IGNORED = {*'\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0'} | {
 
 
 def visible(text: str) -> str:
-  """The text without what no reader would see.
+  """Removes the invisible characters of a text.
 
-  Control and format characters go (zero-width, bidirectional, tags), and so do
-  variation selectors, fillers and halves of surrogate pairs; line breaks become
-  one kind, tabs spaces.
+  These are control and format characters (zero-width, bidirectional, tags),
+  variation selectors, fillers, lone surrogates and unassigned or private code
+  points.  Line breaks of any kind become newlines, tabs become spaces.
   """
+  # First: most line breaks are control characters, and would be removed.
   text = _BREAKS.sub('\n', text).replace('\t', ' ')
   hidden = {
     ord(c): None
@@ -55,13 +56,13 @@ _CUT = {
 
 
 def quote(text: str, language: str, limit: int) -> str:
-  """A reply as a judge sees it: its visible text, every line behind `> `.
+  """Quotes a reply for a judge: its visible text, each line after `> `.
 
   Args:
     text: any string.
-    language: of the mark where it is cut.
-    limit: how many characters are shown.  The mark stands outside the
-      quotation, so that no reply can forge it.
+    language: of the note that is added if the text is cut.  The note is
+      outside the quotation, so that no reply can forge it.
+    limit: number of characters to show.
   """
   text = visible(text).strip()
   lines = [f'> {line}' for line in text[:limit].split('\n')]
@@ -75,12 +76,14 @@ _SLOT = re.compile(r'(\{[a-z]+\})')
 
 @functools.cache
 def template(name: str) -> list[str]:
-  """A template cut at its slots, which are every second piece."""
+  """Reads a template, split at its slots, which are every second piece."""
   return _SLOT.split((PROMPTS / f'{name}.md').read_text('utf-8').strip())
 
 
 def fill(pieces: Sequence[str], texts: Mapping[str, str]) -> str:
-  """Texts in their slots; what a text spells is never a slot itself."""
+  """Fills the slots of a template with texts."""
+  # Unlike `str.format` or repeated `replace`, a text that contains '{reply}'
+  # is never taken for a slot.
   return ''.join(
     texts[p.strip('{}')] if _SLOT.fullmatch(p) else p for p in pieces
   )
@@ -88,7 +91,7 @@ def fill(pieces: Sequence[str], texts: Mapping[str, str]) -> str:
 
 Ask = Callable[[Sequence[str]], Sequence[str | None]]
 _Answer = TypeVar('_Answer')
-_SHOWN = 500  # characters of an answer that was none, to who is asked again
+_QUOTED_CHARACTERS = 500  # of an unusable answer, in the request to repair it
 
 
 def ask_twice(
@@ -98,46 +101,56 @@ def ask_twice(
   language: str,
   counts: Counter[str],
 ) -> list[_Answer | None]:
-  """The answers to prompts; what is none is quoted, and asked for once more.
+  """Asks for answers, and once more for those that cannot be parsed.
+
+  The second request quotes the unusable reply.
 
   Args:
-    ask: prompts to replies in their order, None where there is none.
-    prompts: texts, which say in what form to answer.
-    parse: a reply, and the place of its prompt, to an answer; it raises
-      ValueError where there is none.
-    language: of the words in which it is asked for again.
-    counts: is brought up to date: `questions`; of these `repaired`, of which
-      an answer was asked for again, and `unanswered`, which have none.
+    ask: maps prompts to replies in order, None where there is no reply.
+    prompts: texts, which describe the form of the answer.
+    parse: maps a reply, and the index of its prompt, to an answer; raises
+      ValueError if the reply has none.
+    language: of the second request.
+    counts: updated in place: `questions`; of these, `repaired` were requested
+      a second time, and `unanswered` have no answer in the end.
+
+  Returns:
+    For each prompt an answer or None.
   """
 
-  def read(place: int, reply: str | None) -> _Answer | None:
+  def try_parse(index: int, reply: str | None) -> _Answer | None:
     try:
-      return None if reply is None else parse(reply, place)
+      return None if reply is None else parse(reply, index)
+    # Deeply nested JSON, which a reply may contain, exhausts the parser's
+    # stack.
     except (ValueError, RecursionError):
       return None
 
   replies = ask(prompts)
-  answers = [read(place, reply) for place, reply in enumerate(replies)]
-  mend = template(f'repair_{language}')
-  # What never came was asked for again by the endpoint, as often as it may.
-  wrong = {
-    place: fill(mend, {'answer': quote(reply, language, _SHOWN)})
-    for place, reply in enumerate(replies)
-    if answers[place] is None and reply is not None
+  answers = [try_parse(index, reply) for index, reply in enumerate(replies)]
+  repair = template(f'repair_{language}')
+  # Not for missing replies, which `ask` has retried already.
+  repairs = {
+    index: fill(repair, {'answer': quote(reply, language, _QUOTED_CHARACTERS)})
+    for index, reply in enumerate(replies)
+    if answers[index] is None and reply is not None
   }
-  if wrong:
-    again = ask([prompts[p] + '\n\n' + text for p, text in wrong.items()])
-    for place, reply in zip(wrong, again, strict=True):
-      answers[place] = read(place, reply)
+  if repairs:
+    # A longer prompt is also a new key: the cache would repeat the reply.
+    repaired = ask([prompts[i] + '\n\n' + text for i, text in repairs.items()])
+    for index, reply in zip(repairs, repaired, strict=True):
+      answers[index] = try_parse(index, reply)
   counts['questions'] += len(prompts)
-  counts['repaired'] += len(wrong)
+  counts['repaired'] += len(repairs)
   counts['unanswered'] += answers.count(None)
   return answers
 
 
-_BLANK = re.compile(r'\s*<[^<>]*>\s*')  # as prompts show what to fill in
+# A blank such as '<one sentence>', as prompts show in the form to fill in.
+_BLANK = re.compile(r'\s*<[^<>]*>\s*')
 
-# Answers in JSON are asked for by what they have to fit.
+# An answer in JSON is requested by its schema, so that a server or a grammar
+# can enforce it: `asking(schema)` is an `ask` whose replies should fit.
 Schema = type[pydantic.BaseModel]
 Asking = Callable[[Schema], Ask]
 
@@ -152,14 +165,14 @@ def ask_json(
   language: str = 'en',
   counts: Counter[str] | None = None,
 ) -> list[dict[str, Any] | None]:
-  """The answers to prompts that ask for JSON, by `judges.ask_twice`.
+  """Asks for answers in JSON, by `ask_twice`.
 
   Args:
-    asking: a schema to what answers by it.
-    prompts: each says what the JSON is to look like.
-    schema: what an answer has to fit.
-    language: of the words in which it is asked for again.
-    counts: `questions`, `repaired` and `unanswered` are added to it.
+    asking: maps a schema to an `ask` whose replies should fit it.
+    prompts: texts, each of which describes the JSON.
+    schema: model that an answer must fit.
+    language: of the second request.
+    counts: updated in place: `questions`, `repaired` and `unanswered`.
 
   Returns:
     For each prompt the schema's fields, or None.
@@ -175,32 +188,35 @@ def ask_json(
 
 
 def parse(reply: str, schema: Schema) -> dict[str, Any]:
-  """The JSON object in a reply, whatever stands around it.
+  """Parses the only JSON object in a reply, with any text around it.
 
-  The thoughts of a model that thinks aloud do not count.
+  Reasoning before `</think>` is ignored.
 
   Raises:
-    ValueError: no object fits; or two do and differ, of which one may be
-      quoted from what is judged; or one still has a blank of the form, such as
-      <one sentence>.
+    ValueError: no object fits the schema; or two different ones do; or a blank
+      of the form, such as <one sentence>, is not filled in.
   """
+  # With two different answers, one may be quoted from the judged reply, which
+  # is untrusted and could so dictate its own verdict.
   fitting = []
-  for found in _objects(reply.rpartition('</think>')[2]):
+  for candidate in _objects(reply.rpartition('</think>')[2]):
     try:
-      answer = schema.model_validate(found).model_dump()
+      answer = schema.model_validate(candidate).model_dump()
     except pydantic.ValidationError:
       continue
     if answer not in fitting:
       fitting.append(answer)
   if len(fitting) != 1:
-    raise ValueError(f'{len(fitting)} objects fit {schema.__name__}, not one')
+    raise ValueError(
+      f'{len(fitting)} objects fit {schema.__name__}; expected one'
+    )
   if any(_BLANK.fullmatch(text) for text in _texts(fitting[0])):
     raise ValueError('a blank of the form is not filled in')
   return fitting[0]
 
 
 def _texts(value: Any) -> Iterator[str]:
-  """Every text in a JSON value, names of fields included."""
+  """Yields every string in a JSON value, names of fields included."""
   if isinstance(value, str):
     yield value
   elif isinstance(value, (list, dict)):
@@ -210,13 +226,15 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-  """Every JSON object in a text that is not part of another."""
-  decoder = json.JSONDecoder(strict=False)  # models break lines in strings
+  """Yields every JSON object in a text that is not part of another."""
+  # Models write raw line breaks in strings, which strict JSON forbids.
+  decoder = json.JSONDecoder(strict=False)
   start = text.find('{')
   while start >= 0:
     try:
-      found, end = decoder.raw_decode(text, start)
-      yield found
+      value, end = decoder.raw_decode(text, start)
+      yield value
+    # Not JSON, or too deeply nested: try at the next brace.
     except (ValueError, RecursionError):
       end = start + 1
     start = text.find('{', end)

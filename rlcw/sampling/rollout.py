@@ -1,14 +1,19 @@
-"""Group rollout: G replies to each brief, the brief read once.
+"""Group rollout: G sampled replies to each brief, with one prefill per brief.
 
-  1. prefill   every brief once; only its last hidden state and keys are kept
-  2. decode    a `while_loop`, each turn a token for every reply, leaving early
-               when all have ended; long replies take several, as their cache
-               grows
+  1. prefill   every brief once; its last hidden state and KV cache are kept,
+               and shared by its G replies
+  2. decode    a `while_loop` that appends a token to every reply per iteration
+               and ends early when all replies have ended; long replies take
+               several loops, with a larger KV cache each
   3. Rollout   tokens with EOS, lengths, log-probabilities
 
-A token's randomness is a function of (seed, step, brief, reply, position) and
-of nothing else: replies do not depend on the batch they were drawn in, on the
-mesh, or on restarts.
+A token's randomness is a function of (seed, step, brief, reply, position)
+alone: replies do not depend on the other rows of the batch, on the mesh, or on
+restarts.
+
+Shape letters: P prompts, G replies per prompt, B = P · G rows, L prompt
+length, T reply budget, S cache length, D model, V vocab, K key/value heads,
+H head; N blocks of C tokens (`inverse_cdf`), E ids that end a reply.
 """
 
 import functools
@@ -37,28 +42,28 @@ from rlcw.sampling.grammar import Grammar
 
 @struct.dataclass
 class Rollout:
-  """Sampled replies; T is the token budget, shorter ones are padded with 0."""
+  """Sampled replies of up to T tokens, padded with 0."""
 
   token: jax.Array  # [P, G, T] int32, EOS included
   logp: jax.Array  # [P, G, T] float32, under softmax(logits / temperature)
   length: jax.Array  # [P, G] int32, EOS included
-  finished: jax.Array  # [P, G] bool, false where the budget cut the reply
+  finished: jax.Array  # [P, G] bool, false if the budget cut the reply off
 
   @property
   def mask(self) -> jax.Array:
-    """[P, G, T], true at real tokens."""
+    """Mask `[P, G, T]`, true at real tokens, EOS included."""
     return jnp.arange(self.token.shape[-1]) < self.length[..., None]
 
 
-# A method turns logits into the tempered log-probabilities that are recorded,
-# and the weights that are drawn from.  Where it cuts the tail (top-k, top-p)
-# the recorded ones stay those of the whole softmax, because the loss computes
-# the same: ratios then compare two full policies.
+# A sampler maps logits to the log-probabilities to record and the weights to
+# draw from.  Top-k and top-p cut the tail off the weights only.  The recorded
+# log-probabilities remain those of the full softmax at the temperature, because
+# the loss computes the same ones: the importance ratio compares full policies.
 
 
 @struct.dataclass
 class Greedy:
-  """The likeliest token; log-probabilities are those at temperature 1."""
+  """Sampler of the most likely token; records log-probs at temperature 1."""
 
   def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
     best_B = logits_BxV.argmax(-1)
@@ -68,7 +73,7 @@ class Greedy:
 
 @struct.dataclass
 class Temperature:
-  """The whole softmax at a temperature, which is traced."""
+  """Sampler of the full softmax at a temperature (traced: no recompilation)."""
 
   temperature: Any = 1.0
 
@@ -79,8 +84,9 @@ class Temperature:
 
 @struct.dataclass
 class TopK:
-  """The k likeliest tokens."""
+  """Sampler of the k most likely tokens."""
 
+  # Static, because it is the shape of `lax.top_k`'s result.
   k: int = struct.field(pytree_node=False)
   temperature: Any = 1.0
 
@@ -92,7 +98,10 @@ class TopK:
 
 @struct.dataclass
 class TopP:
-  """The fewest tokens that hold probability p (nucleus, arXiv 1904.09751)."""
+  """Sampler of the smallest set of tokens with total probability p.
+
+  Nucleus sampling, arXiv 1904.09751.
+  """
 
   p: Any
   temperature: Any = 1.0
@@ -100,31 +109,36 @@ class TopP:
   def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
     logp_BxV = jax.nn.log_softmax(logits_BxV / self.temperature)
     prob_BxV = jnp.exp(logp_BxV)
-    falling_BxV = -jnp.sort(-prob_BxV, axis=-1)
-    before_BxV = jnp.cumsum(falling_BxV, axis=-1) - falling_BxV
+    sorted_BxV = -jnp.sort(-prob_BxV, axis=-1)  # in descending order
+    # A token is kept if the likelier ones have not reached p: the one that
+    # crosses p is included, and at least one always is.
+    before_BxV = jnp.cumsum(sorted_BxV, axis=-1) - sorted_BxV
     kept_B = jnp.maximum(jnp.sum(before_BxV < self.p, axis=-1), 1)
-    least_Bx1 = jnp.take_along_axis(falling_BxV, kept_B[:, None] - 1, axis=-1)
+    # A threshold on the probability avoids undoing the sort.
+    least_Bx1 = jnp.take_along_axis(sorted_BxV, kept_B[:, None] - 1, axis=-1)
     return logp_BxV, jnp.where(prob_BxV >= least_Bx1, prob_BxV, 0.0)
 
 
 def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Any:
-  """The method that these settings name.
+  """Makes the sampler for these settings.
 
   Args:
-    temperature: 0 is greedy.
+    temperature: 0 for greedy decoding.
     top_k: 0 keeps all tokens.
     top_p: 1 keeps all tokens.
 
   Raises:
-    ValueError: a setting is out of range, or both tails are to be cut.
+    ValueError: a setting is out of range, or both `top_k` and `top_p` are set.
   """
   if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
     raise ValueError(
-      f'temperature={temperature}, top_k={top_k}, top_p={top_p}; legal: '
+      f'temperature={temperature}, top_k={top_k}, top_p={top_p}; expected '
       'temperature >= 0, top_k >= 0, 0 < top_p <= 1'
     )
   if top_k and top_p < 1:
-    raise ValueError(f'top_k={top_k} and top_p={top_p}: choose one of them')
+    raise ValueError(
+      f'top_k={top_k} and top_p={top_p}; expected only one of them'
+    )
   if temperature == 0:
     return Greedy()
   if top_k:
@@ -135,12 +149,21 @@ def make_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Any:
 def inverse_cdf(
   weight_BxV: jax.Array, uniform_B: jax.Array, block: int = 256
 ) -> jax.Array:
-  """Draws an index in proportion to weight from one uniform number per row.
+  """Samples an index per row in proportion to its weight, by inverse CDF.
 
-  Two levels, first a block of the vocabulary and then a token inside it, cost
-  a small part of what V Gumbel draws or one cumulative sum over V do.
+  Works on two levels, first a block of the vocabulary and then a token inside
+  it: far cheaper than V Gumbel draws, or one cumulative sum over V.
+
+  Args:
+    weight_BxV: at least 0, not necessarily normalised.
+    uniform_B: one uniform number in [0, 1) per row.
+    block: tokens per block.
+
+  Returns:
+    Indices `[B]`.
   """
   rows, vocab = weight_BxV.shape
+  # Padding has weight 0, which is never drawn.
   weight = jnp.pad(weight_BxV, ((0, 0), (0, -vocab % block)))
   weight_BxNxC = weight.reshape(rows, -1, block)
   block_BxN = jnp.cumsum(weight_BxNxC.sum(-1), axis=-1)
@@ -149,6 +172,7 @@ def inverse_cdf(
     n_B > 0, jnp.take_along_axis(block_BxN, n_B[:, None] - 1, 1)[:, 0], 0.0
   )
   inside_BxC = jnp.take_along_axis(weight_BxNxC, n_B[:, None, None], 1)[:, 0]
+  # The remaining target, relative to the start of the block.
   _, c_B = _first_above(jnp.cumsum(inside_BxC, axis=-1), target_B - before_B)
   return n_B * block + c_B
 
@@ -156,11 +180,14 @@ def inverse_cdf(
 def _first_above(
   total_BxN: jax.Array, target_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The first index whose running total exceeds the target.
+  """Finds the first index whose running total exceeds the target.
 
-  The target is kept below the last total, so there is one, and its own weight
-  is positive: a token of weight 0 is never drawn.
+  Returns:
+    The target, clamped below the last total, and the index.
   """
+  # Rounding can lift the target to the last total, which no total exceeds.
+  # Below it there is an index, and its weight is positive, since its total is
+  # strictly above the one before it: a token of weight 0 is never drawn.
   ceiling_B = total_BxN[:, -1] * (1 - jnp.finfo(jnp.float32).eps)
   target_B = jnp.minimum(target_B, ceiling_B)
   return target_B, jnp.argmax(total_BxN > target_B[:, None], axis=-1)
@@ -172,7 +199,7 @@ def reply_keys(
   brief_id_P: jax.Array,
   group_size: int,
 ) -> jax.Array:
-  """A key `[P, G]` for each reply: of (seed, step, brief, reply) alone."""
+  """Random keys `[P, G]`, each a function of (seed, step, brief, reply)."""
   base = jax.random.fold_in(jax.random.key(seed), step)
   fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
   brief_P = fold(base, brief_id_P)
@@ -180,23 +207,35 @@ def reply_keys(
 
 
 def draw(
-  method: Any,
+  sampler: Any,
   hidden_PxGxD: jax.Array,
   head_VxD: jax.Array,
   key_PxG: jax.Array,
   t: jax.Array,
-  legal_BxV: jax.Array | None = None,
+  allowed_BxV: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Every reply's t-th token and its log-probability, both `[P, G]`.
+  """Draws the t-th token of every reply.
 
-  Where only some tokens are legal, the softmax is over these.
+  Args:
+    sampler: see `make_sampler`.
+    hidden_PxGxD: hidden states at the tokens before.
+    head_VxD: output embedding.
+    key_PxG: of `reply_keys`.
+    t: scalar, index of the token.
+    allowed_BxV: tokens that the softmax is restricted to; None for all.
+
+  Returns:
+    Tokens and their log-probabilities, both `[P, G]`.
   """
   shape_PxG = hidden_PxGxD.shape[:2]
   hidden_BxD = hidden_PxGxD.reshape(-1, hidden_PxGxD.shape[-1])
+  # Accumulated in float32: bfloat16 logits are too coarse for the importance
+  # ratios that are made of these log-probabilities.
   logits_BxV = product(hidden_BxD, head_VxD, jnp.float32)
-  if legal_BxV is not None:
-    logits_BxV = jnp.where(legal_BxV, logits_BxV, -jnp.inf)
-  logp_BxV, weight_BxV = method(logits_BxV)
+  if allowed_BxV is not None:
+    logits_BxV = jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
+  logp_BxV, weight_BxV = sampler(logits_BxV)
+  # The position is folded in here, so no random state is carried in the loop.
   fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
   uniform_B = jax.vmap(jax.random.uniform)(fold(key_PxG.reshape(-1), t))
   token_B = inverse_cdf(weight_BxV, uniform_B)
@@ -207,7 +246,7 @@ def draw(
 def empty_rollout(
   prompts: int, group_size: int, max_new_tokens: int
 ) -> Rollout:
-  """Replies of no tokens yet."""
+  """A rollout without tokens, of the final shape."""
   shape_PxG = (prompts, group_size)
   return Rollout(
     token=jnp.zeros((*shape_PxG, max_new_tokens), jnp.int32),
@@ -218,7 +257,9 @@ def empty_rollout(
 
 
 def empty_cache(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
-  """The cache of replies without a token, a `KV` for each layer."""
+  """KV cache of length 0, one `KV` per layer."""
+  # Keys are transposed: in both products of a decode step, the contracted axis
+  # (H of keys, S of values) is the second to last.
   shape = prompts, group_size, config.num_kv_heads
   k_PxGxKxHx0 = jnp.zeros((*shape, config.head_dim, 0), config.dtype)
   v_PxGxKx0xH = jnp.zeros((*shape, 0, config.head_dim), config.dtype)
@@ -226,12 +267,12 @@ def empty_cache(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
 
 
 def cache_sizes(max_new_tokens: int) -> list[int]:
-  """How many tokens a cache has room for, one loop after the other.
+  """Cache lengths S of the decode loops, in tokens.
 
-  XLA reads a cache as a whole for every token, what is not written yet as well:
-  one that grows in quarters spares three eighths of that.  Each loop has to be
-  compiled, so that there are no more, and none of less than 128 tokens.  For a
-  TPU, whose kernel reads only what is written, there is one.
+  XLA reads the full cache for every token, unwritten positions included;
+  growing it in quarters saves three eighths of these reads.  Each loop is
+  compiled separately, so there are at most four, of at least 128 tokens.  The
+  TPU kernel reads written positions only, so there a single loop suffices.
   """
   parts = min(max_new_tokens // 128, 4) or 1
   if attention_kernels.compiles_for('tpu'):
@@ -239,9 +280,14 @@ def cache_sizes(max_new_tokens: int) -> list[int]:
   return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
 
 
-def grow_cache(kv: KV, room: int) -> KV:
-  """One layer's keys `[P, G, K, H, S]` and values with room for more."""
-  more = room - kv.k.shape[-1]
+def grow_cache(kv: KV, size: int) -> KV:
+  """Pads one layer's keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`.
+
+  Args:
+    kv: the cache of a layer.
+    size: new cache length, in tokens.
+  """
+  more = size - kv.k.shape[-1]
   return KV(
     jnp.pad(kv.k, [(0, 0)] * 4 + [(0, more)]),
     jnp.pad(kv.v, [(0, 0)] * 3 + [(0, more), (0, 0)]),
@@ -270,44 +316,52 @@ def sample(
 
   Args:
     params: of the policy.
-    prompt_PxL: chat-formatted briefs, padded on the right.
-    length_P: their lengths, at least 1.
-    brief_id_P: an integer that names each brief for the random keys.
+    prompt_PxL: ids of chat-formatted briefs, padded on the right.
+    length_P: lengths of the briefs, at least 1.
+    brief_id_P: an integer per brief that is folded into its random keys.
     method: `Greedy()`, `Temperature(t)`, `TopK(k, t)` or `TopP(p, t)`.
     seed: of the run.
-    step: of the run; two steps never share noise.
-    grammar: what replies have to fit, if anything; it must reach its end
-      within T tokens.
+    step: of the run; different steps have different randomness.
+    grammar: automaton that constrains the replies, or None; it must be able to
+      reach its end within T tokens.
     config: of the model.
     group_size: G.
     max_new_tokens: T.
     eos: ids that end a reply.
 
   Returns:
-    A `Rollout`.  One compilation per (P, L, G, T) and kind of method;
+    A `Rollout`.  Compiled once per (P, L, G, T) and type of method;
     temperature, p, seed and step are traced.
   """
   shape_PxG = (len(prompt_PxL), group_size)
-  params = as_dtype(params, config.dtype)  # once, not for every token
+  # Cast before the loop, so that the decode steps read the smaller weights.
+  params = as_dtype(params, config.dtype)
   last_PxD, prefix = prefill(config, params, prompt_PxL, length_P)
+  # Everything below is constant over the decode steps.  XLA does not reliably
+  # hoist it out of a `while_loop`, so it is computed before.
   layers = unstack(params['blocks'], prefix.kv, config.num_layers)
   ropes = reply_ropes(config, prefix, max_new_tokens)
   head_VxD = head_weight(params)
   key_PxG = reply_keys(seed, step, brief_id_P, group_size)
   eos_E = jnp.asarray(eos, jnp.int32)
 
-  def alive(state) -> jax.Array:
+  def cond(state) -> jax.Array:
     t, rollout, _, cache, _ = state
+    # The loop of this cache ends when the cache is full.
     return (t < cache[0].v.shape[-2]) & ~rollout.finished.all()
 
-  def turn(state):
-    t, rollout, hidden_PxGxD, cache, place_B = state
-    legal_BxV = grammar and grammar.legal(place_B, max_new_tokens - t)
+  def body(state):
+    t, rollout, hidden_PxGxD, cache, grammar_state_B = state
+    allowed_BxV = grammar and grammar.allowed(
+      grammar_state_B, max_new_tokens - t
+    )
     token_PxG, logp_PxG = draw(
-      method, hidden_PxGxD, head_VxD, key_PxG, t, legal_BxV
+      method, hidden_PxGxD, head_VxD, key_PxG, t, allowed_BxV
     )
     if grammar:
-      place_B = grammar.read(place_B, token_PxG.reshape(-1))
+      grammar_state_B = grammar.advance(grammar_state_B, token_PxG.reshape(-1))
+    # Finished replies are decoded on, as the shapes are fixed, but their
+    # tokens are replaced by padding.
     live = ~rollout.finished
     token_PxG = jnp.where(live, token_PxG, 0).astype(jnp.int32)
     logp_PxG = jnp.where(live, logp_PxG, 0.0)
@@ -321,13 +375,20 @@ def sample(
     hidden, cache = decode_step(
       config, params, layers, ropes, token_PxG, prefix, cache, t
     )
-    return t + 1, rollout, hidden, cache, place_B
+    return t + 1, rollout, hidden, cache, grammar_state_B
 
+  # The first token of all G replies is drawn from the same hidden state, that
+  # of the brief's last token.
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
   rollout = empty_rollout(*shape_PxG, max_new_tokens)
-  place_B = jnp.zeros(key_PxG.size, jnp.int16)  # in the grammar
+  grammar_state_B = jnp.zeros(key_PxG.size, jnp.int16)
   t, hidden, cache = jnp.int32(0), first, empty_cache(config, *shape_PxG)
-  for room in cache_sizes(max_new_tokens):
-    state = t, rollout, hidden, [grow_cache(kv, room) for kv in cache], place_B
-    t, rollout, hidden, cache, place_B = lax.while_loop(alive, turn, state)
+  # A Python loop: each cache length is a shape, and so a loop of its own.  If
+  # all replies have ended, `cond` skips the remaining ones.
+  for size in cache_sizes(max_new_tokens):
+    cache = [grow_cache(kv, size) for kv in cache]
+    state = t, rollout, hidden, cache, grammar_state_B
+    t, rollout, hidden, cache, grammar_state_B = lax.while_loop(
+      cond, body, state
+    )
   return rollout

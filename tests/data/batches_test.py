@@ -95,7 +95,7 @@ def test_a_malformed_line_is_named(tmp_path: pathlib.Path) -> None:
   path = write(tmp_path / 'b.jsonl', '{"id": 1}', '', '{"id": ')
   with pytest.raises(ValueError, match=r'b\.jsonl:3: not JSON'):
     datasets.read_jsonl(path)
-  with pytest.raises(ValueError, match=r'b\.jsonl:1: a JSON object'):
+  with pytest.raises(ValueError, match=r'b\.jsonl:1: expected a JSON object'):
     datasets.read_jsonl(write(tmp_path / 'b.jsonl', '[1]'))
 
 

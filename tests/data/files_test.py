@@ -57,7 +57,7 @@ def test_every_format_has_the_same_records(
 @pytest.mark.parametrize(
   ('name', 'text', 'message'),
   [
-    ('x.json', '[{"a": 1}, 2]', r'x\.json:2: a JSON object is expected'),
+    ('x.json', '[{"a": 1}, 2]', r'x\.json:2: expected a JSON object'),
     ('x.json', '[{"a": 1}', r'x\.json: not JSON'),
     ('x.json', '{"a":\n1}', r'x\.json:1: not JSON'),
     ('x.csv', 'prompt,response', r'x\.csv:1: not JSON'),
@@ -160,6 +160,6 @@ def test_a_conversation_of_more_turns_is_refused(
 ) -> None:
   write_array(tmp_path / 'x.json', [record])
   with pytest.raises(
-    ValueError, match=r'x\.json:1: (.*; legal: one|message|.*=5)'
+    ValueError, match=r'x\.json:1: (.*; expected one|message|.*=5)'
   ):
     datasets.read_numbered(tmp_path / 'x.json')

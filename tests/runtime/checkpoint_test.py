@@ -66,9 +66,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
   found = reader.restore(params=PARAMS)['params']['x']
   assert found.tobytes() == (PARAMS['x'] + 2).tobytes()
   said = capsys.readouterr().out
-  assert (
-    f'checkpoint {tmp_path / "3"} cannot be read and is passed over' in said
-  )
+  assert f'checkpoint {tmp_path / "3"} cannot be read and is skipped' in said
   assert 'bound method' not in said
   assert saved(tmp_path) == {'2', '3'}  # a reader changes nothing
   owner = Checkpoints(tmp_path)
@@ -124,7 +122,7 @@ def test_a_save_that_fails_names_the_folder_and_the_way_on(
   checkpoints = Checkpoints(tmp_path)
   monkeypatch.setattr(ocp.CheckpointManager, 'save', full)
   message = (
-    f'{tmp_path}: .*MiB are free.*make room.*same command again.*No space left'
+    f'{tmp_path}: .*MiB are free.*are intact.*same command again.*No space left'
   )
   with pytest.raises(OSError, match=message):
     checkpoints.save(2, PARAMS, {})
@@ -190,7 +188,7 @@ def test_a_run_goes_back_two_saves_and_ends_the_same(
   descend(again, 6)
   flip(largest(again / 'checkpoints' / '6'))
   assert descend(again) == descend(whole)
-  assert 'goes on from step 4 of 8' in capsys.readouterr().out
+  assert 'resumes from step 4 of 8' in capsys.readouterr().out
   rows = datasets.read_jsonl(again / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [*range(8)]
   assert saved(again / 'checkpoints') == {'6', '8'}

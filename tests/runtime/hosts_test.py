@@ -108,7 +108,7 @@ def stopped(lab: Lab) -> pathlib.Path:
   config, run_folder = lab.config(**MESH), lab.folder / 'stopped' / 'run'
   codes = lab.drive('stopped', config, 'TERM:1:3')
   assert codes == [0, 0], lab.told('stopped')[-3000:]
-  assert 'told to stop; 3 of 4 steps are saved' in lab.told('stopped')
+  assert 'stopped by SIGTERM; 3 of 4 steps are saved' in lab.told('stopped')
   assert not (run_folder / 'summary.json').exists()
   assert len(replies(run_folder)) == 3 * 8
   assert lab.drive('stopped', config) == [0, 0]
@@ -199,7 +199,7 @@ def test_two_processes_equal_one_although_told_to_stop(
   assert [row['step'] for row in rows] == [*range(STEPS)]
   assert len([*(stopped / 'tensorboard').iterdir()]) == 2
   told = [lab.told('stopped', process) for process in (0, 1)]
-  assert 'goes on from step 3 of 4' in told[0] and 'grpo' not in told[1]
+  assert 'resumes from step 3 of 4' in told[0] and 'grpo' not in told[1]
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ def test_where_one_process_is_killed_all_end_and_begin_again(
   run_folder = lab.folder / name / 'run'
   assert not (run_folder / 'summary.json').exists()
   assert lab.drive(name, config) == [0, 0]
-  assert 'goes on from step 2 of 4' in lab.told(name)
+  assert 'resumes from step 2 of 4' in lab.told(name)
   assert_same(run_folder, two)
 
 

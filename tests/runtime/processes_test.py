@@ -73,7 +73,7 @@ def test_a_notice_after_the_last_question_is_passed_on() -> None:
   heard: list[int] = []
   before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
   try:
-    with processes.notice() as told:
+    with processes.preemption_notice() as told:
       assert not told()
       signal.raise_signal(signal.SIGTERM)
       assert heard == []
@@ -128,7 +128,7 @@ def test_the_first_process_of_a_part_speaks_for_it(
   monkeypatch.setattr(processes, 'over_groups', lambda mesh: None)
   mesh = fake_mesh(shape, per_process)
   if speakers is None:
-    with pytest.raises(ValueError, match='tensor axis'):
+    with pytest.raises(ValueError, match='expected tensor to be a divisor'):
       processes.DataShards(mesh)
   else:
     assert processes.DataShards(mesh).primaries == speakers

@@ -129,7 +129,7 @@ def test_a_file_that_is_no_cache_is_refused_at_once(
   path = tmp_path / 'cache.sqlite'
   _break(path, how)
   with pytest.raises(
-    ValueError, match=f"^cache='{path}': .*; legal: a file that a"
+    ValueError, match=f"^cache='{path}': .*; expected a file that a"
   ):
     Endpoint(url='http://127.0.0.1:9/v1', model='m', cache=path)
 
@@ -254,7 +254,7 @@ def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
   with pytest.raises(ValueError) as caught:
     endpoint.from_config(config)
   text = str(caught.value)
-  assert text.startswith(f'endpoint.{setting}={value!r}; legal: ')
+  assert text.startswith(f'endpoint.{setting}={value!r}; expected ')
 
 
 def test_an_endpoint_is_made_from_a_config(tmp_path: pathlib.Path) -> None:
@@ -286,6 +286,7 @@ def test_an_endpoint_is_made_from_a_config(tmp_path: pathlib.Path) -> None:
 def test_a_config_with_other_fields_is_refused() -> None:
   with pytest.raises(
     ValueError,
-    match=r"^endpoint: missing \['model'\], unknown \['api_key'\]; legal: \['",
+    match=r"^endpoint: missing \['model'\], unknown \['api_key'\]; "
+    r"expected settings: \['",
   ):
     endpoint.from_config(ConfigDict({'url': 'http://a', 'api_key': 'x'}))

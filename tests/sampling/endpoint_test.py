@@ -287,7 +287,9 @@ def test_halves_of_surrogate_pairs_are_replaced(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_text_is_no_list_of_prompts() -> None:
-  with pytest.raises(TypeError, match="prompts='abc'; a list of texts"):
+  with pytest.raises(
+    TypeError, match="prompts='abc'; expected a list of texts"
+  ):
     Endpoint(url='http://127.0.0.1:9/v1', model='m').ask('abc')
 
 

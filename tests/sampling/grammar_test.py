@@ -77,7 +77,9 @@ def test_the_budget_is_enough_for_what_is_begun(
     good: bool
 
   least = len(tokenizer.encode(text, '{"reason":"","good":true}'))
-  with pytest.raises(ValueError, match='max_new_tokens=4; legal: .* of Short'):
+  with pytest.raises(
+    ValueError, match='max_new_tokens=4; expected .* of Short'
+  ):
     _grammar(Short, text, tiny[0], 4)
   for budget in (least + 1, least + 4):  # and EOS
     for reply in _replies(tiny, text, Short, budget, method):
@@ -103,7 +105,7 @@ def test_a_token_is_what_it_adds_to_a_reply(
 ) -> None:
   for each in (text, *map(tokenizer.load, (smollm2_path, gemma_path))):
     spelled = {
-      id: word for word, ids in grammar._spelled(each).items() for id in ids
+      id: word for word, ids in grammar._token_bytes(each).items() for id in ids
     }
     for sample in TEXTS:
       ids = tokenizer.encode(each, sample)

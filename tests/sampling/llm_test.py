@@ -129,9 +129,9 @@ def test_no_model_is_refused() -> None:
 @pytest.mark.parametrize(
   ('setting', 'value', 'legal'),
   [
-    ('max_new_tokens', 0, 'max_new_tokens=0; legal: from 1 on'),
-    ('batch_size', -1, 'batch_size=-1; legal: from 1 on'),
-    ('temperature', -1.0, 'legal: temperature >= 0'),
+    ('max_new_tokens', 0, 'max_new_tokens=0; expected 1 or more'),
+    ('batch_size', -1, 'batch_size=-1; expected 1 or more'),
+    ('temperature', -1.0, 'expected temperature >= 0'),
   ],
 )
 def test_a_setting_that_is_not_legal_is_named(
@@ -176,7 +176,7 @@ def test_an_answer_is_found(reply: str) -> None:
   ],
 )
 def test_an_answer_that_is_none(reply: str) -> None:
-  with pytest.raises(ValueError, match='objects fit Verdict, not one'):
+  with pytest.raises(ValueError, match='objects fit Verdict; expected one'):
     parse(reply, Verdict)
 
 
@@ -216,7 +216,7 @@ def test_a_model_here_is_held_to_a_schema(
   assert ask_json(again.asking, PROMPTS, Verdict) == answers
   assert again.ask(PROMPTS) == plain
   assert again.usage()['cached'] == 6
-  with pytest.raises(ValueError, match='max_new_tokens=5; legal'):
+  with pytest.raises(ValueError, match='max_new_tokens=5; expected'):
     make(model=str(tiny_folder), max_new_tokens=5).asking(Verdict)
 
 

@@ -150,10 +150,10 @@ def test_settings_choose_a_method(settings: Any, kind: Any) -> None:
 
 @pytest.mark.parametrize('settings', [(-1.0,), (1.0, -1), (1.0, 0, 0.0)])
 def test_settings_out_of_range(settings: Any) -> None:
-  with pytest.raises(ValueError, match=r'legal: temperature >= 0'):
+  with pytest.raises(ValueError, match=r'expected temperature >= 0'):
     rollout.make_sampler(*settings)
 
 
 def test_two_tails_cannot_be_cut() -> None:
-  with pytest.raises(ValueError, match='choose one'):
+  with pytest.raises(ValueError, match='expected only one'):
     rollout.make_sampler(1.0, 5, 0.9)

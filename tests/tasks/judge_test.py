@@ -166,9 +166,9 @@ def test_no_answer_at_all_is_an_error_and_leaves_nothing(
 @pytest.mark.parametrize(
   ('row', 'message'),
   [
-    ({'prompt': 'x'}, r'replies\.jsonl:2: response=None; a text is expected'),
-    ({'response': 'x'}, r'replies\.jsonl:2: prompt=None; a text is expected'),
-    ({'prompt': 1, 'response': 'x'}, 'prompt=1; a text is expected'),
+    ({'prompt': 'x'}, r'replies\.jsonl:2: response=None; expected a string'),
+    ({'response': 'x'}, r'replies\.jsonl:2: prompt=None; expected a string'),
+    ({'prompt': 1, 'response': 'x'}, 'prompt=1; expected a string'),
     ({'prompt': 'x', 'response': ['y']}, r"response=\['y'\]; a text is"),
   ],
 )

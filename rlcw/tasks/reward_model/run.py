@@ -145,7 +145,7 @@ def group_features(
       rows['mask'][:, :, :T],
       config=model.config,
     )
-    for n, features_RxD in zip(index_B, processes.whole(part), strict=True):
+    for n, features_RxD in zip(index_B, processes.to_host(part), strict=True):
       found[n] = features_RxD
   return np.stack(found)
 
