@@ -36,7 +36,9 @@ def made(config: ConfigDict) -> programs.Plan:
 def test_an_unknown_slice_is_refused_with_those_that_there_are(
   name: str,
 ) -> None:
-  with pytest.raises(ValueError, match=r"legal: \['v5e:2x2'.*'v6e:16x16'"):
+  with pytest.raises(
+    ValueError, match=r"expected one of \['v5e:2x2'.*'v6e:16x16'"
+  ):
     roofline.slice_of(name)
 
 
@@ -309,7 +311,7 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
   found['advice'] = run.advise(planned, found)
   show.tell(found)
   text = ' '.join(capsys.readouterr().out.split())
-  assert 'update: 1.5 GiB a chip too much' in text
+  assert 'update: 1.5 GiB per chip too much' in text
   assert 'rollout:' not in text
   assert 'The next slice that fits: v5e:4x4.' in text
   assert 'compute_dtype=bfloat16' in text and 'moment_dtype' not in text

@@ -1,4 +1,4 @@
-"""Tables and the picture of a plan."""
+"""Tables and figure of a plan."""
 
 from typing import Any
 
@@ -16,7 +16,10 @@ ROOFS = roofline.Times._fields
 
 
 def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
-  """Kernels of every phase; what they save, where that was asked for."""
+  """Tables of each phase's kernels and, with `compare_attention`, of savings.
+
+  Tables without a row are left out.
+  """
   kernels = table.Table('phase', 'kernel', 'runs on each chip')
   saved = table.Table('phase', 'attention', 'GiB', 'fits', 'its GB', 'its s')
   saved.title = "Attention: HBM in all; its own traffic, a chip's"
@@ -24,6 +27,7 @@ def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
     for name, count in phase['kernels'].items():
       kernels.add_row(phase['phase'], name, f'{count:,}')
     compared = 'xla' in phase and phase['attention']['hbm_bytes']
+    # Resharding has no attention to compare.
     ways = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
     for way, found in ways.items():
       saved.add_row(
@@ -38,7 +42,11 @@ def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
 
 
 def tell(found: dict[str, Any]) -> None:
-  """Tables in the terminal."""
+  """Prints a plan's tables and advice to the terminal.
+
+  Args:
+    found: the record of `plan.json`.
+  """
   memory = table.Table(
     'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
   )
@@ -50,6 +58,7 @@ def tell(found: dict[str, Any]) -> None:
   for phase in found['phases']:
     name, hbm = phase['phase'], phase['hbm']
     passing = hbm['copy'], hbm['cache'], hbm['temporaries']
+    # The rest of the total is resident all through the step.
     gib = phase['hbm_total'] - sum(passing), *passing, phase['hbm_limit']
     memory.add_row(
       name,
@@ -72,7 +81,8 @@ def tell(found: dict[str, Any]) -> None:
     out.print(line, highlight=False)
 
 
-_HELD = {
+# Colours of the parts of HBM, from the resident ones to the temporary ones.
+_COLOURS = {
   'parameters': BASE,
   'optimiser': '#66CCEE',
   'reference': GREEN,
@@ -85,27 +95,31 @@ _HELD = {
 
 @matplotlib.rc_context(STYLE)
 def draw_plan(found: dict[str, Any]) -> bytes:
-  """A PNG of what a chip holds in each phase, and of what bounds its time.
+  """Draws memory and least times of each phase on one chip, as a PNG.
 
   Args:
-    found: as the `plan` task writes it.
+    found: the record of `plan.json`.
   """
   phases = found['phases']
   names = [phase['phase'] for phase in phases]
   page = figure.Figure((9, 1.6 + 0.5 * len(names)), layout='constrained')
   left, right = page.subplots(1, 2)
   places, floor = np.arange(len(names)), np.zeros(len(names))
+  # Stacked bars: each part starts where the one before it ends.
   for part in phases[0]['hbm']:
     gib = np.array([phase['hbm'][part] / 2**30 for phase in phases])
-    left.barh(places, gib, 0.7, floor, color=_HELD[part], label=part)
+    left.barh(places, gib, 0.7, floor, color=_COLOURS[part], label=part)
     floor += gib
   limit = phases[0]['hbm_limit'] / 2**30
   left.axvline(limit, color='#333333', linewidth=1)
   left.set(title=f'{found["topology"]}: HBM of a chip', xlabel='GiB')
   roofs = zip(phases[0]['seconds'], (GREEN, YELLOW, PURPLE), strict=True)
   for row, (roof, colour) in enumerate(roofs):
+    # None where the program did not fit, and so was not compiled.
     seconds = [phase['seconds'][roof] or 0.0 for phase in phases]
+    # One thin bar per roof, side by side around the phase's place.
     right.barh(places + 0.25 * row - 0.25, seconds, 0.22, color=colour)
+    # An empty line, for a square in the legend instead of one entry per phase.
     right.plot([], [], 's', color=colour, label=roof)
   right.set(title='Time if one thing alone limited it', xlabel='seconds')
   for ax in (left, right):
