@@ -37,6 +37,7 @@ from rlcw.tasks.adversary.strategy import Strategy
 
 _NOTE = 500  # characters of a note in a prompt; the rest is cut
 
+# A blank text counts as no answer, and is asked for again.
 Text = Annotated[
   str, pydantic.StringConstraints(strip_whitespace=True, min_length=1)
 ]
@@ -49,8 +50,6 @@ class Generation(pydantic.BaseModel):
   flaw: Text
 
 
-# Both answers are short texts: a blank one counts as no answer and is asked for
-# again.
 class Reflection(pydantic.BaseModel):
   """Answer of the reflector: the cause of an error, and a change of rules."""
 

@@ -265,7 +265,7 @@ class Game:
       yield [items[row] for row in rows]
 
   def reading(self) -> Reading:
-    """Probabilities under `judging` of the dev replies and this round's fakes."""
+    """Probabilities of dev replies and this round's fakes under `judging`."""
     return Reading(np.array(self.state.dev, float), self.fake_good)
 
   def agreement(self) -> float:

@@ -54,7 +54,7 @@ _SCATTERING = 'all-reduce-scatter'
 
 
 class Traffic(NamedTuple):
-  """One kind of collective, over a whole run of a program."""
+  """One kind of collective, over a total run of a program."""
 
   count: int = 0  # on each device
   bytes: float = 0.0  # that each device sends
@@ -72,9 +72,9 @@ def collectives(text: str) -> dict[str, Traffic]:
   """
   computations, entry = _computations(text)
   parts: dict[str, tuple[str, float, int]] = {}
-  for name, times in _turns(computations, entry).items():
+  for name, times in _run_counts(computations, entry).items():
     for line in computations[name]:
-      kind, size = _sent(line) or ('', 0.0)
+      kind, size = _bytes_sent(line) or ('', 0.0)
       if not kind:
         continue
       if kind == 'all-reduce' and name.startswith(_SCATTERING):
@@ -85,22 +85,22 @@ def collectives(text: str) -> dict[str, Traffic]:
       key = channel[0] if channel else f'{name}{line}'
       least = min(times, parts[key][2] if key in parts else times)
       parts[key] = kind, size, least
-  found: dict[str, Traffic] = {}
+  traffic: dict[str, Traffic] = {}
   for kind, size, times in parts.values():
-    before = found.get(kind, Traffic())
-    found[kind] = Traffic(before.count + times, before.bytes + times * size)
-  return found
+    before = traffic.get(kind, Traffic())
+    traffic[kind] = Traffic(before.count + times, before.bytes + times * size)
+  return traffic
 
 
 def kernels(text: str) -> dict[str, int]:
   """Number of runs of each Pallas kernel on each TPU, by the kernel's name."""
   computations, entry = _computations(text)
-  found: Counter[str] = Counter()
-  for name, times in _turns(computations, entry).items():
+  runs: Counter[str] = Counter()
+  for name, times in _run_counts(computations, entry).items():
     for line in computations[name]:
       if kernel := _KERNEL.match(line):
-        found[kernel[1]] += times
-  return dict(found)
+        runs[kernel[1]] += times
+  return dict(runs)
 
 
 def array_bytes(shape: str) -> list[int]:
@@ -120,16 +120,16 @@ def group_size(line: str) -> int:
   HLO has three notations for the groups of devices: explicit lists, an iota
   `[groups,size]`, and axes of a mesh.
   """
-  if found := re.search(r'replica_groups=\{\{([\d,]*)\}', line):
-    return len(found[1].split(','))
-  if found := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
-    return int(found[1])
-  if found := re.search(
+  if match := re.search(r'replica_groups=\{\{([\d,]*)\}', line):
+    return len(match[1].split(','))
+  if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
+    return int(match[1])
+  if match := re.search(
     r'replica_groups=\w+\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}', line
   ):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
     # A part of an axis is written as 'axis':(before)size.
-    used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+    used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
     return math.prod(int(part or sizes[axis]) for axis, part in used)
   return 1
 
@@ -147,20 +147,20 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return computations, entry
 
 
-def _turns(computations: dict[str, list[str]], entry: str) -> Counter[str]:
+def _run_counts(computations: dict[str, list[str]], entry: str) -> Counter[str]:
   """Number of runs of each computation, callers before callees."""
-  turns: Counter[str] = Counter()
+  counts: Counter[str] = Counter()
 
   # HLO has no recursion, so this ends; a computation with several callers is
   # visited once for each, and its runs add up.
   def visit(name: str, times: int) -> None:
-    turns[name] += times
+    counts[name] += times
     for callee, repeats in _calls(computations[name], computations):
       visit(callee, times * repeats)
 
   if entry:
     visit(entry, 1)
-  return turns
+  return counts
 
 
 def _calls(
@@ -169,8 +169,8 @@ def _calls(
   """Yields each computation that these lines call, and how many times."""
   for line in lines:
     repeats = 1
-    if found := _LOOP.search(line):
-      condition, body = (computations[name] for name in found.groups())
+    if match := _LOOP.search(line):
+      condition, body = (computations[name] for name in match.groups())
       # Loops from `fori_loop` and `scan` count up from 0 to a constant.
       limit = max(_constants(condition).values(), default=1)
       repeats = -(-limit // _step(condition, body))
@@ -182,12 +182,12 @@ def _calls(
 
 def _constants(lines: list[str]) -> dict[str, int]:
   """Values of scalar integer constants by name."""
-  found = _CONSTANT.findall('\n'.join(lines))
-  return {name: int(value) for name, value in found}
+  pairs = _CONSTANT.findall('\n'.join(lines))
+  return {name: int(value) for name, value in pairs}
 
 
 def _step(condition: list[str], body: list[str]) -> int:
-  """Increment of a loop's counter per iteration; 1 where it is not found."""
+  """Increment of a loop's counter per iteration; 1 where it is not match."""
   counter = _COUNTER.search('\n'.join(condition))
   root = next((line for line in body if _ROOT.search(line)), None)
   if counter is None or root is None:
@@ -202,7 +202,7 @@ def _step(condition: list[str], body: list[str]) -> int:
   return next((constants[x] for x in added if constants.get(x)), 1)
 
 
-def _sent(line: str) -> tuple[str, float] | None:
+def _bytes_sent(line: str) -> tuple[str, float] | None:
   """Kind of a collective and bytes that a device sends; None for other lines.
 
   An asynchronous collective is counted at its `-start`, whose shape includes
@@ -221,12 +221,12 @@ def _sent(line: str) -> tuple[str, float] | None:
     # Operands first, then results; an asynchronous all-reduce gives results
     # alone.
     sizes = sizes[len(sizes) // 2 :]
-  whole, devices = sum(sizes), group_size(line)
+  total, devices = sum(sizes), group_size(line)
   share = (devices - 1) / devices
   return kind, {
-    'all-gather': share * whole,
-    'all-reduce': 2 * share * whole,
-    'reduce-scatter': (devices - 1) * whole,
-    'all-to-all': share * whole,
-    'collective-permute': whole,
+    'all-gather': share * total,
+    'all-reduce': 2 * share * total,
+    'reduce-scatter': (devices - 1) * total,
+    'all-to-all': share * total,
+    'collective-permute': total,
   }[kind]

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
   loss: train.LossFn
   learned: Params
   frozen: dict[str, Params]  # 'reference' and, if it is separate, 'reward'
-  held: dict[str, Any]  # arrays that stay in HBM all through a step, by use
+  resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
 
   @property
   def microbatches(self) -> int:
@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
   name: str
   lower: Callable[[], Any]
-  takes: Any  # shapes of those arguments that are resident in HBM anyway
+  resident_inputs: Any  # shapes of those arguments that are resident anyway
   work: Work
   copy: int = 0  # bytes per chip of weights that exist in this phase only
   cache: int = 0  # bytes per chip of the KV cache, if evenly split
@@ -65,12 +65,12 @@ def resident_arrays(
 
   With `offload`, frozen models are in host memory between their phases.
   """
-  held = {'parameters': learned, 'optimiser': moments}
+  resident = {'parameters': learned, 'optimiser': moments}
   for name, tree in frozen.items():
     # The reference is the base of the adapters, which every phase reads.
     base = name == 'reference' and config.train == 'lora'
-    held[name] = tree if base or not config.offload else {}
-  return held
+    resident[name] = tree if base or not config.offload else {}
+  return resident
 
 
 def frozen_shapes(model: ModelConfig, mesh: Mesh) -> Params:
@@ -174,7 +174,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       config=lora.without(model),
       pooling='mean',
     ),
-    plan.held['reference'],
+    plan.resident['reference'],
     roofline.score(model, shapes, head=True),
     host_to_device_bytes(plan, 'reference'),
   )
@@ -189,7 +189,7 @@ def phases(plan: Plan) -> Iterator[Program]:
         jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
         config=lora.without(reward),
       ),
-      plan.held['reward'],
+      plan.resident['reward'],
       roofline.score(reward, shapes, head=False),
       host_to_device_bytes(plan, 'reward'),
     )
@@ -211,7 +211,7 @@ def update(plan: Plan) -> Program:
   return Program(
     'update',
     lambda: step.lower(state, batch(plan), base),
-    (learned, plan.held['optimiser'], base),
+    (learned, plan.resident['optimiser'], base),
     work,
   )
 
@@ -224,7 +224,7 @@ def policy(plan: Plan) -> Params:
 
 def host_to_device_bytes(plan: Plan, name: str) -> int:
   """Bytes per chip of a frozen model that its phase copies from host memory."""
-  return per_chip(plan.frozen[name]) - per_chip(plan.held[name])
+  return per_chip(plan.frozen[name]) - per_chip(plan.resident[name])
 
 
 def as_sampled(config: ModelConfig, params: Params) -> Params:

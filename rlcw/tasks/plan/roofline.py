@@ -147,14 +147,14 @@ def decode_bytes(c: ModelConfig, s: Shapes) -> float:
   kernel reads only the part of the replies' cache that is written, on average
   half of it; without it all is read, and scores are written and read.
   """
-  whole = cache_bytes(c, s)
+  total = cache_bytes(c, s)
   # The decode kernel needs heads that fill whole lanes of a vector register.
   if c.attention == 'auto' and c.head_dim % LANES == 0:
-    own = whole - cache_bytes(c, s._replace(group=0))
-    unread = own * (s.reply_tokens - 1) / (2 * s.reply_tokens)
-    return s.reply_tokens * (whole - unread)
+    replies = total - cache_bytes(c, s._replace(group=0))
+    unread = replies * (s.reply_tokens - 1) / (2 * s.reply_tokens)
+    return s.reply_tokens * (total - unread)
   pairs = s.prompts * s.group * (s.prompt_tokens + s.reply_tokens)
-  return s.reply_tokens * (whole + _scores_bytes(c, pairs))
+  return s.reply_tokens * (total + _scores_bytes(c, pairs))
 
 
 def _scores_bytes(c: ModelConfig, pairs: int) -> int:
@@ -253,19 +253,21 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   from jax.experimental import topologies
 
   try:
-    found = topologies.get_topology_desc(platform='tpu', topology_name=topology)
+    description = topologies.get_topology_desc(
+      platform='tpu', topology_name=topology
+    )
   except (ModuleNotFoundError, RuntimeError) as error:
     raise ValueError(
       'task plan needs the TPU compiler, libtpu: pip install rlcw[tpu] '
       f'({error})'
     ) from None
-  return CHIPS[name], list(found.devices)
+  return CHIPS[name], list(description.devices)
 
 
-def others(topology: str, *, smaller: bool) -> list[str]:
+def other_slices(topology: str, *, smaller: bool) -> list[str]:
   """Smaller or larger slices of the same chips, the nearest in size first."""
   name, _, grid = topology.partition(':')
   grids = TOPOLOGIES[name]
-  at = grids.index(grid)
-  rest = grids[:at][::-1] if smaller else grids[at + 1 :]
+  place = grids.index(grid)
+  rest = grids[:place][::-1] if smaller else grids[place + 1 :]
   return [f'{name}:{grid}' for grid in rest]

@@ -77,11 +77,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # A cached program would not repeat the compiler's out-of-memory check.
   jax.config.update('jax_enable_compilation_cache', False)
   chip, devices = roofline.slice_of(config.plan.topology)
-  plan = make(config, make_mesh(**config.mesh, devices=devices))
+  plan = make_plan(config, make_mesh(**config.mesh, devices=devices))
   phases = []
   for program in programs.phases(plan):
     metrics.log(f'plan: compiling {program.name}')
-    phases.append(compiled(plan, program, chip))
+    phases.append(compile_phase(plan, program, chip))
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
   groups = largest_microbatch(plan, phases[-1]['fits'], chip)
@@ -96,11 +96,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # One of two questions: would a cheaper slice do, or which larger one is
   # needed?
   smaller = found['fits']
-  found['smaller' if smaller else 'larger'] = nearest(config, smaller=smaller)
+  found['smaller' if smaller else 'larger'] = nearest_slice(
+    config, smaller=smaller
+  )
   found['advice'] = advise(plan, found)
   files.write_json(workdir / 'plan.json', found)
   (workdir / 'plan.png').write_bytes(show.draw_plan(found))
-  show.tell(found)
+  show.print_plan(found)
   summary = {name: found[name] for name in found if name != 'phases'}
   files.write_json(workdir / 'summary.json', summary)
   return summary
@@ -124,7 +126,7 @@ def shape_of(model: str) -> ModelConfig:
   return formats.open_source(model).model_config()
 
 
-def make(config: Config, mesh: Mesh) -> Plan:
+def make_plan(config: Config, mesh: Mesh) -> Plan:
   """Makes the plan of a `grpo` config: all models and arrays as shapes.
 
   Raises:
@@ -168,7 +170,7 @@ def make(config: Config, mesh: Mesh) -> Plan:
 # --- Compiling --------------------------------------------------------------
 
 
-def compiled(
+def compile_phase(
   plan: Plan, program: Program, chip: roofline.Chip
 ) -> dict[str, Any]:
   """Compiles a phase, and returns its memory, traffic, kernels and times.
@@ -183,9 +185,9 @@ def compiled(
     ValueError: the compiler failed for another reason than memory.
   """
   started = time.perf_counter()
-  held = {name: per_chip(tree) for name, tree in plan.held.items()}
-  taken = per_chip(program.takes)
-  others = sum(held.values()) - taken
+  resident = {name: per_chip(tree) for name, tree in plan.resident.items()}
+  reused = per_chip(program.resident_inputs)
+  others = sum(resident.values()) - reused
   limit = chip.hbm_gib * GIB
   # The compiler's option takes whole MiB, and at least 1.
   left = max(int(limit - others) // 2**20, 1)
@@ -196,12 +198,12 @@ def compiled(
     # run.
     lowered = program.lower()
   try:
-    done = lowered.compile({'xla_tpu_max_hbm_size_mib': left})
+    executable = lowered.compile({'xla_tpu_max_hbm_size_mib': left})
   except jax.errors.JaxRuntimeError as error:
-    fits, own = False, refused(str(error))
+    fits, peak = False, bytes_needed(str(error))
   else:
-    fits, own = True, done.memory_analysis().peak_memory_in_bytes
-    text = done.as_text()
+    fits, peak = True, executable.memory_analysis().peak_memory_in_bytes
+    text = executable.as_text()
     collectives, kernels = hlo.collectives(text), hlo.kernels(text)
   sent = sum(traffic.bytes for traffic in collectives.values())
   seconds = roofline.times(program.work, sent, chip, plan.mesh.size)
@@ -210,13 +212,13 @@ def compiled(
   attention = program.work.attention_bytes / plan.mesh.size
   return {
     'phase': program.name,
-    'hbm': held
+    'hbm': resident
     | {
       'copy': program.copy,
       'cache': program.cache,
-      'temporaries': own - taken - program.copy - program.cache,
+      'temporaries': peak - reused - program.copy - program.cache,
     },
-    'hbm_total': others + own,
+    'hbm_total': others + peak,
     'hbm_limit': limit,
     'compiler_limit_mib': left,
     'fits': fits,
@@ -239,22 +241,22 @@ def compare_attention(
   """Compiles each phase without attention kernels, into `phase['xla']`."""
   config = plan.config.copy_and_resolve_references()
   config.attention = 'xla'
-  other = make(config, plan.mesh)
+  other = make_plan(config, plan.mesh)
   for phase, program in zip(phases, programs.phases(other), strict=True):
     metrics.log(f"plan: compiling {program.name} with XLA's attention")
-    phase['xla'] = compiled(other, program, chip)
+    phase['xla'] = compile_phase(other, program, chip)
 
 
-def refused(error: str) -> int:
+def bytes_needed(error: str) -> int:
   """Bytes that a program needs, from the compiler's out-of-memory message.
 
   Raises:
     ValueError: the compiler failed for another reason.
   """
   if 'Ran out of memory' in error and (
-    found := re.search(r'(?:Used |\()(\d+(?:\.\d+)?)G', error)
+    match := re.search(r'(?:Used |\()(\d+(?:\.\d+)?)G', error)
   ):
-    return int(float(found[1]) * GIB)
+    return int(float(match[1]) * GIB)
   raise ValueError(f'the TPU compiler failed: {error[:2000]}')
 
 
@@ -282,43 +284,43 @@ def largest_microbatch(
     config = plan.config.copy_and_resolve_references()
     config.microbatch_groups = groups
     changed = plan._replace(config=config)
-    fitting = compiled(changed, programs.update(changed), chip)['fits']
+    fitting = compile_phase(changed, programs.update(changed), chip)['fits']
     best = groups if fitting else best
     if fitting != fits:
       break
   return best
 
 
-def nearest(config: Config, *, smaller: bool) -> str | None:
+def nearest_slice(config: Config, *, smaller: bool) -> str | None:
   """Smallest of the smaller slices that fit, or the first larger one that fits.
 
   The mesh axis of size -1 takes all chips of a slice, and updates have the
   smallest microbatch.  None if no slice fits.
   """
-  found = None
-  for topology in roofline.others(config.plan.topology, smaller=smaller):
+  best = None
+  for topology in roofline.other_slices(config.plan.topology, smaller=smaller):
     metrics.log(f'plan: trying {topology}')
-    fitting = holds(config, topology)
-    found = topology if fitting else found
+    fitting = slice_fits(config, topology)
+    best = topology if fitting else best
     if fitting != smaller:
       break
-  return found
+  return best
 
 
-def holds(config: Config, topology: str) -> bool:
+def slice_fits(config: Config, topology: str) -> bool:
   """Returns whether every phase of a step fits a slice."""
   chip, devices = roofline.slice_of(topology)
   config = config.copy_and_resolve_references()
   try:
     mesh = make_mesh(**config.mesh, devices=devices)
     config.microbatch_groups = group_shards(mesh)
-    plan = make(config, mesh)
+    plan = make_plan(config, mesh)
   except ValueError:
     # The mesh, or the batch, does not split over this number of chips.
     return False
-  held = sum(per_chip(tree) for tree in plan.held.values())
-  return held < chip.hbm_gib * GIB and all(
-    compiled(plan, program, chip)['fits']
+  resident = sum(per_chip(tree) for tree in plan.resident.values())
+  return resident < chip.hbm_gib * GIB and all(
+    compile_phase(plan, program, chip)['fits']
     # The last phase, the update, is the most likely not to fit: fail early.
     for program in reversed([*programs.phases(plan)])
   )
@@ -331,39 +333,39 @@ def least_seconds(phases: list[dict[str, Any]]) -> float | None:
   return sum(max(phase['seconds'].values()) for phase in phases)
 
 
-def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
+def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   """Sentences for the user: what to set or, if a phase does not fit, to change.
 
   Args:
     plan: of a step.
-    found: the record of `plan.json`, without its `advice`.
+    record: contents of `plan.json`, without its `advice`.
   """
-  config, phases = plan.config, found['phases']
+  config, phases = plan.config, record['phases']
   limit = phases[0]['hbm_limit']
-  held = sum(per_chip(tree) for tree in plan.held.values())
-  largest = found['largest_microbatch_groups']
-  said = ['No microbatch_groups lets the update fit.']
+  resident = sum(per_chip(tree) for tree in plan.resident.values())
+  largest = record['largest_microbatch_groups']
+  advice = ['No microbatch_groups lets the update fit.']
   if largest is not None:
-    said = [f'The largest update that fits: microbatch_groups={largest}.']
+    advice = [f'The largest update that fits: microbatch_groups={largest}.']
   for phase in phases:
     if not phase['fits']:
       over = (phase['hbm_total'] - limit) / GIB
-      said.append(f'{phase["phase"]}: {over:.1f} GiB per chip too much.')
-  if found.get('smaller'):
-    said.append(f'The smallest slice that fits, too: {found["smaller"]}.')
-  if found.get('larger'):
-    said.append(f'The next slice that fits: {found["larger"]}.')
+      advice.append(f'{phase["phase"]}: {over:.1f} GiB per chip too much.')
+  if record.get('smaller'):
+    advice.append(f'The smallest slice that fits, too: {record["smaller"]}.')
+  if record.get('larger'):
+    advice.append(f'The next slice that fits: {record["larger"]}.')
   if all(p['fits'] for p in phases):
     # By default the compiler uses all of HBM for the program at hand, as if no
     # other array were resident.
     flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
-    return [*said, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
+    return [*advice, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
   split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
-  if held > limit:
-    least = -(-held * split // limit)
-    said.append(
-      f'Parameters, optimiser and frozen models take {held / GIB:.1f} GiB per '
-      f'chip by themselves: split them over at least {least:.0f} chips.'
+  if resident > limit:
+    least = -(-resident * split // limit)
+    advice.append(
+      f'Parameters, optimiser and frozen models take {resident / GIB:.1f} GiB '
+      f'per chip by themselves: split them over {least:.0f} chips or more.'
     )
   # Roughly from the cheapest change to the most expensive one.
   for changed, gain in (
@@ -380,5 +382,5 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
     (True, 'more of mesh.tensor, and so smaller microbatches; a larger slice'),
   ):
     if changed:
-      said.append(f'To try: {gain}.')
-  return said
+      advice.append(f'To try: {gain}.')
+  return advice

@@ -28,34 +28,34 @@ def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
       kernels.add_row(phase['phase'], name, f'{count:,}')
     compared = 'xla' in phase and phase['attention']['hbm_bytes']
     # Resharding has no attention to compare.
-    ways = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
-    for way, found in ways.items():
+    variants = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
+    for variant, measured in variants.items():
       saved.add_row(
         phase['phase'],
-        way,
-        f'{found["hbm_total"] / GIB:.1f}',
-        'yes' if found['fits'] else 'no',
-        f'{found["attention"]["hbm_bytes"] / 1e9:.1f}',
-        f'{found["attention"]["seconds"]:.2f}',
+        variant,
+        f'{measured["hbm_total"] / GIB:.1f}',
+        'yes' if measured['fits'] else 'no',
+        f'{measured["attention"]["hbm_bytes"] / 1e9:.1f}',
+        f'{measured["attention"]["seconds"]:.2f}',
       )
-  return [found for found in (kernels, saved) if found.row_count]
+  return [each for each in (kernels, saved) if each.row_count]
 
 
-def tell(found: dict[str, Any]) -> None:
+def print_plan(record: dict[str, Any]) -> None:
   """Prints a plan's tables and advice to the terminal.
 
   Args:
-    found: the record of `plan.json`.
+    record: contents of `plan.json`.
   """
   memory = table.Table(
     'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
   )
-  axes = ' · '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
-  memory.title = f'{found["topology"]} ({axes}): GiB per chip'
+  axes = ' · '.join(f'{axis} {size}' for axis, size in record['mesh'].items())
+  memory.title = f'{record["topology"]} ({axes}): GiB per chip'
   times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
   times.title = 'Seconds if one thing alone limited them'
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
-  for phase in found['phases']:
+  for phase in record['phases']:
     name, hbm = phase['phase'], phase['hbm']
     passing = hbm['copy'], hbm['cache'], hbm['temporaries']
     # The rest of the total is resident all through the step.
@@ -76,8 +76,8 @@ def tell(found: dict[str, Any]) -> None:
       row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
       traffic.add_row(name, kind, *row)
   out = console.Console()
-  out.print(memory, times, traffic, *attention_tables(found['phases']))
-  for line in found['advice']:
+  out.print(memory, times, traffic, *attention_tables(record['phases']))
+  for line in record['advice']:
     out.print(line, highlight=False)
 
 
@@ -94,13 +94,13 @@ _COLOURS = {
 
 
 @matplotlib.rc_context(STYLE)
-def draw_plan(found: dict[str, Any]) -> bytes:
+def draw_plan(record: dict[str, Any]) -> bytes:
   """Draws memory and least times of each phase on one chip, as a PNG.
 
   Args:
-    found: the record of `plan.json`.
+    record: contents of `plan.json`.
   """
-  phases = found['phases']
+  phases = record['phases']
   names = [phase['phase'] for phase in phases]
   page = figure.Figure((9, 1.6 + 0.5 * len(names)), layout='constrained')
   left, right = page.subplots(1, 2)
@@ -112,7 +112,7 @@ def draw_plan(found: dict[str, Any]) -> bytes:
     floor += gib
   limit = phases[0]['hbm_limit'] / 2**30
   left.axvline(limit, color='#333333', linewidth=1)
-  left.set(title=f'{found["topology"]}: HBM of a chip', xlabel='GiB')
+  left.set(title=f'{record["topology"]}: HBM of a chip', xlabel='GiB')
   roofs = zip(phases[0]['seconds'], (GREEN, YELLOW, PURPLE), strict=True)
   for row, (roof, colour) in enumerate(roofs):
     # None where the program did not fit, and so was not compiled.
