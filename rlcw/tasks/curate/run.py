@@ -84,7 +84,7 @@ def run(config: Config, workdir: Path) -> Record:
       'another --workdir'
     )
   # A killed run may have written a line of the trace and not yet its pair: all
-  # pairs are written anew from the trace.
+  # pairs are written again from the trace.
   pairs.unlink(missing_ok=True)
   pairs.touch()
   counts: Counter[str] = Counter()
@@ -131,7 +131,7 @@ def check(config: Config) -> None:
   Raises:
     ValueError: one is out of range; names it and the expected values.
   """
-  legal = {
+  expected_values = {
     'language': (questions.LANGUAGES, config.language in questions.LANGUAGES),
     'candidates': ('an integer of at least 2', config.candidates >= 2),
     'examples': (
@@ -144,7 +144,7 @@ def check(config: Config) -> None:
     ),
     'queries_per_pass': ('from 1 on', config.queries_per_pass >= 1),
   }
-  for name, (words, valid) in legal.items():
+  for name, (words, valid) in expected_values.items():
     if not valid:
       raise ValueError(f'{name}={config[name]!r}; expected {words}')
 

@@ -28,7 +28,7 @@ NAMED = {
 }
 
 
-def legal_microbatches(config: Config, mesh: Mesh) -> list[int]:
+def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
   """All valid values of `microbatch_groups`, in increasing order.
 
   A valid one divides `prompts_per_step`, and splits evenly over the devices of
@@ -45,17 +45,17 @@ def check(config: Config, mesh: Mesh) -> None:
     ValueError: a setting is invalid; names it, its value and the expected ones.
   """
   prompts, micro = config.prompts_per_step, config.microbatch_groups
-  shards, legal = group_shards(mesh), legal_microbatches(config, mesh)
-  if not legal:
+  shards, valid = group_shards(mesh), valid_microbatches(config, mesh)
+  if not valid:
     raise ValueError(
       f'prompts_per_step={prompts} does not split over the {shards} devices of '
       f'the data and fsdp axes; expected a multiple of {shards}'
     )
-  if micro not in legal:
+  if micro not in valid:
     raise ValueError(
       f'microbatch_groups={micro} must divide prompts_per_step={prompts} and '
       f'split over the {shards} devices of the data and fsdp axes; expected '
-      f'one of {legal}'
+      f'one of {valid}'
     )
   # The advantage of a single reply is 0: it is its own baseline.
   if config.group_size < 2:
@@ -63,10 +63,10 @@ def check(config: Config, mesh: Mesh) -> None:
       f'group_size={config.group_size}: a group needs at least 2 replies to '
       'compare'
     )
-  for name, legal in NAMED.items():
-    if config[name] not in legal:
+  for name, valid in NAMED.items():
+    if config[name] not in valid:
       raise ValueError(
-        f'{name}={config[name]!r} is unknown; expected one of {legal}'
+        f'{name}={config[name]!r} is unknown; expected one of {valid}'
       )
   # Greedy replies to a brief would all be equal, and leave no advantages.
   if not config.temperature > 0:

@@ -16,9 +16,9 @@
 `make_next_batch` calls the stages in this order, and logs the step's metrics
 (`step_metrics`) and its replies (`log_rollouts`).
 
-With several processes, device arrays are global, and each process holds on its
-host the rows of its own P / processes groups.  Stage 4 gathers both scores, so
-that every process mixes all P groups.
+With several processes, arrays on devices are global, and the host arrays of a
+process are the rows of its P / processes groups.  Stage 4 gathers both scores,
+so that every process mixes all P groups.
 
 Letters: N briefs in the data set, P briefs in a step, G replies to each,
 L prompt tokens, T reply tokens.

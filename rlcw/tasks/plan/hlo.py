@@ -54,7 +54,7 @@ _SCATTERING = 'all-reduce-scatter'
 
 
 class Traffic(NamedTuple):
-  """One kind of collective, over a total run of a program."""
+  """Traffic of one kind of collective over one run of a program."""
 
   count: int = 0  # on each device
   bytes: float = 0.0  # that each device sends
@@ -187,7 +187,7 @@ def _constants(lines: list[str]) -> dict[str, int]:
 
 
 def _step(condition: list[str], body: list[str]) -> int:
-  """Increment of a loop's counter per iteration; 1 where it is not match."""
+  """Increment of a loop's counter per iteration; 1 where it is unknown."""
   counter = _COUNTER.search('\n'.join(condition))
   root = next((line for line in body if _ROOT.search(line)), None)
   if counter is None or root is None:

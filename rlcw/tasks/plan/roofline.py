@@ -242,9 +242,9 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   """
   name, _, grid = topology.partition(':')
   if grid not in TOPOLOGIES.get(name, ()):
-    legal = [f'{n}:{g}' for n, grids in TOPOLOGIES.items() for g in grids]
+    valid = [f'{n}:{g}' for n, grids in TOPOLOGIES.items() for g in grids]
     raise ValueError(
-      f'plan.topology={topology!r} is unknown; expected one of {legal}'
+      f'plan.topology={topology!r} is unknown; expected one of {valid}'
     )
   # Off a TPU machine, libtpu would otherwise wait for a metadata server.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')

@@ -273,12 +273,12 @@ def largest_microbatch(
     fits: whether the update fits with the config's own microbatch.
     chip: of the slice.
   """
-  legal = objective.legal_microbatches(plan.config, plan.mesh)
+  valid = objective.valid_microbatches(plan.config, plan.mesh)
   now = plan.config.microbatch_groups
   best = now if fits else None
   # Each try is a compilation: go upwards until one does not fit, or downwards
   # until one does.
-  rest = [n for n in legal if n > now] if fits else legal[: legal.index(now)]
+  rest = [n for n in valid if n > now] if fits else valid[: valid.index(now)]
   for groups in rest if fits else reversed(rest):
     metrics.log(f'plan: trying microbatch_groups={groups}')
     config = plan.config.copy_and_resolve_references()
@@ -334,7 +334,7 @@ def least_seconds(phases: list[dict[str, Any]]) -> float | None:
 
 
 def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
-  """Sentences for the user: what to set or, if a phase does not fit, to change.
+  """Advice on settings to use or, if a phase does not fit, to change.
 
   Args:
     plan: of a step.

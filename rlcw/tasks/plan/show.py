@@ -22,7 +22,7 @@ def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
   """
   kernels = table.Table('phase', 'kernel', 'runs on each chip')
   saved = table.Table('phase', 'attention', 'GiB', 'fits', 'its GB', 'its s')
-  saved.title = "Attention: HBM in all; its own traffic, a chip's"
+  saved.title = 'Attention: total HBM and its traffic, per chip'
   for phase in phases:
     for name, count in phase['kernels'].items():
       kernels.add_row(phase['phase'], name, f'{count:,}')
@@ -48,12 +48,12 @@ def print_plan(record: dict[str, Any]) -> None:
     record: contents of `plan.json`.
   """
   memory = table.Table(
-    'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
+    'phase', 'resident', 'copy', 'cache', 'temporaries', 'HBM', 'fits'
   )
   axes = ' · '.join(f'{axis} {size}' for axis, size in record['mesh'].items())
   memory.title = f'{record["topology"]} ({axes}): GiB per chip'
   times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
-  times.title = 'Seconds if one thing alone limited them'
+  times.title = 'Seconds if one resource alone limited them'
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
   for phase in record['phases']:
     name, hbm = phase['phase'], phase['hbm']
@@ -121,7 +121,7 @@ def draw_plan(record: dict[str, Any]) -> bytes:
     right.barh(places + 0.25 * row - 0.25, seconds, 0.22, color=colour)
     # An empty line, for a square in the legend instead of one entry per phase.
     right.plot([], [], 's', color=colour, label=roof)
-  right.set(title='Time if one thing alone limited it', xlabel='seconds')
+  right.set(title='Time if one resource alone limited it', xlabel='seconds')
   for ax in (left, right):
     ax.set_yticks(places, names)
     ax.invert_yaxis()

@@ -72,7 +72,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model, head = fit_decoder(
       groups['train'], model, head, slope_2, config, workdir
     )
-    # The decoder has changed, so its features are computed anew, and not
+    # The decoder has changed, so its features are computed again, and not
     # cached.
     features = {k: group_features(g, model, config) for k, g in groups.items()}
   # The head is scaled to scores of std 1 over the training replies.  Before
@@ -112,13 +112,13 @@ def check(config: Config) -> None:
   Raises:
     ValueError: one is unknown; names it and the expected values.
   """
-  for name, value, legal in (
+  for name, value, valid in (
     ('train', config.train, ('head', *lora.LEARNING)),
     ('pooling', config.pooling, reward_model.POOLING),
     ('debias', config.debias, DEBIAS),
   ):
-    if value not in legal:
-      raise ValueError(f'{name}={value!r} is unknown; expected one of {legal}')
+    if value not in valid:
+      raise ValueError(f'{name}={value!r} is unknown; expected one of {valid}')
 
 
 def kept_features(
