@@ -128,7 +128,9 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     `wall_seconds`, `peak_memory_gib` and `hardware` where it gives none.
   """
   started = time.perf_counter()
-  summary = importlib.import_module(TASKS[str(config.task)]).run(config, workdir)
+  summary = importlib.import_module(TASKS[str(config.task)]).run(
+    config, workdir
+  )
   # `plan`, `report` and `briefs` leave an accelerator to those who use it
   on_devices = 'mesh' in config and config.task != 'plan'
   summary = {

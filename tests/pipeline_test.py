@@ -188,15 +188,18 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'microbatch_groups': 3}, r'over the 8 devices.*legal: \[8\]'),
-    ({'prompts_per_step': 12}, 'legal: multiples of 8'),
+    ({'microbatch_groups': 3}, r'over the 8 devices.*expected one of \[8\]'),
+    ({'prompts_per_step': 12}, 'expected a multiple of 8'),
     ({'mixing.margin': 0.0}, r'mixing\.margin=0\.0: expected .* above 0'),
     ({'mixing.all_violating': 'none'}, 'suppress.*rank.*skip'),
     ({'ratio': 'word'}, 'token.*sequence'),
     ({'aggregation': 'mean'}, 'token_mean'),
-    ({'temperature': 0.0}, 'temperature=0.0; legal: above 0'),
-    ({'checkpoint_every': 0}, 'legal: an integer from 1 on'),
-    ({'monitors.length': 0.0}, 'monitors.length=0.0; legal: a number from 1'),
+    ({'temperature': 0.0}, 'temperature=0.0; expected a number above 0'),
+    ({'checkpoint_every': 0}, 'expected an integer of at least 1'),
+    (
+      {'monitors.length': 0.0},
+      'monitors.length=0.0; expected a number of at least 1',
+    ),
     ({'group_size': 1}, 'at least 2 replies'),
     ({'mixing.name': 'best'}, 'rlmr.*writing.*linear'),
     ({'advantage_scale': 'big'}, 'reward_std'),

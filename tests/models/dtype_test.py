@@ -108,13 +108,13 @@ def test_losses_and_master_weights_stay_float32(steps: dict[str, Any]) -> None:
 def test_a_plan_has_the_arrays_that_training_has(
   steps: dict[str, Any], tiny_folder: pathlib.Path
 ) -> None:
-  from rlcw.tasks.plan.run import make
+  from rlcw.tasks.plan.run import make_plan
 
   config = settings(tiny_folder, 'bfloat16')
   arrays = steps['bfloat16']['arrays']
   (_, length), _, _ = arrays['prompt']
   config.plan.prompt_tokens = length
-  planned = make(config, make_mesh(**config.mesh))
+  planned = make_plan(config, make_mesh(**config.mesh))
   assert planned.reward is None  # nothing of a model scores
   expected = jax.tree.map(
     lambda a: (a.shape, a.dtype.name, a.sharding.spec), programs.batch(planned)
@@ -126,7 +126,7 @@ def test_a_plan_has_the_arrays_that_training_has(
     ('optimiser', state.opt_state),
   ):
     assert jax.tree.map(
-      lambda a: (a.shape, a.dtype, a.sharding), planned.held[name]
+      lambda a: (a.shape, a.dtype, a.sharding), planned.resident[name]
     ) == jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)
 
 

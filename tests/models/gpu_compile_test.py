@@ -81,7 +81,7 @@ def test_a_step_compiles_for_a_gpu(
   config.update(model='small', compute_dtype='bfloat16', train=train)
   config.plan.update(reward_model='', prompt_tokens=33)
   config.max_new_tokens = 17
-  planned = run.make(config, mesh)
+  planned = run.make_plan(config, mesh)
   found = {}
   for program in programs.phases(planned):
     with jax.set_mesh(mesh):

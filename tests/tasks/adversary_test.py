@@ -128,7 +128,9 @@ def test_a_budget_too_small_to_judge_by_is_refused(
   tmp_path: pathlib.Path,
 ) -> None:
   agents = world.World()
-  with pytest.raises(ValueError, match='max_calls=200 .*; legal: [0-9]+ or'):
+  with pytest.raises(
+    ValueError, match='max_calls=200 is too small.* needs [0-9]+ calls'
+  ):
     _play(tmp_path, agents, max_calls=200)
   assert agents.calls == 0
 
@@ -181,8 +183,8 @@ def test_killed_anywhere_it_ends_the_same(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'rounds': 0}, 'rounds=0; legal: an integer from 1 on'),
-    ({'patience': 0}, 'patience=0; legal'),
+    ({'rounds': 0}, 'rounds=0; expected an integer of at least 1'),
+    ({'patience': 0}, 'patience=0; expected'),
     ({'batch_size': 99}, 'batch_size=99, but there are [0-9]+ prompts'),
   ],
 )
@@ -290,7 +292,7 @@ def test_a_panel_of_this_process_is_counted() -> None:
       return questions.Verdicts(np.ones(shape), [['']] * shape[0])
 
   budget = Budget(3)
-  panel = budget.guard_panel(Sure())
+  panel = budget.guard_judge(Sure())
   agents = Agents(
     lambda _: list, panel, questions.Question('judge', 'en', 4000)
   )

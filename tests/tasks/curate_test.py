@@ -250,8 +250,8 @@ def test_examples_are_near_and_popular(
 @pytest.mark.parametrize(
   ('line', 'reason'),
   [
-    ({'prompt': ' '}, "queries.jsonl:1: ' ' where a text in prompt is"),
-    ({'text': 'x'}, 'queries.jsonl:1: None where'),
+    ({'prompt': ' '}, "queries.jsonl:1: ' ' found; expected a text in prompt"),
+    ({'text': 'x'}, 'queries.jsonl:1: None found; expected'),
     ({'prompt': 'x', 'language': 'zh'}, "has no queries in 'en'"),
   ],
 )
@@ -278,7 +278,7 @@ def test_a_bad_query_is_named(
 def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
   config = pipeline.shipped('curate')
   config[setting] = value
-  with pytest.raises(ValueError, match='; legal: '):
+  with pytest.raises(ValueError, match='; expected '):
     run.check(config)
 
 

@@ -55,11 +55,14 @@ def test_the_shipped_pairs_can_be_played_with() -> None:
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'label': 0.5}, ':2: label=0.5; legal: 1 for Good, 0 for Bad'),
+    ({'label': 0.5}, ':2: label=0.5; expected 1 for Good or 0 for Bad'),
     ({'label': None}, ':2: label=None'),
-    ({'response': ' '}, ":2: response=' '; a text is expected"),
-    ({'prompt': 3}, ':2: prompt=3; a text is expected'),
-    ({'split': 'test'}, ":2: split='test'; legal: .*'train', 'dev', 'held"),
+    ({'response': ' '}, ":2: response=' '; expected a text"),
+    ({'prompt': 3}, ':2: prompt=3; expected a text'),
+    (
+      {'split': 'test'},
+      ":2: split='test'; expected one of .*'train', 'dev', 'held",
+    ),
   ],
 )
 def test_a_record_that_is_not_legal_is_named(
@@ -73,7 +76,9 @@ def test_a_record_that_is_not_legal_is_named(
 
 def test_a_split_without_both_labels_is_named(tmp_path: pathlib.Path) -> None:
   file = _write(tmp_path, _pairs(20, language='zh'))
-  with pytest.raises(ValueError, match="'zh' are in 'heldout'; one at least"):
+  with pytest.raises(
+    ValueError, match="'zh' are in 'heldout'; expected at least one"
+  ):
     labelled.load(file, 'zh', dev=0.3, heldout=0)
   with pytest.raises(ValueError, match="0 replies in 'en'"):
     labelled.load(file, 'en', dev=0.3, heldout=0.3)

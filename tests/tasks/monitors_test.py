@@ -98,7 +98,7 @@ def test_a_run_of_five_steps_trips_nothing_and_says_what_was_off() -> None:
   assert watch.off() == {
     'length': 'it had 5 of the 16 steps it needs',
     'repetition': 'it had 5 of the 16 steps it needs',
-    'judge': 'no judge was asked that is not the writing reward itself',
+    'judge': 'no judge apart from the writing reward was asked',
     'no_signal': 'it had 5 of the 8 steps it needs',
     'entropy': 'it had 5 of the 16 steps it needs',
   }
@@ -169,7 +169,9 @@ def test_what_does_not_stand_out_of_the_noise_is_none() -> None:
 def test_a_setting_that_makes_no_sense_is_named(name: str) -> None:
   bad = shipped('grpo').monitors
   bad[name] = 0
-  with pytest.raises(ValueError, match=f'monitors.{name}=0; legal: an integer'):
+  with pytest.raises(
+    ValueError, match=f'monitors.{name}=0; expected an integer'
+  ):
     monitors.check(bad)
 
 

@@ -29,14 +29,16 @@ def settings(folder: pathlib.Path, **changes: Any) -> ConfigDict:
 
 
 def made(config: ConfigDict) -> programs.Plan:
-  return run.make(config, make_mesh(**config.mesh))
+  return run.make_plan(config, make_mesh(**config.mesh))
 
 
 @pytest.mark.parametrize('name', ['v5e:3x3', 'v4:2x2x1', '', 'v5p:4x4'])
 def test_an_unknown_slice_is_refused_with_those_that_there_are(
   name: str,
 ) -> None:
-  with pytest.raises(ValueError, match=r"legal: \['v5e:2x2'.*'v6e:16x16'"):
+  with pytest.raises(
+    ValueError, match=r"expected one of \['v5e:2x2'.*'v6e:16x16'"
+  ):
     roofline.slice_of(name)
 
 
@@ -84,7 +86,7 @@ def test_every_phase_compiles_for_a_mesh(
   for program in programs.phases(planned):
     with jax.set_mesh(planned.mesh):
       done = program.lower().compile()
-    taken = programs.per_chip(program.takes)
+    taken = programs.per_chip(program.resident_inputs)
     if program.name == 'rollout':
       taken += program.copy
     # beside what is held it takes a small batch, and no less than is held
@@ -99,14 +101,14 @@ def test_every_phase_compiles_for_a_mesh(
 def test_what_is_frozen_is_held_in_the_dtype_of_its_use(
   tiny_folder: pathlib.Path,
 ) -> None:
-  whole = made(settings(tiny_folder)).held
-  half = made(settings(tiny_folder, compute_dtype='bfloat16')).held
+  whole = made(settings(tiny_folder)).resident
+  half = made(settings(tiny_folder, compute_dtype='bfloat16')).resident
   size = {name: programs.per_chip(tree) for name, tree in whole.items()}
   assert size['reward'] == size['reference'] == size['parameters']
   assert programs.per_chip(half['parameters']) == size['parameters']
   # all but the norms
   assert programs.per_chip(half['reference']) < 0.53 * size['reference']
-  adapters = made(settings(tiny_folder, train='lora')).held
+  adapters = made(settings(tiny_folder, train='lora')).resident
   assert programs.per_chip(adapters['optimiser']) < size['optimiser'] / 2
 
 
@@ -118,7 +120,7 @@ def test_a_rollout_s_copy_is_what_is_cast_or_gathered(
     planned = made(settings(tiny_folder, **mesh | changes))
     weights, copy, kept = programs.to_rollout(planned)
     assert programs.per_chip(weights) == copy + programs.per_chip(kept)
-    return copy, programs.per_chip(planned.held['parameters'])
+    return copy, programs.per_chip(planned.resident['parameters'])
 
   copy, held = copied(rollout_table='train')
   assert copy == 0
@@ -166,13 +168,13 @@ def test_the_nearest_slice_that_fits_is_found_by_compiling(
   config = ConfigDict({'plan': {'topology': f'v5e:{named}'}})
   asked = []
 
-  def holds(_: ConfigDict, topology: str) -> bool:
+  def slice_fits(_: ConfigDict, topology: str) -> bool:
     asked.append(topology.removeprefix('v5e:'))
     x, y = asked[-1].split('x')
     return int(x) * int(y) >= fitting
 
-  monkeypatch.setattr(run, 'holds', holds)
-  assert run.nearest(config, smaller=smaller) == nearest
+  monkeypatch.setattr(run, 'slice_fits', slice_fits)
+  assert run.nearest_slice(config, smaller=smaller) == nearest
   assert asked == tried
 
 
@@ -181,9 +183,9 @@ def test_a_slice_that_cannot_be_split_so_or_is_too_small_is_not_compiled_for(
 ) -> None:
   chip = roofline.Chip(1e-6, 1.0, 1.0, 1.0)  # of a kilobyte
   monkeypatch.setattr(roofline, 'slice_of', lambda _: (chip, jax.devices()))
-  monkeypatch.setattr(run, 'compiled', None)
+  monkeypatch.setattr(run, 'compile_phase', None)
   for changes in ({'mesh.fsdp': 3}, {'prompts_per_step': 7}, {}):
-    assert not run.holds(settings(tiny_folder, **changes), 'v5e:2x4')
+    assert not run.slice_fits(settings(tiny_folder, **changes), 'v5e:2x4')
 
 
 def test_what_waits_in_host_memory_is_held_only_where_it_scores(
@@ -194,22 +196,24 @@ def test_what_waits_in_host_memory_is_held_only_where_it_scores(
   )
   frozen = {name: programs.per_chip(t) for name, t in here.frozen.items()}
   for name, size in frozen.items():
-    assert programs.per_chip(here.held[name]) == size > 0
-    assert programs.per_chip(there.held[name]) == 0
+    assert programs.per_chip(here.resident[name]) == size > 0
+    assert programs.per_chip(there.resident[name]) == 0
   for planned in (here, there):
     for program in programs.phases(planned):
-      own = programs.per_chip(program.takes) + program.copy
+      own = programs.per_chip(program.resident_inputs) + program.copy
       if program.name in frozen:
         assert own == frozen[program.name]
   adapters = made(settings(tiny_folder, offload=True, train='lora'))
-  assert programs.per_chip(adapters.held['reference']) == frozen['reference']
+  assert (
+    programs.per_chip(adapters.resident['reference']) == frozen['reference']
+  )
 
 
 def test_adam_s_first_moment_in_bfloat16_is_half_as_large(
   tiny_folder: pathlib.Path,
 ) -> None:
   held = [
-    made(settings(tiny_folder, moment_dtype=dtype)).held
+    made(settings(tiny_folder, moment_dtype=dtype)).resident
     for dtype in ('float32', 'bfloat16')
   ]
   moments, halved = (programs.per_chip(h['optimiser']) for h in held)
@@ -236,9 +240,9 @@ def test_adam_s_first_moment_in_bfloat16_is_half_as_large(
 def test_a_refusal_says_how_much_would_be_needed(
   message: str, size: float
 ) -> None:
-  assert run.refused(message) == int(size * GIB)
+  assert run.bytes_needed(message) == int(size * GIB)
   with pytest.raises(ValueError, match='INTERNAL'):
-    run.refused('INTERNAL: no such thing (3.00G)')
+    run.bytes_needed('INTERNAL: no such thing (3.00G)')
 
 
 @pytest.mark.parametrize(
@@ -261,11 +265,11 @@ def test_the_largest_microbatch_is_found_by_compiling(
   config = settings(tiny_folder, prompts_per_step=32, microbatch_groups=now)
   planned, asked = made(config), []
 
-  def compiled(planned: programs.Plan, *_: Any) -> dict[str, bool]:
+  def compile_phase(planned: programs.Plan, *_: Any) -> dict[str, bool]:
     asked.append(planned.config.microbatch_groups)
     return {'fits': asked[-1] <= most}
 
-  monkeypatch.setattr(run, 'compiled', compiled)
+  monkeypatch.setattr(run, 'compile_phase', compile_phase)
   chip = roofline.CHIPS['v5e']
   assert run.largest_microbatch(planned, now <= most, chip) == best
   assert asked == tried
@@ -307,9 +311,9 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
     'larger': 'v5e:4x4',
   }
   found['advice'] = run.advise(planned, found)
-  show.tell(found)
+  show.print_plan(found)
   text = ' '.join(capsys.readouterr().out.split())
-  assert 'update: 1.5 GiB a chip too much' in text
+  assert 'update: 1.5 GiB per chip too much' in text
   assert 'rollout:' not in text
   assert 'The next slice that fits: v5e:4x4.' in text
   assert 'compute_dtype=bfloat16' in text and 'moment_dtype' not in text
@@ -341,7 +345,7 @@ def test_kernels_are_compared_with_none(
 ) -> None:
   planned, seen = made(settings(tiny_folder, rollout_table='train')), []
 
-  def compiled(
+  def compile_phase(
     planned: programs.Plan, program: programs.Program, _: Any
   ) -> dict[str, Any]:
     seen.append((planned.model.attention, planned.reward.attention))
@@ -349,16 +353,20 @@ def test_kernels_are_compared_with_none(
     attention = {'hbm_bytes': program.work.attention_bytes, 'seconds': 1.5}
     return found | {'attention': attention}
 
-  monkeypatch.setattr(run, 'compiled', compiled)
+  monkeypatch.setattr(run, 'compile_phase', compile_phase)
   chip = roofline.CHIPS['v5e']
-  found = [run.compiled(planned, p, chip) for p in programs.phases(planned)]
+  found = [
+    run.compile_phase(planned, p, chip) for p in programs.phases(planned)
+  ]
   run.compare_attention(planned, found, chip)
   assert seen == [('auto', 'auto')] * 4 + [('xla', 'xla')] * 4
   for one in found:
     assert one['xla']['phase'] == one['phase'] and not one['xla']['fits']
     ours, others = (x['attention']['hbm_bytes'] for x in (one, one['xla']))
     assert 0 < ours < others
-  show.tell({'topology': 'v5e:2x2', 'mesh': {}, 'phases': found, 'advice': []})
+  show.print_plan(
+    {'topology': 'v5e:2x2', 'mesh': {}, 'phases': found, 'advice': []}
+  )
   lines = capsys.readouterr().out.splitlines()
   words = [line.replace('│', ' ').split() for line in lines]
   assert ['rollout', 'decode_attention', '1,234'] in words
@@ -378,9 +386,10 @@ from configs.grpo import get_config
 
 config = get_config('qwen2_5_7b')
 chip, devices = slices.slice_of('v5e:4x4')
-planned = plan.make(config, sharding.make_mesh(**config.mesh, devices=devices))
+mesh = sharding.make_mesh(**config.mesh, devices=devices)
+planned = plan.make_plan(config, mesh)
 reference = [p for p in programs.phases(planned) if p.name == 'reference'][0]
-print('RESULT', json.dumps(plan.compiled(planned, reference, chip)))
+print('RESULT', json.dumps(plan.compile_phase(planned, reference, chip)))
 """
   done = subprocess.run(
     [sys.executable, '-c', script],

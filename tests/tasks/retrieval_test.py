@@ -65,7 +65,7 @@ def test_an_embedder_that_is_not_installed_is_named(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   monkeypatch.setitem(sys.modules, 'sentence_transformers', None)
-  with pytest.raises(ValueError, match="embedder='x' takes .*'tfidf' is legal"):
+  with pytest.raises(ValueError, match="embedder='x' needs .*expected 'tfidf'"):
     retrieval.nearest(['a'], ['a'], 1, 'x')
 
 

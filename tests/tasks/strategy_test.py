@@ -74,7 +74,9 @@ def test_a_file_without_legal_rules_is_refused(
 ) -> None:
   file = tmp_path / 'p.md'
   file.write_text(text)
-  with pytest.raises(ValueError, match='p.md: .*rules.*; legal: 1 to 10 lines'):
+  with pytest.raises(
+    ValueError, match='p.md: .*rules.*; expected 1 to 10 lines'
+  ):
     strategy.read(str(file))
 
 
@@ -131,7 +133,7 @@ def test_a_verdict_on_length_is_right_half_of_the_time_at_one_length() -> None:
     (('GBBBB', 'B'), ''),  # 3 of 5 as before, but of each label more alike
     (('GGG--', 'B'), ''),  # no worse where both say something
     (('GGB--', 'B'), 'agreement 1.000 to 0.667'),
-    (('-----', 'B'), 'too few verdicts to compare by'),
+    (('-----', 'B'), 'too few verdicts to compare'),
   ],
 )
 def test_what_loses_is_refused(new: tuple[str, str], why: str) -> None:
@@ -167,7 +169,7 @@ def test_a_gain_by_length_is_refused() -> None:
   assert scores['matched'] == 0.5
   why = strategy.rejection_reason(long, before, replies)
   assert why == (
-    'agreement rises by 0.250, but among replies of one length by 0.000'
+    'agreement rises by 0.250, but among replies of similar length by 0.000'
   )
 
 

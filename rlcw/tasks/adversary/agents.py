@@ -1,6 +1,14 @@
-"""Who plays in the adversarial game, and how many calls they may make.
+"""Agents of the adversarial game, and the budget of their calls.
 
-Letters: B replies of a batch.
+  generator   writes a reply with a planted flaw, by the construction strategy
+  detector    judges replies, by the judging strategy
+  reflector   explains the detector's errors on labelled replies
+  optimiser   rewrites either strategy, from notes
+
+The detector is a judge (`rewards.judge`); each of the others is a prompt
+template, `prompts/ROLE_LANGUAGE.md`, whose answer is JSON that fits a schema.
+
+Letters: B replies in a batch.
 """
 
 import dataclasses
@@ -27,29 +35,30 @@ from rlcw.tasks.adversary import strategy
 from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Strategy
 
-_NOTE = 500  # characters of an observation that is shown
+_NOTE = 500  # characters of a note in a prompt; the rest is cut
 
+# A blank text counts as no answer, and is asked for again.
 Text = Annotated[
   str, pydantic.StringConstraints(strip_whitespace=True, min_length=1)
 ]
 
 
 class Generation(pydantic.BaseModel):
-  """What the generator answers."""
+  """Answer of the generator: a reply, and a description of its flaw."""
 
   response: Text
   flaw: Text
 
 
 class Reflection(pydantic.BaseModel):
-  """What the reflector answers."""
+  """Answer of the reflector: the cause of an error, and a change of rules."""
 
   cause: Text
   change: Text
 
 
 class AdversarialReply(NamedTuple):
-  """A reply with a flaw planted in it."""
+  """A reply to a prompt with a flaw planted in it."""
 
   prompt: str
   response: str
@@ -60,24 +69,33 @@ class AdversarialReply(NamedTuple):
 
 
 class BudgetExceeded(Exception):
-  """The next call would be one too many."""
+  """Raised before calls that would exceed the budget."""
 
 
 @dataclasses.dataclass
 class Budget:
-  """Counts prompts put to models, those put again included."""
+  """Counts the prompts put to models, repeated ones included.
 
-  most: int
+  Attributes:
+    limit: largest number of calls.
+    calls: number so far.
+  """
+
+  limit: int
   calls: int = 0
 
   def spend(self, calls: int) -> None:
-    """Raises Spent if there are not as many left."""
-    if self.calls + calls > self.most:
+    """Counts calls that are about to be made.
+
+    Raises:
+      BudgetExceeded: fewer are left; none of them is counted.
+    """
+    if self.calls + calls > self.limit:
       raise BudgetExceeded
     self.calls += calls
 
   def guard(self, ask: Ask) -> Ask:
-    """The same, within the budget."""
+    """Wraps `ask` so that its prompts count against the budget."""
 
     def guarded(prompts: Sequence[str]) -> Sequence[str | None]:
       self.spend(len(prompts))
@@ -86,29 +104,34 @@ class Budget:
     return guarded
 
   def guard_asking(self, asking: Asking) -> Asking:
-    """The same, within the budget."""
+    """Wraps `asking` so that its prompts count against the budget."""
     return lambda schema: self.guard(asking(schema))
 
-  def guard_panel(self, panel: Judge) -> Judge:
-    """The same; one that asks may ask again, so that its calls are counted."""
-    if isinstance(panel, JSONJudge):
-      panel.ask = self.guard(panel.ask)
-      return panel
-    return _Counted(panel, self)
+  def guard_judge(self, judge: Judge) -> Judge:
+    """Wraps a judge so that its prompts count against the budget."""
+    # A JSON judge asks again for an invalid answer and votes several times, so
+    # its calls are counted, not the questions.
+    if isinstance(judge, JSONJudge):
+      judge.ask = self.guard(judge.ask)
+      return judge
+    return _CountedJudge(judge, self)
 
 
-class _Counted(NamedTuple):
-  panel: Judge
+class _CountedJudge(NamedTuple):
+  """A judge that makes one call per prompt, counted by a budget."""
+
+  judge: Judge
   budget: Budget
 
   def usage(self) -> dict[str, float]:
-    return self.panel.usage()
+    """The judge's own counts."""
+    return self.judge.usage()
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
   ) -> Verdicts:
     self.budget.spend(sum(map(len, prompts)))
-    return self.panel(question, prompts)
+    return self.judge(question, prompts)
 
 
 # --- Agents -----------------------------------------------------------------
@@ -116,23 +139,29 @@ class _Counted(NamedTuple):
 
 @dataclasses.dataclass
 class Agents:
-  """Four roles; each is a prompt, and what is read from the reply.
+  """The four roles: each fills a prompt template and parses the answer.
 
-  Args:
-    asking: answers generator, reflector and optimiser, by a schema.
-    panel: answers the detector.
-    question: the detector's, in a language; by which principles is said later.
+  Attributes:
+    asking: makes, for a schema, the function from prompts to replies of the
+      generator, the reflector and the optimiser.
+    judge: is the detector.
+    question: the detector's, in a language; each call sets its principles.
+    counts: questions, and of these `repaired` and `unanswered`.
   """
 
   asking: Asking
-  panel: Judge
+  judge: Judge
   question: Question
   counts: Counter[str] = dataclasses.field(default_factory=Counter)
 
   def generate(
     self, construction: Strategy, prompts: Sequence[str]
   ) -> list[AdversarialReply]:
-    """Flawed replies; fewer than prompts where an answer was none."""
+    """Writes a flawed reply to each prompt; drops those without an answer.
+
+    Raises:
+      BudgetExceeded: as every method of this class.
+    """
     answers = self._answers(
       'generator',
       Generation,
@@ -140,6 +169,7 @@ class Agents:
     )
     return [
       AdversarialReply(prompt, answer['response'], answer['flaw'])
+      # Answers are in the order of the prompts, None where both tries failed.
       for prompt, answer in zip(prompts, answers, strict=True)
       if answer
     ]
@@ -147,16 +177,22 @@ class Agents:
   def detect(
     self, judging: Strategy, replies: Sequence[AdversarialReply | Labelled]
   ) -> tuple[np.ndarray, list[str]]:
-    """How probably each is Good `[B]`, NaN where unknown; and reasons."""
+    """Judges replies by a strategy.
+
+    Returns:
+      The probability `[B]` that each reply is Good, NaN without an answer, and
+      the reasons, blank where none is given.
+    """
     if not replies:
       return np.zeros(0), []
-    found = questions.judge(
-      self.panel,
+    # Every reply is a group of its own: [B, 1].
+    verdicts = questions.judge(
+      self.judge,
       self.question._replace(principles=judging.text),
       [each.prompt for each in replies],
       [[each.response] for each in replies],
     )
-    return found.first[:, 0], [reason for (reason,) in found.reason]
+    return verdicts.first[:, 0], [reason for (reason,) in verdicts.reason]
 
   def reflect(
     self,
@@ -164,7 +200,16 @@ class Agents:
     wrong: Sequence[Labelled],
     reasons: Sequence[str],
   ) -> list[str]:
-    """What to change in the principles, for verdicts that were not right."""
+    """Suggests changes of the principles, from wrong verdicts.
+
+    Args:
+      judging: the principles.
+      wrong: replies whose label is not the verdict.
+      reasons: of the verdicts.
+
+    Returns:
+      The changes; fewer than replies if an answer is missing.
+    """
     good, bad = self.question.labels
     answers = self._answers(
       'reflector',
@@ -174,6 +219,7 @@ class Agents:
           'principles': judging.text,
           'brief': each.prompt,
           'reply': self._quote(each.response, self.question.limit),
+          # A wrong verdict is the opposite of the label.
           'verdict': bad if each.label else good,
           'label': good if each.label else bad,
           'reason': self._quote(reason, _NOTE),
@@ -186,17 +232,30 @@ class Agents:
   def optimise(
     self, kind: str, old: Strategy, notes: Sequence[str]
   ) -> Strategy | None:
-    """The strategy rewritten; None where the answer was no legal one."""
+    """Rewrites a strategy.
+
+    Args:
+      kind: `construction` or `judging`, which selects the template.
+      old: the strategy.
+      notes: observations to take into account.
+
+    Returns:
+      The new strategy, or None if the answer is no valid list of rules.
+    """
     texts = {
       'rules': '\n'.join(f'- {rule}' for rule in old.rules),
+      # Notes come from models that read untrusted replies: quoted and cut.
       'notes': '\n\n'.join(self._quote(note, _NOTE) for note in notes),
       'most': str(strategy.MOST),
       'longest': str(strategy.LONGEST),
     }
+    # One question, whose schema bounds number and length of rules.  The heading
+    # is kept: the optimiser neither sees nor changes it.
     (answer,) = self._answers(f'optimiser_{kind}', strategy.Rules, [texts])
     return old._replace(rules=tuple(answer['rules'])) if answer else None
 
   def _quote(self, text: str, limit: int) -> str:
+    """Quotes untrusted text, every line behind `> `."""
     return quote(text, self.question.language, limit)
 
   def _answers(
@@ -205,7 +264,12 @@ class Agents:
     schema: Schema,
     texts: Sequence[Mapping[str, str]],
   ) -> list[dict[str, Any] | None]:
-    """What a role answers to each of its questions, by a schema."""
+    """Fills a role's template with each of the texts, and asks for JSON.
+
+    Returns:
+      For each the fields of the schema, or None without a valid answer.
+    """
+    # Without questions no template is needed, and no call is counted.
     if not texts:
       return []
     pieces = template(f'{role}_{self.question.language}')

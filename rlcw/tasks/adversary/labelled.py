@@ -1,6 +1,7 @@
-"""Replies that somebody found good or not, in three splits.
+"""Replies labelled Good or Bad, in three splits.
 
-A game learns from `train`, chooses by `dev`, and is told by `heldout`.
+The game reflects on errors on `train`, accepts or rejects rewritten principles
+by `dev`, and reports agreement on `heldout`, which decides nothing.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ SPLITS = 'train', 'dev', 'heldout'
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-  """A reply, and whether it is Good."""
+  """A reply to a prompt; `label` is true for Good."""
 
   prompt: str
   response: str
@@ -26,66 +27,77 @@ class Labelled:
 def load(
   path: str | Path, language: str, *, dev: float, heldout: float
 ) -> dict[str, list[Labelled]]:
-  """Labelled replies in a language, by split.
+  """Loads labelled replies in a language, by split.
 
   A record is `{"prompt", "response", "label"}` with label 1 or 0, or a pair
-  `{"prompt", "chosen", "rejected"}`, which is two.  One that names no language
-  is in any.  Where it names no split, its prompt's text decides, so that a
-  prompt is in one only.
+  `{"prompt", "chosen", "rejected"}`, which makes two replies.  A record that
+  names no language is in any.  If it names no split, a hash of its prompt
+  decides, so that all replies to a prompt are in the same split.
 
   Args:
     path: JSONL; `@NAME` is a file that the package ships.
     language: en or zh.
-    dev: this share of the training prompts goes to `dev`, if no record does.
-    heldout: share of the prompts held out, of those without a split.
+    dev: share of the training prompts that goes to `dev`, if no record names
+      that split.
+    heldout: share of the prompts held out, of those whose records name no
+      split.
 
   Raises:
-    FileNotFoundError: with the names that do exist.
-    ValueError: names the line that is not legal, or what a split lacks.
+    FileNotFoundError: there is no such file; lists those that exist.
+    ValueError: names the line that is invalid, or the split without replies of
+      both labels.
   """
-  found: list[Labelled] = []
+  replies: list[Labelled] = []
   for line, record in datasets.read_numbered(path):
     if record.get('language', language) != language:
       continue
     try:
-      found += _parse(record, heldout)
+      replies += _parse(record, heldout)
     except ValueError as error:
       raise ValueError(f'{path}:{line}: {error}') from None
-  if all(each.split != 'dev' for each in found):
-    found = [
+  if all(each.split != 'dev' for each in replies):
+    # Hash another text than for `heldout`: the prompts with the smallest hashes
+    # are held out already, which would leave `dev` too small.
+    replies = [
       dataclasses.replace(each, split='dev')
       if each.split == 'train'
       and datasets.split_of(f'dev: {each.prompt}', dev) == 'heldout'
       else each
-      for each in found
+      for each in replies
     ]
-  splits = {s: [each for each in found if each.split == s] for s in SPLITS}
+  splits = {s: [each for each in replies if each.split == s] for s in SPLITS}
   for split, members in splits.items():
+    # With one label alone, neither balanced agreement nor an AUC is defined.
     if len({each.label for each in members}) < 2:
       raise ValueError(
         f'{path}: {len(members)} replies in {language!r} are in {split!r}; '
-        'one at least of each label is needed: give more, or other shares'
+        'expected at least one of each label: give more replies, or other '
+        'shares'
       )
   return splits
 
 
 def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:
+  """Yields the one or two replies of a record; ValueError if it is invalid."""
   prompt = _text(record, 'prompt')
   split = record.get('split') or datasets.split_of(prompt, heldout)
   if split not in SPLITS:
-    raise ValueError(f'split={split!r}; legal: {SPLITS}')
+    raise ValueError(f'split={split!r}; expected one of {SPLITS}')
   if 'chosen' in record:
+    # A preference is relative, but the game needs absolute labels: the chosen
+    # reply counts as Good, the rejected one as Bad.
     yield Labelled(prompt, _text(record, 'chosen'), True, split)
     yield Labelled(prompt, _text(record, 'rejected'), False, split)
     return
   label = record.get('label')
   if label not in (0, 1):
-    raise ValueError(f'label={label!r}; legal: 1 for Good, 0 for Bad')
+    raise ValueError(f'label={label!r}; expected 1 for Good or 0 for Bad')
   yield Labelled(prompt, _text(record, 'response'), bool(label), split)
 
 
 def _text(record: dict[str, Any], field: str) -> str:
+  """A field's text; ValueError if it is missing, blank or not a string."""
   text = record.get(field)
   if not isinstance(text, str) or not text.strip():
-    raise ValueError(f'{field}={text!r:.80}; a text is expected')
+    raise ValueError(f'{field}={text!r:.80}; expected a text')
   return text

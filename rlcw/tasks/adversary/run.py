@@ -1,21 +1,22 @@
-"""Task `adversary`: a game that sharpens a judge's principles.
+"""Task `adversary`: improves a judge's principles by an adversarial game.
 
-Two strategies, each a short list of rules, play against each other: one to
-write flawed replies, the other to judge replies.  A round (arXiv 2508.21476):
+Two strategies, each a short list of rules, compete: the construction strategy,
+by which flawed replies are written, and the judging strategy, by which replies
+are judged.  A round (arXiv 2508.21476):
 
-1. adversarial  the generator writes flawed replies, the detector judges them.
-                How one was caught goes into the strategy for writing, what was
-                missed into that for judging.
-2. reflection   the detector judges labelled replies; of its errors the
-                reflector says what principle would have prevented them.
+  1. attack    the generator writes flawed replies, and the detector judges
+               them.  The reasons for which flaws were caught go into the
+               construction strategy, missed flaws into the judging strategy.
+  2. reflect   the detector judges labelled replies, and the reflector suggests
+               changes of the principles that would have prevented its errors.
 
-There a rewritten strategy for judging is always taken.  Here it has to prove
-itself on labelled replies kept apart, and on the fakes of the round: see
-`strategy.loss`.
+The paper accepts every rewritten judging strategy.  Here it must not score
+lower on the `dev` replies and on the fakes of the round: see
+`strategy.rejection_reason`.
 
-The detector is the judge as `judge` and `grpo` run it, so that a score in the
-game is a score of the principles in use; the reason of its verdict is its
-advice to the generator.
+The detector is the judge as tasks `judge` and `grpo` run it, so that scores in
+the game are scores of the principles in use.  The reason for its verdict is
+also the feedback to the generator.
 """
 
 import dataclasses
@@ -49,22 +50,24 @@ from rlcw.tasks.adversary.agents import (
 from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Reading, State, Strategy
 
-_MOST_NOTES = 8  # that a change is to heed
+_MOST_NOTES = 8  # shown to the optimiser at once, the latest ones
 
 
 class Game:
-  """Plays rounds; every version of a strategy goes to disk with its cause.
+  """Plays rounds, and logs every version of a strategy with its cause.
 
   Args:
     config: of the task.
-    workdir: where `strategies.jsonl`, `fakes.jsonl`, `metrics.jsonl` and
-      `principles.md` go, and `state.json`, from which a killed game goes on.
-    agents: the four.
+    workdir: `strategies.jsonl`, `fakes.jsonl`, `metrics.jsonl` and
+      `principles.md` are written here, and `state.json`, from which a killed
+      game resumes.
+    agents: the four roles.
     budget: of their calls.
     splits: labelled replies.
 
   Raises:
-    ValueError: a strategy to begin with, or a number, is not legal.
+    FileNotFoundError: an initial strategy does not exist.
+    ValueError: an initial strategy or a setting is invalid.
   """
 
   def __init__(
@@ -78,31 +81,37 @@ class Game:
     self.config, self.workdir, self.agents = config, workdir, agents
     self.budget, self.splits = budget, splits
     self.prompts = sorted({each.prompt for each in splits['train']})
-    self.fakes: list[AdversarialReply] = []  # of this round
-    self.fake_good = np.zeros(0)  # how probably Good each is, by `judging`
-    self.tally: Counter[str] = Counter()  # of this round's rewritings
-    # Twice, as each question may be put again: before and after the game.
+    # Fakes of this round, and their probabilities of Good under `judging`.
+    self.fakes: list[AdversarialReply] = []
+    self.fake_good = np.zeros(0)
+    self.tally: Counter[str] = Counter()  # of this round, for its metrics
+    # Calls to judge the held-out replies once.  Twice their number, because an
+    # invalid answer is asked for again; they are reserved for the end of the
+    # game, so that a budget used up by rounds still gives a result.
     self.closing = 2 * len(splits['heldout']) * config.judge.votes
     opening = self.closing + 2 * len(splits['dev']) * config.judge.votes
     least = opening + self.closing + 1
     if config.max_calls < least:
       raise ValueError(
-        f'max_calls={config.max_calls} does not reach to judge the labelled '
-        f'replies once; legal: {least} or more'
+        f'max_calls={config.max_calls} is too small: judging the labelled '
+        f'replies once needs {least} calls'
       )
     for name in ('rounds', 'batches', 'batch_size', 'patience'):
       if config[name] < 1:
-        raise ValueError(f'{name}={config[name]}; legal: an integer from 1 on')
+        raise ValueError(
+          f'{name}={config[name]}; expected an integer of at least 1'
+        )
+    # A batch has no prompt, and no reply, twice.
     most = min(len(self.prompts), len(splits['train']))
     if config.batch_size > most:
       raise ValueError(
         f'batch_size={config.batch_size}, but there are {most} prompts to '
-        f'train on; legal: 1 to {most}'
+        f'train on; expected 1 to {most}'
       )
-    self.state = self.begin()
+    self.state = self.initial_state()
 
-  def begin(self) -> State:
-    """The state of a game that was killed, or of one that nobody has played."""
+  def initial_state(self) -> State:
+    """Reads the state of a killed game, or makes that of a new one."""
     file = self.workdir / 'state.json'
     if file.exists():
       state = State.read(file)
@@ -112,19 +121,26 @@ class Game:
     judging = strategy.read(self.config.judge.principles)
     dev, _ = self.agents.detect(judging, self.splits['dev'])
     heldout, _ = self.agents.detect(judging, self.splits['heldout'])
-    told = strategy.held_out(heldout, self.splits['heldout'])
-    return State(construction, judging, dev.tolist(), told)
+    scores = strategy.held_out(heldout, self.splits['heldout'])
+    return State(construction, judging, dev.tolist(), scores)
 
   def play(self) -> str:
-    """All rounds; why they ended: `rounds`, `patience` or `calls`."""
+    """Plays all rounds.
+
+    Returns:
+      The reason why they ended: `rounds` (all were played), `patience` (no
+      progress) or `calls` (the budget is used up).
+    """
     state, config = self.state, self.config
-    self.budget.most = config.max_calls - self.closing
+    self.budget.limit = config.max_calls - self.closing
+    # Step 0 is the state before the first round.  A resumed game continues
+    # after its last saved round, and the writer drops later lines of all logs.
     first = state.round + (self.workdir / 'state.json').exists()
     with metrics.Writer(self.workdir, first) as write:
       if not first:
         for kind in ('construction', 'judging'):
-          self.record(kind, getattr(state, kind), {'phase': 'start'}, '')
-        write(0, self.told(0.0))
+          self.log_version(kind, getattr(state, kind), {'phase': 'start'}, '')
+        write(0, self.round_metrics(0.0))
         self.save()
       steps = metrics.progress('adversary', state.round, config.rounds, 'round')
       for done in steps:
@@ -136,17 +152,20 @@ class Game:
           self.attack()
           self.reflect()
         except BudgetExceeded:
+          # The unfinished round is not saved, but its accepted strategies stay
+          # in `state` for the final evaluation.
           return 'calls'
         rose = self.agreement() > before
         state.stale = 0 if rose else state.stale + 1
-        told = self.told(time.perf_counter() - started)
-        write(state.round, told)
-        self.say(told)
+        values = self.round_metrics(time.perf_counter() - started)
+        write(state.round, values)
+        self.log_round(values)
+        # Last: a round counts as played once its state is saved.
         self.save()
     return 'patience' if state.stale >= config.patience else 'rounds'
 
   def attack(self) -> None:
-    """The adversarial phase."""
+    """Adversarial phase: learns from flaws that are caught or missed."""
     state = self.state
     self.fakes, self.fake_good = [], np.zeros(0)
     self.tally.clear()
@@ -154,10 +173,11 @@ class Game:
     for prompts in self.batches(self.prompts):
       fakes = self.agents.generate(state.construction, prompts)
       good_B, reasons = self.agents.detect(state.judging, fakes)
+      # A missing verdict is NaN, which is neither caught nor missed below.
       verdicts = [*zip(fakes, good_B, reasons, strict=True)]
       for fake, good, reason in verdicts:
         record = {'p_good': good, 'reason': reason}
-        self.log('fakes', fake._asdict() | record)
+        self.append_log('fakes', fake._asdict() | record)
       self.fakes += fakes
       self.fake_good = np.append(self.fake_good, good_B)
       caught = [
@@ -165,12 +185,13 @@ class Game:
       ]
       missed = [fake.flaw for fake, good, _ in verdicts if good > 0.5]
       self.tally.update(caught=len(caught), missed=len(missed))
-      self.disguise(caught)
-      self.sharpen('adversarial', missed)
+      self.update_generator(caught)
+      self.update_judge('adversarial', missed)
 
   def reflect(self) -> None:
-    """The reflection phase."""
+    """Reflection phase: learns from wrong verdicts on labelled replies."""
     for batch in self.batches(self.splits['train']):
+      # Read anew for every batch: the one before may have replaced it.
       judging = self.state.judging
       good_B, reasons = self.agents.detect(judging, batch)
       wrong = [
@@ -179,24 +200,33 @@ class Game:
         if np.isfinite(good) and (good > 0.5) != each.label
       ]
       if wrong:
-        lessons = self.agents.reflect(judging, *zip(*wrong, strict=True))
-        self.sharpen('reflection', lessons)
+        changes = self.agents.reflect(judging, *zip(*wrong, strict=True))
+        self.update_judge('reflection', changes)
 
-  def disguise(self, notes: Sequence[str]) -> None:
-    """Notes on what was caught go into the strategy for writing."""
+  def update_generator(self, notes: Sequence[str]) -> None:
+    """Rewrites the construction strategy from reasons why fakes were caught.
+
+    Any valid answer is accepted: a weak generator cannot harm the judge.
+    """
     if not notes:
       return
     cause = {'phase': 'adversarial', 'notes': notes}
     old = self.state.construction
     new = self.agents.optimise('construction', old, notes)
-    self.record('construction', new, cause, '' if new else 'no legal rules')
+    why = '' if new else 'no valid rules'
+    self.log_version('construction', new, cause, why)
     self.state.construction = new or old
 
-  def sharpen(self, phase: str, notes: Sequence[str]) -> None:
-    """Notes on what went wrong go into the strategy for judging, if it helps.
+  def update_judge(self, phase: str, notes: Sequence[str]) -> None:
+    """Rewrites the judging strategy from notes on errors, if that helps.
 
-    It is judged by the dev replies and the round's fakes, those included that
-    were missed.  The notes of a change that is refused go into the next.
+    The new strategy must pass `strategy.rejection_reason` on the dev replies
+    and all fakes of this round, missed ones included.  Notes of a rejected
+    change are kept for the next one.
+
+    Args:
+      phase: `adversarial` or `reflection`, for the log.
+      notes: missed flaws, or suggested changes.
     """
     if not notes:
       return
@@ -206,24 +236,28 @@ class Game:
     state.open = notes
     new = self.agents.optimise('judging', state.judging, notes)
     if new is None or new == state.judging:
-      why = 'no legal rules' if new is None else 'nothing changed'
-      self.record('judging', new, cause, why)
+      why = 'no valid rules' if new is None else 'nothing changed'
+      self.log_version('judging', new, cause, why)
       return
     dev = self.splits['dev']
+    # One batch of questions for both kinds of replies.
     good, _ = self.agents.detect(new, [*dev, *self.fakes])
     reading = Reading(good[: len(dev)], good[len(dev) :])
     why = strategy.rejection_reason(reading, self.reading(), dev)
     scores = strategy.score(reading, dev)
-    self.record('judging', new, cause, why, scores)
+    self.log_version('judging', new, cause, why, scores)
     if not why:
+      # The probabilities go with the strategy: until it is replaced, neither
+      # dev replies nor fakes are judged again.
       state.judging, state.dev = new, reading.labelled_N.tolist()
       state.open = []
       self.fake_good = reading.fake_F
 
   def batches(self, items: Sequence[Any]) -> Iterator[list[Any]]:
-    """This round's batches of some items, the same ones in every run."""
+    """Yields this round's batches of some items, a function of the seed."""
     config = self.config
     for batch in range(config.batches):
+      # Counted over all rounds, so that rounds take turns through an epoch.
       step = (self.state.round - 1) * config.batches + batch
       rows = batches.batch_indices(
         config.seed, step, config.batch_size, len(items)
@@ -231,16 +265,17 @@ class Game:
       yield [items[row] for row in rows]
 
   def reading(self) -> Reading:
-    """What the judging strategy makes of the dev replies and the fakes."""
+    """Probabilities of dev replies and this round's fakes under `judging`."""
     return Reading(np.array(self.state.dev, float), self.fake_good)
 
   def agreement(self) -> float:
-    """With the labels of the dev replies."""
+    """Agreement of the judging strategy with the labels of the dev replies."""
     scores = strategy.score(self.reading(), self.splits['dev'])
     return scores['agreement']
 
-  def told(self, seconds: float) -> dict[str, Any]:
-    """A round's metrics."""
+  def round_metrics(self, seconds: float) -> dict[str, Any]:
+    """Metrics of a round, a row of `metrics.jsonl`."""
+    # `state.calls` is still that of the last save.
     calls = self.budget.calls - self.state.calls
     caught, missed = self.tally['caught'], self.tally['missed']
     scores = strategy.score(self.reading(), self.splits['dev'])
@@ -250,7 +285,8 @@ class Game:
       'dev_matched': scores['matched'],
       'success': missed / (caught + missed) if caught + missed else np.nan,
       'fakes': len(self.fakes),
-      'fakes_seen_through': scores['fakes'],  # by the round's last strategy
+      # By the round's last strategy, while `success` is by that of the moment.
+      'fakes_seen_through': scores['fakes'],
       'kept': self.tally['kept'],
       'refused': self.tally['refused'],
       'unanswered': self.agents.counts['unanswered'],
@@ -259,16 +295,16 @@ class Game:
       'seconds': seconds,
     }
 
-  def say(self, told: Mapping[str, Any]) -> None:
-    """A line for whoever watches."""
+  def log_round(self, values: Mapping[str, Any]) -> None:
+    """Logs a line to the terminal."""
     metrics.log(
-      f'round {self.state.round}: agreement {told["dev_agreement"]:.1%}, '
-      f"generator's success {told['success']:.1%}, "
-      f'{told["kept"]} changes kept, {told["refused"]} refused, '
-      f'{told["calls"]} calls, {told["calls_per_second"]:.1f}/s'
+      f'round {self.state.round}: agreement {values["dev_agreement"]:.1%}, '
+      f"generator's success {values['success']:.1%}, "
+      f'{values["kept"]} changes kept, {values["refused"]} refused, '
+      f'{values["calls"]} calls, {values["calls_per_second"]:.1f}/s'
     )
 
-  def record(
+  def log_version(
     self,
     kind: str,
     new: Strategy | None,
@@ -276,7 +312,15 @@ class Game:
     why: str,
     scores: Mapping[str, float] | None = None,
   ) -> None:
-    """A version of a strategy goes to disk; `why` it is refused, or blank."""
+    """Appends a version of a strategy to `strategies.jsonl`.
+
+    Args:
+      kind: `construction` or `judging`.
+      new: the version; None if the optimiser's answer was invalid.
+      cause: the phase, and the notes that the optimiser was given.
+      why: the reason for its rejection; '' if it was accepted.
+      scores: on the dev replies and fakes, if it was tried.
+    """
     if cause['phase'] != 'start' and kind == 'judging':
       self.tally['refused' if why else 'kept'] += 1
     record = {
@@ -286,15 +330,21 @@ class Game:
       'refused_for': why,
       'cause': cause,
     }
-    self.log('strategies', record | ({'scores': scores} if scores else {}))
+    extra = {'scores': scores} if scores else {}
+    self.append_log('strategies', record | extra)
 
-  def log(self, name: str, record: Mapping[str, Any]) -> None:
-    """Adds a line to one of the files that a resumed game cuts back."""
+  def append_log(self, name: str, record: Mapping[str, Any]) -> None:
+    """Appends a line to a log, with its round.
+
+    A resumed game drops the lines of rounds that it plays again
+    (`metrics.STEP_LOGS`).
+    """
     line = {'step': self.state.round, **record}
     files.append_jsonl(self.workdir / f'{name}.jsonl', line)
 
   def save(self) -> None:
-    """The state, and the principles as the judge loads them."""
+    """Saves the state, and the principles as a judge loads them."""
+    # With the calls so far, a resumed game does not get a new budget.
     self.state.calls = self.budget.calls
     self.write_principles()
     files.write_json(
@@ -302,21 +352,26 @@ class Game:
     )
 
   def write_principles(self) -> None:
-    """The strategy for judging, as a file that `judge.principles` names."""
+    """Writes the judging strategy, as a file for `judge.principles`."""
     text = self.state.judging.text + '\n'
     (self.workdir / 'principles.md').write_text(text, 'utf-8')
 
 
 def play(
-  config: Config, workdir: Path, asking: Asking, panel: Judge
+  config: Config, workdir: Path, asking: Asking, judge: Judge
 ) -> dict[str, Any]:
   """Plays the game with given models; returns the summary.
 
   Args:
     config: of the task.
-    workdir: where files go.
-    asking: answers generator, reflector and optimiser, by a schema.
-    panel: answers the detector.
+    workdir: of the run.
+    asking: makes, for a schema, the function from prompts to replies of the
+      generator, the reflector and the optimiser.
+    judge: the detector.
+
+  Raises:
+    FileNotFoundError: the labelled replies or a strategy do not exist.
+    ValueError: one of these, or a setting, is invalid.
   """
   splits = labelled.load(
     config.labelled,
@@ -327,13 +382,14 @@ def play(
   budget = Budget(config.max_calls)
   agents = Agents(
     budget.guard_asking(asking),
-    budget.guard_panel(panel),
+    budget.guard_judge(judge),
     factory.make_question('judge', config.judge),
   )
   game = Game(config, workdir, agents, budget, splits)
   ended = game.play()
   game.write_principles()
-  budget.most = config.max_calls
+  # Release the calls that were reserved for this.
+  budget.limit = config.max_calls
   good_N, _ = agents.detect(game.state.judging, splits['heldout'])
   rounds = datasets.read_jsonl(workdir / 'metrics.jsonl')
   versions = datasets.read_jsonl(workdir / 'strategies.jsonl')
@@ -346,6 +402,7 @@ def play(
     'dev_agreement': game.agreement(),
     'heldout_before': game.state.heldout,
     'heldout_after': strategy.held_out(good_N, splits['heldout']),
+    # Without the initial version.
     'kept': sum(v['kept'] for v in versions if v['strategy'] == 'judging') - 1,
     'refused': sum(not v['kept'] for v in versions),
     'calls': budget.calls,
@@ -354,7 +411,7 @@ def play(
 
 
 def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
-  """A picture of the rounds' metrics."""
+  """Draws the metrics over rounds as a PNG."""
   columns = {
     name: np.array([each[name] for each in rounds], float)
     for name in ('step', *(n for panel in plots.ROUNDS for n in panel.series))
@@ -363,22 +420,25 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Judge:
-  """The judge that a config names; if none, the agents' model judges too."""
+  """Makes the judge that a config names; by default the agents' model."""
   judge, base = ConfigDict(config.judge.to_dict()), None
   if isinstance(model, llm.LocalModel):
+    # One copy of the weights, if both are the same model.
     base = model.model
     judge.model = judge.model or config.agents.model
+  # `changing`: a game tries many principles, so the prefix of the prompt that
+  # is cached for them has one of a few lengths, not one to compile for each.
   panel = factory.make_judge(judge, mesh, base, changing=True)
   return panel or JSONJudge(model.asking(Form))
 
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Loads the models and plays; returns the summary.
+  """Loads the models and plays the game; returns the summary.
 
   Raises:
-    FileNotFoundError: no such labelled replies, strategy or model.
-    ValueError: one of these, or a setting, is not legal.
+    FileNotFoundError: labelled replies, a strategy or a model do not exist.
+    ValueError: one of these, or a setting, is invalid.
   """
   mesh = make_mesh(**config.mesh)
   model = llm.make_ask(config.agents, mesh)

@@ -1,10 +1,10 @@
-"""Strategies, which are short lists of rules, and when one may be replaced.
+"""Strategies (short lists of rules), their scores, and when one is replaced.
 
-A judging strategy is what a judge reads as its principles.  Its score is how
-far the verdicts that it leads to agree with labels, and how many flawed replies
-it sees through.
+A judging strategy becomes the principles in a judge's prompt.  It is scored by
+the agreement of the resulting verdicts with labels, and by the share of
+adversarial replies that are judged Bad.
 
-Letters: N labelled replies, F fakes: replies with a flaw planted in them.
+Letters: N labelled replies, F fakes (adversarial replies).
 """
 
 import dataclasses
@@ -21,17 +21,23 @@ from rlcw.rewards.judge import questions
 from rlcw.sampling import prompts
 from rlcw.tasks.adversary.labelled import Labelled
 
-MOST = 10  # rules
-LONGEST = 400  # characters of one
-_ANSWERED = 0.5  # the least share of replies with verdicts to be compared by
-_EQUAL = 1e-9  # differences that rounding makes
+MOST = 10  # rules of a strategy
+LONGEST = 400  # characters of a rule
+# Least share of replies on which both strategies need a verdict.
+_ANSWERED = 0.5
+# Scores are means of floats: smaller differences are rounding errors.
+_EQUAL = 1e-9
+# A number before a rule, in ASCII or Chinese punctuation: `1.`, `2)`, `3、`.
 _NUMBER = re.compile(r'\d+\s*[.)、．]\s*')
 
 
 def _tidy(rule: object) -> object:
-  """A rule on one line, without the number that a model may have given it."""
+  """Puts a rule on one line, and removes the number before it, if any."""
+  # Other types are left to the validation, which rejects them.
   if not isinstance(rule, str):
     return rule
+  # A model wrote it: invisible characters could hide instructions from people
+  # who read the principles.
   line = ' '.join(prompts.visible(rule).split())
   return line[found.end() :] if (found := _NUMBER.match(line)) else line
 
@@ -44,66 +50,70 @@ Rule = Annotated[
 
 
 class Rules(pydantic.BaseModel):
-  """A list of rules that is legal: neither too many, nor blank, nor long."""
+  """A valid list of 1 to `MOST` rules, none blank or longer than `LONGEST`."""
 
   rules: Annotated[list[Rule], pydantic.Field(min_length=1, max_length=MOST)]
 
 
 class Strategy(NamedTuple):
-  """Rules under a heading, as a file of principles has them."""
+  """Rules under a heading, as in a file of principles."""
 
   heading: str
   rules: tuple[str, ...]
 
   @property
   def text(self) -> str:
-    """The file's text."""
+    """The text of the file: the heading, then numbered rules."""
     lines = [f'{n}. {rule}' for n, rule in enumerate(self.rules, 1)]
     return '\n\n'.join(filter(None, [self.heading, '\n'.join(lines)]))
 
 
 def read(name: str) -> Strategy:
-  """A strategy from a file of numbered rules; `@NAME` is a shipped one.
+  """Reads a strategy from a file of numbered rules; `@NAME` is a shipped one.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file holds no numbered rule, or one that is not legal.
+    ValueError: the file has no numbered rule, too many, or one that is blank or
+      too long.
   """
   heading, rules = [], []
   for line in questions.read(name).splitlines():
     if _NUMBER.match(line):
       rules.append(line)
     elif rules:
+      # A rule may go on over several lines; `_tidy` joins them.
       rules[-1] += ' ' + line
     else:
       heading.append(line)
   try:
-    legal = Rules(rules=rules).rules
+    valid = Rules(rules=rules).rules
   except pydantic.ValidationError as error:
     faults = {'.'.join(map(str, e['loc'])): e['msg'] for e in error.errors()}
     raise ValueError(
-      f'{name}: {faults}; legal: 1 to {MOST} lines "1. …", each of at most '
+      f'{name}: {faults}; expected 1 to {MOST} lines "1. …", each of at most '
       f'{LONGEST} characters'
     ) from None
-  return Strategy('\n'.join(heading).strip(), tuple(legal))
+  return Strategy('\n'.join(heading).strip(), tuple(valid))
 
 
 @dataclasses.dataclass
 class State:
-  """All that a round leaves to the next; as JSON, it is the save."""
+  """State between two rounds; `state.json` is this as JSON."""
 
   construction: Strategy
   judging: Strategy
-  dev: list[float | None]  # how probably Good each dev reply is, by `judging`
-  heldout: dict[str, Any]  # scores before the first round
+  # Probability of Good of each dev reply under `judging`.
+  dev: list[float | None]
+  heldout: dict[str, Any]  # held-out scores before the first round
   round: int = 0
   calls: int = 0
   stale: int = 0  # rounds since agreement last rose
-  # notes that no change kept has heeded
+  # Notes that no accepted strategy has taken into account yet.
   open: list[str] = dataclasses.field(default_factory=list)
 
   @classmethod
   def read(cls, file: Path) -> 'State':
+    """Reads a saved state."""
     saved = json.loads(file.read_text('utf-8'))
     for name in ('construction', 'judging'):
       heading, rules = saved[name]
@@ -112,26 +122,27 @@ class State:
 
 
 class Reading(NamedTuple):
-  """How probably Good a judge finds each reply; NaN where it cannot say."""
+  """A judge's probabilities of Good; NaN where it gave no answer."""
 
   labelled_N: np.ndarray
   fake_F: np.ndarray
 
 
 def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
-  """What verdicts are worth; NaN where there is nothing to measure it by.
+  """Scores verdicts against labels; a score is NaN if no reply counts for it.
 
   Args:
-    reading: of the labelled replies and the fakes.
-    labelled: N of them.
+    reading: probabilities for the labelled replies and the fakes.
+    labelled: the N labelled replies.
 
   Returns:
-    `agreement`, the share of verdicts that are the label; `balanced`, the same
-    as a mean over the two labels; `matched`, how often they part Good from Bad
-    among replies of about the same length, by `agreement.right_at_length`;
-    `comparable`, what `balanced` is among those replies; `auc`, how often a
-    Good one is found likelier to be Good than a Bad one; `fakes`, the share of
-    fakes that are found Bad.
+    `agreement`: share of verdicts that equal the label;
+    `balanced`: the same, as a mean over the two labels;
+    `matched`: how well verdicts separate Good from Bad among replies of similar
+    length (`stats.right_at_length`), as a mean over the two labels;
+    `comparable`: `balanced` over those replies only;
+    `auc`: area under the ROC curve of the probabilities;
+    `fakes`: share of fakes that are judged Bad.
   """
   known_N = np.isfinite(reading.labelled_N)
   verdict_N = reading.labelled_N[known_N] > 0.5
@@ -139,6 +150,7 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
   length_N = np.array([len(each.response) for each in labelled])[known_N]
   right_N = verdict_N == label_N
   share_N = stats.right_at_length(verdict_N, label_N, length_N)
+  # NaN: no reply of the other label has a similar length.
   has_N = np.isfinite(share_N)
   fake_F = reading.fake_F[np.isfinite(reading.fake_F)]
   return {
@@ -154,17 +166,26 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
 def rejection_reason(
   new: Reading, old: Reading, labelled: list[Labelled]
 ) -> str:
-  """Why a new judging strategy is not to replace the old; blank if it may.
+  """Returns the reason to reject a new judging strategy, or '' to accept it.
 
-  It may if no score falls, by the replies that both have a verdict on: so a
-  judge that does not always answer loses nothing by chance.  Of a judge whose
-  verdicts are all the same, `auc` still tells better from worse.  Nor may it
-  gain by length.  Whatever verdicts a change puts right, `matched` rises at
-  least half as far as `comparable`; if they follow length, it does not rise.
+  It is accepted if no score falls.  Scores are over the replies on which both
+  strategies have a verdict, so that missing answers decide nothing by chance.
+  `auc` can show progress even while all verdicts are the same.
+
+  A gain in agreement must not come from length either.  A verdict put right for
+  another reason raises `matched` at least half as much as `comparable`; a
+  preference for length raises only `comparable`.
+
+  Args:
+    new: probabilities under the new strategy.
+    old: probabilities under the old one, for the same replies and fakes.
+    labelled: the N labelled replies.
   """
+  # A sum with NaN is NaN: finite where both have an answer.
   known = [np.isfinite(n + o) for n, o in zip(new, old, strict=True)]
   if np.concatenate(known).mean() < _ANSWERED:
-    return 'too few verdicts to compare by'
+    return 'too few verdicts to compare'
+  # Replies that are not known to both become NaN in both, which `score` skips.
   after, before = (
     score(Reading(*map(np.where, known, each, [np.nan] * 2)), labelled)
     for each in (new, old)
@@ -177,14 +198,19 @@ def rejection_reason(
   ]
   if gain['matched'] < gain['comparable'] / 2 - _EQUAL and not fallen:
     fallen.append(
-      f'agreement rises by {gain["comparable"]:.3f}, but among replies of one '
-      f'length by {gain["matched"]:.3f}'
+      f'agreement rises by {gain["comparable"]:.3f}, but among replies of '
+      f'similar length by {gain["matched"]:.3f}'
     )
   return ', '.join(fallen)
 
 
 def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
-  """Scores on replies that nothing was chosen by, beside length alone."""
+  """Scores on held-out replies, beside a baseline that reads only length.
+
+  Args:
+    good_N: probabilities of Good, NaN without an answer.
+    labelled: the N held-out replies.
+  """
   label_N = np.array([each.label for each in labelled], bool)
   length_N = np.array([len(each.response) for each in labelled])
   scores = score(Reading(good_N, np.zeros(0)), labelled)

@@ -1,6 +1,12 @@
-"""What agents find of a reply: its merits, its faults, a verdict, an audit.
+"""A debate of agents about a reply: merits, faults, a verdict and an audit.
 
-Each agent is a prompt, `prompts/curate_ROLE_LANGUAGE.md`, and answers in JSON.
+Each agent is a prompt template, `prompts/curate_ROLE_LANGUAGE.md`, whose answer
+is JSON that fits a schema:
+
+  positive   an advocate names the reply's merits
+  negative   a critic names its faults
+  judge      reads both, and gives a verdict: 1 (good in every respect) or 0
+  reflect    audits the verdict, and may overturn it
 """
 
 from collections import Counter
@@ -16,24 +22,26 @@ Record = dict[str, Any]
 
 
 class Points(pydantic.BaseModel):
-  """Merits or faults, and the reason of each."""
+  """Merits or faults by name, each with its reason."""
 
   points: dict[str, str]
 
 
 class Verdict(pydantic.BaseModel):
-  """Is a candidate good in every respect?"""
+  """Verdict on a candidate: 1 if it is good in every respect, else 0."""
 
+  # First, so that a model argues before it decides.
   reason: str
   judge: Annotated[
     int,
     pydantic.Field(ge=0, le=1),
+    # A grammar for constrained decoding can express an enum, but not a range.
     pydantic.WithJsonSchema({'enum': [0, 1]}),
   ]
 
 
 class Audit(pydantic.BaseModel):
-  """Is a verdict wrong?"""
+  """Audit of a verdict: whether it is wrong, and why."""
 
   reason: str
   overturn: bool
@@ -48,19 +56,22 @@ SCHEMAS = {
 
 
 class Case(NamedTuple):
-  """A candidate under debate."""
+  """A candidate under debate, with the answers so far."""
 
   brief: str
-  found: Record  # the reply, and by role what each agent answered
+  # The key 'reply', and a key for each role with its answer, or None without
+  # one.  It becomes a candidate of the query's line in `trace.jsonl`.
+  record: Record
 
 
 class Debate:
-  """Puts replies through it.
+  """Runs all agents on batches of cases.
 
   Args:
-    asking: prompts to the agents' answers, by a schema.
+    asking: makes, for a schema, the function from prompts to replies.
     language: of the prompts.
-    limit: how many characters of a reply, or of what was said, are shown.
+    limit: longest quotation in characters, of a reply or another agent's text;
+      the rest is cut.
   """
 
   def __init__(self, asking: Asking, language: str, limit: int):
@@ -68,15 +79,23 @@ class Debate:
     self.counts = Counter(questions=0, repaired=0, unanswered=0)
 
   def __call__(self, cases: Sequence[Case]) -> None:
-    """Adds what each agent finds; after one without an answer none is asked."""
-    self.put(('positive', 'negative'), cases)
-    cases = [c for c in cases if c.found['positive'] and c.found['negative']]
-    self.put(('judge',), cases)
-    cases = [case for case in cases if case.found['judge']]
-    self.put(('reflect',), cases)
+    """Adds every agent's answer to the cases' records.
 
-  def put(self, roles: Sequence[str], cases: Sequence[Case]) -> None:
-    """Puts every case to every role in one batch; they share a schema."""
+    A case for which an agent gives no valid answer is dropped from the later
+    stages, and stays without a label.
+    """
+    self.ask_roles(('positive', 'negative'), cases)
+    # The judge needs both sides: with one alone it would be biased.
+    cases = [c for c in cases if c.record['positive'] and c.record['negative']]
+    self.ask_roles(('judge',), cases)
+    cases = [case for case in cases if case.record['judge']]
+    self.ask_roles(('reflect',), cases)
+
+  def ask_roles(self, roles: Sequence[str], cases: Sequence[Case]) -> None:
+    """Asks every role about every case in one batch.
+
+    The roles share a schema.
+    """
     asked = [(role, case) for role in roles for case in cases]
     answers = prompts.ask_json(
       self.asking,
@@ -86,16 +105,18 @@ class Debate:
       self.counts,
     )
     for (role, case), answer in zip(asked, answers, strict=True):
-      case.found[role] = answer
+      case.record[role] = answer
 
   def question(self, role: str, case: Case) -> str:
-    """The prompt of a role; what it is to examine is quoted."""
-    found = {role: case.found.get(role) or {} for role in SCHEMAS}
-    verdict = found['judge']
+    """The prompt for a role, with the texts under examination quoted."""
+    answers = {role: case.record.get(role) or {} for role in SCHEMAS}
+    verdict = answers['judge']
+    # Agents' answers may repeat instructions from the reply, so they are as
+    # untrusted as the reply itself: all are quoted line by line.
     untrusted = {
-      'reply': case.found['reply'],
-      'merits': _listed(found['positive']),
-      'faults': _listed(found['negative']),
+      'reply': case.record['reply'],
+      'merits': _listed(answers['positive']),
+      'faults': _listed(answers['negative']),
       'reason': verdict.get('reason', ''),
     }
     slots = {
@@ -110,18 +131,21 @@ class Debate:
 
 
 def _listed(answer: Mapping[str, Any]) -> str:
+  """An answer's points, one per line."""
   points = answer.get('points', {})
   return '\n'.join(f'{name}: {why}' for name, why in points.items()) or '-'
 
 
 def overturned(candidate: Record) -> bool:
-  """Whether the audit overturns the verdict, and says why."""
+  """Returns whether the audit overturns the verdict with a reason."""
   audit = candidate.get('reflect')
   return bool(audit and audit['overturn'] and audit['reason'].strip())
 
 
 def label(candidate: Record) -> int | None:
-  """1 if it is good, 0 if not, None where an agent had no answer."""
+  """Label of a candidate: 1 for good, 0 for bad, None without a full debate."""
+  # The audit comes last: with its answer, all others are there too.
   if not candidate.get('reflect'):
     return None
+  # Exclusive or: an overturned 1 is 0, and an overturned 0 is 1.
   return candidate['judge']['judge'] ^ overturned(candidate)

@@ -1,18 +1,18 @@
-"""Task `curate`: queries in, preference pairs out, by agents who debate.
+"""Task `curate`: makes preference pairs from queries by a debate of agents.
 
 For each query, after arXiv 2508.21476:
 
-  1. retrieve   the nearest pieces of a corpus, the most popular of them first
-  2. sample     candidates from a writer, who sees those pieces
+  1. retrieve   the nearest texts of a corpus, the most popular of them first
+  2. sample     candidates from a writer, whose prompt shows those texts
   3. debate     an advocate names each candidate's merits, a critic its faults
-  4. judge      says 1, good in every respect, or 0
-  5. reflect    audits that verdict, and may overturn it if it says why
-  6. pair       the best 1 against the worst 0
+  4. judge      gives 1 (good in every respect) or 0
+  5. reflect    audits that verdict, and may overturn it with a reason
+  6. pair       the best candidate labelled 1 with the worst labelled 0
 
-`trace.jsonl` has a line for each query with all that was said of each of its
-candidates; everything else is made from it.  Lines stream to disk in the order
-of the queries, and replies to a cache: a run that was killed goes on after the
-last whole line, and asks for no reply that it had.
+`trace.jsonl` has a line for each query with all answers about each candidate;
+everything else is computed from it.  Its lines are appended in the order of the
+queries, and replies are cached: a killed run resumes after the last whole
+line, and repeats no call that was answered.
 """
 
 import itertools
@@ -44,18 +44,19 @@ OUTCOMES = (
   'no verdict',
   'no examples',
 )
-KEPT = 'id', 'language', 'genre', 'theme', 'split'  # of a query, in its pair
+# Fields of a query's record that are copied to its pair.
+KEPT = 'id', 'language', 'genre', 'theme', 'split'
 
 
 class Query(NamedTuple):
-  """What is to be written, and pieces that show how."""
+  """A query's record, and the examples that are shown to the writer."""
 
   record: Record
-  examples: list[str] | None  # None where there is no corpus
+  examples: list[str] | None  # None without a corpus
 
   @property
   def skipped(self) -> bool:
-    """Whether the corpus has nothing like it."""
+    """True if the corpus has no text like it: it gets no candidates."""
     return self.examples == []
 
 
@@ -64,11 +65,11 @@ class Query(NamedTuple):
 
 @with_mesh
 def run(config: Config, workdir: Path) -> Record:
-  """Makes pairs of all queries; returns the summary.
+  """Makes pairs from all queries, resuming a killed run; returns the summary.
 
   Raises:
-    FileNotFoundError: there is no such file, or no such model.
-    ValueError: a setting or a file is wrong, or a model gives no replies.
+    FileNotFoundError: a file or a model does not exist.
+    ValueError: a setting or a file is invalid, or a model gives no replies.
   """
   started = time.perf_counter()
   check(config)
@@ -78,8 +79,13 @@ def run(config: Config, workdir: Path) -> Record:
   rows = datasets.read_jsonl(trace) if done else []
   expected = [query.record['prompt'] for query in queries[:done]]
   if [row['prompt'] for row in rows] != expected:
-    raise ValueError(f'{trace} is of other queries than {config.queries}')
-  pairs.unlink(missing_ok=True)  # it may lack the last one; all come again
+    raise ValueError(
+      f'{trace} is of other queries than {config.queries}: to start anew, give '
+      'another --workdir'
+    )
+  # A killed run may have written a line of the trace and not yet its pair: all
+  # pairs are written again from the trace.
+  pairs.unlink(missing_ok=True)
   pairs.touch()
   counts: Counter[str] = Counter()
 
@@ -94,15 +100,17 @@ def run(config: Config, workdir: Path) -> Record:
 
   def note() -> str:
     calls = sum(u['prompts'] - u['cached'] for u in curator.usage().values())
-    rate, told = calls / (time.perf_counter() - started), summarise(counts)
+    rate, totals = calls / (time.perf_counter() - started), summarise(counts)
     return (
-      f'{rate:.1f} calls/s, {told["yield"]:.2f} pairs/query, '
-      f'{told["overturn_rate"]:.0%} overturned'
+      f'{rate:.1f} calls/s, {totals["yield"]:.2f} pairs/query, '
+      f'{totals["overturn_rate"]:.0%} overturned'
     )
 
   total, size = len(queries), config.batch_size
   for first in metrics.progress('curate', done, total, 'query', size, note):
+    # A batch of queries shares its calls, which an endpoint answers at once.
     for row in curator(queries[first : first + size]):
+      # The trace before the pair: the trace alone is read when resuming.
       files.append_jsonl(trace, row)
       keep(row)
   summary = summarise(counts) | {
@@ -116,32 +124,39 @@ def run(config: Config, workdir: Path) -> Record:
 
 
 def check(config: Config) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
-  legal = {
+  """Checks the settings of the task.
+
+  Raises:
+    ValueError: one is out of range; names it and the expected values.
+  """
+  expected_values = {
     'language': (questions.LANGUAGES, config.language in questions.LANGUAGES),
-    'candidates': ('from 2 on', config.candidates >= 2),
+    'candidates': ('an integer of at least 2', config.candidates >= 2),
     'examples': (
-      'from 1 to neighbours',
+      f'1 to neighbours={config.neighbours}',
       1 <= config.examples <= config.neighbours,
     ),
     'length_ratio': (
-      'from 1 on, or 0 for any',
+      'a number of at least 1, or 0 for no limit',
       config.length_ratio == 0 or config.length_ratio >= 1,
     ),
     'batch_size': ('from 1 on', config.batch_size >= 1),
   }
-  for name, (words, holds) in legal.items():
-    if not holds:
-      raise ValueError(f'{name}={config[name]!r}; legal: {words}')
+  for name, (words, valid) in expected_values.items():
+    if not valid:
+      raise ValueError(f'{name}={config[name]!r}; expected {words}')
 
 
 def make_curator(config: Config, workdir: Path) -> 'Curator':
-  """The curator with the models that a config names."""
+  """Makes the curator, loading the models that a config names."""
   mesh = make_mesh(**config.mesh)
   nodes = [ConfigDict(config[name].to_dict()) for name in ('writer', 'agent')]
   for node in nodes:
+    # By default both models share a cache in the workdir, so that a resumed run
+    # repeats no call.
     node.cache = node.cache or str(workdir / 'replies.sqlite')
   writer = llm.make_ask(nodes[0], mesh)
+  # If both are the same local model, its weights are loaded once.
   base = writer.model if isinstance(writer, llm.LocalModel) else None
   return Curator(writer, llm.make_ask(nodes[1], mesh, base), config)
 
@@ -150,14 +165,16 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
 
 
 def read_queries(config: Config) -> list[Query]:
-  """The queries in the config's language, each once, with their examples.
+  """Reads the queries in the config's language, with their examples.
 
   Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: a line is not as it should be, or there are no queries.
+    FileNotFoundError: a file does not exist.
+    ValueError: a line is invalid, or there are no queries or no texts in the
+      language.
   """
-  found = _read(config.queries, config.language, ('prompt',))
-  records = list({record['prompt']: record for record in found}.values())
+  records = _read(config.queries, config.language, ('prompt',))
+  # Of queries with the same prompt the last one is kept, at the first's place.
+  records = list({record['prompt']: record for record in records}.values())
   if not records:
     raise ValueError(f'{config.queries} has no queries in {config.language!r}')
   if not config.corpus:
@@ -165,8 +182,10 @@ def read_queries(config: Config) -> list[Query]:
   fields = 'response', 'chosen'
   pieces = _read(config.corpus, config.language, fields)
   if not pieces:
-    raise ValueError(f'{config.corpus} has nothing in {config.language!r}')
+    raise ValueError(f'{config.corpus} has no texts in {config.language!r}')
   texts = [next(p[name] for name in fields if name in p) for p in pieces]
+  # Queries are compared with prompt and text together, for more words in
+  # common.
   keys = [
     f'{piece.get("prompt", "")} {text}'
     for piece, text in zip(pieces, texts, strict=True)
@@ -175,34 +194,41 @@ def read_queries(config: Config) -> list[Query]:
   near = retrieval.nearest(prompts, keys, config.neighbours, config.embedder)
   popularity = [_popularity(piece, config) for piece in pieces]
   queries = []
-  for record, places in zip(records, near, strict=True):
-    places.sort(key=lambda n: -popularity[n])
-    best = places[: config.examples]
+  for record, indices in zip(records, near, strict=True):
+    # A stable sort: of equally popular texts the nearest stay first.
+    indices.sort(key=lambda n: -popularity[n])
+    best = indices[: config.examples]
     queries.append(Query(record, [texts[n] for n in best]))
   return queries
 
 
-def _read(path: str, language: str, legal: Sequence[str]) -> list[Record]:
-  """Records of a language, each with a text in one of the legal fields."""
+def _read(path: str, language: str, fields: Sequence[str]) -> list[Record]:
+  """Reads the records of a language, each with a text in one of the fields.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: names the line without such a text.
+  """
   records = []
   for line, record in datasets.read_numbered(path):
-    text = next((record[name] for name in legal if name in record), None)
+    text = next((record[name] for name in fields if name in record), None)
     if not isinstance(text, str) or not text.strip():
       raise ValueError(
-        f'{path}:{line}: {text!r:.80} where a text in {" or ".join(legal)} is '
-        'expected'
+        f'{path}:{line}: {text!r:.80} found; expected a text in '
+        f'{" or ".join(fields)}'
       )
+    # A record that names no language is in any.
     if record.get('language', language) == language:
       records.append(record)
   return records
 
 
 def _popularity(record: Record, config: Config) -> float:
+  """Popularity of a text; 0 if its record does not give it."""
   value = record.get(config.popularity, 0)
   if not isinstance(value, (int, float)):
     raise ValueError(
-      f'{config.corpus}: {config.popularity}={value!r:.80}; a number is '
-      'expected'
+      f'{config.corpus}: {config.popularity}={value!r:.80}; expected a number'
     )
   return value
 
@@ -211,11 +237,11 @@ def _popularity(record: Record, config: Config) -> float:
 
 
 class Curator:
-  """Puts candidates through the debate.
+  """Samples candidates for queries, and labels them by debate.
 
   Args:
     writer: samples candidates.
-    agent: argues, judges and reflects.
+    agent: plays all roles of the debate.
     config: of the task.
   """
 
@@ -226,11 +252,11 @@ class Curator:
     )
 
   def usage(self) -> dict[str, dict[str, float]]:
-    """What each model has done so far."""
+    """Counts of each model's prompts and replies so far."""
     return {'writer': self.writer.usage(), 'agent': self.agent.usage()}
 
   def __call__(self, queries: Sequence[Query]) -> list[Record]:
-    """The trace of some queries.
+    """Returns the lines of the trace for some queries.
 
     Raises:
       ValueError: a model has given no reply to any of its prompts.
@@ -241,22 +267,29 @@ class Curator:
       for query, replies in zip(queries, self.write(queries), strict=True)
     ]
     self.debate([case for group in cases for case in group])
+    # A single failure leaves a candidate unlabelled.  If all fail, such as with
+    # a server that is down, stop before the trace fills with empty lines.
     for name, now in self.usage().items():
       asked, failed = (now[k] - before[name][k] for k in ('prompts', 'failed'))
       if asked == failed > 0:
         raise ValueError(
-          f'{name}: no reply to any of {asked:.0f} prompts; once that is '
-          'mended, the same command goes on from here'
+          f'{name}: no reply to any of {asked:.0f} prompts; once this is '
+          'fixed, the same command resumes here'
         )
     return [
-      self.conclude(query, [case.found for case in group])
+      self.conclude(query, [case.record for case in group])
       for query, group in zip(queries, cases, strict=True)
     ]
 
   def write(self, queries: Sequence[Query]) -> list[list[str]]:
-    """Different candidates for each query; none where no example was found."""
+    """Samples candidates for each query; none for a skipped query.
+
+    Duplicates and missing replies are dropped, so there may be fewer than
+    `candidates`.
+    """
     count = self.config.candidates
     prompts = [self.brief(query) for query in queries if not query.skipped]
+    # One batch for all queries; `islice` below hands each query its replies.
     replies = iter(self.writer.ask([p for p in prompts for _ in range(count)]))
     return [
       []
@@ -266,7 +299,7 @@ class Curator:
     ]
 
   def brief(self, query: Query) -> str:
-    """What the writer reads: the query, and the examples if there are any."""
+    """The writer's prompt: the query, with the examples if there are any."""
     prompt = query.record['prompt']
     if query.examples is None:
       return prompt
@@ -276,15 +309,15 @@ class Curator:
     return prompts_lib.fill(template, slots)
 
   def conclude(self, query: Query, candidates: Sequence[Record]) -> Record:
-    """A line of the trace."""
+    """Labels the candidates, and returns the query's line of the trace."""
     for candidate in candidates:
       candidate['label'] = label(candidate)
     outcome, pair = choose(candidates, self.config.length_ratio)
-    known = {k: query.record[k] for k in KEPT if k in query.record}
+    copied = {k: query.record[k] for k in KEPT if k in query.record}
     return {
       'prompt': query.record['prompt'],
       'language': self.config.language,
-      **known,
+      **copied,
       'examples': query.examples,
       'candidates': candidates,
       'outcome': 'no examples' if query.skipped else outcome,
@@ -298,14 +331,15 @@ class Curator:
 def choose(
   candidates: Sequence[Record], length_ratio: float
 ) -> tuple[str, Record]:
-  """The best 1 against the worst 0, by how many more merits than faults.
+  """Chooses the best candidate labelled 1 and the worst labelled 0.
 
-  Longer replies earn more praise, so that without a limit nearly all pairs
-  prefer the longer one.
+  Quality is the number of merits minus the number of faults.  Longer replies
+  get more merits, so without `length_ratio` nearly all pairs prefer the longer
+  one.
 
   Args:
     candidates: with their labels.
-    length_ratio: how many times as long one of a pair may be; any if 0.
+    length_ratio: largest ratio of the lengths within a pair; 0 for no limit.
 
   Returns:
     The outcome, one of `OUTCOMES`, and the pair's texts if it is 'pair'.
@@ -322,22 +356,25 @@ def choose(
   ]
   if not couples:
     return 'unmatched', {}
+  # The widest gap in quality among the couples that are left.
   best = max(couples, key=lambda pair: _balance(pair[0]) - _balance(pair[1]))
   return 'pair', {'chosen': best[0]['reply'], 'rejected': best[1]['reply']}
 
 
 def _ratio(a: str, b: str) -> float:
+  """Ratio of the longer text's length to the shorter one's, at least 1."""
   return max(len(a), len(b)) / min(len(a), len(b))
 
 
 def _balance(candidate: Record) -> int:
+  """Number of merits minus number of faults."""
   sides = 'positive', 'negative'
   merits, faults = (len(candidate[side]['points']) for side in sides)
   return merits - faults
 
 
 def pair_of(row: Record) -> Record:
-  """A line of the trace as `data.load_preferences` reads it."""
+  """The preference pair of a trace's line, for `datasets.load_preferences`."""
   names = 'prompt', 'chosen', 'rejected', *KEPT
   return {name: row[name] for name in names if name in row}
 
@@ -346,7 +383,7 @@ def pair_of(row: Record) -> Record:
 
 
 def count(row: Record) -> Counter[str]:
-  """What a line of the trace adds to the summary."""
+  """Counts of one line of the trace, to be added up for the summary."""
   candidates = row['candidates']
   counts = Counter({row['outcome']: 1, 'candidates': len(candidates)})
   counts['labelled'] = sum(c['label'] is not None for c in candidates)
@@ -357,7 +394,7 @@ def count(row: Record) -> Counter[str]:
 
 
 def summarise(counts: Counter[str]) -> Record:
-  """The headline numbers."""
+  """Numbers of pairs, outcomes and labels, and their rates, for the summary."""
   outcomes = {name: counts[name] for name in OUTCOMES}
   queries, pairs = sum(outcomes.values()), counts['pair']
   return {

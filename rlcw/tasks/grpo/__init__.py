@@ -1,1 +1,4 @@
-"""Task `grpo`: group rollout, scoring, mixing and the GRPO update."""
+"""Task `grpo`: group rollout, scoring, mixing and the GRPO update.
+
+Start with `step`, one step from briefs to the batch; `objective` is the update.
+"""

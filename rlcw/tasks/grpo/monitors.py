@@ -1,17 +1,19 @@
-"""Signs that a run learns to please its reward and not to write well.
+"""Monitors of reward hacking: signs that a run pleases its reward, not readers.
 
-A monitor compares the last steps of a run with its first ones (`no_signal` with
-nothing), each as a mean over a window of steps that do not overlap, so that no
-single step trips it:
+A monitor compares the mean of a metric over the last window of steps with its
+mean over the first window (`no_signal` looks at the last alone).  The windows
+do not overlap, and no single step trips a monitor:
 
-  length      replies grow or shrink: what rewards are pleased by first
-  repetition  replies say the same again and again
-  judge       the writing reward rises, and a judge likes the replies less
-  no_signal   groups whose advantages are all 0 teach nothing
-  entropy     replies become alike, and there is nothing left to choose from
+  length      replies grow or shrink, the most common way to please a reward
+  repetition  replies repeat themselves
+  judge       the writing reward rises while a judge likes the replies less
+  no_signal   groups whose advantages are all 0 have no gradient
+  entropy     replies become alike, which leaves no differences to learn from
 
-All follows from the rows of `metrics.jsonl`, and so a run that was resumed
-tells what an undisturbed one does.  Letters: K steps of a window.
+Everything is computed from the rows of `metrics.jsonl`, so a resumed run gives
+the same warnings as an uninterrupted one.
+
+Letters: K steps in a window, M metrics of a monitor.
 """
 
 import collections
@@ -26,12 +28,13 @@ _GRAM = 10  # characters
 
 
 def repeated(text: str) -> float:
-  """The share of a text's runs of ten characters that came before in it.
+  """Share of a text's 10-grams of characters that repeat an earlier one.
 
-  Characters, as Chinese sets no spaces between words; white space does not
-  count.  Ten are two English words or a Chinese clause: fewer recur in any
-  long text, and a loop of whatever period shows.  Unlike a compression ratio
-  it is 0 for a text without repetition, however short.
+  Counted in characters because Chinese has no spaces between words; white space
+  is left out.  Ten characters are two English words or a Chinese clause:
+  shorter runs recur in any long text, while a loop of any period still shows.
+  Unlike a compression ratio this is 0 for a text without repetition, however
+  short.
   """
   letters = ''.join(text.split())
   grams = [letters[i : i + _GRAM] for i in range(len(letters) - _GRAM + 1)]
@@ -39,45 +42,53 @@ def repeated(text: str) -> float:
 
 
 def _ratio(first_KxM: np.ndarray, last_KxM: np.ndarray) -> float:
+  """Mean of the last window relative to the first."""
   return float(last_KxM.mean() / max(first_KxM.mean(), 1e-9))
 
 
 def _rise(first_KxM: np.ndarray, last_KxM: np.ndarray) -> float:
+  """Difference of the windows' means."""
   return float(last_KxM.mean() - first_KxM.mean())
 
 
 def _last(_: np.ndarray, last_KxM: np.ndarray) -> float:
+  """Mean of the last window alone."""
   return float(last_KxM.mean())
 
 
 def _fall_beside_rise(first_Kx2: np.ndarray, last_Kx2: np.ndarray) -> float:
-  """How far the judge fell; 0 unless both changes stand out of the noise.
+  """Fall of the judge's opinion while the writing reward rose; otherwise 0.
 
-  That is, each is of two standard errors or more.
+  Both changes must exceed two standard errors.  Columns are the writing reward
+  and the judge's probability of Good.
   """
   change_2 = last_Kx2.mean(0) - first_Kx2.mean(0)
+  # The squared standard error of a difference of two means: the sum of both.
   variance_2 = (first_Kx2.var(0) + last_Kx2.var(0)) / len(last_Kx2)
   writing, good = change_2
+  # An unsure judge falls by chance in half of all runs, so noise must not warn.
   clear = (abs(change_2) > 2 * np.sqrt(variance_2)).all()
   return float(-good) if clear and writing > 0 > good else 0.0
 
 
 class Monitor(NamedTuple):
-  """What is watched, and what a person reads when it trips."""
+  """A monitor: its metrics, its test, and the warning that a person reads."""
 
-  metrics: tuple[str, ...]
-  measure: Callable[[np.ndarray, np.ndarray], float]  # of two windows [K, M]
-  trips: Callable[[float, float], bool]  # value, threshold
-  text: str  # with slots for both, and for the window
+  metrics: tuple[str, ...]  # M columns of `metrics.jsonl`
+  # (first window, last window), both [K, M], to the value that is compared
+  measure: Callable[[np.ndarray, np.ndarray], float]
+  trips: Callable[[float, float], bool]  # (value, threshold)
+  text: str  # with slots {value}, {threshold} and {window}
   advice: str
-  windows: int = 2  # that must have passed
+  windows: int = 2  # that must be complete before it can trip
 
 
-# by the name of its threshold in a config
+# Keys are the names of the thresholds in a config's `monitors`.
 MONITORS = {
   'length': Monitor(
     ('length_mean',),
     _ratio,
+    # Both ways: a reward may favour shorter replies as well as longer ones.
     lambda value, most: not 1 / most <= value <= most,
     'replies are {value:.2f} times as long as in the first {window} steps '
     '(threshold: {threshold:g} times, or as much shorter)',
@@ -101,7 +112,7 @@ MONITORS = {
     '{value:.2f} than in the first {window} steps that it was asked in '
     '(threshold {threshold:g})',
     'the policy may have found a flaw of the reward: stop at an earlier '
-    'checkpoint, mend the reward, or train with writing=judge',
+    'checkpoint, fix the reward, or train with writing=judge',
   ),
   'no_signal': Monitor(
     ('no_signal_groups',),
@@ -112,6 +123,7 @@ MONITORS = {
     'rules that all replies break or rewards that are all equal teach '
     'nothing: take easier briefs, larger groups, a higher temperature or '
     'mixing.all_violating=rank',
+    # The share is bad by itself: it needs no comparison with the first steps.
     windows=1,
   ),
   'entropy': Monitor(
@@ -127,22 +139,30 @@ MONITORS = {
 
 
 def check(settings: Config) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  """Checks the settings under `monitors`.
+
+  Raises:
+    ValueError: a setting is out of range; names it and the expected range.
+  """
   for name in ('window', 'judge_every'):
     if settings[name] < 1:
       raise ValueError(
-        f'monitors.{name}={settings[name]}; legal: an integer from 1 on'
+        f'monitors.{name}={settings[name]}; expected an integer of at least 1'
       )
   for name in MONITORS:
+    # `length` is a factor that must allow for no change; the others are
+    # differences, shares and a ratio.  Written with `not`, the comparison
+    # rejects NaN too.
     least = 1 if name == 'length' else 0
     if not settings[name] >= least:
       raise ValueError(
-        f'monitors.{name}={settings[name]}; legal: a number from {least} on'
+        f'monitors.{name}={settings[name]}; expected a number of at least '
+        f'{least}'
       )
 
 
 class Watch:
-  """Is shown a run's rows, one by one, and keeps what tripped.
+  """Runs all monitors over a run's rows of metrics, given one by one.
 
   Args:
     settings: a config's `monitors`.
@@ -151,37 +171,42 @@ class Watch:
   def __init__(self, settings: Config):
     self.settings = settings
     self.warnings: list[dict[str, Any]] = []
-    self.count = dict.fromkeys(MONITORS, 0)  # steps with all that it needs
-    self.tripped: dict[str, int] = {}  # the last of these that was too much
+    # By monitor: rows so far that had all of its metrics, and the number of the
+    # last such row at which it was over its threshold.
+    self.count = dict.fromkeys(MONITORS, 0)
+    self.tripped: dict[str, int] = {}
+    # By monitor: the rows of its first window and of its last.
     self.first: dict[str, list[Any]] = {name: [] for name in MONITORS}
     self.last = {
       name: collections.deque(maxlen=settings.window) for name in MONITORS
     }
 
   def see(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a new row trips.
+    """Adds a row and returns the warnings that it causes.
 
-    What is tripped is not told again before a window of steps has passed
-    without.
+    A monitor that has warned stays silent until it has been below its threshold
+    for a whole window.
 
     Args:
-      row: of `metrics.jsonl`; what it lacks, or is None, is not counted.
+      row: of `metrics.jsonl`.  A monitor ignores a row in which one of its
+        metrics is missing or None.
 
     Returns:
-      For each monitor `{monitor, step, value, threshold, text}`.
+      A `{monitor, step, value, threshold, text}` for each monitor that trips.
     """
-    told = [
+    warnings = [
       self._warn(name, value, row['step'])
       for name in MONITORS
       if (value := self._trip(name, row)) is not None
     ]
-    self.warnings += told
-    return told
+    self.warnings += warnings
+    return warnings
 
   def _trip(self, name: str, row: Mapping[str, Any]) -> float | None:
-    """A monitor's value where it now trips."""
+    """Adds a row to one monitor; returns its value if it trips, else None."""
     monitor, window = MONITORS[name], int(self.settings.window)
     values = [row.get(metric) for metric in monitor.metrics]
+    # Such as `judge_good` in the steps in which the judge is not asked.
     if None in values:
       return None
     self.count[name] += 1
@@ -194,11 +219,14 @@ class Watch:
     value = monitor.measure(*(np.array(each, float) for each in windows))
     if not monitor.trips(value, self.settings[name]):
       return None
+    # Every row over the threshold moves `tripped` on, so a lasting fault warns
+    # once.
     before = self.tripped.get(name, -window)
     self.tripped[name] = self.count[name]
     return value if self.count[name] - before > window else None
 
   def _warn(self, name: str, value: float, step: int) -> dict[str, Any]:
+    """The warning as a record of `summary.json`."""
     threshold, monitor = self.settings[name], MONITORS[name]
     text = monitor.text.format(
       value=value, threshold=threshold, window=self.settings.window
@@ -212,19 +240,21 @@ class Watch:
     }
 
   def off(self) -> dict[str, str]:
-    """The monitors that never had what they need, and why."""
-    found = {}
+    """Reasons, by monitor, why it had too few rows to trip at all."""
+    reasons = {}
     for name, monitor in MONITORS.items():
       need = monitor.windows * self.settings.window
       if name == 'judge' and not self.count[name]:
-        found[name] = 'no judge was asked that is not the writing reward itself'
+        reasons[name] = 'no judge apart from the writing reward was asked'
       elif self.count[name] < need:
-        found[name] = f'it had {self.count[name]} of the {need} steps it needs'
-    return found
+        reasons[name] = (
+          f'it had {self.count[name]} of the {need} steps it needs'
+        )
+    return reasons
 
 
 def survey(rows: Iterable[Mapping[str, Any]], settings: Config) -> Watch:
-  """What a watch keeps of all rows of a run."""
+  """Runs all monitors over the rows of a whole run."""
   watch = Watch(settings)
   for row in rows:
     watch.see(row)

@@ -1,6 +1,7 @@
-"""What a GRPO run learns by: its model, its optimiser, its loss.
+"""The model, optimiser and loss of a GRPO run.
 
-`grpo` trains with them, `plan` compiles them ahead of time.
+Task `grpo` trains with them, and task `plan` compiles them ahead of time; one
+definition for both makes sure that the plan is of the program that runs.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.runtime.mesh import TABLES, group_shards
 
 DTYPES = ('float32', 'bfloat16')
+# Settings that take one of a few names.
 NAMED = {
   'compute_dtype': DTYPES,
   'moment_dtype': DTYPES,
@@ -26,45 +28,64 @@ NAMED = {
 }
 
 
-def legal_microbatches(config: Config, mesh: Mesh) -> list[int]:
-  """Every number of groups that a step can be learned from at a time."""
+def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
+  """All valid values of `microbatch_groups`, in increasing order.
+
+  A valid one divides `prompts_per_step`, and splits evenly over the devices of
+  the data and fsdp axes.
+  """
   prompts, shards = config.prompts_per_step, group_shards(mesh)
   return [n for n in range(shards, prompts + 1, shards) if prompts % n == 0]
 
 
 def check(config: Config, mesh: Mesh) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  """Checks the settings of model, optimiser and loss against the mesh.
+
+  Raises:
+    ValueError: a setting is invalid; names it, its value and the expected ones.
+  """
   prompts, micro = config.prompts_per_step, config.microbatch_groups
-  shards, legal = group_shards(mesh), legal_microbatches(config, mesh)
-  if not legal:
+  shards, valid = group_shards(mesh), valid_microbatches(config, mesh)
+  if not valid:
     raise ValueError(
       f'prompts_per_step={prompts} does not split over the {shards} devices of '
-      f'the data and fsdp axes; legal: multiples of {shards}'
+      f'the data and fsdp axes; expected a multiple of {shards}'
     )
-  if micro not in legal:
+  if micro not in valid:
     raise ValueError(
-      f'microbatch_groups={micro} has to divide prompts_per_step={prompts} and '
-      f'to split over the {shards} devices of the data and fsdp axes; legal: '
-      f'{legal}'
+      f'microbatch_groups={micro} must divide prompts_per_step={prompts} and '
+      f'split over the {shards} devices of the data and fsdp axes; expected '
+      f'one of {valid}'
     )
+  # The advantage of a single reply is 0: it is its own baseline.
   if config.group_size < 2:
     raise ValueError(
       f'group_size={config.group_size}: a group needs at least 2 replies to '
       'compare'
     )
-  for name, legal in NAMED.items():
-    if config[name] not in legal:
-      raise ValueError(f'{name}={config[name]!r} is unknown; legal: {legal}')
+  for name, valid in NAMED.items():
+    if config[name] not in valid:
+      raise ValueError(
+        f'{name}={config[name]!r} is unknown; expected one of {valid}'
+      )
+  # Greedy replies to a brief would all be equal, and leave no advantages.
   if not config.temperature > 0:
-    raise ValueError(f'temperature={config.temperature}; legal: above 0')
+    raise ValueError(
+      f'temperature={config.temperature}; expected a number above 0'
+    )
   if config.checkpoint_every < 1:
     raise ValueError(
-      f'checkpoint_every={config.checkpoint_every}; legal: an integer from 1 on'
+      f'checkpoint_every={config.checkpoint_every}; expected an integer of at '
+      'least 1'
     )
 
 
 def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
-  """The model with adapters, dtype, remat and attention as a run asks."""
+  """Sets adapters, compute dtype, rematerialisation and attention kernels.
+
+  Raises:
+    ValueError: `train`, or a setting of the adapters, is invalid.
+  """
   return dataclasses.replace(
     lora.configure(model_config, config),
     dtype=config.compute_dtype,
@@ -74,7 +95,7 @@ def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-  """The optimiser that a run's settings describe."""
+  """Adam with warm-up and gradient clipping, by a run's settings."""
   return train.make_optimizer(
     config.learning_rate,
     warmup_steps=config.warmup_steps,
@@ -84,18 +105,27 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
-  """Step 5: the GRPO loss, each brief read once for all its replies."""
+  """Returns the GRPO loss as `train.fit` takes it.
+
+  The loss reads a batch of `step.make_batch`, or a microbatch of it, and each
+  brief once for its G replies.  Its result is `losses.GRPOTerms` as a dict.
+  """
 
   def loss_fn(
     params: Params, frozen: Params, arrays: Any
   ) -> dict[str, losses.Ratio]:
     params = lora.join(params, frozen)
     rollout = arrays['rollout']
+    # Tokens count if they are real, not padding, and their reply could be
+    # scored.
     mask_PxGxT = rollout.mask & arrays['valid'][..., None]
     length = rollout.token.shape[-1]
+    # [P, G, T, D]: the hidden state at t − 1, which predicts token t.
     predicting, _ = forward_replies(
       model_config, params, arrays['prompt'], arrays['length'], rollout.token
     )
+    # At the temperature of the rollout, or the ratio of policy to sampler would
+    # not be 1 before the first update.  N = P · G · T.
     logp_N = layers.token_logprobs(
       predicting.reshape(-1, predicting.shape[-1]),
       head_weight(params),
@@ -103,6 +133,8 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
       config.temperature,
     )
     terms = losses.grpo(
+      # From here on a row for each reply, [P · G, T]: the loss needs no groups,
+      # as the advantages already compare a reply with its group.
       logp_N.reshape(-1, length),
       rollout.logp.reshape(-1, length),
       arrays['advantage'].reshape(-1),

@@ -1,15 +1,8 @@
-"""Task `grpo`: learn to write well without breaking a rule.
+"""Task `grpo`: train a policy to write well without breaking rules.
 
-One step, from top to bottom:
-
-  1. briefs     P of them, a function of (seed, step)
-  2. rollout    G replies to each, sampled from the current policy
-  3. scores     the frozen decoder gives the writing score and the reference
-                log-probabilities in one pass, while the host checks the rules
-  4. mix        a rule-breaker's reward is lowered until its advantage is
-                negative (RLMR), or one of the baselines
-  5. update     clipped policy gradient (`learner`); each brief is read once for
-                its group
+`run` loads the model and connects three parts: `step` makes the batch of each
+step, `objective` gives loss and optimiser, and `train.fit` is the loop.  To
+read how a step works, start with `step`.
 """
 
 import time
@@ -31,7 +24,7 @@ from rlcw.tasks.grpo.step import make_next_batch
 
 
 def load(config: Config) -> LanguageModel:
-  """The model that a run trains, with the adapters that it asks for."""
+  """Loads the model that a run trains, on its mesh and with its adapters."""
   mesh = make_mesh(**config.mesh)
   model = language_model.load(config.model, mesh)
   return model._replace(config=objective.configure(model.config, config))
@@ -39,7 +32,16 @@ def load(config: Config) -> LanguageModel:
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Trains a policy; returns its summary, in the process that tells."""
+  """Trains a policy, and writes `summary.json` into the workdir.
+
+  Returns:
+    The summary in process 0; an empty dict in the others.
+
+  Raises:
+    FileNotFoundError: a model or a file of briefs does not exist.
+    ValueError: a setting, a model or a file is invalid.
+  """
+  # Before any model is loaded, so that a mistake costs no time.
   check(config)
   started = time.perf_counter()
   model = load(config)
@@ -48,9 +50,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   learned, frozen = lora.split(
     model.config, model.params, model.mesh, config.seed
   )
-  # what learns stays float32; the reference, and a frozen base, need not
+  # Trained weights stay float32, as small updates would be rounded away in
+  # bfloat16.  The reference, and the frozen base of adapters, may be bfloat16.
   model = language_model.cast(model, config.compute_dtype, config.attention)
+  # With adapters the base is the reference too: both share one copy in memory.
   frozen = frozen and model.params
+  # The reference scores once per step and can wait in host memory
+  # meanwhile.  The base of adapters cannot: the rollout and the update read it
+  # as well.
   if config.offload and not frozen:
     waiting = weights.in_memory(model.params, 'pinned_host')
     model = model._replace(params=waiting)
@@ -69,9 +76,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     microbatches=config.prompts_per_step // config.microbatch_groups,
     watch=make_watch(config),
   )
+  # Only process 0 has written the files that the summary is made from.
   if not processes.is_primary_process():
     return {}
   history = datasets.read_jsonl(workdir / 'metrics.jsonl')
+  # None, for −inf: a step without a mixed group has no violator to compare.
   worst = [
     row['max_violator_advantage']
     for row in history
@@ -92,7 +101,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
+  """Checks a `grpo` config before anything is loaded.
+
+  Raises:
+    ValueError: a setting is invalid; names it, its value and the expected ones.
+  """
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
   monitors.check(config.monitors)
@@ -100,12 +113,12 @@ def check(config: Config) -> None:
 
 
 def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:
-  """Says a line where a row of metrics trips a monitor."""
+  """Returns a function that logs a line for each monitor that a row trips."""
   watch = monitors.Watch(config.monitors)
 
-  def see(row: dict[str, Any]) -> None:
-    for found in watch.see(row):
-      name, step, text = (found[k] for k in ('monitor', 'step', 'text'))
+  def log_warnings(row: dict[str, Any]) -> None:
+    for warning in watch.see(row):
+      name, step, text = (warning[k] for k in ('monitor', 'step', 'text'))
       metrics.log(f'grpo: warning ({name}, step {step}): {text}')
 
-  return see
+  return log_warnings

@@ -1,4 +1,28 @@
-"""One GRPO step, from briefs to the batch that the update learns from."""
+"""One GRPO step: brief → replies → scores → mix → batch.
+
+  1. briefs    draw P briefs, a function of (seed, step)     `draw_briefs`
+  2. replies   sample G replies to each from the current
+               policy                                        `sample_rollout`
+  3. scores    one pass of the frozen decoder gives the writing score and the
+               reference log-probabilities, while the host checks the rules
+                                                             `scoring.Scorer`
+  4. mix       combine both scores into one advantage per reply: RLMR lowers a
+               rule-breaker's reward until its advantage is negative; or one of
+               the baselines                                 `make_mix`
+  5. batch     assemble the arrays that the update learns from, a clipped
+               policy gradient that reads each brief once for its group
+                                          `make_batch`, `objective.make_loss`
+
+`make_next_batch` calls the stages in this order, and logs the step's metrics
+(`step_metrics`) and its replies (`log_rollouts`).
+
+With several processes, arrays on devices are global, and the host arrays of a
+process are the rows of its P / processes groups.  Stage 4 gathers both scores,
+so that every process mixes all P groups.
+
+Letters: N briefs in the data set, P briefs in a step, G replies to each,
+L prompt tokens, T reply tokens.
+"""
 
 import itertools
 import time
@@ -23,13 +47,19 @@ from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout, Temperature, sample
 from rlcw.tasks.grpo import monitors
 
+# Token ids [P, L], lengths [P] and indices [P] of a step's briefs.
+BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
+
 
 class Mixed(NamedTuple):
-  """What the mixer makes of a rollout's scores, on the host."""
+  """Mixed rewards of all P groups and their advantages, on the host."""
 
   rewards: mixing.MixedRewards
   advantage: Any  # [P, G]
   max_violator_advantage: Any  # [], −inf where no group is mixed
+
+
+# --- The step ---------------------------------------------------------------
 
 
 def make_next_batch(
@@ -40,89 +70,140 @@ def make_next_batch(
   config: Config,
   workdir: Path,
 ) -> Callable[[train.TrainState, int], train.Batch]:
-  """Steps 1 to 4: from the current parameters to what they learn from."""
-  prompt_NxL, length_N = batches.pad(
+  """Returns the function `(state, step) -> batch` that `train.fit` calls.
+
+  Args:
+    model: the policy's base, for its config, tokenizer and mesh.
+    scorer: of the replies.
+    frozen: parameters that complete those of the state; empty where all learn.
+    briefs: the N training briefs.
+    config: of the `grpo` task.
+    workdir: `rollouts.jsonl` is appended to here.
+  """
+  # All N briefs are padded to one width, so that `sample` compiles once.
+  tokenized = batches.pad(
     tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
   )
   mix = make_mix(config)
-  parts = processes.DataShards(model.mesh)
-  diary = workdir / 'rollouts.jsonl'
+  shards = processes.DataShards(model.mesh)
+  rollout_log = workdir / 'rollouts.jsonl'
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    # JAX runs asynchronously: without this wait, the end of the last update
+    # would be timed as part of this rollout.
     jax.block_until_ready(state.params)
     started = time.perf_counter()
-    rows = batches.batch_indices(
-      config.seed,
-      step,
-      config.prompts_per_step,
-      len(briefs),
-      *parts.index_and_count,
-    )
-    prompt_PxL, length_P, brief_P = parts.to_global(
-      (prompt_NxL[rows], length_N[rows], rows)
-    )
+
+    # 1. Briefs.
+    rows, brief_arrays = draw_briefs(tokenized, step, config, shards)
+    chosen = [briefs[row] for row in rows]
+
+    # 2. Replies, sampled on-policy: from the parameters of this very step.
     params = lora.join(state.params, frozen)
     rollout, resharding = sample_rollout(
-      model, params, (prompt_PxL, length_P, brief_P), step, config
+      model, params, brief_arrays, step, config
     )
     sampled = time.perf_counter()
-    chosen = [briefs[row] for row in rows]
-    opinion = step % config.monitors.judge_every == 0
-    scores = scorer(chosen, prompt_PxL, length_P, rollout, opinion)
-    own = parts.local_rows(rollout)
-    facts = gather_stats(parts.gather(local_stats(own, scores)))
-    mixed = mix(facts['writing'], facts['violated'], facts['valid'])
-    mine = {
-      'valid': parts.local_slice(mixed.rewards.valid),
-      'reward': parts.local_slice(mixed.rewards.reward),
-      'advantage': parts.local_slice(mixed.advantage),
+
+    # 3. Scores of this process's rows.  Every few steps the judge also rates
+    # one reply per brief, only to monitor reward hacking; it is no reward.
+    prompt_PxL, length_P, _ = brief_arrays
+    second_opinion = step % config.monitors.judge_every == 0
+    scores = scorer(chosen, prompt_PxL, length_P, rollout, second_opinion)
+
+    # 4. Mix.  Two numbers and a few flags per reply are cheap to gather, and
+    # with them every process computes the same advantages.
+    local_rollout = shards.local_rows(rollout)
+    stats = gather_stats(shards.gather(local_stats(local_rollout, scores)))
+    mixed = mix(stats['writing'], stats['violated'], stats['valid'])
+    local_mixed = {
+      'valid': shards.local_slice(mixed.rewards.valid),
+      'reward': shards.local_slice(mixed.rewards.reward),
+      'advantage': shards.local_slice(mixed.advantage),
     }
-    log_rollouts(parts, diary, step, chosen, own, scores, mine)
-    arrays = {
-      'prompt': prompt_PxL,
-      'length': length_P,
-      'rollout': rollout,
-      'ref_logp': scores.ref_logp,
-    }
-    arrays = jax.device_put(arrays, parts.sharding) | parts.to_global(
-      {name: mine[name] for name in ('valid', 'advantage')}
+    log_rollouts(
+      shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
     )
-    told = step_metrics(facts, mixed)
+
+    # 5. Batch.
+    arrays = make_batch(brief_arrays, rollout, scores, local_mixed, shards)
+    values = step_metrics(stats, mixed)
     scored = time.perf_counter()
-    told |= {
-      'tokens_per_second': facts['length'].sum() / (sampled - started),
+    values |= {
+      'tokens_per_second': stats['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
-      'seconds_resharding': resharding,  # of the rollout's
+      'seconds_resharding': resharding,  # part of the rollout's
       'seconds_scoring': scored - sampled,
     }
-    return train.Batch(arrays, told, started, scored - started)
+    return train.Batch(arrays, values, started, scored - started)
 
   return next_batch
+
+
+# --- 1. Briefs --------------------------------------------------------------
+
+
+def draw_briefs(
+  tokenized: tuple[np.ndarray, np.ndarray],
+  step: int,
+  config: Config,
+  shards: processes.DataShards,
+) -> tuple[np.ndarray, BriefArrays]:
+  """Step 1: draws the briefs of a step from an epoch's permutation.
+
+  They are a function of (seed, step) alone, so a resumed run needs no saved
+  data position to continue with the same briefs.
+
+  Args:
+    tokenized: ids `[N, L]` and lengths `[N]` of all briefs.
+    step: of the run.
+    config: of the `grpo` task.
+    shards: splits the step's rows over processes.
+
+  Returns:
+    Indices of this process's rows, and the global arrays of all P briefs.
+  """
+  prompt_NxL, length_N = tokenized
+  rows = batches.batch_indices(
+    config.seed,
+    step,
+    config.prompts_per_step,
+    len(prompt_NxL),
+    *shards.index_and_count,
+  )
+  return rows, shards.to_global((prompt_NxL[rows], length_N[rows], rows))
+
+
+# --- 2. Replies -------------------------------------------------------------
 
 
 def sample_rollout(
   model: LanguageModel,
   params: Params,
-  briefs: tuple[jax.Array, jax.Array, jax.Array],
+  briefs: BriefArrays,
   step: int,
   config: Config,
 ) -> tuple[Rollout, float]:
-  """Step 2.
+  """Step 2: samples G replies to each brief.
 
   Args:
     model: of the policy.
-    params: its parameters, as they are trained.
-    briefs: tokens `[P, L]`, lengths `[P]` and numbers `[P]`.
+    params: its parameters, sharded as they are trained.
+    briefs: token ids `[P, L]`, lengths `[P]` and indices `[P]`.  The random
+      keys are a function of (seed, step, index, reply).
     step: of the run.
-    config: of the run.
+    config: of the `grpo` task.
 
   Returns:
-    The replies, and the seconds that it took to merge, cast and move weights.
+    The replies, and the seconds taken to merge adapters, cast weights and
+    reshard them.
   """
   started = time.perf_counter()
   decoder = lora.rollout_config(model.config)
-  sampled = lora.rollout_params(model.config, params)
-  weights = for_rollout(decoder, sampled, model.mesh, config.rollout_table)
+  weights = lora.rollout_params(model.config, params)
+  # Training shards weights over 'fsdp'.  Decoding reads every weight for every
+  # token, so it is faster to gather them once here than once per token.
+  weights = for_rollout(decoder, weights, model.mesh, config.rollout_table)
   jax.block_until_ready(weights)
   resharded = time.perf_counter()
   rollout = sample(
@@ -139,15 +220,22 @@ def sample_rollout(
   return jax.block_until_ready(rollout), resharded - started
 
 
-def make_mix(config: Config) -> Callable[..., Mixed]:
-  """Step 4, jitted: two scores to one advantage per reply.
+# --- 4. Mix -----------------------------------------------------------------
 
-  A reply that is not valid counts for nothing; it is never zero.
+
+def make_mix(config: Config) -> Callable[..., Mixed]:
+  """Step 4: returns the function `(writing, violated, valid) -> Mixed`.
+
+  All three are `[P, G]`.  A reply that is not valid (no score, or a missing
+  verdict) is left out of its group's statistics; it is never given a reward of
+  zero, which would be a reward like any other.
   """
   mixer, names = mixing.MIXERS[config.mixing.name]
-  words = {n: config.mixing[n] for n in names if n == 'all_violating'}
-  numbers = {n: config.mixing[n] for n in names if n not in words}
-  all_negative = words.get('all_violating') == 'suppress'
+  # Strings select code, so they are fixed when `mix` is traced; numbers are
+  # traced arguments, whose values do not cause a recompilation.
+  static = {n: config.mixing[n] for n in names if n == 'all_violating'}
+  numbers = {n: config.mixing[n] for n in names if n not in static}
+  all_negative = static.get('all_violating') == 'suppress'
 
   @jax.jit
   def mix(
@@ -156,8 +244,11 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
     valid_PxG: jax.Array,
     numbers: Any,
   ):
+    # A missing score is NaN, and NaN times a mask of 0 is NaN still.
     writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
-    mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **words, **numbers)
+    mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
+    # None lets `group_advantages` divide by the std of the mixed reward, as in
+    # GRPO.  That std includes RLMR's penalty; 'writing_std' leaves it out.
     scale_P = {
       'reward_std': None,
       'writing_std': mixed.writing_std,
@@ -166,6 +257,7 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
     advantage_PxG = losses.group_advantages(
       mixed.reward, mixed.valid, baseline_P=mixed.baseline, scale_P=scale_P
     )
+    # RLMR guarantees that this is below 0; the run logs it as a check.
     worst = mixing.max_violator_advantage(
       advantage_PxG, violated_PxG, mixed, all_violating=all_negative
     )
@@ -175,7 +267,11 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
 
 
 def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
-  """What all processes are to know of one part's replies."""
+  """Statistics of this process's replies, for all processes to gather.
+
+  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`
+  and `good` (both `[P']`).
+  """
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
   )
@@ -188,81 +284,133 @@ def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
     ),
     'finished': finished,
     'length': length,
+    # Only the sum: gathering [P, G, T] through the host would be slow.
     'logp': logp.sum(),
     'repetition': np.array(
       [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
     ),
     'good': scores.good,
-    'told': scores.stats,
+    'scoring': scores.stats,
   }
 
 
 def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """The same of a whole step: its groups in order, its numbers added up.
+  """Joins the `local_stats` of all processes into those of the step.
 
-  Of what scoring told, a judge's counts are added up; the rest is a mean, as
-  all parts have as many replies.
+  Groups are concatenated in their order, and `logp` is summed.  Of the scorer's
+  statistics a judge's counts are summed; the others are averaged, without
+  weights, as all processes have equally many replies.
   """
   joined = {
     name: sum(part['logp'] for part in parts)
     if name == 'logp'
     else np.concatenate([part[name] for part in parts])
     for name in parts[0]
-    if name != 'told'
+    if name != 'scoring'
   }
-  told = {
+  scoring = {
     name: (np.sum if name.startswith('judge_') else np.mean)(
-      [part['told'][name] for part in parts]
+      [part['scoring'][name] for part in parts]
     )
-    for name in parts[0]['told']
+    for name in parts[0]['scoring']
   }
-  return joined | {'told': told}
+  return joined | {'scoring': scoring}
 
 
-def step_metrics(facts: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
-  """One step's numbers.  `entropy` is the sampled estimate −mean(log p)."""
+# --- 5. Batch ---------------------------------------------------------------
+
+
+def make_batch(
+  briefs: BriefArrays,
+  rollout: Rollout,
+  scores: Scores,
+  mixed: dict[str, Any],
+  shards: processes.DataShards,
+) -> dict[str, Any]:
+  """Step 5: the arrays of one update, every one split over its P groups.
+
+  Args:
+    briefs: token ids `[P, L]`, lengths `[P]` and indices `[P]`.
+    rollout: the replies.
+    scores: for the reference log-probabilities `[P, G, T]`.
+    mixed: this process's rows of `valid` and `advantage`.
+    shards: splits rows over devices.
+  """
+  prompt_PxL, length_P, _ = briefs
+  arrays = {
+    'prompt': prompt_PxL,
+    'length': length_P,
+    'rollout': rollout,
+    'ref_logp': scores.ref_logp,
+  }
+  # The compiler chose where the rollout's outputs lie.  One fixed sharding for
+  # all means that the update compiles once.
+  return jax.device_put(arrays, shards.sharding) | shards.to_global(
+    {name: mixed[name] for name in ('valid', 'advantage')}
+  )
+
+
+# --- Metrics and logs -------------------------------------------------------
+
+
+def step_metrics(stats: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
+  """Metrics of one step, a row of `metrics.jsonl`.
+
+  `entropy` is the sampled estimate −mean(log p) in nats per token.
+  """
   rewards, share = mixed.rewards, mixed.rewards.violators
-  length = facts['length']
+  length = stats['length']
   return {
     'reward': rewards.reward.mean(),
-    'writing': metrics.mean(facts['writing']),
+    # `metrics.mean` skips NaN: replies without a score, rules without a
+    # verdict.
+    'writing': metrics.mean(stats['writing']),
     'writing_std': rewards.writing_std.mean(),
-    'pass_rate': metrics.mean(1 - facts['broken']),
-    'violation_rate': facts['violated'].mean(),
+    'pass_rate': metrics.mean(1 - stats['broken']),
+    'violation_rate': stats['violated'].mean(),
     'penalty_mean': rewards.penalty.mean(),
     'penalty_max': rewards.penalty.max(),
     'max_violator_advantage': mixed.max_violator_advantage,
     'mixed_groups': np.mean((share > 0) & (share < 1)),
     'clean_groups': np.mean(share == 0),
     'all_violating_groups': np.mean(share == 1),
+    # Groups whose advantages are all 0 have no gradient.
     'no_signal_groups': 1 - mixed.advantage.any(1).mean(),
     'length_mean': length.mean(),
-    'truncated': 1 - facts['finished'].mean(),
-    'entropy': -facts['logp'] / length.sum(),
-    'repetition': facts['repetition'].mean(),
-    'judge_good': metrics.mean(facts['good']),
-    **facts['told'],
+    'truncated': 1 - stats['finished'].mean(),
+    'entropy': -stats['logp'] / length.sum(),
+    'repetition': stats['repetition'].mean(),
+    'judge_good': metrics.mean(stats['good']),
+    **stats['scoring'],
   }
 
 
 def log_rollouts(
-  parts: processes.DataShards,
-  diary: Path,
+  shards: processes.DataShards,
+  rollout_log: Path,
   step: int,
   briefs: list[Brief],
   rollout: Rollout,
   scores: Scores,
   mixed: dict[str, Any],
 ) -> None:
-  """Keeps every reply with all its scores, a line per group.
+  """Appends every reply with all its scores to the log, a line per group.
 
-  Each process knows its own groups; the first writes all of them, in order.
+  Args:
+    shards: gathers the groups to process 0, which alone writes.
+    rollout_log: `rollouts.jsonl`.
+    step: of the run.
+    briefs: of this process's groups.
+    rollout: this process's replies.
+    scores: of them.
+    mixed: this process's rows of `reward` and `advantage`.
   """
   columns = {
     'text': scores.text,
     'writing': scores.writing,
     'follow': scores.follow,
     'violated': scores.violated,
+    # As scored; the mixer may leave out more (`all_violating='skip'`).
     'valid': scores.valid,
     'finished': rollout.finished,
     'length': rollout.length,
@@ -285,5 +433,7 @@ def log_rollouts(
     }
     for p, brief in enumerate(briefs)
   ]
-  for group in itertools.chain(*parts.gather_to_primary(groups)):
-    files.append_jsonl(diary, group)
+  # In the order of the rows, so that the file is the same however many
+  # processes took part.
+  for group in itertools.chain(*shards.gather_to_primary(groups)):
+    files.append_jsonl(rollout_log, group)

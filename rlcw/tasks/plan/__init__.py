@@ -1,1 +1,1 @@
-"""Task `plan`: memory and time of a GRPO step on a named slice."""
+"""Task `plan`: memory and time of a GRPO step on a named TPU slice."""

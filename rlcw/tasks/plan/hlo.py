@@ -1,12 +1,12 @@
-"""What a compiled program sends and which kernels it runs, from its HLO text.
+"""Collective traffic and kernels of a compiled program, from its HLO text.
 
-A collective in the body of a loop runs as often as the loop turns.  That is
-said nowhere: the loop's condition has the limit, its body what is added to the
-counter.  A loop that may end earlier is counted in full.
+A collective in the body of a loop runs once per iteration.  HLO does not give
+the number of iterations: it follows from the limit in the loop's condition and
+the increment in its body.  A loop that may end earlier is counted in full.
 
-On a TPU a collective may be spread over several fusions, so as to run beside
-them, and its instruction then stands in each: it is known by its channel, and
-runs as often as the part that runs least.
+On a TPU a collective may be split over several fusions, to run asynchronously
+beside them, and its instruction then appears in each.  Such parts share a
+channel id; the collective runs as often as the part that runs least.
 """
 
 import math
@@ -22,18 +22,24 @@ KINDS = (
   'all-to-all',
   'collective-permute',
 )
+# Patterns of HLO text, as in `%name = f32[8,4]{1,0} op(%operand), attribute=…`,
+# within computations `%name (parameters) -> shape {`.
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) .*\{$')
 _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\(')
+# Attributes that name the computations which an instruction calls.
 _CALLED = re.compile(
   r'\b(?:calls|to_apply|body|condition|branch_computations|'
   r'true_computation|false_computation)=(?:\{([^}]*)\}|(%?[\w.-]+))'
 )
 _LOOP = re.compile(r' while\(.*\bcondition=%?([\w.-]+), body=%?([\w.-]+)')
+# Pallas kernels are custom calls; XLA appends a number to the kernel's name.
 _KERNEL = re.compile(
   r'^\s+(?:ROOT )?%?([\w-]+)\S* = .* custom-call\(.*'
   r'custom_call_target="tpu_custom_call"'
 )
 _CHANNEL = re.compile(r'\bchannel_id=\d+')
+# The limit and the increment of a loop are scalar integer constants; its
+# counter is an element of the loop's state.
 _CONSTANT = re.compile(
   r'%([\w.-]+) = [su](?:8|16|32|64)\[\]\S* constant\((\d+)\)'
 )
@@ -42,62 +48,66 @@ _ROOT = re.compile(r'^\s+ROOT .* tuple\(')
 _ARRAY = re.compile(r'\b(pred|bf16|[a-z]\d+)(?:e\d\w*)?\[([\d,]*)\]')
 
 
-# a fusion of a TPU that keeps only a part of the sum, and makes no more
+# Name of a TPU fusion of an all-reduce and a slice of its result.  It runs as a
+# reduce-scatter, which sends half as many bytes.
 _SCATTERING = 'all-reduce-scatter'
 
 
 class Traffic(NamedTuple):
-  """One kind of collective, over a whole run of a program."""
+  """Traffic of one kind of collective over one run of a program."""
 
   count: int = 0  # on each device
   bytes: float = 0.0  # that each device sends
 
 
 def collectives(text: str) -> dict[str, Traffic]:
-  """Counts what each device sends, by kind of collective.
+  """Counts the bytes that each device sends, by kind of collective.
 
   Args:
-    text: of a compiled program, `compiled.as_text()`.
+    text: HLO of a compiled program, `compiled.as_text()`.
 
   Returns:
     Traffic by kind, without kinds that do not occur.  Bytes are those of the
-    algorithms that send least: rings for gathers and reductions.
+    algorithms that send least, such as rings for gathers and reductions.
   """
   computations, entry = _computations(text)
   parts: dict[str, tuple[str, float, int]] = {}
-  for name, times in _turns(computations, entry).items():
+  for name, times in _run_counts(computations, entry).items():
     for line in computations[name]:
-      kind, size = _sent(line) or ('', 0.0)
+      kind, size = _bytes_sent(line) or ('', 0.0)
       if not kind:
         continue
       if kind == 'all-reduce' and name.startswith(_SCATTERING):
         kind, size = 'reduce-scatter', size / 2
+      # Parts of one collective share a channel; without one, the line is its
+      # own key.
       channel = _CHANNEL.search(line)
       key = channel[0] if channel else f'{name}{line}'
       least = min(times, parts[key][2] if key in parts else times)
       parts[key] = kind, size, least
-  found: dict[str, Traffic] = {}
+  traffic: dict[str, Traffic] = {}
   for kind, size, times in parts.values():
-    before = found.get(kind, Traffic())
-    found[kind] = Traffic(before.count + times, before.bytes + times * size)
-  return found
+    before = traffic.get(kind, Traffic())
+    traffic[kind] = Traffic(before.count + times, before.bytes + times * size)
+  return traffic
 
 
 def kernels(text: str) -> dict[str, int]:
-  """How often each kernel written by hand runs on each TPU, by its name."""
+  """Number of runs of each Pallas kernel on each TPU, by the kernel's name."""
   computations, entry = _computations(text)
-  found: Counter[str] = Counter()
-  for name, times in _turns(computations, entry).items():
+  runs: Counter[str] = Counter()
+  for name, times in _run_counts(computations, entry).items():
     for line in computations[name]:
       if kernel := _KERNEL.match(line):
-        found[kernel[1]] += times
-  return dict(found)
+        runs[kernel[1]] += times
+  return dict(runs)
 
 
 def array_bytes(shape: str) -> list[int]:
-  """Bytes of every array that an HLO shape names."""
+  """Bytes of every array in an HLO shape, such as `(bf16[8,4], f32[])`."""
   sizes = []
   for dtype, dims in _ARRAY.findall(shape):
+    # A pred takes a byte; other dtypes have their bits in the name, as in bf16.
     bits = 8 if dtype == 'pred' else int(re.sub(r'\D', '', dtype))
     count = math.prod(int(d) for d in dims.split(',') if d)
     sizes.append(count * bits // 8)
@@ -105,22 +115,27 @@ def array_bytes(shape: str) -> list[int]:
 
 
 def group_size(line: str) -> int:
-  """How many devices take part in a collective; 1 where it does not say."""
-  if found := re.search(r'replica_groups=\{\{([\d,]*)\}', line):
-    return len(found[1].split(','))
-  if found := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
-    return int(found[1])
-  if found := re.search(
+  """Number of devices that take part in a collective; 1 if not given.
+
+  HLO has three notations for the groups of devices: explicit lists, an iota
+  `[groups,size]`, and axes of a mesh.
+  """
+  if match := re.search(r'replica_groups=\{\{([\d,]*)\}', line):
+    return len(match[1].split(','))
+  if match := re.search(r'replica_groups=\[\d+,(\d+)\]', line):
+    return int(match[1])
+  if match := re.search(
     r'replica_groups=\w+\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}', line
   ):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-    # part of an axis is written as 'axis':(before)size
-    used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+    # A part of an axis is written as 'axis':(before)size.
+    used = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
     return math.prod(int(part or sizes[axis]) for axis, part in used)
   return 1
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Lines of every computation by its name, and the entry's name."""
   computations: dict[str, list[str]] = {}
   entry, lines = '', []
   for line in text.splitlines():
@@ -132,27 +147,31 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
   return computations, entry
 
 
-def _turns(computations: dict[str, list[str]], entry: str) -> Counter[str]:
-  """How often each computation runs, callers before those they call."""
-  turns: Counter[str] = Counter()
+def _run_counts(computations: dict[str, list[str]], entry: str) -> Counter[str]:
+  """Number of runs of each computation, callers before callees."""
+  counts: Counter[str] = Counter()
 
+  # HLO has no recursion, so this ends; a computation with several callers is
+  # visited once for each, and its runs add up.
   def visit(name: str, times: int) -> None:
-    turns[name] += times
+    counts[name] += times
     for callee, repeats in _calls(computations[name], computations):
       visit(callee, times * repeats)
 
   if entry:
     visit(entry, 1)
-  return turns
+  return counts
 
 
 def _calls(
   lines: list[str], computations: dict[str, list[str]]
 ) -> Iterator[tuple[str, int]]:
+  """Yields each computation that these lines call, and how many times."""
   for line in lines:
     repeats = 1
-    if found := _LOOP.search(line):
-      condition, body = (computations[name] for name in found.groups())
+    if match := _LOOP.search(line):
+      condition, body = (computations[name] for name in match.groups())
+      # Loops from `fori_loop` and `scan` count up from 0 to a constant.
       limit = max(_constants(condition).values(), default=1)
       repeats = -(-limit // _step(condition, body))
     for several, one in _CALLED.findall(line):
@@ -162,16 +181,19 @@ def _calls(
 
 
 def _constants(lines: list[str]) -> dict[str, int]:
-  found = _CONSTANT.findall('\n'.join(lines))
-  return {name: int(value) for name, value in found}
+  """Values of scalar integer constants by name."""
+  pairs = _CONSTANT.findall('\n'.join(lines))
+  return {name: int(value) for name, value in pairs}
 
 
 def _step(condition: list[str], body: list[str]) -> int:
-  """What a loop adds to its counter at each turn; 1 where it is not plain."""
+  """Increment of a loop's counter per iteration; 1 where it is unknown."""
   counter = _COUNTER.search('\n'.join(condition))
   root = next((line for line in body if _ROOT.search(line)), None)
   if counter is None or root is None:
     return 1
+  # The condition reads the counter at this place of the state; the body's root
+  # tuple has the counter's new value there, an addition of a constant.
   operands = re.findall(r'%([\w.-]+)', root.partition(' tuple(')[2])
   name = re.escape(operands[int(counter[1])])
   sum_ = re.search(rf'%{name} = \S+ add\(([^)]*)\)', '\n'.join(body))
@@ -180,10 +202,11 @@ def _step(condition: list[str], body: list[str]) -> int:
   return next((constants[x] for x in added if constants.get(x)), 1)
 
 
-def _sent(line: str) -> tuple[str, float] | None:
-  """The kind and the bytes of a collective, `None` of other lines.
+def _bytes_sent(line: str) -> tuple[str, float] | None:
+  """Kind of a collective and bytes that a device sends; None for other lines.
 
-  `-start` names its operands with its results, `-done` is the same once more.
+  An asynchronous collective is counted at its `-start`, whose shape includes
+  operands beside results; its `-done` is skipped.
   """
   instruction = _INSTRUCTION.match(line)
   if instruction is None:
@@ -192,15 +215,18 @@ def _sent(line: str) -> tuple[str, float] | None:
   kind = operation.removesuffix('-start')
   if kind not in KINDS:
     return None
+  # A `-start` has scalars of at most 4 bytes for its context: not data.
   sizes = [size for size in array_bytes(shape) if size > 4 or kind == operation]
   if kind != operation and kind != 'all-reduce':
+    # Operands first, then results; an asynchronous all-reduce gives results
+    # alone.
     sizes = sizes[len(sizes) // 2 :]
-  whole, devices = sum(sizes), group_size(line)
+  total, devices = sum(sizes), group_size(line)
   share = (devices - 1) / devices
   return kind, {
-    'all-gather': share * whole,
-    'all-reduce': 2 * share * whole,
-    'reduce-scatter': (devices - 1) * whole,
-    'all-to-all': share * whole,
-    'collective-permute': whole,
+    'all-gather': share * total,
+    'all-reduce': 2 * share * total,
+    'reduce-scatter': (devices - 1) * total,
+    'all-to-all': share * total,
+    'collective-permute': total,
   }[kind]

@@ -1,7 +1,7 @@
-"""The device's part of a GRPO step as programs to compile, from shapes alone.
+"""The programs of a GRPO step, to be compiled from shapes alone.
 
-Each is the very function that training calls, lowered for a mesh whose devices
-need not exist.
+Each is the function that training itself calls, lowered with
+`jax.ShapeDtypeStruct`s for a mesh whose devices need not exist.
 """
 
 import functools
@@ -28,7 +28,7 @@ from rlcw.tasks.plan.roofline import Work
 
 
 class Plan(NamedTuple):
-  """What is to run, and where; nothing in it but shapes."""
+  """Models, optimiser, loss and mesh of a run; all arrays are shapes only."""
 
   config: Config
   mesh: Mesh
@@ -38,39 +38,43 @@ class Plan(NamedTuple):
   optimizer: optax.GradientTransformation
   loss: train.LossFn
   learned: Params
-  frozen: dict[str, Params]  # the reference and, where there is one, the reward
-  held: dict[str, Any]  # what stays in HBM all through a step, by its use
+  frozen: dict[str, Params]  # 'reference' and, if it is separate, 'reward'
+  resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
 
   @property
   def microbatches(self) -> int:
+    """Number of microbatches in a step."""
     return self.shapes.prompts // self.config.microbatch_groups
 
 
 class Program(NamedTuple):
-  """One phase: how to lower it, which held arrays it takes, its work."""
+  """One phase of a step: how to lower it, its arguments and its work."""
 
   name: str
   lower: Callable[[], Any]
-  takes: Any  # shapes of arrays that are held anyway
+  resident_inputs: Any  # shapes of those arguments that are resident anyway
   work: Work
-  copy: int = 0  # bytes of weights on each chip that it alone takes or makes
-  cache: int = 0  # bytes of keys and values on each chip, if evenly split
+  copy: int = 0  # bytes per chip of weights that exist in this phase only
+  cache: int = 0  # bytes per chip of the KV cache, if evenly split
 
 
 def resident_arrays(
   config: Config, learned: Params, moments: Any, frozen: dict[str, Params]
 ) -> dict[str, Any]:
-  """What of a step's models stays in HBM all through it, by its use."""
-  held = {'parameters': learned, 'optimiser': moments}
+  """Arrays that stay in HBM all through a step, by use.
+
+  With `offload`, frozen models are in host memory between their phases.
+  """
+  resident = {'parameters': learned, 'optimiser': moments}
   for name, tree in frozen.items():
-    # adapters stand on the reference in every phase
+    # The reference is the base of the adapters, which every phase reads.
     base = name == 'reference' and config.train == 'lora'
-    held[name] = tree if base or not config.offload else {}
-  return held
+    resident[name] = tree if base or not config.offload else {}
+  return resident
 
 
 def frozen_shapes(model: ModelConfig, mesh: Mesh) -> Params:
-  """Shapes of a model that does not learn, in the dtype of its use."""
+  """Shapes of a frozen model, in its compute dtype and without adapters."""
   params = lora.abstract(lora.without(model), mesh)
   return jax.tree.map(
     lambda a, b: jax.ShapeDtypeStruct(a.shape, b.dtype, sharding=a.sharding),
@@ -80,7 +84,7 @@ def frozen_shapes(model: ModelConfig, mesh: Mesh) -> Params:
 
 
 def batch(plan: Plan) -> dict[str, Any]:
-  """Shapes of what an update learns from, as `grpo` makes it."""
+  """Shapes of a training batch, as `grpo.step.make_batch` makes it."""
   prompts, group, prompt, reply = plan.shapes
   place = over_groups(plan.mesh)
 
@@ -103,16 +107,25 @@ def batch(plan: Plan) -> dict[str, Any]:
 
 
 def phases(plan: Plan) -> Iterator[Program]:
-  """The device's part of a step, as `grpo` and `scoring` call it."""
+  """Yields the programs of a step in the order in which they run.
+
+  Arguments must be those of `grpo.step` and `scoring`: another dtype, sharding
+  or static argument is another program.
+  """
   config, model, reward = plan.config, plan.model, plan.reward
   shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
   arrays, base = batch(plan), plan.frozen['reference']
+  # Arguments that every forward pass begins with: token ids and lengths of
+  # briefs.
   read = arrays['prompt'], arrays['length']
   learned, moved = policy(plan), to_rollout(plan)
   weights, copied, kept = moved
+  # Nothing to reshard if every weight has its dtype and sharding already.
   if copied:
     yield Program(
       'resharding',
+      # In training this is `device_put` to the rollout's shardings; compiled as
+      # one program here, for its memory and its traffic.
       lambda: jax.jit(
         functools.partial(as_sampled, model),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
@@ -126,7 +139,8 @@ def phases(plan: Plan) -> Iterator[Program]:
     lambda: rollout.sample.lower(
       weights,
       *read,
-      arrays['length'],  # stands for the briefs' numbers
+      # In place of the briefs' indices, which have the same shape and dtype.
+      arrays['length'],
       rollout.Temperature(config.temperature),
       config.seed,
       0,
@@ -138,9 +152,13 @@ def phases(plan: Plan) -> Iterator[Program]:
     kept,
     roofline.rollout(model, shapes),
     copied,
+    # The cache is split over groups, and over 'tensor' up to a key-value head
+    # each.
     roofline.cache_bytes(model, shapes)
     // (group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
   )
+  # A reward model on the reference's decoder needs no pass of its own, only a
+  # head.
   shared = config.writing == 'reward_model' and reward is None
   head = reward_model.Head(
     np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
@@ -156,7 +174,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       config=lora.without(model),
       pooling='mean',
     ),
-    plan.held['reference'],
+    plan.resident['reference'],
     roofline.score(model, shapes, head=True),
     host_to_device_bytes(plan, 'reference'),
   )
@@ -171,7 +189,7 @@ def phases(plan: Plan) -> Iterator[Program]:
         jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
         config=lora.without(reward),
       ),
-      plan.held['reward'],
+      plan.resident['reward'],
       roofline.score(reward, shapes, head=False),
       host_to_device_bytes(plan, 'reward'),
     )
@@ -179,10 +197,12 @@ def phases(plan: Plan) -> Iterator[Program]:
 
 
 def update(plan: Plan) -> Program:
-  """The last phase, which alone depends on the microbatch."""
+  """The update, the only phase whose program depends on the microbatch."""
   learned, optimizer = plan.learned, plan.optimizer
   state = train.abstract_state(learned, optimizer, plan.mesh)
   step = train.make_update(plan.loss, optimizer, state, plan.microbatches)
+  # With all parameters trained, the loss gets the reference's log-probabilities
+  # from the batch and no frozen parameters.
   adapted = plan.model.lora is not None
   base = plan.frozen['reference'] if adapted else {}
   work = roofline.update(
@@ -191,33 +211,33 @@ def update(plan: Plan) -> Program:
   return Program(
     'update',
     lambda: step.lower(state, batch(plan), base),
-    (learned, plan.held['optimiser'], base),
+    (learned, plan.resident['optimiser'], base),
     work,
   )
 
 
 def policy(plan: Plan) -> Params:
-  """Shapes of the model that replies are sampled from, as it is trained."""
+  """Shapes of the whole policy, sharded as it is trained."""
   base = plan.frozen['reference'] if plan.model.lora is not None else {}
   return lora.join(plan.learned, base)
 
 
 def host_to_device_bytes(plan: Plan, name: str) -> int:
-  """Bytes on each chip of a frozen model that waits in host memory."""
-  return per_chip(plan.frozen[name]) - per_chip(plan.held[name])
+  """Bytes per chip of a frozen model that its phase copies from host memory."""
+  return per_chip(plan.frozen[name]) - per_chip(plan.resident[name])
 
 
 def as_sampled(config: ModelConfig, params: Params) -> Params:
-  """The weights that replies are sampled from, wherever they are."""
+  """Weights for decoding: adapters merged or kept, cast; sharding unchanged."""
   return as_dtype(lora.rollout_params(config, params), config.dtype)
 
 
 def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
-  """`sharding.for_rollout` of shapes.
+  """Applies `weights.for_rollout` to the policy's shapes.
 
   Returns:
-    The weights as a rollout reads them; bytes on each chip of those that are
-    copied for it; and those that are not.
+    The weights as the rollout reads them; bytes per chip of those that are
+    copied for it; and those that are used in place.
   """
   trained, table = policy(plan), plan.config.rollout_table
   weights = jax.tree.map(
@@ -227,6 +247,8 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
   )
   before: dict[Any, Any] = flatten_dict(trained)
   after: dict[Any, Any] = flatten_dict(weights)
+  # Leaves that vanish are adapters; the kernel beside them is a new array even
+  # where its dtype and sharding are the same.
   merged = {path[:-1] for path in before.keys() - after.keys()}
   kept, copied = [], []
   for path, leaf in after.items():
@@ -239,12 +261,12 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
 
 
 def size(leaf: Any) -> int:
-  """Bytes of an array on all chips, one copy of it."""
+  """Bytes of one whole array, replicas not counted."""
   return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
 
 
 def per_chip(tree: Any) -> int:
-  """Bytes of a tree of shapes that one chip holds."""
+  """Bytes per chip of a tree of sharded shapes."""
   return sum(
     int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)

@@ -1,13 +1,13 @@
-"""Task `plan`: does a GRPO step fit a TPU slice, and what will limit it?
+"""Task `plan`: memory and time of a GRPO step on a named TPU slice.
 
-Needs no TPU and no weights: libtpu compiles, on any Linux machine and from
-shapes alone, the very programs that `grpo` runs.
+Needs no TPU and no weights: on any Linux machine, libtpu compiles the very
+programs that `grpo` runs from their shapes alone.
 
-  1. shapes    of the model, of the reward model, of a step's batch
-  2. compile   rollout, scoring, update for the named slice
-  3. read      memory from the compiler, collectives and kernels from its text
-  4. count     FLOPs and bytes from shapes; the roofline from the chip's data
-  5. advise    the largest microbatch that fits, or what is missing
+  1. shapes    of the model, of the reward model and of a step's batch
+  2. compile   rollout, scoring and update for the named slice
+  3. read      memory from the compiler, collectives and kernels from the HLO
+  4. count     FLOPs and bytes from shapes; the roofline from the chip's peaks
+  5. advise    the largest microbatch that fits, or settings that save memory
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from rlcw.tasks.plan.roofline import GIB
 def _header(
   family: str, vocab: int, dim: int, mlp: int, *counts: int, **more: Any
 ) -> dict[str, Any]:
+  """A `config.json` as Hugging Face writes it, for the shapes of a model."""
   layers, heads, kv = counts
   return {
     'model_type': family,
@@ -48,8 +49,8 @@ def _header(
   } | more
 
 
-# What config.json says of models too large to be fetched for their shapes;
-# what changes none (eps, rotary angles) need not be theirs.
+# The config.json of models too large to be downloaded for their shapes.  Values
+# that change no shape (eps, rotary angles) are not the models' own.
 MODELS = {
   'Qwen/Qwen2.5-7B-Instruct': _header('qwen2', 152064, 3584, 18944, 28, 28, 4),
   'Qwen/Qwen2.5-32B-Instruct': _header('qwen2', 152064, 5120, 27648, 64, 40, 8),
@@ -62,16 +63,25 @@ MODELS = {
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Plans a step of a `grpo` config; returns the summary."""
-  # compiling for a TPU asks for no device but this one
+  """Plans a step of a `grpo` config, and writes `plan.json` and `plan.png`.
+
+  Returns:
+    The summary.
+
+  Raises:
+    ValueError: a setting is invalid, or libtpu is not installed.
+    FileNotFoundError: a model does not exist.
+  """
+  # Ahead-of-time compilation needs no TPU; without this JAX would look for one.
   jax.config.update('jax_platforms', 'cpu')
+  # A cached program would not repeat the compiler's out-of-memory check.
   jax.config.update('jax_enable_compilation_cache', False)
   chip, devices = roofline.slice_of(config.plan.topology)
-  plan = make(config, make_mesh(**config.mesh, devices=devices))
+  plan = make_plan(config, make_mesh(**config.mesh, devices=devices))
   phases = []
   for program in programs.phases(plan):
-    metrics.log(f'plan: compiles the {program.name}')
-    phases.append(compiled(plan, program, chip))
+    metrics.log(f'plan: compiling {program.name}')
+    phases.append(compile_phase(plan, program, chip))
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
   groups = largest_microbatch(plan, phases[-1]['fits'], chip)
@@ -83,38 +93,44 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'seconds_step': least_seconds(phases),
     'largest_microbatch_groups': groups,
   }
+  # One of two questions: would a cheaper slice do, or which larger one is
+  # needed?
   smaller = found['fits']
-  found['smaller' if smaller else 'larger'] = nearest(config, smaller=smaller)
+  found['smaller' if smaller else 'larger'] = nearest_slice(
+    config, smaller=smaller
+  )
   found['advice'] = advise(plan, found)
   files.write_json(workdir / 'plan.json', found)
   (workdir / 'plan.png').write_bytes(show.draw_plan(found))
-  show.tell(found)
+  show.print_plan(found)
   summary = {name: found[name] for name in found if name != 'phases'}
   return summary
 
 
-# --- What is to run ---------------------------------------------------------
+# --- Shapes -----------------------------------------------------------------
 
 
 def shape_of(model: str) -> ModelConfig:
-  """The shapes of a model in `MODELS`, or of one that is at hand.
+  """Config of a model in `MODELS`, in a local folder or on the Hub.
 
   Raises:
-    FileNotFoundError, ValueError: as `sources.open_source`.
+    FileNotFoundError, ValueError: as `formats.open_source`.
   """
   if model in MODELS:
     return ModelConfig.from_hf(MODELS[model])
+  # A folder with a config.json alone will do: weights are not needed.
   header = Path(model) / 'config.json'
   if header.is_file():
     return ModelConfig.from_hf(formats.read_json(header))
   return formats.open_source(model).model_config()
 
 
-def make(config: Config, mesh: Mesh) -> Plan:
-  """Finds all shapes.
+def make_plan(config: Config, mesh: Mesh) -> Plan:
+  """Makes the plan of a `grpo` config: all models and arrays as shapes.
 
   Raises:
-    ValueError: a setting makes no sense; or as `shape_of`.
+    FileNotFoundError: a model does not exist.
+    ValueError: a setting is invalid; or as `shape_of`.
   """
   objective.check(config, mesh)
   model = objective.configure(shape_of(config.model), config)
@@ -150,51 +166,58 @@ def make(config: Config, mesh: Mesh) -> Plan:
   )
 
 
-# --- What comes of it -------------------------------------------------------
+# --- Compiling --------------------------------------------------------------
 
 
-def compiled(
+def compile_phase(
   plan: Plan, program: Program, chip: roofline.Chip
 ) -> dict[str, Any]:
-  """Compiles a phase and says all that is known of it.
+  """Compiles a phase, and returns its memory, traffic, kernels and times.
 
-  What a step holds and this phase does not take lies in HBM all the same, so
-  the compiler is given what is left: whether it succeeds is whether it fits.
-  What it then used is the most that is alive at a time; where it refuses, it
-  tells the least that it would need.  The rollout's copy of the weights and its
-  cache are counted, and what is left are temporaries.
+  Arrays resident during the step but unused by this phase are subtracted from
+  HBM before compiling, so the phase fits exactly if the compiler succeeds.  Its
+  peak is then the compiler's; if it fails, the least that its error message
+  reports as needed.  The rollout's copy of the weights and its cache are
+  computed from shapes, and the rest of the peak is listed as temporaries.
+
+  Raises:
+    ValueError: the compiler failed for another reason than memory.
   """
   started = time.perf_counter()
-  held = {name: per_chip(tree) for name, tree in plan.held.items()}
-  taken = per_chip(program.takes)
-  others = sum(held.values()) - taken
+  resident = {name: per_chip(tree) for name, tree in plan.resident.items()}
+  reused = per_chip(program.resident_inputs)
+  others = sum(resident.values()) - reused
   limit = chip.hbm_gib * GIB
+  # The compiler's option takes whole MiB, and at least 1.
   left = max(int(limit - others) // 2**20, 1)
   collectives: dict[str, hlo.Traffic] = {}
   kernels: dict[str, int] = {}
   with jax.set_mesh(plan.mesh):
+    # Lowering traces the function under the mesh, as `with_mesh` does for a
+    # run.
     lowered = program.lower()
   try:
-    done = lowered.compile({'xla_tpu_max_hbm_size_mib': left})
+    executable = lowered.compile({'xla_tpu_max_hbm_size_mib': left})
   except jax.errors.JaxRuntimeError as error:
-    fits, own = False, refused(str(error))
+    fits, peak = False, bytes_needed(str(error))
   else:
-    fits, own = True, done.memory_analysis().peak_memory_in_bytes
-    text = done.as_text()
+    fits, peak = True, executable.memory_analysis().peak_memory_in_bytes
+    text = executable.as_text()
     collectives, kernels = hlo.collectives(text), hlo.kernels(text)
   sent = sum(traffic.bytes for traffic in collectives.values())
   seconds = roofline.times(program.work, sent, chip, plan.mesh.size)
+  # Without a compiled program its traffic is unknown.
   known = seconds._asdict() | ({} if fits else {'interconnect': None})
   attention = program.work.attention_bytes / plan.mesh.size
   return {
     'phase': program.name,
-    'hbm': held
+    'hbm': resident
     | {
       'copy': program.copy,
       'cache': program.cache,
-      'temporaries': own - taken - program.copy - program.cache,
+      'temporaries': peak - reused - program.copy - program.cache,
     },
-    'hbm_total': others + own,
+    'hbm_total': others + peak,
     'hbm_limit': limit,
     'compiler_limit_mib': left,
     'fits': fits,
@@ -214,123 +237,136 @@ def compiled(
 def compare_attention(
   plan: Plan, phases: list[dict[str, Any]], chip: roofline.Chip
 ) -> None:
-  """Adds to every phase what it would be without kernels, as 'xla'."""
+  """Compiles each phase without attention kernels, into `phase['xla']`."""
   config = plan.config.copy_and_resolve_references()
   config.attention = 'xla'
-  other = make(config, plan.mesh)
+  other = make_plan(config, plan.mesh)
   for phase, program in zip(phases, programs.phases(other), strict=True):
-    metrics.log(f"plan: compiles the {program.name} with XLA's attention")
-    phase['xla'] = compiled(other, program, chip)
+    metrics.log(f"plan: compiling {program.name} with XLA's attention")
+    phase['xla'] = compile_phase(other, program, chip)
 
 
-def refused(error: str) -> int:
-  """Bytes that a program would need, from the compiler's refusal.
+def bytes_needed(error: str) -> int:
+  """Bytes that a program needs, from the compiler's out-of-memory message.
 
   Raises:
-    ValueError: it failed for another reason.
+    ValueError: the compiler failed for another reason.
   """
   if 'Ran out of memory' in error and (
-    found := re.search(r'(?:Used |\()(\d+(?:\.\d+)?)G', error)
+    match := re.search(r'(?:Used |\()(\d+(?:\.\d+)?)G', error)
   ):
-    return int(float(found[1]) * GIB)
-  raise ValueError(f'the compiler for TPUs failed: {error[:2000]}')
+    return int(float(match[1]) * GIB)
+  raise ValueError(f'the TPU compiler failed: {error[:2000]}')
+
+
+# --- Advice -----------------------------------------------------------------
 
 
 def largest_microbatch(
   plan: Plan, fits: bool, chip: roofline.Chip
 ) -> int | None:
-  """The most groups that an update can take at a time; None if none can.
+  """Largest `microbatch_groups` whose update fits; None if none does.
 
   Args:
-    plan: the plan.
-    fits: whether those of its config do.
+    plan: of a step.
+    fits: whether the update fits with the config's own microbatch.
     chip: of the slice.
   """
-  legal = objective.legal_microbatches(plan.config, plan.mesh)
+  valid = objective.valid_microbatches(plan.config, plan.mesh)
   now = plan.config.microbatch_groups
   best = now if fits else None
-  # upwards until one does not fit, or downwards until one does
-  rest = [n for n in legal if n > now] if fits else legal[: legal.index(now)]
+  # Each try is a compilation: go upwards until one does not fit, or downwards
+  # until one does.
+  rest = [n for n in valid if n > now] if fits else valid[: valid.index(now)]
   for groups in rest if fits else reversed(rest):
-    metrics.log(f'plan: tries microbatch_groups={groups}')
+    metrics.log(f'plan: trying microbatch_groups={groups}')
     config = plan.config.copy_and_resolve_references()
     config.microbatch_groups = groups
     changed = plan._replace(config=config)
-    fitting = compiled(changed, programs.update(changed), chip)['fits']
+    fitting = compile_phase(changed, programs.update(changed), chip)['fits']
     best = groups if fitting else best
     if fitting != fits:
       break
   return best
 
 
-def nearest(config: Config, *, smaller: bool) -> str | None:
-  """The smallest smaller slice that fits, or the first larger one; if any.
+def nearest_slice(config: Config, *, smaller: bool) -> str | None:
+  """Smallest of the smaller slices that fit, or the first larger one that fits.
 
-  The mesh's open axis takes what chips there are, and each update as few
-  groups as there may be.
+  The mesh axis of size -1 takes all chips of a slice, and updates have the
+  smallest microbatch.  None if no slice fits.
   """
-  found = None
-  for topology in roofline.others(config.plan.topology, smaller=smaller):
-    metrics.log(f'plan: tries {topology}')
-    fitting = holds(config, topology)
-    found = topology if fitting else found
+  best = None
+  for topology in roofline.other_slices(config.plan.topology, smaller=smaller):
+    metrics.log(f'plan: trying {topology}')
+    fitting = slice_fits(config, topology)
+    best = topology if fitting else best
     if fitting != smaller:
       break
-  return found
+  return best
 
 
-def holds(config: Config, topology: str) -> bool:
-  """Whether a slice holds every phase, by the one that takes most first."""
+def slice_fits(config: Config, topology: str) -> bool:
+  """Returns whether every phase of a step fits a slice."""
   chip, devices = roofline.slice_of(topology)
   config = config.copy_and_resolve_references()
   try:
     mesh = make_mesh(**config.mesh, devices=devices)
     config.microbatch_groups = group_shards(mesh)
-    plan = make(config, mesh)
-  except ValueError:  # a mesh, or a batch, that cannot be split so
+    plan = make_plan(config, mesh)
+  except ValueError:
+    # The mesh, or the batch, does not split over this number of chips.
     return False
-  held = sum(per_chip(tree) for tree in plan.held.values())
-  return held < chip.hbm_gib * GIB and all(
-    compiled(plan, program, chip)['fits']
+  resident = sum(per_chip(tree) for tree in plan.resident.values())
+  return resident < chip.hbm_gib * GIB and all(
+    compile_phase(plan, program, chip)['fits']
+    # The last phase, the update, is the most likely not to fit: fail early.
     for program in reversed([*programs.phases(plan)])
   )
 
 
 def least_seconds(phases: list[dict[str, Any]]) -> float | None:
-  """Of a step whose phases each reach their roof; None if one does not fit."""
+  """Lower bound on a step's seconds; None if a phase does not fit."""
   if not all(phase['fits'] for phase in phases):
     return None
   return sum(max(phase['seconds'].values()) for phase in phases)
 
 
-def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
-  """What to set, and what to change where it does not fit."""
-  config, phases = plan.config, found['phases']
+def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
+  """Advice on settings to use or, if a phase does not fit, to change.
+
+  Args:
+    plan: of a step.
+    record: contents of `plan.json`, without its `advice`.
+  """
+  config, phases = plan.config, record['phases']
   limit = phases[0]['hbm_limit']
-  held = sum(per_chip(tree) for tree in plan.held.values())
-  largest = found['largest_microbatch_groups']
-  said = ['No microbatch_groups lets the update fit.']
+  resident = sum(per_chip(tree) for tree in plan.resident.values())
+  largest = record['largest_microbatch_groups']
+  advice = ['No microbatch_groups lets the update fit.']
   if largest is not None:
-    said = [f'The largest update that fits: microbatch_groups={largest}.']
+    advice = [f'The largest update that fits: microbatch_groups={largest}.']
   for phase in phases:
     if not phase['fits']:
       over = (phase['hbm_total'] - limit) / GIB
-      said.append(f'{phase["phase"]}: {over:.1f} GiB a chip too much.')
-  if found.get('smaller'):
-    said.append(f'The smallest slice that fits, too: {found["smaller"]}.')
-  if found.get('larger'):
-    said.append(f'The next slice that fits: {found["larger"]}.')
+      advice.append(f'{phase["phase"]}: {over:.1f} GiB per chip too much.')
+  if record.get('smaller'):
+    advice.append(f'The smallest slice that fits, too: {record["smaller"]}.')
+  if record.get('larger'):
+    advice.append(f'The next slice that fits: {record["larger"]}.')
   if all(p['fits'] for p in phases):
-    # by itself the compiler takes all HBM for what it compiles
+    # By default the compiler uses all of HBM for the program at hand, as if no
+    # other array were resident.
     flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
-    return [*said, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
+    return [*advice, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
   split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
-  if held > limit:
-    least = -(-held * split // limit)
-    said.append(
-      f'What a step holds is {held / GIB:.1f} GiB a chip by itself: split it '
-      f'over at least {least:.0f} chips.'
+  if resident > limit:
+    least = -(-resident * split // limit)
+    advice.append(
+      f'Parameters, optimiser and frozen models take {resident / GIB:.1f} GiB '
+      f'per chip by themselves: split them over {least:.0f} chips or more.'
     )
+  # Roughly from the cheapest change to the most expensive one.
   for changed, gain in (
     (config.compute_dtype == 'float32', 'compute_dtype=bfloat16'),
     (config.moment_dtype == 'float32', 'moment_dtype=bfloat16'),
@@ -345,5 +381,5 @@ def advise(plan: Plan, found: dict[str, Any]) -> list[str]:
     (True, 'more of mesh.tensor, and so smaller microbatches; a larger slice'),
   ):
     if changed:
-      said.append(f'To try: {gain}.')
-  return said
+      advice.append(f'To try: {gain}.')
+  return advice

@@ -1,4 +1,4 @@
-"""Tables and the picture of a plan."""
+"""Tables and figure of a plan."""
 
 from typing import Any
 
@@ -16,40 +16,49 @@ ROOFS = roofline.Times._fields
 
 
 def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
-  """Kernels of every phase; what they save, where that was asked for."""
+  """Tables of each phase's kernels and, with `compare_attention`, of savings.
+
+  Tables without a row are left out.
+  """
   kernels = table.Table('phase', 'kernel', 'runs on each chip')
   saved = table.Table('phase', 'attention', 'GiB', 'fits', 'its GB', 'its s')
-  saved.title = "Attention: HBM in all; its own traffic, a chip's"
+  saved.title = 'Attention: total HBM and its traffic, per chip'
   for phase in phases:
     for name, count in phase['kernels'].items():
       kernels.add_row(phase['phase'], name, f'{count:,}')
     compared = 'xla' in phase and phase['attention']['hbm_bytes']
-    ways = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
-    for way, found in ways.items():
+    # Resharding has no attention to compare.
+    variants = {'kernels': phase, 'XLA': phase['xla']} if compared else {}
+    for variant, measured in variants.items():
       saved.add_row(
         phase['phase'],
-        way,
-        f'{found["hbm_total"] / GIB:.1f}',
-        'yes' if found['fits'] else 'no',
-        f'{found["attention"]["hbm_bytes"] / 1e9:.1f}',
-        f'{found["attention"]["seconds"]:.2f}',
+        variant,
+        f'{measured["hbm_total"] / GIB:.1f}',
+        'yes' if measured['fits'] else 'no',
+        f'{measured["attention"]["hbm_bytes"] / 1e9:.1f}',
+        f'{measured["attention"]["seconds"]:.2f}',
       )
-  return [found for found in (kernels, saved) if found.row_count]
+  return [each for each in (kernels, saved) if each.row_count]
 
 
-def tell(found: dict[str, Any]) -> None:
-  """Tables in the terminal."""
+def print_plan(record: dict[str, Any]) -> None:
+  """Prints a plan's tables and advice to the terminal.
+
+  Args:
+    record: contents of `plan.json`.
+  """
   memory = table.Table(
-    'phase', 'held', 'copy', 'cache', 'temporaries', 'of', 'fits'
+    'phase', 'resident', 'copy', 'cache', 'temporaries', 'HBM', 'fits'
   )
-  axes = ' · '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
-  memory.title = f'{found["topology"]} ({axes}): GiB per chip'
+  axes = ' · '.join(f'{axis} {size}' for axis, size in record['mesh'].items())
+  memory.title = f'{record["topology"]} ({axes}): GiB per chip'
   times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
-  times.title = 'Seconds if one thing alone limited them'
+  times.title = 'Seconds if one resource alone limited them'
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
-  for phase in found['phases']:
+  for phase in record['phases']:
     name, hbm = phase['phase'], phase['hbm']
     passing = hbm['copy'], hbm['cache'], hbm['temporaries']
+    # The rest of the total is resident all through the step.
     gib = phase['hbm_total'] - sum(passing), *passing, phase['hbm_limit']
     memory.add_row(
       name,
@@ -67,12 +76,13 @@ def tell(found: dict[str, Any]) -> None:
       row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
       traffic.add_row(name, kind, *row)
   out = console.Console()
-  out.print(memory, times, traffic, *attention_tables(found['phases']))
-  for line in found['advice']:
+  out.print(memory, times, traffic, *attention_tables(record['phases']))
+  for line in record['advice']:
     out.print(line, highlight=False)
 
 
-_HELD = {
+# Colours of the parts of HBM, from the resident ones to the temporary ones.
+_COLOURS = {
   'parameters': BASE,
   'optimiser': '#66CCEE',
   'reference': GREEN,
@@ -84,30 +94,34 @@ _HELD = {
 
 
 @matplotlib.rc_context(STYLE)
-def draw_plan(found: dict[str, Any]) -> bytes:
-  """A PNG of what a chip holds in each phase, and of what bounds its time.
+def draw_plan(record: dict[str, Any]) -> bytes:
+  """Draws memory and least times of each phase on one chip, as a PNG.
 
   Args:
-    found: as the `plan` task writes it.
+    record: contents of `plan.json`.
   """
-  phases = found['phases']
+  phases = record['phases']
   names = [phase['phase'] for phase in phases]
   page = figure.Figure((9, 1.6 + 0.5 * len(names)), layout='constrained')
   left, right = page.subplots(1, 2)
   places, floor = np.arange(len(names)), np.zeros(len(names))
+  # Stacked bars: each part starts where the one before it ends.
   for part in phases[0]['hbm']:
     gib = np.array([phase['hbm'][part] / 2**30 for phase in phases])
-    left.barh(places, gib, 0.7, floor, color=_HELD[part], label=part)
+    left.barh(places, gib, 0.7, floor, color=_COLOURS[part], label=part)
     floor += gib
   limit = phases[0]['hbm_limit'] / 2**30
   left.axvline(limit, color='#333333', linewidth=1)
-  left.set(title=f'{found["topology"]}: HBM of a chip', xlabel='GiB')
+  left.set(title=f'{record["topology"]}: HBM of a chip', xlabel='GiB')
   roofs = zip(phases[0]['seconds'], (GREEN, YELLOW, PURPLE), strict=True)
   for row, (roof, colour) in enumerate(roofs):
+    # None where the program did not fit, and so was not compiled.
     seconds = [phase['seconds'][roof] or 0.0 for phase in phases]
+    # One thin bar per roof, side by side around the phase's place.
     right.barh(places + 0.25 * row - 0.25, seconds, 0.22, color=colour)
+    # An empty line, for a square in the legend instead of one entry per phase.
     right.plot([], [], 's', color=colour, label=roof)
-  right.set(title='Time if one thing alone limited it', xlabel='seconds')
+  right.set(title='Time if one resource alone limited it', xlabel='seconds')
   for ax in (left, right):
     ax.set_yticks(places, names)
     ax.invert_yaxis()

@@ -1,1 +1,1 @@
-"""Task `reward_model`: Bradley–Terry on preference pairs."""
+"""Task `reward_model`: a writing reward from preference pairs."""

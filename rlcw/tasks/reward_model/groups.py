@@ -1,8 +1,12 @@
-"""Preferences as arrays: prompts, R replies to each, and which pairs count.
+"""Preferences as padded arrays: prompts, R replies to each, weights of pairs.
 
-A group holds the replies to one prompt, of which some are made here from the
-best: losers that any reader would see through, but a score that is fitted to
-well-written replies alone would not.
+A group is a prompt with its replies.  Synthetic losers are added to it, made
+from its best reply: text with tokens replaced, and text that loops.  Any reader
+would reject them, but a score fitted to well-written replies alone might not,
+and a policy would soon find that out.
+
+Letters: N groups, R replies in each (padding included), L prompt tokens,
+T reply tokens, M pairs.
 """
 
 from typing import Any, NamedTuple
@@ -16,38 +20,38 @@ from rlcw.models import tokenizer
 from rlcw.rewards import reward_model
 
 DEBIAS = ('none', 'balance', 'length')
-# Edges of |log(length ratio)| between pairs that are balanced together.
-# Share of the tokens replaced in a made loser of random tokens.
+# Probability that a token of a synthetic loser is replaced by a random one.
 BROKEN_TOKENS = 0.3
+# Edges of the bins of |log(length ratio)| within which pairs are balanced.
 _EDGES = (0.1, 0.3, 0.6, 1.0)
 
 
 class Groups(NamedTuple):
-  """N prompts with R replies to each, as arrays to learn from."""
+  """N prompts with R replies to each, as padded training arrays."""
 
-  prompt: np.ndarray  # [N, L]
-  prompt_length: np.ndarray  # [N]
-  token: np.ndarray  # [N, R, T]
-  mask: np.ndarray  # [N, R, T], what the features are the mean of
-  length: np.ndarray  # [N, R] characters, 0 where no reply is
-  worth: np.ndarray  # [N, R], NaN where no reply is
-  made: np.ndarray  # [N, R], whether it is a loser made here
-  weight: np.ndarray  # [N, R, R], how much it counts that i is better than j
+  prompt: np.ndarray  # [N, L] ids, padded with 0
+  prompt_length: np.ndarray  # [N] tokens
+  token: np.ndarray  # [N, R, T] ids, padded with 0
+  mask: np.ndarray  # [N, R, T], tokens that the features average over
+  length: np.ndarray  # [N, R] characters, 0 at padding
+  worth: np.ndarray  # [N, R], higher is better; NaN at padding
+  made: np.ndarray  # [N, R], true at synthetic losers
+  weight: np.ndarray  # [N, R, R], weight of the preference of i over j
   covariate: np.ndarray  # [N, R, 2], functions of length
 
   def rows(self, index_B: np.ndarray) -> dict[str, np.ndarray]:
-    """Some of the groups."""
+    """Arrays of the groups at these indices."""
     return {name: array[index_B] for name, array in self._asdict().items()}
 
   @property
   def real(self) -> np.ndarray:
-    """[N, R], where a reply is."""
+    """[N, R], true at replies, synthetic ones included; false at padding."""
     return self.length > 0
 
   def pairs(self) -> np.ndarray:
-    """Of every pair `[M, 3]` its group, its better and its worse reply.
+    """Pairs `[M, 3]`: indices of the group, of its better and its worse reply.
 
-    Pairs with made losers are left out.
+    Pairs with synthetic losers are left out.
     """
     given_NxR = ~self.made
     both = given_NxR[:, :, None] & given_NxR[:, None, :]
@@ -57,21 +61,32 @@ class Groups(NamedTuple):
 def make_groups(
   preferences: list[datasets.Preference], text: Any, config: Config, debias: str
 ) -> Groups:
-  """Tokenises preferences.
+  """Tokenises preferences, adds synthetic losers and pads.
 
-  Every reply ends with EOS, as a finished one does, unless it is longer than
-  `max_reply_tokens` and cut there.  A prompt with more replies than a group
-  holds makes several groups.
+  Every reply ends with EOS like a finished one of the policy, unless it is
+  longer than `max_reply_tokens` and cut there.  A prompt with more replies than
+  fit a group makes several groups.
+
+  Args:
+    preferences: prompts with replies of known worth.
+    text: the tokenizer.
+    config: of the `reward_model` task.
+    debias: one of `DEBIAS`; see `pair_weights`.
+
+  Raises:
+    ValueError: `replies_per_group` is too small for a pair and the losers.
   """
   losers, size = 2 * config.made_losers, config.replies_per_group
   if size < 2 + losers:
     raise ValueError(
-      f'replies_per_group={size} has no room for a pair beside {losers} made '
-      f'losers; legal: {2 + losers} or more'
+      f'replies_per_group={size} is too small for a pair and {losers} '
+      f'synthetic losers; expected {2 + losers} or more'
     )
   rng = np.random.default_rng(config.seed)
   prompts, replies, length, worth, made = [], [], [], [], []
   for each in preferences:
+    # Replies are untrusted: text like '<|im_end|>' must not become a control
+    # token.
     rows = [tokenizer.encode_untrusted(text, reply) for reply in each.replies]
     prompt = tokenizer.chat(text, each.prompt)
     for start in range(0, len(rows), size - losers):
@@ -82,8 +97,8 @@ def make_groups(
       missing = size - len(rows[part]) - losers
       prompts.append(prompt)
       replies += [*rows[part], *bad[:losers]] + [None] * missing
-      # made losers are as long as the best reply in tokens, so about as long
-      # in characters, and worth as little as the worst
+      # Synthetic losers have as many tokens as the best reply, so about as many
+      # characters; they are worth as little as the worst reply.
       length += size_R + [size_R[best]] * losers + [0] * missing
       worth += [*each.worth[part]] + losers * [min(each.worth[part])]
       worth += [np.nan] * missing
@@ -107,7 +122,16 @@ def make_losers(
   vocabulary: int,
   rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Of the best reply `[T]`: one with tokens replaced, one that only loops."""
+  """Synthetic losers `[T]`, as long as the best reply they are made from.
+
+  Args:
+    best: ids `[T]` of the best reply.
+    vocabulary: ids are drawn below this.
+    rng: is advanced.
+
+  Returns:
+    The reply with tokens replaced, and a loop of 1 to 6 of its tokens.
+  """
   replaced = rng.random(best.size) < BROKEN_TOKENS
   noise = rng.integers(vocabulary, size=best.size)
   period = rng.integers(1, 7)
@@ -118,14 +142,15 @@ def make_losers(
 def _tokens(
   replies: list[Any], shape_NxR: tuple[int, int], text: Any, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The replies' tokens and masks, both `[N, R, T]`."""
+  """Token ids and pooling masks of the replies, both `[N, R, T]`."""
   limit, end = config.max_reply_tokens, [int(text.eos_token_id)]
+  # None is padding: a row without tokens, whose mask is false throughout.
   rows = [[] if reply is None else [*reply, *end] for reply in replies]
   token, count = batches.pad(row[:limit] for row in rows)
-  whole = np.array([0 < len(row) <= limit for row in rows])
+  finished = np.array([0 < len(row) <= limit for row in rows])
   mask = reward_model.read_mask(
     jnp.asarray(count.reshape(shape_NxR)),
-    jnp.asarray(whole.reshape(shape_NxR)),
+    jnp.asarray(finished.reshape(shape_NxR)),
     token.shape[-1],
     config.pooling,
   )
@@ -135,18 +160,27 @@ def _tokens(
 def pair_weights(
   worth_NxR: np.ndarray, length_NxR: np.ndarray, least_gap: float, debias: str
 ) -> np.ndarray:
-  """How much each pair counts `[N, R, R]`: 1 where i is worth more than j.
+  """Weights of pairs `[N, R, R]`: 1 where i is worth more than j, else 0.
 
-  Balanced, the longer reply is the better one as often as the worse: among
-  pairs whose lengths stand in about the same ratio the rarer case counts 1, the
-  other as much less as it is more frequent (sampling that many of them, on
-  average).
+  With `debias='balance'` length predicts nothing: within each bin of length
+  ratios, pairs whose longer reply is better weigh as much in total as pairs
+  whose shorter reply is better.  The rarer kind keeps weight 1, and the other
+  is weighted down, which in expectation subsamples it.
+
+  Args:
+    worth_NxR: worth of each reply, NaN at padding.
+    length_NxR: characters.
+    least_gap: pairs closer in worth than this have weight 0.
+    debias: one of `DEBIAS`.
   """
   gap_NxRxR = worth_NxR[:, :, None] - worth_NxR[:, None, :]
+  # Comparisons with NaN are false, so padding is in no pair.
   better = (gap_NxRxR > 0) & (gap_NxRxR >= least_gap)
   weight = better.astype(np.float32)
   if debias != 'balance':
     return weight
+  # A difference of logarithms is the logarithm of the ratio: 20 to 10 words
+  # biases like 200 to 100.
   log_NxR = np.log(np.maximum(length_NxR, 1))
   ratio_NxRxR = log_NxR[:, :, None] - log_NxR[:, None, :]
   bin_NxRxR = np.digitize(np.abs(ratio_NxRxR), _EDGES)
@@ -160,9 +194,9 @@ def pair_weights(
 
 
 def covariates(length_NxR: np.ndarray) -> np.ndarray:
-  """Length as a reader may be swayed by it `[N, R, 2]`: its log, and itself.
+  """Length covariates `[N, R, 2]`: log of the length, and the length.
 
-  Both are standardised over the replies there are.
+  Both are standardised over the replies, and 0 at padding.
   """
   real = length_NxR > 0
   both = np.stack([np.log(np.maximum(length_NxR, 1)), length_NxR], -1)

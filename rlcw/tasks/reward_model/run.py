@@ -1,11 +1,15 @@
-"""Task `reward_model`: a writing reward learned from preferences.
+"""Task `reward_model`: learns a writing reward from preferences.
 
-1. the replies to a prompt are one group (`preferences`); the frozen decoder
-   reads each group once and leaves its replies' features
-2. a linear head is fitted to them with the Bradley–Terry loss
-3. where `train` is more than the head, decoder and head go on together from
-   there (first the head, then all: arXiv 2202.10054)
-4. it is judged on held-out prompts, beside what length alone would get
+  1. groups     replies to a prompt form one group (`groups`)
+  2. features   the frozen decoder reads each group once, and its mean hidden
+                states become the replies' features
+  3. head       fit a linear head on them with the Bradley–Terry loss
+  4. decoder    where `train` is more than the head, train decoder and head
+                together from there (head first, then all: arXiv 2202.10054)
+  5. evaluate   accuracy on held-out prompts, beside a length-only baseline
+
+Letters: N groups, R replies in each, D model, L prompt tokens, T reply tokens,
+M pairs or replies, B groups of a batch.
 """
 
 import dataclasses
@@ -31,14 +35,19 @@ from rlcw.runtime import files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import DEBIAS, Groups, make_groups
 
-# Of a debiased score's squared correlation with length, beside a loss that is
-# about 0.1 where it has been learned.
+# Weight of the penalty on a debiased score's squared correlation with length.
+# For comparison, the Bradley–Terry loss of a trained head is about 0.1.
 _UNCORRELATED = 1.0
 
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Trains and judges a reward model; returns its summary."""
+  """Trains and evaluates a reward model; returns its summary.
+
+  Raises:
+    FileNotFoundError: the model or the preferences do not exist.
+    ValueError: a setting or a record is invalid.
+  """
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
   load = functools.partial(
@@ -50,6 +59,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   given = {split: load(split=split) for split in ('train', 'heldout')}
   groups = {
     split: make_groups(given[split], model.tokenizer, config, debias)
+    # Held-out pairs all weigh 1: the accuracy is of the data as they are.
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
   features = {
@@ -61,13 +71,17 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model, head = fit_decoder(
       groups['train'], model, head, slope_2, config, workdir
     )
+    # The decoder has changed, so its features are computed again, and not
+    # cached.
     features = {k: group_features(g, model, config) for k, g in groups.items()}
-  # Scores have std 1 over the training replies; before that, a difference of
-  # them is the log-odds that the loss is about.
+  # The head is scaled to scores of std 1 over the training replies.  Before
+  # that, a difference of two scores is the log-odds that the loss fits;
+  # `odds` restores them for the evaluation.
   real_MxD = features['train'][groups['train'].real]
   odds = float((real_MxD @ head.weight).std()) + 1e-6
   weight_D = head.weight / odds
-  # A sequence classifier has no bias, nor do groups or pairs need one.
+  # Centred scores are easier to read.  The loss does not need a bias, and a
+  # sequence classifier (pooling 'last') has none.
   bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
   head = reward_model.Head(weight_D, np.asarray(bias))
   if processes.is_primary_process():
@@ -88,20 +102,28 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-  """Raises ValueError, naming what is legal, if a setting makes no sense."""
-  for name, value, legal in (
+  """Checks the settings that take one of a few names.
+
+  Raises:
+    ValueError: one is unknown; names it and the expected values.
+  """
+  for name, value, valid in (
     ('train', config.train, ('head', *lora.LEARNING)),
     ('pooling', config.pooling, reward_model.POOLING),
     ('debias', config.debias, DEBIAS),
   ):
-    if value not in legal:
-      raise ValueError(f'{name}={value!r} is unknown; legal: {legal}')
+    if value not in valid:
+      raise ValueError(f'{name}={value!r} is unknown; expected one of {valid}')
 
 
 def kept_features(
   groups: Groups, model: LanguageModel, config: Config, folder: Path
 ) -> np.ndarray:
-  """`group_features`, kept in a folder for other heads on the same decoder."""
+  """Returns `group_features`, cached on disk for other heads on this decoder.
+
+  The key is a hash of the model's path, its modification time, the backend and
+  all arrays that the features depend on.
+  """
   digest = hashlib.blake2b(digest_size=16)
   file = Path(model.source)
   stamp = file.stat().st_mtime if file.exists() else 0
@@ -109,6 +131,8 @@ def kept_features(
   for array in (groups.prompt, groups.token, groups.mask):
     digest.update(np.ascontiguousarray(array).tobytes())
   kept = folder / f'{digest.hexdigest()}.npy'
+  # All processes must agree: if only some compute, their collectives never
+  # meet.
   if all(processes.gather(kept.exists())):
     return np.load(kept)
   features_NxRxD = group_features(groups, model, config)
@@ -124,15 +148,18 @@ def group_features(
 ) -> np.ndarray:
   """Features `[N, R, D]` of each reply, `batch_size` groups at a time.
 
-  Groups of like length are read together, in widths that are powers of two.
+  Groups of similar length share a batch, whose widths are powers of two: little
+  padding and few compilations.
   """
   size, total = config.batch_size, len(groups.prompt)
+  # Tokens up to the last one that the mask of any reply needs.
   read_NxT = np.asarray(groups.mask.any(1))
   reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
   order = np.argsort(reply_N, kind='stable')
   found: list[Any] = [None] * total
   for step in metrics.progress('features', 0, -(-total // size), 'batch'):
-    # the last pass repeats some groups, so that all passes have one shape
+    # The last batch is filled up with other groups, to keep one batch size;
+    # their features are computed twice.
     index_B = order[np.arange(step * size, (step + 1) * size) % total]
     rows = groups.rows(index_B)
     L = batches.power_of_two(int(rows['prompt_length'].max()))
@@ -153,12 +180,17 @@ def group_features(
 def fit_head(
   features_NxRxD: np.ndarray, groups: Groups, config: Config, workdir: Path
 ) -> tuple[reward_model.Head, np.ndarray]:
-  """Fits on standardised features, and undoes that.
+  """Fits a linear head with the Bradley–Terry loss, an L2 penalty and Adam.
+
+  Every step uses all groups.  The fit is on standardised features, which scales
+  penalty and learning rate alike for all of them; the weight that is returned
+  applies to the features as they are.
 
   Returns:
-    The head, and the slope `[2]` of length.
+    The head, without bias, and the slopes `[2]` of the length covariates.
   """
   real_MxD = features_NxRxD[groups.real]
+  # Padding has no features and must not shift the mean.
   mean_D, std_D = real_MxD.mean(0), real_MxD.std(0) + 1e-6
   standard = (features_NxRxD - mean_D) / std_D
   batch = {
@@ -171,11 +203,12 @@ def fit_head(
   def loss_fn(
     params: Params, frozen: Params, arrays: Any
   ) -> dict[str, losses.Ratio]:
-    del frozen  # the decoder's features are computed before
+    del frozen  # The decoder has run already: its features are in `arrays`.
     score_NxR = arrays['features'] @ params['weight']
     terms = group_loss(score_NxR, params['slope'], arrays, config.debias)
     loss = terms['loss']
     penalty = config.l2 * jnp.square(params['weight']).sum()
+    # `train.fit` divides by the denominator, so that the penalty counts once.
     total = loss.numerator + penalty * loss.denominator
     return terms | {'loss': losses.Ratio(total, loss.denominator)}
 
@@ -183,6 +216,7 @@ def fit_head(
     return train.Batch(batch, {}, time.perf_counter())
 
   optimizer = optax.adam(config.learning_rate)
+  # The head is small: it is replicated on every device.
   mesh = make_mesh()
   params = jax.device_put(
     {'weight': jnp.zeros(mean_D.shape[0]), 'slope': jnp.zeros(2)},
@@ -211,11 +245,20 @@ def group_loss(
   arrays: Any,
   debias: str,
 ) -> dict[str, losses.Ratio]:
-  """Bradley–Terry over the pairs of each group.
+  """Bradley–Terry loss over the pairs of each group, and their accuracy.
 
-  Debiased by length, what length explains is explained by `slope_2`, which no
-  score keeps (a covariate, as in arXiv 2404.04475), and the scores themselves
-  may not be correlated with it: else features stand in for length.
+  With `debias='length'` the preferences are modelled as score plus length
+  effect (a covariate, as in arXiv 2404.04475).  The effect, `slope_2`, is
+  dropped after training, so that the score is left with the rest.  Features
+  could encode length all the same, so correlation of the score with length is
+  penalised as well.
+
+  Args:
+    score_NxR: scores of the replies.
+    slope_2: slopes of the length covariates.
+    arrays: `weight` `[N, R, R]`; and with `debias='length'` `covariate`
+      `[N, R, 2]` and `real` `[N, R]`.
+    debias: one of `DEBIAS`.
   """
   explained_NxR = 0.0
   if debias == 'length':
@@ -231,6 +274,7 @@ def group_loss(
     total = loss.numerator + _UNCORRELATED * penalty * loss.denominator
     loss = losses.Ratio(total, loss.denominator)
   pair_NxRxR = arrays['weight'] > 0
+  # Unweighted, and by the score alone, as the reward model will be used.
   wins = pair_NxRxR & (score_NxR[:, :, None] > score_NxR[:, None, :])
   share = losses.Ratio(
     wins.sum().astype(jnp.float32), pair_NxRxR.sum().astype(jnp.float32)
@@ -246,21 +290,35 @@ def fit_decoder(
   config: Config,
   workdir: Path,
 ) -> tuple[LanguageModel, reward_model.Head]:
-  """Trains the decoder, or adapters on it, together with the head."""
+  """Trains the decoder, or adapters on it, together with the head.
+
+  Args:
+    groups: to train on.
+    model: the pretrained decoder.
+    head: fitted to it, as a start.
+    slope_2: slopes of the length covariates, which stay fixed.
+    config: of the task.
+    workdir: for checkpoints and metrics.
+
+  Returns:
+    The trained model and its head.
+  """
   model_config = lora.configure(model.config, config)
   model_config = dataclasses.replace(model_config, remat=config.remat)
   learned, frozen = lora.split(
     model_config, model.params, model.mesh, config.seed
   )
   score_D = jnp.asarray(head.weight, jnp.float32)
+  # The head is one more leaf of the trained tree, saved in the same checkpoint.
   learned['score'] = jax.device_put(score_D, replicated(model.mesh))
-  parts = processes.DataShards(model.mesh)
+  shards = processes.DataShards(model.mesh)
   settings = config.decoder
 
   def loss_fn(
     params: Params, frozen: Params, arrays: Any
   ) -> dict[str, losses.Ratio]:
     params = lora.join(params, frozen)
+    # `reading`: hidden states [B, R, T, D] after each token is read.
     _, reading = forward_replies(
       model_config,
       params,
@@ -278,11 +336,12 @@ def fit_decoder(
       step,
       settings.groups_per_step,
       len(groups.prompt),
-      *parts.index_and_count,
+      *shards.index_and_count,
     )
     arrays = groups.rows(index_B)
     arrays['real'] = groups.real[index_B]
-    arrays = parts.to_global(arrays)
+    arrays = shards.to_global(arrays)
+    # Asynchronous dispatch: wait, so that the update before is not timed here.
     jax.block_until_ready(state.params)
     return train.Batch(arrays, {}, time.perf_counter())
 
@@ -312,7 +371,7 @@ def fit_decoder(
 
 
 def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
-  """A value of the better and of the worse reply of each pair, `[M, 2]`."""
+  """Values `[M, 2]` of the better and the worse reply of each pair."""
   pair_Mx3 = groups.pairs()
   return value_NxR[pair_Mx3[:, :1], pair_Mx3[:, 1:]]
 
@@ -320,12 +379,16 @@ def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
 def judge(
   groups: Groups, score_NxR: np.ndarray, workdir: Path
 ) -> dict[str, Any]:
-  """Held-out accuracy beside the length-only baseline, and a picture of it.
+  """Evaluates scores on held-out pairs, beside a length-only baseline.
 
   Args:
-    groups: held out.
-    score_NxR: as log-odds.
-    workdir: where `reward_model.png` goes.
+    groups: held-out groups.
+    score_NxR: scores, whose differences are log-odds.
+    workdir: `reward_model.png` is written here.
+
+  Returns:
+    Accuracies, calibration and the score's correlation with length, for the
+    summary.
   """
   given = groups.real & ~groups.made
   score_Mx2 = pair_scores(groups, score_NxR)
@@ -336,6 +399,8 @@ def judge(
   score_N, length_N = score_NxR[given], groups.length[given]
   summary['length_correlation'] = float(np.corrcoef(score_N, length_N)[0, 1])
   if groups.made.any():
+    # The two synthetic losers of a full group are its last columns; each is
+    # compared with the group's best reply.
     best_N = np.where(given, groups.worth, -np.inf).argmax(1)
     best_N = score_NxR[np.arange(len(best_N)), best_N]
     for name, column in (('broken', -2), ('looping', -1)):
