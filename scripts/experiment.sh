@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Does the dynamic penalty win?  Trains every arm of configs/experiment.py and
-# compares them on held-out briefs: four hours on 2 cores, by estimate.  Run it
-# again to go on where it was stopped.
+# Tests the dynamic penalty: trains every arm of configs/experiment.py and
+# compares them on held-out briefs.  Takes an estimated four hours on 2 cores;
+# after an interruption, run it again to resume.
 #
 #   IFEVAL=input_data.jsonl ./scripts/experiment.sh
 #
-# also asks whether general instruction following fell, by IFEval's prompts
-# (of github.com/google-research, instruction_following_eval/data).
+# also measures whether general instruction following suffered, on IFEval's
+# prompts (github.com/google-research, instruction_following_eval/data).
+
+# Resolve the path before changing the folder.
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
 cd "$(dirname "$0")/.."
 ./scripts/gemma.sh
@@ -18,7 +20,8 @@ train() {  # ARM SEED
     --config.seed="$2"
 }
 compare() {
-  rm -f $runs/comparison/summary.json  # there may be more arms than last time
+  # A finished comparison is not repeated, but there may be new arms.
+  rm -f $runs/comparison/summary.json
   rlcw --config=configs/compare.py --workdir=$runs/comparison \
     --config.benchmark="$runs/ifeval/*"
 }
@@ -30,7 +33,8 @@ rlcw --config=configs/reward_model.py --workdir=$runs/unseen \
 for arm in rlmr writing linear_0.5 linear_1 linear_2 gate constraint; do
   train $arm 0
 done
-# chosen once, by runs of one seed
+# The best weight of the linear mixer is chosen once, from the runs with seed 0;
+# only that one is trained with further seeds.
 [ -s $runs/linear ] || {
   compare
   python -c 'import json, sys

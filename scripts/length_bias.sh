@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Does a reward model learn to write, or to count?  Trains one plainly, one on
-# balanced pairs and one with length explained apart, and prints them beside
-# what length alone would get.
+# Measures the length bias of reward models: trains one without a correction,
+# one on balanced pairs and one with a separate length term, and prints their
+# accuracies beside that of preferring the longer reply.
 #
 #   ./scripts/length_bias.sh WORKDIR PREFERENCES.jsonl [--config.x=y ...]
 set -euo pipefail
@@ -18,19 +18,23 @@ import json, pathlib, sys
 ROW = '{:<10} {:>8} {:>8} {:>15} {:>8} {:>12}'
 print(ROW.format('', 'all', 'matched', '95%', 'shorter', 'correlation'))
 for name in 'none', 'balance', 'length':
-  told = json.loads((pathlib.Path(sys.argv[1]) / name / 'summary.json').read_text())
-  low, high = told['matched_interval']
+  file = pathlib.Path(sys.argv[1]) / name / 'summary.json'
+  summary = json.loads(file.read_text())
+  low, high = summary['matched_interval']
   print(ROW.format(
-    name, f"{told['heldout_accuracy']:.1%}", f"{told['matched_accuracy']:.1%}",
-    f'{low:.1%} to {high:.1%}', f"{told['shorter_better_accuracy']:.1%}",
-    f"{told['length_correlation']:+.2f}",
+    name, f"{summary['heldout_accuracy']:.1%}",
+    f"{summary['matched_accuracy']:.1%}",
+    f'{low:.1%} to {high:.1%}', f"{summary['shorter_better_accuracy']:.1%}",
+    f"{summary['length_correlation']:+.2f}",
   ))
+# The last row needs no model, so it is the same in every summary.
 print(ROW.format(
-  'longer', f"{told['length_only_accuracy']:.1%}",
-  f"{told['matched_length_only']:.1%}", '', '0.0%', '+1.00',
+  'longer', f"{summary['length_only_accuracy']:.1%}",
+  f"{summary['matched_length_only']:.1%}", '', '0.0%', '+1.00',
 ))
 print(
-  f"held-out pairs: {told['heldout_pairs']}, of like length (±10%) "
-  f"{told['matched_pairs']}, the shorter better {told['shorter_better_pairs']}"
+  f"held-out pairs: {summary['heldout_pairs']}, of like length (±10%) "
+  f"{summary['matched_pairs']}, the shorter better "
+  f"{summary['shorter_better_pairs']}"
 )
 PYTHON

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a trained model and a report: 20 to 40 minutes on 2 cores.
-# Run it again to go on where it was stopped.
+# Installs rlcw, trains a small model and writes a report, in 20 to 40 minutes
+# on 2 cores.  After an interruption, run it again to resume.
 source "$(dirname "$0")/environment.sh"
 
 runs=runs/quickstart

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A slice of Cloud TPU, from nothing to a running job; docs/tpu.md is the guide.
+# Creates a Cloud TPU slice, installs rlcw on it and runs jobs; see docs/tpu.md.
 #
 #   ./scripts/tpu_vm.sh create  --project=P --zone=Z [--accelerator=A] [--spot]
 #   ./scripts/tpu_vm.sh setup   --project=P --zone=Z --share=IP:/VOLUME
@@ -9,26 +9,28 @@
 #   ./scripts/tpu_vm.sh stop    --project=P --zone=Z
 #   ./scripts/tpu_vm.sh delete  --project=P --zone=Z
 #
-# create   asks for the slice in the queue and waits until it is ready; one that
-#          was preempted, or whose request failed, is deleted and asked for anew
+# create   requests the slice as a queued resource and waits until it is ready;
+#          a slice that was preempted, or whose request failed, is deleted and
+#          requested again
 # setup    on every worker: mounts the share, installs this repository's HEAD
 # run      on every worker: starts `rlcw --distributed ARGUMENTS` in the
 #          background
-# stop     on every worker: ends it by SIGTERM and waits for it
-# Each does nothing where that is done, so that it may be called again.
+# stop     on every worker: sends the job SIGTERM and waits for its end
+# Every command is idempotent: it does nothing if its work is done already.
 #
-# --name=rlcw               of the slice, and of its request
+# --name=rlcw               name of the slice and of its request
 # --accelerator=v5litepod-16
-# --runtime=…               the software version; by default the accelerator's
-# --share=IP:/VOLUME        an NFS share of all workers, which outlives the slice
-# --spot                    cheaper, and may be taken away
-# --dry-run                 prints the calls of gcloud, one a line; runs none
-# RLCW_PROJECT, RLCW_ZONE, RLCW_NAME, RLCW_ACCELERATOR, RLCW_RUNTIME and
-# RLCW_SHARE say the same; RLCW_POLL=30 is how many seconds `create` waits
-# before it asks again.
+# --runtime=…               software version; default: that of the accelerator
+# --share=IP:/VOLUME        NFS share for all workers, which outlives the slice
+# --spot                    cheaper, but may be preempted
+# --dry-run                 prints the gcloud calls, one per line, and runs none
+# The environment variables RLCW_PROJECT, RLCW_ZONE, RLCW_NAME,
+# RLCW_ACCELERATOR, RLCW_RUNTIME and RLCW_SHARE set the defaults of these flags;
+# RLCW_POLL=30 is the interval in seconds at which `create` polls the state.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-exec 3>&1  # dry calls are told here, where no $(...) swallows them
+# A dry run prints its calls to descriptor 3, because $(...) captures stdout.
+exec 3>&1
 
 fail() {
   echo "tpu_vm.sh: $*" >&2
@@ -46,7 +48,7 @@ worker=0
 spot=
 dry=false
 
-# need VARIABLE EXAMPLE: ends the script where the setting is missing.
+# need VARIABLE EXAMPLE: exits with an error if the setting is missing.
 need() {
   local variable
   variable=RLCW_$(echo "$1" | tr '[:lower:]' '[:upper:]')
@@ -54,31 +56,32 @@ need() {
     fail "--$1=… (or $variable) is missing, for example --$1=$2"
 }
 
-# The software of a generation, and the sizes of its slices:
+# Sets the runtime from the accelerator, and checks the size of the slice:
 # https://cloud.google.com/tpu/docs/runtimes, …/v5e, …/v5p, …/v6e
 default_runtime() {
   local generation=${accelerator%-*} size=${accelerator##*-}
   local flat='1, 4, 8, 16, 32, 64, 128, 256 chips'
-  local legal="legal: v5litepod-N and v6e-N ($flat), v5p-N (N cores, two a \
+  local expected="expected v5litepod-N or v6e-N ($flat), v5p-N (N cores, two a \
 chip: 8, 16, … 12288)"
   case $generation in
     v5litepod) software=v2-alpha-tpuv5-lite ;;
     v6e) software=v2-alpha-tpuv6e ;;
     v5p) software=v2-alpha-tpuv5 ;;
-    *) fail "--accelerator=$accelerator is unknown; $legal" ;;
+    *) fail "--accelerator=$accelerator is unknown; $expected" ;;
   esac
+  # Digits without a leading zero: bash would read 0… as octal.
   case $generation:$size in
-    v5p:*[!0-9]* | v5p:0* | *:) fail "--accelerator=$accelerator; $legal" ;;
+    v5p:*[!0-9]* | v5p:0* | *:) fail "--accelerator=$accelerator; $expected" ;;
     v5p:*)
       [ $((size % 8)) = 0 ] && [ "$size" -le 12288 ] ||
-        fail "--accelerator=$accelerator; $legal" ;;
+        fail "--accelerator=$accelerator; $expected" ;;
     *:1 | *:4 | *:8 | *:16 | *:32 | *:64 | *:128 | *:256) ;;
-    *) fail "--accelerator=$accelerator; $legal" ;;
+    *) fail "--accelerator=$accelerator; $expected" ;;
   esac
   runtime=${runtime:-$software}
 }
 
-# tpus GROUP COMMAND ARGUMENTS...: a call of gcloud.
+# tpus GROUP COMMAND ARGUMENTS...: calls gcloud; a dry run prints the call.
 tpus() {
   set -- gcloud compute tpus "$@" "--project=$project" "--zone=$zone"
   if $dry; then
@@ -88,28 +91,32 @@ tpus() {
   fi
 }
 
-# ask GROUP FIELD: what gcloud tells of the slice; nothing where there is none.
-assumed=ACTIVE,READY  # what a dry run goes on from
-ask() {
+# describe GROUP FIELD: prints a field of the slice, or nothing if there is no
+# slice.  Any other error of gcloud ends the script: taken for a missing slice,
+# it would make `create` request another one.
+assumed=ACTIVE,READY  # states of request and node that a dry run assumes
+describe() {
   local status=0
-  tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/told" || status=$?
+  tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/err" || status=$?
   if $dry; then
     [ "$1" = queued-resources ] && echo "${assumed%,*}" || echo "${assumed#*,}"
-  elif [ $status != 0 ] && ! grep -q 'NOT_FOUND' "$scratch/told"; then
-    cat "$scratch/told" >&2
+  elif [ $status != 0 ] && ! grep -q 'NOT_FOUND' "$scratch/err"; then
+    cat "$scratch/err" >&2
     exit $status
   fi
 }
 
-# What of the slice: absent, ready, gone (to be deleted), or a state to wait in.
+# Prints the state of the slice: absent, ready, gone (delete it before the next
+# request), or a transitional state of gcloud.
 slice() {
   local request node
-  request=$(ask queued-resources state.state) || exit
+  # This runs inside $(...), where bash turns `set -e` off, hence `|| exit`.
+  request=$(describe queued-resources state.state) || exit
   case $request in
     '') echo absent ;;
     SUSPENDED | FAILED) echo "gone ($request)" ;;
     ACTIVE)
-      node=$(ask tpu-vm state) || exit
+      node=$(describe tpu-vm state) || exit
       case $node in
         READY) echo ready ;;
         '' | PREEMPTED | TERMINATED) echo "gone (${node:-deleted})" ;;
@@ -135,6 +142,7 @@ create() {
           ${spot:+"$spot"}
         asked=true assumed=ACTIVE,READY ;;
       gone*)
+        # Do not repeat a request that failed in this call: it would loop.
         ! $asked || fail "the request for $name ended at once, as \`gcloud \
 compute tpus queued-resources describe $name\` explains: quota? the zone?"
         tpus queued-resources delete "$name" --force --quiet ;;
@@ -143,18 +151,19 @@ compute tpus queued-resources describe $name\` explains: quota? the zone?"
   done
 }
 
-# on WORKERS SCRIPT: runs a script on one worker, or on all.
+# on WORKERS SCRIPT: runs a script on one worker, or with `all` on every worker.
 on() {
   tpus tpu-vm ssh "$name" "--worker=$1" --quiet "--command=$2"
 }
 
-# What workers have in their home: rlcw/ (the repository and its .venv), share/
-# (mounted), rlcw.log, rlcw.pid and rlcw.lock, which is held while a job runs.
+# In a worker's home are rlcw/ (the repository and its .venv), share/ (mounted),
+# rlcw.log, rlcw.pid and rlcw.lock, which is locked while a job runs.  Unlike a
+# pid file, the lock is released when the job crashes or the worker reboots.
 setup_script() {
   printf 'commit=%q share=%q\n' "$1" "$share"
   cat <<'REMOTE'
 set -eu
-umask 0  # users of several workers write into the same folders
+umask 0  # the users of several workers write to the same folders
 if ! mountpoint -q ~/share; then
   command -v mount.nfs >/dev/null || {
     sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
@@ -168,17 +177,19 @@ if [ "$(cat ~/rlcw/.ready 2>/dev/null)" = "$commit" ]; then
   echo "$(hostname): is set up"
   exit
 fi
+# never replace the code of a running job
 exec 9>~/rlcw.lock
 flock -n 9 || { echo "$(hostname): a job runs; stop it first" >&2; exit 1; }
 rm -rf ~/rlcw
 mkdir -p ~/rlcw ~/share/runs
 tar -xzf ~/rlcw.tar.gz -C ~/rlcw
 ln -sfn ~/share/runs ~/rlcw/runs
-# the image's own Python may be older than we need
+# the image's own Python may be older than required
 export PATH="$HOME/.local/bin:$PATH"
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 uv venv --quiet --python 3.12 ~/rlcw/.venv
 uv pip install --quiet --python ~/rlcw/.venv/bin/python -e ~/rlcw'[tpu]'
+# written last: an interrupted setup is repeated
 echo "$commit" >~/rlcw/.ready
 echo "$(hostname): is set up"
 REMOTE
@@ -189,11 +200,11 @@ setup() {
   need share 10.0.0.2:/vol1
   case $share in
     *:/[!/]*) ;;
-    *) fail "--share=$share is no NFS share; legal: IP:/VOLUME" ;;
+    *) fail "--share=$share is no NFS share; expected IP:/VOLUME" ;;
   esac
   commit=$(git -C "$root" rev-parse HEAD)
   [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] ||
-    echo "tpu_vm.sh: what is not committed stays here; copying $commit" >&2
+    echo "tpu_vm.sh: uncommitted changes are not copied, only $commit" >&2
   if ! $dry; then
     archive=$scratch/$archive
     git -C "$root" archive --format=tar.gz --output="$archive" HEAD
@@ -218,6 +229,9 @@ if ! { [ -e ~/rlcw/.ready ] && mountpoint -q ~/share; }; then
   echo "$(hostname): is not set up: tpu_vm.sh setup" >&2
   exit 1
 fi
+# The job gets SIGTERM with its whole process group.  Its shell survives it
+# (trap), so that the exit status of rlcw reaches the log; the job inherits
+# descriptor 9 and thus keeps the lock.
 cd ~/rlcw
 export PATH="$PWD/.venv/bin:$PATH"
 job='trap : TERM; rlcw --distributed "$@"; echo "rlcw ended with status $?"'
@@ -259,7 +273,7 @@ logs() {
 
 delete() {
   local request
-  request=$(ask queued-resources state.state)
+  request=$(describe queued-resources state.state)
   if [ -z "$request" ]; then
     echo "$name: absent"
   else
@@ -271,7 +285,7 @@ commands='create setup run logs status stop delete'
 command=${1:-}
 case " $commands " in
   *" $command "*) ;;
-  *) fail "command '$command' is unknown; legal: $commands" ;;
+  *) fail "command '$command' is unknown; expected one of: $commands" ;;
 esac
 shift
 while [ $# -gt 0 ]; do
@@ -285,7 +299,7 @@ while [ $# -gt 0 ]; do
     --)
       shift
       break ;;
-    *) fail "$1 is unknown; legal: --project= --zone= --name= --accelerator= \
+    *) fail "$1 is unknown; expected --project= --zone= --name= --accelerator= \
 --runtime= --share= --worker= --spot --dry-run, and rlcw's arguments after --" ;;
   esac
   shift
@@ -295,7 +309,7 @@ need project my-project
 need zone us-central1-a
 case $worker in
   all | [0-9] | [1-9][0-9] | [1-9][0-9][0-9]) ;;
-  *) fail "--worker=$worker; legal: a number from 0 on, or all" ;;
+  *) fail "--worker=$worker; expected a number from 0, or all" ;;
 esac
 $dry || command -v gcloud >/dev/null ||
   fail 'gcloud is not installed: https://cloud.google.com/sdk/docs/install'

@@ -125,23 +125,23 @@ def test_unknown_accelerators(cloud: Cloud, accelerator: str) -> None:
   done = cloud('create', f'--accelerator={accelerator}')
   assert done.returncode == 1
   assert accelerator in done.stderr
-  assert 'legal: v5litepod-N and v6e-N (1, 4, 8, 16' in done.stderr
+  assert 'expected v5litepod-N or v6e-N (1, 4, 8, 16' in done.stderr
   assert cloud.calls() == []
 
 
 @pytest.mark.parametrize(
   ('arguments', 'environment', 'told'),
   [
-    ([], {}, 'legal: create setup run logs status stop delete'),
-    (['start'], {}, "'start' is unknown; legal: create setup"),
-    (['create', '--sport'], {}, '--sport is unknown; legal: --project='),
+    ([], {}, 'expected one of: create setup run logs status stop delete'),
+    (['start'], {}, "'start' is unknown; expected one of: create setup"),
+    (['create', '--sport'], {}, '--sport is unknown; expected --project='),
     (['create'], {'RLCW_PROJECT': ''}, '--project=… (or RLCW_PROJECT) is mis'),
     (['create'], {'RLCW_ZONE': ''}, 'for example --zone=us-central1-a'),
     (['create', '--', 'x'], {}, 'create takes no arguments: x'),
     (['setup'], {'RLCW_SHARE': ''}, '--share=… (or RLCW_SHARE) is missing'),
-    (['setup'], {'RLCW_SHARE': 'gs://b'}, 'is no NFS share; legal: IP:/VOL'),
+    (['setup'], {'RLCW_SHARE': 'gs://b'}, 'is no NFS share; expected IP:/VOL'),
     (['run'], {}, 'arguments of rlcw are missing, for example run --'),
-    (['logs', '--worker=-1'], {}, 'legal: a number from 0 on, or all'),
+    (['logs', '--worker=-1'], {}, 'expected a number from 0, or all'),
   ],
 )
 def test_errors_say_what_is_legal(
