@@ -195,38 +195,118 @@ def greetings_7b() -> dict[str, Any]:
   )
 
 
-VARIANTS = {
-  variant.__name__: variant
-  for variant in (
-    smollm2,
-    tiny,
-    gemma3_270m,
-    qwen2_5_7b,
-    qwen2_5_32b,
-    qwen2_5_72b,
-    qwen3_8b,
-    llama3_8b,
-    greetings_7b,
+# --- Recipes ----------------------------------------------------------------
+
+
+def rlmr() -> dict[str, Any]:
+  """RLMR's dynamic penalty (arXiv 2508.18642) with GRPO; the default.
+
+  rlcw --config=configs/grpo.py:rlmr --workdir=runs/rlmr
+  """
+  return dict(mixing=dict(name='rlmr'))
+
+
+def grpo() -> dict[str, Any]:
+  """GRPO (arXiv 2402.03300): a weighted sum of rewards, mean per reply.
+
+  rlcw --config=configs/grpo.py:grpo --workdir=runs/grpo
+  """
+  return dict(mixing=dict(name='linear'), aggregation='sequence_mean')
+
+
+def dr_grpo() -> dict[str, Any]:
+  """Dr. GRPO (arXiv 2503.20783): no division by std or length, no KL term.
+
+  rlcw --config=configs/grpo.py:dr_grpo --workdir=runs/dr_grpo
+  """
+  return dict(
+    mixing=dict(name='linear'),
+    advantage_scale='none',
+    aggregation='constant',
+    kl_weight=0.0,
   )
-}
+
+
+def dapo() -> dict[str, Any]:
+  """DAPO (arXiv 2503.14476): clip-higher, mean over tokens, no KL term.
+
+  Its dynamic sampling and overlong penalty are not part of this.
+
+  rlcw --config=configs/grpo.py:dapo --workdir=runs/dapo
+  """
+  return dict(mixing=dict(name='linear'), clip_high=0.28, kl_weight=0.0)
+
+
+def gspo() -> dict[str, Any]:
+  """GSPO (arXiv 2507.18071): one importance ratio per reply, no KL term.
+
+  rlcw --config=configs/grpo.py:gspo --workdir=runs/gspo
+  """
+  return dict(
+    mixing=dict(name='linear'),
+    ratio='sequence',
+    aggregation='sequence_mean',
+    clip_low=3e-4,
+    clip_high=4e-4,
+    kl_weight=0.0,
+  )
+
+
+def gdpo() -> dict[str, Any]:
+  """GDPO (arXiv 2601.05242): each reward normalised in its group, then added.
+
+  The published whitening over the batch is not part of this.
+
+  rlcw --config=configs/grpo.py:gdpo --workdir=runs/gdpo
+  """
+  return dict(mixing=dict(name='gdpo'))
+
+
+MODELS = (
+  smollm2,
+  tiny,
+  gemma3_270m,
+  qwen2_5_7b,
+  qwen2_5_32b,
+  qwen2_5_72b,
+  qwen3_8b,
+  llama3_8b,
+  greetings_7b,
+)
+RECIPES = (rlmr, grpo, dr_grpo, dapo, gspo, gdpo)
+VARIANTS = {variant.__name__: variant for variant in (*MODELS, *RECIPES)}
 
 
 def get_config(variant: str = 'smollm2') -> ConfigDict:
-  if variant not in VARIANTS:
-    raise ValueError(f'variant={variant!r}; expected one of {list(VARIANTS)}')
+  """Returns the settings of a variant.
+
+  Args:
+    variant: a name, or several joined by `+` such as `qwen2_5_7b+dapo`; later
+      ones replace settings of earlier ones.
+
+  Raises:
+    ValueError: there is no such variant.
+  """
+  names = variant.split('+')
+  for name in names:
+    if name not in VARIANTS:
+      raise ValueError(f'variant={name!r}; expected one of {list(VARIANTS)}')
   config = ConfigDict(
     dict(
       task='grpo',
+      # --- Model and data
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       briefs='@briefs.jsonl',
       language='en',
       seed=0,
+      # --- Trained weights
       train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
         rank=16,
         alpha=32.0,
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
+      # --- Steps
       steps=32,
       # A step samples group_size replies to each of prompts_per_step briefs.
       # Gradients are accumulated over microbatches of microbatch_groups groups,
@@ -236,6 +316,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       microbatch_groups=4,
       max_new_tokens=64,
       temperature=0.7,
+      # --- Rewards
       writing='reward_model',  # reward_model | judge | module:function
       reward_model='runs/quickstart/reward_model',  # workdir of that run
       # `rules` checks the rules and demands of each brief; `module:function`
@@ -245,6 +326,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # briefs.  With another writing score it is a second opinion, which
       # `monitors` compares with that score.
       judge=judge_settings(),
+      # --- Advantages and loss
       mixing=dict(
         name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
         # rlmr: distance of the best violator below the group's mean reward, in
@@ -264,10 +346,12 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       clip_low=0.2,
       clip_high=0.2,
       kl_weight=0.1,
+      # --- Optimiser
       learning_rate=2e-5,
       warmup_steps=2,
       max_grad_norm=1.0,
       checkpoint_every=6,
+      # --- Monitors
       # Thresholds for signs of reward hacking; crossing one logs a warning.
       # Means over the last `window` steps are compared with the first ones.
       monitors=dict(
@@ -279,6 +363,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         no_signal=0.75,  # share of groups whose advantages are all 0
         entropy=0.5,  # ratio to the first steps
       ),
+      # --- Devices, memory and dtypes
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       # Sharding of the weights during sampling.  decode: replicated over fsdp,
       # because every token reads every weight; train: sharded as in training.
@@ -307,5 +392,6 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       ),
     )
   )
-  config.update(VARIANTS[variant]())
+  for name in names:
+    config.update(VARIANTS[name]())
   return config

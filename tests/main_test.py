@@ -117,3 +117,24 @@ def test_a_variant_is_a_whole_config_and_an_unknown_one_is_refused() -> None:
   assert grpo.get_config().mesh.tensor == 1
   with pytest.raises(ValueError, match="'qwen2_5_72b'"):
     grpo.get_config('qwen')
+
+
+def test_recipes_join_models_and_make_sense() -> None:
+  import jax
+
+  from configs import grpo
+  from rlcw.rewards import mixing
+  from rlcw.runtime.mesh import make_mesh
+  from rlcw.tasks.grpo import objective
+
+  mesh = make_mesh(devices=jax.devices()[:1])
+  for recipe in grpo.RECIPES:
+    config = grpo.get_config(f'tiny+{recipe.__name__}')
+    assert config.steps == grpo.get_config('tiny').steps
+    objective.check(config, mesh)
+    mixing.check(config.mixing, config.advantage_scale)
+  config = grpo.get_config('qwen2_5_7b+gspo')
+  assert (config.mesh.tensor, config.ratio) == (4, 'sequence')
+  assert grpo.get_config('gspo+rlmr').mixing.name == 'rlmr'
+  with pytest.raises(ValueError, match="'dapper'"):
+    grpo.get_config('tiny+dapper')

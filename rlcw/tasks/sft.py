@@ -51,8 +51,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     split: make_arrays(each, model.tokenizer, config.row_tokens, config.seed)
     for split, each in examples.items()
   }
-  # segment 0 is padding
   total = len(arrays['train']['token'])
+  # segment 0 is padding
   padding = float(np.mean(arrays['train']['segment'] == 0))
   metrics.log(
     f'sft: {len(examples["train"])} examples in {total} rows of '

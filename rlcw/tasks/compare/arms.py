@@ -82,8 +82,8 @@ def measure(
     runs[arm_of(name)].append(name)
   found = {name: per_reply(replies, name) for name in replies}
   drawn, told = {}, {}
-  # All arms use the same drawn briefs: a brief that is hard for two arms
-  # cancels out of their difference.
+  # All arms use the same drawn briefs, so a brief that is hard for two cancels
+  # out of their difference.
   prompts = len(replies[BASE])
   rng = np.random.default_rng(0)
   brief_DxP = stats.draw_groups(rng, prompts)
