@@ -3,8 +3,8 @@
   rlcw --config=configs/verify.py --workdir=runs/verdicts \
     --config.input=replies.jsonl
 
---config.mode=benchmark applies IFEval's rules exactly, so that its four
-accuracies are comparable with published ones.
+With --config.mode=benchmark, it applies IFEval's rules exactly, so that its
+four accuracies are comparable with published ones.
 
 Cost: seconds per thousand replies on a CPU core.
 Expect: verdicts.jsonl in the workdir: each input line with "strict" and "loose"

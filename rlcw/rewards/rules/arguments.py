@@ -232,7 +232,7 @@ def _capital_words(rng: random.Random, theme: Theme) -> Arguments:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How to draw a rule's arguments, and the briefs that it fits.
+  """A generator of a rule's arguments, and the briefs that it fits.
 
   Attributes:
     draw: draws the arguments for a theme.
