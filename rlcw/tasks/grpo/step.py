@@ -2,8 +2,8 @@
 
   1. briefs    `draw_briefs`: P briefs, a function of (seed, step)
   2. replies   `sample_rollout`: G replies to each from the current policy
-  3. scores    `scoring.Scorer`: one pass of the frozen decoder gives the writing
-               score and the reference log-probabilities, while the host checks
+  3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
+               scores and reference log-probabilities, while the host checks
                the rules
   4. mix       `make_mix`: both scores become one advantage per reply.  RLMR
                lowers a rule-breaker's reward until its advantage is negative;
