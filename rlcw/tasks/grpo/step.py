@@ -1,17 +1,15 @@
 """One GRPO step: brief → replies → scores → mix → batch.
 
-  1. briefs    draw P briefs, a function of (seed, step)     `draw_briefs`
-  2. replies   sample G replies to each from the current
-               policy                                        `sample_rollout`
-  3. scores    one pass of the frozen decoder gives the writing score and the
-               reference log-probabilities, while the host checks the rules
-                                                             `scoring.Scorer`
-  4. mix       combine both scores into one advantage per reply: RLMR lowers a
-               rule-breaker's reward until its advantage is negative; or one of
-               the baselines                                 `make_mix`
-  5. batch     assemble the arrays that the update learns from, a clipped
-               policy gradient that reads each brief once for its group
-                                          `make_batch`, `objective.make_loss`
+  1. briefs    `draw_briefs`: P briefs, a function of (seed, step)
+  2. replies   `sample_rollout`: G replies to each from the current policy
+  3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
+               scores and reference log-probabilities, while the host checks
+               the rules
+  4. mix       `make_mix`: both scores become one advantage per reply.  RLMR
+               lowers a rule-breaker's reward until its advantage is negative;
+               the other mixers are baselines
+  5. batch     `make_batch`: the arrays of the update, a clipped policy gradient
+               that reads each brief once for its group (`objective.make_loss`)
 
 `make_next_batch` calls the stages in this order, and logs the step's metrics
 (`step_metrics`) and its replies (`log_rollouts`).
