@@ -48,7 +48,7 @@ class Pasted(LogprobJudge):
 def odds(
   judge: LogprobJudge, question: Question, replies: list[str]
 ) -> np.ndarray:
-  """Log-odds `[N]` of Good for N replies, each judged in a group of its own."""
+  """Log-odds `[N]` of Good for N replies, each judged in a separate group."""
   prompts = [[question.about(BRIEF, reply)] for reply in replies]
   if isinstance(judge, Pasted):
     # Put the raw reply back in the place of its quoted form.

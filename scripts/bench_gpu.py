@@ -11,8 +11,8 @@ downloaded or read from disk.
 
 `bench_gpu.json` is rewritten after every part, so that an interrupted run keeps
 its measurements; a part that fails or runs out of memory leaves its error
-there.  Exit status: 0 if parity holds, 1 if it does not or could not be
-computed, 2 if there is no GPU.  `--device=cpu --models=tiny` runs the same code
+there.  Exit status: 0 if the parity check passes, 1 if it fails or could not
+run, 2 if there is no GPU.  `--device=cpu --models=tiny` runs the same code
 without a GPU.
 """
 
@@ -305,7 +305,7 @@ def parity(device: Any, keep: Callable[..., None]) -> None:
 def print_summary(results: dict[str, Any]) -> None:
   """Prints parity, ceilings and a line per model and phase."""
   checked, best = results.get('parity', {}), results.get('ceilings', {})
-  print('\nparity', 'holds' if checked.get('passed') else checked)
+  print('\nparity', 'passed' if checked.get('passed') else checked)
   if 'products' in best:
     print(
       f'ceilings: {best["flops_per_second"] / 1e12:.4g} TFLOP/s in '
@@ -330,7 +330,7 @@ def print_summary(results: dict[str, Any]) -> None:
 def stop_at(report: Report, seconds: float) -> threading.Timer:
   """Starts a timer that ends the process after `seconds`.
 
-  It runs in a thread of its own, so it works even while XLA compiles.
+  It runs in a separate thread, so it works even while XLA compiles.
   """
 
   def stop() -> None:
@@ -351,7 +351,7 @@ def stop_at(report: Report, seconds: float) -> threading.Timer:
 
 
 def exit_status(results: dict[str, Any]) -> int:
-  """Returns 0 if parity holds, 1 if it does not or was not computed."""
+  """Returns 0 if the parity check passed, 1 if it failed or did not run."""
   return 0 if results.get('parity', {}).get('passed') else 1
 
 

@@ -57,7 +57,7 @@ def main(model: str, groups: str = '8', replies: str = '8') -> None:
   seconds: dict[str, list[float]] = {level: [] for level in LEVELS}
   good = {}
   with jax.set_mesh(loaded.mesh):
-    # One pass reads the whole call at every level, so that batch sizes match.
+    # At every level a call is a single batch of P · G replies.
     judges = {
       level: local.LogprobJudge(loaded, P * G if level == 'nothing' else P)
       for level in LEVELS

@@ -9,7 +9,7 @@ KL term and thus no reference pass.  Replies always have full length.  No tool
 rematerialises whole blocks; rlcw recomputes everything but the outputs of
 products with weights (remat=False).
 
-Each tool runs in a process of its own, TRL and tunix in environments that this
+Each tool runs in a separate process, TRL and tunix in environments that this
 script creates with pip.  The tools take turns, so that a slow moment of the
 machine affects them all, and only one works at a time.  A turn is two steps, of
 which the second is timed: as in training, it starts from the state that a step
@@ -181,8 +181,8 @@ def write_case(shape: str, model: Path, out: Path) -> Path:
   text = tokenizer.load(model)
   briefs = load_briefs('@briefs.jsonl', split='train', language='en')
   rows = [tokenizer.chat(text, brief.text) for brief in briefs[:prompts]]
-  # Prompts are stored as text after the chat template, so that no tool applies
-  # a template of its own.
+  # Prompts are stored as text after the chat template, so that every tool gets
+  # the same tokens.
   case = {
     'model': str(model.resolve()),
     'workdir': str(out.resolve() / 'trl'),

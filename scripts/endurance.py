@@ -170,7 +170,7 @@ def count_masked(folder: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-  """Creates a folder with a small tmpfs of its own, if mounting is allowed.
+  """Creates a folder with a small tmpfs mounted on it, if mounting is allowed.
 
   Mounting needs root.  At the end the files move to an ordinary folder.
   """

@@ -200,7 +200,7 @@ def schedule(lab: Lab) -> list[tuple[int, Callable[[Lab], str]]]:
     *[terminate] * (few + 1),
     *[take_judge] * max(1, few // 2),
     *[take_judge_and_kill] * max(1, few // 2),
-    # Only on a disk of its own: filling the machine's disk would harm others.
+    # Only on the small tmpfs: filling the machine's disk would harm others.
     *[fill_disk] * (few if os.path.ismount(lab.run.folder) else 0),
     *[spoil_checkpoint] * (few + 1),
     *[spoil_line] * few,

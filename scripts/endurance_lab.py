@@ -82,6 +82,7 @@ def make_model(folder: Path) -> None:
   config = ModelConfig.from_hf(header)
   params = nn.unbox(weights.init_params(config, jax.random.key(0)))
   folder.mkdir(parents=True)
+  # With these files the folder is a complete Hugging Face model.
   weights.save(config, params, folder, 'float32')
   (folder / 'config.json').write_text(json.dumps(header))
   transformers.PreTrainedTokenizerFast(
@@ -179,6 +180,7 @@ class Run:
   def __init__(self, folder: Path, settings: dict[str, Any]):
     self.folder, self.settings = folder, settings
     self.log = folder.with_suffix('.log')
+    # A run that has not started yet has an empty log.
     self.log.touch()
     self.process: Any = None
     # At the last start: size of the log, inode of metrics.jsonl.

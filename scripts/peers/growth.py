@@ -78,6 +78,7 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
   update = train.make_update(
     objective.make_loss(config, settings), optimizer, state
   )
+  # Random rewards: the time of an update does not depend on their values.
   reward = random.normal(size=(s.prompts, s.group)).astype(np.float32)
   arrays = rlcw_step.batch(prompts, rollout, reward)
 
@@ -102,6 +103,7 @@ def main(model: Path, out: Path) -> None:
       for size in sizes:
         s = BASE._replace(**{axis: size})
         points = {'shared': s}
+        # The cost without prefix sharing matters only as briefs grow.
         if axis == 'prompt_tokens':
           points['repeated'] = s._replace(prompts=s.group, group=1)
         for how, point in points.items():

@@ -49,6 +49,8 @@ class Steps:
     model = language_model.load(case['model'], mesh)
     self.tokenizer = model.tokenizer
     self.config = objective.configure(model.config, self.settings)
+    # `encode` parses the chat template's control tokens; `encode_untrusted`
+    # would escape them.
     self.prompts = batches.pad(
       tokenizer.encode(model.tokenizer, text) for text in case['prompts']
     )
@@ -107,6 +109,7 @@ def main() -> None:
     steps = Steps(case, mesh)
     roll_out = clock.timed(steps.roll_out)
     for command in clock.commands():
+      # Measured in this process, with the threads and memory of the step.
       if command == 'ceilings':
         clock.answer(**roofs.measure(steps.config, roofs.shapes(case)))
         continue

@@ -106,12 +106,15 @@ def floors(
   """
   # group=0 leaves the briefs, without replies.
   prefill = roofline.blocks_flops(config, s._replace(group=0))
-  whole, head = roofline.blocks_flops(config, s), roofline.head_flops(config, s)
+  blocks, head = (
+    roofline.blocks_flops(config, s),
+    roofline.head_flops(config, s),
+  )
   # Decoding is limited by its products or by memory, whichever takes longer.
-  products = (whole - prefill) / best['turn_blocks'] + head / best['turn_head']
+  products = (blocks - prefill) / best['turn_blocks'] + head / best['turn_head']
   memory = gpu_cases.decoding_bytes(config, s) / best['memory']
   # An update is one forward pass and a backward pass of twice its FLOPs.
   return {
     'rollout': prefill / best['pass_blocks'] + max(products, memory),
-    'update': 3 * (whole / best['pass_blocks'] + head / best['pass_head']),
+    'update': 3 * (blocks / best['pass_blocks'] + head / best['pass_head']),
   }

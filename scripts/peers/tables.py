@@ -71,6 +71,7 @@ def shares(config: ModelConfig, measured: dict[str, Any]) -> dict[str, Any]:
     name: statistics.median(round[name] for round in measured['ceilings'])
     for name in measured['ceilings'][0]
   }
+  # Shares use the medians, so that one disturbed round does not matter.
   floors = roofs.floors(config, roofs.shapes(measured['case']), best)
   ours = compare({'rlcw': measured['steps']['rlcw']})[0]
   return {

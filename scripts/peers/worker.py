@@ -2,7 +2,7 @@
 
 A command is one line of standard input, its answer one line of JSON on standard
 output; the process ends at the end of its input.  Uses only the standard
-library, because every tool runs in an environment of its own.
+library, because every tool runs in a separate environment.
 """
 
 import ctypes
