@@ -184,7 +184,7 @@ def learn(
     'share_with_recomputation': flops
     / timing.median
     / best['flops_per_second'],
-    'told': {k: float(stats[k]) for k in ('loss', 'grad_norm', 'bad_steps')},
+    'metrics': {k: float(stats[k]) for k in ('loss', 'grad_norm', 'bad_steps')},
   }
 
 

@@ -69,8 +69,8 @@ def test_every_part_is_measured(small: None, tmp_path: pathlib.Path) -> None:
       phase['tokens']
     )
   assert 0 < model['decoding_against_pass'] < 1e-4
-  assert update['told']['bad_steps'] == 0
-  assert update['told']['grad_norm'] > 0
+  assert update['metrics']['bad_steps'] == 0
+  assert update['metrics']['grad_norm'] > 0
 
 
 def test_a_part_that_fails_does_not_stop_the_rest(

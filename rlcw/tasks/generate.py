@@ -48,7 +48,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       f'{output}: expected replies to {config.input}, which has {len(texts)} '
       f'lines, found {done} lines'
     )
-  told = {'prompts': len(texts), 'replies': 0, 'tokens': 0, 'finished': 0}
+  totals = {'prompts': len(texts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
   size = config.batch_size
   for first in metrics.progress('generate', done, len(texts), 'brief', size):
@@ -76,16 +76,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
           'finished': finished[p],
         },
       )
-    told['replies'] += len(rows) * config.samples
-    told['tokens'] += int(length[: len(rows)].sum())
-    told['finished'] += int(finished[: len(rows)].sum())
-  summary: dict[str, Any] = told | {
+    totals['replies'] += len(rows) * config.samples
+    totals['tokens'] += int(length[: len(rows)].sum())
+    totals['finished'] += int(finished[: len(rows)].sum())
+  summary: dict[str, Any] = totals | {
     'resumed_at': done,
-    'finished': told['finished'] / max(told['replies'], 1),
-    'tokens_per_second': told['tokens'] / max(sampling_seconds, 1e-9),
+    'finished': totals['finished'] / max(totals['replies'], 1),
+    'tokens_per_second': totals['tokens'] / max(sampling_seconds, 1e-9),
   }
   metrics.log(
-    f'generate: {told["replies"]} replies, {told["tokens"]} tokens, '
+    f'generate: {totals["replies"]} replies, {totals["tokens"]} tokens, '
     f'{summary["tokens_per_second"]:.0f} tokens/s; {output}'
   )
   return summary

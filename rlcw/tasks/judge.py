@@ -30,8 +30,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   settings = config.judge
   question = factory.make_question('judge', settings)
-  panel = factory.make_judge(settings, make_mesh(**config.mesh))
-  if panel is None:
+  judge_model = factory.make_judge(settings, make_mesh(**config.mesh))
+  if judge_model is None:
     raise ValueError(
       'no judge is configured: expected --config.judge.model or '
       '--config.judge.endpoint.url'
@@ -42,7 +42,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     prompts = [record['prompt'] for record in records]
     # groups of one reply: lines of a file need not share a prompt
     replies = [[record['response']] for record in records]
-    verdicts = questions.judge(panel, question, prompts, replies)
+    verdicts = questions.judge(judge_model, question, prompts, replies)
     return [
       verdict_fields(p_good, reason[0], question.labels)
       for p_good, reason in zip(
@@ -68,7 +68,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'unanswered': len(rows) - len(judged),
     'good': np.mean(good),
     **compare(judged, good),
-    'usage': panel.usage(),
+    'usage': judge_model.usage(),
   }
   metrics.log(
     f'judge: {summary["good"]:.1%} of {len(judged)} replies are Good, '

@@ -118,10 +118,10 @@ def ask(
   # without demands no judge is needed, and none is loaded
   if not rows:
     return verdicts
-  panel = factory.make_judge(config.judge, make_mesh(**config.mesh))
+  judge_model = factory.make_judge(config.judge, make_mesh(**config.mesh))
   # groups of one reply: each record is a brief of its own
   answers = questions.follow(
-    panel,
+    judge_model,
     factory.make_question('demand', config.judge),
     [briefs[row] for row in rows],
     [[replies[row]] for row in rows],

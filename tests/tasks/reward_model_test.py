@@ -94,6 +94,21 @@ def test_scored_replies_fill_groups_and_pair_within_them(
   assert not groups.mask[~groups.real].any()
 
 
+def test_synthetic_losers_are_found_before_padding(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  _, groups = make_groups(
+    [scored(3), scored(2, 'q')], tiny_folder, replies_per_group=6
+  )
+  made = [[0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 0, 0]]
+  np.testing.assert_array_equal(groups.made, np.array(made, bool))
+  # the broken ones score above the best reply, the looping ones below it
+  score_NxR = np.array([[0, 1, 2, 3, 1, 9], [0, 2, 3, 1, 9, -9]], float)
+  summary = run.judge(groups, score_NxR, tmp_path)
+  assert summary['broken_accuracy'] == 0
+  assert summary['looping_accuracy'] == 1
+
+
 def test_a_group_without_room_for_a_pair_is_refused(
   tiny_folder: pathlib.Path,
 ) -> None:

@@ -428,8 +428,8 @@ def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Judge:
     judge.model = judge.model or config.agents.model
   # `changing`: a game tries many principles, so the prefix of the prompt that
   # is cached for them has one of a few lengths, not one to compile for each.
-  panel = factory.make_judge(judge, mesh, base, changing=True)
-  return panel or JSONJudge(model.asking(Form))
+  detector = factory.make_judge(judge, mesh, base, changing=True)
+  return detector or JSONJudge(model.asking(Form))
 
 
 @with_mesh
@@ -442,9 +442,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   mesh = make_mesh(**config.mesh)
   model = llm.make_ask(config.agents, mesh)
-  panel = make_detector(config, mesh, model)
-  summary = play(config, workdir, model.asking, panel) | {
-    'usage': {'agents': model.usage(), 'judge': panel.usage()},
+  detector = make_detector(config, mesh, model)
+  summary = play(config, workdir, model.asking, detector) | {
+    'usage': {'agents': model.usage(), 'judge': detector.usage()},
   }
   before, after = summary['heldout_before'], summary['heldout_after']
   metrics.log(

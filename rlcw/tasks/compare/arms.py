@@ -81,7 +81,7 @@ def measure(
   for name in replies:
     runs[arm_of(name)].append(name)
   found = {name: per_reply(replies, name) for name in replies}
-  drawn, told = {}, {}
+  drawn, by_arm = {}, {}
   # All arms use the same drawn briefs, so a brief that is hard for two cancels
   # out of their difference.
   prompts = len(replies[BASE])
@@ -90,27 +90,27 @@ def measure(
   centre_D = features[BASE].mean((0, 1))
   for arm, names in runs.items():
     seed_DxS = stats.draw_seeds(rng, len(names))
-    told[arm] = {'runs': names, 'numbers': {}, 'by_run': {}, 'intervals': {}}
+    by_arm[arm] = {'runs': names, 'numbers': {}, 'by_run': {}, 'intervals': {}}
     # seeds and briefs are both drawn, so intervals include chance between runs
     for key in found[BASE]:
       value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
       rate_D = stats.bootstrap(value_SxP, brief_DxP, seed_DxS)
       drawn[arm, key] = rate_D
-      told[arm]['numbers'][key] = metrics.mean(value_SxP)
-      told[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
-      told[arm]['intervals'][key] = stats.interval(rate_D)
-    told[arm]['numbers'] |= diversity_metrics(
+      by_arm[arm]['numbers'][key] = metrics.mean(value_SxP)
+      by_arm[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
+      by_arm[arm]['intervals'][key] = stats.interval(rate_D)
+    by_arm[arm]['numbers'] |= diversity_metrics(
       [replies[n] for n in names],
       [features[n] - centre_D for n in names],
       language,
     )
     if arm != BASE:
-      told[arm]['wins'] = wins(replies, names)
-    told[arm]['rules'] = rules(replies, names, rule_ids)
-    told[arm]['lengths'] = np.concatenate(
+      by_arm[arm]['wins'] = wins(replies, names)
+    by_arm[arm]['rules'] = rules(replies, names, rule_ids)
+    by_arm[arm]['lengths'] = np.concatenate(
       [found[n]['length'].ravel() for n in names]
     )
-    told[arm]['spread'] = {
+    by_arm[arm]['spread'] = {
       key: np.nanstd([found[n][key] for n in names])
       for key in ('writing', 'unseen')
     }
@@ -118,15 +118,15 @@ def measure(
   chosen = {
     prefix: max(
       (arm for arm in runs if arm.startswith(prefix)),
-      key=lambda arm: told[arm]['numbers']['kept_and_better'],
+      key=lambda arm: by_arm[arm]['numbers']['kept_and_better'],
     )
     for prefix in best_of
     if any(arm.startswith(prefix) for arm in runs)
   }
   return {
-    'arms': told,
+    'arms': by_arm,
     'best': chosen,
-    'against': pairwise_differences(told, drawn),
+    'against': pairwise_differences(by_arm, drawn),
   }
 
 

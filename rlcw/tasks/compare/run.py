@@ -76,7 +76,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   trained = next(iter(settings.values()))
   notes = differences(settings)
   base = language_model.load(trained.model, make_mesh(**config.mesh))
-  eyes = Scorers(
+  scorers = Scorers(
     Scorer(base, trained),
     reward_model.load(config.unseen, base),
     factory.make_judge(config.judge, base.mesh, base),
@@ -91,13 +91,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     file = folder / f'{name}.jsonl'
     if not is_answered(file, runs.get(name)):
       model = base if name == BASE else restore(runs[name], base)
-      answered = heldout.answer(model, eyes.scorer, briefs, trained, config)
-      features_PxGxD = read(answered, briefs, eyes, config)
+      answered = heldout.answer(model, scorers.scorer, briefs, trained, config)
+      features_PxGxD = read(answered, briefs, scorers, config)
       # half precision is enough: features are used for diversity only
       np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
       # the base comes first in the loop, so others can be compared with it
-      if eyes.judge is not None:
-        judge(eyes.judge, answered, replies.get(BASE), briefs, config)
+      if scorers.judge is not None:
+        judge(scorers.judge, answered, replies.get(BASE), briefs, config)
       # The replies are written last, because their file marks a run as done.
       write(file, briefs, answered)
     replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
@@ -125,7 +125,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'replies_per_brief': config.replies_per_brief,
     'steps': trained.steps,
     'notes': notes,
-    'scorers': scorer_accuracy(eyes, trained, config),
+    'scorers': scorer_accuracy(scorers, trained, config),
     'benchmark': benchmark(config.benchmark),
     'warnings': {name: warnings(folder) for name, folder in runs.items()},
     **table,
@@ -309,7 +309,7 @@ def write(
 
 
 def scorer_accuracy(
-  eyes: Scorers, trained: Config, config: Config
+  scorers: Scorers, trained: Config, config: Config
 ) -> dict[str, float]:
   """Accuracy of each scorer on held-out preference pairs; a tie counts half.
 
@@ -322,23 +322,23 @@ def scorer_accuracy(
   prompts = [pair.prompt for pair in pairs]
   texts = [[pair.chosen, pair.rejected] for pair in pairs]
   accuracy = {}
-  size = round_up_groups(config.batch_size, eyes.unseen.decoder.mesh)
+  size = round_up_groups(config.batch_size, scorers.unseen.decoder.mesh)
   right = []
   for first in range(0, len(pairs), size):
     # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)
     score_Px2 = reward_model.score_texts(
-      eyes.unseen,
+      scorers.unseen,
       [prompts[row] for row in rows],
       [texts[row] for row in rows],
       np.ones((size, 2), bool),
     )
     right += [*stats.right(score_Px2)][: len(pairs) - first]
   accuracy['unseen'] = np.mean(right)
-  if eyes.judge is not None:
+  if scorers.judge is not None:
     question = factory.make_question('compare', config.judge)
     chosen, rejected = zip(*texts, strict=True)
-    won = questions.compare(eyes.judge, question, prompts, chosen, rejected)
+    won = questions.compare(scorers.judge, question, prompts, chosen, rejected)
     accuracy['judge'] = metrics.mean(won)
   return accuracy
 

@@ -399,12 +399,13 @@ def judge(
   score_N, length_N = score_NxR[given], groups.length[given]
   summary['length_correlation'] = float(np.corrcoef(score_N, length_N)[0, 1])
   if groups.made.any():
-    # The two synthetic losers of a full group are its last columns; each is
-    # compared with the group's best reply.
+    # Each synthetic loser is compared with the group's best reply.  Padding may
+    # come after them, so they are found by their mask, not by their column.
+    made_Nx2 = score_NxR[groups.made].reshape(len(score_NxR), 2)
     best_N = np.where(given, groups.worth, -np.inf).argmax(1)
     best_N = score_NxR[np.arange(len(best_N)), best_N]
-    for name, column in (('broken', -2), ('looping', -1)):
-      against_Nx2 = np.stack([best_N, score_NxR[:, column]], 1)
+    for name, column in (('broken', 0), ('looping', 1)):
+      against_Nx2 = np.stack([best_N, made_Nx2[:, column]], 1)
       summary[f'{name}_accuracy'] = stats.accuracy(against_Nx2)
   if processes.is_primary_process():
     picture = plots.draw_scores(length_N, score_N, stats.calibration(score_Mx2))
