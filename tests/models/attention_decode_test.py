@@ -237,8 +237,11 @@ COMPILE = """
 import json, re, sys, time
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
-from rlcw import hlo, sampling, sharding
-from rlcw.model_config import ModelConfig
+from rlcw.models.config import ModelConfig
+from rlcw.models.weights import abstract_params, param_shardings
+from rlcw.runtime.mesh import make_mesh, over_groups
+from rlcw.sampling.rollout import Temperature, sample
+from rlcw.tasks.plan import hlo
 
 chips = topologies.get_topology_desc(
   platform='tpu', topology_name=sys.argv[1]
@@ -246,21 +249,21 @@ chips = topologies.get_topology_desc(
 
 def compiled(fields, axes):
   count = axes[0] * axes[1] * axes[2]
-  mesh = sharding.make_mesh(*axes, devices=chips[:count])
+  mesh = make_mesh(*axes, devices=chips[:count])
   fields['local_layers'] = tuple(fields.get('local_layers', ()))
   config = ModelConfig(512, 256, 512, num_layers=2, **fields)
   params = jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-    sharding.abstract_params(config),
-    sharding.param_shardings(config, mesh),
+    abstract_params(config),
+    param_shardings(config, mesh),
   )
   prompt, length = (
-    jax.ShapeDtypeStruct(size, jnp.int32, sharding=sharding.over_groups(mesh))
+    jax.ShapeDtypeStruct(size, jnp.int32, sharding=over_groups(mesh))
     for size in ((4, 200), (4,))
   )
   with jax.set_mesh(mesh):
-    lowered = sampling.sample.lower(
-      params, prompt, length, length, sampling.Temperature(1.0), 0, 0,
+    lowered = sample.lower(
+      params, prompt, length, length, Temperature(1.0), 0, 0,
       config=config, group_size=3, max_new_tokens=300, eos=(0,),
     )
   return lowered.compile().as_text()

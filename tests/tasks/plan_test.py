@@ -381,12 +381,14 @@ def test_a_phase_of_real_size_compiles_for_a_tpu() -> None:
     pytest.skip('libtpu is absent: pip install rlcw[tpu]')
   script = """
 import json
-from rlcw import plan, programs, sharding, slices
+from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.plan import programs, roofline
+from rlcw.tasks.plan import run as plan
 from configs.grpo import get_config
 
 config = get_config('qwen2_5_7b')
-chip, devices = slices.slice_of('v5e:4x4')
-mesh = sharding.make_mesh(**config.mesh, devices=devices)
+chip, devices = roofline.slice_of('v5e:4x4')
+mesh = make_mesh(**config.mesh, devices=devices)
 planned = plan.make_plan(config, mesh)
 reference = [p for p in programs.phases(planned) if p.name == 'reference'][0]
 print('RESULT', json.dumps(plan.compile_phase(planned, reference, chip)))
