@@ -52,8 +52,11 @@ def test_logits_equal_transformers(
     reading.logits(config, params, token_PxL),
     reading.torch_logits(llama, token_PxL),
   )
-  assert np.abs(theirs).max() > 1
-  assert np.abs(ours - theirs).max() <= 1e-5
+  # relative to the largest logit: CPUs differ in the order of their sums, by
+  # 1.5e-5 at most on those that ran this
+  largest = np.abs(theirs).max()
+  assert largest > 1
+  assert np.abs(ours - theirs).max() <= 1e-5 * largest
 
 
 def test_a_shared_brief_equals_repeated_ones(tiny: Any) -> None:
