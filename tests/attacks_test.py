@@ -167,6 +167,7 @@ def _skeleton(page: Any) -> list[Any]:
   ]
 
 
+@pytest.mark.slow
 def test_a_page_of_attacks_has_the_elements_of_an_honest_one(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -136,6 +136,7 @@ def test_unequal_work_is_an_error(tmp_path: pathlib.Path) -> None:
   worker.close()
 
 
+@pytest.mark.slow
 def test_rlcw_takes_steps(
   tiny_folder: pathlib.Path,
   tmp_path: pathlib.Path,

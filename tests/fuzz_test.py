@@ -107,7 +107,14 @@ _JSON = st.recursive(
 
 @_FUZZ
 @given(data=st.data())
-@pytest.mark.parametrize('family', ['llama3', 'qwen2-window', 'gemma3'])
+@pytest.mark.parametrize(
+  'family',
+  [
+    'gemma3',
+    pytest.param('llama3', marks=pytest.mark.slow),
+    pytest.param('qwen2-window', marks=pytest.mark.slow),
+  ],
+)
 def test_any_value_in_any_field_of_a_config(
   family: str,
   make_model: Callable[..., Any],

@@ -153,10 +153,10 @@ def final_state(run_folder: pathlib.Path) -> list[np.ndarray]:
 @pytest.mark.parametrize(
   'point',
   [
-    'scoring',
+    pytest.param('scoring', marks=pytest.mark.slow),
     pytest.param('diary', marks=pytest.mark.slow),
     'saving',
-    'saved',
+    pytest.param('saved', marks=pytest.mark.slow),
   ],
 )
 def test_a_killed_run_ends_as_an_undisturbed_one(

@@ -147,6 +147,7 @@ def test_principles_are_read_once_and_shapes_repeat(
   assert panel.usage() == {'questions': 3 * 9 + 2 * 9}
 
 
+@pytest.mark.slow
 def test_principles_that_change_are_read_in_few_lengths(
   one: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

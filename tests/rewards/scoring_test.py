@@ -418,6 +418,7 @@ def told_well(rows: list[dict[str, Any]], nulls: set[str]) -> None:
     assert row['seconds_update'] > 0
 
 
+@pytest.mark.slow
 def test_a_judge_and_a_verifier_of_ones_own_train_a_policy(
   train: Callable[..., Any],
   make_judge: Callable[[str], pathlib.Path],

@@ -58,7 +58,11 @@ def _replies(
   ]
 
 
-@pytest.mark.parametrize('schema', ALL, ids=lambda schema: schema.__name__)
+@pytest.mark.parametrize(
+  'schema',
+  [ALL[0], *(pytest.param(s, marks=pytest.mark.slow) for s in ALL[1:])],
+  ids=lambda schema: schema.__name__,
+)
 def test_whatever_is_drawn_fits(schema: Any, tiny: Any, text: Any) -> None:
   replies = _replies(tiny, text, schema, 100, rollout_lib.Temperature(1.0))
   for reply in replies:
