@@ -44,7 +44,7 @@ _SHARED = 'sft', 'reward_model', 'grpo'
 
 
 def check_config(workdir: Path, config: dict[str, Any]) -> None:
-  """Writes the settings into a new run's folder, or compares an old run's.
+  """Writes the settings of a new run, or compares them with those of an old one.
 
   The number of steps may grow; the run is then unfinished again, so its summary
   is deleted.
@@ -95,23 +95,23 @@ def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
 
 
 def main(argv: list[str]) -> None:
-  """Finds the task, and runs it unless it has been done."""
+  """Runs the task that the config names, unless it is done already."""
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  # Orbax tells every save in 40 lines, and warns of what is meant so
+  # Orbax logs 40 lines per save, and warnings about settings that are intended
   logging.set_verbosity(logging.ERROR)
   config, workdir = _CONFIG.value, Path(str(_WORKDIR.value))
   config = settings.upgrade(config, _warn)
   if config.task not in TASKS:
     raise app.UsageError(
-      f'task {config.task!r} is unknown; legal: {sorted(TASKS)}'
+      f'task={config.task!r} is unknown; expected one of {sorted(TASKS)}'
     )
   processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
   resolved = json.loads(config.to_json())
   if prepare_workdir(resolved, workdir):
     metrics.log(f'{config.task}: already done in {workdir}')
     return
-  # A second process of the same program need not compile it again.
+  # Another run of the same program reuses what this one compiles.
   jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
   run_task(config, workdir)
 

@@ -225,19 +225,33 @@ def fit(
   max_bad_steps: int = 3,
   watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainState:
-  """Trains `params` to `steps` steps, from the newest checkpoint if any.
+  """Trains for `steps` steps, or resumes from the newest checkpoint.
 
-  Their buffers are taken over.
+  Args:
+    params: the parameters to train; their buffers are donated.
+    next_batch: `(state, step) -> Batch`, called once per step.
+    loss_fn: see `LossFn`.
+    optimizer: applied to the gradient of the whole batch.
+    mesh: the mesh of the parameters.
+    name: shown in the progress bar and in messages.
+    steps: number of steps, those of an earlier process included.
+    workdir: checkpoints and metrics are written here.
+    checkpoint_every: steps between checkpoints.
+    frozen: parameters that complete `params` in the loss, without gradient.
+    microbatches: number of parts of a batch whose gradients are accumulated.
+    max_bad_steps: steps in a row without a finite loss and gradient that stop
+      the run.
+    watch: receives every row of metrics (`metrics.Writer`).
 
-  The loss sees the state's parameters and the `frozen` ones, `watch` the rows
-  of metrics (`metrics.Writer`).
+  Returns:
+    The state after the last step.
 
   Raises:
-    Preempted: a SIGTERM came, to any of the processes; the state after the
-      step of that time is saved.
-    FloatingPointError: `max_bad_steps` steps in a row had a loss or gradient
-      that was not finite; the last good state is saved.
-    OSError: a disk is full, or gone; what was saved before is whole.
+    Preempted: a process received SIGTERM; the state after the current step is
+      saved.
+    FloatingPointError: loss or gradient was not finite in `max_bad_steps` steps
+      in a row; the last good state is saved.
+    OSError: a disk is full or gone; earlier checkpoints are intact.
   """
   checkpoints = Checkpoints(workdir / 'checkpoints')
   state = init_state(params, optimizer, mesh)
