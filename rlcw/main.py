@@ -44,7 +44,7 @@ _SHARED = 'sft', 'reward_model', 'grpo'
 
 
 def check_config(workdir: Path, config: dict[str, Any]) -> None:
-  """Writes the settings of a new run, or compares them with those of an old one.
+  """Writes the settings of a new run, or compares them with an old run's.
 
   The number of steps may grow; the run is then unfinished again, so its summary
   is deleted.

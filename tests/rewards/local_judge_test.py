@@ -117,7 +117,7 @@ def test_passes_and_devices_change_nothing(
   with jax.set_mesh(judge.mesh):
     found = LogprobJudge(judge, 8)(JUDGE, prompts_of(JUDGE)).first
   np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
-  with pytest.raises(ValueError, match=r'batch_size=12 .* multiples of 8'):
+  with pytest.raises(ValueError, match=r'batch_size=12 .* multiple of 8'):
     LogprobJudge(judge, 12)
 
 
