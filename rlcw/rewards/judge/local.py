@@ -62,8 +62,8 @@ class LogprobJudge:
     shards = group_shards(model.mesh)
     if batch_size % shards:
       raise ValueError(
-        f'judge.batch_size={batch_size} does not split over the {shards} devices '
-        f'of the data and fsdp axes; expected a multiple of {shards}'
+        f'judge.batch_size={batch_size} does not split over the {shards} '
+        f'devices of the data and fsdp axes; expected a multiple of {shards}'
       )
     self.size = batch_size // self.parts.index_and_count[1]  # of them, here
 
