@@ -149,10 +149,11 @@ def _warn(text: str) -> None:
 def console() -> None:
   """Runs the `rlcw` command; user and disk errors exit without a traceback."""
   flags.mark_flags_as_required(['config', 'workdir'])
-  arguments = settings.upgrade_arguments(sys.argv, _warn)
+  # in sys.argv itself, where ml_collections looks for the settings
+  sys.argv = settings.upgrade_arguments(sys.argv, _warn)
   with processes.exit_on_failure():
     try:
-      app.run(main, arguments)
+      app.run(main)
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.
     except (OSError, ValueError, FloatingPointError) as error:

@@ -1,5 +1,6 @@
 """The command line: errors name what is wrong, a second run does nothing."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -42,12 +43,30 @@ def test_an_error_of_the_user_ends_without_a_trace(
   assert 'Traceback' not in done.stderr
 
 
+def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
+  tmp_path: pathlib.Path,
+) -> None:
+  done = rlcw(
+    '--config=configs/judge.py',
+    f'--workdir={tmp_path / "run"}',
+    '--config.input=nowhere.jsonl',
+    '--config.replies_per_pass=7',
+    '--config.judge.endpoint.max_tokens=9',
+    '--config.judge.endpoint.url=http://127.0.0.1:9/v1',
+  )
+  assert 'config.replies_per_pass is now config.batch_size' in done.stderr
+  assert 'is now config.judge.max_new_tokens' in done.stderr
+  assert 'nowhere.jsonl' in done.stderr and 'Traceback' not in done.stderr
+  written = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert (written['batch_size'], written['judge']['max_new_tokens']) == (7, 9)
+
+
 def test_an_error_of_the_disk_ends_without_a_trace(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   from rlcw import main
 
-  def full(*_: object) -> None:
+  def full(_: object) -> None:
     raise OSError(28, 'No space left on device', 'metrics.jsonl')
 
   monkeypatch.setattr(main.app, 'run', full)
@@ -56,8 +75,6 @@ def test_an_error_of_the_disk_ends_without_a_trace(
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: pathlib.Path) -> None:
-  import json
-
   from pipeline import shipped
 
   config = shipped('evaluate')
