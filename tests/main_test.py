@@ -53,6 +53,7 @@ def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
     '--config.replies_per_pass=7',
     '--config.judge.endpoint.max_tokens=9',
     '--config.judge.endpoint.url=http://127.0.0.1:9/v1',
+    '--config.judge.endpoint.model=m',
   )
   assert 'config.replies_per_pass is now config.batch_size' in done.stderr
   assert 'is now config.judge.max_new_tokens' in done.stderr
