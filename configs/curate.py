@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
       candidates=4,  # per query
       # longest allowed ratio between the lengths of a pair's replies; 0: any
       length_ratio=0.0,
-      max_reply_characters=4000,  # what is longer is shown cut
+      max_reply_characters=4000,  # the rest of a longer reply is not shown
       writer=llm_settings(temperature=1.0, max_new_tokens=256),
       # advocate, critic, judge and auditor
       agent=llm_settings(temperature=0.0),

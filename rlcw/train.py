@@ -294,7 +294,7 @@ def fit(
       )
       pending = (step, batch, stats)
       done = step + 1
-      # Asked in every step, as it gathers over all processes.
+      # A collective operation: all processes call it in every step.
       stop = preempted()
       if done % checkpoint_every == 0 or done == steps or stop or diverged:
         # Rows are written before the checkpoint: a resumed run removes the

@@ -274,7 +274,7 @@ def endure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     row = {'fault': 'fill disk', 'injected': 0, 'recovered': 0}
     rows.append(row | {'notes': 'not tested: no disk could be mounted'})
   return {
-    'held': passed and not different,
+    'passed': passed and not different,
     'differences': different,
     'steps': args.steps,
     'seed': args.seed,
@@ -305,7 +305,7 @@ def main() -> None:
     print(line.format(*row.values()))
   different = ', '.join(tally['differences']) or 'nothing'
   print(f'\nDifferences from the undisturbed run: {different}.')
-  sys.exit(not tally['held'])
+  sys.exit(not tally['passed'])
 
 
 if __name__ == '__main__':

@@ -252,7 +252,7 @@ stop() {
   on all 'exec 9>~/rlcw.lock
 if ! flock -n 9; then
   kill -TERM -- "-$(cat ~/rlcw.pid)"
-  flock -w 600 9 || { echo "$(hostname): runs on" >&2; exit 1; }
+  flock -w 600 9 || { echo "$(hostname): still running after 600 s" >&2; exit 1; }
 fi
 echo "$(hostname): no job runs"'
 }

@@ -171,11 +171,10 @@ _GREETINGS = {
 class RlcwGreetings(_Builder, tfds.core.GeneratorBasedBuilder):
   """Chinese greetings from a folder of JSONL, JSON arrays or parquet."""
 
-  # TFDS shows this to a user whose manual directory lacks the files.
-
   BUILDER_CONFIGS = [  # noqa: RUF012, as TFDS declares it
     tfds.core.BuilderConfig(name=name) for name in _GREETINGS
   ]
+  # TFDS shows this to a user whose manual directory lacks the files.
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'link the published folder `dataset` as `rlcw_greetings` into it. '
     'Expected there, each as .jsonl, .json or .parquet: '

@@ -16,7 +16,7 @@ from rlcw.runtime import metrics
 from rlcw.runtime.mesh import over_groups, round_up_groups
 from rlcw.sampling.rollout import Temperature, sample
 
-# The values of one reply, as `answer` and those who score it later write them.
+# Values of one reply, from the fields that `answer` and later scorers write.
 PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
   'pass_rate': lambda reply: reply['strict'],
   'pass_rate_loose': lambda reply: reply['loose'],

@@ -215,8 +215,8 @@ def paired_bootstrap(
 ) -> dict[str, float]:
   """Mean of `after − before` and its 95% interval, briefs resampled.
 
-  NaN is a reply without a value; a brief counts if both sides have one.  All is
-  NaN if no brief counts.
+  NaN is a reply without a value; a brief counts if both sides have one.  Every
+  value is NaN if no brief counts.
   """
   difference_P = metrics.mean(after_PxG, 1) - metrics.mean(before_PxG, 1)
   difference_P = difference_P[np.isfinite(difference_P)]

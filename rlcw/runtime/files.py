@@ -34,7 +34,7 @@ _ESCAPES = {c: f'\\u{c:04x}' for c in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
-  """Encodes a record as one line of JSON, whichever characters split lines.
+  """Encodes a record as one line of JSON, even if its text has line separators.
 
   A lone surrogate, which JSON can express and UTF-8 cannot, stays escaped.
   """

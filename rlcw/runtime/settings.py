@@ -20,7 +20,7 @@ RENAMED = (
   (r'\bjudge\.endpoint\.max_tokens$', 'judge.max_new_tokens'),
   (r'\bjudge\.endpoint\.(temperature|cache)$', r'judge.\1'),
 )
-# Settings that are constants now: the value that each has.
+# Former settings, and the constants that replaced them.
 REMOVED = {'judged_per_brief': 1, 'broken_tokens': 0.3}
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
 
@@ -66,13 +66,19 @@ def upgrade_arguments(
     arguments: of the command line; only `--config.NAME=VALUE` is looked at.
     warn: receives a line for each setting with an old name.
   """
-  upgraded = []
+  upgraded, removed_flag = [], False
   for argument in arguments:
+    # the value of a removed setting, given as an argument of its own
+    if removed_flag and not argument.startswith('-'):
+      removed_flag = False
+      continue
     match = _FLAG.fullmatch(argument)
     name = match[1] if match else ''
     if match and name in REMOVED:
       warn(_removed(name))
+      removed_flag = not match[2]
       continue
+    removed_flag = False
     new = new_name(name)
     if match and new != name:
       warn(_renamed(name, new))
@@ -94,8 +100,8 @@ def read(workdir: str | Path) -> Config:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
   """Returns the settings that differ, by dotted name: (old, new) values.
 
-  A setting that only `new` has came with a later version of the code, which
-  the old run could not name.
+  Settings that only `new` has are left out: they were added to the code after
+  the old run.
   """
   before, after = dict(_leaves(old)), dict(_leaves(new))
   return {

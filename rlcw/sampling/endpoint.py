@@ -56,7 +56,8 @@ class Endpoint:
     for name, (is_valid, expected) in _VALID.items():
       value = getattr(self, name)
       if not is_valid(value):
-        raise ValueError(f'endpoint.{name}={value!r}; expected {expected}')
+        setting = _SETTINGS.get(name, f'endpoint.{name}')
+        raise ValueError(f'{setting}={value!r}; expected {expected}')
     self._usage = Usage()
     self._logged_errors: set[type[Exception]] = set()
     self._lock = threading.Lock()
@@ -287,6 +288,12 @@ def _is_count(value: Any) -> bool:
 
 
 # Setting -> (predicate of valid values, description of them for errors).
+# Settings with another name, or place, in `llm.llm_settings`.
+_SETTINGS = {
+  'temperature': 'temperature',
+  'max_tokens': 'max_new_tokens',
+  'cache': 'cache',
+}
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
   'url': (_is_url, 'http://… or https://…'),
   'model': (_is_name, "the server's name of a model"),

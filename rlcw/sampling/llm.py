@@ -72,11 +72,11 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
         concurrency=16,  # requests at a time
         timeout=120.0,  # seconds
         retries=4,  # after these there is no reply; 14 take a minute
-        prices=(0.0, 0.0),  # of a million tokens read, and written
+        prices=(0.0, 0.0),  # per million prompt and completion tokens
       ),
       temperature=0.7,  # 0: greedy
       max_new_tokens=512,
-      cache='',  # an SQLite file of replies that need not be made again
+      cache='',  # an SQLite file in which replies are cached
       batch_size=16,  # prompts that a model loaded here answers at once
       seed=0,  # of a model loaded here
     )
@@ -158,7 +158,7 @@ class LocalModel:
 
   Args:
     model: any language model.
-    settings: see `ask_settings`.
+    settings: see `llm_settings`.
 
   Raises:
     ValueError: a setting is invalid, or the cache cannot be opened.

@@ -72,10 +72,10 @@ def validate(record: dict[str, Any], where: str) -> None:
   reply = record.get('response')
   ids, kwargs = record.get('instruction_id_list'), record.get('kwargs')
   if not isinstance(reply, str):
-    raise ValueError(f'{where}: response={reply!r:.80}; expected a text')
+    raise ValueError(f'{where}: response={reply!r:.80}; expected a string')
   if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
     raise ValueError(
-      f'{where}: instruction_id_list={ids!r:.80}; expected a list of texts'
+      f'{where}: instruction_id_list={ids!r:.80}; expected a list of strings'
     )
   if not isinstance(kwargs, list) or not all(
     isinstance(each, dict) for each in kwargs

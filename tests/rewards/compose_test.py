@@ -211,7 +211,9 @@ def test_rules_without_keywords_suffice() -> None:
 
 
 def test_too_many_rules_are_an_error() -> None:
-  with pytest.raises(ValueError, match='no 30 rules go together for'):
+  with pytest.raises(
+    ValueError, match='found no 30 rules that fit together for'
+  ):
     write(1, least=30, most=30)
   for least, most in ((0, 2), (3, 2)):
     with pytest.raises(ValueError, match=f'{least} to {most} rules'):

@@ -36,6 +36,8 @@ def test_an_old_name_on_the_command_line_is_replaced_with_a_warning() -> None:
       '--config.replies_per_pass',
       '4',
       '--config.judged_per_brief=1',
+      '--config.broken_tokens',
+      '0.2',
       '--workdir=runs/per_pass',
     ],
     warnings.append,

@@ -252,7 +252,9 @@ def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
   with pytest.raises(ValueError) as caught:
     endpoint.from_config(config)
   text = str(caught.value)
-  assert text.startswith(f'endpoint.{setting}={value!r}; expected ')
+  moved = {'max_tokens': 'max_new_tokens', 'temperature': 'temperature'}
+  name = (moved | {'cache': 'cache'}).get(setting, f'endpoint.{setting}')
+  assert text.startswith(f'{name}={value!r}; expected ')
 
 
 def test_an_endpoint_is_made_from_a_config(tmp_path: pathlib.Path) -> None:

@@ -57,8 +57,8 @@ def test_the_shipped_pairs_can_be_played_with() -> None:
   [
     ({'label': 0.5}, ':2: label=0.5; expected 1 for Good or 0 for Bad'),
     ({'label': None}, ':2: label=None'),
-    ({'response': ' '}, ":2: response=' '; expected a text"),
-    ({'prompt': 3}, ':2: prompt=3; expected a text'),
+    ({'response': ' '}, ":2: response=' '; expected a string"),
+    ({'prompt': 3}, ':2: prompt=3; expected a string'),
     (
       {'split': 'test'},
       ":2: split='test'; expected one of .*'train', 'dev', 'held",

@@ -195,7 +195,7 @@ def test_the_shipped_config_runs_from_the_command_line(
   arguments = ('--config=configs/verify.py', f'--workdir={tmp_path / "run"}')
   done = rlcw(*arguments, f'--config.input={file}')
   assert done.returncode == 1
-  assert f'rlcw: {file}:4: response=None; expected a text' in done.stderr
+  assert f'rlcw: {file}:4: response=None; expected a string' in done.stderr
   assert 'Traceback' not in done.stderr
 
 

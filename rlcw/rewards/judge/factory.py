@@ -18,8 +18,8 @@ from rlcw.sampling.llm import llm_settings
 def judge_settings() -> dict[str, Any]:
   """Returns the settings of a judge: a model that answers about replies.
 
-  A model that is loaded here gives the probabilities of the labels, so that
-  temperature, tokens, cache and votes are those of an endpoint.
+  Temperature, tokens, cache and votes apply to endpoints only: a model that is
+  loaded here gives the probabilities of the labels.
   """
   settings = llm_settings(temperature=0.0, batch_size=8)  # briefs at a time
   del settings['seed']  # nothing is sampled from a model loaded here
@@ -42,7 +42,7 @@ def make_judge(
   base: LanguageModel | None = None,
   changing: bool = False,
 ) -> Judge | None:
-  """Returns the judge that `judge_settings` name, None if they name none.
+  """Returns the configured judge, or None.
 
   Args:
     settings: as of `judge_settings`.

@@ -16,7 +16,7 @@ from rlcw.rewards.rules import wording
 from rlcw.rewards.rules.text import HAN_RUN
 
 Arguments = dict[str, Any]
-_HELDOUT = 5  # one in so many themes is held out
+_HELDOUT = 5  # one theme in five is held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,11 @@ def read_theme(record: Mapping[str, Any]) -> Theme:
   keywords = given.pop('keywords', [])
   for name, value in {'prompt': None, **given}.items():
     if not isinstance(value, str) or (name == 'prompt' and not value.strip()):
-      raise ValueError(f'{name}={value!r:.80}: expected a text')
+      raise ValueError(f'{name}={value!r:.80}: expected a string')
   if not isinstance(keywords, list) or not all(
     isinstance(word, str) and word.strip() for word in keywords
   ):
-    raise ValueError(f'keywords={keywords!r:.80}: expected a list of texts')
+    raise ValueError(f'keywords={keywords!r:.80}: expected a list of strings')
   theme = Theme(**given, keywords=tuple(keywords))
   if theme.language not in wording.TABLES:
     raise ValueError(f'language={theme.language!r}: expected en or zh')

@@ -173,8 +173,8 @@ def _draw_rules(
     if len(rules) >= least:
       return rules, rejected
   raise ValueError(
-    f'no {least} rules go together for {theme.prompt!r:.80}: expected fewer '
-    'rules in a brief'
+    f'found no {least} rules that fit together for {theme.prompt!r:.80}; lower '
+    'least_rules'
   )
 
 

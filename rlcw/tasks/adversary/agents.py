@@ -6,7 +6,8 @@
   optimiser   rewrites either strategy, from notes
 
 The detector is a judge (`rewards.judge`); each of the others is a prompt
-template, `prompts/ROLE_LANGUAGE.md`, whose answer is JSON that fits a schema.
+template, `data/assets/prompts/ROLE_LANGUAGE.md`, whose answer is JSON that fits
+a schema.
 
 Letters: B replies in a batch.
 """

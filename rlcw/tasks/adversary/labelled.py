@@ -1,7 +1,7 @@
 """Replies labelled Good or Bad, in three splits.
 
 The game reflects on errors on `train`, accepts or rejects rewritten principles
-by `dev`, and reports agreement on `heldout`, which decides nothing.
+by `dev`, and only reports agreement on `heldout`.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ def load(
   decides, so that all replies to a prompt are in the same split.
 
   Args:
-    path: JSONL; `@NAME` is a file that the package ships.
+    path: see `datasets.read_numbered`.
     language: en or zh.
     dev: share of the training prompts that goes to `dev`, if no record names
       that split.
@@ -99,5 +99,5 @@ def _text(record: dict[str, Any], field: str) -> str:
   """A field's text; ValueError if it is missing, blank or not a string."""
   text = record.get(field)
   if not isinstance(text, str) or not text.strip():
-    raise ValueError(f'{field}={text!r:.80}; expected a text')
+    raise ValueError(f'{field}={text!r:.80}; expected a string')
   return text

@@ -285,7 +285,8 @@ class Game:
       'dev_matched': scores['matched'],
       'success': missed / (caught + missed) if caught + missed else np.nan,
       'fakes': len(self.fakes),
-      # By the round's last strategy, while `success` is by that of the moment.
+      # By the round's last strategy; `success` is by the one in force when each
+      # fake was judged.
       'fakes_seen_through': scores['fakes'],
       'kept': self.tally['kept'],
       'refused': self.tally['refused'],

@@ -1,7 +1,7 @@
 """A debate of agents about a reply: merits, faults, a verdict and an audit.
 
-Each agent is a prompt template, `prompts/curate_ROLE_LANGUAGE.md`, whose answer
-is JSON that fits a schema:
+Each agent is a prompt template, `data/assets/prompts/curate_ROLE_LANGUAGE.md`,
+whose answer is JSON that fits a schema:
 
   positive   an advocate names the reply's merits
   negative   a critic names its faults

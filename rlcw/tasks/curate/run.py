@@ -140,7 +140,7 @@ def check(config: Config) -> None:
       'a number of at least 1, or 0 for no limit',
       config.length_ratio == 0 or config.length_ratio >= 1,
     ),
-    'batch_size': ('from 1 on', config.batch_size >= 1),
+    'batch_size': ('an integer of at least 1', config.batch_size >= 1),
   }
   for name, (words, valid) in expected_values.items():
     if not valid:

@@ -108,9 +108,8 @@ MONITORS = {
     ('writing', 'judge_good'),
     _fall_beside_rise,
     lambda value, most: value > most,
-    'the writing reward rose, but the judge finds replies Good less often by '
-    '{value:.2f} than in the first {window} steps that it was asked in '
-    '(threshold {threshold:g})',
+    'the writing reward rose, but the judge’s P(Good) fell by {value:.2f} '
+    'since the first {window} steps that it judged (threshold {threshold:g})',
     'the policy may have found a flaw of the reward: stop at an earlier '
     'checkpoint, fix the reward, or train with writing=judge',
   ),
@@ -118,8 +117,8 @@ MONITORS = {
     ('no_signal_groups',),
     _last,
     lambda value, most: value > most,
-    'in {value:.0%} of the last {window} steps’ groups all advantages are 0 '
-    '(threshold {threshold:.0%})',
+    'all advantages are 0 in {value:.0%} of the groups of the last {window} '
+    'steps (threshold {threshold:.0%})',
     'rules that all replies break or rewards that are all equal teach '
     'nothing: take easier briefs, larger groups, a higher temperature or '
     'mixing.all_violating=rank',

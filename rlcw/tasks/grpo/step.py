@@ -5,8 +5,9 @@
   3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
                scores and reference log-probabilities, while the host checks
                the rules
-  4. mix       `make_mix`: both scores become one advantage per reply.  RLMR
-               lowers a rule-breaker's reward until its advantage is negative;
+  4. mix       `make_mix`: writing w and violations v become one advantage per
+               reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
+               every rule-breaker's advantage A = (r − mean r) / std r negative;
                the other mixers are baselines
   5. batch     `make_batch`: the arrays of the update, a clipped policy gradient
                that reads each brief once for its group (`objective.make_loss`)
@@ -49,7 +50,7 @@ from rlcw.tasks.grpo import monitors
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
 
 
-class Mixed(NamedTuple):
+class Advantages(NamedTuple):
   """Mixed rewards of all P groups and their advantages, on the host."""
 
   rewards: mixing.MixedRewards
@@ -73,7 +74,7 @@ def make_next_batch(
   Args:
     model: the policy's base, for its config, tokenizer and mesh.
     scorer: of the replies.
-    frozen: parameters that complete those of the state; empty where all learn.
+    frozen: parameters that are not trained (the base under LoRA), or empty.
     briefs: the N training briefs.
     config: of the `grpo` task.
     workdir: `rollouts.jsonl` is appended to here.
@@ -130,7 +131,7 @@ def make_next_batch(
     values |= {
       'tokens_per_second': stats['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
-      'seconds_resharding': resharding,  # part of the rollout's
+      'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
     }
     return train.Batch(arrays, values, started, scored - started)
@@ -218,11 +219,14 @@ def sample_rollout(
   return jax.block_until_ready(rollout), resharded - started
 
 
+# --- 3. Scores: see rewards/scoring.py, `Scorer` ------------------------------
+
+
 # --- 4. Mix -----------------------------------------------------------------
 
 
-def make_mix(config: Config) -> Callable[..., Mixed]:
-  """Step 4: returns the function `(writing, violated, valid) -> Mixed`.
+def make_mix(config: Config) -> Callable[..., Advantages]:
+  """Step 4: returns the function `(writing, violated, valid) -> Advantages`.
 
   All three are `[P, G]`.  A reply that is not valid (no score, or a missing
   verdict) is left out of its group's statistics; it is never given a reward of
@@ -259,7 +263,7 @@ def make_mix(config: Config) -> Callable[..., Mixed]:
     worst = mixing.max_violator_advantage(
       advantage_PxG, violated_PxG, mixed, all_violating=all_negative
     )
-    return Mixed(mixed, advantage_PxG, worst)
+    return Advantages(mixed, advantage_PxG, worst)
 
   return lambda *scores: jax.device_get(mix(*scores, numbers))
 
@@ -296,8 +300,8 @@ def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Joins the `local_stats` of all processes into those of the step.
 
   Groups are concatenated in their order, and `logp` is summed.  Of the scorer's
-  statistics a judge's counts are summed; the others are averaged, without
-  weights, as all processes have equally many replies.
+  statistics the `judge_…` counts are summed and all others averaged, without
+  weights, because all processes have equally many replies.
   """
   joined = {
     name: sum(part['logp'] for part in parts)
@@ -341,8 +345,8 @@ def make_batch(
     'rollout': rollout,
     'ref_logp': scores.ref_logp,
   }
-  # The compiler chose where the rollout's outputs lie.  One fixed sharding for
-  # all means that the update compiles once.
+  # XLA chose the sharding of the rollout's outputs; one fixed sharding here
+  # keeps the update from being compiled again.
   return jax.device_put(arrays, shards.sharding) | shards.to_global(
     {name: mixed[name] for name in ('valid', 'advantage')}
   )
@@ -351,7 +355,7 @@ def make_batch(
 # --- Metrics and logs -------------------------------------------------------
 
 
-def step_metrics(stats: dict[str, Any], mixed: Mixed) -> dict[str, Any]:
+def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
   """Metrics of one step, a row of `metrics.jsonl`.
 
   `entropy` is the sampled estimate −mean(log p) in nats per token.

@@ -91,7 +91,7 @@ def blocks_flops(c: ModelConfig, s: Shapes) -> float:
 def attention_flops(c: ModelConfig, s: Shapes) -> float:
   """FLOPs of causal attention in one such pass.
 
-  A local layer counts as a global one, its window not made use of.
+  Sliding windows are ignored: a local layer counts as a global one.
   """
   seen = s.prompts * _causal(s.prompt_tokens) + s.prompts * s.group * (
     s.reply_tokens * s.prompt_tokens + _causal(s.reply_tokens)

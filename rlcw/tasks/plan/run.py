@@ -343,7 +343,7 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   limit = phases[0]['hbm_limit']
   resident = sum(per_chip(tree) for tree in plan.resident.values())
   largest = record['largest_microbatch_groups']
-  advice = ['No microbatch_groups lets the update fit.']
+  advice = ['The update does not fit with any microbatch_groups.']
   if largest is not None:
     advice = [f'The largest update that fits: microbatch_groups={largest}.']
   for phase in phases:
@@ -376,9 +376,9 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
     (plan.mesh.shape['data'] > 1, 'mesh.data=1, and more for mesh.fsdp'),
     (
       config.rollout_table == 'decode' and plan.mesh.shape['fsdp'] > 1,
-      'rollout_table=train, where it is the rollout',
+      'rollout_table=train, if the rollout does not fit',
     ),
-    (True, 'more of mesh.tensor, and so smaller microbatches; a larger slice'),
+    (True, 'a larger mesh.tensor with smaller microbatches, or a larger slice'),
   ):
     if changed:
       advice.append(f'To try: {gain}.')

@@ -393,8 +393,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     FileNotFoundError, ValueError: see `read_runs`.
   """
   runs = read_runs(config)
-  # A resumed run's summary may cover only the steps since it was resumed, so
-  # the largest value of the curve counts too.
+  # A summary of an earlier version covers only the steps since the run was
+  # resumed, so the largest value of the curve counts too.
   key = 'max_violator_advantage'
   advantages = np.append(runs.metrics[key], np.array(runs.grpo[key], float))
   summary = runs.evaluation | {
