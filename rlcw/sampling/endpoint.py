@@ -287,13 +287,13 @@ def _is_count(value: Any) -> bool:
   return _is_number(value) and isinstance(value, int)
 
 
-# Setting -> (predicate of valid values, description of them for errors).
-# Settings with another name, or place, in `llm.llm_settings`.
+# Settings that `llm.llm_settings` has beside `endpoint`, and their names there.
 _SETTINGS = {
   'temperature': 'temperature',
   'max_tokens': 'max_new_tokens',
   'cache': 'cache',
 }
+# Setting -> (predicate of valid values, description of them for errors).
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
   'url': (_is_url, 'http://… or https://…'),
   'model': (_is_name, "the server's name of a model"),

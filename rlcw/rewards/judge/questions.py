@@ -3,8 +3,9 @@
 There are three: `judge` rates a reply Good or Bad by principles, `demand`
 checks a demand that no program can, `compare` picks the better of two replies.
 Each is a template in `data/assets/prompts/` with two labels, one of which the
-model answers.  There are two kinds of judges: `remote.JSONJudge` asks an endpoint for
-JSON, `local.LogprobJudge` computes the labels' probabilities with a JAX model.
+model answers.  There are two kinds of judges: `remote.JSONJudge` asks an
+endpoint for JSON, `local.LogprobJudge` computes the labels' probabilities with
+a JAX model.
 
 A reply is untrusted.  It is quoted line by line in the prompt, so that none of
 its text can appear outside the quotation, whatever it contains.
