@@ -14,9 +14,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from rlcw import Config
-from rlcw.models import formats, language_model, lora, tokenizer, weights
+from rlcw.models import formats, language_model, lora, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
+from rlcw.models.tokenizer import eos_ids
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 from rlcw.runtime.files import write_json
@@ -93,7 +94,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def write_header(
-  config: Config, folder: Path, text: Any, architectures: dict[str, str]
+  config: Config, folder: Path, tokenizer: Any, architectures: dict[str, str]
 ) -> None:
   """Writes config.json and, for a language model, generation_config.json.
 
@@ -104,7 +105,7 @@ def write_header(
   Args:
     config: the settings of the task.
     folder: the folder to write to.
-    text: the tokenizer.
+    tokenizer: of the model.
     architectures: class names by `model_type`.
   """
   # for a GGUF file, `source.config` is derived from its metadata
@@ -119,14 +120,14 @@ def write_header(
   }
   if architectures is _CLASSIFIER:
     header |= {'id2label': {'0': 'score'}, 'label2id': {'score': 0}}
-    header['pad_token_id'] = text.pad_token_id
+    header['pad_token_id'] = tokenizer.pad_token_id
   else:
     # inference engines stop at the ids of this file, which may be more than the
     # tokenizer's one EOS
     name = 'generation_config.json'
     before = source.path / name
     generation = formats.read_json(before) if before.exists() else {}
-    generation['eos_token_id'] = list(tokenizer.eos_ids(text))
+    generation['eos_token_id'] = list(eos_ids(tokenizer))
     write_json(folder / name, generation)
   write_json(folder / 'config.json', header)
 
@@ -148,13 +149,13 @@ def save_classifier(
   model = reward.decoder
   # `transformers` reads the score at the last token that is not padding.  Here
   # that token is EOS, so the padding token must be another one.
-  text = model.tokenizer
-  if text.pad_token_id in (None, text.eos_token_id):
-    ids = (text.unk_token_id, text.bos_token_id)
-    text.pad_token_id = next(
-      (i for i in ids if i not in (None, text.eos_token_id)), None
+  tokenizer = model.tokenizer
+  if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+    ids = (tokenizer.unk_token_id, tokenizer.bos_token_id)
+    tokenizer.pad_token_id = next(
+      (i for i in ids if i not in (None, tokenizer.eos_token_id)), None
     )
-  write_header(config, folder, text, _CLASSIFIER)
+  write_header(config, folder, tokenizer, _CLASSIFIER)
   params = lora.merge(model.config, model.params)
   # the score head `[1, D]` replaces the language-model head
   params = {k: v for k, v in params.items() if k != 'head'}

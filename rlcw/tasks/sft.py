@@ -19,9 +19,10 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
-from rlcw.models import language_model, layers, lora, tokenizer
+from rlcw.models import language_model, layers, lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
+from rlcw.models.tokenizer import chat, encode
 from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
@@ -123,13 +124,16 @@ def check(config: Config) -> None:
 
 
 def make_arrays(
-  examples: Sequence[datasets.Example], text: Any, row_tokens: int, seed: int
+  examples: Sequence[datasets.Example],
+  tokenizer: Any,
+  row_tokens: int,
+  seed: int,
 ) -> dict[str, np.ndarray]:
   """Packs examples into B rows of L tokens, at most T of them targets.
 
   Args:
     examples: prompts and replies.
-    text: the tokenizer.
+    tokenizer: of the model.
     row_tokens: L.
     seed: of the order in which examples are packed.
 
@@ -143,9 +147,9 @@ def make_arrays(
   Raises:
     ValueError: an example is longer than a row.
   """
-  end = int(text.eos_token_id)
-  prompts = [tokenizer.chat(text, each.prompt) for each in examples]
-  replies = [[*tokenizer.encode(text, each.response), end] for each in examples]
+  end = int(tokenizer.eos_token_id)
+  prompts = [chat(tokenizer, each.prompt) for each in examples]
+  replies = [[*encode(tokenizer, each.response), end] for each in examples]
   lengths = [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]
   tokens, segments, places = [], [], []
   for row in batches.pack(lengths, row_tokens, seed):

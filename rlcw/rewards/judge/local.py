@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlcw.data import batches
-from rlcw.models import tokenizer
 from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight, prefill
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.tokenizer import encode, encode_untrusted, turns
 from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
 from rlcw.runtime import processes
 from rlcw.runtime.mesh import group_shards
@@ -122,8 +122,7 @@ class LogprobJudge:
     """
     # After "Verdict:" the model would continue with a space and the label.
     first, second = (
-      tokenizer.encode(self.model.tokenizer, f' {label}')[0]
-      for label in question.labels
+      encode(self.model.tokenizer, f' {label}')[0] for label in question.labels
     )
     if first == second:
       raise ValueError(
@@ -143,8 +142,8 @@ class LogprobJudge:
       # First in, first out: dicts keep the order of insertion.
       if len(self.prefaces) == _MAX_PREFACES:
         del self.prefaces[next(iter(self.prefaces))]
-      opening, _ = tokenizer.turns(self.model.tokenizer)
-      row = opening + tokenizer.encode_untrusted(self.model.tokenizer, shared)
+      opening, _ = turns(self.model.tokenizer)
+      row = opening + encode_untrusted(self.model.tokenizer, shared)
       cut = len(row)
       # The largest power of two that the row fills, from 16 on; a shorter row
       # is cached entirely.
@@ -168,12 +167,12 @@ class LogprobJudge:
 
     Only the end of the user's turn and the cue are encoded with control tokens.
     """
-    vocabulary = self.model.tokenizer
-    _, closing = tokenizer.turns(vocabulary)
-    closing = closing + tokenizer.encode(vocabulary, CUE)
-    rows = [tokenizer.encode_untrusted(vocabulary, each.row) for each in group]
+    tokenizer = self.model.tokenizer
+    _, closing = turns(tokenizer)
+    closing = closing + encode(tokenizer, CUE)
+    rows = [encode_untrusted(tokenizer, each.row) for each in group]
     # All prompts of a group have the same brief.
-    brief = tokenizer.encode_untrusted(vocabulary, group[0].group)
+    brief = encode_untrusted(tokenizer, group[0].group)
     return brief, [row + closing for row in rows]
 
 

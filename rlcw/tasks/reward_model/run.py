@@ -37,7 +37,7 @@ from rlcw.tasks.reward_model.groups import DEBIAS, Groups, make_groups
 
 # Weight of the penalty on a debiased score's squared correlation with length.
 # For comparison, the Bradley–Terry loss of a trained head is about 0.1.
-_UNCORRELATED = 1.0
+CORRELATION_PENALTY = 1.0
 
 
 @with_mesh
@@ -63,7 +63,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
   features = {
-    split: kept_features(group, model, config, workdir.parent / '.features')
+    split: cached_features(group, model, config, workdir.parent / '.features')
     for split, group in groups.items()
   }
   head, slope_2 = fit_head(features['train'], groups['train'], config, workdir)
@@ -116,7 +116,7 @@ def check(config: Config) -> None:
       raise ValueError(f'{name}={value!r} is unknown; expected one of {valid}')
 
 
-def kept_features(
+def cached_features(
   groups: Groups, model: LanguageModel, config: Config, folder: Path
 ) -> np.ndarray:
   """Returns `group_features`, cached on disk for other heads on this decoder.
@@ -271,7 +271,7 @@ def group_loss(
       covariate.reshape(-1, covariate.shape[-1]),
       arrays['real'].reshape(-1),
     )
-    total = loss.numerator + _UNCORRELATED * penalty * loss.denominator
+    total = loss.numerator + CORRELATION_PENALTY * penalty * loss.denominator
     loss = losses.Ratio(total, loss.denominator)
   pair_NxRxR = arrays['weight'] > 0
   # Unweighted, and by the score alone, as the reward model will be used.
