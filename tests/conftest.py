@@ -160,7 +160,7 @@ def gguf_file(
 ) -> pathlib.Path:
   """An undamaged GGUF file with arrays in its header."""
   import checkpoints
-  import damage
+  import corruption
 
   def arrays(writer: Any, _: dict[str, Any]) -> None:
     writer.add_token_list(['a', 'b', 'c'])
@@ -169,7 +169,7 @@ def gguf_file(
 
   path = tmp_path_factory.mktemp('gguf') / 'x.gguf'
   if request.param == 'llama3':
-    return damage.llama3_gguf(make_model, path, arrays)
+    return corruption.llama3_gguf(make_model, path, arrays)
   return checkpoints.write_gguf(path, make_model('gemma3'), arrays)
 
 
@@ -238,8 +238,8 @@ def make_judge(
 def apprentice(
   tmp_path_factory: pytest.TempPathFactory, make_llama: Callable[..., Any]
 ) -> pathlib.Path:
-  """A folder of the tiny model of tests/apprentice.py."""
-  from apprentice import save
+  """A folder of the tiny model of tests/tiny_grpo.py."""
+  from tiny_grpo import save
 
   return save(
     tmp_path_factory.mktemp('apprentice'), make_llama, _save_tokenizer

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import damage
+import corruption
 import gguf
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,7 +42,7 @@ _FUZZ = settings(
 
 
 def _loads_or_refuses(path: pathlib.Path) -> None:
-  with damage.bounded():
+  with corruption.bounded():
     try:
       weights.load(path)
     except (ValueError, FileNotFoundError) as error:
@@ -57,7 +57,7 @@ def test_any_damage_to_a_gguf_header(
   content = gguf_file.read_bytes()
   end = gguf.GGUFReader(gguf_file).data_offset
   file = gguf_file.with_name('damaged.gguf')
-  file.write_bytes(damage.damaged(content, data.draw(_damages(end))))
+  file.write_bytes(corruption.damaged(content, data.draw(_damages(end))))
   _loads_or_refuses(file)
 
 
@@ -66,7 +66,7 @@ def fuzzed(
   whole: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
   """A folder to be damaged over and over."""
-  return damage.copy(whole, tmp_path_factory.mktemp('fuzzed'))
+  return corruption.copy(whole, tmp_path_factory.mktemp('fuzzed'))
 
 
 @_FUZZ
@@ -77,7 +77,7 @@ def test_any_damage_to_a_safetensors_header(
   content = (whole / 'model.safetensors').read_bytes()
   end = 8 + int.from_bytes(content[:8], 'little')
   file = fuzzed / 'model.safetensors'
-  file.write_bytes(damage.damaged(content, data.draw(_damages(end))))
+  file.write_bytes(corruption.damaged(content, data.draw(_damages(end))))
   _loads_or_refuses(fuzzed)
 
 
@@ -95,7 +95,7 @@ _JSON = st.recursive(
     st.lists(inner, max_size=3)
     | st.dictionaries(
       st.sampled_from(
-        [*damage.LLAMA3, 'full_attention', 'sliding_attention', 'x']
+        [*corruption.LLAMA3, 'full_attention', 'sliding_attention', 'x']
       ),
       inner,
       max_size=4,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from panels import Scripted
 from pipeline import ROOT, run, shipped, tiny_config
+from stub_judges import Scripted
 
 from rlcw.data import datasets
 from rlcw.rewards import briefs, mixing, reward_model

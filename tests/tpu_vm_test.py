@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from cloud import Cloud
+from fake_gcloud import Cloud
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = ('create', 'setup', 'run', 'logs', 'status', 'stop', 'delete')

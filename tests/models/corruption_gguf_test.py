@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import checkpoints
-import damage
+import corruption
 import gguf
 import numpy as np
 import pytest
-from damage import GgufEdit
+from corruption import GgufEdit
 from gguf import GGUFValue, GGUFValueType
 
 
@@ -118,8 +118,8 @@ def test_gguf_that_cannot_be(
   make_model: Callable[..., Any],
   tmp_path: pathlib.Path,
 ) -> None:
-  file = damage.llama3_gguf(make_model, tmp_path / 'x.gguf', edit)
-  damage.refuses(file, *parts)
+  file = corruption.llama3_gguf(make_model, tmp_path / 'x.gguf', edit)
+  corruption.refuses(file, *parts)
 
 
 @pytest.mark.parametrize('share', [0.0, 0.0001, 0.01, 0.03, 0.5, 0.9999])
@@ -128,7 +128,7 @@ def test_a_truncated_gguf_file(
 ) -> None:
   content = gguf_file.read_bytes()
   (tmp_path / 'y.gguf').write_bytes(content[: int(share * len(content))])
-  damage.refuses(tmp_path / 'y.gguf', 'not a complete GGUF file')
+  corruption.refuses(tmp_path / 'y.gguf', 'not a complete GGUF file')
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_a_gguf_file_that_begins_wrong(
 ) -> None:
   content = gguf_file.read_bytes()
   file = tmp_path / 'y.gguf'
-  file.write_bytes(damage.damaged(content, [(at, len(new), new)]))
-  with damage.bounded():
-    damage.refuses(file, 'not a complete GGUF file')
+  file.write_bytes(corruption.damaged(content, [(at, len(new), new)]))
+  with corruption.bounded():
+    corruption.refuses(file, 'not a complete GGUF file')
 
 
 def test_a_gguf_file_of_another_byte_order(tmp_path: pathlib.Path) -> None:
@@ -164,7 +164,7 @@ def test_a_gguf_file_of_another_byte_order(tmp_path: pathlib.Path) -> None:
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
-  damage.refuses(file, 'byte order')
+  corruption.refuses(file, 'byte order')
 
 
 @pytest.mark.parametrize('key', ['tokens', 'scores', 'bytes'])
@@ -178,6 +178,6 @@ def test_an_array_longer_than_its_file(
   assert int.from_bytes(content[at : at + 8], 'little') == 3
   file = tmp_path / 'y.gguf'
   new = count.to_bytes(8, 'little')
-  file.write_bytes(damage.damaged(content, [(at, 8, new)]))
-  with damage.bounded():
-    damage.refuses(file, 'not a complete GGUF file')
+  file.write_bytes(corruption.damaged(content, [(at, 8, new)]))
+  with corruption.bounded():
+    corruption.refuses(file, 'not a complete GGUF file')

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import checkpoints
-import damage
+import corruption
 import pytest
 import torch
-from damage import LLAMA3
+from corruption import LLAMA3
 from safetensors.torch import load_file, save_file
 
 from rlcw.models import weights
@@ -46,12 +46,12 @@ class _Touch:
 def test_a_pickle_is_named_and_left_alone(
   whole: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder, mark = damage.copy(whole, tmp_path), tmp_path / 'unpickled'
+  folder, mark = corruption.copy(whole, tmp_path), tmp_path / 'unpickled'
   (folder / 'pytorch_model.bin').write_bytes(pickle.dumps(_Touch(mark)))
   weights.load(folder)
   (folder / 'model.safetensors').unlink()
-  damage.refuses(folder, 'safetensors', 'pytorch_model.bin', 'unpickled')
-  damage.refuses(folder / 'pytorch_model.bin', 'GGUF')
+  corruption.refuses(folder, 'safetensors', 'pytorch_model.bin', 'unpickled')
+  corruption.refuses(folder / 'pytorch_model.bin', 'GGUF')
   assert not mark.exists()
   pickle.loads((folder / 'pytorch_model.bin').read_bytes())
   assert mark.exists()  # the trap works
@@ -97,19 +97,19 @@ def test_no_module_can_unpickle() -> None:
 def test_a_truncated_safetensors_file(
   share: float, whole: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  file = damage.copy(whole, tmp_path) / 'model.safetensors'
+  file = corruption.copy(whole, tmp_path) / 'model.safetensors'
   content = file.read_bytes()
   file.write_bytes(content[: int(share * len(content))])
-  damage.refuses(file.parent, 'model.safetensors is damaged')
+  corruption.refuses(file.parent, 'model.safetensors is damaged')
 
 
 @pytest.mark.parametrize('length', [0, 1, 2**24, 2**40, 2**63, 2**64 - 1])
 def test_a_header_of_a_length_it_cannot_have(
   length: int, whole: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  file = damage.copy(whole, tmp_path) / 'model.safetensors'
+  file = corruption.copy(whole, tmp_path) / 'model.safetensors'
   file.write_bytes(length.to_bytes(8, 'little') + file.read_bytes()[8:])
-  damage.refuses(file.parent, 'model.safetensors is damaged')
+  corruption.refuses(file.parent, 'model.safetensors is damaged')
 
 
 def _rename(tensors: dict[str, torch.Tensor]) -> None:
@@ -170,11 +170,11 @@ def test_tensors_that_do_not_fit(
   whole: pathlib.Path,
   tmp_path: pathlib.Path,
 ) -> None:
-  folder = damage.copy(whole, tmp_path)
+  folder = corruption.copy(whole, tmp_path)
   tensors = load_file(folder / 'model.safetensors')
   edit(tensors)
   save_file(tensors, folder / 'model.safetensors')
-  damage.refuses(folder, *parts)
+  corruption.refuses(folder, *parts)
 
 
 def _edit_index(folder: pathlib.Path, edit: Callable[[dict], None]) -> None:
@@ -190,42 +190,42 @@ def _shard_of(folder: pathlib.Path, name: str) -> str:
 def test_a_shard_that_is_not_there(
   parts: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = damage.copy(parts, tmp_path)
+  folder = corruption.copy(parts, tmp_path)
   lost = _shard_of(folder, QUERY)
   (folder / lost).unlink()
-  damage.refuses(folder, lost, INDEX)
+  corruption.refuses(folder, lost, INDEX)
 
 
 def test_an_index_that_names_a_tensor_its_file_lacks(
   parts: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = damage.copy(parts, tmp_path)
+  folder = corruption.copy(parts, tmp_path)
   file = _shard_of(folder, QUERY)
   tensors = load_file(folder / file)
   del tensors[QUERY]
   save_file(tensors, folder / file)
-  damage.refuses(folder, QUERY, file, INDEX)
+  corruption.refuses(folder, QUERY, file, INDEX)
 
 
 def test_an_index_that_names_another_file(
   parts: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = damage.copy(parts, tmp_path)
+  folder = corruption.copy(parts, tmp_path)
   other = _shard_of(folder, EMBED)
   assert other != _shard_of(folder, QUERY)
   _edit_index(folder, lambda index: index['weight_map'].update({QUERY: other}))
-  damage.refuses(folder, QUERY, other, INDEX)
+  corruption.refuses(folder, QUERY, other, INDEX)
 
 
 def test_a_tensor_in_two_files(
   parts: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = damage.copy(parts, tmp_path)
+  folder = corruption.copy(parts, tmp_path)
   one, other = _shard_of(folder, QUERY), _shard_of(folder, EMBED)
   tensors = load_file(folder / other)
   tensors[QUERY] = load_file(folder / one)[QUERY]
   save_file(tensors, folder / other)
-  damage.refuses(folder, QUERY, one, other)
+  corruption.refuses(folder, QUERY, one, other)
 
 
 @pytest.mark.parametrize(
@@ -235,10 +235,10 @@ def test_a_tensor_in_two_files(
 def test_an_index_that_is_none(
   weight_map: Any, parts: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = damage.copy(parts, tmp_path)
+  folder = corruption.copy(parts, tmp_path)
   _edit_index(folder, lambda index: index.update(weight_map=weight_map))
   named = [EMBED] if isinstance(weight_map, dict) and weight_map else []
-  damage.refuses(folder, INDEX, *named)
+  corruption.refuses(folder, INDEX, *named)
 
 
 @pytest.mark.parametrize(
@@ -248,9 +248,9 @@ def test_an_index_that_is_none(
 def test_json_that_is_none(
   text: str, file: str, parts: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = damage.copy(parts, tmp_path)
+  folder = corruption.copy(parts, tmp_path)
   (folder / file).write_text(text, encoding='latin-1')
-  damage.refuses(folder, file, 'JSON')
+  corruption.refuses(folder, file, 'JSON')
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_a_config_that_cannot_be(
   whole: pathlib.Path,
   tmp_path: pathlib.Path,
 ) -> None:
-  file = damage.copy(whole, tmp_path) / 'config.json'
+  file = corruption.copy(whole, tmp_path) / 'config.json'
   file.write_text(json.dumps(json.loads(file.read_text()) | fields))
   misfit = any('missing' in part or 'shape' in part for part in parts)
-  damage.refuses(file.parent, *parts, '' if misfit else 'config.json')
+  corruption.refuses(file.parent, *parts, '' if misfit else 'config.json')

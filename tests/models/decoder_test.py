@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import forward_variants
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reading
 
 from rlcw.models import weights
 from rlcw.models.config import ModelConfig, RopeConfig
@@ -49,8 +49,8 @@ def test_logits_equal_transformers(
   config, params = weights.load(tmp_path)
   token_PxL = np.random.default_rng(0).integers(0, 300, (2, 24))
   ours, theirs = (
-    reading.logits(config, params, token_PxL),
-    reading.torch_logits(llama, token_PxL),
+    forward_variants.logits(config, params, token_PxL),
+    forward_variants.torch_logits(llama, token_PxL),
   )
   # relative to the largest logit: CPUs differ in the order of their sums, by
   # 1.5e-5 at most on those that ran this
@@ -60,17 +60,24 @@ def test_logits_equal_transformers(
 
 
 def test_a_shared_brief_equals_repeated_ones(tiny: Any) -> None:
-  (value, shared), ours = reading.gradient(reading.shared, *tiny)
-  (expected, repeated), theirs = reading.gradient(reading.repeated, *tiny)
+  (value, shared), ours = forward_variants.gradient(
+    forward_variants.shared, *tiny
+  )
+  (expected, repeated), theirs = forward_variants.gradient(
+    forward_variants.repeated, *tiny
+  )
   for one, other in zip(shared, repeated, strict=True):
-    assert one.shape == (3, reading.GROUP, reading.REPLY, 32)
+    assert one.shape == (3, forward_variants.GROUP, forward_variants.REPLY, 32)
     np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  assert reading.distance(ours, theirs) <= 1e-5
+  assert forward_variants.distance(ours, theirs) <= 1e-5
 
 
 def test_brief_padding_is_inert(tiny: Any) -> None:
-  one, other = (reading.shared(*tiny, *reading.briefs(pad)) for pad in (0, 77))
+  one, other = (
+    forward_variants.shared(*tiny, *forward_variants.briefs(pad))
+    for pad in (0, 77)
+  )
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
@@ -81,13 +88,16 @@ def test_remat_recomputes_products_and_gives_the_same_gradient(
   remat = dataclasses.replace(config, remat=True)
   products = []
   for c in (config, remat):
-    gradient = jax.grad(reading.loss(reading.shared, c), has_aux=True)
+    gradient = jax.grad(
+      forward_variants.loss(forward_variants.shared, c), has_aux=True
+    )
     products.append(str(jax.make_jaxpr(gradient)(params)).count('dot_general'))
   assert products[1] - products[0] >= 7  # all with a block's weights
   (_, ours), (_, theirs) = (
-    reading.gradient(reading.shared, c, params) for c in (remat, config)
+    forward_variants.gradient(forward_variants.shared, c, params)
+    for c in (remat, config)
   )
-  assert reading.distance(ours, theirs) <= 1e-6
+  assert forward_variants.distance(ours, theirs) <= 1e-6
 
 
 def test_gradient_reaches_earlier_tokens_only(tiny: Any) -> None:
@@ -108,11 +118,11 @@ def test_gradient_reaches_earlier_tokens_only(tiny: Any) -> None:
 
 
 def test_a_reply_sees_its_own_past_alone(tiny: Any) -> None:
-  prompt_PxL, length_P, token_PxGxT = reading.briefs()
+  prompt_PxL, length_P, token_PxGxT = forward_variants.briefs()
   changed_PxGxT = token_PxGxT.copy()
   changed_PxGxT[1, 2, 3] = 1
-  one = reading.shared(*tiny, prompt_PxL, length_P, token_PxGxT)
-  other = reading.shared(*tiny, prompt_PxL, length_P, changed_PxGxT)
+  one = forward_variants.shared(*tiny, prompt_PxL, length_P, token_PxGxT)
+  other = forward_variants.shared(*tiny, prompt_PxL, length_P, changed_PxGxT)
   differs = [
     np.argwhere((a != b).any(-1)).tolist()
     for a, b in zip(one, other, strict=True)
@@ -124,7 +134,8 @@ def test_activations_have_the_dtype_of_the_config(tiny: Any) -> None:
   config, params = tiny
   half = dataclasses.replace(config, dtype='bfloat16')
   (ours, _), (exact, _) = (
-    reading.shared(c, params, *reading.briefs()) for c in (half, config)
+    forward_variants.shared(c, params, *forward_variants.briefs())
+    for c in (half, config)
   )
   assert ours.dtype == jnp.bfloat16
   error = np.abs(ours.astype(jnp.float32) - exact)

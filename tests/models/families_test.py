@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import checkpoints
+import forward_variants
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import reading
 import torch
 import transformers
 from conftest import FAMILIES
@@ -98,8 +98,8 @@ def test_a_family_shows_what_is_peculiar_to_it(case: Case) -> None:
 
 
 def test_logits_equal_transformers(case: Case, table: Any) -> None:
-  theirs = reading.torch_logits(case.theirs, _tokens())
-  ours = reading.logits(case.config, case.params, _tokens())
+  theirs = forward_variants.torch_logits(case.theirs, _tokens())
+  ours = forward_variants.logits(case.config, case.params, _tokens())
   assert np.abs(theirs).max() > 1
   difference = np.abs(ours - theirs).max()
   assert table(case.family, 'logits', difference) <= 1e-4
@@ -109,8 +109,12 @@ def test_a_padded_row_equals_one_that_is_not(case: Case, table: Any) -> None:
   short = 13
   padded_PxL = _tokens()
   padded_PxL[1, short:] = 0
-  ours = reading.hidden(case.config, case.params, padded_PxL)[1, :short]
-  alone = reading.hidden(case.config, case.params, padded_PxL[1:, :short])[0]
+  ours = forward_variants.hidden(case.config, case.params, padded_PxL)[
+    1, :short
+  ]
+  alone = forward_variants.hidden(
+    case.config, case.params, padded_PxL[1:, :short]
+  )[0]
   difference = np.abs(ours - alone).max()
   assert table(case.family, 'padding', difference) <= 1e-5
 
@@ -146,7 +150,7 @@ def test_greedy_replies_equal_transformers(case: Case, table: Any) -> None:
       assert rollout.token[i, g].tolist() == written[length:].tolist()
     row_PxL[i, : length + reply] = written
   logp_PxLxV = jax.nn.log_softmax(
-    reading.logits(case.config, case.params, row_PxL)
+    forward_variants.logits(case.config, case.params, row_PxL)
   )
   for i, length in enumerate(lengths):
     place_T = length + np.arange(reply)
@@ -208,14 +212,16 @@ def test_a_shared_brief_equals_repeated_ones_under_windows(
 ) -> None:
   # briefs of 3, 8 and 5 tokens, replies of 6, windows of 6: the window lies
   # within the brief, across its end, and within the reply
-  (_, shared), ours = reading.gradient(reading.shared, case.config, case.params)
-  (_, repeated), theirs = reading.gradient(
-    reading.repeated, case.config, case.params
+  (_, shared), ours = forward_variants.gradient(
+    forward_variants.shared, case.config, case.params
+  )
+  (_, repeated), theirs = forward_variants.gradient(
+    forward_variants.repeated, case.config, case.params
   )
   for one, other in zip(shared, repeated, strict=True):
     difference = np.abs(one - other).max()
     assert table(case.family, 'shared brief', difference) <= 1e-5
-  difference = reading.distance(ours, theirs)
+  difference = forward_variants.distance(ours, theirs)
   assert table(case.family, 'shared grad', difference) <= 1e-5
 
 
@@ -226,7 +232,7 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
   @jax.jit
   @jax.grad
   def gradient(params: Params) -> jax.Array:
-    hidden = reading.hidden(case.config, params, token_PxL[:, :-1])
+    hidden = forward_variants.hidden(case.config, params, token_PxL[:, :-1])
     logp = jax.nn.log_softmax(hidden @ decoder.head_weight(params).T)
     return -jnp.take_along_axis(logp, token_PxL[:, 1:, None], -1).mean()
 
@@ -238,7 +244,7 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
   assert ours.keys() == theirs.keys()
   for name, expected in theirs.items():
     assert np.abs(expected).max() > 0, name
-    difference = reading.distance(ours[name], expected)
+    difference = forward_variants.distance(ours[name], expected)
     assert table(case.family, 'gradient', difference) <= 1e-4, name
 
 
@@ -254,9 +260,9 @@ def test_a_classifier_gives_the_logits_of_transformers(
   theirs = make_model(family, _CLASSIFIER, num_labels=1)
   theirs.save_pretrained(tmp_path)
   config, params, score_D = weights.load_classifier(tmp_path)
-  hidden = reading.hidden(config, params, _tokens())
+  hidden = forward_variants.hidden(config, params, _tokens())
   ours_P = hidden[:, -1] @ score_D
-  theirs_P = reading.torch_logits(theirs, _tokens())[:, 0]
+  theirs_P = forward_variants.torch_logits(theirs, _tokens())[:, 0]
   difference = np.abs(ours_P - theirs_P).max()
   assert table(family, 'classifier', difference) <= 1e-4
   mesh = make_mesh(2, 2, 2)

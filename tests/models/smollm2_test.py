@@ -3,8 +3,8 @@
 import pathlib
 from typing import Any
 
+import forward_variants
 import numpy as np
-import reading
 import torch
 
 from rlcw.models import tokenizer
@@ -24,8 +24,8 @@ def test_smollm2_logits_equal_transformers(
   ids = tokenizer.encode(tokenizer.load(smollm2_path), TEXT)
   token_1xL = np.array([ids[:64]])
   assert token_1xL.shape == (1, 64)
-  ours = reading.logits(*smollm2, token_1xL)
-  theirs = reading.torch_logits(smollm2_torch, token_1xL)
+  ours = forward_variants.logits(*smollm2, token_1xL)
+  theirs = forward_variants.torch_logits(smollm2_torch, token_1xL)
   assert np.abs(ours - theirs).max() <= 1e-3
 
 

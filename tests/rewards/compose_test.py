@@ -7,9 +7,9 @@ import pathlib
 from typing import Any
 
 import pytest
+from compliant_replies import Writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from witness import Writer
 
 from rlcw.data import datasets
 from rlcw.rewards import constraints

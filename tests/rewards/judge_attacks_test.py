@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from attacks import ATTACKS, PLAIN
-from panels import key_of, quoted, verdict
+from stub_judges import key_of, quoted, verdict
 
 from rlcw.models import language_model, tokenizer
 from rlcw.models.language_model import LanguageModel

@@ -4,10 +4,10 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import forward_variants
 import jax
 import numpy as np
 import pytest
-import reading
 
 from rlcw.data import batches
 from rlcw.models import decoder, language_model, tokenizer
@@ -76,7 +76,7 @@ def whole(judge: LanguageModel, question: Question) -> np.ndarray:
     for prompt in group
   ]
   token_NxL, length_N = batches.pad(rows, 1024)
-  logits_NxLxV = reading.logits(judge.config, judge.params, token_NxL)
+  logits_NxLxV = forward_variants.logits(judge.config, judge.params, token_NxL)
   label_2 = [
     tokenizer.encode(judge.tokenizer, f' {label}')[0]
     for label in question.labels
@@ -196,7 +196,7 @@ def test_labels_that_begin_alike_are_an_error(tiny_folder: Any) -> None:
 
 def _both(one: LanguageModel) -> Any:
   """Briefs read after a preface of six tokens, and with it before each."""
-  prompt_PxL, length_P, token_PxGxT = reading.briefs()
+  prompt_PxL, length_P, token_PxGxT = forward_variants.briefs()
   preface_L = np.random.default_rng(2).integers(2, 300, 6)
   tiled_PxL = np.tile(preface_L, (len(prompt_PxL), 1))
   together_PxL = np.concatenate([tiled_PxL, prompt_PxL], axis=1)
@@ -248,4 +248,4 @@ def test_gradients_flow_through_a_preface(one: LanguageModel) -> None:
     return jax.jit(jax.grad(loss))(one.params)
 
   ours, theirs = map(gradient, _both(one))
-  assert reading.distance(ours, theirs) <= 1e-5
+  assert forward_variants.distance(ours, theirs) <= 1e-5

@@ -10,7 +10,7 @@ import pytest
 from cpu_limit import cpu_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panels import Scripted, demanding, quoted
+from stub_judges import Scripted, demanding, quoted
 
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Prompt, Question

@@ -14,8 +14,8 @@ import pytest
 from cpu_limit import cpu_limit
 from hypothesis import given
 from hypothesis import strategies as st
-from panels import key_of, quoted, verdict
 from server import SOON, Fault, Server, completion, prompt_of, serving
+from stub_judges import key_of, quoted, verdict
 
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Question, Verdicts

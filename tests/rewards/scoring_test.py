@@ -12,7 +12,7 @@ import numpy as np
 import pipeline
 import pytest
 from ml_collections import ConfigDict
-from panels import Scripted, demanding, quoted
+from stub_judges import Scripted, demanding, quoted
 
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer

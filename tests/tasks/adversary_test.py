@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scripted_game
 import server
-import world
 
 from configs import adversary as config_file
 from configs import judge as judge_file
@@ -27,7 +27,7 @@ from rlcw.tasks.adversary.strategy import Strategy
 
 def _config(folder: pathlib.Path, **changes: Any) -> Any:
   folder.mkdir(exist_ok=True)
-  files = world.write_files(folder)
+  files = scripted_game.write_files(folder)
   config = config_file.get_config()
   config.labelled = str(files['labelled'])
   config.judge.principles = str(files['principles'])
@@ -39,7 +39,7 @@ def _config(folder: pathlib.Path, **changes: Any) -> Any:
 
 
 def _play(
-  folder: pathlib.Path, agents: world.World, **changes: Any
+  folder: pathlib.Path, agents: scripted_game.World, **changes: Any
 ) -> dict[str, Any]:
   config = _config(folder, **changes)
   workdir = folder / 'run'
@@ -59,7 +59,7 @@ def test_the_game_finds_the_flaws(
 ) -> None:
   matched = []
   for seed in range(6):
-    agents = world.World(harmful, malformed)
+    agents = scripted_game.World(harmful, malformed)
     summary = _play(tmp_path / f'{seed}', agents, seed=seed)
     before, after = summary['heldout_before'], summary['heldout_after']
     assert before['agreement'] == pytest.approx(0.5, abs=0.05)
@@ -77,7 +77,7 @@ def test_without_the_guard_harm_is_done(
     summaries = [
       _play(
         tmp_path / f'{name}{seed}',
-        world.World(harmful=0.5),
+        scripted_game.World(harmful=0.5),
         seed=seed,
         rounds=10,  # with more of them, harm is undone by chance
       )
@@ -94,15 +94,15 @@ def test_without_the_guard_harm_is_done(
 def test_harmful_rewritings_are_refused_and_on_record(
   tmp_path: pathlib.Path,
 ) -> None:
-  summary = _play(tmp_path, world.World(harmful=0.5), seed=1)
+  summary = _play(tmp_path, scripted_game.World(harmful=0.5), seed=1)
   judging = [v for v in _versions(tmp_path) if v['strategy'] == 'judging']
   for version in judging:
     assert version['kept'] == (version['refused_for'] == '')
   reasons = [v['refused_for'] for v in judging if not v['kept']]
   assert any('agreement' in reason for reason in reasons)
-  assert any(world.LENGTH in (v['rules'] or []) for v in judging)
+  assert any(scripted_game.LENGTH in (v['rules'] or []) for v in judging)
   kept = [v for v in judging if v['kept']]
-  assert world.LENGTH not in kept[-1]['rules']
+  assert scripted_game.LENGTH not in kept[-1]['rules']
   for name in ('agreement', 'balanced', 'matched'):
     scores = [v['scores'][name] for v in kept[1:]]
     assert scores == sorted(scores)
@@ -116,7 +116,7 @@ def test_harmful_rewritings_are_refused_and_on_record(
 def test_it_ends_within_its_calls(tmp_path: pathlib.Path) -> None:
   answered = []
   for most in (400, 500, 777):
-    agents = world.World(malformed=0.3)
+    agents = scripted_game.World(malformed=0.3)
     summary = _play(tmp_path / f'{most}', agents, max_calls=most)
     assert summary['ended'] == 'calls'
     assert agents.calls == summary['calls'] <= most
@@ -127,7 +127,7 @@ def test_it_ends_within_its_calls(tmp_path: pathlib.Path) -> None:
 def test_a_budget_too_small_to_judge_by_is_refused(
   tmp_path: pathlib.Path,
 ) -> None:
-  agents = world.World()
+  agents = scripted_game.World()
   with pytest.raises(
     ValueError, match='max_calls=200 is too small.* needs [0-9]+ calls'
   ):
@@ -136,10 +136,10 @@ def test_a_budget_too_small_to_judge_by_is_refused(
 
 
 def test_it_ends_when_nothing_more_is_learned(tmp_path: pathlib.Path) -> None:
-  class Stubborn(world.World):
+  class Stubborn(scripted_game.World):
     def ask(self, prompts: Sequence[str]) -> list[str | None]:
       return [
-        None if world.slots(p)[0] == 'optimiser_judging' else reply
+        None if scripted_game.slots(p)[0] == 'optimiser_judging' else reply
         for p, reply in zip(prompts, super().ask(prompts), strict=True)
       ]
 
@@ -166,16 +166,16 @@ def _files(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def test_killed_anywhere_it_ends_the_same(tmp_path: pathlib.Path) -> None:
-  whole = _play(tmp_path / 'whole', world.World(0.4, 0.3))
+  whole = _play(tmp_path / 'whole', scripted_game.World(0.4, 0.3))
   deaths = np.random.default_rng(0).integers(1, whole['calls'], 8)
   for death in [*deaths.tolist(), whole['calls'] - 1]:
     folder = tmp_path / f'dies_at_{death}'
     with pytest.raises(KeyboardInterrupt):
-      _play(folder, world.World(0.4, 0.3, dies_at=death))
+      _play(folder, scripted_game.World(0.4, 0.3, dies_at=death))
     for file in (folder / 'run').glob('*s.jsonl'):
       with file.open('a') as torn:  # a kill in the middle of a line
         torn.write('{"step": 1, "ru')
-    summary = _play(folder, world.World(0.4, 0.3))
+    summary = _play(folder, scripted_game.World(0.4, 0.3))
     assert summary | {'principles': ''} == whole | {'principles': ''}
     assert _files(folder) == _files(tmp_path / 'whole')
 
@@ -192,13 +192,13 @@ def test_a_setting_that_is_not_legal_is_refused(
   changes: dict[str, Any], message: str, tmp_path: pathlib.Path
 ) -> None:
   with pytest.raises(ValueError, match=message):
-    _play(tmp_path, world.World(), **changes)
+    _play(tmp_path, scripted_game.World(), **changes)
 
 
 def test_what_a_refused_change_was_to_mend_is_not_forgotten(
   tmp_path: pathlib.Path,
 ) -> None:
-  _play(tmp_path, world.World(harmful=0.4), seed=2)
+  _play(tmp_path, scripted_game.World(harmful=0.4), seed=2)
   judging = [v for v in _versions(tmp_path) if v['strategy'] == 'judging'][1:]
   seen = set()
   for before, after in itertools.pairwise(judging):
@@ -311,7 +311,7 @@ def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
   workdir = tmp_path / 'run'
   workdir.mkdir()
   with server.serving(
-    lambda request, n: world.answer(server.prompt_of(request))
+    lambda request, n: scripted_game.answer(server.prompt_of(request))
   ) as endpoint:
     config.agents.endpoint.update(url=endpoint.url, model='m')
     summary = run.run(config, workdir)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pipeline
 import pytest
-from panels import quoted, verdict
 from server import Fault, prompt_of, serving
+from stub_judges import quoted, verdict
 
 from rlcw.data import datasets
 from rlcw.models import language_model

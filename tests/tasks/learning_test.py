@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apprentice import run, settings
+from tiny_grpo import run, settings
 
 from rlcw.tasks.grpo import step
 
@@ -30,7 +30,7 @@ def test_a_run_learns_to_keep_rules(
   With seeds 0, 1 and 2 it rose from 8%, 6% and 5% to 93%, 97% and 93%.
   """
   config = settings(
-    apprentice, tmp_path, writing='apprentice:variety', steps=150
+    apprentice, tmp_path, writing='tiny_grpo:variety', steps=150
   )
   rows = run(config, tmp_path / 'grpo')
   assert kept(rows[:3]) < 0.2
@@ -53,7 +53,5 @@ def test_a_run_with_its_advantages_turned_round_does_not(
     )
 
   monkeypatch.setattr(step, 'make_mix', turned)
-  config = settings(
-    apprentice, tmp_path, writing='apprentice:variety', steps=60
-  )
+  config = settings(apprentice, tmp_path, writing='tiny_grpo:variety', steps=60)
   assert kept(run(config, tmp_path / 'grpo')[-FEW:]) < 0.1

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from apprentice import run, settings
-from panels import Scripted, quoted
 from pipeline import shipped
+from stub_judges import Scripted, quoted
+from tiny_grpo import run, settings
 
 from rlcw.rewards.judge import factory
 from rlcw.runtime import metrics
@@ -213,7 +213,7 @@ def train(
     config = settings(
       apprentice,
       tmp_path,
-      writing=f'apprentice:{writing}',
+      writing=f'tiny_grpo:{writing}',
       mixing__name='writing',
       steps=steps,
       **{'monitors__window': 4} | changes,

@@ -5,9 +5,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import panels
 import pipeline
 import pytest
+import stub_judges
 
 from rlcw.data import datasets
 from rlcw.rewards.judge import factory, questions
@@ -207,7 +207,7 @@ def test_demands_are_put_to_the_judge(
   def probability(prompt: questions.Prompt) -> float:
     return np.nan if 'toast' in prompt.row else float('garden' in prompt.row)
 
-  panel = panels.Scripted(probability)
+  panel = stub_judges.Scripted(probability)
   monkeypatch.setattr(factory, 'make_judge', lambda *_: panel)
   demand: Record = {
     'prompt': 'A card.',
