@@ -60,8 +60,12 @@ def test_briefs_are_legal_and_the_same_for_a_seed(
     constraints.validate(ids, kwargs)
     assert least <= len({*ids}) == len(ids) <= most
     assert brief['language'] == languages[brief['prompt']]
-    for pair in itertools.combinations(zip(ids, kwargs, strict=True), 2):
-      assert compose.contradiction(pair) == ''
+    rules = [*zip(ids, kwargs, strict=True)]
+    assert compose.contradiction(rules) == ''
+    for pair in itertools.combinations(rules, 2):
+      # a script is checked on Chinese text, which a third rule may require
+      if 'style:script' not in dict(pair):
+        assert compose.contradiction(pair) == ''
       assert compose.contradiction(pair[::-1]) == ''
 
 
