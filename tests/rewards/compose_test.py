@@ -66,7 +66,7 @@ def test_briefs_are_legal_and_the_same_for_a_seed(
       # a script is checked on Chinese text, which a third rule may require
       if 'style:script' not in dict(pair):
         assert compose.contradiction(pair) == ''
-      assert compose.contradiction(pair[::-1]) == ''
+        assert compose.contradiction(pair[::-1]) == ''
 
 
 def test_seeds_differ_and_every_theme_has_its_turn() -> None:
