@@ -1,9 +1,11 @@
 """Eight CPU devices, and the models that tests share: one tiny, one real."""
 
 import functools
+import importlib
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -253,8 +255,13 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
   from rlcw.runtime import mesh
 
+  # first of all, as a module imported later would keep the patch
+  importlib.import_module('rlcw.tasks.grpo.run')
   make = functools.partial(mesh.make_mesh, devices=jax.devices()[:1])
-  monkeypatch.setattr(mesh, 'make_mesh', make)
+  # modules import it by name
+  for name, module in [*sys.modules.items()]:
+    if name.startswith('rlcw.') and hasattr(module, 'make_mesh'):
+      monkeypatch.setattr(module, 'make_mesh', make)
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -49,7 +49,7 @@ def test_a_text_goes_where_the_least_room_is_left() -> None:
 
 
 def test_texts_longer_than_a_row_are_counted() -> None:
-  with pytest.raises(ValueError, match='2 of 4 .* row_tokens=6; .* takes 9'):
+  with pytest.raises(ValueError, match='2 of 4 .* row_tokens=6; .* has 9'):
     batches.pack([7, 6, 9, 1], 6, 0)
 
 

@@ -122,7 +122,7 @@ def test_an_endpoint_has_the_same_face(tmp_path: pathlib.Path) -> None:
 
 
 def test_no_model_is_refused() -> None:
-  with pytest.raises(ValueError, match='one of them has to name'):
+  with pytest.raises(ValueError, match='expected one of them to name'):
     make()
 
 

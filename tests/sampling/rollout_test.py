@@ -52,7 +52,7 @@ def _draw(
   """A rollout of some of the briefs, as NumPy arrays."""
   config, params = tiny
   rows_P = list(rows)
-  rollout = sample(
+  rollout = rollout_lib.sample(
     params,
     _prompts()[rows_P],
     np.array(LENGTHS, np.int32)[rows_P],

@@ -54,7 +54,7 @@ def test_a_theme_that_is_not_legal_is_named_by_its_line(
 ) -> None:
   file = tmp_path / 'themes.jsonl'
   file.write_text('{"prompt": "A toast."}\n\n{"prompt": ""}\n')
-  with pytest.raises(ValueError, match=r"themes\.jsonl:3: prompt=''; a text"):
+  with pytest.raises(ValueError, match=r"themes\.jsonl:3: prompt='': expected"):
     briefs(tmp_path, input=str(file))
   assert not (tmp_path / 'briefs.jsonl').exists()
 

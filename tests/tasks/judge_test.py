@@ -169,7 +169,10 @@ def test_no_answer_at_all_is_an_error_and_leaves_nothing(
     ({'prompt': 'x'}, r'replies\.jsonl:2: response=None; expected a string'),
     ({'response': 'x'}, r'replies\.jsonl:2: prompt=None; expected a string'),
     ({'prompt': 1, 'response': 'x'}, 'prompt=1; expected a string'),
-    ({'prompt': 'x', 'response': ['y']}, r"response=\['y'\]; a text is"),
+    (
+      {'prompt': 'x', 'response': ['y']},
+      r"response=\['y'\]; expected a string",
+    ),
   ],
 )
 def test_a_line_without_texts_is_named(

@@ -182,7 +182,8 @@ def make_runs(
     folder / 'evaluate/evaluation.jsonl',
     [_brief(rng, index, replies) for index in range(briefs)],
   )
-  return ml_collections.ConfigDict({n: str(folder / n) for n in names})
+  folders = {name: str(folder / name) for name in names}
+  return ml_collections.ConfigDict({'task': 'report', **folders})
 
 
 def _edit(path: pathlib.Path, **fields: Any) -> None:

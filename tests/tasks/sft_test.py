@@ -124,7 +124,7 @@ def test_an_example_longer_than_a_row_is_refused(
   tiny_folder: pathlib.Path,
 ) -> None:
   text = tokenizer.load(tiny_folder)
-  with pytest.raises(ValueError, match='1 of 3 .* row_tokens=32.* takes 37'):
+  with pytest.raises(ValueError, match='1 of 3 .* row_tokens=32.* has 37'):
     sft.make_arrays(EXAMPLES, text, 32, seed=0)
 
 

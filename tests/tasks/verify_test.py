@@ -61,7 +61,9 @@ def test_every_line_has_its_verdicts_in_order(tmp_path: pathlib.Path) -> None:
     'follow_all_instructions': True,
   }
   assert json.loads((tmp_path / 'summary.json').read_text()) == summary
-  assert {**summary, 'wall_seconds': 0} == {
+  common = {'wall_seconds', 'peak_memory_gib', 'hardware'}
+  assert common < summary.keys()
+  assert {k: v for k, v in summary.items() if k not in common} == {
     'mode': 'reward',
     'prompts': 3,
     'instructions': 4,
@@ -73,7 +75,6 @@ def test_every_line_has_its_verdicts_in_order(tmp_path: pathlib.Path) -> None:
       'length:words': {'count': 1, 'strict': 0, 'loose': 1},
       'punctuation:no_comma': {'count': 3, 'strict': 0, 'loose': 1 / 3},
     },
-    'wall_seconds': 0,
   }
 
 
@@ -117,14 +118,14 @@ def test_a_reply_without_rules_keeps_them_all(tmp_path: pathlib.Path) -> None:
 
 BAD: list[tuple[Any, list[str]]] = [
   ({'response': 'a', 'kwargs': []}, ['instruction_id_list=None', 'list']),
-  ({'response': 3, **NO_COMMA}, ['response=3', 'text']),
-  (NO_COMMA, ['response=None', 'text']),
+  ({'response': 3, **NO_COMMA}, ['response=3', 'string']),
+  (NO_COMMA, ['response=None', 'string']),
   ({'response': 'a', **NO_COMMA, 'kwargs': None}, ['kwargs=None', 'list']),
   ({'response': 'a', **NO_COMMA, 'kwargs': ['a']}, ['kwargs', 'objects']),
   ({'response': 'a', **NO_COMMA, 'kwargs': []}, ['1 ids but 0 kwargs']),
   (
     {'response': 'a', **NO_COMMA, 'instruction_id_list': [['a']]},
-    ['instruction_id_list', 'texts'],
+    ['instruction_id_list', 'strings'],
   ),
   (
     {'response': 'a', **NO_COMMA, 'instruction_id_list': ['punctuation:none']},
@@ -132,7 +133,7 @@ BAD: list[tuple[Any, list[str]]] = [
   ),
   (
     {'response': 'a', **NO_COMMA, 'kwargs': [{'commas': 0}]},
-    ["'commas'", 'none at all'],
+    ["'commas'", 'expected none'],
   ),
   (['a'], ['a JSON object']),
 ]
