@@ -88,6 +88,7 @@ sizes = functools.partial(st.integers, 1)
 
 @hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
 @hypothesis.given(st.data())
+@pytest.mark.slow
 def test_any_shape_equals_the_reference(data: Any) -> None:
   S, T = data.draw(sizes(6)), data.draw(sizes(5))
   lengths = data.draw(st.lists(sizes(S), min_size=1, max_size=3))

@@ -67,6 +67,7 @@ def steps(
   return found
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_is_like_one_in_float32(
   steps: dict[str, Any],
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_loss_of_the_same_replies_is_nearly_the_same() -> None:
   assert float(found[1]) == pytest.approx(float(found[0]), abs=0.01)
 
 
+@pytest.mark.slow
 def test_losses_and_master_weights_stay_float32(steps: dict[str, Any]) -> None:
   told, state = steps['bfloat16']['told'], steps['bfloat16']['state']
   assert {told[name].dtype.name for name in ('loss', 'kl', 'grad_norm')} == {
@@ -105,6 +107,7 @@ def test_losses_and_master_weights_stay_float32(steps: dict[str, Any]) -> None:
   assert {m.dtype.name for m in jax.tree.leaves(moments.nu)} == {'float32'}
 
 
+@pytest.mark.slow
 def test_a_plan_has_the_arrays_that_training_has(
   steps: dict[str, Any], tiny_folder: pathlib.Path
 ) -> None:

@@ -206,7 +206,11 @@ def test_a_mesh_holds_what_one_host_does(
   )
 
 
-@pytest.mark.parametrize('case', _WINDOWED, indirect=True)
+@pytest.mark.parametrize(
+  'case',
+  [pytest.param('qwen2-window', marks=pytest.mark.slow), 'gemma3'],
+  indirect=True,
+)
 def test_a_shared_brief_equals_repeated_ones_under_windows(
   case: Case, table: Any
 ) -> None:

@@ -145,6 +145,7 @@ def one_step(mesh: Any) -> tuple[train.TrainState, dict[str, float]]:
   return state, {name: float(value) for name, value in told.items()}
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one() -> None:
   alone, told = one_step(single())
   spread, told_spread = one_step(make_mesh(2, 2, 2))

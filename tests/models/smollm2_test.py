@@ -5,6 +5,7 @@ from typing import Any
 
 import forward_variants
 import numpy as np
+import pytest
 import torch
 
 from rlcw.models import tokenizer
@@ -29,6 +30,7 @@ def test_smollm2_logits_equal_transformers(
   assert np.abs(ours - theirs).max() <= 1e-3
 
 
+@pytest.mark.slow
 def test_greedy_equals_transformers_on_smollm2(
   smollm2: Any, smollm2_torch: Any, smollm2_path: Any
 ) -> None:

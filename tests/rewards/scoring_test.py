@@ -448,6 +448,7 @@ def test_a_judge_and_a_verifier_of_ones_own_train_a_policy(
   assert summary['writing_difference']['low'] is not None
 
 
+@pytest.mark.slow
 def test_nobody_answers_and_nothing_is_learned(
   train: Callable[..., Any],
   make_judge: Callable[[str], pathlib.Path],

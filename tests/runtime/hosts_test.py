@@ -187,6 +187,7 @@ def assert_same(ours: pathlib.Path, theirs: pathlib.Path) -> None:
     assert x.tobytes() == y.tobytes()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_although_told_to_stop(
   lab: Lab, stopped: pathlib.Path
 ) -> None:

@@ -30,8 +30,10 @@ from tests.train_test import (
   single,
 )
 
-FAST = [(2, 4, 1), (2, 2, 2), (1, 1, 8)]
+FAST = [(2, 2, 2)]  # all three axes at once
 SLOW = [
+  (2, 4, 1),
+  (1, 1, 8),
   (8, 1, 1),
   (1, 8, 1),
   (4, 2, 1),

@@ -27,6 +27,7 @@ def test_memory_kinds_hold_the_same_numbers(tiny: Any) -> None:
     assert (before == after).all()
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_where_frozen_models_wait(
   tiny_folder: pathlib.Path,
   make_judge: Any,

@@ -165,6 +165,7 @@ def _child(server: Server, path: pathlib.Path, count: int) -> Any:
   )
 
 
+@pytest.mark.slow
 def test_a_killed_run_repeats_no_call_that_was_finished(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_bad_answer_is_quoted_and_asked_for_once_more() -> None:
   assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_a_model_here_is_held_to_a_schema(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -328,6 +328,7 @@ def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
   assert not list(workdir.glob('*.partial'))
 
 
+@pytest.mark.slow
 def test_a_model_here_plays_all_four(
   make_judge: Any, tmp_path: pathlib.Path
 ) -> None:

@@ -373,6 +373,7 @@ def _command(config: Any, workdir: pathlib.Path) -> list[str]:
   return [sys.executable, '-c', code, config.to_json(), str(workdir)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_repeats_no_finished_call(tmp_path: pathlib.Path) -> None:
   """Killed at random moments, it does in all what one whole run does."""
   config = configure(tmp_path, QUERIES[:16], batch_size=5)

@@ -150,6 +150,7 @@ def test_an_exported_reward_model_trains_a_policy(
   assert rows[0]['compilations'] == rows[2]['compilations']  # no new shapes
 
 
+@pytest.mark.slow
 def test_a_reward_model_may_train_its_whole_decoder(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

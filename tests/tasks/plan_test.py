@@ -66,9 +66,10 @@ def test_the_shapes_of_a_folder_are_those_of_its_header(
       ['resharding', 'rollout', 'reference', 'update'],
       marks=pytest.mark.slow,
     ),
-    (
+    pytest.param(
       {'train': 'lora', 'plan.reward_model': '', 'compute_dtype': 'float32'},
       ['resharding', 'rollout', 'reference', 'update'],
+      marks=pytest.mark.slow,
     ),
     pytest.param(
       {'compute_dtype': 'float32', 'mesh.fsdp': 1, 'mesh.data': 8},
