@@ -32,7 +32,7 @@ def load(config: Config) -> LanguageModel:
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Trains a policy, and writes `summary.json` into the workdir.
+  """Trains a policy.
 
   Returns:
     The summary in process 0; an empty dict in the others.

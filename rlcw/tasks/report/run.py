@@ -384,7 +384,7 @@ def _render(
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
-  """Writes report.html, curves.png, rules.png and summary.json.
+  """Writes report.html, curves.png and rules.png.
 
   Returns:
     The summary.
