@@ -98,7 +98,7 @@ def kill_at(point: str) -> None:
 
   target, name, nth = {
     'scoring': (scoring.Scorer, '__call__', 3),  # step 2, after its rollout
-    'diary': (step, 'log_rollouts', 4),  # step 3, before its replies are written
+    'diary': (step, 'log_rollouts', 4),  # step 3, not yet logged
     'saving': (ocp.CheckpointManager, 'wait_until_finished', 2),  # mid-write
     'saved': (checkpoint.Checkpoints, 'close', 1),  # all steps done, no summary
   }[point]
