@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import ifeval, languages, wording
-from rlcw.rewards.rules.compose import write_briefs as write_briefs
 from rlcw.rewards.rules.registry import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]

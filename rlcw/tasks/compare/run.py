@@ -33,8 +33,8 @@ from rlcw.runtime.files import atomic, json_line
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.settings import read as read_settings
 from rlcw.tasks.compare import arms, page
+from rlcw.tasks.compare.arms import BASE
 
-BASE = 'base'
 # Settings that decide how held-out replies are sampled and scored: runs that
 # differ in one of them cannot be compared.
 ALIKE = (
