@@ -125,9 +125,11 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
   Returns:
     The summary in `workdir/summary.json`: the task's own numbers, then
-    `wall_seconds`, `peak_memory_gib` and `hardware` where it gives none.
+    `wall_seconds`, `peak_memory_gib`, `hardware` and `notices` where it gives
+    none.
   """
   started = time.perf_counter()
+  metrics.take_notices()  # of an earlier task in this process
   summary = importlib.import_module(TASKS[str(config.task)]).run(
     config, workdir
   )
@@ -137,6 +139,7 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'wall_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(on_devices),
+    'notices': metrics.take_notices(),
   } | summary
   files.write_json(workdir / 'summary.json', summary)
   return summary

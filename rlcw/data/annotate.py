@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcw.data import datasets
+from rlcw.data import datasets, layouts
 from rlcw.runtime import files, metrics
 
 Record = dict[str, Any]
@@ -26,7 +26,7 @@ def annotate(
 
   Args:
     name: of the task, for the progress bar.
-    source: path of the records (`datasets.read_numbered`).
+    source: path of the records (`datasets.read_records`).
     output: path of the annotated JSONL.
     field: one of the added fields; identifies the output of this task.
     size: batch size of `answer`; the last batch may be smaller.
@@ -40,16 +40,16 @@ def annotate(
     ValueError: `source` is empty, a record lacks a text, or `output` has more
       lines than `source` or lines without `field`.
   """
-  records = datasets.read_numbered(source)
+  records = datasets.read_records(source)
   if not records:
     raise ValueError(f'{source} has no lines; expected at least one record')
   # Checked before the first, perhaps expensive, answer.
-  for line, record in records:
-    for text in ('prompt', 'response'):
-      if not isinstance(record.get(text), str):
-        raise ValueError(
-          f'{source}:{line}: {text}={record.get(text)!r:.80}; expected a string'
-        )
+  for place, record in records:
+    try:
+      layouts.prompt_of(record)
+      datasets.text_of(record, 'response')
+    except ValueError as error:
+      raise ValueError(f'{place}: {error}') from None
   output.parent.mkdir(parents=True, exist_ok=True)
   # The number of complete lines is the position to resume from.
   done, total = files.count_whole_lines(output, field), len(records)

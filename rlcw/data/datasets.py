@@ -1,20 +1,38 @@
 """Loading of records, preferences and examples by split and language.
 
-A path in a config names a file (JSONL, JSON or parquet), a file that the
-package ships (`@NAME`) or a TensorFlow dataset (`tfds:NAME`).
+A path in a config names a file, a folder or a glob of files, a file that the
+package ships (`@NAME`), a TensorFlow dataset (`tfds:NAME`) or the id of a data
+set on the Hugging Face Hub.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from rlcw.data import files
+from rlcw.data import files, layouts
+from rlcw.data.files import Placed, Record
+from rlcw.data.messages import Prompt, transcript
+from rlcw.runtime import metrics
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
+
+TRAIN, HELDOUT = 'train', 'heldout'
+# Other names of the two splits.
+_SPLITS = {
+  'training': TRAIN,
+  'test': HELDOUT,
+  'testing': HELDOUT,
+  'eval': HELDOUT,
+  'validation': HELDOUT,
+  'valid': HELDOUT,
+  'val': HELDOUT,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +42,14 @@ class Preference:
   `worth[i]` belongs to `replies[i]` and is comparable only within the prompt.
   """
 
-  prompt: str
+  prompt: Prompt
   replies: tuple[str, ...]
   worth: tuple[float, ...]
   id: str = ''
   language: str = 'en'
   genre: str = ''
   theme: str = ''
-  split: str = 'train'
+  split: str = TRAIN
 
   @property
   def chosen(self) -> str:
@@ -48,78 +66,218 @@ class Preference:
 class Example:
   """A prompt and a reply to imitate (supervised fine-tuning)."""
 
-  prompt: str
+  prompt: Prompt
   response: str
   language: str = 'en'
-  split: str = 'train'
+  split: str = TRAIN
+  good: bool = True  # false: labelled as a reply not to imitate
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+_Item = TypeVar('_Item')
+
+
+# --- Records ----------------------------------------------------------------
+
+
+def read_jsonl(path: str | Path) -> list[Record]:
   """Reads all records of a JSONL file, such as the output of a run."""
-  return [record for _, record in files.read_lines(files.resolve(path))]
+  [(file, _)] = files.find(path)
+  return [record for _, record in files.read_lines(file)]
 
 
-def read_numbered(path: str | Path) -> list[tuple[int, dict[str, Any]]]:
-  """Reads all records of a path in a config, with the number of each.
+def read_records(path: str | Path) -> Placed:
+  """Reads all records of a path in a config, in our layout (`layouts`).
 
   Args:
-    path: a JSONL, JSON or parquet file, `@NAME` for a file that the package
-      ships, or `tfds:NAME/CONFIG:VERSION?SPLIT` (`tfds.read`).
+    path: of JSONL, JSON, csv or parquet, gzipped or not: a file, a folder or a
+      glob; `@NAME` for a file that the package ships;
+      `tfds:NAME/CONFIG:VERSION?SPLIT` (`tfds.read`); or `org/name` of a data
+      set on the Hub (`hub.fetch`).
 
   Returns:
-    Pairs (number, record); the number is the line in JSONL, else the position
-    from 1.
+    Pairs (place, record); the place is `FILE:LINE`, or the position from 1
+    where the format has no lines.
 
   Raises:
     FileNotFoundError: there is no such file; lists the files that are shipped.
     ValueError: a record is malformed (names file, line and reason), or the
       extra `data` is not installed.
   """
-  if str(path).startswith(TFDS):
-    # TFDS is an optional dependency, and slow to import.
+  placed = _read_tfds(path) if str(path).startswith(TFDS) else files.read(path)
+  converted = []
+  for place, record in placed:
     try:
-      from rlcw.data import tfds
-    except ImportError as error:
-      raise ValueError(
-        f"{path} requires the extra `data` (pip install 'rlcw[data]'): {error}"
-      ) from None
-    return list(enumerate(tfds.read(str(path).removeprefix(TFDS)), 1))
-  return files.read(files.resolve(path))
+      converted.append((place, layouts.convert(record)))
+    except ValueError as error:
+      raise ValueError(f'{place}: {error}') from None
+  return converted
 
 
-def _parse(path: str | Path, parse: Callable[[dict[str, Any]], Any]):
-  """Parses each record; errors name the file, the line and the record's id."""
-  parsed = []
-  for line, record in read_numbered(path):
-    try:
-      parsed.append(parse(record))
-    except (KeyError, TypeError, ValueError) as error:
-      name = f'{record["id"]}: ' if 'id' in record else ''
-      # The text of a KeyError is only the missing key.
-      reason = f'no field {error}' if isinstance(error, KeyError) else error
-      raise ValueError(f'{path}:{line}: {name}{reason}') from None
-  return parsed
+def _read_tfds(path: str | Path) -> Placed:
+  # TFDS is an optional dependency, and slow to import.
+  try:
+    from rlcw.data import tfds
+  except ImportError as error:
+    raise ValueError(
+      f"{path} requires the extra `data` (pip install 'rlcw[data]'): {error}"
+    ) from None
+  records = tfds.read(str(path).removeprefix(TFDS))
+  return [(f'{path}:{n}', record) for n, record in enumerate(records, 1)]
 
 
-def _select(items: list[Any], path: str | Path, **wanted: str | None):
-  """Selects the items whose fields have the given values; None accepts any.
+def load(
+  path: str | Path,
+  parse: Callable[[Record], _Item],
+  *,
+  language: str | None = None,
+  split: str | None = None,
+) -> list[_Item]:
+  """Parses the records of a path, and selects those of a language and split.
+
+  A record that names no language is in the wanted one.  Records of other
+  languages, and of splits that no task reads, are counted in a notice.
+
+  Args:
+    path: see `read_records`.
+    parse: maps a record to an item, whose `language` and `split` are compared;
+      raises ValueError if the record is malformed.
+    language: None or '' for all.
+    split: None for all.
 
   Raises:
-    ValueError: there are none; lists the values that the fields do have.
+    FileNotFoundError: there is no such file.
+    ValueError: a record is malformed (names file, line and the record's id), or
+      none is of the split and language.
   """
-  wanted = {field: value for field, value in wanted.items() if value}
-  selected = [
-    item
-    for item in items
-    if all(getattr(item, field) == value for field, value in wanted.items())
-  ]
+  items: list[Any] = []
+  for place, record in read_language(path, language):
+    try:
+      items.append(parse(record))
+    except ValueError as error:
+      # Untrusted, and the error is one line.
+      id = ' '.join(str(record.get('id', '')).split())
+      name = f'{id:.40}: ' if id else ''
+      raise ValueError(f'{place}: {name}{error}') from None
+  splits = Counter(item.split for item in items)
+  unknown = {k: n for k, n in splits.items() if k not in (TRAIN, HELDOUT)}
+  if unknown and split:
+    metrics.notice(
+      f'{path}: {_counts(unknown)} of {len(items)} records left out; expected '
+      f'the split {TRAIN} or {HELDOUT}'
+    )
+  selected = [item for item in items if split in (None, item.split)]
   if not selected:
-    available = {
-      field: sorted({getattr(item, field) for item in items})
-      for field in wanted
-    }
-    raise ValueError(f'{path} has no record with {wanted}; it has {available}')
+    raise ValueError(
+      f'{path}: no record has the split {split!r}; found {_counts(splits)}: '
+      'give some records that split, or change heldout'
+    )
   return selected
+
+
+def read_language(path: str | Path, language: str | None) -> Placed:
+  """Reads the records of a language; one that names none is in any.
+
+  A notice counts the records of other languages.
+
+  Raises:
+    FileNotFoundError, ValueError: see `read_records`, or there is no record.
+  """
+  placed = read_records(path)
+  if not placed:
+    raise ValueError(f'{path} has no records')
+  if not language:
+    return placed
+  selected = []
+  other: Counter[str] = Counter()
+  for place, record in placed:
+    if record.setdefault('language', language) == language:
+      selected.append((place, record))
+    else:
+      other[str(record['language'])] += 1
+  if not selected:
+    raise ValueError(
+      f'{path}: no record is in language={language!r}; found {_counts(other)}'
+    )
+  if other:
+    metrics.notice(
+      f'{path}: {_counts(other)} of {len(placed)} records left out, as '
+      f'language={language!r}'
+    )
+  return selected
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+  """Formats counts by name, such as `zh: 3, en: 1`."""
+  return ', '.join(f'{name}: {n}' for name, n in counts.items()) or 'none'
+
+
+# --- Fields -----------------------------------------------------------------
+
+
+def text_of(record: Record, name: str, default: str | None = None) -> str:
+  """Returns a field that is a text.
+
+  Raises:
+    ValueError: it is another value, or missing without a default.
+  """
+  value = record.get(name, default)
+  if not isinstance(value, str):
+    raise ValueError(f'{name}={value!r:.80}; expected a text')
+  return value
+
+
+def number_of(record: Record, name: str) -> float:
+  """Returns a field that is a finite number, true and false as 1 and 0.
+
+  Raises:
+    ValueError: it is another value.
+  """
+  value = record.get(name)
+  try:
+    number = float(value) if isinstance(value, (int, float)) else math.nan
+  except OverflowError:  # an integer beyond the range of floats
+    number = math.inf
+  if not math.isfinite(number):
+    raise ValueError(f'{name}={value!r:.80}; expected a finite number')
+  return number
+
+
+def shared_fields(record: Record, heldout: float) -> dict[str, str]:
+  """Returns the fields that records of all kinds may have.
+
+  Args:
+    record: any.
+    heldout: see `split_of`, for a record without a split.
+  """
+  names = 'language', 'genre', 'theme', 'split'
+  fields = {n: text_of(record, n) for n in names if n in record}
+  split = fields.get('split')
+  if split is None:
+    split = split_of(layouts.prompt_of(record), heldout)
+  return fields | {'split': _SPLITS.get(split.lower(), split)}
+
+
+def split_of(prompt: Prompt, heldout: float) -> str:
+  """Assigns a prompt to 'heldout' with probability `heldout`, else 'train'."""
+  # A hash of the prompt, so that every run and every file agrees, and all
+  # records of a prompt are on the same side.
+  return HELDOUT if int(digest(prompt), 16) < heldout * 2**64 else TRAIN
+
+
+def digest(prompt: Prompt) -> str:
+  """Returns a hash of a prompt, 16 hexadecimal digits."""
+  text = transcript(prompt).encode('utf-8', 'surrogatepass')
+  return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def _reply(record: Record, name: str) -> str:
+  reply = text_of(record, name)
+  if not reply.strip():
+    raise ValueError(f'{name} is blank; expected a reply')
+  return reply
+
+
+# --- Preferences and examples -----------------------------------------------
 
 
 def load_preferences(
@@ -131,12 +289,15 @@ def load_preferences(
 ) -> list[Preference]:
   """Loads preferences, optionally of one split and language.
 
-  A record is either a pair, `{"prompt", "chosen", "rejected"}`, of worth 1 and
-  0, or a scored reply, `{"prompt", "response", "score"}`.  Scored replies to
-  the same prompt become one `Preference`; each pair is one of its own.
+  A record is a pair, `{"prompt", "chosen", "rejected"}`, of worth 1 and 0; or a
+  scored reply, `{"prompt", "response", "score"}`, where a `label` serves as the
+  score; or several, `{"prompt", "responses", "scores"}`.  Scored replies to the
+  same prompt become one `Preference`; each pair is one of its own.  Pairs of
+  equal replies are left out; equal scored replies become one, with the mean of
+  their scores.  A notice counts both.
 
   Args:
-    path: see `read_numbered`.
+    path: see `read_records`.
     split: None for all.
     language: None for all.
     heldout: share of prompts in the split 'heldout', of those whose records
@@ -146,48 +307,82 @@ def load_preferences(
     FileNotFoundError: there is no such file.
     ValueError: a record is malformed, or none is of the split and language.
   """
-  shared = 'id', 'language', 'genre', 'theme', 'split'
 
-  def parse(record: dict[str, Any]) -> Preference:
-    if 'score' in record:
-      replies, worth = (record['response'],), (float(record['score']),)
+  def parse(record: Record) -> Preference:
+    prompt = layouts.prompt_of(record)
+    if 'chosen' in record or 'rejected' in record:
+      replies = _reply(record, 'chosen'), _reply(record, 'rejected')
+      worth = 1.0, 0.0
+    elif 'scores' in record:
+      replies, worth = _scored(record)
     else:
-      replies, worth = (record['chosen'], record['rejected']), (1.0, 0.0)
-    if not all(reply.strip() for reply in replies):
-      raise ValueError('a reply must not be empty')
-    known = {key: record[key] for key in shared if key in record}
-    known.setdefault('split', split_of(record['prompt'], heldout))
-    return Preference(record['prompt'], replies, worth, **known)
+      replies = (_reply(record, 'response'),)
+      name = 'score' if 'score' in record else 'label'
+      if name not in record:
+        raise ValueError(
+          f'no score beside the response; {layouts.EXPECTED}, of which this '
+          'task needs chosen and rejected, or a score or label'
+        )
+      worth = (number_of(record, name),)
+    fields = shared_fields(record, heldout)
+    return Preference(
+      prompt, replies, worth, id=str(record.get('id', '')), **fields
+    )
 
-  scored: dict[str, Preference] = {}  # by prompt
-  pairs = []
-  for preference in _parse(path, parse):
+  loaded = load(path, parse, split=split, language=language)
+  pairs, scored = [], {}
+  for each in loaded:
     # Pairs stay apart even for equal prompts: worth 1 and 0 compares the two
     # replies of a pair only, whereas scores compare all replies to a prompt.
-    if len(preference.replies) == 2:
-      pairs.append(preference)
-      continue
-    first = scored.get(preference.prompt)
-    scored[preference.prompt] = (
-      preference
-      if first is None
-      else dataclasses.replace(
-        first,
-        replies=first.replies + preference.replies,
-        worth=first.worth + preference.worth,
-      )
+    if each.worth == (1.0, 0.0) and len(each.replies) == 2:
+      pairs.append(each)
+    else:
+      scored.setdefault(each.prompt, []).append(each)
+  different = [pair for pair in pairs if pair.chosen != pair.rejected]
+  merged = [_merge(group) for group in scored.values()]
+  equal = len(pairs) - len(different)
+  repeated = sum(
+    len(each.replies) for group in scored.values() for each in group
+  ) - sum(len(each.replies) for each in merged)
+  if equal or repeated:
+    metrics.notice(
+      f'{path}: {equal} pairs of equal replies left out, {repeated} repeated '
+      'replies merged'
     )
-  return _select(
-    [*pairs, *scored.values()], path, split=split, language=language
+  if not different and not merged:
+    raise ValueError(f'{path}: chosen equals rejected in all {equal} pairs')
+  return different + merged
+
+
+def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
+  """Returns the replies of a record and their scores."""
+  replies, scores = record.get('responses'), record['scores']
+  if (
+    not isinstance(replies, list)
+    or not isinstance(scores, list)
+    or not 0 < len(replies) == len(scores)
+  ):
+    raise ValueError(
+      f'responses={replies!r:.80}, scores={scores!r:.80}; expected two lists '
+      'of equal lengths'
+    )
+  return (
+    tuple(_reply({'response': each}, 'response') for each in replies),
+    tuple(number_of({'score': each}, 'score') for each in scores),
   )
 
 
-def split_of(prompt: str, heldout: float) -> str:
-  """Assigns a prompt to 'heldout' with probability `heldout`, else 'train'."""
-  # A hash of the prompt, so that every run and every file agrees, and all
-  # records of a prompt are on the same side.
-  digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
-  return 'heldout' if int.from_bytes(digest) < heldout * 2**64 else 'train'
+def _merge(group: Sequence[Preference]) -> Preference:
+  """Joins scored replies to one prompt; equal ones have their mean score."""
+  scores: dict[str, list[float]] = {}
+  for each in group:
+    for reply, worth in zip(each.replies, each.worth, strict=True):
+      scores.setdefault(reply, []).append(worth)
+  return dataclasses.replace(
+    group[0],
+    replies=tuple(scores),
+    worth=tuple(sum(worth) / len(worth) for worth in scores.values()),
+  )
 
 
 def load_examples(
@@ -203,14 +398,24 @@ def load_examples(
   are those of `load_preferences`.
   """
 
-  def parse(record: dict[str, Any]) -> Example:
-    fields = {f.name for f in dataclasses.fields(Example)}
-    known = {key: value for key, value in record.items() if key in fields}
-    known.setdefault('response', record.get('chosen', ''))
-    known.setdefault('split', split_of(record['prompt'], heldout))
-    example = Example(**known)
-    if not example.response.strip():
-      raise ValueError('expected a non-empty text in response or chosen')
-    return example
+  def parse(record: Record) -> Example:
+    prompt = layouts.prompt_of(record)
+    fields = shared_fields(record, heldout)
+    return Example(
+      prompt,
+      _reply(record, 'chosen' if 'chosen' in record else 'response'),
+      fields.get('language', 'en'),
+      fields['split'],
+      number_of(record, 'label') > 0 if 'label' in record else True,
+    )
 
-  return _select(_parse(path, parse), path, split=split, language=language)
+  examples = load(path, parse, split=split, language=language)
+  good = [each for each in examples if each.good]
+  if len(good) < len(examples):
+    metrics.notice(
+      f'{path}: {len(examples) - len(good)} of {len(examples)} replies left '
+      'out, whose label is 0: they are not to be imitated'
+    )
+  if not good:
+    raise ValueError(f'{path}: every label is 0; expected replies to imitate')
+  return good

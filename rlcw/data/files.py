@@ -1,71 +1,176 @@
-"""Readers of JSONL, JSON and parquet files as numbered dictionaries.
+"""Readers of data files as dictionaries: JSONL, JSON, parquet, csv.
 
-Records in other tools' layouts are converted to {"prompt", "response",
-"chosen", "rejected"}: LLaMA-Factory's alpaca {"instruction", "input", "output"}
-and sharegpt {"conversations", "chosen", "rejected"}, verl's {"prompt":
-messages}, and {"query"} for a prompt.
+Each format may be compressed by gzip.  A path is a file, a folder or a glob of
+shards, `@NAME` for a file that the package ships, or the id of a data set on
+the Hugging Face Hub (`hub`).
 """
 
+import ast
+import csv
+import glob
+import gzip
+import io
 import json
-from collections.abc import Sequence
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlcw.data import hub
+
 ASSETS = Path(__file__).parent / 'assets'
 
-# (line or position from 1, record), so that errors can name the line.
-Numbered = list[tuple[int, dict[str, Any]]]
+Record = dict[str, Any]
+# A record with the file and line (or position from 1) that errors name.
+Placed = list[tuple[str, Record]]
+
+_ENDS = '.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.tsv'
+# Files that describe a data set and hold no records.
+_ABOUT = {'dataset_info.json', 'dataset_infos.json', 'dataset_dict.json'}
+# A split in the name of a shard or of its folder, as the Hub finds it.
+_SPLIT = re.compile(
+  r'(?:^|[/_.-])(train|dev|validation|valid|val|test|eval|heldout)(?=[/_.-])'
+)
 
 
-def resolve(path: str | Path) -> Path:
-  """Resolves a path; `@NAME` is a file in the package's assets.
+def read(path: str | Path) -> Placed:
+  """Reads all records of a path.
+
+  Where several files are read, a record that names no split is of the split
+  that the name of its file gives, such as `train-00000-of-00002.parquet`.
 
   Raises:
-    FileNotFoundError: there is no such file; lists the files that are shipped.
+    FileNotFoundError: there is no such path.
+    ValueError: a file is damaged or a record is no object; names file and line.
   """
-  file = Path(path)
-  if str(path).startswith('@'):
-    file = ASSETS / str(path)[1:]
-  if not file.is_file():
-    shipped = sorted(f'@{p.name}' for p in ASSETS.glob('*.jsonl'))
-    raise FileNotFoundError(f'no file {file}; the package ships {shipped}')
-  return file
+  found = find(path)
+  if len(found) == 1:
+    return read_file(found[0][0])
+  placed = []
+  for file, name in found:
+    split = _SPLIT.findall(name.lower())
+    for place, record in read_file(file):
+      if split and record.get('split') is None:
+        record['split'] = split[-1]
+      placed.append((place, record))
+  return placed
 
 
-def read(file: Path) -> Numbered:
-  """Reads all records of a file; its suffix gives the format, else JSONL.
+def find(path: str | Path) -> list[tuple[Path, str]]:
+  """Returns the files of a path, and the name of each within it.
 
   Raises:
-    ValueError: a record is malformed (names file, line and reason), or parquet
+    FileNotFoundError: there is none; says which files are shipped.
+    ValueError: a folder has files of several formats.
+  """
+  text = str(path)
+  if text.startswith('@'):
+    path = ASSETS / text[1:]
+  path = Path(path)
+  if path.is_file():
+    return [(path, path.name)]
+  if path.is_dir():
+    return _shards(path, sorted(path.rglob('*')))
+  matches = sorted(map(Path, glob.glob(text, recursive=True)))
+  files = [(each, each.name) for each in matches if each.is_file()]
+  if files:
+    return files
+  if hub.is_id(text):
+    folder, pattern = hub.fetch(text)
+    return _shards(folder, sorted(folder.glob(pattern)))
+  shipped = sorted(f'@{p.name}' for p in ASSETS.glob('*.jsonl'))
+  raise FileNotFoundError(f'no file {path}; the package ships {shipped}')
+
+
+def read_file(file: Path) -> Placed:
+  """Reads all records of one file; its name gives the format, else JSONL.
+
+  Raises:
+    ValueError: a record is malformed (names file, line and reason), or the file
       cannot be read.
   """
-  if file.suffix == '.parquet':
+  end = _end(file)
+  if end == '.parquet':
     return _read_parquet(file)
+  if end in ('.csv', '.tsv'):
+    return _read_csv(file, '\t' if end == '.tsv' else ',')
   # Some tools write JSONL under the name .json; a JSON file of records is an
   # array.
-  if file.suffix == '.json' and file.read_bytes().lstrip()[:1] == b'[':
-    return _number(file, _parse(file.read_bytes(), str(file)))
-  return read_lines(file)
+  text = read_text(file)
+  if end == '.json' and text.lstrip()[:1] == '[':
+    return _place(file, _parse(text, str(file)))
+  return list(_lines(file, text))
 
 
-def read_lines(file: Path) -> Numbered:
+def read_lines(file: Path) -> Placed:
   """Reads JSONL: one JSON object per line; blank lines are skipped.
 
   Raises:
     ValueError: a line is malformed; names the file, the line and the reason.
   """
-  records = []
+  return list(_lines(file, read_text(file)))
+
+
+def read_text(file: Path) -> str:
+  """Reads a text file in UTF-8, without a byte-order mark, gzipped or not.
+
+  Raises:
+    ValueError: it is damaged, or not in UTF-8; names the line.
+  """
+  data = file.read_bytes()
+  try:
+    if data.startswith(b'\x1f\x8b'):
+      data = gzip.decompress(data)
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    line = data.count(b'\n', 0, error.start) + 1
+    raise ValueError(f'{file}:{line}: not UTF-8: {error.reason}') from None
+  except (OSError, EOFError, zlib.error) as error:
+    raise ValueError(f'{file}: damaged gzip: {error}') from None
+
+
+def _end(file: Path) -> str:
+  """Returns the end of a file's name that tells its format."""
+  name = file.name.lower().removesuffix('.gz')
+  return next((end for end in _ENDS if name.endswith(end)), '')
+
+
+def _shards(folder: Path, paths: Sequence[Path]) -> list[tuple[Path, str]]:
+  """Returns the data files among the paths of a folder."""
+  shards = [
+    (path, path.relative_to(folder).as_posix())
+    for path in paths
+    if path.is_file()
+    and _end(path)
+    and path.name not in _ABOUT
+    and not any(p.startswith('.') for p in path.relative_to(folder).parts)
+  ]
+  ends = {_end(path) for path, _ in shards}
+  if not ends:
+    raise FileNotFoundError(
+      f'{folder} holds no data; expected files that end with '
+      f'{", ".join(_ENDS)}, or with .gz after that'
+    )
+  if len(ends) > 1:
+    raise ValueError(
+      f'{folder} holds files of {len(ends)} formats, {sorted(ends)}; expected '
+      'one, or a glob such as *.jsonl'
+    )
+  return shards
+
+
+def _lines(file: Path, text: str) -> Iterator[tuple[str, Record]]:
   # Split at \n only: `str.splitlines` would also split at U+2028, which JSON
   # allows inside strings.
-  for number, line in enumerate(file.read_bytes().split(b'\n'), 1):
+  for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
-      record = _parse(line, f'{file}:{number}')
-      records.append((number, _to_record(record, f'{file}:{number}')))
-  return records
+      place = f'{file}:{number}'
+      yield place, _to_record(_parse(line, place), place)
 
 
-def _read_parquet(file: Path) -> Numbered:
-  """Reads parquet; a null counts as an absent field."""
+def _read_parquet(file: Path) -> Placed:
   try:
     import pyarrow  # pyright: ignore[reportMissingImports]
     from pyarrow import parquet  # pyright: ignore[reportMissingImports]
@@ -74,105 +179,97 @@ def _read_parquet(file: Path) -> Numbered:
       f"{file} requires the extra `data` (pip install 'rlcw[data]')"
     ) from None
   try:
-    rows = parquet.ParquetFile(file).read().to_pylist()
-  except (pyarrow.ArrowException, OSError) as error:
+    data = file.read_bytes()
+    if data.startswith(b'\x1f\x8b'):
+      data = gzip.decompress(data)
+    source = pyarrow.BufferReader(data)
+    return _place(file, parquet.ParquetFile(source).read().to_pylist())
+  except (pyarrow.ArrowException, OSError, EOFError, zlib.error) as error:
     raise ValueError(f'{file}: not parquet: {error}') from None
-  return _number(file, _without_nulls(rows))
 
 
-def _number(file: Path, items: Sequence[Any]) -> Numbered:
-  return [(n, _to_record(x, f'{file}:{n}')) for n, x in enumerate(items, 1)]
-
-
-def _parse(text: bytes, place: str) -> Any:
+def _read_csv(file: Path, delimiter: str) -> Placed:
+  """Reads a table whose first line names the fields; empty cells are absent."""
+  csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is one long story
+  lines = io.StringIO(read_text(file), newline='')
+  rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
+  placed, first = [], 2
   try:
-    return json.loads(text.decode('utf-8'))
+    for row in rows:
+      place = f'{file}:{first}'
+      first = rows.line_num + 1
+      if None in row:
+        raise ValueError(f'{place}: more cells than the first line has names')
+      placed.append((place, {k: _cell(k, v) for k, v in row.items() if v}))
+  except csv.Error as error:
+    raise ValueError(f'{file}:{first}: not csv: {error}') from None
+  return placed
+
+
+# Fields that may hold other values than texts, which csv has as text.
+_STRUCTURED = {
+  'prompt',
+  'chosen',
+  'rejected',
+  'completion',
+  'completions',
+  'messages',
+  'conversations',
+  'conversation',
+  'history',
+  'instruction_id_list',
+  'kwargs',
+}
+_NUMBERS = {'score', 'label', 'kto_tag', 'paraphrase'}
+
+
+def _cell(field: str, text: str) -> Any:
+  """Parses a cell; text where it is neither JSON nor a literal of Python."""
+  if field in _NUMBERS:
+    text = text.lower()
+  elif field not in _STRUCTURED or text[0] not in '[{':
+    return text
+  # pandas writes lists as Python does.
+  for parse in (json.loads, ast.literal_eval):
+    try:
+      return parse(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+      continue
+  return text
+
+
+def _place(file: Path, items: Sequence[Any]) -> Placed:
+  return [
+    (f'{file}:{number}', _to_record(item, f'{file}:{number}'))
+    for number, item in enumerate(items, 1)
+  ]
+
+
+def _parse(text: str, place: str) -> Any:
+  try:
+    value = json.loads(text)
   # The file is untrusted: deep nesting exhausts the parser's stack.
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{place}: not JSON: {error}') from None
+  # JSON can spell half of a surrogate pair, which no other text can hold.
+  return _whole_characters(value) if '\\u' in text else value
 
 
-def _to_record(value: Any, place: str) -> dict[str, Any]:
-  if not isinstance(value, dict):
-    raise ValueError(f'{place}: expected a JSON object')
-  try:
-    return _convert_layout(value)
-  except ValueError as error:
-    raise ValueError(f'{place}: {error}') from None
-
-
-def _convert_layout(record: dict[str, Any]) -> dict[str, Any]:
-  """Converts a record to our layout; fields of no layout are kept."""
-  # verl: the prompt is a list of messages.
-  if isinstance(record.get('prompt'), list):
-    return _convert_messages(record, 'prompt')
-  # Our own layout.
-  if 'prompt' in record:
-    return record
-  # LLaMA-Factory's sharegpt.
-  if 'conversations' in record:
-    return _convert_messages(record, 'conversations')
-  # LLaMA-Factory's alpaca, which joins instruction and input like this too.
-  if {'instruction', 'output'} <= {*record}:
-    names = 'instruction', 'input', 'output'
-    instruction, context, output = (record.get(name, '') for name in names)
-    rest = {k: v for k, v in record.items() if k not in names}
-    prompt = f'{instruction}\n{context}' if context else instruction
-    return {'prompt': prompt, 'response': output, **rest}
-  if 'query' in record:
-    return {'prompt' if k == 'query' else k: v for k, v in record.items()}
-  return record
-
-
-def _convert_messages(record: dict[str, Any], field: str) -> dict[str, Any]:
-  """Replaces a record's messages by their texts.
-
-  Args:
-    record: any.
-    field: the field with the conversation, a list of messages.
-
-  Raises:
-    ValueError: the conversation is not one user message and at most one reply.
-  """
-  if not isinstance(record[field], list):
-    raise ValueError(f'{field}={record[field]!r:.80}; expected a list')
-  messages = [_parse_message(message) for message in record[field]]
-  roles = [role for role, _ in messages]
-  # A system message or an earlier turn cannot be dropped without changing the
-  # meaning of the reply.
-  if roles not in (['user'], ['user', 'assistant']):
-    raise ValueError(
-      f'{field} has messages of {roles}; expected one user message and at most '
-      'one assistant reply'
-    )
-  names = 'prompt', 'response'
-  converted: dict[str, Any] = dict(
-    zip(names, (text for _, text in messages), strict=False)
-  )
-  for name, value in record.items():
-    # In sharegpt the two replies of a pair are messages too.
-    if name in ('chosen', 'rejected') and isinstance(value, dict):
-      converted[name] = _parse_message(value)[1]
-    elif name != field:
-      converted[name] = value
-  return converted
-
-
-def _parse_message(message: Any) -> tuple[str, Any]:
-  """Returns a message's role ('user', 'assistant', …) and its text."""
-  if not isinstance(message, dict):
-    raise ValueError(f'message {message!r:.80}; expected a JSON object')
-  # OpenAI's names, or those of sharegpt.
-  role = str(message.get('role', message.get('from')))
-  role = {'human': 'user', 'gpt': 'assistant'}.get(role, role)
-  return role, message.get('content', message.get('value'))
-
-
-def _without_nulls(value: Any) -> Any:
-  # All rows of a parquet file have the same columns, and all structs of a
-  # column the same fields: a field that a record lacked comes back as null.
+def _whole_characters(value: Any) -> Any:
+  """Replaces unpaired surrogates in all texts by �."""
+  if isinstance(value, str):
+    return value.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
   if isinstance(value, dict):
-    return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-  return (
-    [_without_nulls(v) for v in value] if isinstance(value, list) else value
-  )
+    return {
+      _whole_characters(key): _whole_characters(item)
+      for key, item in value.items()
+    }
+  if isinstance(value, list):
+    return [_whole_characters(item) for item in value]
+  return value
+
+
+def _to_record(value: Any, place: str) -> Record:
+  if not isinstance(value, dict):
+    raise ValueError(f'{place}: expected a JSON object, found {value!r:.40}')
+  return value

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
 
 from rlcw import __version__
-from rlcw.data import files
+from rlcw.data import files, layouts
 
 _TEXT = tfds.features.Text()
 _ABOUT = {'id': _TEXT, 'language': _TEXT, 'genre': _TEXT, 'theme': _TEXT}
@@ -113,7 +113,7 @@ class _ShippedFile(_Builder):
     self, split: str
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     # The key of an example is its line, which is unique in a file.
-    for number, record in files.read(files.resolve(self.FILE)):
+    for number, (_, record) in enumerate(files.read(self.FILE)):
       if record.pop('split') == split:
         if 'kwargs' in record:
           record['kwargs'] = [json.dumps(each) for each in record['kwargs']]
@@ -212,10 +212,12 @@ class RlcwGreetings(_Builder, tfds.core.GeneratorBasedBuilder):
     self, file: Path
   ) -> Iterator[tuple[int, dict[str, Any]]]:
     fields = self._part.features
-    for number, record in files.read(file):
+    for place, record in files.read(file):
+      number = int(place.rpartition(':')[2])  # the line
+      record = layouts.convert(record)
       absent = sorted(fields.keys() - record.keys())
       if absent:
-        raise ValueError(f'{file}:{number}: no field {", ".join(absent)}')
+        raise ValueError(f'{place}: no field {", ".join(absent)}')
       # TFDS rejects fields that the features do not declare.
       example = {field: record[field] for field in fields} | {'language': 'zh'}
       if self._is_briefs:

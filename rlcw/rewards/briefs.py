@@ -5,9 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlcw.data.datasets import _parse, _select
+from rlcw.data import datasets, layouts, messages
+from rlcw.data.files import Record
+from rlcw.data.messages import USER, Message, Prompt
 from rlcw.rewards import constraints
+from rlcw.rewards.constraints import LANGUAGES
 from rlcw.rewards.rules.registry import DEMAND
+from rlcw.runtime import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Brief:
   """A writing task with the rules that a reply must follow."""
 
   id: str
-  prompt: str  # the request alone
+  prompt: str  # the request alone: the user's last message
   instruction_id_list: tuple[str, ...]
   kwargs: tuple[dict[str, Any], ...]
   language: str = 'en'
@@ -23,17 +27,24 @@ class Brief:
   theme: str = ''
   split: str = 'train'
   paraphrase: int = 0  # index of the wording of every rule
+  earlier: tuple[Message, ...] = ()  # system message and turns before
 
   @property
-  def text(self) -> str:
-    """The prompt followed by its rules in words, as the model gets it."""
-    return constraints.write_brief(
+  def request(self) -> Prompt:
+    """The messages that the model gets, with the rules in words in the last."""
+    text = constraints.write_brief(
       self.prompt,
       self.instruction_id_list,
       self.kwargs,
       self.language,
       self.paraphrase,
     )
+    return messages.simplest([*self.earlier, Message(USER, text)])
+
+  @property
+  def text(self) -> str:
+    """The request as text, for judges and readers."""
+    return messages.transcript(self.request)
 
   @property
   def demands(self) -> dict[int, str]:
@@ -77,14 +88,22 @@ class Brief:
 
 
 def load_briefs(
-  path: str | Path, *, split: str | None = None, language: str | None = None
+  path: str | Path,
+  *,
+  split: str | None = None,
+  language: str | None = None,
+  heldout: float = 0.1,
+  system: str = '',
 ) -> list[Brief]:
   """Loads briefs and validates their rules.
 
   Args:
-    path: any path that `datasets.read_numbered` accepts.
+    path: any path that `datasets.read_records` accepts.
     split: only briefs of this split; all where None.
     language: only briefs in this language; all where None.
+    heldout: share of prompts in the split 'heldout', of those whose records
+      name no split (`datasets.split_of`).
+    system: a system message for briefs without their own.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -92,21 +111,86 @@ def load_briefs(
       none has the split and language.
   """
 
-  def parse(record: dict[str, Any]) -> Brief:
-    # Fields that a brief does not have are ignored: files may carry notes.
-    names = {f.name for f in dataclasses.fields(Brief)}
-    fields = {key: value for key, value in record.items() if key in names}
-    # An id may be a number in JSON.
-    fields['id'] = str(record['id'])
-    fields['instruction_id_list'] = tuple(record['instruction_id_list'])
-    # TensorFlow datasets have fixed types, so there the arguments are JSON.
-    fields['kwargs'] = tuple(
-      json.loads(each) if isinstance(each, str) else each
-      for each in record['kwargs']
-    )
-    brief = Brief(**fields)
-    # Now rather than in the middle of a run.
-    constraints.validate(brief.instruction_id_list, brief.kwargs)
-    return brief
+  def parse(record: Record) -> Brief:
+    return read_brief(record, system, heldout)
 
-  return _select(_parse(path, parse), path, split=split, language=language)
+  briefs = datasets.load(path, parse, split=split, language=language)
+  free = sum(not brief.instruction_id_list for brief in briefs)
+  if free:
+    metrics.notice(
+      f'{path}: {free} of {len(briefs)} briefs have no rules: every whole '
+      'reply keeps them'
+    )
+  return briefs
+
+
+def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
+  """Returns the brief of a record; arguments are those of `load_briefs`.
+
+  Raises:
+    ValueError: the record is not a valid brief.
+  """
+  prompt = layouts.prompt_of(record)
+  *earlier, last = messages.messages(prompt, system)
+  brief = Brief(
+    # IFEval calls it `key`; it may be a number.
+    str(record.get('id', record.get('key', datasets.digest(prompt)[:12]))),
+    last.content,
+    instruction_ids(record),
+    arguments(record),
+    paraphrase=_paraphrase(record),
+    earlier=tuple(earlier),
+    **datasets.shared_fields(record, heldout),
+  )
+  # Now rather than in the middle of a run.
+  constraints.validate(brief.instruction_id_list, brief.kwargs)
+  if brief.instruction_id_list and brief.language not in LANGUAGES:
+    raise ValueError(
+      f'language={brief.language!r:.40}; expected one in which rules can be '
+      f'worded: {" or ".join(LANGUAGES)}'
+    )
+  return brief
+
+
+def instruction_ids(record: Record) -> tuple[str, ...]:
+  """Returns the ids of a record's rules, none if it has no such field.
+
+  Raises:
+    ValueError: they are not a list of texts.
+  """
+  ids = record.get('instruction_id_list', [])
+  if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+    raise ValueError(
+      f'instruction_id_list={ids!r:.80}; expected a list of texts'
+    )
+  return tuple(ids)
+
+
+def arguments(record: Record) -> tuple[dict[str, Any], ...]:
+  """Returns the arguments of a record's rules, none if it has no such field.
+
+  Raises:
+    ValueError: they are not a list of objects, or of objects as JSON.
+  """
+  kwargs = record.get('kwargs', [])
+  # TensorFlow datasets have fixed types, so there the arguments are JSON.
+  parsed = (
+    [_from_json(each) for each in kwargs] if isinstance(kwargs, list) else [0]
+  )
+  if not all(isinstance(each, dict) for each in parsed):
+    raise ValueError(f'kwargs={kwargs!r:.80}; expected a list of objects')
+  return tuple(layouts.without_nulls(parsed))
+
+
+def _from_json(value: Any) -> Any:
+  try:
+    return json.loads(value) if isinstance(value, str) else value
+  except (ValueError, RecursionError):
+    return value
+
+
+def _paraphrase(record: Record) -> int:
+  value = record.get('paraphrase', 0)
+  if type(value) is not int or value < 0:
+    raise ValueError(f'paraphrase={value!r:.80}; expected 0, 1, 2, …')
+  return value

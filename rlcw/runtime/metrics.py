@@ -144,6 +144,27 @@ def log(text: str) -> None:
     tqdm.write(text)
 
 
+# Notices of this run so far, for its summary.
+_notices: list[str] = []
+
+
+def notice(text: str) -> None:
+  """Logs, once per run, something that was left out, cut or replaced.
+
+  The summary of the run lists all notices.
+  """
+  if text not in _notices:
+    _notices.append(text)
+    log(f'notice: {text}')
+
+
+def take_notices() -> list[str]:
+  """Returns the notices since the last call, and forgets them."""
+  taken = _notices.copy()
+  _notices.clear()
+  return taken
+
+
 class Compilations:
   """Counter of XLA compilations since its creation, and of their seconds."""
 

@@ -20,13 +20,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     ValueError: a theme is invalid (the message names the file, the line and the
       problem), there is none, or too many rules are asked for.
   """
-  records = datasets.read_numbered(config.input)
+  records = datasets.read_records(config.input)
   # `write_briefs` reads themes too, but only here are their lines known
-  for line, record in records:
+  for place, record in records:
     try:
       arguments.read_theme(record)
     except ValueError as error:
-      raise ValueError(f'{config.input}:{line}: {error}') from None
+      raise ValueError(f'{place}: {error}') from None
   briefs, refused = compose.write_briefs(
     [record for _, record in records],
     config.count,

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from rlcw import Config
-from rlcw.data import batches, datasets
+from rlcw.data import batches, datasets, layouts, messages
+from rlcw.data.messages import Prompt
 from rlcw.models import language_model, tokenizer
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import constraints
+from rlcw.rewards import briefs
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
 from rlcw.sampling.rollout import Rollout, make_sampler, sample
@@ -35,9 +36,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       the output does not belong to this input.
   """
   sampler = make_sampler(config.temperature, config.top_k, config.top_p)
-  numbered = datasets.read_numbered(config.input)
-  records = [record for _, record in numbered]
-  texts = [prompt_of(record, config, line) for line, record in numbered]
+  placed = datasets.read_records(config.input)
+  records = [record for _, record in placed]
+  texts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,26 +92,21 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def prompt_of(record: dict[str, Any], config: Config, line: int) -> str:
+def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
   """Prompt of a record; with `write_rules`, its rules are added in words.
 
   Raises:
     ValueError: the record has no prompt; names the file and the line.
   """
-  prompt = record.get('prompt')
-  if not isinstance(prompt, str) or not prompt.strip():
-    raise ValueError(
-      f'{config.input}:{line}: prompt={prompt!r:.80}; expected a non-blank text'
-    )
-  if not config.write_rules:
-    return prompt
-  return constraints.write_brief(
-    prompt,
-    record.get('instruction_id_list', []),
-    record.get('kwargs', []),
-    record.get('language', 'en'),
-    record.get('paraphrase', 0),
-  )
+  try:
+    prompt = layouts.prompt_of(record)
+    if not messages.transcript(prompt).strip():
+      raise ValueError(f'prompt={prompt!r:.80}; expected a non-blank text')
+    if config.write_rules:
+      return briefs.read_brief(record, config.system).request
+  except ValueError as error:
+    raise ValueError(f'{place}: {error}') from None
+  return messages.simplest(messages.messages(prompt, config.system))
 
 
 def answer(

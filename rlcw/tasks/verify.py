@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rlcw import Config
-from rlcw.data import datasets
-from rlcw.rewards import constraints
+from rlcw.data import datasets, layouts
+from rlcw.data.messages import transcript
+from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
@@ -38,14 +39,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   if config.mode not in MODES:
     raise ValueError(f'mode={config.mode!r}; expected {" or ".join(MODES)}')
-  records = datasets.read_numbered(config.input)
+  records = datasets.read_records(config.input)
   if not records:
     raise ValueError(f'{config.input} has no lines')
   # all lines, before the judge is asked about any: asking takes time and money
-  for line, record in records:
-    validate(record, f'{config.input}:{line}')
-  briefs = [brief(record, f'{config.input}:{line}') for line, record in records]
-  demands = ask(briefs, [record['response'] for _, record in records], config)
+  asked = [read_brief(record, place) for place, record in records]
+  demands = ask(asked, [record['response'] for _, record in records], config)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   verified = []
@@ -53,7 +52,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for index in metrics.progress('verify', 0, len(records), 'reply'):
       record = verify(
         records[index][1],
-        briefs[index],
+        asked[index],
         demands[index],
         config.mode == 'benchmark',
       )
@@ -67,40 +66,27 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def validate(record: dict[str, Any], where: str) -> None:
-  """Raises ValueError, prefixed with `where`, for an invalid record."""
-  reply = record.get('response')
-  ids, kwargs = record.get('instruction_id_list'), record.get('kwargs')
-  if not isinstance(reply, str):
-    raise ValueError(f'{where}: response={reply!r:.80}; expected a string')
-  if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-    raise ValueError(
-      f'{where}: instruction_id_list={ids!r:.80}; expected a list of strings'
-    )
-  if not isinstance(kwargs, list) or not all(
-    isinstance(each, dict) for each in kwargs
-  ):
-    raise ValueError(
-      f'{where}: kwargs={kwargs!r:.80}; expected a list of objects'
-    )
+def read_brief(record: dict[str, Any], place: str) -> Brief:
+  """Returns the brief of a record; its id is `place`, which errors name.
+
+  Raises:
+    ValueError: the record is invalid; the message begins with `place`.
+  """
   try:
+    datasets.text_of(record, 'response')
+    for name in ('instruction_id_list', 'kwargs'):
+      if name not in record:
+        raise ValueError(f'no field {name}; expected the rules of the brief')
+    ids, kwargs = briefs.instruction_ids(record), briefs.arguments(record)
     constraints.validate(ids, kwargs)
+    prompt = transcript(layouts.prompt_of({'prompt': ''} | record))
   except ValueError as error:
-    raise ValueError(f'{where}: {error}') from None
-
-
-def brief(record: dict[str, Any], where: str) -> Brief:
-  """Brief of a record, with `where` as its id, which errors name."""
-  return Brief(
-    where,
-    str(record.get('prompt', '')),
-    tuple(record['instruction_id_list']),
-    tuple(record['kwargs']),
-  )
+    raise ValueError(f'{place}: {error}') from None
+  return Brief(place, prompt, ids, kwargs)
 
 
 def ask(
-  briefs: Sequence[Brief], replies: Sequence[str], config: Config
+  asked: Sequence[Brief], replies: Sequence[str], config: Config
 ) -> list[list[bool | None]]:
   """Asks the judge about the demands of N briefs, one reply to each.
 
@@ -111,9 +97,9 @@ def ask(
   Raises:
     ValueError: a brief makes a demand and no judge is configured.
   """
-  rows = [row for row, brief in enumerate(briefs) if brief.demands]
+  rows = [row for row, brief in enumerate(asked) if brief.demands]
   verdicts: list[list[bool | None]] = [
-    [None] * len(brief.instruction_id_list) for brief in briefs
+    [None] * len(brief.instruction_id_list) for brief in asked
   ]
   # without demands no judge is needed, and none is loaded
   if not rows:
@@ -123,7 +109,7 @@ def ask(
   answers = questions.follow(
     judge_model,
     factory.make_question('demand', config.judge),
-    [briefs[row] for row in rows],
+    [asked[row] for row in rows],
     [[replies[row]] for row in rows],
   )
   for row, [answer] in zip(rows, answers, strict=True):

@@ -1,5 +1,8 @@
 """The same records in every format, and what is wrong with a file named."""
 
+import codecs
+import csv
+import gzip
 import json
 import pathlib
 import sys
@@ -11,7 +14,7 @@ import pytest
 from rlcw.data import datasets
 
 RECORDS: list[dict[str, Any]] = [
-  {'id': 'a', 'prompt': 'Grüße', 'kwargs': [{'at_most': 5}, {}]},
+  {'id': 'a', 'prompt': 'Grüße\u2028"x",y', 'kwargs': [{'at_most': 5}, {}]},
   {'id': 'b', 'prompt': '愿', 'kwargs': [{'words': ['x', 'y']}], 'score': 0.5},
 ]
 
@@ -31,9 +34,44 @@ def write_parquet(path: pathlib.Path, records: Any = RECORDS) -> None:
   parquet.write_table(pyarrow.Table.from_pylist(records), path)
 
 
+def write_bom(path: pathlib.Path, records: Any = RECORDS) -> None:
+  write_lines(path, records)
+  path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+
+
+def write_csv(path: pathlib.Path, records: Any = RECORDS) -> None:
+  names = list(dict.fromkeys(name for record in records for name in record))
+  with path.open('w', encoding='utf-8-sig', newline='') as file:
+    writer = csv.DictWriter(
+      file, names, delimiter='\t' if path.suffix == '.tsv' else ','
+    )
+    writer.writeheader()
+    for record in records:
+      writer.writerow(
+        {
+          key: json.dumps(value) if isinstance(value, list) else value
+          for key, value in record.items()
+        }
+      )
+
+
+def gzipped(write: Callable[..., None]) -> Callable[..., None]:
+  def write_gzipped(path: pathlib.Path, records: Any = RECORDS) -> None:
+    plain = path.with_suffix('')
+    write(plain, records)
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+
+  return write_gzipped
+
+
 # which number the first record has
 FORMATS = [
   ('x.jsonl', write_lines, 2),
+  ('x.jsonl', write_bom, 2),
+  ('x.jsonl.gz', gzipped(write_lines), 2),
+  ('x.json.gz', gzipped(write_array), 1),
+  ('x.parquet.gz', gzipped(write_parquet), 1),
+  ('x.csv.gz', gzipped(write_csv), 2),
   ('x.ndjson', write_lines, 2),
   ('x.json', write_lines, 2),
   ('x.json', write_array, 1),
@@ -47,10 +85,10 @@ def test_every_format_has_the_same_records(
 ) -> None:
   # pyarrow takes its columns from the first record
   records = [{**RECORDS[0], 'score': None}, RECORDS[1]]
-  write(tmp_path / name, records if name == 'x.parquet' else RECORDS)
-  assert datasets.read_numbered(tmp_path / name) == [
-    (first, RECORDS[0]),
-    (first + 1, RECORDS[1]),
+  write(tmp_path / name, records if 'parquet' in name else RECORDS)
+  assert datasets.read_records(tmp_path / name) == [
+    (f'{tmp_path / name}:{first}', RECORDS[0]),
+    (f'{tmp_path / name}:{first + 1}', RECORDS[1]),
   ]
 
 
@@ -60,7 +98,10 @@ def test_every_format_has_the_same_records(
     ('x.json', '[{"a": 1}, 2]', r'x\.json:2: expected a JSON object'),
     ('x.json', '[{"a": 1}', r'x\.json: not JSON'),
     ('x.json', '{"a":\n1}', r'x\.json:1: not JSON'),
-    ('x.csv', 'prompt,response', r'x\.csv:1: not JSON'),
+    ('x.txt', 'prompt,response', r'x\.txt:1: not JSON'),
+    ('x.csv', 'prompt\na\na,b\n', r'x\.csv:3: more cells'),
+    ('x.csv', 'prompt\n"a\nb\n', r'x\.csv:2: not csv'),
+    ('x.jsonl', '{"a": 1}\n[]', r'x\.jsonl:2: expected a JSON object'),
   ],
 )
 def test_what_is_wrong_with_a_file_is_named(
@@ -68,14 +109,14 @@ def test_what_is_wrong_with_a_file_is_named(
 ) -> None:
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=message):
-    datasets.read_numbered(tmp_path / name)
+    datasets.read_records(tmp_path / name)
 
 
 def test_a_broken_parquet_file_is_named(tmp_path: pathlib.Path) -> None:
   write_parquet(tmp_path / 'x.parquet')
   (tmp_path / 'x.parquet').write_bytes(b'PAR1')
   with pytest.raises(ValueError, match=r'x\.parquet: not parquet'):
-    datasets.read_numbered(tmp_path / 'x.parquet')
+    datasets.read_records(tmp_path / 'x.parquet')
 
 
 @pytest.mark.parametrize(
@@ -92,74 +133,106 @@ def test_what_is_not_installed_is_told_with_its_extra(
   pathlib.Path('x.parquet').touch()
   monkeypatch.setitem(sys.modules, package, None)
   with pytest.raises(ValueError, match=r"pip install 'rlcw\[data\]'"):
-    datasets.read_numbered(path)
+    datasets.read_records(path)
 
 
-SAID = [{'from': 'human', 'value': 'A toast.'}]
-ASKED = [{'role': 'user', 'content': 'A toast.'}]
-REPLIED = [*ASKED, {'role': 'assistant', 'content': 'To you!'}]
-GOOD, BAD = ({'from': 'gpt', 'value': text} for text in ('To you!', 'Hm.'))
-LAYOUTS = {
-  'alpaca': (
-    {'instruction': 'A toast.', 'input': '', 'output': 'To you!'},
-    {'prompt': 'A toast.', 'response': 'To you!'},
-  ),
-  'alpaca with input': (
-    {'instruction': 'A toast', 'input': 'to Ines.', 'output': 'Oh!', 'id': 1},
-    {'prompt': 'A toast\nto Ines.', 'response': 'Oh!', 'id': 1},
-  ),
-  'sharegpt': (
-    {'conversations': SAID, 'chosen': GOOD, 'rejected': BAD},
-    {'prompt': 'A toast.', 'chosen': 'To you!', 'rejected': 'Hm.'},
-  ),
-  'sharegpt reply': (
-    {'conversations': [*SAID, GOOD]},
-    {'prompt': 'A toast.', 'response': 'To you!'},
-  ),
-  'verl': (
-    {'prompt': ASKED, 'ability': 'x', 'extra_info': {'split': 'train'}},
-    {'prompt': 'A toast.', 'ability': 'x', 'extra_info': {'split': 'train'}},
-  ),
-  'messages': (
-    {'prompt': REPLIED},
-    {'prompt': 'A toast.', 'response': 'To you!'},
-  ),
-  'query': (
-    {'query': 'A toast.', 'response': 'To you!', 'label': 1},
-    {'prompt': 'A toast.', 'response': 'To you!', 'label': 1},
-  ),
-}
-
-
-@pytest.mark.parametrize('write', [write_lines, write_array, write_parquet])
-@pytest.mark.parametrize('layout', LAYOUTS)
-def test_layouts_of_other_tools_become_ours(
-  layout: str, write: Callable[..., None], tmp_path: pathlib.Path
-) -> None:
-  theirs, ours = LAYOUTS[layout]
-  end = 'parquet' if write is write_parquet else 'json'
-  write(tmp_path / f'x.{end}', [theirs, theirs])
-  assert [r for _, r in datasets.read_numbered(tmp_path / f'x.{end}')] == [
-    ours
-  ] * 2
+def test_a_quoted_cell_may_span_lines(tmp_path: pathlib.Path) -> None:
+  file = tmp_path / 'x.csv'
+  file.write_text('prompt,score\n"a\nb",1\nc,2\n')
+  assert datasets.read_records(file) == [
+    (f'{file}:2', {'prompt': 'a\nb', 'score': 1}),
+    (f'{file}:4', {'prompt': 'c', 'score': 2}),
+  ]
 
 
 @pytest.mark.parametrize(
-  'record',
+  ('name', 'data', 'message'),
   [
-    {'prompt': [{'role': 'system', 'content': 'Be brief.'}, *ASKED]},
-    {'prompt': [*REPLIED, *ASKED]},
-    {'prompt': []},
-    {'conversations': ['A toast.']},
-    {'conversations': 5},
-    {'conversations': [GOOD], 'chosen': GOOD, 'rejected': BAD},
+    ('x.jsonl', b'{"a": 1}\n\xff', r'x\.jsonl:2: not UTF-8'),
+    ('x.jsonl', '{"a": 1}'.encode('utf-16'), r'x\.jsonl:1: not UTF-8'),
+    ('x.jsonl.gz', gzip.compress(b'{"a": 1}')[:-5], 'damaged gzip'),
+    ('x.jsonl', gzip.compress(b'{"a": 1}' * 99)[:30], 'damaged gzip'),
+    ('x.parquet.gz', b'\x1f\x8b\x08', 'not parquet'),
   ],
 )
-def test_a_conversation_of_more_turns_is_refused(
-  record: Any, tmp_path: pathlib.Path
+def test_a_file_that_cannot_be_decoded_is_named(
+  name: str, data: bytes, message: str, tmp_path: pathlib.Path
 ) -> None:
-  write_array(tmp_path / 'x.json', [record])
-  with pytest.raises(
-    ValueError, match=r'x\.json:1: (.*; expected one|message|.*=5)'
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(ValueError, match=message):
+    datasets.read_records(tmp_path / name)
+
+
+def shards(folder: pathlib.Path) -> None:
+  (folder / 'data').mkdir(parents=True)
+  for name, prompt in (
+    ('train-00000-of-00002', 'a'),
+    ('train-00001-of-00002', 'b'),
+    ('test-00000-of-00001', 'c'),
+    ('more', 'd'),
   ):
-    datasets.read_numbered(tmp_path / 'x.json')
+    write_lines(folder / 'data' / f'{name}.jsonl', [{'prompt': prompt}])
+  (folder / 'README.md').write_text('about')
+  (folder / 'dataset_info.json').write_text('{}')
+  (folder / '.cache').mkdir()
+  (folder / '.cache' / 'x.json').write_text('damaged')
+
+
+SHARDS = [
+  {'prompt': 'd'},
+  {'prompt': 'c', 'split': 'test'},
+  {'prompt': 'a', 'split': 'train'},
+  {'prompt': 'b', 'split': 'train'},
+]
+
+
+def test_a_folder_and_a_glob_are_read_as_one(tmp_path: pathlib.Path) -> None:
+  shards(tmp_path / 'd')
+  whole = datasets.read_records(tmp_path / 'd')
+  assert [record for _, record in whole] == SHARDS
+  assert whole[0][0] == f'{tmp_path / "d/data/more.jsonl"}:2'
+  matched = datasets.read_records(f'{tmp_path}/d/**/t*.jsonl')
+  assert [record for _, record in matched] == SHARDS[1:]
+
+
+def test_a_folder_of_two_formats_is_refused(tmp_path: pathlib.Path) -> None:
+  write_lines(tmp_path / 'x.jsonl')
+  write_csv(tmp_path / 'x.csv')
+  with pytest.raises(ValueError, match=r'2 formats.*expected one'):
+    datasets.read_records(tmp_path)
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(FileNotFoundError, match='holds no data'):
+    datasets.read_records(tmp_path / 'empty')
+
+
+def test_a_data_set_of_the_hub_is_downloaded_once(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  shards(tmp_path / 'd')
+  monkeypatch.chdir(tmp_path)
+  asked = []
+
+  def download(**settings: Any) -> str:
+    asked.append(settings)
+    return str(tmp_path / 'd')
+
+  monkeypatch.setattr('huggingface_hub.snapshot_download', download)
+  assert [r for _, r in datasets.read_records('org/name')] == SHARDS
+  path = 'org/name@v1?data/train-*.jsonl'
+  assert [r for _, r in datasets.read_records(path)] == SHARDS[2:]
+  assert [(s['repo_id'], s['revision'], s['repo_type']) for s in asked] == [
+    ('org/name', None, 'dataset'),
+    ('org/name', 'v1', 'dataset'),
+  ]
+
+
+def test_without_the_hub_one_line_says_so(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+  with pytest.raises(FileNotFoundError, match='no data at org/name.*failed'):
+    datasets.read_records('org/name')
+  for path in ('runs/x.jsonl', 'a/b/c', 'x', 'no/*.csv'):
+    with pytest.raises(FileNotFoundError, match='no file'):
+      datasets.read_records(path)

@@ -24,7 +24,7 @@ from rlcw.data import datasets
 
 for path in sys.argv[1:]:
   try:
-    found = [record for _, record in datasets.read_numbered(path)]
+    found = [record for _, record in datasets.read_records(path)]
   except ValueError as error:
     found = str(error)
   print('RESULT', json.dumps(found))

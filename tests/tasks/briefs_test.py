@@ -74,6 +74,6 @@ def test_generate_asks_in_the_wording_of_the_brief(
   config = ConfigDict({'input': str(file), 'write_rules': True})
   asked = [
     generate.prompt_of(record, config, line)
-    for line, record in datasets.read_numbered(file)
+    for line, record in datasets.read_records(file)
   ]
   assert asked == [brief.text for brief in load_briefs(file)]

@@ -5,12 +5,14 @@ import functools
 import pathlib
 from typing import Any
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pipeline
 import pytest
+from hypothesis import strategies as st
 
 from rlcw.data import datasets
 from rlcw.models import language_model, tokenizer
@@ -85,13 +87,27 @@ def test_scored_replies_fill_groups_and_pair_within_them(
     replies_per_group=3,
     least_gap=2.0,
   )
-  worth = [[0, 1, 2], [3, 4, np.nan], [0, 1, np.nan]]
+  worth = [[0, 1, 2], [0, 3, 4], [1, 2, 3], [1, 4, 2], [0, 1, np.nan]]
+  worth[3].sort()
   np.testing.assert_array_equal(groups.worth, worth)
   np.testing.assert_array_equal(groups.real, np.isfinite(worth))
   assert not groups.made.any()
-  # a gap of 2 is between the first group's last and first alone
-  assert groups.pairs().tolist() == [[0, 2, 0]]
+  # every pair with a gap of 2 is in one group: 2>0, 3>0, 4>0, 3>1, 4>1, 4>2
+  better = [(worth[n][i], worth[n][j]) for n, i, j in groups.pairs()]
+  assert sorted(better) == [(2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2)]
   assert not groups.mask[~groups.real].any()
+
+
+@hypothesis.given(st.integers(1, 40), st.integers(2, 9))
+def test_any_two_replies_are_new_together_in_one_group(
+  count: int, size: int
+) -> None:
+  times = np.zeros((count, count), int)
+  for part, is_new in groups_lib.cover(count, size):
+    assert part == sorted(set(part))
+    assert len(part) <= size
+    times[np.ix_(part, part)] += is_new
+  np.testing.assert_array_equal(times[~np.eye(count, dtype=bool)], 1)
 
 
 def test_synthetic_losers_are_found_before_padding(

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlcw.data import datasets
+from rlcw.data import datasets, layouts
+from rlcw.data.messages import transcript
 
 SPLITS = 'train', 'dev', 'heldout'
 
@@ -35,7 +36,7 @@ def load(
   decides, so that all replies to a prompt are in the same split.
 
   Args:
-    path: see `datasets.read_numbered`.
+    path: see `datasets.read_records`.
     language: en or zh.
     dev: share of the training prompts that goes to `dev`, if no record names
       that split.
@@ -48,13 +49,11 @@ def load(
       both labels.
   """
   replies: list[Labelled] = []
-  for line, record in datasets.read_numbered(path):
-    if record.get('language', language) != language:
-      continue
+  for place, record in datasets.read_language(path, language):
     try:
       replies += _parse(record, heldout)
     except ValueError as error:
-      raise ValueError(f'{path}:{line}: {error}') from None
+      raise ValueError(f'{place}: {error}') from None
   if all(each.split != 'dev' for each in replies):
     # Hash another text than for `heldout`: the prompts with the smallest hashes
     # are held out already, which would leave `dev` too small.
@@ -79,7 +78,9 @@ def load(
 
 def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:
   """Yields the one or two replies of a record; ValueError if it is invalid."""
-  prompt = _text(record, 'prompt')
+  prompt = transcript(layouts.prompt_of(record))
+  if not prompt.strip():
+    raise ValueError('prompt is blank; expected a text')
   split = record.get('split') or datasets.split_of(prompt, heldout)
   if split not in SPLITS:
     raise ValueError(f'split={split!r}; expected one of {SPLITS}')

@@ -210,16 +210,13 @@ def _read(path: str, language: str, fields: Sequence[str]) -> list[Record]:
     ValueError: names the line without such a text.
   """
   records = []
-  for line, record in datasets.read_numbered(path):
+  for place, record in datasets.read_language(path, language):
     text = next((record[name] for name in fields if name in record), None)
     if not isinstance(text, str) or not text.strip():
       raise ValueError(
-        f'{path}:{line}: {text!r:.80} found; expected a text in '
-        f'{" or ".join(fields)}'
+        f'{place}: {text!r:.80} found; expected a text in {" or ".join(fields)}'
       )
-    # A record that names no language is in any.
-    if record.get('language', language) == language:
-      records.append(record)
+    records.append(record)
   return records
 
 

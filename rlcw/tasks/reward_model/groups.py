@@ -18,6 +18,7 @@ from rlcw import Config
 from rlcw.data import batches, datasets
 from rlcw.models.tokenizer import chat, encode_untrusted
 from rlcw.rewards import reward_model
+from rlcw.runtime import metrics
 
 DEBIAS = ('none', 'balance', 'length')
 # Probability that a token of a synthetic loser is replaced by a random one.
@@ -68,7 +69,8 @@ def make_groups(
 
   Every reply ends with EOS like a finished one of the policy, unless it is
   longer than `max_reply_tokens` and cut there.  A prompt with more replies than
-  fit a group makes several groups.
+  fit a group makes several groups, such that any two of its replies are
+  compared in one of them (`cover`).
 
   Args:
     preferences: prompts with replies of known worth.
@@ -86,26 +88,35 @@ def make_groups(
       f'synthetic losers; expected {2 + losers} or more'
     )
   rng = np.random.default_rng(config.seed)
-  prompts, replies, length, worth, made = [], [], [], [], []
+  prompts, replies, length, worth, made, new = [], [], [], [], [], []
+  split = 0  # prompts that make several groups
   for each in preferences:
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
     rows = [encode_untrusted(tokenizer, reply) for reply in each.replies]
     prompt = chat(tokenizer, each.prompt)
-    for start in range(0, len(rows), size - losers):
-      part = slice(start, start + size - losers)
-      best = int(np.argmax(each.worth[part]))
-      bad = make_losers(np.array(rows[part][best]), len(tokenizer), rng)
-      size_R = [len(reply) for reply in each.replies[part]]
-      missing = size - len(rows[part]) - losers
+    parts = cover(len(rows), size - losers)
+    split += len(parts) > 1
+    for part, is_new in parts:
+      worth_R = [each.worth[r] for r in part]
+      best = part[int(np.argmax(worth_R))]
+      bad = make_losers(np.array(rows[best]), len(tokenizer), rng)
+      missing = size - len(part) - losers
       prompts.append(prompt)
-      replies += [*rows[part], *bad[:losers]] + [None] * missing
+      replies += [rows[r] for r in part] + [*bad[:losers]] + [None] * missing
       # Synthetic losers have as many tokens as the best reply, so about as many
       # characters; they are worth as little as the worst reply.
-      length += size_R + [size_R[best]] * losers + [0] * missing
-      worth += [*each.worth[part]] + losers * [min(each.worth[part])]
-      worth += [np.nan] * missing
-      made += [False] * len(size_R) + [True] * losers + [False] * missing
+      length += [len(each.replies[r]) for r in part]
+      length += [len(each.replies[best])] * losers + [0] * missing
+      worth += worth_R + losers * [min(worth_R)] + [np.nan] * missing
+      made += [False] * len(part) + [True] * losers + [False] * missing
+      # Pairs with synthetic losers occur in one group only.
+      new.append(np.pad(is_new, (0, size - len(part)), constant_values=True))
+  if split:
+    metrics.notice(
+      f'{split} prompts have more than {size - losers} replies and make '
+      'several groups each; a larger replies_per_group reads them fewer times'
+    )
   shape_NxR = (len(prompts), size)
   length_NxR = np.array(length).reshape(shape_NxR)
   worth_NxR = np.array(worth).reshape(shape_NxR)
@@ -115,9 +126,45 @@ def make_groups(
     length_NxR,
     worth_NxR,
     np.array(made).reshape(shape_NxR),
-    pair_weights(worth_NxR, length_NxR, config.least_gap, debias),
+    pair_weights(
+      worth_NxR, length_NxR, config.least_gap, debias, np.stack(new)
+    ),
     covariates(length_NxR),
   )
+
+
+def cover(count: int, size: int) -> list[tuple[list[int], np.ndarray]]:
+  """Divides replies into groups such that any two are together in one.
+
+  Greedy: a group begins with a reply that lacks partners, and takes the replies
+  that add the most new pairs.
+
+  Args:
+    count: of the replies, at least 1.
+    size: replies that a group holds, at least 2.
+
+  Returns:
+    For each group the indices of its R replies, and a mask `[R, R]`, true at
+    the pairs that no earlier group has.
+  """
+  if count == 1:
+    return [([0], np.ones((1, 1), bool))]
+  together = np.eye(count, dtype=bool)
+  groups = []
+  for first in range(count):
+    while not together[first].all():
+      part = [first]
+      while len(part) < size:
+        gain = (~together[part]).sum(0)
+        gain[part] = 0
+        if not gain.any():
+          break
+        part.append(int(gain.argmax()))
+      part.sort()
+      pairs = np.ix_(part, part)
+      groups.append((part, ~together[pairs]))
+      together[pairs] = True
+  return groups
 
 
 def make_losers(
@@ -161,7 +208,11 @@ def _tokens(
 
 
 def pair_weights(
-  worth_NxR: np.ndarray, length_NxR: np.ndarray, least_gap: float, debias: str
+  worth_NxR: np.ndarray,
+  length_NxR: np.ndarray,
+  least_gap: float,
+  debias: str,
+  new_NxRxR: np.ndarray | bool = True,
 ) -> np.ndarray:
   """Weights of pairs `[N, R, R]`: 1 where i is worth more than j, else 0.
 
@@ -175,10 +226,11 @@ def pair_weights(
     length_NxR: characters.
     least_gap: pairs closer in worth than this have weight 0.
     debias: one of `DEBIAS`.
+    new_NxRxR: false at pairs that another group has; their weight is 0.
   """
   gap_NxRxR = worth_NxR[:, :, None] - worth_NxR[:, None, :]
   # Comparisons with NaN are false, so padding is in no pair.
-  better = (gap_NxRxR > 0) & (gap_NxRxR >= least_gap)
+  better = (gap_NxRxR > 0) & (gap_NxRxR >= least_gap) & new_NxRxR
   weight = better.astype(np.float32)
   if debias != 'balance':
     return weight

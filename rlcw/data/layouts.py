@@ -1,0 +1,249 @@
+"""Layouts of records: other tools' fields converted to ours.
+
+Ours are `prompt`, a text or a list of {"role", "content"} up to the reply, and
+the reply or replies: `response`; `chosen` and `rejected`; or `responses` with
+`scores`.  docs/data.md shows an example of every layout.
+"""
+
+import re
+from typing import Any
+
+from rlcw.data import messages
+from rlcw.data.messages import ASSISTANT, SYSTEM, USER, Message, Prompt
+
+Record = dict[str, Any]
+
+_CONVERSATION = 'messages', 'conversations', 'conversation'
+# The request of a record without messages, and the text that it is about.
+_REQUEST = 'query', 'instruction'
+_INPUT = 'input', 'context'
+_REPLY = 'response', 'completion', 'output'
+_SYSTEM = 'system', 'system_prompt'
+_LABEL = 'label', 'kto_tag'
+# Fields of a conversation that say more than its texts do.
+_UNSUPPORTED = 'tools', 'images', 'videos', 'audios'
+_TURN = re.compile(r'\n\n(Human|Assistant):')
+
+EXPECTED = (
+  'expected one of these layouts: prompt with response, completion, or chosen '
+  'and rejected; chosen and rejected that both begin with the prompt; messages '
+  'or conversations; instruction with output; query with response'
+)
+
+
+def convert(record: Record) -> Record:
+  """Converts a record to our layout; other fields are kept.
+
+  A record without a prompt in any layout is returned as it is, without nulls.
+
+  Raises:
+    ValueError: a field is malformed, fields contradict each other, or one says
+      something that cannot be kept.
+  """
+  record = without_nulls(record)
+  conversation = _pop_conversation(record)
+  replies = _pop_replies(record, conversation)
+  for name in _LABEL[1:]:
+    if name in record:
+      record['label'] = record.pop(name)
+  if conversation is None:
+    return record | replies
+  unsupported = [name for name in _UNSUPPORTED if record.get(name)]
+  if unsupported:
+    raise ValueError(f'{unsupported[0]} is not supported')
+  if conversation and conversation[-1].role == ASSISTANT:
+    if replies:
+      raise ValueError(
+        f'the messages end with a reply, beside {sorted(replies)}; expected '
+        'one of the two'
+      )
+    replies = {'response': conversation.pop().content}
+  prompt = messages.to_json(messages.simplest(conversation))
+  return {'prompt': prompt} | replies | record
+
+
+def prompt_of(record: Record) -> Prompt:
+  """Returns the prompt of a converted record.
+
+  Raises:
+    ValueError: it has none; lists its fields, and the layouts that are read.
+  """
+  value = record.get('prompt')
+  if isinstance(value, str):
+    return value
+  if value is None:
+    raise ValueError(
+      f'no prompt in the fields {sorted(map(str, record))}; {EXPECTED}'
+    )
+  return messages.simplest(messages.parse(value, 'prompt'))
+
+
+def without_nulls(value: Any) -> Any:
+  """Removes the fields of objects that are null, at any depth.
+
+  All rows of a parquet file have the same columns, and all structs of a column
+  the same fields: there a field that a record lacks is null.
+  """
+  if isinstance(value, dict):
+    return {k: without_nulls(v) for k, v in value.items() if v is not None}
+  return [without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def _pop_conversation(record: Record) -> list[Message] | None:
+  """Removes the fields of the prompt from a record, and returns its messages.
+
+  The last one may be the reply.  None if there is no prompt.
+  """
+  conversation = _pop_messages(record) or _pop_request(record)
+  if conversation is None:
+    return None
+  history = record.pop('history', [])
+  if not isinstance(history, list) or not all(
+    isinstance(pair, list) and len(pair) == 2 for pair in history
+  ):
+    raise ValueError(
+      f'history={history!r:.80}; expected a list of [request, reply]'
+    )
+  # alpaca's earlier turns come before the request.
+  turns = [
+    Message(role, _text(text, 'history'))
+    for pair in history
+    for role, text in zip((USER, ASSISTANT), pair, strict=True)
+  ]
+  conversation = turns + conversation
+  system = [record.pop(name) for name in _SYSTEM if name in record]
+  if not system or not _text(system[0], 'system').strip():
+    return conversation
+  message = Message(SYSTEM, system[0])
+  if conversation[0].role == SYSTEM and conversation[0] != message:
+    raise ValueError('system differs from the system message; expected one')
+  return (
+    conversation if conversation[0] == message else [message, *conversation]
+  )
+
+
+def _pop_messages(record: Record) -> list[Message] | None:
+  """Returns the messages of a record that has some, without those fields."""
+  names = [name for name in _CONVERSATION if name in record]
+  prompt = record.get('prompt')
+  if isinstance(prompt, list):
+    names = ['prompt']
+  elif isinstance(record.get('chosen'), list) and isinstance(prompt, str):
+    # UltraFeedback: `messages` repeats the prompt with the chosen reply.
+    record.pop('messages', None)
+    return None
+  if not names:
+    return None
+  conversation = messages.parse(record.pop(names[0]), names[0])
+  if isinstance(prompt, str):
+    if prompt not in [each.content for each in conversation]:
+      raise ValueError(f'prompt is no message of {names[0]}; expected the same')
+    del record['prompt']
+  return conversation
+
+
+def _pop_request(record: Record) -> list[Message] | None:
+  """Returns the request of a record as a message, without those fields."""
+  for name in ('prompt', *_REQUEST):
+    if name in record:
+      break
+  else:
+    return None
+  request = _text(record.pop(name), name)
+  if name != 'prompt':
+    about = [record.pop(each) for each in _INPUT if each in record]
+    # LLaMA-Factory joins the two like this.
+    request = '\n'.join([request, *(t for t in about if _text(t, 'input'))])
+  return [Message(USER, request)]
+
+
+def _pop_replies(record: Record, conversation: list[Message] | None) -> Record:
+  """Removes the replies from a record, and returns them in our fields.
+
+  Where chosen and rejected begin with the prompt, it becomes that of
+  `conversation`, or of the record if that is None.
+  """
+  replies: Record = {}
+  for name in _REPLY:
+    if name in record and conversation is not None:
+      replies['response'] = _reply(record.pop(name), name)
+      break
+  if isinstance(record.get('completions'), list) and conversation is not None:
+    rated = record.pop('completions')
+    replies |= {
+      'responses': [_rated(each, 'response') for each in rated],
+      'scores': [_rated(each, 'overall_score') for each in rated],
+    }
+  if not {'chosen', 'rejected'} <= record.keys():
+    return replies
+  sides = {
+    name: _side(record.pop(name), name) for name in ('chosen', 'rejected')
+  }
+  prompts = {tuple(side[:-1]) for side in sides.values()}
+  if len(prompts) > 1:
+    raise ValueError('chosen and rejected answer different prompts')
+  replies |= {name: side[-1].content for name, side in sides.items()}
+  [prompt] = prompts
+  if not prompt:
+    return replies
+  if conversation is None:
+    return {'prompt': messages.to_json(messages.simplest(prompt))} | replies
+  # UltraFeedback: `prompt` is the text of the user's message.
+  if not {each.content for each in conversation} <= {
+    each.content for each in prompt
+  }:
+    raise ValueError('chosen begins with another prompt than prompt')
+  conversation[:] = prompt
+  return replies
+
+
+def _side(value: Any, name: str) -> list[Message]:
+  """Returns one side of a preference: its prompt, if it has one, and reply."""
+  if isinstance(value, dict):
+    value = [value]
+  if isinstance(value, list):
+    side = messages.parse(value, name)
+    if side[-1].role != ASSISTANT:
+      raise ValueError(
+        f"{name} ends with the {side[-1].role}'s message; expected the "
+        "assistant's"
+      )
+    return side
+  text = _text(value, name)
+  # Anthropic's HH: the conversation as one text.
+  if _TURN.match(text):
+    _, *pieces = _TURN.split(text)
+    roles = {'Human': USER, 'Assistant': ASSISTANT}
+    side = [
+      Message(roles[role], content.strip())
+      for role, content in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    if side[-1].role == ASSISTANT:
+      return side
+  return [Message(ASSISTANT, text)]
+
+
+def _reply(value: Any, name: str) -> str:
+  """Returns a reply's text; it may be a message, or a list of one."""
+  side = _side(value, name) if isinstance(value, (list, dict)) else None
+  if side is None:
+    return _text(value, name)
+  if len(side) > 1:
+    raise ValueError(
+      f'{name} has {len(side)} messages; expected the reply alone'
+    )
+  return side[0].content
+
+
+def _rated(completion: Any, name: str) -> Any:
+  if not isinstance(completion, dict) or name not in completion:
+    raise ValueError(
+      f'completions has {completion!r:.80}; expected response and overall_score'
+    )
+  return completion[name]
+
+
+def _text(value: Any, name: str) -> str:
+  if not isinstance(value, str):
+    raise ValueError(f'{name}={value!r:.80}; expected a text')
+  return value

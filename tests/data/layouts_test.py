@@ -1,0 +1,239 @@
+"""Every layout that people publish becomes ours, or one line says why not."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from rlcw.data import datasets, layouts
+from rlcw.data.messages import Message
+
+ASK, REPLY, WORSE = 'A toast.', 'To you!', 'Hm.'
+
+
+def say(role: str, text: Any) -> dict[str, Any]:
+  return {'role': role, 'content': text}
+
+
+def share(role: str, text: str) -> dict[str, str]:
+  return {'from': role, 'value': text}
+
+
+USER, GOOD, BAD = (
+  say('user', ASK),
+  say('assistant', REPLY),
+  say('assistant', WORSE),
+)
+SYSTEM = say('system', 'Rhyme.')
+EARLIER = [say('user', 'Hi.'), say('assistant', 'Hello!')]
+PAIR = {'prompt': ASK, 'chosen': REPLY, 'rejected': WORSE}
+ONE = {'prompt': ASK, 'response': REPLY}
+TURNS = [*EARLIER, USER]
+HH = '\n\nHuman: Hi.\n\nAssistant: Hello!\n\nHuman: A toast.\n\nAssistant: '
+
+LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+  'ours': (PAIR | {'id': 1}, PAIR | {'id': 1}),
+  'nulls': (ONE | {'split': None, 'system': None}, ONE),
+  'TRL explicit': (
+    {'prompt': [USER], 'chosen': [GOOD], 'rejected': [BAD]},
+    PAIR,
+  ),
+  'TRL implicit': ({'chosen': [USER, GOOD], 'rejected': [USER, BAD]}, PAIR),
+  'implicit, turns': (
+    {'chosen': [*TURNS, GOOD], 'rejected': [*TURNS, BAD]},
+    PAIR | {'prompt': TURNS},
+  ),
+  'HH': (
+    {'chosen': HH + REPLY, 'rejected': HH + WORSE},
+    PAIR | {'prompt': TURNS},
+  ),
+  'UltraFeedback, binarized': (
+    {
+      'prompt': ASK,
+      'prompt_id': 'x',
+      'chosen': [USER, GOOD],
+      'rejected': [USER, BAD],
+      'messages': [USER, GOOD],
+      'score_chosen': 8.0,
+      'score_rejected': 2.0,
+    },
+    PAIR | {'prompt_id': 'x', 'score_chosen': 8.0, 'score_rejected': 2.0},
+  ),
+  'UltraFeedback': (
+    {
+      'instruction': ASK,
+      'completions': [
+        {'response': REPLY, 'overall_score': 8.0, 'model': 'x'},
+        {'response': WORSE, 'overall_score': 2.0, 'model': 'y'},
+      ],
+    },
+    {'prompt': ASK, 'responses': [REPLY, WORSE], 'scores': [8.0, 2.0]},
+  ),
+  'messages': ({'messages': [USER, GOOD]}, ONE),
+  'messages, system': (
+    {'messages': [SYSTEM, USER, GOOD]},
+    {'prompt': [SYSTEM, USER], 'response': REPLY},
+  ),
+  'messages, turns': (
+    {'messages': [*TURNS, GOOD]},
+    {'prompt': TURNS, 'response': REPLY},
+  ),
+  'messages beside their prompt': (
+    {'prompt': 'Hi.', 'messages': [*TURNS, GOOD]},
+    {'prompt': TURNS, 'response': REPLY},
+  ),
+  'parts': (
+    {'messages': [say('user', [{'type': 'text', 'text': ASK}]), GOOD]},
+    ONE,
+  ),
+  'completion': ({'prompt': ASK, 'completion': REPLY}, ONE),
+  'completion, messages': ({'prompt': [USER], 'completion': [GOOD]}, ONE),
+  'KTO': (
+    {'prompt': ASK, 'completion': REPLY, 'label': True},
+    ONE | {'label': True},
+  ),
+  'LLaMA-Factory KTO': (
+    {'instruction': ASK, 'output': REPLY, 'kto_tag': False},
+    ONE | {'label': False},
+  ),
+  'alpaca': ({'instruction': ASK, 'input': '', 'output': REPLY}, ONE),
+  'alpaca, input': (
+    {'instruction': 'A toast', 'input': 'to Ines.', 'output': REPLY},
+    {'prompt': 'A toast\nto Ines.', 'response': REPLY},
+  ),
+  'alpaca, all': (
+    {
+      'instruction': ASK,
+      'output': REPLY,
+      'system': 'Rhyme.',
+      'history': [['Hi.', 'Hello!']],
+    },
+    {'prompt': [SYSTEM, *TURNS], 'response': REPLY},
+  ),
+  'alpaca, pair': (
+    {'instruction': ASK, 'chosen': REPLY, 'rejected': WORSE},
+    PAIR,
+  ),
+  'dolly': (
+    {'instruction': 'A toast', 'context': 'to Ines.', 'response': REPLY},
+    {'prompt': 'A toast\nto Ines.', 'response': REPLY},
+  ),
+  'sharegpt': (
+    {'conversations': [share('human', ASK), share('gpt', REPLY)]},
+    ONE,
+  ),
+  'sharegpt, pair': (
+    {
+      'conversations': [share('human', ASK)],
+      'chosen': share('gpt', REPLY),
+      'rejected': share('gpt', WORSE),
+      'system': 'Rhyme.',
+    },
+    PAIR | {'prompt': [SYSTEM, USER]},
+  ),
+  'verl': (
+    {'prompt': [USER], 'ability': 'x', 'extra_info': {'index': 1}},
+    {'prompt': ASK, 'ability': 'x', 'extra_info': {'index': 1}},
+  ),
+  'query': ({'query': ASK, 'response': REPLY, 'label': 1}, ONE | {'label': 1}),
+  'system twice': (
+    {'prompt': [SYSTEM, USER], 'system': 'Rhyme.', 'response': REPLY},
+    {'prompt': [SYSTEM, USER], 'response': REPLY},
+  ),
+  'blank system': ({'messages': [say('system', ' '), USER, GOOD]}, ONE),
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_a_layout_becomes_ours(layout: str) -> None:
+  theirs, ours = LAYOUTS[layout]
+  given = json.dumps(theirs)
+  converted = layouts.convert(theirs)
+  assert converted == ours
+  assert json.dumps(theirs) == given  # the record is not changed
+  assert layouts.convert(ours) == ours
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_a_layout_trains_a_policy_or_a_reward_model(
+  layout: str, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  file.write_text(json.dumps(LAYOUTS[layout][0] | {'split': 'train'}))
+  ours = LAYOUTS[layout][1]
+  prompt = layouts.prompt_of(ours)
+  if 'response' in ours and ours.get('label') is not False:
+    [example] = datasets.load_examples(file, split='train')
+    assert (example.prompt, example.response) == (prompt, REPLY)
+  if 'chosen' in ours or 'scores' in ours:
+    [pair] = datasets.load_preferences(file, split='train')
+    assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, REPLY, WORSE)
+  if 'label' in ours:
+    [scored] = datasets.load_preferences(file, split='train')
+    assert scored.worth == (float(ours['label']),)
+
+
+def test_a_prompt_keeps_its_messages() -> None:
+  assert layouts.prompt_of({'prompt': [SYSTEM, USER]}) == (
+    Message('system', 'Rhyme.'),
+    Message('user', ASK),
+  )
+
+
+@pytest.mark.parametrize(
+  ('record', 'message'),
+  [
+    (
+      {'text': 'x', 'id': 1},
+      r"no prompt in the fields \['id', 'text'\].*expec",
+    ),
+    ({'prompt': 5}, r'prompt=5; expected a text'),
+    ({'prompt': []}, r'prompt=\[\]; expected a list of messages'),
+    ({'prompt': ['x']}, r"prompt\[0\]='x'; expected a message"),
+    ({'prompt': [GOOD]}, 'expected a system message'),
+    ({'messages': 'x'}, r"messages='x'; expected a list"),
+    ({'messages': [USER, SYSTEM, GOOD]}, 'at most at the start'),
+    ({'messages': [say('tool', 'x')]}, r"messages\[0\] has the role 'tool'"),
+    ({'messages': [say('user', 5)]}, r'messages\[0\]: content=5'),
+    ({'messages': [say('user', [{'type': 'image'}])]}, 'parts of text'),
+    (
+      {'messages': [USER, GOOD | {'tool_calls': [{'id': 1}]}]},
+      r'messages\[1\] has tool_calls',
+    ),
+    ({'messages': [USER, GOOD], 'tools': '[{}]'}, 'tools is not supported'),
+    ({'messages': [USER, GOOD], 'prompt': 'Other.'}, 'no message of messages'),
+    ({'conversations': [share('human', ASK)], 'system': 5}, 'system=5; expect'),
+    (
+      {'messages': [SYSTEM, USER, GOOD], 'system': 'Else.'},
+      'system differs',
+    ),
+    ({'instruction': ASK, 'output': REPLY, 'history': [['a']]}, 'history='),
+    ({'instruction': ASK, 'output': REPLY, 'history': [['a', 5]]}, 'history=5'),
+    ({'instruction': ['x'], 'output': REPLY}, r"instruction=\['x'\]"),
+    ({'messages': [USER, GOOD], 'response': REPLY}, 'expected one of the two'),
+    (
+      {'prompt': ASK, 'chosen': [USER], 'rejected': [USER]},
+      "the user's messag",
+    ),
+    (
+      {'chosen': [USER, GOOD], 'rejected': [say('user', 'x'), BAD]},
+      'different prompts',
+    ),
+    (
+      {'prompt': 'Other.', 'chosen': [USER, GOOD], 'rejected': [USER, BAD]},
+      'another prompt than prompt',
+    ),
+    ({'prompt': ASK, 'completion': [USER, GOOD]}, 'expected the reply alone'),
+    ({'prompt': ASK, 'completions': [{'response': 'x'}]}, 'overall_score'),
+    ({'prompt': ASK, 'completions': ['x']}, 'overall_score'),
+  ],
+)
+def test_one_line_says_why_a_record_is_refused(
+  record: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  file.write_text('\n' + json.dumps(record))
+  with pytest.raises(ValueError, match=rf'x\.jsonl:2: .*{message}') as raised:
+    datasets.load_examples(file)
+  assert '\n' not in str(raised.value)

@@ -1,0 +1,236 @@
+"""Loaders: selection, notices, and one line about any wrong record."""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from rlcw.data import datasets
+from rlcw.rewards.briefs import load_briefs
+from rlcw.runtime import metrics
+from rlcw.tasks import verify
+from rlcw.tasks.adversary import labelled
+
+PAIR = {'prompt': 'p', 'chosen': 'a', 'rejected': 'b'}
+RULED = {'instruction_id_list': ['length:words'], 'kwargs': [{'at_most': 9}]}
+BRIEF = {'id': 'x', 'prompt': 'p'} | RULED
+
+
+@pytest.fixture
+def save(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+  """Writes records, and forgets earlier notices."""
+
+  def write(*records: Any) -> pathlib.Path:
+    metrics.take_notices()
+    file = tmp_path / 'x.jsonl'
+    file.write_text('\n'.join(json.dumps(record) for record in records))
+    return file
+
+  return write
+
+
+def test_what_is_in_another_language_is_counted(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  file = save(
+    PAIR, PAIR | {'language': 'zh'}, PAIR | {'language': None}, PAIR | {'id': 3}
+  )
+  assert len(datasets.load_preferences(file, language='en')) == 3
+  assert metrics.take_notices() == [
+    f"{file}: zh: 1 of 4 records left out, as language='en'"
+  ]
+  # a record that names none is in any
+  assert len(datasets.load_preferences(file, language='zh')) == 4
+  assert metrics.take_notices() == []
+
+
+def test_a_language_that_no_record_has_names_file_and_setting(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  file = save(PAIR | {'language': 'zh'}, PAIR | {'language': 'zh'})
+  for load in (datasets.load_preferences, datasets.load_examples):
+    with pytest.raises(ValueError, match=r"x\.jsonl: .*'en'; found zh: 2"):
+      load(file, language='en')
+  labelled_file = save({'prompt': 'p', 'response': 'r', 'language': 'zh'})
+  with pytest.raises(ValueError, match=r"x\.jsonl: .*'en'; found zh: 1"):
+    labelled.load(labelled_file, 'en', dev=0.1, heldout=0.1)
+
+
+def test_a_misspelt_split_is_counted(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  file = save(
+    *[PAIR | {'split': s} for s in ('train', 'trian', 'Test', 'validation')]
+  )
+  assert len(datasets.load_preferences(file, split='train')) == 1
+  assert len(datasets.load_preferences(file, split='heldout')) == 2
+  assert metrics.take_notices() == [
+    f'{file}: trian: 1 of 4 records left out; expected the split train or '
+    'heldout'
+  ]
+  with pytest.raises(ValueError, match=r"no record has the split 'heldout'"):
+    datasets.load_preferences(save(PAIR | {'split': 'train'}), split='heldout')
+
+
+def test_pairs_of_equal_sides_are_left_out(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  file = save(PAIR, PAIR | {'rejected': 'a'})
+  assert [p.replies for p in datasets.load_preferences(file)] == [('a', 'b')]
+  [notice] = metrics.take_notices()
+  assert '1 pairs of equal replies left out' in notice
+  with pytest.raises(ValueError, match='equals rejected in all 1'):
+    datasets.load_preferences(save(PAIR | {'rejected': 'a'}))
+
+
+def test_equal_scored_replies_are_one_with_the_mean(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  score = [('a', 1), ('b', 2), ('a', 4)]
+  file = save(*[{'prompt': 'p', 'response': r, 'score': s} for r, s in score])
+  [group] = datasets.load_preferences(file)
+  assert (group.replies, group.worth) == (('a', 'b'), (2.5, 2.0))
+  [notice] = metrics.take_notices()
+  assert '1 repeated replies merged' in notice
+
+
+def test_replies_labelled_bad_are_not_imitated(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  reply = {'prompt': 'p', 'completion': 'a'}
+  file = save(reply | {'label': True}, reply | {'label': 0}, reply)
+  assert len(datasets.load_examples(file)) == 2
+  [notice] = metrics.take_notices()
+  assert '1 of 3 replies left out, whose label is 0' in notice
+  with pytest.raises(ValueError, match='every label is 0'):
+    datasets.load_examples(save(reply | {'label': False}))
+
+
+def test_briefs_without_a_split_are_held_out_by_their_prompt(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  records = [{'prompt': f'p{n}'} | RULED for n in range(200)]
+  heldout = load_briefs(save(*records), split='heldout', heldout=0.25)
+  train = load_briefs(save(*records), split='train', heldout=0.25)
+  assert 30 < len(heldout) < 70
+  assert {b.prompt for b in heldout + train} == {r['prompt'] for r in records}
+  assert len({b.id for b in heldout + train}) == 200
+  assert {b.split for b in heldout} == {'heldout'}
+  assert {datasets.split_of(b.prompt, 0.25) for b in heldout} == {'heldout'}
+
+
+def test_briefs_without_rules_are_counted(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  file = save({'prompt': [{'role': 'user', 'content': 'p'}]}, BRIEF)
+  free, ruled = load_briefs(file)
+  assert (free.text, free.follow('x')) == ('p', [])
+  assert ruled.follow('x') == [True]
+  [notice] = metrics.take_notices()
+  assert '1 of 2 briefs have no rules' in notice
+
+
+def test_a_brief_has_its_system_message_and_earlier_turns(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  def say(role: str, content: str) -> dict[str, str]:
+    return {'role': role, 'content': content}
+
+  file = save(
+    BRIEF,
+    BRIEF | {'system': 'Rhyme.'},
+    BRIEF
+    | {'prompt': [say('user', 'a'), say('assistant', 'b'), say('user', 'c')]},
+  )
+  plain, own, turns = load_briefs(file, system='Be brief.')
+  assert isinstance(plain.request, tuple)
+  assert plain.request[0] == ('system', 'Be brief.')
+  assert own.request[0] == ('system', 'Rhyme.')
+  assert own.prompt == 'p'
+  words = plain.request[1][1]
+  assert words.startswith('p ')  # the request, then the rules in words
+  assert own.request[1] == ('user', words)
+  assert [each[0] for each in turns.request] == [
+    'system', 'user', 'assistant', 'user',
+  ]  # fmt: skip
+  assert turns.text == (
+    '[system]\nBe brief.\n\n[user]\na\n\n[assistant]\nb\n\n[user]\n'
+    + 'c' + words[1:]
+  )  # fmt: skip
+  [alone] = load_briefs(save(BRIEF))
+  assert alone.request == alone.text == words
+
+
+# --- Wrong and hostile values ------------------------------------------------
+
+ANY = st.recursive(
+  st.none()
+  | st.booleans()
+  | st.integers()
+  | st.sampled_from([10**400, -(10**18)])
+  | st.floats()
+  | st.text(max_size=9)
+  | st.sampled_from(['\ud800', '\x00', '\u2028', '<|im_end|>', '{', '∞' * 99]),
+  lambda inner: (
+    st.lists(inner, max_size=3)
+    | st.dictionaries(
+      st.sampled_from(['role', 'content', 'from', 'value', 'text', 'x']),
+      inner,
+      max_size=3,
+    )
+  ),
+  max_leaves=6,
+)
+FIELDS = [
+  'id', 'prompt', 'response', 'chosen', 'rejected', 'score', 'label', 'scores',
+  'responses', 'messages', 'conversations', 'completion', 'completions',
+  'instruction', 'input', 'output', 'system', 'history', 'query', 'kto_tag',
+  'language', 'split', 'genre', 'theme', 'instruction_id_list', 'kwargs',
+  'paraphrase', 'tools', 'key',
+]  # fmt: skip
+WHOLE = [
+  PAIR,
+  BRIEF | {'response': 'r', 'score': 1.0, 'label': 1, 'language': 'en'},
+  {'messages': [{'role': r, 'content': 'x'} for r in ('user', 'assistant')]},
+  {'instruction': 'i', 'output': 'o', 'history': [['a', 'b']], 'system': 's'},
+]
+LOADERS: dict[str, Callable[[str], Any]] = {
+  'preferences': lambda file: datasets.load_preferences(file, split='train'),
+  'examples': lambda file: datasets.load_examples(file, language='en'),
+  'briefs': load_briefs,
+  'labelled': lambda file: labelled.load(file, 'en', dev=0.1, heldout=0.1),
+  'verify': lambda file: [
+    verify.read_brief(record, place)
+    for place, record in datasets.read_records(file)
+  ],
+}
+
+
+@pytest.mark.parametrize('loader', LOADERS)
+@hypothesis.settings(
+  max_examples=150,
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(
+  record=st.sampled_from(WHOLE),
+  wrong=st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=4),
+)
+def test_any_record_is_read_or_refused_in_one_line(
+  loader: str,
+  record: dict[str, Any],
+  wrong: dict[str, Any],
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  file.write_text(json.dumps(record | wrong))
+  try:
+    assert LOADERS[loader](str(file))
+  except ValueError as error:
+    assert re.match(r'.*x\.jsonl(:1)?: ', str(error)), error
+    assert len(str(error).splitlines()) == 1, error
+    assert len(str(error)) < 1500
