@@ -155,7 +155,7 @@ def final_state(run_folder: pathlib.Path) -> list[np.ndarray]:
   [
     pytest.param('scoring', marks=pytest.mark.slow),
     pytest.param('diary', marks=pytest.mark.slow),
-    'saving',
+    pytest.param('saving', marks=pytest.mark.slow),
     pytest.param('saved', marks=pytest.mark.slow),
   ],
 )

@@ -226,6 +226,7 @@ def _sampled(attention: str) -> tuple[str, Rollout]:
   return program.as_text(), program(*inputs)
 
 
+@pytest.mark.slow
 def test_a_cpu_samples_as_if_there_were_no_kernel(with_tpu: None) -> None:
   (text, rollout), (expected_text, expected) = map(_sampled, ('auto', 'xla'))
   for operation in (' fusion(', ' dot(', ' custom-call(', ' conditional('):

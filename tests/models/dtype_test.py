@@ -79,6 +79,7 @@ def test_a_run_in_bfloat16_is_like_one_in_float32(
   assert max(row['sampler_gap'] for row in (first, other)) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_same_replies_is_nearly_the_same() -> None:
   from tests import train_test
 

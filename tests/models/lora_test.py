@@ -110,6 +110,7 @@ def test_one_kernel_by_hand() -> None:
   np.testing.assert_allclose(merged, [[[4.0, 1.0, 7.0], [1.0, 1.0, 1.0]]])
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_merged_kernel() -> None:
   """`dB = s · dW Aᵀ` and `dA = s · Bᵀ dW`."""
   base, adapters = make_params(single()), make_adapters(single())

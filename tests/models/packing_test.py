@@ -117,7 +117,11 @@ def _assert_close(ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize('window', [None, 3])
-@pytest.mark.parametrize('lengths', [SHORT, LONG], ids=['short', 'long'])
+@pytest.mark.parametrize(
+  'lengths',
+  [SHORT, pytest.param(LONG, marks=pytest.mark.slow)],
+  ids=['short', 'long'],
+)
 def test_packed_texts_see_what_they_see_alone(
   lengths: Any, window: int | None, kernel: str
 ) -> None:

@@ -19,6 +19,7 @@ TEXT = (
 )
 
 
+@pytest.mark.slow
 def test_smollm2_logits_equal_transformers(
   smollm2: Any, smollm2_torch: Any, smollm2_path: pathlib.Path
 ) -> None:

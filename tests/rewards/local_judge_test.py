@@ -90,8 +90,8 @@ def whole(judge: LanguageModel, question: Question) -> np.ndarray:
   ('name', 'question'),
   [
     ('one', JUDGE),
-    ('windowed', JUDGE),
-    ('one', DEMAND),
+    pytest.param('windowed', JUDGE, marks=pytest.mark.slow),
+    pytest.param('one', DEMAND, marks=pytest.mark.slow),
     ('one', JUDGE._replace(name='compare', language='zh')),
   ],
 )
@@ -109,6 +109,7 @@ def test_a_verdict_is_that_of_the_whole_prompt(
   assert expected.std(0).min() > 1e-4  # and so do the briefs
 
 
+@pytest.mark.slow
 def test_passes_and_devices_change_nothing(
   one: LanguageModel, make_judge: Callable[[str], pathlib.Path]
 ) -> None:
@@ -222,6 +223,7 @@ def _both(one: LanguageModel) -> Any:
   return apart, together
 
 
+@pytest.mark.slow
 def test_a_preface_is_read_as_if_it_stood_before_each_brief(
   windowed: LanguageModel,
 ) -> None:

@@ -30,8 +30,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
   'gdpo': ('gdpo', {'weight': 2.0}),
 }
 
-thorough = settings(max_examples=150, deadline=None)
-quick = settings(max_examples=50, deadline=None)  # for what runs per variant
+thorough = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=20, deadline=None)  # for what runs per variant
 every_variant = pytest.mark.parametrize('variant', VARIANTS)
 every_scale = pytest.mark.parametrize(
   ('jit', 'scale'), [(False, 'reward_std'), *((True, name) for name in SCALES)]

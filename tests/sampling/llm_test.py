@@ -43,6 +43,7 @@ def local(tiny_folder: pathlib.Path) -> llm.Model:
   return make(model=str(tiny_folder))
 
 
+@pytest.mark.slow
 def test_replies_do_not_depend_on_what_else_is_asked(local: Any) -> None:
   a, b, c = PROMPTS
   replies = local.ask([a, b, a, c, a])

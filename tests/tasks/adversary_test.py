@@ -52,7 +52,13 @@ def _versions(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-  ('harmful', 'malformed'), [(0, 0), (0.4, 0), (0, 0.3), (0.4, 0.3)]
+  ('harmful', 'malformed'),
+  [
+    (0, 0),
+    pytest.param(0.4, 0, marks=pytest.mark.slow),
+    pytest.param(0, 0.3, marks=pytest.mark.slow),
+    (0.4, 0.3),
+  ],
 )
 def test_the_game_finds_the_flaws(
   harmful: float, malformed: float, tmp_path: pathlib.Path
@@ -70,6 +76,7 @@ def test_the_game_finds_the_flaws(
   assert np.mean(matched) >= 0.9
 
 
+@pytest.mark.slow
 def test_without_the_guard_harm_is_done(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

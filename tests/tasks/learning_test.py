@@ -38,6 +38,7 @@ def test_a_run_learns_to_keep_rules(
   assert np.mean([row['writing'] for row in rows[-FEW:]]) > 2.5  # of 3
 
 
+@pytest.mark.slow
 def test_a_run_with_its_advantages_turned_round_does_not(
   apprentice: pathlib.Path,
   tmp_path: pathlib.Path,

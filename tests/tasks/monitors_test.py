@@ -255,6 +255,7 @@ def test_a_reward_for_length_that_a_judge_dislikes(
   assert [r['judge_good'] for r in again] == [r['judge_good'] for r in rows]
 
 
+@pytest.mark.slow
 def test_a_reward_for_one_word(train: Train) -> None:
   summary, rows = train('plums')
   assert {'repetition', 'entropy', 'length'} <= names(summary)
@@ -262,6 +263,7 @@ def test_a_reward_for_one_word(train: Train) -> None:
   assert set(summary['unmonitored']) == {'judge'}
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_the_same_for_all(train: Train) -> None:
   summary, rows = train('nothing')
   assert [w['step'] for w in summary['warnings']] == [3]

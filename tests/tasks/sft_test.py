@@ -128,7 +128,9 @@ def test_an_example_longer_than_a_row_is_refused(
     sft.make_arrays(EXAMPLES, text, 32, seed=0)
 
 
-@pytest.mark.parametrize('learns', ['all', 'lora'])
+@pytest.mark.parametrize(
+  'learns', [pytest.param('all', marks=pytest.mark.slow), 'lora']
+)
 def test_held_out_loss_falls(
   learns: str,
   file: pathlib.Path,
