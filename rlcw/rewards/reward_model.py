@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
 from rlcw.data import batches
-from rlcw.models import language_model, lora, tokenizer, weights
+from rlcw.models import chat, language_model, lora, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.models.language_model import LanguageModel
@@ -126,8 +126,7 @@ def load_alone(source: str, mesh: Mesh) -> RewardModel:
 def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   """Loads an `AutoModelForSequenceClassification` checkpoint with one label."""
   config, params, weight_D = weights.load_classifier(source, mesh)
-  text = tokenizer.load(source)
-  decoder = LanguageModel(config, params, text, mesh, source)
+  decoder = LanguageModel(config, params, chat.load(source), mesh, source)
   # Hugging Face's classifiers have no bias and read the last token's state.
   head = Head(weight_D, np.zeros((), np.float32))
   return RewardModel(head, 'last', decoder, shared=False)
@@ -258,13 +257,13 @@ def read_texts(
   Returns:
     Features `[P, G, D]` of this process's replies.
   """
-  decoder, vocabulary = model.decoder, model.decoder.tokenizer
+  decoder, format = model.decoder, model.decoder.chat
   shards = processes.DataShards(decoder.mesh)
-  eos = [int(vocabulary.eos_token_id)]
+  end = format.end
   # The sampled token ids cannot be reused: this tokenizer may be another one
   # than the policy's.  The EOS that decoding dropped is put back.
   rows = [
-    tokenizer.encode_untrusted(vocabulary, reply) + eos * bool(ended)
+    format.encode_content(reply) + end * bool(ended)
     for group, flags in zip(replies, finished, strict=True)
     for reply, ended in zip(group, flags, strict=True)
   ]
@@ -277,7 +276,7 @@ def read_texts(
     [row[: model.limit] for row in rows], min_reply_width
   )
   prompt_PxL, length_P = batches.pad_coarsely(
-    [tokenizer.chat(vocabulary, prompt) for prompt in prompts],
+    [format.encode_prompt(prompt) for prompt in prompts],
     min_prompt_width,
   )
   *inputs, length_PxG, finished_PxG = shards.to_global(

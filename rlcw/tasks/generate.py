@@ -15,7 +15,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches, datasets
-from rlcw.models import language_model, tokenizer
+from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints
 from rlcw.runtime import files, metrics
@@ -63,7 +63,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # the rollout may have more rows, which fill the batch (see `answer`)
     for p, row in enumerate(rows):
       replies = [
-        tokenizer.decode(model.tokenizer, token[p, g, : length[p, g]])
+        model.chat.decode_reply(token[p, g, : length[p, g]])
         for g in range(config.samples)
       ]
       files.append_jsonl(
@@ -138,7 +138,7 @@ def answer(
   padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
   # Widths are powers of two, so that batches of different prompts share few
   # compilations.
-  ids = [tokenizer.chat(model.tokenizer, texts[row]) for row in padded_P]
+  ids = [model.chat.encode_prompt(texts[row]) for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
   )
@@ -156,7 +156,7 @@ def answer(
     config=model.config,
     group_size=config.samples,
     max_new_tokens=config.max_new_tokens,
-    eos=tokenizer.eos_ids(model.tokenizer),
+    eos=model.chat.eos_ids,
   )
   # JAX returns before the device is done; the caller measures time
   return jax.block_until_ready(rollout)

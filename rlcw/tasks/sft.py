@@ -20,9 +20,9 @@ import numpy as np
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, layers, lora
+from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
-from rlcw.models.tokenizer import chat, encode
 from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
@@ -49,7 +49,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   examples = {split: load(split=split) for split in ('train', 'heldout')}
   arrays = {
-    split: make_arrays(each, model.tokenizer, config.row_tokens, config.seed)
+    split: make_arrays(each, model.chat, config.row_tokens, config.seed)
     for split, each in examples.items()
   }
   total = len(arrays['train']['token'])
@@ -125,7 +125,7 @@ def check(config: Config) -> None:
 
 def make_arrays(
   examples: Sequence[datasets.Example],
-  tokenizer: Any,
+  chat: ChatFormat,
   row_tokens: int,
   seed: int,
 ) -> dict[str, np.ndarray]:
@@ -133,7 +133,7 @@ def make_arrays(
 
   Args:
     examples: prompts and replies.
-    tokenizer: of the model.
+    chat: of the model.
     row_tokens: L.
     seed: of the order in which examples are packed.
 
@@ -147,9 +147,8 @@ def make_arrays(
   Raises:
     ValueError: an example is longer than a row.
   """
-  end = int(tokenizer.eos_token_id)
-  prompts = [chat(tokenizer, each.prompt) for each in examples]
-  replies = [[*encode(tokenizer, each.response), end] for each in examples]
+  prompts = [chat.encode_prompt(each.prompt) for each in examples]
+  replies = [chat.encode_reply(each.response) for each in examples]
   lengths = [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]
   tokens, segments, places = [], [], []
   for row in batches.pack(lengths, row_tokens, seed):
