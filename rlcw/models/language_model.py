@@ -64,7 +64,8 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   run = run_config(model)
   if run is None:
     config, params = weights.load(model, mesh)
-    return LanguageModel(config, params, chat.load(model), mesh, str(model))
+    format = chat.load(model, config.vocab_size)
+    return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
   # Recursive, because a run may have started from another run.
