@@ -81,6 +81,7 @@ def answer(
       group_size=config.replies_per_brief,
       max_new_tokens=trained.max_new_tokens,
       eos=model.chat.eos_ids,
+      stop=model.chat.stop_ids,
     )
     scores = scorer(
       [briefs[row] for row in rows], prompt_PxL, length_P, rollout

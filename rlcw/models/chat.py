@@ -283,13 +283,20 @@ class ChatFormat:
     return Template(self.tokenizer, self.source)
 
   def check(self) -> None:
-    """Renders the template, and checks the ids.
+    """Encodes and decodes a short chat, and checks the ids.
 
     Raises:
-      ValueError: the template fails, nothing ends a reply, or a token has no
-        embedding.
+      ValueError: the template or the tokenizer fails, nothing ends a reply, or
+        a token has no embedding.
     """
-    _ = self.end, self.thinking, self.default_system
+    try:
+      self.decode_reply([*self.encode_prompt('Hi'), *self.encode_reply('Hi')])
+      _ = self.default_system
+    except Exception as error:
+      if str(error).startswith(self.source):
+        raise
+      # Damaged files that load may fail only here.
+      raise self._error(f'its tokenizer fails: {error}') from error
     if self.vocab_size is None:
       return
     ids = {

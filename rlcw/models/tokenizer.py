@@ -49,11 +49,18 @@ def load(path: str | Path) -> PreTrainedTokenizerFast:
   if path.is_file():
     return gguf_tokenizer.load(path)
   try:
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
-  except (OSError, ValueError) as error:
+    tokenizer = AutoTokenizer.from_pretrained(
+      path, local_files_only=True, trust_remote_code=False
+    )
+    if not tokenizer.is_fast:
+      raise ValueError('it has no fast form')
+    return tokenizer
+  # The library raises errors of many kinds for damaged files.
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise ValueError(
       f'{path}: no tokenizer could be loaded; expected tokenizer.json, with '
-      f'tokenizer_config.json if needed: {str(error).splitlines()[0]}'
+      f'tokenizer_config.json if needed: {reason}'
     ) from error
 
 

@@ -297,6 +297,7 @@ class LocalModel:
       group_size=group_size,
       max_new_tokens=self.settings.max_new_tokens,
       eos=self.model.chat.eos_ids,
+      stop=self.model.chat.stop_ids,
     )
     token, length = jax.device_get((rollout.token, rollout.length))
     # The padding is not counted.

@@ -157,6 +157,7 @@ def answer(
     group_size=config.samples,
     max_new_tokens=config.max_new_tokens,
     eos=model.chat.eos_ids,
+    stop=model.chat.stop_ids,
   )
   # JAX returns before the device is done; the caller measures time
   return jax.block_until_ready(rollout)

@@ -363,3 +363,66 @@ def test_a_token_without_an_embedding_is_an_error(
   save(tmp_path, text, generation_config={'eos_token_id': [1, 10**6]})
   with pytest.raises(ValueError, match='eos_token_id.*has id 1000000'):
     chat.load(tmp_path, size)
+
+
+# --- Damaged and hostile folders ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'edit',
+  [
+    lambda file: file.update(model=None),
+    lambda file: file.update(version='x'),
+    lambda file: file['model'].update(merges=[['no', 'such']]),
+    lambda file: file['model'].update(vocab={}),
+    lambda file: file.update(pre_tokenizer={'type': 'none such'}),
+    lambda file: file.update(added_tokens=[{'id': 5}]),
+  ],
+)
+def test_a_damaged_tokenizer_is_an_error(
+  edit: Any, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, of_family('chatml'))
+  file = tmp_path / 'tokenizer.json'
+  content = json.loads(file.read_text())
+  edit(content)
+  file.write_text(json.dumps(content))
+  with pytest.raises(ValueError) as raised:
+    chat.load(tmp_path)
+  assert str(raised.value).startswith(str(tmp_path))
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('file', ['tokenizer.json', 'tokenizer_config.json'])
+@pytest.mark.parametrize('content', [b'{', b'[]', b'\xff', b''])
+def test_a_file_that_is_no_tokenizer_is_an_error(
+  file: str, content: bytes, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, of_family('chatml'))
+  (tmp_path / file).write_bytes(content)
+  with pytest.raises(ValueError) as raised:
+    chat.load(tmp_path)
+  assert str(raised.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_code_in_a_folder_is_never_run(
+  known: bool, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, of_family('chatml'))
+  trap = tmp_path / 'sprung'
+  (tmp_path / 'trap.py').write_text(f'open({str(trap)!r}, "w")\nclass Trap: 0')
+  name = 'PreTrainedTokenizerFast' if known else 'TrapTokenizer'
+  tokenizers = {'AutoTokenizer': [None, 'trap.Trap']}
+  for file, extra in {
+    'tokenizer_config.json': {'tokenizer_class': name, 'auto_map': tokenizers},
+    'config.json': {'auto_map': {'AutoConfig': 'trap.Trap'}},
+  }.items():
+    path = tmp_path / file
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | extra))
+  try:
+    chat.load(tmp_path)
+  except ValueError as error:
+    assert str(error).startswith(str(tmp_path))
+  assert not trap.exists()

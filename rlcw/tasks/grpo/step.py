@@ -215,6 +215,7 @@ def sample_rollout(
     group_size=config.group_size,
     max_new_tokens=config.max_new_tokens,
     eos=model.chat.eos_ids,
+    stop=model.chat.stop_ids,
   )
   return jax.block_until_ready(rollout), resharded - started
 
