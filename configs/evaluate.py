@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
       # Workdir of that run.  Its config supplies the briefs, the model and the
       # sampling settings.
       run='runs/quickstart/grpo',
+      briefs='',  # other briefs than the held-out ones of that run
       seed=1,
       replies_per_brief=4,
       batch_size=10,

@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     dict(
       task='generate',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      input='@briefs.jsonl',  # JSONL of {"prompt"}
+      input='@briefs.jsonl',  # {"prompt"}, or any layout of docs/data.md
+      system='',  # system message of prompts without their own
       output='',  # empty: replies.jsonl in the workdir
       # Append the rules in each record's instruction_id_list to its prompt, in
       # words.

@@ -298,6 +298,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       briefs='@briefs.jsonl',
       language='en',
+      heldout=0.1,  # share of the briefs whose records have no "split"
+      system='',  # system message of briefs without their own
       seed=0,
       # --- Trained weights
       train='all',  # all | lora (then use ten times the learning rate)

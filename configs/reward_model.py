@@ -15,10 +15,11 @@ def get_config() -> ConfigDict:
     dict(
       task='reward_model',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      # JSONL of {"prompt", "chosen", "rejected"} or {"prompt", "response",
-      # "score"}; optional "language" and "split"
+      # {"prompt", "chosen", "rejected"}, {"prompt", "response", "score"} or any
+      # other layout of docs/data.md
       preferences='@preferences.jsonl',
       language='en',  # '': all
+      system='',  # system message of prompts without their own
       heldout=0.1,  # share of the prompts whose records have no "split"
       # smallest difference of "score" at which two replies form a pair
       least_gap=0.0,

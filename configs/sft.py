@@ -20,10 +20,10 @@ def get_config() -> ConfigDict:
     dict(
       task='sft',
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      # JSONL of {"prompt", "response" or "chosen"}; optional "language" and
-      # "split"
+      # {"prompt", "response"} or any other layout of docs/data.md
       examples='@preferences.jsonl',
       language='en',  # '': all
+      system='',  # system message of examples without their own
       heldout=0.1,  # share of the prompts whose records have no "split"
       seed=0,
       train='all',  # all | lora (then use ten times the learning rate)

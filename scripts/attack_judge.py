@@ -36,10 +36,9 @@ class Pasted(LogprobJudge):
   """The usual, unsafe way: one message, in which special tokens are parsed."""
 
   def tokens(self, group: list[Prompt]) -> tuple[list[int], list[list[int]]]:
-    text = self.model.tokenizer
-    message = tokenizer.chat(text, ''.join(group[0])) + tokenizer.encode(
-      text, 'Verdict:'
-    )
+    chat = self.model.chat
+    message = chat.encode_prompt(''.join(group[0]))
+    message += tokenizer.encode(chat.tokenizer, 'Verdict:')
     # The base class prefills the first part and continues with the second.
     # Nothing can be shared here, so the first part is a single token.
     return message[:1], [message[1:]]

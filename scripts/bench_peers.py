@@ -41,6 +41,7 @@ import numpy as np
 from peers import growth, tables
 
 from rlcw.models import formats, tokenizer
+from rlcw.models.chat import ChatFormat
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime import files, metrics
 
@@ -178,15 +179,15 @@ def write_case(shape: str, model: Path, out: Path) -> Path:
     The file, SHAPE.json.
   """
   prompts, group, reply = map(int, shape.split('x'))
-  text = tokenizer.load(model)
+  chat = ChatFormat(tokenizer.load(model))
   briefs = load_briefs('@briefs.jsonl', split='train', language='en')
-  rows = [tokenizer.chat(text, brief.text) for brief in briefs[:prompts]]
+  rows = [chat.encode_prompt(brief.text) for brief in briefs[:prompts]]
   # Prompts are stored as text after the chat template, so that every tool gets
   # the same tokens.
   case = {
     'model': str(model.resolve()),
     'workdir': str(out.resolve() / 'trl'),
-    'prompts': [text.decode(row) for row in rows],
+    'prompts': [chat.tokenizer.decode(row) for row in rows],
     'prompt_tokens': max(map(len, rows)),
     'prompt_tokens_in_all': sum(map(len, rows)),
     'group': group,

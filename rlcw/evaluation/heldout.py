@@ -8,7 +8,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
-from rlcw.models import lora, tokenizer
+from rlcw.models import lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
@@ -52,7 +52,7 @@ def answer(
     over replies estimates the KL divergence from the base model.
   """
   prompt_NxL, length_N = batches.pad(
-    tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
+    model.chat.encode_prompt(brief.request) for brief in briefs
   )
   # merges adapters into the weights where that costs no precision
   decoder = lora.rollout_config(model.config)
@@ -80,7 +80,8 @@ def answer(
       config=decoder,
       group_size=config.replies_per_brief,
       max_new_tokens=trained.max_new_tokens,
-      eos=tokenizer.eos_ids(model.tokenizer),
+      eos=model.chat.eos_ids,
+      stop=model.chat.stop_ids,
     )
     scores = scorer(
       [briefs[row] for row in rows], prompt_PxL, length_P, rollout

@@ -1,4 +1,4 @@
-"""A language model ready for use: weights, tokenizer and mesh in one.
+"""A language model ready for use: weights, chat format and mesh in one.
 
 A model is given as a GGUF file, a folder, a Hub id, or the `--workdir` of a
 finished run, whose trained model is then used like a pretrained one.
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from rlcw import Config
-from rlcw.models import lora, tokenizer, weights
+from rlcw.models import chat, lora, weights
+from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.runtime import settings
@@ -19,13 +20,18 @@ from rlcw.runtime.checkpoint import Checkpoints
 
 
 class LanguageModel(NamedTuple):
-  """A model with its tokenizer, on a mesh."""
+  """A model with its tokenizer and chat format, on a mesh."""
 
   config: ModelConfig
   params: Params  # of the pretrained model
-  tokenizer: Any
+  chat: ChatFormat
   mesh: Mesh
   source: str  # the path or id that it was loaded from
+
+  @property
+  def tokenizer(self) -> Any:
+    """The tokenizer of the chat format."""
+    return self.chat.tokenizer
 
   @property
   def reference(self) -> ModelConfig:
@@ -58,9 +64,8 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   run = run_config(model)
   if run is None:
     config, params = weights.load(model, mesh)
-    return LanguageModel(
-      config, params, tokenizer.load(model), mesh, str(model)
-    )
+    format = chat.load(model, config.vocab_size)
+    return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
   # Recursive, because a run may have started from another run.
@@ -68,7 +73,7 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   # Merged, so that the result is like a pretrained model, to which another run
   # can add new adapters.
   params = lora.merge(base.config, lora.join(learned, base.params))
-  return LanguageModel(base.reference, params, base.tokenizer, mesh, str(model))
+  return LanguageModel(base.reference, params, base.chat, mesh, str(model))
 
 
 def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:

@@ -1,46 +1,20 @@
-"""The tokenizer and chat template of a checkpoint.
+"""The tokenizer of a checkpoint: text to token ids.
 
 Tokenizers of Hugging Face folders are loaded by Transformers; those of GGUF
-files are rebuilt from the fields in the header.
+files are rebuilt from the fields in the header.  What stands around a message
+or a reply is the chat format's (`chat`).
 """
 
 import functools
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlcw.models import formats, hub
-
-# Regular expressions of published tokenizers, copied verbatim: a token boundary
-# anywhere else would give other ids than in pretraining.
-_GPT2 = (
-  r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
-  r'|\s+(?!\S)|\s+'
-)
-_LLAMA3 = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
-)
-_QWEN2 = _LLAMA3.replace('{1,3}', '')
-
-# GGUF gives only the name of the pre-tokenizer, which splits text before BPE
-# merges.  Each expression splits the pieces that the one before it produced.
-_PRE_TOKENIZERS = {
-  'gpt-2': (_GPT2,),
-  'smollm': (r'\p{N}', _GPT2),
-  'llama-bpe': (_LLAMA3,),
-  'qwen2': (_QWEN2,),
-  'deepseek-r1-qwen': (_QWEN2,),
-}
-
-# The token types of GGUF that are treated differently here.
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+from rlcw.models import gguf_tokenizer, hub
 
 # Tokens that end a reply or a turn in any supported family.
-_END_MARKERS = {
+END_MARKERS = {
   '<|im_end|>',
   '<|endoftext|>',
   '<|eot_id|>',
@@ -50,6 +24,9 @@ _END_MARKERS = {
   '<eos>',
   '<｜end▁of▁sentence｜>',
 }
+
+# What begins and ends a model's thoughts before its reply.
+THOUGHT = '<think>', '</think>'
 
 # Spelling of control tokens.  Some files do not mark them as special: there
 # DeepSeek's <｜User｜> is an ordinary added token.
@@ -70,76 +47,27 @@ def load(path: str | Path) -> PreTrainedTokenizerFast:
   """
   path = hub.fetch(path)
   if path.is_file():
-    return _from_gguf(path)
+    return gguf_tokenizer.load(path)
   try:
-    return AutoTokenizer.from_pretrained(path, local_files_only=True)
-  except (OSError, ValueError) as error:
+    tokenizer = AutoTokenizer.from_pretrained(
+      path, local_files_only=True, trust_remote_code=False
+    )
+    if not tokenizer.is_fast:
+      raise ValueError('it has no fast form')
+    return tokenizer
+  # The library raises errors of many kinds for damaged files.
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise ValueError(
       f'{path}: no tokenizer could be loaded; expected tokenizer.json, with '
-      f'tokenizer_config.json if needed: {str(error).splitlines()[0]}'
+      f'tokenizer_config.json if needed: {reason}'
     ) from error
-
-
-def eos_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-  """Ids that end a reply: the tokenizer's EOS token and all chat markers."""
-  vocab = tokenizer.get_vocab()
-  # A base model's EOS ends a text, not a turn, so chat markers count as well.
-  ids = {vocab[name] for name in _END_MARKERS if name in vocab}
-  own: Any = tokenizer.eos_token_id
-  return tuple(sorted(ids if own is None else ids | {int(own)}))
 
 
 def valid_unicode(text: str) -> str:
   """Replaces each unpaired surrogate by �, because tokenizers reject them."""
   # Replies parsed from JSON can contain them.  The round trip also joins pairs.
   return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
-
-
-# Thinking is off, or Qwen3's thoughts would be scored as part of the reply.
-# Templates without this variable ignore it.
-_TEMPLATE_OPTIONS: dict[str, Any] = {
-  'add_generation_prompt': True,
-  'enable_thinking': False,
-}
-
-
-def chat(tokenizer: PreTrainedTokenizerFast, message: str) -> list[int]:
-  """Token ids of a chat with one user message, up to the start of the reply.
-
-  A base model has no chat template and continues the message itself: then the
-  ids are those of the message, after the BOS token if the tokenizer adds one
-  (Gemma and Llama do, Qwen does not).
-  """
-  message = valid_unicode(message)
-  if tokenizer.chat_template is None:
-    return list(tokenizer.encode(message))
-  ids = tokenizer.apply_chat_template(
-    [{'role': 'user', 'content': message}],
-    **_TEMPLATE_OPTIONS,
-    tokenize=True,
-    return_dict=False,
-  )
-  return list(ids)  # type: ignore[arg-type]
-
-
-def turns(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-  """Token ids before and after the user's message in `chat`.
-
-  With them a message can be tokenised in parts, so that untrusted text cannot
-  end the user's turn.
-  """
-  template = tokenizer.chat_template
-  if template is None:
-    return list(tokenizer.encode('')), []
-  # Only once in the template's output; otherwise the unpacking below fails.
-  message = 'MESSAGE'
-  text = tokenizer.apply_chat_template(
-    [{'role': 'user', 'content': message}],
-    **_TEMPLATE_OPTIONS,
-    tokenize=False,
-  )
-  opening, closing = str(text).split(message)
-  return encode(tokenizer, opening), encode(tokenizer, closing)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -154,7 +82,7 @@ def encode_untrusted(
   text = valid_unicode(text)
   # `split_special_tokens` covers only tokens marked as special.  The others are
   # broken up by a separator after their first character.
-  for marker in _unmarked_control_tokens(tokenizer):
+  for marker in _unmarked(tokenizer):
     text = text.replace(marker, marker[0] + _SEPARATOR + marker[1:])
   return [
     id
@@ -166,201 +94,25 @@ def encode_untrusted(
 
 
 @functools.lru_cache(maxsize=8)
-def _unmarked_control_tokens(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+def control_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+  """Ids of the tokens that no text should contain: those of roles and ends."""
+  unmarked = _unmarked(tokenizer)
+  marked = {
+    id
+    for id, token in tokenizer.added_tokens_decoder.items()
+    if token.content not in THOUGHT
+    and (token.special or token.content in unmarked)
+  }
+  thoughts = {tokenizer.get_vocab().get(token) for token in THOUGHT}
+  return frozenset(marked | ({*tokenizer.all_special_ids} - thoughts))
+
+
+@functools.lru_cache(maxsize=8)
+def _unmarked(tokenizer: PreTrainedTokenizerFast) -> list[str]:
   """Control tokens that the tokenizer's file does not mark as special."""
   return [
     token.content
     for token in tokenizer.added_tokens_decoder.values()
     if not token.special
-    and (
-      token.content in _END_MARKERS or _CONTROL_LIKE.fullmatch(token.content)
-    )
+    and (token.content in END_MARKERS or _CONTROL_LIKE.fullmatch(token.content))
   ]
-
-
-def decode(tokenizer: PreTrainedTokenizerFast, ids: Any) -> str:
-  """Decodes a reply, without special tokens and surrounding white space."""
-  text = tokenizer.decode(
-    ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-  )
-  return str(text).strip()
-
-
-class _Header:
-  """Reads the tokenizer's fields of a GGUF file, which is untrusted.
-
-  All errors are ValueErrors that name the file and the field.
-  """
-
-  def __init__(self, file: Path):
-    self._file = file
-    self._reader = formats.gguf_reader(file)
-
-  def error(self, key: str, reason: str) -> ValueError:
-    return ValueError(f'{self._file}: tokenizer.{key} {reason}')
-
-  def scalar(self, key: str, kind: type, default: Any = None) -> Any:
-    """Returns a field's single value, or the default if it is missing."""
-    value = self._value(key)
-    if value is None:
-      return default
-    if type(value) is not kind:
-      raise self.error(key, f'is {value!r:.50}; expected {kind.__name__}')
-    return value
-
-  def array(self, key: str, kind: type, count: int | None = None) -> list[Any]:
-    """Returns the values of a required array, `count` of them if given."""
-    values = self._value(key)
-    if not isinstance(values, list) or not values:
-      raise self.error(key, f'is {values!r:.50}; expected an array')
-    wrong = next((v for v in values if type(v) is not kind), None)
-    if wrong is not None:
-      raise self.error(key, f'has {wrong!r:.50}; expected {kind.__name__}')
-    if count is not None and len(values) != count:
-      raise self.error(key, f'has {len(values)} values; expected {count}')
-    return values
-
-  def _value(self, key: str) -> Any:
-    field = self._reader.get_field(f'tokenizer.{key}')
-    try:
-      return None if field is None else field.contents()
-    except (ValueError, IndexError) as error:
-      raise self.error(key, f'cannot be read: {error}') from None
-
-
-def _from_gguf(file: Path) -> PreTrainedTokenizerFast:
-  """Rebuilds the tokenizer of a GGUF file."""
-  from tokenizers import AddedToken
-
-  header = _Header(file)
-  kind, pre = header.scalar('ggml.model', str), header.scalar('ggml.pre', str)
-  if kind != 'llama' and (kind != 'gpt2' or pre not in _PRE_TOKENIZERS):
-    raise ValueError(
-      f'{file}: tokenizer {kind!r}/{pre!r} is not supported in GGUF; expected '
-      f"'gpt2' with one of {sorted(_PRE_TOKENIZERS)}, or 'llama', which is "
-      'SentencePiece'
-    )
-  tokens = header.array('ggml.tokens', str)
-  types = header.array('ggml.token_type', int, len(tokens))
-
-  def token(role: str) -> str | None:
-    key = f'ggml.{role}_token_id'
-    index = header.scalar(key, int)
-    if index is not None and not 0 <= index < len(tokens):
-      raise header.error(key, f'is {index}; expected 0 to {len(tokens) - 1}')
-    return None if index is None else tokens[index]
-
-  bos, unknown = token('bos'), token('unknown')
-  if kind == 'llama':
-    tokenizer = _sentencepiece(header, tokens, types, unknown)
-  else:
-    tokenizer = _byte_level(header, tokens, pre)
-  # No text yields these tokens by merging, so they are matched beforehand.
-  tokenizer.add_tokens(
-    [
-      AddedToken(token, special=type_ == _CONTROL, normalized=False)
-      for token, type_ in zip(tokens, types, strict=True)
-      if type_ in (_CONTROL, _USER_DEFINED)
-    ]
-  )
-  # Files without the field are older than it; the default is llama.cpp's.
-  add_bos = header.scalar(
-    'ggml.add_bos_token', bool, kind == 'llama' or pre == 'llama-bpe'
-  )
-  return PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer,
-    chat_template=header.scalar('chat_template', str),
-    add_bos_token=add_bos,
-    bos_token=bos,
-    eos_token=token('eos'),
-    unk_token=unknown,
-    pad_token=token('padding'),
-  )
-
-
-def _byte_level(header: _Header, tokens: Sequence[str], pre: str) -> Any:
-  """Builds a BPE tokenizer over bytes, with a printable character for each."""
-  from tokenizers import (
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-  )
-
-  vocab = {token: i for i, token in enumerate(tokens)}
-  merges = []
-  for merge in header.array('ggml.merges', str):
-    # Checked here, as the library's own error does not name the field.
-    left, space, right = merge.partition(' ')
-    if not space or not {left, right, left + right} <= vocab.keys():
-      raise header.error(
-        'ggml.merges', f'has {merge!r}; expected two known tokens'
-      )
-    merges.append((left, right))
-  # Llama 3 has tokens that no sequence of its merges produces.
-  ignore_merges = pre == 'llama-bpe'
-  tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=ignore_merges))
-  if _QWEN2 in _PRE_TOKENIZERS[pre]:
-    tokenizer.normalizer = normalizers.NFC()
-  splits = [
-    pre_tokenizers.Split(Regex(regex), 'isolated')
-    for regex in _PRE_TOKENIZERS[pre]
-  ]
-  # Its own regular expression is GPT-2's; the splits replace it.
-  to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-  tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-  tokenizer.decoder = decoders.ByteLevel()
-  return tokenizer
-
-
-def _sentencepiece(
-  header: _Header,
-  tokens: Sequence[str],
-  types: Sequence[int],
-  unknown: str | None,
-) -> Any:
-  """Builds a BPE tokenizer over characters, with ▁ for spaces.
-
-  Unknown characters are encoded as bytes.
-  """
-  from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-  scores = header.array('ggml.scores', float, len(tokens))
-  normal = {
-    token: score
-    for token, score, type_ in zip(tokens, scores, types, strict=True)
-    if type_ == _NORMAL
-  }
-  # GGUF has no merges for SentencePiece, which merges any two tokens whose
-  # concatenation is a token, in the order of that token's score.  Among several
-  # splits of one token, Transformers ranks the last one first.
-  ranked = sorted(
-    (
-      (score, at, token)
-      for token, score in normal.items()
-      for at in range(1, len(token))
-      if token[:at] in normal and token[at:] in normal
-    ),
-    key=lambda merge: merge[:2],
-    reverse=True,
-  )
-  tokenizer = Tokenizer(
-    models.BPE(
-      {token: i for i, token in enumerate(tokens)},
-      [(token[:at], token[at:]) for _, at, token in ranked],
-      unk_token=unknown,
-      fuse_unk=True,
-      byte_fallback=True,
-    )
-  )
-  add_prefix = header.scalar('ggml.add_space_prefix', bool, True)
-  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
-    prepend_scheme='first' if add_prefix else 'never', split=False
-  )
-  # Decoding drops the space that encoding has put before the text.
-  to_text = [decoders.Replace('▁', ' '), decoders.ByteFallback()]
-  strip = [decoders.Strip(' ', 1, 0)] if add_prefix else []
-  tokenizer.decoder = decoders.Sequence([*to_text, decoders.Fuse(), *strip])
-  return tokenizer

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlcw import Config
 from rlcw.data import datasets, layouts, messages
 from rlcw.data.files import Record
 from rlcw.data.messages import USER, Message, Prompt
@@ -122,6 +123,22 @@ def load_briefs(
       'reply keeps them'
     )
   return briefs
+
+
+def load_run_briefs(config: Config, split: str) -> list[Brief]:
+  """Loads the briefs of a `grpo` run, from its settings.
+
+  Raises:
+    FileNotFoundError, ValueError: see `load_briefs`.
+  """
+  return load_briefs(
+    config.briefs,
+    split=split,
+    language=config.language,
+    # Older runs have trained on all briefs without a split.
+    heldout=config.get('heldout', 0.0),
+    system=config.get('system', ''),
+  )
 
 
 def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:

@@ -8,6 +8,7 @@ pass gives both the reference log-probabilities and the score.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
 from rlcw.data import batches
-from rlcw.models import language_model, lora, tokenizer, weights
+from rlcw.data.messages import Prompt, messages
+from rlcw.models import chat, language_model, lora, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.models.language_model import LanguageModel
@@ -46,6 +48,7 @@ class RewardModel(NamedTuple):
   decoder: LanguageModel
   shared: bool  # the decoder is the policy's pretrained model
   limit: int = 4096  # tokens per reply, as in training; longer ones are cut
+  system: str = ''  # system message of prompts without their own
 
 
 def save(head: Head, workdir: Path) -> None:
@@ -89,7 +92,14 @@ def load(source: str, base: LanguageModel) -> RewardModel:
   # forward pass of its own.
   if run.train != 'head':
     decoder, shared = load_trained_decoder(source, decoder), False
-  return RewardModel(head, run.pooling, decoder, shared, run.max_reply_tokens)
+  return RewardModel(
+    head,
+    run.pooling,
+    decoder,
+    shared,
+    run.max_reply_tokens,
+    run.get('system', ''),
+  )
 
 
 def load_trained_decoder(
@@ -126,8 +136,7 @@ def load_alone(source: str, mesh: Mesh) -> RewardModel:
 def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   """Loads an `AutoModelForSequenceClassification` checkpoint with one label."""
   config, params, weight_D = weights.load_classifier(source, mesh)
-  text = tokenizer.load(source)
-  decoder = LanguageModel(config, params, text, mesh, source)
+  decoder = LanguageModel(config, params, chat.load(source), mesh, source)
   # Hugging Face's classifiers have no bias and read the last token's state.
   head = Head(weight_D, np.zeros((), np.float32))
   return RewardModel(head, 'last', decoder, shared=False)
@@ -225,7 +234,7 @@ def score_and_reference(
 
 def score_texts(
   model: RewardModel,
-  prompts: list[str],
+  prompts: Sequence[Prompt],
   replies: list[list[str]],
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
@@ -237,7 +246,7 @@ def score_texts(
 
 def read_texts(
   model: RewardModel,
-  prompts: list[str],
+  prompts: Sequence[Prompt],
   replies: list[list[str]],
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
@@ -248,7 +257,7 @@ def read_texts(
 
   Args:
     model: the reward model, whose own tokenizer is used.
-    prompts: P user messages, to be put into the decoder's chat template.
+    prompts: P texts or messages, for the decoder's chat template.
     replies: `[P][G]` texts.  They are untrusted: no text becomes a control
       token.  Replies longer than `model.limit` tokens are cut.
     finished: `[P, G]`, true if EOS ended the reply.
@@ -258,13 +267,13 @@ def read_texts(
   Returns:
     Features `[P, G, D]` of this process's replies.
   """
-  decoder, vocabulary = model.decoder, model.decoder.tokenizer
+  decoder, format = model.decoder, model.decoder.chat
   shards = processes.DataShards(decoder.mesh)
-  eos = [int(vocabulary.eos_token_id)]
+  end = format.end
   # The sampled token ids cannot be reused: this tokenizer may be another one
   # than the policy's.  The EOS that decoding dropped is put back.
   rows = [
-    tokenizer.encode_untrusted(vocabulary, reply) + eos * bool(ended)
+    format.encode_content(reply) + end * bool(ended)
     for group, flags in zip(replies, finished, strict=True)
     for reply, ended in zip(group, flags, strict=True)
   ]
@@ -277,7 +286,9 @@ def read_texts(
     [row[: model.limit] for row in rows], min_reply_width
   )
   prompt_PxL, length_P = batches.pad_coarsely(
-    [tokenizer.chat(vocabulary, prompt) for prompt in prompts],
+    [
+      format.encode_prompt(messages(prompt, model.system)) for prompt in prompts
+    ],
     min_prompt_width,
   )
   *inputs, length_PxG, finished_PxG = shards.to_global(

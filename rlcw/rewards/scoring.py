@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from rlcw import Config
-from rlcw.models import language_model, tokenizer, weights
+from rlcw.models import language_model, weights
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief
@@ -260,7 +260,7 @@ class Scorer:
     token, length = np.asarray(rollout.token), np.asarray(rollout.length)
     return [
       [
-        tokenizer.decode(self.model.tokenizer, ids[:n])
+        self.model.chat.decode_reply(ids[:n])
         for ids, n in zip(group, lengths, strict=True)
       ]
       for group, lengths in zip(token, length, strict=True)
@@ -309,8 +309,8 @@ class Scorer:
       finished: `[P, G]`, true if EOS ended the reply.
       widths: minimum prompt and reply widths, in tokens, for padding.
     """
-    prompts = [brief.text for brief in briefs]
     if self.reward is not None:
+      prompts = [brief.request for brief in briefs]
       return reward_model.score_texts(
         self.reward, prompts, text, finished, widths
       )

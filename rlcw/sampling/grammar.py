@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from outlines_core import Index, Vocabulary, json_schema
-from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from rlcw.models import tokenizer as tokenizer_lib
+from rlcw.models.chat import ChatFormat
 
 _UNREACHABLE = np.iinfo(np.int16).max
 
@@ -51,7 +50,7 @@ class Grammar:
 
 def of_schema(
   schema: dict[str, Any],
-  tokenizer: PreTrainedTokenizerFast,
+  chat: ChatFormat,
   vocab_size: int,
   max_new_tokens: int,
 ) -> Grammar:
@@ -62,17 +61,14 @@ def of_schema(
 
   Args:
     schema: from pydantic's `model_json_schema`.
-    tokenizer: of the model.
+    chat: of the model.
     vocab_size: V of the model, which may exceed the tokenizer's.
     max_new_tokens: token budget of a reply, EOS included.
 
   Raises:
-    ValueError: the shortest object does not fit the budget, or the tokenizer
-      has no EOS token.
+    ValueError: the shortest object does not fit the budget.
   """
-  compiled = _compile(
-    json.dumps(_without_max_length(schema)), tokenizer, vocab_size
-  )
+  compiled = _compile(json.dumps(_without_max_length(schema)), chat, vocab_size)
   shortest = int(compiled.left[0].min()) + 1
   if shortest > max_new_tokens:
     raise ValueError(
@@ -98,14 +94,10 @@ def _without_max_length(schema: Any) -> Any:
 # Cached, because compilation is slow and a task uses few schemas.  The schema
 # is passed as text, which is hashable.
 @functools.lru_cache(maxsize=8)
-def _compile(
-  schema: str, tokenizer: PreTrainedTokenizerFast, vocab_size: int
-) -> Grammar:
-  eos = tokenizer_lib.eos_ids(tokenizer)
-  if not eos:
-    raise ValueError('the tokenizer has no token that ends a reply (EOS)')
+def _compile(schema: str, chat: ChatFormat, vocab_size: int) -> Grammar:
+  eos = chat.eos_ids
   regex = json_schema.build_regex_from_schema(schema)
-  index = Index(regex, Vocabulary(eos[0], _token_bytes(tokenizer)))
+  index = Index(regex, Vocabulary(eos[0], _token_bytes(chat.tokenizer)))
   start, final = index.get_initial_state(), index.get_final_states()
   transitions = index.get_transitions()
   # The index's state numbers are arbitrary; ours begin with the start, 0.
@@ -114,7 +106,7 @@ def _compile(
   next_SxV = np.full((ended + 1, vocab_size), -1, np.int16)
   for state, tokens in transitions.items():
     next_SxV[number[state], [*tokens]] = [number[s] for s in tokens.values()]
-  # The index allows its one EOS only; all of the tokenizer's end a reply.
+  # The index allows its one EOS only; all of the model's end a reply.
   next_SxV[:, list(eos)] = -1
   next_SxV[np.ix_([number[s] for s in final], eos)] = ended
   # The rollout discards tokens after the end, but still needs some to draw: a
@@ -141,7 +133,7 @@ def _distances(next_SxV: np.ndarray) -> np.ndarray:
 
 
 def _token_bytes(
-  tokenizer: PreTrainedTokenizerFast,
+  tokenizer: Any,
 ) -> dict[bytes | str, list[int]]:
   """Ids of the tokens by the bytes that they add to a reply."""
   byte_level = 'ByteLevel' in str(tokenizer.backend_tokenizer.decoder)

@@ -201,7 +201,7 @@ class LocalModel:
     json_schema = schema.model_json_schema()
     reply_grammar = grammar.of_schema(
       json_schema,
-      self.model.tokenizer,
+      self.model.chat,
       self.model.config.vocab_size,
       self.settings.max_new_tokens,
     )
@@ -252,7 +252,7 @@ class LocalModel:
 
   def _encode(self, prompt: str) -> list[int]:
     # Prompts quote untrusted text: '<|im_end|>' in it must not end the turn.
-    opening, closing = tokenizer.turns(self.model.tokenizer)
+    opening, closing = self.model.chat.turns()
     return (
       opening
       + tokenizer.encode_untrusted(self.model.tokenizer, prompt)
@@ -296,7 +296,8 @@ class LocalModel:
       config=self.model.config,
       group_size=group_size,
       max_new_tokens=self.settings.max_new_tokens,
-      eos=tokenizer.eos_ids(self.model.tokenizer),
+      eos=self.model.chat.eos_ids,
+      stop=self.model.chat.stop_ids,
     )
     token, length = jax.device_get((rollout.token, rollout.length))
     # The padding is not counted.
@@ -305,7 +306,7 @@ class LocalModel:
     self._usage.completion_tokens += int(length[: len(rows)].sum())
     for ids_GxT, length_G in zip(token, length, strict=True):
       yield [
-        tokenizer.decode(self.model.tokenizer, ids[:n])
+        self.model.chat.decode_reply(ids[:n], thinking=False)
         for ids, n in zip(ids_GxT, length_G, strict=True)
       ]
 

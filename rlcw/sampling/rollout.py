@@ -47,7 +47,7 @@ class Rollout:
   token: jax.Array  # [P, G, T] int32, EOS included
   logp: jax.Array  # [P, G, T] float32, under softmax(logits / temperature)
   length: jax.Array  # [P, G] int32, EOS included
-  finished: jax.Array  # [P, G] bool, false if the budget cut the reply off
+  finished: jax.Array  # [P, G] bool, false if the reply was cut off
 
   @property
   def mask(self) -> jax.Array:
@@ -295,7 +295,8 @@ def grow_cache(kv: KV, size: int) -> KV:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('config', 'group_size', 'max_new_tokens', 'eos')
+  jax.jit,
+  static_argnames=('config', 'group_size', 'max_new_tokens', 'eos', 'stop'),
 )
 def sample(
   params: Params,
@@ -311,6 +312,7 @@ def sample(
   group_size: int,
   max_new_tokens: int,
   eos: tuple[int, ...],
+  stop: tuple[int, ...] = (),
 ) -> Rollout:
   """Samples G replies to each brief.
 
@@ -328,6 +330,7 @@ def sample(
     group_size: G.
     max_new_tokens: T.
     eos: ids that end a reply.
+    stop: ids that have no place in a reply, and cut it off unfinished.
 
   Returns:
     A `Rollout`.  Compiled once per (P, L, G, T) and type of method;
@@ -344,6 +347,7 @@ def sample(
   head_VxD = head_weight(params)
   key_PxG = reply_keys(seed, step, brief_id_P, group_size)
   eos_E = jnp.asarray(eos, jnp.int32)
+  stop_V = jnp.zeros(config.vocab_size, bool).at[jnp.array(stop, int)].set(True)
 
   def cond(state) -> jax.Array:
     t, rollout, _, cache, _ = state
@@ -365,12 +369,14 @@ def sample(
     live = ~rollout.finished
     token_PxG = jnp.where(live, token_PxG, 0).astype(jnp.int32)
     logp_PxG = jnp.where(live, logp_PxG, 0.0)
-    ended = (token_PxG[..., None] == eos_E).any(-1) & live
+    ended = (token_PxG[..., None] == eos_E).any(-1)
+    if stop:
+      ended |= stop_V[token_PxG]
     rollout = Rollout(
       token=rollout.token.at[:, :, t].set(token_PxG),
       logp=rollout.logp.at[:, :, t].set(logp_PxG),
       length=rollout.length + live,
-      finished=rollout.finished | ended,
+      finished=rollout.finished | (ended & live),
     )
     hidden, cache = decode_step(
       config, params, layers, ropes, token_PxG, prefix, cache, t
@@ -391,4 +397,9 @@ def sample(
     t, rollout, hidden, cache, grammar_state_B = lax.while_loop(
       cond, body, state
     )
-  return rollout
+  if not stop:
+    return rollout
+  # Decoding has ended at a token of `stop` as well, but the reply is not whole.
+  last_PxGx1 = jnp.maximum(rollout.length[..., None] - 1, 0)
+  last_PxG = jnp.take_along_axis(rollout.token, last_PxGx1, -1)[..., 0]
+  return rollout.replace(finished=rollout.finished & ~stop_V[last_PxG])

@@ -14,7 +14,7 @@ from rlcw import Config
 from rlcw.evaluation import diversity, heldout, stats, winrate
 from rlcw.models import language_model, lora
 from rlcw.rewards import constraints
-from rlcw.rewards.briefs import Brief, load_briefs
+from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
@@ -33,8 +33,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   after, learned = language_model.restore(config.run, base)
   joined = lora.join(learned, base.params)
   models = {'base': base, 'trained': after._replace(params=joined)}
-  briefs = load_briefs(
-    trained.briefs, split='heldout', language=trained.language
+  briefs = (
+    load_briefs(
+      config.briefs,
+      split='heldout',
+      language=trained.language,
+      heldout=1.0,  # all but those marked as training briefs
+      system=trained.get('system', ''),
+    )
+    if config.briefs not in ('', trained.briefs)
+    else load_run_briefs(trained, 'heldout')
   )
   replies = {
     name: heldout.answer(models[name], scorer, briefs, trained, config)

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 
 from rlcw import Config
 from rlcw.models import formats, language_model, lora, weights
+from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
-from rlcw.models.tokenizer import eos_ids
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 from rlcw.runtime.files import write_json
@@ -77,7 +77,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   else:
     # `load` merges a run's adapters into the weights
     model = language_model.load(config.model, mesh)
-    write_header(config, folder, model.tokenizer, _CAUSAL)
+    write_header(config, folder, model.chat, _CAUSAL)
     weights.save(model.config, model.params, folder, config.dtype)
   model.tokenizer.save_pretrained(folder)
   files = sorted(folder.glob('*.safetensors'))
@@ -94,7 +94,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def write_header(
-  config: Config, folder: Path, tokenizer: Any, architectures: dict[str, str]
+  config: Config, folder: Path, chat: ChatFormat, architectures: dict[str, str]
 ) -> None:
   """Writes config.json and, for a language model, generation_config.json.
 
@@ -105,7 +105,7 @@ def write_header(
   Args:
     config: the settings of the task.
     folder: the folder to write to.
-    tokenizer: of the model.
+    chat: of the model.
     architectures: class names by `model_type`.
   """
   # for a GGUF file, `source.config` is derived from its metadata
@@ -120,14 +120,14 @@ def write_header(
   }
   if architectures is _CLASSIFIER:
     header |= {'id2label': {'0': 'score'}, 'label2id': {'score': 0}}
-    header['pad_token_id'] = tokenizer.pad_token_id
+    header['pad_token_id'] = chat.tokenizer.pad_token_id
   else:
     # inference engines stop at the ids of this file, which may be more than the
     # tokenizer's one EOS
     name = 'generation_config.json'
     before = source.path / name
     generation = formats.read_json(before) if before.exists() else {}
-    generation['eos_token_id'] = list(eos_ids(tokenizer))
+    generation['eos_token_id'] = list(chat.eos_ids)
     write_json(folder / name, generation)
   write_json(folder / 'config.json', header)
 
@@ -155,7 +155,7 @@ def save_classifier(
     tokenizer.pad_token_id = next(
       (i for i in ids if i not in (None, tokenizer.eos_token_id)), None
     )
-  write_header(config, folder, tokenizer, _CLASSIFIER)
+  write_header(config, folder, model.chat, _CLASSIFIER)
   params = lora.merge(model.config, model.params)
   # the score head `[1, D]` replaces the language-model head
   params = {k: v for k, v in params.items() if k != 'head'}

@@ -16,7 +16,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import batches, datasets, layouts, messages
 from rlcw.data.messages import Prompt
-from rlcw.models import language_model, tokenizer
+from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import briefs
 from rlcw.runtime import files, metrics
@@ -38,24 +38,24 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   sampler = make_sampler(config.temperature, config.top_k, config.top_p)
   placed = datasets.read_records(config.input)
   records = [record for _, record in placed]
-  texts = [prompt_of(record, config, place) for place, record in placed]
+  prompts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   # lines of an earlier run that was killed; they are not sampled again
   done = files.count_whole_lines(output, 'responses')
-  if done > len(texts):
+  if done > len(prompts):
     raise ValueError(
-      f'{output}: expected replies to {config.input}, which has {len(texts)} '
+      f'{output}: expected replies to {config.input}, which has {len(prompts)} '
       f'lines, found {done} lines'
     )
-  totals = {'prompts': len(texts), 'replies': 0, 'tokens': 0, 'finished': 0}
+  totals = {'prompts': len(prompts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
   size = config.batch_size
-  for first in metrics.progress('generate', done, len(texts), 'brief', size):
-    rows = np.arange(first, min(first + size, len(texts)))
+  for first in metrics.progress('generate', done, len(prompts), 'brief', size):
+    rows = np.arange(first, min(first + size, len(prompts)))
     before = time.perf_counter()
-    rollout = answer(model, texts, rows, sampler, config)
+    rollout = answer(model, prompts, rows, sampler, config)
     sampling_seconds += time.perf_counter() - before
     # one transfer for all arrays of the batch
     token, length, finished = jax.device_get(
@@ -64,7 +64,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # the rollout may have more rows, which fill the batch (see `answer`)
     for p, row in enumerate(rows):
       replies = [
-        tokenizer.decode(model.tokenizer, token[p, g, : length[p, g]])
+        model.chat.decode_reply(token[p, g, : length[p, g]])
         for g in range(config.samples)
       ]
       files.append_jsonl(
@@ -111,7 +111,7 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
 
 def answer(
   model: LanguageModel,
-  texts: list[str],
+  prompts: list[Prompt],
   rows: np.ndarray,
   sampler: Any,
   config: Config,
@@ -123,7 +123,7 @@ def answer(
 
   Args:
     model: the model to sample from.
-    texts: the prompts of all briefs.
+    prompts: of all briefs.
     rows: indices of the briefs to answer, at most P.
     sampler: as returned by `make_sampler`.
     config: the settings of the task.
@@ -134,7 +134,7 @@ def answer(
   padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
   # Widths are powers of two, so that batches of different prompts share few
   # compilations.
-  ids = [tokenizer.chat(model.tokenizer, texts[row]) for row in padded_P]
+  ids = [model.chat.encode_prompt(prompts[row]) for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
   )
@@ -152,7 +152,8 @@ def answer(
     config=model.config,
     group_size=config.samples,
     max_new_tokens=config.max_new_tokens,
-    eos=tokenizer.eos_ids(model.tokenizer),
+    eos=model.chat.eos_ids,
+    stop=model.chat.stop_ids,
   )
   # JAX returns before the device is done; the caller measures time
   return jax.block_until_ready(rollout)

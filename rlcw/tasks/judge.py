@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from rlcw import Config
+from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
+from rlcw.data.messages import transcript
 from rlcw.evaluation import stats
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import metrics
@@ -39,7 +41,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   output = Path(config.output or workdir / 'verdicts.jsonl')
 
   def answer(records: Sequence[Record]) -> list[Record]:
-    prompts = [record['prompt'] for record in records]
+    prompts = [transcript(layouts.prompt_of(each)) for each in records]
     # groups of one reply: lines of a file need not share a prompt
     replies = [[record['response']] for record in records]
     verdicts = questions.judge(judge_model, question, prompts, replies)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlcw import Config
+from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
@@ -34,7 +35,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     filled = [*itertools.islice(itertools.cycle(records), size)]
     scores_Nx1 = reward_model.score_texts(
       reward,
-      [record['prompt'] for record in filled],
+      [layouts.prompt_of(record) for record in filled],
       [[record['response']] for record in filled],
       np.ones((size, 1), bool),
     )

@@ -19,10 +19,11 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
+from rlcw.data.messages import ASSISTANT, Message, messages
 from rlcw.models import language_model, layers, lora
+from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
-from rlcw.models.tokenizer import chat, encode
 from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
@@ -49,7 +50,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   examples = {split: load(split=split) for split in ('train', 'heldout')}
   arrays = {
-    split: make_arrays(each, model.tokenizer, config.row_tokens, config.seed)
+    split: make_arrays(
+      each, model.chat, config.row_tokens, config.seed, config.system
+    )
     for split, each in examples.items()
   }
   total = len(arrays['train']['token'])
@@ -125,17 +128,21 @@ def check(config: Config) -> None:
 
 def make_arrays(
   examples: Sequence[datasets.Example],
-  tokenizer: Any,
+  chat: ChatFormat,
   row_tokens: int,
   seed: int,
+  system: str = '',
 ) -> dict[str, np.ndarray]:
   """Packs examples into B rows of L tokens, at most T of them targets.
 
+  The targets are the tokens of all the assistant's messages.
+
   Args:
     examples: prompts and replies.
-    tokenizer: of the model.
+    chat: of the model.
     row_tokens: L.
     seed: of the order in which examples are packed.
+    system: a system message for examples without their own.
 
   Returns:
     token: ids `[B, L]`.
@@ -147,20 +154,23 @@ def make_arrays(
   Raises:
     ValueError: an example is longer than a row.
   """
-  end = int(tokenizer.eos_token_id)
-  prompts = [chat(tokenizer, each.prompt) for each in examples]
-  replies = [[*encode(tokenizer, each.response), end] for each in examples]
-  lengths = [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]
+  encoded = [
+    chat.encode_conversation(
+      [*messages(each.prompt, system), Message(ASSISTANT, each.response)]
+    )
+    for each in examples
+  ]
+  lengths = [len(ids) for ids, _ in encoded]
   tokens, segments, places = [], [], []
   for row in batches.pack(lengths, row_tokens, seed):
     token, segment, place = [], [], []
     for number, i in enumerate(row, 1):
-      # The reply's first token is predicted at the prompt's last position.
-      # Without a prompt nothing precedes it: the loss starts at the second.
-      first = len(token) + max(len(prompts[i]), 1) - 1
-      token += prompts[i] + replies[i]
-      segment += [number] * lengths[i]
-      place += range(first, len(token) - 1)
+      ids, is_reply = encoded[i]
+      # A token is predicted at the position before it.  Nothing precedes the
+      # first one, which is a reply's only where there is no prompt.
+      place += [len(token) + t - 1 for t in range(1, len(ids)) if is_reply[t]]
+      token += ids
+      segment += [number] * len(ids)
     tokens.append(token)
     segments.append(segment)
     places.append(place)

@@ -47,7 +47,7 @@ class Steps:
   def __init__(self, case: dict[str, Any], mesh: jax.sharding.Mesh):
     self.case, self.settings = case, settings(case)
     model = language_model.load(case['model'], mesh)
-    self.tokenizer = model.tokenizer
+    self.chat = model.chat
     self.config = objective.configure(model.config, self.settings)
     # `encode` parses the chat template's control tokens; `encode_untrusted`
     # would escape them.
@@ -75,7 +75,7 @@ class Steps:
       eos=(self.config.vocab_size,),
     )
     ids = np.asarray(rollout.token).reshape(-1, self.case['reply_tokens'])
-    return rollout, [tokenizer.decode(self.tokenizer, row) for row in ids]
+    return rollout, [self.chat.decode_reply(row) for row in ids]
 
   def learn(self, rollout: Rollout, texts: list[str]) -> None:
     """Updates the policy, with the replies' lengths as rewards."""

@@ -60,7 +60,7 @@ def prompts_of(question: Question) -> list[list[Prompt]]:
 
 def whole(judge: LanguageModel, question: Question) -> np.ndarray:
   """The first label's share, from rows with all of a prompt in each."""
-  opening, closing = tokenizer.turns(judge.tokenizer)
+  opening, closing = judge.chat.turns()
   rows = [
     [
       *opening,

@@ -214,7 +214,7 @@ def score(
   ids = [tokenizer.encode(model.tokenizer, r) for g in REPLIES for r in g]
   token_NxT, length_N = batches.pad(ids, 8)
   prompt_PxL, length_P = batches.pad(
-    [tokenizer.chat(model.tokenizer, brief.text) for brief in BRIEFS]
+    [model.chat.encode_prompt(brief.text) for brief in BRIEFS]
   )
   rollout = Rollout(
     token=token_NxT.reshape(2, 5, 8),

@@ -9,6 +9,7 @@ import pydantic
 import pytest
 
 from rlcw.models import tokenizer
+from rlcw.models.chat import ChatFormat
 from rlcw.sampling import grammar, prompts
 from rlcw.sampling import rollout as rollout_lib
 from rlcw.sampling.grammar import Grammar
@@ -27,7 +28,7 @@ def text(tiny_folder: Any) -> Any:
 
 def _grammar(schema: Any, text: Any, config: Any, budget: int) -> Grammar:
   form = schema.model_json_schema()
-  return grammar.of_schema(form, text, config.vocab_size, budget)
+  return grammar.of_schema(form, ChatFormat(text), config.vocab_size, budget)
 
 
 def _replies(
@@ -46,12 +47,12 @@ def _replies(
     config=config,
     group_size=8,
     max_new_tokens=budget,
-    eos=tokenizer.eos_ids(text),
+    eos=ChatFormat(text).eos_ids,
   )
   assert rollout.finished.all()
   assert np.isfinite(rollout.logp).all()
   return [
-    tokenizer.decode(text, ids[:n])
+    ChatFormat(text).decode_reply(ids[:n])
     for ids, n in zip(
       rollout.token.reshape(16, -1), rollout.length.reshape(-1), strict=True
     )

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from server import prompt_of, serving
 
 from rlcw.models import tokenizer
+from rlcw.models.chat import ChatFormat
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm
 from rlcw.sampling.cache import Usage
@@ -64,7 +65,7 @@ def test_what_a_model_here_has_done_is_counted(
   told = it.usage()
   assert told.pop('seconds') > 0 and 3 <= told.pop('completion_tokens') <= 24
   assert told.pop('prompt_tokens') == sum(
-    len(tokenizer.chat(tokenizer.load(tiny_folder), prompt))
+    len(ChatFormat(tokenizer.load(tiny_folder)).encode_prompt(prompt))
     for prompt in PROMPTS[:2]
   )
   assert told == {
@@ -96,7 +97,7 @@ def test_a_prompt_cannot_end_its_turn(
 def test_an_empty_reply_is_none(
   tiny_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(tokenizer, 'decode', lambda text, ids: '')
+  monkeypatch.setattr(ChatFormat, 'decode_reply', lambda *_, **__: '')
   it = make(model=str(tiny_folder))
   assert it.ask(PROMPTS[:1]) == [None]
   assert it.usage()['failed'] == 1

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rlcw.data import datasets
 from rlcw.losses import Ratio
 from rlcw.models import attention, language_model, tokenizer, weights
+from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Decoder, head_weight
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
@@ -46,7 +47,7 @@ def alone(config: Any, params: Any, text: Any) -> Ratio:
   """The loss of the examples, each read by itself."""
   total, count = 0.0, 0
   for example in EXAMPLES:
-    prompt = tokenizer.chat(text, example.prompt)
+    prompt = ChatFormat(text).encode_prompt(example.prompt)
     reply = tokenizer.encode(text, example.response)
     row_L = np.array([*prompt, *reply, text.eos_token_id])
     hidden, _ = Decoder(config).apply({'params': params}, row_L[None, None])
@@ -79,7 +80,7 @@ def test_the_loss_is_that_of_each_example_alone(
   config, params = weights.load(tmp_path)
   params = jax.tree.map(jnp.asarray, params)
   text = tokenizer.load(tiny_folder)
-  arrays = sft.make_arrays(EXAMPLES, text, row_tokens, seed=0)
+  arrays = sft.make_arrays(EXAMPLES, ChatFormat(text), row_tokens, seed=0)
   assert len(arrays['token']) == {64: 2, 256: 1}[row_tokens]
   assert (config.window is not None) == (family == 'gemma3')
   loss_fn = sft.make_loss(config)
@@ -125,7 +126,7 @@ def test_an_example_longer_than_a_row_is_refused(
 ) -> None:
   text = tokenizer.load(tiny_folder)
   with pytest.raises(ValueError, match='1 of 3 .* row_tokens=32.* has 37'):
-    sft.make_arrays(EXAMPLES, text, 32, seed=0)
+    sft.make_arrays(EXAMPLES, ChatFormat(text), 32, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_short_last_batch_counts_each_row_once(
   tiny_folder: pathlib.Path,
 ) -> None:
   model = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
-  arrays = sft.make_arrays(EXAMPLES * 2, model.tokenizer, 64, seed=0)
+  arrays = sft.make_arrays(EXAMPLES * 2, model.chat, 64, seed=0)
   assert len(arrays['token']) == 4
   loss_fn = sft.make_loss(model.config)
   losses = [

@@ -26,7 +26,7 @@ from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight, prefill
 from rlcw.models.language_model import LanguageModel
-from rlcw.models.tokenizer import encode, encode_untrusted, turns
+from rlcw.models.tokenizer import encode, encode_untrusted
 from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
 from rlcw.runtime import processes
 from rlcw.runtime.mesh import group_shards
@@ -142,7 +142,7 @@ class LogprobJudge:
       # First in, first out: dicts keep the order of insertion.
       if len(self.prefaces) == _MAX_PREFACES:
         del self.prefaces[next(iter(self.prefaces))]
-      opening, _ = turns(self.model.tokenizer)
+      opening, _ = self.model.chat.turns()
       row = opening + encode_untrusted(self.model.tokenizer, shared)
       cut = len(row)
       # The largest power of two that the row fills, from 16 on; a shorter row
@@ -168,7 +168,7 @@ class LogprobJudge:
     Only the end of the user's turn and the cue are encoded with control tokens.
     """
     tokenizer = self.model.tokenizer
-    _, closing = turns(tokenizer)
+    _, closing = self.model.chat.turns()
     closing = closing + encode(tokenizer, CUE)
     rows = [encode_untrusted(tokenizer, each.row) for each in group]
     # All prompts of a group have the same brief.

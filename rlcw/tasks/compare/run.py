@@ -23,7 +23,7 @@ from rlcw.evaluation import heldout, stats
 from rlcw.models import language_model, lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
-from rlcw.rewards.briefs import Brief, load_briefs
+from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
@@ -81,9 +81,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     reward_model.load(config.unseen, base),
     factory.make_judge(config.judge, base.mesh, base),
   )
-  briefs = load_briefs(
-    trained.briefs, split='heldout', language=trained.language
-  )
+  briefs = load_run_briefs(trained, 'heldout')
   folder = workdir / 'replies'
   folder.mkdir(exist_ok=True)
   replies, features = {}, {}
@@ -242,7 +240,7 @@ def read(
     found += [
       *reward_model.read_texts(
         scorers.unseen,
-        [briefs[row].text for row in rows],
+        [briefs[row].request for row in rows],
         [[reply['text'] for reply in answered[row]] for row in rows],
         np.array([[reply['finished'] for reply in answered[r]] for r in rows]),
       )

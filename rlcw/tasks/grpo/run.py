@@ -15,7 +15,7 @@ from rlcw.data import datasets
 from rlcw.models import language_model, lora, weights
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
-from rlcw.rewards.briefs import load_briefs
+from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -45,7 +45,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   started = time.perf_counter()
   model = load(config)
-  briefs = load_briefs(config.briefs, split='train', language=config.language)
+  briefs = load_run_briefs(config, 'train')
+  try:
+    load_run_briefs(config, 'heldout')
+  except ValueError as error:
+    metrics.notice(f'{error}; without them, evaluate needs --config.briefs')
   optimizer = objective.make_optimizer(config)
   learned, frozen = lora.split(
     model.config, model.params, model.mesh, config.seed

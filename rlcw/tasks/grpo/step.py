@@ -35,7 +35,7 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches
-from rlcw.models import lora, tokenizer
+from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import for_rollout
@@ -81,7 +81,7 @@ def make_next_batch(
   """
   # All N briefs are padded to one width, so that `sample` compiles once.
   tokenized = batches.pad(
-    tokenizer.chat(model.tokenizer, brief.text) for brief in briefs
+    model.chat.encode_prompt(brief.request) for brief in briefs
   )
   mix = make_mix(config)
   shards = processes.DataShards(model.mesh)
@@ -214,7 +214,8 @@ def sample_rollout(
     config=decoder,
     group_size=config.group_size,
     max_new_tokens=config.max_new_tokens,
-    eos=tokenizer.eos_ids(model.tokenizer),
+    eos=model.chat.eos_ids,
+    stop=model.chat.stop_ids,
   )
   return jax.block_until_ready(rollout), resharded - started
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches, datasets
-from rlcw.models.tokenizer import chat, encode_untrusted
+from rlcw.data.messages import messages
+from rlcw.models.chat import ChatFormat
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 
@@ -61,7 +62,7 @@ class Groups(NamedTuple):
 
 def make_groups(
   preferences: list[datasets.Preference],
-  tokenizer: Any,
+  chat: ChatFormat,
   config: Config,
   debias: str,
 ) -> Groups:
@@ -74,7 +75,7 @@ def make_groups(
 
   Args:
     preferences: prompts with replies of known worth.
-    tokenizer: of the model.
+    chat: of the model.
     config: of the `reward_model` task.
     debias: one of `DEBIAS`; see `pair_weights`.
 
@@ -93,14 +94,14 @@ def make_groups(
   for each in preferences:
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
-    rows = [encode_untrusted(tokenizer, reply) for reply in each.replies]
-    prompt = chat(tokenizer, each.prompt)
+    rows = [chat.encode_content(reply) for reply in each.replies]
+    prompt = chat.encode_prompt(messages(each.prompt, config.system))
     parts = cover(len(rows), size - losers)
     split += len(parts) > 1
     for part, is_new in parts:
       worth_R = [each.worth[r] for r in part]
       best = part[int(np.argmax(worth_R))]
-      bad = make_losers(np.array(rows[best]), len(tokenizer), rng)
+      bad = make_losers(np.array(rows[best]), len(chat.tokenizer), rng)
       missing = size - len(part) - losers
       prompts.append(prompt)
       replies += [rows[r] for r in part] + [*bad[:losers]] + [None] * missing
@@ -122,7 +123,7 @@ def make_groups(
   worth_NxR = np.array(worth).reshape(shape_NxR)
   return Groups(
     *batches.pad(prompts),
-    *_tokens(replies, shape_NxR, tokenizer, config),
+    *_tokens(replies, shape_NxR, chat, config),
     length_NxR,
     worth_NxR,
     np.array(made).reshape(shape_NxR),
@@ -190,10 +191,13 @@ def make_losers(
 
 
 def _tokens(
-  replies: list[Any], shape_NxR: tuple[int, int], tokenizer: Any, config: Config
+  replies: list[Any],
+  shape_NxR: tuple[int, int],
+  chat: ChatFormat,
+  config: Config,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Token ids and pooling masks of the replies, both `[N, R, T]`."""
-  limit, end = config.max_reply_tokens, [int(tokenizer.eos_token_id)]
+  limit, end = config.max_reply_tokens, chat.end
   # None is padding: a row without tokens, whose mask is false throughout.
   rows = [[] if reply is None else [*reply, *end] for reply in replies]
   token, count = batches.pad(row[:limit] for row in rows)

@@ -58,7 +58,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   given = {split: load(split=split) for split in ('train', 'heldout')}
   groups = {
-    split: make_groups(given[split], model.tokenizer, config, debias)
+    split: make_groups(given[split], model.chat, config, debias)
     # Held-out pairs all weigh 1: the accuracy is of the data as they are.
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }

@@ -1,0 +1,365 @@
+"""The chat format of a loaded model: conversations to token ids and back.
+
+This is the one place that knows which ids end a reply, and which ids stand
+before and after one.
+
+  prompt   ids up to the reply, as the chat template renders it
+  thought  `<think>…</think>` before a reply, which is no part of it
+  content  the reply's text
+  end      what the template puts after it, up to the first EOS id
+"""
+
+import bisect
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from rlcw.models import formats, gguf_tokenizer, hub
+from rlcw.models import tokenizer as tokenizer_lib
+from rlcw.models.template import Message, Template
+from rlcw.models.tokenizer import THOUGHT, encode, encode_untrusted
+
+# Gemma 3's tokenizer has it in all sizes, but only those that see images have
+# an embedding for it.
+_WITHOUT_EMBEDDING = {'<image_soft_token>'}
+
+
+def reply_of(text: str, thinking: bool = False) -> str:
+  """Returns the reply in a model's text, without the thought before it.
+
+  It is blank if the thought never ends.
+
+  Args:
+    text: of a model.
+    thinking: true if the prompt has opened a thought.
+  """
+  opened, closed = THOUGHT
+  _, end, reply = text.rpartition(closed)
+  if end:
+    return reply.strip()
+  return '' if thinking or text.lstrip().startswith(opened) else text
+
+
+def load(model: str | Path, vocab_size: int | None = None) -> 'ChatFormat':
+  """Loads the chat format of a GGUF file, a folder, or a Hub id.
+
+  Args:
+    model: its path or id.
+    vocab_size: rows of its embedding; None if there is none to fit.
+
+  Raises:
+    FileNotFoundError: there is no such model.
+    ValueError: it has no supported tokenizer, a token without an embedding, no
+      token that ends a reply, or a chat template that fails.
+  """
+  path = hub.fetch(model)
+  listed = gguf_tokenizer.end_ids(path) if path.is_file() else _end_ids(path)
+  chat = ChatFormat(tokenizer_lib.load(path), listed, str(model), vocab_size)
+  chat.check()
+  return chat
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ChatFormat:
+  """How conversations become token ids, and sampled ids become replies.
+
+  Where the template fails, all methods raise ValueError with the model's name.
+  """
+
+  tokenizer: PreTrainedTokenizerFast
+  listed: tuple[int, ...] = ()  # ids that the model's other files call EOS
+  source: str = ''  # the model's name
+  vocab_size: int | None = None
+
+  # --- Encoding ---------------------------------------------------------------
+
+  def encode_prompt(self, messages: str | Sequence[Message]) -> list[int]:
+    """Token ids of a conversation, up to the start of the reply.
+
+    A base model has no chat template and continues the messages themselves:
+    then the ids are those of their texts, after the BOS token if the tokenizer
+    adds one (Gemma and Llama do, Qwen does not).
+
+    Args:
+      messages: roles and texts; a text alone is one user message.
+    """
+    text = self.template.prompt(messages)
+    ids = self._begin + encode(self.tokenizer, text)
+    # Some tokens of images have no embedding in a model of text.
+    if self.vocab_size is not None and max(ids, default=0) >= self.vocab_size:
+      token = self.tokenizer.convert_ids_to_tokens(max(ids))
+      raise self._error(f'it has no embedding for {token!r}, in a prompt')
+    return ids
+
+  def encode_reply(self, text: str) -> list[int]:
+    """Token ids of a reply, up to and including the id that ends it.
+
+    Text like '<|im_end|>' stays plain text.
+    """
+    return [*self.encode_thought(text), *self.encode_content(text), *self.end]
+
+  def encode_thought(self, text: str) -> list[int]:
+    """Token ids before a reply, where prompts open a thought.
+
+    They are those of the thought in the text, or of the end of an empty one.
+    """
+    if not self.thinking:
+      return []
+    opened, closed = THOUGHT
+    thought, end, _ = text.rpartition(closed)
+    if not end:
+      return encode(self.tokenizer, f'\n{closed}\n\n')
+    # The prompt has the opening already.
+    thought = thought.lstrip().removeprefix(opened).lstrip('\n')
+    return [
+      *encode_untrusted(self.tokenizer, thought),
+      *encode(self.tokenizer, f'{closed}\n\n'),
+    ]
+
+  def encode_content(self, text: str) -> list[int]:
+    """Token ids of a reply, as the template writes it, without its end."""
+    # Such prompts have had their thought, if only an empty one.
+    if THOUGHT[0] in self.template.cue:
+      text = reply_of(text)
+    return encode_untrusted(self.tokenizer, self.template.content(text))
+
+  def encode_conversation(
+    self, messages: Sequence[Message]
+  ) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation that ends with a reply.
+
+    The ids before that reply are those of `encode_prompt`: earlier thoughts are
+    dropped where the template drops them.
+
+    Returns:
+      The ids, and a mask that is true at the assistant's texts and at the ids
+      that end them.
+
+    Raises:
+      ValueError: the last message is not the assistant's.
+    """
+    messages = self.template.messages(messages)
+    if not messages or messages[-1][0] != 'assistant':
+      raise ValueError(
+        'expected a conversation whose last message is of the assistant'
+      )
+    *before, (_, reply) = messages
+    encoding: Any = self.tokenizer(
+      self.template.prompt(before),
+      add_special_tokens=False,
+      return_offsets_mapping=True,
+    )
+    ids = list(encoding['input_ids'])
+    # Places in the text where each token starts and stops.
+    places = encoding['offset_mapping']
+    starts, stops = [first for first, _ in places], [end for _, end in places]
+    mask = np.zeros(len(ids), bool)
+    for start, stop in self.template.reply_spans(before):
+      # Every token with some of the reply's text.
+      first = bisect.bisect_right(stops, start)
+      stop = bisect.bisect_left(starts, stop)
+      if ids[stop : stop + len(self.end)] == self.end:
+        stop += len(self.end)
+      mask[first:stop] = True
+    row = self.encode_reply(reply)
+    return (
+      [*self._begin, *ids, *row],
+      [False] * len(self._begin) + mask.tolist() + [True] * len(row),
+    )
+
+  def turns(self, system: str = '') -> tuple[list[int], list[int]]:
+    """Token ids before and after a user's message, for an answer at once.
+
+    With them a message can be tokenised in parts, so that untrusted text cannot
+    end the user's turn.
+
+    Args:
+      system: the system message; '' for none.
+    """
+    opening, closing = (
+      encode(self.tokenizer, part) for part in self.template.around(system)
+    )
+    return [*self._begin, *opening], [*closing, *self.encode_thought('')]
+
+  # --- Replies ----------------------------------------------------------------
+
+  @functools.cached_property
+  def eos_ids(self) -> tuple[int, ...]:
+    """Ids that end a reply: the files', the template's and all chat markers.
+
+    Raises:
+      ValueError: there are none.
+    """
+    vocab = self.tokenizer.get_vocab()
+    # A base model's EOS ends a text, not a turn, so chat markers count as well.
+    ids = {vocab[name] for name in tokenizer_lib.END_MARKERS if name in vocab}
+    ids |= {*self.listed}
+    own: Any = self.tokenizer.eos_token_id
+    if own is not None:
+      ids.add(int(own))
+    ids.update(id for id in self._closing[:1] if id in self.control_ids)
+    if not ids:
+      raise self._error(
+        'no token ends a reply; expected eos_token in tokenizer_config.json, '
+        'or eos_token_id in generation_config.json'
+      )
+    return tuple(sorted(ids))
+
+  @functools.cached_property
+  def after_reply(self) -> list[int]:
+    r"""Ids that the template puts after a reply, as in [<|im_end|>, \n]."""
+    if any(id in self.eos_ids for id in self._closing):
+      return self._closing
+    own: Any = self.tokenizer.eos_token_id
+    return [int(own) if own is not None else self.eos_ids[0]]
+
+  @functools.cached_property
+  def end(self) -> list[int]:
+    """The part of `after_reply` up to and including the first EOS id."""
+    ends = [id in self.eos_ids for id in self.after_reply]
+    return self.after_reply[: ends.index(True) + 1]
+
+  @functools.cached_property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Control ids that do not end a reply, and have no place in one."""
+    return tuple(sorted(self.control_ids - {*self.eos_ids}))
+
+  @property
+  def control_ids(self) -> frozenset[int]:
+    """Ids of tokens that are no text: those of roles, ends and padding."""
+    return tokenizer_lib.control_ids(self.tokenizer)
+
+  def decode_reply(self, ids: Any, thinking: bool | None = None) -> str:
+    """Decodes a reply, without thoughts and surrounding white space.
+
+    Args:
+      ids: sampled after a prompt.  The reply ends before the first id that ends
+        one, and before any other control token.
+      thinking: true if the prompt has opened a thought; None for a prompt of
+        `encode_prompt`.
+    """
+    text = self._decode(ids[: self._stop(ids)])
+    return reply_of(text, self.thinking if thinking is None else thinking)
+
+  def reply_span(self, ids: Any) -> tuple[int, int]:
+    """First and last place (exclusive) of the reply's text in sampled ids."""
+    stop, closed = self._stop(ids), THOUGHT[1]
+    text = self._decode(ids[:stop])
+    thoughts = text.count(closed)
+    if not thoughts:
+      return (0 if reply_of(text, self.thinking) == text else stop), stop
+    # The fewest tokens that have all of the thought.
+    start = bisect.bisect_left(
+      range(stop),
+      thoughts,
+      key=lambda n: self._decode(ids[:n]).count(closed),
+    )
+    return start, stop
+
+  @property
+  def thinking(self) -> bool:
+    """True if prompts open a thought that the model has to end."""
+    return self.template.thinking
+
+  # --- The template -----------------------------------------------------------
+
+  @property
+  def reads_system(self) -> str:
+    """How a system message reaches the model: as 'system', or as 'user'."""
+    return self.template.reads_system
+
+  @property
+  def default_system(self) -> str | None:
+    """The system message that the template inserts by itself, if any."""
+    return self.template.default_system
+
+  @functools.cached_property
+  def template(self) -> Template:
+    """The chat template."""
+    return Template(self.tokenizer, self.source)
+
+  def check(self) -> None:
+    """Encodes and decodes a short chat, and checks the ids.
+
+    Raises:
+      ValueError: the template or the tokenizer fails, nothing ends a reply, or
+        a token has no embedding.
+    """
+    try:
+      self.decode_reply([*self.encode_prompt('Hi'), *self.encode_reply('Hi')])
+      _ = self.default_system
+    except Exception as error:
+      if str(error).startswith(self.source):
+        raise
+      # Damaged files that load may fail only here.
+      raise self._error(f'its tokenizer fails: {error}') from error
+    if self.vocab_size is None:
+      return
+    ids = {
+      id: token
+      for token, id in self.tokenizer.get_vocab().items()
+      if token not in _WITHOUT_EMBEDDING
+    } | {id: 'eos_token_id' for id in self.listed}
+    if max(ids, default=0) >= self.vocab_size:
+      raise self._error(
+        f'{ids[max(ids)]!r} has id {max(ids)}, but vocab_size='
+        f'{self.vocab_size}; expected ids below that'
+      )
+
+  @functools.cached_property
+  def _begin(self) -> list[int]:
+    """BOS of a base model; a template writes its own."""
+    if self.template.compiled is not None:
+      return []
+    ids = list(self.tokenizer.encode(''))
+    # Some tokenizers add EOS after a text as well.
+    first = int(ids[:1] == [self.tokenizer.bos_token_id])
+    ends = ids[first:][-1:] == [self.tokenizer.eos_token_id]
+    return ids[:-1] if ends else ids
+
+  @functools.cached_property
+  def _closing(self) -> list[int]:
+    return encode(self.tokenizer, self.template.after_reply)
+
+  def _stop(self, ids: Any) -> int:
+    stops = np.isin(ids, [*self.eos_ids, *self.stop_ids])
+    return int(stops.argmax()) if stops.any() else len(ids)
+
+  def _decode(self, ids: Any) -> str:
+    hidden = self.control_ids
+    text = self.tokenizer.decode(
+      [id for id in np.asarray(ids).tolist() if id not in hidden],
+      # In some files the markers of thoughts are special.
+      skip_special_tokens=False,
+      clean_up_tokenization_spaces=False,
+    )
+    return str(text).strip()
+
+  def _error(self, reason: str) -> ValueError:
+    return self.template.error(reason)
+
+
+def _end_ids(folder: Path) -> tuple[int, ...]:
+  """EOS ids in the configurations of a folder.
+
+  Raises:
+    ValueError: one is not an id; names the file.
+  """
+  found = set()
+  for name in ('generation_config.json', 'config.json'):
+    file = folder / name
+    config = formats.read_json(file) if file.is_file() else {}
+    value = config.get('eos_token_id')
+    ids = value if isinstance(value, list) else [value]
+    for id in ids:
+      if id is not None and (type(id) is not int or id < 0):
+        raise ValueError(
+          f'{file}: eos_token_id={value!r:.80}; expected an id or a list of ids'
+        )
+    found |= {*ids} - {None}
+  return tuple(sorted(found))

@@ -1,0 +1,428 @@
+"""Chat formats of published families, against transformers' templates."""
+
+import datetime
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from chat_formats import FAMILIES, make_tokenizer, of_family
+from conftest import CHATML
+
+from rlcw.models import chat, template
+from rlcw.models.chat import ChatFormat, reply_of
+from rlcw.models.tokenizer import encode
+
+TALK = [
+  ('user', 'A letter'),
+  ('assistant', 'The keeper wrote.'),
+  ('user', 'More'),
+  ('assistant', 'The sea never wrote.'),
+]
+IM = '<|im_start|>', '<|im_end|>'
+
+
+def of(name: str) -> ChatFormat:
+  made = ChatFormat(of_family(name), source=name)
+  made.check()
+  return made
+
+
+def theirs(
+  tokenizer: Any, messages: list[tuple[str, str]], reply_next: bool
+) -> list[int]:
+  return tokenizer.apply_chat_template(
+    [{'role': role, 'content': text} for role, text in messages],
+    add_generation_prompt=reply_next,
+    enable_thinking=False,
+    return_dict=False,
+  )
+
+
+@pytest.fixture(autouse=True)
+def day(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Templates that transformers renders see our day too."""
+
+  class Day(datetime.datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+      return template.DATE
+
+  module = transformers.utils.chat_template_utils
+  monkeypatch.setattr(module, 'datetime', Day)
+
+
+@pytest.mark.parametrize('name', [n for n in FAMILIES if n != 'base'])
+@pytest.mark.parametrize('text', ['A letter', '  two\n\nlines ', '写 <b>'])
+def test_prompts_equal_transformers(name: str, text: str) -> None:
+  made = of(name)
+  talk = [*TALK[:3][:-1], ('user', text)]
+  for messages in ([('user', text)], talk):
+    ids = theirs(made.tokenizer, messages, True)
+    assert made.encode_prompt(messages) == ids
+  assert made.encode_prompt(text) == made.encode_prompt([('user', text)])
+  if made.reads_system == 'system':
+    talk = [('system', 'Be brief.'), *talk]
+    ids = theirs(made.tokenizer, talk, True)
+    assert made.encode_prompt(talk) == ids
+
+
+@pytest.mark.parametrize(
+  'name', [n for n in FAMILIES if n not in ('base', 'r1')]
+)
+def test_conversations_equal_transformers(name: str) -> None:
+  made = of(name)
+  for talk in (TALK[:2], TALK):
+    ids, mask = made.encode_conversation(talk)
+    whole = theirs(made.tokenizer, talk, False)
+    assert [*ids, *made.after_reply[len(made.end) :]] == whole
+    learned = made.tokenizer.decode(np.array(ids)[mask])
+    end = made.tokenizer.decode(made.end)
+    replies = [text for role, text in talk if role == 'assistant']
+    assert learned.replace(' ', '') == ''.join(
+      text.replace(' ', '') + end for text in replies
+    )
+
+
+@pytest.mark.parametrize(
+  ('name', 'ends', 'after', 'system'),
+  [
+    ('chatml', ['<|im_end|>', '<|endoftext|>'], ['<|im_end|>', 'Ċ'], 'system'),
+    (
+      'chatml-base',
+      ['<|im_end|>', '<|endoftext|>'],
+      ['<|im_end|>', 'Ċ'],
+      'system',
+    ),
+    ('llama3', ['<|end_of_text|>', '<|eot_id|>'], ['<|eot_id|>'], 'system'),
+    ('gemma', ['<eos>', '<end_of_turn>'], ['<end_of_turn>', 'Ċ'], 'user'),
+    ('r1', ['<｜end▁of▁sentence｜>'], ['<｜end▁of▁sentence｜>'], 'system'),
+    ('mistral', ['</s>'], ['</s>'], 'user'),
+    ('base', ['<|endoftext|>'], ['<|endoftext|>'], 'user'),
+  ],
+)
+def test_what_ends_a_reply(
+  name: str, ends: list[str], after: list[str], system: str
+) -> None:
+  made = of(name)
+  spelled = made.tokenizer.convert_ids_to_tokens
+  assert spelled(made.eos_ids) == ends
+  assert spelled(made.after_reply) == after
+  assert spelled(made.end) == after[:1]
+  assert spelled(made.encode_reply('The sea')[-1:]) == after[:1]
+  assert made.reads_system == system
+
+
+def test_a_system_message_reaches_every_model() -> None:
+  talk = [('system', 'Be brief.'), *TALK[:1]]
+  for name in FAMILIES:
+    made = of(name)
+    assert 'Be brief.' in made.tokenizer.decode(made.encode_prompt(talk)), name
+    opening, closing = made.turns('Be brief.')
+    middle = encode(made.tokenizer, 'A letter')
+    text = made.tokenizer.decode([*opening, *middle, *closing])
+    prompt = made.tokenizer.decode(made.encode_prompt(talk))
+    assert text.startswith(prompt), name
+  gemma = of('gemma')
+  merged = [('user', 'Be brief.\n\nA letter')]
+  assert gemma.encode_prompt(talk) == gemma.encode_prompt(merged)
+  assert of('qwen2.5').default_system == 'You are Qwen.'
+  for name in ('chatml', 'llama3', 'gemma', 'base'):
+    assert of(name).default_system is None
+
+
+def test_a_base_model_continues_the_messages() -> None:
+  made = of('base')
+  assert made.encode_prompt('To the sea') == encode(
+    made.tokenizer, 'To the sea'
+  )
+  ids, mask = made.encode_conversation(TALK)
+  assert made.tokenizer.decode(ids) == (
+    '\n\n'.join(text for _, text in TALK[:3]) + TALK[3][1] + '<|endoftext|>'
+  )
+  assert made.tokenizer.decode(np.array(ids)[mask]) == (
+    TALK[1][1] + TALK[3][1] + '<|endoftext|>'
+  )
+
+
+# --- Ends of replies ----------------------------------------------------------
+
+
+def save(folder: pathlib.Path, tokenizer: Any, **files: Any) -> pathlib.Path:
+  tokenizer.save_pretrained(folder)
+  for name, content in files.items():
+    (folder / f'{name}.json').write_text(json.dumps(content))
+  return folder
+
+
+def test_all_files_say_what_ends_a_reply(tmp_path: pathlib.Path) -> None:
+  text = make_tokenizer(None, (*IM, '<|end|>', '<stop>'), (), (None, IM[1]))
+  folder = save(
+    tmp_path,
+    text,
+    generation_config={'eos_token_id': [2, 1]},
+    config={'eos_token_id': 3},
+  )
+  assert chat.load(folder).eos_ids == (1, 2, 3)
+  save(folder, text, generation_config={'eos_token_id': 2}, config={})
+  assert chat.load(folder).eos_ids == (1, 2)
+  save(folder, text, generation_config={'eos_token_id': None})
+  assert chat.load(folder).eos_ids == (1,)
+
+
+@pytest.mark.parametrize('value', ['2', [2.0], [True], -1, {'a': 1}])
+def test_an_end_that_is_no_id_is_an_error(
+  value: Any, tmp_path: pathlib.Path
+) -> None:
+  text = of_family('chatml')
+  save(tmp_path, text, generation_config={'eos_token_id': value})
+  with pytest.raises(
+    ValueError, match=r'generation_config\.json: eos_token_id'
+  ):
+    chat.load(tmp_path)
+
+
+def test_a_template_says_what_ends_a_reply() -> None:
+  # EOS of a base model, and a marker that no list has
+  text = make_tokenizer(
+    CHATML.replace('im_end', 'done'),
+    ('<|im_start|>', '<eos>'),
+    ('<|done|>',),
+    (None, '<eos>'),
+  )
+  made = ChatFormat(text)
+  done = text.convert_tokens_to_ids('<|done|>')
+  assert made.eos_ids == (1, done)
+  assert made.end == [done]
+  # its file does not call it special, and it is cut all the same
+  ids = encode(text, 'The sea.\n<|done|>\n')
+  assert done in ids and '<|done|>' in text.decode(
+    ids, skip_special_tokens=True
+  )
+  assert made.decode_reply(ids) == 'The sea.'
+
+
+def test_a_control_token_ends_the_text_of_a_reply() -> None:
+  made = of('qwen2.5')
+  ids = encode(made.tokenizer, 'The sea.<|im_start|>user\nGood!<|im_end|>')
+  assert made.decode_reply(ids) == 'The sea.'
+  assert ids[made.reply_span(ids)[1]] in made.stop_ids
+  # visible to rules and judges, so no control token
+  ids = encode(made.tokenizer, 'The <tool_call> sea.<|im_end|>')
+  assert made.decode_reply(ids) == 'The <tool_call> sea.'
+
+
+def test_a_template_without_a_generation_prompt_gets_one() -> None:
+  template = CHATML[: CHATML.index('{% if')]
+  made = ChatFormat(make_tokenizer(template, IM, (), (None, IM[1])))
+  complete = of('chatml')
+  assert made.tokenizer.decode(made.encode_prompt('Hi')) == (
+    complete.tokenizer.decode(complete.encode_prompt('Hi'))
+  )
+
+
+# --- Thoughts -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('text', 'thinking', 'reply'),
+  [
+    ('The sea.', False, 'The sea.'),
+    ('<think>\nhm\n</think>\n\nThe sea.', False, 'The sea.'),
+    ('hm\n</think>\n\nThe sea.', True, 'The sea.'),
+    ('hm', True, ''),
+    ('\n<think>\nhm', False, ''),
+    ('a</think>b</think> c ', False, 'c'),
+    ('I <think> so', False, 'I <think> so'),
+    ('<think></think>', False, ''),
+  ],
+)
+def test_the_reply_follows_the_thought(
+  text: str, thinking: bool, reply: str
+) -> None:
+  assert reply_of(text, thinking) == reply
+
+
+@pytest.mark.parametrize('special', [False, True])
+def test_thoughts_are_cut_from_sampled_replies(special: bool) -> None:
+  family, specials, added, ends = FAMILIES['r1']
+  if special:
+    specials, added = (*specials, *added[-2:]), added[:-2]
+  made = ChatFormat(make_tokenizer(family, specials, added, ends))
+  assert made.thinking
+  ids = encode(made.tokenizer, 'hm\n</think>\n\nThe sea.') + made.end
+  assert made.decode_reply(ids) == 'The sea.'
+  start, stop = made.reply_span(ids)
+  assert made.tokenizer.decode(ids[start:stop]).strip() == 'The sea.'
+  unfinished = encode(made.tokenizer, 'hm, the sea')
+  assert made.decode_reply(unfinished) == ''
+  assert made.reply_span(unfinished) == (len(unfinished),) * 2
+  # a given reply closes the thought that the prompt has opened
+  prompt = made.encode_prompt('A letter')
+  for text, thought in (
+    ('The sea.', ''),
+    ('<think>\nhm\n</think>\n\nThe sea.', 'hm'),
+    ('hm\n</think>\n\nThe sea.', 'hm'),
+  ):
+    row = made.encode_reply(text)
+    assert made.decode_reply(row) == 'The sea.'
+    assert made.tokenizer.decode([*prompt, *row]).endswith(
+      f'<｜Assistant｜><think>\n{thought}\n</think>\n\nThe sea.'
+      '<｜end▁of▁sentence｜>'
+    )
+
+
+def test_a_thought_spelled_in_plain_tokens_is_cut() -> None:
+  made = of('chatml')
+  ids = encode(made.tokenizer, '<think>lovely prose</think>\n\nThe sea.')
+  assert made.decode_reply(ids) == 'The sea.'
+  start, stop = made.reply_span(ids)
+  assert made.tokenizer.decode(ids[start:stop]).strip() == 'The sea.'
+  plain = encode(made.tokenizer, 'The sea.')
+  assert made.reply_span(plain) == (0, len(plain))
+
+
+# --- Templates ----------------------------------------------------------------
+
+
+def test_days_and_dice_do_not_change_a_prompt() -> None:
+  dice = "{{ range(1000) | list | random }} {{ strftime_now('%Y-%m-%d') }} "
+  made = ChatFormat(make_tokenizer(dice + CHATML, IM, (), (None, IM[1])))
+  prompts = [made.encode_prompt('Hi') for _ in range(5)]
+  assert prompts == prompts[:1] * 5
+  text = made.tokenizer.decode(prompts[0])
+  assert '2024-07-26' in text
+  drawn = {made.tokenizer.decode(made.turns()[0]) for _ in range(3)}
+  assert len(drawn) == 1 and text.startswith(drawn.pop())
+
+
+@pytest.mark.parametrize(
+  ('broken', 'reason'),
+  [
+    ("{{ raise_exception('not\ntoday') }}", 'fails: not today'),
+    ('{% for m in messages %}', 'is broken: '),
+    ('{{ messages[0].content.nothing() }}', 'fails: '),
+    ('{{ 1 / 0 }}', 'fails: division'),
+    ('Hello', "leaves out the user's message"),
+    ("{{ messages | map(attribute='text') | join }}", 'leaves out|fails'),
+  ],
+)
+def test_a_template_that_fails_is_an_error(
+  broken: str, reason: str, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, make_tokenizer(broken, IM, (), (None, IM[1])))
+  with pytest.raises(ValueError, match=reason) as raised:
+    chat.load(tmp_path)
+  assert str(raised.value).startswith(str(tmp_path))
+  assert '\n' not in str(raised.value)
+
+
+def test_a_message_that_is_written_twice_cannot_be_asked_about() -> None:
+  twice = '{{ messages[0].content }} {{ messages[0].content }}'
+  made = ChatFormat(make_tokenizer(twice, IM, (), (None, IM[1])), source='x')
+  with pytest.raises(ValueError, match='x: .*2 times; expected once'):
+    made.turns()
+
+
+def test_a_template_may_contain_any_word() -> None:
+  made = ChatFormat(make_tokenizer('MESSAGE ' + CHATML, IM, (), (None, IM[1])))
+  opening, closing = made.turns()
+  ids = [*opening, *encode(made.tokenizer, 'Hi'), *closing]
+  assert ids == made.encode_prompt('Hi')
+
+
+def test_a_tokenizer_without_an_end_is_an_error(tmp_path: pathlib.Path) -> None:
+  save(tmp_path, make_tokenizer(None))
+  with pytest.raises(ValueError, match='no token ends a reply') as raised:
+    chat.load(tmp_path)
+  assert str(raised.value).startswith(str(tmp_path))
+  save(tmp_path, make_tokenizer(None), generation_config={'eos_token_id': 7})
+  assert chat.load(tmp_path).end == [7]
+
+
+def test_a_token_without_an_embedding_is_an_error(
+  tmp_path: pathlib.Path,
+) -> None:
+  text = of_family('chatml')
+  size = len(text)
+  save(tmp_path, text)
+  assert chat.load(tmp_path, size).vocab_size == size
+  assert chat.load(tmp_path, size + 20).vocab_size == size + 20
+  with pytest.raises(
+    ValueError, match=f'has id {size - 1}.*={size - 1}'
+  ) as bad:
+    chat.load(tmp_path, size - 1)
+  assert str(bad.value).startswith(str(tmp_path))
+  text.add_special_tokens({'additional_special_tokens': ['<image_soft_token>']})
+  save(tmp_path, text)
+  made = chat.load(tmp_path, size)
+  with pytest.raises(ValueError, match='no embedding for .<image_soft_token>'):
+    made.encode_prompt('An <image_soft_token>')
+  save(tmp_path, text, generation_config={'eos_token_id': [1, 10**6]})
+  with pytest.raises(ValueError, match='eos_token_id.*has id 1000000'):
+    chat.load(tmp_path, size)
+
+
+# --- Damaged and hostile folders ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'edit',
+  [
+    lambda file: file.update(model=None),
+    lambda file: file.update(version='x'),
+    lambda file: file['model'].update(merges=[['no', 'such']]),
+    lambda file: file['model'].update(vocab={}),
+    lambda file: file.update(pre_tokenizer={'type': 'none such'}),
+    lambda file: file.update(added_tokens=[{'id': 5}]),
+  ],
+)
+def test_a_damaged_tokenizer_is_an_error(
+  edit: Any, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, of_family('chatml'))
+  file = tmp_path / 'tokenizer.json'
+  content = json.loads(file.read_text())
+  edit(content)
+  file.write_text(json.dumps(content))
+  with pytest.raises(ValueError) as raised:
+    chat.load(tmp_path)
+  assert str(raised.value).startswith(str(tmp_path))
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('file', ['tokenizer.json', 'tokenizer_config.json'])
+@pytest.mark.parametrize('content', [b'{', b'[]', b'\xff', b''])
+def test_a_file_that_is_no_tokenizer_is_an_error(
+  file: str, content: bytes, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, of_family('chatml'))
+  (tmp_path / file).write_bytes(content)
+  with pytest.raises(ValueError) as raised:
+    chat.load(tmp_path)
+  assert str(raised.value).startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_code_in_a_folder_is_never_run(
+  known: bool, tmp_path: pathlib.Path
+) -> None:
+  save(tmp_path, of_family('chatml'))
+  trap = tmp_path / 'sprung'
+  (tmp_path / 'trap.py').write_text(f'open({str(trap)!r}, "w")\nclass Trap: 0')
+  name = 'PreTrainedTokenizerFast' if known else 'TrapTokenizer'
+  tokenizers = {'AutoTokenizer': [None, 'trap.Trap']}
+  for file, extra in {
+    'tokenizer_config.json': {'tokenizer_class': name, 'auto_map': tokenizers},
+    'config.json': {'auto_map': {'AutoConfig': 'trap.Trap'}},
+  }.items():
+    path = tmp_path / file
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | extra))
+  try:
+    chat.load(tmp_path)
+  except ValueError as error:
+    assert str(error).startswith(str(tmp_path))
+  assert not trap.exists()
