@@ -106,11 +106,11 @@ def test_rules_are_written_into_the_brief() -> None:
     'instruction_id_list': ['length:words'],
     'kwargs': [{'at_most': 20}],
   }
-  config = ConfigDict({'write_rules': True, 'input': 'x'})
-  text = generate.prompt_of(record, config, 1)
+  config = ConfigDict({'write_rules': True, 'system': ''})
+  text = generate.prompt_of(record, config, 'x:1')
   assert text.startswith('A toast.') and '20' in text
   config.write_rules = False
-  assert generate.prompt_of(record, config, 1) == 'A toast.'
+  assert generate.prompt_of(record, config, 'x:1') == 'A toast.'
 
 
 @pytest.mark.parametrize('record', [{}, {'prompt': ' '}, {'prompt': 3}])
@@ -120,7 +120,7 @@ def test_a_record_without_a_prompt_is_named(
   file = tmp_path / 'bad.jsonl'
   files.append_jsonl(file, {'prompt': 'A toast.'})
   files.append_jsonl(file, record)
-  with pytest.raises(ValueError, match=r'bad\.jsonl:2: prompt='):
+  with pytest.raises(ValueError, match=r'bad\.jsonl:2: (prompt=|no prompt)'):
     generate(tiny_folder, file, tmp_path)
   assert not (tmp_path / 'replies.jsonl').exists()
 

@@ -166,12 +166,12 @@ def test_no_answer_at_all_is_an_error_and_leaves_nothing(
 @pytest.mark.parametrize(
   ('row', 'message'),
   [
-    ({'prompt': 'x'}, r'replies\.jsonl:2: response=None; expected a string'),
-    ({'response': 'x'}, r'replies\.jsonl:2: prompt=None; expected a string'),
-    ({'prompt': 1, 'response': 'x'}, 'prompt=1; expected a string'),
+    ({'prompt': 'x'}, r'replies\.jsonl:2: response=None; expected a text'),
+    ({'response': 'x'}, r'replies\.jsonl:2: no prompt in the fields'),
+    ({'prompt': 1, 'response': 'x'}, 'prompt=1; expected a text'),
     (
       {'prompt': 'x', 'response': ['y']},
-      r"response=\['y'\]; expected a string",
+      r"response=\['y'\]; expected",
     ),
   ],
 )
