@@ -193,9 +193,7 @@ def follow(
   if len(reply) > LONGEST:
     return [False] * len(rules)
   plain = text_lib.plain(reply)
-  return [
-    rule.follows(reply, plain, given, benchmark) for rule, given in rules
-  ]
+  return [rule.follows(reply, plain, given, benchmark) for rule, given in rules]
 
 
 def follow_loose(

@@ -75,7 +75,21 @@ def ends_with(reply: str, end_phrase: str) -> bool:
 
 
 # Of English, Chinese, Japanese, French, German and Nordic texts.
-_QUOTES = '"" “” 「」 『』 〈〉 〝〞 〝〟 «» „“ „” ”” »« »»'.split()
+_QUOTES = [
+  '""',
+  '“”',
+  '「」',
+  '『』',
+  '〈〉',
+  '〝〞',
+  '〝〟',
+  '«»',
+  '„“',
+  '„”',
+  '””',
+  '»«',
+  '»»',
+]
 
 
 def is_quotation(reply: str) -> bool:
@@ -220,9 +234,7 @@ def has_first_word(
 def has_placeholders(reply: str, num_placeholders: int) -> bool:
   """At least `num_placeholders` of [name] or 【名】, not blank and no links."""
   # The lookahead excludes Markdown links: [text](address).
-  names = re.findall(
-    r'[\[【]([^\[\]【】\n]*+)[\]】](?!\()', compatible(reply)
-  )
+  names = re.findall(r'[\[【]([^\[\]【】\n]*+)[\]】](?!\()', compatible(reply))
   return len([name for name in names if name.strip()]) >= num_placeholders
 
 

@@ -1,8 +1,9 @@
 """Checks of verse in English and Chinese: lines, syllables and rhymes.
 
-English pronunciations are from the CMU Pronouncing Dictionary; a word may have
-several, and any of them counts (its notice stands beside it in `data/assets`).  Chinese rhymes are the thirteen classes of
-northern song (十三辙), applied to a character's finals as given by `pypinyin`.
+English pronunciations are from the CMU Pronouncing Dictionary, which we ship
+with its notice; a word may have several, and any of them counts.  Chinese
+rhymes are the thirteen classes of northern song (十三辙), applied to a
+character's finals as given by `pypinyin`.
 """
 
 import functools

@@ -111,7 +111,9 @@ VERIFIERS: dict[str, Verifier] = {
   'startend:start_checker': Verifier(checks.starts_with),
   'startend:end_checker': Verifier(checks.ends_with, ifeval.end_checker),
   'startend:quotation': Verifier(checks.is_quotation, ifeval.quotation),
-  'punctuation:no_comma': Verifier(checks.without(checks.COMMAS), ifeval.no_comma),
+  'punctuation:no_comma': Verifier(
+    checks.without(checks.COMMAS), ifeval.no_comma
+  ),
   'punctuation:no_exclamation': Verifier(checks.without(checks.EXCLAMATIONS)),
   'punctuation:no_emoji': Verifier(checks.without(checks.EMOJI), raw=True),
   'detectable_format:json_format': Verifier(
