@@ -75,21 +75,10 @@ def ends_with(reply: str, end_phrase: str) -> bool:
 
 
 # Of English, Chinese, Japanese, French, German and Nordic texts.
-_QUOTES = [
-  '""',
-  '“”',
-  '「」',
-  '『』',
-  '〈〉',
-  '〝〞',
-  '〝〟',
-  '«»',
-  '„“',
-  '„”',
-  '””',
-  '»«',
-  '»»',
-]
+_QUOTES = {
+  *('""', '“”', '「」', '『』', '〈〉', '〝〞', '〝〟'),
+  *('«»', '„“', '„”', '””', '»«', '»»'),
+}
 
 
 def is_quotation(reply: str) -> bool:
@@ -243,12 +232,20 @@ _DECORATION = r'[^\p{L}\p{N}\p{M}\p{So}\n]'
 
 
 def _marker(postscript_marker: str) -> str:
-  """Pattern of a marker, with its dots and spaces optional: P. S., PS, 又及."""
+  """Pattern of a line's marker, its dots and spaces optional: P. S., PS, 又及.
+
+  Decorations may precede it.
+  """
   marker = fold(postscript_marker)
-  if regex.fullmatch(r'(?:[a-z]\.?\s?){2,5}:?', marker):
-    letters = regex.findall('[a-z]', marker)
-    return r'\.?\s?'.join(letters) + rf'(?:\.|(?!{INNER}))'
-  return whole_word(marker.rstrip('.:') or marker)
+  core = regex.sub(rf'\A{_DECORATION}+|{_DECORATION}+\Z', '', marker)
+  if not core:
+    return rf'[^\S\n]*+{regex.escape(marker)}'
+  if regex.fullmatch(r'(?:[a-z]\.?\s?){2,5}', core):
+    letters = r'\.?\s?'.join(regex.findall('[a-z]', core))
+    core = letters + rf'(?:\.|(?!{INNER}))'
+  else:
+    core = whole_word(core)
+  return rf'(?:\d{{1,2}}[.)])?{_DECORATION}*+{core}'
 
 
 def has_postscript(reply: str, postscript_marker: str) -> bool:
@@ -257,11 +254,11 @@ def has_postscript(reply: str, postscript_marker: str) -> bool:
   Marks may stand around it: **P.S.**, > P.S., - P.S.  IFEval accepts the marker
   anywhere, even as the whole reply.
   """
-  pattern = (
-    rf'\n(?:\d{{1,2}}[.)])?{_DECORATION}*{_marker(postscript_marker)}'
-    rf'(?:{_DECORATION}|\n)*+[^\n]'
-  )
-  return regex.search(pattern, fold(reply)) is not None
+  text = fold(reply)
+  marker = regex.search(rf'\n{_marker(postscript_marker)}', text)
+  if marker is None:
+    return False
+  return regex.search(r'[\p{L}\p{N}\p{So}]', text, pos=marker.end()) is not None
 
 
 def is_an_answer(reply: str) -> bool:
