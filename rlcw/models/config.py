@@ -172,7 +172,7 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     part = _validate(config).get('text_config', {})
     # Transformers leaves fields out that have their default.
     shared = {key: config[key] for key in _SHARED_FIELDS if key in config}
-    config = {**_GEMMA3_DEFAULTS, **shared, **part}
+    config = {**_GEMMA3_DEFAULTS, **part, **shared}
   quantised = config.get('quantization_config')
   if quantised is not None:
     method = quantised
@@ -197,7 +197,6 @@ _SHARED_FIELDS = (
   'eos_token_id',
   'pad_token_id',
   'quantization_config',
-  'tie_word_embeddings',
 )
 # Of transformers' Gemma3TextConfig.
 _GEMMA3_DEFAULTS = {
