@@ -5,6 +5,7 @@ converted to the equivalent `config.json`, so that the rest of the code has to
 deal with one kind of header only.
 """
 
+import hashlib
 import json
 import mmap
 import re
@@ -75,6 +76,42 @@ def open_source(model: str | Path) -> Source:
   """
   path = hub.fetch(model)
   return open_gguf(path) if path.is_file() else open_safetensors(path)
+
+
+def digest(model: str | Path) -> str:
+  """Digest of a model's files: their names, sizes and contents.
+
+  Of a run's workdir these are its settings, summary, head and checkpoints, and
+  the files of the model that it started from.
+
+  Raises:
+    FileNotFoundError: there is no such model.
+  """
+  path = hub.fetch(model)
+  started_from = None
+  if path.is_file():
+    files = [path]
+  elif (path / 'checkpoints').is_dir():
+    files = [
+      *(
+        file for kind in ('*.json', '*.safetensors') for file in path.glob(kind)
+      ),
+      *(path / 'checkpoints').rglob('*'),
+    ]
+    started_from = read_json(path / 'config.json').get('model')
+  else:
+    kinds = '*.json', '*.safetensors', '*.jinja', '*.model', '*.txt'
+    files = [file for kind in kinds for file in path.glob(kind)]
+  total = hashlib.blake2b(digest_size=16)
+  for file in sorted(filter(Path.is_file, files)):
+    name = file.name if file == path else file.relative_to(path)
+    with file.open('rb') as content:
+      # Streamed: the file may be larger than the memory.
+      found = hashlib.file_digest(content, 'blake2b').hexdigest()
+    total.update(f'{name} {file.stat().st_size} {found}\n'.encode())
+  if started_from:
+    total.update(digest(started_from).encode())
+  return total.hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any]:
