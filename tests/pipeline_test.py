@@ -300,8 +300,10 @@ def test_runs_are_compared_and_added(
     return (workdir / 'replies' / f'{name}.jsonl').stat().st_mtime_ns
 
   kept, stale = written('rlmr-0'), written('rlmr-1')
+  # of another content, and no younger than the replies
   longer = arms / 'runs' / 'rlmr-1' / 'summary.json'
-  os.utime(longer, ns=(stale + 1_000_000, stale + 1_000_000))
+  longer.write_text(longer.read_text() + '\n')
+  os.utime(longer, ns=(stale - 1_000_000, stale - 1_000_000))
   config.runs = str(arms / 'runs' / '*')
   summary = run('compare', config, workdir)
   assert written('rlmr-0') == kept and written('rlmr-1') > stale

@@ -114,7 +114,7 @@ class ModelConfig:
     Raises:
       ValueError: names the field, its value and the supported values.
     """
-    config = _validate(config)
+    config = _validate(text_config(config))
     family = config.get('model_type', 'llama')
     if family not in _FAMILIES:
       raise ValueError(
@@ -157,6 +157,63 @@ class ModelConfig:
     )
 
 
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The configuration of a model's text decoder.
+
+  Of a multimodal Gemma 3 it is a part of `config.json`; of any other model the
+  whole.
+
+  Raises:
+    ValueError: the weights are quantised, or the model is a mixture of experts;
+      names the field.
+  """
+  config = dict(config)
+  if config.get('model_type') == 'gemma3':
+    part = _validate(config).get('text_config', {})
+    # Transformers leaves fields out that have their default.
+    shared = {key: config[key] for key in _SHARED_FIELDS if key in config}
+    config = {**_GEMMA3_DEFAULTS, **part, **shared}
+  quantised = config.get('quantization_config')
+  if quantised is not None:
+    method = quantised
+    if isinstance(quantised, Mapping):
+      method = quantised.get('quant_method', quantised)
+    raise ValueError(
+      f'quantization_config: weights quantised by {method!r:.80} are not '
+      'supported; expected None (float32, float16, bfloat16) or a GGUF file'
+    )
+  for field in ('num_experts', 'num_local_experts', 'n_routed_experts'):
+    if config.get(field) not in (None, 0, 1):
+      raise ValueError(
+        f'{field}={config[field]!r:.80}: a mixture of experts is not '
+        f'supported; expected a dense model of {tuple(_FAMILIES)}'
+      )
+  return config
+
+
+# Of a multimodal model's `config.json`, outside of its text part.
+_SHARED_FIELDS = (
+  'bos_token_id',
+  'eos_token_id',
+  'pad_token_id',
+  'quantization_config',
+)
+# Of transformers' Gemma3TextConfig.
+_GEMMA3_DEFAULTS = {
+  'model_type': 'gemma3_text',
+  'vocab_size': 262_208,
+  'hidden_size': 2304,
+  'intermediate_size': 9216,
+  'num_hidden_layers': 26,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 256,
+  'hidden_activation': 'gelu_pytorch_tanh',
+  'max_position_embeddings': 131_072,
+  'rms_norm_eps': 1e-6,
+  'query_pre_attn_scalar': 256,
+  'sliding_window': 4096,
+}
 _REQUIRED = (
   'vocab_size',
   'hidden_size',
@@ -176,7 +233,6 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
   'final_logit_softcapping': (None,),
   'use_bidirectional_attention': (False,),
   'partial_rotary_factor': (1.0,),
-  'quantization_config': (None,),
 }
 # model_type: (switches of ModelConfig, required fields, supported values)
 _FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, ...], dict]] = {
@@ -249,7 +305,13 @@ _FIELD_KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
   ),
   'an object': (
     lambda value: isinstance(value, Mapping),
-    ('rope_parameters', 'rope_scaling', 'full_attention', 'sliding_attention'),
+    (
+      'rope_parameters',
+      'rope_scaling',
+      'full_attention',
+      'sliding_attention',
+      'text_config',
+    ),
   ),
 }
 
@@ -307,27 +369,42 @@ def _ropes(
   differ; older files have `rope_theta`, `rope_scaling` and, for Gemma,
   `rope_local_base_freq`.
   """
-  parameters = _validate(config.get('rope_parameters', {}))
-  if 'full_attention' in parameters or 'sliding_attention' in parameters:
-    local = _validate(parameters.get('sliding_attention', {}))
-    full = _validate(parameters.get('full_attention', {}))
-    return _rope(config, full, theta), _rope(config, local, 10_000.0)
-  # A file may have both the old and the new fields, if they agree.
-  scaling = _validate(config.get('rope_scaling', {}))
-  theta = config.get('rope_theta', theta)
-  if parameters and scaling and parameters != scaling:
+  parameters = _rope_fields(config.get('rope_parameters', {}))
+  scaling = _rope_fields(config.get('rope_scaling', {}))
+  nested = 'full_attention' in parameters or 'sliding_attention' in parameters
+  full = parameters
+  if nested:
+    full = _rope_fields(parameters.get('full_attention', {}))
+  # A file may have both the old and the new fields, if they agree: whichever
+  # of the two is given precedence, the result is the same.
+  old = (
+    {'rope_theta': config.get('rope_theta')} if 'rope_theta' in config else {}
+  )
+  rope = _rope(config, {**old, **scaling, **full}, theta)
+  if rope != _rope(config, {**full, **scaling, **old}, theta):
     raise ValueError(
-      f'rope_parameters={parameters!r} contradicts rope_scaling={scaling!r}'
+      f'rope_parameters={full!r} contradicts rope_scaling={scaling!r} with '
+      f'rope_theta={config.get("rope_theta")!r}; expected one of them, or both '
+      'alike'
     )
-  if 'rope_theta' in config and parameters.get('rope_theta', theta) != theta:
-    raise ValueError(
-      f'rope_theta={theta!r} contradicts rope_parameters={parameters!r}'
-    )
-  rope = _rope(config, parameters or scaling, theta)
+  if nested:
+    local = _rope_fields(parameters.get('sliding_attention', {}))
+    return rope, _rope(config, local, 10_000.0)
   if config.get('model_type') != 'gemma3_text':
     return rope, None
   # Only Gemma's global layers are scaled; its local ones keep a plain rope.
   return rope, RopeConfig(config.get('rope_local_base_freq', 10_000.0))
+
+
+def _rope_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Valid fields of a rope; `type`, the older name, becomes `rope_type`."""
+  fields = _validate(fields)
+  kind = fields.pop('type', None)
+  if kind is not None and fields.setdefault('rope_type', kind) != kind:
+    raise ValueError(
+      f'type={kind!r} contradicts rope_type={fields["rope_type"]!r}'
+    )
+  return fields
 
 
 def _rope(
@@ -335,7 +412,7 @@ def _rope(
 ) -> RopeConfig:
   """Rotary settings of one layer type; `theta` where the file has none."""
   theta = parameters.get('rope_theta', theta)
-  kind = parameters.get('rope_type', parameters.get('type', 'default'))
+  kind = parameters.get('rope_type', 'default')
   fields = {
     'default': (),
     'linear': ('factor',),

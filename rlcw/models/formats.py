@@ -5,8 +5,10 @@ converted to the equivalent `config.json`, so that the rest of the code has to
 deal with one kind of header only.
 """
 
+import hashlib
 import json
 import mmap
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +17,24 @@ import numpy as np
 
 from rlcw.models import hub
 from rlcw.models.attention import frequencies
-from rlcw.models.config import ModelConfig, RopeConfig
+from rlcw.models.config import ModelConfig, RopeConfig, text_config
 
 _DTYPES = ('F32', 'F16', 'BF16')
 INDEX = 'model.safetensors.index.json'
+# Tables that follow from the configuration, which old files have nevertheless:
+# rotary frequencies, masks and positions.
+_BUFFER = re.compile(
+  r'(.*\.)?(rotary_emb\w*\.\w*(inv_freq|cos_cached|sin_cached)'
+  r'|(self_)?attn(ention)?\.(masked_)?bias|position_ids)'
+)
+# A multimodal model's other parts, and the prefixes of its text decoder by old
+# and new versions of transformers.
+_OTHER_PARTS = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
+_TEXT_PARTS = {
+  'language_model.model.': 'model.',
+  'language_model.lm_head.': 'lm_head.',
+  'model.language_model.': 'model.',
+}
 
 
 class Source(NamedTuple):
@@ -62,6 +78,42 @@ def open_source(model: str | Path) -> Source:
   return open_gguf(path) if path.is_file() else open_safetensors(path)
 
 
+def digest(model: str | Path) -> str:
+  """Digest of a model's files: their names, sizes and contents.
+
+  Of a run's workdir these are its settings, summary, head and checkpoints, and
+  the files of the model that it started from.
+
+  Raises:
+    FileNotFoundError: there is no such model.
+  """
+  path = hub.fetch(model)
+  started_from = None
+  if path.is_file():
+    files = [path]
+  elif (path / 'checkpoints').is_dir():
+    files = [
+      *(
+        file for kind in ('*.json', '*.safetensors') for file in path.glob(kind)
+      ),
+      *(path / 'checkpoints').rglob('*'),
+    ]
+    started_from = read_json(path / 'config.json').get('model')
+  else:
+    kinds = '*.json', '*.safetensors', '*.jinja', '*.model', '*.txt'
+    files = [file for kind in kinds for file in path.glob(kind)]
+  total = hashlib.blake2b(digest_size=16)
+  for file in sorted(filter(Path.is_file, files)):
+    name = file.name if file == path else file.relative_to(path)
+    with file.open('rb') as content:
+      # Streamed: the file may be larger than the memory.
+      found = hashlib.file_digest(content, 'blake2b').hexdigest()
+    total.update(f'{name} {file.stat().st_size} {found}\n'.encode())
+  if started_from:
+    total.update(digest(started_from).encode())
+  return total.hexdigest()
+
+
 def read_json(file: Path) -> dict[str, Any]:
   """Reads a JSON object.
 
@@ -88,8 +140,16 @@ def open_safetensors(folder: Path) -> Source:
   from safetensors import safe_open
 
   if not (folder / 'config.json').exists():
-    raise _missing_error(folder, 'config.json')
-  config = read_json(folder / 'config.json')
+    raise _no_config_error(folder)
+  header = folder / 'config.json'
+  whole = read_json(header)
+  try:
+    config = text_config(whole)
+  except ValueError as error:
+    raise ValueError(f'{header}: {error}') from None
+  multimodal = config.get('model_type') != whole.get('model_type')
+  # Name in the file, by the name of the tensor in a text model.
+  stored: dict[str, str] = {}
   files: dict[str, Path] = {}
   shapes: dict[str, tuple[int, ...]] = {}
   errors = []
@@ -103,11 +163,15 @@ def open_safetensors(folder: Path) -> Source:
       part = handle.get_slice(name)
       if name in files:
         errors.append(f'{name} is in {files[name].name} and in {file.name}')
+      files[name] = file
+      if _BUFFER.fullmatch(name) or (multimodal and _OTHER_PARTS.match(name)):
+        continue
       if part.get_dtype() not in _DTYPES:
         errors.append(
           f'{name}: dtype {part.get_dtype()}, expected one of {_DTYPES}'
         )
-      files[name], shapes[name] = file, tuple(part.get_shape())
+      text_name = _text_name(name) if multimodal else name
+      stored[text_name], shapes[text_name] = name, tuple(part.get_shape())
   for name, file in _weight_map(folder).items():
     if files.get(name) != file:
       errors.append(f'{name} is not in {file.name}, the file in {INDEX}')
@@ -117,10 +181,37 @@ def open_safetensors(folder: Path) -> Source:
   def read(name: str) -> np.ndarray:
     # The file is mapped anew for each tensor: pages of one long-lived mapping
     # would stay in memory after their tensor has been used.
-    with safe_open(files[name], framework='numpy') as handle:
-      return handle.get_tensor(name)
+    with safe_open(files[stored[name]], framework='numpy') as handle:
+      return handle.get_tensor(stored[name])
 
   return Source(folder, 'hf', config, shapes, read)
+
+
+def _text_name(name: str) -> str:
+  """Name in a text model of a tensor of a multimodal one."""
+  for prefix, plain in _TEXT_PARTS.items():
+    if name.startswith(prefix):
+      return plain + name.removeprefix(prefix)
+  return name
+
+
+def _no_config_error(folder: Path) -> Exception:
+  """The error of a folder without `config.json`, by what else it has."""
+  adapter = folder / 'adapter_config.json'
+  if adapter.is_file():
+    base = read_json(adapter).get('base_model_name_or_path')
+    return ValueError(
+      f'{folder} has adapters of peft for the base {base!r}, not a model; '
+      'expected them merged: '
+      f'PeftModel.from_pretrained(base, {str(folder)!r})'
+      '.merge_and_unload().save_pretrained(NEW_FOLDER)'
+    )
+  if any(folder.glob('*.gguf')):
+    return FileNotFoundError(
+      f'{folder} lacks config.json; expected the path of one of its GGUF '
+      f'files: {sorted(p.name for p in folder.glob("*.gguf"))}'
+    )
+  return _missing_error(folder, 'config.json')
 
 
 def _weight_map(folder: Path) -> dict[str, Path]:
@@ -148,12 +239,16 @@ def _safetensors_files(folder: Path) -> list[Path]:
   single = folder / 'model.safetensors'
   files = [single] if single.exists() else sorted(folder.glob('*.safetensors'))
   if not files:
-    pickles = sorted(p.name for p in folder.glob('*.bin'))
-    raise _missing_error(
-      folder,
-      'a *.safetensors file'
-      + (f' ({pickles} would have to be unpickled)' if pickles else ''),
-    )
+    kinds = '*.bin', '*.pt', '*.pth', '*.ckpt'
+    pickles = sorted(p.name for kind in kinds for p in folder.glob(kind))
+    if pickles:
+      raise FileNotFoundError(
+        f'{folder} lacks a *.safetensors file: {pickles} would have to be '
+        'unpickled, which may run any code; convert a folder that you trust by '
+        f"transformers' AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+        '.save_pretrained(NEW_FOLDER)'
+      )
+    raise _missing_error(folder, 'a *.safetensors file')
   return files
 
 
@@ -216,6 +311,13 @@ def open_gguf(file: Path) -> Source:
   import gguf
 
   reader = gguf_reader(file)
+  shards = reader.get_field('split.count')
+  count = int(shards.contents()) if shards is not None else 1
+  if count > 1:
+    raise ValueError(
+      f'{file} is one of {count} shards; expected a single file, as '
+      '`llama-gguf-split --merge` makes of them'
+    )
   stored = {tensor.name: tensor for tensor in reader.tensors}
   pages: mmap.mmap = reader.data._mmap  # pyright: ignore
   # GGUF lists the sizes of a tensor from the fastest axis to the slowest.
@@ -294,6 +396,12 @@ def _gguf_config(
     return value
 
   family = header_field('general.architecture', str)
+  experts = header_field(f'{family}.expert_count', int, 0)
+  if experts > 1:
+    raise ValueError(
+      f'{file}: {family}.expert_count={experts}: a mixture of experts is not '
+      'supported; expected a dense model'
+    )
   if family not in _MODEL_TYPES:
     raise ValueError(
       f'{file}: general.architecture={family!r} is not supported; expected '

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ _SANDWICH = {
   ),
 }
 DTYPES = ('float32', 'bfloat16')
+# Of TRL, OpenRLHF and others, and of transformers' classifiers.
+_HEAD = re.compile(
+  r'(model\.)?(v_head|value_head|score|classifier|reward_head|regression_head'
+  r'|cls\.output)\b'
+)
 _LAYER = {'hf': 'model.layers.{}.', 'gguf': 'blk.{}.'}
 
 
@@ -148,6 +154,16 @@ def _read(
   stored = dict(source.shapes)
   if config.tied_head and 'score' not in shapes:
     _drop_duplicate_head(source, stored)
+  for name in stored:
+    if _HEAD.match(name) and name not in expected:
+      raise ValueError(
+        f'{source.path}: {name} is the head of a reward or value model; '
+        + (
+          'expected score.weight of one label'
+          if 'score' in shapes
+          else 'expected a language model'
+        )
+      )
   # An unknown tensor is an error too: ignoring a bias or norm that our decoder
   # lacks would silently give other logits.
   errors = [f'missing: {name}' for name in sorted(expected.keys() - stored)]

@@ -16,10 +16,12 @@ A missing argument is an error, where IFEval would draw one at random.
 import difflib
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import ifeval, languages, wording
+from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.registry import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]
@@ -32,9 +34,28 @@ LANGUAGES = 'en', 'zh'  # languages with wordings
 LONGEST = 100_000
 
 
+# Of an argument, or of all texts of a list together, in characters.
+_LONGEST_TEXT = 10_000
+_AT_MOST = f' of at most {_LONGEST_TEXT} characters'
+_MOST_TEXTS = 200
+
+
 def _is_count(value: object) -> tuple[bool, str]:
   # Not isinstance: a bool is an int too, and `true` in JSON is a mistake here.
-  return type(value) is int and value > 0, 'a whole number of 1 or more'
+  # No reply has more of anything than characters.
+  return (
+    type(value) is int and 0 < value <= LONGEST,
+    f'a whole number of 1 or more, at most {LONGEST}',
+  )
+
+
+def _is_text(value: object) -> bool:
+  """True for a text of a bounded size that shows something."""
+  return (
+    isinstance(value, str)
+    and len(value) <= _LONGEST_TEXT
+    and text_lib.fold(value) != ''
+  )
 
 
 def _validate_argument(name: str, value: object) -> tuple[bool, str]:
@@ -46,35 +67,44 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
     case 'relation' | 'let_relation' | 'capital_relation':
       return value in [*ifeval.RELATIONS], ' or '.join(ifeval.RELATIONS)
     case 'letter':
-      single = isinstance(value, str) and len(value.strip()) == len(value) == 1
+      # One as a reader counts, who takes a letter and its accents together.
+      letter = value if isinstance(value, str) and _is_text(value) else ''
+      single = (
+        letter.strip() == letter and text_lib.count_characters(letter) == 1
+      )
       return single, 'one character that is not white space'
     case 'at_least' | 'at_most' | 'nth_paragraph':
       return _is_count(value)
     case 'scheme':
       letters = value if isinstance(value, str) else ''
       # X marks a free line.  A letter that occurs once would rhyme with none.
-      counts = [letters.count(letter) for letter in {*letters} - {'X'}]
-      valid = (
-        re.fullmatch('[A-Z]{2,16}', letters) and min(counts, default=0) > 1
+      valid = re.fullmatch('[A-Z]{2,16}', letters) and not any(
+        letters.count(letter) == 1 for letter in {*letters} - {'X'}
       )
-      return bool(valid), 'like AABB or XAXA, any letter but X twice or more'
+      return (
+        bool(valid) and {*letters} != {'X'},
+        'like AABB or XAXA, any letter but X twice or more',
+      )
     case 'letters':
-      valid = isinstance(value, str) and re.search(r'[^\W_]', value)
-      return bool(valid), 'text with letters'
+      valid = _is_text(value) and re.search(r'[^\W_]', str(value))
+      return bool(valid), 'text with letters' + _AT_MOST
     case _ if name.startswith('num_') or name.endswith('frequency'):
       return _is_count(value)
     case 'keywords' | 'forbidden_words':
       words = value if isinstance(value, list | tuple) else []
-      # 'word' is no argument's name: it falls through to non-blank text.
-      valid = [_validate_argument('word', word)[0] for word in words]
-      return valid != [] and all(valid), 'a list of one or more non-blank texts'
+      valid = 0 < len(words) <= _MOST_TEXTS and all(map(_is_text, words))
+      return (
+        valid and sum(map(len, words)) <= _LONGEST_TEXT,
+        f'a list of one or more non-blank texts, at most {_MOST_TEXTS} of '
+        f'{_LONGEST_TEXT} characters together',
+      )
     case 'language':
       # `in` a list, not in the dict: an unhashable value must not raise.
       return value in [*languages.NAMES], f'one of {", ".join(languages.NAMES)}'
     case 'script':
       return value in [*languages.SCRIPTS], ' or '.join(languages.SCRIPTS)
     case _:
-      return isinstance(value, str) and value.strip() != '', 'non-blank text'
+      return _is_text(value), 'non-blank text' + _AT_MOST
 
 
 def _errors(parameters: Mapping[str, bool], given: Arguments) -> Iterator[str]:
@@ -87,11 +117,12 @@ def _errors(parameters: Mapping[str, bool], given: Arguments) -> Iterator[str]:
   for name in given:
     if name not in parameters:
       expected = ', '.join(parameters) or 'none'
-      yield f'unknown argument {name!r}; expected {expected}'
+      yield f'unknown argument {name!r:.80}; expected {expected}'
   for name, required in parameters.items():
     valid, expected = _validate_argument(name, given.get(name))
     if not valid and (required or name in given):
-      yield f'{name} must be {expected}, not {given.get(name)!r}'
+      # Abridged: it may be of any size.
+      yield f'{name} must be {expected}, not {reprlib.repr(given.get(name))}'
   # `length:*` rules: each bound is optional, but one of them is needed.
   if parameters and not given:
     yield f'{" or ".join(parameters)} must be given'
@@ -108,11 +139,17 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
   Raises:
     ValueError: the id is unknown, or an argument does not fit.
   """
-  if instruction_id not in VERIFIERS:
+  if not isinstance(instruction_id, str) or instruction_id not in VERIFIERS:
     # A cutoff of 0 lists every id, the most similar first.
-    known = difflib.get_close_matches(instruction_id, VERIFIERS, 99, 0)
-    raise ValueError(f'no instruction {instruction_id!r}, only {known}')
+    wanted = str(instruction_id)[:99]
+    known = difflib.get_close_matches(wanted, VERIFIERS, 99, 0)
+    raise ValueError(f'no instruction {instruction_id!r:.99}, only {known}')
   verifier = VERIFIERS[instruction_id]
+  if not isinstance(kwargs, Mapping):
+    raise ValueError(
+      f'{instruction_id}: {reprlib.repr(kwargs)} are no arguments; expected a '
+      'mapping of names to values'
+    )
   # IFEval's files list every argument at every rule, null where unused.
   given = {name: value for name, value in kwargs.items() if value is not None}
   # Lazy: the first error is raised before later ones are computed.
@@ -153,12 +190,10 @@ def follow(
     ValueError: see `validate`.
   """
   rules = validate(instruction_ids, kwargs)
-  # Otherwise an empty reply would satisfy every rule that forbids something.
-  checkable = reply.strip() != '' and len(reply) <= LONGEST
-  return [
-    checkable and rule.choose(benchmark)(reply, **given)
-    for rule, given in rules
-  ]
+  if len(reply) > LONGEST:
+    return [False] * len(rules)
+  plain = text_lib.plain(reply)
+  return [rule.follows(reply, plain, given, benchmark) for rule, given in rules]
 
 
 def follow_loose(

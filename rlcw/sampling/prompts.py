@@ -7,7 +7,6 @@ of a reply can appear outside the quotation, whatever it contains.
 import functools
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,38 +14,9 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from rlcw.data.characters import visible as visible
+
 PROMPTS = Path(__file__).parents[1] / 'data' / 'assets' / 'prompts'
-
-
-# All line breaks of Python's `str.splitlines` and of Unicode.
-_BREAKS = re.compile('\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]')
-
-
-# Invisible characters (Unicode's `Default_Ignorable_Code_Point`) that have the
-# category of letters or marks; most are variation selectors.
-_IGNORED = {*'\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0'} | {
-  chr(code)
-  for first, after in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0))
-  for code in range(first, after)
-}
-
-
-def visible(text: str) -> str:
-  """Removes the invisible characters of a text.
-
-  These are control and format characters (zero-width, bidirectional, tags),
-  variation selectors, fillers, lone surrogates and unassigned or private code
-  points.  Line breaks of any kind become newlines, tabs become spaces.
-  """
-  # First: most line breaks are control characters, and would be removed.
-  text = _BREAKS.sub('\n', text).replace('\t', ' ')
-  hidden = {
-    ord(c): None
-    for c in set(text) - {'\n'}
-    if unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Cn', 'Co')
-    or c in _IGNORED
-  }
-  return text.translate(hidden)
 
 
 _CUT = {

@@ -12,7 +12,7 @@ from ifeval_cases import CASES as IFEVAL
 from writing_cases import CASES as WRITING
 
 from rlcw.rewards import constraints
-from rlcw.rewards.rules import registry
+from rlcw.rewards.rules import registry, text
 
 Case = tuple[dict[str, Any], str, bool]
 
@@ -251,17 +251,18 @@ def test_bounds_agree(reply: str, size: int) -> None:
     at_least = constraints.check(name, reply, {'at_least': size})
     at_most = constraints.check(name, reply, {'at_most': size})
     both = {'at_least': size, 'at_most': size}
-    if reply.strip():
+    if text.plain(reply).strip():
       assert at_least or at_most
     assert constraints.check(name, reply, both) == (at_least and at_most)
 
 
 @settings(max_examples=100, deadline=None)
-@given(ANY_TEXT.filter(str.strip), ANY_TEXT)
+@given(ANY_TEXT.filter(text.fold), ANY_TEXT)
 def test_a_phrase_of_the_reply_is_found(phrase: str, rest: str) -> None:
+  # Without the space, an accent in one might become part of the other.
   for id_, key, reply in (
-    ('startend:start_checker', 'start_phrase', phrase + rest),
-    ('startend:end_checker', 'end_phrase', rest + phrase),
+    ('startend:start_checker', 'start_phrase', f'{phrase} {rest}'),
+    ('startend:end_checker', 'end_phrase', f'{rest} {phrase}'),
   ):
     assert constraints.check(id_, reply, {key: phrase})
   for id_, key, expected in (

@@ -18,6 +18,7 @@ from ifeval_cases import CASES, SUMMER
 
 from rlcw.rewards import constraints
 from rlcw.rewards.rules import ifeval, languages, registry
+from rlcw.rewards.rules import text as text_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / 'shared' / 'data' / 'ifeval'
@@ -116,7 +117,7 @@ def test_any_text_gets_a_verdict_that_loose_never_revokes(
 
 
 @settings(max_examples=100, deadline=None)
-@given(ANY_TEXT.filter(str.strip), ANY_TEXT)
+@given(ANY_TEXT.filter(text_lib.fold), ANY_TEXT)
 def test_any_text_may_be_an_argument(text: str, reply: str) -> None:
   for name, kwargs in (
     ('keywords:existence', {'keywords': [text]}),

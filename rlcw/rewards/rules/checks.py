@@ -6,7 +6,8 @@ condition under which a check returns true, and any difference to IFEval.
 Common differences are:
 - Keywords match whole words; in IFEval also parts of words.  A Han character is
   a word, and a keyword with Han characters matches as a substring.
-- Curly and straight apostrophes are equal, and Chinese punctuation counts.
+- Texts are compared by `text.fold`: curly and straight quotes are equal, and
+  full-width, accented and invisible characters deceive no rule.
 - Rules about case do not require English to be detected.
 """
 
@@ -14,12 +15,15 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
+import regex
+
 from rlcw.rewards.rules import languages
 from rlcw.rewards.rules.ifeval import ANSWERS, compare
 from rlcw.rewards.rules.text import (
-  ALNUM,
   HAN_RUN,
+  INNER,
   WORD,
+  compatible,
   count_sentences,
   count_words,
   fold,
@@ -29,8 +33,12 @@ from rlcw.rewards.rules.text import (
   whole_word,
 )
 
-# The Chinese middle dot (·) needs no space after it.
-_BULLET = re.compile(r'^[^\S\n]*(?:[*\-•][^\S\n]+|·[^\S\n]*)\S', re.MULTILINE)
+# The Chinese middle dot (· ・) needs no space after it.
+_BULLET = re.compile(
+  r'^[^\S\n]*(?:[*\-•‣◦⁃∙▪●■◆][^\S\n]+|[·・][^\S\n]*)\S', re.MULTILINE
+)
+# Commas of several scripts, but the one between items of a Chinese list (、).
+COMMAS = '[,՝،߸፣᠂᠈⸲⸴⹁⹉⹌꓾꘍꛵︐﹐，]'
 # Exclamation marks of several scripts, with double, inverted and emoji forms.
 EXCLAMATIONS = '[!¡՜‼‽⁈⁉❕❗❢❣︕﹗！]'
 # Characters displayed as emoji, symbols that models use as emoji (☀ ☺ ♥ ❤),
@@ -63,7 +71,14 @@ def ends_with(reply: str, end_phrase: str) -> bool:
   """The phrase comes last; only closing double quotes may follow it."""
   text, phrase = fold(reply), fold(end_phrase)
   # Unstripped first, since the phrase itself may end in a quote.
-  return text.endswith(phrase) or text.rstrip('"”」').endswith(phrase)
+  return text.endswith(phrase) or text.rstrip('"」』〉»〞〟').endswith(phrase)
+
+
+# Of English, Chinese, Japanese, French, German and Nordic texts.
+_QUOTES = {
+  *('""', '“”', '「」', '『』', '〈〉', '〝〞', '〝〟'),
+  *('«»', '„“', '„”', '””', '»«', '»»'),
+}
 
 
 def is_quotation(reply: str) -> bool:
@@ -71,9 +86,8 @@ def is_quotation(reply: str) -> bool:
 
   IFEval accepts two quotes alone, and only straight ones.
   """
-  text = reply.strip()
-  pair = text[:1] + text[-1:]
-  return pair in ('""', '“”', '「」') and bool(text[1:-1].strip())
+  text = compatible(reply).strip()
+  return text[:1] + text[-1:] in _QUOTES and bool(text[1:-1].strip())
 
 
 def without(marks: str) -> Callable[[str], bool]:
@@ -99,12 +113,12 @@ def is_json(reply: str) -> bool:
 
 def has_bullets(reply: str, num_bullets: int) -> bool:
   """Exactly `num_bullets` lines begin with *, - or • and a space, or with ·."""
-  return len(_BULLET.findall(reply)) == num_bullets
+  return len(_BULLET.findall(compatible(reply))) == num_bullets
 
 
 def has_title(reply: str) -> bool:
   """A non-blank <<title>> or 《title》 occurs, all on one line."""
-  titles = re.findall(r'<<([^\n<>]+)>>|《([^\n《》]+)》', reply)
+  titles = re.findall(r'<<([^\n<>]+)>>|《([^\n《》]+)》', compatible(reply))
   return any(''.join(title).strip() for title in titles)
 
 
@@ -120,8 +134,9 @@ def is_in_language(reply: str, language: str) -> bool:
   if language not in scripts:
     return languages.detect(reply) == language
   script, share = scripts[language]
-  letters = total(r'[^\W\d_]+', reply)
-  return letters > 0 and total(script, reply) / letters >= share
+  text = compatible(reply)
+  letters = total(r'[^\W\d_]+', text)
+  return letters > 0 and total(script, text) / letters >= share
 
 
 def is_in_script(reply: str, script: str) -> bool:
@@ -132,7 +147,7 @@ def is_in_script(reply: str, script: str) -> bool:
 
 def has_no_repeated_line(reply: str) -> bool:
   """No two non-blank lines are equal, ignoring case and outer white space."""
-  lines = [*filter(None, map(str.strip, reply.casefold().split('\n')))]
+  lines = [*filter(None, map(str.strip, fold(reply).split('\n')))]
   return len(set(lines)) == len(lines)
 
 
@@ -166,7 +181,9 @@ def _parts(asterisks: str, reply: str) -> list[str]:
   `asterisks` is the pattern of the divider.
   """
   line = rf'^[^\S\n]*{asterisks}[^\S\n]*$'
-  parts = re.split(line, reply, flags=re.MULTILINE)
+  # Markdown's \* shows as an asterisk.
+  text = compatible(reply).replace('\\*', '*')
+  parts = re.split(line, text, flags=re.MULTILINE)
   return [part.strip() for part in parts if part.strip()]
 
 
@@ -181,8 +198,8 @@ def has_divided_paragraphs(reply: str, num_paragraphs: int) -> bool:
 
 def has_two_responses(reply: str) -> bool:
   """A line of ****** separates two texts, different beyond case and spacing."""
-  texts = [' '.join(part.split()) for part in _parts(r'\*{6}', reply)]
-  return len(texts) == 2 and texts[0].casefold() != texts[1].casefold()
+  texts = [fold(' '.join(part.split())) for part in _parts(r'\*{6}', reply)]
+  return len(texts) == 2 and texts[0] != texts[1]
 
 
 def has_first_word(
@@ -199,26 +216,49 @@ def has_first_word(
     return False
   word = whole_word(fold(first_word))
   # The lookahead keeps "don" from matching don't, and "well" from well-off.
-  pattern = rf"[\W_]*{word}(?!['\-]{ALNUM})"
-  return re.match(pattern, fold(parts[nth_paragraph - 1])) is not None
+  pattern = rf"[\W_]*{word}(?!['\-]{INNER})"
+  return regex.match(pattern, fold(parts[nth_paragraph - 1])) is not None
 
 
 def has_placeholders(reply: str, num_placeholders: int) -> bool:
   """At least `num_placeholders` of [name] or 【名】, not blank and no links."""
   # The lookahead excludes Markdown links: [text](address).
-  names = re.findall(r'[\[【]([^\[\]【】\n]*+)[\]】](?!\()', reply)
+  names = re.findall(r'[\[【]([^\[\]【】\n]*+)[\]】](?!\()', compatible(reply))
   return len([name for name in names if name.strip()]) >= num_placeholders
+
+
+# Marks of Markdown, lists and quotations, and punctuation.
+_DECORATION = r'[^\p{L}\p{N}\p{M}\p{So}\n]'
+
+
+def _marker(postscript_marker: str) -> str:
+  """Pattern of a line's marker, its dots and spaces optional: P. S., PS, 又及.
+
+  Decorations may precede it.
+  """
+  marker = fold(postscript_marker)
+  core = regex.sub(rf'\A{_DECORATION}+|{_DECORATION}+\Z', '', marker)
+  if not core:
+    return rf'[^\S\n]*+{regex.escape(marker)}'
+  if regex.fullmatch(r'(?:[a-z]\.?\s?){2,5}', core):
+    letters = r'\.?\s?'.join(regex.findall('[a-z]', core))
+    core = letters + rf'(?:\.|(?!{INNER}))'
+  else:
+    core = whole_word(core)
+  return rf'(?:\d{{1,2}}[.)])?{_DECORATION}*+{core}'
 
 
 def has_postscript(reply: str, postscript_marker: str) -> bool:
   """A line after the first begins with the marker, and text follows it.
 
-  IFEval accepts the marker anywhere, even as the whole reply.
+  Marks may stand around it: **P.S.**, > P.S., - P.S.  IFEval accepts the marker
+  anywhere, even as the whole reply.
   """
-  # A space may follow each dot: P. S.
-  marker = re.escape(fold(postscript_marker)).replace(r'\.', r'\.\s?')
-  pattern = rf'\n[^\S\n]*{marker}[.:：]*\s*[^\s.:：]'
-  return re.search(pattern, fold(reply)) is not None
+  text = fold(reply)
+  marker = regex.search(rf'\n{_marker(postscript_marker)}', text)
+  if marker is None:
+    return False
+  return regex.search(r'[\p{L}\p{N}\p{So}]', text, pos=marker.end()) is not None
 
 
 def is_an_answer(reply: str) -> bool:
@@ -232,21 +272,32 @@ def has_highlights(reply: str, num_highlights: int) -> bool:
   A span is on one line and has no outer spaces.  IFEval counts the text between
   any two asterisks on a line.
   """
-  spans = re.findall(r'(?<!\*)(\*{1,3})(?![\s*])[^*\n]++(?<!\s)\1(?!\*)', reply)
+  spans = re.findall(
+    r'(?<!\*)(\*{1,3})(?![\s*])[^*\n]++(?<!\s)\1(?!\*)', compatible(reply)
+  )
   return len(spans) >= num_highlights
+
+
+_CHINESE_DIGITS = {
+  digit: number for number, digit in enumerate('〇一二三四五六七八九十')
+}
 
 
 def has_sections(reply: str, section_spliter: str, num_sections: int) -> bool:
   """At least `num_sections` lines begin with the name and different numbers.
 
-  Heading marks may precede the name.  IFEval counts every mention.
+  Heading marks may precede the name and the number, which Chinese numerals up
+  to 十 may give.  IFEval counts every mention.
   """
-  name = re.escape(section_spliter.strip())
-  numbers = re.findall(
-    rf'^[^\w\n]*{name}[^\S\n]?(\d+)', reply, re.MULTILINE | re.IGNORECASE
+  name = regex.escape(fold(section_spliter))
+  numbers = regex.findall(
+    rf'^[^\w\n]*{name}[^\w\n]{{0,5}}(\d{{1,9}}|[〇一二三四五六七八九十](?!\w))',
+    fold(reply),
+    regex.MULTILINE,
   )
-  # 01 and 1 are the same number.
-  return len({number.lstrip('0') for number in numbers}) >= num_sections
+  # 01, 1, １ and 一 are the same number.
+  found = {_CHINESE_DIGITS.get(n) or int(n) for n in numbers if n != '〇'}
+  return len(found) >= num_sections
 
 
 def repeats_prompt(reply: str, prompt_to_repeat: str) -> bool:
@@ -262,7 +313,7 @@ def has_letter_count(
 
   The character may be a punctuation mark.
   """
-  count = reply.lower().count(letter.lower())
+  count = compatible(reply).lower().count(compatible(letter).lower())
   return compare(count, let_relation, let_frequency)
 
 
@@ -273,13 +324,13 @@ def has_capital_words(
 
   IFEval counts I and A too.
   """
-  words = WORD.findall(reply)
+  words = WORD.findall(compatible(reply))
   count = len([word for word in words if len(word) > 1 and word.isupper()])
   return compare(count, capital_relation, capital_frequency)
 
 
 # Phrases by which a reply calls its writer a model.  This pattern and those
-# below apply to `_plain` text, which is in lower case.
+# below apply to folded text: lower case, and narrow commas and colons.
 _SELF = re.compile(
   r'\bas an? (?:ai|(?:large )?language model|artificial intelligence)\b'
   r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
@@ -329,28 +380,24 @@ CLICHES = (
   # Only before these nouns: 五彩斑斓 may describe a peacock's feathers, and
   # 在这个充满 a hall full of smoke.
   '|一股暖流|五彩斑斓的(?:人生|未来|世界|梦|生活|青春|童年|画卷|记忆|视觉)'
-  '|在这个充满[^，。\n]{1,16}的(?:[^，。\n]{0,2}世界|时代|社会|时刻|时光|日子'
+  '|在这个充满[^,。\n]{1,16}的(?:[^,。\n]{0,2}世界|时代|社会|时刻|时光|日子'
   '|季节|节日|夜晚|清晨|早晨|黎明|城市|旅程)|绽放(?:出)?光芒|谱写.{0,6}篇章|诗和远方'
 )
 
 
-def _plain(reply: str) -> str:
-  return reply.strip().casefold().replace('’', "'")
-
-
 def names_no_self(reply: str) -> bool:
   """The reply does not call its writer a model ("as an AI", 作为一个AI)."""
-  return _SELF.search(_plain(reply)) is None
+  return _SELF.search(fold(reply)) is None
 
 
 def is_piece_alone(reply: str) -> bool:
   """The first line does not announce the piece, and the last not explain it."""
   # Models often put such lines in bold, italics or brackets.
-  text = _plain(reply).strip('*_ ')
+  text = fold(reply).strip('*_ ')
   last = text.rpartition('\n')[2].lstrip('*_(（ ')
   return _BEFORE.match(text) is None and _AFTER.match(last) is None
 
 
 def has_no_cliche(reply: str) -> bool:
   """None of the stock phrases occurs, in English or Chinese."""
-  return re.search(CLICHES, _plain(reply)) is None
+  return re.search(CLICHES, fold(reply)) is None

@@ -112,9 +112,15 @@ def _barred() -> dict[str, set[str]]:
   Characters of both scripts (后, 里, 台) are in neither set.  Those that are
   standard in Taiwan or Hong Kong (床, 群) are allowed in traditional text.
   """
-  # ST converts simplified to traditional: its sources are simplified only.
-  simplified = _always_converted('STCharacters')
   traditional = _always_converted('TSCharacters')
+  # ST converts to OpenCC's standard of traditional Chinese.  Its sources are
+  # simplified characters, to which TS converts others, and a few traditional
+  # variants (麽, 縆), to which it converts none.
+  simplified = _always_converted('STCharacters') & {
+    others[0]
+    for character, others in _variants('TSCharacters').items()
+    if others[0] != character
+  }
   # OpenCC has its own standard of traditional Chinese; regional ones count too.
   for table in ('TWVariants', 'HKVariants'):
     simplified.difference_update(*_variants(table).values())

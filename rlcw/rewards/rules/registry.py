@@ -7,8 +7,9 @@ lacks them.
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 from rlcw.rewards.rules import checks, ifeval, poetry, text
 
@@ -18,11 +19,16 @@ class Verifier:
   """Checks of one rule: for rewards, and IFEval's own for its benchmark.
 
   Both map a reply and the rule's arguments to true if the reply follows it.
-  `benchmark` is None for rules that IFEval does not have.
+
+  Attributes:
+    check: for rewards, on the reply as a reader sees it (`text.plain`).
+    benchmark: on the unchanged reply; None for rules that IFEval lacks.
+    raw: `check` needs the unchanged reply too.
   """
 
   check: Callable[..., bool]
   benchmark: Callable[..., bool] | None = None
+  raw: bool = False
 
   @cached_property
   def parameters(self) -> dict[str, bool]:
@@ -32,18 +38,33 @@ class Verifier:
     _, *rest = inspect.signature(self.check).parameters.values()
     return {each.name: each.default is each.empty for each in rest}
 
-  def choose(self, benchmark: bool) -> Callable[..., bool]:
-    """Returns the benchmark's check if wanted and there is one, else ours."""
-    return (benchmark and self.benchmark) or self.check
+  def follows(
+    self, reply: str, plain: str, given: Mapping[str, Any], benchmark: bool
+  ) -> bool:
+    """Verdict of the benchmark's check if wanted and there is one, else ours.
+
+    A reply that shows nothing follows no rule: it would follow every rule that
+    forbids something.
+
+    Args:
+      reply: unchanged.
+      plain: the same by `text.plain`.
+      given: arguments of the rule.
+      benchmark: prefer IFEval's check.
+    """
+    if benchmark and self.benchmark:
+      return reply.strip() != '' and self.benchmark(reply, **given)
+    shown = reply if self.raw else plain
+    return plain.strip() != '' and self.check(shown, **given)
 
 
-def _length(count: Callable[[str], int]) -> Verifier:
+def _length(count: Callable[[str], int], raw: bool = False) -> Verifier:
   """Verifier of bounds on a count; a missing bound does not restrict."""
 
   def check(reply: str, at_least: int = 0, at_most: float = math.inf) -> bool:
     return at_least <= count(reply) <= at_most
 
-  return Verifier(check)
+  return Verifier(check, raw=raw)
 
 
 # A demand in free text, which only a model can check.
@@ -59,7 +80,7 @@ def _needs_a_model(reply: str, demand: str) -> bool:
 # Rules with two checks are IFEval's, under its ids; those with one are our own.
 VERIFIERS: dict[str, Verifier] = {
   'length:words': _length(text.count_words),
-  'length:characters': _length(text.count_characters),
+  'length:characters': _length(text.count_characters, raw=True),
   'length:sentences': _length(text.count_sentences),
   'length:paragraphs': _length(lambda reply: len(text.paragraphs(reply))),
   'length:lines': _length(text.count_lines),
@@ -90,10 +111,14 @@ VERIFIERS: dict[str, Verifier] = {
   'startend:start_checker': Verifier(checks.starts_with),
   'startend:end_checker': Verifier(checks.ends_with, ifeval.end_checker),
   'startend:quotation': Verifier(checks.is_quotation, ifeval.quotation),
-  'punctuation:no_comma': Verifier(checks.without('[,，﹐]'), ifeval.no_comma),
+  'punctuation:no_comma': Verifier(
+    checks.without(checks.COMMAS), ifeval.no_comma
+  ),
   'punctuation:no_exclamation': Verifier(checks.without(checks.EXCLAMATIONS)),
-  'punctuation:no_emoji': Verifier(checks.without(checks.EMOJI)),
-  'detectable_format:json_format': Verifier(checks.is_json, ifeval.json_format),
+  'punctuation:no_emoji': Verifier(checks.without(checks.EMOJI), raw=True),
+  'detectable_format:json_format': Verifier(
+    checks.is_json, ifeval.json_format, raw=True
+  ),
   'detectable_format:number_bullet_lists': Verifier(
     checks.has_bullets, ifeval.number_bullet_lists
   ),

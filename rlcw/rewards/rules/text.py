@@ -4,18 +4,32 @@ Every function takes time linear in the length of the text.
 """
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
+
+import regex
+
+from rlcw.data.characters import visible
 
 # Iteration mark, zero, extension A, unified and compatibility ideographs, and
 # the supplementary planes.
 _HAN = '々〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af'
-# Letters and digits but Han.  Chinese has no spaces between words, so a Han
-# character also ends a word of another script: the keyword Python occurs in
-# 我用Python写诗.
-ALNUM = rf'[^\W_{_HAN}]'
 HAN_RUN = f'[{_HAN}]+'
-# Apostrophes, hyphens, underscores and combining accents join a word's parts.
-WORD = re.compile(rf"{ALNUM}+(?:['’\-‐‑_\u0300-\u036f]{ALNUM}+)*")
+# Letters and digits but Han, with the marks that stand on them.  Chinese has no
+# spaces between words, so a Han character also ends a word of another script:
+# the keyword Python occurs in 我用Python写诗.
+_FIRST = rf'(?![{_HAN}])[\p{{L}}\p{{N}}]'
+ALNUM = rf'(?:(?![{_HAN}])[\p{{L}}\p{{N}}\p{{M}}])'
+# Apostrophes, hyphens and underscores join a word's parts.
+WORD = regex.compile(rf"{_FIRST}{ALNUM}*+(?:['’＇\-‐‑－_]{_FIRST}{ALNUM}*+)*+")
+# Scripts without spaces between words, or between a word and its particles.
+_UNSPACED = (
+  r'[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}'
+  r'\p{Myanmar}]'
+)
+# A character beside which no other word can begin or end.
+INNER = rf'(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}\p{{M}}])'
 _ABBREVIATIONS = 'Mr Mrs Ms Dr Prof Rev Gen Col Capt Lt St Mt Jr Sr vs cf etc'
 # Dots that do not end a sentence.
 _INNER_DOT = re.compile(
@@ -31,6 +45,12 @@ _INNER_DOT = re.compile(
   + ')',
   re.MULTILINE,
 )
+# Full stops, question and exclamation marks of all scripts.
+_SENTENCE = regex.compile(r'[\p{L}\p{N}][^\p{STerm}…]*+')
+_FLOOD = regex.compile(r'(\p{M}{30})\p{M}++')
+_FLAG = regex.compile('[\U0001f1e6-\U0001f1ff]{2}')
+# Typographic quotes and hyphens, and their plain forms.
+_PLAIN_FORMS = str.maketrans('‘’ʼ“”„‟‐–', '\'\'\'""""--')
 
 
 def total(runs: str, text: str) -> int:
@@ -38,15 +58,35 @@ def total(runs: str, text: str) -> int:
   return sum(map(len, re.findall(runs, text)))
 
 
+def plain(text: str) -> str:
+  """The text as a reader sees it: its visible characters, in NFC.
+
+  Of more than 30 accents on one letter, which no language has, 30 are kept.
+  """
+  # Normalisation would take quadratic time on a flood of accents.
+  return unicodedata.normalize('NFC', _FLOOD.sub(r'\1', visible(text)))
+
+
+def compatible(text: str) -> str:
+  """The plain text with full-width letters, digits and marks narrowed: NFKC."""
+  return unicodedata.normalize('NFKC', plain(text))
+
+
 def fold(text: str) -> str:
-  """Normalises case, apostrophes and outer white space for comparisons."""
-  # Not `lower`: casefold also makes ß equal to ss.
-  return text.strip().casefold().replace('’', "'")
+  """Normalises a text for comparisons.
+
+  Texts are equal whatever their case, outer white space, width of characters,
+  composition of accents, shape of quotes and hyphens, and invisible characters.
+  """
+  # Not `lower`: casefold also makes ß equal to ss.  It may decompose, so the
+  # text is normalised again.
+  folded = unicodedata.normalize('NFKC', compatible(text).casefold())
+  return folded.translate(_PLAIN_FORMS).strip()
 
 
 def words(text: str) -> list[str]:
   """Words in order: Han characters, and runs of other letters and digits."""
-  return re.findall(f'[{_HAN}]|{WORD.pattern}', text)
+  return regex.findall(f'[{_HAN}]|{WORD.pattern}', text)
 
 
 def count_words(reply: str) -> int:
@@ -56,17 +96,27 @@ def count_words(reply: str) -> int:
 
 
 def count_characters(reply: str) -> int:
-  """Counts code points that are not white space; punctuation is included."""
-  return sum(map(len, reply.split()))
+  """Counts what a reader takes for one character; punctuation is included.
+
+  A letter with its accents, or an emoji of several code points, is one
+  (Unicode's grapheme clusters).  White space and invisible characters are none.
+  """
+  # A flag is a pair of letters.  In a long row of them the search for the end
+  # of each would begin at the row's start.
+  clusters = Counter(regex.findall(r'\X', _FLAG.sub('F', reply)))
+  return sum(
+    times for cluster, times in clusters.items() if visible(cluster).strip()
+  )
 
 
 def count_sentences(reply: str) -> int:
   """Counts runs of text up to . ! ? … 。 ！ ？ or the end.
 
-  A run counts only if it has a letter or digit, which a closing quote lacks.
-  Dots in numbers, initials and abbreviations do not end a sentence.
+  The marks of other scripts end a sentence too.  A run counts only if it has a
+  letter or digit, which a closing quote lacks.  Dots in numbers, initials and
+  abbreviations do not end a sentence.
   """
-  return len(re.findall('[^\\W_][^.!?…。！？]*', _INNER_DOT.sub(' ', reply)))
+  return len(_SENTENCE.findall(_INNER_DOT.sub(' ', reply)))
 
 
 def paragraphs(reply: str) -> list[str]:
@@ -81,17 +131,19 @@ def count_lines(reply: str) -> int:
 
 
 def whole_word(word: str) -> str:
-  """Pattern that matches the folded word, but not as a part of another word."""
-  pattern = re.escape(word)
-  # Chinese has no word boundaries to look for.
-  if re.search(HAN_RUN, word):
+  """Pattern of `regex` for the folded word, if not a part of another word.
+
+  In scripts that do not put spaces between words it may be.
+  """
+  pattern = regex.escape(word)
+  if regex.search(_UNSPACED, word):
     return pattern
-  return rf'(?<!{ALNUM}){pattern}(?!{ALNUM})'
+  return rf'(?<!{INNER}){pattern}(?!{INNER})'
 
 
 def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
-  """Number of occurrences of each word, ignoring case."""
+  """Number of occurrences of each word; see `fold`."""
   text = fold(reply)
   for word in map(fold, words):
     # Most words do not occur, and `in` finds that out much faster than a regex.
-    yield len(re.findall(whole_word(word), text)) if word in text else 0
+    yield len(regex.findall(whole_word(word), text)) if word in text else 0

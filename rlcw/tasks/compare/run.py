@@ -11,6 +11,7 @@ A run's folder is named ARM-SEED; the runs of an arm differ only in their seed.
 """
 
 import glob
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.evaluation import heldout, stats
-from rlcw.models import language_model, lora
+from rlcw.models import formats, language_model, lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.rewards.briefs import Brief, load_run_briefs
@@ -29,7 +30,7 @@ from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics
-from rlcw.runtime.files import atomic, json_line
+from rlcw.runtime.files import atomic, json_line, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.settings import read as read_settings
 from rlcw.tasks.compare import arms, page
@@ -84,10 +85,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   briefs = load_run_briefs(trained, 'heldout')
   folder = workdir / 'replies'
   folder.mkdir(exist_ok=True)
+  shared = identity(briefs, trained, config)
   replies, features = {}, {}
   for name in (BASE, *runs):
     file = folder / f'{name}.jsonl'
-    if not is_answered(file, runs.get(name)):
+    key = [*shared, formats.digest(runs.get(name) or trained.model)]
+    if not is_answered(file, key, len(briefs)):
       model = base if name == BASE else restore(runs[name], base)
       answered = heldout.answer(model, scorers.scorer, briefs, trained, config)
       features_PxGxD = read(answered, briefs, scorers, config)
@@ -96,8 +99,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       # the base comes first in the loop, so others can be compared with it
       if scorers.judge is not None:
         judge(scorers.judge, answered, replies.get(BASE), briefs, config)
-      # The replies are written last, because their file marks a run as done.
       write(file, briefs, answered)
+      # Written last, because it marks the replies as complete.
+      write_json(file.with_suffix('.json'), {'key': key})
     replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
     features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
   table = arms.measure(
@@ -171,15 +175,41 @@ def find(pattern: str) -> dict[str, Path]:
   return done
 
 
-def is_answered(file: Path, run: Path | None) -> bool:
-  """Checks that stored replies exist and are no older than their run.
+def identity(briefs: list[Brief], trained: Config, config: Config) -> list[str]:
+  """Digests of all that stored replies depend on, but the model itself."""
+  settings = {key: trained.get(key) for key in ALIKE}
+  asked = {
+    key: config.get(key) for key in ('seed', 'replies_per_brief', 'judge')
+  }
+  texts = [repr(briefs), repr(settings), repr(asked)]
+  return [
+    *(hashlib.sha256(text.encode()).hexdigest() for text in texts),
+    formats.digest(trained.model),
+    formats.digest(config.unseen),
+  ]
 
-  A run that was continued after its replies were stored is answered again.
-  `run` is None for the base, which never changes.
+
+def is_answered(file: Path, key: list[str], count: int) -> bool:
+  """Checks that replies to `count` briefs are stored, made of what `key` is of.
+
+  Otherwise, such as after a run was continued or the base overwritten, all of
+  the model's replies are sampled again.
   """
-  if run is None or not file.exists():
-    return file.exists()
-  return (run / 'summary.json').stat().st_mtime <= file.stat().st_mtime
+  try:
+    stored = json.loads(file.with_suffix('.json').read_text('utf-8'))
+    np.load(file.with_suffix('.npy'), mmap_mode='r')
+    found = len(datasets.read_jsonl(file))
+    if found != count:
+      raise ValueError(f'{found} lines, expected {count}')
+  except FileNotFoundError:
+    return False
+  except (OSError, ValueError, EOFError) as error:
+    metrics.log(f'{file} is damaged, so it is made anew: {error}')
+    return False
+  if stored != {'key': key}:
+    metrics.log(f'{file} is of another model or settings: it is made anew')
+    return False
+  return True
 
 
 def warnings(folder: Path) -> list[str] | None:

@@ -27,7 +27,7 @@ import optax
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.evaluation import plots, stats
-from rlcw.models import language_model, lora
+from rlcw.models import formats, language_model, lora
 from rlcw.models.decoder import Params, forward_replies
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
@@ -121,25 +121,42 @@ def cached_features(
 ) -> np.ndarray:
   """Returns `group_features`, cached on disk for other heads on this decoder.
 
-  The key is a hash of the model's path, its modification time, the backend and
-  all arrays that the features depend on.
+  The key is a hash of the model's files, its configuration, the backend and all
+  arrays that the features depend on.
   """
-  digest = hashlib.blake2b(digest_size=16)
-  file = Path(model.source)
-  stamp = file.stat().st_mtime if file.exists() else 0
-  digest.update(f'{model.source} {stamp} {jax.default_backend()}'.encode())
+  identity = formats.digest(model.source), model.config, jax.default_backend()
+  digest = hashlib.blake2b(repr(identity).encode(), digest_size=16)
   for array in (groups.prompt, groups.token, groups.mask):
     digest.update(np.ascontiguousarray(array).tobytes())
-  kept = folder / f'{digest.hexdigest()}.npy'
+  kept = folder / f'{digest.hexdigest()}.npz'
+  features_NxRxD = _read_features(kept, groups.token.shape[:2])
   # All processes must agree: if only some compute, their collectives never
   # meet.
-  if all(processes.gather(kept.exists())):
-    return np.load(kept)
+  if all(processes.gather(features_NxRxD is not None)):
+    assert features_NxRxD is not None
+    return features_NxRxD
   features_NxRxD = group_features(groups, model, config)
   if processes.is_primary_process():
     folder.mkdir(exist_ok=True)
     with files.atomic(kept) as partial, partial.open('wb') as out:
-      np.save(out, features_NxRxD)
+      # An archive has checksums, by which damage is found.
+      np.savez(out, features=features_NxRxD)
+  return features_NxRxD
+
+
+def _read_features(kept: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+  """Features `[N, R, D]` from the cache; None if absent or damaged."""
+  try:
+    with np.load(kept) as archive:
+      features_NxRxD = archive['features']
+    if features_NxRxD.shape[:2] != shape:
+      raise ValueError(f'shape {features_NxRxD.shape}, expected {shape}')
+  except FileNotFoundError:
+    return None
+  # Whatever the damage, the file is only a copy.
+  except Exception as error:
+    metrics.log(f'{kept} is damaged, so it is made anew: {error}')
+    return None
   return features_NxRxD
 
 

@@ -1,0 +1,21 @@
+"""Characters that a reader sees, and those that show nothing."""
+
+import regex
+
+# All line breaks of Python's `str.splitlines` and of Unicode.
+_BREAKS = regex.compile('\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]')
+# `regex` has newer tables of Unicode than Python, whose oldest supported
+# version takes the emoji of the last years for unassigned code points.  The
+# blank of Braille counts as a symbol there, but shows nothing.
+_HIDDEN = regex.compile(r'[[\p{C}\p{DI}\u2800]--[\n]]', regex.V1)
+
+
+def visible(text: str) -> str:
+  """Removes the invisible characters of a text.
+
+  These are control and format characters (zero-width, bidirectional, tags),
+  variation selectors, fillers, lone surrogates and unassigned or private code
+  points.  Line breaks of any kind become newlines, tabs become spaces.
+  """
+  # First: most line breaks are control characters, and would be removed.
+  return _HIDDEN.sub('', _BREAKS.sub('\n', text).replace('\t', ' '))
