@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
@@ -25,10 +25,12 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import cache, endpoint, grammar
 from rlcw.sampling import rollout as rollout_lib
-from rlcw.sampling.cache import Call, Keep, Usage
+from rlcw.sampling.cache import Call, Cut, Keep, Usage
 from rlcw.sampling.grammar import Grammar
+from rlcw.sampling.outage import Trouble
 from rlcw.sampling.prompts import Ask, Schema
 from rlcw.sampling.rollout import make_sampler
+from rlcw.sampling.thoughts import reply_of
 
 
 class Model(Protocol):
@@ -37,7 +39,8 @@ class Model(Protocol):
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
     """Returns a reply to each prompt, in order; None if the model gave none.
 
-    A prompt that occurs n times gets n samples.
+    Thoughts are no part of a reply.  One that is not whole is a `cache.Cut`.  A
+    prompt that occurs n times gets n samples.
     """
     ...
 
@@ -52,6 +55,10 @@ class Model(Protocol):
     """Returns the cumulative counts, the fields of `cache.Usage`."""
     ...
 
+  def trouble(self) -> Trouble:
+    """Returns the last reason for a missing reply."""
+    ...
+
 
 def llm_settings(**changes: Any) -> dict[str, Any]:
   """Returns the settings that name a language model.
@@ -61,7 +68,7 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
   Args:
     **changes: values other than the defaults.
   """
-  return (
+  settings = (
     dict(
       model='',  # loaded here: folder, GGUF file, Hub id or workdir
       endpoint=dict(  # used in place of `model` if it has a url
@@ -74,7 +81,8 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
         retries=4,  # after these there is no reply; 14 take a minute
         prices=(0.0, 0.0),  # per million prompt and completion tokens
       ),
-      temperature=0.7,  # 0: greedy
+      # 0: greedy.  An endpoint takes None too, for both: the server's default.
+      temperature=0.7,
       max_new_tokens=512,
       cache='',  # an SQLite file in which replies are cached
       batch_size=16,  # prompts that a model loaded here answers at once
@@ -82,6 +90,10 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
     )
     | changes
   )
+  # References of no type, so that the command line can give None.
+  for name in ('temperature', 'max_new_tokens'):
+    settings[name] = FieldReference(settings[name], field_type=object)
+  return settings
 
 
 def make_endpoint(settings: Config) -> 'EndpointModel':
@@ -148,6 +160,10 @@ class EndpointModel:
     """Implements `Model.usage`."""
     return self.server.usage.as_dict()
 
+  def trouble(self) -> Trouble:
+    """Implements `Model.trouble`."""
+    return self.server.trouble
+
 
 class LocalModel:
   """A model loaded in this process; each prompt is one user message.
@@ -166,8 +182,12 @@ class LocalModel:
 
   def __init__(self, model: LanguageModel, settings: Config):
     for name in ('max_new_tokens', 'batch_size'):
-      if settings[name] < 1:
+      if type(settings[name]) is not int or settings[name] < 1:
         raise ValueError(f'{name}={settings[name]!r}; expected 1 or more')
+    if type(settings.temperature) not in (int, float):
+      raise ValueError(
+        f'temperature={settings.temperature!r}; expected a number of 0 or more'
+      )
     self.model, self.settings = model, settings
     self.sampler = make_sampler(settings.temperature)
     # Everything that a reply depends on besides its prompt.
@@ -185,6 +205,16 @@ class LocalModel:
     serves them all.
     """
     return dataclasses.asdict(self._usage)
+
+  def trouble(self) -> Trouble:
+    """Implements `Model.trouble`."""
+    if not self._usage.cut:
+      return Trouble()
+    return Trouble(
+      f'{self._usage.cut} of {self._usage.prompts} replies of '
+      f'{self.model.source} were cut at '
+      f'max_new_tokens={self.settings.max_new_tokens}'
+    )
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
     """Implements `Model.ask`; an empty reply counts as none."""
@@ -248,7 +278,7 @@ class LocalModel:
         # Not strict: the batch may be filled up with repeated rows.
         for (prompt, _), group in zip(part, replies, strict=False):
           for sample, key in keys_by_prompt[prompt].items():
-            keep(key, group[sample] or None)
+            keep(key, group[sample])
 
   def _encode(self, prompt: str) -> list[int]:
     # Prompts quote untrusted text: '<|im_end|>' in it must not end the turn.
@@ -265,7 +295,7 @@ class LocalModel:
     width: int,
     group_size: int,
     reply_grammar: Grammar | None,
-  ) -> Iterator[list[str]]:
+  ) -> Iterator[list[str | None]]:
     """Samples one batch.
 
     Args:
@@ -298,16 +328,34 @@ class LocalModel:
       max_new_tokens=self.settings.max_new_tokens,
       eos=tokenizer.eos_ids(self.model.tokenizer),
     )
-    token, length = jax.device_get((rollout.token, rollout.length))
+    token, length, finished = jax.device_get(
+      (rollout.token, rollout.length, rollout.finished)
+    )
     # The padding is not counted.
     self._usage.requests += len(rows) * group_size
     self._usage.prompt_tokens += sum(len(ids) for _, ids in rows)
     self._usage.completion_tokens += int(length[: len(rows)].sum())
-    for ids_GxT, length_G in zip(token, length, strict=True):
+    # A template may open the model's thoughts; under a grammar it has none.
+    opening = '' if reply_grammar else self._thoughts_opening
+    for ids_GxT, length_G, finished_G in zip(
+      token, length, finished, strict=True
+    ):
       yield [
-        tokenizer.decode(self.model.tokenizer, ids[:n])
-        for ids, n in zip(ids_GxT, length_G, strict=True)
+        self._reply(opening, ids[:n], whole)
+        for ids, n, whole in zip(ids_GxT, length_G, finished_G, strict=True)
       ]
+
+  def _reply(self, opening: str, ids: np.ndarray, whole: bool) -> str | None:
+    """Decodes a reply without its thoughts; None if nothing else is there."""
+    reply = reply_of(opening + tokenizer.decode(self.model.tokenizer, ids))
+    return Cut(reply) if reply and not whole else reply
+
+  @functools.cached_property
+  def _thoughts_opening(self) -> str:
+    """The tag that the template puts before a reply, or ''."""
+    _, closing = tokenizer.turns(self.model.tokenizer)
+    opens = tokenizer.decode(self.model.tokenizer, closing).endswith('<think>')
+    return '<think>' if opens else ''
 
 
 def _prompt_id(prompt: str) -> int:

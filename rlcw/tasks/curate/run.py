@@ -26,12 +26,21 @@ from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.data import datasets
-from rlcw.rewards.judge import questions
+from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
-from rlcw.sampling import llm
+from rlcw.sampling import llm, secret, usage
 from rlcw.sampling import prompts as prompts_lib
+from rlcw.sampling.cache import Cut
+from rlcw.sampling.outage import (
+  NoAnswers,
+  Patience,
+  Trouble,
+  describe,
+  trouble_of,
+)
 from rlcw.sampling.prompts import visible
+from rlcw.sampling.usage import Ledger
 from rlcw.tasks.curate import retrieval
 from rlcw.tasks.curate.debate import Case, Debate, label, overturned
 
@@ -44,6 +53,9 @@ OUTCOMES = (
   'no verdict',
   'no examples',
 )
+# Replies of the writer that are no candidates: cut by the token limit or a
+# filter, not given, or equal to another.
+LEFT_OUT = 'cut', 'missing', 'duplicate'
 # Fields of a query's record that are copied to its pair.
 KEPT = 'id', 'language', 'genre', 'theme', 'split'
 
@@ -69,7 +81,8 @@ def run(config: Config, workdir: Path) -> Record:
 
   Raises:
     FileNotFoundError: a file or a model does not exist.
-    ValueError: a setting or a file is invalid, or a model gives no replies.
+    ValueError: a setting or a file is invalid, or a model gives no replies, or
+      none that is valid.
   """
   started = time.perf_counter()
   check(config)
@@ -97,6 +110,8 @@ def run(config: Config, workdir: Path) -> Record:
   for row in rows:
     keep(row)
   curator = make_curator(config, workdir)
+  models = {'writer': curator.writer.usage, 'agent': curator.agent.usage}
+  ledger = Ledger(workdir, models)
 
   def note() -> str:
     calls = sum(u['prompts'] - u['cached'] for u in curator.usage().values())
@@ -113,13 +128,21 @@ def run(config: Config, workdir: Path) -> Record:
       # The trace before the pair: the trace alone is read when resuming.
       files.append_jsonl(trace, row)
       keep(row)
+    ledger.save()
   summary = summarise(counts) | {
     'resumed_at': done,
-    'answers': curator.debate.counts,  # of this process, as is the usage
-    'usage': curator.usage(),
+    'answers': curator.debate.counts,  # of this process
+    'usage': ledger.totals(),
   }
-  outcomes = ', '.join(f'{n} {name}' for name, n in summary['outcomes'].items())
-  metrics.log(f'curate: {total} queries: {outcomes}; {pairs}')
+  outcomes, left_out = (
+    ', '.join(f'{n} {name}' for name, n in summary[key].items())
+    for key in ('outcomes', 'left_out')
+  )
+  metrics.log(
+    f'curate: {total} queries: {outcomes}; replies left out: {left_out}; '
+    f'{pairs}'
+  )
+  usage.log('curate', summary['usage'])
   return summary
 
 
@@ -158,7 +181,8 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
   writer = llm.make_ask(nodes[0], mesh)
   # If both are the same local model, its weights are loaded once.
   base = writer.model if isinstance(writer, llm.LocalModel) else None
-  return Curator(writer, llm.make_ask(nodes[1], mesh, base), config)
+  agent = llm.make_ask(nodes[1], mesh, base)
+  return Curator(writer, agent, config, secret.load(nodes[1].cache, workdir))
 
 
 # --- Retrieval --------------------------------------------------------------
@@ -243,58 +267,86 @@ class Curator:
     writer: samples candidates.
     agent: plays all roles of the debate.
     config: of the task.
+    id_secret: of the questions to the agent (`secret.load`).
   """
 
-  def __init__(self, writer: llm.Model, agent: llm.Model, config: Config):
+  def __init__(
+    self,
+    writer: llm.Model,
+    agent: llm.Model,
+    config: Config,
+    id_secret: bytes = secret.PROCESS,
+  ):
     self.writer, self.agent, self.config = writer, agent, config
-    self.debate = Debate(
-      agent.asking, config.language, config.max_reply_characters
+    # Of the writer's replies and of the agent's, which are both quoted.
+    budgets = [node.max_new_tokens for node in (config.writer, config.agent)]
+    limit = factory.reply_limit(
+      config.max_reply_characters, None if None in budgets else max(budgets)
     )
+    self.debate = Debate(agent.asking, config.language, limit, id_secret)
+    self.patience = Patience('curate: no candidate of a batch got a verdict')
 
   def usage(self) -> dict[str, dict[str, float]]:
     """Counts of each model's prompts and replies so far."""
     return {'writer': self.writer.usage(), 'agent': self.agent.usage()}
 
+  def trouble(self) -> Trouble:
+    """The last reasons for missing replies and answers."""
+    refused = self.debate.counts.refused
+    text = f'an answer was refused: {refused}' if refused else ''
+    return trouble_of(self.writer, self.agent) | Trouble(text)
+
   def __call__(self, queries: Sequence[Query]) -> list[Record]:
     """Returns the lines of the trace for some queries.
 
     Raises:
-      ValueError: a model has given no reply to any of its prompts.
+      ValueError: a model has given no reply to any of its prompts, or no
+        candidate has got a label for some batches.
     """
-    before = self.usage()
+    before, written = self.usage(), self.write(queries)
     cases = [
       [Case(query.record['prompt'], {'reply': reply}) for reply in replies]
-      for query, replies in zip(queries, self.write(queries), strict=True)
+      for query, (replies, _) in zip(queries, written, strict=True)
     ]
-    self.debate([case for group in cases for case in group])
+    flat = [case for group in cases for case in group]
+    self.debate(flat)
     # A single failure leaves a candidate unlabelled.  If all fail, such as with
     # a server that is down, stop before the trace fills with empty lines.
     for name, now in self.usage().items():
       asked, failed = (now[k] - before[name][k] for k in ('prompts', 'failed'))
       if asked == failed > 0:
-        raise ValueError(
-          f'{name}: no reply to any of {asked:.0f} prompts; once this is '
-          'fixed, the same command resumes here'
+        raise NoAnswers(
+          describe(
+            f'{name}: no reply to any of {asked:.0f} prompts', 1, self.trouble()
+          )
         )
+    if not all(query.skipped for query in queries):
+      labels = [label(case.record) for case in flat]
+      self.patience.see(any(x is not None for x in labels), self.trouble)
     return [
-      self.conclude(query, [case.record for case in group])
-      for query, group in zip(queries, cases, strict=True)
+      self.conclude(query, [case.record for case in group], left_out)
+      for query, group, (_, left_out) in zip(
+        queries, cases, written, strict=True
+      )
     ]
 
-  def write(self, queries: Sequence[Query]) -> list[list[str]]:
+  def write(
+    self, queries: Sequence[Query]
+  ) -> list[tuple[list[str], dict[str, int]]]:
     """Samples candidates for each query; none for a skipped query.
 
-    Duplicates and missing replies are dropped, so there may be fewer than
-    `candidates`.
+    Returns:
+      For each query the candidates, at most `candidates` of them, and the
+      number of replies that were left out, by reason (`LEFT_OUT`).
     """
     count = self.config.candidates
     prompts = [self.brief(query) for query in queries if not query.skipped]
     # One batch for all queries; `islice` below hands each query its replies.
     replies = iter(self.writer.ask([p for p in prompts for _ in range(count)]))
     return [
-      []
-      if query.skipped
-      else [*dict.fromkeys(filter(None, itertools.islice(replies, count)))]
+      candidates_of(
+        [] if query.skipped else [*itertools.islice(replies, count)]
+      )
       for query in queries
     ]
 
@@ -308,7 +360,12 @@ class Curator:
     template = prompts_lib.template(f'curate_write_{self.config.language}')
     return prompts_lib.fill(template, slots)
 
-  def conclude(self, query: Query, candidates: Sequence[Record]) -> Record:
+  def conclude(
+    self,
+    query: Query,
+    candidates: Sequence[Record],
+    left_out: dict[str, int],
+  ) -> Record:
     """Labels the candidates, and returns the query's line of the trace."""
     for candidate in candidates:
       candidate['label'] = label(candidate)
@@ -320,9 +377,28 @@ class Curator:
       **copied,
       'examples': query.examples,
       'candidates': candidates,
+      'left_out': left_out,
       'outcome': 'no examples' if query.skipped else outcome,
       **pair,
     }
+
+
+def candidates_of(
+  replies: Sequence[str | None],
+) -> tuple[list[str], dict[str, int]]:
+  """Returns the replies that are whole and differ, and counts of the others.
+
+  A pair with a cut reply would teach that endings are bad, or good.
+  """
+  given = [reply for reply in replies if reply]
+  whole = [reply for reply in given if not isinstance(reply, Cut)]
+  different = [*dict.fromkeys(whole)]
+  counts = (
+    len(given) - len(whole),
+    len(replies) - len(given),
+    len(whole) - len(different),
+  )
+  return different, dict(zip(LEFT_OUT, counts, strict=True))
 
 
 # --- Pairs ------------------------------------------------------------------
@@ -388,6 +464,7 @@ def count(row: Record) -> Counter[str]:
   counts = Counter({row['outcome']: 1, 'candidates': len(candidates)})
   counts['labelled'] = sum(c['label'] is not None for c in candidates)
   counts['overturned'] = sum(map(overturned, candidates))
+  counts.update(row.get('left_out', {}))
   if row['outcome'] == 'pair':
     counts['chosen_longer'] = len(row['chosen']) > len(row['rejected'])
   return counts
@@ -403,6 +480,7 @@ def summarise(counts: Counter[str]) -> Record:
     'yield': pairs / max(queries, 1),
     'outcomes': outcomes,
     'candidates': counts['candidates'],
+    'left_out': {name: counts[name] for name in LEFT_OUT},
     'unlabelled': counts['candidates'] - counts['labelled'],
     'overturned': counts['overturned'],
     'overturn_rate': counts['overturned'] / max(counts['labelled'], 1),
