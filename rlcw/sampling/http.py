@@ -101,8 +101,8 @@ def _hidden_status(content: bytes) -> int | None:
   """
   try:
     answer: Any = json.loads(content)
-    first = (answer.get('choices') or [{}])[0]
-    error = answer.get('error') or first.get('error')
+    first = answer['choices'][0] if answer.get('choices') else {}
+    error: Any = answer.get('error') or first.get('error')
     status = int(error['code'])
   # Anything else is for the reader of the answer to refuse.
   except (

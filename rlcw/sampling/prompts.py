@@ -149,9 +149,7 @@ def ask_twice(
   def try_parse(index: int, reply: str | None) -> _Answer | None:
     try:
       return None if reply is None else parse(reply, index)
-    # Deeply nested JSON, which a reply may contain, exhausts the parser's
-    # stack.
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
       refused[index] = f'{excerpt(str(error))}: {excerpt(str(reply))}'
       return None
 
@@ -314,8 +312,8 @@ def objects(reply: str, id: str) -> list[dict[str, Any]]:
   is part of another is not an answer.
 
   Raises:
-    ValueError: there is none, a key occurs twice in an object, or there are
-      more than `_MOST_BRACES` braces outside of objects.
+    ValueError: there is none, a key occurs twice in an object, one is nested
+      too deeply, or more than `_MOST_BRACES` braces begin none.
   """
   text = reply_of(reply) or ''
   # Models write raw line breaks in strings, which strict JSON forbids.
@@ -330,8 +328,11 @@ def objects(reply: str, id: str) -> list[dict[str, Any]]:
         found.append(value)
     except _RepeatedKey:
       raise ValueError('a key occurs twice in an object') from None
-    # Not JSON, or too deeply nested: try at the next brace.
-    except (ValueError, RecursionError):
+    # No answer is as deep, and a text of braces would take a parse for each.
+    except RecursionError:
+      raise ValueError('an object is too deeply nested') from None
+    # Not JSON: try at the next brace.
+    except ValueError:
       end = start + 1
     start = text.find('{', end)
   else:

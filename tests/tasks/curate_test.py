@@ -27,6 +27,7 @@ from rlcw.sampling.prompts import parse, template
 from rlcw.tasks.curate import run
 from rlcw.tasks.curate.debate import SCHEMAS, Case, Debate, label
 
+ID = '0123456789abcdef'
 QUERIES = [f'Wish friend {n} well.' for n in range(200)]
 MALFORMED = [
   'I think it is good.',
@@ -39,7 +40,8 @@ MALFORMED = [
 
 def _chance(*parts: Any) -> random.Random:
   """Randomness that depends on what is asked alone, as a model's would."""
-  return random.Random(repr(parts))
+  # without the ids of questions, which differ from run to run
+  return random.Random(re.sub('[0-9a-f]{16}', '', repr(parts)))
 
 
 def _write(prompt: str, sample: int) -> str:
@@ -59,16 +61,24 @@ def answer(prompt: str, malformed: float = 0.3, error: float = 0.15) -> str:
   role, chance = _role(prompt), _chance('agent', prompt)
   if chance.random() < malformed:
     return chance.choice(MALFORMED)
+  return json.dumps({'id': _id(prompt), **_answer(role, prompt, chance, error)})
+
+
+def _id(prompt: str) -> str:
+  return re.findall('"id": "([0-9a-f]{16})"', prompt)[-1]
+
+
+def _answer(role: str, prompt: str, chance: random.Random, error: float) -> Any:
   good = '> warm' in prompt
   if role in ('positive', 'negative'):
     points = {'a point': 'a reason'} if good == (role == 'positive') else {}
-    return json.dumps({'points': points})
+    return {'points': points}
   if role == 'judge':
     verdict = good ^ (chance.random() < error)
-    return json.dumps({'reason': 'so it seems', 'judge': int(verdict)})
+    return {'reason': 'so it seems', 'judge': int(verdict)}
   (given,) = re.findall(r'The verdict was (\d)', prompt)
   wrong = int(given) != good and chance.random() < 0.9
-  return f'```json\n{json.dumps({"reason": "look", "overturn": wrong})}\n```'
+  return {'reason': 'look', 'overturn': wrong}
 
 
 class Scripted:
@@ -300,7 +310,8 @@ def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
     points = {'points': {reply: reply}}
     found = {'reply': reply, 'positive': points, 'negative': points}
     found['judge'] = {'judge': 1, 'reason': reply}
-    lines = debate.question(role, Case('a brief', found)).split('\n')
+    asked = debate.question(role, Case('a brief', found))
+    lines = asked.prompt.replace(asked.id, 'ID').split('\n')
     cut = re.compile(r'\(It is cut|（此处截断')
     return [x for x in lines if not x.startswith('> ') and not cut.match(x)]
 
@@ -315,10 +326,10 @@ def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
 def test_the_form_of_an_answer_is_no_answer(language: str) -> None:
   """A weak model repeats its prompt."""
   for role, schema in SCHEMAS.items():
-    form = template(f'curate_{role}_{language}')[-1].splitlines()[-1]
-    assert form.startswith('{"') and form.endswith('}')
-    with pytest.raises(ValueError, match='0 objects fit'):
-      parse(form, schema)
+    form = ''.join(template(f'curate_{role}_{language}')).splitlines()[-1]
+    assert form.startswith('{"id": "{id}", "') and form.endswith('}')
+    with pytest.raises(ValueError, match='no JSON object with the id'):
+      parse(form.replace('{id}', ID), schema, ID)
   for blank in ('<one sentence>', ' <一句话> '):
     for schema, answer in (
       (SCHEMAS['judge'], {'reason': blank, 'judge': 1}),
@@ -326,8 +337,9 @@ def test_the_form_of_an_answer_is_no_answer(language: str) -> None:
       (SCHEMAS['positive'], {'points': {'warm': blank}}),
     ):
       with pytest.raises(ValueError, match='a blank of the form'):
-        parse(json.dumps(answer), schema)
-  assert parse('{"reason": "I <3 it", "judge": 1}', SCHEMAS['judge'])
+        parse(json.dumps({'id': ID, **answer}), schema, ID)
+  good = {'reason': 'I <3 it', 'judge': 1}
+  assert parse(json.dumps({'id': ID, **good}), SCHEMAS['judge'], ID) == good
 
 
 def test_a_model_that_never_answers_ends_the_run(
@@ -418,10 +430,13 @@ def test_a_model_here_writes_and_a_server_judges(
 
   def agent(request: Any, n: int) -> str:
     prompt = prompt_of(request)
-    if _role(prompt) in ('positive', 'negative'):
-      return '{"points": {"a point": "a reason"}}'
-    verdict = {'judge': _chance(prompt).randrange(2), 'overturn': False}
-    return json.dumps({'reason': 'so it seems', **verdict})
+    answers = {
+      'judge': {'reason': 'so it seems', 'judge': _chance(prompt).randrange(2)},
+      'reflect': {'reason': 'it stands', 'overturn': False},
+    }
+    points = {'points': {'a point': 'a reason'}}
+    given = answers.get(_role(prompt), points)
+    return json.dumps({'id': _id(prompt), **given})
 
   config = configure(tmp_path, QUERIES[:6], corpus='@preferences.jsonl')
   config.writer.update(model=str(tiny_folder), max_new_tokens=8)
@@ -438,4 +453,6 @@ def test_a_model_here_writes_and_a_server_judges(
   writer, agent_usage = summary['usage']['writer'], summary['usage']['agent']
   assert writer['requests'] == 24 and writer['completion_tokens'] > 24
   assert agent_usage['requests'] == asked == 4 * summary['candidates']
-  assert again['usage']['writer']['requests'] == 0
+  # of both runs in this folder, of which the second asked nothing
+  assert again['usage']['writer']['requests'] == 24
+  assert again['usage']['writer']['cached'] == 24

@@ -66,7 +66,7 @@ class Game:
     agents: the four roles.
     budget: of their calls.
     splits: labelled replies.
-    ledger: of the models' usage, saved with the state.
+    ledger: of the models' usage, saved with the game's state.
 
   Raises:
     FileNotFoundError: an initial strategy does not exist.
@@ -375,6 +375,7 @@ def play(
   asking: Asking,
   judge: Judge,
   model: llm.Model | None = None,
+  ledger: Ledger | None = None,
 ) -> dict[str, Any]:
   """Plays the game with given models; returns the summary.
 
@@ -384,7 +385,8 @@ def play(
     asking: makes, for a schema, the function from prompts to replies of the
       generator, the reflector and the optimiser.
     judge: the detector.
-    model: behind `asking`, for its usage and its errors.
+    model: behind `asking`, for its errors.
+    ledger: of the usage of both, saved with the game's state.
 
   Raises:
     FileNotFoundError: the labelled replies or a strategy do not exist.
@@ -404,8 +406,7 @@ def play(
     secret=secret.load(config.agents.cache, workdir),
     model_trouble=lambda: trouble_of(model),
   )
-  meters = {'agents': model.usage if model else dict, 'judge': judge.usage}
-  ledger = Ledger(workdir, meters)
+  ledger = ledger or Ledger(workdir, {})
   game = Game(config, workdir, agents, budget, splits, ledger)
   ended = game.play()
   game.write_principles()
@@ -430,7 +431,6 @@ def play(
     'refused': sum(not v['kept'] for v in versions),
     'calls': budget.calls,
     'principles': str(workdir / 'principles.md'),
-    'usage': ledger.totals(),
   }
 
 
@@ -474,7 +474,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   mesh = make_mesh(**config.mesh)
   model = llm.make_ask(config.agents, mesh)
   detector = make_detector(config, mesh, model, workdir)
-  summary = play(config, workdir, model.asking, detector, model)
+  ledger = Ledger(workdir, {'agents': model.usage, 'judge': detector.usage})
+  summary = play(config, workdir, model.asking, detector, model, ledger)
+  summary['usage'] = ledger.totals()
   before, after = summary['heldout_before'], summary['heldout_after']
   metrics.log(
     f'adversary: ended by {summary["ended"]} after {summary["rounds"]} rounds, '

@@ -182,7 +182,8 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
   # If both are the same local model, its weights are loaded once.
   base = writer.model if isinstance(writer, llm.LocalModel) else None
   agent = llm.make_ask(nodes[1], mesh, base)
-  return Curator(writer, agent, config, secret.load(nodes[1].cache, workdir))
+  cache = str(nodes[1].cache)
+  return Curator(writer, agent, config, secret.load(cache, workdir))
 
 
 # --- Retrieval --------------------------------------------------------------
