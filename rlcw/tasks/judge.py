@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from rlcw import Config
-from rlcw.data import datasets
 from rlcw.data.annotate import Record, annotate
 from rlcw.evaluation import stats
 from rlcw.rewards.judge import factory, questions
@@ -68,12 +67,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       'judge', config.input, output, 'verdict', config.batch_size, answer
     )
   except NoAnswers:
-    drop_unanswered(output)
+    files.drop_last(output, is_unanswered)
     raise
-  judged = [row for row in rows if row['verdict'] is not None]
+  judged = [row for row in rows if not is_unanswered(row)]
   # Most likely the endpoint is misconfigured.
   if not judged:
-    drop_unanswered(output)
+    files.drop_last(output, is_unanswered)
     cause = trouble().text or 'check judge.endpoint'
     raise ValueError(f'none of the {len(rows)} replies got a verdict: {cause}')
   good = [row['verdict'] == question.labels[0] for row in judged]
@@ -93,18 +92,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   return summary
 
 
-def drop_unanswered(output: Path) -> None:
-  """Removes the last lines that have no verdict, so that a later run asks."""
-  if not output.exists():
-    return
-  rows = datasets.read_jsonl(output)
-  while rows and rows[-1]['verdict'] is None:
-    rows.pop()
-  if not rows:
-    output.unlink()
-    return
-  with files.atomic(output) as partial:
-    partial.write_bytes(b''.join(map(files.json_line, rows)))
+def is_unanswered(row: Record) -> bool:
+  """Returns whether a line has no verdict."""
+  return row['verdict'] is None
 
 
 def verdict_fields(p_good: float, reason: str, labels: Sequence[str]) -> Record:

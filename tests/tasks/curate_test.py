@@ -26,6 +26,7 @@ from rlcw.runtime import files
 from rlcw.sampling.prompts import parse, template
 from rlcw.tasks.curate import run
 from rlcw.tasks.curate.debate import SCHEMAS, Case, Debate, label
+from rlcw.tasks.curate.pairs import choose, pair_of
 
 ID = '0123456789abcdef'
 QUERIES = [f'Wish friend {n} well.' for n in range(200)]
@@ -213,14 +214,14 @@ def test_the_best_is_paired_with_the_worst() -> None:
   ]
 
   def pair(length_ratio: float) -> str:
-    _, found = run.choose(candidates, length_ratio)
+    _, found = choose(candidates, length_ratio)
     return found['chosen'][0] + found['rejected'][0]
 
   assert pair(0) == 'bd' and pair(1.1) == 'bc' and pair(2) == 'bd'
-  assert run.choose(candidates, 1.01) == ('unmatched', {})
-  assert run.choose(candidates[:2], 0) == ('all good', {})
-  assert run.choose(candidates[2:], 0) == ('all bad', {})
-  assert run.choose([], 0) == ('no verdict', {})
+  assert choose(candidates, 1.01) == ('unmatched', {})
+  assert choose(candidates[:2], 0) == ('all good', {})
+  assert choose(candidates[2:], 0) == ('all bad', {})
+  assert choose([], 0) == ('no verdict', {})
 
 
 def test_a_verdict_falls_only_for_a_reason() -> None:
@@ -420,11 +421,11 @@ def test_a_killed_run_repeats_no_finished_call(tmp_path: pathlib.Path) -> None:
   # only what was under way at a kill was asked for again
   assert needed <= made <= needed + 2 * kills
   pairs = datasets.read_jsonl(workdir / 'preferences.jsonl')
-  assert pairs == [run.pair_of(row) for row in rows if row['outcome'] == 'pair']
+  assert pairs == [pair_of(row) for row in rows if row['outcome'] == 'pair']
 
 
 def test_a_model_here_writes_and_a_server_judges(
-  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   """Each has the corpus, the cache and the accounts that it should."""
 
@@ -439,7 +440,7 @@ def test_a_model_here_writes_and_a_server_judges(
     return json.dumps({'id': _id(prompt), **given})
 
   config = configure(tmp_path, QUERIES[:6], corpus='@preferences.jsonl')
-  config.writer.update(model=str(tiny_folder), max_new_tokens=8)
+  config.writer.update(model=str(apprentice), max_new_tokens=16)
   with serving(agent) as server:
     config.agent.endpoint.update(url=server.url, model='m')
     summary, rows, pairs = _run(config, tmp_path / 'run')
@@ -449,6 +450,9 @@ def test_a_model_here_writes_and_a_server_judges(
     again, rows_again, _ = _run(config, tmp_path / 'run')
     assert len(server.requests) == asked
   assert rows_again == rows and all(row['examples'] for row in rows)
+  for row in rows:
+    assert len(row['candidates']) + sum(row['left_out'].values()) == 4
+  assert summary['left_out']['cut'] == summary['usage']['writer']['cut'] > 0
   assert pairs and datasets.load_preferences(tmp_path / 'run/preferences.jsonl')
   writer, agent_usage = summary['usage']['writer'], summary['usage']['agent']
   assert writer['requests'] == 24 and writer['completion_tokens'] > 24

@@ -15,10 +15,11 @@ queries, and replies are cached: a killed run resumes after the last whole
 line, and repeats no call that was answered.
 """
 
+import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,6 @@ from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling import prompts as prompts_lib
-from rlcw.sampling.cache import Cut
 from rlcw.sampling.outage import (
   NoAnswers,
   Patience,
@@ -42,22 +42,17 @@ from rlcw.sampling.outage import (
 from rlcw.sampling.prompts import visible
 from rlcw.sampling.usage import Ledger
 from rlcw.tasks.curate import retrieval
-from rlcw.tasks.curate.debate import Case, Debate, label, overturned
+from rlcw.tasks.curate.debate import Case, Debate, label
+from rlcw.tasks.curate.pairs import (
+  KEPT,
+  candidates_of,
+  choose,
+  count,
+  pair_of,
+  summarise,
+)
 
 Record = dict[str, Any]
-OUTCOMES = (
-  'pair',
-  'all good',
-  'all bad',
-  'unmatched',  # in length
-  'no verdict',
-  'no examples',
-)
-# Replies of the writer that are no candidates: cut by the token limit or a
-# filter, not given, or equal to another.
-LEFT_OUT = 'cut', 'missing', 'duplicate'
-# Fields of a query's record that are copied to its pair.
-KEPT = 'id', 'language', 'genre', 'theme', 'split'
 
 
 class Query(NamedTuple):
@@ -122,13 +117,17 @@ def run(config: Config, workdir: Path) -> Record:
     )
 
   total, size = len(queries), config.batch_size
-  for first in metrics.progress('curate', done, total, 'query', size, note):
-    # A batch of queries shares its calls, which an endpoint answers at once.
-    for row in curator(queries[first : first + size]):
-      # The trace before the pair: the trace alone is read when resuming.
-      files.append_jsonl(trace, row)
-      keep(row)
-    ledger.save()
+  with keeping_answered(trace):
+    for first in metrics.progress('curate', done, total, 'query', size, note):
+      # A batch of queries shares its calls, which an endpoint answers at once.
+      for row in curator(queries[first : first + size]):
+        # The trace before the pair: the trace alone is read when resuming.
+        files.append_jsonl(trace, row)
+        keep(row)
+      ledger.save()
+    if not counts['labelled'] and counts['no verdict']:
+      subject = 'curate: no candidate got a verdict'
+      raise NoAnswers(describe(subject, 1, curator.trouble()))
   summary = summarise(counts) | {
     'resumed_at': done,
     'answers': curator.debate.counts,  # of this process
@@ -144,6 +143,19 @@ def run(config: Config, workdir: Path) -> Record:
   )
   usage.log('curate', summary['usage'])
   return summary
+
+
+@contextlib.contextmanager
+def keeping_answered(trace: Path) -> Iterator[None]:
+  """Drops the last lines of a trace without a verdict if `NoAnswers` is raised.
+
+  A later run asks about them again.
+  """
+  try:
+    yield
+  except NoAnswers:
+    files.drop_last(trace, lambda row: row['outcome'] == 'no verdict')
+    raise
 
 
 def check(config: Config) -> None:
@@ -294,7 +306,13 @@ class Curator:
   def trouble(self) -> Trouble:
     """The last reasons for missing replies and answers."""
     refused = self.debate.counts.refused
-    text = f'an answer was refused: {refused}' if refused else ''
+    cut = self.writer.usage().get('cut')
+    texts = {
+      f'an answer was refused: {refused}': refused,
+      f'{cut} replies of the writer were cut, at '
+      f'writer.max_new_tokens={self.config.writer.max_new_tokens}': cut,
+    }
+    text = '; '.join(text for text, holds in texts.items() if holds)
     return trouble_of(self.writer, self.agent) | Trouble(text)
 
   def __call__(self, queries: Sequence[Query]) -> list[Record]:
@@ -382,108 +400,3 @@ class Curator:
       'outcome': 'no examples' if query.skipped else outcome,
       **pair,
     }
-
-
-def candidates_of(
-  replies: Sequence[str | None],
-) -> tuple[list[str], dict[str, int]]:
-  """Returns the replies that are whole and differ, and counts of the others.
-
-  A pair with a cut reply would teach that endings are bad, or good.
-  """
-  given = [reply for reply in replies if reply]
-  whole = [reply for reply in given if not isinstance(reply, Cut)]
-  different = [*dict.fromkeys(whole)]
-  counts = (
-    len(given) - len(whole),
-    len(replies) - len(given),
-    len(whole) - len(different),
-  )
-  return different, dict(zip(LEFT_OUT, counts, strict=True))
-
-
-# --- Pairs ------------------------------------------------------------------
-
-
-def choose(
-  candidates: Sequence[Record], length_ratio: float
-) -> tuple[str, Record]:
-  """Chooses the best candidate labelled 1 and the worst labelled 0.
-
-  Quality is the number of merits minus the number of faults.  Longer replies
-  get more merits, so without `length_ratio` nearly all pairs prefer the longer
-  one.
-
-  Args:
-    candidates: with their labels.
-    length_ratio: largest ratio of the lengths within a pair; 0 for no limit.
-
-  Returns:
-    The outcome, one of `OUTCOMES`, and the pair's texts if it is 'pair'.
-  """
-  good = [c for c in candidates if c['label'] == 1]
-  bad = [c for c in candidates if c['label'] == 0]
-  if not good or not bad:
-    outcome = 'all good' if good else 'all bad' if bad else 'no verdict'
-    return outcome, {}
-  couples = [
-    (a, b)
-    for a, b in itertools.product(good, bad)
-    if not length_ratio or _ratio(a['reply'], b['reply']) <= length_ratio
-  ]
-  if not couples:
-    return 'unmatched', {}
-  # The widest gap in quality among the couples that are left.
-  best = max(couples, key=lambda pair: _balance(pair[0]) - _balance(pair[1]))
-  return 'pair', {'chosen': best[0]['reply'], 'rejected': best[1]['reply']}
-
-
-def _ratio(a: str, b: str) -> float:
-  """Ratio of the longer text's length to the shorter one's, at least 1."""
-  return max(len(a), len(b)) / min(len(a), len(b))
-
-
-def _balance(candidate: Record) -> int:
-  """Number of merits minus number of faults."""
-  sides = 'positive', 'negative'
-  merits, faults = (len(candidate[side]['points']) for side in sides)
-  return merits - faults
-
-
-def pair_of(row: Record) -> Record:
-  """The preference pair of a trace's line, for `datasets.load_preferences`."""
-  names = 'prompt', 'chosen', 'rejected', *KEPT
-  return {name: row[name] for name in names if name in row}
-
-
-# --- Counts -----------------------------------------------------------------
-
-
-def count(row: Record) -> Counter[str]:
-  """Counts of one line of the trace, to be added up for the summary."""
-  candidates = row['candidates']
-  counts = Counter({row['outcome']: 1, 'candidates': len(candidates)})
-  counts['labelled'] = sum(c['label'] is not None for c in candidates)
-  counts['overturned'] = sum(map(overturned, candidates))
-  counts.update(row.get('left_out', {}))
-  if row['outcome'] == 'pair':
-    counts['chosen_longer'] = len(row['chosen']) > len(row['rejected'])
-  return counts
-
-
-def summarise(counts: Counter[str]) -> Record:
-  """Numbers of pairs, outcomes and labels, and their rates, for the summary."""
-  outcomes = {name: counts[name] for name in OUTCOMES}
-  queries, pairs = sum(outcomes.values()), counts['pair']
-  return {
-    'queries': queries,
-    'pairs': pairs,
-    'yield': pairs / max(queries, 1),
-    'outcomes': outcomes,
-    'candidates': counts['candidates'],
-    'left_out': {name: counts[name] for name in LEFT_OUT},
-    'unlabelled': counts['candidates'] - counts['labelled'],
-    'overturned': counts['overturned'],
-    'overturn_rate': counts['overturned'] / max(counts['labelled'], 1),
-    'chosen_longer': counts['chosen_longer'] / max(pairs, 1),
-  }
