@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
       candidates=4,  # per query
       # longest allowed ratio between the lengths of a pair's replies; 0: any
       length_ratio=0.0,
-      max_reply_characters=4000,  # the rest of a longer reply is not shown
+      # the rest of a longer reply is not shown; 0: 8 for each new token
+      max_reply_characters=0,
       writer=llm_settings(temperature=1.0, max_new_tokens=256),
       # advocate, critic, judge and auditor
       agent=llm_settings(temperature=0.0),

@@ -106,6 +106,8 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(
       f'task={config.task!r} is unknown; expected one of {sorted(TASKS)}'
     )
+  # Before `config.json` is written.
+  settings.refuse_secrets(config)
   processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
   resolved = json.loads(config.to_json())
   if prepare_workdir(resolved, workdir):

@@ -52,6 +52,10 @@ class Batch(NamedTuple):
   seconds: float = 0.0  # from then until the batch was complete
 
 
+class Ended(ValueError):
+  """Raised by `next_batch`, in all processes, to end a run that is saved."""
+
+
 def make_optimizer(
   learning_rate: float,
   *,
@@ -247,6 +251,7 @@ def fit(
     The state after the last step.
 
   Raises:
+    Ended: raised by `next_batch`; the state before this step is saved.
     Preempted: a process received SIGTERM; the state after the current step is
       saved.
     FloatingPointError: loss or gradient was not finite in `max_bad_steps` steps
@@ -284,7 +289,15 @@ def fit(
 
     pending = None  # the arguments of `write_row` for the step in flight
     for step in metrics.progress(name, first, steps, 'step'):
-      batch = next_batch(state, step)
+      try:
+        batch = next_batch(state, step)
+      except Ended:
+        # Without a pending row the state is saved already.
+        if pending is not None:
+          write_row(*pending, until=time.perf_counter())
+          save()
+        checkpoints.close()
+        raise
       state, stats = update(state, batch.arrays, frozen or {})
       # This step runs on the device while the host writes the row of the step
       # before it.  So divergence is noticed one step late, which is harmless:

@@ -34,7 +34,9 @@ Ask = Callable[[Sequence[str]], list[str | None]]
 
 def chance(*parts: Any) -> float:
   """A number from 0 to 1 that these parts decide."""
-  digest = hashlib.sha256(repr(parts).encode()).digest()
+  # without the ids of questions, which differ from run to run
+  text = re.sub('[0-9a-f]{16}', '', repr(parts))
+  digest = hashlib.sha256(text.encode()).digest()
   return int.from_bytes(digest[:6]) / 2**48
 
 
@@ -63,15 +65,14 @@ def slots(prompt: str) -> tuple[str, dict[str, str]]:
   raise AssertionError(f'nobody is asked: {prompt}')
 
 
-def _judge(seen: dict[str, str], prompt: str) -> Any:
+def _judge(seen: dict[str, str], _: str) -> Any:
   reply = seen['reply'].removeprefix('> ')
   found = [f for f in flaws_in(reply) if f in seen['principles']]
   good = not found
   if LENGTH in seen['principles']:
     good = len(reply) > LONG
-  key = re.findall('"id": "(.+?)"', prompt)[0]
   verdict = 'Good' if good else 'Bad'
-  return {'id': key, 'verdict': verdict, 'reason': f'it shows {found}'}
+  return {'verdict': verdict, 'reason': f'it shows {found}'}
 
 
 def _generator(seen: dict[str, str], prompt: str) -> Any:
@@ -111,7 +112,12 @@ def _optimiser_construction(seen: dict[str, str], _: str) -> Any:
 def answer(prompt: str) -> str:
   """What an agent with no faults answers."""
   role, seen = slots(prompt)
-  return json.dumps(globals()[f'_{role}'](seen, prompt))
+  return _dump(prompt, globals()[f'_{role}'](seen, prompt))
+
+
+def _dump(prompt: str, answer: dict[str, Any]) -> str:
+  """An answer as JSON, with the id that its prompt asks for."""
+  return json.dumps({'id': re.findall('"id": "(.+?)"', prompt)[0], **answer})
 
 
 def harm(prompt: str, share: float) -> str:
@@ -126,7 +132,7 @@ def harm(prompt: str, share: float) -> str:
     rules[: len(rules) // 2] or ['Bad is what is not Good.'],
     [f'Rule {n}.' for n in range(11)],
   ]
-  return json.dumps({'rules': deeds[int(3 * draw / share)]})
+  return _dump(prompt, {'rules': deeds[int(3 * draw / share)]})
 
 
 def malform(prompt: str, reply: str, share: float) -> str | None:

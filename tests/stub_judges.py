@@ -43,7 +43,7 @@ def demanding(name: str, *demands: str | dict) -> Brief:
 
 def key_of(prompt: str) -> str:
   """The id that an answer to a prompt has to repeat."""
-  (key,) = re.findall(r'{"id": "([0-9a-f]{8})", "verdict": "\w+" or', prompt)
+  (key,) = re.findall(r'{"id": "([0-9a-f]{16})", "verdict": "\w+" or', prompt)
   return key
 
 

@@ -40,9 +40,9 @@ def reply_of(text: str, thinking: bool = False) -> str:
   """
   opened, closed = THOUGHT
   _, end, reply = text.rpartition(closed)
-  if end:
-    return reply.strip()
-  return '' if thinking or text.lstrip().startswith(opened) else text
+  if opened in reply or (thinking and not end):
+    return ''
+  return reply.strip() if end else text
 
 
 def load(model: str | Path, vocab_size: int | None = None) -> 'ChatFormat':

@@ -15,6 +15,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,9 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge.questions import Question
 from rlcw.runtime import metrics, processes
+from rlcw.sampling.outage import Trouble, trouble_of
 from rlcw.sampling.rollout import Rollout
 
 Reward = Callable[[Sequence[Brief], Sequence[Sequence[str]]], Any]
@@ -152,10 +155,14 @@ class Scorer:
   Args:
     model: the policy's base model, which is also the reference policy.
     config: of a `grpo` run, validated by `check`.
+    workdir: of the run, for the judge (`factory.make_judge`).
   """
 
-  def __init__(self, model: LanguageModel, config: Config):
+  def __init__(
+    self, model: LanguageModel, config: Config, workdir: Path | None = None
+  ):
     self.model, self.config = model, config
+    self._missing = ''  # the parts that gave nothing for any reply, last time
     self.shards = processes.DataShards(model.mesh)
     self.reward = None
     if config.writing == 'reward_model':
@@ -177,11 +184,17 @@ class Scorer:
           f'max_new_tokens={config.max_new_tokens}: train one with '
           f'--config.max_reply_tokens={config.max_new_tokens}'
         )
-    self.judge_model = factory.make_judge(config.judge, model.mesh, model)
+    self.judge_model = factory.make_judge(
+      config.judge, model.mesh, model, workdir=workdir
+    )
 
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""
     return dict(self.judge_model.usage()) if self.judge_model else {}
+
+  def trouble(self) -> Trouble:
+    """The reason why no reply of the last rollout got a score."""
+    return Trouble(self._missing) | trouble_of(self.judge_model)
 
   def __call__(
     self,
@@ -251,6 +264,11 @@ class Scorer:
     } | {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
     violated = (broken == 1) | ~finished
     valid = scored & ~unknown
+    parts = {
+      f'writing={self.config.writing!r} scored no reply': not scored.any(),
+      'all verdicts on demands or by verifiers are missing': unknown.all(),
+    }
+    self._missing = '; '.join(text for text, holds in parts.items() if holds)
     return Scores(
       text, follow, violated, score_PxG, valid, ref_logp, good_P, stats
     )
@@ -275,7 +293,7 @@ class Scorer:
       A verdict per rule `[P][G][rules]`, and `[P, G]`: 1 if the reply violates
       anything, else NaN if a verdict is missing, else 0.
     """
-    question = factory.make_question('demand', self.config.judge)
+    question = self.question('demand')
     follow = questions.follow(self.judge_model, question, briefs, text)
     broken = np.array([[constraints.breaks(r) for r in g] for g in follow])
     # The rules' verdicts are still logged when they do not count.
@@ -325,7 +343,13 @@ class Scorer:
     self, briefs: Sequence[Brief], text: Sequence[Sequence[str]]
   ) -> np.ndarray:
     """Probability `[P, G]` that a reply is Good, according to the judge."""
-    question = factory.make_question('judge', self.config.judge)
+    question = self.question('judge')
     assert self.judge_model is not None  # ensured by `check`
     prompts = [brief.text for brief in briefs]
     return questions.judge(self.judge_model, question, prompts, text).first
+
+  def question(self, name: str) -> Question:
+    """Builds one of the judge's questions about replies of this run."""
+    return factory.make_question(
+      name, self.config.judge, self.config.max_new_tokens
+    )

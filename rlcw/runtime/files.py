@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,24 @@ def count_whole_lines(path: Path, field: str) -> int:
   if torn:
     _replace(path, b''.join(line + b'\n' for line in lines))
   return len(lines)
+
+
+def drop_last(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+  """Removes the last records of a JSONL file, as long as they are unwanted.
+
+  A file without other records is deleted.
+
+  Args:
+    path: JSONL with whole lines; may be absent.
+    unwanted: tells which records to remove.
+  """
+  lines = path.read_bytes().splitlines(True) if path.exists() else []
+  while lines and unwanted(json.loads(lines[-1])):
+    lines.pop()
+  if lines:
+    _replace(path, b''.join(lines))
+  else:
+    path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -1,11 +1,14 @@
 """Settings of runs: reading them, and names that have changed.
 
 An old name is accepted for one release, on the command line, in a config file
-and in the `config.json` of an old run.
+and in the `config.json` of an old run.  No setting may contain a secret, since
+`config.json` has them all.
 """
 
 import json
+import os
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ RENAMED = (
 )
 # Former settings, and the constants that replaced them.
 REMOVED = {'judged_per_brief': 1, 'broken_tokens': 0.3}
+# Defaults that have changed, (old, new): a run that was begun with the old one
+# goes on with the new one.
+_NEW_DEFAULTS = {'max_reply_characters': (4000, 0)}
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
 
 
@@ -101,14 +107,75 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
   """Returns the settings that differ, by dotted name: (old, new) values.
 
   Settings that only `new` has are left out: they were added to the code after
-  the old run.
+  the old run.  So are defaults that have changed since.
   """
   before, after = dict(_leaves(old)), dict(_leaves(new))
-  return {
+  changed = {
     name: (value, after.get(name))
     for name, value in before.items()
     if value != after.get(name)
   }
+  return {
+    name: values
+    for name, values in changed.items()
+    if values != _NEW_DEFAULTS.get(name.rpartition('.')[2])
+  }
+
+
+_VARIABLE = re.compile('[A-Za-z_][A-Za-z0-9_]*')
+
+
+def refuse_secrets(config: Any) -> None:
+  """Refuses settings that contain a secret, by `refuse_secret`."""
+  for name, value in _leaves(config):
+    refuse_secret(name, value)
+
+
+def refuse_secret(name: str, value: Any) -> None:
+  """Refuses a setting in which a secret stands where it may not.
+
+  Args:
+    name: of the setting, dotted.
+    value: of it.
+
+  Raises:
+    ValueError: a `…key_variable` is a key instead of the name of a variable, or
+      a `…url` contains a user or a password.  The message shows no value.
+  """
+  if not isinstance(value, str):
+    return
+  last = name.rpartition('.')[2]
+  if last == 'key_variable' and value.strip() and not _names_variable(value):
+    raise ValueError(
+      f'{name}: expected the name of an environment variable, such as '
+      'OPENAI_API_KEY, and not the key itself (the value is not shown)'
+    )
+  if last == 'url' and '@' in _authority(value):
+    raise ValueError(
+      f'{name}: expected a URL without user and password (the value is not '
+      'shown); the key is read from the environment, see key_variable'
+    )
+
+
+def _names_variable(value: str) -> bool:
+  """Returns whether a text is a variable's name, and does not look like a key.
+
+  Keys have long random parts; names have words between underscores.
+  """
+  if value in os.environ:
+    return True
+  words = all(
+    len(part) < 16 or (part.isalpha() and part in (part.upper(), part.lower()))
+    for part in value.split('_')
+  )
+  return bool(_VARIABLE.fullmatch(value)) and words
+
+
+def _authority(url: str) -> str:
+  try:
+    return urllib.parse.urlsplit(url).netloc
+  except ValueError:
+    return ''
 
 
 def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlcw.runtime import metrics
+from rlcw.sampling.thoughts import reply_of
 
 _BAR_FROM = 50  # prompts from which on a progress bar is shown
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
@@ -28,6 +29,7 @@ class Usage:
   prompts: int = 0  # answered or failed
   cached: int = 0  # of these, answered from the cache
   failed: int = 0  # of these, without a reply after all retries
+  cut: int = 0  # of these, ended by the token limit or a filter: see `Cut`
   requests: int = 0  # sent to the model, retries included
   prompt_tokens: int = 0  # reported by the server; 0 if it reports none
   completion_tokens: int = 0
@@ -37,6 +39,10 @@ class Usage:
   def as_dict(self) -> dict[str, float]:
     """Returns the counts by name."""
     return dataclasses.asdict(self)
+
+
+class Cut(str):
+  """A reply that the token limit or a server's filter ended too early."""
 
 
 class Call(NamedTuple):
@@ -62,7 +68,8 @@ def replies(
 ) -> list[str | None]:
   """Returns a reply to each prompt, in order; None if the model gave none.
 
-  A prompt that occurs n times gets n samples, one for each occurrence.
+  A prompt that occurs n times gets n samples, one for each occurrence.  A reply
+  that is not whole is a `Cut`, whether it comes from the cache or not.
 
   Args:
     path: of the cache; if empty or None, nothing is cached.
@@ -99,15 +106,13 @@ def replies(
       if reply is None:
         usage.failed += 1
       else:
-        # IGNORE: another process may have stored a reply to the same call.
-        cache.execute(
-          'INSERT OR IGNORE INTO replies VALUES (?, ?)', (key, reply)
-        )
+        _store(cache, key, reply)
       next(steps, None)
 
     if missing:
       fetch(missing, keep)
     usage.seconds += time.perf_counter() - started
+    usage.cut += sum(isinstance(reply, Cut) for reply in by_key.values())
     return [*by_key.values()]
 
 
@@ -153,6 +158,8 @@ def opened(path: Path | str | None) -> Iterator[sqlite3.Connection]:
       cache.execute(
         'CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)'
       )
+      # A table of its own: a file that an earlier version wrote lacks it.
+      cache.execute('CREATE TABLE IF NOT EXISTS cut (key TEXT PRIMARY KEY)')
       yield cache
   except sqlite3.Error as error:
     raise ValueError(
@@ -161,6 +168,25 @@ def opened(path: Path | str | None) -> Iterator[sqlite3.Connection]:
     ) from error
 
 
+def _store(cache: sqlite3.Connection, key: str, reply: str) -> None:
+  # In a transaction, so that no kill separates a reply from its mark.
+  cache.execute('BEGIN IMMEDIATE')
+  # IGNORE: another process may have stored a reply to the same call.
+  stored = cache.execute(
+    'INSERT OR IGNORE INTO replies VALUES (?, ?)', (key, str(reply))
+  )
+  if stored.rowcount and isinstance(reply, Cut):
+    cache.execute('INSERT OR IGNORE INTO cut VALUES (?)', (key,))
+  cache.execute('COMMIT')
+
+
 def _lookup(cache: sqlite3.Connection, key: str) -> str | None:
-  query = 'SELECT reply FROM replies WHERE key = ?'
-  return next((reply for (reply,) in cache.execute(query, (key,))), None)
+  query = (
+    'SELECT reply, EXISTS(SELECT 1 FROM cut WHERE key = replies.key) '
+    'FROM replies WHERE key = ?'
+  )
+  for reply, is_cut in cache.execute(query, (key,)):
+    # Earlier versions stored thoughts too.
+    whole = reply_of(reply)
+    return Cut(whole) if whole and is_cut else whole
+  return None

@@ -5,7 +5,9 @@
             after transient errors
 3. reply    each is checked, counted and written to the cache as it arrives
 
-A prompt whose request fails gets None; each kind of error is logged once.
+A prompt whose request fails gets None; each kind of error is logged once.  A
+reply is the text after a model's thoughts; one that the token limit or a filter
+ended too early is a `cache.Cut`.
 """
 
 import asyncio
@@ -13,21 +15,24 @@ import dataclasses
 import functools
 import math
 import os
+import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 from anyio import from_thread
 
 from rlcw import Config
+from rlcw.models.chat import reply_of
 from rlcw.models.tokenizer import valid_unicode
-from rlcw.runtime import metrics
-from rlcw.sampling import cache
-from rlcw.sampling.cache import Call, Keep, Usage
+from rlcw.runtime import metrics, settings
+from rlcw.sampling import cache, http
+from rlcw.sampling.cache import Call, Cut, Keep, Usage
+from rlcw.sampling.outage import Trouble
+from rlcw.sampling.prompts import excerpt
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -55,11 +60,15 @@ class Endpoint:
   def __post_init__(self):
     for name, (is_valid, expected) in _VALID.items():
       value = getattr(self, name)
+      # First, as the error below repeats the value.
+      settings.refuse_secret(f'endpoint.{name}', value)
       if not is_valid(value):
         setting = _SETTINGS.get(name, f'endpoint.{name}')
         raise ValueError(f'{setting}={value!r}; expected {expected}')
-    self._usage = Usage()
+    self._usage, self._trouble = Usage(), Trouble()
     self._logged_errors: set[type[Exception]] = set()
+    # Settings that the server does not accept: see `_accepted`.
+    self._refused: set[str] = set()
     self._lock = threading.Lock()
     # Opened once now, so that an invalid file fails before hours of training.
     with cache.opened(self.cache):
@@ -70,12 +79,18 @@ class Endpoint:
     """Copy of the cumulative counts."""
     return dataclasses.replace(self._usage)
 
+  @property
+  def trouble(self) -> Trouble:
+    """The last error."""
+    return self._trouble
+
   def ask(
     self, prompts: Sequence[str], schema: Mapping[str, Any] | None = None
   ) -> list[str | None]:
     """Returns a reply to each prompt, in order; None if its request failed.
 
-    A prompt that occurs n times gets n samples.  Thread-safe: concurrent calls
+    A reply that is not whole is a `Cut`.  A prompt that occurs n times gets n
+    samples.  Thread-safe: concurrent calls
     run one after the other, so that `concurrency` limits them together.
 
     Args:
@@ -86,40 +101,40 @@ class Endpoint:
       TypeError: `prompts` is a single text.
       ValueError: the cache cannot be read or written.
     """
-    settings = self._settings(schema)
+    fixed = self._settings(schema)
     with self._lock:
       return cache.replies(
         self.cache,
         # Any other URL or setting is another model: its replies do not match.
-        [self.url, settings],
+        [self.url, fixed],
         prompts,
         self._usage,
-        functools.partial(self._fetch_all, settings),
+        functools.partial(self._fetch_all, fixed),
       )
 
   def _settings(self, schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the part of a request that is the same for every prompt."""
     names = 'model', 'temperature', 'max_tokens'
-    settings = {name: getattr(self, name) for name in names}
+    fixed = {name: getattr(self, name) for name in names}
     if schema is not None:
       named = {'name': schema['title'], 'schema': schema}
-      settings['response_format'] = {
+      fixed['response_format'] = {
         'type': 'json_schema',
         'json_schema': named,
       }
     # Servers need not accept null, so a setting of None is left out.
-    return {name: v for name, v in settings.items() if v is not None}
+    return {name: v for name, v in fixed.items() if v is not None}
 
   def _fetch_all(
-    self, settings: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
+    self, fixed: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
   ) -> None:
     # A new event loop in another thread: the caller's may be running already,
     # as in a notebook, and cannot be entered again.
     with from_thread.start_blocking_portal() as portal:
-      portal.call(self._fetch, settings, calls, keep)
+      portal.call(self._fetch, fixed, calls, keep)
 
   async def _fetch(
-    self, settings: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
+    self, fixed: Mapping[str, Any], calls: Mapping[str, Call], keep: Keep
   ) -> None:
     """Requests all replies, and caches each as it arrives."""
     slots = asyncio.Semaphore(self.concurrency)
@@ -128,7 +143,7 @@ class Endpoint:
       async with slots:
         # Cached before the slot is free, so that a kill loses at most the
         # replies of `concurrency` requests.
-        keep(key, await self._reply(client, settings, call.prompt))
+        keep(key, await self._reply(client, fixed, call.prompt))
 
     async with self._client() as client:
       await asyncio.gather(*(answer(*item) for item in calls.items()))
@@ -140,28 +155,79 @@ class Endpoint:
       api_key=self._key() or 'none',
       timeout=self.timeout,
       max_retries=self.retries,
-      http_client=_Http(self._usage, self.timeout),
+      http_client=http.Client(self.url, self._usage, self.timeout),
     )
 
   def _key(self) -> str:
-    return os.environ.get(self.key_variable, '').strip()
+    # No key has white space, and an error about a line break would show it.
+    return ''.join(os.environ.get(self.key_variable, '').split())
 
   async def _reply(
-    self, client: openai.AsyncOpenAI, settings: Mapping[str, Any], prompt: str
+    self, client: openai.AsyncOpenAI, fixed: Mapping[str, Any], prompt: str
   ) -> str | None:
+    messages: Any = [{'role': 'user', 'content': valid_unicode(prompt)}]
     try:
-      completion = await client.chat.completions.create(
-        messages=[{'role': 'user', 'content': valid_unicode(prompt)}],
-        **settings,
-      )
+      while True:
+        sent = self._accepted(fixed)
+        try:
+          completion = await client.chat.completions.create(
+            messages=messages, **sent
+          )
+          break
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as no:
+          # Each pass takes away a setting, so they come to an end.
+          if not self._note_refused(no, sent):
+            raise
       # Counted first, because an unusable reply is paid for too.
       self._count(completion)
-      return _text(completion)
+      reply = _text(completion)
+      self._trouble = Trouble()
+      return reply
     # A server is untrusted and can cause any error; one bad answer must not
     # cancel the requests of the other prompts.
     except Exception as error:
       self._log_error(error)
       return None
+
+  def _accepted(self, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings as the server accepts them, as far as is known.
+
+    Newer models know `max_completion_tokens` in place of `max_tokens`, and take
+    no temperature.
+    """
+    return {
+      _NEWER.get(name, name) if name in self._refused else name: value
+      for name, value in fixed.items()
+      if name in _NEWER or name not in self._refused
+    }
+
+  def _note_refused(
+    self, error: openai.APIStatusError, sent: Mapping[str, Any]
+  ) -> bool:
+    """Notes the setting that an error refuses; returns whether it is another.
+
+    Args:
+      error: the server's answer.
+      sent: settings of the request.
+    """
+    reason = str(error)
+    for name in _MAY_BE_REFUSED:
+      # A value that is out of range is a user's mistake.
+      if (
+        name not in sent
+        or not re.search(rf'\b{name}\b', reason)
+        or _OUT_OF_RANGE.search(reason)
+      ):
+        continue
+      if name not in self._refused:
+        self._refused.add(name)
+        instead = _NEWER.get(name)
+        metrics.log(
+          f'endpoint: {self.url}, model {self.model}, refuses {name}: '
+          + (f'{instead} is sent instead' if instead else 'it is left out')
+        )
+      return True
+    return False
 
   def _count(self, completion: Any) -> None:
     """Adds a completion's tokens and price to the usage."""
@@ -173,23 +239,28 @@ class Endpoint:
     self._usage.cost += (prompt * self.prices[0] + reply * self.prices[1]) / 1e6
 
   def _log_error(self, error: Exception) -> None:
-    """Logs the reason for a missing reply, once for each type of error."""
-    if type(error) in self._logged_errors:
-      return
-    self._logged_errors.add(type(error))
+    """Keeps the reason for a missing reply; logs one for each type of error."""
+    status = getattr(error, 'status_code', None)
     reason = str(error)
     if isinstance(error, openai.APIStatusError):
-      reason = f'status {error.status_code}, {error.body}'
-    reason = ' '.join(reason.split())
+      reason = f'status {status}, {error.body}'
+      if place := error.response.headers.get('location'):
+        reason += f', a redirect to {place}'
+    elif isinstance(error, openai.APIConnectionError) and error.__cause__:
+      reason += f' ({error.__cause__})'
     key = self._key()
     # A server's error message may repeat the key, which must not be logged.
     if key:
       reason = reason.replace(key, '[key]')
-    metrics.log(
-      f'endpoint: no reply from {self.url}, model {self.model}, '
+    text = (
+      f'no reply from {self.url}, model {self.model}, '
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
-      f'{type(error).__name__}: {reason:.300}'
+      f'{type(error).__name__}: {excerpt(reason, 300)}'
     )
+    self._trouble = Trouble(text, lasting=status in (401, 403, 404))
+    if type(error) not in self._logged_errors:
+      self._logged_errors.add(type(error))
+      metrics.log(f'endpoint: {text}')
 
 
 def from_config(config: Config) -> Endpoint:
@@ -209,62 +280,77 @@ def from_config(config: Config) -> Endpoint:
   return Endpoint(**config)
 
 
-class _Http(openai.DefaultAsyncHttpxClient):
-  """HTTP client that counts requests and limits the total time of each.
-
-  The timeout of httpx applies to each read, so a server that sends a byte now
-  and then would never exceed it.
-  """
-
-  def __init__(self, usage: Usage, seconds: float):
-    super().__init__()
-    self._usage, self._seconds = usage, seconds
-
-  async def send(
-    self, request: httpx2.Request, **settings: Any
-  ) -> httpx2.Response:
-    # Called once per attempt, so retries are counted.
-    self._usage.requests += 1
-    try:
-      async with asyncio.timeout(self._seconds):
-        return await super().send(request, **settings)
-    except TimeoutError as error:
-      # The official client retries after this type of error.
-      raise httpx2.ReadTimeout(
-        f'not complete within timeout={self._seconds} s', request=request
-      ) from error
-
-
 def _text(completion: Any) -> str:
-  """Returns the reply of a chat completion.
+  """Returns the reply of a chat completion, a `Cut` if it is not whole.
 
   Raises:
-    ValueError: the completion is malformed, or its reply empty.
+    ValueError: the completion is malformed, or has no reply.
   """
   # The client does not validate a server's JSON: any field may be absent or of
   # any type.
   try:
     choice = completion.choices[0]
-    text = choice.message.content
+    content = choice.message.content
   except (AttributeError, LookupError, TypeError):
-    raise ValueError(f'not a chat completion: {completion!r:.200}') from None
-  if not isinstance(text, str) or not text.strip():
+    error = getattr(completion, 'error', None) or completion
+    raise ValueError(f'not a chat completion: {error!r:.200}') from None
+  reason = getattr(choice, 'finish_reason', None)
+  text = _joined(content)
+  reply = reply_of(text) if isinstance(text, str) else ''
+  if not reply.strip():
     # Reasoning models reach `max_tokens` before their reply begins; then the
     # finish reason, 'length', explains the empty reply.
-    reason = getattr(choice, 'finish_reason', None)
-    raise ValueError(f'empty: content={text!r:.80}, finish_reason={reason!r}')
-  return valid_unicode(text)
+    refusal = getattr(choice.message, 'refusal', None)
+    raise ValueError(
+      f'empty: content={content!r:.80}, finish_reason={reason!r}'
+      + (f', refusal={refusal!r:.80}' if refusal else '')
+    )
+  reply = valid_unicode(reply)
+  return Cut(reply) if str(reason).lower() in _CUT_BY else reply
+
+
+# Finish reasons of replies that are not whole: OpenAI's, and those of servers
+# that translate other interfaces.
+_CUT_BY = 'length', 'max_tokens', 'content_filter', 'safety', 'error'
+
+
+def _joined(content: Any) -> Any:
+  """Joins the texts of a content in parts; thoughts are of another type."""
+  if not isinstance(content, list) or not all(
+    isinstance(part, dict) for part in content
+  ):
+    return content
+  texts = [part.get('text') for part in content if part.get('type') == 'text']
+  return ''.join(text for text in texts if isinstance(text, str))
+
+
+# A count that no server can mean, whose price would be no number.
+_MOST_TOKENS = 10**9
 
 
 def _tokens(usage: Any, name: str) -> int:
-  count = getattr(usage, name, None)
-  return max(count, 0) if isinstance(count, int) else 0
+  count: Any = getattr(usage, name, None)
+  # True is an integer in Python, and JSON may have 12.0 for 12.
+  valid = type(count) in (int, float) and 0 <= count <= _MOST_TOKENS
+  return int(count) if valid else 0
+
+
+# Settings that a server may refuse, in the order in which they are looked for.
+_MAY_BE_REFUSED = 'max_tokens', 'temperature', 'response_format'
+_NEWER = {'max_tokens': 'max_completion_tokens'}
+_OUT_OF_RANGE = re.compile(
+  r'too (large|long|big|high|small|low)|at (most|least)|exceed|greater than|'
+  r'less than|between|maximum|minimum|context',
+  re.I,
+)
 
 
 def _is_url(value: Any) -> bool:
   try:
     parts = urllib.parse.urlsplit(value)
-    return parts.scheme in ('http', 'https') and bool(parts.hostname)
+    # A query would stand before the path that is added to the URL.
+    bare = not parts.query and not parts.fragment
+    return parts.scheme in ('http', 'https') and bool(parts.hostname) and bare
   except (AttributeError, TypeError, ValueError):
     return False
 
@@ -295,7 +381,7 @@ _SETTINGS = {
 }
 # Setting -> (predicate of valid values, description of them for errors).
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
-  'url': (_is_url, 'http://… or https://…'),
+  'url': (_is_url, 'http://… or https://…, up to and including /v1'),
   'model': (_is_name, "the server's name of a model"),
   'key_variable': (_is_name, 'the name of an environment variable'),
   'temperature': (lambda v: v is None or _is_number(v), '0 or more, or None'),

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
@@ -25,8 +25,9 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import cache, endpoint, grammar
 from rlcw.sampling import rollout as rollout_lib
-from rlcw.sampling.cache import Call, Keep, Usage
+from rlcw.sampling.cache import Call, Cut, Keep, Usage
 from rlcw.sampling.grammar import Grammar
+from rlcw.sampling.outage import Trouble
 from rlcw.sampling.prompts import Ask, Schema
 from rlcw.sampling.rollout import make_sampler
 
@@ -37,7 +38,8 @@ class Model(Protocol):
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
     """Returns a reply to each prompt, in order; None if the model gave none.
 
-    A prompt that occurs n times gets n samples.
+    Thoughts are no part of a reply.  One that is not whole is a `cache.Cut`.  A
+    prompt that occurs n times gets n samples.
     """
     ...
 
@@ -52,6 +54,10 @@ class Model(Protocol):
     """Returns the cumulative counts, the fields of `cache.Usage`."""
     ...
 
+  def trouble(self) -> Trouble:
+    """Returns the last reason for a missing reply."""
+    ...
+
 
 def llm_settings(**changes: Any) -> dict[str, Any]:
   """Returns the settings that name a language model.
@@ -61,7 +67,7 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
   Args:
     **changes: values other than the defaults.
   """
-  return (
+  settings = (
     dict(
       model='',  # loaded here: folder, GGUF file, Hub id or workdir
       endpoint=dict(  # used in place of `model` if it has a url
@@ -74,7 +80,8 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
         retries=4,  # after these there is no reply; 14 take a minute
         prices=(0.0, 0.0),  # per million prompt and completion tokens
       ),
-      temperature=0.7,  # 0: greedy
+      # 0: greedy.  An endpoint takes None too, for both: the server's default.
+      temperature=0.7,
       max_new_tokens=512,
       cache='',  # an SQLite file in which replies are cached
       batch_size=16,  # prompts that a model loaded here answers at once
@@ -82,6 +89,10 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
     )
     | changes
   )
+  # References of no type, so that the command line can give None.
+  for name in ('temperature', 'max_new_tokens'):
+    settings[name] = FieldReference(settings[name], field_type=object)
+  return settings
 
 
 def make_endpoint(settings: Config) -> 'EndpointModel':
@@ -148,6 +159,10 @@ class EndpointModel:
     """Implements `Model.usage`."""
     return self.server.usage.as_dict()
 
+  def trouble(self) -> Trouble:
+    """Implements `Model.trouble`."""
+    return self.server.trouble
+
 
 class LocalModel:
   """A model loaded in this process; each prompt is one user message.
@@ -166,8 +181,12 @@ class LocalModel:
 
   def __init__(self, model: LanguageModel, settings: Config):
     for name in ('max_new_tokens', 'batch_size'):
-      if settings[name] < 1:
+      if type(settings[name]) is not int or settings[name] < 1:
         raise ValueError(f'{name}={settings[name]!r}; expected 1 or more')
+    if type(settings.temperature) not in (int, float):
+      raise ValueError(
+        f'temperature={settings.temperature!r}; expected a number of 0 or more'
+      )
     self.model, self.settings = model, settings
     self.sampler = make_sampler(settings.temperature)
     # Everything that a reply depends on besides its prompt.
@@ -185,6 +204,10 @@ class LocalModel:
     serves them all.
     """
     return dataclasses.asdict(self._usage)
+
+  def trouble(self) -> Trouble:
+    """Implements `Model.trouble`: a model loaded here has none."""
+    return Trouble()
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
     """Implements `Model.ask`; an empty reply counts as none."""
@@ -248,7 +271,7 @@ class LocalModel:
         # Not strict: the batch may be filled up with repeated rows.
         for (prompt, _), group in zip(part, replies, strict=False):
           for sample, key in keys_by_prompt[prompt].items():
-            keep(key, group[sample] or None)
+            keep(key, group[sample])
 
   def _encode(self, prompt: str) -> list[int]:
     # Prompts quote untrusted text: '<|im_end|>' in it must not end the turn.
@@ -265,7 +288,7 @@ class LocalModel:
     width: int,
     group_size: int,
     reply_grammar: Grammar | None,
-  ) -> Iterator[list[str]]:
+  ) -> Iterator[list[str | None]]:
     """Samples one batch.
 
     Args:
@@ -299,16 +322,26 @@ class LocalModel:
       eos=self.model.chat.eos_ids,
       stop=self.model.chat.stop_ids,
     )
-    token, length = jax.device_get((rollout.token, rollout.length))
+    token, length, finished = jax.device_get(
+      (rollout.token, rollout.length, rollout.finished)
+    )
     # The padding is not counted.
     self._usage.requests += len(rows) * group_size
     self._usage.prompt_tokens += sum(len(ids) for _, ids in rows)
     self._usage.completion_tokens += int(length[: len(rows)].sum())
-    for ids_GxT, length_G in zip(token, length, strict=True):
+    for ids_GxT, length_G, finished_G in zip(
+      token, length, finished, strict=True
+    ):
       yield [
-        self.model.chat.decode_reply(ids[:n], thinking=False)
-        for ids, n in zip(ids_GxT, length_G, strict=True)
+        self._reply(ids[:n], whole)
+        for ids, n, whole in zip(ids_GxT, length_G, finished_G, strict=True)
       ]
+
+  def _reply(self, ids: np.ndarray, whole: bool) -> str | None:
+    """Decodes a reply without its thoughts; None if nothing else is there."""
+    # `turns` has closed the thought that a template may open.
+    reply = self.model.chat.decode_reply(ids, thinking=False)
+    return Cut(reply) if reply and not whole else reply or None
 
 
 def _prompt_id(prompt: str) -> int:

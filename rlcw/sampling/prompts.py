@@ -1,7 +1,9 @@
 """Prompt templates, quotation of untrusted text, and answers in JSON.
 
 Replies are untrusted.  They are quoted in prompts line by line, so that no part
-of a reply can appear outside the quotation, whatever it contains.
+of a reply can appear outside the quotation, whatever it contains.  An answer
+must repeat the id of its question, which no reply can know (`secret.make_id`):
+so an object that an answer quotes from a reply is never taken for the answer.
 """
 
 import functools
@@ -10,11 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pydantic
 
 from rlcw.data.characters import visible as visible
+from rlcw.models.chat import reply_of
+from rlcw.runtime import metrics
+from rlcw.sampling.secret import ID, make_id
 
 PROMPTS = Path(__file__).parents[1] / 'data' / 'assets' / 'prompts'
 
@@ -34,11 +39,16 @@ def quote(text: str, language: str, limit: int) -> str:
       outside the quotation, so that no reply can forge it.
     limit: number of characters to show.
   """
-  text = visible(text).strip()
-  lines = [f'> {line}' for line in text[:limit].split('\n')]
-  if len(text) > limit:
-    lines.append(_CUT[language].format(len(text) - limit))
+  shown = visible(text).strip()[:limit]
+  lines = [f'> {line}' for line in shown.split('\n')]
+  if hidden := count_hidden(text, limit):
+    lines.append(_CUT[language].format(hidden))
   return '\n'.join(lines)
+
+
+def count_hidden(text: str, limit: int) -> int:
+  """Counts the characters that `quote` does not show, invisible ones aside."""
+  return max(len(visible(text).strip()) - limit, 0)
 
 
 _SLOT = re.compile(r'(\{[a-z]+\})')
@@ -59,9 +69,24 @@ def fill(pieces: Sequence[str], texts: Mapping[str, str]) -> str:
   )
 
 
+def excerpt(text: str, limit: int = 200) -> str:
+  """Returns the beginning of an untrusted text on one line, for messages.
+
+  Its visible text alone: a terminal would obey control characters.
+  """
+  text = ' '.join(visible(text).split())
+  return text if len(text) <= limit else text[:limit] + '…'
+
+
 Ask = Callable[[Sequence[str]], Sequence[str | None]]
 _Answer = TypeVar('_Answer')
 _QUOTED_CHARACTERS = 500  # of an unusable answer, in the request to repair it
+
+
+class Counts(Counter[str]):
+  """Counts of questions, and an example of an answer that was refused."""
+
+  refused: str = ''  # the last one, with the reason; '' if there is none
 
 
 def ask_twice(
@@ -69,11 +94,12 @@ def ask_twice(
   prompts: Sequence[str],
   parse: Callable[[str, int], _Answer],
   language: str,
-  counts: Counter[str],
+  counts: Counts,
 ) -> list[_Answer | None]:
   """Asks for answers, and once more for those that cannot be parsed.
 
-  The second request quotes the unusable reply.
+  The second request quotes the unusable reply.  The first answer that is
+  refused twice is logged.
 
   Args:
     ask: maps prompts to replies in order, None where there is no reply.
@@ -87,13 +113,13 @@ def ask_twice(
   Returns:
     For each prompt an answer or None.
   """
+  refused: dict[int, str] = {}
 
   def try_parse(index: int, reply: str | None) -> _Answer | None:
     try:
       return None if reply is None else parse(reply, index)
-    # Deeply nested JSON, which a reply may contain, exhausts the parser's
-    # stack.
-    except (ValueError, RecursionError):
+    except ValueError as error:
+      refused[index] = f'{excerpt(str(error))}: {excerpt(str(reply))}'
       return None
 
   replies = ask(prompts)
@@ -113,76 +139,115 @@ def ask_twice(
   counts['questions'] += len(prompts)
   counts['repaired'] += len(repairs)
   counts['unanswered'] += answers.count(None)
+  for index in repairs:
+    if answers[index] is None:
+      if not counts.refused:
+        metrics.log(f'no valid answer in two tries: {refused[index]}')
+      counts.refused = refused[index]
   return answers
-
-
-# A blank such as '<one sentence>', as prompts show in the form to fill in.
-_BLANK = re.compile(r'\s*<[^<>]*>\s*')
-
-# An answer in JSON is requested by its schema, so that a server or a grammar
-# can enforce it: `asking(schema)` is an `ask` whose replies should fit.
-Schema = type[pydantic.BaseModel]
-Asking = Callable[[Schema], Ask]
 
 
 # --- Answers in JSON --------------------------------------------------------
 
 
+# A blank such as '<one sentence>', as prompts show in the form to fill in.
+_BLANK = re.compile(r'\s*<[^<>]*>\s*')
+# Opening braces at which an answer is looked for.  Each takes a parse of what
+# follows it, and a text may consist of them.
+_MOST_BRACES = 1000
+
+
+class Form(pydantic.BaseModel):
+  """Base of the schemas of answers: the question's id, and no other fields."""
+
+  model_config = pydantic.ConfigDict(extra='forbid')
+
+  # First, as a model copies it best from the form at the end of its prompt.
+  id: Annotated[str, pydantic.Field(pattern=f'^{ID}$')]
+
+
+# An answer in JSON is requested by its schema, so that a server or a grammar
+# can enforce it: `asking(schema)` is an `ask` whose replies should fit.
+Schema = type[Form]
+Asking = Callable[[Schema], Ask]
+
+
+class Keyed(NamedTuple):
+  """A prompt, and the id that it asks the answer to repeat."""
+
+  prompt: str
+  id: str
+
+
+def keyed(
+  pieces: Sequence[str], texts: Mapping[str, str], secret: bytes
+) -> Keyed:
+  """Fills a template whose slot `{id}` gets the question's own id.
+
+  Args:
+    pieces: of the template.
+    texts: of all other slots.
+    secret: of the run (`secret.load`).
+  """
+  id = make_id(secret, fill(pieces, {**texts, 'id': ''}))
+  return Keyed(fill(pieces, {**texts, 'id': id}), id)
+
+
 def ask_json(
   asking: Asking,
-  prompts: Sequence[str],
+  questions: Sequence[Keyed],
   schema: Schema,
   language: str = 'en',
-  counts: Counter[str] | None = None,
+  counts: Counts | None = None,
 ) -> list[dict[str, Any] | None]:
   """Asks for answers in JSON, by `ask_twice`.
 
   Args:
     asking: maps a schema to an `ask` whose replies should fit it.
-    prompts: texts, each of which describes the JSON.
+    questions: prompts, each of which describes the JSON, and their ids.
     schema: model that an answer must fit.
     language: of the second request.
     counts: updated in place: `questions`, `repaired` and `unanswered`.
 
   Returns:
-    For each prompt the schema's fields, or None.
+    For each question the schema's fields without the id, or None.
   """
-  counts = Counter() if counts is None else counts
   return ask_twice(
     asking(schema),
-    prompts,
-    lambda reply, _: parse(reply, schema),
+    [each.prompt for each in questions],
+    lambda reply, index: parse(reply, schema, questions[index].id),
     language,
-    counts,
+    Counts() if counts is None else counts,
   )
 
 
-def parse(reply: str, schema: Schema) -> dict[str, Any]:
-  """Parses the only JSON object in a reply, with any text around it.
+def parse(reply: str, schema: Schema, id: str) -> dict[str, Any]:
+  """Parses the answer to a question: the JSON object with its id.
 
-  Reasoning before `</think>` is ignored.
+  Args:
+    reply: the model's text, with any text around the object.
+    schema: that the object must fit.
+    id: of the question.
 
   Raises:
-    ValueError: no object fits the schema; or two different ones do; or a blank
-      of the form, such as <one sentence>, is not filled in.
+    ValueError: there is no such object, or several that differ; or it does not
+      fit the schema; or a blank of the form, such as <one sentence>, is not
+      filled in.
   """
-  # With two different answers, one may be quoted from the judged reply, which
-  # is untrusted and could so dictate its own verdict.
-  fitting = []
-  for candidate in _objects(reply.rpartition('</think>')[2]):
-    try:
-      answer = schema.model_validate(candidate).model_dump()
-    except pydantic.ValidationError:
-      continue
-    if answer not in fitting:
-      fitting.append(answer)
-  if len(fitting) != 1:
-    raise ValueError(
-      f'{len(fitting)} objects fit {schema.__name__}; expected one'
-    )
-  if any(_BLANK.fullmatch(text) for text in _texts(fitting[0])):
+  found = objects(reply, id)
+  try:
+    answers = [schema.model_validate(each).model_dump() for each in found]
+  except pydantic.ValidationError as error:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    place = '.'.join(map(str, fault['loc']))
+    raise ValueError(f'{schema.__name__}: {place}: {fault["msg"]}') from None
+  if any(answer != answers[0] for answer in answers):
+    raise ValueError(f'{len(answers)} answers differ; expected one')
+  answer = answers[0]
+  if any(_BLANK.fullmatch(text) for text in _texts(answer)):
     raise ValueError('a blank of the form is not filled in')
-  return fitting[0]
+  del answer['id']
+  return answer
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -195,16 +260,52 @@ def _texts(value: Any) -> Iterator[str]:
       yield from _texts(part)
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-  """Yields every JSON object in a text that is not part of another."""
+class _RepeatedKey(Exception):
+  """Raised for an object in which a key occurs twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Builds a JSON object whose keys all differ."""
+  # By default the last value wins silently, so a model that echoes a reply
+  # could give two verdicts in one object.
+  record = dict(pairs)
+  if len(record) < len(pairs):
+    raise _RepeatedKey
+  return record
+
+
+def objects(reply: str, id: str) -> list[dict[str, Any]]:
+  """Returns the JSON objects of a reply with an id, at least one.
+
+  Thoughts are left out, and so is any text around the objects.  An object that
+  is part of another is not an answer.
+
+  Raises:
+    ValueError: there is none, a key occurs twice in an object, one is nested
+      too deeply, or more than `_MOST_BRACES` braces begin none.
+  """
+  text = reply_of(reply)
   # Models write raw line breaks in strings, which strict JSON forbids.
-  decoder = json.JSONDecoder(strict=False)
-  start = text.find('{')
-  while start >= 0:
+  decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unique)
+  found, start = [], text.find('{')
+  for _ in range(_MOST_BRACES):
+    if start < 0:
+      break
     try:
       value, end = decoder.raw_decode(text, start)
-      yield value
-    # Not JSON, or too deeply nested: try at the next brace.
-    except (ValueError, RecursionError):
+      if value.get('id') == id:
+        found.append(value)
+    except _RepeatedKey:
+      raise ValueError('a key occurs twice in an object') from None
+    # No answer is as deep, and a text of braces would take a parse for each.
+    except RecursionError:
+      raise ValueError('an object is too deeply nested') from None
+    # Not JSON: try at the next brace.
+    except ValueError:
       end = start + 1
     start = text.find('{', end)
+  else:
+    raise ValueError(f'more than {_MOST_BRACES} braces')
+  if not found:
+    raise ValueError('no JSON object with the id of the question')
+  return found

@@ -16,8 +16,11 @@ from rlcw.data.annotate import Record, annotate
 from rlcw.data.messages import transcript
 from rlcw.evaluation import stats
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import metrics
+from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
+from rlcw.sampling import usage
+from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of
+from rlcw.sampling.usage import Ledger
 
 
 @with_mesh
@@ -32,19 +35,28 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   settings = config.judge
   question = factory.make_question('judge', settings)
-  judge_model = factory.make_judge(settings, make_mesh(**config.mesh))
+  judge_model = factory.make_judge(
+    settings, make_mesh(**config.mesh), workdir=workdir
+  )
   if judge_model is None:
     raise ValueError(
       'no judge is configured: expected --config.judge.model or '
       '--config.judge.endpoint.url'
     )
   output = Path(config.output or workdir / 'verdicts.jsonl')
+  ledger = Ledger(workdir, {'judge': judge_model.usage})
+  patience = Patience('judge: no reply of a batch got a verdict')
+
+  def trouble() -> Trouble:
+    return trouble_of(judge_model)
 
   def answer(records: Sequence[Record]) -> list[Record]:
     prompts = [transcript(layouts.prompt_of(each)) for each in records]
     # groups of one reply: lines of a file need not share a prompt
     replies = [[record['response']] for record in records]
     verdicts = questions.judge(judge_model, question, prompts, replies)
+    ledger.save()
+    patience.see(bool(verdicts.valid.any()), trouble)
     return [
       verdict_fields(p_good, reason[0], question.labels)
       for p_good, reason in zip(
@@ -52,17 +64,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       )
     ]
 
-  rows, done = annotate(
-    'judge', config.input, output, 'verdict', config.batch_size, answer
-  )
-  judged = [row for row in rows if row['verdict'] is not None]
-  # Most likely the endpoint is misconfigured.  Without the output a later run
-  # starts afresh rather than resuming after replies without a verdict.
-  if not judged:
-    output.unlink()
-    raise ValueError(
-      f'none of the {len(rows)} replies got a verdict: check judge.endpoint'
+  try:
+    rows, done = annotate(
+      'judge', config.input, output, 'verdict', config.batch_size, answer
     )
+  except NoAnswers:
+    files.drop_last(output, is_unanswered)
+    raise
+  judged = [row for row in rows if not is_unanswered(row)]
+  # Most likely the endpoint is misconfigured.
+  if not judged:
+    files.drop_last(output, is_unanswered)
+    cause = trouble().text or 'check judge.endpoint'
+    raise ValueError(f'none of the {len(rows)} replies got a verdict: {cause}')
   good = [row['verdict'] == question.labels[0] for row in judged]
   summary = {
     'replies': len(rows),
@@ -70,13 +84,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'unanswered': len(rows) - len(judged),
     'good': np.mean(good),
     **compare(judged, good),
-    'usage': judge_model.usage(),
+    'usage': ledger.totals()['judge'],
   }
   metrics.log(
     f'judge: {summary["good"]:.1%} of {len(judged)} replies are Good, '
     f'{summary["unanswered"]} got no verdict; {output}'
   )
+  usage.log('judge', ledger.totals())
   return summary
+
+
+def is_unanswered(row: Record) -> bool:
+  """Returns whether a line has no verdict."""
+  return row['verdict'] is None
 
 
 def verdict_fields(p_good: float, reason: str, labels: Sequence[str]) -> Record:

@@ -214,6 +214,7 @@ def test_a_model_that_parrots_replies_gives_no_verdict() -> None:
     'questions': len(replies),
     'repaired': len(replies),
     'unanswered': len(replies),
+    'shortened': sum(len(visible(r).strip()) > LIMIT for r in replies),
   }
   assert '"verdict": "Good"' in parrot(_asked(QUESTIONS[0], forged)[0])
 

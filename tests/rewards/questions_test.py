@@ -129,7 +129,7 @@ def test_what_spells_a_slot_is_left_as_it_is(name: str, language: str) -> None:
   question = Question(name, language, 999, RULES)
   prompt = question.about(SLOTS, SLOTS, demand=SLOTS, other=SLOTS)
   slots = len(prompts.template(f'{name}_{language}')[1::2])
-  assert ''.join(prompt).count(SLOTS) == slots
+  assert prompt.text.count(SLOTS) == slots
   assert prompt.group.startswith(SLOTS)
   assert prompt.row.startswith(f'> {SLOTS}\n')
 

@@ -20,6 +20,7 @@ from stub_judges import key_of, quoted, verdict
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Question, Verdicts
 from rlcw.rewards.judge.remote import Answer, JSONJudge, parse
+from rlcw.sampling import secret
 from rlcw.sampling.endpoint import Endpoint
 
 QUESTION = Question('judge', 'en', 999, '1. Be kind.')
@@ -50,6 +51,15 @@ def put(panel: JSONJudge, question: Question = QUESTION) -> Verdicts:
     f' \n{PLAIN}\n',
     f'```json\n{PLAIN}\n```',
     f'```\n{PLAIN}```\n',
+    f'<think>Bad? {{"id": "k", "verdict": "Bad"}} No.</think>\n\n{PLAIN}',
+    f'I would say so.</think>{PLAIN}',
+    f'Here you are: {PLAIN}',
+    f'{PLAIN}\nI hope this helps.',
+    f'The reply says {{"id": "x", "verdict": "Bad"}}, but {PLAIN} {{my}} view.',
+    f'```json\n{PLAIN}\n```\nGood.',
+    f'{PLAIN}{PLAIN}',
+    f'[{PLAIN}]',
+    PLAIN.replace('{', '{\n').replace(',', ',\n'),
     '{"reason": "so", "verdict": "Good", "id": "k", "score": [1, {}]}',
     '{"id": "\\u006b", "verdict": "Good", "reason": "so"}',
   ],
@@ -71,13 +81,12 @@ def test_an_answer_needs_no_reason() -> None:
     'Verdict: Good',
     '"Good"',
     'null',
-    '[' + PLAIN + ']',
-    f'{PLAIN}{PLAIN}',
-    f'Here you are: {PLAIN}',
-    f'{PLAIN}\nI hope this helps.',
-    f'```json\n{PLAIN}\n```\nGood.',
+    f'{PLAIN}{PLAIN.replace("Good", "Bad")}',
+    f'{PLAIN}{PLAIN.replace("Good", "Fine")}',
+    f'<think>{PLAIN}',
+    f'<think>So.</think><think>{PLAIN}',
+    f'{{"answer": {PLAIN}}}',
     PLAIN[:-1],
-    PLAIN[:-4] + '"}}',
     PLAIN.replace('"', "'"),
     '{"verdict": "Good"}',
     '{"id": "k"}',
@@ -118,7 +127,8 @@ def test_no_answer_breaks_the_panel(said: Any) -> None:
 
 def test_a_huge_answer_is_read_in_a_moment() -> None:
   tail = '```' + ' \n' * 500_000 + 'x'
-  for text in (tail, '`' * 10**6, '[' * 10**6, '{"id": "' + 'k' * 10**6):
+  floods = tail, '`' * 10**6, '[' * 10**6, '{"id": "' + 'k' * 10**6
+  for text in (*floods, '{' * 10**6, '{"a": "' * 10**5, '{"a": ' * 10**5):
     with cpu_limit(20), pytest.raises((ValueError, RecursionError)):
       parse(text, LABELS, 'k')
 
@@ -166,7 +176,12 @@ def test_a_wrong_answer_is_asked_for_once_more() -> None:
     True,
   ]
   assert '\n> Good\n> {id}\n' in again[0][len(first[0]) :]
-  assert panel.usage() == {'questions': 6, 'repaired': 2, 'unanswered': 2}
+  assert panel.usage() == {
+    'questions': 6,
+    'repaired': 2,
+    'unanswered': 2,
+    'shortened': 0,
+  }
 
 
 def test_a_long_wrong_answer_is_shown_cut() -> None:
@@ -199,6 +214,7 @@ def test_votes_are_shares_of_those_that_answer() -> None:
     'questions': 24,
     'repaired': 0,
     'unanswered': 24 - 4 * 3 - 3,
+    'shortened': 0,
     'cost': 0.5,
   }
 
@@ -221,7 +237,13 @@ def test_a_reason_is_any_text() -> None:
 def remote(server: Server, **settings: Any) -> tuple[JSONJudge, Endpoint]:
   settings = {'retries': 1, 'timeout': 0.5, 'concurrency': 4} | settings
   it = Endpoint(url=server.url, model='m', **settings)
-  return JSONJudge(it.ask, meter=lambda: it.usage.as_dict()), it
+  judge = JSONJudge(
+    it.ask,
+    meter=lambda: it.usage.as_dict(),
+    trouble=lambda: it.trouble,
+    secret=secret.load(it.cache, None),
+  )
+  return judge, it
 
 
 @pytest.fixture
@@ -309,7 +331,12 @@ def test_an_outage_ends_and_leaves_all_unanswered() -> None:
   it = Endpoint(url='http://127.0.0.1:9/v1', model='m', retries=2)
   panel = JSONJudge(it.ask, votes=2)
   assert np.isnan(put(panel).first).all()
-  assert panel.usage() == {'questions': 12, 'repaired': 0, 'unanswered': 12}
+  used = panel.usage()
+  assert (used['questions'], used['repaired'], used['unanswered']) == (
+    12,
+    0,
+    12,
+  )
 
 
 _ASK = """

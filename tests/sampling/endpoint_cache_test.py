@@ -40,6 +40,7 @@ def test_usage_is_counted_and_told_by_difference() -> None:
     'prompts': 1,
     'cached': 0,
     'failed': 0,
+    'cut': 0,
     'requests': 1,
     'prompt_tokens': 10,
     'completion_tokens': 2,

@@ -1,20 +1,20 @@
 """A model as ask(prompts) -> replies, here and behind a URL; JSON answers."""
 
+import json
 import pathlib
-from collections import Counter
+import re
 from typing import Any, Literal
 
-import pydantic
 import pytest
 from ml_collections import ConfigDict
 from server import prompt_of, serving
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
+from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling import llm
-from rlcw.sampling.cache import Usage
-from rlcw.sampling.prompts import ask_json, parse
+from rlcw.sampling import llm, secret
+from rlcw.sampling.cache import Cut, Usage
+from rlcw.sampling.prompts import Counts, Form, Keyed, ask_json, keyed, parse
 
 PROMPTS = [
   'A letter to the sea.',
@@ -23,7 +23,7 @@ PROMPTS = [
 ]
 
 
-class Verdict(pydantic.BaseModel):
+class Verdict(Form):
   judge: Literal[0, 1]
   reason: str
 
@@ -68,10 +68,12 @@ def test_what_a_model_here_has_done_is_counted(
     len(ChatFormat(tokenizer.load(tiny_folder)).encode_prompt(prompt))
     for prompt in PROMPTS[:2]
   )
+  cut = sum(isinstance(reply, Cut) for reply in replies)
   assert told == {
     'prompts': 3,
     'cached': 0,
     'failed': 0,
+    'cut': cut,
     'requests': 3,
     'cost': 0.0,
   }
@@ -143,7 +145,8 @@ def test_a_setting_that_is_not_legal_is_named(
     make(model=str(tiny_folder), **{setting: value})
 
 
-GOOD = '{"judge": 1, "reason": "warm"}'
+ID = '0123456789abcdef'
+GOOD = f'{{"id": "{ID}", "judge": 1, "reason": "warm"}}'
 
 
 @pytest.mark.parametrize(
@@ -152,52 +155,126 @@ GOOD = '{"judge": 1, "reason": "warm"}'
     GOOD,
     f'```json\n{GOOD}\n```',
     f'Here is {{my}} answer: {GOOD} I hope it helps {{you}}.',
-    f'<think>{{"judge": 0, "reason": "at first"}}</think>{GOOD}',
+    f'<think>{GOOD.replace("1,", "0,")}</think>{GOOD}',
+    f'It is warm.</think>{GOOD}',
     f'{{"merits": {{}}}} {GOOD} {GOOD}',
-    '{"judge": 1, "reason": "warm", "more": [1]}',
-    '{\n"reason":\n"warm",\n"judge":1\n}',
+    f'It says {{"judge": 0, "reason": "x"}}, but {GOOD}',
+    f'{GOOD.replace(ID, ID[::-1])}{GOOD}',
+    GOOD.replace(' ', '\n'),
   ],
 )
 def test_an_answer_is_found(reply: str) -> None:
-  assert parse(reply, Verdict) == {'judge': 1, 'reason': 'warm'}
+  assert parse(reply, Verdict, ID) == {'judge': 1, 'reason': 'warm'}
 
 
 @pytest.mark.parametrize(
-  'reply',
+  ('reply', 'reason'),
   [
-    '',
-    'Good',
-    '1',
-    f'[{GOOD}'[:-2],
-    '{"judge": 2, "reason": "x"}',
-    '{"judge": 1}',
-    '{"judge": "yes", "reason": "x"}',
-    '{"answer": "{\\"judge\\": 1, \\"reason\\": \\"x\\"}"}',
-    f'It says {GOOD}, but {{"judge": 0, "reason": "x"}}',
-    '{"a":' * 2000,
+    ('', 'no JSON object with the id'),
+    ('Good', 'no JSON object'),
+    ('1', 'no JSON object'),
+    (GOOD[:-1], 'no JSON object'),
+    (f'<think>{GOOD}', 'no JSON object'),
+    (GOOD.replace(f'"{ID}"', '7'), 'no JSON object'),
+    (GOOD.replace(ID, ID.upper()), 'no JSON object'),
+    ('{"judge": 1, "reason": "x"}', 'no JSON object'),
+    (f'{{"answer": {GOOD}}}', 'no JSON object'),
+    ('{"a":' * 2000, 'too deeply nested'),
+    ('{x' * 2000, 'more than 1000 braces'),
+    (f'{{"id": "{ID}", "judge": 2, "reason": "x"}}', '^Verdict: judge: Inp'),
+    (f'{{"id": "{ID}", "judge": 1}}', '^Verdict: reason: Field required'),
+    (GOOD[:-1] + ', "more": [1]}', '^Verdict: more: Extra inputs are not'),
+    (f'{GOOD}{GOOD.replace("warm", "cold")}', '2 answers differ'),
+    (f'{GOOD}{GOOD.replace("1,", "2,")}', '^Verdict: judge: Input should be'),
+    (GOOD[:-1] + ', "judge": 0}', 'a key occurs twice'),
+    (GOOD.replace('"warm"', '{"a": 1, "a": 2}'), 'a key occurs twice'),
+    (GOOD.replace('warm', '<one sentence>'), 'a blank of the form'),
   ],
+  ids=lambda value: value[:40],
 )
-def test_an_answer_that_is_none(reply: str) -> None:
-  with pytest.raises(ValueError, match='objects fit Verdict; expected one'):
-    parse(reply, Verdict)
+def test_an_answer_that_is_none(reply: str, reason: str) -> None:
+  with pytest.raises(ValueError, match=reason):
+    parse(reply, Verdict, ID)
 
 
-def test_a_bad_answer_is_quoted_and_asked_for_once_more() -> None:
+def test_a_bad_answer_is_quoted_and_asked_for_once_more(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
   asked = []
 
   def ask(prompts: Any) -> list[str | None]:
     asked.append(list(prompts))
     if len(asked) == 1:
       return [GOOD, 'no\u202e {idea}', None, 'bad']
-    return [GOOD, 'bad']
+    return [GOOD, 'bad \x1b[31mred\x1b[0m']
 
-  counts = Counter({'questions': 5})
-  answers = ask_json(lambda _: ask, ['a', 'b', 'c', 'd'], Verdict, 'en', counts)
+  counts = Counts({'questions': 5})
+  questions = [Keyed(letter, ID) for letter in 'abcd']
+  answers = ask_json(lambda _: ask, questions, Verdict, 'en', counts)
   good = {'judge': 1, 'reason': 'warm'}
   assert answers == [good, good, None, None]
   assert counts == {'questions': 9, 'repaired': 2, 'unanswered': 2}
   assert asked[1][0].startswith('b\n\n') and '> no {idea}\n' in asked[1][0]
   assert len(asked) == 2
+  cause = 'no JSON object with the id of the question: bad [31mred[0m'
+  assert counts.refused == cause
+  said = f'no valid answer in two tries: {cause}\n'
+  assert capsys.readouterr().out == said
+  asked.clear()
+  ask_json(lambda _: ask, questions, Verdict, 'en', counts)
+  assert capsys.readouterr().out == ''  # said once
+
+
+def test_an_id_takes_a_secret_to_know() -> None:
+  pieces, texts = ['A {', '{text}', '} ', '{id}'], {'text': 'question {id}'}
+  one, other = (keyed(pieces, texts, secret) for secret in (b'one', b'other'))
+  assert one.prompt == f'A {{question {{id}}}} {one.id}'
+  assert re.fullmatch('[0-9a-f]{16}', one.id) and one.id != other.id
+  assert keyed(pieces, texts, b'one') == one
+  assert keyed(pieces, {'text': 'half \ud83d'}, b'one').id != one.id
+
+
+def test_a_secret_is_kept_beside_a_cache_or_in_the_workdir(
+  tmp_path: pathlib.Path,
+) -> None:
+  cache = tmp_path / 'folder' / 'cache.sqlite'
+  found = {
+    'cache': secret.load(cache, tmp_path),
+    'workdir': secret.load('', tmp_path),
+    'process': secret.load(None, None),
+    'no folder': secret.load('', tmp_path / 'none'),
+  }
+  assert len({*found.values()}) == 3
+  assert all(len(each) == 32 for each in found.values())
+  assert found['no folder'] == found['process'] == secret.PROCESS
+  kept = tmp_path / 'folder' / 'cache.sqlite.secret', tmp_path / 'judge.secret'
+  for file in kept:
+    assert file.stat().st_mode & 0o777 == 0o600
+  assert secret.load(str(cache), None) == found['cache']
+  assert secret.load(None, tmp_path) == found['workdir']
+  kept[0].write_text('short')
+  with pytest.raises(ValueError, match='secret: expected 64 hexadecimal'):
+    secret.load(cache, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('text', 'reply'),
+  [
+    ('A reply.', 'A reply.'),
+    ('<think>It wants…</think>\n\nA reply.', 'A reply.'),
+    ('It wants…\n</think>\nA reply.\n', 'A reply.'),
+    ('<think>One.</think>No.<think>Two.</think>A reply.', 'A reply.'),
+    ('<think>It wants', None),
+    ('\n<think>\n', None),
+    ('<think>One.</think><think>Two', None),
+    ('<think>It wants…</think>\n', None),
+    ('', None),
+  ],
+)
+def test_a_reply_is_the_text_after_the_thoughts(
+  text: str, reply: str | None
+) -> None:
+  assert reply_of(text) == reply
 
 
 @pytest.mark.slow
@@ -208,15 +285,17 @@ def test_a_model_here_is_held_to_a_schema(
   settings = {
     'model': str(tiny_folder),
     'cache': str(tmp_path / 'c.sqlite'),
-    'max_new_tokens': 40,
+    'max_new_tokens': 60,
   }
-  counts = Counter()
   it = make(**settings)
-  answers = ask_json(it.asking, PROMPTS, Verdict, 'en', counts)
-  assert all(answers) and counts['repaired'] == 0
+  answers = it.asking(Verdict)(PROMPTS)
+  for text in answers:
+    fields = json.loads(str(text))
+    assert not isinstance(text, Cut)
+    assert parse(str(text), Verdict, fields['id']).keys() == {'judge', 'reason'}
   plain = it.ask(PROMPTS)  # is not taken for an answer, nor the other way round
   again = make(**settings)
-  assert ask_json(again.asking, PROMPTS, Verdict) == answers
+  assert again.asking(Verdict)(PROMPTS) == answers
   assert again.ask(PROMPTS) == plain
   assert again.usage()['cached'] == 6
   with pytest.raises(ValueError, match='max_new_tokens=5; expected'):
@@ -229,7 +308,8 @@ def test_a_server_that_can_is_told_the_schema(schemas: bool) -> None:
     config = node()
     config.endpoint.update(url=server.url, model='m', schemas=schemas)
     it = llm.make_ask(config, make_mesh())
-    assert ask_json(it.asking, ['a'], Verdict) == [parse(GOOD, Verdict)]
+    found = ask_json(it.asking, [Keyed('a', ID)], Verdict)
+    assert found == [parse(GOOD, Verdict, ID)]
     it.ask(['a'])
     held, plain = server.requests
   assert 'response_format' not in plain

@@ -26,7 +26,9 @@ from rlcw.runtime import files
 from rlcw.sampling.prompts import parse, template
 from rlcw.tasks.curate import run
 from rlcw.tasks.curate.debate import SCHEMAS, Case, Debate, label
+from rlcw.tasks.curate.pairs import choose, pair_of
 
+ID = '0123456789abcdef'
 QUERIES = [f'Wish friend {n} well.' for n in range(200)]
 MALFORMED = [
   'I think it is good.',
@@ -39,7 +41,8 @@ MALFORMED = [
 
 def _chance(*parts: Any) -> random.Random:
   """Randomness that depends on what is asked alone, as a model's would."""
-  return random.Random(repr(parts))
+  # without the ids of questions, which differ from run to run
+  return random.Random(re.sub('[0-9a-f]{16}', '', repr(parts)))
 
 
 def _write(prompt: str, sample: int) -> str:
@@ -59,16 +62,24 @@ def answer(prompt: str, malformed: float = 0.3, error: float = 0.15) -> str:
   role, chance = _role(prompt), _chance('agent', prompt)
   if chance.random() < malformed:
     return chance.choice(MALFORMED)
+  return json.dumps({'id': _id(prompt), **_answer(role, prompt, chance, error)})
+
+
+def _id(prompt: str) -> str:
+  return re.findall('"id": "([0-9a-f]{16})"', prompt)[-1]
+
+
+def _answer(role: str, prompt: str, chance: random.Random, error: float) -> Any:
   good = '> warm' in prompt
   if role in ('positive', 'negative'):
     points = {'a point': 'a reason'} if good == (role == 'positive') else {}
-    return json.dumps({'points': points})
+    return {'points': points}
   if role == 'judge':
     verdict = good ^ (chance.random() < error)
-    return json.dumps({'reason': 'so it seems', 'judge': int(verdict)})
+    return {'reason': 'so it seems', 'judge': int(verdict)}
   (given,) = re.findall(r'The verdict was (\d)', prompt)
   wrong = int(given) != good and chance.random() < 0.9
-  return f'```json\n{json.dumps({"reason": "look", "overturn": wrong})}\n```'
+  return {'reason': 'look', 'overturn': wrong}
 
 
 class Scripted:
@@ -203,14 +214,14 @@ def test_the_best_is_paired_with_the_worst() -> None:
   ]
 
   def pair(length_ratio: float) -> str:
-    _, found = run.choose(candidates, length_ratio)
+    _, found = choose(candidates, length_ratio)
     return found['chosen'][0] + found['rejected'][0]
 
   assert pair(0) == 'bd' and pair(1.1) == 'bc' and pair(2) == 'bd'
-  assert run.choose(candidates, 1.01) == ('unmatched', {})
-  assert run.choose(candidates[:2], 0) == ('all good', {})
-  assert run.choose(candidates[2:], 0) == ('all bad', {})
-  assert run.choose([], 0) == ('no verdict', {})
+  assert choose(candidates, 1.01) == ('unmatched', {})
+  assert choose(candidates[:2], 0) == ('all good', {})
+  assert choose(candidates[2:], 0) == ('all bad', {})
+  assert choose([], 0) == ('no verdict', {})
 
 
 def test_a_verdict_falls_only_for_a_reason() -> None:
@@ -234,6 +245,7 @@ def test_examples_are_near_and_popular(
     line = {'prompt': prompt, 'response': text, 'hits': hits}
     files.append_jsonl(corpus, line)
   changes = {'corpus': str(corpus), 'neighbours': 3, 'examples': 2}
+  changes['candidates'] = 12  # of which some get a verdict
   queries = ['A birthday wish for my friend', '生日']
   config = configure(tmp_path, queries, popularity='hits', **changes)
   birthday, other = run.read_queries(config)
@@ -300,7 +312,8 @@ def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
     points = {'points': {reply: reply}}
     found = {'reply': reply, 'positive': points, 'negative': points}
     found['judge'] = {'judge': 1, 'reason': reply}
-    lines = debate.question(role, Case('a brief', found)).split('\n')
+    asked = debate.question(role, Case('a brief', found))
+    lines = asked.prompt.replace(asked.id, 'ID').split('\n')
     cut = re.compile(r'\(It is cut|（此处截断')
     return [x for x in lines if not x.startswith('> ') and not cut.match(x)]
 
@@ -315,10 +328,10 @@ def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
 def test_the_form_of_an_answer_is_no_answer(language: str) -> None:
   """A weak model repeats its prompt."""
   for role, schema in SCHEMAS.items():
-    form = template(f'curate_{role}_{language}')[-1].splitlines()[-1]
-    assert form.startswith('{"') and form.endswith('}')
-    with pytest.raises(ValueError, match='0 objects fit'):
-      parse(form, schema)
+    form = ''.join(template(f'curate_{role}_{language}')).splitlines()[-1]
+    assert form.startswith('{"id": "{id}", "') and form.endswith('}')
+    with pytest.raises(ValueError, match='no JSON object with the id'):
+      parse(form.replace('{id}', ID), schema, ID)
   for blank in ('<one sentence>', ' <一句话> '):
     for schema, answer in (
       (SCHEMAS['judge'], {'reason': blank, 'judge': 1}),
@@ -326,8 +339,9 @@ def test_the_form_of_an_answer_is_no_answer(language: str) -> None:
       (SCHEMAS['positive'], {'points': {'warm': blank}}),
     ):
       with pytest.raises(ValueError, match='a blank of the form'):
-        parse(json.dumps(answer), schema)
-  assert parse('{"reason": "I <3 it", "judge": 1}', SCHEMAS['judge'])
+        parse(json.dumps({'id': ID, **answer}), schema, ID)
+  good = {'reason': 'I <3 it', 'judge': 1}
+  assert parse(json.dumps({'id': ID, **good}), SCHEMAS['judge'], ID) == good
 
 
 def test_a_model_that_never_answers_ends_the_run(
@@ -408,23 +422,26 @@ def test_a_killed_run_repeats_no_finished_call(tmp_path: pathlib.Path) -> None:
   # only what was under way at a kill was asked for again
   assert needed <= made <= needed + 2 * kills
   pairs = datasets.read_jsonl(workdir / 'preferences.jsonl')
-  assert pairs == [run.pair_of(row) for row in rows if row['outcome'] == 'pair']
+  assert pairs == [pair_of(row) for row in rows if row['outcome'] == 'pair']
 
 
 def test_a_model_here_writes_and_a_server_judges(
-  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   """Each has the corpus, the cache and the accounts that it should."""
 
   def agent(request: Any, n: int) -> str:
     prompt = prompt_of(request)
-    if _role(prompt) in ('positive', 'negative'):
-      return '{"points": {"a point": "a reason"}}'
-    verdict = {'judge': _chance(prompt).randrange(2), 'overturn': False}
-    return json.dumps({'reason': 'so it seems', **verdict})
+    answers = {
+      'judge': {'reason': 'so it seems', 'judge': _chance(prompt).randrange(2)},
+      'reflect': {'reason': 'it stands', 'overturn': False},
+    }
+    points = {'points': {'a point': 'a reason'}}
+    given = answers.get(_role(prompt), points)
+    return json.dumps({'id': _id(prompt), **given})
 
   config = configure(tmp_path, QUERIES[:6], corpus='@preferences.jsonl')
-  config.writer.update(model=str(tiny_folder), max_new_tokens=8)
+  config.writer.update(model=str(apprentice), max_new_tokens=8)
   with serving(agent) as server:
     config.agent.endpoint.update(url=server.url, model='m')
     summary, rows, pairs = _run(config, tmp_path / 'run')
@@ -434,8 +451,13 @@ def test_a_model_here_writes_and_a_server_judges(
     again, rows_again, _ = _run(config, tmp_path / 'run')
     assert len(server.requests) == asked
   assert rows_again == rows and all(row['examples'] for row in rows)
+  for row in rows:
+    assert len(row['candidates']) + sum(row['left_out'].values()) == 4
+  assert summary['left_out']['cut'] == summary['usage']['writer']['cut'] > 0
   assert pairs and datasets.load_preferences(tmp_path / 'run/preferences.jsonl')
   writer, agent_usage = summary['usage']['writer'], summary['usage']['agent']
   assert writer['requests'] == 24 and writer['completion_tokens'] > 24
   assert agent_usage['requests'] == asked == 4 * summary['candidates']
-  assert again['usage']['writer']['requests'] == 0
+  # of both runs: the second asked again where there had been no reply
+  assert again['usage']['writer']['cached'] == 24 - writer['failed']
+  assert again['usage']['agent']['cached'] == asked

@@ -66,7 +66,7 @@ def test_a_model_here_judges_every_line(
       'verdict': 'Good' if p_good > 0.5 else 'Bad',
       'p_good': pytest.approx(p_good, abs=1e-5),
     }
-  assert told['usage'] == {'questions': 11}
+  assert told['usage'] == {'questions': 11, 'shortened': 0}
   assert told['good'] == np.mean(expected > 0.5)
   assert (told['resumed_at'], told['unanswered']) == (0, 0)
   assert 'agreement' not in told
@@ -75,7 +75,7 @@ def test_a_model_here_judges_every_line(
   torn = ''.join(lines[:4]) + lines[4][:-9]
   (tmp_path / 'verdicts.jsonl').write_text(torn)
   again, told = judge(config, tmp_path)
-  assert told['usage'] == {'questions': 7}
+  assert told['usage']['questions'] == 11 + 7  # of both processes
   assert told['resumed_at'] == 4
   assert [row['id'] for row in again] == list(range(11))
   for row, before in zip(again, rows, strict=True):

@@ -78,7 +78,9 @@ def test_a_line_without_a_text_is_named(
   field: str, head: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   bad = REPLIES[1] | {field: None}
-  with pytest.raises(ValueError, match=rf'replies\.jsonl:2: ({field}=None|no {field})'):
+  with pytest.raises(
+    ValueError, match=rf'replies\.jsonl:2: ({field}=None|no {field})'
+  ):
     score(head, tmp_path, [REPLIES[0], bad])
   assert not (tmp_path / 'scores.jsonl').exists()
 

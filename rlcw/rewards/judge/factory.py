@@ -1,5 +1,7 @@
 """Builds judges and their questions from a config's `judge` node."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -11,8 +13,11 @@ from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Judge, Question
 from rlcw.rewards.judge.remote import Form, JSONJudge
-from rlcw.sampling import llm
+from rlcw.sampling import llm, secret
 from rlcw.sampling.llm import llm_settings
+
+# Prose has 4 or 5 per token, Chinese 1 or 2; a text with more is no prose.
+CHARACTERS_PER_TOKEN = 8
 
 
 def judge_settings() -> dict[str, Any]:
@@ -27,7 +32,9 @@ def judge_settings() -> dict[str, Any]:
     votes=1,  # of an endpoint, at a temperature above 0; the majority counts
     principles='@principles_writing_en',  # or a file
     language='en',  # of the questions: en | zh
-    max_reply_characters=4000,  # the rest of a longer reply is not shown
+    # The rest of a longer reply is not shown; 0: `CHARACTERS_PER_TOKEN` for
+    # each token that a reply may have, or no limit for replies from a file.
+    max_reply_characters=0,
   )
 
 
@@ -41,6 +48,7 @@ def make_judge(
   mesh: Mesh,
   base: LanguageModel | None = None,
   changing: bool = False,
+  workdir: Path | None = None,
 ) -> Judge | None:
   """Returns the configured judge, or None.
 
@@ -49,25 +57,56 @@ def make_judge(
     mesh: the mesh for a model that is loaded here.
     base: a loaded model, used if it is the one named.
     changing: whether the principles will change from call to call.
+    workdir: of the run, which keeps the secret of its questions' ids if no
+      cache does (`secret.load`).
   """
   if settings.endpoint.url:
     server = llm.make_endpoint(settings)
-    return JSONJudge(server.asking(Form), settings.votes, server.usage)
+    return JSONJudge(
+      server.asking(Form),
+      settings.votes,
+      server.usage,
+      server.trouble,
+      secret.load(settings.cache, workdir),
+    )
   if not settings.model:
     return None
   model = language_model.reuse(settings.model, mesh, base)
   return LogprobJudge(model, settings.batch_size, changing)
 
 
-def make_question(name: str, settings: Config) -> Question:
+def reply_limit(max_reply_characters: int, max_tokens: int | None) -> int:
+  """Returns the number of characters of a reply that prompts show.
+
+  Args:
+    max_reply_characters: the setting; 0 for enough characters.
+    max_tokens: that a reply may have; None if unknown.
+
+  Raises:
+    ValueError: the setting is below 0.
+  """
+  if max_reply_characters < 0:
+    raise ValueError(
+      f'max_reply_characters={max_reply_characters}; expected 0 or more'
+    )
+  if max_reply_characters or max_tokens is None:
+    return max_reply_characters or sys.maxsize
+  return CHARACTERS_PER_TOKEN * max_tokens
+
+
+def make_question(
+  name: str, settings: Config, max_tokens: int | None = None
+) -> Question:
   """Builds a question from the `judge` settings.
 
   Args:
     name: a key of `questions.LABELS`.
     settings: the node, for the language and the principles.
+    max_tokens: that a reply may have; None if unknown.
 
   Raises:
-    ValueError: the language is unknown, or the principles are blank.
+    ValueError: the language is unknown, the principles are blank, or a limit is
+      below 0.
     FileNotFoundError: there is no such file of principles.
   """
   if settings.language not in questions.LANGUAGES:
@@ -77,6 +116,5 @@ def make_question(name: str, settings: Config) -> Question:
     )
   # The template of demands has no slot for principles.
   principles = '' if name == 'demand' else questions.read(settings.principles)
-  return Question(
-    name, settings.language, settings.max_reply_characters, principles
-  )
+  limit = reply_limit(settings.max_reply_characters, max_tokens)
+  return Question(name, settings.language, limit, principles)

@@ -27,7 +27,12 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight, prefill
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.tokenizer import encode, encode_untrusted
-from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
+from rlcw.rewards.judge.questions import (
+  Prompt,
+  Question,
+  Verdicts,
+  note_shortened,
+)
 from rlcw.runtime import processes
 from rlcw.runtime.mesh import group_shards
 
@@ -56,7 +61,7 @@ class LogprobJudge:
   ):
     self.model, self.parts = model, processes.DataShards(model.mesh)
     self.changing = changing
-    self.questions = 0
+    self.counts = {'questions': 0, 'shortened': 0}
     # shared text -> its KV cache, and the tokens of it that are not in there
     self.prefaces: dict[str, tuple[Prefix, list[int]]] = {}
     shards = group_shards(model.mesh)
@@ -72,7 +77,8 @@ class LogprobJudge:
   ) -> Verdicts:
     """Computes verdicts `[P, G]`, without reasons, for prompts `[P][G]`."""
     size, first = self.size, []
-    self.questions += sum(map(len, prompts))
+    self.counts['questions'] += sum(map(len, prompts))
+    note_shortened(self.counts, prompts)
     blank = question.about('', '')
     # A process without prompts joins the collective passes with blank ones, of
     # the same G as the others.
@@ -111,8 +117,8 @@ class LogprobJudge:
     return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
 
   def usage(self) -> dict[str, float]:
-    """Number of questions answered so far."""
-    return {'questions': self.questions}
+    """Counts of questions, and of replies that were not shown to their end."""
+    return dict(self.counts)
 
   def labels(self, question: Question) -> tuple[int, int]:
     """First token of each of the two labels, after the cue.

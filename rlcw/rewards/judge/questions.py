@@ -21,8 +21,15 @@ import numpy as np
 
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules.registry import DEMAND
-from rlcw.runtime import processes
-from rlcw.sampling.prompts import PROMPTS, fill, quote, template, visible
+from rlcw.runtime import metrics, processes
+from rlcw.sampling.prompts import (
+  PROMPTS,
+  count_hidden,
+  fill,
+  quote,
+  template,
+  visible,
+)
 
 LANGUAGES = 'en', 'zh'  # of the templates
 # The first label is the one in a reply's favour: `Verdicts.first` is its
@@ -42,6 +49,30 @@ class Prompt(NamedTuple):
   shared: str  # the principles: common to all prompts
   group: str  # the brief: common to the replies to it
   row: str  # the reply and the question about it
+  hidden: int = 0  # characters of the reply that are not shown
+
+  @property
+  def text(self) -> str:
+    """The whole prompt."""
+    return self.shared + self.group + self.row
+
+
+def note_shortened(
+  counts: dict[str, int], prompts: Sequence[Sequence[Prompt]]
+) -> None:
+  """Counts the prompts that do not show a reply to its end; logs the first.
+
+  Args:
+    counts: of a judge; `shortened` is updated in place.
+    prompts: `[P][G]`.
+  """
+  hidden = [p.hidden for group in prompts for p in group if p.hidden]
+  if hidden and not counts['shortened']:
+    metrics.log(
+      f'judge: the ends of {len(hidden)} replies are not shown, up to '
+      f'{max(hidden)} characters each; raise judge.max_reply_characters'
+    )
+  counts['shortened'] += len(hidden)
 
 
 class Verdicts(NamedTuple):
@@ -111,7 +142,8 @@ class Question(NamedTuple):
     # "{reply}" moves no boundary.
     group, row = pieces.index('{brief}'), pieces.index('{reply}')
     parts = pieces[:group], pieces[group:row], pieces[row:]
-    return Prompt(*(fill(part, texts) for part in parts))
+    hidden = sum(count_hidden(each, self.limit) for each in (reply, other))
+    return Prompt(*(fill(part, texts) for part in parts), hidden=hidden)
 
 
 class Judge(Protocol):

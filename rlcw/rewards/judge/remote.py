@@ -1,25 +1,26 @@
 """A judge that asks any text model for its verdicts in JSON."""
 
-import hashlib
 import itertools
-import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pydantic
 
-from rlcw.rewards.judge.questions import Prompt, Question, Verdicts
-from rlcw.sampling.prompts import Ask, ask_twice, fill, template
+from rlcw.rewards.judge.questions import (
+  Prompt,
+  Question,
+  Verdicts,
+  note_shortened,
+)
+from rlcw.sampling import prompts as prompts_lib
+from rlcw.sampling import secret as secret_lib
+from rlcw.sampling.outage import Trouble
+from rlcw.sampling.prompts import Ask, Counts, ask_twice, keyed, template
 
-_FENCE = '```'  # many models wrap JSON in a code fence
 
-
-class Form(pydantic.BaseModel):
+class Form(prompts_lib.Form):
   """Schema of an answer, for endpoints that support structured output."""
 
-  id: str
   verdict: str
   reason: str
 
@@ -31,50 +32,35 @@ class Answer(NamedTuple):
   reason: str
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-  """Builds a JSON object, and raises ValueError if a key occurs twice."""
-  # By default the last value wins silently, so a model that echoes a reply
-  # could give two verdicts.
-  record = dict(pairs)
-  if len(record) < len(pairs):
-    raise ValueError('a key occurs twice: expected one verdict')
-  return record
-
-
 def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
   """Parses a model's answer.
 
   Args:
-    answer: the model's text, JSON in a code fence or not.
+    answer: the model's text: thoughts, prose and a code fence may stand around
+      the JSON object.
     labels: the two possible verdicts.
-    key: the id that the answer must repeat.
+    key: the id that the answer must repeat.  No other object counts, because
+      the text may quote the reply.
 
   Raises:
-    ValueError: the answer is not exactly the JSON object that was asked for,
-      or its id is not `key`, so that it answers another question.
+    ValueError: no object has the id; several have, and their verdicts differ;
+      or the verdict is none of the labels.
   """
-  text = answer.strip()
-  if text.startswith(_FENCE) and text.endswith(_FENCE):
-    text = text.removeprefix(_FENCE).removeprefix('json').removesuffix(_FENCE)
-  # Text before or after the object is an error, never searched for a verdict:
-  # it may quote the reply.
-  record = json.loads(text, object_pairs_hook=_unique)
-  if not isinstance(record, dict) or not {'id', 'verdict'} <= {*record}:
-    raise ValueError('expected a JSON object with id and verdict')
-  if record['id'] != key:
-    raise ValueError(f'id={record["id"]!r}: expected {key!r}')
-  if record['verdict'] not in labels:
-    raise ValueError(f'verdict={record["verdict"]!r}: expected one of {labels}')
-  first = record['verdict'] == labels[0]
-  return Answer(first, str(record.get('reason', '')))
+  found = prompts_lib.objects(answer, key)
+  verdicts = [record.get('verdict') for record in found]
+  if any(verdict != verdicts[0] for verdict in verdicts):
+    raise ValueError(f'{len(verdicts)} verdicts differ; expected one')
+  if verdicts[0] not in labels:
+    raise ValueError(f'verdict={verdicts[0]!r}; expected one of {labels}')
+  return Answer(verdicts[0] == labels[0], str(found[0].get('reason', '')))
 
 
 class JSONJudge:
   """Asks for verdicts in JSON, once more after an invalid answer, and votes.
 
-  Each prompt has an id, a hash of its whole text, which the answer must repeat.
-  So neither a verdict that a reply spells out nor an answer to another prompt
-  is accepted.
+  Each prompt has an id, a keyed hash of its whole text, which the answer must
+  repeat.  So neither a verdict that a reply spells out nor an answer to another
+  prompt is accepted.
 
   Args:
     ask: maps prompts to replies in order, None for a failed request.  A prompt
@@ -82,6 +68,8 @@ class JSONJudge:
     votes: samples per prompt; the probability is the first label's share of
       the valid ones.
     meter: returns the endpoint's counters and cost so far.
+    trouble: returns the endpoint's last error.
+    secret: of the ids (`secret.load`); by default one of this process.
 
   Raises:
     ValueError: `votes` is below 1.
@@ -92,15 +80,24 @@ class JSONJudge:
     ask: Ask,
     votes: int = 1,
     meter: Callable[[], Mapping[str, float]] = dict,
+    trouble: Callable[[], Trouble] = Trouble,
+    secret: bytes = secret_lib.PROCESS,
   ):
     if votes < 1:
       raise ValueError(f'judge.votes={votes}: expected an integer >= 1')
     self.ask, self.votes, self.meter = ask, votes, meter
-    self.counts = Counter(questions=0, repaired=0, unanswered=0)
+    self.secret, self._trouble = secret, trouble
+    self.counts = Counts(questions=0, repaired=0, unanswered=0, shortened=0)
 
   def usage(self) -> dict[str, float]:
-    """Counters: questions, repaired and unanswered ones, and the meter's."""
+    """Counters of questions and of shortened replies, and the meter's."""
     return {**self.counts, **self.meter()}
+
+  def trouble(self) -> Trouble:
+    """Returns the endpoint's last error, and an answer that was refused."""
+    refused = self.counts.refused
+    text = f'an answer was refused: {refused}' if refused else ''
+    return self._trouble() | Trouble(text)
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
@@ -108,7 +105,8 @@ class JSONJudge:
     """Computes verdicts `[P, G]`, with reasons, for prompts `[P][G]`."""
     if not prompts:
       return Verdicts(np.zeros((0, 0)), [])
-    texts = [''.join(prompt) for group in prompts for prompt in group]
+    note_shortened(self.counts, prompts)
+    texts = [prompt.text for group in prompts for prompt in group]
     answers = self._answers(
       question, [text for text in texts for _ in range(self.votes)]
     )
@@ -136,22 +134,17 @@ class JSONJudge:
     self, question: Question, texts: Sequence[str]
   ) -> list[Answer | None]:
     """Answers to texts, None if the model gave no valid one in two tries."""
-    # A reply cannot contain its own key, since the key hashes the reply too.
-    # And unlike a random key it is the same in every run: responses are cached.
-    keys = [
-      hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-      for text in texts
-    ]
+    # A reply cannot contain its own id, since the id hashes the reply too.  And
+    # unlike a random id it is the same for a resumed run: answers are cached.
     form = template(f'json_{question.language}')
-    verdicts = '" or "'.join(question.labels)
-    prompts = [
-      text + '\n\n' + fill(form, {'id': key, 'verdicts': verdicts})
-      for text, key in zip(texts, keys, strict=True)
+    verdicts = {'verdicts': '" or "'.join(question.labels)}
+    asked = [
+      keyed([text + '\n\n', *form], verdicts, self.secret) for text in texts
     ]
     return ask_twice(
       self.ask,
-      prompts,
-      lambda reply, index: parse(reply, question.labels, keys[index]),
+      [each.prompt for each in asked],
+      lambda reply, index: parse(reply, question.labels, asked[index].id),
       question.language,
       self.counts,
     )

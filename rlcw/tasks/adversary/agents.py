@@ -12,9 +12,9 @@ a schema.
 Letters: B replies in a batch.
 """
 
+import contextlib
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -23,15 +23,19 @@ import pydantic
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Judge, Prompt, Question, Verdicts
 from rlcw.rewards.judge.remote import JSONJudge
+from rlcw.sampling.outage import NoAnswers, Trouble, describe, trouble_of
 from rlcw.sampling.prompts import (
   Ask,
   Asking,
+  Counts,
+  Form,
   Schema,
   ask_json,
-  fill,
+  keyed,
   quote,
   template,
 )
+from rlcw.sampling.secret import PROCESS
 from rlcw.tasks.adversary import strategy
 from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Strategy
@@ -44,14 +48,14 @@ Text = Annotated[
 ]
 
 
-class Generation(pydantic.BaseModel):
+class Generation(Form):
   """Answer of the generator: a reply, and a description of its flaw."""
 
   response: Text
   flaw: Text
 
 
-class Reflection(pydantic.BaseModel):
+class Reflection(Form):
   """Answer of the reflector: the cause of an error, and a change of rules."""
 
   cause: Text
@@ -128,6 +132,10 @@ class _CountedJudge(NamedTuple):
     """The judge's own counts."""
     return self.judge.usage()
 
+  def trouble(self) -> Trouble:
+    """The judge's own trouble."""
+    return trouble_of(self.judge)
+
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
   ) -> Verdicts:
@@ -148,12 +156,39 @@ class Agents:
     judge: is the detector.
     question: the detector's, in a language; each call sets its principles.
     counts: questions, and of these `repaired` and `unanswered`.
+    secret: of the questions' ids (`secret.load`).
+    model_trouble: returns the last error of the model behind `asking`.
+    answered: number of answers and verdicts so far.
   """
 
   asking: Asking
   judge: Judge
   question: Question
-  counts: Counter[str] = dataclasses.field(default_factory=Counter)
+  counts: Counts = dataclasses.field(default_factory=Counts)
+  secret: bytes = PROCESS
+  model_trouble: Callable[[], Trouble] = Trouble
+  answered: int = 0
+
+  def trouble(self) -> Trouble:
+    """Returns the last reasons for missing answers and verdicts."""
+    refused = self.counts.refused
+    text = f'an answer was refused: {refused}' if refused else ''
+    return self.model_trouble() | trouble_of(self.judge) | Trouble(text)
+
+  @contextlib.contextmanager
+  def answering(self, subject: str) -> Iterator[None]:
+    """Expects at least one answer or verdict in its context.
+
+    Args:
+      subject: of the error.
+
+    Raises:
+      NoAnswers: there was none.
+    """
+    before = self.answered
+    yield
+    if self.answered == before:
+      raise NoAnswers(describe(f'adversary: {subject}', 1, self.trouble()))
 
   def generate(
     self, construction: Strategy, prompts: Sequence[str]
@@ -193,6 +228,7 @@ class Agents:
       [each.prompt for each in replies],
       [[each.response] for each in replies],
     )
+    self.answered += int(verdicts.valid.sum())
     return verdicts.first[:, 0], [reason for (reason,) in verdicts.reason]
 
   def reflect(
@@ -252,7 +288,9 @@ class Agents:
     }
     # One question, whose schema bounds number and length of rules.  The heading
     # is kept: the optimiser neither sees nor changes it.
-    (answer,) = self._answers(f'optimiser_{kind}', strategy.Rules, [texts])
+    (answer,) = self._answers(
+      f'optimiser_{kind}', strategy.RulesAnswer, [texts]
+    )
     return old._replace(rules=tuple(answer['rules'])) if answer else None
 
   def _quote(self, text: str, limit: int) -> str:
@@ -274,10 +312,12 @@ class Agents:
     if not texts:
       return []
     pieces = template(f'{role}_{self.question.language}')
-    return ask_json(
+    answers = ask_json(
       self.asking,
-      [fill(pieces, each) for each in texts],
+      [keyed(pieces, each, self.secret) for each in texts],
       schema,
       self.question.language,
       self.counts,
     )
+    self.answered += len(answers) - answers.count(None)
+    return answers

@@ -38,8 +38,10 @@ from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.judge.remote import Form, JSONJudge
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
-from rlcw.sampling import llm
+from rlcw.sampling import llm, secret, usage
+from rlcw.sampling.outage import trouble_of
 from rlcw.sampling.prompts import Asking
+from rlcw.sampling.usage import Ledger
 from rlcw.tasks.adversary import labelled, strategy
 from rlcw.tasks.adversary.agents import (
   AdversarialReply,
@@ -64,6 +66,7 @@ class Game:
     agents: the four roles.
     budget: of their calls.
     splits: labelled replies.
+    ledger: of the models' usage, saved with the game's state.
 
   Raises:
     FileNotFoundError: an initial strategy does not exist.
@@ -77,7 +80,9 @@ class Game:
     agents: Agents,
     budget: Budget,
     splits: Mapping[str, list[Labelled]],
+    ledger: Ledger,
   ):
+    self.ledger = ledger
     self.config, self.workdir, self.agents = config, workdir, agents
     self.budget, self.splits = budget, splits
     self.prompts = sorted({each.prompt for each in splits['train']})
@@ -119,8 +124,9 @@ class Game:
       return state
     construction = strategy.read(self.config.construction)
     judging = strategy.read(self.config.judge.principles)
-    dev, _ = self.agents.detect(judging, self.splits['dev'])
-    heldout, _ = self.agents.detect(judging, self.splits['heldout'])
+    with self.agents.answering('no labelled reply got a verdict'):
+      dev, _ = self.agents.detect(judging, self.splits['dev'])
+      heldout, _ = self.agents.detect(judging, self.splits['heldout'])
     scores = strategy.held_out(heldout, self.splits['heldout'])
     return State(construction, judging, dev.tolist(), scores)
 
@@ -130,6 +136,9 @@ class Game:
     Returns:
       The reason why they ended: `rounds` (all were played), `patience` (no
       progress) or `calls` (the budget is used up).
+
+    Raises:
+      NoAnswers: a whole round got no answer; it is played again when resumed.
     """
     state, config = self.state, self.config
     self.budget.limit = config.max_calls - self.closing
@@ -149,8 +158,9 @@ class Game:
         state.round = done + 1
         started, before = time.perf_counter(), self.agreement()
         try:
-          self.attack()
-          self.reflect()
+          with self.agents.answering('no question of a round was answered'):
+            self.attack()
+            self.reflect()
         except BudgetExceeded:
           # The unfinished round is not saved, but its accepted strategies stay
           # in `state` for the final evaluation.
@@ -348,6 +358,7 @@ class Game:
     # With the calls so far, a resumed game does not get a new budget.
     self.state.calls = self.budget.calls
     self.write_principles()
+    self.ledger.save()
     files.write_json(
       self.workdir / 'state.json', dataclasses.asdict(self.state)
     )
@@ -359,7 +370,12 @@ class Game:
 
 
 def play(
-  config: Config, workdir: Path, asking: Asking, judge: Judge
+  config: Config,
+  workdir: Path,
+  asking: Asking,
+  judge: Judge,
+  model: llm.Model | None = None,
+  ledger: Ledger | None = None,
 ) -> dict[str, Any]:
   """Plays the game with given models; returns the summary.
 
@@ -369,10 +385,12 @@ def play(
     asking: makes, for a schema, the function from prompts to replies of the
       generator, the reflector and the optimiser.
     judge: the detector.
+    model: behind `asking`, for its errors.
+    ledger: of the usage of both, saved with the game's state.
 
   Raises:
     FileNotFoundError: the labelled replies or a strategy do not exist.
-    ValueError: one of these, or a setting, is invalid.
+    ValueError: one of these, or a setting, is invalid; or nothing is answered.
   """
   splits = labelled.load(
     config.labelled,
@@ -385,13 +403,18 @@ def play(
     budget.guard_asking(asking),
     budget.guard_judge(judge),
     factory.make_question('judge', config.judge),
+    secret=secret.load(config.agents.cache, workdir),
+    model_trouble=lambda: trouble_of(model),
   )
-  game = Game(config, workdir, agents, budget, splits)
+  ledger = ledger or Ledger(workdir, {})
+  game = Game(config, workdir, agents, budget, splits, ledger)
   ended = game.play()
   game.write_principles()
   # Release the calls that were reserved for this.
   budget.limit = config.max_calls
-  good_N, _ = agents.detect(game.state.judging, splits['heldout'])
+  with agents.answering('no held-out reply got a verdict'):
+    good_N, _ = agents.detect(game.state.judging, splits['heldout'])
+  ledger.save()
   rounds = datasets.read_jsonl(workdir / 'metrics.jsonl')
   versions = datasets.read_jsonl(workdir / 'strategies.jsonl')
   draw(rounds, workdir / 'curves.png')
@@ -420,7 +443,9 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
   file.write_bytes(plots.draw_curves(plots.ROUNDS, columns, 2))
 
 
-def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Judge:
+def make_detector(
+  config: Config, mesh: Mesh, model: llm.Model, workdir: Path
+) -> Judge:
   """Makes the judge that a config names; by default the agents' model."""
   judge, base = ConfigDict(config.judge.to_dict()), None
   if isinstance(model, llm.LocalModel):
@@ -429,8 +454,13 @@ def make_detector(config: Config, mesh: Mesh, model: llm.Model) -> Judge:
     judge.model = judge.model or config.agents.model
   # `changing`: a game tries many principles, so the prefix of the prompt that
   # is cached for them has one of a few lengths, not one to compile for each.
-  detector = factory.make_judge(judge, mesh, base, changing=True)
-  return detector or JSONJudge(model.asking(Form))
+  detector = factory.make_judge(
+    judge, mesh, base, changing=True, workdir=workdir
+  )
+  # Its calls are counted as the agents'.
+  return detector or JSONJudge(
+    model.asking(Form), secret=secret.load(config.agents.cache, workdir)
+  )
 
 
 @with_mesh
@@ -443,10 +473,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   mesh = make_mesh(**config.mesh)
   model = llm.make_ask(config.agents, mesh)
-  detector = make_detector(config, mesh, model)
-  summary = play(config, workdir, model.asking, detector) | {
-    'usage': {'agents': model.usage(), 'judge': detector.usage()},
-  }
+  detector = make_detector(config, mesh, model, workdir)
+  ledger = Ledger(workdir, {'agents': model.usage, 'judge': detector.usage})
+  summary = play(config, workdir, model.asking, detector, model, ledger)
+  summary['usage'] = ledger.totals()
   before, after = summary['heldout_before'], summary['heldout_after']
   metrics.log(
     f'adversary: ended by {summary["ended"]} after {summary["rounds"]} rounds, '
@@ -454,4 +484,5 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     f'{before["agreement"]:.1%} before, {after["agreement"]:.1%} after; '
     f'{summary["principles"]}'
   )
+  usage.log('adversary', summary['usage'])
   return summary

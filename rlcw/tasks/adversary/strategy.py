@@ -55,6 +55,10 @@ class Rules(pydantic.BaseModel):
   rules: Annotated[list[Rule], pydantic.Field(min_length=1, max_length=MOST)]
 
 
+class RulesAnswer(Rules, prompts.Form):
+  """Answer of the optimiser: a list of rules."""
+
+
 class Strategy(NamedTuple):
   """Rules under a heading, as in a file of principles."""
 

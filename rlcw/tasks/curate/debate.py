@@ -9,25 +9,25 @@ whose answer is JSON that fits a schema:
   reflect    audits the verdict, and may overturn it
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
 from rlcw.sampling import prompts
-from rlcw.sampling.prompts import Asking
+from rlcw.sampling import secret as secret_lib
+from rlcw.sampling.prompts import Asking, Counts, Form, Keyed
 
 Record = dict[str, Any]
 
 
-class Points(pydantic.BaseModel):
+class Points(Form):
   """Merits or faults by name, each with its reason."""
 
   points: dict[str, str]
 
 
-class Verdict(pydantic.BaseModel):
+class Verdict(Form):
   """Verdict on a candidate: 1 if it is good in every respect, else 0."""
 
   # First, so that a model argues before it decides.
@@ -40,7 +40,7 @@ class Verdict(pydantic.BaseModel):
   ]
 
 
-class Audit(pydantic.BaseModel):
+class Audit(Form):
   """Audit of a verdict: whether it is wrong, and why."""
 
   reason: str
@@ -72,11 +72,19 @@ class Debate:
     language: of the prompts.
     limit: longest quotation in characters, of a reply or another agent's text;
       the rest is cut.
+    secret: of the questions' ids (`secret.load`).
   """
 
-  def __init__(self, asking: Asking, language: str, limit: int):
+  def __init__(
+    self,
+    asking: Asking,
+    language: str,
+    limit: int,
+    secret: bytes = secret_lib.PROCESS,
+  ):
     self.asking, self.language, self.limit = asking, language, limit
-    self.counts = Counter(questions=0, repaired=0, unanswered=0)
+    self.secret = secret
+    self.counts = Counts(questions=0, repaired=0, unanswered=0, shortened=0)
 
   def __call__(self, cases: Sequence[Case]) -> None:
     """Adds every agent's answer to the cases' records.
@@ -84,6 +92,10 @@ class Debate:
     A case for which an agent gives no valid answer is dropped from the later
     stages, and stays without a label.
     """
+    self.counts['shortened'] += sum(
+      prompts.count_hidden(case.record['reply'], self.limit) > 0
+      for case in cases
+    )
     self.ask_roles(('positive', 'negative'), cases)
     # The judge needs both sides: with one alone it would be biased.
     cases = [c for c in cases if c.record['positive'] and c.record['negative']]
@@ -107,8 +119,8 @@ class Debate:
     for (role, case), answer in zip(asked, answers, strict=True):
       case.record[role] = answer
 
-  def question(self, role: str, case: Case) -> str:
-    """The prompt for a role, with the texts under examination quoted."""
+  def question(self, role: str, case: Case) -> Keyed:
+    """The question to a role, with the texts under examination quoted."""
     answers = {role: case.record.get(role) or {} for role in SCHEMAS}
     verdict = answers['judge']
     # Agents' answers may repeat instructions from the reply, so they are as
@@ -125,9 +137,8 @@ class Debate:
     }
     for name, text in untrusted.items():
       slots[name] = prompts.quote(text, self.language, self.limit)
-    return prompts.fill(
-      prompts.template(f'curate_{role}_{self.language}'), slots
-    )
+    pieces = prompts.template(f'curate_{role}_{self.language}')
+    return prompts.keyed(pieces, slots, self.secret)
 
 
 def _listed(answer: Mapping[str, Any]) -> str:

@@ -15,10 +15,11 @@ queries, and replies are cached: a killed run resumes after the last whole
 line, and repeats no call that was answered.
 """
 
+import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,26 +27,32 @@ from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.data import datasets
-from rlcw.rewards.judge import questions
+from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
-from rlcw.sampling import llm
+from rlcw.sampling import llm, secret, usage
 from rlcw.sampling import prompts as prompts_lib
+from rlcw.sampling.outage import (
+  NoAnswers,
+  Patience,
+  Trouble,
+  describe,
+  trouble_of,
+)
 from rlcw.sampling.prompts import visible
+from rlcw.sampling.usage import Ledger
 from rlcw.tasks.curate import retrieval
-from rlcw.tasks.curate.debate import Case, Debate, label, overturned
+from rlcw.tasks.curate.debate import Case, Debate, label
+from rlcw.tasks.curate.pairs import (
+  KEPT,
+  candidates_of,
+  choose,
+  count,
+  pair_of,
+  summarise,
+)
 
 Record = dict[str, Any]
-OUTCOMES = (
-  'pair',
-  'all good',
-  'all bad',
-  'unmatched',  # in length
-  'no verdict',
-  'no examples',
-)
-# Fields of a query's record that are copied to its pair.
-KEPT = 'id', 'language', 'genre', 'theme', 'split'
 
 
 class Query(NamedTuple):
@@ -69,7 +76,8 @@ def run(config: Config, workdir: Path) -> Record:
 
   Raises:
     FileNotFoundError: a file or a model does not exist.
-    ValueError: a setting or a file is invalid, or a model gives no replies.
+    ValueError: a setting or a file is invalid, or a model gives no replies, or
+      none that is valid.
   """
   started = time.perf_counter()
   check(config)
@@ -97,6 +105,8 @@ def run(config: Config, workdir: Path) -> Record:
   for row in rows:
     keep(row)
   curator = make_curator(config, workdir)
+  models = {'writer': curator.writer.usage, 'agent': curator.agent.usage}
+  ledger = Ledger(workdir, models)
 
   def note() -> str:
     calls = sum(u['prompts'] - u['cached'] for u in curator.usage().values())
@@ -107,20 +117,45 @@ def run(config: Config, workdir: Path) -> Record:
     )
 
   total, size = len(queries), config.batch_size
-  for first in metrics.progress('curate', done, total, 'query', size, note):
-    # A batch of queries shares its calls, which an endpoint answers at once.
-    for row in curator(queries[first : first + size]):
-      # The trace before the pair: the trace alone is read when resuming.
-      files.append_jsonl(trace, row)
-      keep(row)
+  with keeping_answered(trace):
+    for first in metrics.progress('curate', done, total, 'query', size, note):
+      # A batch of queries shares its calls, which an endpoint answers at once.
+      for row in curator(queries[first : first + size]):
+        # The trace before the pair: the trace alone is read when resuming.
+        files.append_jsonl(trace, row)
+        keep(row)
+      ledger.save()
+    if not counts['labelled'] and counts['no verdict']:
+      subject = 'curate: no candidate got a verdict'
+      raise NoAnswers(describe(subject, 1, curator.trouble()))
   summary = summarise(counts) | {
     'resumed_at': done,
-    'answers': curator.debate.counts,  # of this process, as is the usage
-    'usage': curator.usage(),
+    'answers': curator.debate.counts,  # of this process
+    'usage': ledger.totals(),
   }
-  outcomes = ', '.join(f'{n} {name}' for name, n in summary['outcomes'].items())
-  metrics.log(f'curate: {total} queries: {outcomes}; {pairs}')
+  outcomes, left_out = (
+    ', '.join(f'{n} {name}' for name, n in summary[key].items())
+    for key in ('outcomes', 'left_out')
+  )
+  metrics.log(
+    f'curate: {total} queries: {outcomes}; replies left out: {left_out}; '
+    f'{pairs}'
+  )
+  usage.log('curate', summary['usage'])
   return summary
+
+
+@contextlib.contextmanager
+def keeping_answered(trace: Path) -> Iterator[None]:
+  """Drops the last lines of a trace without a verdict if `NoAnswers` is raised.
+
+  A later run asks about them again.
+  """
+  try:
+    yield
+  except NoAnswers:
+    files.drop_last(trace, lambda row: row['outcome'] == 'no verdict')
+    raise
 
 
 def check(config: Config) -> None:
@@ -158,7 +193,9 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
   writer = llm.make_ask(nodes[0], mesh)
   # If both are the same local model, its weights are loaded once.
   base = writer.model if isinstance(writer, llm.LocalModel) else None
-  return Curator(writer, llm.make_ask(nodes[1], mesh, base), config)
+  agent = llm.make_ask(nodes[1], mesh, base)
+  cache = str(nodes[1].cache)
+  return Curator(writer, agent, config, secret.load(cache, workdir))
 
 
 # --- Retrieval --------------------------------------------------------------
@@ -240,58 +277,92 @@ class Curator:
     writer: samples candidates.
     agent: plays all roles of the debate.
     config: of the task.
+    id_secret: of the questions to the agent (`secret.load`).
   """
 
-  def __init__(self, writer: llm.Model, agent: llm.Model, config: Config):
+  def __init__(
+    self,
+    writer: llm.Model,
+    agent: llm.Model,
+    config: Config,
+    id_secret: bytes = secret.PROCESS,
+  ):
     self.writer, self.agent, self.config = writer, agent, config
-    self.debate = Debate(
-      agent.asking, config.language, config.max_reply_characters
+    # Of the writer's replies and of the agent's, which are both quoted.
+    budgets = [node.max_new_tokens for node in (config.writer, config.agent)]
+    limit = factory.reply_limit(
+      config.max_reply_characters, None if None in budgets else max(budgets)
     )
+    self.debate = Debate(agent.asking, config.language, limit, id_secret)
+    self.patience = Patience('curate: no candidate of a batch got a verdict')
 
   def usage(self) -> dict[str, dict[str, float]]:
     """Counts of each model's prompts and replies so far."""
     return {'writer': self.writer.usage(), 'agent': self.agent.usage()}
 
+  def trouble(self) -> Trouble:
+    """The last reasons for missing replies and answers."""
+    refused = self.debate.counts.refused
+    cut = self.writer.usage().get('cut')
+    texts = {
+      f'an answer was refused: {refused}': refused,
+      f'{cut} replies of the writer were cut, at '
+      f'writer.max_new_tokens={self.config.writer.max_new_tokens}': cut,
+    }
+    text = '; '.join(text for text, holds in texts.items() if holds)
+    return trouble_of(self.writer, self.agent) | Trouble(text)
+
   def __call__(self, queries: Sequence[Query]) -> list[Record]:
     """Returns the lines of the trace for some queries.
 
     Raises:
-      ValueError: a model has given no reply to any of its prompts.
+      ValueError: a model has given no reply to any of its prompts, or no
+        candidate has got a label for some batches.
     """
-    before = self.usage()
+    before, written = self.usage(), self.write(queries)
     cases = [
       [Case(query.record['prompt'], {'reply': reply}) for reply in replies]
-      for query, replies in zip(queries, self.write(queries), strict=True)
+      for query, (replies, _) in zip(queries, written, strict=True)
     ]
-    self.debate([case for group in cases for case in group])
+    flat = [case for group in cases for case in group]
+    self.debate(flat)
     # A single failure leaves a candidate unlabelled.  If all fail, such as with
     # a server that is down, stop before the trace fills with empty lines.
     for name, now in self.usage().items():
       asked, failed = (now[k] - before[name][k] for k in ('prompts', 'failed'))
       if asked == failed > 0:
-        raise ValueError(
-          f'{name}: no reply to any of {asked:.0f} prompts; once this is '
-          'fixed, the same command resumes here'
+        raise NoAnswers(
+          describe(
+            f'{name}: no reply to any of {asked:.0f} prompts', 1, self.trouble()
+          )
         )
+    if not all(query.skipped for query in queries):
+      labels = [label(case.record) for case in flat]
+      self.patience.see(any(x is not None for x in labels), self.trouble)
     return [
-      self.conclude(query, [case.record for case in group])
-      for query, group in zip(queries, cases, strict=True)
+      self.conclude(query, [case.record for case in group], left_out)
+      for query, group, (_, left_out) in zip(
+        queries, cases, written, strict=True
+      )
     ]
 
-  def write(self, queries: Sequence[Query]) -> list[list[str]]:
+  def write(
+    self, queries: Sequence[Query]
+  ) -> list[tuple[list[str], dict[str, int]]]:
     """Samples candidates for each query; none for a skipped query.
 
-    Duplicates and missing replies are dropped, so there may be fewer than
-    `candidates`.
+    Returns:
+      For each query the candidates, at most `candidates` of them, and the
+      number of replies that were left out, by reason (`LEFT_OUT`).
     """
     count = self.config.candidates
     prompts = [self.brief(query) for query in queries if not query.skipped]
     # One batch for all queries; `islice` below hands each query its replies.
     replies = iter(self.writer.ask([p for p in prompts for _ in range(count)]))
     return [
-      []
-      if query.skipped
-      else [*dict.fromkeys(filter(None, itertools.islice(replies, count)))]
+      candidates_of(
+        [] if query.skipped else [*itertools.islice(replies, count)]
+      )
       for query in queries
     ]
 
@@ -305,7 +376,12 @@ class Curator:
     template = prompts_lib.template(f'curate_write_{self.config.language}')
     return prompts_lib.fill(template, slots)
 
-  def conclude(self, query: Query, candidates: Sequence[Record]) -> Record:
+  def conclude(
+    self,
+    query: Query,
+    candidates: Sequence[Record],
+    left_out: dict[str, int],
+  ) -> Record:
     """Labels the candidates, and returns the query's line of the trace."""
     for candidate in candidates:
       candidate['label'] = label(candidate)
@@ -317,91 +393,7 @@ class Curator:
       **copied,
       'examples': query.examples,
       'candidates': candidates,
+      'left_out': left_out,
       'outcome': 'no examples' if query.skipped else outcome,
       **pair,
     }
-
-
-# --- Pairs ------------------------------------------------------------------
-
-
-def choose(
-  candidates: Sequence[Record], length_ratio: float
-) -> tuple[str, Record]:
-  """Chooses the best candidate labelled 1 and the worst labelled 0.
-
-  Quality is the number of merits minus the number of faults.  Longer replies
-  get more merits, so without `length_ratio` nearly all pairs prefer the longer
-  one.
-
-  Args:
-    candidates: with their labels.
-    length_ratio: largest ratio of the lengths within a pair; 0 for no limit.
-
-  Returns:
-    The outcome, one of `OUTCOMES`, and the pair's texts if it is 'pair'.
-  """
-  good = [c for c in candidates if c['label'] == 1]
-  bad = [c for c in candidates if c['label'] == 0]
-  if not good or not bad:
-    outcome = 'all good' if good else 'all bad' if bad else 'no verdict'
-    return outcome, {}
-  couples = [
-    (a, b)
-    for a, b in itertools.product(good, bad)
-    if not length_ratio or _ratio(a['reply'], b['reply']) <= length_ratio
-  ]
-  if not couples:
-    return 'unmatched', {}
-  # The widest gap in quality among the couples that are left.
-  best = max(couples, key=lambda pair: _balance(pair[0]) - _balance(pair[1]))
-  return 'pair', {'chosen': best[0]['reply'], 'rejected': best[1]['reply']}
-
-
-def _ratio(a: str, b: str) -> float:
-  """Ratio of the longer text's length to the shorter one's, at least 1."""
-  return max(len(a), len(b)) / min(len(a), len(b))
-
-
-def _balance(candidate: Record) -> int:
-  """Number of merits minus number of faults."""
-  sides = 'positive', 'negative'
-  merits, faults = (len(candidate[side]['points']) for side in sides)
-  return merits - faults
-
-
-def pair_of(row: Record) -> Record:
-  """The preference pair of a trace's line, for `datasets.load_preferences`."""
-  names = 'prompt', 'chosen', 'rejected', *KEPT
-  return {name: row[name] for name in names if name in row}
-
-
-# --- Counts -----------------------------------------------------------------
-
-
-def count(row: Record) -> Counter[str]:
-  """Counts of one line of the trace, to be added up for the summary."""
-  candidates = row['candidates']
-  counts = Counter({row['outcome']: 1, 'candidates': len(candidates)})
-  counts['labelled'] = sum(c['label'] is not None for c in candidates)
-  counts['overturned'] = sum(map(overturned, candidates))
-  if row['outcome'] == 'pair':
-    counts['chosen_longer'] = len(row['chosen']) > len(row['rejected'])
-  return counts
-
-
-def summarise(counts: Counter[str]) -> Record:
-  """Numbers of pairs, outcomes and labels, and their rates, for the summary."""
-  outcomes = {name: counts[name] for name in OUTCOMES}
-  queries, pairs = sum(outcomes.values()), counts['pair']
-  return {
-    'queries': queries,
-    'pairs': pairs,
-    'yield': pairs / max(queries, 1),
-    'outcomes': outcomes,
-    'candidates': counts['candidates'],
-    'unlabelled': counts['candidates'] - counts['labelled'],
-    'overturned': counts['overturned'],
-    'overturn_rate': counts['overturned'] / max(counts['labelled'], 1),
-    'chosen_longer': counts['chosen_longer'] / max(pairs, 1),
-  }

@@ -6,7 +6,7 @@ read how a step works, start with `step`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
+from rlcw.sampling import usage
 from rlcw.tasks.grpo import monitors, objective
 from rlcw.tasks.grpo.step import make_next_batch
 
@@ -65,7 +66,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if config.offload and not frozen:
     waiting = weights.in_memory(model.params, 'pinned_host')
     model = model._replace(params=waiting)
-  scorer = Scorer(model, config)
+  scorer = Scorer(model, config, workdir)
   state = train.fit(
     learned,
     make_next_batch(model, scorer, frozen, briefs, config, workdir),
@@ -96,12 +97,34 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'warnings': watched.warnings,
     'unmonitored': watched.off(),
     'max_violator_advantage': max(worst, default=None),
+    # Shares of all replies, which were left out of their groups.
+    **{
+      name: metrics.mean([row[name] for row in history])
+      for name in ('unscored', 'unverified')
+    },
     'wall_seconds': sum(row['seconds_step'] for row in history),
     'process_seconds': time.perf_counter() - started,
     'compilations': history[-1]['compilations'],
     'compile_seconds': history[-1]['seconds_compiling'],
   }
+  if spent := judge_usage(history, scorer.usage()):
+    summary['usage'] = {'judge': spent}
+    usage.log('grpo', summary['usage'])
   return summary
+
+
+def judge_usage(
+  history: Sequence[Mapping[str, Any]], names: Iterable[str]
+) -> dict[str, float]:
+  """Returns the judge's counts in all steps, earlier processes' included.
+
+  Args:
+    history: rows of `metrics.jsonl`.
+    names: of the counts.
+  """
+  return usage.add(
+    {name: row.get(f'judge_{name}') or 0 for name in names} for row in history
+  )
 
 
 def check(config: Config) -> None:

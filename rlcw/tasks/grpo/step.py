@@ -23,7 +23,9 @@ Letters: N briefs in the data set, P briefs in a step, G replies to each,
 L prompt tokens, T reply tokens.
 """
 
+import functools
 import itertools
+import operator
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,6 +45,7 @@ from rlcw.rewards import constraints, mixing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import files, metrics, processes
+from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, Temperature, sample
 from rlcw.tasks.grpo import monitors
 
@@ -86,6 +89,7 @@ def make_next_batch(
   mix = make_mix(config)
   shards = processes.DataShards(model.mesh)
   rollout_log = workdir / 'rollouts.jsonl'
+  patience = Patience('no reply of a step got a score')
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     # JAX runs asynchronously: without this wait, the end of the last update
@@ -123,6 +127,7 @@ def make_next_batch(
     log_rollouts(
       shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
     )
+    end_without_scores(patience, stats['valid'], scorer)
 
     # 5. Batch.
     arrays = make_batch(brief_arrays, rollout, scores, local_mixed, shards)
@@ -318,6 +323,31 @@ def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in parts[0]['scoring']
   }
   return joined | {'scoring': scoring}
+
+
+def end_without_scores(
+  patience: Patience, valid_PxG: np.ndarray, scorer: Scorer
+) -> None:
+  """Ends a run in which no reply has got a score for some steps.
+
+  Args:
+    patience: of the run.
+    valid_PxG: of all processes, as scored.
+    scorer: knows the reason.
+
+  Raises:
+    train.Ended: in all processes.
+  """
+
+  def trouble() -> Trouble:
+    # Any process may know the reason, and all must decide alike.
+    found = processes.gather(scorer.trouble())
+    return functools.reduce(operator.or_, itertools.starmap(Trouble, found))
+
+  try:
+    patience.see(bool(valid_PxG.any()), trouble)
+  except NoAnswers as error:
+    raise train.Ended(str(error)) from None
 
 
 # --- 5. Batch ---------------------------------------------------------------

@@ -1,0 +1,125 @@
+"""HTTP client for servers that are not trusted: bounded in time and size.
+
+The official client of the OpenAI API sends its requests through this one.
+"""
+
+import asyncio
+import ipaddress
+import json
+import urllib.parse
+from typing import Any
+
+import httpx2
+import openai
+
+from rlcw.sampling.cache import Usage
+
+MOST_BYTES = 4 * 2**20  # of an answer
+
+
+class TooLong(Exception):
+  """Raised for an answer of more than `MOST_BYTES`."""
+
+
+class Client(openai.DefaultAsyncHttpxClient):
+  """HTTP client that counts requests, and bounds each in time and size.
+
+  * The timeout of httpx applies to each read, so a server that sends a byte now
+    and then would never exceed it; here `seconds` bound the whole request.
+  * An answer is read in parts, and refused if it gets too long.
+  * An error inside an answer of status 200 gets the status that it names, so
+    that the official client tries again where that may help.
+  * Redirects are not followed: prompts, and perhaps the key, would go to
+    another server than the one that a user has named.
+  * A server on this machine is asked directly, whatever proxy is set.
+
+  Args:
+    url: of the server.
+    usage: `requests` is updated in place.
+    seconds: for a request, from first to last byte.
+  """
+
+  def __init__(self, url: str, usage: Usage, seconds: float):
+    super().__init__(
+      follow_redirects=False,
+      trust_env=not _is_loopback(url),
+      # A compressed answer could be a thousand times as long as what is sent.
+      headers={'accept-encoding': 'identity'},
+    )
+    self._usage, self._seconds = usage, seconds
+
+  async def send(
+    self, request: httpx2.Request, **settings: Any
+  ) -> httpx2.Response:
+    # Called once per attempt, so retries are counted.
+    self._usage.requests += 1
+    try:
+      async with asyncio.timeout(self._seconds):
+        settings['stream'] = True
+        return await _read(await super().send(request, **settings), request)
+    except TimeoutError as error:
+      # The official client retries after this type of error.
+      raise httpx2.ReadTimeout(
+        f'not complete within timeout={self._seconds} s', request=request
+      ) from error
+
+
+async def _read(
+  response: httpx2.Response, request: httpx2.Request
+) -> httpx2.Response:
+  """Reads a response; one that contains an error gets the error's status."""
+  try:
+    content = bytearray()
+    async for part in response.aiter_bytes():
+      content += part
+      if len(content) > MOST_BYTES:
+        raise TooLong(f'the answer is longer than {MOST_BYTES / 2**20:g} MiB')
+  finally:
+    await response.aclose()
+  status = response.status_code
+  if status == 200:
+    status = _hidden_status(bytes(content)) or status
+  # The content is decoded already, and has another length than was sent.
+  headers = [
+    (name, value)
+    for name, value in response.headers.multi_items()
+    if name.lower() not in _OF_TRANSFER
+  ]
+  return httpx2.Response(
+    status, headers=headers, content=bytes(content), request=request
+  )
+
+
+_OF_TRANSFER = 'content-encoding', 'content-length', 'transfer-encoding'
+
+
+def _hidden_status(content: bytes) -> int | None:
+  """Returns the status of an error inside an answer, None without one.
+
+  Servers that pass requests on to others answer 200 before they know the
+  outcome (OpenRouter); the error stands beside the choices, or in the first.
+  """
+  try:
+    answer: Any = json.loads(content)
+    first = answer['choices'][0] if answer.get('choices') else {}
+    error: Any = answer.get('error') or first.get('error')
+    status = int(error['code'])
+  # Anything else is for the reader of the answer to refuse.
+  except (
+    AttributeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+  ):
+    return None
+  return status if 400 <= status <= 599 else None
+
+
+def _is_loopback(url: str) -> bool:
+  host = urllib.parse.urlsplit(url).hostname or ''
+  try:
+    return ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return host == 'localhost' or host.endswith('.localhost')

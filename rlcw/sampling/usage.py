@@ -1,0 +1,77 @@
+"""Totals of the use of a run's models: calls, tokens, money, and what is lost.
+
+The counts of a process end with it.  A run that is resumed adds those of its
+earlier processes, which it keeps in `usage.json`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from rlcw.runtime import files, metrics
+
+Counts = Mapping[str, float]
+
+
+class Ledger:
+  """Adds up the counts of all processes of a run.
+
+  Args:
+    workdir: of the run; `usage.json` is read and written here.
+    meters: for each model, a function that returns its counts in this process.
+  """
+
+  def __init__(self, workdir: Path, meters: Mapping[str, Callable[[], Counts]]):
+    self._file, self._meters = workdir / 'usage.json', meters
+    self._before: dict[str, Counts] = {}
+    if self._file.exists():
+      self._before = json.loads(self._file.read_text('utf-8'))
+
+  def totals(self) -> dict[str, dict[str, float]]:
+    """Returns the counts of each model, those of earlier processes included."""
+    return {
+      name: add([self._before.get(name, {}), meter()])
+      for name, meter in self._meters.items()
+    }
+
+  def save(self) -> None:
+    """Keeps the counts for a later process; called after every batch."""
+    files.write_json(self._file, self.totals())
+
+
+def add(counts: Iterable[Counts]) -> dict[str, float]:
+  """Adds counts by name; a name that one of them lacks counts as 0 there."""
+  total: dict[str, float] = {}
+  for each in counts:
+    for name, value in each.items():
+      total[name] = total.get(name, 0) + (value or 0)
+  return total
+
+
+# Counts in the order of the line, and their words.
+_WORDS = {
+  'questions': 'questions',
+  'requests': 'requests',
+  'cached': 'answers from the cache',
+  'prompt_tokens': 'prompt tokens',
+  'completion_tokens': 'reply tokens',
+  'failed': 'without a reply',
+  'cut': 'cut replies',
+  'repaired': 'asked again',
+  'unanswered': 'without a valid answer',
+  'shortened': 'not shown to their end',
+}
+
+
+def log(task: str, totals: Mapping[str, Counts]) -> None:
+  """Logs a line for each model that was asked anything."""
+  for model, counts in totals.items():
+    parts = [
+      f'{counts[name]:,.0f} {words}'
+      for name, words in _WORDS.items()
+      if counts.get(name)
+    ]
+    if counts.get('cost'):
+      parts.append(f'cost {counts["cost"]:,.4g}')
+    if parts:
+      metrics.log(f'{task}: {model}: {", ".join(parts)}')
