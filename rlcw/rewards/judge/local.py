@@ -79,6 +79,13 @@ class LogprobJudge:
     replies = max(processes.gather(len(prompts[0]) if prompts else 0))
     ids = [self.tokens(group) for group in prompts or [[blank] * replies]]
     preface, rest = self.preface(blank.shared)
+    shared = len(rest) + int(preface.length_P.max())
+    for brief, rows in ids:
+      self.model.chat.check_context(
+        {"a judge's question": shared + len(brief)},
+        max(map(len, rows), default=0),
+        'reply tokens',
+      )
     # All processes run as many passes as the one with the most prompts.
     passes = max(processes.gather(-(-len(ids) // size)))
     for start in range(0, passes * size, size):

@@ -11,7 +11,6 @@ T reply tokens, M pairs.
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from rlcw import Config
@@ -66,8 +65,8 @@ def make_groups(
 ) -> Groups:
   """Tokenises preferences, adds synthetic losers and pads.
 
-  Every reply ends with EOS like a finished one of the policy, unless it is
-  longer than `max_reply_tokens` and cut there.  A prompt with more replies than
+  Every reply ends as the chat template ends one, unless it is longer than
+  `max_reply_tokens` and cut there.  A prompt with more replies than
   fit a group makes several groups.
 
   Args:
@@ -77,7 +76,8 @@ def make_groups(
     debias: one of `DEBIAS`; see `pair_weights`.
 
   Raises:
-    ValueError: `replies_per_group` is too small for a pair and the losers.
+    ValueError: `replies_per_group` is too small for a pair and the losers, or
+      a prompt and its replies exceed the model's context.
   """
   losers, size = 2 * config.made_losers, config.replies_per_group
   if size < 2 + losers:
@@ -106,6 +106,15 @@ def make_groups(
       worth += [*each.worth[part]] + losers * [min(each.worth[part])]
       worth += [np.nan] * missing
       made += [False] * len(size_R) + [True] * losers + [False] * missing
+  longest = max(len(reply) for reply in replies if reply is not None)
+  chat.check_context(
+    {
+      f'{each.prompt[:40]!r}': len(chat.encode_prompt(each.prompt))
+      for each in preferences
+    },
+    min(longest + len(chat.after_reply), config.max_reply_tokens),
+    'max_reply_tokens',
+  )
   shape_NxR = (len(prompts), size)
   length_NxR = np.array(length).reshape(shape_NxR)
   worth_NxR = np.array(worth).reshape(shape_NxR)
@@ -149,18 +158,22 @@ def _tokens(
   config: Config,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Token ids and pooling masks of the replies, both `[N, R, T]`."""
-  limit, end = config.max_reply_tokens, chat.end
-  # None is padding: a row without tokens, whose mask is false throughout.
-  rows = [[] if reply is None else [*reply, *end] for reply in replies]
-  token, count = batches.pad(row[:limit] for row in rows)
-  finished = np.array([0 < len(row) <= limit for row in rows])
-  mask = reward_model.read_mask(
-    jnp.asarray(count.reshape(shape_NxR)),
-    jnp.asarray(finished.reshape(shape_NxR)),
-    token.shape[-1],
-    config.pooling,
+  real = [reply is not None for reply in replies]
+  rows, span_Nx2 = reward_model.reply_rows(
+    chat,
+    [[] if reply is None else reply for reply in replies],
+    real,
+    reward_model.end_of_reply(chat, config.pooling),
+    config.max_reply_tokens,
   )
-  return token.reshape(*shape_NxR, -1), np.asarray(mask)
+  # None is padding: a row without tokens, whose mask is false throughout.
+  token, count = batches.pad(
+    row if there else [] for row, there in zip(rows, real, strict=True)
+  )
+  mask = reward_model.read_mask(
+    span_Nx2, count, token.shape[-1], config.pooling
+  )
+  return token.reshape(*shape_NxR, -1), mask.reshape(*shape_NxR, -1)
 
 
 def pair_weights(
