@@ -150,11 +150,9 @@ def make_arrays(
   prompts = [chat.encode_prompt(each.prompt) for each in examples]
   replies = [chat.encode_reply(each.response) for each in examples]
   lengths = [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]
-  for example, prompt, length in zip(examples, prompts, lengths, strict=True):
-    name = f'{example.prompt[:40]!r}'
-    chat.check_context(
-      {name: len(prompt)}, length - len(prompt), 'reply tokens'
-    )
+  for each, prompt, reply in zip(examples, prompts, replies, strict=True):
+    name = f'{each.prompt[:40]!r}'
+    chat.check_context({name: len(prompt)}, len(reply), 'reply tokens')
   tokens, segments, places = [], [], []
   for row in batches.pack(lengths, row_tokens, seed):
     token, segment, place = [], [], []
