@@ -220,8 +220,8 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
         *briefs,
         rollout,
         run.settings.temperature,
+        rollout.mask,
         config=lora.without(run.config),
-        pooling='mean',
       )
 
     timing, (_, ref_logp) = timed(score, REPEATS)

@@ -98,7 +98,6 @@ def step(
           learned,
           run.settings.temperature,
           config=config,
-          pooling='mean',
         )
         for model in (policy, reference)
       ),

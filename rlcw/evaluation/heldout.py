@@ -51,9 +51,12 @@ def answer(
     tokens; `kl`, which is log p − log p_base of the reply in nats.  Its mean
     over replies estimates the KL divergence from the base model.
   """
-  prompt_NxL, length_N = batches.pad(
-    model.chat.encode_prompt(brief.request) for brief in briefs
+  prompts = [model.chat.encode_prompt(brief.request) for brief in briefs]
+  model.chat.check_context(
+    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
+    trained.max_new_tokens,
   )
+  prompt_NxL, length_N = batches.pad(prompts)
   # merges adapters into the weights where that costs no precision
   decoder = lora.rollout_config(model.config)
   params = lora.rollout_params(model.config, model.params)

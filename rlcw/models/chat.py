@@ -12,7 +12,7 @@ before and after one.
 import bisect
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,6 @@ from rlcw.models import formats, gguf_tokenizer, hub
 from rlcw.models import tokenizer as tokenizer_lib
 from rlcw.models.template import Message, Template
 from rlcw.models.tokenizer import THOUGHT, encode, encode_untrusted
-
-# Gemma 3's tokenizer has it in all sizes, but only those that see images have
-# an embedding for it.
-_WITHOUT_EMBEDDING = {'<image_soft_token>'}
 
 
 def reply_of(text: str, thinking: bool = False) -> str:
@@ -45,12 +41,17 @@ def reply_of(text: str, thinking: bool = False) -> str:
   return reply.strip() if end else text
 
 
-def load(model: str | Path, vocab_size: int | None = None) -> 'ChatFormat':
+def load(
+  model: str | Path,
+  vocab_size: int | None = None,
+  context: int | None = None,
+) -> 'ChatFormat':
   """Loads the chat format of a GGUF file, a folder, or a Hub id.
 
   Args:
     model: its path or id.
     vocab_size: rows of its embedding; None if there is none to fit.
+    context: most tokens of a text; None if there is no limit.
 
   Raises:
     FileNotFoundError: there is no such model.
@@ -59,7 +60,8 @@ def load(model: str | Path, vocab_size: int | None = None) -> 'ChatFormat':
   """
   path = hub.fetch(model)
   listed = gguf_tokenizer.end_ids(path) if path.is_file() else _end_ids(path)
-  chat = ChatFormat(tokenizer_lib.load(path), listed, str(model), vocab_size)
+  tokenizer = tokenizer_lib.load(path)
+  chat = ChatFormat(tokenizer, listed, str(model), vocab_size, context)
   chat.check()
   return chat
 
@@ -74,7 +76,8 @@ class ChatFormat:
   tokenizer: PreTrainedTokenizerFast
   listed: tuple[int, ...] = ()  # ids that the model's other files call EOS
   source: str = ''  # the model's name
-  vocab_size: int | None = None
+  vocab_size: int | None = None  # rows of the embedding
+  context: int | None = None  # most tokens of a text
 
   # --- Encoding ---------------------------------------------------------------
 
@@ -90,7 +93,6 @@ class ChatFormat:
     """
     text = self.template.prompt(messages)
     ids = self._begin + encode(self.tokenizer, text)
-    # Some tokens of images have no embedding in a model of text.
     if self.vocab_size is not None and max(ids, default=0) >= self.vocab_size:
       token = self.tokenizer.convert_ids_to_tokens(max(ids))
       raise self._error(f'it has no embedding for {token!r}, in a prompt')
@@ -197,8 +199,9 @@ class ChatFormat:
     """
     vocab = self.tokenizer.get_vocab()
     # A base model's EOS ends a text, not a turn, so chat markers count as well.
-    ids = {vocab[name] for name in tokenizer_lib.END_MARKERS if name in vocab}
-    ids |= {*self.listed}
+    size = self.vocab_size or float('inf')
+    markers = (vocab.get(name, size) for name in tokenizer_lib.END_MARKERS)
+    ids = {*self.listed, *(int(id) for id in markers if id < size)}
     own: Any = self.tokenizer.eos_token_id
     if own is not None:
       ids.add(int(own))
@@ -291,25 +294,59 @@ class ChatFormat:
         a token has no embedding.
     """
     try:
-      self.decode_reply([*self.encode_prompt('Hi'), *self.encode_reply('Hi')])
+      ids = [*self.encode_prompt('Hi'), *self.encode_reply('Hi')]
+      self.decode_reply(ids)
       _ = self.default_system
     except Exception as error:
       if str(error).startswith(self.source):
         raise
       # Damaged files that load may fail only here.
       raise self._error(f'its tokenizer fails: {error}') from error
-    if self.vocab_size is None:
-      return
-    ids = {
-      id: token
-      for token, id in self.tokenizer.get_vocab().items()
-      if token not in _WITHOUT_EMBEDDING
-    } | {id: 'eos_token_id' for id in self.listed}
-    if max(ids, default=0) >= self.vocab_size:
+    # Control tokens that no template uses may lack an embedding: Gemma 3's of
+    # images in models of text, and those that a tokenizer's class adds.
+    vocab = self.tokenizer.get_vocab()
+    ids = {*ids, *self.eos_ids, *self.after_reply}
+    highest = max(ids | ({*vocab.values()} - self.control_ids))
+    if self.vocab_size is not None and highest >= self.vocab_size:
+      token = self.tokenizer.convert_ids_to_tokens(highest)
       raise self._error(
-        f'{ids[max(ids)]!r} has id {max(ids)}, but vocab_size='
-        f'{self.vocab_size}; expected ids below that'
+        f'token {token!r} has id {highest}, but vocab_size={self.vocab_size}; '
+        'expected ids below that'
       )
+
+  def check_context(
+    self,
+    prompts: Mapping[str, int],
+    reply_tokens: int,
+    setting: str = 'max_new_tokens',
+  ) -> None:
+    """Checks that prompts with their replies fit the model's context.
+
+    Args:
+      prompts: tokens of each prompt, by its name.
+      reply_tokens: most tokens of a reply.
+      setting: the setting that limits them.
+
+    Raises:
+      ValueError: some do not fit; names them.
+    """
+    context = self.context
+    if context is None:
+      return
+    room = context - reply_tokens
+    long = [name for name, tokens in prompts.items() if tokens > room]
+    if not long:
+      return
+    most = max(prompts.values())
+    remedy = f'{setting} of at most {context - most}, or shorter prompts'
+    if most >= context:
+      remedy = f'prompts of fewer than {context} tokens'
+    raise self._error(
+      f'{len(long)} of {len(prompts)} prompts do not fit its context of '
+      f'{context} tokens together with {setting}={reply_tokens}: the longest '
+      f'has {most}; expected {remedy}; too long: {", ".join(long[:5])}'
+      + (', …' if len(long) > 5 else '')
+    )
 
   @functools.cached_property
   def _begin(self) -> list[int]:

@@ -81,6 +81,7 @@ class ModelConfig:
   window: int | None = None
   local_layers: tuple[bool, ...] = ()  # True: sliding window; (): all global
   local_rope: RopeConfig | None = None  # of local layers; None: `rope`
+  context: int | None = None  # most tokens of a text; None: not known
   dtype: str = 'float32'  # of activations; parameters keep their own dtype
   # True: the backward pass recomputes whole blocks.  False: it stores the
   # products with weights and recomputes the rest, attention scores included.
@@ -153,6 +154,7 @@ class ModelConfig:
       window=config['sliding_window'] if local_layers else None,
       local_layers=local_layers,
       local_rope=local_rope,
+      context=config.get('max_position_embeddings'),
       **switches,
     )
 

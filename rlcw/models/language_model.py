@@ -64,7 +64,7 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   run = run_config(model)
   if run is None:
     config, params = weights.load(model, mesh)
-    format = chat.load(model, config.vocab_size)
+    format = chat.load(model, config.vocab_size, config.context)
     return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')

@@ -3,11 +3,14 @@
 The features are hidden states after the final norm, pooled over the reply.
 `mean` averages over its text without EOS, so that finished and truncated
 replies are scored alike; `last` takes the last token's state, as sequence
-classifiers do.  If the decoder is also the frozen reference policy, one forward
-pass gives both the reference log-probabilities and the score.
+classifiers do: the last token that the chat template puts after a reply.
+Thoughts before a reply are not scored.  If the decoder is also the frozen
+reference policy, one forward pass gives both the reference log-probabilities
+and the score.
 """
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlcw.data import batches
-from rlcw.data.messages import Prompt, messages
+from rlcw.data.messages import Prompt, messages, transcript
 from rlcw.models import chat, language_model, lora, weights
+from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.models.language_model import LanguageModel
@@ -48,13 +53,30 @@ class RewardModel(NamedTuple):
   decoder: LanguageModel
   shared: bool  # the decoder is the policy's pretrained model
   limit: int = 4096  # tokens per reply, as in training; longer ones are cut
+  # ids read after a whole reply, as in training; None: those that end one
+  end: list[int] | None = None
   system: str = ''  # system message of prompts without their own
 
 
-def save(head: Head, workdir: Path) -> None:
-  """Writes a head to `reward_model.safetensors` in its run's folder."""
+def end_of_reply(chat: ChatFormat, pooling: str) -> list[int]:
+  """Ids that a reward model reads after a whole reply.
+
+  With `last` they are all that the chat template puts there, for whoever
+  renders a conversation with it and reads the last token.
+  """
+  return chat.after_reply if pooling == 'last' else chat.end
+
+
+def save(head: Head, workdir: Path, end: Sequence[int]) -> None:
+  """Writes a head to `reward_model.safetensors` in its run's folder.
+
+  Args:
+    head: the head.
+    workdir: of the run.
+    end: ids that it was trained to read after a whole reply.
+  """
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
-  save_file(arrays, workdir / FILE)
+  save_file(arrays, workdir / FILE, {'end': json.dumps([*end])})
 
 
 def load(source: str, base: LanguageModel) -> RewardModel:
@@ -81,8 +103,11 @@ def load(source: str, base: LanguageModel) -> RewardModel:
         f'--workdir={source} first, or give a sequence classifier ({error})'
       ) from None
   head = Head(**load_file(file))
-  shared = run.model == base.source
   decoder = language_model.reuse(run.model, base.mesh, base)
+  end = _saved_end(file, decoder)
+  # A policy's replies have one token after their text.
+  fits = run.pooling == 'mean' or len(end) == 1
+  shared = run.model == base.source and fits
   if head.weight.shape != (decoder.config.model_dim,):
     raise ValueError(
       f'{file}: weight has shape {head.weight.shape}, expected '
@@ -98,8 +123,16 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     decoder,
     shared,
     run.max_reply_tokens,
+    end,
     run.get('system', ''),
   )
+
+
+def _saved_end(file: Path, decoder: LanguageModel) -> list[int]:
+  with safe_open(file, 'numpy') as opened:
+    saved = (opened.metadata() or {}).get('end')
+  # Files without the ids are older than them; they read the tokenizer's EOS.
+  return json.loads(saved) if saved else [int(decoder.tokenizer.eos_token_id)]
 
 
 def load_trained_decoder(
@@ -136,29 +169,78 @@ def load_alone(source: str, mesh: Mesh) -> RewardModel:
 def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   """Loads an `AutoModelForSequenceClassification` checkpoint with one label."""
   config, params, weight_D = weights.load_classifier(source, mesh)
-  decoder = LanguageModel(config, params, chat.load(source), mesh, source)
+  decoder = LanguageModel(
+    config,
+    params,
+    chat.load(source, config.vocab_size, config.context),
+    mesh,
+    source,
+  )
   # Hugging Face's classifiers have no bias and read the last token's state.
   head = Head(weight_D, np.zeros((), np.float32))
-  return RewardModel(head, 'last', decoder, shared=False)
+  end = end_of_reply(decoder.chat, 'last')
+  return RewardModel(head, 'last', decoder, shared=False, end=end)
 
 
 def read_mask(
-  length_PxG: jax.Array, finished_PxG: jax.Array, width: int, pooling: str
-) -> jax.Array:
-  """Mask `[P, G, T]` of the tokens whose hidden states are averaged.
+  span_Nx2: np.ndarray, length_N: np.ndarray, width: int, pooling: str
+) -> np.ndarray:
+  """Mask `[N, T]` of the tokens whose hidden states are averaged.
 
   Args:
-    length_PxG: tokens of each reply, EOS included.
-    finished_PxG: true if the last token is EOS.
+    span_Nx2: first and last place (exclusive) of each reply's text.
+    length_N: tokens of each row, those before and after the text included.
     width: T.
-    pooling: `mean` for the text without EOS, `last` for the last token.
+    pooling: `mean` for the text, `last` for the last token.
   """
-  position_T = jnp.arange(width)
+  position_T = np.arange(width)
   # Right padding: the last real token is at length − 1.
   if pooling == 'last':
-    return position_T == length_PxG[..., None] - 1
-  # Only a finished reply ends in EOS, so only there is one token dropped.
-  return position_T < (length_PxG - finished_PxG)[..., None]
+    return position_T == length_N[:, None] - 1
+  first_Nx1, stop_Nx1 = np.split(span_Nx2, 2, axis=1)
+  return (position_T >= first_Nx1) & (position_T < stop_Nx1)
+
+
+def rollout_mask(
+  chat: ChatFormat, rollout: Rollout, pooling: str
+) -> np.ndarray:
+  """`read_mask` `[P, G, T]` of sampled replies, as arrays on the host."""
+  *shape, width = rollout.token.shape
+  length_N = np.asarray(rollout.length).reshape(-1)
+  token_NxT = np.asarray(rollout.token).reshape(-1, width)
+  rows = zip(token_NxT, length_N, strict=True)
+  span_Nx2 = np.array([chat.reply_span(ids[:n]) for ids, n in rows])
+  return read_mask(span_Nx2, length_N, width, pooling).reshape(*shape, width)
+
+
+def reply_rows(
+  chat: ChatFormat,
+  contents: Sequence[Sequence[int]],
+  ended: Sequence[bool] | np.ndarray,
+  end: Sequence[int],
+  limit: int,
+) -> tuple[list[list[int]], np.ndarray]:
+  """Rows of ids to be read after a prompt.
+
+  Args:
+    chat: of the model that reads them.
+    contents: ids of the replies' texts; a reply of more than `limit` tokens is
+      cut.
+    ended: false where the reply was cut off already.
+    end: ids after a whole reply.
+    limit: most tokens of a text with its end.
+
+  Returns:
+    The rows, and the places `[N, 2]` of the texts in them.
+  """
+  # Where prompts open a thought, it ends here, empty.
+  before = chat.encode_thought('')
+  rows, spans = [], []
+  for content, whole in zip(contents, ended, strict=True):
+    row = [*content, *(end if whole else [])][:limit]
+    rows.append(before + row)
+    spans.append((len(before), len(before) + min(len(content), limit)))
+  return rows, np.array(spans)
 
 
 def reply_features(
@@ -193,7 +275,7 @@ def features(
   return reply_features(hidden, mask_PxGxT)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'pooling'))
+@functools.partial(jax.jit, static_argnames='config')
 def score_and_reference(
   params: Params,
   head: Head | None,
@@ -201,11 +283,24 @@ def score_and_reference(
   length_P: jax.Array,
   rollout: Rollout,
   temperature: jax.Array | float,
+  mask_PxGxT: jax.Array | None = None,
+  end: jax.Array | int | None = None,
   *,
   config: ModelConfig,
-  pooling: str,
 ) -> tuple[jax.Array | None, jax.Array]:
   """Scores and reference log-probabilities from one forward pass.
+
+  Args:
+    params: of the reference policy.
+    head: of the reward model; None for no scores.
+    prompt_PxL: ids of the prompts.
+    length_P: their lengths.
+    rollout: replies to them.
+    temperature: of the log-probabilities.
+    mask_PxGxT: of `rollout_mask`; None without a head.
+    end: the id that the reward model reads where a reply ends, whichever the
+      policy chose; None for the policy's.
+    config: of the model.
 
   Returns:
     Writing scores `[P, G]`, or None without a head; and log-probabilities
@@ -213,8 +308,15 @@ def score_and_reference(
   """
   # `before` predicts each token and `after` has read it: they differ by one
   # position, so both come from the same pass.
+  token_PxGxT = rollout.token
+  if end is not None:
+    last = jnp.arange(token_PxGxT.shape[-1]) == rollout.length[..., None] - 1
+    token_PxGxT = jnp.where(
+      last & rollout.finished[..., None], end, token_PxGxT
+    )
+  # `before` a reply's last token, nothing depends on that token.
   before, after = forward_replies(
-    config, params, prompt_PxL, length_P, rollout.token
+    config, params, prompt_PxL, length_P, token_PxGxT
   )
   logp_N = token_logprobs(
     before.reshape(-1, before.shape[-1]),
@@ -223,11 +325,9 @@ def score_and_reference(
     temperature,
   )
   logp_PxGxT = logp_N.reshape(rollout.token.shape)
-  if head is None:
+  if head is None or mask_PxGxT is None:
     return None, logp_PxGxT
-  width = rollout.token.shape[-1]
-  mask = read_mask(rollout.length, rollout.finished, width, pooling)
-  features_PxGxD = reply_features(after, mask)
+  features_PxGxD = reply_features(after, mask_PxGxT)
   score_PxG = features_PxGxD @ head.weight + head.bias
   return score_PxG, logp_PxGxT
 
@@ -269,38 +369,39 @@ def read_texts(
   """
   decoder, format = model.decoder, model.decoder.chat
   shards = processes.DataShards(decoder.mesh)
-  end = format.end
   # The sampled token ids cannot be reused: this tokenizer may be another one
-  # than the policy's.  The EOS that decoding dropped is put back.
-  rows = [
-    format.encode_content(reply) + end * bool(ended)
-    for group, flags in zip(replies, finished, strict=True)
-    for reply, ended in zip(group, flags, strict=True)
-  ]
+  # than the policy's.  What decoding dropped after a reply is put back.
+  rows, span_Nx2 = reply_rows(
+    format,
+    [format.encode_content(reply) for group in replies for reply in group],
+    finished.reshape(-1),
+    format.end if model.end is None else model.end,
+    model.limit,
+  )
   shape_PxG = finished.shape
-  # A row that is cut here loses its EOS, so its mask must not skip one.
-  uncut = np.array([len(row) <= model.limit for row in rows])
-  finished = finished & uncut.reshape(shape_PxG)
   min_prompt_width, min_reply_width = widths
-  token, length = batches.pad_coarsely(
-    [row[: model.limit] for row in rows], min_reply_width
+  token_NxT, length_N = batches.pad_coarsely(rows, min_reply_width)
+  mask_NxT = read_mask(span_Nx2, length_N, token_NxT.shape[-1], model.pooling)
+  asked = [
+    format.encode_prompt(messages(prompt, model.system)) for prompt in prompts
+  ]
+  format.check_context(
+    {
+      f'prompt {n} ({transcript(prompt)[:40]!r})': len(asked[n])
+      for n, prompt in enumerate(prompts)
+    },
+    int(length_N.max()),
+    'max_reply_tokens',
   )
-  prompt_PxL, length_P = batches.pad_coarsely(
-    [
-      format.encode_prompt(messages(prompt, model.system)) for prompt in prompts
-    ],
-    min_prompt_width,
-  )
-  *inputs, length_PxG, finished_PxG = shards.to_global(
+  prompt_PxL, length_P = batches.pad_coarsely(asked, min_prompt_width)
+  *inputs, mask = shards.to_global(
     (
       prompt_PxL,
       length_P,
-      token.reshape(*shape_PxG, -1),
-      length.reshape(shape_PxG),
-      finished,
+      token_NxT.reshape(*shape_PxG, -1),
+      mask_NxT.reshape(*shape_PxG, -1),
     )
   )
-  mask = read_mask(length_PxG, finished_PxG, token.shape[-1], model.pooling)
   # With offload=True the weights are in host memory between calls.
   params = weights.in_memory(decoder.params, 'device')
   features_PxGxD = features(params, *inputs, mask, config=decoder.config)

@@ -219,9 +219,17 @@ class Scorer:
       token budget cut is unfinished, and counts as a violation.
     """
     usage_before = self.usage()
-    reward, head, pooling = self.reward, None, 'mean'
+    reward, head, mask, end = self.reward, None, None, None
+    local_rollout = self.shards.local_rows(rollout)
     if reward is not None and reward.shared:
-      head, pooling = reward.head, reward.pooling
+      head = reward.head
+      mask = self.shards.to_global(
+        reward_model.rollout_mask(
+          self.model.chat, local_rollout, reward.pooling
+        )
+      )
+      # The average over the text does not depend on what ends it.
+      end = reward.end[0] if reward.end and reward.pooling == 'last' else None
     # JAX dispatches this asynchronously: the device computes while the host
     # decodes the replies and checks the rules below.
     score_PxG, ref_logp = reward_model.score_and_reference(
@@ -231,10 +239,11 @@ class Scorer:
       length_P,
       rollout,
       self.config.temperature,
+      mask,
+      end,
       config=self.model.reference,
-      pooling=pooling,
     )
-    rollout = self.shards.local_rows(rollout)
+    rollout = local_rollout
     text = self.texts(rollout)
     started = time.perf_counter()
     follow, broken = self.verify(briefs, text)

@@ -259,6 +259,8 @@ class LocalModel:
     batches: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
     for prompt, keys in keys_by_prompt.items():
       ids = self._encode(prompt)
+      limit = self.settings.max_new_tokens
+      self.model.chat.check_context({f'{prompt[:40]!r}': len(ids)}, limit)
       # Samples 0 to the greatest missing one are drawn, even if some of them
       # are cached: the index in the group is part of the random key.
       shape = power_of_two(len(ids)), max(keys) + 1

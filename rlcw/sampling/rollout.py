@@ -402,4 +402,5 @@ def sample(
   # Decoding has ended at a token of `stop` as well, but the reply is not whole.
   last_PxGx1 = jnp.maximum(rollout.length[..., None] - 1, 0)
   last_PxG = jnp.take_along_axis(rollout.token, last_PxGx1, -1)[..., 0]
-  return rollout.replace(finished=rollout.finished & ~stop_V[last_PxG])
+  whole_PxG = rollout.finished & ~stop_V[last_PxG]
+  return Rollout(rollout.token, rollout.logp, rollout.length, whole_PxG)

@@ -32,14 +32,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary.
 
   Raises:
-    ValueError: a sampling setting is out of range, a brief has no prompt, or
-      the output does not belong to this input.
+    ValueError: a sampling setting is out of range, a brief has no prompt or
+      does not fit the model's context, or the output does not belong to this
+      input.
   """
   sampler = make_sampler(config.temperature, config.top_k, config.top_p)
   placed = datasets.read_records(config.input)
   records = [record for _, record in placed]
   prompts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))
+  model.chat.check_context(
+    {
+      place: len(model.chat.encode_prompt(prompt))
+      for (place, _), prompt in zip(placed, prompts, strict=True)
+    },
+    config.max_new_tokens,
+  )
   output = Path(config.output or workdir / 'replies.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   # lines of an earlier run that was killed; they are not sampled again

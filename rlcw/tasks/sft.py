@@ -19,7 +19,7 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
-from rlcw.data.messages import ASSISTANT, Message, messages
+from rlcw.data.messages import ASSISTANT, Message, messages, transcript
 from rlcw.models import language_model, layers, lora
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
@@ -152,7 +152,7 @@ def make_arrays(
     mask: `[B, T]`, false where `place` is padding.
 
   Raises:
-    ValueError: an example is longer than a row.
+    ValueError: an example is longer than a row, or than the model's context.
   """
   encoded = [
     chat.encode_conversation(
@@ -161,6 +161,10 @@ def make_arrays(
     for each in examples
   ]
   lengths = [len(ids) for ids, _ in encoded]
+  for each, (ids, _) in zip(examples, encoded, strict=True):
+    chat.check_context(
+      {f'{transcript(each.prompt)[:40]!r}': len(ids)}, 0, 'reply tokens'
+    )
   tokens, segments, places = [], [], []
   for row in batches.pack(lengths, row_tokens, seed):
     token, segment, place = [], [], []

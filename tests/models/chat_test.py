@@ -361,7 +361,7 @@ def test_a_token_without_an_embedding_is_an_error(
   with pytest.raises(ValueError, match='no embedding for .<image_soft_token>'):
     made.encode_prompt('An <image_soft_token>')
   save(tmp_path, text, generation_config={'eos_token_id': [1, 10**6]})
-  with pytest.raises(ValueError, match='eos_token_id.*has id 1000000'):
+  with pytest.raises(ValueError, match='has id 1000000'):
     chat.load(tmp_path, size)
 
 

@@ -40,7 +40,7 @@ class Lab:
     settings = tiny_config('reward_model', model, folder)
     (reward / 'config.json').write_text(settings.to_json())
     weight_D = np.random.default_rng(0).normal(size=32)
-    reward_model.save(reward_model.Head(weight_D, np.zeros(())), reward)
+    reward_model.save(reward_model.Head(weight_D, np.zeros(())), reward, [1])
     self.model = model
 
   def config(self, task: str = 'grpo', **changes: Any) -> Any:

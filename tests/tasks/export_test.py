@@ -132,7 +132,13 @@ def test_a_reward_model_goes_out_and_comes_back(
   for p, g in np.ndindex(4, 2):
     ids = ChatFormat(text).encode_prompt(prompts[p])
     ids += tokenizer.encode(text, replies[p][g])
-    ids += [text.eos_token_id] * int(finished[p, g])
+    if finished[p, g]:
+      # the newline after <|im_end|>, which is read last, included
+      messages = [('user', prompts[p]), ('assistant', replies[p][g])]
+      ids = text.apply_chat_template(
+        [{'role': role, 'content': each} for role, each in messages],
+        return_dict=False,
+      )
     with torch.no_grad():
       logit = float(served(torch.tensor([ids])).logits)
     assert logit == pytest.approx(scores[p, g], abs=1e-4)

@@ -236,7 +236,7 @@ def save_run(workdir: pathlib.Path, model: str, size: int) -> reward_model.Head:
   """The folder that a finished run with train=head leaves."""
   head = reward_model.Head(np.arange(size, dtype=np.float32), np.float32(0.5))
   (workdir / 'checkpoints').mkdir(parents=True)
-  reward_model.save(head, workdir)
+  reward_model.save(head, workdir, [1])
   settings = {
     'task': 'reward_model',
     'model': model,

@@ -85,6 +85,13 @@ class LogprobJudge:
     replies = max(processes.gather(len(prompts[0]) if prompts else 0))
     ids = [self.tokens(group) for group in prompts or [[blank] * replies]]
     preface, rest = self.preface(blank.shared)
+    shared = len(self.opening(blank.shared))
+    for brief, rows in ids:
+      self.model.chat.check_context(
+        {"a judge's question": shared + len(brief)},
+        max(map(len, rows), default=0),
+        'reply tokens',
+      )
     # All processes run as many passes as the one with the most prompts.
     passes = max(processes.gather(-(-len(ids) // size)))
     for start in range(0, passes * size, size):
@@ -138,6 +145,11 @@ class LogprobJudge:
       )
     return first, second
 
+  def opening(self, shared: str) -> list[int]:
+    """Tokens of a prompt up to the brief."""
+    opening, _ = self.model.chat.turns()
+    return opening + encode_untrusted(self.model.tokenizer, shared)
+
   def preface(self, shared: str) -> tuple[Prefix, list[int]]:
     """KV cache of the shared text, and the tokens of it that are not in it.
 
@@ -148,8 +160,7 @@ class LogprobJudge:
       # First in, first out: dicts keep the order of insertion.
       if len(self.prefaces) == _MAX_PREFACES:
         del self.prefaces[next(iter(self.prefaces))]
-      opening, _ = self.model.chat.turns()
-      row = opening + encode_untrusted(self.model.tokenizer, shared)
+      row = self.opening(shared)
       cut = len(row)
       # The largest power of two that the row fills, from 16 on; a shorter row
       # is cached entirely.

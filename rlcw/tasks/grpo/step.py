@@ -83,9 +83,12 @@ def make_next_batch(
     workdir: `rollouts.jsonl` is appended to here.
   """
   # All N briefs are padded to one width, so that `sample` compiles once.
-  tokenized = batches.pad(
-    model.chat.encode_prompt(brief.request) for brief in briefs
+  prompts = [model.chat.encode_prompt(brief.request) for brief in briefs]
+  model.chat.check_context(
+    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
+    config.max_new_tokens,
   )
+  tokenized = batches.pad(prompts)
   mix = make_mix(config)
   shards = processes.DataShards(model.mesh)
   rollout_log = workdir / 'rollouts.jsonl'

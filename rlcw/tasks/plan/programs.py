@@ -160,6 +160,8 @@ def phases(plan: Plan) -> Iterator[Program]:
   # A reward model on the reference's decoder needs no pass of its own, only a
   # head.
   shared = config.writing == 'reward_model' and reward is None
+  token, place = arrays['rollout'].token, over_groups(plan.mesh)
+  mask = jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place)
   head = reward_model.Head(
     np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
   )
@@ -171,22 +173,21 @@ def phases(plan: Plan) -> Iterator[Program]:
       *read,
       arrays['rollout'],
       config.temperature,
+      mask if shared else None,
       config=lora.without(model),
-      pooling='mean',
     ),
     plan.resident['reference'],
     roofline.score(model, shapes, head=True),
     host_to_device_bytes(plan, 'reference'),
   )
   if reward is not None:
-    token, place = arrays['rollout'].token, over_groups(plan.mesh)
     yield Program(
       'reward',
       lambda: reward_model.features.lower(
         plan.frozen['reward'],
         *read,
         token,
-        jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place),
+        mask,
         config=lora.without(reward),
       ),
       plan.resident['reward'],

@@ -11,12 +11,11 @@ T reply tokens, M pairs.
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches, datasets
-from rlcw.data.messages import messages
+from rlcw.data.messages import messages, transcript
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
@@ -68,10 +67,10 @@ def make_groups(
 ) -> Groups:
   """Tokenises preferences, adds synthetic losers and pads.
 
-  Every reply ends with EOS like a finished one of the policy, unless it is
-  longer than `max_reply_tokens` and cut there.  A prompt with more replies than
-  fit a group makes several groups, such that any two of its replies are
-  compared in one of them (`cover`).
+  Every reply ends as the chat template ends one, unless it is longer than
+  `max_reply_tokens` and cut there.  A prompt with more replies than fit a group
+  makes several groups, such that any two of its replies are compared in one of
+  them (`cover`).
 
   Args:
     preferences: prompts with replies of known worth.
@@ -80,7 +79,8 @@ def make_groups(
     debias: one of `DEBIAS`; see `pair_weights`.
 
   Raises:
-    ValueError: `replies_per_group` is too small for a pair and the losers.
+    ValueError: `replies_per_group` is too small for a pair and the losers, or
+      a prompt and its replies exceed the model's context.
   """
   losers, size = 2 * config.made_losers, config.replies_per_group
   if size < 2 + losers:
@@ -91,11 +91,14 @@ def make_groups(
   rng = np.random.default_rng(config.seed)
   prompts, replies, length, worth, made, new = [], [], [], [], [], []
   split = 0  # prompts that make several groups
+  asked = {}  # tokens of each prompt
   for each in preferences:
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
     rows = [chat.encode_content(reply) for reply in each.replies]
     prompt = chat.encode_prompt(messages(each.prompt, config.system))
+    name = f'prompt {len(asked)} ({transcript(each.prompt)[:40]!r})'
+    asked[name] = len(prompt)
     parts = cover(len(rows), size - losers)
     split += len(parts) > 1
     for part, is_new in parts:
@@ -118,6 +121,12 @@ def make_groups(
       f'{split} prompts have more than {size - losers} replies and make '
       'several groups each; a larger replies_per_group reads them fewer times'
     )
+  longest = max(len(reply) for reply in replies if reply is not None)
+  chat.check_context(
+    asked,
+    min(longest + len(chat.after_reply), config.max_reply_tokens),
+    'max_reply_tokens',
+  )
   shape_NxR = (len(prompts), size)
   length_NxR = np.array(length).reshape(shape_NxR)
   worth_NxR = np.array(worth).reshape(shape_NxR)
@@ -197,18 +206,22 @@ def _tokens(
   config: Config,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Token ids and pooling masks of the replies, both `[N, R, T]`."""
-  limit, end = config.max_reply_tokens, chat.end
-  # None is padding: a row without tokens, whose mask is false throughout.
-  rows = [[] if reply is None else [*reply, *end] for reply in replies]
-  token, count = batches.pad(row[:limit] for row in rows)
-  finished = np.array([0 < len(row) <= limit for row in rows])
-  mask = reward_model.read_mask(
-    jnp.asarray(count.reshape(shape_NxR)),
-    jnp.asarray(finished.reshape(shape_NxR)),
-    token.shape[-1],
-    config.pooling,
+  real = [reply is not None for reply in replies]
+  rows, span_Nx2 = reward_model.reply_rows(
+    chat,
+    [[] if reply is None else reply for reply in replies],
+    real,
+    reward_model.end_of_reply(chat, config.pooling),
+    config.max_reply_tokens,
   )
-  return token.reshape(*shape_NxR, -1), np.asarray(mask)
+  # None is padding: a row without tokens, whose mask is false throughout.
+  token, count = batches.pad(
+    row if there else [] for row, there in zip(rows, real, strict=True)
+  )
+  mask = reward_model.read_mask(
+    span_Nx2, count, token.shape[-1], config.pooling
+  )
+  return token.reshape(*shape_NxR, -1), mask.reshape(*shape_NxR, -1)
 
 
 def pair_weights(

@@ -85,7 +85,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
   head = reward_model.Head(weight_D, np.asarray(bias))
   if processes.is_primary_process():
-    reward_model.save(head, workdir)
+    end = reward_model.end_of_reply(model.chat, config.pooling)
+    reward_model.save(head, workdir, end)
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
   train_Mx2 = pair_scores(groups['train'], scores['train'])
