@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from rlcw.runtime import hub
 
@@ -35,7 +36,7 @@ def fetch(path: str) -> tuple[Path, str]:
   match = _ID.fullmatch(path)
   assert match is not None  # by `is_id`
   repository, revision, pattern = match.groups()
-  settings = dict(
+  settings: dict[str, Any] = dict(
     repo_id=repository,
     repo_type='dataset',
     revision=revision,

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from rlcw.runtime import hub
+
 # organisation/name, optionally followed by @ and a branch, tag or commit.
 _ID = re.compile(r'(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?')
 _FILES = (
@@ -14,7 +16,6 @@ _FILES = (
   'merges.txt',
   'vocab.txt',
 )
-_TIMEOUT_SECONDS = 10.0  # of the first request to the Hub
 _EXPECTED = (
   'expected a GGUF file, a folder with config.json and safetensors, or a Hub '
   'id (org/name)'
@@ -53,7 +54,7 @@ def fetch(model: str | Path) -> Path:
   except Exception as error:
     raise FileNotFoundError(
       f'no model at {model}: there is no such path, and the download from the '
-      f'Hugging Face Hub failed: {_reason(error)}; {_EXPECTED}'
+      f'Hugging Face Hub failed: {hub.reason(error)}; {_EXPECTED}'
     ) from error
   if not _is_complete(folder):
     raise FileNotFoundError(
@@ -79,7 +80,7 @@ def _download(repository: str, revision: str | None) -> Path:
   # `snapshot_download` sets no timeout for its first request, so an unreachable
   # Hub is detected by this one.
   huggingface_hub.HfApi().model_info(
-    repository, revision=revision, timeout=_TIMEOUT_SECONDS
+    repository, revision=revision, timeout=hub.TIMEOUT_SECONDS
   )
   return _snapshot(repository, revision, local_files_only=False)
 
@@ -114,22 +115,3 @@ def _is_complete(folder: Path) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError):
       return False
   return all((folder / name).is_file() for name in required)
-
-
-def _reason(error: Exception) -> str:
-  """One line that explains an error of the Hub's library."""
-  from huggingface_hub import errors
-
-  # In this order, because a GatedRepoError is also a RepositoryNotFoundError.
-  known = {
-    errors.GatedRepoError: 'accept terms on its page, and log in '
-    '(hf auth login)',
-    errors.RepositoryNotFoundError: 'no such repository, or a private one',
-    errors.RevisionNotFoundError: 'no such revision in the repository',
-    errors.OfflineModeIsEnabled: 'HF_HUB_OFFLINE forbids requests',
-  }
-  for kind, reason in known.items():
-    if isinstance(error, kind):
-      return reason
-  text = str(error).strip() or 'no reason given'
-  return f'{type(error).__name__}: {text.splitlines()[0]}'

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlcw.models.chat import reply_of
 from rlcw.runtime import metrics
-from rlcw.sampling.thoughts import reply_of
 
 _BAR_FROM = 50  # prompts from which on a progress bar is shown
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
@@ -187,6 +187,6 @@ def _lookup(cache: sqlite3.Connection, key: str) -> str | None:
   )
   for reply, is_cut in cache.execute(query, (key,)):
     # Earlier versions stored thoughts too.
-    whole = reply_of(reply)
+    whole = reply_of(reply) or None
     return Cut(whole) if whole and is_cut else whole
   return None

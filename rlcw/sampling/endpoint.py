@@ -56,6 +56,7 @@ class Endpoint:
   retries: int = 4  # of a request, after transient errors
   cache: Path | str | None = None  # path of an SQLite file; empty: no cache
   prices: Sequence[float] = (0.0, 0.0)  # per 10⁶ prompt and completion tokens
+  system: str = ''  # system message before each prompt; '' for none
 
   def __post_init__(self):
     for name, (is_valid, expected) in _VALID.items():
@@ -106,7 +107,7 @@ class Endpoint:
       return cache.replies(
         self.cache,
         # Any other URL or setting is another model: its replies do not match.
-        [self.url, fixed],
+        [self.url, fixed, *([self.system] if self.system else [])],
         prompts,
         self._usage,
         functools.partial(self._fetch_all, fixed),
@@ -165,7 +166,12 @@ class Endpoint:
   async def _reply(
     self, client: openai.AsyncOpenAI, fixed: Mapping[str, Any], prompt: str
   ) -> str | None:
-    messages: Any = [{'role': 'user', 'content': valid_unicode(prompt)}]
+    roles = {'system': self.system, 'user': prompt}
+    messages: Any = [
+      {'role': role, 'content': valid_unicode(text)}
+      for role, text in roles.items()
+      if text or role == 'user'
+    ]
     try:
       while True:
         sent = self._accepted(fixed)
@@ -378,6 +384,7 @@ _SETTINGS = {
   'temperature': 'temperature',
   'max_tokens': 'max_new_tokens',
   'cache': 'cache',
+  'system': 'system',
 }
 # Setting -> (predicate of valid values, description of them for errors).
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -396,6 +403,7 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     lambda v: v is None or isinstance(v, (str, Path)),
     'a path, or an empty value for no cache',
   ),
+  'system': (lambda v: isinstance(v, str), 'a text'),
   'prices': (
     lambda v: (
       isinstance(v, Sequence) and len(v) == 2 and all(map(_is_number, v))

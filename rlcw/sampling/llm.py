@@ -83,6 +83,7 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
       # 0: greedy.  An endpoint takes None too, for both: the server's default.
       temperature=0.7,
       max_new_tokens=512,
+      system='',  # system message; '': none, or the chat template's own
       cache='',  # an SQLite file in which replies are cached
       batch_size=16,  # prompts that a model loaded here answers at once
       seed=0,  # of a model loaded here
@@ -105,6 +106,7 @@ def make_endpoint(settings: Config) -> 'EndpointModel':
   node.temperature = settings.temperature
   node.max_tokens = settings.max_new_tokens
   node.cache = settings.cache
+  node.system = settings.get('system', '')  # absent in runs of earlier versions
   del node.schemas
   return EndpointModel(endpoint.from_config(node), settings.endpoint.schemas)
 
@@ -192,6 +194,9 @@ class LocalModel:
     # Everything that a reply depends on besides its prompt.
     names = 'temperature', 'max_new_tokens', 'seed'
     self.identity = [model.source, *(settings[name] for name in names)]
+    self.system = settings.get('system', '')
+    if self.system:
+      self.identity.append(self.system)
     self._usage, self._lock = Usage(), threading.Lock()
     # Opened once now, so that an invalid file fails before hours of work.
     with cache.opened(settings.cache):
@@ -277,7 +282,7 @@ class LocalModel:
 
   def _encode(self, prompt: str) -> list[int]:
     # Prompts quote untrusted text: '<|im_end|>' in it must not end the turn.
-    opening, closing = self.model.chat.turns()
+    opening, closing = self.model.chat.turns(self.system)
     return (
       opening
       + tokenizer.encode_untrusted(self.model.tokenizer, prompt)

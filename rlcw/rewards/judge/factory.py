@@ -72,7 +72,9 @@ def make_judge(
   if not settings.model:
     return None
   model = language_model.reuse(settings.model, mesh, base)
-  return LogprobJudge(model, settings.batch_size, changing)
+  return LogprobJudge(
+    model, settings.batch_size, changing, settings.get('system', '')
+  )
 
 
 def reply_limit(max_reply_characters: int, max_tokens: int | None) -> int:

@@ -51,15 +51,21 @@ class LogprobJudge:
     changing: true if the principles change often.  Then only a power-of-two
       number of their tokens is prefilled once, because every length compiles a
       program; the remaining tokens are put before every brief.
+    system: the system message; '' for none.
 
   Raises:
     ValueError: `batch_size` does not divide over the batch's shards.
   """
 
   def __init__(
-    self, model: LanguageModel, batch_size: int, changing: bool = False
+    self,
+    model: LanguageModel,
+    batch_size: int,
+    changing: bool = False,
+    system: str = '',
   ):
     self.model, self.parts = model, processes.DataShards(model.mesh)
+    self.system = system
     self.changing = changing
     self.counts = {'questions': 0, 'shortened': 0}
     # shared text -> its KV cache, and the tokens of it that are not in there
@@ -147,7 +153,7 @@ class LogprobJudge:
 
   def opening(self, shared: str) -> list[int]:
     """Tokens of a prompt up to the brief."""
-    opening, _ = self.model.chat.turns()
+    opening, _ = self.model.chat.turns(self.system)
     return opening + encode_untrusted(self.model.tokenizer, shared)
 
   def preface(self, shared: str) -> tuple[Prefix, list[int]]:
@@ -185,7 +191,7 @@ class LogprobJudge:
     Only the end of the user's turn and the cue are encoded with control tokens.
     """
     tokenizer = self.model.tokenizer
-    _, closing = self.model.chat.turns()
+    _, closing = self.model.chat.turns(self.system)
     closing = closing + encode(tokenizer, CUE)
     rows = [encode_untrusted(tokenizer, each.row) for each in group]
     # All prompts of a group have the same brief.

@@ -20,6 +20,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import datasets
+from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, stats
 from rlcw.models import formats, language_model, lora
 from rlcw.models.language_model import LanguageModel
@@ -366,7 +367,8 @@ def scorer_accuracy(
   if scorers.judge is not None:
     question = factory.make_question('compare', config.judge)
     chosen, rejected = zip(*texts, strict=True)
-    won = questions.compare(scorers.judge, question, prompts, chosen, rejected)
+    asked = [transcript(prompt) for prompt in prompts]
+    won = questions.compare(scorers.judge, question, asked, chosen, rejected)
     accuracy['judge'] = metrics.mean(won)
   return accuracy
 
