@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import pytest
 
-from rlcw.data import datasets, layouts
+from rlcw.data import datasets, layouts, messages
 from rlcw.data.messages import Message
+from rlcw.rewards.briefs import load_briefs
 
 ASK, REPLY, WORSE = 'A toast.', 'To you!', 'Hm.'
 
@@ -237,3 +239,38 @@ def test_one_line_says_why_a_record_is_refused(
   with pytest.raises(ValueError, match=rf'x\.jsonl:2: .*{message}') as raised:
     datasets.load_examples(file)
   assert '\n' not in str(raised.value)
+
+
+def documented() -> list[tuple[str, dict[str, Any]]]:
+  """The examples in the table of layouts in docs/data.md, by layout."""
+  page = pathlib.Path(__file__).parents[2] / 'docs' / 'data.md'
+  rows = re.findall(
+    r'^\| ([^|`]+) \| (`\{.*`) \|$', page.read_text('utf-8'), re.M
+  )
+  return [
+    (layout, json.loads(example.strip().strip('`')))
+    for layout, examples in rows
+    for example in examples.split('<br>')
+  ]
+
+
+def test_the_documented_layouts_are_read(tmp_path: pathlib.Path) -> None:
+  examples = documented()
+  assert len(examples) == 20
+  for number, (layout, record) in enumerate(examples):
+    file = tmp_path / f'{number}.jsonl'
+    file.write_text(json.dumps(record))
+    [(_, ours)] = datasets.read_records(file)
+    prompt = messages.messages(layouts.prompt_of(ours))
+    assert prompt[-1] == ('user', 'Greet\nInes' if 'input' in record else 'Hi')
+    if layout.startswith(('pairs', 'HH')):
+      [pair] = datasets.load_preferences(file)
+      assert (pair.chosen, pair.rejected) == ('Ho', 'Hm')
+    elif layout.startswith('replies'):
+      datasets.load_preferences(file)
+    elif 'chosen' not in ours and layout != 'verl':
+      [example] = datasets.load_examples(file)
+      assert example.response == 'Ho'
+    else:
+      [brief] = load_briefs(file)
+      assert brief.request == layouts.prompt_of(ours)

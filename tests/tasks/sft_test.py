@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlcw.data import datasets
+from rlcw.data.messages import Message, messages
 from rlcw.losses import Ratio
 from rlcw.models import attention, language_model, tokenizer, weights
 from rlcw.models.chat import ChatFormat
@@ -25,6 +26,16 @@ EXAMPLES = [
   datasets.Example('To the sea', 'Dear sea, be kind.'),
   datasets.Example('To the keeper of the light', 'No.'),
   datasets.Example('', 'The letter was there.'),
+  # two replies to learn, and messages between them that are not
+  datasets.Example(
+    (
+      Message('system', 'Be kind.'),
+      Message('user', 'To the keeper'),
+      Message('assistant', 'Dear keeper.'),
+      Message('user', 'More'),
+    ),
+    'The sea.',
+  ),
 ]
 
 
@@ -47,23 +58,38 @@ def alone(config: Any, params: Any, text: Any) -> Ratio:
   """The loss of the examples, each read by itself."""
   total, count = 0.0, 0
   for example in EXAMPLES:
-    prompt = ChatFormat(text).encode_prompt(example.prompt)
-    reply = tokenizer.encode(text, example.response)
-    row_L = np.array([*prompt, *reply, text.eos_token_id])
+    row, replies = by_hand(example, text)
+    row_L = np.array(row)
     hidden, _ = Decoder(config).apply({'params': params}, row_L[None, None])
     logits_LxV = hidden[0, 0] @ head_weight(params).T
     logp_LxV = jax.nn.log_softmax(logits_LxV)
-    for at in range(len(prompt), len(row_L)):
+    for at in replies:
       total -= logp_LxV[at - 1, row_L[at]]
       count += 1
   return Ratio(total, count)
 
 
+def by_hand(
+  example: datasets.Example, text: Any
+) -> tuple[list[int], list[int]]:
+  """An example in ChatML, and the places of the assistant's tokens in it."""
+  row, replies = [], []
+  said = [*messages(example.prompt), Message('assistant', example.response)]
+  for role, content in said:
+    row += tokenizer.encode(text, f'<|im_start|>{role}\n')
+    first = len(row)
+    row += [*tokenizer.encode(text, content), text.eos_token_id]
+    if role == 'assistant':
+      replies += range(first, len(row))
+    row += tokenizer.encode(text, '\n')
+  return row[: replies[-1] + 1], replies
+
+
 @pytest.mark.parametrize(
   ('row_tokens', 'family'),
   [
-    (64, 'llama'),
-    pytest.param(64, 'gemma3', marks=pytest.mark.slow),
+    (96, 'llama'),
+    pytest.param(96, 'gemma3', marks=pytest.mark.slow),
     pytest.param(256, 'gemma3', marks=pytest.mark.slow),
     pytest.param(256, 'llama', marks=pytest.mark.slow),
   ],
@@ -81,7 +107,7 @@ def test_the_loss_is_that_of_each_example_alone(
   params = jax.tree.map(jnp.asarray, params)
   text = tokenizer.load(tiny_folder)
   arrays = sft.make_arrays(EXAMPLES, ChatFormat(text), row_tokens, seed=0)
-  assert len(arrays['token']) == {64: 2, 256: 1}[row_tokens]
+  assert len(arrays['token']) == {96: 2, 256: 1}[row_tokens]
   assert (config.window is not None) == (family == 'gemma3')
   loss_fn = sft.make_loss(config)
 
