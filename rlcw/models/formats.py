@@ -139,6 +139,8 @@ def open_safetensors(folder: Path) -> Source:
   """
   from safetensors import safe_open
 
+  if _has_adapters_alone(folder):
+    raise _adapters_error(folder)
   if not (folder / 'config.json').exists():
     raise _no_config_error(folder)
   header = folder / 'config.json'
@@ -195,17 +197,26 @@ def _text_name(name: str) -> str:
   return name
 
 
+def _has_adapters_alone(folder: Path) -> bool:
+  """True for a folder of `peft`, which may have a `config.json` of its base."""
+  whole = INDEX, 'model.safetensors'
+  return (folder / 'adapter_config.json').is_file() and not any(
+    (folder / name).exists() for name in whole
+  )
+
+
+def _adapters_error(folder: Path) -> ValueError:
+  adapters = read_json(folder / 'adapter_config.json')
+  return ValueError(
+    f'{folder} has adapters of peft for the base '
+    f'{adapters.get("base_model_name_or_path")!r}, not a model; expected them '
+    f'merged: PeftModel.from_pretrained(base, {str(folder)!r})'
+    '.merge_and_unload().save_pretrained(NEW_FOLDER)'
+  )
+
+
 def _no_config_error(folder: Path) -> Exception:
   """The error of a folder without `config.json`, by what else it has."""
-  adapter = folder / 'adapter_config.json'
-  if adapter.is_file():
-    base = read_json(adapter).get('base_model_name_or_path')
-    return ValueError(
-      f'{folder} has adapters of peft for the base {base!r}, not a model; '
-      'expected them merged: '
-      f'PeftModel.from_pretrained(base, {str(folder)!r})'
-      '.merge_and_unload().save_pretrained(NEW_FOLDER)'
-    )
   if any(folder.glob('*.gguf')):
     return FileNotFoundError(
       f'{folder} lacks config.json; expected the path of one of its GGUF '
