@@ -23,6 +23,9 @@
 # --runtime=…               software version; default: that of the accelerator
 # --share=IP:/VOLUME        NFS share for all workers, which outlives the slice
 # --spot                    cheaper, but may be preempted
+# --env=NAME[=VALUE]        for `run`: a variable of the job, by default with its
+#                           value here (so that no command line shows a secret);
+#                           may be repeated
 # --dry-run                 prints the gcloud calls, one per line, and runs none
 # The environment variables RLCW_PROJECT, RLCW_ZONE, RLCW_NAME,
 # RLCW_ACCELERATOR, RLCW_RUNTIME and RLCW_SHARE set the defaults of these flags;
@@ -47,6 +50,7 @@ poll=${RLCW_POLL:-30}
 worker=0
 spot=
 dry=false
+environment=  # export commands
 
 # need VARIABLE EXAMPLE: exits with an error if the setting is missing.
 need() {
@@ -79,6 +83,22 @@ chip: 8, 16, … 12288)"
     *) fail "--accelerator=$accelerator; $expected" ;;
   esac
   runtime=${runtime:-$software}
+}
+
+# add_variable NAME[=VALUE]: adds a variable of the job.
+add_variable() {
+  local variable=${1%%=*} line
+  case $variable in
+    '' | [0-9]* | *[!A-Za-z0-9_]*)
+      fail "--env=$variable; expected NAME or NAME=VALUE" ;;
+  esac
+  if [ "$1" = "$variable" ]; then
+    [ -n "${!variable+x}" ] ||
+      fail "--env=$variable: there is no such variable here; expected NAME=VALUE"
+    set -- "$variable=${!variable}"
+  fi
+  printf -v line 'export %s=%q\n' "$variable" "${1#*=}"
+  environment+=$line
 }
 
 # tpus GROUP COMMAND ARGUMENTS...: calls gcloud; a dry run prints the call.
@@ -156,22 +176,36 @@ on() {
   tpus tpu-vm ssh "$name" "--worker=$1" --quiet "--command=$2"
 }
 
+# Installs Python and packages on the workers; pip fetches it from PyPI.
+uv=0.13.9
+# The users of several workers, whose ids may differ, write to the same folders
+# of the share: they are in one group, whose id is the same everywhere.
+group=rlcw gid=7210
+
 # In a worker's home are rlcw/ (the repository and its .venv), share/ (mounted),
 # rlcw.log, rlcw.pid and rlcw.lock, which is locked while a job runs.  Unlike a
 # pid file, the lock is released when the job crashes or the worker reboots.
 setup_script() {
   printf 'commit=%q share=%q\n' "$1" "$share"
+  printf 'uv=%q group=%q gid=%q\n' "$uv" "$group" "$gid"
   cat <<'REMOTE'
 set -eu
-umask 0  # the users of several workers write to the same folders
+umask 027
+install_package() {
+  sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
+  sudo apt-get -qq -y -o DPkg::Lock::Timeout=600 install "$1"
+}
+getent group "$group" >/dev/null || sudo groupadd --gid "$gid" "$group"
+# from the next login on
+id -nG | grep -qw "$group" || sudo usermod --append --groups "$group" "$(id -un)"
 if ! mountpoint -q ~/share; then
-  command -v mount.nfs >/dev/null || {
-    sudo apt-get -qq -o DPkg::Lock::Timeout=600 update
-    sudo apt-get -qq -y -o DPkg::Lock::Timeout=600 install nfs-common
-  }
+  command -v mount.nfs >/dev/null || install_package nfs-common
   mkdir -p ~/share
   sudo mount -t nfs "$share" ~/share
-  sudo chmod 0777 ~/share
+  sudo mkdir -p ~/share/runs
+  sudo chgrp "$gid" ~/share ~/share/runs
+  # 2: what is made in them is the group's too
+  sudo chmod 2770 ~/share ~/share/runs
 fi
 if [ "$(cat ~/rlcw/.ready 2>/dev/null)" = "$commit" ]; then
   echo "$(hostname): is set up"
@@ -181,14 +215,14 @@ fi
 exec 9>~/rlcw.lock
 flock -n 9 || { echo "$(hostname): a job runs; stop it first" >&2; exit 1; }
 rm -rf ~/rlcw
-mkdir -p ~/rlcw ~/share/runs
+mkdir -p ~/rlcw
 tar -xzf ~/rlcw.tar.gz -C ~/rlcw
 ln -sfn ~/share/runs ~/rlcw/runs
+python3 -m pip --version >/dev/null 2>&1 || install_package python3-pip
+python3 -m pip install --quiet --upgrade --target ~/uv "uv==$uv"
 # the image's own Python may be older than required
-export PATH="$HOME/.local/bin:$PATH"
-command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
-uv venv --quiet --python 3.12 ~/rlcw/.venv
-uv pip install --quiet --python ~/rlcw/.venv/bin/python -e ~/rlcw'[tpu]'
+~/uv/bin/uv venv --quiet --python 3.12 ~/rlcw/.venv
+~/uv/bin/uv pip install --quiet --python ~/rlcw/.venv/bin/python -e ~/rlcw'[tpu]'
 # written last: an interrupted setup is repeated
 echo "$commit" >~/rlcw/.ready
 echo "$(hostname): is set up"
@@ -216,10 +250,11 @@ setup() {
 run_script() {
   printf 'set --'
   printf ' %q' "$@"
+  printf '\nwith_env=%s\n' "${environment:+true}"
   cat <<'REMOTE'
-
 set -eu
-umask 0
+umask 007  # the group of all workers' users writes to the share
+trap 'rm -f ~/rlcw.env' EXIT
 exec 9>~/rlcw.lock
 if ! flock -n 9; then
   echo "$(hostname): a job runs already; nothing started"
@@ -232,6 +267,7 @@ fi
 # The job gets SIGTERM with its whole process group.  Its shell survives it
 # (trap), so that the exit status of rlcw reaches the log; the job inherits
 # descriptor 9 and thus keeps the lock.
+[ -z "$with_env" ] || . ~/rlcw.env
 cd ~/rlcw
 export PATH="$PWD/.venv/bin:$PATH"
 job='trap : TERM; rlcw --distributed "$@"; echo "rlcw ended with status $?"'
@@ -244,6 +280,16 @@ REMOTE
 run() {
   [ $# -gt 0 ] || fail "run: arguments of rlcw are missing, for example run -- \
 --config=configs/grpo.py --workdir=runs/tpu"
+  if [ -n "$environment" ]; then
+    # In a file that its owner alone reads: command lines are seen in lists of
+    # processes, and kept in gcloud's logs.
+    local file=rlcw.env
+    if ! $dry; then
+      file=$scratch/$file
+      (umask 077 && printf %s "$environment" >"$file")
+    fi
+    tpus tpu-vm scp "$file" "$name:rlcw.env" --worker=all --quiet
+  fi
   on all "$(run_script "$@")"
 }
 
@@ -294,17 +340,23 @@ while [ $# -gt 0 ]; do
       --share=* | --worker=*)
       setting=${1%%=*}
       printf -v "${setting#--}" %s "${1#*=}" ;;
+    --env=*) add_variable "${1#*=}" ;;
+    --env)
+      [ $# -gt 1 ] || fail '--env; expected NAME or NAME=VALUE after it'
+      shift
+      add_variable "$1" ;;
     --spot) spot=--spot ;;
     --dry-run) dry=true ;;
     --)
       shift
       break ;;
     *) fail "$1 is unknown; expected --project= --zone= --name= --accelerator= \
---runtime= --share= --worker= --spot --dry-run, and rlcw's arguments after --" ;;
+--runtime= --share= --worker= --env= --spot --dry-run, and rlcw's arguments after --" ;;
   esac
   shift
 done
 [ $# = 0 ] || [ "$command" = run ] || fail "$command takes no arguments: $*"
+[ -z "$environment" ] || [ "$command" = run ] || fail "$command takes no --env"
 need project my-project
 need zone us-central1-a
 case $worker in

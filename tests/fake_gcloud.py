@@ -58,18 +58,27 @@ else:
 file.write_text(json.dumps(cloud))
 sys.exit(status)
 """
-# What a worker has: a share that is mounted once `mount` was called, and `uv`,
-# which installs an `rlcw` that trains until it is told to end.
+# What a worker has: a share that is mounted once `mount` was called, and a
+# Python that installs `uv`, which installs an `rlcw` that trains until it is
+# told to end.
 WORKER = {
   'sudo': '"$@"',
   'mount': 'echo "$@" >>~/mounted',
   'mount.nfs': '',
   'mountpoint': 'test -e ~/mounted',
-  'uv': """echo "$@" >>~/uv
+  'getent': '! true',
+  'groupadd': 'echo "$@" >>~/groups',
+  'usermod': 'echo "$@" >>~/groups',
+  'chgrp': 'echo "$@" >>~/groups',
+  'python3': """echo "$@" >>~/pip
+    mkdir -p ~/uv/bin
+    cp "$(command -v uv)" ~/uv/bin/uv""",
+  'uv': """echo "$@" >>~/uv/calls
     mkdir -p ~/rlcw/.venv/bin
     cat >~/rlcw/.venv/bin/rlcw <<'END'
 #!/bin/bash
 printf '%s\\n' "$@" >>runs/arguments
+printf '%s\\0' "${TOLD-unset}" "${HF_TOKEN-unset}" >runs/environment
 echo training
 trap 'kill %1 2>/dev/null; echo saved; exit 0' TERM
 sleep 60 &

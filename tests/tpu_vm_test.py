@@ -142,6 +142,12 @@ def test_unknown_accelerators(cloud: Cloud, accelerator: str) -> None:
     (['setup'], {'RLCW_SHARE': 'gs://b'}, 'is no NFS share; expected IP:/VOL'),
     (['run'], {}, 'arguments of rlcw are missing, for example run --'),
     (['logs', '--worker=-1'], {}, 'expected a number from 0, or all'),
+    (['run', '--env=1A=b', '--', 'x'], {}, '--env=1A; expected NAME or'),
+    (['run', '--env==b', '--', 'x'], {}, '--env=; expected NAME or'),
+    (['run', '--env=a b=c', '--', 'x'], {}, '--env=a b; expected NAME or'),
+    (['run', '--env=ABSENT', '--', 'x'], {}, 'no such variable here'),
+    (['run', '--env'], {}, '--env; expected NAME or NAME=VALUE after it'),
+    (['stop', '--env=A=b'], {}, 'stop takes no --env'),
   ],
 )
 def test_errors_say_what_is_legal(
@@ -255,7 +261,9 @@ def test_setup_installs_the_commit_once(ready: Cloud) -> None:
     )
   assert ready('setup').returncode == 0
   for home in ready.homes:
-    assert len((home / 'uv').read_text().splitlines()) == 2  # venv, install
+    assert (
+      len((home / 'uv' / 'calls').read_text().splitlines()) == 2
+    )  # venv, install
     assert len((home / 'mounted').read_text().splitlines()) == 1
 
 
@@ -283,6 +291,78 @@ def test_a_job_starts_once_and_stops(ready: Cloud) -> None:
   assert _logs(ready) == [ended] * 2
   assert ready('status').stdout.count('no job runs; rlcw ended with') == 2
   assert ready('stop').returncode == 0
+
+
+def test_setup_trusts_a_pinned_installer_and_a_group(ready: Cloud) -> None:
+  script = (ROOT / 'scripts' / 'tpu_vm.sh').read_text()
+  assert not re.search(r'\b(curl|wget)\b', script)
+  assert not re.search(r'\|\s*(sudo\s+)?(ba)?sh\b', script)
+  assert not re.search(r'umask 0*$|umask 0*\s|0?777|o\+w|a\+w', script)
+  for home in ready.homes:
+    installed = (home / 'pip').read_text().splitlines()
+    assert re.fullmatch(
+      rf'-m pip install .*--target {home}/uv uv==\d+\.\d+\.\d+', installed[-1]
+    )
+    assert (home / 'groups').read_text().splitlines()[0] == '--gid 7210 rlcw'
+    for path in [home / 'share', *(home / 'share').rglob('*'), home / 'rlcw']:
+      assert not path.stat().st_mode & 0o002, path
+    assert (home / 'share' / 'runs').stat().st_mode & 0o7777 == 0o2770
+
+
+VALUES = (
+  'plain',
+  'two words',
+  '',
+  'a"b\'c',
+  '$HOME `id` $(id) \\ \\n !x',
+  'line\nline\n\n',
+  '雨 \t*?[a]{b}~;&|<>#',
+  'a=b=c',
+)
+
+
+@pytest.mark.parametrize('value', VALUES)
+def test_variables_reach_every_worker_and_no_log(
+  value: str, ready: Cloud
+) -> None:
+  secret = 'hf_$ecret "x" \n y'
+  started = ready(
+    *('run', '--env', f'TOLD={value}', '--env=HF_TOKEN'),
+    *('--', '--config=configs/grpo.py'),
+    HF_TOKEN=secret,
+  )
+  try:
+    assert started.returncode == 0, started.stderr
+    _wait_for(lambda: all('training' in log for log in _logs(ready)))
+    for home in ready.homes:
+      told = (home / 'share' / 'runs' / 'environment').read_bytes()
+      assert told.decode().split('\0') == [value, secret, '']
+      assert not (home / 'rlcw.env').exists()
+    seen = [started.stdout, started.stderr, *_logs(ready)]
+    seen.append((ready.folder / 'cloud.json').read_text())  # command lines
+    assert not any('ecret' in text for text in seen)
+  finally:
+    ready('stop')
+
+
+def test_variables_are_for_one_run(ready: Cloud) -> None:
+  (ready.homes[0] / 'rlcw.env').write_text('export TOLD=stale\n')
+  ready('run', '--', '--config=configs/grpo.py')
+  try:
+    _wait_for(lambda: all('training' in log for log in _logs(ready)))
+    told = (ready.homes[0] / 'share' / 'runs' / 'environment').read_text()
+    assert told.split('\0')[0] == 'unset'
+    # refused, as a job runs; the file does not stay
+    ready('run', '--env=TOLD=1', '--', '--config=configs/grpo.py')
+    assert not any((home / 'rlcw.env').exists() for home in ready.homes)
+  finally:
+    ready('stop')
+
+
+def test_a_dry_run_shows_no_value(cloud: Cloud) -> None:
+  calls = _dry(cloud, 'run', '--env=HF_TOKEN=hidden', '--', '--config=x')
+  assert [call[:2] for call in calls] == [['tpu-vm', 'scp'], ['tpu-vm', 'ssh']]
+  assert 'hidden' not in str(calls)
 
 
 def test_run_needs_setup(cloud: Cloud) -> None:

@@ -56,7 +56,8 @@ def fetch(model: str | Path) -> Path:
       f'no model at {model}: there is no such path, and the download from the '
       f'Hugging Face Hub failed: {hub.reason(error)}; {_EXPECTED}'
     ) from error
-  if not _is_complete(folder):
+  # Adapters are named by whoever opens them.
+  if not _is_complete(folder) and not (folder / 'adapter_config.json').exists():
     raise FileNotFoundError(
       f'no model at {model}: its repository on the Hugging Face Hub has no '
       f'config.json with safetensors; {_EXPECTED}'

@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params, as_dtype
-from rlcw.models.formats import INDEX, Source, open_source
+from rlcw.models.folders import INDEX, Source
+from rlcw.models.formats import open_source
 from rlcw.runtime.mesh import TABLES, replicated
 
 # path of our parameter: (Hugging Face name, GGUF name)

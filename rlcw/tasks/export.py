@@ -3,7 +3,8 @@
 The folder `WORKDIR/model` also loads in vLLM, SGLang and `peft`.  It contains:
 
   a policy         config.json, safetensors, tokenizer: AutoModelForCausalLM
-  its adapters     adapter_config.json and the adapters alone: PeftModel
+  its adapters     adapter_config.json and the adapters alone: PeftModel; and
+                   the base in base/, if peft could not load it by its name
   a reward model   AutoModelForSequenceClassification with one label
 """
 
@@ -65,10 +66,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         'adapters=True: expected a run of a language model with train=lora, '
         f'found model={config.model}'
       )
-    # the base is not exported: `peft` loads it by name and adds the adapters
     start = language_model.load(run.model, mesh)
     model, learned = language_model.restore(config.model, start)
-    save_adapters(model.config, learned, run.model, folder)
+    base = peft_base(run.model)
+    if not base:
+      # `peft` could not load the base, so it stands beside the adapters
+      beside = folder / 'base'
+      beside.mkdir(exist_ok=True)
+      save_model(start, beside, config)
+      base = {'base_model_name_or_path': str(beside.resolve())}
+    save_adapters(model.config, learned, base, folder)
   elif run is not None and run.task == 'reward_model':
     start = language_model.load(run.model, mesh)
     reward = reward_model.load(config.model, start)
@@ -77,20 +84,49 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   else:
     # `load` merges a run's adapters into the weights
     model = language_model.load(config.model, mesh)
-    write_header(config, folder, model.chat, _CAUSAL)
-    weights.save(model.config, model.params, folder, config.dtype)
+    save_model(model, folder, config)
   model.tokenizer.save_pretrained(folder)
-  files = sorted(folder.glob('*.safetensors'))
+  files = sorted(folder.rglob('*.safetensors'))
   for file in files:
     # safetensors creates files that only their owner can read
     file.chmod(0o644)
   summary = {
     'folder': str(folder),
-    'files': [file.name for file in files],
+    'files': [str(file.relative_to(folder)) for file in files],
     'bytes': sum(file.stat().st_size for file in files),
   }
   metrics.log(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
   return summary
+
+
+def save_model(
+  model: language_model.LanguageModel, folder: Path, config: Config
+) -> None:
+  """Writes a language model whole: header, weights and tokenizer."""
+  write_header(config, folder, model.chat, _CAUSAL)
+  weights.save(model.config, model.params, folder, config.dtype)
+  model.tokenizer.save_pretrained(folder)
+
+
+def peft_base(model: str) -> dict[str, str]:
+  """The entries by which `peft` finds a base; {} if it could not load it.
+
+  It loads what `transformers` loads as a language model: a folder or Hub id of
+  a text model, but no GGUF file, run, or multimodal model.
+  """
+  path = Path(model)
+  if path.is_file() or language_model.run_config(model) is not None:
+    return {}
+  source = formats.open_source(model)
+  header = formats.read_json(source.path / 'config.json')
+  if header.get('model_type') != source.config['model_type']:
+    return {}
+  if path.is_dir():
+    # absolute, because the adapters may be loaded from another folder
+    return {'base_model_name_or_path': str(path.resolve())}
+  name, _, revision = model.partition('@')
+  named = {'base_model_name_or_path': name}
+  return named | {'revision': revision} if revision else named
 
 
 def write_header(
@@ -164,14 +200,14 @@ def save_classifier(
 
 
 def save_adapters(
-  config: ModelConfig, learned: Params, base: str, folder: Path
+  config: ModelConfig, learned: Params, base: dict[str, str], folder: Path
 ) -> None:
   """Writes adapters in the layout of `peft`.
 
   Args:
     config: of the model, with `lora`.
     learned: the adapters, stacked over layers.
-    base: the model that they were trained on, by which `peft` finds it.
+    base: of the model that they were trained on, as of `peft_base`.
     folder: the folder to write to.
 
   Per layer, `lora_A` is `[R, I]` and `lora_B` `[O, R]` for rank R, inputs I and
@@ -195,7 +231,7 @@ def save_adapters(
     {
       'peft_type': 'LORA',
       'task_type': 'CAUSAL_LM',
-      'base_model_name_or_path': base,
+      **base,
       'r': config.lora.rank,
       'lora_alpha': config.lora.alpha,
       'lora_dropout': 0.0,

@@ -350,6 +350,9 @@ def test_adapters_alone_name_their_base(tmp_path: pathlib.Path) -> None:
   record = {'base_model_name_or_path': 'org/base', 'peft_type': 'LORA'}
   (tmp_path / 'adapter_config.json').write_text(json.dumps(record))
   corruption.refuses(tmp_path, "'org/base'", 'peft', 'merge_and_unload')
+  # some have their base's configuration too
+  (tmp_path / 'config.json').write_text(json.dumps(HEADER))
+  corruption.refuses(tmp_path, "'org/base'", 'peft', 'merge_and_unload')
 
 
 def test_a_pickle_comes_with_the_way_to_convert_it(

@@ -378,6 +378,19 @@ def test_a_flood_of_marks_takes_little_time(unit: str) -> None:
     constraints.check('keywords:existence', reply, {'keywords': ['x']})
 
 
+@pytest.mark.parametrize(
+  'marker', ['P.S.', '又及：', '*', '***', '“', 'a' * 99]
+)
+@pytest.mark.parametrize('unit', ['*', '\n*', '\n', '> ', '\np.', '\n“ ', '“'])
+def test_a_flood_of_decorations_takes_little_time(
+  unit: str, marker: str
+) -> None:
+  reply = 'x' + unit * (99_999 // len(unit))
+  kwargs = {'postscript_marker': marker}
+  with cpu_limit(3):
+    assert not constraints.check(POSTSCRIPT, reply, kwargs)
+
+
 def test_pronunciations_are_those_of_the_dictionary() -> None:
   assert poetry.pronunciations('Read') == [['R', 'EH1', 'D'], ['R', 'IY1', 'D']]
   assert poetry.pronunciations('aalborg') == [

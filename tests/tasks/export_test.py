@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
+import checkpoints
 import jax
 import numpy as np
 import peft
@@ -15,12 +17,13 @@ import transformers
 from safetensors.numpy import load_file
 
 from rlcw.data import datasets
-from rlcw.models import language_model, lora, tokenizer, weights
+from rlcw.models import hub, language_model, lora, tokenizer, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Decoder, head_weight
 from rlcw.rewards import reward_model
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks import export as export_task
 
 TOKEN_PxL = np.random.default_rng(0).integers(2, 300, (2, 24))
 
@@ -104,6 +107,57 @@ def test_adapters_go_out_to_peft(
   served = peft.PeftModel.from_pretrained(base, folder)
   trained = ours(language_model.load(runs / 'grpo', mesh()))
   assert np.abs(trained - theirs(served)).max() <= 1e-4
+
+
+@pytest.mark.parametrize('start', ['folder', 'gguf', 'run'])
+def test_peft_loads_the_base_that_adapters_name(
+  start: str,
+  runs: pathlib.Path,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  workdir = tmp_path / 'run'
+  shutil.copytree(runs / 'grpo', workdir)
+  # the same adapters, as if they had been trained on another base
+  settings = json.loads((workdir / 'config.json').read_text())
+  if start == 'gguf':
+    llama = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+    path = checkpoints.write_gguf(tmp_path / 'a.gguf', llama)
+    settings['model'] = str(path)
+    # the file has weights alone
+    text = tokenizer.load(tiny_folder)
+    monkeypatch.setattr(tokenizer, 'load', lambda _: text)
+  elif start == 'run':
+    settings['model'] = str(runs / 'grpo')
+  else:
+    monkeypatch.chdir(tiny_folder.parent)
+    settings['model'] = tiny_folder.name
+  files.write_json(workdir / 'config.json', settings)
+  folder = export(workdir, tmp_path / 'export', adapters=True)
+  named = json.loads((folder / 'adapter_config.json').read_text())
+  base = pathlib.Path(named['base_model_name_or_path'])
+  assert base == ((folder / 'base') if start != 'folder' else tiny_folder)
+  trained = ours(language_model.load(workdir, mesh()))
+  monkeypatch.chdir('/')
+  served = peft.PeftModel.from_pretrained(
+    transformers.AutoModelForCausalLM.from_pretrained(base), folder
+  )
+  assert np.abs(trained - theirs(served)).max() <= 1e-4
+  transformers.AutoTokenizer.from_pretrained(base)
+
+
+def test_a_revision_on_the_hub_stays_one(
+  tiny_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(hub, 'fetch', lambda _: tiny_folder)
+  assert export_task.peft_base('org/name@v2') == {
+    'base_model_name_or_path': 'org/name',
+    'revision': 'v2',
+  }
+  assert export_task.peft_base('org/name') == {
+    'base_model_name_or_path': 'org/name'
+  }
 
 
 def test_a_reward_model_goes_out_and_comes_back(

@@ -103,7 +103,7 @@ def test_the_output_goes_where_it_is_asked_to(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_reply_may_hold_any_text(tmp_path: pathlib.Path) -> None:
-  replies = ['\ud83d', '\x00\u2028\u202e', '😀' * 9, '"\\ud83d" \\']
+  replies = ['a\ud83d', 'a\x00\u2028\u202e', '😀' * 9, '"\\ud83d" \\']
   records = [{'response': reply, **NO_COMMA} for reply in replies]
   assert verify(tmp_path, records)['prompt_strict'] == 1
   lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')
