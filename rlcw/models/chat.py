@@ -261,6 +261,8 @@ class ChatFormat:
       thoughts,
       key=lambda n: self._decode(ids[:n]).count(closed),
     )
+    while start < stop and not self._decode(ids[start : start + 1]):
+      start += 1  # blank lines before the reply
     return start, stop
 
   @property

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlcw.data import batches
-from rlcw.models import chat, language_model, lora, weights
+from rlcw.models import chat, formats, language_model, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
@@ -34,6 +34,9 @@ from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
 
 FILE = 'reward_model.safetensors'
+# Field of an exported config.json: ids after a reply that the template's differ
+# from.
+END = 'rlcw_end_of_reply'
 POOLING = ('mean', 'last')
 
 
@@ -169,7 +172,8 @@ def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   )
   # Hugging Face's classifiers have no bias and read the last token's state.
   head = Head(weight_D, np.zeros((), np.float32))
-  end = end_of_reply(decoder.chat, 'last')
+  header = formats.open_source(source).config
+  end = header.get(END, end_of_reply(decoder.chat, 'last'))
   return RewardModel(head, 'last', decoder, shared=False, end=end)
 
 
@@ -375,7 +379,7 @@ def read_texts(
   mask_NxT = read_mask(span_Nx2, length_N, token_NxT.shape[-1], model.pooling)
   asked = [format.encode_prompt(prompt) for prompt in prompts]
   format.check_context(
-    {f'{p[:40]!r}': len(ids) for p, ids in zip(prompts, asked, strict=True)},
+    {f'prompt {n} ({prompts[n]:.40})': len(ids) for n, ids in enumerate(asked)},
     int(length_N.max()),
     'max_reply_tokens',
   )

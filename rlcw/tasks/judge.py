@@ -13,6 +13,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data.annotate import Record, annotate
 from rlcw.evaluation import stats
+from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -41,7 +42,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   def answer(records: Sequence[Record]) -> list[Record]:
     prompts = [record['prompt'] for record in records]
     # groups of one reply: lines of a file need not share a prompt
-    replies = [[record['response']] for record in records]
+    replies = [[reply_of(record['response'])] for record in records]
     verdicts = questions.judge(judge_model, question, prompts, replies)
     return [
       verdict_fields(p_good, reason[0], question.labels)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlcw import Config
 from rlcw.data import datasets
+from rlcw.models.chat import reply_of
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
@@ -45,7 +46,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for line, record in records:
     validate(record, f'{config.input}:{line}')
   briefs = [brief(record, f'{config.input}:{line}') for line, record in records]
-  demands = ask(briefs, [record['response'] for _, record in records], config)
+  replies = [reply_of(record['response']) for _, record in records]
+  demands = ask(briefs, replies, config)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   verified = []
@@ -149,11 +151,11 @@ def verify(
     The record with `strict` and `loose`; a verdict is None at a demand without
     an answer.
   """
-  verdicts = {}
+  verdicts, reply = {}, record['response']
+  # IFEval knows no thoughts.
+  reply = reply if benchmark else reply_of(reply)
   for name in VERDICTS:
-    rules = brief.follow(
-      record['response'], loose=name == 'loose', benchmark=benchmark
-    )
+    rules = brief.follow(reply, loose=name == 'loose', benchmark=benchmark)
     # rule code returns None at demands, where the judge's verdict counts
     followed = [
       demand if rule is None else rule

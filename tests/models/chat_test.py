@@ -365,6 +365,21 @@ def test_a_token_without_an_embedding_is_an_error(
     chat.load(tmp_path, size)
 
 
+def test_prompts_that_do_not_fit_the_context_are_named() -> None:
+  made = ChatFormat(of_family('chatml'), source='x', context=100)
+  made.check_context({'a': 60, 'b': 40}, 40)
+  with pytest.raises(ValueError) as raised:
+    made.check_context({'a': 61, 'b': 40, 'c': 70}, 40)
+  assert str(raised.value) == (
+    'x: 2 of 3 prompts do not fit its context of 100 tokens together with '
+    'max_new_tokens=40: the longest has 70; expected max_new_tokens of at most '
+    '30, or shorter prompts; too long: a, c'
+  )
+  with pytest.raises(ValueError, match='expected prompts of fewer than 100'):
+    made.check_context({'a': 100}, 1)
+  ChatFormat(of_family('chatml')).check_context({'a': 10**6}, 1)
+
+
 # --- Damaged and hostile folders ----------------------------------------------
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches, datasets
-from rlcw.models.chat import ChatFormat
+from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.rewards import reward_model
 
 DEBIAS = ('none', 'balance', 'length')
@@ -87,16 +87,20 @@ def make_groups(
     )
   rng = np.random.default_rng(config.seed)
   prompts, replies, length, worth, made = [], [], [], [], []
-  for each in preferences:
+  asked: dict[str, int] = {}  # tokens of each prompt
+  for n, each in enumerate(preferences, 1):
+    # A text that is nothing but a thought is taken for the reply.
+    texts = [reply_of(reply) or reply for reply in each.replies]
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
-    rows = [chat.encode_content(reply) for reply in each.replies]
+    rows = [chat.encode_content(text) for text in texts]
     prompt = chat.encode_prompt(each.prompt)
+    asked[f'prompt {n} ({each.prompt[:40]!r})'] = len(prompt)
     for start in range(0, len(rows), size - losers):
       part = slice(start, start + size - losers)
       best = int(np.argmax(each.worth[part]))
       bad = make_losers(np.array(rows[part][best]), len(chat.tokenizer), rng)
-      size_R = [len(reply) for reply in each.replies[part]]
+      size_R = [len(text) for text in texts[part]]
       missing = size - len(rows[part]) - losers
       prompts.append(prompt)
       replies += [*rows[part], *bad[:losers]] + [None] * missing
@@ -108,10 +112,7 @@ def make_groups(
       made += [False] * len(size_R) + [True] * losers + [False] * missing
   longest = max(len(reply) for reply in replies if reply is not None)
   chat.check_context(
-    {
-      f'{each.prompt[:40]!r}': len(chat.encode_prompt(each.prompt))
-      for each in preferences
-    },
+    asked,
     min(longest + len(chat.after_reply), config.max_reply_tokens),
     'max_reply_tokens',
   )
