@@ -68,7 +68,7 @@ def load(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChatFormat:
-  """How conversations become token ids, and sampled ids become replies.
+  """Encodes conversations and decodes sampled replies.
 
   Where the template fails, all methods raise ValueError with the model's name.
   """
@@ -274,7 +274,10 @@ class ChatFormat:
 
   @property
   def reads_system(self) -> str:
-    """How a system message reaches the model: as 'system', or as 'user'."""
+    """The role in which a system message reaches the model.
+
+    'user': it is put before the next user message, joined by a blank line.
+    """
     return self.template.reads_system
 
   @property

@@ -86,6 +86,9 @@ def make_groups(
       f'synthetic losers; expected {2 + losers} or more'
     )
   rng = np.random.default_rng(config.seed)
+  vocabulary = len(chat.tokenizer)
+  if chat.vocab_size is not None:
+    vocabulary = min(vocabulary, chat.vocab_size)
   prompts, replies, length, worth, made = [], [], [], [], []
   asked: dict[str, int] = {}  # tokens of each prompt
   for n, each in enumerate(preferences, 1):
@@ -99,7 +102,7 @@ def make_groups(
     for start in range(0, len(rows), size - losers):
       part = slice(start, start + size - losers)
       best = int(np.argmax(each.worth[part]))
-      bad = make_losers(np.array(rows[part][best]), len(chat.tokenizer), rng)
+      bad = make_losers(np.array(rows[part][best]), vocabulary, rng)
       size_R = [len(text) for text in texts[part]]
       missing = size - len(rows[part]) - losers
       prompts.append(prompt)
