@@ -204,7 +204,7 @@ class ChatFormat:
     own: Any = self.tokenizer.eos_token_id
     if own is not None:
       ids.add(int(own))
-    ids.update(id for id in self._closing[:1] if id in self.control_ids)
+    ids.update([id for id in self._closing if id in self.control_ids][:1])
     if not ids:
       raise self._error(
         'no token ends a reply; expected eos_token in tokenizer_config.json, '

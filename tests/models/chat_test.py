@@ -204,6 +204,19 @@ def test_a_template_says_what_ends_a_reply() -> None:
   assert made.decode_reply(ids) == 'The sea.'
 
 
+def test_an_end_after_a_space_is_found() -> None:
+  template = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content"
+    " + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' <|done|>' }}{% endif %}"
+    '{% endfor %}'
+  )
+  text = make_tokenizer(template, ('<eos>', '<|done|>'), (), (None, '<eos>'))
+  made = ChatFormat(text)
+  assert made.eos_ids == (0, 1)
+  assert text.decode(made.encode_reply('The sea')) == ' The sea <|done|>'
+  assert text.decode(made.end) == ' <|done|>'
+
+
 def test_a_control_token_ends_the_text_of_a_reply() -> None:
   made = of('qwen2.5')
   ids = encode(made.tokenizer, 'The sea.<|im_start|>user\nGood!<|im_end|>')
