@@ -59,8 +59,10 @@ def load(
       token that ends a reply, or a chat template that fails.
   """
   path = hub.fetch(model)
-  listed = gguf_tokenizer.end_ids(path) if path.is_file() else _end_ids(path)
-  tokenizer = tokenizer_lib.load(path)
+  if path.is_file():
+    tokenizer, listed = gguf_tokenizer.load(path)
+  else:
+    tokenizer, listed = tokenizer_lib.load(path), _end_ids(path)
   chat = ChatFormat(tokenizer, listed, str(model), vocab_size, context)
   chat.check()
   return chat

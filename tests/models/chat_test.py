@@ -14,6 +14,7 @@ from conftest import CHATML
 from rlcw.models import chat, template
 from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.models.tokenizer import encode
+from tests.models import tokenizer_gguf_test
 
 TALK = [
   ('user', 'A letter'),
@@ -202,6 +203,17 @@ def test_a_template_says_what_ends_a_reply() -> None:
     ids, skip_special_tokens=True
   )
   assert made.decode_reply(ids) == 'The sea.'
+
+
+def test_a_gguf_header_says_what_ends_a_reply(tmp_path: pathlib.Path) -> None:
+  path = tokenizer_gguf_test._write_gguf(
+    tmp_path / 'x.gguf',
+    pre='qwen2',
+    tokens=['a', 'b', 'ab', '<x>', '<y>', '<z>'],
+    token_type=[1, 1, 1, 3, 3, 3],
+    eot_token_id=4,
+  )
+  assert chat.load(path).eos_ids == (3, 4)
 
 
 def test_an_end_after_a_space_is_found() -> None:
