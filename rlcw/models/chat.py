@@ -59,8 +59,10 @@ def load(
       token that ends a reply, or a chat template that fails.
   """
   path = hub.fetch(model)
-  listed = gguf_tokenizer.end_ids(path) if path.is_file() else _end_ids(path)
-  tokenizer = tokenizer_lib.load(path)
+  if path.is_file():
+    tokenizer, listed = gguf_tokenizer.load(path)
+  else:
+    tokenizer, listed = tokenizer_lib.load(path), _end_ids(path)
   chat = ChatFormat(tokenizer, listed, str(model), vocab_size, context)
   chat.check()
   return chat
@@ -68,7 +70,7 @@ def load(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ChatFormat:
-  """How conversations become token ids, and sampled ids become replies.
+  """Encodes conversations and decodes sampled replies.
 
   Where the template fails, all methods raise ValueError with the model's name.
   """
@@ -205,7 +207,7 @@ class ChatFormat:
     own: Any = self.tokenizer.eos_token_id
     if own is not None:
       ids.add(int(own))
-    ids.update(id for id in self._closing[:1] if id in self.control_ids)
+    ids.update([id for id in self._closing if id in self.control_ids][:1])
     if not ids:
       raise self._error(
         'no token ends a reply; expected eos_token in tokenizer_config.json, '
@@ -262,6 +264,8 @@ class ChatFormat:
       thoughts,
       key=lambda n: self._decode(ids[:n]).count(closed),
     )
+    while start < stop and not self._decode(ids[start : start + 1]):
+      start += 1  # blank lines before the reply
     return start, stop
 
   @property
@@ -273,7 +277,10 @@ class ChatFormat:
 
   @property
   def reads_system(self) -> str:
-    """How a system message reaches the model: as 'system', or as 'user'."""
+    """The role in which a system message reaches the model.
+
+    'user': it is put before the next user message, joined by a blank line.
+    """
     return self.template.reads_system
 
   @property

@@ -80,15 +80,12 @@ class _Header:
 _ENDS = ('eos', 'eot', 'eom')
 
 
-def end_ids(file: Path) -> tuple[int, ...]:
-  """Ids of the tokens that a GGUF file says to end a text, turn or message."""
-  header = _Header(file)
-  ids = [header.scalar(f'ggml.{role}_token_id', int) for role in _ENDS]
-  return tuple(sorted({id for id in ids if id is not None}))
-
-
-def load(file: Path) -> PreTrainedTokenizerFast:
+def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
   """Rebuilds the tokenizer of a GGUF file.
+
+  Returns:
+    The tokenizer, and the ids that the header says to end a text, a turn or a
+    message.
 
   Raises:
     ValueError: a field is missing, damaged or not supported; names it.
@@ -130,7 +127,8 @@ def load(file: Path) -> PreTrainedTokenizerFast:
   add_bos = header.scalar(
     'ggml.add_bos_token', bool, kind == 'llama' or pre == 'llama-bpe'
   )
-  return PreTrainedTokenizerFast(
+  ends = [header.scalar(f'ggml.{role}_token_id', int) for role in _ENDS]
+  loaded = PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     chat_template=header.scalar('chat_template', str),
     add_bos_token=add_bos,
@@ -139,6 +137,7 @@ def load(file: Path) -> PreTrainedTokenizerFast:
     unk_token=unknown,
     pad_token=token('padding'),
   )
+  return loaded, tuple(sorted({id for id in ends if id is not None}))
 
 
 def _byte_level(header: _Header, tokens: Sequence[str], pre: str) -> Any:

@@ -137,7 +137,7 @@ class Template:
 
   @functools.cached_property
   def reads_system(self) -> str:
-    """How a system message reaches the model: as 'system', or as 'user'.
+    """The role in which a system message is rendered: 'system' or 'user'.
 
     'user' puts it before the next user message, joined by a blank line.
     """

@@ -47,7 +47,7 @@ def load(path: str | Path) -> PreTrainedTokenizerFast:
   """
   path = hub.fetch(path)
   if path.is_file():
-    return gguf_tokenizer.load(path)
+    return gguf_tokenizer.load(path)[0]
   try:
     tokenizer = AutoTokenizer.from_pretrained(
       path, local_files_only=True, trust_remote_code=False

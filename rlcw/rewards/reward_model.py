@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from rlcw.data import batches
 from rlcw.data.messages import Prompt, messages, transcript
-from rlcw.models import chat, language_model, lora, weights
+from rlcw.models import chat, formats, language_model, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
@@ -35,6 +35,9 @@ from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
 
 FILE = 'reward_model.safetensors'
+# Field of an exported config.json: ids after a reply that the template's differ
+# from.
+END = 'rlcw_end_of_reply'
 POOLING = ('mean', 'last')
 
 
@@ -178,7 +181,8 @@ def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   )
   # Hugging Face's classifiers have no bias and read the last token's state.
   head = Head(weight_D, np.zeros((), np.float32))
-  end = end_of_reply(decoder.chat, 'last')
+  header = formats.open_source(source).config
+  end = header.get(END, end_of_reply(decoder.chat, 'last'))
   return RewardModel(head, 'last', decoder, shared=False, end=end)
 
 

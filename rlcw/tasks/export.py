@@ -184,14 +184,17 @@ def save_classifier(
     )
   model = reward.decoder
   # `transformers` reads the score at the last token that is not padding.  Here
-  # that token is EOS, so the padding token must be another one.
+  # that token ends a reply, so the padding token must be another one.
   tokenizer = model.tokenizer
-  if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+  ends = {None, tokenizer.eos_token_id, *model.chat.after_reply}
+  if tokenizer.pad_token_id in ends:
     ids = (tokenizer.unk_token_id, tokenizer.bos_token_id)
-    tokenizer.pad_token_id = next(
-      (i for i in ids if i not in (None, tokenizer.eos_token_id)), None
-    )
+    tokenizer.pad_token_id = next((i for i in ids if i not in ends), None)
   write_header(config, folder, model.chat, _CLASSIFIER)
+  if reward.end != model.chat.after_reply:
+    # A head of an earlier version; `load_classifier` reads this field.
+    header = formats.read_json(folder / 'config.json')
+    write_json(folder / 'config.json', header | {reward_model.END: reward.end})
   params = lora.merge(model.config, model.params)
   # the score head `[1, D]` replaces the language-model head
   params = {k: v for k, v in params.items() if k != 'head'}

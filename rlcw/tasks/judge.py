@@ -15,6 +15,7 @@ from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.data.messages import transcript
 from rlcw.evaluation import stats
+from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -53,7 +54,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   def answer(records: Sequence[Record]) -> list[Record]:
     prompts = [transcript(layouts.prompt_of(each)) for each in records]
     # groups of one reply: lines of a file need not share a prompt
-    replies = [[record['response']] for record in records]
+    replies = [[reply_of(record['response'])] for record in records]
     verdicts = questions.judge(judge_model, question, prompts, replies)
     ledger.save()
     patience.see(bool(verdicts.valid.any()), trouble)

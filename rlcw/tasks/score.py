@@ -10,6 +10,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
+from rlcw.models.chat import reply_of
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -36,7 +37,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     scores_Nx1 = reward_model.score_texts(
       reward,
       [layouts.prompt_of(record) for record in filled],
-      [[record['response']] for record in filled],
+      [[reply_of(record['response'])] for record in filled],
       np.ones((size, 1), bool),
     )
     # drop the scores of the repeated replies

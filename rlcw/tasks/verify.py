@@ -14,6 +14,7 @@ from typing import Any
 from rlcw import Config
 from rlcw.data import datasets, layouts
 from rlcw.data.messages import transcript
+from rlcw.models.chat import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
@@ -44,7 +45,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     raise ValueError(f'{config.input} has no lines')
   # all lines, before the judge is asked about any: asking takes time and money
   asked = [read_brief(record, place) for place, record in records]
-  demands = ask(asked, [record['response'] for _, record in records], config)
+  replies = [reply_of(record['response']) for _, record in records]
+  demands = ask(asked, replies, config)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   verified = []
@@ -135,11 +137,11 @@ def verify(
     The record with `strict` and `loose`; a verdict is None at a demand without
     an answer.
   """
-  verdicts = {}
+  verdicts, reply = {}, record['response']
+  # IFEval knows no thoughts.
+  reply = reply if benchmark else reply_of(reply)
   for name in VERDICTS:
-    rules = brief.follow(
-      record['response'], loose=name == 'loose', benchmark=benchmark
-    )
+    rules = brief.follow(reply, loose=name == 'loose', benchmark=benchmark)
     # rule code returns None at demands, where the judge's verdict counts
     followed = [
       demand if rule is None else rule

@@ -14,6 +14,7 @@ from conftest import CHATML
 from rlcw.models import chat, template
 from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.models.tokenizer import encode
+from tests.models import tokenizer_gguf_test
 
 TALK = [
   ('user', 'A letter'),
@@ -204,6 +205,30 @@ def test_a_template_says_what_ends_a_reply() -> None:
   assert made.decode_reply(ids) == 'The sea.'
 
 
+def test_a_gguf_header_says_what_ends_a_reply(tmp_path: pathlib.Path) -> None:
+  path = tokenizer_gguf_test._write_gguf(
+    tmp_path / 'x.gguf',
+    pre='qwen2',
+    tokens=['a', 'b', 'ab', '<x>', '<y>', '<z>'],
+    token_type=[1, 1, 1, 3, 3, 3],
+    eot_token_id=4,
+  )
+  assert chat.load(path).eos_ids == (3, 4)
+
+
+def test_an_end_after_a_space_is_found() -> None:
+  template = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content"
+    " + ' [/INST]' }}{% else %}{{ ' ' + m.content + ' <|done|>' }}{% endif %}"
+    '{% endfor %}'
+  )
+  text = make_tokenizer(template, ('<eos>', '<|done|>'), (), (None, '<eos>'))
+  made = ChatFormat(text)
+  assert made.eos_ids == (0, 1)
+  assert text.decode(made.encode_reply('The sea')) == ' The sea <|done|>'
+  assert text.decode(made.end) == ' <|done|>'
+
+
 def test_a_control_token_ends_the_text_of_a_reply() -> None:
   made = of('qwen2.5')
   ids = encode(made.tokenizer, 'The sea.<|im_start|>user\nGood!<|im_end|>')
@@ -363,6 +388,21 @@ def test_a_token_without_an_embedding_is_an_error(
   save(tmp_path, text, generation_config={'eos_token_id': [1, 10**6]})
   with pytest.raises(ValueError, match='has id 1000000'):
     chat.load(tmp_path, size)
+
+
+def test_prompts_that_do_not_fit_the_context_are_named() -> None:
+  made = ChatFormat(of_family('chatml'), source='x', context=100)
+  made.check_context({'a': 60, 'b': 40}, 40)
+  with pytest.raises(ValueError) as raised:
+    made.check_context({'a': 61, 'b': 40, 'c': 70}, 40)
+  assert str(raised.value) == (
+    'x: 2 of 3 prompts do not fit its context of 100 tokens together with '
+    'max_new_tokens=40: the longest has 70; expected max_new_tokens of at most '
+    '30, or shorter prompts; too long: a, c'
+  )
+  with pytest.raises(ValueError, match='expected prompts of fewer than 100'):
+    made.check_context({'a': 100}, 1)
+  ChatFormat(of_family('chatml')).check_context({'a': 10**6}, 1)
 
 
 # --- Damaged and hostile folders ----------------------------------------------

@@ -450,3 +450,17 @@ def test_inverse_cdf_draws_in_proportion() -> None:
   assert (count_V[~some] == 0).all()
   error_V = (count_V[some] - expected_V[some]) ** 2 / expected_V[some]
   assert error_V.sum() < 24.3  # chi-square of 7 degrees at 0.1 %
+
+
+def test_a_token_out_of_place_cuts_a_reply_off(tiny: Any) -> None:
+  whole = _draw(tiny)
+  stop = tuple(range(5, 300, 12))
+  cut = _draw(tiny, stop=stop)
+  places = np.isin(whole.token, stop) & np.asarray(whole.mask)
+  assert places.any() and not places.any(-1).all()
+  first = np.where(places.any(-1), places.argmax(-1) + 1, whole.length)
+  np.testing.assert_array_equal(cut.length, first)
+  np.testing.assert_array_equal(cut.finished, whole.finished & ~places.any(-1))
+  mask = np.asarray(cut.mask)
+  np.testing.assert_array_equal(cut.token, np.where(mask, whole.token, 0))
+  np.testing.assert_array_equal(cut.logp, np.where(mask, whole.logp, 0))

@@ -12,7 +12,9 @@ import numpy as np
 import optax
 import pipeline
 import pytest
+from chat_formats import of_family
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from rlcw.data import datasets
 from rlcw.models import language_model, tokenizer
@@ -22,6 +24,7 @@ from rlcw.models.decoder import Decoder
 from rlcw.rewards import reward_model
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.reward_model import groups as groups_lib
 from rlcw.tasks.reward_model import run
 from rlcw.tasks.reward_model.groups import Groups
@@ -232,7 +235,9 @@ def tiny_policy(folder: pathlib.Path) -> language_model.LanguageModel:
   return language_model.load(folder, mesh)
 
 
-def save_run(workdir: pathlib.Path, model: str, size: int) -> reward_model.Head:
+def save_run(
+  workdir: pathlib.Path, model: str, size: int, pooling: str = 'mean'
+) -> reward_model.Head:
   """The folder that a finished run with train=head leaves."""
   head = reward_model.Head(np.arange(size, dtype=np.float32), np.float32(0.5))
   (workdir / 'checkpoints').mkdir(parents=True)
@@ -241,7 +246,7 @@ def save_run(workdir: pathlib.Path, model: str, size: int) -> reward_model.Head:
     'task': 'reward_model',
     'model': model,
     'train': 'head',
-    'pooling': 'mean',
+    'pooling': pooling,
     'max_reply_tokens': 64,
   }
   files.write_json(workdir / 'config.json', settings)
@@ -257,6 +262,118 @@ def test_a_head_on_the_policys_own_decoder_shares_it(
   np.testing.assert_array_equal(again.head.weight, head.weight)
   assert again.head.bias == 0.5 and again.pooling == 'mean'
   assert again.shared and again.decoder.params is base.params
+
+
+def test_a_run_remembers_what_it_read_after_a_reply(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base = tiny_policy(tiny_folder)
+  head = save_run(tmp_path, base.source, 32, 'last')
+  again = reward_model.load(str(tmp_path), base)
+  assert again.end == [1] and again.shared
+  # the newline after <|im_end|> is in no rollout
+  end = reward_model.end_of_reply(base.chat, 'last')
+  assert end == base.chat.after_reply and len(end) == 2
+  reward_model.save(head, tmp_path, end)
+  again = reward_model.load(str(tmp_path), base)
+  assert again.end == end and not again.shared
+  # a run of an earlier version
+  arrays = {'weight': head.weight, 'bias': np.asarray(head.bias)}
+  save_file(arrays, tmp_path / reward_model.FILE)
+  again = reward_model.load(str(tmp_path), base)
+  assert again.end == [base.tokenizer.eos_token_id] and again.shared
+
+
+@pytest.mark.parametrize('name', ['gemma', 'chatml-base', 'llama3', 'r1'])
+@pytest.mark.parametrize('pooling', reward_model.POOLING)
+def test_training_reads_the_tokens_that_grpo_scores(
+  name: str, pooling: str
+) -> None:
+  made = ChatFormat(of_family(name))
+  if name in ('gemma', 'chatml-base'):
+    assert made.end != [made.tokenizer.eos_token_id]
+  config = pipeline.shipped('reward_model')
+  config.pooling = pooling
+  reply = 'The keeper wrote.'
+  pair = datasets.Preference('A letter', (reply, 'No.'), (1.0, 0.0))
+  groups = groups_lib.make_groups([pair], made, config, 'none')
+  row = groups.token[0, 0][: np.trim_zeros(groups.token[0, 0], 'b').size]
+  read = groups.token[0, 0][groups.mask[0, 0]].tolist()
+  # from its text, as every reward model but the policy's own decoder reads it
+  end = reward_model.end_of_reply(made, pooling)
+  [again], span = reward_model.reply_rows(
+    made, [made.encode_content(reply)], [True], end, 512
+  )
+  size = np.array([len(again)])
+  mask = reward_model.read_mask(span, size, len(again), pooling)
+  assert again == row.tolist() and np.array(again)[mask[0]].tolist() == read
+  whole = made.tokenizer.apply_chat_template(
+    [
+      {'role': 'user', 'content': 'A letter'},
+      {'role': 'assistant', 'content': reply},
+    ],
+    return_dict=False,
+  )
+  if name != 'r1' and pooling == 'last':
+    assert whole[-len(again) :] == again
+  # and from what the policy sampled, after a thought if its prompt opens one
+  ids = [*made.encode_thought('hm</think>x'), *made.encode_content(reply)]
+  for eos in made.eos_ids:
+    rollout = Rollout(
+      token=np.array([[[*ids, eos, 0]]]),
+      logp=None,
+      length=np.array([[len(ids) + 1]]),
+      finished=np.array([[True]]),
+    )  # type: ignore
+    found = reward_model.rollout_mask(made, rollout, pooling)
+    sampled = np.asarray(rollout.token)[found].tolist()
+    assert sampled == (read if pooling == 'mean' else [eos])
+
+
+def test_a_reply_is_read_with_the_end_of_training(
+  tiny_folder: pathlib.Path,
+) -> None:
+  base = tiny_policy(tiny_folder)
+  rng = np.random.default_rng(0)
+  head = reward_model.Head(rng.normal(size=32), np.float32(0))
+  token = rng.integers(2, 300, (1, 2, 4))
+  length = np.array([[3, 4]])
+
+  def read(tokens: np.ndarray, end: int | None) -> Any:
+    finished = np.array([[True, False]])
+    rollout = Rollout(tokens, np.zeros(tokens.shape), length, finished)  # type: ignore
+    mask = reward_model.read_mask(
+      np.zeros((2, 2), int), length.reshape(-1), 4, 'last'
+    )
+    return reward_model.score_and_reference(
+      base.params,
+      head,
+      np.array([[5, 6]]),
+      np.array([2]),
+      rollout,
+      1.0,
+      mask.reshape(1, 2, 4),
+      end,
+      config=base.config,
+    )
+
+  other = token.copy()
+  other[0, 0, 2] = 9
+  scores, logp = read(token, 9)
+  np.testing.assert_allclose(scores, read(other, None)[0], rtol=1e-6)
+  real = np.arange(4) < length[..., None]
+  expected = read(token, None)[1][real]
+  np.testing.assert_allclose(logp[real], expected, rtol=1e-6)
+
+
+def test_prompts_must_fit_the_context() -> None:
+  made = dataclasses.replace(ChatFormat(of_family('chatml')), context=64)
+  pairs = [
+    datasets.Preference('x' * n, ('y' * 30, 'z'), (1.0, 0.0)) for n in (1, 60)
+  ]
+  config = pipeline.shipped('reward_model')
+  with pytest.raises(ValueError, match=r"1 of 2 .* 64 tokens.*prompt 2 \('xxx"):
+    groups_lib.make_groups(pairs, made, config, 'none')
 
 
 def test_a_reward_model_has_none_of_the_policys_adapters(

@@ -85,6 +85,26 @@ def test_the_benchmark_has_its_own_verdicts(tmp_path: pathlib.Path) -> None:
   assert summary['instruction_strict'] == 1 / 4
 
 
+def test_thoughts_are_no_part_of_a_reply(tmp_path: pathlib.Path) -> None:
+  texts = (
+    '<think>\nOh, well.\n</think>\n\nCheers',
+    'Oh, well.</think>Cheers',
+    'Cheers</think>Here, here',
+    '<think>\nCheers',
+  )
+  records = [{'prompt': 'A toast.', 'response': t, **NO_COMMA} for t in texts]
+  verify(tmp_path, records)
+  lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')
+  kept = [line['strict']['follow_all_instructions'] for line in lines]
+  assert kept == [True, True, False, False]  # the last one never ends
+  assert [line['response'] for line in lines] == [*texts]
+  # IFEval reads all of a response
+  verify(tmp_path, records, mode='benchmark')
+  lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')
+  kept = [line['strict']['follow_all_instructions'] for line in lines]
+  assert kept == [False, False, False, True]
+
+
 def test_the_numbers_are_printed(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlcw.data import datasets, layouts
 from rlcw.data.messages import transcript
+from rlcw.models.chat import reply_of
 
 SPLITS = 'train', 'dev', 'heldout'
 
@@ -101,4 +102,5 @@ def _text(record: dict[str, Any], field: str) -> str:
   text = record.get(field)
   if not isinstance(text, str) or not text.strip():
     raise ValueError(f'{field}={text!r:.80}; expected a string')
-  return text
+  # A text that is nothing but a thought is taken for the reply.
+  return reply_of(text) or text

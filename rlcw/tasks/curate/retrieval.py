@@ -112,9 +112,7 @@ def _sentences(
       f'embedder={name!r} needs the package sentence-transformers, which is '
       "not installed; expected 'tfidf' without it"
     ) from None
-  model = sentence_transformers.SentenceTransformer(
-    name, trust_remote_code=False
-  )
+  model = sentence_transformers.SentenceTransformer(name)
   query, text = (
     np.asarray(model.encode(list(texts), normalize_embeddings=True))
     for texts in (queries, corpus)

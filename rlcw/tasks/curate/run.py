@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.data import datasets
+from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -220,7 +221,9 @@ def read_queries(config: Config) -> list[Query]:
   pieces = _read(config.corpus, config.language, fields)
   if not pieces:
     raise ValueError(f'{config.corpus} has no texts in {config.language!r}')
-  texts = [next(p[name] for name in fields if name in p) for p in pieces]
+  texts = [
+    reply_of(next(p[name] for name in fields if name in p)) for p in pieces
+  ]
   # Queries are compared with prompt and text together, for more words in
   # common.
   keys = [

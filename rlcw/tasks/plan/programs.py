@@ -148,6 +148,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       group_size=shapes.group,
       max_new_tokens=shapes.reply_tokens,
       eos=(0,),
+      stop=(1,),
     ),
     kept,
     roofline.rollout(model, shapes),

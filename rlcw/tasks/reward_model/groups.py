@@ -16,7 +16,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import batches, datasets
 from rlcw.data.messages import messages, transcript
-from rlcw.models.chat import ChatFormat
+from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 
@@ -89,29 +89,33 @@ def make_groups(
       f'synthetic losers; expected {2 + losers} or more'
     )
   rng = np.random.default_rng(config.seed)
+  vocabulary = len(chat.tokenizer)
+  if chat.vocab_size is not None:
+    vocabulary = min(vocabulary, chat.vocab_size)
   prompts, replies, length, worth, made, new = [], [], [], [], [], []
   split = 0  # prompts that make several groups
-  asked = {}  # tokens of each prompt
-  for each in preferences:
+  asked: dict[str, int] = {}  # tokens of each prompt
+  for n, each in enumerate(preferences, 1):
+    # A text that is nothing but a thought is taken for the reply.
+    texts = [reply_of(reply) or reply for reply in each.replies]
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
-    rows = [chat.encode_content(reply) for reply in each.replies]
+    rows = [chat.encode_content(text) for text in texts]
     prompt = chat.encode_prompt(messages(each.prompt, config.system))
-    name = f'prompt {len(asked)} ({transcript(each.prompt)[:40]!r})'
-    asked[name] = len(prompt)
+    asked[f'prompt {n} ({transcript(each.prompt)[:40]!r})'] = len(prompt)
     parts = cover(len(rows), size - losers)
     split += len(parts) > 1
     for part, is_new in parts:
       worth_R = [each.worth[r] for r in part]
       best = part[int(np.argmax(worth_R))]
-      bad = make_losers(np.array(rows[best]), len(chat.tokenizer), rng)
+      bad = make_losers(np.array(rows[best]), vocabulary, rng)
       missing = size - len(part) - losers
       prompts.append(prompt)
       replies += [rows[r] for r in part] + [*bad[:losers]] + [None] * missing
       # Synthetic losers have as many tokens as the best reply, so about as many
       # characters; they are worth as little as the worst reply.
-      length += [len(each.replies[r]) for r in part]
-      length += [len(each.replies[best])] * losers + [0] * missing
+      length += [len(texts[r]) for r in part]
+      length += [len(texts[best])] * losers + [0] * missing
       worth += worth_R + losers * [min(worth_R)] + [np.nan] * missing
       made += [False] * len(part) + [True] * losers + [False] * missing
       # Pairs with synthetic losers occur in one group only.

@@ -1,0 +1,117 @@
+"""Prompts and replies that a model's context does not hold are refused."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import pipeline
+import pytest
+from ml_collections import ConfigDict
+
+from rlcw.data import datasets
+from rlcw.models import chat, language_model
+from rlcw.models.language_model import LanguageModel
+from rlcw.rewards import reward_model
+from rlcw.rewards.briefs import Brief
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling import llm
+from rlcw.tasks import export, generate, sft
+from rlcw.tasks.grpo import step
+
+CONTEXT = 64
+FIELDS = (('stories', 'Write.'), ('songs', 'Write ' + 'a song ' * 20))
+BRIEFS = [Brief(id, prompt, (), ()) for id, prompt in FIELDS]
+WRONG = (
+  rf'1 of 2 .*context of {CONTEXT} tokens.*max_new_tokens=8: .*longest has'
+)
+
+
+@pytest.fixture(scope='module')
+def short(
+  tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """The tiny model with a short context."""
+  folder = tmp_path_factory.mktemp('short') / 'model'
+  shutil.copytree(tiny_folder, folder)
+  file = folder / 'config.json'
+  config = json.loads(file.read_text()) | {'max_position_embeddings': CONTEXT}
+  file.write_text(json.dumps(config))
+  return folder
+
+
+@pytest.fixture(scope='module')
+def model(short: pathlib.Path) -> LanguageModel:
+  return language_model.load(short, make_mesh(devices=jax.devices()[:1]))
+
+
+def test_in_grpo_and_evaluate(model: LanguageModel) -> None:
+  from rlcw.evaluation import heldout
+
+  scorer: Any = None
+  config = pipeline.shipped('grpo')
+  config.max_new_tokens = 8
+  with pytest.raises(ValueError, match=WRONG + '.*too long: brief songs'):
+    step.make_next_batch(model, scorer, {}, BRIEFS, config, pathlib.Path())
+  with pytest.raises(ValueError, match=WRONG + '.*too long: brief songs'):
+    heldout.answer(model, scorer, BRIEFS, config, config)
+
+
+def test_in_generate(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
+  file = tmp_path / 'briefs.jsonl'
+  lines = [json.dumps({'prompt': prompt}) for _, prompt in FIELDS]
+  file.write_text('\n'.join(lines))
+  config = pipeline.tiny_config('generate', short, tmp_path)
+  config.input, config.max_new_tokens = str(file), 8
+  with pytest.raises(ValueError, match=WRONG + '.*briefs.jsonl:2'):
+    generate.run(config, tmp_path)
+
+
+def test_in_sft(model: LanguageModel) -> None:
+  examples = [datasets.Example('Write.', text) for text in ('A', 'B ' * 60)]
+  with pytest.raises(ValueError, match=f'context of {CONTEXT} tokens.*reply'):
+    sft.make_arrays(examples, model.chat, 256, seed=0)
+  # a row may be longer than the context, as it holds several examples
+  sft.make_arrays(examples[:1] * 9, model.chat, 256, seed=0)
+
+
+def test_in_scores_and_judgements(model: LanguageModel) -> None:
+  head = reward_model.Head(np.zeros(32, np.float32), np.float32(0))
+  reward = reward_model.RewardModel(head, 'mean', model, shared=False)
+  with pytest.raises(ValueError, match='max_reply_tokens='):
+    reward_model.score_texts(
+      reward, ['Write.'], [['a song ' * 30]], np.array([[True]])
+    )
+  settings = ConfigDict(llm.llm_settings(max_new_tokens=8))
+  local = llm.LocalModel(model, settings)
+  with pytest.raises(ValueError, match='1 of 1 .*max_new_tokens=8'):
+    local.ask([FIELDS[1][1]])
+
+
+def test_what_ends_a_reply_survives_an_export(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  folder, out = tmp_path / 'model', tmp_path / 'out'
+  shutil.copytree(tiny_folder, folder)
+  out.mkdir()
+  given = {'eos_token_id': [7, 5], 'temperature': 0.6}
+  (folder / 'generation_config.json').write_text(json.dumps(given))
+  before = chat.load(folder)
+  assert before.eos_ids == (1, 5, 7)
+  config = pipeline.tiny_config('export', folder, tmp_path)
+  config.model = str(folder)
+  export.write_header(config, out, before, export._CAUSAL)
+  before.tokenizer.save_pretrained(out)
+  after = chat.load(out)
+  assert after.eos_ids == before.eos_ids and after.end == before.end
+  written = json.loads((out / 'generation_config.json').read_text())
+  assert written == given | {'eos_token_id': [1, 5, 7]}
+
+
+def test_a_model_s_context_is_that_of_its_files(model: LanguageModel) -> None:
+  assert model.chat.context == model.config.context == CONTEXT
+  endless = dataclasses.replace(model.chat, context=None)
+  endless.check_context({'a': 10**6}, 10**6)
