@@ -16,6 +16,7 @@ from stub_judges import Scripted, demanding, quoted
 
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
+from rlcw.models.chat import ChatFormat
 from rlcw.rewards import constraints, reward_model, scoring
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.local import LogprobJudge
@@ -214,7 +215,7 @@ def score(
   ids = [tokenizer.encode(model.tokenizer, r) for g in REPLIES for r in g]
   token_NxT, length_N = batches.pad(ids, 8)
   prompt_PxL, length_P = batches.pad(
-    [tokenizer.chat(model.tokenizer, brief.text) for brief in BRIEFS]
+    [model.chat.encode_prompt(brief.text) for brief in BRIEFS]
   )
   rollout = Rollout(
     token=token_NxT.reshape(2, 5, 8),
