@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from rlcw.models import language_model, tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.local import LogprobJudge
@@ -38,7 +37,7 @@ class Pasted(LogprobJudge):
 
   def tokens(self, group: list[Prompt]) -> tuple[list[int], list[list[int]]]:
     text = self.model.tokenizer
-    message = ChatFormat(text).encode_prompt(''.join(group[0])) + tokenizer.encode(
+    message = tokenizer.chat(text, group[0].text) + tokenizer.encode(
       text, 'Verdict:'
     )
     # The base class prefills the first part and continues with the second.

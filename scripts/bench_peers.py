@@ -41,7 +41,6 @@ import numpy as np
 from peers import growth, tables
 
 from rlcw.models import formats, tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime import files, metrics
 
@@ -181,7 +180,7 @@ def write_case(shape: str, model: Path, out: Path) -> Path:
   prompts, group, reply = map(int, shape.split('x'))
   text = tokenizer.load(model)
   briefs = load_briefs('@briefs.jsonl', split='train', language='en')
-  rows = [ChatFormat(text).encode_prompt(brief.text) for brief in briefs[:prompts]]
+  rows = [tokenizer.chat(text, brief.text) for brief in briefs[:prompts]]
   # Prompts are stored as text after the chat template, so that every tool gets
   # the same tokens.
   case = {

@@ -13,7 +13,6 @@ from attacks import ATTACKS, LINE_SEPARATORS, PLAIN
 from rlcw.data import datasets
 from rlcw.evaluation.page import clean
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.runtime import files
 from rlcw.sampling.prompts import PROMPTS
 from rlcw.tasks.report import run
@@ -73,7 +72,7 @@ def _control_ids(one: Any) -> set[int]:
     for i, token in one.added_tokens_decoder.items()
     if token.content.startswith(('<|', '<｜', '<start_of'))
   ]
-  return {*one.all_special_ids, *special, *marked, *ChatFormat(one).eos_ids}
+  return {*one.all_special_ids, *special, *marked, *tokenizer.eos_ids(one)}
 
 
 @pytest.mark.parametrize('name', TOKENIZERS)
@@ -124,9 +123,7 @@ def test_a_control_token_of_a_gguf_that_does_not_say_so(
 def test_half_a_surrogate_pair_is_read(tiny_folder: pathlib.Path) -> None:
   one = tokenizer.load(tiny_folder)
   assert tokenizer.encode(one, 'a\ud83d') == tokenizer.encode(one, 'a\ufffd')
-  assert ChatFormat(one).encode_prompt('\udc00b') == ChatFormat(
-    one
-  ).encode_prompt('\ufffdb')
+  assert tokenizer.chat(one, '\udc00b') == tokenizer.chat(one, '\ufffdb')
   assert tokenizer.valid_unicode('\ud83d\ude00') == '😀'
   assert tokenizer.valid_unicode('\ufeff天 \x00') == '\ufeff天 \x00'
 

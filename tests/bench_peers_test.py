@@ -13,7 +13,6 @@ import pytest
 from peers import growth, roofs, tables
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime.mesh import make_mesh
@@ -148,7 +147,7 @@ def test_rlcw_takes_steps(
   case = json.loads(file.read_text())
   text = tokenizer.load(tiny_folder)
   briefs = load_briefs('@briefs.jsonl', split='train', language='en')
-  rows = [ChatFormat(text).encode_prompt(brief.text) for brief in briefs[:2]]
+  rows = [tokenizer.chat(text, brief.text) for brief in briefs[:2]]
   assert [tokenizer.encode(text, p) for p in case['prompts']] == rows
   assert case['prompt_tokens'] == max(map(len, rows))
   worker = bench_peers.start('rlcw', pathlib.Path(sys.executable), file)

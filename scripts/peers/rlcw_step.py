@@ -15,7 +15,6 @@ from peers import roofs, worker
 from rlcw import losses, train
 from rlcw.data import batches
 from rlcw.models import language_model, tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout, Temperature, sample
 from rlcw.tasks.grpo import objective
@@ -76,7 +75,7 @@ class Steps:
       eos=(self.config.vocab_size,),
     )
     ids = np.asarray(rollout.token).reshape(-1, self.case['reply_tokens'])
-    return rollout, [self.chat.decode_reply(row) for row in ids]
+    return rollout, [tokenizer.decode(self.tokenizer, row) for row in ids]
 
   def learn(self, rollout: Rollout, texts: list[str]) -> None:
     """Updates the policy, with the replies' lengths as rewards."""

@@ -21,7 +21,6 @@ import transformers
 from conftest import FAMILIES
 
 from rlcw.models import decoder, tokenizer, weights
-from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.runtime.mesh import make_mesh
@@ -397,7 +396,7 @@ def _assert_greedy_text_equals_transformers(
       do_sample=False,
       max_new_tokens=32,
     )[0]
-    text = ChatFormat(read).decode_reply(written[len(ids) :].tolist())
+    text = tokenizer.decode(read, written[len(ids) :].tolist())
     assert len(text.split()) > 10
     assert rollout.token[i, 0].tolist() == written[len(ids) :].tolist(), text
 

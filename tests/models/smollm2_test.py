@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.sampling.rollout import Greedy, sample
 
 TEXT = (
@@ -36,8 +35,8 @@ def test_greedy_equals_transformers_on_smollm2(
   smollm2: Any, smollm2_torch: Any, smollm2_path: Any
 ) -> None:
   config, params = smollm2
-  ids = ChatFormat(tokenizer.load(smollm2_path)).encode_prompt(
-    'Write a haiku about the sea.'
+  ids = tokenizer.chat(
+    tokenizer.load(smollm2_path), 'Write a haiku about the sea.'
   )
   theirs = smollm2_torch.generate(
     torch.tensor([ids]), max_new_tokens=16, do_sample=False

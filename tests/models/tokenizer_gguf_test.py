@@ -16,7 +16,6 @@ from tokenizers import pre_tokenizers as pre
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 from tests.models.tokenizer_test import TEXTS
 
 # A small vocabulary, learned without a cut, so that every cut shows.
@@ -144,8 +143,8 @@ def test_markers_are_whole_and_only_control_is_stripped(
   ids = tokenizer.encode(one, '<｜User｜>ab<think>a<｜end▁of▁sentence｜>')
   assert ids == [4, 2, 5, 0, 3]
   assert len(one) == 6
-  assert ChatFormat(one).decode_reply(ids) == 'ab<think>a'
-  assert ChatFormat(one).eos_ids == (3,)
+  assert tokenizer.decode(one, ids) == 'ab<think>a'
+  assert tokenizer.eos_ids(one) == (3,)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +164,14 @@ def test_every_family_has_its_end(end: str, tmp_path: pathlib.Path) -> None:
   path = _write_gguf(
     tmp_path / 'x.gguf', tokens=tokens, token_type=[1, 1, 1, 3, 3]
   )
-  assert ChatFormat(tokenizer.load(path)).eos_ids == (3, 4)
+  assert tokenizer.eos_ids(tokenizer.load(path)) == (3, 4)
   path = _write_gguf(
     tmp_path / 'y.gguf',
     tokens=tokens,
     token_type=[1, 1, 1, 3, 3],
     eos_token_id=None,
   )
-  assert ChatFormat(tokenizer.load(path)).eos_ids == (4,)
+  assert tokenizer.eos_ids(tokenizer.load(path)) == (4,)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_a_base_model_begins_as_its_file_says(
     tmp_path / 'x.gguf', pre=name, bos_token_id=3, add_bos_token=said
   )
   one = tokenizer.load(path)
-  assert ChatFormat(one).encode_prompt('ab') == ([3, 2] if begins else [2])
+  assert tokenizer.chat(one, 'ab') == ([3, 2] if begins else [2])
   assert tokenizer.encode(one, 'ab') == [2]
 
 
@@ -199,7 +198,7 @@ def test_no_token_begins_a_text_where_none_has_the_role(
   tmp_path: pathlib.Path,
 ) -> None:
   path = _write_gguf(tmp_path / 'x.gguf', pre='llama-bpe', add_bos_token=True)
-  assert ChatFormat(tokenizer.load(path)).encode_prompt('ab') == [2]
+  assert tokenizer.chat(tokenizer.load(path), 'ab') == [2]
 
 
 SENTENCEPIECE: dict[str, Any] = {
@@ -265,7 +264,7 @@ def test_sentencepiece_may_put_a_space_before_a_text(
       ids = tokenizer.encode(one, text)
       assert ids == theirs.encode(text, add_special_tokens=False)
       assert one.decode(ids) == theirs.decode(ids)
-    assert ChatFormat(one).encode_prompt('a ba') == [1, 8, 4, 6, 5]
+    assert tokenizer.chat(one, 'a ba') == [1, 8, 4, 6, 5]
     assert one.decode([8, 4, 6, 5]) == 'a ba'
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 
 TEXTS = [
   '',
@@ -75,7 +74,7 @@ def test_ids_equal_transformers(text: str, ours: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize('message', MESSAGES)
 def test_chat_equals_transformers(message: str, ours: Any, theirs: Any) -> None:
-  ids = ChatFormat(ours).encode_prompt(message)
+  ids = tokenizer.chat(ours, message)
   assert ids == theirs.apply_chat_template(
     [{'role': 'user', 'content': message}],
     add_generation_prompt=True,
@@ -97,13 +96,11 @@ def test_special_tokens_equal_transformers(ours: Any, theirs: Any) -> None:
 
 
 def test_eos_ids(ours: Any, small: Any) -> None:
-  assert ours.convert_ids_to_tokens(ChatFormat(ours).eos_ids) == [
+  assert ours.convert_ids_to_tokens(tokenizer.eos_ids(ours)) == [
     '<|endoftext|>',
     '<|im_end|>',
   ]
-  assert small.convert_ids_to_tokens(ChatFormat(small).eos_ids) == [
-    '<|im_end|>'
-  ]
+  assert small.convert_ids_to_tokens(tokenizer.eos_ids(small)) == ['<|im_end|>']
 
 
 @pytest.mark.parametrize('which', ['ours', 'small'])
@@ -113,7 +110,7 @@ def test_decode_strips_markers_and_space_around(
   one = request.getfixturevalue(which)
   ids = tokenizer.encode(one, '<|im_start|> \n The sea ,  a \n b !\n<|im_end|>')
   assert len(set(ids) & set(one.get_added_vocab().values())) == 2
-  assert ChatFormat(one).decode_reply(ids) == 'The sea ,  a \n b !'
+  assert tokenizer.decode(one, ids) == 'The sea ,  a \n b !'
 
 
 def test_encode_adds_nothing_around(tiny_folder: pathlib.Path) -> None:
@@ -126,7 +123,7 @@ def test_encode_adds_nothing_around(tiny_folder: pathlib.Path) -> None:
 
 
 def test_the_template_of_a_folder(small: Any) -> None:
-  ids = ChatFormat(small).encode_prompt('To the sea')
+  ids = tokenizer.chat(small, 'To the sea')
   assert small.decode(ids) == (
     '<|im_start|>user\nTo the sea<|im_end|>\n<|im_start|>assistant\n'
   )
@@ -159,14 +156,14 @@ def test_gemma_has_the_roles_that_transformers_has(
   assert len(gemma) == len(their_gemma) == 262_144
   for role in ('bos_token_id', 'eos_token_id', 'unk_token_id', 'pad_token_id'):
     assert getattr(gemma, role) == getattr(their_gemma, role)
-  ends = gemma.convert_ids_to_tokens(ChatFormat(gemma).eos_ids)
+  ends = gemma.convert_ids_to_tokens(tokenizer.eos_ids(gemma))
   assert ends == ['<eos>', '<end_of_turn>']
 
 
 def test_a_base_model_goes_on_from_the_message(gemma: Any) -> None:
-  ids = ChatFormat(gemma).encode_prompt('To the  sea')
+  ids = tokenizer.chat(gemma, 'To the  sea')
   assert ids == [gemma.bos_token_id, *tokenizer.encode(gemma, 'To the  sea')]
-  assert ChatFormat(gemma).decode_reply(ids) == 'To the  sea'
+  assert tokenizer.decode(gemma, ids) == 'To the  sea'
 
 
 # Gemma has tokens for runs of up to 31 spaces.
@@ -184,19 +181,14 @@ def test_gemma_loses_nothing(gemma: Any, their_gemma: Any, text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @example("Don't\r\n1984 — 床前明月光 👩‍👩‍👧 \x00\ufffd\U0010ffff")
 def test_a_byte_level_tokenizer_loses_nothing(small: Any, text: str) -> None:
-  assert (
-    ChatFormat(small).decode_reply(tokenizer.encode(small, text))
-    == text.strip()
-  )
+  assert tokenizer.decode(small, tokenizer.encode(small, text)) == text.strip()
 
 
 @given(st.text(PRINTED, max_size=60))
 @settings(max_examples=200, deadline=None)
 @example("Don't 1984 — 床前明月光 👩‍👩‍👧")
 def test_smollm2_loses_nothing_it_has_bytes_for(ours: Any, text: str) -> None:
-  assert (
-    ChatFormat(ours).decode_reply(tokenizer.encode(ours, text)) == text.strip()
-  )
+  assert tokenizer.decode(ours, tokenizer.encode(ours, text)) == text.strip()
 
 
 def test_a_folder_without_a_tokenizer_is_an_error(
@@ -216,9 +208,6 @@ def test_a_template_that_can_think_is_asked_for_the_reply_alone(
 ) -> None:
   template = '{{ messages[0].content }}{{ "|" ~ enable_thinking }}'
   monkeypatch.setattr(ours, 'chat_template', template)
-  assert (
-    ChatFormat(ours).decode_reply(ChatFormat(ours).encode_prompt('Hi'))
-    == 'Hi|False'
-  )
-  opening, closing = ChatFormat(ours).turns()
-  assert (opening, ChatFormat(ours).decode_reply(closing)) == ([], '|False')
+  assert tokenizer.decode(ours, tokenizer.chat(ours, 'Hi')) == 'Hi|False'
+  opening, closing = tokenizer.turns(ours)
+  assert (opening, tokenizer.decode(ours, closing)) == ([], '|False')

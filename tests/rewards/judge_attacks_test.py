@@ -16,7 +16,6 @@ from attacks import ATTACKS, PLAIN
 from stub_judges import key_of, quoted, verdict
 
 from rlcw.models import language_model, tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.local import LogprobJudge
@@ -99,7 +98,7 @@ def test_tokens_outside_a_reply_are_the_same_for_every_reply(
 ) -> None:
   question = QUESTIONS[0]
   tail = tokenizer.encode_untrusted(text, tail_of(question).strip())
-  _, closing = ChatFormat(text).turns()
+  _, closing = tokenizer.turns(text)
   tail = [*tail, *closing, *tokenizer.encode(text, 'Verdict:')]
   control = _control_ids(text)
   brief, (plain,) = panel.tokens([ask(question, PLAIN['en'])])

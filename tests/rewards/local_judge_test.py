@@ -11,7 +11,6 @@ import pytest
 
 from rlcw.data import batches
 from rlcw.models import decoder, language_model, tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards.judge import local
 from rlcw.rewards.judge.local import LogprobJudge
@@ -61,7 +60,7 @@ def prompts_of(question: Question) -> list[list[Prompt]]:
 
 def whole(judge: LanguageModel, question: Question) -> np.ndarray:
   """The first label's share, from rows with all of a prompt in each."""
-  opening, closing = judge.chat.turns()
+  opening, closing = tokenizer.turns(judge.tokenizer)
   rows = [
     [
       *opening,

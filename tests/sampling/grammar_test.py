@@ -9,7 +9,6 @@ import pydantic
 import pytest
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.sampling import grammar, prompts
 from rlcw.sampling import rollout as rollout_lib
 from rlcw.sampling.grammar import Grammar
@@ -47,12 +46,12 @@ def _replies(
     config=config,
     group_size=8,
     max_new_tokens=budget,
-    eos=ChatFormat(text).eos_ids,
+    eos=tokenizer.eos_ids(text),
   )
   assert rollout.finished.all()
   assert np.isfinite(rollout.logp).all()
   return [
-    ChatFormat(text).decode_reply(ids[:n])
+    tokenizer.decode(text, ids[:n])
     for ids, n in zip(
       rollout.token.reshape(16, -1), rollout.length.reshape(-1), strict=True
     )

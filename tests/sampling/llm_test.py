@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from server import prompt_of, serving
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm, secret
 from rlcw.sampling.cache import Cut, Usage
@@ -65,7 +64,7 @@ def test_what_a_model_here_has_done_is_counted(
   told = it.usage()
   assert told.pop('seconds') > 0 and 3 <= told.pop('completion_tokens') <= 24
   assert told.pop('prompt_tokens') == sum(
-    len(ChatFormat(tokenizer.load(tiny_folder)).encode_prompt(prompt))
+    len(tokenizer.chat(tokenizer.load(tiny_folder), prompt))
     for prompt in PROMPTS[:2]
   )
   cut = sum(isinstance(reply, Cut) for reply in replies)

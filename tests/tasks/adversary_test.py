@@ -275,7 +275,8 @@ def test_a_model_that_parrots_what_it_reads_gives_no_answer() -> None:
 def test_a_game_without_any_answer_ends_and_names_the_cause(
   tmp_path: pathlib.Path,
 ) -> None:
-  config = _config(tmp_path, rounds=5, patience=2)
+  config = _config(tmp_path, rounds=3, patience=2, batches=1)
+  scripted_game.write_files(tmp_path, prompts=24)
   workdir = tmp_path / 'run'
   workdir.mkdir()
   down = False

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file
 
 from rlcw.data import datasets
 from rlcw.models import language_model, lora, tokenizer, weights
-from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Decoder, head_weight
 from rlcw.rewards import reward_model
 from rlcw.runtime import files
@@ -91,9 +90,7 @@ def test_a_policy_goes_out_to_transformers(
   assert np.abs(trained - start).max() > 1e-3  # it did learn something
   text = transformers.AutoTokenizer.from_pretrained(folder)
   before = tokenizer.load(tiny_folder)
-  assert ChatFormat(text).encode_prompt('A letter') == ChatFormat(
-    before
-  ).encode_prompt('A letter')
+  assert tokenizer.chat(text, 'A letter') == tokenizer.chat(before, 'A letter')
   assert served.generation_config.eos_token_id == [1]
 
 
@@ -131,7 +128,7 @@ def test_a_reward_model_goes_out_and_comes_back(
   )
   text = base.tokenizer
   for p, g in np.ndindex(4, 2):
-    ids = ChatFormat(text).encode_prompt(prompts[p])
+    ids = tokenizer.chat(text, prompts[p])
     ids += tokenizer.encode(text, replies[p][g])
     ids += [text.eos_token_id] * int(finished[p, g])
     with torch.no_grad():

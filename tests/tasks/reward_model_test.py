@@ -14,7 +14,6 @@ import pytest
 
 from rlcw.data import datasets
 from rlcw.models import language_model, tokenizer
-from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
 from rlcw.models.decoder import Decoder
 from rlcw.rewards import reward_model
@@ -56,8 +55,8 @@ def test_a_group_is_chosen_rejected_broken_looping(
       token_T[mask_T.sum()] == text.eos_token_id
       for token_T, mask_T in zip(token_4xT, mask_4xT, strict=True)
     )
-    assert ChatFormat(text).decode_reply(chosen) == pair.chosen
-    assert ChatFormat(text).decode_reply(rejected) == pair.rejected
+    assert tokenizer.decode(text, chosen) == pair.chosen
+    assert tokenizer.decode(text, rejected) == pair.rejected
     assert len(broken) == len(looping) == len(chosen)
     best, worst = len(pair.chosen), len(pair.rejected)
     assert length_4.tolist() == [best, worst, best, best]
@@ -288,7 +287,7 @@ def test_texts_score_as_their_tokens_do(
     scores = reward_model.score_texts(model, prompts, replies, finished)
     assert np.isfinite(scores).all()
     for p, g in np.ndindex(2, 2):
-      prompt = base.chat.encode_prompt(prompts[p])
+      prompt = tokenizer.chat(base.tokenizer, prompts[p])
       reply = tokenizer.encode(base.tokenizer, replies[p][g])
       row = prompt + reply + [base.tokenizer.eos_token_id] * int(finished[p, g])
       hidden, _ = Decoder(base.config).apply(
@@ -312,7 +311,9 @@ def test_what_is_longer_than_the_limit_scores_as_if_cut(
   model = reward_model.RewardModel(head, 'mean', base, shared=True, limit=8)
   score = functools.partial(reward_model.score_texts, model, ['p'])
   long = 'word ' * 500
-  cut = base.chat.decode_reply(tokenizer.encode(base.tokenizer, long)[:8])
+  cut = tokenizer.decode(
+    base.tokenizer, tokenizer.encode(base.tokenizer, long)[:8]
+  )
   found = score([[long, 'word']], np.array([[True, True]]), (32, 8))
   expected = score([[cut, 'word']], np.array([[False, True]]), (32, 8))
   np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -322,7 +323,7 @@ def test_a_text_cannot_make_a_control_token(tiny_folder: pathlib.Path) -> None:
   text = tokenizer.load(tiny_folder)
   ids = tokenizer.encode_untrusted(text, 'fine<|im_end|>')
   assert text.eos_token_id not in ids
-  assert ChatFormat(text).decode_reply(ids) == 'fine<|im_end|>'
+  assert tokenizer.decode(text, ids) == 'fine<|im_end|>'
 
 
 def test_features_are_means_over_the_text_only() -> None:

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 from rlcw.data import datasets
 from rlcw.losses import Ratio
 from rlcw.models import attention, language_model, tokenizer, weights
-from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Decoder, head_weight
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
@@ -47,7 +46,7 @@ def alone(config: Any, params: Any, text: Any) -> Ratio:
   """The loss of the examples, each read by itself."""
   total, count = 0.0, 0
   for example in EXAMPLES:
-    prompt = ChatFormat(text).encode_prompt(example.prompt)
+    prompt = tokenizer.chat(text, example.prompt)
     reply = tokenizer.encode(text, example.response)
     row_L = np.array([*prompt, *reply, text.eos_token_id])
     hidden, _ = Decoder(config).apply({'params': params}, row_L[None, None])
