@@ -400,15 +400,15 @@ def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
 def test_a_model_here_plays_all_four(
   make_judge: Any, tmp_path: pathlib.Path
 ) -> None:
-  """It knows no JSON, and has no idea; yet rounds are played to the end."""
+  """It copies no id, so none of its answers counts; yet it plays to the end."""
   config = _config(tmp_path, rounds=2, batches=1, max_calls=10_000)
-  config.agents.update(model=str(make_judge('llama')), max_new_tokens=60)
+  config.agents.update(model=str(make_judge('llama')), max_new_tokens=100)
   workdir = tmp_path / 'run'
   workdir.mkdir()
   summary = run.run(config, workdir)
   assert summary['rounds'] == 2 and summary['ended'] == 'rounds'
   rounds = datasets.read_jsonl(workdir / 'metrics.jsonl')
-  assert all(told['fakes'] == config.batch_size for told in rounds[1:])
-  assert all(told['unanswered'] == 0 for told in rounds)
+  assert all(told['fakes'] == 0 for told in rounds)
+  assert all(told['unanswered'] > 0 for told in rounds[1:])
   assert summary['heldout_after']['answered'] == 1
   assert summary['usage']['judge']['questions'] > summary['heldout'] * 2

@@ -32,6 +32,8 @@ from rlcw.runtime import metrics
 from rlcw.runtime.files import atomic, json_line
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.settings import read as read_settings
+from rlcw.sampling import usage
+from rlcw.sampling.usage import Ledger
 from rlcw.tasks.compare import arms, page
 from rlcw.tasks.compare.arms import BASE
 
@@ -79,11 +81,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   scorers = Scorers(
     Scorer(base, trained),
     reward_model.load(config.unseen, base),
-    factory.make_judge(config.judge, base.mesh, base),
+    factory.make_judge(config.judge, base.mesh, base, workdir=workdir),
   )
   briefs = load_briefs(
     trained.briefs, split='heldout', language=trained.language
   )
+  meters = {'scorer': scorers.scorer.usage}
+  if scorers.judge is not None:
+    meters['judge'] = scorers.judge.usage
+  ledger = Ledger(workdir, meters)
   folder = workdir / 'replies'
   folder.mkdir(exist_ok=True)
   replies, features = {}, {}
@@ -100,6 +106,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         judge(scorers.judge, answered, replies.get(BASE), briefs, config)
       # The replies are written last, because their file marks a run as done.
       write(file, briefs, answered)
+      ledger.save()
     replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
     features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
   table = arms.measure(
@@ -135,7 +142,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for name, path in runs.items()
   }
   page.write(workdir, summary, replies, briefs, histories)
-  return summary
+  usage.log('compare', ledger.totals())
+  return summary | {'usage': ledger.totals()}
 
 
 def find(pattern: str) -> dict[str, Path]:
