@@ -463,18 +463,41 @@ class Silent:
     return Trouble('status 401, wrong key', self.lasting)
 
 
+def outages() -> step.Outages:
+  return step.Outages(Patience('no score'), Patience('no verdict'))
+
+
+def stats_of(valid: bool, **counts: int) -> dict[str, Any]:
+  scoring = {f'judge_{name}': count for name, count in counts.items()}
+  valid_PxG = np.array([[False, valid], [False, False]])
+  return {'valid': valid_PxG, 'scoring': scoring}
+
+
 @pytest.mark.parametrize(('lasting', 'steps'), [(False, 3), (True, 1)])
 def test_steps_without_a_score_end_a_run_and_name_the_cause(
   lasting: bool, steps: int
 ) -> None:
-  patience = Patience('no reply of a step got a score')
-  nothing, one = np.zeros((2, 3), bool), np.eye(2, 3, dtype=bool)
   scorer: Any = Silent(lasting)
-  step.end_without_scores(patience, one, scorer)
+  found = outages()
+  step.end_in_outage(found, stats_of(True), scorer)
   for _ in range(steps - 1):
-    step.end_without_scores(patience, nothing, scorer)
-  with pytest.raises(train_lib.Ended, match='a score.*: status 401, wrong key'):
-    step.end_without_scores(patience, nothing, scorer)
+    step.end_in_outage(found, stats_of(False), scorer)
+  with pytest.raises(train_lib.Ended, match='score.*: status 401, wrong key'):
+    step.end_in_outage(found, stats_of(False), scorer)
+
+
+def test_a_judge_that_answers_nothing_ends_a_run_that_has_other_scores() -> (
+  None
+):
+  scorer: Any = Silent(lasting=True)
+  found = outages()
+  silent, idle = stats_of(True, questions=4, unanswered=4), stats_of(True)
+  for each in (silent, silent, stats_of(True, questions=4, unanswered=3)):
+    step.end_in_outage(found, each, scorer)
+  for each in (silent, idle, silent, idle, idle):
+    step.end_in_outage(found, each, scorer)
+  with pytest.raises(train_lib.Ended, match='no verdict 3 times.*wrong key'):
+    step.end_in_outage(found, silent, scorer)
 
 
 def test_the_judge_s_usage_is_that_of_all_steps() -> None:
