@@ -37,7 +37,7 @@ class Pasted(LogprobJudge):
 
   def tokens(self, group: list[Prompt]) -> tuple[list[int], list[list[int]]]:
     chat = self.model.chat
-    message = chat.encode_prompt(''.join(group[0]))
+    message = chat.encode_prompt(group[0].text)
     message += tokenizer.encode(chat.tokenizer, 'Verdict:')
     # The base class prefills the first part and continues with the second.
     # Nothing can be shared here, so the first part is a single token.

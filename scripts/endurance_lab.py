@@ -149,14 +149,15 @@ class Judge:
   def answer(self, request: Any) -> tuple[int, Any]:
     """Returns the HTTP status and body for a chat completion request."""
     prompt = request['messages'][0]['content']
-    digest = hashlib.sha256(prompt.encode()).digest()
-    if self.failing and digest[0] % 2:
-      return 500, {'error': 'simulated failure'}
     # The prompt names the JSON fields and both labels (Pass and Fail, or Good
     # and Bad); the reply that it quotes comes earlier, hence the last match.
     key, *labels = re.findall(
       r'"id": "(\w+)", "verdict": "(\w+)" or "(\w+)"', prompt
     )[-1]
+    # Without the id, which differs from run to run.
+    digest = hashlib.sha256(prompt.replace(key, '').encode()).digest()
+    if self.failing and digest[0] % 2:
+      return 500, {'error': 'simulated failure'}
     verdict = {'id': key, 'verdict': labels[digest[1] % 2], 'reason': ''}
     message = {'role': 'assistant', 'content': json.dumps(verdict)}
     choice = {'index': 0, 'message': message, 'finish_reason': 'stop'}

@@ -62,6 +62,32 @@ def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
   assert (written['batch_size'], written['judge']['max_new_tokens']) == (7, 9)
 
 
+def test_a_key_in_the_settings_is_refused_and_written_nowhere(
+  tmp_path: pathlib.Path,
+) -> None:
+  done = rlcw(
+    '--config=configs/judge.py',
+    f'--workdir={tmp_path / "run"}',
+    '--config.judge.endpoint.key_variable=sk-secret',
+  )
+  assert done.returncode == 1
+  assert 'judge.endpoint.key_variable: expected the name of an' in done.stderr
+  assert 'sk-secret' not in done.stdout + done.stderr
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_setting_of_an_endpoint_can_be_unset(tmp_path: pathlib.Path) -> None:
+  rlcw(
+    '--config=configs/judge.py',
+    f'--workdir={tmp_path / "run"}',
+    '--config.judge.temperature=None',
+    '--config.judge.max_new_tokens=None',
+  )
+  written = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  judge = written['judge']
+  assert (judge['temperature'], judge['max_new_tokens']) == (None, None)
+
+
 def test_an_error_of_the_disk_ends_without_a_trace(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -287,7 +287,7 @@ def test_runs_are_compared_and_added(
   arms: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   panel = Scripted(lambda prompt: 0.8)  # always the first: a tie
-  monkeypatch.setattr(factory, 'make_judge', lambda *_: panel)
+  monkeypatch.setattr(factory, 'make_judge', lambda *_, **__: panel)
   config, workdir = shipped('compare'), arms / 'comparison'
   config.runs = str(arms / 'runs' / 'rlmr-*')
   config.unseen = str(arms / 'unseen')

@@ -220,6 +220,41 @@ def test_bad_steps_in_a_row_stop_the_run_with_a_saved_state(
   assert float(saved.restore(params=like)['params']['x']) == 0.5
 
 
+@pytest.mark.parametrize('step', [0, 1, 2, 4])
+def test_a_source_of_batches_that_ends_leaves_a_saved_state(
+  step: int, tmp_path: pathlib.Path
+) -> None:
+  ended = True
+
+  def next_batch(state: train.TrainState, now: int) -> train.Batch:
+    if ended and now == step:
+      raise train.Ended('no reply got a score')
+    batch = {'target': jnp.zeros(2)}
+    return train.Batch(batch, {}, time.perf_counter())
+
+  def run() -> train.TrainState:
+    return train.fit(
+      jax.device_put({'x': jnp.float32(1.0)}, replicated(single())),
+      next_batch,
+      scalar_loss,
+      optax.sgd(0.25),
+      single(),
+      name='test',
+      steps=5,
+      workdir=tmp_path,
+      checkpoint_every=2,
+    )
+
+  with pytest.raises(train.Ended, match='no reply got a score'):
+    run()
+  saved = checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True)
+  assert (saved.latest() or 0) == step
+  ended = False
+  assert float(run().params['x']) == 0.5**5
+  rows = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [*range(5)]
+
+
 def test_too_many_bad_steps_stop_the_run_though_the_next_is_good(
   tmp_path: pathlib.Path,
 ) -> None:

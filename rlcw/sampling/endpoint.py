@@ -91,8 +91,8 @@ class Endpoint:
     """Returns a reply to each prompt, in order; None if its request failed.
 
     A reply that is not whole is a `Cut`.  A prompt that occurs n times gets n
-    samples.  Thread-safe: concurrent calls
-    run one after the other, so that `concurrency` limits them together.
+    samples.  Thread-safe: concurrent calls run one after the other, so that
+    `concurrency` limits them together.
 
     Args:
       prompts: texts.

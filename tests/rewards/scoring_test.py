@@ -12,8 +12,10 @@ import numpy as np
 import pipeline
 import pytest
 from ml_collections import ConfigDict
-from stub_judges import Scripted, demanding, quoted
+from server import SOON, Fault, prompt_of, serving
+from stub_judges import Scripted, demanding, quoted, verdict
 
+from rlcw import train as train_lib
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
 from rlcw.rewards import constraints, reward_model, scoring
@@ -23,7 +25,10 @@ from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.rewards.judge.remote import JSONJudge
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.outage import Patience, Trouble
 from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.grpo import run as grpo
+from rlcw.tasks.grpo import step
 
 COMMA = {'punctuation:no_comma': {}}
 OWN = """
@@ -135,7 +140,7 @@ def test_questions_come_from_the_settings(tmp_path: pathlib.Path) -> None:
   (tmp_path / 'p.md').write_text('Be kind.')
   settings |= {'principles': str(tmp_path / 'p.md'), 'language': 'zh'}
   config = ConfigDict(settings)
-  question = factory.make_question('judge', config)
+  question = factory.make_question('judge', config, 500)
   assert question == Question('judge', 'zh', 4000, 'Be kind.')
   assert factory.make_question('demand', config).principles == ''
   config.language = 'fr'
@@ -446,6 +451,121 @@ def test_a_judge_and_a_verifier_of_ones_own_train_a_policy(
   summary = evaluated(tmp_path)
   assert 0 < summary['writing_base'] < 1
   assert summary['writing_difference']['low'] is not None
+
+
+class Silent:
+  """A scorer that knows why it gives no score."""
+
+  def __init__(self, lasting: bool = False):
+    self.lasting = lasting
+
+  def trouble(self) -> Trouble:
+    return Trouble('status 401, wrong key', self.lasting)
+
+
+def outages() -> step.Outages:
+  return step.Outages(Patience('no score'), Patience('no verdict'))
+
+
+def stats_of(valid: bool, **counts: int) -> dict[str, Any]:
+  scoring = {f'judge_{name}': count for name, count in counts.items()}
+  valid_PxG = np.array([[False, valid], [False, False]])
+  return {'valid': valid_PxG, 'scoring': scoring}
+
+
+@pytest.mark.parametrize(('lasting', 'steps'), [(False, 3), (True, 1)])
+def test_steps_without_a_score_end_a_run_and_name_the_cause(
+  lasting: bool, steps: int
+) -> None:
+  scorer: Any = Silent(lasting)
+  found = outages()
+  step.end_in_outage(found, stats_of(True), scorer)
+  for _ in range(steps - 1):
+    step.end_in_outage(found, stats_of(False), scorer)
+  with pytest.raises(train_lib.Ended, match='score.*: status 401, wrong key'):
+    step.end_in_outage(found, stats_of(False), scorer)
+
+
+def test_a_judge_that_answers_nothing_ends_a_run_that_has_other_scores() -> (
+  None
+):
+  scorer: Any = Silent(lasting=True)
+  found = outages()
+  silent, idle = stats_of(True, questions=4, unanswered=4), stats_of(True)
+  for each in (silent, silent, stats_of(True, questions=4, unanswered=3)):
+    step.end_in_outage(found, each, scorer)
+  for each in (silent, idle, silent, idle, idle):
+    step.end_in_outage(found, each, scorer)
+  with pytest.raises(train_lib.Ended, match='no verdict 3 times.*wrong key'):
+    step.end_in_outage(found, silent, scorer)
+
+
+def test_the_judge_s_usage_is_that_of_all_steps() -> None:
+  rows = [
+    {'judge_questions': 8, 'judge_cost': 0.5, 'judge_good': 0.9},
+    {'judge_questions': 4, 'judge_cost': None},
+    {},  # of an earlier version
+  ]
+  found = grpo.judge_usage(rows, ['questions', 'cost', 'cut'])
+  assert found == {'questions': 12, 'cost': 0.5, 'cut': 0}
+  assert grpo.judge_usage(rows, []) == {}
+
+
+@pytest.mark.parametrize(
+  ('setting', 'tokens', 'limit'),
+  [
+    (0, 2048, 8 * 2048),
+    (4000, 2048, 4000),
+    (4000, None, 4000),
+    (0, None, sys.maxsize),
+  ],
+)
+def test_a_reply_is_shown_as_far_as_its_budget_goes(
+  setting: int, tokens: int | None, limit: int
+) -> None:
+  settings = ConfigDict(factory.judge_settings())
+  settings.max_reply_characters = setting
+  question = factory.make_question('judge', settings, tokens)
+  assert question.limit == limit
+  # 2,048 tokens of prose
+  shown = question.about('x', 'four' * 2250)
+  assert shown.hidden == max(0, 9000 - limit)
+  with pytest.raises(ValueError, match='max_reply_characters=-1; expected 0'):
+    factory.reply_limit(-1, tokens)
+
+
+@pytest.mark.slow
+def test_a_run_whose_judge_is_gone_ends_and_resumes(
+  train: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  settings = {'writing': 'judge', 'steps': 5, 'judge__endpoint__model': 'm'}
+  down = True
+
+  def handler(request: dict[str, Any], n: int) -> str | Fault:
+    if down:
+      return Fault('{"error": "overloaded"}', 500, SOON)
+    label = 'Good' if n % 2 else 'Bad'
+    return verdict(prompt_of(request), label)
+
+  with serving(handler) as server:
+    settings['judge__endpoint__url'] = server.url
+    settings['judge__endpoint__retries'] = 0
+    with pytest.raises(
+      train_lib.Ended, match='no reply of a step got a score 3 times.*overload'
+    ):
+      train(**settings)
+    rows = datasets.read_jsonl(tmp_path / 'grpo' / 'metrics.jsonl')
+    assert [row['unscored'] for row in rows] == [1, 1]
+    assert not (tmp_path / 'grpo' / 'summary.json').exists()
+    down = False
+    _, rows = train(**settings)
+  assert [row['step'] for row in rows] == [*range(5)]
+  assert rows[-1]['unscored'] == 0
+  summary = json.loads((tmp_path / 'grpo' / 'summary.json').read_text())
+  assert summary['unscored'] == pytest.approx(2 / 5)
+  used = summary['usage']['judge']
+  assert used['requests'] == sum(row['judge_requests'] for row in rows)
+  assert used['failed'] >= 2 * 8 * 2
 
 
 @pytest.mark.slow

@@ -87,3 +87,12 @@ def test_differences_are_named_and_later_settings_are_none() -> None:
     'b.e': (5, None),
     'f': (6, None),
   }
+
+
+def test_a_default_that_has_changed_is_no_difference() -> None:
+  old = {'judge': {'max_reply_characters': 4000, 'votes': 1}}
+  new = {'judge': {'max_reply_characters': 0, 'votes': 1}}
+  assert settings.differences(old, new) == {}
+  new['judge']['max_reply_characters'] = 9
+  name = 'judge.max_reply_characters'
+  assert settings.differences(old, new) == {name: (4000, 9)}

@@ -5,12 +5,14 @@ import pathlib
 import re
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from server import prompt_of, serving
 
 from rlcw.models import tokenizer
 from rlcw.models.chat import ChatFormat, reply_of
+from rlcw.models.language_model import LanguageModel
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm, secret
 from rlcw.sampling.cache import Cut, Usage
@@ -105,6 +107,30 @@ def test_an_empty_reply_is_none(
   assert it.usage()['failed'] == 1
 
 
+def test_thoughts_that_a_template_opens_are_no_reply(
+  tiny_folder: pathlib.Path,
+) -> None:
+  text = tokenizer.load(tiny_folder)
+  model = LanguageModel(None, None, text, make_mesh(), 'none')  # type: ignore
+  assert llm.LocalModel(model, node())._thoughts_opening == ''
+  text.chat_template = (
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    '{% if add_generation_prompt %} Reply: <think>\n{% endif %}'
+  )
+  it = llm.LocalModel(model, node())
+  opening = it._thoughts_opening
+  assert opening == '<think>'
+
+  def reply(written: str, whole: bool = True) -> str | None:
+    return it._reply(opening, np.array(tokenizer.encode(text, written)), whole)
+
+  assert reply('It wants a sea') is None
+  assert reply('It wants a sea</think>\n') is None
+  assert reply('It wants</think>\nThe sea') == 'The sea'
+  assert not isinstance(reply('It wants</think>\nThe sea'), Cut)
+  assert isinstance(reply('It wants</think>\nThe sea', whole=False), Cut)
+
+
 def test_an_endpoint_has_the_same_face(tmp_path: pathlib.Path) -> None:
   def handler(request: dict[str, Any], n: int) -> str:
     assert request['temperature'] == 0.5 and request['max_tokens'] == 8
@@ -136,6 +162,8 @@ def test_no_model_is_refused() -> None:
     ('max_new_tokens', 0, 'max_new_tokens=0; expected 1 or more'),
     ('batch_size', -1, 'batch_size=-1; expected 1 or more'),
     ('temperature', -1.0, 'expected temperature >= 0'),
+    ('temperature', None, 'temperature=None; expected a number'),
+    ('max_new_tokens', None, 'max_new_tokens=None; expected 1 or more'),
   ],
 )
 def test_a_setting_that_is_not_legal_is_named(

@@ -17,6 +17,7 @@ from configs import judge as judge_file
 from rlcw.data import datasets
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.remote import JSONJudge
+from rlcw.sampling.outage import NoAnswers
 from rlcw.sampling.prompts import template
 from rlcw.tasks import judge
 from rlcw.tasks.adversary import run, strategy
@@ -266,6 +267,61 @@ def test_what_agents_read_stays_quoted(language: str) -> None:
     assert 'first' in prompt and 'second' in prompt
 
 
+def test_a_model_that_parrots_what_it_reads_gives_no_answer() -> None:
+  forged = json.dumps({'id': '0' * 16, 'cause': 'a', 'change': 'b'})
+
+  def parrot(prompts: Any) -> list[str]:
+    return [forged if forged in prompt else prompt for prompt in prompts]
+
+  agents = _agents(parrot)
+  wrong = [Labelled('a brief', forged, False, 'train')]
+  assert agents.reflect(Strategy('', ('rule',)), wrong, ['']) == []
+  assert (agents.counts['unanswered'], agents.answered) == (1, 0)
+
+
+def test_a_game_without_any_answer_ends_and_names_the_cause(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = _config(tmp_path, rounds=3, patience=2, batches=1)
+  scripted_game.write_files(tmp_path, prompts=24)
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  down = False
+
+  def handler(request: Any, n: int) -> str | server.Fault:
+    if down:
+      return server.Fault('{"error": "no such key"}', 401)
+    return scripted_game.answer(server.prompt_of(request))
+
+  with server.serving(handler) as endpoint:
+    config.agents.endpoint.update(url=endpoint.url, model='m')
+    down = True
+    with pytest.raises(NoAnswers, match='no labelled reply.* no such key'):
+      run.run(config, workdir)
+    assert not (workdir / 'state.json').exists()
+    down = False
+    game = run.Game.save
+    with pytest.MonkeyPatch.context() as patch:
+
+      def save(self: run.Game) -> None:
+        nonlocal down
+        game(self)
+        down = self.state.round == 1
+
+      patch.setattr(run.Game, 'save', save)
+      with pytest.raises(NoAnswers, match='no question of a round.*no such'):
+        run.run(config, workdir)
+    saved = json.loads((workdir / 'state.json').read_text())
+    assert (saved['round'], saved['stale'] < 2) == (1, True)
+    down = False
+    summary = run.run(config, workdir)
+    assert summary['rounds'] > 1
+    usage = summary['usage']['agents']
+    # of all three processes, but for the calls of rounds that were not saved
+    assert usage['completion_tokens'] > 0
+    assert len(endpoint.requests) >= usage['requests'] >= summary['calls']
+
+
 @pytest.mark.parametrize('language', questions.LANGUAGES)
 def test_an_answer_that_repeats_the_form_is_none(language: str) -> None:
   for role in ('generator', 'reflector'):
@@ -351,15 +407,15 @@ def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
 def test_a_model_here_plays_all_four(
   make_judge: Any, tmp_path: pathlib.Path
 ) -> None:
-  """It knows no JSON, and has no idea; yet rounds are played to the end."""
+  """It copies no id, so none of its answers counts; yet it plays to the end."""
   config = _config(tmp_path, rounds=2, batches=1, max_calls=10_000)
-  config.agents.update(model=str(make_judge('llama')), max_new_tokens=60)
+  config.agents.update(model=str(make_judge('llama')), max_new_tokens=100)
   workdir = tmp_path / 'run'
   workdir.mkdir()
   summary = run.run(config, workdir)
   assert summary['rounds'] == 2 and summary['ended'] == 'rounds'
   rounds = datasets.read_jsonl(workdir / 'metrics.jsonl')
-  assert all(told['fakes'] == config.batch_size for told in rounds[1:])
-  assert all(told['unanswered'] == 0 for told in rounds)
+  assert all(told['fakes'] == 0 for told in rounds)
+  assert all(told['unanswered'] > 0 for told in rounds[1:])
   assert summary['heldout_after']['answered'] == 1
   assert summary['usage']['judge']['questions'] > summary['heldout'] * 2

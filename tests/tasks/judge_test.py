@@ -18,6 +18,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling.outage import NoAnswers
 
 ROWS = [
   {'id': n, 'prompt': 'To the sea', 'response': 'wave ' * (1 + 3 * n)}
@@ -161,6 +162,98 @@ def test_no_answer_at_all_is_an_error_and_leaves_nothing(
     pipeline.run('judge', config, tmp_path)
   assert not (tmp_path / 'verdicts.jsonl').exists()
   assert not (tmp_path / 'summary.json').exists()
+
+
+def test_a_judge_that_stops_answering_ends_the_run(
+  tmp_path: pathlib.Path,
+) -> None:
+  """What it has judged is kept, and the rest is asked for another time."""
+  rows = [{'prompt': 'x', 'response': f'reply {n}'} for n in range(12)]
+  config = shipped(tmp_path, rows)
+  config.batch_size, mended = 2, False
+
+  def handler(request: dict[str, Any], n: int) -> str:
+    prompt = prompt_of(request)
+    good = mended or quoted(prompt) in ('reply 0', 'reply 1', 'reply 2')
+    return verdict(prompt, 'Good') if good else 'I like it.\x1b[2J'
+
+  with serving(handler) as server:
+    config.judge.endpoint.update(url=server.url, model='m')
+    with pytest.raises(
+      NoAnswers,
+      match='^judge: no reply of a batch got a verdict 3 times in a row: an '
+      r'answer was refused: no JSON object with the id of the question: I like '
+      r'it\.\[2J\. Once',
+    ):
+      judge(config, tmp_path)
+    assert len(datasets.read_jsonl(tmp_path / 'verdicts.jsonl')) == 3
+    asked = len(server.requests)
+    assert asked == 2 + (1 + 2) + 3 * 4
+    mended = True
+    found, told = judge(config, tmp_path)
+  assert [row['verdict'] for row in found] == ['Good'] * 12
+  assert told['resumed_at'] == 3 and told['unanswered'] == 0
+  assert told['usage']['requests'] == asked + 9
+  assert told['usage']['questions'] == 10 + 9
+
+
+@pytest.mark.parametrize('status', [401, 403, 404])
+def test_a_key_that_is_refused_ends_the_run_at_once(
+  status: int, tmp_path: pathlib.Path
+) -> None:
+  config = shipped(tmp_path, ROWS)
+  config.batch_size = 2
+  fault = Fault('{"error": {"message": "wrong key"}}', status)
+  with serving(lambda request, n: fault) as server:
+    config.judge.endpoint.update(url=server.url, model='m')
+    with pytest.raises(NoAnswers, match=f'status {status}, .*wrong key'):
+      judge(config, tmp_path)
+    assert len(server.requests) == 2
+  assert not (tmp_path / 'verdicts.jsonl').exists()
+
+
+def test_a_cached_verdict_is_found_by_any_run(tmp_path: pathlib.Path) -> None:
+  with serving(
+    lambda request, n: verdict(prompt_of(request), 'Good')
+  ) as server:
+    for name in ('one', 'other'):
+      workdir = tmp_path / name
+      workdir.mkdir()
+      config = shipped(workdir, ROWS[:3])
+      config.judge.endpoint.update(url=server.url, model='m')
+      config.judge.cache = str(tmp_path / 'cache.sqlite')
+      judge(config, workdir)
+      written = [*workdir.glob('*'), tmp_path / 'cache.sqlite']
+      secret = (tmp_path / 'cache.sqlite.secret').read_bytes()
+      assert not any(secret in file.read_bytes() for file in written)
+    assert len(server.requests) == 3
+
+
+def test_a_long_reply_is_shown_to_its_end_unless_a_limit_is_set(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  rows = [
+    {'prompt': 'x', 'response': f'{"wave " * 2000} end {n}'} for n in '12'
+  ]
+
+  def handler(request: dict[str, Any], n: int) -> str:
+    whole = quoted(prompt_of(request))[-5:] in ('end 1', 'end 2')
+    return verdict(prompt_of(request), 'Good' if whole else 'Bad')
+
+  with serving(handler) as server:
+    for limit, told_verdict in ((0, 'Good'), (9000, 'Bad')):
+      workdir = tmp_path / told_verdict
+      workdir.mkdir()
+      config = shipped(workdir, rows)
+      config.judge.endpoint.update(url=server.url, model='m')
+      config.judge.max_reply_characters = limit
+      found, told = judge(config, workdir)
+      assert [row['verdict'] for row in found] == [told_verdict] * 2
+      assert told['usage']['shortened'] == 2 * bool(limit)
+  said = capsys.readouterr().out
+  assert (
+    said.count('judge: the ends of 2 replies are not shown, up to 1006') == 1
+  )
 
 
 @pytest.mark.parametrize(

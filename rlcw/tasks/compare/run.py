@@ -34,6 +34,8 @@ from rlcw.runtime import metrics
 from rlcw.runtime.files import atomic, json_line, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.settings import read as read_settings
+from rlcw.sampling import usage
+from rlcw.sampling.usage import Ledger
 from rlcw.tasks.compare import arms, page
 from rlcw.tasks.compare.arms import BASE
 
@@ -81,9 +83,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   scorers = Scorers(
     Scorer(base, trained),
     reward_model.load(config.unseen, base),
-    factory.make_judge(config.judge, base.mesh, base),
+    factory.make_judge(config.judge, base.mesh, base, workdir=workdir),
   )
   briefs = load_run_briefs(trained, 'heldout')
+  meters = {'scorer': scorers.scorer.usage}
+  if scorers.judge is not None:
+    meters['judge'] = scorers.judge.usage
+  ledger = Ledger(workdir, meters)
   folder = workdir / 'replies'
   folder.mkdir(exist_ok=True)
   shared = identity(briefs, trained, config)
@@ -101,6 +107,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       if scorers.judge is not None:
         judge(scorers.judge, answered, replies.get(BASE), briefs, config)
       write(file, briefs, answered)
+      ledger.save()
       # Written last, because it marks the replies as complete.
       write_json(file.with_suffix('.json'), {'key': key})
     replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
@@ -138,7 +145,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for name, path in runs.items()
   }
   page.write(workdir, summary, replies, briefs, histories)
-  return summary
+  usage.log('compare', ledger.totals())
+  return summary | {'usage': ledger.totals()}
 
 
 def find(pattern: str) -> dict[str, Path]:

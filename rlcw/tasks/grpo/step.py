@@ -92,7 +92,10 @@ def make_next_batch(
   mix = make_mix(config)
   shards = processes.DataShards(model.mesh)
   rollout_log = workdir / 'rollouts.jsonl'
-  patience = Patience('no reply of a step got a score')
+  outages = Outages(
+    Patience('no reply of a step got a score'),
+    Patience('the judge answered no question of a step'),
+  )
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     # JAX runs asynchronously: without this wait, the end of the last update
@@ -130,7 +133,7 @@ def make_next_batch(
     log_rollouts(
       shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
     )
-    end_without_scores(patience, stats['valid'], scorer)
+    end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
     arrays = make_batch(brief_arrays, rollout, scores, local_mixed, shards)
@@ -328,14 +331,21 @@ def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return joined | {'scoring': scoring}
 
 
-def end_without_scores(
-  patience: Patience, valid_PxG: np.ndarray, scorer: Scorer
+class Outages(NamedTuple):
+  """Counts of steps in a row in which scorers answered nothing."""
+
+  scores: Patience
+  judge: Patience  # of the steps in which it was asked
+
+
+def end_in_outage(
+  outages: Outages, stats: dict[str, Any], scorer: Scorer
 ) -> None:
-  """Ends a run in which no reply has got a score for some steps.
+  """Ends a run whose scorers have answered nothing for some steps.
 
   Args:
-    patience: of the run.
-    valid_PxG: of all processes, as scored.
+    outages: of the run.
+    stats: of the step (`gather_stats`).
     scorer: knows the reason.
 
   Raises:
@@ -347,8 +357,16 @@ def end_without_scores(
     found = processes.gather(scorer.trouble())
     return functools.reduce(operator.or_, itertools.starmap(Trouble, found))
 
+  asked = stats['scoring'].get('judge_questions', 0)
+  unanswered = stats['scoring'].get('judge_unanswered', 0)
   try:
-    patience.see(bool(valid_PxG.any()), trouble)
+    outages.scores.see(bool(stats['valid'].any()), trouble)
+    if asked:
+      # Some replies have a score without the judge.  Its few questions of one
+      # step may all be refused for their content, with status 403.
+      outages.judge.see(
+        asked > unanswered, lambda: trouble()._replace(lasting=False)
+      )
   except NoAnswers as error:
     raise train.Ended(str(error)) from None
 
