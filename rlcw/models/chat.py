@@ -36,7 +36,7 @@ def reply_of(text: str, thinking: bool = False) -> str:
   """
   opened, closed = THOUGHT
   _, end, reply = text.rpartition(closed)
-  if opened in reply or (thinking and not end):
+  if reply.lstrip().startswith(opened) or (thinking and not end):
     return ''
   return reply.strip() if end else text
 

@@ -27,6 +27,7 @@ class LanguageModel(NamedTuple):
   chat: ChatFormat
   mesh: Mesh
   source: str  # the path or id that it was loaded from
+  system: str = ''  # system message of the run that trained it, if any
 
   @property
   def tokenizer(self) -> Any:
@@ -73,7 +74,7 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   # Merged, so that the result is like a pretrained model, to which another run
   # can add new adapters.
   params = lora.merge(base.config, lora.join(learned, base.params))
-  return LanguageModel(base.reference, params, base.chat, mesh, str(model))
+  return base._replace(config=base.reference, params=params, source=str(model))
 
 
 def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:
@@ -120,7 +121,10 @@ def restore(
       f'{workdir} is not the folder of a run; expected config.json and '
       'checkpoints/ in it'
     )
-  base = base._replace(config=lora.configure(base.config, run))
+  base = base._replace(
+    config=lora.configure(base.config, run),
+    system=run.get('system', '') or base.system,
+  )
   checkpoints = Checkpoints(Path(workdir) / 'checkpoints', read_only=True)
   # Only `params` are restored; the optimiser state stays on disk.
   abstract = lora.abstract(base.config, base.mesh) | (extra or {})

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import json
 import random
 import secrets
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,26 @@ class Template:
         )
       spans.append((len(before), len(text) - len(after)))
     return spans
+
+  def with_system(self, system: str) -> str:
+    """The template with a system message for conversations without their own.
+
+    It is the text of a template, with the message in the form that `messages`
+    gives it.
+    """
+    text = json.dumps(system, ensure_ascii=False)
+    first = f"[{{'role': 'system', 'content': {text}}}] + messages"
+    if self.reads_system == 'user':
+      joined = json.dumps(f'{system}\n\n', ensure_ascii=False)
+      first = (
+        f"[{{'role': 'user', 'content': {joined} + messages[0]['content']}}]"
+        ' + messages[1:]'
+      )
+    return (
+      "{%- if messages and messages[0]['role'] != 'system' -%}"
+      f'{{%- set messages = {first} -%}}'
+      '{%- endif -%}'
+    ) + self.tokenizer.get_chat_template()
 
   @property
   def after_reply(self) -> str:

@@ -125,8 +125,15 @@ def load_briefs(
   return briefs
 
 
-def load_run_briefs(config: Config, split: str) -> list[Brief]:
+def load_run_briefs(
+  config: Config, split: str, system: str = ''
+) -> list[Brief]:
   """Loads the briefs of a `grpo` run, from its settings.
+
+  Args:
+    config: of the run.
+    split: of the briefs.
+    system: the system message if the run has none, that of its model.
 
   Raises:
     FileNotFoundError, ValueError: see `load_briefs`.
@@ -137,7 +144,7 @@ def load_run_briefs(config: Config, split: str) -> list[Brief]:
     language=config.language,
     # Older runs have trained on all briefs without a split.
     heldout=config.get('heldout', 0.0),
-    system=config.get('system', ''),
+    system=config.get('system', '') or system,
   )
 
 

@@ -127,7 +127,7 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     shared,
     run.max_reply_tokens,
     end,
-    run.get('system', ''),
+    run.get('system', '') or decoder.system,
   )
 
 

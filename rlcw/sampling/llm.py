@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, FieldReference
 
 from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
-from rlcw.models import language_model, tokenizer
+from rlcw.models import formats, language_model, tokenizer
 from rlcw.models.language_model import LanguageModel
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import cache, endpoint, grammar
@@ -193,7 +193,8 @@ class LocalModel:
     self.sampler = make_sampler(settings.temperature)
     # Everything that a reply depends on besides its prompt.
     names = 'temperature', 'max_new_tokens', 'seed'
-    self.identity = [model.source, *(settings[name] for name in names)]
+    digest = formats.digest(model.source) if settings.cache else model.source
+    self.identity = [digest, *(settings[name] for name in names)]
     self.system = settings.get('system', '')
     if self.system:
       self.identity.append(self.system)

@@ -20,6 +20,7 @@ from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import files, metrics, settings
 from rlcw.runtime.mesh import make_mesh, with_mesh
+from rlcw.sampling import usage
 
 MODELS = ('base', 'trained')
 
@@ -29,7 +30,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Evaluates a finished `grpo` run and returns its summary."""
   trained = settings.read(config.run)
   base = language_model.load(trained.model, make_mesh(**config.mesh))
-  scorer = Scorer(base, trained)
+  scorer = Scorer(base, trained, workdir)
   after, learned = language_model.restore(config.run, base)
   joined = lora.join(learned, base.params)
   models = {'base': base, 'trained': after._replace(params=joined)}
@@ -39,10 +40,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       split='heldout',
       language=trained.language,
       heldout=1.0,  # all but those marked as training briefs
-      system=trained.get('system', ''),
+      system=after.system,
     )
     if config.briefs not in ('', trained.briefs)
-    else load_run_briefs(trained, 'heldout')
+    else load_run_briefs(trained, 'heldout', base.system)
   )
   replies = {
     name: heldout.answer(models[name], scorer, briefs, trained, config)
@@ -69,10 +70,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       },
     )
   summary = summarise(replies, briefs[0].language, config.seed)
-  judge = factory.make_judge(config.judge, base.mesh, base)
+  meters = {'scorer': scorer.usage}
+  judge = factory.make_judge(config.judge, base.mesh, base, workdir=workdir)
   if judge is not None:
+    meters['judge'] = judge.usage
     summary |= compare(judge, briefs, replies, config.judge)
-  return summary
+  # Not a `Ledger`: an evaluation that is interrupted begins anew.
+  used = {name: dict(meter()) for name, meter in meters.items()}
+  usage.log('evaluate', used)
+  return summary | {'usage': used}
 
 
 def summarise(

@@ -8,6 +8,7 @@ The folder `WORKDIR/model` also loads in vLLM, SGLang and `peft`.  It contains:
   a reward model   AutoModelForSequenceClassification with one label
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   elif run is not None and run.task == 'reward_model':
     start = language_model.load(run.model, mesh)
     reward = reward_model.load(config.model, start)
-    model = reward.decoder
+    model = reward.decoder._replace(system=reward.system)
     save_classifier(reward, folder, config)
   else:
     # `load` merges a run's adapters into the weights
     model = language_model.load(config.model, mesh)
     save_model(model, folder, config)
-  model.tokenizer.save_pretrained(folder)
+  save_tokenizer(model, folder)
   files = sorted(folder.rglob('*.safetensors'))
   for file in files:
     # safetensors creates files that only their owner can read
@@ -105,7 +106,24 @@ def save_model(
   """Writes a language model whole: header, weights and tokenizer."""
   write_header(config, folder, model.chat, _CAUSAL)
   weights.save(model.config, model.params, folder, config.dtype)
-  model.tokenizer.save_pretrained(folder)
+  save_tokenizer(model, folder)
+
+
+def save_tokenizer(model: language_model.LanguageModel, folder: Path) -> None:
+  """Writes a tokenizer, whose template begins with the model's system message.
+
+  A conversation with a system message of its own keeps that one.
+  """
+  tokenizer = model.tokenizer
+  if model.system and model.chat.template.compiled is None:
+    metrics.notice(
+      f'{model.source} has no chat template, which would hold the system '
+      f'message {model.system!r:.80}'
+    )
+  elif model.system:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = model.chat.template.with_system(model.system)
+  tokenizer.save_pretrained(folder)
 
 
 def peft_base(model: str) -> dict[str, str]:

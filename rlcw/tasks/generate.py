@@ -7,6 +7,7 @@ not on the batch size.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   records = [record for _, record in placed]
   prompts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))
+  system = config.system or model.system
+  prompts = [messages.messages(prompt, system) for prompt in prompts]
   model.chat.check_context(
     {
       place: len(model.chat.encode_prompt(prompt))
@@ -111,15 +114,15 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
     if not messages.transcript(prompt).strip():
       raise ValueError(f'prompt={prompt!r:.80}; expected a non-blank text')
     if config.write_rules:
-      return briefs.read_brief(record, config.system).request
+      return briefs.read_brief(record).request
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from None
-  return messages.simplest(messages.messages(prompt, config.system))
+  return prompt
 
 
 def answer(
   model: LanguageModel,
-  prompts: list[Prompt],
+  prompts: Sequence[Prompt],
   rows: np.ndarray,
   sampler: Any,
   config: Config,

@@ -49,10 +49,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     heldout=config.heldout,
   )
   examples = {split: load(split=split) for split in ('train', 'heldout')}
+  system = config.system or model.system
   arrays = {
-    split: make_arrays(
-      each, model.chat, config.row_tokens, config.seed, config.system
-    )
+    split: make_arrays(each, model.chat, config.row_tokens, config.seed, system)
     for split, each in examples.items()
   }
   total = len(arrays['train']['token'])

@@ -466,3 +466,19 @@ def test_code_in_a_folder_is_never_run(
   except ValueError as error:
     assert str(error).startswith(str(tmp_path))
   assert not trap.exists()
+
+
+@pytest.mark.parametrize('name', [n for n in FAMILIES if n != 'base'])
+def test_a_template_with_a_system_message_says_it_unless_there_is_another(
+  name: str,
+) -> None:
+  made, system = of(name), 'Say "Ahoy".\n\\ {{ x }} 🌊'
+  user, other = ('user', 'Hi'), ('system', 'Rhyme.')
+  expected = made.encode_prompt([('system', system), user])
+  refused = made.reads_system == 'user'
+  tokenizer = of_family(name)
+  tokenizer.chat_template = made.template.with_system(system)
+  assert ChatFormat(tokenizer, source=name).encode_prompt([user]) == expected
+  if not refused:
+    said = ChatFormat(tokenizer, source=name).encode_prompt([other, user])
+    assert said == made.encode_prompt([other, user])

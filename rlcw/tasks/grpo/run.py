@@ -46,7 +46,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   started = time.perf_counter()
   model = load(config)
-  briefs = load_run_briefs(config, 'train')
+  briefs = load_run_briefs(config, 'train', model.system)
   try:
     load_run_briefs(config, 'heldout')
   except ValueError as error:

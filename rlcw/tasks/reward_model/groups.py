@@ -64,6 +64,7 @@ def make_groups(
   chat: ChatFormat,
   config: Config,
   debias: str,
+  system: str = '',
 ) -> Groups:
   """Tokenises preferences, adds synthetic losers and pads.
 
@@ -77,6 +78,7 @@ def make_groups(
     chat: of the model.
     config: of the `reward_model` task.
     debias: one of `DEBIAS`; see `pair_weights`.
+    system: a system message for prompts without their own.
 
   Raises:
     ValueError: `replies_per_group` is too small for a pair and the losers, or
@@ -101,7 +103,7 @@ def make_groups(
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
     rows = [chat.encode_content(text) for text in texts]
-    prompt = chat.encode_prompt(messages(each.prompt, config.system))
+    prompt = chat.encode_prompt(messages(each.prompt, system))
     asked[f'prompt {n} ({transcript(each.prompt)[:40]!r})'] = len(prompt)
     parts = cover(len(rows), size - losers)
     split += len(parts) > 1
