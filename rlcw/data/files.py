@@ -185,7 +185,8 @@ def _read_parquet(file: Path) -> Placed:
     source = pyarrow.BufferReader(data)
     return _place(file, parquet.ParquetFile(source).read().to_pylist())
   except (pyarrow.ArrowException, OSError, EOFError, zlib.error) as error:
-    raise ValueError(f'{file}: not parquet: {error}') from None
+    reason = ' '.join(str(error).split())
+    raise ValueError(f'{file}: not parquet: {reason:.300}') from None
 
 
 def _read_csv(file: Path, delimiter: str) -> Placed:

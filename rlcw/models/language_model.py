@@ -15,7 +15,7 @@ from rlcw.models import chat, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
-from rlcw.runtime import settings
+from rlcw.runtime import metrics, settings
 from rlcw.runtime.checkpoint import Checkpoints
 
 
@@ -75,6 +75,28 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   # can add new adapters.
   params = lora.merge(base.config, lora.join(learned, base.params))
   return base._replace(config=base.reference, params=params, source=str(model))
+
+
+def with_system(model: LanguageModel, system: str) -> LanguageModel:
+  """Returns a model that has a system message, and says which one it reads.
+
+  Args:
+    model: with the system message of its run, or none.
+    system: the setting; '' keeps that of the model.
+  """
+  model = model._replace(system=system or model.system)
+  own = model.chat.default_system
+  if model.system and model.chat.reads_system == 'user':
+    metrics.notice(
+      f'{model.source} has no system role: the system message is put before '
+      "the user's first message"
+    )
+  elif not model.system and own is not None:
+    metrics.notice(
+      f"the chat template of {model.source} adds its own system message, "
+      f'{own!r:.80}; --config.system replaces it'
+    )
+  return model
 
 
 def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:

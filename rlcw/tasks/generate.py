@@ -42,8 +42,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   records = [record for _, record in placed]
   prompts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))
-  system = config.system or model.system
-  prompts = [messages.messages(prompt, system) for prompt in prompts]
+  model = language_model.with_system(model, config.system)
+  prompts = [messages.messages(prompt, model.system) for prompt in prompts]
   model.chat.check_context(
     {
       place: len(model.chat.encode_prompt(prompt))

@@ -49,9 +49,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     heldout=config.heldout,
   )
   examples = {split: load(split=split) for split in ('train', 'heldout')}
-  system = config.system or model.system
+  model = language_model.with_system(model, config.system)
   arrays = {
-    split: make_arrays(each, model.chat, config.row_tokens, config.seed, system)
+    split: make_arrays(
+      each, model.chat, config.row_tokens, config.seed, model.system
+    )
     for split, each in examples.items()
   }
   total = len(arrays['train']['token'])

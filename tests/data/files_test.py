@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlcw.data import datasets
@@ -236,3 +237,26 @@ def test_without_the_hub_one_line_says_so(
   for path in ('runs/x.jsonl', 'a/b/c', 'x', 'no/*.csv'):
     with pytest.raises(FileNotFoundError, match='no file'):
       datasets.read_records(path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'write'), [(name, write) for name, write, _ in FORMATS]
+)
+def test_any_damage_is_read_or_refused_in_one_line(
+  name: str, write: Callable[..., None], tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / name
+  write(file)
+  whole = file.read_bytes()
+  random = np.random.default_rng(0)
+  for _ in range(60):
+    damaged = bytearray(whole)
+    for _ in range(random.integers(1, 5)):
+      at = random.integers(len(damaged))
+      damaged[at : at + random.integers(3)] = random.bytes(random.integers(4))
+    file.write_bytes(damaged[: random.integers(len(damaged) // 2, 9999)])
+    try:
+      datasets.read_records(file)
+    except ValueError as error:
+      assert str(error).startswith(str(file))
+      assert len(str(error).splitlines()) == 1

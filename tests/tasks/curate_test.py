@@ -266,7 +266,7 @@ def test_examples_are_near_and_popular(
   [
     ({'prompt': ' '}, "queries.jsonl:1: ' ' found; expected a text in prompt"),
     ({'text': 'x'}, 'queries.jsonl:1: None found; expected'),
-    ({'prompt': 'x', 'language': 'zh'}, "has no queries in 'en'"),
+    ({'prompt': 'x', 'language': 'zh'}, "is in language='en'; found zh: 1"),
   ],
 )
 def test_a_bad_query_is_named(

@@ -210,17 +210,18 @@ def read_queries(config: Config) -> list[Query]:
     ValueError: a line is invalid, or there are no queries or no texts in the
       language.
   """
-  records = _read(config.queries, config.language, ('prompt',))
+  given = _read(config.queries, config.language, ('prompt',))
   # Of queries with the same prompt the last one is kept, at the first's place.
-  records = list({record['prompt']: record for record in records}.values())
-  if not records:
-    raise ValueError(f'{config.queries} has no queries in {config.language!r}')
+  records = list({record['prompt']: record for record in given}.values())
+  if len(records) < len(given):
+    metrics.notice(
+      f'{config.queries}: {len(given) - len(records)} of {len(given)} queries '
+      'left out, whose prompt occurs again'
+    )
   if not config.corpus:
     return [Query(record, None) for record in records]
   fields = 'response', 'chosen'
-  pieces = _read(config.corpus, config.language, fields)
-  if not pieces:
-    raise ValueError(f'{config.corpus} has no texts in {config.language!r}')
+  pieces = _read(config.corpus, config.language, fields, config.popularity)
   texts = [
     reply_of(next(p[name] for name in fields if name in p)) for p in pieces
   ]
@@ -232,7 +233,7 @@ def read_queries(config: Config) -> list[Query]:
   ]
   prompts = [record['prompt'] for record in records]
   near = retrieval.nearest(prompts, keys, config.neighbours, config.embedder)
-  popularity = [_popularity(piece, config) for piece in pieces]
+  popularity = [piece.get(config.popularity, 0) for piece in pieces]
   queries = []
   for record, indices in zip(records, near, strict=True):
     # A stable sort: of equally popular texts the nearest stay first.
@@ -242,12 +243,20 @@ def read_queries(config: Config) -> list[Query]:
   return queries
 
 
-def _read(path: str, language: str, fields: Sequence[str]) -> list[Record]:
+def _read(
+  path: str, language: str, fields: Sequence[str], number: str = ''
+) -> list[Record]:
   """Reads the records of a language, each with a text in one of the fields.
+
+  Args:
+    path: of the records.
+    language: of the records.
+    fields: one of these has a text.
+    number: a field that is a number where it is present.
 
   Raises:
     FileNotFoundError: the file does not exist.
-    ValueError: names the line without such a text.
+    ValueError: names the line with another value.
   """
   records = []
   for place, record in datasets.read_language(path, language):
@@ -256,18 +265,13 @@ def _read(path: str, language: str, fields: Sequence[str]) -> list[Record]:
       raise ValueError(
         f'{place}: {text!r:.80} found; expected a text in {" or ".join(fields)}'
       )
+    try:
+      if number in record:
+        datasets.number_of(record, number)
+    except ValueError as error:
+      raise ValueError(f'{place}: {error}') from None
     records.append(record)
   return records
-
-
-def _popularity(record: Record, config: Config) -> float:
-  """Popularity of a text; 0 if its record does not give it."""
-  value = record.get(config.popularity, 0)
-  if not isinstance(value, (int, float)):
-    raise ValueError(
-      f'{config.corpus}: {config.popularity}={value!r:.80}; expected a number'
-    )
-  return value
 
 
 # --- Agents -----------------------------------------------------------------

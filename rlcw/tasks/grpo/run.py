@@ -45,7 +45,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
   started = time.perf_counter()
-  model = load(config)
+  model = language_model.with_system(load(config), config.system)
   briefs = load_run_briefs(config, 'train', model.system)
   try:
     load_run_briefs(config, 'heldout')

@@ -127,7 +127,13 @@ def make_groups(
       f'{split} prompts have more than {size - losers} replies and make '
       'several groups each; a larger replies_per_group reads them fewer times'
     )
-  longest = max(len(reply) for reply in replies if reply is not None)
+  given = [len(reply) for reply in replies if reply is not None]
+  longest, cut = max(given), sum(n > config.max_reply_tokens for n in given)
+  if cut:
+    metrics.notice(
+      f'{cut} of {len(given)} replies are longer than max_reply_tokens='
+      f'{config.max_reply_tokens} and cut there; the longest has {longest}'
+    )
   chat.check_context(
     asked,
     min(longest + len(chat.after_reply), config.max_reply_tokens),

@@ -57,9 +57,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     heldout=config.heldout,
   )
   given = {split: load(split=split) for split in ('train', 'heldout')}
-  system = config.system or model.system
+  model = language_model.with_system(model, config.system)
   groups = {
-    split: make_groups(given[split], model.chat, config, debias, system)
+    split: make_groups(
+      given[split], model.chat, config, debias, model.system
+    )
     # Held-out pairs all weigh 1: the accuracy is of the data as they are.
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
