@@ -34,7 +34,11 @@ def save(
   """
   save_tokenizer(folder, [f'{" ".join(WORDS)} ' * 50])
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-  model = make_llama(tie_word_embeddings=False, initializer_range=0.1)
+  model = make_llama(
+    tie_word_embeddings=False,
+    initializer_range=0.1,
+    max_position_embeddings=4096,
+  )
   bias = torch.full((model.config.vocab_size,), _ABSENT)
   bias[tokenizer.eos_token_id] = _END
   for word in WORDS:

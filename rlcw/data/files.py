@@ -248,26 +248,10 @@ def _place(file: Path, items: Sequence[Any]) -> Placed:
 
 def _parse(text: str, place: str) -> Any:
   try:
-    value = json.loads(text)
+    return json.loads(text)
   # The file is untrusted: deep nesting exhausts the parser's stack.
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{place}: not JSON: {error}') from None
-  # JSON can spell half of a surrogate pair, which no other text can hold.
-  return _whole_characters(value) if '\\u' in text else value
-
-
-def _whole_characters(value: Any) -> Any:
-  """Replaces unpaired surrogates in all texts by �."""
-  if isinstance(value, str):
-    return value.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
-  if isinstance(value, dict):
-    return {
-      _whole_characters(key): _whole_characters(item)
-      for key, item in value.items()
-    }
-  if isinstance(value, list):
-    return [_whole_characters(item) for item in value]
-  return value
 
 
 def _to_record(value: Any, place: str) -> Record:

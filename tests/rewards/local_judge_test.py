@@ -66,7 +66,7 @@ def whole(judge: LanguageModel, question: Question) -> np.ndarray:
       *opening,
       *(
         token
-        for part in prompt
+        for part in prompt[:3]
         for token in tokenizer.encode_untrusted(judge.tokenizer, part)
       ),
       *closing,

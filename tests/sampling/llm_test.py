@@ -12,7 +12,6 @@ from server import prompt_of, serving
 
 from rlcw.models import tokenizer
 from rlcw.models.chat import ChatFormat, reply_of
-from rlcw.models.language_model import LanguageModel
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm, secret
 from rlcw.sampling.cache import Cut, Usage
@@ -107,25 +106,16 @@ def test_an_empty_reply_is_none(
   assert it.usage()['failed'] == 1
 
 
-def test_thoughts_that_a_template_opens_are_no_reply(
-  tiny_folder: pathlib.Path,
+def test_a_thought_is_no_reply_and_one_that_is_not_whole_is_cut(
+  local: llm.LocalModel,
 ) -> None:
-  text = tokenizer.load(tiny_folder)
-  model = LanguageModel(None, None, text, make_mesh(), 'none')  # type: ignore
-  assert llm.LocalModel(model, node())._thoughts_opening == ''
-  text.chat_template = (
-    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    '{% if add_generation_prompt %} Reply: <think>\n{% endif %}'
-  )
-  it = llm.LocalModel(model, node())
-  opening = it._thoughts_opening
-  assert opening == '<think>'
+  text = local.model.tokenizer
 
   def reply(written: str, whole: bool = True) -> str | None:
-    return it._reply(opening, np.array(tokenizer.encode(text, written)), whole)
+    return local._reply(np.array(tokenizer.encode(text, written)), whole)
 
-  assert reply('It wants a sea') is None
-  assert reply('It wants a sea</think>\n') is None
+  assert reply('<think>It wants a sea') is None
+  assert reply('<think>It wants a sea</think>\n') is None
   assert reply('It wants</think>\nThe sea') == 'The sea'
   assert not isinstance(reply('It wants</think>\nThe sea'), Cut)
   assert isinstance(reply('It wants</think>\nThe sea', whole=False), Cut)

@@ -126,8 +126,8 @@ def test_peft_loads_the_base_that_adapters_name(
     path = checkpoints.write_gguf(tmp_path / 'a.gguf', llama)
     settings['model'] = str(path)
     # the file has weights alone
-    text = tokenizer.load(tiny_folder)
-    monkeypatch.setattr(tokenizer, 'load', lambda _: text)
+    chat = language_model.load(tiny_folder, mesh()).chat
+    monkeypatch.setattr('rlcw.models.chat.load', lambda *_: chat)
   elif start == 'run':
     settings['model'] = str(runs / 'grpo')
   else:

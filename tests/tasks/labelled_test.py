@@ -58,7 +58,7 @@ def test_the_shipped_pairs_can_be_played_with() -> None:
     ({'label': 0.5}, ':2: label=0.5; expected 1 for Good or 0 for Bad'),
     ({'label': None}, ':2: label=None'),
     ({'response': ' '}, ":2: response=' '; expected a string"),
-    ({'prompt': 3}, ':2: prompt=3; expected a string'),
+    ({'prompt': 3}, ':2: prompt=3; expected a text'),
     (
       {'split': 'test'},
       ":2: split='test'; expected one of .*'train', 'dev', 'held",
@@ -80,5 +80,5 @@ def test_a_split_without_both_labels_is_named(tmp_path: pathlib.Path) -> None:
     ValueError, match="'zh' are in 'heldout'; expected at least one"
   ):
     labelled.load(file, 'zh', dev=0.3, heldout=0)
-  with pytest.raises(ValueError, match="0 replies in 'en'"):
+  with pytest.raises(ValueError, match="in language='en'; found zh: 20"):
     labelled.load(file, 'en', dev=0.3, heldout=0.3)

@@ -235,7 +235,7 @@ def test_a_reward_for_length_that_a_judge_dislikes(
     return 0.9 if len(quoted(prompt.row).split()) < 8 else 0.1
 
   panel = Scripted(brevity)
-  monkeypatch.setattr(factory, 'make_judge', lambda *_: panel)
+  monkeypatch.setattr(factory, 'make_judge', lambda *_, **__: panel)
   summary, rows = train('length', monitors__window=2)
   told = capsys.readouterr().out
   assert {'length', 'judge'} <= names(summary)

@@ -151,7 +151,7 @@ def test_an_example_longer_than_a_row_is_refused(
   tiny_folder: pathlib.Path,
 ) -> None:
   text = tokenizer.load(tiny_folder)
-  with pytest.raises(ValueError, match='1 of 3 .* row_tokens=32.* has 37'):
+  with pytest.raises(ValueError, match='2 of 4 .* row_tokens=32.* has 71'):
     sft.make_arrays(EXAMPLES, ChatFormat(text), 32, seed=0)
 
 
@@ -205,7 +205,7 @@ def test_a_short_last_batch_counts_each_row_once(
   tiny_folder: pathlib.Path,
 ) -> None:
   model = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
-  arrays = sft.make_arrays(EXAMPLES * 2, model.chat, 64, seed=0)
+  arrays = sft.make_arrays(EXAMPLES * 2, model.chat, 96, seed=0)
   assert len(arrays['token']) == 4
   loss_fn = sft.make_loss(model.config)
   losses = [
