@@ -43,6 +43,7 @@ def test_an_error_of_the_user_ends_without_a_trace(
   assert 'Traceback' not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
   tmp_path: pathlib.Path,
 ) -> None:

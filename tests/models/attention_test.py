@@ -295,6 +295,7 @@ def test_a_platform_that_is_not_installed_is_not_traced(
   assert not any(call in text for call in CALLS)
 
 
+@pytest.mark.slow
 def test_a_cpu_runs_the_reference_and_nothing_else(all_platforms: None) -> None:
   """Under everything that the model wraps around it."""
   inputs = _inputs(Shape(L=40, S=60), dtype='bfloat16')

@@ -11,9 +11,10 @@ import transformers
 from chat_formats import FAMILIES, make_tokenizer, of_family
 from conftest import CHATML
 
-from rlcw.models import chat, template
+from rlcw.models import chat, language_model, template
 from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.models.tokenizer import encode
+from rlcw.runtime import metrics
 from tests.models import tokenizer_gguf_test
 
 TALK = [
@@ -482,3 +483,33 @@ def test_a_template_with_a_system_message_says_it_unless_there_is_another(
   if not refused:
     said = ChatFormat(tokenizer, source=name).encode_prompt([other, user])
     assert said == made.encode_prompt([other, user])
+
+
+@pytest.mark.parametrize(
+  ('name', 'own', 'given', 'used', 'notice'),
+  [
+    ('chatml', '', '', '', None),
+    ('chatml', '', 'Rhyme.', 'Rhyme.', None),
+    ('chatml', 'Old.', '', 'Old.', None),
+    ('qwen2.5', '', '', '', "adds its own system message, 'You are Qwen.'"),
+    ('qwen2.5', '', 'Rhyme.', 'Rhyme.', None),
+    ('gemma', '', 'Rhyme.', 'Rhyme.', 'has no system role'),
+    ('gemma', '', '', '', None),
+  ],
+)
+def test_which_system_message_is_read_is_said(
+  name: str, own: str, given: str, used: str, notice: str | None
+) -> None:
+  metrics.take_notices()
+  model: Any = language_model.LanguageModel(
+    None,
+    None,
+    of(name),
+    None,
+    name,
+    own,  # type: ignore
+  )
+  assert language_model.with_system(model, given).system == used
+  said = metrics.take_notices()
+  assert len(said) == (notice is not None)
+  assert notice is None or notice in said[0]

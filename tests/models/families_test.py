@@ -216,9 +216,10 @@ def test_a_mesh_holds_what_one_host_does(
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'case',
-  [pytest.param('qwen2-window', marks=pytest.mark.slow), 'gemma3'],
+  ['qwen2-window', 'gemma3'],
   indirect=True,
 )
 def test_a_shared_brief_equals_repeated_ones_under_windows(

@@ -187,6 +187,7 @@ def test_a_byte_level_tokenizer_loses_nothing(small: Any, text: str) -> None:
   assert ChatFormat(small).decode_reply(ids) == text.strip()
 
 
+@pytest.mark.slow
 @given(st.text(PRINTED, max_size=60))
 @settings(max_examples=200, deadline=None)
 @example("Don't 1984 — 床前明月光 👩‍👩‍👧")

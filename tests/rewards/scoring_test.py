@@ -603,6 +603,7 @@ def test_nobody_answers_and_nothing_is_learned(
   assert all(reply['writing'] is None for row in rows for reply in row['base'])
 
 
+@pytest.mark.slow
 def test_a_reward_of_ones_own_trains_a_policy(
   train: Callable[..., Any], tmp_path: pathlib.Path, mine: str
 ) -> None:

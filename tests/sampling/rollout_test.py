@@ -103,6 +103,7 @@ def test_replies_do_not_depend_on_the_batch(tiny: Any) -> None:
     _assert_equal(_draw(tiny, rows=(p,)), _part(whole, [p]))
 
 
+@pytest.mark.slow
 def test_replies_do_not_depend_on_the_group_size(tiny: Any) -> None:
   few = _draw(tiny, group_size=2)
   _assert_equal(few, _part(_draw(tiny), slice(None), slice(0, 2)))

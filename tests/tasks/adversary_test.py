@@ -55,7 +55,7 @@ def _versions(folder: pathlib.Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
   ('harmful', 'malformed'),
   [
-    (0, 0),
+    pytest.param(0, 0, marks=pytest.mark.slow),
     pytest.param(0.4, 0, marks=pytest.mark.slow),
     pytest.param(0, 0.3, marks=pytest.mark.slow),
     (0.4, 0.3),

@@ -305,7 +305,9 @@ def test_what_is_shipped_is_read() -> None:
     assert all(len(query.examples or []) == 3 for query in queries)
 
 
-@pytest.mark.parametrize('language', questions.LANGUAGES)
+@pytest.mark.parametrize(
+  'language', ['zh', pytest.param('en', marks=pytest.mark.slow)]
+)
 def test_a_reply_cannot_leave_its_quotation(language: str) -> None:
   """Nor can what an agent says of it."""
   debate = Debate(lambda _: lambda prompts: [], language, 300)

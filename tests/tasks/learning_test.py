@@ -22,6 +22,7 @@ def kept(rows: list[dict[str, Any]]) -> float:
   return 1 - float(np.mean([row['violation_rate'] for row in rows]))
 
 
+@pytest.mark.slow
 def test_a_run_learns_to_keep_rules(
   apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -271,6 +271,7 @@ def test_a_reward_that_is_the_same_for_all(train: Train) -> None:
   assert {row['no_signal_groups'] for row in rows} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_healthy_run_trips_nothing(train: Train, capsys: Any) -> None:
   """It learns to choose its words, and is not disturbed."""
   summary, rows = train('choice', steps=16, learning_rate=1e-3)

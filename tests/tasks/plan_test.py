@@ -57,24 +57,22 @@ def test_the_shapes_of_a_folder_are_those_of_its_header(
   assert run.shape_of(str(tiny_folder)) == tiny[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('changes', 'names'),
   [
     ({}, ['resharding', 'rollout', 'reference', 'reward', 'update']),
-    pytest.param(
+    (
       {'train': 'lora', 'plan.reward_model': '', 'rollout_table': 'train'},
       ['resharding', 'rollout', 'reference', 'update'],
-      marks=pytest.mark.slow,
     ),
-    pytest.param(
+    (
       {'train': 'lora', 'plan.reward_model': '', 'compute_dtype': 'float32'},
       ['resharding', 'rollout', 'reference', 'update'],
-      marks=pytest.mark.slow,
     ),
-    pytest.param(
+    (
       {'compute_dtype': 'float32', 'mesh.fsdp': 1, 'mesh.data': 8},
       ['rollout', 'reference', 'reward', 'update'],
-      marks=pytest.mark.slow,
     ),
   ],
 )

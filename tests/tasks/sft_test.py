@@ -155,9 +155,8 @@ def test_an_example_longer_than_a_row_is_refused(
     sft.make_arrays(EXAMPLES, ChatFormat(text), 32, seed=0)
 
 
-@pytest.mark.parametrize(
-  'learns', [pytest.param('all', marks=pytest.mark.slow), 'lora']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('learns', ['all', 'lora'])
 def test_held_out_loss_falls(
   learns: str,
   file: pathlib.Path,
