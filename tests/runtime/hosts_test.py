@@ -93,9 +93,17 @@ class Lab:
 
 @pytest.fixture(scope='module')
 def lab(
-  tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+  tiny_folder: pathlib.Path,
+  make_llama: Callable[..., Any],
+  tmp_path_factory: pytest.TempPathFactory,
 ) -> Lab:
-  return Lab(tmp_path_factory.mktemp('hosts'), tiny_folder)
+  # Heads and vocabulary split over eight devices.
+  model = tmp_path_factory.mktemp('eight')
+  shutil.copytree(tiny_folder, model, dirs_exist_ok=True)
+  make_llama(
+    vocab_size=304, num_attention_heads=8, num_key_value_heads=8
+  ).save_pretrained(model)
+  return Lab(tmp_path_factory.mktemp('hosts'), model)
 
 
 # the model is split in two, and the groups over four pairs of devices
