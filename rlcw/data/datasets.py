@@ -254,7 +254,7 @@ def shared_fields(record: Record, heldout: float) -> dict[str, str]:
   split = fields.get('split')
   if split is None:
     split = split_of(layouts.prompt_of(record), heldout)
-  return fields | {'split': _SPLITS.get(split.lower(), split)}
+  return fields | {'split': _SPLITS.get(split.lower(), split.lower())}
 
 
 def split_of(prompt: Prompt, heldout: float) -> str:

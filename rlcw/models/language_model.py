@@ -93,7 +93,7 @@ def with_system(model: LanguageModel, system: str) -> LanguageModel:
     )
   elif not model.system and own is not None:
     metrics.notice(
-      f"the chat template of {model.source} adds its own system message, "
+      f'the chat template of {model.source} adds its own system message, '
       f'{own!r:.80}; --config.system replaces it'
     )
   return model

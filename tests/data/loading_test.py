@@ -65,7 +65,7 @@ def test_a_misspelt_split_is_counted(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(
-    *[PAIR | {'split': s} for s in ('train', 'trian', 'Test', 'validation')]
+    *[PAIR | {'split': s} for s in ('Train', 'trian', 'Test', 'validation')]
   )
   assert len(datasets.load_preferences(file, split='train')) == 1
   assert len(datasets.load_preferences(file, split='heldout')) == 2
@@ -214,7 +214,11 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize('loader', LOADERS)
 @hypothesis.settings(
   max_examples=150,
-  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+  deadline=None,
+  suppress_health_check=[
+    hypothesis.HealthCheck.function_scoped_fixture,
+    hypothesis.HealthCheck.too_slow,
+  ],
 )
 @hypothesis.given(
   record=st.sampled_from(WHOLE),

@@ -59,9 +59,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   given = {split: load(split=split) for split in ('train', 'heldout')}
   model = language_model.with_system(model, config.system)
   groups = {
-    split: make_groups(
-      given[split], model.chat, config, debias, model.system
-    )
+    split: make_groups(given[split], model.chat, config, debias, model.system)
     # Held-out pairs all weigh 1: the accuracy is of the data as they are.
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
