@@ -252,7 +252,7 @@ def shared_fields(record: Record, heldout: float) -> dict[str, str]:
   names = 'language', 'genre', 'theme', 'split'
   fields = {n: text_of(record, n) for n in names if n in record}
   split = fields.get('split')
-  if split is None:
+  if not split:
     split = split_of(layouts.prompt_of(record), heldout)
   return fields | {'split': _SPLITS.get(split.lower(), split.lower())}
 
