@@ -344,6 +344,14 @@ def test_a_template_that_fails_is_an_error(
   assert '\n' not in str(raised.value)
 
 
+def test_messages_that_a_template_refuses_are_named() -> None:
+  said = [('user', 'Hi'), ('user', 'A toast.'), ('assistant', 'To you!')]
+  with pytest.raises(
+    ValueError, match=r"alternate; in messages of user, user, .*'A toast\.'"
+  ):
+    of('gemma').encode_conversation(said)
+
+
 def test_a_message_that_is_written_twice_cannot_be_asked_about() -> None:
   twice = '{{ messages[0].content }} {{ messages[0].content }}'
   made = ChatFormat(make_tokenizer(twice, IM, (), (None, IM[1])), source='x')
