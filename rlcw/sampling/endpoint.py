@@ -315,9 +315,9 @@ def _text(completion: Any) -> str:
   return Cut(reply) if _CUT_BY.search(str(reason)) else reply
 
 
-# Finish reasons of replies that are not whole: OpenAI's (length,
-# content_filter), and those of other servers (Mistral's model_length, DeepSeek's
-# insufficient_system_resource, vLLM's abort).
+# Finish reasons of replies that are not whole: OpenAI's length and
+# content_filter, Mistral's model_length, DeepSeek's
+# insufficient_system_resource, vLLM's abort, and others.
 _CUT_BY = re.compile(
   'length|max_|limit|filter|safety|error|abort|cancel|refusal|recitation|'
   'insufficient|incomplete',
