@@ -17,7 +17,7 @@ import numpy as np
 
 from rlcw.data import files, layouts
 from rlcw.data.files import Placed, Record
-from rlcw.data.messages import Prompt, transcript
+from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
 from rlcw.runtime import metrics
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
@@ -400,6 +400,11 @@ def load_examples(
 
   def parse(record: Record) -> Example:
     prompt = layouts.prompt_of(record)
+    # All replies of a conversation are learnt.
+    if any(
+      m.role == ASSISTANT and not m.content.strip() for m in messages(prompt)
+    ):
+      raise ValueError('an earlier reply is blank; expected a text')
     fields = shared_fields(record, heldout)
     return Example(
       prompt,

@@ -268,6 +268,10 @@ def test_a_prompt_keeps_its_messages() -> None:
       {'messages': [USER, GOOD | {'reasoning_content': 'So …'}]},
       r'messages\[1\] has reasoning_content',
     ),
+    (
+      {'messages': [USER, say('assistant', ' '), USER, GOOD]},
+      'an earlier reply is blank',
+    ),
     # pandas writes lists of parquet without commas
     (PAIR | {'chosen': f'[{USER}\n {GOOD}]'}, 'list of messages that is JSON'),
     (PAIR | {'prompt': json.dumps([USER])}, 'list of messages that is JSON'),
