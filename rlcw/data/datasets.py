@@ -180,7 +180,8 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   A notice counts the records of other languages.
 
   Raises:
-    FileNotFoundError, ValueError: see `read_records`, or there is no record.
+    FileNotFoundError, ValueError: see `read_records`, or there is no record, or
+      a language is no text.
   """
   placed = read_records(path)
   if not placed:
@@ -190,10 +191,13 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   selected = []
   other: Counter[str] = Counter()
   for place, record in placed:
-    if record.setdefault('language', language) == language:
+    given = record.setdefault('language', language)
+    if not isinstance(given, str):
+      raise ValueError(f'{place}: language={given!r:.80}; expected a text')
+    if given == language:
       selected.append((place, record))
     else:
-      other[str(record['language'])] += 1
+      other[given] += 1
   if not selected:
     raise ValueError(
       f'{path}: no record is in language={language!r}; found {_counts(other)}'
@@ -207,8 +211,13 @@ def read_language(path: str | Path, language: str | None) -> Placed:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-  """Formats counts by name, such as `zh: 3, en: 1`."""
-  return ', '.join(f'{name}: {n}' for name, n in counts.items()) or 'none'
+  """Formats the greatest counts by name, such as `zh: 3, en: 1`."""
+  most = Counter(counts).most_common(10)
+  # Names are untrusted, and the message is one line.
+  parts = [f'{" ".join(name.split()):.40}: {n}' for name, n in most]
+  if rest := len(counts) - len(most):
+    parts.append(f'{rest} others')
+  return ', '.join(parts) or 'none'
 
 
 # --- Fields -----------------------------------------------------------------
