@@ -264,7 +264,7 @@ def test_a_long_reply_is_shown_to_its_end_unless_a_limit_is_set(
     ({'prompt': 1, 'response': 'x'}, 'prompt=1; expected a text'),
     (
       {'prompt': 'x', 'response': ['y']},
-      r"response=\['y'\]; expected",
+      r"response\[0\]='y'; expected a message",
     ),
   ],
 )

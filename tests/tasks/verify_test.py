@@ -137,15 +137,15 @@ def test_a_reply_without_rules_keeps_them_all(tmp_path: pathlib.Path) -> None:
 
 
 BAD: list[tuple[Any, list[str]]] = [
-  ({'response': 'a', 'kwargs': []}, ['instruction_id_list=None', 'list']),
-  ({'response': 3, **NO_COMMA}, ['response=3', 'string']),
-  (NO_COMMA, ['response=None', 'string']),
-  ({'response': 'a', **NO_COMMA, 'kwargs': None}, ['kwargs=None', 'list']),
+  ({'response': 'a', 'kwargs': []}, ['no field instruction_id_list']),
+  ({'response': 3, **NO_COMMA}, ['response=3', 'a text']),
+  (NO_COMMA, ['response=None', 'a text']),
+  ({'response': 'a', **NO_COMMA, 'kwargs': None}, ['no field kwargs']),
   ({'response': 'a', **NO_COMMA, 'kwargs': ['a']}, ['kwargs', 'objects']),
   ({'response': 'a', **NO_COMMA, 'kwargs': []}, ['1 ids but 0 kwargs']),
   (
     {'response': 'a', **NO_COMMA, 'instruction_id_list': [['a']]},
-    ['instruction_id_list', 'strings'],
+    ['instruction_id_list', 'texts'],
   ),
   (
     {'response': 'a', **NO_COMMA, 'instruction_id_list': ['punctuation:none']},
@@ -184,7 +184,7 @@ def test_a_line_that_is_not_json_is_named_by_its_number(
   file.write_bytes(good + b'\n\n' + line + b'\n')
   config = pipeline.shipped('verify')
   config.input = str(file)
-  with pytest.raises(ValueError, match=r'bad\.jsonl:3: not JSON: '):
+  with pytest.raises(ValueError, match=r'bad\.jsonl:3: not (JSON|UTF-8): '):
     pipeline.run('verify', config, tmp_path)
   assert not (tmp_path / 'verdicts.jsonl').exists()
 
@@ -216,7 +216,7 @@ def test_the_shipped_config_runs_from_the_command_line(
   arguments = ('--config=configs/verify.py', f'--workdir={tmp_path / "run"}')
   done = rlcw(*arguments, f'--config.input={file}')
   assert done.returncode == 1
-  assert f'rlcw: {file}:4: response=None; expected a string' in done.stderr
+  assert f'rlcw: {file}:4: response=None; expected a text' in done.stderr
   assert 'Traceback' not in done.stderr
 
 
