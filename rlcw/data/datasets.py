@@ -17,7 +17,7 @@ import numpy as np
 
 from rlcw.data import files, layouts
 from rlcw.data.files import Placed, Record
-from rlcw.data.messages import Prompt, transcript
+from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
 from rlcw.runtime import metrics
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
@@ -180,7 +180,8 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   A notice counts the records of other languages.
 
   Raises:
-    FileNotFoundError, ValueError: see `read_records`, or there is no record.
+    FileNotFoundError, ValueError: see `read_records`, or there is no record, or
+      a language is no text.
   """
   placed = read_records(path)
   if not placed:
@@ -190,10 +191,13 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   selected = []
   other: Counter[str] = Counter()
   for place, record in placed:
-    if record.setdefault('language', language) == language:
+    given = record.setdefault('language', language)
+    if not isinstance(given, str):
+      raise ValueError(f'{place}: language={given!r:.80}; expected a text')
+    if given == language:
       selected.append((place, record))
     else:
-      other[str(record['language'])] += 1
+      other[given] += 1
   if not selected:
     raise ValueError(
       f'{path}: no record is in language={language!r}; found {_counts(other)}'
@@ -207,8 +211,13 @@ def read_language(path: str | Path, language: str | None) -> Placed:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-  """Formats counts by name, such as `zh: 3, en: 1`."""
-  return ', '.join(f'{name}: {n}' for name, n in counts.items()) or 'none'
+  """Formats the greatest counts by name, such as `zh: 3, en: 1`."""
+  most = Counter(counts).most_common(10)
+  # Names are untrusted, and the message is one line.
+  parts = [f'{" ".join(name.split()):.40}: {n}' for name, n in most]
+  if rest := len(counts) - len(most):
+    parts.append(f'{rest} others')
+  return ', '.join(parts) or 'none'
 
 
 # --- Fields -----------------------------------------------------------------
@@ -252,9 +261,9 @@ def shared_fields(record: Record, heldout: float) -> dict[str, str]:
   names = 'language', 'genre', 'theme', 'split'
   fields = {n: text_of(record, n) for n in names if n in record}
   split = fields.get('split')
-  if split is None:
+  if not split:
     split = split_of(layouts.prompt_of(record), heldout)
-  return fields | {'split': _SPLITS.get(split.lower(), split)}
+  return fields | {'split': _SPLITS.get(split.lower(), split.lower())}
 
 
 def split_of(prompt: Prompt, heldout: float) -> str:
@@ -400,6 +409,11 @@ def load_examples(
 
   def parse(record: Record) -> Example:
     prompt = layouts.prompt_of(record)
+    # All replies of a conversation are learnt.
+    if any(
+      m.role == ASSISTANT and not m.content.strip() for m in messages(prompt)
+    ):
+      raise ValueError('an earlier reply is blank; expected a text')
     fields = shared_fields(record, heldout)
     return Example(
       prompt,

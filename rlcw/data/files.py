@@ -7,13 +7,16 @@ the Hugging Face Hub (`hub`).
 
 import ast
 import csv
+import decimal
 import glob
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,12 @@ Placed = list[tuple[str, Record]]
 
 _ENDS = '.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.tsv'
 # Files that describe a data set and hold no records.
-_ABOUT = {'dataset_info.json', 'dataset_infos.json', 'dataset_dict.json'}
+_ABOUT = {
+  'dataset_info.json',
+  'dataset_infos.json',
+  'dataset_dict.json',
+  'state.json',
+}
 # A split in the name of a shard or of its folder, as the Hub finds it.
 _SPLIT = re.compile(
   r'(?:^|[/_.-])(train|dev|validation|valid|val|test|eval|heldout)(?=[/_.-])'
@@ -66,6 +74,8 @@ def find(path: str | Path) -> list[tuple[Path, str]]:
     ValueError: a folder has files of several formats.
   """
   text = str(path)
+  if not text:  # `Path('')` is the current folder
+    raise FileNotFoundError("path=''; expected a file, a folder or a glob")
   if text.startswith('@'):
     path = ASSETS / text[1:]
   path = Path(path)
@@ -74,7 +84,14 @@ def find(path: str | Path) -> list[tuple[Path, str]]:
   if path.is_dir():
     return _shards(path, sorted(path.rglob('*')))
   matches = sorted(map(Path, glob.glob(text, recursive=True)))
-  files = [(each, each.name) for each in matches if each.is_file()]
+  # The folders that the pattern names are the same for all.
+  fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+  root = Path(*fixed)
+  files = [
+    (each, each.relative_to(root).as_posix())
+    for each in matches
+    if each.is_file()
+  ]
   if files:
     return files
   if hub.is_id(text):
@@ -183,10 +200,33 @@ def _read_parquet(file: Path) -> Placed:
     if data.startswith(b'\x1f\x8b'):
       data = gzip.decompress(data)
     source = pyarrow.BufferReader(data)
-    return _place(file, parquet.ParquetFile(source).read().to_pylist())
-  except (pyarrow.ArrowException, OSError, EOFError, zlib.error) as error:
+    rows = parquet.ParquetFile(source).read().to_pylist()
+    return _place(file, [_json_value(row) for row in rows])
+  # ValueError: for example of a nanosecond, which Python's times cannot hold.
+  except (
+    pyarrow.ArrowException,
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+  ) as error:
     reason = ' '.join(str(error).split())
     raise ValueError(f'{file}: not parquet: {reason:.300}') from None
+
+
+def _json_value(value: Any) -> Any:
+  """Converts a value of parquet to one that JSON has: a time to its text."""
+  if isinstance(value, dict):
+    return {key: _json_value(item) for key, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_json_value(item) for item in value]
+  if isinstance(value, bytes):
+    return value.decode('utf-8', 'backslashreplace')
+  if isinstance(value, decimal.Decimal):
+    return float(value)
+  # numbers include true and false
+  is_plain = value is None or isinstance(value, (str, int, float))
+  return value if is_plain else str(value)
 
 
 def _read_csv(file: Path, delimiter: str) -> Placed:
@@ -196,6 +236,9 @@ def _read_csv(file: Path, delimiter: str) -> Placed:
   rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
   placed, first = [], 2
   try:
+    twice = [n for n, k in Counter(rows.fieldnames or []).items() if k > 1]
+    if twice:
+      raise ValueError(f'{file}:1: {twice[0]!r:.80} names several columns')
     for row in rows:
       place = f'{file}:{first}'
       first = rows.line_num + 1

@@ -15,13 +15,16 @@ Record = dict[str, Any]
 
 _CONVERSATION = 'messages', 'conversations', 'conversation'
 # The request of a record without messages, and the text that it is about.
-_REQUEST = 'query', 'instruction'
+_REQUEST = 'query', 'question', 'instruction'
 _INPUT = 'input', 'context'
 _REPLY = 'response', 'completion', 'output'
 _SYSTEM = 'system', 'system_prompt'
 _LABEL = 'label', 'kto_tag'
 # Fields of a conversation that say more than its texts do.
 _UNSUPPORTED = 'tools', 'images', 'videos', 'audios'
+_WRITTEN_MESSAGES = re.compile(
+  r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
+)
 _TURN = re.compile(r'\n\n(Human|Assistant):')
 
 EXPECTED = (
@@ -41,8 +44,8 @@ def convert(record: Record) -> Record:
       something that cannot be kept.
   """
   record = without_nulls(record)
-  conversation = _pop_conversation(record)
-  replies = _pop_replies(record, conversation)
+  conversation = _pop_messages(record) or _pop_request(record)
+  replies, conversation = _pop_replies(record, conversation)
   for name in _LABEL[1:]:
     if name in record:
       record['label'] = record.pop(name)
@@ -51,6 +54,7 @@ def convert(record: Record) -> Record:
   unsupported = [name for name in _UNSUPPORTED if record.get(name)]
   if unsupported:
     raise ValueError(f'{unsupported[0]} is not supported')
+  conversation = _with_earlier(record, conversation)
   if conversation and conversation[-1].role == ASSISTANT:
     if replies:
       raise ValueError(
@@ -89,14 +93,11 @@ def without_nulls(value: Any) -> Any:
   return [without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
-def _pop_conversation(record: Record) -> list[Message] | None:
-  """Removes the fields of the prompt from a record, and returns its messages.
+def _with_earlier(record: Record, conversation: list[Message]) -> list[Message]:
+  """Removes earlier turns and the system message from a record.
 
-  The last one may be the reply.  None if there is no prompt.
+  Returns the conversation after them.
   """
-  conversation = _pop_messages(record) or _pop_request(record)
-  if conversation is None:
-    return None
   history = record.pop('history', [])
   if not isinstance(history, list) or not all(
     isinstance(pair, list) and len(pair) == 2 for pair in history
@@ -111,15 +112,12 @@ def _pop_conversation(record: Record) -> list[Message] | None:
     for role, text in zip((USER, ASSISTANT), pair, strict=True)
   ]
   conversation = turns + conversation
-  system = [record.pop(name) for name in _SYSTEM if name in record]
-  if not system or not _text(system[0], 'system').strip():
-    return conversation
-  message = Message(SYSTEM, system[0])
-  if conversation[0].role == SYSTEM and conversation[0] != message:
+  given = [_text(record.pop(n), n) for n in _SYSTEM if n in record]
+  own = [each for each in conversation[:1] if each.role == SYSTEM]
+  system = own + [Message(SYSTEM, text) for text in given if text.strip()]
+  if len({*system}) > 1:
     raise ValueError('system differs from the system message; expected one')
-  return (
-    conversation if conversation[0] == message else [message, *conversation]
-  )
+  return system[:1] + conversation[len(own) :]
 
 
 def _pop_messages(record: Record) -> list[Message] | None:
@@ -150,18 +148,24 @@ def _pop_request(record: Record) -> list[Message] | None:
   else:
     return None
   request = _text(record.pop(name), name)
+  turns = _turns(request)
+  if turns:
+    # Such a prompt ends with a blank message of the assistant.
+    return turns if turns[-1].content else turns[:-1]
   if name != 'prompt':
-    about = [record.pop(each) for each in _INPUT if each in record]
+    about = [_text(record.pop(n), n) for n in _INPUT if n in record]
     # LLaMA-Factory joins the two like this.
-    request = '\n'.join([request, *(t for t in about if _text(t, 'input'))])
+    request = '\n'.join(text for text in [request, *about] if text)
   return [Message(USER, request)]
 
 
-def _pop_replies(record: Record, conversation: list[Message] | None) -> Record:
+def _pop_replies(
+  record: Record, conversation: list[Message] | None
+) -> tuple[Record, list[Message] | None]:
   """Removes the replies from a record, and returns them in our fields.
 
-  Where chosen and rejected begin with the prompt, it becomes that of
-  `conversation`, or of the record if that is None.
+  Beside them, returns the conversation: that with which chosen and rejected
+  begin, or the one given.
   """
   replies: Record = {}
   for name in _REPLY:
@@ -174,27 +178,24 @@ def _pop_replies(record: Record, conversation: list[Message] | None) -> Record:
       'responses': [_rated(each, 'response') for each in rated],
       'scores': [_rated(each, 'overall_score') for each in rated],
     }
-  if not {'chosen', 'rejected'} <= record.keys():
-    return replies
   sides = {
-    name: _side(record.pop(name), name) for name in ('chosen', 'rejected')
+    name: _side(record.pop(name), name)
+    for name in ('chosen', 'rejected')
+    if name in record
   }
+  replies |= {name: side[-1].content for name, side in sides.items()}
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:
     raise ValueError('chosen and rejected answer different prompts')
-  replies |= {name: side[-1].content for name, side in sides.items()}
-  [prompt] = prompts
+  prompt = [message for each in prompts for message in each]
   if not prompt:
-    return replies
-  if conversation is None:
-    return {'prompt': messages.to_json(messages.simplest(prompt))} | replies
+    return replies, conversation
   # UltraFeedback: `prompt` is the text of the user's message.
-  if not {each.content for each in conversation} <= {
+  if not {each.content for each in conversation or []} <= {
     each.content for each in prompt
   }:
     raise ValueError('chosen begins with another prompt than prompt')
-  conversation[:] = prompt
-  return replies
+  return replies, prompt
 
 
 def _side(value: Any, name: str) -> list[Message]:
@@ -210,17 +211,24 @@ def _side(value: Any, name: str) -> list[Message]:
       )
     return side
   text = _text(value, name)
-  # Anthropic's HH: the conversation as one text.
-  if _TURN.match(text):
-    _, *pieces = _TURN.split(text)
-    roles = {'Human': USER, 'Assistant': ASSISTANT}
-    side = [
-      Message(roles[role], content.strip())
-      for role, content in zip(pieces[::2], pieces[1::2], strict=True)
-    ]
-    if side[-1].role == ASSISTANT:
-      return side
-  return [Message(ASSISTANT, text)]
+  side = _turns(text)
+  ends = bool(side) and side[-1].role == ASSISTANT
+  return side if ends else [Message(ASSISTANT, text)]
+
+
+def _turns(text: str) -> list[Message]:
+  """Returns the messages of Anthropic's HH: a conversation as one text.
+
+  It has none if it is another text.
+  """
+  if not _TURN.match(text):
+    return []
+  _, *pieces = _TURN.split(text)
+  roles = {'Human': USER, 'Assistant': ASSISTANT}
+  return [
+    Message(roles[role], content.strip())
+    for role, content in zip(pieces[::2], pieces[1::2], strict=True)
+  ]
 
 
 def _reply(value: Any, name: str) -> str:
@@ -246,4 +254,10 @@ def _rated(completion: Any, name: str) -> Any:
 def _text(value: Any, name: str) -> str:
   if not isinstance(value, str):
     raise ValueError(f'{name}={value!r:.80}; expected a text')
+  # Such as pandas writes into csv: it is not the text that was said.
+  if _WRITTEN_MESSAGES.match(value):
+    raise ValueError(
+      f'{name}={value!r:.80}; expected a text, or a list of messages that is '
+      'JSON'
+    )
   return value

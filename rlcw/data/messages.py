@@ -30,10 +30,22 @@ _ROLES = {
   'gpt': ASSISTANT,
   'chatgpt': ASSISTANT,
   'bot': ASSISTANT,
+  'ai': ASSISTANT,
   'model': ASSISTANT,
 }
 # Fields of a message that say more than its text does.
-_UNSUPPORTED = 'tool_calls', 'function_call', 'images', 'audio', 'videos'
+_UNSUPPORTED = (
+  'tool_calls',
+  'function_call',
+  'images',
+  'audio',
+  'videos',
+  'reasoning_content',
+  'reasoning',
+  'thinking',
+)
+# Fields of a reply that tell whether to learn it: OpenAI's, and other tools'.
+_WEIGHT = 'weight', 'train', 'loss'
 
 
 def messages(prompt: Prompt, system: str = '') -> tuple[Message, ...]:
@@ -116,6 +128,12 @@ def parse_message(value: Any, name: str) -> Message:
   for field in _UNSUPPORTED:
     if value.get(field):
       raise ValueError(f'{name} has {field}, which is not supported')
+  for field in _WEIGHT:
+    if _ROLES[role.lower()] == ASSISTANT and value.get(field, 1) == 0:
+      raise ValueError(
+        f'{name} has {field}={value[field]!r}, which is not supported: all '
+        'replies of a conversation are learnt'
+      )
   content = value.get('content', value.get('value'))
   if isinstance(content, list):
     content = ''.join(_part(part, name) for part in content)

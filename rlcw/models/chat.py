@@ -22,7 +22,12 @@ from transformers import PreTrainedTokenizerFast
 from rlcw.models import formats, gguf_tokenizer, hub
 from rlcw.models import tokenizer as tokenizer_lib
 from rlcw.models.template import Message, Template
-from rlcw.models.tokenizer import THOUGHT, encode, encode_untrusted
+from rlcw.models.tokenizer import (
+  THOUGHT,
+  encode,
+  encode_inside,
+  encode_untrusted,
+)
 
 
 def reply_of(text: str, thinking: bool = False) -> str:
@@ -117,12 +122,12 @@ class ChatFormat:
     opened, closed = THOUGHT
     thought, end, _ = text.rpartition(closed)
     if not end:
-      return encode(self.tokenizer, f'\n{closed}\n\n')
+      return encode_inside(self.tokenizer, f'\n{closed}\n\n')
     # The prompt has the opening already.
     thought = thought.lstrip().removeprefix(opened).lstrip('\n')
     return [
       *encode_untrusted(self.tokenizer, thought),
-      *encode(self.tokenizer, f'{closed}\n\n'),
+      *encode_inside(self.tokenizer, f'{closed}\n\n'),
     ]
 
   def encode_content(self, text: str) -> list[int]:
@@ -185,10 +190,11 @@ class ChatFormat:
     Args:
       system: the system message; '' for none.
     """
-    opening, closing = (
-      encode(self.tokenizer, part) for part in self.template.around(system)
+    opening, closing = self.template.around(system)
+    return (
+      [*self._begin, *encode(self.tokenizer, opening)],
+      [*encode_inside(self.tokenizer, closing), *self.encode_thought('')],
     )
-    return [*self._begin, *opening], [*closing, *self.encode_thought('')]
 
   # --- Replies ----------------------------------------------------------------
 
@@ -368,7 +374,7 @@ class ChatFormat:
 
   @functools.cached_property
   def _closing(self) -> list[int]:
-    return encode(self.tokenizer, self.template.after_reply)
+    return encode_inside(self.tokenizer, self.template.after_reply)
 
   def _stop(self, ids: Any) -> int:
     stops = np.isin(ids, [*self.eos_ids, *self.stop_ids])

@@ -243,7 +243,13 @@ class Template:
           **self.tokenizer.special_tokens_map,
         )
     except Exception as error:
-      raise self.error(f'its chat template fails: {error}') from error
+      # Enough to find the record: some templates refuse an order of roles.
+      roles = ', '.join(role for role, _ in messages)
+      last = messages[-1][1] if messages else ''
+      raise self.error(
+        f'its chat template fails: {error}; in messages of {roles:.80}, of '
+        f'which the last is {last[:40]!r}'
+      ) from error
 
 
 @contextlib.contextmanager

@@ -75,10 +75,36 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
   return list(tokenizer.encode(valid_unicode(text), add_special_tokens=False))
 
 
+def encode_inside(
+  tokenizer: PreTrainedTokenizerFast, text: str, **settings: bool
+) -> list[int]:
+  """Token ids of a text that stands inside another, after a line break.
+
+  Llama 2's tokenizer begins every text with a space; here it has none.
+  """
+  guard = _guard(tokenizer)
+  settings['add_special_tokens'] = False
+  ids = list(tokenizer.encode('\n' * bool(guard) + text, **settings))
+  return ids[len(guard) :]
+
+
+@functools.lru_cache(maxsize=8)
+def _guard(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+  """Ids of a line break, if the tokenizer begins every text with a space."""
+  letter, guard = (
+    tokenizer.encode(text, add_special_tokens=False) for text in ('x', '\n')
+  )
+  tokens = tokenizer.convert_ids_to_tokens(letter[:1])
+  return tuple(guard) if str(*tokens).startswith('▁') else ()
+
+
 def encode_untrusted(
   tokenizer: PreTrainedTokenizerFast, text: str
 ) -> list[int]:
-  """Token ids of a text in which spelled-out control tokens stay plain text."""
+  """Token ids of a text in which spelled-out control tokens stay plain text.
+
+  It stands inside another text (`encode_inside`).
+  """
   text = valid_unicode(text)
   # `split_special_tokens` covers only tokens marked as special.  The others are
   # broken up by a separator after their first character.
@@ -87,9 +113,7 @@ def encode_untrusted(
   return [
     id
     for part in text.split(_SEPARATOR)
-    for id in tokenizer.encode(
-      part, add_special_tokens=False, split_special_tokens=True
-    )
+    for id in encode_inside(tokenizer, part, split_special_tokens=True)
   ]
 
 

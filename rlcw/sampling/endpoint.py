@@ -312,12 +312,17 @@ def _text(completion: Any) -> str:
       + (f', refusal={refusal!r:.80}' if refusal else '')
     )
   reply = valid_unicode(reply)
-  return Cut(reply) if str(reason).lower() in _CUT_BY else reply
+  return Cut(reply) if _CUT_BY.search(str(reason)) else reply
 
 
-# Finish reasons of replies that are not whole: OpenAI's, and those of servers
-# that translate other interfaces.
-_CUT_BY = 'length', 'max_tokens', 'content_filter', 'safety', 'error'
+# Finish reasons of replies that are not whole: OpenAI's length and
+# content_filter, Mistral's model_length, DeepSeek's
+# insufficient_system_resource, vLLM's abort, and others.
+_CUT_BY = re.compile(
+  'length|max_|limit|filter|safety|error|abort|cancel|refusal|recitation|'
+  'insufficient|incomplete',
+  re.I,
+)
 
 
 def _joined(content: Any) -> Any:

@@ -33,12 +33,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary.
 
   Raises:
-    ValueError: a sampling setting is out of range, a brief has no prompt or
-      does not fit the model's context, or the output does not belong to this
-      input.
+    ValueError: a sampling setting is out of range, there is no brief, one has
+      no prompt or does not fit the model's context, or the output does not
+      belong to this input.
   """
   sampler = make_sampler(config.temperature, config.top_k, config.top_p)
   placed = datasets.read_records(config.input)
+  if not placed:
+    raise ValueError(f'{config.input} has no records')
   records = [record for _, record in placed]
   prompts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))

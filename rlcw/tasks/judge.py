@@ -139,6 +139,6 @@ def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
     'auc': stats.auc(np.array([row['p_good'] for row in rows]), label),
     # judges favour long replies: the judge's AUC should be clearly higher
     'length_only_auc': stats.auc(
-      np.array([len(row['response']) for row in rows]), label
+      np.array([len(reply_of(row['response'])) for row in rows]), label
     ),
   }

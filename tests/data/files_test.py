@@ -2,6 +2,8 @@
 
 import codecs
 import csv
+import datetime
+import decimal
 import gzip
 import json
 import pathlib
@@ -103,6 +105,7 @@ def test_every_format_has_the_same_records(
     ('x.csv', 'prompt\na\na,b\n', r'x\.csv:3: more cells'),
     ('x.csv', 'prompt\n"a\nb\n', r'x\.csv:2: not csv'),
     ('x.jsonl', '{"a": 1}\n[]', r'x\.jsonl:2: expected a JSON object'),
+    ('x.csv', 'prompt,a,a\nx,y,z', r"x\.csv:1: 'a' names several columns"),
   ],
 )
 def test_what_is_wrong_with_a_file_is_named(
@@ -194,6 +197,57 @@ def test_a_folder_and_a_glob_are_read_as_one(tmp_path: pathlib.Path) -> None:
   assert whole[0][0] == f'{tmp_path / "d/data/more.jsonl"}:2'
   matched = datasets.read_records(f'{tmp_path}/d/**/t*.jsonl')
   assert [record for _, record in matched] == SHARDS[1:]
+
+
+def test_shards_have_the_split_of_their_folder_in_a_glob_too(
+  tmp_path: pathlib.Path,
+) -> None:
+  # the folder `train` that all are in says nothing
+  for split in ('train', 'test'):
+    folder = tmp_path / 'train' / 'x' / split
+    folder.mkdir(parents=True)
+    write_lines(folder / '0.jsonl', [{'prompt': split}])
+  for pattern in ('x', 'x/*/*.jsonl', '**/*.jsonl'):
+    read = datasets.read_records(str(tmp_path / 'train' / pattern))
+    assert [(r['prompt'], r['split']) for _, r in read] == [
+      ('test', 'test'),
+      ('train', 'train'),
+    ]
+  [_, (_, last)] = datasets.read_records(str(tmp_path / 'train/x/t*/0.jsonl'))
+  assert last['split'] == 'train'
+
+
+def test_a_path_that_is_empty_is_not_the_current_folder(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  write_lines(tmp_path / 'x.jsonl')
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(FileNotFoundError, match="path=''; expected a file"):
+    datasets.read_records('')
+
+
+def test_a_saved_data_set_of_arrow_files_is_told_by_its_name(
+  tmp_path: pathlib.Path,
+) -> None:
+  for name in ('data-00000-of-00001.arrow', 'state.json', 'dataset_info.json'):
+    (tmp_path / name).write_text('{\n}')
+  with pytest.raises(FileNotFoundError, match='holds no data; expected files'):
+    datasets.read_records(tmp_path)
+
+
+def test_values_of_parquet_become_those_of_json(tmp_path: pathlib.Path) -> None:
+  record = {
+    'prompt': b'Hi',
+    'when': datetime.datetime(2024, 7, 26),
+    'scores': [{'x': decimal.Decimal('8.5')}],
+  }
+  write_parquet(tmp_path / 'x.parquet', [record])
+  [(_, read)] = datasets.read_records(tmp_path / 'x.parquet')
+  assert read == {
+    'prompt': 'Hi',
+    'when': '2024-07-26 00:00:00',
+    'scores': [{'x': 8.5}],
+  }
 
 
 def test_a_folder_of_two_formats_is_refused(tmp_path: pathlib.Path) -> None:

@@ -139,6 +139,57 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     {'prompt': ASK, 'ability': 'x', 'extra_info': {'index': 1}},
   ),
   'query': ({'query': ASK, 'response': REPLY, 'label': 1}, ONE | {'label': 1}),
+  'implicit, system and history beside': (
+    {
+      'system': 'Rhyme.',
+      'history': [['Hi.', 'Hello!']],
+      'chosen': [USER, GOOD],
+      'rejected': [USER, BAD],
+    },
+    PAIR | {'prompt': [SYSTEM, *TURNS]},
+  ),
+  'UltraFeedback, system beside': (
+    {
+      'prompt': ASK,
+      'system': 'Rhyme.',
+      'chosen': [USER, GOOD],
+      'rejected': [USER, BAD],
+    },
+    PAIR | {'prompt': [SYSTEM, USER]},
+  ),
+  'HH, system beside': (
+    {'system': 'Rhyme.', 'chosen': HH + REPLY, 'rejected': HH + WORSE},
+    PAIR | {'prompt': [SYSTEM, *TURNS]},
+  ),
+  'HH, prompt apart': (
+    {'prompt': HH.rstrip(), 'chosen': REPLY, 'rejected': WORSE},
+    PAIR | {'prompt': TURNS},
+  ),
+  'chosen alone': (
+    {'prompt': ASK, 'chosen': [USER, GOOD], 'rejected': None},
+    {'prompt': ASK, 'chosen': REPLY},
+  ),
+  'Orca': (
+    {'system_prompt': 'Rhyme.', 'question': ASK, 'response': REPLY},
+    ONE | {'prompt': [SYSTEM, USER]},
+  ),
+  'a system of two that is blank': (
+    ONE | {'system': '', 'system_prompt': 'Rhyme.'},
+    ONE | {'prompt': [SYSTEM, USER]},
+  ),
+  'alpaca, blank instruction': (
+    {'instruction': '', 'input': ASK, 'output': REPLY},
+    ONE,
+  ),
+  'weights': (
+    {
+      'messages': [
+        USER | {'weight': 0.0},
+        GOOD | {'weight': 1, 'reasoning_content': None},
+      ]
+    },
+    ONE,
+  ),
   'system twice': (
     {'prompt': [SYSTEM, USER], 'system': 'Rhyme.', 'response': REPLY},
     {'prompt': [SYSTEM, USER], 'response': REPLY},
@@ -168,7 +219,7 @@ def test_a_layout_trains_a_policy_or_a_reward_model(
   if 'response' in ours and ours.get('label') is not False:
     [example] = datasets.load_examples(file, split='train')
     assert (example.prompt, example.response) == (prompt, REPLY)
-  if 'chosen' in ours or 'scores' in ours:
+  if 'rejected' in ours or 'scores' in ours:
     [pair] = datasets.load_preferences(file, split='train')
     assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, REPLY, WORSE)
   if 'label' in ours:
@@ -204,6 +255,31 @@ def test_a_prompt_keeps_its_messages() -> None:
       r'messages\[1\] has tool_calls',
     ),
     ({'messages': [USER, GOOD], 'tools': '[{}]'}, 'tools is not supported'),
+    (
+      {'chosen': [USER, GOOD], 'rejected': [USER, BAD], 'images': ['x']},
+      'images is not supported',
+    ),
+    (
+      {'messages': [USER, GOOD | {'weight': 0}, USER, GOOD]},
+      r'messages\[1\] has weight=0',
+    ),
+    ({'messages': [USER, GOOD | {'train': False}]}, 'has train=False'),
+    (
+      {'messages': [USER, GOOD | {'reasoning_content': 'So …'}]},
+      r'messages\[1\] has reasoning_content',
+    ),
+    (
+      {'messages': [USER, say('assistant', ' '), USER, GOOD]},
+      'an earlier reply is blank',
+    ),
+    # pandas writes lists of parquet without commas
+    (PAIR | {'chosen': f'[{USER}\n {GOOD}]'}, 'list of messages that is JSON'),
+    (PAIR | {'prompt': json.dumps([USER])}, 'list of messages that is JSON'),
+    (ONE | {'system': 'Rhyme.', 'system_prompt': 'Joke.'}, 'system differs'),
+    (
+      {'instruction': ASK, 'context': ['x'], 'response': REPLY},
+      r"context=\['x'\]; expected a text",
+    ),
     ({'messages': [USER, GOOD], 'prompt': 'Other.'}, 'no message of messages'),
     ({'conversations': [share('human', ASK)], 'system': 5}, 'system=5; expect'),
     (

@@ -61,11 +61,30 @@ def test_a_language_that_no_record_has_names_file_and_setting(
     labelled.load(labelled_file, 'en', dev=0.1, heldout=0.1)
 
 
+def test_a_language_that_is_no_text_is_named(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  with pytest.raises(
+    ValueError, match=r'x\.jsonl:2: language=5; expected a te'
+  ):
+    datasets.load_examples(save(PAIR, PAIR | {'language': 5}), language='en')
+
+
+def test_many_languages_make_one_short_line(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  file = save(PAIR, *[PAIR | {'language': f'{n}\n' * 99} for n in range(40)])
+  assert len(datasets.load_examples(file, language='en')) == 1
+  [notice] = metrics.take_notices()
+  assert '30 others of 41 records left out' in notice
+  assert '\n' not in notice and len(notice) < 800
+
+
 def test_a_misspelt_split_is_counted(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(
-    *[PAIR | {'split': s} for s in ('train', 'trian', 'Test', 'validation')]
+    *[PAIR | {'split': s} for s in ('Train', 'trian', 'Test', 'validation')]
   )
   assert len(datasets.load_preferences(file, split='train')) == 1
   assert len(datasets.load_preferences(file, split='heldout')) == 2
@@ -214,7 +233,11 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize('loader', LOADERS)
 @hypothesis.settings(
   max_examples=150,
-  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+  deadline=None,
+  suppress_health_check=[
+    hypothesis.HealthCheck.function_scoped_fixture,
+    hypothesis.HealthCheck.too_slow,
+  ],
 )
 @hypothesis.given(
   record=st.sampled_from(WHOLE),

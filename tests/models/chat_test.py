@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 from chat_formats import FAMILIES, make_tokenizer, of_family
 from conftest import CHATML
 
 from rlcw.models import chat, language_model, template
 from rlcw.models.chat import ChatFormat, reply_of
-from rlcw.models.tokenizer import encode
+from rlcw.models.tokenizer import encode, encode_untrusted
 from rlcw.runtime import metrics
 from tests.models import tokenizer_gguf_test
 
@@ -217,6 +218,41 @@ def test_a_gguf_header_says_what_ends_a_reply(tmp_path: pathlib.Path) -> None:
   assert chat.load(path).eos_ids == (3, 4)
 
 
+def test_a_reply_has_no_space_that_the_tokenizer_puts_before_a_text() -> None:
+  # as Llama 2's and TinyLlama's do
+  bpe = tokenizers.Tokenizer(
+    tokenizers.models.BPE(
+      {t: n for n, t in enumerate(['<s>', '</s>', '▁', '\n', *'HioxU:'])}, []
+    )
+  )
+  bpe.normalizer = tokenizers.normalizers.Sequence(
+    [
+      tokenizers.normalizers.Prepend('▁'),
+      tokenizers.normalizers.Replace(' ', '▁'),
+    ]
+  )
+  tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=bpe,
+    bos_token='<s>',
+    eos_token='</s>',
+    chat_template='{% for m in messages %}U:\n{{ m.content }}'
+    "{% if m.role == 'user' %}:\n{% else %}{{ eos_token }}{% endif %}"
+    '{% endfor %}',
+  )
+  made = ChatFormat(tokenizer, source='x')
+  said = [('user', 'Hi'), ('assistant', 'Ho')]
+  ids, mask = made.encode_conversation(said)
+  whole = tokenizer.apply_chat_template(
+    [{'role': role, 'content': text} for role, text in said], return_dict=False
+  )
+  assert ids == whole
+  learnt = [id for id, is_reply in zip(ids, mask, strict=True) if is_reply]
+  assert ''.join(tokenizer.convert_ids_to_tokens(learnt)) == 'Ho</s>'
+  before, after = made.turns()
+  hi = encode_untrusted(tokenizer, 'Hi')
+  assert before + hi + after == made.encode_prompt('Hi')
+
+
 def test_an_end_after_a_space_is_found() -> None:
   template = (
     "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content"
@@ -343,6 +379,14 @@ def test_a_template_that_fails_is_an_error(
     chat.load(tmp_path)
   assert str(raised.value).startswith(str(tmp_path))
   assert '\n' not in str(raised.value)
+
+
+def test_messages_that_a_template_refuses_are_named() -> None:
+  said = [('user', 'Hi'), ('user', 'A toast.'), ('assistant', 'To you!')]
+  with pytest.raises(
+    ValueError, match=r"alternate; in messages of user, user, .*'A toast\.'"
+  ):
+    of('gemma').encode_conversation(said)
 
 
 def test_a_message_that_is_written_twice_cannot_be_asked_about() -> None:

@@ -66,7 +66,7 @@ def whole(judge: LanguageModel, question: Question) -> np.ndarray:
       *opening,
       *(
         token
-        for part in prompt[:3]
+        for part in (prompt.shared, prompt.group, prompt.row)
         for token in tokenizer.encode_untrusted(judge.tokenizer, part)
       ),
       *closing,

@@ -306,6 +306,7 @@ def test_verdict(
 
 def test_folding_is_idempotent_and_narrows() -> None:
   assert text.fold(' Ｒａｉｎ’s “ﬁne” ') == 'rain\'s "fine"'
+  assert text.fold('ice\u00a0 \tcream\n x') == 'ice cream\n x'
   for word in (*WORDS, 'ΐ', 'ß', 'İ', '\u0344', 'ﷺ'):
     assert text.fold(text.fold(word)) == text.fold(word)
 

@@ -37,6 +37,13 @@ def _choice(content: Any, finish_reason: Any, **message: Any) -> Fault:
     ('length', False),
     ('content_filter', False),
     ('MAX_TOKENS', False),
+    ('model_length', False),
+    ('content_filter: SAFETY', False),
+    ('insufficient_system_resource', False),
+    ('abort', False),
+    ('refusal', False),
+    ('stop_sequence', True),
+    ('end_turn', True),
   ],
 )
 def test_a_reply_that_is_not_whole_is_marked_and_counted(

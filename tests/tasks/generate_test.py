@@ -125,6 +125,14 @@ def test_a_record_without_a_prompt_is_named(
   assert not (tmp_path / 'replies.jsonl').exists()
 
 
+def test_a_file_without_briefs_is_refused(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / 'x.jsonl').touch()
+  with pytest.raises(ValueError, match=r'x\.jsonl has no records'):
+    generate(tiny_folder, tmp_path / 'x.jsonl', tmp_path)
+
+
 def test_an_output_of_something_else_is_left_alone(
   tiny_folder: pathlib.Path, briefs: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -22,7 +22,7 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
 from rlcw.models.decoder import Decoder
 from rlcw.rewards import reward_model
-from rlcw.runtime import files
+from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.reward_model import groups as groups_lib
@@ -102,6 +102,23 @@ def test_scored_replies_fill_groups_and_pair_within_them(
   better = [(worth[n][i], worth[n][j]) for n, i, j in groups.pairs()]
   assert sorted(better) == [(2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2)]
   assert not groups.mask[~groups.real].any()
+
+
+def test_prompts_without_a_pair_are_counted_or_refused() -> None:
+  config = pipeline.shipped('reward_model')
+  config.preferences = 'x.jsonl'
+  alone = datasets.Preference('p', ('a',), (1.0,))
+  tied = datasets.Preference('q', ('a', 'b'), (8.0, 8.0))
+  close = datasets.Preference('q', ('a', 'b'), (8.0, 8.5))
+  metrics.take_notices()  # of other tests
+  groups_lib.check_pairs([close], config, 'train')
+  assert not metrics.take_notices()
+  groups_lib.check_pairs([alone, tied, close], config, 'train')
+  [notice] = metrics.take_notices()
+  assert "x.jsonl: 2 of 3 prompts of the split 'train' make no pair" in notice
+  config.least_gap = 1.0
+  with pytest.raises(ValueError, match=r"x\.jsonl: each of the 3 .*'heldout'"):
+    groups_lib.check_pairs([alone, tied, close], config, 'heldout')
 
 
 @hypothesis.given(st.integers(1, 40), st.integers(2, 9))

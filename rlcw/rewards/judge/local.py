@@ -26,7 +26,7 @@ from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight, prefill
 from rlcw.models.language_model import LanguageModel
-from rlcw.models.tokenizer import encode, encode_untrusted
+from rlcw.models.tokenizer import encode_inside, encode_untrusted
 from rlcw.rewards.judge.questions import (
   Prompt,
   Question,
@@ -141,7 +141,8 @@ class LogprobJudge:
     """
     # After "Verdict:" the model would continue with a space and the label.
     first, second = (
-      encode(self.model.tokenizer, f' {label}')[0] for label in question.labels
+      encode_inside(self.model.tokenizer, f' {label}')[0]
+      for label in question.labels
     )
     if first == second:
       raise ValueError(
@@ -192,7 +193,7 @@ class LogprobJudge:
     """
     tokenizer = self.model.tokenizer
     _, closing = self.model.chat.turns(self.system)
-    closing = closing + encode(tokenizer, CUE)
+    closing = closing + encode_inside(tokenizer, CUE)
     rows = [encode_untrusted(tokenizer, each.row) for each in group]
     # All prompts of a group have the same brief.
     brief = encode_untrusted(tokenizer, group[0].group)

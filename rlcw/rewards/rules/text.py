@@ -75,13 +75,14 @@ def compatible(text: str) -> str:
 def fold(text: str) -> str:
   """Normalises a text for comparisons.
 
-  Texts are equal whatever their case, outer white space, width of characters,
-  composition of accents, shape of quotes and hyphens, and invisible characters.
+  Texts are equal whatever their case, outer white space, number of spaces
+  between words, width of characters, composition of accents, shape of quotes
+  and hyphens, and invisible characters.
   """
   # Not `lower`: casefold also makes ß equal to ss.  It may decompose, so the
   # text is normalised again.
   folded = unicodedata.normalize('NFKC', compatible(text).casefold())
-  return folded.translate(_PLAIN_FORMS).strip()
+  return re.sub(r'[^\S\n]+', ' ', folded.translate(_PLAIN_FORMS)).strip()
 
 
 def words(text: str) -> list[str]:

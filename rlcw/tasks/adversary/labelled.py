@@ -82,7 +82,7 @@ def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:
   prompt = transcript(layouts.prompt_of(record))
   if not prompt.strip():
     raise ValueError('prompt is blank; expected a text')
-  split = record.get('split') or datasets.split_of(prompt, heldout)
+  split = datasets.shared_fields(record, heldout)['split']
   if split not in SPLITS:
     raise ValueError(f'split={split!r}; expected one of {SPLITS}')
   if 'chosen' in record:

@@ -59,6 +59,33 @@ class Groups(NamedTuple):
     return np.argwhere((self.weight > 0) & both)
 
 
+def check_pairs(
+  preferences: list[datasets.Preference], config: Config, split: str
+) -> None:
+  """Counts the prompts without a pair of replies in a notice.
+
+  Raises:
+    ValueError: no prompt has a pair.
+  """
+  gaps = [max(each.worth) - min(each.worth) for each in preferences]
+  total, lone = len(gaps), sum(g == 0 or g < config.least_gap for g in gaps)
+  causes = (
+    'one reply, or scores that are equal or closer than '
+    f'least_gap={config.least_gap:g}'
+  )
+  if lone == total:
+    raise ValueError(
+      f'{config.preferences}: each of the {total} prompts of the split '
+      f'{split!r} has {causes}; expected pairs, or replies to a prompt with '
+      'different scores or labels'
+    )
+  if lone:
+    metrics.notice(
+      f'{config.preferences}: {lone} of {total} prompts of the split {split!r} '
+      f'make no pair: they have {causes}'
+    )
+
+
 def make_groups(
   preferences: list[datasets.Preference],
   chat: ChatFormat,

@@ -33,7 +33,12 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.runtime import files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
-from rlcw.tasks.reward_model.groups import DEBIAS, Groups, make_groups
+from rlcw.tasks.reward_model.groups import (
+  DEBIAS,
+  Groups,
+  check_pairs,
+  make_groups,
+)
 
 # Weight of the penalty on a debiased score's squared correlation with length.
 # For comparison, the Bradley–Terry loss of a trained head is about 0.1.
@@ -46,7 +51,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: the model or the preferences do not exist.
-    ValueError: a setting or a record is invalid.
+    ValueError: a setting or a record is invalid, or no prompt has a pair.
   """
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
@@ -57,6 +62,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     heldout=config.heldout,
   )
   given = {split: load(split=split) for split in ('train', 'heldout')}
+  for split, preferences in given.items():
+    check_pairs(preferences, config, split)
   model = language_model.with_system(model, config.system)
   groups = {
     split: make_groups(given[split], model.chat, config, debias, model.system)
