@@ -104,12 +104,21 @@ def read_records(path: str | Path) -> Placed:
       extra `data` is not installed.
   """
   placed = _read_tfds(path) if str(path).startswith(TFDS) else files.read(path)
-  converted = []
+  converted, diverging = [], []
   for place, record in placed:
     try:
       converted.append((place, layouts.convert(record)))
+    except layouts.Diverging as error:
+      diverging.append(f'{place}: {error}')
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
+  if diverging and not converted:
+    raise ValueError(diverging[0])
+  if diverging:
+    metrics.notice(
+      f'{len(diverging)} of {len(placed)} records left out, the first at '
+      f'{diverging[0]}'
+    )
   return converted
 
 

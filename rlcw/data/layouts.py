@@ -5,6 +5,7 @@ the reply or replies: `response`; `chosen` and `rejected`; or `responses` with
 `scores`.  docs/data.md shows an example of every layout.
 """
 
+import itertools
 import re
 from typing import Any
 
@@ -32,6 +33,13 @@ EXPECTED = (
   'and rejected; chosen and rejected that both begin with the prompt; messages '
   'or conversations; instruction with output; query with response'
 )
+
+
+class Diverging(ValueError):
+  """Raised for a pair whose replies answer different prompts.
+
+  They cannot be compared.  Some are in published data sets, such as HH.
+  """
 
 
 def convert(record: Record) -> Record:
@@ -186,7 +194,7 @@ def _pop_replies(
   replies |= {name: side[-1].content for name, side in sides.items()}
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:
-    raise ValueError('chosen and rejected answer different prompts')
+    raise Diverging('chosen and rejected answer different prompts')
   prompt = [message for each in prompts for message in each]
   if not prompt:
     return replies, conversation
@@ -225,9 +233,14 @@ def _turns(text: str) -> list[Message]:
     return []
   _, *pieces = _TURN.split(text)
   roles = {'Human': USER, 'Assistant': ASSISTANT}
-  return [
+  said = [
     Message(roles[role], content.strip())
     for role, content in zip(pieces[::2], pieces[1::2], strict=True)
+  ]
+  # Some turns come in several pieces.
+  return [
+    Message(role, '\n\n'.join(each.content for each in group))
+    for role, group in itertools.groupby(said, key=lambda each: each.role)
   ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from rlcw.data import datasets, layouts, messages
 from rlcw.data.messages import Message
 from rlcw.rewards.briefs import load_briefs
+from rlcw.runtime import metrics
 
 ASK, REPLY, WORSE = 'A toast.', 'To you!', 'Hm.'
 
@@ -350,3 +351,22 @@ def test_the_documented_layouts_are_read(tmp_path: pathlib.Path) -> None:
     else:
       [brief] = load_briefs(file)
       assert brief.request == layouts.prompt_of(ours)
+
+
+def test_hh_s_irregular_records_are_joined_or_left_out(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  twice = '\n\nHuman: a\n\nHuman: b\n\nAssistant: c\n\nAssistant: '
+  records = [
+    {'chosen': twice + 'd', 'rejected': twice + 'e'},
+    {'chosen': '\n\nHuman: a\n\nAssistant: b', 'rejected': HH + 'c'},
+  ]
+  file.write_text('\n'.join(map(json.dumps, records)))
+  metrics.take_notices()
+  [pair] = datasets.load_preferences(file)
+  assert (pair.prompt, pair.replies) == ('a\n\nb', ('c\n\nd', 'c\n\ne'))
+  assert metrics.take_notices() == [
+    f'1 of 2 records left out, the first at {file}:2: chosen and rejected '
+    'answer different prompts'
+  ]
