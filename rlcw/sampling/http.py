@@ -93,6 +93,22 @@ async def _read(
 _OF_TRANSFER = 'content-encoding', 'content-length', 'transfer-encoding'
 
 
+# Words in an error's code or type, for servers that give no number.
+_STATUS_OF = {
+  'rate_limit': 429,
+  'quota': 429,
+  'overloaded': 503,
+  'unavailable': 503,
+  'timeout': 504,
+  'server_error': 500,
+  'internal': 500,
+  'api_key': 401,
+  'authentication': 401,
+  'permission': 403,
+  'not_found': 404,
+}
+
+
 def _hidden_status(content: bytes) -> int | None:
   """Returns the status of an error inside an answer, None without one.
 
@@ -103,7 +119,12 @@ def _hidden_status(content: bytes) -> int | None:
     answer: Any = json.loads(content)
     first = answer['choices'][0] if answer.get('choices') else {}
     error: Any = answer.get('error') or first.get('error')
-    status = int(error['code'])
+    code = error.get('code')
+    named = f'{code} {error.get("type")}'.lower()
+    status = next(
+      (each for word, each in _STATUS_OF.items() if word in named), code
+    )
+    status = int(status)
   # Anything else is for the reader of the answer to refuse.
   except (
     AttributeError,

@@ -114,6 +114,8 @@ IN_CHOICE['choices'][0] |= {
   [
     _error(429),
     _error('502'),
+    _error('rate_limit_exceeded'),
+    Fault(json.dumps({'error': {'type': 'overloaded_error'}}), headers=SOON),
     _error(503, choices=[]),
     Fault(json.dumps(IN_CHOICE), headers=SOON),
   ],
