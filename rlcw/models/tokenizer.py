@@ -8,6 +8,7 @@ or a reply is the chat format's (`chat`).
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -76,7 +77,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def encode_inside(
-  tokenizer: PreTrainedTokenizerFast, text: str, **settings: bool
+  tokenizer: PreTrainedTokenizerFast, text: str, **settings: Any
 ) -> list[int]:
   """Token ids of a text that stands inside another, after a line break.
 
