@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
       # sampling settings.
       run='runs/quickstart/grpo',
       briefs='',  # other briefs than the held-out ones of that run
+      system='',  # another system message than that of the run
       seed=1,
       replies_per_brief=4,
       batch_size=10,

@@ -70,7 +70,7 @@ class Example:
   response: str
   language: str = 'en'
   split: str = TRAIN
-  good: bool = True  # false: labelled as a reply not to imitate
+  good: bool = True  # false: not to imitate, by its label or as it was cut
 
 
 _Item = TypeVar('_Item')
@@ -429,16 +429,22 @@ def load_examples(
       _reply(record, 'chosen' if 'chosen' in record else 'response'),
       fields.get('language', 'en'),
       fields['split'],
-      number_of(record, 'label') > 0 if 'label' in record else True,
+      # `generate` writes whether each reply was whole.
+      record.get('finished') not in (False, [False])
+      and ('label' not in record or number_of(record, 'label') > 0),
     )
 
   examples = load(path, parse, split=split, language=language)
   good = [each for each in examples if each.good]
-  if len(good) < len(examples):
+  left_out = len(examples) - len(good)
+  if left_out:
     metrics.notice(
-      f'{path}: {len(examples) - len(good)} of {len(examples)} replies left '
-      'out, whose label is 0: they are not to be imitated'
+      f'{path}: {left_out} of {len(examples)} replies left out, whose label is '
+      '0 or which were cut off: they are not to be imitated'
     )
   if not good:
-    raise ValueError(f'{path}: every label is 0; expected replies to imitate')
+    raise ValueError(
+      f'{path}: every reply has label 0 or was cut off; expected replies to '
+      'imitate'
+    )
   return good

@@ -29,6 +29,9 @@ MODELS = ('base', 'trained')
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Evaluates a finished `grpo` run and returns its summary."""
   trained = settings.read(config.run)
+  if config.get('system'):
+    with trained.unlocked():
+      trained.system = config.system
   base = language_model.load(trained.model, make_mesh(**config.mesh))
   scorer = Scorer(base, trained, workdir)
   after, learned = language_model.restore(config.run, base)
@@ -40,7 +43,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       split='heldout',
       language=trained.language,
       heldout=1.0,  # all but those marked as training briefs
-      system=after.system,
+      system=trained.get('system', '') or base.system,
     )
     if config.briefs not in ('', trained.briefs)
     else load_run_briefs(trained, 'heldout', base.system)

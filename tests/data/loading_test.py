@@ -122,11 +122,12 @@ def test_replies_labelled_bad_are_not_imitated(
   save: Callable[..., pathlib.Path],
 ) -> None:
   reply = {'prompt': 'p', 'completion': 'a'}
-  file = save(reply | {'label': True}, reply | {'label': 0}, reply)
+  cut = reply | {'finished': [False]}
+  file = save(reply | {'label': True}, reply | {'label': 0}, reply, cut)
   assert len(datasets.load_examples(file)) == 2
   [notice] = metrics.take_notices()
-  assert '1 of 3 replies left out, whose label is 0' in notice
-  with pytest.raises(ValueError, match='every label is 0'):
+  assert '2 of 4 replies left out, whose label is 0 or which' in notice
+  with pytest.raises(ValueError, match='every reply has label 0'):
     datasets.load_examples(save(reply | {'label': False}))
 
 

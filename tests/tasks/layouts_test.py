@@ -136,13 +136,11 @@ def test_briefs_in_verl_s_layout_train_and_are_evaluated_with_their_system(
   # other briefs, all of which count but those for training
   others = [{'prompt': 'Sing.'}, {'prompt': 'Hum.', 'split': 'train'}]
   config = pipeline.tiny_config('evaluate', apprentice, tmp_path)
-  config.batch_size, config.briefs = (
-    2,
-    write(tmp_path / 'others.jsonl', others),
-  )
+  config.batch_size, config.system = 2, 'Be loud.'
+  config.briefs = write(tmp_path / 'others.jsonl', others)
   pipeline.run('evaluate', config, tmp_path / 'again')
   [line] = datasets.read_jsonl(tmp_path / 'again' / 'evaluation.jsonl')
-  assert line['prompt'] == f'[system]\n{SYSTEM}\n\n[user]\nSing.'
+  assert line['prompt'] == '[system]\nBe loud.\n\n[user]\nSing.'
 
 
 def test_a_run_without_held_out_briefs_says_so_and_others_can_be_given(
