@@ -119,12 +119,7 @@ def _hidden_status(content: bytes) -> int | None:
     answer: Any = json.loads(content)
     first = answer['choices'][0] if answer.get('choices') else {}
     error: Any = answer.get('error') or first.get('error')
-    code = error.get('code')
-    named = f'{code} {error.get("type")}'.lower()
-    status = next(
-      (each for word, each in _STATUS_OF.items() if word in named), code
-    )
-    status = int(status)
+    status = _status_of(error)
   # Anything else is for the reader of the answer to refuse.
   except (
     AttributeError,
@@ -136,6 +131,15 @@ def _hidden_status(content: bytes) -> int | None:
   ):
     return None
   return status if 400 <= status <= 599 else None
+
+
+def _status_of(error: dict[str, Any]) -> int:
+  """Returns the status that an error gives as a number, or else in words."""
+  code: Any = error.get('code')
+  named = f'{code} {error.get("type")}'.lower()
+  words = (status for word, status in _STATUS_OF.items() if word in named)
+  is_number = isinstance(code, int) or str(code).isdecimal()
+  return int(code if is_number else next(words, 0))
 
 
 def _is_loopback(url: str) -> bool:

@@ -45,12 +45,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   prompts = [prompt_of(record, config, place) for place, record in placed]
   model = language_model.load(config.model, make_mesh(**config.mesh))
   model = language_model.with_system(model, config.system)
-  prompts = [messages.messages(prompt, model.system) for prompt in prompts]
+  ids = [
+    model.chat.encode_prompt(messages.messages(prompt, model.system))
+    for prompt in prompts
+  ]
   model.chat.check_context(
-    {
-      place: len(model.chat.encode_prompt(prompt))
-      for (place, _), prompt in zip(placed, prompts, strict=True)
-    },
+    {place: len(row) for (place, _), row in zip(placed, ids, strict=True)},
     config.max_new_tokens,
   )
   output = Path(config.output or workdir / 'replies.jsonl')
@@ -68,7 +68,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for first in metrics.progress('generate', done, len(prompts), 'brief', size):
     rows = np.arange(first, min(first + size, len(prompts)))
     before = time.perf_counter()
-    rollout = answer(model, prompts, rows, sampler, config)
+    rollout = answer(model, ids, rows, sampler, config)
     sampling_seconds += time.perf_counter() - before
     # one transfer for all arrays of the batch
     token, length, finished = jax.device_get(
@@ -124,7 +124,7 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
 
 def answer(
   model: LanguageModel,
-  prompts: Sequence[Prompt],
+  prompts: Sequence[Sequence[int]],
   rows: np.ndarray,
   sampler: Any,
   config: Config,
@@ -136,7 +136,7 @@ def answer(
 
   Args:
     model: the model to sample from.
-    prompts: of all briefs.
+    prompts: token ids of all briefs.
     rows: indices of the briefs to answer, at most P.
     sampler: as returned by `make_sampler`.
     config: the settings of the task.
@@ -147,7 +147,7 @@ def answer(
   padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
   # Widths are powers of two, so that batches of different prompts share few
   # compilations.
-  ids = [model.chat.encode_prompt(prompts[row]) for row in padded_P]
+  ids = [prompts[row] for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
   )

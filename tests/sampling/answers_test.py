@@ -377,3 +377,19 @@ def test_usage_adds_up_over_the_processes_of_a_run(
   assert capsys.readouterr().out == (
     'curate: judge: 2,000 requests, 4,000,000 prompt tokens, cost 1\n'
   )
+
+
+@pytest.mark.parametrize(
+  ('error', 'status'),
+  [
+    ({'code': 400, 'type': 'server_error'}, 400),  # the number counts
+    ({'code': '502', 'type': 'rate_limit_error'}, 502),
+    ({'code': 'insufficient_quota'}, 429),
+    ({'code': None, 'type': 'authentication_error'}, 401),
+    ({'message': 'unknown'}, 0),
+  ],
+)
+def test_an_error_gives_its_status_as_a_number_or_in_words(
+  error: dict[str, Any], status: int
+) -> None:
+  assert http._status_of(error) == status
