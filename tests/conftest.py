@@ -1,11 +1,9 @@
 """Eight CPU devices, and the models that tests share: one tiny, one real."""
 
 import functools
-import importlib
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -253,15 +251,9 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
   """Meshes are of one device, for which compilers are faster."""
   import jax
 
-  from rlcw.runtime import mesh
-
-  # first of all, as a module imported later would keep the patch
-  importlib.import_module('rlcw.tasks.grpo.run')
-  make = functools.partial(mesh.make_mesh, devices=jax.devices()[:1])
-  # modules import it by name
-  for name, module in [*sys.modules.items()]:
-    if name.startswith('rlcw.') and hasattr(module, 'make_mesh'):
-      monkeypatch.setattr(module, 'make_mesh', make)
+  # not `make_mesh`: a module that is imported meanwhile would keep the patch
+  first = jax.devices()[:1]
+  monkeypatch.setattr(jax, 'devices', lambda *_: first)
 
 
 @pytest.fixture(scope='session', autouse=True)
