@@ -258,11 +258,15 @@ def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-  """What one test compiled serves the others of its process."""
+  """What one test compiled serves the others, in every process of this run."""
   import jax
 
-  folder = str(tmp_path_factory.mktemp('xla'))
-  jax.config.update('jax_compilation_cache_dir', folder)
+  # Processes of xdist have a folder each in the run's.  Entries are found by
+  # the folder's name too, so it must be one for all.
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  jax.config.update('jax_compilation_cache_dir', str(folder / 'xla'))
 
 
 @pytest.fixture(scope='session')

@@ -1,13 +1,10 @@
 """Finds a model on this machine or on the Hugging Face Hub."""
 
 import json
-import re
 from pathlib import Path
 
 from rlcw.runtime import hub
 
-# organisation/name, optionally followed by @ and a branch, tag or commit.
-_ID = re.compile(r'(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?')
 _FILES = (
   '*.json',
   '*.safetensors',
@@ -39,23 +36,16 @@ def fetch(model: str | Path) -> Path:
   path = Path(model)
   if path.exists():
     return path
-  match = _ID.fullmatch(str(model))
-  if match is None or path.suffix in ('.gguf', '.safetensors'):
+  repository = hub.parse(str(model))
+  files = path.suffix in ('.gguf', '.safetensors')
+  if repository is None or repository.pattern or files:
     raise FileNotFoundError(f'no model at {model}: {_EXPECTED}')
-  repository, revision = match.groups()
-  # A complete copy is used without any request, so runs work offline.
-  cached = _cached(repository, revision)
-  if cached is not None:
-    return cached
   try:
-    folder = _download(repository, revision)
-  # The HTTP clients that the Hub's library has used over its versions have no
-  # other base class of errors in common.
-  except Exception as error:
-    raise FileNotFoundError(
-      f'no model at {model}: there is no such path, and the download from the '
-      f'Hugging Face Hub failed: {hub.reason(error)}; {_EXPECTED}'
-    ) from error
+    # Subfolders have the same weights in other formats.
+    folder = hub.snapshot(repository, 'model', _FILES, ['*/*'], _is_complete)
+  except FileNotFoundError as error:
+    text = f'no model at {model}: {error}; {_EXPECTED}'
+    raise FileNotFoundError(text) from error.__cause__
   # Adapters are named by whoever opens them.
   if not _is_complete(folder) and not (folder / 'adapter_config.json').exists():
     raise FileNotFoundError(
@@ -65,48 +55,8 @@ def fetch(model: str | Path) -> Path:
   return folder
 
 
-def _cached(repository: str, revision: str | None) -> Path | None:
-  from huggingface_hub import errors
-
-  try:
-    folder = _snapshot(repository, revision, local_files_only=True)
-  except (errors.LocalEntryNotFoundError, errors.HFValidationError):
-    return None
-  return folder if _is_complete(folder) else None
-
-
-def _download(repository: str, revision: str | None) -> Path:
-  import huggingface_hub
-
-  # `snapshot_download` sets no timeout for its first request, so an unreachable
-  # Hub is detected by this one.
-  huggingface_hub.HfApi().model_info(
-    repository, revision=revision, timeout=hub.TIMEOUT_SECONDS
-  )
-  return _snapshot(repository, revision, local_files_only=False)
-
-
-def _snapshot(
-  repository: str, revision: str | None, local_files_only: bool
-) -> Path:
-  import huggingface_hub
-
-  folder = huggingface_hub.snapshot_download(
-    repository,
-    revision=revision,
-    local_files_only=local_files_only,
-    allow_patterns=list(_FILES),
-    # Subfolders have the same weights in other formats.
-    ignore_patterns='*/*',
-  )
-  return Path(folder)
-
-
 def _is_complete(folder: Path) -> bool:
-  """Returns True if all files of a model are in a folder.
-
-  Another program may have downloaded only some of the repository's files.
-  """
+  """Returns True if all files of a model are in a folder."""
   required = ['config.json', 'model.safetensors']
   index = folder / 'model.safetensors.index.json'
   if index.is_file():

@@ -267,8 +267,8 @@ def test_a_data_set_of_the_hub_is_downloaded_once(
   monkeypatch.chdir(tmp_path)
   asked = []
 
-  def download(**settings: Any) -> str:
-    asked.append(settings)
+  def download(name: str, **settings: Any) -> str:
+    asked.append({'repo_id': name} | settings)
     return str(tmp_path / 'd')
 
   monkeypatch.setattr('huggingface_hub.snapshot_download', download)

@@ -26,7 +26,7 @@ class Hub:
     self.asked: list[dict[str, Any]] = []
     self.probed: list[dict[str, Any]] = []
 
-  def model_info(self, repository: str, **settings: Any) -> None:
+  def repo_info(self, repository: str, **settings: Any) -> None:
     self.probed.append({'repository': repository, **settings})
     if self.error is not None:
       raise self.error
@@ -85,6 +85,7 @@ def test_a_path_that_exists_is_returned_as_it_is(
     'org/name/more',
     'org/name@',
     'org/a name',
+    'org/name?*.safetensors',
   ],
 )
 def test_what_is_no_path_and_no_id_is_an_error(model: str, fake: Hub) -> None:
@@ -108,12 +109,12 @@ def test_what_is_no_path_and_no_id_is_an_error(model: str, fake: Hub) -> None:
 )
 def test_an_id_is_downloaded(model: Any, revision: Any, fake: Hub) -> None:
   assert hub.fetch(model) == fake.folder
-  assert fake.probed == [
-    {'repository': 'org/name-1.5', 'revision': revision, 'timeout': 10.0}
-  ]
-  assert [ask['local_files_only'] for ask in fake.asked] == [True, False]
-  for ask in fake.asked:
+  [probed] = fake.probed
+  assert probed['timeout'] == 10.0
+  for ask in [probed, *fake.asked]:
     assert (ask['repository'], ask['revision']) == ('org/name-1.5', revision)
+    assert ask['repo_type'] == 'model'
+  assert [ask['local_files_only'] for ask in fake.asked] == [True, False]
 
 
 def test_only_what_is_needed_is_downloaded_and_no_pickle(fake: Hub) -> None:
