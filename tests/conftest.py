@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -247,13 +247,12 @@ def apprentice(
 
 
 @pytest.fixture
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-  """Meshes are of one device, for which compilers are faster."""
-  import jax
+def one_device() -> Iterator[None]:
+  """See `pipeline.one_device`."""
+  import pipeline
 
-  # not `make_mesh`: a module that is imported meanwhile would keep the patch
-  first = jax.devices()[:1]
-  monkeypatch.setattr(jax, 'devices', lambda *_: first)
+  with pipeline.one_device():
+    yield
 
 
 @pytest.fixture(scope='session', autouse=True)

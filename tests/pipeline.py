@@ -4,13 +4,16 @@ As a script, runs the `grpo` task with one line replaced by a `kill -9`:
   python tests/pipeline.py CONFIG.json WORKDIR KILL_AT
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -75,6 +78,18 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
   if name == 'grpo':  # a random model breaks some rule nearly always
     config.mixing.all_violating = 'suppress'
   return config
+
+
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+  """Meshes are of one device meanwhile, for which compilers are faster."""
+  import jax
+
+  # not `make_mesh`: a module that is imported meanwhile would keep the patch
+  first = jax.devices()[:1]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, 'devices', lambda *_: first)
+    yield
 
 
 def run(task: str, config: ConfigDict, workdir: pathlib.Path) -> Any:

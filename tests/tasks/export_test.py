@@ -50,14 +50,16 @@ def runs(
 ) -> pathlib.Path:
   """A reward model and a policy, adapters of both trained."""
   folder = tmp_path_factory.mktemp('runs')
-  for task in ('reward_model', 'grpo'):
+  pairs = few_pairs(folder)
+  for task in ('reward_model', 'sft'):
     config = pipeline.tiny_config(task, tiny_folder, folder)
     config.train = 'lora'
     if task == 'reward_model':
-      config.pooling, config.preferences = 'last', few_pairs(folder)
+      config.pooling, config.preferences = 'last', pairs
     else:
-      config.steps = 3
-    pipeline.run(task, config, folder / task)
+      config.examples, config.steps, config.row_tokens = pairs, 3, 256
+    with pipeline.one_device():
+      pipeline.run(task, config, folder / task)
   return folder
 
 
@@ -86,9 +88,9 @@ def theirs(model: Any) -> np.ndarray:
 def test_a_policy_goes_out_to_transformers(
   runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = export(runs / 'grpo', tmp_path)
+  folder = export(runs / 'sft', tmp_path)
   served = transformers.AutoModelForCausalLM.from_pretrained(folder)
-  trained = ours(language_model.load(runs / 'grpo', mesh()))
+  trained = ours(language_model.load(runs / 'sft', mesh()))
   assert np.abs(trained - theirs(served)).max() <= 1e-4
   start = ours(language_model.load(tiny_folder, mesh()))
   assert np.abs(trained - start).max() > 1e-3  # it did learn something
@@ -102,10 +104,10 @@ def test_a_policy_goes_out_to_transformers(
 def test_adapters_go_out_to_peft(
   runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  folder = export(runs / 'grpo', tmp_path, adapters=True)
+  folder = export(runs / 'sft', tmp_path, adapters=True)
   base = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
   served = peft.PeftModel.from_pretrained(base, folder)
-  trained = ours(language_model.load(runs / 'grpo', mesh()))
+  trained = ours(language_model.load(runs / 'sft', mesh()))
   assert np.abs(trained - theirs(served)).max() <= 1e-4
 
 
@@ -118,7 +120,7 @@ def test_peft_loads_the_base_that_adapters_name(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   workdir = tmp_path / 'run'
-  shutil.copytree(runs / 'grpo', workdir)
+  shutil.copytree(runs / 'sft', workdir)
   # the same adapters, as if they had been trained on another base
   settings = json.loads((workdir / 'config.json').read_text())
   if start == 'gguf':
@@ -129,7 +131,7 @@ def test_peft_loads_the_base_that_adapters_name(
     chat = language_model.load(tiny_folder, mesh()).chat
     monkeypatch.setattr('rlcw.models.chat.load', lambda *_: chat)
   elif start == 'run':
-    settings['model'] = str(runs / 'grpo')
+    settings['model'] = str(runs / 'sft')
   else:
     monkeypatch.chdir(tiny_folder.parent)
     settings['model'] = tiny_folder.name
@@ -310,17 +312,17 @@ def test_settings_that_make_no_sense(
   with pytest.raises(ValueError, match='expected a run of a language model'):
     export(runs / 'reward_model', tmp_path / 'c', adapters=True)
   with pytest.raises(ValueError, match="dtype='int8'.*'float32', 'bfloat16'"):
-    export(runs / 'grpo', tmp_path / 'b', dtype='int8')
+    export(runs / 'sft', tmp_path / 'b', dtype='int8')
 
 
 def test_a_run_that_learned_adapters_can_be_gone_on_from(
   runs: pathlib.Path, tiny_folder: pathlib.Path
 ) -> None:
   base = language_model.load(tiny_folder, mesh())
-  after, learned = language_model.restore(runs / 'grpo', base)
-  merged = language_model.load(runs / 'grpo', mesh())
+  after, learned = language_model.restore(runs / 'sft', base)
+  merged = language_model.load(runs / 'sft', mesh())
   assert merged.config.lora is None
-  assert language_model.origin(runs / 'grpo') == str(tiny_folder)
+  assert language_model.origin(runs / 'sft') == str(tiny_folder)
   joined = lora.join(learned, base.params)
   beside = after._replace(params=joined)
   assert np.abs(ours(beside) - ours(merged)).max() <= 1e-4
