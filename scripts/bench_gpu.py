@@ -47,7 +47,8 @@ from rlcw.models.weights import init_params, param_shardings
 from rlcw.rewards import reward_model
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import over_groups
-from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import GIB

@@ -20,7 +20,8 @@ from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.decoder import Params
 from rlcw.rewards import reward_model
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
-from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
 
 # Float32 sums in another order differ by a few units in the sixth digit, and

@@ -14,7 +14,8 @@ from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.runtime import metrics
 from rlcw.runtime.mesh import over_groups, round_up_groups
-from rlcw.sampling.rollout import Temperature, sample
+from rlcw.sampling.rollout import sample
+from rlcw.sampling.samplers import Temperature
 
 # Values of one reply, from the fields that `answer` and later scorers write.
 PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {

@@ -29,7 +29,7 @@ from rlcw.sampling.cache import Call, Cut, Keep, Usage
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.outage import Trouble
 from rlcw.sampling.prompts import Ask, Schema
-from rlcw.sampling.rollout import make_sampler
+from rlcw.sampling.samplers import make_sampler
 
 
 class Model(Protocol):

@@ -22,7 +22,8 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import briefs
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
-from rlcw.sampling.rollout import Rollout, make_sampler, sample
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import make_sampler
 
 
 @with_mesh

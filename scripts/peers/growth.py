@@ -20,7 +20,8 @@ from rlcw import train
 from rlcw.models import language_model
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.rollout import Temperature, sample
+from rlcw.sampling.rollout import sample
+from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan.roofline import Shapes
 

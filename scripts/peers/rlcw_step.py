@@ -16,7 +16,8 @@ from rlcw import losses, train
 from rlcw.data import batches
 from rlcw.models import language_model, tokenizer
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
 
 

@@ -21,7 +21,8 @@ from rlcw.models.attention import attend
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import Temperature
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 decode = functools.partial(attention_decode.decode, interpret=True)
@@ -242,7 +243,8 @@ from jax.experimental import topologies
 from rlcw.models.config import ModelConfig
 from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime.mesh import make_mesh, over_groups
-from rlcw.sampling.rollout import Temperature, sample
+from rlcw.sampling.rollout import sample
+from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.plan import hlo
 
 chips = topologies.get_topology_desc(

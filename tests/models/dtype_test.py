@@ -16,7 +16,7 @@ from rlcw.data import datasets
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import as_dtype
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling import rollout
+from rlcw.sampling import rollout, samplers
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import programs, roofline
 
@@ -144,7 +144,7 @@ def test_weights_are_cast_once_and_not_for_every_token(tiny: Any) -> None:
       prompt_PxL,
       length_P,
       length_P,
-      rollout.Greedy(),
+      samplers.Greedy(),
       0,
       0,
       config=config,

@@ -25,7 +25,8 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.rollout import Greedy, sample
+from rlcw.sampling.rollout import sample
+from rlcw.sampling.samplers import Greedy
 
 _LENGTH = 24  # beyond every window (6) and every original length (8)
 _WINDOWED = ('qwen2-window', 'gemma3')

@@ -10,7 +10,8 @@ import torch
 
 from rlcw.models import tokenizer
 from rlcw.models.chat import ChatFormat
-from rlcw.sampling.rollout import Greedy, sample
+from rlcw.sampling.rollout import sample
+from rlcw.sampling.samplers import Greedy
 
 TEXT = (
   'The lighthouse keeper wrote a letter to the sea every evening, folded it '

@@ -16,7 +16,7 @@ from rlcw.runtime.mesh import (
   over_groups,
   round_up_groups,
 )
-from rlcw.sampling import rollout
+from rlcw.sampling import rollout, samplers
 from rlcw.tasks.plan import hlo
 from tests.train_test import (
   CONFIG,
@@ -60,7 +60,7 @@ def rollout_on(mesh: Any, table: str) -> rollout.Rollout:
     arrays['prompt'],
     arrays['length'],
     jax.device_put(np.arange(P), over_groups(mesh)),
-    rollout.Temperature(1.0),
+    samplers.Temperature(1.0),
     0,
     0,
     config=CONFIG,

@@ -9,30 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from rlcw.models import attention_kernels, decoder, layers, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.layers import FEW_ROWS
 from rlcw.sampling import rollout as rollout_lib
-from rlcw.sampling.rollout import (
-  Greedy,
-  Rollout,
-  Temperature,
-  TopK,
-  TopP,
-  cache_sizes,
-  sample,
-)
+from rlcw.sampling.rollout import Rollout, cache_sizes, sample
+from rlcw.sampling.samplers import Greedy, Temperature, TopK, TopP
 
 LENGTHS = (3, 8, 5)  # of three briefs, padded to 8
 BRIEF_IDS = (11, 7, 300)
 GROUP, BUDGET = 4, 12
 EOS = tuple(range(0, 300, 12))  # frequent, so that some replies end early
 PLAIN = Temperature(1.0)
-LAST = 1 - 2**-24  # the largest float32 below 1
 
 
 def _prompts() -> np.ndarray:
@@ -310,147 +300,6 @@ def test_greedy_is_the_argmax_of_full_forwards(tiny: Any) -> None:
 def test_top_1_is_greedy(tiny: Any) -> None:
   one, greedy = _draw(tiny, TopK(1, 0.9), eos=()), _draw(tiny, Greedy(), eos=())
   np.testing.assert_array_equal(one.token, greedy.token)
-
-
-def _random_logits() -> np.ndarray:
-  logits_BxV = 3 * np.random.default_rng(0).normal(size=(50, 40))
-  return logits_BxV.astype(np.float32)
-
-
-def _softmax(logits_BxV: np.ndarray) -> np.ndarray:
-  weight_BxV = np.exp(logits_BxV.astype(np.float64))
-  return weight_BxV / weight_BxV.sum(-1, keepdims=True)
-
-
-@pytest.mark.parametrize(
-  ('method', 'temperature'),
-  [
-    (Greedy(), 1),
-    (Temperature(0.7), 0.7),
-    (TopK(5, 0.7), 0.7),
-    (TopP(0.8, 1.3), 1.3),
-  ],
-)
-def test_recorded_logp_is_of_the_whole_softmax(
-  method: Any, temperature: float
-) -> None:
-  logits_BxV = _random_logits()
-  logp_BxV, _ = method(logits_BxV)
-  expected_BxV = np.log(_softmax(logits_BxV / temperature))
-  np.testing.assert_allclose(logp_BxV, expected_BxV, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('k', [1, 2, 7, 40])
-def test_top_k_draws_from_the_k_likeliest(k: int) -> None:
-  logits_BxV = _random_logits()
-  _, weight_BxV = TopK(k, 0.7)(logits_BxV)
-  kept_BxV = np.argsort(np.argsort(-logits_BxV)) < k
-  prob_BxV = _softmax(logits_BxV / 0.7)
-  expected_BxV = np.where(kept_BxV, prob_BxV, 0)
-  np.testing.assert_allclose(weight_BxV, expected_BxV, atol=1e-6)
-  np.testing.assert_array_equal(weight_BxV > 0, kept_BxV)
-
-
-@pytest.mark.parametrize('p', [0.0, 1e-6, 0.3, 0.9, 0.999])
-def test_top_p_draws_from_the_fewest_that_hold_p(p: float) -> None:
-  logits_BxV = _random_logits()
-  _, weight_BxV = TopP(p, 1.5)(logits_BxV)
-  prob_BxV = _softmax(logits_BxV / 1.5)
-  for weight_V, prob_V in zip(np.asarray(weight_BxV), prob_BxV, strict=True):
-    falling_V = -np.sort(-prob_V)
-    held = max(int(np.searchsorted(np.cumsum(falling_V), p)) + 1, 1)
-    expected_V = np.where(prob_V >= falling_V[held - 1], prob_V, 0)
-    np.testing.assert_allclose(weight_V, expected_V, atol=1e-6)
-
-
-def test_top_p_of_one_is_the_whole_softmax() -> None:
-  logits_BxV = np.random.default_rng(0).normal(size=(50, 40))
-  logp_BxV, weight_BxV = TopP(1.0)(jnp.asarray(logits_BxV, jnp.float32))
-  np.testing.assert_array_equal(weight_BxV, jnp.exp(logp_BxV))
-
-
-VOCAB, BLOCK, ROWS = 37, 8, 4
-Floats = st.floats(0, 1, width=32, allow_subnormal=False)
-Uniforms = st.lists(
-  st.integers(0, 2**12 - 1), min_size=ROWS, max_size=ROWS
-).map(lambda counts: np.array(counts, np.float32) / 2**12)
-_inverse_cdf = jax.jit(rollout_lib.inverse_cdf, static_argnames='block')
-
-
-@given(
-  st.lists(st.integers(0, 9), min_size=VOCAB, max_size=VOCAB).filter(any),
-  Uniforms,
-)
-@settings(max_examples=100, deadline=None)
-@example([0] * 36 + [1], np.array([0, 0.25, 0.5, LAST], np.float32))
-@example([1] + [0] * 36, np.array([0, 0.25, 0.5, LAST], np.float32))
-@example([0] * 8 + [5] * 16 + [0] * 13, np.array([0, 0.5, LAST, 0.1]))
-def test_inverse_cdf_is_searchsorted(
-  weight: list[int], uniform_B: np.ndarray
-) -> None:
-  """Small whole weights and dyadic numbers, so float32 sums are exact."""
-  weight_BxV = np.tile(np.array(weight, np.float32), (ROWS, 1))
-  drawn_B = _inverse_cdf(weight_BxV, np.float32(uniform_B), block=BLOCK)
-  target_B = np.float64(np.float32(uniform_B)) * sum(weight)
-  expected_B = np.searchsorted(np.cumsum(weight), target_B, side='right')
-  np.testing.assert_array_equal(drawn_B, expected_B)
-
-
-@given(
-  st.lists(Floats | st.just(0.0), min_size=VOCAB, max_size=VOCAB).filter(
-    lambda weight: max(weight) > 1e-6
-  ),
-  st.floats(0, LAST, width=32, allow_subnormal=False),
-)
-@settings(max_examples=200, deadline=None)
-def test_inverse_cdf_never_draws_weight_zero(
-  weight: list[float], uniform: float
-) -> None:
-  weight_BxV = np.tile(np.array(weight, np.float32), (ROWS, 1))
-  uniform_B = np.array([0, uniform, 1 - 2**-23, LAST], np.float32)
-  drawn_B = np.asarray(_inverse_cdf(weight_BxV, uniform_B, block=BLOCK))
-  assert (weight_BxV[0, drawn_B] > 0).all()
-  total_V = np.cumsum(np.array(weight, np.float32), dtype=np.float64)
-  target_B = uniform_B * total_V[-1]
-  slack = 1e-5 * total_V[-1]
-  assert (total_V[drawn_B] >= target_B - slack).all()
-  start_B = total_V[drawn_B] - weight_BxV[0, drawn_B]
-  assert (start_B <= target_B + slack).all()
-
-
-def test_inverse_cdf_on_a_real_vocabulary() -> None:
-  rng = np.random.default_rng(0)
-  weight_BxV = np.exp(3 * rng.normal(size=(64, 49_152))).astype(np.float32)
-  weight_BxV[rng.random(weight_BxV.shape) < 0.9] = 0
-  weight_BxV[:, 40_000:] = 0
-  weight_BxV /= weight_BxV.sum(-1, keepdims=True)
-  for uniform in (0, 1e-7, 0.5, LAST):
-    uniform_B = np.full(64, uniform, np.float32)
-    drawn_B = np.asarray(_inverse_cdf(weight_BxV, uniform_B))
-    assert (weight_BxV[np.arange(64), drawn_B] > 0).all()
-  first_B = (weight_BxV > 0).argmax(-1)
-  drawn_B = _inverse_cdf(weight_BxV, np.zeros(64, np.float32))
-  np.testing.assert_array_equal(drawn_B, first_B)
-
-
-def test_inverse_cdf_at_the_very_end() -> None:
-  """There a block's sum may exceed its running total by rounding."""
-  weight_BxV = np.random.default_rng(0).random((1000, 256), np.float32)
-  weight_BxV[:, 0] = 0
-  drawn_B = _inverse_cdf(weight_BxV, np.full(1000, LAST, np.float32))
-  assert np.min(drawn_B) > 250
-
-
-def test_inverse_cdf_draws_in_proportion() -> None:
-  weight_V = np.array([5, 0, 1, 3, 0.5, 8, 0, 2, 0.1, 4], np.float32)
-  uniform_B = jax.random.uniform(jax.random.key(0), (20_000,))
-  drawn_B = _inverse_cdf(np.tile(weight_V, (20_000, 1)), uniform_B, block=4)
-  count_V = np.bincount(drawn_B, minlength=10)
-  expected_V = 20_000 * weight_V / weight_V.sum()
-  some = weight_V > 0
-  assert (count_V[~some] == 0).all()
-  error_V = (count_V[some] - expected_V[some]) ** 2 / expected_V[some]
-  assert error_V.sum() < 24.3  # chi-square of 7 degrees at 0.1 %
 
 
 def test_a_token_out_of_place_cuts_a_reply_off(tiny: Any) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from rlcw.data import datasets
 from rlcw.runtime import files
-from rlcw.sampling import rollout
 
 PROMPTS = [f'Write {n} words to the sea.' for n in range(1, 12)]
 
@@ -141,27 +140,3 @@ def test_an_output_of_something_else_is_left_alone(
   with pytest.raises(ValueError, match="lines without 'responses'"):
     generate(tiny_folder, briefs, tmp_path)
   assert other.read_text() == '{"prompt": "mine"}\n'
-
-
-@pytest.mark.parametrize(
-  ('settings', 'kind'),
-  [
-    ((0.0,), rollout.Greedy),
-    ((0.7,), rollout.Temperature),
-    ((0.7, 40), rollout.TopK),
-    ((0.7, 0, 0.9), rollout.TopP),
-  ],
-)
-def test_settings_choose_a_method(settings: Any, kind: Any) -> None:
-  assert isinstance(rollout.make_sampler(*settings), kind)
-
-
-@pytest.mark.parametrize('settings', [(-1.0,), (1.0, -1), (1.0, 0, 0.0)])
-def test_settings_out_of_range(settings: Any) -> None:
-  with pytest.raises(ValueError, match=r'expected temperature >= 0'):
-    rollout.make_sampler(*settings)
-
-
-def test_two_tails_cannot_be_cut() -> None:
-  with pytest.raises(ValueError, match='expected only one'):
-    rollout.make_sampler(1.0, 5, 0.9)

@@ -46,7 +46,8 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
-from rlcw.sampling.rollout import Rollout, Temperature, sample
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import monitors
 
 # Token ids [P, L], lengths [P] and indices [P] of a step's briefs.

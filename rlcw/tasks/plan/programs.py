@@ -22,7 +22,7 @@ from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import param_shardings
 from rlcw.rewards import reward_model
 from rlcw.runtime.mesh import group_shards, over_groups
-from rlcw.sampling import rollout
+from rlcw.sampling import rollout, samplers
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Work
 
@@ -141,7 +141,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       *read,
       # In place of the briefs' indices, which have the same shape and dtype.
       arrays['length'],
-      rollout.Temperature(config.temperature),
+      samplers.Temperature(config.temperature),
       config.seed,
       0,
       config=lora.rollout_config(model),
