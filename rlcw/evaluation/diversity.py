@@ -4,9 +4,9 @@ A policy that games a scorer repeats whatever scores well: within a reply,
 between the replies to one brief, or between briefs.  No single number detects
 all three.
 
-Longer replies repeat more words, so that shorter ones seem more diverse by
-distinct-n, self-BLEU and the compression ratio.  Compare these only between
-texts of the same number of words, which `cut` makes.
+The more text, the more is repeated in it, so that shorter replies seem more
+diverse by distinct-n and the compression ratio; self-BLEU depends on length
+too.  Compare them only between texts of as many words, which `cut` makes.
 """
 
 import re
@@ -83,7 +83,7 @@ def self_bleu(groups: Sequence[Sequence[str]], language: str = 'en') -> float:
 
   Texygen's measure (arXiv 1802.01886), computed with sacreBLEU's sentence
   score.  Higher means less diverse.  NaN where no group has two replies.  It
-  grows with the length of replies, and with their number in a group.
+  depends on the length of replies (`cut` them first) and on their number.
   """
   # A slogan may have no 4-gram, which would make its BLEU 0: the effective
   # order leaves out the orders that a reply is too short for.

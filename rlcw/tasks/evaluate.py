@@ -125,7 +125,8 @@ def summarise(
     base_1xP, trained_1xP = (
       metrics.mean(values[name][key], 1)[None] for name in MODELS
     )
-    gain = intervals.difference(trained_1xP, base_1xP)
+    limit = 1 if key in heldout.SHARES else np.inf
+    gain = intervals.difference(trained_1xP, base_1xP, limit)
     # one trained model
     summary[f'{key}_difference'] = {
       **gain._asdict(),

@@ -138,7 +138,10 @@ def measure(
 
 
 def seeds(runs: dict[str, list[str]], *arms: str) -> list[int]:
-  """Number of seeds of each of `arms` that was trained, for the scope."""
+  """Number of seeds of each of `arms` that was trained, for the scope.
+
+  The base is the same in every comparison: no chance of training is in it.
+  """
   return [len(runs[arm]) for arm in arms if arm != BASE]
 
 
@@ -251,7 +254,10 @@ def pairwise_differences(
       over = intervals.scope(*seeds(runs, ours, theirs))
       differences[ours][theirs] = {}
       for key in COMPARED:
-        gap, *ends = intervals.difference(table[ours, key], table[theirs, key])
+        limit = 1 if key in SHARES else np.inf
+        gap, *ends = intervals.difference(
+          table[ours, key], table[theirs, key], limit
+        )
         differences[ours][theirs][key] = {
           'mean': gap,
           'interval': ends,

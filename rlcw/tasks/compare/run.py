@@ -430,7 +430,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
     ours_1xP, base_1xP = (
       np.array([[each[key] for key in base]], float) for each in (kept, base)
     )
-    gain = intervals.difference(ours_1xP, base_1xP)
+    gain = intervals.difference(ours_1xP, base_1xP, 1)
     # an arm's benchmark is of one run
     scores[name]['gain'] = gain._asdict() | {'over': intervals.scope(1)}
   return scores
