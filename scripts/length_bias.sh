@@ -15,22 +15,29 @@ done
 python - "$workdir" <<'PYTHON'
 import json, pathlib, sys
 
+from rlcw.evaluation.page import show as show_number
+
+
+def show(share):
+  return show_number(share, '.1%')  # a dash if no pair, or no prompt, shows it
+
+
 ROW = '{:<10} {:>8} {:>8} {:>15} {:>8} {:>12}'
+# the interval of `matched`, over prompts
 print(ROW.format('', 'all', 'matched', '95%', 'shorter', 'correlation'))
 for name in 'none', 'balance', 'length':
   file = pathlib.Path(sys.argv[1]) / name / 'summary.json'
   summary = json.loads(file.read_text())
-  low, high = summary['matched_interval']
+  low, high = summary['matched_interval'] or (None, None)
   print(ROW.format(
-    name, f"{summary['heldout_accuracy']:.1%}",
-    f"{summary['matched_accuracy']:.1%}",
-    f'{low:.1%} to {high:.1%}', f"{summary['shorter_better_accuracy']:.1%}",
+    name, show(summary['heldout_accuracy']), show(summary['matched_accuracy']),
+    f'{show(low)} to {show(high)}', show(summary['shorter_better_accuracy']),
     f"{summary['length_correlation']:+.2f}",
   ))
 # The last row needs no model, so it is the same in every summary.
 print(ROW.format(
-  'longer', f"{summary['length_only_accuracy']:.1%}",
-  f"{summary['matched_length_only']:.1%}", '', '0.0%', '+1.00',
+  'longer', show(summary['length_only_accuracy']),
+  show(summary['matched_length_only']), '', '0.0%', '+1.00',
 ))
 print(
   f"held-out pairs: {summary['heldout_pairs']}, of like length (±10%) "

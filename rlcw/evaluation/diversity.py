@@ -3,20 +3,66 @@
 A policy that games a scorer repeats whatever scores well: within a reply,
 between the replies to one brief, or between briefs.  No single number detects
 all three.
+
+The more text, the more is repeated in it, so that shorter replies seem more
+diverse by distinct-n and the compression ratio; self-BLEU depends on length
+too.  Compare them only between texts of as many words, which `cut` makes.
 """
 
+import re
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 
+# Chinese puts no spaces between words, so characters count.
+_WORD, _CHARACTER = re.compile(r'\S+'), re.compile(r'\S')
+
+
+def cut(
+  runs: Sequence[Sequence[str]], language: str = 'en'
+) -> tuple[list[list[str]], int]:
+  """Cuts replies so that all runs have replies of the same numbers of words.
+
+  The longest reply of each run is cut after as many words as the shortest of
+  these has, the second longest likewise, and so on; of replies of one length
+  the earlier one comes first.  A run then has as many words, and word pairs, as
+  any other: about as many as the run whose replies are shortest had.
+
+  Args:
+    runs: the same number of replies of each run.
+    language: of the replies; in Chinese (`zh`) characters are counted.
+
+  Returns:
+    The runs with their replies cut, and the number of words of each run.
+  """
+  unit = _CHARACTER if language == 'zh' else _WORD
+  # where each word of each reply ends
+  ends = [[[w.end() for w in unit.finditer(t)] for t in run] for run in runs]
+  by_rank = zip(
+    *(sorted(map(len, of_run), reverse=True) for of_run in ends), strict=True
+  )
+  least = [min(lengths) for lengths in by_rank]
+  shorter = []
+  for run, of_run in zip(runs, ends, strict=True):
+    ranks = sorted(range(len(run)), key=lambda n, e=of_run: -len(e[n]))
+    words = dict(zip(ranks, least, strict=True))
+    shorter.append(
+      [
+        text[: of_run[n][words[n] - 1]] if words[n] else ''
+        for n, text in enumerate(run)
+      ]
+    )
+  return shorter, sum(least)
+
 
 def distinct(texts: Sequence[str], n: int, language: str = 'en') -> float:
   """Distinct-n: distinct n-grams over all n-grams, 0 to 1 (arXiv 1510.03055).
 
   The n-grams are of words, or of characters in Chinese (`zh`), which puts no
-  spaces between words.  0 where no text is long enough for an n-gram.
+  spaces between words.  0 where no text is long enough for an n-gram.  It falls
+  as texts grow: `cut` them first.
   """
 
   def split(text: str) -> list[str]:
@@ -36,7 +82,8 @@ def self_bleu(groups: Sequence[Sequence[str]], language: str = 'en') -> float:
   """Mean BLEU of each reply against the others of its group, 0 to 1.
 
   Texygen's measure (arXiv 1802.01886), computed with sacreBLEU's sentence
-  score.  Higher means less diverse.  NaN where no group has two replies.
+  score.  Higher means less diverse.  NaN where no group has two replies.  It
+  depends on the length of replies (`cut` them first) and on their number.
   """
   # A slogan may have no 4-gram, which would make its BLEU 0: the effective
   # order leaves out the orders that a reply is too short for.
@@ -55,8 +102,7 @@ def self_bleu(groups: Sequence[Sequence[str]], language: str = 'en') -> float:
 def compression_ratio(texts: Sequence[str]) -> float:
   """Size of all texts in bytes over their compressed size (arXiv 2403.00553).
 
-  Higher is more repetitive.  It grows with the amount of text, so compare only
-  samples of similar size.
+  Higher is more repetitive.  It grows with the amount of text: `cut` it first.
   """
   # a reply may contain lone surrogates, which strict UTF-8 cannot encode
   data = '\n'.join(texts).encode('utf-8', 'backslashreplace')
@@ -68,7 +114,7 @@ def vendi(features_NxD: np.ndarray) -> float:
 
   The exponential of the entropy of the eigenvalues of K / N, where K `[N, N]`
   is the matrix of cosines between rows.  Rows of zeros count as equal to each
-  other.
+  other.  It grows with N, so compare only groups of the same size.
   """
   norm_Nx1 = np.linalg.norm(features_NxD, axis=-1, keepdims=True)
   unit_NxD = features_NxD / np.maximum(norm_Nx1, 1e-12)

@@ -29,6 +29,9 @@ PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
   'kl': lambda reply: reply['kl'],
 }
 
+# Those that lie between 0 and 1, for their intervals.
+SHARES = 'pass_rate', 'pass_rate_loose', 'good', 'truncated'
+
 
 def answer(
   model: LanguageModel,

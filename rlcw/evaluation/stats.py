@@ -1,4 +1,4 @@
-"""Statistics: bootstrap intervals, and agreement of scores with preferences.
+"""Agreement of scores with preferences, and of verdicts with labels.
 
 Functions of pairs take scores or lengths `[N, 2]`, the preferred reply first;
 functions of labelled replies take arrays `[N]` and labels, true for good.
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcw.runtime import metrics
+from rlcw.evaluation import intervals
 
 # Two lengths match if they differ by at most this share of the longer one.
 MATCHED = 0.1
@@ -66,6 +66,11 @@ def matched(length_Nx2: np.ndarray) -> np.ndarray:
   return gap_N <= MATCHED * length_Nx2.max(1)
 
 
+def interval(score_Nx2: np.ndarray, group_N: np.ndarray) -> list[float]:
+  """The 95% interval of `accuracy`; pairs of one group (prompt) are alike."""
+  return [*intervals.share(*intervals.table(right(score_Nx2), group_N))[1:]]
+
+
 def agreement(
   score_Nx2: np.ndarray, length_Nx2: np.ndarray, group_N: np.ndarray
 ) -> dict[str, Any]:
@@ -79,11 +84,13 @@ def agreement(
   Returns:
     Numbers over all pairs, over those of matched length (`matched_…`) and over
     those whose better reply is the shorter (`shorter_better_…`); None where
-    there is no such pair.
+    there is no such pair.  Intervals are over prompts, and NaN where there is
+    only one.
   """
   summary: dict[str, Any] = {
     'heldout_pairs': len(score_Nx2),
     'heldout_accuracy': accuracy(score_Nx2),
+    'heldout_interval': interval(score_Nx2, group_N),
     'length_only_accuracy': accuracy(length_Nx2),
     'calibration_error': expected_calibration_error(score_Nx2),
   }
@@ -99,7 +106,7 @@ def agreement(
     summary |= {
       f'{name}_pairs': int(some_N.sum()),
       f'{name}_accuracy': accuracy(score) if any_left else None,
-      f'{name}_interval': grouped_interval(right(score), group_N[some_N])
+      f'{name}_interval': interval(score, group_N[some_N])
       if any_left
       else None,
       f'{name}_length_only': accuracy(length) if any_left else None,
@@ -157,95 +164,3 @@ def right_at_length(
   total_N = (pair_NxN * (0.5 + sign_N * ahead_NxN)).sum(1)
   count_N = pair_NxN.sum(1)
   return np.where(count_N, total_N / np.maximum(count_N, 1), np.nan)
-
-
-# Resamples where many quantities are resampled together.
-DRAWS = 2000
-
-
-def draw_groups(
-  rng: np.random.Generator, groups: int, draws: int = DRAWS
-) -> np.ndarray:
-  """Indices `[D, C]` of the C groups in each of D resamples."""
-  return rng.integers(groups, size=(draws, groups))
-
-
-def draw_seeds(rng: np.random.Generator, seeds: int) -> np.ndarray:
-  """Indices `[D, max(S − 1, 1)]` of the seeds in each of D resamples.
-
-  With S to a draw, the variance of a mean would come out `(S − 1) / S` of its
-  true value: a third too little for three (Rao and Wu, JASA 83, 1988).
-  """
-  return rng.integers(seeds, size=(DRAWS, max(seeds - 1, 1)))
-
-
-def bootstrap(
-  value_SxP: np.ndarray,
-  brief_DxP: np.ndarray,
-  seed_DxS: np.ndarray | None = None,
-) -> np.ndarray:
-  """Means over resampled seeds and briefs.
-
-  Args:
-    value_SxP: one value for each seed and brief; NaN does not count.
-    brief_DxP: resampled briefs, from `draw_groups`.
-    seed_DxS: resampled seeds, from `draw_seeds`; if None, all seeds.
-
-  Returns:
-    The mean of each resample, `[D]`.
-  """
-  if seed_DxS is None:
-    mean_DxP = metrics.mean(value_SxP, 0)[brief_DxP]
-  else:
-    mean_DxP = metrics.mean(value_SxP[seed_DxS], 1)
-    mean_DxP = np.take_along_axis(mean_DxP, brief_DxP, 1)
-  return metrics.mean(mean_DxP, 1)
-
-
-def interval(value_D: np.ndarray) -> list[float]:
-  """The middle 95% of the finite values; NaN if there are none."""
-  known_D = value_D[np.isfinite(value_D)]
-  return (
-    [*np.percentile(known_D, [2.5, 97.5])] if known_D.size else [np.nan] * 2
-  )
-
-
-def paired_bootstrap(
-  before_PxG: np.ndarray, after_PxG: np.ndarray, seed: int, draws: int = 10_000
-) -> dict[str, float]:
-  """Mean of `after − before` and its 95% interval, briefs resampled.
-
-  NaN is a reply without a value; a brief counts if both sides have one.  Every
-  value is NaN if no brief counts.
-  """
-  difference_P = metrics.mean(after_PxG, 1) - metrics.mean(before_PxG, 1)
-  difference_P = difference_P[np.isfinite(difference_P)]
-  if not difference_P.size:
-    return dict.fromkeys(('mean', 'low', 'high'), np.nan)
-  rng = np.random.default_rng(seed)
-  brief_DxP = draw_groups(rng, len(difference_P), draws)
-  low, high = interval(bootstrap(difference_P[None], brief_DxP))
-  return {'mean': difference_P.mean(), 'low': low, 'high': high}
-
-
-def grouped_interval(
-  value_N: np.ndarray, group_N: np.ndarray, seed: int = 0, draws: int = 10_000
-) -> list[float]:
-  """The 95% interval of a mean, by a bootstrap over groups.
-
-  Args:
-    value_N: the values `[N]`.
-    group_N: the group, such as the prompt, of each value; values of one group
-      are not independent, so groups are resampled whole.
-    seed: of the draws.
-    draws: number of resamples.
-
-  Returns:
-    The lower and the upper end.
-  """
-  names, group_N = np.unique(group_N, return_inverse=True)
-  total_C, count_C = np.bincount(group_N, value_N), np.bincount(group_N)
-  group_DxC = draw_groups(np.random.default_rng(seed), len(names), draws)
-  # a group weighs as much as it has values
-  total_D = bootstrap(total_C[None], group_DxC)
-  return interval(total_D / bootstrap(count_C[None], group_DxC))

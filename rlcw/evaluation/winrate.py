@@ -10,15 +10,26 @@ and the length-controlled win rate is its prediction at Δ = 0, σ(θ).  AlpacaE
 also fits the difficulty of each instruction over many models; here only two
 models are compared, on the same briefs, so there is no such term.
 
-Letters: N comparisons, D weightings of them (bootstrap draws), C groups.
+Where one side is nearly always the longer, the data do not tell θ from φ, and
+no win rate at equal length is reported (`confounded`).
+
+N is the number of comparisons.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
+
+from rlcw.evaluation import intervals
 
 # L2 penalty on θ and φ: without it they diverge where one model always wins.
 _RIDGE = 0.1
+# Not identified: the variance of θ is this many times as large as with φ known
+# (its variance inflation factor, Marquardt, Technometrics 12, 1970), ...
+_MOST_INFLATION = 5.0
+# ... or either side is at most as long as the other on fewer briefs than this.
+_LEAST_BRIEFS = 5
 
 
 def scored(ours_N: np.ndarray, theirs_N: np.ndarray) -> np.ndarray:
@@ -31,73 +42,107 @@ def scored(ours_N: np.ndarray, theirs_N: np.ndarray) -> np.ndarray:
   return np.where(np.isfinite(difference_N), won_N, np.nan)
 
 
-def fit(
-  won_N: np.ndarray, longer_N: np.ndarray, weight_DxN: np.ndarray
-) -> np.ndarray:
-  """Fits θ and φ for each of D weightings by Newton's method.
+class Fit(NamedTuple):
+  """θ and φ, and how far the data determine θ."""
 
-  All weightings are fitted at once, with 20 steps of at most 4.
+  theta: float
+  phi: float
+  pull_N: np.ndarray  # the change of θ by each comparison, to first order
+  error: float  # standard error of θ if comparisons are independent
+  inflation: float  # variance of θ over that with φ known
+
+
+def fit(won_N: np.ndarray, longer_N: np.ndarray) -> Fit:
+  """Fits θ and φ by 20 steps of Newton's method, each of at most 4.
 
   Args:
     won_N: outcome of each comparison, 0 to 1.
     longer_N: `tanh(Δ / std Δ)` of each, Δ the length of ours less theirs.
-    weight_DxN: number of times that each comparison counts.
-
-  Returns:
-    θ and φ, `[D, 2]`.
   """
   x_Nx2 = np.stack([np.ones_like(longer_N), longer_N], -1)
-  beta_Dx2 = np.zeros((len(weight_DxN), 2))
+  beta_2 = np.zeros(2)
+
+  def information() -> tuple[np.ndarray, np.ndarray]:
+    p_N = special.expit(x_Nx2 @ beta_2)
+    return won_N - p_N, (x_Nx2 * (p_N * (1 - p_N))[:, None]).T @ x_Nx2
+
   for _ in range(20):
-    p_DxN = 1 / (1 + np.exp(-beta_Dx2 @ x_Nx2.T))
     # gradient and negative Hessian of the penalized log-likelihood
-    slope_Dx2 = (weight_DxN * (won_N - p_DxN)) @ x_Nx2 - _RIDGE * beta_Dx2
-    curve_DxN = weight_DxN * p_DxN * (1 - p_DxN)
-    curve_Dx2x2 = np.einsum('dn,ni,nj->dij', curve_DxN, x_Nx2, x_Nx2)
-    curve_Dx2x2 += _RIDGE * np.eye(2)
-    step_Dx2 = np.linalg.solve(curve_Dx2x2, slope_Dx2[..., None])[..., 0]
+    rest_N, known_2x2 = information()
+    slope_2 = rest_N @ x_Nx2 - _RIDGE * beta_2
+    step_2 = np.linalg.solve(known_2x2 + _RIDGE * np.eye(2), slope_2)
     # a full step can overshoot where p is close to 0 or 1
-    beta_Dx2 += np.clip(step_Dx2, -4, 4)
-  return beta_Dx2
+    beta_2 += np.clip(step_2, -4, 4)
+  rest_N, known_2x2 = information()
+  covariance_2x2 = np.linalg.inv(known_2x2 + _RIDGE * np.eye(2))
+  (a, b), (_, c) = known_2x2
+  theta, phi = beta_2
+  return Fit(
+    theta,
+    phi,
+    # the influence function of θ
+    (x_Nx2 * rest_N[:, None]) @ covariance_2x2[0],
+    covariance_2x2[0, 0] ** 0.5,
+    # without any difference in length there is nothing to tell from θ
+    1.0 if not longer_N.any() else 1 / max(1 - b * b / (a * c), 1e-12),
+  )
 
 
-def length_controlled(
-  won_N: np.ndarray, longer_N: np.ndarray, weight_DxN: np.ndarray
-) -> np.ndarray:
-  """Win rates at equal length `[D]`, one for each of D weightings.
+def scale(longer_N: np.ndarray) -> np.ndarray:
+  """Returns `tanh(Δ / std Δ)`, ±1 where all Δ are the same and not 0."""
+  longer_N = np.asarray(longer_N, float)
+  spread = longer_N.std()
+  return np.tanh(longer_N / spread) if spread > 0 else np.sign(longer_N)
+
+
+def confounded(
+  longer_N: np.ndarray, brief_N: np.ndarray, inflation: float
+) -> str:
+  """Says why a win rate at equal length is not identified; '' if it is.
+
+  It is a guess about lengths that do not occur unless each side is the shorter
+  one, or as long as the other, on some briefs.
 
   Args:
-    won_N: outcomes: 1, 0, or 0.5 for a tie.
-    longer_N: length of ours less that of theirs, in any unit.
-    weight_DxN: number of times that each comparison counts.
+    longer_N: length of ours less that of theirs.
+    brief_N: the brief of each comparison.
+    inflation: as in `Fit`.
   """
-  # where all lengths are equal there is nothing to control for
-  spread = longer_N.std()
-  scaled_N = np.tanh(longer_N / spread) if spread > 0 else 0.0 * longer_N
-  return 1 / (1 + np.exp(-fit(won_N, scaled_N, weight_DxN)[:, 0]))
+  fewest = min(
+    len(np.unique(brief_N[some])) for some in (longer_N <= 0, longer_N >= 0)
+  )
+  enough = fewest >= _LEAST_BRIEFS and inflation <= _MOST_INFLATION
+  if enough or not longer_N.any():
+    return ''
+  more, less = np.mean(longer_N > 0), np.mean(longer_N < 0)
+  return (
+    f'ours is the longer reply in {more:.0%} of {len(longer_N)} comparisons, '
+    f'the shorter in {less:.0%}: too few to tell length from quality'
+  )
 
 
 def summary(
   won_N: np.ndarray,
   longer_N: np.ndarray,
-  group_N: np.ndarray,
-  seed: int = 0,
-  draws: int = 1000,
+  brief_N: np.ndarray,
+  seed_N: np.ndarray | None = None,
 ) -> dict[str, Any]:
-  """Win rates with 95% intervals from a bootstrap over groups.
+  """Win rates with 95% intervals over briefs and seeds.
 
   Args:
     won_N: outcomes: 1, 0, or 0.5 for a tie; NaN where there is no verdict,
       which is left out.
     longer_N: length of ours less that of theirs, in any unit.
-    group_N: the brief of each comparison.
-    seed: of the draws.
-    draws: number of draws.
+    brief_N: the brief of each comparison.
+    seed_N: the run whose reply is ours; None if there is one run.
 
   Returns:
     `compared` and `uncompared`, the numbers of comparisons with and without a
     verdict; where `compared` is not 0, also `win_rate`, `ties` (a share),
-    `length_controlled_win_rate`, and the two rates' `…_interval`.
+    `length_controlled_win_rate`, the two rates' `…_interval`, and
+    `win_rate_over`, the chance that these include.  Where the rate at equal
+    length is not identified, it and its interval are None, and
+    `length_controlled_reason` (otherwise '') has the cause.
   """
   known_N = np.isfinite(won_N)
   result: dict[str, Any] = {
@@ -107,25 +152,31 @@ def summary(
   if not known_N.any():
     return result
   won_N, longer_N = won_N[known_N], np.asarray(longer_N, float)[known_N]
-  names, group_N = np.unique(group_N[known_N], return_inverse=True)
-  # Replies to one brief are alike, so briefs are drawn, not comparisons.  A
-  # draw is expressed as the number of times that each brief occurs in it.
-  rng = np.random.default_rng(seed)
-  rows_DxC = rng.integers(len(names), size=(draws, len(names)))
-  count_DxC = np.apply_along_axis(
-    np.bincount, 1, rows_DxC, minlength=len(names)
-  )
-  # row 0, all ones, gives the rates themselves; the draws follow
-  weight_DxN = np.concatenate([np.ones_like(count_DxC[:1]), count_DxC])
-  weight_DxN = weight_DxN[:, group_N].astype(float)
-  rates = {
-    'win_rate': weight_DxN @ won_N / weight_DxN.sum(1),
-    'length_controlled_win_rate': length_controlled(
-      won_N, longer_N, weight_DxN
-    ),
+  brief_N = np.asarray(brief_N)[known_N]
+  seed_N = np.zeros(len(won_N)) if seed_N is None else seed_N[known_N]
+  rate, *ends = intervals.share(*intervals.table(won_N, brief_N, seed_N))
+  result |= {
+    'win_rate': rate,
+    'win_rate_interval': ends,
+    'win_rate_over': intervals.scope(len(np.unique(seed_N))),
+    'ties': np.mean(won_N == 0.5),
+    'length_controlled_win_rate': None,
+    'length_controlled_win_rate_interval': None,
   }
-  result['ties'] = np.mean(won_N == 0.5)
-  for name, rate_D in rates.items():
-    result[name] = rate_D[0]
-    result[f'{name}_interval'] = np.percentile(rate_D[1:], [2.5, 97.5])
+  found = fit(won_N, scale(longer_N))
+  reason = confounded(longer_N, brief_N, found.inflation)
+  result['length_controlled_reason'] = reason
+  if not reason:
+    # θ is to first order the mean of these, about which they vary
+    pull_N = found.pull_N * len(won_N)
+    pull_SxP, count_SxP = intervals.table(pull_N, brief_N, seed_N)
+    middle, _, high = intervals.mean(pull_SxP, count_SxP)
+    # Where length alone decides, no comparison is a surprise and these are all
+    # near 0; the larger of the two errors is the safe one.
+    freedom = pull_SxP.shape[1] - 1
+    half = max(high - middle, intervals.quantile(freedom) * found.error)
+    theta_3 = found.theta + np.array([0, -half, half])
+    rate, *ends = special.expit(theta_3)
+    result['length_controlled_win_rate'] = rate
+    result['length_controlled_win_rate_interval'] = ends
   return result

@@ -1,8 +1,9 @@
 """Task `evaluate`: the base model and the trained one on held-out briefs.
 
 Both answer the same briefs with the same random keys; a reply passes when it
-keeps every rule of its brief.  Differences come with 95% intervals from a
-bootstrap over briefs, paired, since replies to one brief are alike.
+keeps every rule of its brief.  Differences come with 95% intervals over briefs,
+paired, since replies to one brief are alike.  Another seed of training would
+give another model: that chance is not in them.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlcw import Config
-from rlcw.evaluation import diversity, heldout, stats, winrate
+from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model, lora
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
@@ -72,7 +73,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         **{name: replies[name][i] for name in MODELS},
       },
     )
-  summary = summarise(replies, briefs[0].language, config.seed)
+  summary = summarise(replies, briefs[0].language)
   meters = {'scorer': scorer.usage}
   judge = factory.make_judge(config.judge, base.mesh, base, workdir=workdir)
   if judge is not None:
@@ -85,38 +86,52 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def summarise(
-  replies: dict[str, list[list[dict[str, Any]]]], language: str, seed: int
+  replies: dict[str, list[list[dict[str, Any]]]], language: str
 ) -> dict[str, Any]:
   """Returns headline numbers of both models, and their differences.
 
   Args:
     replies: of each of MODELS, `[P][G]` (`heldout.answer`).
     language: of the replies.
-    seed: of the bootstrap.
   """
+  texts, words = diversity.cut(
+    [
+      [reply['text'] for group in replies[name] for reply in group]
+      for name in MODELS
+    ],
+    language,
+  )
   summary: dict[str, Any] = {
     'briefs': len(replies['base']),
     'replies_per_brief': len(replies['base'][0]),
+    # of each model's replies, cut to the same lengths
+    'diversity_words': words,
   }
   values = {
     name: {key: heldout.values(replies[name], key) for key in heldout.PER_REPLY}
     for name in MODELS
   }
-  for name, of_replies in values.items():
-    texts = [reply['text'] for group in replies[name] for reply in group]
+  for (name, of_replies), of_model in zip(values.items(), texts, strict=True):
     summary |= {
       f'pass_rate_{name}': metrics.mean(of_replies['pass_rate']),
       f'pass_rate_loose_{name}': metrics.mean(of_replies['pass_rate_loose']),
       f'writing_{name}': metrics.mean(of_replies['writing']),
       f'finished_{name}': (1 - of_replies['truncated']).mean(),
       f'length_{name}': of_replies['length'].mean(),
-      f'distinct2_{name}': diversity.distinct(texts, 2, language),
+      f'distinct2_{name}': diversity.distinct(of_model, 2, language),
       f'kl_{name}': of_replies['kl'].mean(),
     }
   for key in ('pass_rate', 'writing'):
-    summary[f'{key}_difference'] = stats.paired_bootstrap(
-      values['base'][key], values['trained'][key], seed
+    base_1xP, trained_1xP = (
+      metrics.mean(values[name][key], 1)[None] for name in MODELS
     )
+    limit = 1 if key in heldout.SHARES else np.inf
+    gain = intervals.difference(trained_1xP, base_1xP, limit)
+    # one trained model
+    summary[f'{key}_difference'] = {
+      **gain._asdict(),
+      'over': intervals.scope(1),
+    }
   return summary
 
 

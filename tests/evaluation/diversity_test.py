@@ -36,6 +36,81 @@ def test_self_bleu_reads_chinese_by_characters() -> None:
   assert diversity.self_bleu(alike, 'zh') > diversity.self_bleu(alike, 'en')
 
 
+def test_the_longest_replies_are_cut_to_the_shortest_of_their_rank() -> None:
+  one = ['a b c d', 'e', 'f  g\nh']
+  other = ['k l', 'm n o', 'p q']
+  shorter, words = diversity.cut([one, other])
+  # 4, 3, 1 words and 3, 2, 2: to 3, 2, 1
+  assert shorter == [['a b c', 'e', 'f  g'], ['k l', 'm n o', 'p']]
+  assert words == 6
+  assert diversity.cut([one])[0] == [one]
+  assert diversity.cut([['a b'], ['']]) == ([[''], ['']], 0)
+
+
+def test_chinese_replies_are_cut_by_characters() -> None:
+  assert diversity.cut([['平安 喜乐'], ['万事如']], 'zh') == (
+    [['平安 喜'], ['万事如']],
+    3,
+  )
+  assert diversity.cut([['平安 喜乐'], ['万事如']])[1] == 1
+
+
+def _sample(rng: np.random.Generator, words: int, length: int) -> list[str]:
+  """Replies whose n-th words are drawn by Zipf's law from `words` of them."""
+  rate = 1 / np.arange(1, words + 1)
+  return [
+    ' '.join(map(str, rng.choice(words, size=length, p=rate / rate.sum())))
+    for _ in range(100)
+  ]
+
+
+MEASURES = {
+  'distinct1': lambda texts: diversity.distinct(texts, 1),
+  'distinct2': lambda texts: diversity.distinct(texts, 2),
+  'distinct3': lambda texts: diversity.distinct(texts, 3),
+  'self_bleu': lambda texts: -diversity.self_bleu([texts[:10], texts[10:20]]),
+  'compression': lambda texts: -diversity.compression_ratio(texts),
+}
+
+
+@pytest.mark.parametrize('name', MEASURES)
+def test_fewer_words_are_not_taken_for_more_variety(name: str) -> None:
+  """Replies shorter by half, of a smaller vocabulary, seem more varied."""
+  measure, rng = MEASURES[name], np.random.default_rng(0)
+  long, short = _sample(rng, 600, 60), _sample(rng, 450, 30)
+  (cut_long, cut_short), words = diversity.cut([long, short])
+  assert words == 3000 and cut_short == short
+  assert measure(cut_long) > measure(cut_short)
+  # the same writer, cut short: as varied as before
+  (again, half), _ = diversity.cut(
+    [long, [' '.join(text.split()[:30]) for text in long]]
+  )
+  assert again == half
+  # self-BLEU may change either way
+  if name != 'self_bleu':
+    assert measure(long) < measure(half)
+
+
+@given(
+  st.lists(
+    st.lists(st.text('ab 文\n', max_size=12), min_size=3, max_size=3),
+    min_size=1,
+    max_size=4,
+  ),
+  st.sampled_from(['en', 'zh']),
+)
+def test_all_runs_are_cut_to_as_many_words(
+  runs: list[list[str]], language: str
+) -> None:
+  shorter, words = diversity.cut(runs, language)
+  for run, before in zip(shorter, runs, strict=True):
+    lengths = [
+      len(''.join(t.split()) if language == 'zh' else t.split()) for t in run
+    ]
+    assert sum(lengths) == words
+    assert all(b.startswith(t) for t, b in zip(run, before, strict=True))
+
+
 def test_repetition_compresses() -> None:
   rng = np.random.default_rng(0)
   noise = ''.join(map(chr, rng.integers(97, 123, 1000)))

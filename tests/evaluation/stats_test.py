@@ -66,13 +66,15 @@ def test_honest_odds_are_calibrated_and_doubled_ones_are_not() -> None:
   assert stats.expected_calibration_error(2 * score_Nx2) > 0.05
 
 
-def test_interval_resamples_prompts_not_pairs() -> None:
-  value_N = np.repeat([0.0, 1.0] * 20, 10)
-  few = stats.grouped_interval(value_N, np.repeat(np.arange(40), 10))
-  many = stats.grouped_interval(value_N, np.arange(400))
+def test_an_accuracy_s_interval_is_over_prompts_not_pairs() -> None:
+  score_Nx2 = np.repeat([[0.0, 1.0], [1.0, 0.0]] * 20, 10, axis=0)
+  few = stats.interval(score_Nx2, np.repeat(np.arange(40), 10))
+  many = stats.interval(score_Nx2, np.arange(400))
   assert few[0] < many[0] < 0.5 < many[1] < few[1]
   assert few[1] - few[0] > 2.5 * (many[1] - many[0])
-  assert stats.grouped_interval(np.ones(5), np.arange(5)) == [1.0, 1.0]
+  # five of five are no certainty
+  low, high = stats.interval(score_Nx2[10:15], np.arange(5))
+  assert 0 < low < 0.5 and high == 1
 
 
 def test_auc_by_hand() -> None:

@@ -596,7 +596,7 @@ def test_nobody_answers_and_nothing_is_learned(
   jax.tree.map(np.testing.assert_array_equal, learned, base.params)
   summary = evaluated(tmp_path)
   assert summary['writing_base'] is summary['writing_trained'] is None
-  nothing = {'mean': None, 'low': None, 'high': None}
+  nothing = {'mean': None, 'low': None, 'high': None, 'over': 'briefs only'}
   assert summary['writing_difference'] == nothing
   rows = datasets.read_jsonl(tmp_path / 'evaluate' / 'evaluation.jsonl')
   assert len(rows) == 4

@@ -1,11 +1,13 @@
 """Arms measured on replies whose numbers are known."""
 
+import copy
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlcw.evaluation import stats
 from rlcw.tasks.compare import arms
 
 RULES = [['a', 'b'], ['a']]
@@ -83,50 +85,97 @@ def test_differences_and_the_best_of_a_family() -> None:
   assert found['best'] == {'good': 'good'}
   gain = found['against']['good']['bad']['pass_rate']
   assert gain['mean'] == pytest.approx(7 / 8)
-  assert gain['interval'][0] > 0
+  # two briefs and two seeds tell nothing
+  assert gain['interval'][0] < 0 and gain['interval'][1] == 1
   back = found['against']['bad']['good']['pass_rate']
   assert back['mean'] == -gain['mean']
   assert back['interval'] == pytest.approx([-x for x in gain['interval'][::-1]])
 
 
-def test_seeds_that_disagree_widen_the_interval() -> None:
+def test_the_scope_of_every_interval_is_named() -> None:
+  found = _measure()
+  over = {arm: table['over'] for arm, table in found['arms'].items()}
+  assert over == {
+    'base': 'briefs only',
+    'good': 'briefs and seeds',
+    'bad': 'briefs only',
+  }
+  scopes = {
+    (ours, theirs): found['against'][ours][theirs]['pass_rate']['over']
+    for ours, theirs in itertools.permutations(over, 2)
+  }
+  assert scopes['good', 'base'] == scopes['base', 'good'] == 'briefs and seeds'
+  assert scopes['bad', 'base'] == 'briefs only'
+  assert scopes['good', 'bad'] == 'briefs, seeds of one arm only'
+  wins = {arm: found['arms'][arm]['wins']['unseen'] for arm in ('good', 'bad')}
+  assert wins['good']['win_rate_over'] == 'briefs and seeds'
+  assert wins['bad']['win_rate_over'] == 'briefs only'
+
+
+def _arm(rng: np.random.Generator, mean: float, text: str) -> list[list[dict]]:
+  """A run's replies to 40 briefs, whose unseen scores scatter about a mean."""
+  return [
+    [_reply(float(rng.random() < 0.5), mean + rng.normal(), text)]
+    for _ in range(40)
+  ]
+
+
+def _many(**means: float) -> dict:
+  """Measures runs of the given mean scores, and a base of mean 0."""
   rng = np.random.default_rng(0)
-  brief_DxP = rng.integers(40, size=(500, 40))
-  seed_DxS = stats.draw_seeds(rng, 2)[:500]
-  value_P = rng.normal(size=40)
-
-  def width(gap: float) -> float:
-    value_SxP = np.stack([value_P, value_P + gap])
-    low, high = stats.interval(stats.bootstrap(value_SxP, brief_DxP, seed_DxS))
-    return high - low
-
-  assert width(3.0) > 2 * width(0.0) > 0
+  replies = {'base': _arm(rng, 0, 'a b c a b')} | {
+    name.replace('_', '-'): _arm(rng, mean, 'a b c a b c d')
+    for name, mean in means.items()
+  }
+  features = {name: np.ones((40, 1, 2)) for name in replies}
+  return arms.measure(replies, features, [['a', 'b']] * 40, 'en')
 
 
-@pytest.mark.parametrize('seeds', [2, 3, 5])
-def test_the_spread_of_seeds_is_not_understated(seeds: int) -> None:
-  """The variance drawn is s² / S, s² being the unbiased one."""
-  rng = np.random.default_rng(0)
-  value_S = rng.normal(size=seeds)
-  one_brief = np.zeros((stats.DRAWS, 1), int)
-  seed_DxS = stats.draw_seeds(rng, seeds)
-  drawn_D = stats.bootstrap(value_S[:, None], one_brief, seed_DxS)
-  expected = value_S.var(ddof=1) / seeds
-  assert drawn_D.var() == pytest.approx(expected, rel=0.1)
+def test_seeds_that_differ_widen_every_interval() -> None:
+  alike = _many(x_0=1, x_1=1, x_2=1, y_0=0, y_1=0, y_2=0)
+  differ = _many(x_0=0, x_1=1, x_2=2, y_0=-1, y_1=0, y_2=1)
+
+  def widths(found: dict) -> np.ndarray:
+    x = found['arms']['x']
+    return np.diff(
+      [
+        x['intervals']['unseen'],
+        x['wins']['unseen']['win_rate_interval'],
+        found['against']['x']['y']['unseen']['interval'],
+        found['against']['x']['base']['unseen']['interval'],
+      ]
+    )
+
+  assert (widths(differ) > 2 * widths(alike)).all()
+  gain = alike['against']['x']['base']['unseen']
+  assert gain['mean'] == pytest.approx(1, abs=0.4) and gain['interval'][0] > 0
 
 
-def test_one_seed_is_drawn_alone() -> None:
-  assert stats.draw_seeds(np.random.default_rng(0), 1).shape == (stats.DRAWS, 1)
+def test_an_arm_that_is_always_longer_has_no_rate_at_equal_length() -> None:
+  wins = _many(x_0=1)['arms']['x']['wins']['unseen']
+  assert wins['win_rate'] > 0.5
+  assert wins['length_controlled_win_rate'] is None
+  assert '100% of 40 comparisons' in wins['length_controlled_reason']
+
+
+def test_diversity_is_of_as_many_words_in_every_run() -> None:
+  found = _many(x_0=1)
+  assert found['diversity_words'] == 40 * 5
+  numbers = [found['arms'][arm]['numbers'] for arm in ('base', 'x')]
+  # a b c a b c d is cut to a b c a b
+  for key in 'distinct1', 'distinct2', 'distinct3', 'compression':
+    assert numbers[0][key] == numbers[1][key]
+  assert numbers[0]['distinct2'] == 3 / (40 * 4)
 
 
 def test_a_reply_that_nobody_could_score_does_not_count() -> None:
-  value_SxP = np.array([[1.0, np.nan]])
-  drawn = stats.bootstrap(
-    value_SxP, np.array([[0, 1], [0, 0], [1, 1]]), np.zeros((3, 1), int)
-  )
-  np.testing.assert_array_equal(drawn, [1, 1, np.nan])
-  assert stats.interval(drawn) == [1, 1]
-  assert np.isnan(stats.interval(drawn[2:])).all()
+  replies = copy.deepcopy(REPLIES)
+  for reply in replies['good-0'][1]:
+    reply['unseen'] = np.nan
+  found = arms.measure(replies, FEATURES, RULES, 'en')['arms']['good']
+  # briefs of good-0 and good-1: 1, none, 3, 5
+  assert found['numbers']['unseen'] == pytest.approx(3)
+  assert np.isfinite(found['intervals']['unseen']).all()
 
 
 def test_names() -> None:
@@ -154,33 +203,3 @@ def test_rule_breakers_with_a_positive_advantage_are_counted() -> None:
   broken = group((True, 1.0, True), (True, -1.0, True))
   assert arms.rewarded_violations([mixed, unknown, broken]) == 1 / 3
   assert np.isnan(arms.rewarded_violations([broken]))
-
-
-def test_bootstrap_is_paired_over_briefs() -> None:
-  """Briefs differ widely, and the gain is the same on each: no spread."""
-  before_PxG = np.array([[0.0, 2.0], [10.0, 12.0], [100.0, 102.0]])
-  told = stats.paired_bootstrap(before_PxG, before_PxG + 3, seed=0)
-  assert told == {'mean': 3.0, 'low': 3.0, 'high': 3.0}
-
-
-def test_bootstrap_interval_is_that_of_the_mean() -> None:
-  rng = np.random.default_rng(0)
-  gain_P = rng.normal(0.5, 1, 400)
-  after_PxG = np.repeat(gain_P[:, None], 2, axis=1)
-  told = stats.paired_bootstrap(np.zeros((400, 2)), after_PxG, seed=1)
-  margin = 1.96 * gain_P.std() / 20
-  assert told['mean'] == pytest.approx(gain_P.mean())
-  assert told['low'] == pytest.approx(gain_P.mean() - margin, abs=0.02)
-  assert told['high'] == pytest.approx(gain_P.mean() + margin, abs=0.02)
-
-
-@pytest.mark.filterwarnings('error')
-def test_a_brief_that_no_reply_of_is_known_does_not_count() -> None:
-  nan = np.nan
-  before_PxG = np.array([[nan, nan], [1.0, nan], [1.0, 2.0]])
-  after_PxG = np.array([[1.0, 1.0], [nan, 4.0], [nan, nan]])
-  told = stats.paired_bootstrap(before_PxG, after_PxG, seed=0)
-  assert told == {'mean': 3.0, 'low': 3.0, 'high': 3.0}
-  told = stats.paired_bootstrap(before_PxG[:1], after_PxG[:1], seed=0)
-  assert [*told] == ['mean', 'low', 'high']
-  assert np.isnan([*told.values()]).all()

@@ -1,9 +1,13 @@
 """The numbers of an evaluation, by hand."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 from stub_judges import demanding
 
 from rlcw.evaluation import heldout
+from rlcw.tasks import evaluate
 
 
 def test_a_demand_without_a_verdict_is_neither_kept_nor_broken() -> None:
@@ -16,3 +20,50 @@ def test_a_demand_without_a_verdict_is_neither_kept_nor_broken() -> None:
   assert [loosely('a', x) for x in (True, False)] == [1, 0]
   assert loosely('a, b', None) == 0
   assert np.isnan(loosely('a', None))
+
+
+def _reply(text: str, strict: float, writing: float) -> dict[str, Any]:
+  return {
+    'text': text,
+    'strict': strict,
+    'loose': 1.0,
+    'writing': writing,
+    'length': len(text.split()),
+    'finished': True,
+    'kl': 0.0,
+  }
+
+
+def test_differences_are_paired_over_briefs_and_of_one_model() -> None:
+  before = [[_reply('a', 0, x), _reply('a', 1, x + 2)] for x in (0, 10, 100)]
+  after = [[_reply('a', 1, x + 3), _reply('a', 1, x + 5)] for x in (0, 10, 100)]
+  told = evaluate.summarise({'base': before, 'trained': after}, 'en')
+  gain = {'mean': 3, 'low': 3, 'high': 3, 'over': 'briefs only'}
+  assert told['writing_difference'] == gain
+  after[2][0]['strict'] = 0.0
+  told = evaluate.summarise({'base': before, 'trained': after}, 'en')
+  # gains of ½, ½, 0: t(2) = 4.3027 and s² = 1/12; shares differ by 1 at most
+  half = 4.302653 / 6
+  assert told['pass_rate_difference'] == pytest.approx(
+    {'mean': 1 / 3, 'low': 1 / 3 - half, 'high': 1} | {'over': 'briefs only'}
+  )
+
+
+def test_shorter_replies_do_not_count_as_more_varied() -> None:
+  """The trained model repeats a pair of words, in half as many of them."""
+  rng = np.random.default_rng(0)
+  words = [[str(word) for word in rng.permutation(20)] * 2 for _ in range(10)]
+  base = [[_reply(' '.join(each), 1, 0)] for each in words]
+  trained = [[_reply(' '.join(each[:18] + each[:2]), 1, 0)] for each in words]
+  told = evaluate.summarise({'base': base, 'trained': trained}, 'en')
+  assert told['diversity_words'] == 200
+  assert told['distinct2_trained'] < told['distinct2_base']
+
+
+def test_a_brief_without_scores_does_not_count() -> None:
+  before = [[_reply('a', 1, np.nan)], [_reply('a', 1, 1)]]
+  after = [[_reply('a', 1, 1)], [_reply('a', 1, 2)]]
+  told = evaluate.summarise({'base': before, 'trained': after}, 'en')
+  gain = told['writing_difference']
+  # and one brief shows no spread
+  assert gain['mean'] == 1 and np.isnan([gain['low'], gain['high']]).all()

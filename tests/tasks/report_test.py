@@ -461,13 +461,6 @@ def test_one_step_nulls_and_no_rules(tmp_path: pathlib.Path) -> None:
   assert 'unknown' in _page(tmp_path / 'out').text
 
 
-def test_wilson() -> None:
-  # Agresti and Coull's textbook cases at z = 1.96.
-  assert run.wilson(0, 10) == pytest.approx((0, 0.27753), abs=1e-4)
-  assert run.wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-4)
-  assert run.wilson(10, 10) == pytest.approx((0.72247, 1), abs=1e-4)
-
-
 def test_rule_rates_count_replies_and_sort_by_gain() -> None:
   def reply(*follow: bool) -> dict:
     return {'follow': list(follow)}
@@ -490,6 +483,36 @@ def test_rule_rates_count_replies_and_sort_by_gain() -> None:
   assert rates[0]['base'][:2] == (3, pytest.approx(1 / 3))
   assert rates[0]['trained'][:2] == (3, 1.0)
   assert rates[1]['trained'][:2] == (2, 0.5)
+
+
+def test_a_rule_s_interval_is_over_briefs() -> None:
+  def brief(kept: bool, replies: int) -> dict:
+    group = [{'follow': [kept]}] * replies
+    return {'instruction_id_list': ['a'], 'base': group, 'trained': group}
+
+  def ends(replies: int, *kept: bool) -> list[float]:
+    (rate,) = run.rule_rates([brief(each, replies) for each in kept])
+    return rate['base'][2:]
+
+  # replies to one brief are alike: more of them tell no more
+  assert ends(9, True, False, True) == pytest.approx(ends(1, True, False, True))
+  low, high = ends(4, *[True] * 20)
+  assert 0.7 < low < 0.9 and high == 1
+  assert np.isnan(ends(4, True)).all()
+
+
+def test_the_page_says_over_which_chance_and_words(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = make_runs(tmp_path)
+  run.run(config, tmp_path / 'out')
+  page = _page(tmp_path / 'out').text
+  assert '95% interval, briefs only' in page
+  assert 'measured by an earlier version' in page
+  _edit(tmp_path / 'evaluate/summary.json', diversity_words=4321)
+  run.run(config, tmp_path / 'out')
+  page = ' '.join(_page(tmp_path / 'out').text.split())
+  assert 'of the same 4321 words of each model' in page
 
 
 def test_groups_of_three_steps_mixed_first() -> None:

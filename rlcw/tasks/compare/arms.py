@@ -1,7 +1,7 @@
 """Statistics of arms, from the replies of their runs to the same briefs.
 
-Letters: S runs (seeds) of one arm, P briefs, G replies to each brief, D draws
-of the bootstrap (or features, in `features_PxGxD` and `centre_D`).
+Letters: S runs (seeds) of one arm, P briefs, G replies to each brief, D
+features of a reply.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcw.evaluation import diversity, heldout, stats, winrate
+from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.runtime import metrics
 
 BASE = 'base'
@@ -21,6 +21,8 @@ Replies = dict[str, list[list[dict[str, Any]]]]  # by run, [P][G]
 # Numbers whose differences between arms are reported; `kept_and_better` is
 # computed from two of them (see `per_reply`).
 COMPARED = 'kept_and_better', 'pass_rate', 'writing', 'unseen'
+# Numbers between 0 and 1.
+SHARES = 'kept_and_better', *heldout.SHARES
 
 
 def arm_of(name: str) -> str:
@@ -73,34 +75,38 @@ def measure(
       on, which favours it.
 
   Returns:
-    `arms`: for each arm its runs, numbers, numbers by run and 95% intervals;
+    `arms`: for each arm its runs, numbers, numbers by run, 95% intervals, and
+    `over`, the chance that these include (`intervals.scope`);
     `best`: for each prefix of `best_of` that occurs, the chosen arm;
-    `against`: for each ordered pair of arms the differences of COMPARED.
+    `against`: for each ordered pair of arms the differences of COMPARED;
+    `diversity_words`: the words of each run that diversity is measured on.
   """
   runs = defaultdict(list)
   for name in replies:
     runs[arm_of(name)].append(name)
   found = {name: per_reply(replies, name) for name in replies}
-  drawn, by_arm = {}, {}
-  # All arms use the same drawn briefs, so a brief that is hard for two cancels
-  # out of their difference.
-  prompts = len(replies[BASE])
-  rng = np.random.default_rng(0)
-  brief_DxP = stats.draw_groups(rng, prompts)
+  flat = [[r['text'] for g in groups for r in g] for groups in replies.values()]
+  texts, words = diversity.cut(flat, language)
+  texts = dict(zip(replies, texts, strict=True))
+  table, by_arm = {}, {}
   centre_D = features[BASE].mean((0, 1))
   for arm, names in runs.items():
-    seed_DxS = stats.draw_seeds(rng, len(names))
-    by_arm[arm] = {'runs': names, 'numbers': {}, 'by_run': {}, 'intervals': {}}
-    # seeds and briefs are both drawn, so intervals include chance between runs
+    by_arm[arm] = {
+      'runs': names,
+      'over': intervals.scope(*seeds(runs, arm)),
+      'numbers': {},
+      'by_run': {},
+      'intervals': {},
+    }
     for key in found[BASE]:
       value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
-      rate_D = stats.bootstrap(value_SxP, brief_DxP, seed_DxS)
-      drawn[arm, key] = rate_D
-      by_arm[arm]['numbers'][key] = metrics.mean(value_SxP)
+      table[arm, key] = value_SxP
+      estimate = intervals.share if key in SHARES else intervals.mean
+      by_arm[arm]['numbers'][key], *ends = estimate(value_SxP)
       by_arm[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
-      by_arm[arm]['intervals'][key] = stats.interval(rate_D)
+      by_arm[arm]['intervals'][key] = ends
     by_arm[arm]['numbers'] |= diversity_metrics(
-      [replies[n] for n in names],
+      [texts[n] for n in names],
       [features[n] - centre_D for n in names],
       language,
     )
@@ -126,8 +132,17 @@ def measure(
   return {
     'arms': by_arm,
     'best': chosen,
-    'against': pairwise_differences(by_arm, drawn),
+    'against': pairwise_differences(runs, table),
+    'diversity_words': words,
   }
+
+
+def seeds(runs: dict[str, list[str]], *arms: str) -> list[int]:
+  """Number of seeds of each of `arms` that was trained, for the scope.
+
+  The base is the same in every comparison: no chance of training is in it.
+  """
+  return [len(runs[arm]) for arm in arms if arm != BASE]
 
 
 def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
@@ -144,7 +159,7 @@ def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
 
 
 def diversity_metrics(
-  runs: Sequence[Sequence[Sequence[dict[str, Any]]]],
+  runs: Sequence[Sequence[str]],
   features: Sequence[np.ndarray],
   language: str,
 ) -> dict[str, float]:
@@ -154,20 +169,19 @@ def diversity_metrics(
   self-BLEU and the Vendi score over the replies to each brief.
 
   Args:
-    runs: S lists of `[P][G]` replies.
-    features: S arrays `[P, G, D]`, less the mean of the base's features, so
-      that cosines compare directions from it.
+    runs: S lists of the P · G replies, cut to lengths that all arms share.
+    features: S arrays `[P, G, D]` of the whole replies, less the mean of the
+      base's features, so that cosines compare directions from it.
     language: of the replies.
   """
   by_run = defaultdict(list)
-  for groups, features_PxGxD in zip(runs, features, strict=True):
-    texts = [[reply['text'] for reply in group] for group in groups]
-    all_texts = [text for group in texts for text in group]
-    by_run['distinct1'].append(diversity.distinct(all_texts, 1, language))
-    by_run['distinct2'].append(diversity.distinct(all_texts, 2, language))
-    by_run['distinct3'].append(diversity.distinct(all_texts, 3, language))
-    by_run['compression'].append(diversity.compression_ratio(all_texts))
-    by_run['self_bleu'].append(diversity.self_bleu(texts, language))
+  for texts, features_PxGxD in zip(runs, features, strict=True):
+    count = features_PxGxD.shape[1]
+    groups = [texts[n : n + count] for n in range(0, len(texts), count)]
+    for n in (1, 2, 3):
+      by_run[f'distinct{n}'].append(diversity.distinct(texts, n, language))
+    by_run['compression'].append(diversity.compression_ratio(texts))
+    by_run['self_bleu'].append(diversity.self_bleu(groups, language))
     by_run['vendi'].append(np.mean([*map(diversity.vendi, features_PxGxD)]))
   return {name: float(np.mean(each)) for name, each in by_run.items()}
 
@@ -179,8 +193,8 @@ def wins(replies: Replies, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     `winrate.summary` by the reward model that training never used, as
     `unseen`, and by the judge, where there was one, as `judge`.
   """
-  outcomes: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
-  for name in names:
+  outcomes: dict[str, list[tuple[float, float, int, int]]] = defaultdict(list)
+  for s, name in enumerate(names):
     for p, pair in enumerate(zip(replies[name], replies[BASE], strict=True)):
       # The g-th replies of both were sampled with the same random key.
       for ours, theirs in zip(*pair, strict=True):
@@ -188,10 +202,11 @@ def wins(replies: Replies, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         scores = (
           np.array(nan_if_none(reply['unseen'])) for reply in (ours, theirs)
         )
-        outcomes['unseen'].append((float(winrate.scored(*scores)), longer, p))
+        won = float(winrate.scored(*scores))
+        outcomes['unseen'].append((won, longer, p, s))
         # the judge reads only some replies to each brief
         if 'won' in ours:
-          outcomes['judge'].append((nan_if_none(ours['won']), longer, p))
+          outcomes['judge'].append((nan_if_none(ours['won']), longer, p, s))
   return {
     scorer: winrate.summary(*np.array(rows).T)
     for scorer, rows in outcomes.items()
@@ -217,31 +232,37 @@ def rules(
 
 
 def pairwise_differences(
-  arms: dict[str, Any], drawn: dict[tuple[str, str], np.ndarray]
+  runs: dict[str, list[str]], table: dict[tuple[str, str], np.ndarray]
 ) -> dict[str, dict[str, dict[str, Any]]]:
   """Differences of every two arms: ours less theirs, with 95% intervals.
 
   Args:
-    arms: the numbers of each arm, as `measure` builds them.
-    drawn: the bootstrap means `[D]` of each arm and number.  Both arms of a
-      difference use the same drawn briefs, so a brief's difficulty cancels.
+    runs: the names of each arm's runs.
+    table: `[S, P]` of each arm and number.  All arms answer the same briefs, so
+      the difficulty of a brief cancels.
 
   Returns:
-    `mean` and `interval` by ours, theirs and the name of the number.
+    `mean`, `interval` and `over`, the chance that the interval includes, by
+    ours, theirs and the name of the number.
   """
   differences: dict[str, dict[str, dict[str, Any]]] = {}
-  for ours in arms:
+  for ours in runs:
     differences[ours] = {}
-    for theirs in arms:
+    for theirs in runs:
       if ours == theirs:
         continue
-      differences[ours][theirs] = {
-        key: {
-          'mean': arms[ours]['numbers'][key] - arms[theirs]['numbers'][key],
-          'interval': stats.interval(drawn[ours, key] - drawn[theirs, key]),
+      over = intervals.scope(*seeds(runs, ours, theirs))
+      differences[ours][theirs] = {}
+      for key in COMPARED:
+        limit = 1 if key in SHARES else np.inf
+        gap, *ends = intervals.difference(
+          table[ours, key], table[theirs, key], limit
+        )
+        differences[ours][theirs][key] = {
+          'mean': gap,
+          'interval': ends,
+          'over': over,
         }
-        for key in COMPARED
-      }
   return differences
 
 

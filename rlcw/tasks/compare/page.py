@@ -228,8 +228,8 @@ def _draw_point(
   ax.plot(
     runs[key], runs['pass_rate'], marker, color=colour, alpha=0.35, markersize=3
   )
-  # A bootstrap interval need not contain the mean, and matplotlib refuses
-  # negative lengths.
+  # matplotlib refuses negative lengths, which rounding can produce where a
+  # share is 0 or 1
   ax.errorbar(
     x,
     y,

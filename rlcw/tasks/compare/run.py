@@ -21,7 +21,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.messages import transcript
-from rlcw.evaluation import heldout, stats
+from rlcw.evaluation import heldout, intervals, stats
 from rlcw.models import formats, language_model, lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
@@ -389,8 +389,8 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
 
   Returns:
     By arm, the four numbers and `gain`: the mean difference of `prompt_strict`
-    from the base's over prompts, with its 95% interval, as returned by
-    `stats.paired_bootstrap`; None where there is no base.
+    from the base's, `low` and `high`, its 95% interval over prompts; None where
+    there is no base.
 
   Raises:
     ValueError: a folder is not that of a `verify` run with mode=benchmark, or
@@ -423,10 +423,14 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   for name, kept in strict.items():
     if base is not None and kept.keys() != base.keys():
       raise ValueError(f'{name} of {pattern} answers other prompts than {BASE}')
-    # both in the order of the base's keys: the bootstrap is paired
-    scores[name]['gain'] = base and stats.paired_bootstrap(
-      np.array([[base[key]] for key in base], float),
-      np.array([[kept[key]] for key in base], float),
-      seed=0,
+    if base is None:
+      scores[name]['gain'] = None
+      continue
+    # in the order of the base's keys: prompts are paired
+    ours_1xP, base_1xP = (
+      np.array([[each[key] for key in base]], float) for each in (kept, base)
     )
+    gain = intervals.difference(ours_1xP, base_1xP, 1)
+    # an arm's benchmark is of one run
+    scores[name]['gain'] = gain._asdict() | {'over': intervals.scope(1)}
   return scores

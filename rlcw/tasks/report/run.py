@@ -20,6 +20,7 @@ import numpy as np
 import rich
 from rich import table
 
+from rlcw.evaluation import intervals
 from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
@@ -257,27 +258,17 @@ def headline(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
   return rows
 
 
-def wilson(kept: float, n: float, z: float = 1.96) -> tuple[float, float]:
-  """Wilson score interval of a share, 95% by default (Wilson, 1927).
-
-  Unlike the normal approximation it lies inside [0, 1] and has a width even
-  where `kept` is 0 or `n`.
-  """
-  rate, scale = kept / n, 1 + z**2 / n
-  middle = rate + z**2 / (2 * n)
-  spread = z * math.sqrt(rate * (1 - rate) / n + (z / (2 * n)) ** 2)
-  return max(0, (middle - spread) / scale), min(1, (middle + spread) / scale)
-
-
 def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Pass rates per rule, the largest gain first.
 
   Returns:
     For each rule with verdicts in both arms its `name` and per arm (number of
-    verdicts, pass rate, lower and upper bound of the 95% interval).
+    verdicts, pass rate, lower and upper bound of the 95% interval over briefs,
+    which are NaN for a rule of one brief).
   """
+  # (verdict, brief)
   verdicts = collections.defaultdict(lambda: {arm: [] for arm in ARMS})
-  for brief in briefs:
+  for n, brief in enumerate(briefs):
     for arm in ARMS:
       for reply in brief[arm]:
         for name, kept in zip(
@@ -285,11 +276,11 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ):
           # a demand has None where the judge gave no verdict
           if kept is not None:
-            verdicts[name][arm].append(bool(kept))
+            verdicts[name][arm].append((kept, n))
   rates = [
     {'name': name}
     | {
-      arm: (len(kept), sum(kept) / len(kept), *wilson(sum(kept), len(kept)))
+      arm: (len(kept), *intervals.share(*intervals.table(*np.transpose(kept))))
       for arm, kept in arms.items()
     }
     for name, arms in verdicts.items()
@@ -416,7 +407,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   (workdir / 'rules.png').write_bytes(rules_png)
   page = _render(runs, summary, rates, rules_png, panels)
   (workdir / 'report.html').write_text(str(page), encoding='utf-8')
-  grid = table.Table('', *ARMS, 'difference', '95% interval')
+  grid = table.Table('', *ARMS, 'difference', '95% interval, briefs only')
   for row in headline(summary):
     grid.add_row(*row)
   rich.print(grid)
