@@ -67,11 +67,14 @@ def settings_of(**changes: Any) -> ConfigDict:
 
 def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
   score_PxG = np.array([[1.0, 5.0, -2.0], [3.0, np.nan, 2.0], [4.0, 4.0, 4.0]])
-  text = [['a', '', 'b'], ['', 'c', 'd'], ['', '', '']]
-  found = scoring.floor_blank_replies(score_PxG, text)
+  # nothing that a reader sees: a zero-width space, a filler of Hangul
+  text = [['a', '', 'b'], [' \u200b\n', 'c', 'd'], ['', ' ', '\u3164']]
+  found = reward_model.floor_blank_replies(score_PxG, text)
   np.testing.assert_array_equal(found[0], [1.0, -2.0, -2.0])
   np.testing.assert_array_equal(found[1], [2.0, np.nan, 2.0])
   assert np.isnan(found[2]).all()  # so all of them are masked
+  found = reward_model.floor_blank_replies(score_PxG, text, -3.0)
+  assert found[2].tolist() == [-3.0] * 3
 
 
 # --- Names ------------------------------------------------------------------
