@@ -333,9 +333,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
         # rlmr: distance of the best violator below the group's mean reward, in
         # standard deviations of the group's writing scores
-        margin=0.5,
+        margin=0.5,  # at least 0.001
         # rlmr, for groups in which every reply breaks a rule (suppress: all
-        # advantages negative, rank: by writing alone, skip: no advantages)
+        # advantages negative, rank: by writing alone, skip: advantages of 0)
         all_violating='skip',
         weight=1.0,  # of the rules, for linear and gdpo
       ),
@@ -347,7 +347,11 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,
       clip_high=0.2,
-      kl_weight=0.1,
+      # Penalty on leaving the reference (the model before training).  k3 pulls
+      # towards KL(reference | policy): keep all that the reference may write;
+      # k2 towards KL(policy | reference): write nothing that it would not.
+      kl='k3',  # k3 | k2
+      kl_weight=0.1,  # 0: no reference is computed or kept in memory
       # --- Optimiser
       learning_rate=2e-5,
       warmup_steps=2,
@@ -362,7 +366,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         repetition=0.2,  # rise of the repeated share of a reply
         judge=0.2,  # fall of P(Good) while the writing score rises
         judge_every=2,  # steps between judgements of one reply to each brief
-        no_signal=0.75,  # share of groups whose advantages are all 0
+        no_signal=0.75,  # share of groups whose advantages are all about 0
         entropy=0.5,  # ratio to the first steps
       ),
       # --- Devices, memory and dtypes

@@ -8,7 +8,8 @@ Shape letters: P prompts, G replies per prompt, T reply tokens, N rows (replies,
 texts or prompts), R replies ranked against each other, K covariates.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,17 @@ from jax import lax
 
 RATIOS = 'token', 'sequence'  # values of `ratio` in `grpo`
 AGGREGATIONS = 'token_mean', 'sequence_mean', 'constant'
+KL_ESTIMATORS = 'k3', 'k2'  # values of `kl` in `grpo`
 # A policy that has moved far from the sampler must not overflow `exp`: float32
 # ends at exp(88), and exp(20) times an advantage, summed, is far below that.
 LOG_RATIO_LIMIT = 20.0
+# Limit of log π_ref − log π in the KL term, in nats.  The slope of k3 is then
+# e^5 − 1 ≈ 147 at most, so no token outweighs the thousands of a batch.
+KL_LIMIT = 5.0
+# Relative spread of float32 numbers that rounding alone explains.
+ROUNDING = 4 * float(jnp.finfo(jnp.float32).eps)
+# A group in which no |advantage| is above this teaches nothing.
+LEAST_ADVANTAGE = 1e-3
 
 
 class Ratio(NamedTuple):
@@ -26,6 +35,13 @@ class Ratio(NamedTuple):
 
   numerator: jax.Array
   denominator: jax.Array
+
+  @property
+  def quotient(self) -> jax.Array:
+    """The mean; 0 where nothing counts."""
+    # The divisor may be below 1, as a sum of fractional weights.
+    some = self.denominator > 0
+    return self.numerator / jnp.where(some, self.denominator, 1)
 
 
 def cross_entropy(logp_N: jax.Array, mask_N: jax.Array) -> Ratio:
@@ -65,12 +81,8 @@ def squared_correlation(
     A scalar in `[0, K]`.
   """
   count = jnp.maximum(real_N.sum(), 1)
-
-  def centred(z: jax.Array) -> jax.Array:
-    real = real_N.reshape(-1, *[1] * (z.ndim - 1))
-    return jnp.where(real, z - jnp.where(real, z, 0.0).sum(0) / count, 0.0)
-
-  x_N, y_NxK = centred(x_N), centred(y_NxK)
+  x_N = deviations(x_N, real_N)
+  y_NxK = deviations(y_NxK.T, real_N).T
   # The floor of 1e-6 on the variance of x (a std of 1e-3): r² of nearly equal
   # scores is noise, and its gradient would be huge.
   power_K = (jnp.square(x_N).sum() + 1e-6 * count) * (
@@ -79,22 +91,55 @@ def squared_correlation(
   return (jnp.square(x_N @ y_NxK) / power_K).sum()
 
 
+def _below_largest(
+  x: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The valid `x[..., N]` less the largest of them, and that one `[..., 1]`."""
+  x = x.astype(jnp.float32)
+  some = valid.any(-1, keepdims=True)
+  largest = jnp.max(x, -1, keepdims=True, where=valid, initial=-jnp.inf)
+  largest = lax.stop_gradient(jnp.where(some, largest, 0.0))
+  return jnp.where(valid, x - largest, 0.0), largest
+
+
+def deviations(x: jax.Array, valid: jax.Array) -> jax.Array:
+  """Deviations of the valid `x[..., N]` from their mean over the last axis.
+
+  They are 0 where not valid, and exactly 0 where all valid `x` are equal: the
+  mean of 10,000.1 in float32 differs from 10,000.1, so the largest is
+  subtracted first.
+  """
+  below, _ = _below_largest(x, valid)
+  count = jnp.maximum(valid.sum(-1, keepdims=True), 1)
+  return jnp.where(valid, below - below.sum(-1, keepdims=True) / count, 0.0)
+
+
 def masked_mean_std(
   x_PxG: jax.Array, valid_PxG: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Mean and population std `[P, 1]` of each group's valid replies.
+  """Mean and population std `[P, 1]` of each group's valid replies, float32.
 
-  Both are 0 for a group without valid replies.
+  Both are 0 for a group without valid replies; the std of equal numbers is
+  exactly 0.
   """
   count = jnp.maximum(valid_PxG.sum(-1, keepdims=True), 1)
-  mean = jnp.where(valid_PxG, x_PxG, 0.0).sum(-1, keepdims=True) / count
-  deviation = jnp.where(valid_PxG, x_PxG - mean, 0.0)
-  variance = jnp.square(deviation).sum(-1, keepdims=True) / count
+  below_PxG, largest_Px1 = _below_largest(x_PxG, valid_PxG)
+  mean = largest_Px1 + below_PxG.sum(-1, keepdims=True) / count
+  deviation_PxG = deviations(below_PxG, valid_PxG)
+  variance = jnp.square(deviation_PxG).sum(-1, keepdims=True) / count
   # The derivative of the square root at 0 is infinite, and `where` would turn
   # it into NaN in the backward pass; so the root is taken of 1 there.
   spread = variance > 0
   std = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0.0)
   return mean, std
+
+
+def rounding_std(x_PxG: jax.Array, valid_PxG: jax.Array) -> jax.Array:
+  """Std `[P, 1]` that rounding may give to equal numbers as large as these."""
+  size_PxG = jnp.abs(lax.stop_gradient(x_PxG).astype(jnp.float32))
+  return ROUNDING * jnp.max(
+    size_PxG, -1, keepdims=True, where=valid_PxG, initial=0.0
+  )
 
 
 def group_advantages(
@@ -103,7 +148,7 @@ def group_advantages(
   *,
   baseline_P: jax.Array | None = None,
   scale_P: jax.Array | None = None,
-  std_floor: float = 1e-3,
+  std_floor: jax.Array | float = 1e-3,
 ) -> jax.Array:
   """Advantages `A_i = (r_i − b) / s` within each group.
 
@@ -115,24 +160,60 @@ def group_advantages(
     baseline_P: `b`; if None, the mean reward of the group's valid replies.
     scale_P: `s`; if None, the std of the valid rewards.  Pass ones for
       Dr. GRPO (arXiv 2503.20783), or the std of the writing score alone.
-    std_floor: lower bound of `s`, in the unit of the rewards, so that rounding
-      errors in a group of equal rewards are not amplified.
+    std_floor: lower bound of `s`, a number or `[P]`, in the unit of the
+      rewards, so that rounding errors in a group of equal rewards are not
+      amplified.  The bound is higher for rewards so large that their own
+      rounding is (`rounding_std`).
 
   Returns:
-    Advantages `[P, G]`, exactly 0 where not valid.
+    Advantages `[P, G]` in float32, exactly 0 where not valid.
   """
-  mean, std = masked_mean_std(reward_PxG, valid_PxG)
-  baseline = mean if baseline_P is None else baseline_P[:, None]
+  _, std = masked_mean_std(reward_PxG, valid_PxG)
   scale = std if scale_P is None else scale_P[:, None]
-  advantage = (reward_PxG - baseline) / jnp.maximum(scale, std_floor)
-  return jnp.where(valid_PxG, advantage, 0.0)
+  floor = jnp.maximum(
+    jnp.reshape(std_floor, (-1, 1)), rounding_std(reward_PxG, valid_PxG)
+  )
+  difference = (
+    deviations(reward_PxG, valid_PxG)
+    if baseline_P is None
+    else reward_PxG - baseline_P[:, None]
+  )
+  return jnp.where(valid_PxG, difference / jnp.maximum(scale, floor), 0.0)
+
+
+def _log_ratio(
+  logp: jax.Array, ref_logp: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """`d = log π_ref − log π` in float32, 0 where masked."""
+  # Masked before `exp`: an overflow at a padded position would make the
+  # gradient NaN even if the result were masked later.
+  return jnp.where(mask, (ref_logp - logp).astype(jnp.float32), 0.0)
+
+
+# The gradient passes a limit as it is: the farther the policy has drifted at a
+# token, the more it must be pulled back there, if with bounded force.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _limited(d: jax.Array, low: float, high: float) -> jax.Array:
+  return jnp.clip(d, low, high)
+
+
+@_limited.defjvp
+def _limited_jvp(
+  low: float, high: float, primals: Any, tangents: Any
+) -> tuple[jax.Array, jax.Array]:
+  return _limited(*primals, low, high), tangents[0]
 
 
 def k3_kl(logp: jax.Array, ref_logp: jax.Array, mask: jax.Array) -> jax.Array:
   """The k3 estimate of `KL(π ‖ π_ref)` per token: `e^d − d − 1 ≥ 0`.
 
-  Here `d = log π_ref − log π`.  Source: Schulman, "Approximating KL
-  divergence", 2020.
+  Here `d = log π_ref − log π`, limited to `KL_LIMIT` above, where `e^d` would
+  explode.  Source: Schulman, "Approximating KL divergence", 2020.
+
+  Only its value estimates `KL(π ‖ π_ref)`.  Its gradient, at samples of π, is
+  `(1 − e^d) ∇log π` with the mean `−Σ π_ref ∇log π`: that of the other
+  divergence, `KL(π_ref ‖ π)`, which makes the policy cover all that the
+  reference may write.  For the gradient of `KL(π ‖ π_ref)` see `k2_kl`.
 
   Args:
     logp: log-probabilities `[..., T]` under the policy.
@@ -140,14 +221,25 @@ def k3_kl(logp: jax.Array, ref_logp: jax.Array, mask: jax.Array) -> jax.Array:
     mask: true at real tokens.
 
   Returns:
-    Nats per token `[..., T]` in float32, 0 where masked.
+    Nats per token `[..., T]` in float32, 0 where masked.  Beyond the limit the
+    gradient is that at the limit.
   """
-  # Masked before `exp`: an overflow at a padded position would make the
-  # gradient NaN even if the result were masked later.
-  d = jnp.where(mask, (ref_logp - logp).astype(jnp.float32), 0.0)
-  d = jnp.clip(d, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+  d = _log_ratio(logp, ref_logp, mask)
+  d = _limited(d, -LOG_RATIO_LIMIT, KL_LIMIT)
   # Near d = 0, where training starts, e^d − 1 would lose most of its digits.
   return jnp.expm1(d) - d
+
+
+def k2_kl(logp: jax.Array, ref_logp: jax.Array, mask: jax.Array) -> jax.Array:
+  """Half the squared log-ratio per token, `d² / 2`; arguments as `k3_kl`.
+
+  At samples of π its gradient `−d ∇log π` has the mean
+  `Σ π (log π − log π_ref) ∇log π`, which is the gradient of `KL(π ‖ π_ref)`.
+  Its value is a biased estimate of that.  Here `d` is limited to ±`KL_LIMIT`.
+  Source: as `k3_kl`.
+  """
+  d = _log_ratio(logp, ref_logp, mask)
+  return jnp.square(_limited(d, -KL_LIMIT, KL_LIMIT)) / 2
 
 
 def aggregate(
@@ -185,7 +277,8 @@ class GRPOTerms(NamedTuple):
   """The GRPO loss and its diagnostics, each a sum and a denominator."""
 
   loss: Ratio
-  kl: Ratio  # nats per token, to the reference
+  kl: Ratio | None  # nats per token, to the reference, by k3
+  kl_clipped: Ratio | None  # share of tokens whose log-ratio was limited
   clip_fraction: Ratio  # share of tokens whose gradient the clip removed
   sampler_gap: Ratio  # mean |log π − log π_sampler| per token
 
@@ -195,19 +288,21 @@ def grpo(
   old_logp_NxT: jax.Array,
   advantage_N: jax.Array,
   mask_NxT: jax.Array,
-  ref_logp_NxT: jax.Array,
+  ref_logp_NxT: jax.Array | None,
   *,
   clip_low: jax.Array | float = 0.2,
   clip_high: jax.Array | float = 0.2,
+  kl: str = 'k3',
   kl_weight: jax.Array | float = 0.0,
   ratio: str = 'token',
   aggregation: str = 'token_mean',
 ) -> GRPOTerms:
   """Group-relative policy optimisation (arXiv 2402.03300, eq. 3).
 
-  `L = −min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) + β · KL(π ‖ π_ref)` per
-  token, with the importance ratio `ρ = π / π_old` of the token, or of the
-  reply as the geometric mean over its tokens (GSPO, arXiv 2507.18071).
+  `L = −min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) + β · k` per token, with an
+  estimate `k` of a KL divergence from the reference (`k3_kl` or `k2_kl`), and
+  the importance ratio `ρ = π / π_old` of the token, or of the reply as the
+  geometric mean over its tokens (GSPO, arXiv 2507.18071).
 
   Args:
     logp_NxT: log-probabilities under the current policy; gradients flow
@@ -216,16 +311,20 @@ def grpo(
     advantage_N: one advantage per reply.
     mask_NxT: true at the reply's tokens, EOS included; false throughout for
       replies that could not be scored, which are ignored.
-    ref_logp_NxT: log-probabilities under the frozen reference.
+    ref_logp_NxT: log-probabilities under the frozen reference; None for no KL
+      term.
     clip_low: ε_low.
     clip_high: ε_high; above ε_low it is DAPO's clip-higher.
+    kl: `k3` or `k2`, which differ in the divergence that is minimised.
     kl_weight: β.
     ratio: `token` or `sequence`.
     aggregation: see `aggregate`.
 
   Raises:
-    ValueError: an unknown `ratio` or `aggregation`.
+    ValueError: an unknown `ratio`, `kl` or `aggregation`.
   """
+  if kl not in KL_ESTIMATORS:
+    raise ValueError(f'kl={kl!r}; expected one of {KL_ESTIMATORS}')
   max_length = mask_NxT.shape[-1]
   # Masked before `exp`, as in `k3_kl`.
   difference = jnp.where(mask_NxT, logp_NxT - old_logp_NxT, 0.0)
@@ -245,18 +344,27 @@ def grpo(
   clipped = (
     jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage_N[:, None]
   )
-  kl_NxT = k3_kl(logp_NxT, ref_logp_NxT, mask_NxT)
   # The minimum keeps the clip one-sided: where a clipped ratio would understate
   # the loss (a bad token that became likelier), the gradient remains.
-  loss_NxT = -jnp.minimum(unclipped, clipped) + kl_weight * kl_NxT
+  loss_NxT = -jnp.minimum(unclipped, clipped)
 
   def token_mean(x_NxT: jax.Array) -> Ratio:
     x_NxT = lax.stop_gradient(x_NxT).astype(jnp.float32)
     return aggregate(x_NxT, mask_NxT, 'token_mean', max_length)
 
+  divergence = kl_clipped = None
+  if ref_logp_NxT is not None:
+    arrays = logp_NxT, ref_logp_NxT, mask_NxT
+    k3_NxT, d_NxT = k3_kl(*arrays), _log_ratio(*arrays)
+    loss_NxT += kl_weight * (k3_NxT if kl == 'k3' else k2_kl(*arrays))
+    divergence = token_mean(k3_NxT)
+    far_NxT = d_NxT if kl == 'k3' else jnp.abs(d_NxT)
+    kl_clipped = token_mean(far_NxT > KL_LIMIT)
+
   return GRPOTerms(
     loss=aggregate(loss_NxT, mask_NxT, aggregation, max_length),
-    kl=token_mean(kl_NxT),
+    kl=divergence,
+    kl_clipped=kl_clipped,
     clip_fraction=token_mean(clipped < unclipped),
     # On fresh samples this is 0 but for numerics: a large gap means that the
     # sampler and the training forward pass disagree.

@@ -39,7 +39,7 @@ class TrainState(struct.PyTreeNode):
   params: Params  # trainable ones only
   opt_state: optax.OptState
   # Scalar int32: consecutive updates skipped, as loss or gradient was not
-  # finite.
+  # finite; those without a gradient do not count.
   bad_steps: jax.Array
 
 
@@ -132,8 +132,11 @@ def make_update(
   """Makes the jitted step `(state, arrays, frozen) -> (state, metrics)`.
 
   Accumulating k microbatches equals one batch, because sums are accumulated
-  and divided once.  A step whose loss or gradient is not finite changes only
-  `step` and `bad_steps`.
+  and divided once.  A step is skipped, with the metric `skipped` 1, if its loss
+  or gradient is not finite, or if its gradient is 0 throughout, such as that of
+  a batch without a valid reply: Adam would move the parameters by its momentum
+  alone.  A skipped step changes only `step` and, in the first case,
+  `bad_steps`; the schedule of the learning rate does not count it.
 
   Args:
     loss_fn: returns sums, see `LossFn`.
@@ -172,14 +175,14 @@ def make_update(
 
   def update(state: TrainState, arrays: Any, frozen: Params):
     grads, terms = accumulate(state.params, frozen, arrays)
-    # A batch without valid tokens has a denominator of 0, and a gradient of 0.
-    divisor = jnp.maximum(terms['loss'].denominator, 1.0)
-    grads = jax.tree.map(lambda g: g / divisor, grads)
+    divisor = terms['loss'].denominator
+    grads = jax.tree.map(lambda g: Ratio(g, divisor).quotient, grads)
+    stats = {name: ratio.quotient for name, ratio in terms.items()}
     norm = optax.tree.norm(grads)
-    loss = terms['loss'].numerator / divisor
     # Decided on the device, so that the host need not wait for the loss: the
     # update is computed in any case, and `where` selects old or new values.
-    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(stats['loss']) & jnp.isfinite(norm)
+    good = finite & (norm > 0)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     params, opt_state = jax.tree.map(
@@ -187,12 +190,11 @@ def make_update(
       (params, opt_state),
       (state.params, state.opt_state),
     )
-    stats = {
-      name: ratio.numerator / jnp.maximum(ratio.denominator, 1.0)
-      for name, ratio in terms.items()
-    }
-    bad_steps = jnp.where(good, 0, state.bad_steps + 1)
+    # A step without a gradient neither adds to the bad ones in a row nor ends
+    # them.
+    bad_steps = jnp.where(good, 0, state.bad_steps + ~finite)
     stats |= {'grad_norm': norm, 'bad_steps': bad_steps}
+    stats['skipped'] = (~good).astype(jnp.int32)
     return TrainState(state.step + 1, params, opt_state, bad_steps), stats
 
   # Donating the old state halves the memory of parameters and moments.  Fixed

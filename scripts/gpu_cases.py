@@ -28,6 +28,7 @@ SETTINGS = dict(
   aggregation='token_mean',
   clip_low=0.2,
   clip_high=0.2,
+  kl='k3',
   kl_weight=0.1,
   learning_rate=2e-5,
   warmup_steps=2,

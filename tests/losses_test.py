@@ -279,10 +279,67 @@ def test_group_advantages(
     assert np.asarray(result_PxG[1]) == close([-1, 1, -1, 1])
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  'value', [10_000.1, 0.1, -1e6, 1e-8, 1 / 3, 0.0, -7.7e30]
+)
+def test_equal_rewards_have_no_advantages(value: float, dtype: Any) -> None:
+  """Exactly none, beside a reply without a score and in a group of one."""
+  reward_PxG = jnp.full((3, 8), value, dtype).at[:2, 3].set(jnp.nan)
+  valid_PxG = jnp.ones((3, 8), bool).at[:2, 3].set(False)
+  valid_PxG = valid_PxG.at[1].set(jnp.arange(8) == 5)
+  found_PxG = losses.group_advantages(reward_PxG, valid_PxG)
+  assert found_PxG.dtype == jnp.float32
+  np.testing.assert_array_equal(found_PxG, np.zeros((3, 8)))
+  mean_Px1, std_Px1 = losses.masked_mean_std(reward_PxG, valid_PxG)
+  assert std_Px1.tolist() == [[0], [0], [0]]
+  assert mean_Px1.tolist() == [[float(dtype(value))]] * 3
+
+
+@pytest.mark.parametrize(
+  ('low', 'high', 'most'),
+  [
+    (10_000.1, np.nextafter(np.float32(10_000.1), np.float32(2e4)), 0.2),
+    (-1e6, -1e6 + 1, 1.0),  # 16 steps of float32 apart
+    (1e-8, 2e-8, 1e-5),
+    (10_000.0, 10_001.0, 1.0),
+  ],
+)
+def test_differences_of_the_size_of_rounding_are_not_scaled_up(
+  low: float, high: float, most: float
+) -> None:
+  found_PxG = losses.group_advantages(
+    jnp.array([[low, high, low, high]], jnp.float32), jnp.ones((1, 4), bool)
+  )
+  sign = np.array([[-1, 1, -1, 1]])
+  assert (found_PxG * sign > 0).all()
+  assert (found_PxG * sign <= most + 1e-6).all()
+  if most == 1:
+    np.testing.assert_allclose(found_PxG, sign, rtol=1e-5)
+
+
+def test_squared_correlation_of_equal_large_scores_is_0() -> None:
+  x_N, y_NxK = jnp.full(8, 10_000.1), normal(0, 8, 2)
+  found = losses.squared_correlation(x_N, y_NxK, jnp.ones(8, bool))
+  assert float(found) == 0
+
+
+@pytest.mark.parametrize(
+  ('numerator', 'denominator', 'quotient'),
+  [(6.0, 4.0, 1.5), (0.0, 0.0, 0.0), (0.1, 0.2, 0.5), (3, 2, 1.5)],
+)
+def test_a_quotient_is_a_mean_of_any_weights(
+  numerator: float, denominator: float, quotient: float
+) -> None:
+  ratio = losses.Ratio(jnp.asarray(numerator), jnp.asarray(denominator))
+  assert float(ratio.quotient) == close(quotient)
+
+
 def k3(difference: Any) -> np.ndarray:
   """Of tokens at which `log π_ref − log π` is `difference`."""
   d_T = jnp.asarray(difference, jnp.float32)
-  return np.asarray(losses.k3_kl(-d_T, jnp.zeros_like(d_T), d_T < jnp.inf))
+  mask_T = jnp.ones(d_T.shape, bool)
+  return np.asarray(losses.k3_kl(-d_T, jnp.zeros_like(d_T), mask_T))
 
 
 def test_k3_by_hand() -> None:
@@ -312,14 +369,104 @@ def test_k3_is_not_negative_near_zero() -> None:
   assert k3(np.linspace(-0.01, 0.01, 20001)).min() >= 0
 
 
-def test_k3_is_clamped_far_apart() -> None:
-  limit = losses.LOG_RATIO_LIMIT
-  expected = [math.exp(limit) - limit - 1, math.exp(-limit) + limit - 1]
-  assert k3([1e4, -1e4]) == close(expected)
-  slope_T = jax.grad(
-    lambda logp: losses.k3_kl(logp, jnp.zeros(2), jnp.ones(2, bool)).sum()
-  )(jnp.array([-1e4, 1e4]))
-  assert slope_T.tolist() == [0, 0]
+def slopes(estimate: Callable[..., jax.Array], difference: Any) -> np.ndarray:
+  """Derivatives to log π where `log π_ref − log π` is `difference`."""
+  d_T = jnp.asarray(difference, jnp.float32)
+
+  def total(logp_T: jax.Array) -> jax.Array:
+    return estimate(
+      logp_T, jnp.zeros_like(d_T), jnp.ones(d_T.shape, bool)
+    ).sum()
+
+  return np.asarray(jax.grad(total)(-d_T))
+
+
+def test_far_apart_the_divergences_and_their_slopes_are_limited() -> None:
+  """Beyond the limit the pull back stays, as it is at the limit."""
+  far = [5.0, 6.0, 1e4, np.inf]
+  most = math.exp(5) - 1
+  assert k3(far) == close([most - 5] * 4)
+  assert slopes(losses.k3_kl, far) == close([-most] * 4)
+  # where the policy is above the reference, nothing explodes
+  assert k3([-6.0, -1e4, -np.inf]) == close([5 + math.exp(-6), 19, 19])
+  assert slopes(losses.k3_kl, [-6.0, -1e4, -np.inf]) == close(
+    [1 - math.exp(-6), 1, 1]
+  )
+  assert slopes(losses.k2_kl, [*far, *(-x for x in far)]) == close(
+    [-5] * 4 + [5] * 4
+  )
+
+
+@pytest.mark.parametrize('kl', losses.KL_ESTIMATORS)
+@pytest.mark.parametrize('far', [20.0, -20.0])
+def test_no_token_outweighs_a_batch(kl: str, far: float) -> None:
+  """One token that is far off, among 4,095 with a log-ratio of 0.3."""
+  d_NxT = jnp.full((8, 512), 0.3).at[0, 0].set(far)
+  ones_NxT = jnp.ones(d_NxT.shape, bool)
+
+  def loss(logp_NxT: jax.Array) -> tuple[jax.Array, losses.GRPOTerms]:
+    terms = losses.grpo(
+      logp_NxT,
+      logp_NxT,
+      jnp.zeros(8),
+      ones_NxT,
+      jnp.zeros_like(d_NxT),
+      kl=kl,
+      kl_weight=1.0,
+    )
+    return terms.loss.numerator, terms
+
+  slope_NxT, terms = jax.grad(loss, has_aux=True)(-d_NxT)
+  pull_NxT = abs(np.asarray(slope_NxT))
+  # one against thousands; e^20 was 10^5 times as much as all others
+  assert 2 * pull_NxT[0, 0] < pull_NxT.sum()
+  limited = float(far > 0 or kl == 'k2')
+  assert ratio_of(terms.kl_clipped) == (limited, 4096)
+
+
+@pytest.mark.parametrize(
+  ('estimate', 'reversed'), [(losses.k3_kl, True), (losses.k2_kl, False)]
+)
+def test_the_mean_gradient_is_that_of_a_divergence(
+  estimate: Callable[..., jax.Array], reversed: bool
+) -> None:
+  """Over all 36 replies of two of six tokens, weighted as π samples them.
+
+  π depends on the token before, as a model's does.  The divergence at each
+  place is taken of the next token, at the prefixes that π reaches.
+  """
+  shape = (7, 6)  # the beginning and each first token; the next token
+  theta, ref = normal(3, *shape), jax.nn.log_softmax(normal(4, *shape))
+  first, second = (x.reshape(-1) for x in np.mgrid[:6, :6])
+  # rows of the table, and the token that follows
+  prefix_NxT = np.stack([np.full(36, 6), first], 1)
+  token_NxT = np.stack([first, second], 1)
+
+  def estimated(theta: jax.Array) -> jax.Array:
+    logp = jax.nn.log_softmax(theta)
+    logp_NxT = logp[prefix_NxT, token_NxT]
+    chance_N = jax.lax.stop_gradient(jnp.exp(logp_NxT.sum(-1)))
+    each_NxT = estimate(
+      logp_NxT, ref[prefix_NxT, token_NxT], jnp.ones((36, 2), bool)
+    )
+    return (chance_N[:, None] * each_NxT).sum()
+
+  def exact(theta: jax.Array) -> jax.Array:
+    logp = jax.nn.log_softmax(theta)
+    p, q = (ref, logp) if reversed else (logp, ref)
+    divergence = (jnp.exp(p) * (p - q)).sum(-1)
+    reached = jax.lax.stop_gradient(jnp.exp(logp[6]))
+    return divergence[6] + (reached * divergence[:6]).sum()
+
+  assert abs(jax.nn.log_softmax(theta) - ref).max() < losses.KL_LIMIT
+  np.testing.assert_allclose(
+    jax.grad(estimated)(theta), jax.grad(exact)(theta), rtol=1e-4, atol=1e-6
+  )
+  if reversed:  # the value of k3 is the other divergence
+    logp = jax.nn.log_softmax(theta)
+    divergence = (jnp.exp(logp) * (logp - ref)).sum(-1)
+    value = divergence[6] + (jnp.exp(logp[6]) * divergence[:6]).sum()
+    assert float(estimated(theta)) == close(float(value))
 
 
 def test_k3_is_float32_and_masked_before_exp() -> None:
@@ -388,18 +535,30 @@ def test_grpo_sequence_ratio_is_the_geometric_mean() -> None:
   assert ratio_of(clipped.clip_fraction) == (2, 4)
 
 
-def test_grpo_adds_the_weighted_divergence() -> None:
+@pytest.mark.parametrize(
+  ('kl', 'each'), [('k3', 1 - LOG2), ('k2', LOG2**2 / 2)]
+)
+def test_grpo_adds_the_weighted_divergence(kl: str, each: float) -> None:
   logp_NxT = OLD_NxT + np.log(RHO_NxT)
-  terms = grpo(logp_NxT, ref_logp_NxT=logp_NxT + LOG2, kl_weight=0.5)
+  terms = grpo(logp_NxT, ref_logp_NxT=logp_NxT + LOG2, kl=kl, kl_weight=0.5)
+  # the metric is k3, whose value estimates the divergence, in either case
   assert ratio_of(terms.kl) == close((4 * (1 - LOG2), 4))
-  assert float(terms.loss.numerator) == close(-1.4 + 0.5 * 4 * (1 - LOG2))
+  assert ratio_of(terms.kl_clipped) == (0, 4)
+  assert float(terms.loss.numerator) == close(-1.4 + 0.5 * 4 * each)
+
+
+def test_without_a_reference_there_is_no_divergence() -> None:
+  logp_NxT = OLD_NxT + np.log(RHO_NxT)
+  terms = grpo(logp_NxT, ref_logp_NxT=None, kl_weight=0.5)
+  assert terms.kl is None and terms.kl_clipped is None
+  assert float(terms.loss.numerator) == close(-1.4)
 
 
 @every_ratio
 def test_grpo_metrics_carry_no_gradient(ratio: str) -> None:
   def metric(logp_NxT: jax.Array) -> jax.Array:
     terms = grpo(logp_NxT, ref_logp_NxT=OLD_NxT, ratio=ratio)
-    return sum(pair.numerator for pair in terms[1:])
+    return sum(pair.numerator for pair in terms[1:] if pair is not None)
 
   logp_NxT = OLD_NxT + np.log(RHO_NxT)
   assert float(metric(logp_NxT)) > 0
@@ -544,6 +703,8 @@ def test_changing_a_grpo_weight_does_not_recompile() -> None:
 def test_unknown_names_raise_with_the_legal_values() -> None:
   with pytest.raises(ValueError, match=r"'word'.*token.*sequence"):
     grpo(OLD_NxT, ratio='word')
+  with pytest.raises(ValueError, match=r"kl='k1'.*k3.*k2"):
+    grpo(OLD_NxT, kl='k1')
   for how in (
     functools.partial(grpo, OLD_NxT, aggregation='median'),
     functools.partial(losses.aggregate, OLD_NxT, MASK_NxT, 'median', 3),

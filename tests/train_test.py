@@ -35,6 +35,7 @@ SETTINGS = ConfigDict(
     temperature=0.9,
     clip_low=0.2,
     clip_high=0.3,
+    kl='k3',
     kl_weight=0.1,
     ratio='token',
     aggregation='token_mean',
@@ -136,16 +137,20 @@ FIRST = {
   'clip_fraction': 0.2844036817550659,
   'grad_norm': 0.23534026741981506,
   'kl': 0.11268836259841919,
+  'kl_clipped': 0.0,
   'loss': -0.099924236536026,
   'sampler_gap': 0.32306167483329773,
+  'skipped': 0.0,
 }
 SECOND = {
   'bad_steps': 0.0,
   'clip_fraction': 0.3302752375602722,
   'grad_norm': 0.17121756076812744,
   'kl': 0.11897464841604233,
+  'kl_clipped': 0.0,
   'loss': -0.1525144726037979,
   'sampler_gap': 0.32317298650741577,
+  'skipped': 0.0,
 }
 GOLDEN = FIRST, SECOND
 
@@ -204,6 +209,85 @@ def test_a_bad_step_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
   assert float(state.params['x']) == pytest.approx(0.25)  # halved twice
   assert int(state.bad_steps) == 0
   assert int(state.step) == 3
+
+
+def masked_loss(
+  params: Params, _: Params, arrays: Any
+) -> dict[str, losses.Ratio]:
+  """The mean distance to the targets that are numbers."""
+  known = jnp.isfinite(arrays['target'])
+  error = jnp.where(known, params['x'] - arrays['target'], 0.0)
+  return {'loss': losses.Ratio(jnp.square(error).sum(), known.sum())}
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_a_step_with_nothing_to_learn_from_changes_nothing(
+  devices: int,
+) -> None:
+  """Neither parameters nor moments nor the schedule's count; Adam moves on."""
+  mesh = make_mesh(devices=jax.devices()[:devices])
+  optimizer = train.make_optimizer(0.1, warmup_steps=4, max_grad_norm=1.0)
+  params = jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh))
+  state = train.init_state(params, optimizer, mesh)
+  update = train.make_update(masked_loss, optimizer, state, 2)
+  full, empty = np.arange(16, dtype=np.float32), np.full(16, np.nan, np.float32)
+  batches = [full, empty, full, empty, empty, full]
+  rows, leaves = [], []
+  for batch in batches:
+    arrays = jax.device_put({'target': batch.reshape(16, 1)}, over_groups(mesh))
+    state, stats = update(state, arrays, {})
+    rows.append(jax.device_get(stats))
+    leaves.append(jax.device_get([state.params, state.opt_state]))
+  assert [row['skipped'] for row in rows] == [0, 1, 0, 1, 1, 0]
+  assert [row['bad_steps'] for row in rows] == [0] * 6
+  assert int(state.step) == 6
+  for skipped in (1, 3, 4):
+    jax.tree.map(
+      np.testing.assert_array_equal, leaves[skipped], leaves[skipped - 1]
+    )
+  # as if the empty batches had never been
+  other = train.init_state(
+    jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh)), optimizer, mesh
+  )
+  arrays = jax.device_put({'target': full.reshape(16, 1)}, over_groups(mesh))
+  for _ in range(3):
+    other, _ = update(other, arrays, {})
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    leaves[-1],
+    jax.device_get([other.params, other.opt_state]),
+  )
+
+
+def test_an_empty_step_does_not_end_a_row_of_bad_ones() -> None:
+  optimizer = optax.sgd(0.25)
+  params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
+  state = train.init_state(params, optimizer, single())
+  update = train.make_update(masked_loss, optimizer, state)
+  counts = []
+  for target in (1e30, np.nan, 1e30, 0.0, np.nan):  # 1e30² is infinite
+    arrays = {'target': jnp.full((2,), target, jnp.float32)}
+    state, stats = update(state, arrays, {})
+    counts.append(int(stats['bad_steps']))
+  assert counts == [1, 1, 2, 0, 0]
+
+
+def test_weights_that_sum_to_less_than_1_are_divided_by() -> None:
+  """Half of one pair weighs as much as a whole one, if it is alone."""
+
+  def loss(params: Params, _: Params, arrays: Any) -> dict[str, losses.Ratio]:
+    weight = arrays['weight']
+    total = (weight * jnp.square(params['x'])).sum()
+    return {'loss': losses.Ratio(total, weight.sum())}
+
+  optimizer, found = optax.sgd(0.25), []
+  for weight in (0.25, 4.0):
+    params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
+    state = train.init_state(params, optimizer, single())
+    update = train.make_update(loss, optimizer, state)
+    state, stats = update(state, {'weight': jnp.full(2, weight)}, {})
+    found.append((float(state.params['x']), float(stats['loss'])))
+  assert found == [(0.5, 1.0)] * 2
 
 
 def test_bad_steps_in_a_row_stop_the_run_with_a_saved_state(

@@ -6,6 +6,7 @@ them is a function of its index and the number of processes.
 """
 
 import bisect
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -44,19 +45,45 @@ def batch_indices(
       f'a step of {size} needs at least {size} records (or packed rows), but '
       f'there are {total}'
     )
-  if size % processes:
-    raise ValueError(
-      f'a step of {size} does not split over {processes} processes; expected '
-      'a multiple'
-    )
-  # Positions in the endless sequence of epochs.  A step may span two epochs.
+  return share(step_indices(seed, step, size, total), process, processes)
+
+
+def step_indices(seed: int, step: int, size: int, total: int) -> np.ndarray:
+  """As `batch_indices`, of all processes together and of any `size`.
+
+  A step that spans several epochs may have a record several times.
+  """
+  # Positions in the endless sequence of epochs.
   positions = np.arange(step * size, (step + 1) * size)
   orders = {
     epoch: np.random.default_rng((seed, int(epoch))).permutation(total)
     for epoch in np.unique(positions // total)
   }
-  local_positions = np.split(positions, processes)[process]
-  return np.array([orders[p // total][p % total] for p in local_positions])
+  return np.array([orders[p // total][p % total] for p in positions])
+
+
+def share(index_B: np.ndarray, process: int, processes: int) -> np.ndarray:
+  """One process's share of a step's records.
+
+  Raises:
+    ValueError: they do not split over the processes.
+  """
+  if len(index_B) % processes:
+    raise ValueError(
+      f'a step of {len(index_B)} does not split over {processes} processes; '
+      'expected a multiple'
+    )
+  return np.split(index_B, processes)[process]
+
+
+def occurrences(index_B: np.ndarray) -> np.ndarray:
+  """Counts, at each place, the earlier places of the same index."""
+  seen: Counter[int] = Counter()
+  before = []
+  for index in index_B.tolist():
+    before.append(seen[index])
+    seen[index] += 1
+  return np.array(before, int)
 
 
 def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:

@@ -19,3 +19,8 @@ def visible(text: str) -> str:
   """
   # First: most line breaks are control characters, and would be removed.
   return _HIDDEN.sub('', _BREAKS.sub('\n', text).replace('\t', ' '))
+
+
+def blank(text: str) -> bool:
+  """Returns whether a reader sees nothing of a text."""
+  return not visible(text).strip()

@@ -54,7 +54,7 @@ PANELS = (
   Panel('Penalty ζ', {'penalty_max': PURPLE, 'penalty_mean': YELLOW}),
   Panel('Reply length, tokens', {'length_mean': GREEN}),
   Panel('Truncated replies', {'truncated': GREEN}, 'percent'),
-  Panel('KL to the reference', {'kl': GREEN}),
+  Panel('KL to the reference', {'kl': GREEN}, always=False),
   Panel('Entropy', {'entropy': GREEN}),
   Panel('Repeated text', {'repetition': GREEN}, 'percent', False),
   Panel(

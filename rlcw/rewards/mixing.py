@@ -24,15 +24,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from rlcw import Config
-from rlcw.losses import masked_mean_std
+from rlcw.losses import deviations, masked_mean_std, rounding_std
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
 ADVANTAGE_SCALES = ('reward_std', 'writing_std', 'none')
 # Least std(w) used as a unit.  Without it a group of equal scores would have a
 # margin of 0, and its violators advantages that are not negative.
 STD_FLOOR = 1e-3
+# Below this margin, rounding in float32 may undo the guarantee.
+LEAST_MARGIN = 1e-3
 
 
 class MixedRewards(NamedTuple):
@@ -40,10 +43,11 @@ class MixedRewards(NamedTuple):
 
   reward: jax.Array  # [P, G], relative to the group's best writing score
   baseline: jax.Array  # [P], subtracted from rewards to give advantages
-  valid: jax.Array  # [P, G], false: the reply's advantage is 0
+  valid: jax.Array  # [P, G], false: not scored; the reply's advantage is 0
   penalty: jax.Array  # [P], ζ, subtracted from each violator's reward
   writing_std: jax.Array  # [P], of the valid writing scores
   violators: jax.Array  # [P], share of valid replies that violate
+  std_floor: jax.Array  # [P], of `group_advantages`: less may be rounding
 
 
 def _group(
@@ -67,6 +71,8 @@ def _group(
     penalty=jnp.zeros(w.shape[0]),
     writing_std=std[:, 0],
     violators=violated.sum(-1) / count,
+    # Of the scores as given: `w` no longer shows how large they were.
+    std_floor=jnp.maximum(STD_FLOOR, rounding_std(writing, valid)[:, 0]),
   )
   return w, violated, valid, plain
 
@@ -74,6 +80,12 @@ def _group(
 def _with_reward(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
   mean, _ = masked_mean_std(reward, plain.valid)
   return plain._replace(reward=reward, baseline=mean[:, 0])
+
+
+def _with_own_unit(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
+  """The result with rewards that do not scale with the writing scores."""
+  floor = jnp.full_like(plain.std_floor, STD_FLOOR)
+  return _with_reward(plain, reward)._replace(std_floor=floor)
 
 
 def rlmr(
@@ -90,20 +102,24 @@ def rlmr(
     writing: scores `[P, G]`, higher is better, in any unit.
     violated: `[P, G]`, true if the reply breaks a rule.
     valid: `[P, G]`, false if the reply could not be scored.
-    margin: δ in units of the group's std of `writing`.
+    margin: δ in units of the group's std of `writing`, at least `LEAST_MARGIN`.
     all_violating: treatment of groups in which every valid reply violates.  No
       mean-centred reward can make all their advantages negative: `suppress`
       uses a baseline δ above the best (all negative), `rank` is plain GRPO on
-      `writing`, `skip` drops the group.
+      `writing`, `skip` gives all their replies the mean reward, so that none
+      has an advantage.
 
   Raises:
-    ValueError: `all_violating` is not one of these.
+    ValueError: `all_violating` is not one of these, or the margin, if it is not
+      traced, is too small.
   """
+  if not isinstance(margin, Tracer):
+    check_margin(margin)
   if all_violating not in ALL_VIOLATING:
     raise ValueError(
       f'all_violating={all_violating!r}: expected one of {ALL_VIOLATING}'
     )
-  w, violated, valid, plain = _group(writing, violated, valid)
+  w, violated, _, plain = _group(writing, violated, valid)
   # δ scales with the group, so one margin fits reward models of any unit.
   delta = margin * jnp.maximum(plain.writing_std, STD_FLOOR)
   best_violator = jnp.max(w, axis=-1, where=violated, initial=-jnp.inf)
@@ -120,8 +136,10 @@ def rlmr(
     baseline = jnp.where(all_violate, delta, result.baseline)
     return result._replace(baseline=baseline, penalty=penalty)
   if all_violating == 'skip':
-    valid = valid & ~all_violate[:, None]
-  return result._replace(valid=valid, penalty=penalty)
+    mean = jnp.broadcast_to(result.baseline[:, None], result.reward.shape)
+    reward = jnp.where(all_violate[:, None], mean, result.reward)
+    result = result._replace(reward=reward)
+  return result._replace(penalty=penalty)
 
 
 def writing_only(
@@ -136,7 +154,7 @@ def constraint_only(
 ) -> MixedRewards:
   """Baseline: `r = 1 − v`, ignoring the writing score."""
   _, violated, _, plain = _group(writing, violated, valid)
-  return _with_reward(plain, 1.0 - violated)
+  return _with_own_unit(plain, 1.0 - violated)
 
 
 def linear(
@@ -176,11 +194,15 @@ def gdpo(
   """
   w, violated, valid, plain = _group(writing, violated, valid)
 
-  def z(x: jax.Array) -> jax.Array:
-    mean, std = masked_mean_std(x, valid)
-    return (x - mean) / jnp.maximum(std, STD_FLOOR)
+  def z(x: jax.Array, rounding_Px1: jax.Array | float) -> jax.Array:
+    _, std = masked_mean_std(x, valid)
+    # Not only bounded: the advantages are divided by the std of the sum, which
+    # would scale up what rounding leaves if the other term is constant.
+    unit = jnp.where(std > rounding_Px1, jnp.maximum(std, STD_FLOOR), jnp.inf)
+    return deviations(x, valid) / unit
 
-  return _with_reward(plain, z(w) + weight * z(1.0 - violated))
+  reward = z(w, rounding_std(writing, valid)) + weight * z(1.0 - violated, 0.0)
+  return _with_own_unit(plain, reward)
 
 
 # Name in a config -> (mixer, the settings of `mixing` passed to it).
@@ -197,6 +219,16 @@ MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
 IN_WRITING_UNITS = 'rlmr', 'writing', 'gate'
 
 
+def check_margin(margin: jax.Array | float) -> None:
+  """Raises ValueError for a margin too small for `rlmr`'s guarantee."""
+  # `not >=` also rejects NaN.
+  if not margin >= LEAST_MARGIN:
+    raise ValueError(
+      f'mixing.margin={margin}: expected a number of at least {LEAST_MARGIN}; '
+      "with a smaller one a violator's advantage may not be negative"
+    )
+
+
 def check(settings: Config, advantage_scale: str) -> None:
   """Validates the `mixing` settings and `advantage_scale` of a config.
 
@@ -210,12 +242,7 @@ def check(settings: Config, advantage_scale: str) -> None:
   ):
     if value not in expected:
       raise ValueError(f'{name}={value!r}: expected one of {expected}')
-  # `not >` also rejects NaN.
-  if not settings.margin > 0:
-    raise ValueError(
-      f'mixing.margin={settings.margin}: expected a number above 0; without a '
-      "margin a violator's advantage may not be negative"
-    )
+  check_margin(settings.margin)
   if advantage_scale == 'writing_std' and settings.name not in IN_WRITING_UNITS:
     raise ValueError(
       f"advantage_scale='writing_std' does not fit mixing.name="

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlcw.data import batches
+from rlcw.data.characters import blank
 from rlcw.data.messages import Prompt, messages, transcript
 from rlcw.models import chat, formats, language_model, lora, weights
 from rlcw.models.chat import ChatFormat
@@ -59,6 +60,8 @@ class RewardModel(NamedTuple):
   # ids read after a whole reply, as in training; None: those that end one
   end: list[int] | None = None
   system: str = ''  # system message of prompts without their own
+  # lowest score of the training replies; NaN for classifiers, which lack it
+  floor: float = float('nan')
 
 
 def end_of_reply(chat: ChatFormat, pooling: str) -> list[int]:
@@ -70,16 +73,20 @@ def end_of_reply(chat: ChatFormat, pooling: str) -> list[int]:
   return chat.after_reply if pooling == 'last' else chat.end
 
 
-def save(head: Head, workdir: Path, end: Sequence[int]) -> None:
+def save(
+  head: Head, workdir: Path, end: Sequence[int], floor: float = float('nan')
+) -> None:
   """Writes a head to `reward_model.safetensors` in its run's folder.
 
   Args:
     head: the head.
     workdir: of the run.
     end: ids that it was trained to read after a whole reply.
+    floor: lowest score of the training replies.
   """
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
-  save_file(arrays, workdir / FILE, {'end': json.dumps([*end])})
+  saved = {'end': json.dumps([*end]), 'floor': repr(float(floor))}
+  save_file(arrays, workdir / FILE, saved)
 
 
 def load(source: str, base: LanguageModel) -> RewardModel:
@@ -107,7 +114,7 @@ def load(source: str, base: LanguageModel) -> RewardModel:
       ) from None
   head = Head(**load_file(file))
   decoder = language_model.reuse(run.model, base.mesh, base)
-  end = _saved_end(file, decoder)
+  end, floor = _saved(file, decoder)
   # A policy's replies have one token after their text.
   fits = run.pooling == 'mean' or len(end) == 1
   shared = run.model == base.source and fits
@@ -128,14 +135,18 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     run.max_reply_tokens,
     end,
     run.get('system', '') or decoder.system,
+    floor,
   )
 
 
-def _saved_end(file: Path, decoder: LanguageModel) -> list[int]:
+def _saved(file: Path, decoder: LanguageModel) -> tuple[list[int], float]:
+  """The ids after a whole reply, and the lowest training score."""
   with safe_open(file, 'numpy') as opened:
-    saved = (opened.metadata() or {}).get('end')
+    saved = opened.metadata() or {}
   # Files without the ids are older than them; they read the tokenizer's EOS.
-  return json.loads(saved) if saved else [int(decoder.tokenizer.eos_token_id)]
+  eos = [int(decoder.tokenizer.eos_token_id)]
+  end = json.loads(saved['end']) if 'end' in saved else eos
+  return end, float(saved.get('floor', 'nan'))
 
 
 def load_trained_decoder(
@@ -279,7 +290,7 @@ def features(
   return reply_features(hidden, mask_PxGxT)
 
 
-@functools.partial(jax.jit, static_argnames='config')
+@functools.partial(jax.jit, static_argnames=('config', 'reference'))
 def score_and_reference(
   params: Params,
   head: Head | None,
@@ -291,7 +302,8 @@ def score_and_reference(
   end: jax.Array | int | None = None,
   *,
   config: ModelConfig,
-) -> tuple[jax.Array | None, jax.Array]:
+  reference: bool = True,
+) -> tuple[jax.Array | None, jax.Array | None]:
   """Scores and reference log-probabilities from one forward pass.
 
   Args:
@@ -305,10 +317,12 @@ def score_and_reference(
     end: the id that the reward model reads where a reply ends, whichever the
       policy chose; None for the policy's.
     config: of the model.
+    reference: false for no log-probabilities.
 
   Returns:
     Writing scores `[P, G]`, or None without a head; and log-probabilities
-    `[P, G, T]` of the tokens at `temperature` under the reference policy.
+    `[P, G, T]` of the tokens at `temperature` under the reference policy, or
+    None.
   """
   # `before` predicts each token and `after` has read it: they differ by one
   # position, so both come from the same pass.
@@ -322,13 +336,15 @@ def score_and_reference(
   before, after = forward_replies(
     config, params, prompt_PxL, length_P, token_PxGxT
   )
-  logp_N = token_logprobs(
-    before.reshape(-1, before.shape[-1]),
-    head_weight(params),
-    rollout.token.reshape(-1),
-    temperature,
-  )
-  logp_PxGxT = logp_N.reshape(rollout.token.shape)
+  logp_PxGxT = None
+  if reference:
+    logp_N = token_logprobs(
+      before.reshape(-1, before.shape[-1]),
+      head_weight(params),
+      rollout.token.reshape(-1),
+      temperature,
+    )
+    logp_PxGxT = logp_N.reshape(rollout.token.shape)
   if head is None or mask_PxGxT is None:
     return None, logp_PxGxT
   features_PxGxD = reply_features(after, mask_PxGxT)
@@ -345,7 +361,41 @@ def score_texts(
 ) -> np.ndarray:
   """Scores `[P, G]` of G replies to each of P prompts; see `read_texts`."""
   features_PxGxD = read_texts(model, prompts, replies, finished, widths)
-  return features_PxGxD @ np.asarray(model.head.weight) + model.head.bias
+  return score_features(model, features_PxGxD, replies)
+
+
+def score_features(
+  model: RewardModel,
+  features_PxGxD: np.ndarray,
+  replies: Sequence[Sequence[str]],
+) -> np.ndarray:
+  """Scores `[P, G]` of replies from the features of `read_texts`."""
+  weight_D, bias = (np.asarray(each) for each in model.head)
+  score_PxG = features_PxGxD @ weight_D + bias
+  return floor_blank_replies(score_PxG, replies, model.floor)
+
+
+def floor_blank_replies(
+  score_PxG: np.ndarray,
+  text: Sequence[Sequence[str]],
+  floor: float = float('nan'),
+) -> np.ndarray:
+  """Replaces scores `[P, G]` of blank replies with their group's minimum.
+
+  A blank reply has no text to average features over, so a reward model would
+  give it just the bias, which is more than many real replies get.
+
+  Args:
+    score_PxG: of the replies.
+    text: `[P][G]` replies.
+    floor: the score of blank replies in groups of nothing else.
+  """
+  blank_PxG = np.array([[blank(reply) for reply in group] for group in text])
+  nonblank_PxG = np.where(blank_PxG, np.nan, score_PxG)
+  # `fmin` ignores NaN, and unlike `nanmin` gives no warning if all are NaN.
+  min_Px1 = np.fmin.reduce(nonblank_PxG, axis=1, keepdims=True)
+  only_Px1 = blank_PxG.all(1, keepdims=True)
+  return np.where(blank_PxG, np.where(only_Px1, floor, min_Px1), score_PxG)
 
 
 def read_texts(

@@ -28,6 +28,7 @@ from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Question
+from rlcw.rewards.reward_model import floor_blank_replies
 from rlcw.runtime import metrics, processes
 from rlcw.sampling.outage import Trouble, trouble_of
 from rlcw.sampling.rollout import Rollout
@@ -43,7 +44,7 @@ class Scores(NamedTuple):
   violated: np.ndarray
   writing: np.ndarray  # NaN without a score
   valid: np.ndarray  # true with a score and all verdicts that matter
-  ref_logp: jax.Array  # [P, G, T]
+  ref_logp: jax.Array | None  # [P, G, T]
   good: np.ndarray  # [P], the judge's score of each first reply; NaN if unasked
   stats: dict[str, Any]  # metrics of scoring: shares, seconds, judge usage
 
@@ -132,21 +133,6 @@ def call_user_reward(
 # --- Scores -----------------------------------------------------------------
 
 
-def floor_blank_replies(
-  score_PxG: np.ndarray, text: Sequence[Sequence[str]]
-) -> np.ndarray:
-  """Replaces scores `[P, G]` of blank replies with their group's minimum.
-
-  A blank reply has no text to average features over, so a reward model would
-  give it just the bias.  If all replies of a group are blank, they get NaN.
-  """
-  blank_PxG = np.array([[not reply for reply in group] for group in text])
-  nonblank_PxG = np.where(blank_PxG, np.nan, score_PxG)
-  # `fmin` ignores NaN, and unlike `nanmin` gives no warning if all are NaN.
-  min_Px1 = np.fmin.reduce(nonblank_PxG, axis=1, keepdims=True)
-  return np.where(blank_PxG, min_Px1, score_PxG)
-
-
 class Scorer:
   """Scores rollouts with the parts that a config selects.
 
@@ -156,12 +142,19 @@ class Scorer:
     model: the policy's base model, which is also the reference policy.
     config: of a `grpo` run, validated by `check`.
     workdir: of the run, for the judge (`factory.make_judge`).
+    reference: false for no log-probabilities under the reference.  Unless the
+      reward model shares its decoder, it is then not kept in memory.
   """
 
   def __init__(
-    self, model: LanguageModel, config: Config, workdir: Path | None = None
+    self,
+    model: LanguageModel,
+    config: Config,
+    workdir: Path | None = None,
+    *,
+    reference: bool = True,
   ):
-    self.model, self.config = model, config
+    self.config, self.reference = config, reference
     self._missing = ''  # the parts that gave nothing for any reply, last time
     self.shards = processes.DataShards(model.mesh)
     self.reward = None
@@ -187,6 +180,9 @@ class Scorer:
     self.judge_model = factory.make_judge(
       config.judge, model.mesh, model, workdir=workdir
     )
+    shared = self.reward is not None and self.reward.shared
+    self.reads_base = reference or shared
+    self.model = model if self.reads_base else model._replace(params={})
 
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""
@@ -230,34 +226,35 @@ class Scorer:
       )
       # The average over the text does not depend on what ends it.
       end = reward.end[0] if reward.end and reward.pooling == 'last' else None
-    # JAX dispatches this asynchronously: the device computes while the host
-    # decodes the replies and checks the rules below.
-    score_PxG, ref_logp = reward_model.score_and_reference(
-      weights.in_memory(self.model.params, 'device'),
-      head,
-      prompt_PxL,
-      length_P,
-      rollout,
-      self.config.temperature,
-      mask,
-      end,
-      config=self.model.reference,
-    )
+    score_PxG = ref_logp = None
+    if self.reads_base:
+      # JAX dispatches this asynchronously: the device computes while the host
+      # decodes the replies and checks the rules below.
+      score_PxG, ref_logp = reward_model.score_and_reference(
+        weights.in_memory(self.model.params, 'device'),
+        head,
+        prompt_PxL,
+        length_P,
+        rollout,
+        self.config.temperature,
+        mask,
+        end,
+        config=self.model.reference,
+        reference=self.reference,
+      )
     rollout = local_rollout
     text = self.texts(rollout)
     started = time.perf_counter()
     follow, broken = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
-    if score_PxG is not None:
-      score_PxG = self.shards.local_rows(score_PxG)
+    if reward is not None and score_PxG is not None:
+      # The host waits for the device here.
+      score_PxG = np.asarray(self.shards.local_rows(score_PxG))
+      score_PxG = floor_blank_replies(score_PxG, text, reward.floor)
     else:
       widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
       score_PxG = self.write(briefs, text, finished, widths)
-    # The host waits for the device here, if the score was computed there.
-    score_PxG = np.asarray(score_PxG)
-    if reward is not None:
-      score_PxG = floor_blank_replies(score_PxG, text)
     written = time.perf_counter()
     good_P = np.full(len(text), np.nan)
     if second_opinion and self.judge_model and self.config.writing != 'judge':

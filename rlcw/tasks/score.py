@@ -45,12 +45,17 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
   # all rows, those of an earlier, killed run included
   rows, done = annotate('score', config.input, output, 'score', size, answer)
-  scores = [float(row['score']) for row in rows]
+  # null for a blank reply without a score (`reward_model.floor_blank_replies`)
+  score_N = np.array([row['score'] for row in rows], float)
+  scored_N = score_N[np.isfinite(score_N)]
   summary = {
     'replies': len(rows),
+    'unscored': len(rows) - len(scored_N),
     'resumed_at': done,
-    'score_mean': np.mean(scores),
-    'score_std': np.std(scores),
+    'score_mean': metrics.mean(scored_N),
+    'score_std': np.sqrt(metrics.mean(np.square(scored_N - scored_N.mean())))
+    if scored_N.size
+    else np.nan,
   }
   metrics.log(
     f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '

@@ -42,6 +42,20 @@ def test_processes_share_a_step(step: int, processes: int) -> None:
   assert processes == 1 or step == 2 or len(set(np.concatenate(shares))) == 8
 
 
+def test_occurrences_are_counted_from_0() -> None:
+  found = batches.occurrences(np.array([4, 2, 4, 4, 2, 9]))
+  np.testing.assert_array_equal(found, [0, 0, 1, 2, 1, 0])
+
+
+def test_a_step_may_need_more_records_than_there_are() -> None:
+  """Every record then occurs as often as any other, give or take one."""
+  for total in (1, 3, 5):
+    index_B = batches.step_indices(0, 3, 8, total)
+    counts = np.bincount(index_B, minlength=total)
+    assert counts.max() - counts.min() <= 2
+    assert batches.occurrences(index_B).max() == counts.max() - 1
+
+
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
   with pytest.raises(ValueError, match='step of 8 does not split over 3'):
     batches.batch_indices(0, 0, 8, 20, 0, 3)

@@ -206,7 +206,7 @@ def test_rlmr_when_all_violate(policy: str, advantage: list[float]) -> None:
   mixed = mixing.rlmr(w, v, margin=0.5, all_violating=policy)
   assert hand(mixed)[2] == close(advantage)
   assert float(mixed.penalty[0]) == 0
-  assert bool(mixed.valid.any()) == (policy != 'skip')
+  assert bool(mixed.valid.all())  # the KL term still reads them
 
 
 def test_all_violating_policies_leave_other_groups_alone() -> None:
@@ -301,6 +301,79 @@ def test_every_violator_of_a_mixed_group_has_negative_advantage(
   )
   assert np.isfinite(advantage_PxG).all()
   assert (advantage_PxG[case.offender_PxG] < 0).all()
+
+
+SIZES = 2, 8, 64
+PROMISES = {
+  **{f'rlmr, {x}': mixing.MIXERS['rlmr'][0] for x in mixing.ALL_VIOLATING},
+  'constraint': mixing.constraint_only,
+}
+
+
+@functools.partial(jax.jit, static_argnames=('promise', 'scale'))
+def _promised(
+  writing: jax.Array, violated: jax.Array, promise: str, scale: str
+) -> jax.Array:
+  options = {}
+  if promise != 'constraint':
+    policy = promise.split()[-1]
+    options = {'margin': mixing.LEAST_MARGIN, 'all_violating': policy}
+  mixed = PROMISES[promise](writing, violated, **options)
+  return group_advantages(
+    mixed.reward,
+    mixed.valid,
+    baseline_P=mixed.baseline,
+    scale_P={'writing_std': mixed.writing_std}.get(scale),
+    std_floor=mixed.std_floor,
+  )
+
+
+@pytest.mark.parametrize('promise', PROMISES)
+@pytest.mark.parametrize('scale', ['reward_std', 'writing_std'])
+def test_the_least_margin_holds_in_float32(promise: str, scale: str) -> None:
+  """Groups of 2 to 64, scores and their spreads from 1e-8 to 1e4."""
+  rng = np.random.default_rng(0)
+  for size in SIZES:
+    shape = (2048, size)
+    spread, offset = 10.0 ** rng.uniform(-8, 4, (2, shape[0], 1))
+    unit = np.where(
+      rng.random((shape[0], 1)) < 0.5,
+      rng.uniform(-1, 1, shape),
+      rng.random(shape) < 1 / size,  # one far above the others
+    )
+    sign = rng.choice([-1, 0, 1], (shape[0], 1))
+    writing = (sign * offset + spread * unit).astype(np.float32)
+    violated = rng.random(shape) < rng.random((shape[0], 1))
+    violated[:, 0], violated[:, -1] = True, False
+    found = np.asarray(_promised(writing, violated, promise, scale))
+    assert np.isfinite(found).all()
+    assert (found[violated] < 0).all()
+
+
+@pytest.mark.parametrize('margin', [0.0, 1e-6, 9e-4, -1.0, np.nan, -np.inf])
+def test_a_margin_that_rounding_may_undo_is_refused(margin: float) -> None:
+  w, v = scores_and_flags([2, 1], [1, 0])
+  for value in (margin, jnp.float32(margin)):
+    with pytest.raises(ValueError, match=r'mixing\.margin=.*at least 0\.001'):
+      mixing.rlmr(w, v, margin=value)
+
+
+@every_variant
+def test_scores_that_differ_by_rounding_give_little_advantage(
+  variant: str,
+) -> None:
+  low = np.float32(10_000.1)
+  high = np.nextafter(low, np.float32(2e4))
+  w = jnp.array([[low, high] * 4, [low] * 8])
+  mixed, _ = advantages(w, jnp.zeros((2, 8)), None, variant=variant)
+  found = group_advantages(
+    mixed.reward,
+    mixed.valid,
+    baseline_P=mixed.baseline,
+    std_floor=mixed.std_floor,
+  )
+  assert abs(found[0]).max() < 0.2
+  assert not found[1].any()
 
 
 @every_scale
@@ -527,7 +600,9 @@ def test_max_violator_advantage_leaves_out_invalid_replies() -> None:
 def test_max_violator_advantage_of_nobody(violated: list[int]) -> None:
   w, v = scores_and_flags([2, 1], violated)
   mixed, advantage = advantages(w, v, jnp.ones_like(v), variant='skip')
-  worst = mixing.max_violator_advantage(advantage, v, mixed, all_violating=True)
+  worst = mixing.max_violator_advantage(
+    advantage, v, mixed, all_violating=False
+  )
   assert float(worst) == -np.inf
 
 

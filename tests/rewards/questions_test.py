@@ -227,6 +227,36 @@ def test_follow_puts_rules_and_demands_in_the_order_of_the_ids() -> None:
     assert sum(x in prompt.group for x in ('sad', 'short.', 'wet')) == 1
 
 
+BLANK = '', ' \n', '\u200b\u3164'
+
+
+@pytest.mark.parametrize('blank', BLANK)
+def test_a_blank_reply_pleases_no_judge(blank: str) -> None:
+  panel = Scripted(lambda prompt: 0.9)
+  question = Question('judge', 'en', 99)
+  found = questions.judge(
+    panel, question, ['a', 'b'], [[blank, 'x'], ['y', '']]
+  )
+  assert found.first.tolist() == [[0, 0.9], [0.9, 0]]
+  silent = Scripted(lambda prompt: np.nan)
+  found = questions.judge(silent, question, ['a'], [[blank, 'x']])
+  np.testing.assert_array_equal(found.first, [[0, np.nan]])
+  first = Scripted(lambda prompt: 0.9)  # always the one it is shown first
+  won = questions.compare(
+    first,
+    Question('compare', 'en', 99),
+    ['a'] * 4,
+    [blank, 'x', blank, 'x'],
+    ['y', blank, '', 'y'],
+  )
+  assert won.tolist() == [0, 1, 0.5, 0.5]
+  briefs = [demanding('one', 'Be sad.', COMMA)]
+  demand = Question('demand', 'en', 99)
+  assert questions.follow(panel, demand, briefs, [[blank, 'x']]) == [
+    [[False, False], [True, True]]
+  ]
+
+
 def test_follow_takes_a_panel_for_demands_alone() -> None:
   question = Question('demand', 'en', 99)
   rules = [demanding('two', COMMA, WAVE)]

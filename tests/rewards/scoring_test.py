@@ -67,11 +67,14 @@ def settings_of(**changes: Any) -> ConfigDict:
 
 def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
   score_PxG = np.array([[1.0, 5.0, -2.0], [3.0, np.nan, 2.0], [4.0, 4.0, 4.0]])
-  text = [['a', '', 'b'], ['', 'c', 'd'], ['', '', '']]
-  found = scoring.floor_blank_replies(score_PxG, text)
+  # nothing that a reader sees: a zero-width space, a filler of Hangul
+  text = [['a', '', 'b'], [' \u200b\n', 'c', 'd'], ['', ' ', '\u3164']]
+  found = reward_model.floor_blank_replies(score_PxG, text)
   np.testing.assert_array_equal(found[0], [1.0, -2.0, -2.0])
   np.testing.assert_array_equal(found[1], [2.0, np.nan, 2.0])
   assert np.isnan(found[2]).all()  # so all of them are masked
+  found = reward_model.floor_blank_replies(score_PxG, text, -3.0)
+  assert found[2].tolist() == [-3.0] * 3
 
 
 # --- Names ------------------------------------------------------------------
@@ -228,8 +231,12 @@ def score(
     finished=np.array(FINISHED),
   )
 
-  def scored(**changes: Any) -> tuple[scoring.Scores, Scripted]:
-    scorer = scoring.Scorer(model, settings_of(**changes))
+  def scored(
+    reference: bool = True, **changes: Any
+  ) -> tuple[scoring.Scores, Scripted]:
+    scorer = scoring.Scorer(model, settings_of(**changes), reference=reference)
+    shared = changes['writing'] == 'reward_model'
+    assert bool(scorer.model.params) == (reference or shared)
     scorer.judge_model = panel = panel_of()
     return scorer(BRIEFS, prompt_PxL, length_P, rollout), panel
 
@@ -293,6 +300,27 @@ def test_a_reward_model_s_bias_is_no_blank_reply_s_score(
   scores, _ = score(writing='reward_model')
   assert scores.writing[0, 1] == np.delete(scores.writing[0], 1).min()
   assert len({*scores.writing[0]}) == 4  # of five: two share the least
+
+
+def test_without_a_reference_there_are_scores_alone(
+  score: Callable[..., Any], mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def load(_: str, model: language_model.LanguageModel) -> Any:
+    head = reward_model.Head(
+      np.linspace(-1, 1, model.config.model_dim), np.zeros(())
+    )
+    return reward_model.RewardModel(head, 'mean', model, shared=True)
+
+  monkeypatch.setattr(reward_model, 'load', load)
+  shared, _ = score(writing='reward_model')
+  assert shared.ref_logp is not None
+  alone, _ = score(writing='reward_model', reference=False)
+  assert alone.ref_logp is None
+  np.testing.assert_allclose(alone.writing, shared.writing, atol=1e-5)
+  monkeypatch.delattr(reward_model, 'score_and_reference')
+  own, _ = score(writing=f'{mine}:length', reference=False)
+  assert own.ref_logp is None
+  assert own.writing[0].tolist() == [len(reply) for reply in REPLIES[0]]
 
 
 def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(
@@ -580,13 +608,15 @@ def test_nobody_answers_and_nothing_is_learned(
     **{f'judge__endpoint__{name}': v for name, v in endpoint.items()},
   )
   # no reply is scored, and whether rules are kept no finished one can know
-  told_well(rows, MAY_BE_NULL | {'writing', 'pass_rate'})
+  unknown = {'writing', 'writing_std', 'reward', 'pass_rate', 'violation_rate'}
+  told_well(rows, MAY_BE_NULL | unknown)
   for row in rows:
     assert row['unscored'] == 1 and row['writing'] is None
     assert row['judge_failed'] == row['judge_unanswered']
     assert row['judge_unanswered'] == row['judge_questions'] > 0
     assert row['judge_cost'] == row['judge_repaired'] == 0
     assert row['loss'] == row['grad_norm'] == 0
+    assert row['skipped'] == 1
   for reply in replies_of(tmp_path):
     assert not reply['valid']
     assert reply['advantage'] == 0

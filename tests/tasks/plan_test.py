@@ -74,6 +74,11 @@ def test_the_shapes_of_a_folder_are_those_of_its_header(
       {'compute_dtype': 'float32', 'mesh.fsdp': 1, 'mesh.data': 8},
       ['rollout', 'reference', 'reward', 'update'],
     ),
+    ({'kl_weight': 0.0}, ['resharding', 'rollout', 'reward', 'update']),
+    (
+      {'kl_weight': 0.0, 'plan.reward_model': ''},
+      ['resharding', 'rollout', 'reference', 'update'],
+    ),
   ],
 )
 def test_every_phase_compiles_for_a_mesh(
@@ -95,6 +100,21 @@ def test_every_phase_compiles_for_a_mesh(
     assert (program.work.flops > 0) == (program.name != 'resharding')
     found.append(program.name)
   assert found == names
+
+
+def test_no_reference_is_held_for_no_kl_term(
+  tiny_folder: pathlib.Path,
+) -> None:
+  for changes, held in (
+    ({}, False),
+    ({'train': 'lora'}, True),  # the adapters' base
+    ({'plan.reward_model': ''}, True),  # the reward model's decoder
+    ({'kl_weight': 0.1}, True),
+  ):
+    planned = made(settings(tiny_folder, **{'kl_weight': 0.0} | changes))
+    assert ('reference' in planned.resident) == held
+    has_logp = 'ref_logp' in programs.batch(planned)
+    assert has_logp == ('kl_weight' in changes)
 
 
 def test_what_is_frozen_is_held_in_the_dtype_of_its_use(

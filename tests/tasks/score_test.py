@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pipeline
 import pytest
+from safetensors.numpy import load_file
 
 from rlcw.data import datasets
 from rlcw.models import language_model
@@ -93,3 +94,27 @@ def test_an_empty_file_is_an_error(
   config.update({'run': str(head), 'input': str(tmp_path / 'empty.jsonl')})
   with pytest.raises(ValueError, match='empty.jsonl has no lines'):
     pipeline.run('score', config, tmp_path)
+
+
+def test_a_blank_reply_has_the_lowest_score_of_training(
+  head: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  records = [{'id': 0, 'prompt': 'To the sea', 'response': 'wave'}]
+  records += [{**records[0], 'id': 1, 'response': ' \u200b'}]
+  file = head / reward_model.FILE
+  before = file.read_bytes()
+  try:
+    for floor, expected in ((-4.25, -4.25), (float('nan'), None)):
+      arrays = reward_model.Head(**load_file(file))
+      reward_model.save(arrays, head, [1], floor)
+      workdir = tmp_path / str(floor)
+      workdir.mkdir()
+      rows = score(head, workdir, records)
+      assert rows[0]['score'] is not None
+      assert rows[1]['score'] == expected
+      summary = json.loads((workdir / 'summary.json').read_text())
+      assert summary['unscored'] == (expected is None)
+      known = [row['score'] for row in rows if row['score'] is not None]
+      assert summary['score_mean'] == pytest.approx(np.mean(known))
+  finally:
+    file.write_bytes(before)

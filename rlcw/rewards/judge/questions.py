@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from rlcw.data.characters import blank
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.runtime import metrics, processes
@@ -161,12 +162,23 @@ class Judge(Protocol):
 def judge(
   model: Judge, question: Question, briefs: Sequence[str], replies: Texts
 ) -> Verdicts:
-  """Judges each reply `[P][G]` Good or Bad by the principles."""
+  """Judges each reply `[P][G]` Good or Bad by the principles.
+
+  A blank one is Bad, whatever the model answers.
+  """
   prompts = [
     [question.about(brief, reply) for reply in group]
     for brief, group in zip(briefs, replies, strict=True)
   ]
-  return model(question, prompts)
+  first_PxG, reason = model(question, prompts)
+  blank_PxG = np.array([[blank(reply) for reply in group] for group in replies])
+  return Verdicts(
+    np.where(blank_PxG, 0.0, first_PxG),
+    [
+      ['' if is_blank else each for is_blank, each in zip(*group, strict=True)]
+      for group in zip(blank_PxG, reason, strict=True)
+    ],
+  )
 
 
 def compare(
@@ -180,7 +192,8 @@ def compare(
 
   Returns:
     Win rates `[P]` of `ours` against `theirs`: 1, 0, or 0.5 if the two orders
-    disagree; NaN if either has no answer.
+    disagree; NaN if either has no answer.  A blank reply loses to any other,
+    whatever the model answers.
   """
   # Judges favour a position, often the first.  The second prompt of each pair
   # swaps the replies, so such a preference cancels to a tie.
@@ -191,7 +204,10 @@ def compare(
   first_Px2 = model(question, prompts).first
   # In the second prompt ours is the second reply.
   ours_P = (first_Px2[:, 0] > 0.5) * 0.5 + (first_Px2[:, 1] <= 0.5) * 0.5
-  return np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
+  ours_P = np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
+  none_P, other_P = ([*map(blank, texts)] for texts in (ours, theirs))
+  certain_P = (1.0 + np.array(other_P, int) - np.array(none_P, int)) / 2
+  return np.where(np.logical_or(none_P, other_P), certain_P, ours_P)
 
 
 def follow(
@@ -210,7 +226,7 @@ def follow(
 
   Returns:
     `[P][G]` lists in the order of the brief's ids; None if a demand got no
-    answer.
+    answer.  A blank reply meets no rule and no demand.
 
   Raises:
     ValueError: a brief makes a demand, and there is no judge.
@@ -245,5 +261,6 @@ def follow(
     demands, answers.first, answers.valid, strict=True
   ):
     for g, (first, valid) in enumerate(zip(first_G, valid_G, strict=True)):
-      verdicts[p][g][index] = bool(first > 0.5) if valid else None
+      met = bool(first > 0.5) if valid else None
+      verdicts[p][g][index] = False if blank(replies[p][g]) else met
   return verdicts

@@ -286,8 +286,8 @@ def read(
     ]
   features_PxGxD = np.stack(found[: len(briefs)])
   # the score is linear in the features, so one forward pass gives both
-  head = scorers.unseen.head
-  score_PxG = features_PxGxD @ np.asarray(head.weight) + np.asarray(head.bias)
+  texts = [[reply['text'] for reply in group] for group in answered]
+  score_PxG = reward_model.score_features(scorers.unseen, features_PxGxD, texts)
   for group, score_G in zip(answered, score_PxG, strict=True):
     for reply, score in zip(group, score_G, strict=True):
       reply['unseen'] = score

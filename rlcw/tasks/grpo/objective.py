@@ -23,6 +23,7 @@ NAMED = {
   'moment_dtype': DTYPES,
   'attention': ('auto', 'xla'),
   'rollout_table': tuple(TABLES),
+  'kl': losses.KL_ESTIMATORS,
   'ratio': losses.RATIOS,
   'aggregation': losses.AGGREGATIONS,
 }
@@ -108,7 +109,8 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   """Returns the GRPO loss as `train.fit` takes it.
 
   The loss reads a batch of `step.make_batch`, or a microbatch of it, and each
-  brief once for its G replies.  Its result is `losses.GRPOTerms` as a dict.
+  brief once for its G replies.  Its result is `losses.GRPOTerms` as a dict,
+  without the terms that a batch without reference log-probabilities lacks.
   """
 
   def loss_fn(
@@ -120,6 +122,7 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     # scored.
     mask_PxGxT = rollout.mask & arrays['valid'][..., None]
     length = rollout.token.shape[-1]
+    ref_logp = arrays.get('ref_logp')
     # [P, G, T, D]: the hidden state at t − 1, which predicts token t.
     predicting, _ = forward_replies(
       model_config, params, arrays['prompt'], arrays['length'], rollout.token
@@ -139,13 +142,14 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
       rollout.logp.reshape(-1, length),
       arrays['advantage'].reshape(-1),
       mask_PxGxT.reshape(-1, length),
-      arrays['ref_logp'].reshape(-1, length),
+      None if ref_logp is None else ref_logp.reshape(-1, length),
       clip_low=config.clip_low,
       clip_high=config.clip_high,
+      kl=config.kl,
       kl_weight=config.kl_weight,
       ratio=config.ratio,
       aggregation=config.aggregation,
     )
-    return terms._asdict()
+    return {k: term for k, term in terms._asdict().items() if term is not None}
 
   return loss_fn

@@ -66,7 +66,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if config.offload and not frozen:
     waiting = weights.in_memory(model.params, 'pinned_host')
     model = model._replace(params=waiting)
-  scorer = Scorer(model, config, workdir)
+  scorer = Scorer(model, config, workdir, reference=config.kl_weight > 0)
+  # Without a KL term the scorer may have let go of the base's weights, a second
+  # copy of those that are trained.
+  model = scorer.model
   state = train.fit(
     learned,
     make_next_batch(model, scorer, frozen, briefs, config, workdir),
@@ -97,6 +100,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'warnings': watched.warnings,
     'unmonitored': watched.off(),
     'max_violator_advantage': max(worst, default=None),
+    # Rows of earlier versions do not count them.
+    'skipped_steps': sum(row.get('skipped', 0) for row in history),
     # Shares of all replies, which were left out of their groups.
     **{
       name: metrics.mean([row[name] for row in history])

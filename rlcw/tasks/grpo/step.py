@@ -50,7 +50,8 @@ from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import monitors
 
-# Token ids [P, L], lengths [P] and indices [P] of a step's briefs.
+# Token ids [P, L] and lengths [P] of a step's briefs, and a number [P] for the
+# random keys of each.
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -58,6 +59,7 @@ class Advantages(NamedTuple):
   """Mixed rewards of all P groups and their advantages, on the host."""
 
   rewards: mixing.MixedRewards
+  reward: Any  # [P, G], w − ζ·v in the unit of w; NaN where not valid
   advantage: Any  # [P, G]
   max_violator_advantage: Any  # [], −inf where no group is mixed
 
@@ -128,7 +130,7 @@ def make_next_batch(
     mixed = mix(stats['writing'], stats['violated'], stats['valid'])
     local_mixed = {
       'valid': shards.local_slice(mixed.rewards.valid),
-      'reward': shards.local_slice(mixed.rewards.reward),
+      'reward': shards.local_slice(mixed.reward),
       'advantage': shards.local_slice(mixed.advantage),
     }
     log_rollouts(
@@ -175,14 +177,16 @@ def draw_briefs(
     Indices of this process's rows, and the global arrays of all P briefs.
   """
   prompt_NxL, length_N = tokenized
-  rows = batches.batch_indices(
-    config.seed,
-    step,
-    config.prompts_per_step,
-    len(prompt_NxL),
-    *shards.index_and_count,
+  row_P = batches.step_indices(
+    config.seed, step, config.prompts_per_step, len(prompt_NxL)
   )
-  return rows, shards.to_global((prompt_NxL[rows], length_N[rows], rows))
+  # A step that spans epochs may have a brief twice.  Its random keys are made
+  # from this number, which must differ, or its replies would be the same.
+  key_P = row_P + len(prompt_NxL) * batches.occurrences(row_P)
+  rows, keys = (
+    batches.share(each_P, *shards.index_and_count) for each_P in (row_P, key_P)
+  )
+  return rows, shards.to_global((prompt_NxL[rows], length_N[rows], keys))
 
 
 # --- 2. Replies -------------------------------------------------------------
@@ -200,8 +204,8 @@ def sample_rollout(
   Args:
     model: of the policy.
     params: its parameters, sharded as they are trained.
-    briefs: token ids `[P, L]`, lengths `[P]` and indices `[P]`.  The random
-      keys are a function of (seed, step, index, reply).
+    briefs: token ids `[P, L]`, lengths `[P]` and numbers `[P]`.  The random
+      keys are a function of (seed, step, number, reply).
     step: of the run.
     config: of the `grpo` task.
 
@@ -270,13 +274,21 @@ def make_mix(config: Config) -> Callable[..., Advantages]:
       'none': jnp.ones_like(mixed.writing_std),
     }[config.advantage_scale]
     advantage_PxG = losses.group_advantages(
-      mixed.reward, mixed.valid, baseline_P=mixed.baseline, scale_P=scale_P
+      mixed.reward,
+      mixed.valid,
+      baseline_P=mixed.baseline,
+      scale_P=scale_P,
+      std_floor=mixed.std_floor,
     )
+    # Mixed rewards are relative to their group's best: good for advantages, but
+    # not for a mean over groups.
+    reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG
+    reward_PxG = jnp.where(mixed.valid, reward_PxG, jnp.nan)
     # RLMR guarantees that this is below 0; the run logs it as a check.
     worst = mixing.max_violator_advantage(
       advantage_PxG, violated_PxG, mixed, all_violating=all_negative
     )
-    return Advantages(mixed, advantage_PxG, worst)
+    return Advantages(mixed, reward_PxG, advantage_PxG, worst)
 
   return lambda *scores: jax.device_get(mix(*scores, numbers))
 
@@ -385,19 +397,16 @@ def make_batch(
   """Step 5: the arrays of one update, every one split over its P groups.
 
   Args:
-    briefs: token ids `[P, L]`, lengths `[P]` and indices `[P]`.
+    briefs: token ids `[P, L]`, lengths `[P]` and numbers `[P]`.
     rollout: the replies.
-    scores: for the reference log-probabilities `[P, G, T]`.
+    scores: for the reference log-probabilities `[P, G, T]`, if any.
     mixed: this process's rows of `valid` and `advantage`.
     shards: splits rows over devices.
   """
   prompt_PxL, length_P, _ = briefs
-  arrays = {
-    'prompt': prompt_PxL,
-    'length': length_P,
-    'rollout': rollout,
-    'ref_logp': scores.ref_logp,
-  }
+  arrays = {'prompt': prompt_PxL, 'length': length_P, 'rollout': rollout}
+  if scores.ref_logp is not None:
+    arrays['ref_logp'] = scores.ref_logp
   # XLA chose the sharding of the rollout's outputs; one fixed sharding here
   # keeps the update from being compiled again.
   return jax.device_put(arrays, shards.sharding) | shards.to_global(
@@ -413,29 +422,36 @@ def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
 
   `entropy` is the sampled estimate −mean(log p) in nats per token.
   """
-  rewards, share = mixed.rewards, mixed.rewards.violators
-  length = stats['length']
+  rewards, length = mixed.rewards, stats['length']
+  # Replies that were not scored, and groups of nothing else, have no share in
+  # the numbers about scores.
+  share = np.where(rewards.valid.any(1), rewards.violators, np.nan)
+  writing_std = np.where(rewards.valid.any(1), rewards.writing_std, np.nan)
+  violated = np.where(rewards.valid, stats['violated'], np.nan)
   return {
-    'reward': rewards.reward.mean(),
+    'reward': metrics.mean(mixed.reward),
     # `metrics.mean` skips NaN: replies without a score, rules without a
     # verdict.
     'writing': metrics.mean(stats['writing']),
-    'writing_std': rewards.writing_std.mean(),
+    'writing_std': metrics.mean(writing_std),
     'pass_rate': metrics.mean(1 - stats['broken']),
-    'violation_rate': stats['violated'].mean(),
+    'violation_rate': metrics.mean(violated),
     'penalty_mean': rewards.penalty.mean(),
     'penalty_max': rewards.penalty.max(),
     'max_violator_advantage': mixed.max_violator_advantage,
     'mixed_groups': np.mean((share > 0) & (share < 1)),
     'clean_groups': np.mean(share == 0),
     'all_violating_groups': np.mean(share == 1),
-    # Groups whose advantages are all 0 have no gradient.
-    'no_signal_groups': 1 - mixed.advantage.any(1).mean(),
+    # An advantage that is not exactly 0 may be one of rounding.
+    'no_signal_groups': np.mean(
+      (abs(mixed.advantage) <= losses.LEAST_ADVANTAGE).all(1)
+    ),
     'length_mean': length.mean(),
     'truncated': 1 - stats['finished'].mean(),
     'entropy': -stats['logp'] / length.sum(),
     'repetition': stats['repetition'].mean(),
     'judge_good': metrics.mean(stats['good']),
+    'kl': np.nan,  # without a KL term; else the update replaces it
     **stats['scoring'],
   }
 
@@ -458,15 +474,14 @@ def log_rollouts(
     briefs: of this process's groups.
     rollout: this process's replies.
     scores: of them.
-    mixed: this process's rows of `reward` and `advantage`.
+    mixed: this process's rows of `valid`, `reward` and `advantage`.
   """
   columns = {
     'text': scores.text,
     'writing': scores.writing,
     'follow': scores.follow,
     'violated': scores.violated,
-    # As scored; the mixer may leave out more (`all_violating='skip'`).
-    'valid': scores.valid,
+    'valid': mixed['valid'],  # the update leaves out other replies
     'finished': rollout.finished,
     'length': rollout.length,
     'reward': mixed['reward'],

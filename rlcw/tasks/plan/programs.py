@@ -38,8 +38,13 @@ class Plan(NamedTuple):
   optimizer: optax.GradientTransformation
   loss: train.LossFn
   learned: Params
-  frozen: dict[str, Params]  # 'reference' and, if it is separate, 'reward'
+  frozen: dict[str, Params]  # 'reference', if read; 'reward', if it is separate
   resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
+
+  @property
+  def shared(self) -> bool:
+    """True if the reward model is a head on the reference's decoder."""
+    return self.config.writing == 'reward_model' and self.reward is None
 
   @property
   def microbatches(self) -> int:
@@ -91,7 +96,7 @@ def batch(plan: Plan) -> dict[str, Any]:
   def of(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
-  return {
+  arrays = {
     'prompt': of(jnp.int32, prompts, prompt),
     'length': of(jnp.int32, prompts),
     'rollout': rollout.Rollout(
@@ -100,10 +105,12 @@ def batch(plan: Plan) -> dict[str, Any]:
       length=of(jnp.int32, prompts, group),
       finished=of(jnp.bool_, prompts, group),
     ),
-    'ref_logp': of(jnp.float32, prompts, group, reply),
     'valid': of(jnp.bool_, prompts, group),
     'advantage': of(jnp.float32, prompts, group),
   }
+  if plan.config.kl_weight > 0:
+    arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
+  return arrays
 
 
 def phases(plan: Plan) -> Iterator[Program]:
@@ -114,7 +121,7 @@ def phases(plan: Plan) -> Iterator[Program]:
   """
   config, model, reward = plan.config, plan.model, plan.reward
   shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
-  arrays, base = batch(plan), plan.frozen['reference']
+  arrays = batch(plan)
   # Arguments that every forward pass begins with: token ids and lengths of
   # briefs.
   read = arrays['prompt'], arrays['length']
@@ -158,29 +165,30 @@ def phases(plan: Plan) -> Iterator[Program]:
     roofline.cache_bytes(model, shapes)
     // (group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
   )
-  # A reward model on the reference's decoder needs no pass of its own, only a
-  # head.
-  shared = config.writing == 'reward_model' and reward is None
   token, place = arrays['rollout'].token, over_groups(plan.mesh)
   mask = jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place)
   head = reward_model.Head(
     np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
   )
-  yield Program(
-    'reference',
-    lambda: reward_model.score_and_reference.lower(
-      base,
-      head if shared else None,
-      *read,
-      arrays['rollout'],
-      config.temperature,
-      mask if shared else None,
-      config=lora.without(model),
-    ),
-    plan.resident['reference'],
-    roofline.score(model, shapes, head=True),
-    host_to_device_bytes(plan, 'reference'),
-  )
+  # A reward model on the reference's decoder needs no pass of its own, only a
+  # head.
+  if config.kl_weight > 0 or plan.shared:
+    yield Program(
+      'reference',
+      lambda: reward_model.score_and_reference.lower(
+        plan.frozen['reference'],
+        head if plan.shared else None,
+        *read,
+        arrays['rollout'],
+        config.temperature,
+        mask if plan.shared else None,
+        config=lora.without(model),
+        reference=config.kl_weight > 0,
+      ),
+      plan.resident['reference'],
+      roofline.score(model, shapes, head=config.kl_weight > 0),
+      host_to_device_bytes(plan, 'reference'),
+    )
   if reward is not None:
     yield Program(
       'reward',

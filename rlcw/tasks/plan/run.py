@@ -149,7 +149,12 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   optimizer = objective.make_optimizer(config)
   learned = lora.abstract(model, mesh)
   moments = train.abstract_state(learned, optimizer, mesh).opt_state
-  frozen = {'reference': programs.frozen_shapes(model, mesh)}
+  frozen = {}
+  shared = config.writing == 'reward_model' and reward is None
+  # Otherwise nothing reads the model before training: no KL term, no adapters
+  # on it, no reward model.
+  if config.kl_weight > 0 or shared or model.lora is not None:
+    frozen['reference'] = programs.frozen_shapes(model, mesh)
   if reward is not None:
     frozen['reward'] = programs.frozen_shapes(reward, mesh)
   return Plan(

@@ -92,10 +92,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # sequence classifier (pooling 'last') has none.
   bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
   head = reward_model.Head(weight_D, np.asarray(bias))
+  scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   if processes.is_primary_process():
     end = reward_model.end_of_reply(model.chat, config.pooling)
-    reward_model.save(head, workdir, end)
-  scores = {k: f @ head.weight + head.bias for k, f in features.items()}
+    floor = scores['train'][groups['train'].real].min()
+    reward_model.save(head, workdir, end, floor)
   summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
   train_Mx2 = pair_scores(groups['train'], scores['train'])
   summary |= {
@@ -218,6 +219,9 @@ def fit_head(
   real_MxD = features_NxRxD[groups.real]
   # Padding has no features and must not shift the mean.
   mean_D, std_D = real_MxD.mean(0), real_MxD.std(0) + 1e-6
+  # A feature that varies by rounding alone would be scaled up to noise.
+  rounding_D = losses.ROUNDING * abs(real_MxD).max(0)
+  std_D = np.where(std_D > rounding_D, std_D, np.inf)
   standard = (features_NxRxD - mean_D) / std_D
   batch = {
     'features': np.asarray(standard, np.float32),
