@@ -13,7 +13,7 @@ import pipeline
 import pytest
 
 from rlcw.evaluation import plots
-from rlcw.tasks.report import run
+from rlcw.tasks.report import run, runs
 
 
 @pytest.fixture(autouse=True)
@@ -365,7 +365,7 @@ def test_repeated_step_counts_once_and_last(tmp_path: pathlib.Path) -> None:
   row = json.loads(path.read_text().splitlines()[5])
   with path.open('a') as file:
     file.write(json.dumps(row | {'pass_rate': 0.99}) + '\n')
-  metrics = run.read_runs(config).metrics
+  metrics = runs.read_runs(config).metrics
   assert metrics['step'].tolist() == list(range(12))
   assert metrics['pass_rate'][5] == 0.99
   assert math.isnan(metrics['max_violator_advantage'][1])
