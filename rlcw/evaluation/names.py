@@ -1,4 +1,4 @@
-"""Names of runs, arms, rules and briefs: any text, shown to people and as files.
+"""Names of runs, arms, rules and briefs, shown to people and made file names.
 
 A name is a user's.  It may be empty or very long, and may contain line breaks,
 markup, characters that reorder the text around them, or halves of surrogate
@@ -91,10 +91,14 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
   others, else its safe characters and a digest of the whole.
   """
   names = [*dict.fromkeys(names)]
-  folded = {name: unicodedata.normalize('NFC', name).casefold() for name in names}
+  folded = {
+    name: unicodedata.normalize('NFC', name).casefold() for name in names
+  }
   count = collections.Counter(folded.values())
   return {
-    name: name if count[folded[name]] == 1 and _is_file_name(name) else _slug(name)
+    name: name
+    if count[folded[name]] == 1 and _is_file_name(name)
+    else _slug(name)
     for name in names
   }
 

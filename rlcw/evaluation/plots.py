@@ -132,7 +132,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
 def _glyphs() -> frozenset[int]:
   """Characters that some font of `FONTS` has."""
   files = [font_manager.findfont(family) for family in FONTS]
-  return frozenset(c for f in files for c in font_manager.get_font(f).get_charmap())
+  return frozenset(
+    c for f in files for c in font_manager.get_font(f).get_charmap()
+  )
 
 
 def labels(texts: Iterable[str], width: int = names.WIDTH) -> dict[str, str]:

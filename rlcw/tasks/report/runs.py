@@ -80,10 +80,13 @@ _TYPES = {
 class Runs(NamedTuple):
   """Validated records of the runs."""
 
-  folders: dict[str, str]  # task -> workdir; reward_model only where one was used
+  # task -> workdir; `reward_model` only where one was used
+  folders: dict[str, str]
   read: dict[str, Any]  # run, step, steps, finished: as evaluated
-  reward_model: dict[str, Any] | None  # summary.json; None: not used or not known
-  grpo: dict[str, Any]  # grpo/summary.json; what is known of an unfinished run
+  # its summary.json; None: not used, or not known
+  reward_model: dict[str, Any] | None
+  # grpo/summary.json; of an unfinished run as much as is known
+  grpo: dict[str, Any]
   grpo_config: dict[str, Any]  # grpo/config.json
   evaluation: dict[str, Any]  # evaluate/summary.json
   metrics: dict[str, np.ndarray]  # grpo/metrics.jsonl: each [steps], NaN: null
@@ -123,7 +126,9 @@ def read_runs(config: Config) -> Runs:
   named = reads[0].get('run') or _optional(
     evaluate, 'evaluate/config.json'
   ).get('run', '')
-  folder = _same(config, 'grpo', named, f'{evaluate} is an evaluation of', notes)
+  folder = _same(
+    config, 'grpo', named, f'{evaluate} is an evaluation of', notes
+  )
   metrics = _lines(folder, 'grpo/metrics.jsonl', notes)
   # a resumed run may repeat steps: the last row of a step counts
   by_step = {row['step']: row for row in metrics}
@@ -145,7 +150,9 @@ def read_runs(config: Config) -> Runs:
       f'The run has reached step {now["step"]} since it was evaluated at step '
       f'{read["step"]}.'
     )
-  reward_folder, reward_model = _reward_model(config, folder, grpo_config, notes)
+  reward_folder, reward_model = _reward_model(
+    config, folder, grpo_config, notes
+  )
   folders = {'grpo': str(folder), 'evaluate': str(evaluate)}
   if reward_folder:
     folders['reward_model'] = reward_folder
@@ -211,8 +218,7 @@ def _same(
   if named and Path(named).expanduser().resolve() != folder.resolve():
     if Path(named).expanduser().is_dir():
       raise ValueError(
-        f'{task}={given!r}, but {owner} {named!r}; expected that, or {task}='
-        "''"
+        f"{task}={given!r}, but {owner} {named!r}; expected that, or {task}=''"
       )
     notes.append(f'{owner} {named}; {folder} was read in its place.')
   return folder

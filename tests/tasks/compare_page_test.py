@@ -1,0 +1,174 @@
+"""The page and plots of a comparison, whatever its arms are named."""
+
+import pathlib
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlcw.rewards.briefs import Brief
+from rlcw.tasks.compare import arms, logs, page
+from tests.tasks import report_test
+
+# As names of arms.  The first ended a comparison after all its work.
+HARD = (
+  'cost_$5_$10',
+  r'\frac{1}{2}$',
+  '_hidden',
+  '100%',
+  'x^2_3',
+  'back\\slash',
+  '<script>alert(1)</script>',
+  '"quoted" & \'so\'',
+  'two\nlines',
+  '[bold]markup[/] [/red]',
+  ':smile:',
+  '诗歌',
+  '😀🙃',
+  'שלום',
+  '\u202ereversed',
+  'e' + 9 * '\u0301',
+  'x' * 300 + 'a',
+  'x' * 300 + 'b',
+  '-dash',
+  '.dot',
+  ' ',
+  'half\udc80',
+)
+
+
+def _reply(rng: np.random.Generator, text: str) -> dict[str, Any]:
+  follow = [bool(rng.random() < 0.6)]
+  return {
+    'text': f'{text} {rng.integers(99)} lamps were lit.',
+    'writing': rng.normal(),
+    'unseen': rng.normal(),
+    'follow': follow,
+    'strict': float(follow[0]),
+    'loose': float(follow[0]),
+    'finished': bool(rng.random() < 0.9),
+    'length': int(rng.integers(20, 60)),
+    'kl': 0.1,
+  }
+
+
+def write(folder: pathlib.Path, names: tuple[str, ...], steps: int = 3) -> Any:
+  """Writes the page of arms of one run each; returns its summary."""
+  rng = np.random.default_rng(0)
+  runs = {name: f'{name}-0' for name in names}
+  briefs = [
+    Brief(f'b{i}', 'Greet.', ('length:words',), ({'at_most': 9},))
+    for i in range(3)
+  ]
+  replies = {
+    name: [[_reply(rng, name) for _ in range(2)] for _ in briefs]
+    for name in (arms.BASE, *runs.values())
+  }
+  features = {name: rng.normal(size=(3, 2, 4)) for name in replies}
+  ids = [brief.instruction_id_list for brief in briefs]
+  table = arms.measure(replies, features, ids, 'en', ('linear',))
+  for arm in table['arms'].values():
+    arm['numbers']['raised'] = 0.1
+  summary = {
+    'briefs': len(briefs),
+    'replies_per_brief': 2,
+    'steps': steps,
+    'notes': [],
+    'scorers': {'unseen': 0.9},
+    'benchmark': {},
+    'warnings': {run: [] for run in runs.values()},
+    **table,
+  }
+  histories = {
+    run: [report_test._metrics(rng, step, steps) for step in range(steps)]
+    for run in runs.values()
+  }
+  folder.mkdir(exist_ok=True)
+  page.write(folder, summary, replies, briefs, histories)
+  return summary
+
+
+@pytest.fixture
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+  for name in ('draw_plane', 'draw_bands', 'draw_drift'):
+    monkeypatch.setattr(page, name, lambda *_: b'\x89PNG')
+
+
+def _draw(folder: pathlib.Path, names: tuple[str, ...]) -> None:
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')  # such as of a glyph that no font has
+    write(folder, names)
+  for name in ('plane', 'bands', 'drift'):
+    assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_names_of_arms_are_no_formulas(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  for name in ('draw_bands', 'draw_drift'):
+    monkeypatch.setattr(page, name, lambda *_: b'\x89PNG')
+  _draw(tmp_path, ('cost_$5_$10', '_hidden', '诗\n\udc80'))
+
+
+@pytest.mark.slow
+def test_any_names_of_arms_are_drawn(tmp_path: pathlib.Path) -> None:
+  _draw(tmp_path, ('rlmr', *HARD))
+
+
+@pytest.mark.usefixtures('blank_plots')
+def test_any_names_of_arms_are_written(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  write(tmp_path, ('rlmr', *HARD))
+  found = report_test._page(tmp_path)
+  assert 'script' not in {tag for tag, _ in found.tags}
+  for shown in (
+    'cost_$5_$10',
+    '<script>alert(1)</script>',
+    r'two\nlines',
+    '[bold]markup[/] [/red]',
+    ':smile:',
+    '诗歌',
+    r'\u202ereversed',
+    r'half\udc80',
+    '“ ”',
+  ):
+    assert shown in found.text, shown
+  # two names that are alike when they are shortened
+  x = 24 * 'x'
+  assert f'{x}…{x[2:]}a' in found.text and f'{x}…{x[2:]}b' in found.text
+  assert '[/red]' in capsys.readouterr().out  # no markup
+
+
+@pytest.mark.usefixtures('blank_plots')
+def test_a_page_says_which_steps_were_read(tmp_path: pathlib.Path) -> None:
+  write(tmp_path, ('rlmr', 'linear_1'))
+  text = ' '.join(report_test._page(tmp_path).text.split())
+  assert 'Read: rlmr-0 at step 3 of 3; linear_1-0 at step 3 of 3.' in text
+  assert 'number of words' in text and 'distinct-2' in text
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'words'),
+  [
+    ('metrics.jsonl', '', 'metrics.jsonl: expected at least one line'),
+    ('metrics.jsonl', '{"step": 0}\n', "metrics.jsonl:1: 'pass_rate' is miss"),
+    ('metrics.jsonl', '{"step": 0\n', 'metrics.jsonl:1: not JSON'),
+    ('metrics.jsonl', '{"step": "x"}\n', "metrics.jsonl:1: step='x'; expected"),
+    ('rollouts.jsonl', '{"replies": [{}]}\n', "jsonl:1: 'valid' is missing"),
+    ('rollouts.jsonl', '{"replies": 3}\n', 'rollouts.jsonl:1: '),
+    ('summary.json', '[]', 'summary.json: expected a summary'),
+    ('summary.json', '{', 'summary.json: expected a summary'),
+  ],
+)
+def test_spoiled_logs_are_named_before_the_work(
+  tmp_path: pathlib.Path, name: str, content: str, words: str
+) -> None:
+  report_test.make_runs(tmp_path, steps=1, briefs=1, replies=1)
+  folder = tmp_path / 'grpo'
+  assert len(logs.read_logs(folder).history) == 1
+  (folder / name).write_text(content)
+  with pytest.raises(ValueError, match=re.escape(words)):
+    logs.read_logs(folder)
