@@ -137,7 +137,7 @@ def _glyphs() -> frozenset[int]:
   )
 
 
-def labels(texts: Iterable[str], width: int = names.WIDTH) -> dict[str, str]:
+def labels(texts: Iterable[str], width: int = 30) -> dict[str, str]:
   """Returns the label in plots of each name, all of them different.
 
   Characters that no font has are escaped as in Python.
@@ -254,7 +254,7 @@ def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
       capsize=2,
       markersize=5,
     )
-  shown = labels(r['name'] for r in rates)
+  shown = labels((r['name'] for r in rates), names.WIDTH)
   for place, rate in enumerate(rates):
     name = f'{shown[rate["name"]]} (n={rate["base"][0]})'
     ax.text(0, place - 0.22, name, fontsize=8.5, in_layout=False)

@@ -54,8 +54,13 @@ def _reply(rng: np.random.Generator, text: str) -> dict[str, Any]:
   }
 
 
-def write(folder: pathlib.Path, names: tuple[str, ...], steps: int = 3) -> Any:
-  """Writes the page of arms of one run each; returns its summary."""
+def write(
+  folder: pathlib.Path,
+  names: tuple[str, ...],
+  more: dict[str, Any] | None = None,
+  steps: int = 3,
+) -> None:
+  """Writes the page of arms of one run each, with more in its summary."""
   rng = np.random.default_rng(0)
   runs = {name: f'{name}-0' for name in names}
   briefs = [
@@ -80,6 +85,7 @@ def write(folder: pathlib.Path, names: tuple[str, ...], steps: int = 3) -> Any:
     'benchmark': {},
     'warnings': {run: [] for run in runs.values()},
     **table,
+    **(more or {}),
   }
   histories = {
     run: [report_test._metrics(rng, step, steps) for step in range(steps)]
@@ -87,7 +93,6 @@ def write(folder: pathlib.Path, names: tuple[str, ...], steps: int = 3) -> Any:
   }
   folder.mkdir(exist_ok=True)
   page.write(folder, summary, replies, briefs, histories)
-  return summary
 
 
 @pytest.fixture
@@ -142,11 +147,31 @@ def test_any_names_of_arms_are_written(
   assert '[/red]' in capsys.readouterr().out  # no markup
 
 
+READ = {'run': 'runs/rlmr-0', 'step': 2, 'steps': 3, 'finished': False}
+
+
 @pytest.mark.usefixtures('blank_plots')
-def test_a_page_says_which_steps_were_read(tmp_path: pathlib.Path) -> None:
-  write(tmp_path, ('rlmr', 'linear_1'))
+@pytest.mark.parametrize(
+  ('read', 'words'),
+  [
+    ({}, 'Read: all 2 runs at step 3 of 3.'),
+    ({'read': [READ]}, 'Read: runs/rlmr-0 at step 2 of 3, not finished.'),
+    (
+      {'read': [READ]},
+      'Not all runs have finished: runs/rlmr-0 was read at step 2 of 3. rlmr',
+    ),
+    (
+      {'read': [READ | {'finished': True}, READ | {'run': 'x-1'}]},
+      'Not all runs have finished: x-1 was read at step 2 of 3. rlmr keeps',
+    ),
+  ],
+)
+def test_a_page_says_which_steps_were_read(
+  tmp_path: pathlib.Path, read: dict[str, Any], words: str
+) -> None:
+  write(tmp_path, ('rlmr', 'linear_1'), read)
   text = ' '.join(report_test._page(tmp_path).text.split())
-  assert 'Read: rlmr-0 at step 3 of 3; linear_1-0 at step 3 of 3.' in text
+  assert words in text
   assert 'number of words' in text and 'distinct-2' in text
 
 

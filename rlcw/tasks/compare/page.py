@@ -5,7 +5,7 @@
 
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +213,11 @@ def looks(arms: Sequence[str]) -> dict[str, tuple[str, str, Any]]:
   # the one of the base is for the base alone
   free = itertools.cycle(left or [*COLOURS.values()][1:])
   styles, members = {}, collections.Counter()
-  # the shortest name first: a family's plain arm gets the solid line
-  for arm in sorted(arms, key=len):
+  # The base comes first, then families.  The shortest name of a family is its
+  # plain arm, which gets the solid line.
+  for arm in sorted(
+    arms, key=lambda arm: (arm != BASE, not families[arm], len(arm))
+  ):
     family = families[arm]
     colour = COLOURS[family] if family else next(free)
     styles[arm] = (
@@ -224,6 +227,11 @@ def looks(arms: Sequence[str]) -> dict[str, tuple[str, str, Any]]:
     )
     members[colour] += 1
   return styles
+
+
+def _height(arms: Sized) -> float:
+  """Height of a figure, in inches, whose legend has a line for each arm."""
+  return max(4.4, 1 + 0.22 * len(arms))
 
 
 @matplotlib.rc_context(STYLE)
@@ -239,7 +247,7 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
   Returns:
     The PNG.
   """
-  fig = figure.Figure((9.6, 4.4), layout='constrained')
+  fig = figure.Figure((9.6, _height(arms)), layout='constrained')
   axs, styles = fig.subplots(1, 2), looks([*arms])
   shown = plots.labels(arms)
   for ax, key, title in zip(
@@ -311,8 +319,9 @@ def draw_bands(
   Returns:
     The PNG.
   """
-  fig = figure.Figure((12, 6), layout='constrained')
-  styles, shown = looks([*runs]), plots.labels(runs)
+  fig = figure.Figure((12, max(6, _height(runs))), layout='constrained')
+  # with the base, for the looks of the other plots
+  styles, shown = looks([BASE, *runs]), plots.labels(runs)
   for ax, (key, title) in zip(
     fig.subplots(2, 3).flat, CURVES.items(), strict=True
   ):
@@ -361,7 +370,7 @@ def draw_drift(arms: dict[str, Any]) -> bytes:
   Returns:
     The PNG.
   """
-  fig = figure.Figure((9.6, 4.4), layout='constrained')
+  fig = figure.Figure((9.6, _height(arms)), layout='constrained')
   left, right = fig.subplots(1, 2, width_ratios=(3, 2))
   styles, shown = looks([*arms]), plots.labels(arms)
   parts: Any = left.violinplot(
