@@ -39,10 +39,10 @@ def label(
       differ at their ends.
     shows: tells which characters need no escape.
   """
-  text = ''.join(
-    c if shows(c) else c.encode('unicode_escape').decode() for c in str(name)
-  )
-  if not text.strip():
+  text = ''.join(c if shows(c) else _escape(c) for c in str(name))
+  # nothing to see: blanks, or characters that only change others
+  if not cells.cell_len(text.strip()):
+    text = ''.join(c if c == ' ' else _escape(c) for c in text)
     return f'“{text[:width]}”'
   if cells.cell_len(text) <= width and len(text) <= 4 * width:
     return text
@@ -51,6 +51,10 @@ def label(
   head = _take(parts, width // 2)
   tail = _take(parts[::-1], width - width // 2 - 1)
   return f'{"".join(head)}…{"".join(tail[::-1])}'
+
+
+def _escape(character: str) -> str:
+  return character.encode('unicode_escape').decode()
 
 
 def _take(parts: list[str], width: int) -> list[str]:

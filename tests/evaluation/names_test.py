@@ -30,6 +30,7 @@ ANY = st.one_of(
     ('👨\u200d👩', '👨\u200d👩'),  # joined, as one family
     ('', '“”'),
     ('  ', '“  ”'),
+    ('\u200c\u0301', r'“\u200c\u0301”'),
     ('a' * 30, 'aaaaaaaaaa…aaaaaaaaa'),
     ('爱' * 30, '爱爱爱爱爱…爱爱爱爱'),
   ],
