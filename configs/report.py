@@ -1,4 +1,4 @@
-"""Writes one HTML page about three finished runs.
+"""Writes one HTML page about an evaluated run.
 
 rlcw --config=configs/report.py --workdir=runs/quickstart
 
@@ -12,9 +12,10 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='report',
-      # the workdirs of those runs, each of the task that it is named after
-      reward_model='runs/quickstart/reward_model',
-      grpo='runs/quickstart/grpo',
-      evaluate='runs/quickstart/evaluate',
+      evaluate='runs/quickstart/evaluate',  # workdir of an `evaluate` run
+      # Workdirs of the `grpo` run that it evaluated, and of the reward model of
+      # that run, where those have been moved; '' for where they were.
+      grpo='',
+      reward_model='',
     )
   )

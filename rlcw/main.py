@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   # Orbax logs 40 lines per save, and warnings about settings that are intended
   logging.set_verbosity(logging.ERROR)
-  config, workdir = _CONFIG.value, Path(str(_WORKDIR.value))
+  config, workdir = _CONFIG.value, files.local_folder(str(_WORKDIR.value))
   config = settings.upgrade(config, _warn)
   if config.task not in TASKS:
     raise app.UsageError(

@@ -1,14 +1,19 @@
 """Self-contained HTML pages about runs.
 
 A page is one file with its style and images inline.  Replies are untrusted:
-they reach a page only through autoescaping and `clean`.
+they reach a page only through autoescaping and `clean`, names through `name`.
 """
 
 import base64
 import math
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jinja2
+import markupsafe
+
+from rlcw.evaluation import names
 
 # Characters of one text that a page shows.
 TEXT_LIMIT = 2000
@@ -47,7 +52,24 @@ def clean(text: object) -> str:
   return f'{shown} […{rest} more characters]' if rest > 0 else shown
 
 
-def template(name: str) -> jinja2.Template:
+def name(text: object) -> markupsafe.Markup:
+  """Marks up a name (`names.label`), apart from the direction of its text."""
+  return markupsafe.Markup('<bdi>{}</bdi>').format(names.label(text))
+
+
+def read_step(read: Mapping[str, Any]) -> str:
+  """Words the step of a run that was read, as in "step 6 of 32".
+
+  Args:
+    read: `step` and the `steps` of the whole run; one that is not known is
+      None or absent.
+  """
+  step, steps = read.get('step'), read.get('steps')
+  at = 'an unknown step' if step is None else f'step {step}'
+  return at if steps is None else f'{at} of {steps}'
+
+
+def template(path: str) -> jinja2.Template:
   """Loads a page's template by its path inside the package.
 
   Every value is escaped.  Rendering raises `jinja2.UndefinedError` where a
@@ -60,5 +82,16 @@ def template(name: str) -> jinja2.Template:
     trim_blocks=True,
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parents[1]),
   )
-  environment.filters |= {'clean': clean, 'show': show, 'b64': base64.b64encode}
-  return environment.get_template(name)
+  environment.filters |= {
+    'clean': clean,
+    'name': name,
+    'read_step': read_step,
+    'show': show,
+    'png': _inline,
+  }
+  return environment.get_template(path)
+
+
+def _inline(png: bytes) -> str:
+  """Returns a PNG as an address, for `src`."""
+  return f'data:image/png;base64,{base64.b64encode(png).decode()}'

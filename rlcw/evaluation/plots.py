@@ -1,19 +1,50 @@
-"""Plots as PNG: curves over steps, pass rates per rule, scores by length."""
+"""Plots as PNG: curves over steps, pass rates per rule, scores by length.
 
+Names reach a plot only through `labels`.
+"""
+
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes, figure, font_manager, ticker
+
+from rlcw.evaluation import names
 
 # Paul Tol's `bright` scheme, whose colours stay distinct for colour-blind
-# readers.
+# readers; its yellow is darkened, to be seen on white and, inverted, on black.
 BASE, TRAINED = '#4477AA', '#EE6677'
-GREEN, YELLOW, PURPLE = '#228833', '#CCBB44', '#AA3377'
-ARMS = {'base': BASE, 'trained': TRAINED}
+GREEN, YELLOW, PURPLE = '#228833', '#C08A00', '#AA3377'
+# Colour and marker of each: plots can be read in grey too.
+ARMS = {'base': (BASE, 's'), 'trained': (TRAINED, 'o')}
+LINES = '-', '--', ':'
+HATCHES = '', '//', '..'
+# The first comes with matplotlib.  The others are used where they are
+# installed, since matplotlib warns of every missing one.
+_FONTS = (
+  'DejaVu Sans',
+  'Noto Sans CJK SC',
+  'Noto Sans SC',
+  'Source Han Sans SC',
+  'PingFang SC',
+  'Hiragino Sans GB',
+  'Microsoft YaHei',
+  'WenQuanYi Zen Hei',
+  'Arial Unicode MS',
+  'Noto Sans Devanagari',
+  'Noto Sans Thai',
+  'Noto Emoji',
+  'Segoe UI Emoji',
+)
+FONTS = [f for f in _FONTS if f in font_manager.get_font_names()]
 STYLE: dict[Any, Any] = {
+  'font.family': FONTS,
+  # a `$`, `_` or `%` in a name is no formula
+  'text.parse_math': False,
+  'text.usetex': False,
   'font.size': 9,
   'axes.titlesize': 10,
   'axes.titlelocation': 'left',
@@ -26,6 +57,7 @@ STYLE: dict[Any, Any] = {
   'ytick.color': '#555555',
   'axes.axisbelow': True,
   'grid.color': '#e8e8e8',
+  'hatch.linewidth': 0.6,
   'legend.frameon': False,
   'legend.fontsize': 8,
 }
@@ -96,18 +128,58 @@ def smooth(values: np.ndarray) -> np.ndarray:
   return np.where(count > 0.5, total, np.nan) / np.maximum(count, 1)
 
 
+@functools.cache
+def _glyphs() -> frozenset[int]:
+  """Characters that some font of `FONTS` has."""
+  files = [font_manager.findfont(family) for family in FONTS]
+  return frozenset(
+    c for f in files for c in font_manager.get_font(f).get_charmap()
+  )
+
+
+def labels(texts: Iterable[str], width: int = 30) -> dict[str, str]:
+  """Returns the label in plots of each name, all of them different.
+
+  Characters that no font has are escaped as in Python.
+  """
+
+  def shows(character: str) -> bool:
+    return ord(character) in _glyphs() and names.shows(character)
+
+  shown = names.labels(texts, width, shows)
+  # A legend leaves out labels that begin with an underscore.
+  return {
+    text: f' {label}' if label.startswith('_') else label
+    for text, label in shown.items()
+  }
+
+
 def _draw_panel(
   ax: axes.Axes, panel: Panel, metrics: dict[str, np.ndarray]
 ) -> None:
   steps, floor = metrics['step'], np.zeros(len(metrics['step']))
-  for name, colour in panel.series.items():
+  for i, (name, colour) in enumerate(panel.series.items()):
     values, label = metrics[name], name.split('_')[-1]
     if panel.kind == 'stacked':
-      ax.bar(steps, values, 0.9, floor, color=colour, label=label)
+      ax.bar(
+        steps,
+        values,
+        0.9,
+        floor,
+        color=colour,
+        label=label,
+        hatch=HATCHES[i],
+        edgecolor='white',
+        linewidth=0,
+      )
       floor = floor + np.nan_to_num(values)
     else:
       ax.plot(steps, values, '.', color=colour, alpha=0.3, markersize=4)
-      ax.plot(steps, smooth(values), color=colour, label=label, linewidth=1.8)
+      ax.plot(
+        steps, smooth(values), LINES[i], color=colour, label=label, lw=1.8
+      )
+  if floor.max() > 0:
+    ax.set_ylim(0, 1.3 * floor.max())  # the legend stands above the bars
   if panel.kind == 'percent':
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter('{x:.0%}')
@@ -159,31 +231,36 @@ def draw_curves(
 def draw_rules(rates: Sequence[dict[str, Any]]) -> bytes:
   """Draws every rule's pass rate in both arms, with 95% intervals, as a PNG.
 
-  `rates` is as returned by the report's `rule_rates`.
+  A rule's name stands above its row, so that the plot is narrow enough for a
+  phone.
+
+  Args:
+    rates: as returned by the report's `rule_rates`.
   """
   places = np.arange(len(rates))
-  fig = figure.Figure((7.2, 1.2 + 0.4 * len(rates)), layout='constrained')
+  fig = figure.Figure((4.2, 0.9 + 0.5 * len(rates)), layout='constrained')
   ax = fig.subplots()
-  for shift, (arm, colour) in enumerate(ARMS.items()):
+  for shift, (arm, (colour, marker)) in enumerate(ARMS.items()):
     _, rate, low, high = np.array([r[arm] for r in rates]).reshape(-1, 4).T
     ax.errorbar(
       rate,
-      places + 0.26 * shift - 0.13,
-      fmt='o',
+      places + 0.24 * shift,
+      fmt=marker,
       color=colour,
       # matplotlib refuses negative lengths, which rounding can produce where
       # the rate itself is 0 or 1
       xerr=np.maximum((rate - low, high - rate), 0),
       label=arm,
       capsize=2,
+      markersize=5,
     )
-  # Names of rules come from files: as ASCII, cut, and without TeX parsing they
-  # cannot break the layout.
-  names = [f'{ascii(r["name"])[1:-1]:.60}  (n={r["base"][0]})' for r in rates]
-  ax.set_yticks(places, names, parse_math=False)
-  ax.set(title='Pass rate per rule', xlim=(-0.02, 1.02))
+  shown = labels((r['name'] for r in rates), names.WIDTH)
+  for place, rate in enumerate(rates):
+    name = f'{shown[rate["name"]]} (n={rate["base"][0]})'
+    ax.text(0, place - 0.22, name, fontsize=8.5, in_layout=False)
+  ax.set(xlim=(-0.02, 1.02), ylim=(len(rates) - 0.4, -0.7), yticks=[])
   ax.xaxis.set_major_formatter('{x:.0%}')
-  ax.invert_yaxis()
+  ax.spines['left'].set_visible(False)
   ax.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2)
   return png(fig)
 
@@ -207,6 +284,9 @@ def draw_scores(
   left.plot(length_N, score_N, '.', color=GREEN, alpha=0.3, markersize=4)
   left.set(title='Score against length', xlabel='characters', ylabel='log-odds')
   left.set_xscale('log')
+  # plain numbers: the default formatter writes powers of ten as formulas
+  left.xaxis.set_major_formatter(ticker.LogFormatter())
+  left.xaxis.set_minor_formatter(ticker.LogFormatter())
   # on the diagonal the score is exactly as confident as it is accurate
   right.plot([0.5, 1], [0.5, 1], color='#999999', linewidth=1)
   # a point's area grows with its bin's share of the pairs

@@ -255,6 +255,24 @@ def describe(
   return wording.render(instruction_id, given, language, paraphrase)
 
 
+def name(instruction_id: str, kwargs: Arguments | None = None) -> str:
+  """Names a rule in a few plain words, as in "at most 120 words".
+
+  Args:
+    instruction_id: of the rule; an unknown one, such as that of a later
+      version, is its own name.
+    kwargs: its arguments, to be part of the name; without them, or with ones
+      that do not fit, the name is a general one, as in "number of words".
+  """
+  if instruction_id not in VERIFIERS or kwargs is None:
+    return wording.name(instruction_id)
+  try:
+    _, given = _rule(instruction_id, kwargs)
+  except ValueError:
+    return wording.name(instruction_id)
+  return wording.name(instruction_id, given)
+
+
 def write_brief(
   prompt: str,
   instruction_ids: Ids,

@@ -7,11 +7,37 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlcw.runtime import processes
+
+# Addresses that the libraries of checkpoints would take for remote ones, also
+# in the middle of a path.
+_REMOTE = re.compile('(^|/)(gs|s3|az|hf|hdfs|https?|file):/')
+
+
+def local_folder(name: str) -> Path:
+  """Returns the path of a folder to write in.
+
+  Raises:
+    ValueError: it is empty, is no local folder, or its name is not UTF-8.
+  """
+  if not name.strip() or '\0' in name:
+    raise ValueError(f'workdir={name!r}; expected a folder')
+  if _REMOTE.search(f'{name}/'):
+    raise ValueError(
+      f'workdir={name!r}; expected a local folder, or one that is mounted'
+    )
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    raise ValueError(
+      f'workdir={name!r}; expected a folder whose name is UTF-8'
+    ) from None
+  return Path(name)
 
 
 def clean(value: Any) -> Any:

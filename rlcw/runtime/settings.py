@@ -27,7 +27,12 @@ RENAMED = (
 REMOVED = {'judged_per_brief': 1, 'broken_tokens': 0.3}
 # Defaults that have changed, (old, new): a run that was begun with the old one
 # goes on with the new one.
-_NEW_DEFAULTS = {'max_reply_characters': (4000, 0)}
+_NEW_DEFAULTS = {
+  'max_reply_characters': (4000, 0),
+  # of `report`
+  'grpo': ('runs/quickstart/grpo', ''),
+  'reward_model': ('runs/quickstart/reward_model', ''),
+}
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
 
 

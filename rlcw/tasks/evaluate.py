@@ -64,6 +64,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         'genre': brief.genre,
         'prompt': brief.text,
         'instruction_id_list': brief.instruction_id_list,
+        'kwargs': brief.kwargs,
         'rules': [
           constraints.describe(rule, kwargs, brief.language, brief.paraphrase)
           for rule, kwargs in zip(

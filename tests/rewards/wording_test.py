@@ -177,3 +177,50 @@ def test_any_paraphrase_is_legal(paraphrase: int) -> None:
 def test_a_paraphrase_that_is_no_number_is_named(paraphrase: Any) -> None:
   with pytest.raises(ValueError, match='a whole number, not '):
     constraints.describe('poem:haiku', {}, 'en', paraphrase)
+
+
+@pytest.mark.parametrize(
+  ('rule', 'kwargs', 'named'),
+  [
+    (
+      'length_constraints:number_words',
+      {'num_words': 121, 'relation': 'less than'},
+      'fewer than 121 words',
+    ),
+    ('length:words', {'at_most': 120}, 'at most 120 words'),
+    ('length:lines', {'at_least': 4, 'at_most': 4}, 'exactly 4 lines'),
+    ('length:sentences', {'at_most': 1}, 'at most 1 sentence'),
+    (
+      'keywords:existence',
+      {'keywords': ['sea', 'oak']},
+      'with the words "sea" and "oak"',
+    ),
+    ('language:response_language', {'language': 'fr'}, 'in French'),
+    ('punctuation:no_comma', {}, 'no commas'),
+    # without arguments, or with ones of another version, a general name
+    ('length:words', None, 'number of words'),
+    ('length:words', {'most': 120}, 'number of words'),
+    ('mine:rule', {'x': 1}, 'mine:rule'),
+  ],
+)
+def test_a_rule_has_a_plain_name(
+  rule: str, kwargs: dict[str, Any] | None, named: str
+) -> None:
+  assert constraints.name(rule, kwargs) == named
+
+
+def test_every_rule_has_a_name_of_its_own() -> None:
+  names = [constraints.name(rule) for rule in registry.VERIFIERS]
+  assert len({*names}) == len(names)
+  assert not any(':' in name or '{' in name for name in names)
+
+
+@pytest.mark.parametrize('rule', registry.VERIFIERS)
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_a_name_mentions_its_arguments(rule: str, data: st.DataObject) -> None:
+  kwargs = data.draw(legal(rule))
+  name = constraints.name(rule, kwargs)
+  for argument, value in kwargs.items():
+    for text in mentioned(argument, value, 'en'):
+      assert text in name

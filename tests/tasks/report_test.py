@@ -13,7 +13,7 @@ import pipeline
 import pytest
 
 from rlcw.evaluation import plots
-from rlcw.tasks.report import run
+from rlcw.tasks.report import run, runs, verdict
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,8 @@ def blank_plots(
 ) -> None:
   """One test draws the plots of a page, 13 of them; the others do not."""
   if 'whole' not in request.node.name:
-    monkeypatch.setattr(plots, 'png', lambda figure: b'\x89PNG')
+    for name in ('draw_curves', 'draw_rules'):
+      monkeypatch.setattr(run, name, lambda *_: b'\x89PNG')
 
 
 INJECTION = '<script>alert(1)</script></details>"\'&\x1b[31m\ud800\u202e'
@@ -255,7 +256,8 @@ def test_page_has_the_numbers(tmp_path: pathlib.Path) -> None:
   run.run(make_runs(tmp_path), tmp_path / 'out')
   text = ' '.join(_page(tmp_path / 'out').text.split())
   for expected in (
-    'RLMR won on both counts',
+    'Better than before on both counts: keeps all rules 43.2% → 63.2%',
+    'replies 3% longer; distinct-2 0.810 → 0.800.',
     '43.2%',
     '63.2%',
     '+20.0 points',
@@ -272,7 +274,7 @@ def test_page_has_the_numbers(tmp_path: pathlib.Path) -> None:
     '1 min 40 s',
     '✗ broken:',
     '全文不超过一百字。',
-    '✂ truncated',
+    '✂ cut off (truncated)',
   ):
     assert expected in text, expected
 
@@ -300,7 +302,7 @@ def test_worst_violator_advantage_of_curve_and_summary(
     file.write(json.dumps(row) + '\n')
   summary = run.run(config, tmp_path / 'out')
   assert summary['max_violator_advantage'] == 0.125
-  assert 'guarantee failed' in _page(tmp_path / 'out').text
+  assert 'Breaking a rule paid' in _page(tmp_path / 'out').text
 
 
 WARNING = {
@@ -312,12 +314,16 @@ WARNING = {
 }
 
 
-def test_warnings_stand_at_the_top(tmp_path: pathlib.Path) -> None:
+def test_the_verdict_comes_first_and_warnings_next(
+  tmp_path: pathlib.Path,
+) -> None:
   config = make_runs(tmp_path)
   run.run(config, tmp_path / 'out')
   text = ' '.join(_page(tmp_path / 'out').text.split())
   assert 'No monitor of reward hacking tripped.' in text
-  assert 'Off: judge, as nobody was asked.' in text
+  assert 'Not monitored: judge, as nobody was asked.' in text
+  first = text.index('Better than before')
+  assert first < text.index('Training') < text.index('Not monitored')
   _edit(tmp_path / 'grpo/summary.json', warnings=[WARNING])
   summary = run.run(config, tmp_path / 'out')
   assert summary['warnings'][0]['value'] == 1.75
@@ -326,7 +332,8 @@ def test_warnings_stand_at_the_top(tmp_path: pathlib.Path) -> None:
   assert 'script' not in {tag for tag, _ in page.tags}
   assert 'No monitor' not in text
   place = text.index('length, step 9: replies grew <script>')
-  assert text.index('Warning: ') < place < text.index('RLMR won on both')
+  assert text.index('Better than before') < text.index('Warning: ') < place
+  assert place < text.index('Results')
 
 
 def test_runs_older_than_the_monitors_are_read(tmp_path: pathlib.Path) -> None:
@@ -365,7 +372,7 @@ def test_repeated_step_counts_once_and_last(tmp_path: pathlib.Path) -> None:
   row = json.loads(path.read_text().splitlines()[5])
   with path.open('a') as file:
     file.write(json.dumps(row | {'pass_rate': 0.99}) + '\n')
-  metrics = run.read_runs(config).metrics
+  metrics = runs.read_runs(config).metrics
   assert metrics['step'].tolist() == list(range(12))
   assert metrics['pass_rate'][5] == 0.99
   assert math.isnan(metrics['max_violator_advantage'][1])
@@ -413,7 +420,7 @@ def test_first_eight_briefs_open_and_most_changed_first(
   run.run(config, tmp_path / 'out')
   source = (tmp_path / 'out/report.html').read_text(encoding='utf-8')
   replies = source[source.index('id="replies"') : source.index('id="groups"')]
-  states = re.findall(r'<details( open)?>\s*<summary><b>([^<]*)', replies)
+  states = re.findall(r'<details( open)?>\s*<summary><b><bdi>([^<]*)', replies)
   assert states[0] == (' open', 'brief-7')
   assert [bool(state) for state, _ in states] == [True] * 8 + [False] * 2
 
@@ -421,21 +428,46 @@ def test_first_eight_briefs_open_and_most_changed_first(
 @pytest.mark.parametrize(
   ('rules', 'writing', 'words'),
   [
-    (0.2, 0.02, 'won on the rules, with no clear change in the writing'),
-    (0.2, -0.5, 'traded writing quality for rules'),
-    (0.01, 0.01, 'made no clear difference'),
-    (0.0, -0.4, 'RLMR lost: worse writing'),
-    (-0.2, 0.5, 'lost on the rules, though the writing score rose'),
-    (-0.2, -0.5, 'lost on both counts'),
+    (0.2, 0.5, 'Better than before on both counts'),
+    (0.2, 0.02, 'Better than before in keeping rules, with no clear change in'),
+    (0.2, -0.5, 'Mixed: rules are kept more often, but the writing score fell'),
+    (0.01, 0.5, 'Better than before in writing, with no clear change in the'),
+    (0.01, 0.01, 'No clear difference from before'),
+    (0.0, -0.4, 'Worse than before: the writing score fell, rules are kept no'),
+    (-0.2, 0.5, 'Mixed: rules are kept less often, though the writing score'),
+    (-0.2, 0.0, 'Worse than before: rules are kept less often, the writing is'),
+    (-0.2, -0.5, 'Worse than before on both counts'),
   ],
 )
-def test_verdict_says_who_won(
-  tmp_path: pathlib.Path, rules: float, writing: float, words: str
+def test_verdict_says_whether_it_is_better(
+  rules: float, writing: float, words: str
 ) -> None:
-  config = make_runs(tmp_path, steps=2, briefs=1)
-  _edit(tmp_path / 'evaluate/summary.json', **_evaluation(rules, writing))
-  run.run(config, tmp_path / 'out')
-  assert words in _page(tmp_path / 'out').text
+  summary = _evaluation(rules, writing)
+  found = verdict.verdict(summary, {'finished': True}, True)
+  assert found.startswith(words)
+
+
+@pytest.mark.parametrize(
+  ('before', 'after', 'words'),
+  [
+    (50.0, 56.0, 'replies 12% longer'),
+    (50.0, 40.0, 'replies 20% shorter'),
+    (50.0, 50.1, 'replies as long as before'),
+    (0.0, 3.0, 'length of replies unknown'),
+    (None, 3.0, 'length of replies unknown'),
+  ],
+)
+def test_verdict_has_the_length(
+  before: float | None, after: float, words: str
+) -> None:
+  summary = _evaluation() | {'length_base': before, 'length_trained': after}
+  assert words in verdict.verdict(summary, {'finished': True}, True)
+
+
+def test_verdict_on_briefs_without_rules_is_about_the_writing() -> None:
+  found = verdict.verdict(_evaluation(0.0), {'finished': True}, False)
+  assert found.startswith('Better than before in writing: writing score 0.21 →')
+  assert 'rules' not in found
 
 
 def test_one_step_nulls_and_no_rules(tmp_path: pathlib.Path) -> None:
@@ -541,17 +573,17 @@ def test_torn_last_line_is_skipped_with_a_note(tmp_path: pathlib.Path) -> None:
   with (tmp_path / 'grpo/rollouts.jsonl').open('ab') as file:
     file.write('{"step": 12, "prompt": "写'.encode()[:-1])
   run.run(config, tmp_path / 'out')
-  assert 'rollouts.jsonl, line 13 breaks off' in _page(tmp_path / 'out').text
+  assert 'rollouts.jsonl:13 breaks off' in _page(tmp_path / 'out').text
 
 
 @pytest.mark.parametrize(
   ('name', 'content', 'words'),
   [
-    ('grpo/metrics.jsonl', '{"step": 0}\n', 'line 1: pass_rate is missing'),
-    ('grpo/metrics.jsonl', '{"step": 0}', 'line 1: pass_rate is missing'),
-    ('grpo/metrics.jsonl', 'oops\n', 'line 1: expected one JSON object'),
+    ('grpo/metrics.jsonl', '{"step": 0}\n', 'jsonl:1: pass_rate is missing'),
+    ('grpo/metrics.jsonl', '{"step": 0}', 'jsonl:1: pass_rate is missing'),
+    ('grpo/metrics.jsonl', 'oops\n', 'jsonl:1: expected one JSON object'),
     ('grpo/metrics.jsonl', '', 'jsonl: expected at least one whole line'),
-    ('grpo/rollouts.jsonl', '[1]\n', 'line 1: it should be dict, not'),
+    ('grpo/rollouts.jsonl', '[1]\n', 'jsonl:1: it should be dict, not'),
     (
       'grpo/rollouts.jsonl',
       '{"step": 0, "brief_id": 1, "prompt": "", "replies": [{"text": 3}]}\n',

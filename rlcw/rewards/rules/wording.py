@@ -46,9 +46,34 @@ def render(
   """
   templates = TABLES[language][instruction_id]
   index = paraphrase % len(templates)
+  return templates[index].format(**_fields(arguments, language, index))
+
+
+def name(
+  instruction_id: str, arguments: Mapping[str, Any] | None = None
+) -> str:
+  """Names a rule in a few plain English words, for tables and plots.
+
+  Args:
+    instruction_id: of the rule; an unknown one is its own name.
+    arguments: valid ones, to be part of the name as in "at most 120 words".
+  """
+  names = wording_en.NAMES.get(instruction_id, instruction_id)
+  if isinstance(names, str):
+    return names
+  general, template = names
+  if arguments is None:
+    return general
+  return template.format(**_fields(arguments, 'en', 0))
+
+
+def _fields(
+  arguments: Mapping[str, Any], language: str, index: int
+) -> dict[str, Any]:
+  """Returns the values of a template's fields."""
   zh = language == 'zh'
   amount = _amount(arguments, language, index)
-  name = languages.NAMES.get(arguments.get('language', ''), ('', ''))
+  spoken = languages.NAMES.get(arguments.get('language', ''), ('', ''))
   script = arguments.get('script', '')
   fields = {
     'amount': amount,
@@ -56,11 +81,11 @@ def render(
     's': '' if amount.split()[-1:] == ['1'] else 's',
     'words': _words(arguments, zh),
     'answers': _quoted(ifeval.ANSWERS, '或' if zh else 'or', zh),
-    'language': name[zh],
+    'language': spoken[zh],
     'script': _SCRIPTS.get(script, '') if zh else script,
   }
   # Derived fields last: `language` is a code among the arguments, a name here.
-  return templates[index].format(**{**arguments, **fields})
+  return {**arguments, **fields}
 
 
 def _amount(arguments: Mapping[str, Any], language: str, index: int) -> str:

@@ -3,7 +3,7 @@
 All wordings of a rule mean the same, no more and no less than its check tests;
 the first is the default.  Fields are the check's arguments, and those that
 `wording` derives from them: `amount`, `s`, `words`, `answers`, `language` and
-`script`.
+`script`.  `NAMES` has a rule's short name for tables and plots.
 """
 
 # IFEval's word and sentence rules give one bound, `length:words` and
@@ -253,4 +253,100 @@ WORDINGS = {
     'One thing more: {demand}',
     'And please: {demand}',
   ),
+}
+
+# A rule's name whatever its arguments, and with them; one text where it has no
+# arguments.
+NAMES: dict[str, tuple[str, str] | str] = {
+  'length:words': ('number of words', '{amount} word{s}'),
+  'length:characters': ('number of characters', '{amount} character{s}'),
+  'length:sentences': ('number of sentences', '{amount} sentence{s}'),
+  'length:paragraphs': ('number of paragraphs', '{amount} paragraph{s}'),
+  'length:lines': ('number of lines', '{amount} line{s}'),
+  'length_constraints:number_words': (
+    'number of words (IFEval)',
+    '{amount} word{s}',
+  ),
+  'length_constraints:number_sentences': (
+    'number of sentences (IFEval)',
+    '{amount} sentence{s}',
+  ),
+  'length_constraints:number_paragraphs': (
+    'number of paragraphs between ***',
+    '{num_paragraphs} paragraph{s} between ***',
+  ),
+  'length_constraints:nth_paragraph_first_word': (
+    'first word of a paragraph',
+    'paragraph {nth_paragraph} of {num_paragraphs} begins with “{first_word}”',
+  ),
+  'keywords:existence': ('words to include', 'with {words}'),
+  'keywords:frequency': (
+    'how often a word occurs',
+    '“{keyword}” {amount} time{s}',
+  ),
+  'keywords:forbidden_words': ('words to avoid', 'without {words}'),
+  'keywords:letter_frequency': (
+    'how often a character occurs',
+    '“{letter}” {amount} time{s}',
+  ),
+  'startend:start_checker': (
+    'a given beginning',
+    'begins with “{start_phrase}”',
+  ),
+  'startend:end_checker': ('a given ending', 'ends with “{end_phrase}”'),
+  'startend:quotation': 'in double quotes',
+  'punctuation:no_comma': 'no commas',
+  'punctuation:no_exclamation': 'no exclamation marks',
+  'punctuation:no_emoji': 'no emoji',
+  'detectable_format:json_format': 'valid JSON',
+  'detectable_format:number_bullet_lists': (
+    'number of bullet points',
+    '{num_bullets} bullet point{s}',
+  ),
+  'detectable_format:title': 'a title in << >>',
+  'detectable_format:number_highlighted_sections': (
+    'number of *highlighted* passages',
+    'at least {num_highlights} *highlighted* passage{s}',
+  ),
+  'detectable_format:multiple_sections': (
+    'number of headed sections',
+    'at least {num_sections} section{s} headed “{section_spliter} 1” and so on',
+  ),
+  'detectable_format:constrained_response': 'one of the three answers',
+  'detectable_content:number_placeholders': (
+    'number of [placeholders]',
+    'at least {num_placeholders} [placeholder{s}]',
+  ),
+  'detectable_content:postscript': (
+    'a postscript',
+    'a postscript after {postscript_marker}',
+  ),
+  'combination:two_responses': 'two replies between ******',
+  'combination:repeat_prompt': (
+    'repeats the request first',
+    'first repeats “{prompt_to_repeat}”',
+  ),
+  'change_case:english_lowercase': 'all in lower case',
+  'change_case:english_capital': 'all in capitals',
+  'change_case:capital_word_frequency': (
+    'number of words in capitals',
+    '{amount} word{s} in capitals',
+  ),
+  'language:response_language': ('a given language', 'in {language}'),
+  'poem:clauses': (
+    'number and length of verse lines',
+    '{num_lines} lines of {num_characters} Chinese characters',
+  ),
+  'poem:haiku': 'a haiku',
+  'poem:rhyme': ('a rhyme scheme', 'rhymes by {scheme}'),
+  'poem:acrostic': ('an acrostic', 'an acrostic of “{letters}”'),
+  'style:no_self_reference': 'no mention of being an AI',
+  'style:piece_alone': 'the piece alone',
+  'style:no_cliche': 'no clichés',
+  'style:no_repeated_line': 'no repeated line',
+  'style:script': (
+    'simplified or traditional characters',
+    'in {script} Chinese characters',
+  ),
+  'soft:demand': ('a demand that a model judges', '{demand}'),
 }

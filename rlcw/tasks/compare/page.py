@@ -3,7 +3,9 @@
 `write` is the entry point; the words of the page are in `page.html.jinja`.
 """
 
-from collections.abc import Sequence
+import collections
+import itertools
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,22 @@ import numpy as np
 import rich
 from matplotlib import axes, figure
 from rich import table
+from rich.text import Text
 
+from rlcw.evaluation import names, plots
 from rlcw.evaluation.page import show, template
-from rlcw.evaluation.plots import GREEN, STYLE, TRAINED, YELLOW, png, smooth
+from rlcw.evaluation.plots import (
+  GREEN,
+  PURPLE,
+  STYLE,
+  TRAINED,
+  YELLOW,
+  png,
+  smooth,
+)
+from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
+from rlcw.runtime.files import atomic
 from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
 # Label, key of an arm's `numbers`, format; the most telling first.
@@ -32,7 +46,7 @@ ROWS = (
   ('Rule-breakers with a positive advantage, in training', 'raised', '.1%'),
   ('Good, by the judge', 'good', '.1%'),
   ('Length, tokens', 'length', '.1f'),
-  ('Truncated', 'truncated', '.1%'),
+  ('Cut off (truncated)', 'truncated', '.1%'),
   ('Distinct-1', 'distinct1', '.3f'),
   ('Distinct-2', 'distinct2', '.3f'),
   ('Distinct-3', 'distinct3', '.3f'),
@@ -72,10 +86,15 @@ def write(
   }
   # the page embeds the PNGs; the files are for use elsewhere
   for name, picture in pictures.items():
-    (workdir / f'{name}.png').write_bytes(picture)
+    with atomic(workdir / f'{name}.png') as partial:
+      partial.write_bytes(picture)
+  shown = names.labels([*arms, *histories])
   page = template('tasks/compare/page.html.jinja').render(
     summary=summary,
     arms=arms,
+    shown=shown,
+    read=summary.get('read') or steps_read(histories, summary['steps']),
+    rules={rule: constraints.name(rule) for rule in arms[BASE]['rules']},
     base=BASE,
     rows=ROWS,
     ours=headline_arm(summary),
@@ -83,7 +102,8 @@ def write(
     pictures=pictures,
     samples=samples(replies, briefs),
   )
-  (workdir / 'report.html').write_text(page, encoding='utf-8')
+  with atomic(workdir / 'report.html') as partial:
+    partial.write_text(page, encoding='utf-8')
   grid = table.Table('', *(label for label, key, _ in ROWS if key in _TERMINAL))
   for arm, stats in arms.items():
     cells = (
@@ -91,9 +111,30 @@ def write(
       for _, key, style in ROWS
       if key in _TERMINAL
     )
-    grid.add_row(f'{arm} ({len(stats["runs"])})', *cells)
+    # as text: a name may look like markup
+    grid.add_row(Text(f'{shown[arm]} ({len(stats["runs"])})'), *cells)
   rich.print(grid)
-  print(workdir / 'report.html')
+  print(names.label(workdir / 'report.html', 999))
+
+
+def steps_read(
+  histories: dict[str, list[dict[str, Any]]], steps: int
+) -> list[dict[str, Any]]:
+  """The step at which each run was read, by its metrics, as in a summary.
+
+  Args:
+    histories: each run's rows of `metrics.jsonl`.
+    steps: of a whole run.
+  """
+  return [
+    {
+      'run': name,
+      'step': max(row['step'] for row in rows) + 1,
+      'steps': steps,
+      'finished': True,  # `run.find` takes no others
+    }
+    for name, rows in histories.items()
+  ]
 
 
 def headline_arm(summary: dict[str, Any]) -> str:
@@ -137,17 +178,17 @@ def samples(replies: Replies, briefs: list[Brief]) -> list[dict[str, Any]]:
 
 
 # A family is the arms that start with the same one of these words: they share
-# its colour and differ by marker and line style.
+# its colour and differ by line style.
 COLOURS = {
   BASE: '#777777',
   'rlmr': TRAINED,
-  'linear': '#4477AA',
+  'linear': plots.BASE,
   'writing': GREEN,
   'constraint': YELLOW,
-  'gate': '#AA3377',
-  'gdpo': '#66CCEE',
+  'gate': PURPLE,
+  'gdpo': '#5522BB',
 }
-MARKERS = 'osD^vP*'
+MARKERS = 'osD^vP*X<>phd'
 LINES = '-', '--', ':', '-.', (0, (5, 1, 1, 1, 1, 1))
 # Metrics of training that are drawn, with their titles; 2 rows of 3.
 CURVES = {
@@ -160,21 +201,37 @@ CURVES = {
 }
 
 
-def looks(arms: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-  """Colour, marker and line style of each arm."""
-  styles, members = {}, dict.fromkeys(COLOURS, 0)
-  # the shortest name first: a family's plain arm gets the solid line
-  for arm in sorted(arms, key=len):
-    # arms of no family share the colour of the base
-    family = next((f for f in COLOURS if arm.startswith(f)), BASE)
-    index = members[family]
-    members[family] += 1
+def looks(arms: Sequence[str]) -> dict[str, tuple[str, str, Any]]:
+  """Colour, marker and line style of each arm.
+
+  An arm of no family gets a colour that the families leave, if there is one.
+  """
+  families = {
+    arm: next((f for f in COLOURS if arm.startswith(f)), '') for arm in arms
+  }
+  left = [c for f, c in COLOURS.items() if f not in {BASE, *families.values()}]
+  # the one of the base is for the base alone
+  free = itertools.cycle(left or [*COLOURS.values()][1:])
+  styles, members = {}, collections.Counter()
+  # The base comes first, then families.  The shortest name of a family is its
+  # plain arm, which gets the solid line.
+  for arm in sorted(
+    arms, key=lambda arm: (arm != BASE, not families[arm], len(arm))
+  ):
+    family = families[arm]
+    colour = COLOURS[family] if family else next(free)
     styles[arm] = (
-      COLOURS[family],
-      MARKERS[index % len(MARKERS)],
-      LINES[index % len(LINES)],
+      colour,
+      MARKERS[len(styles) % len(MARKERS)],
+      LINES[members[colour] % len(LINES)],
     )
+    members[colour] += 1
   return styles
+
+
+def _height(arms: Sized) -> float:
+  """Height of a figure, in inches, whose legend has a line for each arm."""
+  return max(4.4, 1 + 0.22 * len(arms))
 
 
 @matplotlib.rc_context(STYLE)
@@ -190,8 +247,9 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
   Returns:
     The PNG.
   """
-  fig = figure.Figure((9.6, 4.4), layout='constrained')
+  fig = figure.Figure((9.6, _height(arms)), layout='constrained')
   axs, styles = fig.subplots(1, 2), looks([*arms])
+  shown = plots.labels(arms)
   for ax, key, title in zip(
     axs,
     ('unseen', 'writing'),
@@ -202,7 +260,8 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
       [[a['numbers'][key], a['numbers']['pass_rate']] for a in arms.values()]
     )
     for arm, stats in arms.items():
-      _draw_point(ax, arm, stats, key, styles[arm])
+      label = f'{shown[arm]} ({len(stats["runs"])})'
+      _draw_point(ax, label, stats, key, styles[arm])
     # joined from left to right
     best_Nx2 = points_Nx2[pareto_front(points_Nx2)]
     best_Nx2 = best_Nx2[best_Nx2[:, 0].argsort()]
@@ -215,7 +274,11 @@ def draw_plane(arms: dict[str, Any]) -> bytes:
 
 
 def _draw_point(
-  ax: axes.Axes, arm: str, stats: dict[str, Any], key: str, style: Sequence[str]
+  ax: axes.Axes,
+  label: str,
+  stats: dict[str, Any],
+  key: str,
+  style: Sequence[Any],
 ) -> None:
   """Draws one arm: its runs as small points, its mean with 95% intervals."""
   colour, marker, _ = style
@@ -239,7 +302,7 @@ def _draw_point(
     color=colour,
     elinewidth=0.7,
     alpha=0.9,
-    label=f'{arm} ({len(stats["runs"])})',
+    label=label,
   )
 
 
@@ -256,22 +319,32 @@ def draw_bands(
   Returns:
     The PNG.
   """
-  fig = figure.Figure((12, 6), layout='constrained')
-  styles = looks([*runs])
+  fig = figure.Figure((12, max(6, _height(runs))), layout='constrained')
+  # with the base, for the looks of the other plots
+  styles, shown = looks([BASE, *runs]), plots.labels(runs)
   for ax, (key, title) in zip(
     fig.subplots(2, 3).flat, CURVES.items(), strict=True
   ):
-    for arm, names in runs.items():
+    for arm, members in runs.items():
       # runs may differ in length: the mean is over the steps that all have
-      steps = min(len(histories[name]) for name in names)
+      steps = min(len(histories[name]) for name in members)
       value_SxN = np.array(
-        [[row[key] for row in histories[n][:steps]] for n in names], float
+        [[row[key] for row in histories[n][:steps]] for n in members], float
       )
       smooth_SxN = np.stack([smooth(row) for row in value_SxN])
-      colour, _, line = styles[arm]
+      colour, marker, line = styles[arm]
       x = np.arange(steps)
-      ax.plot(x, smooth_SxN.mean(0), line, color=colour, label=arm)
-      if len(names) > 1:
+      ax.plot(
+        x,
+        smooth_SxN.mean(0),
+        linestyle=line,
+        color=colour,
+        label=shown[arm],
+        marker=marker,
+        markersize=4,
+        markevery=max(1, steps // 6),
+      )
+      if len(members) > 1:
         low_N, high_N = smooth_SxN.min(0), smooth_SxN.max(0)
         ax.fill_between(x, low_N, high_N, color=colour, alpha=0.15, lw=0)
     ax.set(title=title, xlabel='step')
@@ -297,20 +370,20 @@ def draw_drift(arms: dict[str, Any]) -> bytes:
   Returns:
     The PNG.
   """
-  fig = figure.Figure((9.6, 4.4), layout='constrained')
+  fig = figure.Figure((9.6, _height(arms)), layout='constrained')
   left, right = fig.subplots(1, 2, width_ratios=(3, 2))
-  names, styles = [*arms], looks([*arms])
+  styles, shown = looks([*arms]), plots.labels(arms)
   parts: Any = left.violinplot(
-    [arms[arm]['lengths'] for arm in names],
+    [stats['lengths'] for stats in arms.values()],
     showmeans=True,
     orientation='horizontal',
   )
   for line in 'cmeans', 'cbars', 'cmins', 'cmaxes':
     parts[line].set(color='#333333', linewidth=0.8)
-  for body, arm in zip(parts['bodies'], names, strict=True):
+  for body, arm in zip(parts['bodies'], arms, strict=True):
     body.set(facecolor=styles[arm][0], alpha=0.5)
   # matplotlib numbers violins from 1
-  left.set_yticks(range(1, len(names) + 1), names)
+  left.set_yticks(range(1, len(arms) + 1), [*shown.values()])
   left.invert_yaxis()
   left.set(title='Length of held-out replies', xlabel='tokens')
   # the two scorers have different scales: divide by the base's spread
@@ -324,7 +397,7 @@ def draw_drift(arms: dict[str, Any]) -> bytes:
   }
   for arm, (trained, unseen) in gains.items():
     colour, marker, _ = styles[arm]
-    right.plot(trained, unseen, marker, color=colour, label=arm)
+    right.plot(trained, unseen, marker, color=colour, label=shown[arm])
   ends = [min(map(min, gains.values())), max(map(max, gains.values()))]
   right.plot(ends, ends, color='#333333', linewidth=0.8, zorder=0)
   right.set(

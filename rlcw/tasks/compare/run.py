@@ -21,7 +21,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.messages import transcript
-from rlcw.evaluation import heldout, intervals, stats
+from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model, lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
@@ -38,6 +38,7 @@ from rlcw.sampling import usage
 from rlcw.sampling.usage import Ledger
 from rlcw.tasks.compare import arms, page
 from rlcw.tasks.compare.arms import BASE
+from rlcw.tasks.compare.logs import read_logs
 
 # Settings that decide how held-out replies are sampled and scored: runs that
 # differ in one of them cannot be compared.
@@ -79,6 +80,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   trained = next(iter(settings.values()))
   notes = differences(settings)
+  # before the work that a spoiled file would waste
+  logs = {name: read_logs(folder) for name, folder in runs.items()}
   base = language_model.load(trained.model, make_mesh(**config.mesh))
   scorers = Scorers(
     Scorer(base, trained),
@@ -94,8 +97,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   folder.mkdir(exist_ok=True)
   shared = identity(briefs, trained, config)
   replies, features = {}, {}
+  file_of = names.file_names((BASE, *runs))
   for name in (BASE, *runs):
-    file = folder / f'{name}.jsonl'
+    file = folder / f'{file_of[name]}.jsonl'
     key = [*shared, formats.digest(runs.get(name) or trained.model)]
     if not is_answered(file, key, len(briefs)):
       model = base if name == BASE else restore(runs[name], base)
@@ -122,13 +126,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for arm in table['arms'].values():
     # NaN for the base, which has no rollouts
     arm['numbers']['raised'] = metrics.mean(
-      [
-        arms.rewarded_violations(
-          datasets.read_jsonl(runs[name] / 'rollouts.jsonl')
-        )
-        for name in arm['runs']
-        if name in runs
-      ]
+      [logs[name].raised for name in arm['runs'] if name in runs]
     )
   summary = {
     'briefs': len(briefs),
@@ -137,13 +135,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'notes': notes,
     'scorers': scorer_accuracy(scorers, trained, config),
     'benchmark': benchmark(config.benchmark),
-    'warnings': {name: warnings(folder) for name, folder in runs.items()},
+    'warnings': {name: log.warnings for name, log in logs.items()},
     **table,
   }
-  histories = {
-    name: datasets.read_jsonl(path / 'metrics.jsonl')
-    for name, path in runs.items()
-  }
+  histories = {name: log.history for name, log in logs.items()}
   page.write(workdir, summary, replies, briefs, histories)
   usage.log('compare', ledger.totals())
   return summary | {'usage': ledger.totals()}
@@ -219,13 +214,6 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
     metrics.log(f'{file} is of another model or settings: it is made anew')
     return False
   return True
-
-
-def warnings(folder: Path) -> list[str] | None:
-  """Warnings of a run's monitors; None for runs of versions without them."""
-  summary = json.loads((folder / 'summary.json').read_text('utf-8'))
-  tripped = summary.get('warnings')
-  return tripped and [f'step {w["step"]}: {w["text"]}' for w in tripped]
 
 
 def differences(settings: dict[str, Config]) -> list[str]:

@@ -1,226 +1,36 @@
-"""Task `report`: one HTML page about three finished runs.
+"""Task `report`: one HTML page about a run, before and after training.
 
-1. `read_runs` reads and validates the folders of `reward_model`, `grpo` and
-   `evaluate`
+1. `runs.read_runs` finds, reads and validates the evaluation, the `grpo` run
+   that it evaluated and, where one was used, that run's reward model
 2. `headline`, `rule_rates`, `sort_briefs`, `pick_groups` and `pick_panels`
    select and order the content
 3. `plots` draws the PNGs
-4. `page.html.jinja` is the page with all its words, the verdict included
+4. `verdict` words the first line; `page.html.jinja` has all other words
 """
 
 import collections
-import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
 import rich
 from rich import table
 
-from rlcw.evaluation import intervals
-from rlcw.evaluation.page import show, template
+from rlcw.evaluation import intervals, names
+from rlcw.evaluation.page import template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
+from rlcw.runtime.files import atomic
+from rlcw.tasks.report.runs import read_runs
+from rlcw.tasks.report.verdict import headline, verdict
 
 # Groups of replies shown per training step.
 GROUPS_PER_STEP = 2
-
-# Label, field of evaluate's summary without its suffix (_base, _trained or
-# _difference), format.
-_HEADLINE = (
-  ('Keeps every rule (strict)', 'pass_rate', 'z.1%'),
-  ('Keeps every rule (loose)', 'pass_rate_loose', 'z.1%'),
-  ('Writing score', 'writing', 'z.2f'),
-  ('Finished', 'finished', 'z.1%'),
-  ('Mean length, tokens', 'length', 'z.1f'),
-  ('Distinct-2', 'distinct2', 'z.3f'),
-)
-_REPLY = 'text writing follow finished length'
-# Schema: the fields of each file, and of each field whose value is an object
-# or a list of objects.  A field with `?` is optional, as older runs lack it.
-_FIELDS = {
-  'reward_model/summary.json': (
-    'heldout_accuracy length_only_accuracy matched_accuracy heldout_pairs '
-    'train_accuracy train_pairs length_correlation matched_length_only '
-    'matched_pairs calibration_error wall_seconds'
-  ),
-  'grpo/metrics.jsonl': ' '.join(
-    ['step'] + [m + '?' * (not p.always) for p in PANELS for m in p.series]
-  ),
-  'grpo/rollouts.jsonl': 'step brief_id prompt replies',
-  'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
-  'warnings? unmonitored?',
-  'grpo/config.json': '',
-  'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
-  'trained instruction_id_list',
-  'evaluate/summary.json': ' '.join(
-    [f'{key}_{arm}' for _, key, _ in _HEADLINE for arm in ARMS]
-    + [
-      'briefs replies_per_brief wall_seconds pass_rate_difference '
-      'writing_difference'
-    ]
-  ),
-  'replies': _REPLY + ' violated valid reward advantage',
-  'warnings': 'monitor step value threshold text',
-  'base': _REPLY,
-  'trained': _REPLY,
-  'pass_rate_difference': 'mean low high',
-  'writing_difference': 'mean low high',
-}
-# Types of fields; fields not listed here are numbers, or null for NaN.
-_TYPES = {
-  'brief_id': (str, int),
-  **dict.fromkeys(('hardware', 'unmonitored'), (dict,)),
-  **dict.fromkeys(('text', 'prompt', 'language', 'genre', 'monitor'), (str,)),
-  **dict.fromkeys(
-    ('follow', 'rules', 'instruction_id_list', 'replies', 'base', 'trained'),
-    (list,),
-  ),
-  'warnings': (list,),
-  **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
-  **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
-}
-
-
-def _fields(name: str) -> list[tuple[bool, str]]:
-  """Parses a schema entry into (optional, name) for each field."""
-  return [(f.endswith('?'), f.rstrip('?')) for f in _FIELDS[name].split()]
-
-
-def _schema_errors(value: Any, name: str, where: str = '') -> Iterator[str]:
-  """Describes each place where `value`, of field or file `name`, is invalid.
-
-  `where` is the path of fields to the value, each with a leading dot.
-  """
-  number = (int, float, type(None))
-  types = _TYPES.get(name, (dict,) if name in _FIELDS else number)
-  # a list of objects has at least one, except warnings
-  empty = value == [] and name in _FIELDS and name != 'warnings'
-  if not isinstance(value, types) or empty:
-    names = ' or '.join(each.__name__ for each in types)
-    yield f'{where[1:] or "it"} should be {names}, not {value!r:.40}'
-  elif name in _FIELDS:
-    for item in value if isinstance(value, list) else [value]:
-      for optional, field in _fields(name):
-        if isinstance(item, dict) and field in item:
-          yield from _schema_errors(item[field], field, f'{where}.{field}')
-        elif not optional:
-          yield f'{where}.{field} is missing'[1:]
-
-
-def _parse(line: bytes, name: str, where: str) -> dict[str, Any]:
-  """Parses and validates one JSON object of file `name`.
-
-  Raises:
-    ValueError: it is not JSON (then with a `__cause__`) or not of the schema.
-  """
-  try:
-    # NaN and Infinity, which some writers emit, become null
-    record = json.loads(line, parse_constant=lambda _: None)
-  except ValueError as error:
-    raise ValueError(f'{where}: expected one JSON object: {error}') from error
-  if errors := list(_schema_errors(record, name)):
-    raise ValueError(f'{where}: {"; ".join(errors[:4])}')
-  return record
-
-
-def _path(config: ml_collections.ConfigDict, name: str) -> pathlib.Path:
-  """Path of file `name`, TASK/FILE, in the folder that `config.TASK` names.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-  """
-  task, file = name.split('/')
-  path = pathlib.Path(str(config[task])).expanduser() / file
-  if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} is missing: config.{task} should name the '
-      f'folder of a finished {task} run'
-    )
-  return path
-
-
-def _lines(
-  config: ml_collections.ConfigDict, name: str, notes: list[str]
-) -> list[dict[str, Any]]:
-  """Reads a JSONL file; appends to `notes` if its last line is cut off.
-
-  Raises:
-    FileNotFoundError, ValueError: as `_path` and `_parse`, or no line is whole.
-  """
-  path, records = _path(config, name), []
-  for number, line in enumerate(path.read_bytes().splitlines(True), 1):
-    where = f'{path}, line {number}'
-    try:
-      records.append(_parse(line, name, where))
-    except ValueError as error:
-      # A process killed while writing leaves a last line without its newline
-      # that is not JSON.  Anything else is an error.
-      if line.endswith(b'\n') or not error.__cause__:
-        raise
-      notes.append(f'{where} breaks off (a killed run?): skipped.')
-  if not records:
-    raise ValueError(f'{path}: expected at least one whole line of JSON')
-  return records
-
-
-class Runs(NamedTuple):
-  """Validated records of the three runs."""
-
-  reward_model: dict[str, Any]  # reward_model/summary.json
-  grpo: dict[str, Any]  # grpo/summary.json
-  grpo_config: dict[str, Any]  # grpo/config.json
-  evaluation: dict[str, Any]  # evaluate/summary.json
-  metrics: dict[str, np.ndarray]  # grpo/metrics.jsonl: each [steps], NaN: null
-  groups: list[dict[str, Any]]  # grpo/rollouts.jsonl
-  briefs: list[dict[str, Any]]  # evaluate/evaluation.jsonl
-  notes: list[str]  # remarks for the page, such as lines skipped
-
-
-def read_runs(config: ml_collections.ConfigDict) -> Runs:
-  """Reads and validates the three folders.
-
-  Raises:
-    FileNotFoundError: a file is missing.
-    ValueError: a file is malformed; names the file, the line and the field.
-  """
-  notes: list[str] = []
-  metrics = _lines(config, 'grpo/metrics.jsonl', notes)
-  # a resumed run may repeat steps: the last row of a step counts
-  by_step = {row['step']: row for row in metrics}
-  groups = _lines(config, 'grpo/rollouts.jsonl', notes)
-  briefs = _lines(config, 'evaluate/evaluation.jsonl', notes)
-  # `_schema_errors` sees one field at a time: lengths are compared here
-  for brief in briefs:
-    lists = [r['follow'] for arm in ARMS for r in brief[arm]] + [brief['rules']]
-    if {len(x) for x in lists} != {len(brief['instruction_id_list'])}:
-      raise ValueError(
-        f'{config.evaluate}/evaluation.jsonl, brief {brief["brief_id"]!r}: '
-        'expected "rules", and "follow" of each reply, to be as long as '
-        '"instruction_id_list"'
-      )
-  # in the order of `_FIELDS`
-  reward_model, grpo, grpo_config, evaluation = (
-    _parse(_path(config, name).read_bytes(), name, str(_path(config, name)))
-    for name in _FIELDS
-    if name.endswith('.json')
-  )
-  return Runs(
-    reward_model,
-    grpo,
-    grpo_config,
-    evaluation,
-    {
-      name: np.array([by_step[s].get(name) for s in sorted(by_step)], float)
-      for _, name in _fields('grpo/metrics.jsonl')
-    },
-    list({(g['step'], g['brief_id']): g for g in groups}.values()),
-    briefs,
-    notes,
-  )
+# Mixers whose penalty is a difference of writing scores.
+_PENALISED = 'rlmr', 'linear', 'writing'
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -229,64 +39,56 @@ def _mean(values: Iterable[float | None]) -> float:
   return sum(known) / len(known) if known else math.nan
 
 
-def headline(evaluation: dict[str, Any]) -> list[tuple[str, ...]]:
-  """Rows of the main table, formatted.
-
-  Returns:
-    (label, base, trained, difference, 95% interval) for each row; the interval
-    is '' where `evaluate` computed none.
-  """
-  rows = []
-  for label, key, style in _HEADLINE:
-    arms = [evaluation[f'{key}_{arm}'] for arm in ARMS]
-    mean = math.nan if None in arms else arms[1] - arms[0]
-    known = evaluation.get(f'{key}_difference', {'mean': mean})
-    # differences of shares are in percentage points, not per cent
-    mean, low, high = (
-      show(known.get(name), '+' + style).replace('%', '')
-      for name in ('mean', 'low', 'high')
-    )
-    unit = ' points' if style.endswith('%') else ''
-    rows.append(
-      (
-        label,
-        *(show(arm, style) for arm in arms),
-        mean + unit,
-        '' if low == '–' else f'{low} to {high}',
-      )
-    )
-  return rows
-
-
 def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   """Pass rates per rule, the largest gain first.
 
   Returns:
-    For each rule with verdicts in both arms its `name` and per arm (number of
-    verdicts, pass rate, lower and upper bound of the 95% interval over briefs,
-    which are NaN for a rule of one brief).
+    For each rule with verdicts in both arms its `id`, its plain `name`, and per
+    arm (number of verdicts, pass rate, lower and upper bound of the 95%
+    interval over briefs, which are NaN for a rule of one brief).
   """
   # (verdict, brief)
   verdicts = collections.defaultdict(lambda: {arm: [] for arm in ARMS})
   for n, brief in enumerate(briefs):
     for arm in ARMS:
       for reply in brief[arm]:
-        for name, kept in zip(
+        for rule, kept in zip(
           brief['instruction_id_list'], reply['follow'], strict=True
         ):
           # a demand has None where the judge gave no verdict
           if kept is not None:
-            verdicts[name][arm].append((kept, n))
+            verdicts[rule][arm].append((kept, n))
+  named = rule_names(briefs)
   rates = [
-    {'name': name}
+    {'id': rule, 'name': named[rule]}
     | {
       arm: (len(kept), *intervals.share(*intervals.table(*np.transpose(kept))))
       for arm, kept in arms.items()
     }
-    for name, arms in verdicts.items()
+    for rule, arms in verdicts.items()
     if all(arms.values())
   ]
   return sorted(rates, key=lambda r: r['base'][1] - r['trained'][1])
+
+
+def rule_names(briefs: Sequence[dict[str, Any]]) -> dict[str, str]:
+  """Plain names of all rules: with their arguments where all briefs agree."""
+  found: dict[str, set[str]] = collections.defaultdict(set)
+  for brief in briefs:
+    ids = brief['instruction_id_list']
+    # older evaluations lack the arguments
+    for rule, kwargs in zip(
+      ids, brief.get('kwargs', [None] * len(ids)), strict=True
+    ):
+      found[rule].add(constraints.name(rule, kwargs))
+  exact = {rule: min(texts) for rule, texts in found.items() if len(texts) == 1}
+  count = collections.Counter(exact.values())
+  return {
+    rule: exact[rule]
+    if count[exact.get(rule, '')] == 1
+    else constraints.name(rule)
+    for rule in found
+  }
 
 
 def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -337,6 +139,39 @@ def pick_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return picked
 
 
+def add_penalties(
+  groups: Sequence[dict[str, Any]], mixer: str
+) -> list[dict[str, Any]]:
+  """Adds to each valid reply its `penalty`, and puts rewards on one scale.
+
+  Rewards count only within their group, and a mixer may write them relative to
+  its best reply.  Here the reward of a reply without a penalty is its writing
+  score.  Mixers with other rewards than that get no penalties.
+  """
+  found = []
+  for group in groups:
+    gaps = [
+      None
+      if not r['valid'] or r['writing'] is None or r['reward'] is None
+      else r['writing'] - r['reward']
+      for r in group['replies']
+    ]
+    least = min((gap for gap in gaps if gap is not None), default=0)
+    replies = []
+    for reply, gap in zip(group['replies'], gaps, strict=True):
+      if gap is not None and mixer in _PENALISED:
+        # rewards are written in float32
+        scale = max(abs(reply['writing']), abs(least), 1e-3)
+        penalty = gap - least if gap - least > 1e-6 * scale else 0.0
+        reply = reply | {
+          'penalty': penalty,
+          'reward': reply['writing'] - penalty,
+        }
+      replies.append(reply)
+    found.append(group | {'replies': replies})
+  return found
+
+
 def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
   """Panels to draw: those that every run has, and others with any value."""
   return [
@@ -346,36 +181,8 @@ def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
   ]
 
 
-def _render(
-  runs: Runs,
-  summary: dict[str, Any],
-  rates: list[dict[str, Any]],
-  rules_png: bytes,
-  panels: Sequence[Panel],
-) -> Any:
-  """Renders the page as a template module.
-
-  `str` of the module is the page; its `verdict` is the verdict's text alone,
-  for the terminal.
-  """
-  curves = [(panel, draw_curves([panel], runs.metrics)) for panel in panels]
-  return template('tasks/report/page.html.jinja').make_module(
-    {
-      'runs': runs,
-      'summary': summary,
-      'rates': rates,
-      'curves': curves,
-      'rules_png': rules_png,
-      'rows': headline(runs.evaluation),
-      'arms': ARMS,
-      'briefs': sort_briefs(runs.briefs),
-      'groups': pick_groups(runs.groups),
-    }
-  )
-
-
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
-  """Writes report.html, curves.png and rules.png.
+  """Writes report.html, curves.png and, where there are rules, rules.png.
 
   Returns:
     The summary.
@@ -388,28 +195,48 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   # resumed, so the largest value of the curve counts too.
   key = 'max_violator_advantage'
   advantages = np.append(runs.metrics[key], np.array(runs.grpo[key], float))
+  parts = runs.reward_model or {}, runs.grpo, runs.evaluation
   summary = runs.evaluation | {
+    'read': [runs.read],
     'steps': runs.grpo['steps'],
     key: max(advantages[np.isfinite(advantages)].tolist(), default=None),
-    'wall_seconds': sum(
-      part['wall_seconds'] or 0
-      for part in (runs.reward_model, runs.grpo, runs.evaluation)
-    ),
+    'wall_seconds': sum(part.get('wall_seconds') or 0 for part in parts),
     'reward_model': runs.reward_model,
     'hardware': runs.grpo['hardware'],
     'warnings': runs.grpo.get('warnings'),
   }
-  workdir.mkdir(parents=True, exist_ok=True)
   rates = rule_rates(runs.briefs)
-  rules_png = draw_rules(rates)
   panels = pick_panels(runs.metrics)
-  (workdir / 'curves.png').write_bytes(draw_curves(panels, runs.metrics, 3))
-  (workdir / 'rules.png').write_bytes(rules_png)
-  page = _render(runs, summary, rates, rules_png, panels)
-  (workdir / 'report.html').write_text(str(page), encoding='utf-8')
+  files = {'curves.png': draw_curves(panels, runs.metrics, 3)}
+  if rates:
+    files['rules.png'] = draw_rules(rates)
+  has_rules = any(brief['instruction_id_list'] for brief in runs.briefs)
+  result = verdict(summary, runs.read, has_rules)
+  page = template('tasks/report/page.html.jinja').render(
+    runs=runs,
+    folders=names.labels(runs.folders.values(), 80),
+    summary=summary,
+    verdict=result,
+    has_rules=has_rules,
+    rates=rates,
+    curves=[(panel, draw_curves([panel], runs.metrics)) for panel in panels],
+    rules_png=files.get('rules.png'),
+    rows=headline(runs.evaluation),
+    arms=ARMS,
+    briefs=sort_briefs(runs.briefs),
+    groups=add_penalties(
+      pick_groups(runs.groups),
+      runs.grpo_config.get('mixing', {}).get('name', 'rlmr'),
+    ),
+  )
+  files['report.html'] = page.encode()
+  workdir.mkdir(parents=True, exist_ok=True)
+  for name, content in files.items():
+    with atomic(workdir / name) as partial:
+      partial.write_bytes(content)
   grid = table.Table('', *ARMS, 'difference', '95% interval, briefs only')
-  for row in headline(summary):
+  for row in headline(summary).values():
     grid.add_row(*row)
   rich.print(grid)
-  print(page.verdict, workdir / 'report.html', sep='\n')
+  print(result, names.label(workdir / 'report.html', 999), sep='\n')
   return summary

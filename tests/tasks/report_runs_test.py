@@ -1,0 +1,334 @@
+"""The report of any run: own reward, judge, no rules, unfinished, moved."""
+
+import json
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import ml_collections
+import pytest
+
+from rlcw.tasks.report import run, runs
+from tests.tasks import report_test
+from tests.tasks.report_test import _edit, _page, _write_lines
+
+
+@pytest.fixture(autouse=True)
+def blank_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+  for name in ('draw_curves', 'draw_rules'):
+    monkeypatch.setattr(run, name, lambda *_: b'\x89PNG')
+
+
+def _runs(
+  folder: pathlib.Path,
+  *,
+  evaluated: dict[str, Any] | None = None,
+  **settings: Any,
+) -> ml_collections.ConfigDict:
+  """Runs in a folder, named by each other; returns a config of `evaluate`."""
+  report_test.make_runs(folder, steps=4, briefs=2, replies=1)
+  named = {'run': str(folder / 'grpo')}
+  (folder / 'evaluate/config.json').write_text(json.dumps(evaluated or named))
+  _edit(
+    folder / 'grpo/config.json',
+    **{'steps': 4, 'reward_model': str(folder / 'reward_model')} | settings,
+  )
+  return ml_collections.ConfigDict(
+    {'evaluate': str(folder / 'evaluate'), 'grpo': '', 'reward_model': ''}
+  )
+
+
+def _text(workdir: pathlib.Path) -> str:
+  return ' '.join(_page(workdir).text.split())
+
+
+def test_runs_are_found_by_the_evaluation(tmp_path: pathlib.Path) -> None:
+  found = runs.read_runs(_runs(tmp_path))
+  assert found.folders['grpo'] == str(tmp_path / 'grpo')
+  assert found.folders['reward_model'] == str(tmp_path / 'reward_model')
+  assert found.reward_model and found.reward_model['heldout_accuracy'] == 0.84
+  assert found.read == {
+    'run': str(tmp_path / 'grpo'),
+    'step': 4,
+    'steps': 4,
+    'finished': True,
+  }
+
+
+@pytest.mark.parametrize(
+  ('settings', 'words'),
+  [
+    ({'writing': 'judge'}, 'The writing score is a judge’s'),
+    ({'writing': 'mine:score'}, 'is mine:score , a function of yours'),
+    (
+      {'reward_model': 'org/model'},
+      'of the reward model org/model , which has',
+    ),
+    (
+      {'writing': 'judge', 'verifiers': ['rules', 'a:b', 'c:d']},
+      'also checked by a:b , c:d , whose verdicts',
+    ),
+  ],
+)
+def test_a_run_without_a_reward_model_of_ours(
+  tmp_path: pathlib.Path, settings: dict[str, Any], words: str
+) -> None:
+  config = _runs(tmp_path, **settings)
+  shutil.rmtree(tmp_path / 'reward_model')
+  summary = run.run(config, tmp_path / 'out')
+  assert summary['reward_model'] is None
+  assert summary['wall_seconds'] == 4100
+  text = re.sub(r' ?([^\w ]) ?', r'\1', _text(tmp_path / 'out'))
+  assert re.sub(r' ?([^\w ]) ?', r'\1', words) in text
+  assert 'Held-out pairs' not in text
+
+
+@pytest.mark.parametrize('task', ['grpo', 'reward_model'])
+def test_an_unrelated_run_is_refused(tmp_path: pathlib.Path, task: str) -> None:
+  config = _runs(tmp_path / 'a')
+  _runs(tmp_path / 'b')
+  config[task] = str(tmp_path / 'b' / task)
+  with pytest.raises(ValueError, match=f'^{task}=.*; expected that'):
+    run.run(config, tmp_path / 'out')
+  # the same folder by another name
+  config[task] = str(tmp_path / 'b/../a' / task)
+  run.run(config, tmp_path / 'out')
+
+
+def test_a_reward_model_that_was_not_used_is_refused(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = _runs(tmp_path, writing='judge')
+  config.reward_model = str(tmp_path / 'reward_model')
+  with pytest.raises(ValueError, match="reward_model=.*writing='judge'"):
+    run.run(config, tmp_path / 'out')
+
+
+def test_a_run_that_was_moved_is_given(tmp_path: pathlib.Path) -> None:
+  config = _runs(tmp_path, evaluated={'run': str(tmp_path / 'gone')})
+  with pytest.raises(FileNotFoundError, match=r'gone, which is not there: --c'):
+    run.run(config, tmp_path / 'out')
+  config.grpo = str(tmp_path / 'grpo')
+  run.run(config, tmp_path / 'out')
+  assert 'was read in its place' in _text(tmp_path / 'out')
+
+
+def test_the_evaluation_says_which_run_it_read(tmp_path: pathlib.Path) -> None:
+  config = _runs(tmp_path, evaluated={})
+  read = {'run': str(tmp_path / 'grpo'), 'step': 2, 'steps': 4}
+  _edit(tmp_path / 'evaluate/summary.json', read=[read | {'finished': False}])
+  summary = run.run(config, tmp_path / 'out')
+  assert summary['read'] == [read | {'finished': False}]
+  text = _text(tmp_path / 'out')
+  assert 'The run has not finished, it was read at step 2 of 4. Better' in text
+  assert 'step 4 since it was evaluated at step 2' in text
+
+
+def test_an_unfinished_run_is_said_to_be_one(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  config = _runs(tmp_path, steps=9)
+  (tmp_path / 'grpo/summary.json').unlink()
+  summary = run.run(config, tmp_path / 'out')
+  line = 'The run has not finished, it was read at step 4 of 9. Better than'
+  assert f'\n{line}' in capsys.readouterr().out
+  text = _text(tmp_path / 'out')
+  assert line in text and 'at step 4 of 9, not finished' in text
+  assert summary['steps'] == 4 and summary['hardware'] == {}
+
+
+def _group_text(
+  tmp_path: pathlib.Path, reply: dict[str, Any], **run_: Any
+) -> str:
+  """The page's words about one sampled reply."""
+  config = _runs(tmp_path, **run_)
+  path = tmp_path / 'grpo/rollouts.jsonl'
+  group = json.loads(path.read_text().splitlines()[0])
+  kept = {'follow': [True], 'violated': False, 'valid': True, 'finished': True}
+  # 133 is the best writing score, which rewards are relative to
+  kept |= {'writing': 133.0, 'reward': 0.0}
+  replies = [group['replies'][0] | kept]
+  replies.append(replies[0] | {'text': 'MARK'} | reply)
+  _write_lines(path, [group | {'replies': replies}])
+  run.run(config, tmp_path / 'out')
+  text = _text(tmp_path / 'out')
+  return text[text.index('Groups sampled') : text.index('MARK')]
+
+
+CUT = {'violated': True, 'finished': False, 'writing': 130.0, 'reward': -5.0}
+BROKEN = {'violated': True, 'follow': [False], 'writing': 130.0, 'reward': -4.5}
+
+
+@pytest.mark.parametrize(
+  ('reply', 'settings', 'words'),
+  [
+    (
+      CUT | {'follow': []},
+      {},
+      '✂ was cut off, which counts as a broken rule: penalty 2.00',
+    ),
+    (BROKEN, {}, '✗ breaks 1 of 1 rule: penalty 1.50'),
+    (
+      BROKEN | {'finished': False, 'follow': [False, True]},
+      {},
+      '✗ breaks 1 of 2 rules and was cut off: penalty 1.50',
+    ),
+    (BROKEN | {'reward': -3.0}, {}, '✗ breaks 1 of 1 rule: no penalty needed'),
+    # of a mixer whose rewards are no writing scores
+    (BROKEN, {'mixing': {'name': 'gdpo'}}, '✗ breaks 1 of 1 rule'),
+    (
+      BROKEN | {'follow': [True]},
+      {'verifiers': ['rules', 'a:b']},
+      '✗ refused by a:b: penalty 1.50',
+    ),
+    (
+      {'follow': [False]},
+      {'verifiers': ['a:b']},
+      'breaks 1 of 1 rule, which did not count in this run',
+    ),
+    ({'follow': []}, {}, 'no rules to keep'),
+    ({}, {}, '✓ keeps every rule: no penalty'),
+    ({'valid': False, 'writing': None}, {}, 'No writing score: left out of'),
+    ({'valid': False, 'follow': [None]}, {}, 'No verdict on a rule: left out'),
+  ],
+)
+def test_a_sampled_reply_is_told_what_happened_to_it(
+  tmp_path: pathlib.Path,
+  reply: dict[str, Any],
+  settings: dict[str, Any],
+  words: str,
+) -> None:
+  found = _group_text(tmp_path, reply, **settings)
+  assert found.endswith(words) or f'{words} ' in found[-len(words) - 20 :]
+
+
+def test_rewards_are_shown_on_the_scale_of_writing_scores(
+  tmp_path: pathlib.Path,
+) -> None:
+  found = _group_text(tmp_path, BROKEN)
+  assert 'writing 133.00 → reward 133.00' in found
+  assert 'writing 130.00 → reward 128.50' in found
+
+
+def test_briefs_without_rules_have_no_pass_rate(tmp_path: pathlib.Path) -> None:
+  config = _runs(tmp_path)
+  path = tmp_path / 'evaluate/evaluation.jsonl'
+  briefs = [json.loads(line) for line in path.read_text().splitlines()]
+  for brief in briefs:
+    brief |= {'instruction_id_list': [], 'rules': [], 'kwargs': []}
+    for reply in brief['base'] + brief['trained']:
+      reply['follow'] = []
+  _write_lines(path, briefs)
+  run.run(config, tmp_path / 'out')
+  page = _page(tmp_path / 'out')
+  assert 'Better than before in writing: writing score' in page.text
+  assert 'Keeps every rule (' not in page.text
+  assert not (tmp_path / 'out/rules.png').exists()
+  ids = {attributes.get('id') for _, attributes in page.tags}
+  assert {a['href'][1:] for tag, a in page.tags if tag == 'a'} <= ids
+
+
+@pytest.mark.parametrize(
+  ('kwargs', 'name'),
+  [
+    (None, 'number of words (IFEval)'),
+    ([{'num_words': 60, 'relation': 'at least'}] * 2, 'at least 60 words'),
+    # briefs that differ
+    (
+      [
+        {'num_words': 60, 'relation': 'at least'},
+        {'num_words': 70, 'relation': 'at least'},
+      ],
+      'number of words (IFEval)',
+    ),
+  ],
+)
+def test_rules_have_plain_names(
+  kwargs: list[dict[str, Any]] | None, name: str
+) -> None:
+  rule = 'length_constraints:number_words'
+  briefs = [
+    {
+      'instruction_id_list': [rule],
+      'base': [{'follow': [True]}],
+      'trained': [{'follow': [False]}],
+    }
+    | ({'kwargs': [kwargs[i]]} if kwargs else {})
+    for i in range(2)
+  ]
+  [rate] = run.rule_rates(briefs)
+  assert (rate['id'], rate['name']) == (rule, name)
+
+
+def test_rules_with_one_name_get_general_ones() -> None:
+  briefs = [
+    {
+      'instruction_id_list': [
+        'length:words',
+        'length_constraints:number_words',
+      ],
+      'kwargs': [{'at_least': 5}, {'num_words': 5, 'relation': 'at least'}],
+    }
+  ]
+  found = run.rule_names(briefs)
+  assert [*found.values()] == ['number of words', 'number of words (IFEval)']
+
+
+def test_the_glossary_has_the_words_of_the_page(tmp_path: pathlib.Path) -> None:
+  run.run(_runs(tmp_path), tmp_path / 'out')
+  tags = _page(tmp_path / 'out').tags
+  terms = {a['id'] for tag, a in tags if tag == 'dt'}
+  used = {a['href'][1:] for tag, a in tags if a.get('class') == 'term'}
+  assert terms == used and 'term-KL' in terms
+  assert 'term-self-BLEU' not in terms  # of another page
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'words'),
+  [
+    ('evaluate/config.json', '{"run": 3}', 'config.json: run should be str'),
+    ('evaluate/config.json', '', 'config.json: expected one JSON object'),
+    ('grpo/config.json', '[]', 'config.json: it should be dict'),
+    ('evaluate/summary.json', '', 'summary.json: expected one JSON object'),
+    ('evaluate/evaluation.jsonl', '', 'at least one whole line of JSON'),
+    ('evaluate/evaluation.jsonl', '[' * 99999, 'jsonl: expected at least one'),
+    ('grpo/rollouts.jsonl', '[' * 99999 + '\n', 'jsonl:1: expected one JSON'),
+    ('grpo/rollouts.jsonl', b'\xff\n', 'jsonl:1: expected one JSON object'),
+  ],
+)
+def test_spoiled_files_are_named(
+  tmp_path: pathlib.Path, name: str, content: str | bytes, words: str
+) -> None:
+  config = _runs(tmp_path)
+  data = content if isinstance(content, bytes) else content.encode()
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(ValueError, match=re.escape(words)) as error:
+    run.run(config, tmp_path / 'out')
+  assert str(error.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+  ('setting', 'value', 'words'),
+  [
+    ('evaluate', '', "^evaluate='': expected the workdir of a `evaluate` run"),
+    ('evaluate', 'nowhere', '^evaluate=.nowhere.: expected the workdir'),
+    ('grpo', 'nowhere', '^grpo=.nowhere.: expected the workdir'),
+  ],
+)
+def test_a_missing_folder_is_named(
+  tmp_path: pathlib.Path, setting: str, value: str, words: str
+) -> None:
+  config = _runs(tmp_path)
+  config[setting] = value
+  with pytest.raises(FileNotFoundError, match=words):
+    run.run(config, tmp_path / 'out')
+
+
+def test_an_unfinished_evaluation_is_said_to_be_one(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = _runs(tmp_path)
+  (tmp_path / 'evaluate/summary.json').unlink()
+  with pytest.raises(FileNotFoundError, match='evaluate` run has not finished'):
+    run.run(config, tmp_path / 'out')
