@@ -12,9 +12,9 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='report',
-      # the workdirs of those runs, each of the task that it is named after
-      reward_model='runs/quickstart/reward_model',
-      grpo='runs/quickstart/grpo',
-      evaluate='runs/quickstart/evaluate',
+      # workdirs of those runs
+      reward_model='runs/quickstart/reward_model',  # of the task reward_model
+      grpo='runs/quickstart/grpo',  # of the task grpo
+      evaluate='runs/quickstart/evaluate',  # of the task evaluate
     )
   )

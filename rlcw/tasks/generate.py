@@ -25,6 +25,11 @@ from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
 from rlcw.sampling.rollout import Rollout, make_sampler, sample
 
 
+def check(config: Config) -> None:
+  """Raises ValueError if both tails of the distribution are to be cut."""
+  make_sampler(config.temperature, config.top_k, config.top_p)
+
+
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Samples `samples` replies to every brief.
