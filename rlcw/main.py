@@ -79,7 +79,6 @@ def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
     raise app.UsageError('the processes were given different settings')
   done = False
   if processes.is_primary_process():
-    command.check_workdir(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     check_config(workdir, config)
     # A task writes its summary last, so it marks a complete run.
@@ -95,7 +94,9 @@ def main(argv: list[str]) -> None:
   # Orbax logs 40 lines per save, and warnings about settings that are intended
   logging.set_verbosity(logging.ERROR)
   processes.start(given.distributed, given.heartbeat)
-  # Before `config.json` is written.
+  # Before `config.json` is written.  Other processes need not see the folder.
+  if processes.is_primary_process():
+    command.check_workdir(workdir)
   if not (workdir / 'summary.json').exists():
     check_task(config)
   resolved = json.loads(config.to_json())

@@ -92,7 +92,8 @@ def all_devices() -> list[Any]:
     return jax.devices()
   # JAX asserts that the platform has a plugin, without words.
   except (AssertionError, RuntimeError) as error:
-    asked = str(jax.config.read('jax_platforms') or '')
+    config: Any = jax.config
+    asked = config.jax_platforms or ''
     found = [name for name in _PLUGINS if importlib.util.find_spec(name)]
     words = f'JAX cannot open its devices, JAX_PLATFORMS={asked!r}'
     words += f' ({str(error) or "there is none of this platform"})'

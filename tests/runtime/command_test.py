@@ -1,5 +1,6 @@
 """The command line: help, and one line for every mistake, before any work."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -188,11 +189,12 @@ def test_help_on_a_config_has_a_comment_on_every_setting(name: str) -> None:
   config = configs.load(name)
   lines = command.describe_settings(name, config).splitlines()
   for setting, value in settings.leaves(config):
-    [at] = [
+    # the last one: the docstring above has examples
+    at = max(
       number
       for number, line in enumerate(lines)
       if re.match(rf'--config\.{re.escape(setting)}=', line)
-    ]
+    )
     assert str(value) in lines[at]
     assert re.match('    [^ ]', lines[at + 1]), setting
 
@@ -226,23 +228,13 @@ def test_a_name_and_a_path_are_the_same_config(
 
 def test_settings_are_read_in_every_form(folder: pathlib.Path) -> None:
   tasks = {name: main.source(name) for name in main.TASKS}
-  given = command.read(
-    [
-      *[
-        'rlcw',
-        '--config.steps',
-        '7',
-        '--config',
-        'grpo:tiny',
-        '-config.seed=3',
-      ],
-      *['--noconfig.remat', '--config.offload', '--workdir', 'w'],
-      *['--config.lora.targets=up', '--config.lora.targets=down'],
-      *['--config.kl_weight', '0', '--config.judge.temperature=None'],
-      *['--distributed', '--heartbeat=9', '--config.system='],
-    ],
-    tasks,
+  line = (
+    'rlcw --config.steps 7 --config grpo:tiny -config.seed=3 --workdir w '
+    '--noconfig.remat --config.offload --config.kl_weight 0 --distributed '
+    '--config.lora.targets=up --config.lora.targets=down --heartbeat=9 '
+    '--config.judge.temperature=None --config.system='
   )
+  given = command.read(line.split(), tasks)
   config = given.config
   assert (config.steps, config.seed, config.kl_weight) == (7, 3, 0.0)
   assert (config.remat, config.offload, config.system) == (False, True, '')
@@ -252,10 +244,12 @@ def test_settings_are_read_in_every_form(folder: pathlib.Path) -> None:
   assert config.is_locked
 
 
+PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin'
+
+
 @pytest.mark.skipif(
-  any(map(configs.importlib.util.find_spec, ('jax_cuda13_plugin', 'libtpu')))
-  or any(map(configs.importlib.util.find_spec, ('jax_cuda12_plugin',))),
-  reason='this machine may have such a device',
+  any(map(importlib.util.find_spec, PLUGINS)),
+  reason='this machine may have a GPU',
 )
 def test_a_device_that_is_not_there_is_one_line(tmp_path: pathlib.Path) -> None:
   done = subprocess.run(
@@ -267,6 +261,6 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path: pathlib.Path) -> None:
   )
   [error] = done.stderr.splitlines()
   assert (done.returncode, done.stdout) == (command.MISTAKE, '')
-  assert "JAX_PLATFORMS='cuda'" in error and 'found none' in error
+  assert "JAX_PLATFORMS='cuda'" in error and 'of its plugins, found' in error
   assert 'pip install "rlcw[cuda]"' in error
   assert not (tmp_path / 'w').exists()
