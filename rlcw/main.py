@@ -22,7 +22,6 @@ from rlcw.runtime import (
   mesh,
   metrics,
   processes,
-  ranges,
   settings,
 )
 
@@ -149,9 +148,9 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     none.
 
   Raises:
-    ValueError: a setting is out of range, or see the task's `run`.
+    ValueError: a setting is unknown or out of range, or see the task's `run`.
   """
-  ranges.check(config)
+  command.check(config, TASKS)
   started = time.perf_counter()
   metrics.take_notices()  # of an earlier task in this process
   summary = importlib.import_module(TASKS[str(config.task)]).run(

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from absl import app
+from ml_collections import ConfigDict
 
 from rlcw import main
 
@@ -131,6 +132,12 @@ def test_settings_from_python_are_checked(tmp_path: pathlib.Path) -> None:
   config.max_grad_norm = -1.0
   with pytest.raises(ValueError, match=r'max_grad_norm=-1\.0; expected'):
     main.run_task(config, tmp_path)
+  config = shipped('sft')
+  config.step = 3
+  with pytest.raises(ValueError, match="step=3: .* did you mean 'steps'"):
+    main.run_task(config, tmp_path)
+  with pytest.raises(ValueError, match='names no task; expected'):
+    main.run_task(ConfigDict(), tmp_path)
   assert not [*tmp_path.iterdir()]
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,8 +187,12 @@ def _refuse_unknown(arguments: Sequence[str], known: Mapping[str, Any]) -> None:
       raise ValueError(f'--{name}: no such flag{words}')
 
 
-def check(config: ConfigDict, tasks: Mapping[str, Path]) -> None:
+def check(config: ConfigDict, tasks: Iterable[str]) -> None:
   """Checks the task of a config, and every setting by itself.
+
+  Args:
+    config: settings.
+    tasks: the names of all tasks.
 
   Raises:
     ValueError: a setting is missing, unknown, out of range or a secret.
@@ -264,10 +268,16 @@ def describe_settings(spec: str, config: ConfigDict) -> str:
   if variants:
     lines += ['\nVariants, joined by +:\n', *_table(variants)]
   lines += ['\nSettings, with their values here:\n']
-  for name, value in _nodes(config):
-    expected = ranges.of(task, name)
+  values = dict(_nodes(config))
+  # In the order of the file, in which ConfigDict does not keep them; nodes only
+  # where they have a comment.
+  for name in [*comments, *(name for name in values if name not in comments)]:
+    value, expected = values.get(name), ranges.of(task, name)
+    is_node = isinstance(value, ConfigDict)
+    if name not in values or (is_node and name not in comments):
+      continue
     given = f'--config.{name}'
-    if not isinstance(value, ConfigDict):
+    if not is_node:
       given += f'={value}'
     # The names of a choice are in its comment as well.
     if isinstance(expected, ranges.Number):

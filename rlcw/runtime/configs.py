@@ -227,8 +227,10 @@ class _Source:
     # The lines of a node have comments on its settings.
     if isinstance(keyword.value, (ast.Call, ast.BinOp)):
       last = first
-    lines = [self.beside.get(line, '') for line in range(first, last + 1)]
-    while (above := self.above.get(first - 1, '---')) and above[:3] != '---':
+    beside = [self.beside.get(line, '') for line in range(first, last + 1)]
+    above: list[str] = []
+    while (line := self.above.get(first - 1, '---')) and line[:3] != '---':
       first -= 1
-      lines.insert(0, above)
-    return ' '.join(filter(None, lines))
+      above.insert(0, line)
+    parts = ' '.join(above).rstrip('.'), ' '.join(filter(None, beside))
+    return '. '.join(filter(None, parts))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -86,6 +87,19 @@ def test_names_are_those_of_the_code() -> None:
     expected = ranges.RANGES[name]
     assert isinstance(expected, Choice)
     assert set(expected.names) == set(known), name
+
+
+def test_names_are_those_of_the_comments() -> None:
+  listed = 0
+  for config in shipped().values():
+    for name, comment in configs.comments(configs.find(config.task)).items():
+      names = re.search(r'(?:^|\. |  )(\w+(?: \| \w+)+)(?!:|\w)', comment)
+      if names and name not in ('writing',):
+        expected = ranges.of(config.task, name)
+        assert isinstance(expected, Choice), name
+        assert {*names[1].split(' | ')} == {*expected.names}, name
+        listed += 1
+  assert listed > 20
 
 
 @pytest.mark.parametrize(
