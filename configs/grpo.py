@@ -309,7 +309,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # --- Trained weights
       train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
-        rank=16,  # of the adapters' products
+        rank=16,  # of the adapters
         alpha=32.0,  # adapters are scaled by alpha / rank
         # projections that have adapters
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),

@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
       # With train=lora or all, training continues with decoder and head
       # together, after the head alone (arXiv 2202.10054).
       lora=dict(
-        rank=16,  # of the adapters' products
+        rank=16,  # of the adapters
         alpha=32.0,  # adapters are scaled by alpha / rank
         # projections that have adapters
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),

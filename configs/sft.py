@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
       seed=0,  # of the order of examples and of new weights
       train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
-        rank=16,  # of the adapters' products
+        rank=16,  # of the adapters
         alpha=32.0,  # adapters are scaled by alpha / rank
         # projections that have adapters
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
