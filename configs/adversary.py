@@ -37,12 +37,12 @@ def get_config() -> ConfigDict:
       judge=judge_settings(),
       # the generator's first strategy: a shipped list of rules or a file
       construction='@construction_en',
-      rounds=8,
+      rounds=8,  # at most
       batches=2,  # per phase and round
       batch_size=4,  # replies
       patience=3,  # stop after this many rounds without better dev agreement
       max_calls=20_000,  # prompts sent to models, over the whole game
-      seed=0,
+      seed=0,  # of the choice of prompts and replies
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -19,10 +19,10 @@ def get_config() -> ConfigDict:
       # and "recipient"
       input='@themes.jsonl',
       output='',  # empty: briefs.jsonl in the workdir
-      count=1000,
-      seed=0,
+      count=1000,  # briefs
+      seed=0,  # of the order of themes and the choice of rules
       # The number of rules of each brief is drawn from this range.
-      least_rules=1,
-      most_rules=3,
+      least_rules=1,  # at least
+      most_rules=3,  # and at most
     )
   )

@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
       # Of the arms that start with one of these prefixes, such as a sweep over
       # weights, only the best is compared with the other arms.
       best_of=('linear',),
-      seed=1,
-      replies_per_brief=4,
-      batch_size=10,
+      seed=1,  # of the replies
+      replies_per_brief=4,  # of each model
+      batch_size=10,  # briefs at a time
       judge=judge_settings()
       | dict(
         model='models/SmolLM2-135M-Instruct.Q4_1.gguf',

@@ -32,8 +32,8 @@ def get_config() -> ConfigDict:
       # which the writer sees the `examples` with the highest `popularity`.
       popularity='popularity',  # name of the field
       embedder='tfidf',  # or a sentence-transformers model
-      neighbours=20,
-      examples=3,
+      neighbours=20,  # found for a query
+      examples=3,  # of these, shown to the writer
       candidates=4,  # per query
       # longest allowed ratio between the lengths of a pair's replies; 0: any
       length_ratio=0.0,
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
       writer=llm_settings(temperature=1.0, max_new_tokens=256),
       # advocate, critic, judge and auditor
       agent=llm_settings(temperature=0.0),
-      batch_size=16,
+      batch_size=16,  # queries at a time
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -20,9 +20,9 @@ def get_config() -> ConfigDict:
       run='runs/quickstart/grpo',
       briefs='',  # other briefs than the held-out ones of that run
       system='',  # another system message than that of the run
-      seed=1,
-      replies_per_brief=4,
-      batch_size=10,
+      seed=1,  # of the replies
+      replies_per_brief=4,  # of each model
+      batch_size=10,  # briefs at a time
       # With a judge model, pairs of replies are also compared for a win rate.
       judge=judge_settings(),
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-ARMS = {
+from rlcw.runtime.ranges import nearest
+
+VARIANTS = {
   # Baselines: one score alone, a weighted sum, or, for a reply that breaks a
   # rule, the lowest writing score of its group.
   'writing': dict(name='writing'),
@@ -37,10 +39,11 @@ SCALES = {'rlmr_writing_std': 'writing_std', 'rlmr_no_scale': 'none'}
 
 
 def get_config(arm: str = 'rlmr') -> ConfigDict:
-  if arm not in ARMS:
-    raise ValueError(f'arm={arm!r}; expected one of {list(ARMS)}')
-  # The `rlcw` command cannot import `configs`, which is not installed; load
-  # the file by its path instead.
+  if arm not in VARIANTS:
+    raise ValueError(
+      f'arm={arm!r}; expected one of {list(VARIANTS)}{nearest(arm, VARIANTS)}'
+    )
+  # Config files are read, not imported, and belong to no package.
   grpo = runpy.run_path(str(Path(__file__).with_name('grpo.py')))
   config = grpo['get_config']()
   config.update(
@@ -52,7 +55,7 @@ def get_config(arm: str = 'rlmr') -> ConfigDict:
       prompts_per_step=4,
       checkpoint_every=10,
       remat=False,
-      mixing=ARMS[arm],
+      mixing=VARIANTS[arm],
       advantage_scale=SCALES.get(arm, 'reward_std'),
     )
   )

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='generate',
+      # folder, GGUF file, Hub id or workdir of a run
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       input='@briefs.jsonl',  # {"prompt"}, or any layout of docs/data.md
       system='',  # system message of prompts without their own
@@ -27,14 +28,14 @@ def get_config() -> ConfigDict:
       # Append the rules in each record's instruction_id_list to its prompt, in
       # words.
       write_rules=False,
-      samples=1,
+      samples=1,  # replies to each brief
       temperature=0.7,  # 0: greedy
       # Set at most one of top_k and top_p.
       top_k=0,  # 0: off
       top_p=1.0,  # 1: off
-      max_new_tokens=128,
-      batch_size=64,
-      seed=0,
+      max_new_tokens=128,  # longer replies are cut
+      batch_size=64,  # briefs at a time
+      seed=0,  # of the replies
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -26,6 +26,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rlcw.rewards.judge.factory import judge_settings
+from rlcw.runtime.ranges import nearest
 
 QWEN = 'Qwen/Qwen2.5-7B-Instruct'
 
@@ -290,34 +291,38 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
   names = variant.split('+')
   for name in names:
     if name not in VARIANTS:
-      raise ValueError(f'variant={name!r}; expected one of {list(VARIANTS)}')
+      raise ValueError(
+        f'variant={name!r}; expected one of {list(VARIANTS)}'
+        + nearest(name, VARIANTS)
+      )
   config = ConfigDict(
     dict(
       task='grpo',
       # --- Model and data
+      # folder, GGUF file, Hub id or workdir of a run
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
-      briefs='@briefs.jsonl',
-      language='en',
+      briefs='@briefs.jsonl',  # prompts with rules, see docs/data.md
+      language='en',  # briefs in others are left out
       heldout=0.1,  # share of the briefs whose records have no "split"
       system='',  # system message of briefs without their own
-      seed=0,
+      seed=0,  # of the order of briefs, of replies and of new weights
       # --- Trained weights
       train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
-        rank=16,
-        alpha=32.0,
+        rank=16,  # of the adapters
+        alpha=32.0,  # adapters are scaled by alpha / rank
+        # projections that have adapters
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
       # --- Steps
-      steps=32,
-      # A step samples group_size replies to each of prompts_per_step briefs.
-      # Gradients are accumulated over microbatches of microbatch_groups groups,
-      # which bounds the memory of the update and does not change its result.
-      prompts_per_step=8,
-      group_size=8,
+      steps=32,  # updates; may grow when a finished run is continued
+      prompts_per_step=8,  # briefs
+      group_size=8,  # replies to each brief
+      # Gradients are accumulated over microbatches of so many briefs, which
+      # bounds the memory of the update and does not change its result.
       microbatch_groups=4,
-      max_new_tokens=64,
-      temperature=0.7,
+      max_new_tokens=64,  # longer replies are cut, and count as violations
+      temperature=0.7,  # of sampling
       # --- Rewards
       writing='reward_model',  # reward_model | judge | module:function
       reward_model='runs/quickstart/reward_model',  # workdir of that run
@@ -345,18 +350,18 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # terms of a batch are averaged.
       ratio='token',  # token | sequence
       aggregation='token_mean',  # token_mean | sequence_mean | constant
-      clip_low=0.2,
-      clip_high=0.2,
+      clip_low=0.2,  # ratios below 1 - clip_low have no gradient
+      clip_high=0.2,  # nor have ratios above 1 + clip_high
       # Penalty on leaving the reference (the model before training).  k3 pulls
       # towards KL(reference | policy): keep all that the reference may write;
       # k2 towards KL(policy | reference): write nothing that it would not.
       kl='k3',  # k3 | k2
       kl_weight=0.1,  # 0: no reference is computed or kept in memory
       # --- Optimiser
-      learning_rate=2e-5,
-      warmup_steps=2,
-      max_grad_norm=1.0,
-      checkpoint_every=6,
+      learning_rate=2e-5,  # constant after the warm-up
+      warmup_steps=2,  # of linear growth of the learning rate
+      max_grad_norm=1.0,  # gradients are clipped to this norm
+      checkpoint_every=6,  # steps
       # --- Monitors
       # Thresholds for signs of reward hacking; crossing one logs a warning.
       # Means over the last `window` steps are compared with the first ones.
@@ -389,8 +394,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       offload=False,
       # read by the task `plan` alone
       plan=dict(
-        topology='v5e:4x4',
-        prompt_tokens=1024,
+        topology='v5e:4x4',  # TPU slice
+        prompt_tokens=1024,  # of the longest brief
         compare_attention=False,  # also compile everything with attention=xla
         # a model with the reward model's shapes; '' if the reward model shares
         # the reference's decoder, so that one pass computes both

@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
       input='replies.jsonl',
       output='',  # empty: verdicts.jsonl in the workdir
       judge=judge_settings(),
-      batch_size=32,
+      batch_size=32,  # replies that are judged and written at once
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -13,9 +13,8 @@ def get_config() -> ConfigDict:
     dict(
       task='report',
       evaluate='runs/quickstart/evaluate',  # workdir of an `evaluate` run
-      # Workdirs of the `grpo` run that it evaluated, and of the reward model of
-      # that run, where those have been moved; '' for where they were.
-      grpo='',
-      reward_model='',
+      # Where these have been moved; '' for where they were.
+      grpo='',  # workdir of the `grpo` run that was evaluated
+      reward_model='',  # workdir of the reward model of that run
     )
   )

@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='reward_model',
+      # folder, GGUF file, Hub id or workdir of a run
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       # {"prompt", "chosen", "rejected"}, {"prompt", "response", "score"} or any
       # other layout of docs/data.md
@@ -23,7 +24,7 @@ def get_config() -> ConfigDict:
       heldout=0.1,  # share of the prompts whose records have no "split"
       # smallest difference of "score" at which two replies form a pair
       least_gap=0.0,
-      seed=0,
+      seed=0,  # of synthetic losers, batches and new weights
       train='head',  # head | lora | all
       # Features of a reply: mean over its tokens, or the last token, as in
       # sequence classifiers (needed for export).
@@ -37,26 +38,28 @@ def get_config() -> ConfigDict:
       made_losers=True,
       replies_per_group=4,  # synthetic losers included
       max_reply_tokens=512,  # longer replies are truncated
-      batch_size=8,
-      steps=300,
-      learning_rate=1e-2,
+      batch_size=8,  # groups whose features are computed at once
+      steps=300,  # of fitting the head
+      learning_rate=1e-2,  # of the head
       l2=1e-2,  # on the head's weights for standardised features
       # With train=lora or all, training continues with decoder and head
       # together, after the head alone (arXiv 2202.10054).
       lora=dict(
-        rank=16,
-        alpha=32.0,
+        rank=16,  # of the adapters
+        alpha=32.0,  # adapters are scaled by alpha / rank
+        # projections that have adapters
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
       decoder=dict(
-        steps=56,
-        groups_per_step=8,
-        learning_rate=1e-4,
-        warmup_steps=4,
-        max_grad_norm=1.0,
-        checkpoint_every=14,
+        steps=56,  # updates
+        groups_per_step=8,  # prompts, each with its replies
+        learning_rate=1e-4,  # constant after the warm-up
+        warmup_steps=4,  # of linear growth of the learning rate
+        max_grad_norm=1.0,  # gradients are clipped to this norm
+        checkpoint_every=14,  # steps
       ),
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+      # Recompute whole blocks in the backward pass: less memory, more time.
       remat=True,
     )
   )

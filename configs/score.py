@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
       run='runs/quickstart/reward_model',
       input='replies.jsonl',  # JSONL of {"prompt", "response"}
       output='',  # empty: scores.jsonl in the workdir
-      batch_size=16,
+      batch_size=16,  # replies at a time
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
   )

@@ -19,28 +19,30 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='sft',
+      # folder, GGUF file, Hub id or workdir of a run
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       # {"prompt", "response"} or any other layout of docs/data.md
       examples='@preferences.jsonl',
       language='en',  # '': all
       system='',  # system message of examples without their own
       heldout=0.1,  # share of the prompts whose records have no "split"
-      seed=0,
+      seed=0,  # of the order of examples and of new weights
       train='all',  # all | lora (then use ten times the learning rate)
       lora=dict(
-        rank=16,
-        alpha=32.0,
+        rank=16,  # of the adapters
+        alpha=32.0,  # adapters are scaled by alpha / rank
+        # projections that have adapters
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
-      steps=21,
+      steps=21,  # updates; may grow when a finished run is continued
       # Rows are sharded over the data and fsdp axes of the mesh, so their
       # number must be a multiple of those devices.
       rows_per_step=4,
       row_tokens=256,  # at least the longest prompt and reply together
-      learning_rate=2e-5,
-      warmup_steps=2,
-      max_grad_norm=1.0,
-      checkpoint_every=7,
+      learning_rate=2e-5,  # constant after the warm-up
+      warmup_steps=2,  # of linear growth of the learning rate
+      max_grad_norm=1.0,  # gradients are clipped to this norm
+      checkpoint_every=7,  # steps
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       # Recompute whole blocks in the backward pass: less memory, more time.
       remat=True,

@@ -1,4 +1,4 @@
-"""Command line: `rlcw --config=configs/NAME.py[:variant] --workdir=DIR`.
+"""The `rlcw` command: `rlcw --config=NAME[:variant] --workdir=DIR`.
 
 Any setting can be overridden: `--config.steps=10`.  A config names its task.
 """
@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import app, logging
+from ml_collections import ConfigDict
 
 from rlcw import tasks
-from rlcw.runtime import files, metrics, processes, settings
+from rlcw.runtime import (
+  command,
+  files,
+  mesh,
+  metrics,
+  processes,
+  settings,
+)
 
 # Every module of rlcw/tasks is a task; of a package, its module `run`.
 TASKS = {
@@ -24,21 +31,6 @@ TASKS = {
   for task in pkgutil.iter_modules(tasks.__path__)
 }
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'Settings: a file, with an optional :variant.',
-  lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Where results go.')
-_DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', False, 'Whether JAX detects the processes of this run.'
-)
-_HEARTBEAT = flags.DEFINE_integer(
-  'heartbeat',
-  100,
-  'Seconds without a heartbeat until a process counts as dead.',
-)
 # Tasks that can divide their work among several processes.
 _SHARED = 'sft', 'reward_model', 'grpo'
 
@@ -95,20 +87,17 @@ def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
 
 
 def main(argv: list[str]) -> None:
-  """Runs the task that the config names, unless it is done already."""
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  """Runs the task that a command line names, unless it is done already."""
+  given = command.read(argv, {name: source(name) for name in TASKS})
+  config, workdir = given.config, given.workdir
   # Orbax logs 40 lines per save, and warnings about settings that are intended
   logging.set_verbosity(logging.ERROR)
-  config, workdir = _CONFIG.value, files.local_folder(str(_WORKDIR.value))
-  config = settings.upgrade(config, _warn)
-  if config.task not in TASKS:
-    raise app.UsageError(
-      f'task={config.task!r} is unknown; expected one of {sorted(TASKS)}'
-    )
-  # Before `config.json` is written.
-  settings.refuse_secrets(config)
-  processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
+  processes.start(given.distributed, given.heartbeat)
+  # Before `config.json` is written.  Other processes need not see the folder.
+  if processes.is_primary_process():
+    command.check_workdir(workdir)
+  if not (workdir / 'summary.json').exists():
+    check_task(config)
   resolved = json.loads(config.to_json())
   if prepare_workdir(resolved, workdir):
     metrics.log(f'{config.task}: already done in {workdir}')
@@ -116,6 +105,34 @@ def main(argv: list[str]) -> None:
   # Another run of the same program reuses what this one compiles.
   jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
   run_task(config, workdir)
+
+
+def check_task(config: ConfigDict) -> None:
+  """Checks the settings against each other and against the devices.
+
+  Raises:
+    app.UsageError: they do not fit, or JAX cannot open the devices.
+  """
+  try:
+    if uses_devices(config):
+      mesh.make_mesh(**config.mesh.to_dict())
+    task = importlib.import_module(TASKS[str(config.task)])
+    if hasattr(task, 'check'):
+      task.check(config)
+  except ValueError as error:
+    raise app.UsageError(str(error)) from None
+
+
+def source(task: str) -> Path:
+  """Returns the file of a task, which need not be imported for that."""
+  path = Path(tasks.__path__[0], *TASKS[task].split('.')[2:])
+  return path.with_suffix('.py')
+
+
+def uses_devices(config: ConfigDict) -> bool:
+  """Returns whether a task computes on the devices of this machine."""
+  # `plan`, `report` and `briefs` leave an accelerator to those who use it
+  return 'mesh' in config and config.task != 'plan'
 
 
 def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -129,36 +146,38 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     The summary in `workdir/summary.json`: the task's own numbers, then
     `wall_seconds`, `peak_memory_gib`, `hardware` and `notices` where it gives
     none.
+
+  Raises:
+    ValueError: a setting is unknown or out of range, or see the task's `run`.
   """
+  command.check(config, TASKS)
   started = time.perf_counter()
   metrics.take_notices()  # of an earlier task in this process
   summary = importlib.import_module(TASKS[str(config.task)]).run(
     config, workdir
   )
-  # `plan`, `report` and `briefs` leave an accelerator to those who use it
-  on_devices = 'mesh' in config and config.task != 'plan'
   summary = {
     'wall_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
-    'hardware': metrics.hardware(on_devices),
+    'hardware': metrics.hardware(uses_devices(config)),
     'notices': metrics.take_notices(),
   } | summary
   files.write_json(workdir / 'summary.json', summary)
   return summary
 
 
-def _warn(text: str) -> None:
-  print(f'rlcw: warning: {text}', file=sys.stderr)
-
-
 def console() -> None:
-  """Runs the `rlcw` command; user and disk errors exit without a traceback."""
-  flags.mark_flags_as_required(['config', 'workdir'])
-  # in sys.argv itself, where ml_collections looks for the settings
-  sys.argv = settings.upgrade_arguments(sys.argv, _warn)
+  """Runs the `rlcw` command; what users can mend ends without a traceback.
+
+  The exit status is `command.MISTAKE` for a wrong command line or setting, and
+  1 for any other error.
+  """
   with processes.exit_on_failure():
     try:
-      app.run(main)
+      main(sys.argv)
+    except app.UsageError as error:
+      print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
+      sys.exit(command.MISTAKE)
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.
     except (OSError, ValueError, FloatingPointError) as error:

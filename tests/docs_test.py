@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Iterator
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from rlcw import main
+from rlcw.runtime import command as command_lib
+from rlcw.runtime import configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
@@ -104,35 +104,18 @@ def parse(arguments: list[str]) -> None:
     Exception: the file, variant, task, setting or flag does not exist, or a
       value has the wrong type.
   """
-  values = flags.FlagValues()
-  arguments = [
-    'rlcw',
-    *(
-      word.replace('--config=', f'--config={ROOT}/').replace(':VARIANT', '')
-      for word in arguments
-    ),
+  folder = f'--config={ROOT}/configs/'
+  words = [
+    word.replace('--config=configs/', folder).replace(':VARIANT', '')
+    for word in arguments
   ]
-  config_flags.DEFINE_config_file(
-    'config', None, '', values, lock_config=True, sys_argv=arguments
-  )
-  flags.DEFINE_string('workdir', None, '', flag_values=values)
-  flags.DEFINE_bool('distributed', False, '', flag_values=values)
-  flags.DEFINE_integer('heartbeat', 100, '', flag_values=values)
-  unparsed = values(arguments)[1:]
-  assert not unparsed, f'unexpected arguments: {unparsed}'
-  assert values.config is not None, 'no --config='
-  assert values.config.task in main.TASKS
+  tasks = {name: main.source(name) for name in main.TASKS}
+  command_lib.read(['rlcw', '--workdir=x', *words], tasks)
 
 
 def settings(config: pathlib.Path) -> set[str]:
   """The dotted keys of a config and of its nodes."""
-  values = flags.FlagValues()
-  arguments = ['rlcw', f'--config={config}']
-  config_flags.DEFINE_config_file(
-    'config', None, '', values, sys_argv=arguments
-  )
-  values(arguments)
-  tree = values.config.to_dict()
+  tree = configs.load(str(config)).to_dict()
 
   def walk(node: dict, prefix: str) -> Iterator[str]:
     for key, value in node.items():

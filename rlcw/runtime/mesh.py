@@ -9,6 +9,7 @@ The same program runs on a mesh of one device.
 """
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,10 @@ from rlcw import Config
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 GROUPS = ('data', 'fsdp')  # mesh axes that a batch of groups is split over
+
+# Platforms in JAX_PLATFORMS, and the extra of rlcw that installs their plugin.
+_EXTRAS = {'cuda': 'cuda', 'gpu': 'cuda', 'tpu': 'tpu'}
+_PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin', 'libtpu'
 
 # Logical axis -> mesh axis (None: replicated).
 Table = dict[str, str | None]
@@ -76,6 +81,30 @@ def constrain(x_PxGxLxD: jax.Array) -> jax.Array:
   return lax.with_sharding_constraint(x_PxGxLxD, spec)
 
 
+def all_devices() -> list[Any]:
+  """Returns the devices of all processes.
+
+  Raises:
+    ValueError: there is none of the platform that `JAX_PLATFORMS` asks for, or
+      JAX cannot open the devices.
+  """
+  try:
+    return jax.devices()
+  # JAX asserts that the platform has a plugin, without words.
+  except (AssertionError, RuntimeError) as error:
+    config: Any = jax.config
+    asked = config.jax_platforms or ''
+    found = [name for name in _PLUGINS if importlib.util.find_spec(name)]
+    words = f'JAX cannot open its devices, JAX_PLATFORMS={asked!r}'
+    words += f' ({str(error) or "there is none of this platform"})'
+    words += f'; of its plugins, found {found or "none"}'
+    extras = [_EXTRAS[name] for name in asked.split(',') if name in _EXTRAS]
+    if extras:
+      words += f'; expected pip install "rlcw[{extras[0]}]" and such a device'
+    words += ', or JAX_PLATFORMS=cpu'
+    raise ValueError(' '.join(words.split())) from None
+
+
 def make_mesh(
   data: int = 1,
   fsdp: int = -1,
@@ -95,7 +124,7 @@ def make_mesh(
     ValueError: the product of the axes is not the number of devices.
   """
   sizes = [data, fsdp, tensor]
-  device_array = np.array(jax.devices() if devices is None else devices)
+  device_array = np.array(all_devices() if devices is None else devices)
   if -1 in sizes:
     rest = int(np.prod([size for size in sizes if size != -1]))
     sizes[sizes.index(-1)] = max(device_array.size // rest, 1)

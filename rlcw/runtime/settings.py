@@ -56,7 +56,7 @@ def upgrade(
     The same settings.
   """
   with config.unlocked():
-    for name, value in [*_leaves(config)]:
+    for name, value in [*leaves(config)]:
       new = new_name(name)
       if name in REMOVED:
         warn(_removed(name))
@@ -114,7 +114,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
   Settings that only `new` has are left out: they were added to the code after
   the old run.  So are defaults that have changed since.
   """
-  before, after = dict(_leaves(old)), dict(_leaves(new))
+  before, after = dict(leaves(old)), dict(leaves(new))
   changed = {
     name: (value, after.get(name))
     for name, value in before.items()
@@ -132,7 +132,7 @@ _VARIABLE = re.compile('[A-Za-z_][A-Za-z0-9_]*')
 
 def refuse_secrets(config: Any) -> None:
   """Refuses settings that contain a secret, by `refuse_secret`."""
-  for name, value in _leaves(config):
+  for name, value in leaves(config):
     refuse_secret(name, value)
 
 
@@ -183,10 +183,11 @@ def _authority(url: str) -> str:
     return ''
 
 
-def _leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+def leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields the dotted name and the value of every setting."""
   for name, value in config.items():
     if isinstance(value, (ConfigDict, dict)):
-      yield from _leaves(value, f'{prefix}{name}.')
+      yield from leaves(value, f'{prefix}{name}.')
     else:
       yield f'{prefix}{name}', value
 

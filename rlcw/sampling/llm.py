@@ -82,7 +82,7 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
       ),
       # 0: greedy.  An endpoint takes None too, for both: the server's default.
       temperature=0.7,
-      max_new_tokens=512,
+      max_new_tokens=512,  # of a reply
       system='',  # system message; '': none, or the chat template's own
       cache='',  # an SQLite file in which replies are cached
       batch_size=16,  # prompts that a model loaded here answers at once

@@ -10,6 +10,15 @@ from rlcw.rewards.rules import arguments, compose
 from rlcw.runtime import files, metrics
 
 
+def check(config: Config) -> None:
+  """Raises ValueError if no number of rules is in the range."""
+  if config.least_rules > config.most_rules:
+    raise ValueError(
+      f'least_rules={config.least_rules}; expected at most most_rules='
+      f'{config.most_rules}'
+    )
+
+
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Composes `count` briefs; the output is written whole or not at all.
 

@@ -48,14 +48,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary.
 
   Raises:
-    ValueError: `dtype` is unknown, `adapters` is set for a model without any,
+    ValueError: `adapters` is set for a model without any,
       or see `save_classifier`.
     FileNotFoundError: there is no such model.
   """
-  if config.dtype not in weights.DTYPES:
-    raise ValueError(
-      f'dtype={config.dtype!r}; expected one of {weights.DTYPES}'
-    )
   mesh = make_mesh(**config.mesh)
   folder = workdir / 'model'
   folder.mkdir(exist_ok=True)

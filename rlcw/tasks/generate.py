@@ -26,6 +26,11 @@ from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import make_sampler
 
 
+def check(config: Config) -> None:
+  """Raises ValueError if both tails of the distribution are to be cut."""
+  make_sampler(config.temperature, config.top_k, config.top_p)
+
+
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Samples `samples` replies to every brief.

@@ -24,6 +24,15 @@ from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of
 from rlcw.sampling.usage import Ledger
 
 
+def check(config: Config) -> None:
+  """Raises ValueError if no judge is configured."""
+  if not factory.has_judge(config.judge):
+    raise ValueError(
+      'no judge is configured: expected --config.judge.model or '
+      '--config.judge.endpoint.url'
+    )
+
+
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Judges every reply; a run that was killed resumes where it stopped.
@@ -34,16 +43,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   Raises:
     ValueError: no judge is configured, or no reply got a verdict.
   """
+  check(config)
   settings = config.judge
   question = factory.make_question('judge', settings)
   judge_model = factory.make_judge(
     settings, make_mesh(**config.mesh), workdir=workdir
   )
-  if judge_model is None:
-    raise ValueError(
-      'no judge is configured: expected --config.judge.model or '
-      '--config.judge.endpoint.url'
-    )
+  assert judge_model is not None
   output = Path(config.output or workdir / 'verdicts.jsonl')
   ledger = Ledger(workdir, {'judge': judge_model.usage})
   patience = Patience('judge: no reply of a batch got a verdict')

@@ -21,7 +21,6 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
-MODES = 'benchmark', 'reward'
 # IFEval's two kinds: loose ones also accept the reply without asterisks or
 # without its first or last line.
 VERDICTS = 'strict', 'loose'
@@ -35,11 +34,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary.
 
   Raises:
-    ValueError: `mode` is unknown, or the input is empty or has an invalid line;
-      the message names the file, the line and the problem.
+    ValueError: the input is empty or has an invalid line; the message names
+      the file, the line and the problem.
   """
-  if config.mode not in MODES:
-    raise ValueError(f'mode={config.mode!r}; expected {" or ".join(MODES)}')
   records = datasets.read_records(config.input)
   if not records:
     raise ValueError(f'{config.input} has no lines')

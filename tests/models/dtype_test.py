@@ -13,6 +13,7 @@ from pipeline import run, tiny_config
 
 from rlcw import train
 from rlcw.data import datasets
+from rlcw.models import weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import as_dtype
 from rlcw.runtime.mesh import make_mesh
@@ -42,7 +43,7 @@ def steps(
   """For each dtype the told steps, the state, and an update's arrays."""
   found = {}
   original = train.make_update
-  for dtype in objective.DTYPES:
+  for dtype in weights.DTYPES:
     seen: dict[str, Any] = {}
 
     def spy(*args: Any, seen: dict[str, Any] = seen) -> Any:
@@ -71,7 +72,7 @@ def steps(
 def test_a_run_in_bfloat16_is_like_one_in_float32(
   steps: dict[str, Any],
 ) -> None:
-  first, other = (steps[dtype]['rows'][0] for dtype in objective.DTYPES)
+  first, other = (steps[dtype]['rows'][0] for dtype in weights.DTYPES)
   assert other['entropy'] == pytest.approx(first['entropy'], abs=0.1)
   assert other['bad_steps'] == 0
   assert other['entropy'] != first['entropy']
@@ -86,7 +87,7 @@ def test_the_loss_of_the_same_replies_is_nearly_the_same() -> None:
   params = train_test.make_params(train_test.single())
   arrays = train_test.make_arrays(train_test.single())
   found = []
-  for dtype in objective.DTYPES:
+  for dtype in weights.DTYPES:
     config = dataclasses.replace(train_test.CONFIG, dtype=dtype)
     loss = objective.make_loss(config, train_test.SETTINGS)(params, {}, arrays)
     found.append(loss['loss'].numerator / loss['loss'].denominator)
@@ -166,20 +167,6 @@ def test_norms_keep_their_dtype(tiny: Any) -> None:
   assert cast['final_norm']['scale'].dtype == np.float32
   assert cast['embed'].dtype == jnp.bfloat16
   assert cast['blocks']['gate']['kernel'].dtype == jnp.bfloat16
-
-
-@pytest.mark.parametrize('name', objective.NAMED)
-def test_an_unknown_name_is_refused(
-  tiny_folder: pathlib.Path, name: str
-) -> None:
-  config, legal = settings(tiny_folder, 'float32'), objective.NAMED[name]
-  for value in legal:
-    config[name] = value
-    objective.check(config, make_mesh(**config.mesh))
-  with config.unlocked():
-    config[name] = 'float16'
-    with pytest.raises(ValueError, match=f"{name}='float16'.*{legal[1]}"):
-      objective.check(config, make_mesh(**config.mesh))
 
 
 def test_a_cache_in_bfloat16_is_half_as_large() -> None:

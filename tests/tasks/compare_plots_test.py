@@ -17,9 +17,9 @@ def test_a_family_has_one_colour_and_its_members_are_told_apart() -> None:
 
 
 def test_every_arm_of_the_experiment_has_a_line_of_its_own() -> None:
-  found = page.looks([*experiment.ARMS])
+  found = page.looks([*experiment.VARIANTS])
   lines = {(colour, line) for colour, _, line in found.values()}
-  assert len(lines) == len(experiment.ARMS)
+  assert len(lines) == len(experiment.VARIANTS)
 
 
 def test_arms_of_no_family_are_told_apart() -> None:

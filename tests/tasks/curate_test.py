@@ -281,12 +281,8 @@ def test_a_bad_query_is_named(
 @pytest.mark.parametrize(
   ('setting', 'value'),
   [
-    ('language', 'fr'),
-    ('candidates', 1),
-    ('examples', 0),
+    ('examples', 21),
     ('neighbours', 2),
-    ('length_ratio', 0.9),
-    ('batch_size', 0),
   ],
 )
 def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:

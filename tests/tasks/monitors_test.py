@@ -165,16 +165,6 @@ def test_what_does_not_stand_out_of_the_noise_is_none() -> None:
   assert tripped(rows) == [('judge', 15, 0.35)]
 
 
-@pytest.mark.parametrize('name', ['window', 'judge_every'])
-def test_a_setting_that_makes_no_sense_is_named(name: str) -> None:
-  bad = shipped('grpo').monitors
-  bad[name] = 0
-  with pytest.raises(
-    ValueError, match=f'monitors.{name}=0; expected an integer'
-  ):
-    monitors.check(bad)
-
-
 def test_a_resumed_writer_shows_all_rows_that_it_keeps(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -32,8 +32,8 @@ def judge_settings() -> dict[str, Any]:
     votes=1,  # of an endpoint, at a temperature above 0; the majority counts
     principles='@principles_writing_en',  # or a file
     language='en',  # of the questions: en | zh
-    # The rest of a longer reply is not shown; 0: `CHARACTERS_PER_TOKEN` for
-    # each token that a reply may have, or no limit for replies from a file.
+    # The rest of a longer reply is not shown; 0: 8 for each token that a reply
+    # may have (CHARACTERS_PER_TOKEN), or no limit for replies from a file.
     max_reply_characters=0,
   )
 

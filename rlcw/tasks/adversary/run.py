@@ -101,11 +101,6 @@ class Game:
         f'max_calls={config.max_calls} is too small: judging the labelled '
         f'replies once needs {least} calls'
       )
-    for name in ('rounds', 'batches', 'batch_size', 'patience'):
-      if config[name] < 1:
-        raise ValueError(
-          f'{name}={config[name]}; expected an integer of at least 1'
-        )
     # A batch has no prompt, and no reply, twice.
     most = min(len(self.prompts), len(splits['train']))
     if config.batch_size > most:

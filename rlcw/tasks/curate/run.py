@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.models.chat import reply_of
-from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge import factory
 from rlcw.runtime import files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
@@ -160,27 +160,12 @@ def keeping_answered(trace: Path) -> Iterator[None]:
 
 
 def check(config: Config) -> None:
-  """Checks the settings of the task.
-
-  Raises:
-    ValueError: one is out of range; names it and the expected values.
-  """
-  expected_values = {
-    'language': (questions.LANGUAGES, config.language in questions.LANGUAGES),
-    'candidates': ('an integer of at least 2', config.candidates >= 2),
-    'examples': (
-      f'1 to neighbours={config.neighbours}',
-      1 <= config.examples <= config.neighbours,
-    ),
-    'length_ratio': (
-      'a number of at least 1, or 0 for no limit',
-      config.length_ratio == 0 or config.length_ratio >= 1,
-    ),
-    'batch_size': ('an integer of at least 1', config.batch_size >= 1),
-  }
-  for name, (words, valid) in expected_values.items():
-    if not valid:
-      raise ValueError(f'{name}={config[name]!r}; expected {words}')
+  """Raises ValueError if there are more `examples` than `neighbours`."""
+  if config.examples > config.neighbours:
+    raise ValueError(
+      f'examples={config.examples}; expected at most neighbours='
+      f'{config.neighbours}'
+    )
 
 
 def make_curator(config: Config, workdir: Path) -> 'Curator':

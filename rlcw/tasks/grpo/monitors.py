@@ -137,29 +137,6 @@ MONITORS = {
 }
 
 
-def check(settings: Config) -> None:
-  """Checks the settings under `monitors`.
-
-  Raises:
-    ValueError: a setting is out of range; names it and the expected range.
-  """
-  for name in ('window', 'judge_every'):
-    if settings[name] < 1:
-      raise ValueError(
-        f'monitors.{name}={settings[name]}; expected an integer of at least 1'
-      )
-  for name in MONITORS:
-    # `length` is a factor that must allow for no change; the others are
-    # differences, shares and a ratio.  Written with `not`, the comparison
-    # rejects NaN too.
-    least = 1 if name == 'length' else 0
-    if not settings[name] >= least:
-      raise ValueError(
-        f'monitors.{name}={settings[name]}; expected a number of at least '
-        f'{least}'
-      )
-
-
 class Watch:
   """Runs all monitors over a run's rows of metrics, given one by one.
 

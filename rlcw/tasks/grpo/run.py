@@ -133,14 +133,13 @@ def judge_usage(
 
 
 def check(config: Config) -> None:
-  """Checks a `grpo` config before anything is loaded.
+  """Checks the settings of `grpo` against each other and the devices.
 
   Raises:
-    ValueError: a setting is invalid; names it, its value and the expected ones.
+    ValueError: some do not fit; names them and the expected values.
   """
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
-  monitors.check(config.monitors)
   mixing.check(config.mixing, config.advantage_scale)
 
 

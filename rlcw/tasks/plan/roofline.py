@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rlcw.models.attention_decode import LANES
 from rlcw.models.config import ModelConfig
+from rlcw.runtime.ranges import nearest
 
 GIB = 2**30
 
@@ -231,6 +232,17 @@ TOPOLOGIES = {
 }
 
 
+def check(topology: str) -> None:
+  """Raises ValueError if there is no such slice."""
+  name, _, grid = topology.partition(':')
+  if grid not in TOPOLOGIES.get(name, ()):
+    valid = [f'{n}:{g}' for n, grids in TOPOLOGIES.items() for g in grids]
+    raise ValueError(
+      f'plan.topology={topology!r} is unknown; expected one of {valid}'
+      + nearest(topology, valid)
+    )
+
+
 def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   """Peak rates of a slice's chip, and its devices to compile for.
 
@@ -240,12 +252,8 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   Raises:
     ValueError: there is no such slice, or libtpu is not installed.
   """
-  name, _, grid = topology.partition(':')
-  if grid not in TOPOLOGIES.get(name, ()):
-    valid = [f'{n}:{g}' for n, grids in TOPOLOGIES.items() for g in grids]
-    raise ValueError(
-      f'plan.topology={topology!r} is unknown; expected one of {valid}'
-    )
+  check(topology)
+  name = topology.partition(':')[0]
   # Off a TPU machine, libtpu would otherwise wait for a metadata server.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')

@@ -62,6 +62,11 @@ MODELS = {
 }
 
 
+def check(config: Config) -> None:
+  """Raises ValueError if there is no such slice."""
+  roofline.check(config.plan.topology)
+
+
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Plans a step of a `grpo` config, and writes `plan.json` and `plan.png`.
 

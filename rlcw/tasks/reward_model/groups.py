@@ -20,7 +20,6 @@ from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
 
-DEBIAS = ('none', 'balance', 'length')
 # Probability that a token of a synthetic loser is replaced by a random one.
 BROKEN_TOKENS = 0.3
 # Edges of the bins of |log(length ratio)| within which pairs are balanced.
@@ -57,6 +56,16 @@ class Groups(NamedTuple):
     given_NxR = ~self.made
     both = given_NxR[:, :, None] & given_NxR[:, None, :]
     return np.argwhere((self.weight > 0) & both)
+
+
+def check(config: Config) -> None:
+  """Raises ValueError if a group has no room for a pair and the losers."""
+  losers, size = 2 * config.made_losers, config.replies_per_group
+  if size < 2 + losers:
+    raise ValueError(
+      f'replies_per_group={size} is too small for a pair and {losers} '
+      f'synthetic losers; expected {2 + losers} or more'
+    )
 
 
 def check_pairs(
@@ -104,19 +113,15 @@ def make_groups(
     preferences: prompts with replies of known worth.
     chat: of the model.
     config: of the `reward_model` task.
-    debias: one of `DEBIAS`; see `pair_weights`.
+    debias: none, balance or length; see `pair_weights`.
     system: a system message for prompts without their own.
 
   Raises:
     ValueError: `replies_per_group` is too small for a pair and the losers, or
       a prompt and its replies exceed the model's context.
   """
+  check(config)
   losers, size = 2 * config.made_losers, config.replies_per_group
-  if size < 2 + losers:
-    raise ValueError(
-      f'replies_per_group={size} is too small for a pair and {losers} '
-      f'synthetic losers; expected {2 + losers} or more'
-    )
   rng = np.random.default_rng(config.seed)
   vocabulary = len(chat.tokenizer)
   if chat.vocab_size is not None:
@@ -281,7 +286,7 @@ def pair_weights(
     worth_NxR: worth of each reply, NaN at padding.
     length_NxR: characters.
     least_gap: pairs closer in worth than this have weight 0.
-    debias: one of `DEBIAS`.
+    debias: none, balance or length.
     new_NxRxR: false at pairs that another group has; their weight is 0.
   """
   gap_NxRxR = worth_NxR[:, :, None] - worth_NxR[:, None, :]

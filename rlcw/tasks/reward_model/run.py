@@ -34,7 +34,6 @@ from rlcw.rewards import reward_model
 from rlcw.runtime import files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import (
-  DEBIAS,
   Groups,
   check_pairs,
   make_groups,
@@ -53,7 +52,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     FileNotFoundError: the model or the preferences do not exist.
     ValueError: a setting or a record is invalid, or no prompt has a pair.
   """
-  check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
   load = functools.partial(
     datasets.load_preferences,
@@ -109,21 +107,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     f'{summary["length_only_accuracy"]:.1%}'
   )
   return summary
-
-
-def check(config: Config) -> None:
-  """Checks the settings that take one of a few names.
-
-  Raises:
-    ValueError: one is unknown; names it and the expected values.
-  """
-  for name, value, valid in (
-    ('train', config.train, ('head', *lora.LEARNING)),
-    ('pooling', config.pooling, reward_model.POOLING),
-    ('debias', config.debias, DEBIAS),
-  ):
-    if value not in valid:
-      raise ValueError(f'{name}={value!r} is unknown; expected one of {valid}')
 
 
 def cached_features(
@@ -288,7 +271,7 @@ def group_loss(
     slope_2: slopes of the length covariates.
     arrays: `weight` `[N, R, R]`; and with `debias='length'` `covariate`
       `[N, R, 2]` and `real` `[N, R]`.
-    debias: one of `DEBIAS`.
+    debias: none, balance or length.
   """
   explained_NxR = 0.0
   if debias == 'length':
