@@ -339,7 +339,7 @@ def score_and_reference(
 def score_texts(
   model: RewardModel,
   prompts: Sequence[Prompt],
-  replies: list[list[str]],
+  replies: Sequence[Sequence[str]],
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
@@ -351,7 +351,7 @@ def score_texts(
 def read_texts(
   model: RewardModel,
   prompts: Sequence[Prompt],
-  replies: list[list[str]],
+  replies: Sequence[Sequence[str]],
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
