@@ -7,9 +7,6 @@ In Python, `load`, `sample`, `check`, `score` and `judge` are the library
 import importlib
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-if TYPE_CHECKING:
-  from rlcw.api import check, judge, load, sample, score
-
 __version__ = '0.1.0'
 __all__ = ['check', 'judge', 'load', 'sample', 'score']
 
@@ -17,11 +14,15 @@ __all__ = ['check', 'judge', 'load', 'sample', 'score']
 Config: TypeAlias = Any
 
 
-def __getattr__(name: str) -> Any:
-  # JAX takes seconds to import, and not every user of the package needs it.
-  if name in __all__:
-    return getattr(importlib.import_module('rlcw.api'), name)
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+if TYPE_CHECKING:
+  from rlcw.api import check, judge, load, sample, score
+else:  # For type checkers it would define every name.
+
+  def __getattr__(name: str) -> Any:
+    # JAX takes seconds to import, and not every user of the package needs it.
+    if name in __all__:
+      return getattr(importlib.import_module('rlcw.api'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:

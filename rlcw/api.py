@@ -125,8 +125,9 @@ def load(
       loaded = reward_model.load_alone(str(model), mesh)
       decoder = language_model.cast(loaded.decoder, dtype, 'auto')
       return loaded._replace(decoder=decoder)
+    policy = language_model.load(model, mesh)
     _log_unfinished(model)
-    return language_model.cast(language_model.load(model, mesh), dtype, 'auto')
+    return language_model.cast(policy, dtype, 'auto')
 
 
 @contextlib.contextmanager
@@ -149,7 +150,7 @@ def _log_unfinished(model: str | Path) -> None:
     checkpoints = Checkpoints(Path(model) / 'checkpoints', read_only=True)
     metrics.log(
       f'{model} has not finished: the model is that of step '
-      f'{checkpoints.latest()} of {run.steps}'
+      f'{checkpoints.latest()} of {run.get("steps")}'
     )
     checkpoints.close()
   _log_unfinished(run.model)
@@ -335,9 +336,7 @@ def check(rules: Any, replies: Any, *, judge: JudgeModel | None = None) -> Any:
     follow = [[brief.follow(text) for text in group] for brief, group in pairs]
   else:
     briefs, groups = zip(*pairs, strict=True)
-    # The language of the question, which a model of either can answer.
-    language = 'zh' if all(b.language == 'zh' for b in briefs) else 'en'
-    question = Question('demand', language, sys.maxsize)
+    question = Question('demand', _language(briefs), sys.maxsize)
     with _judge(judge, len(pairs)) as model:
       follow = questions.follow(model, question, briefs, groups)
   return asked.join(
@@ -450,7 +449,7 @@ def judge(
   replies: Text,
   *,
   principles: str | Path = '',
-  language: str = 'en',
+  language: str = '',
 ) -> Judgement: ...
 
 
@@ -461,7 +460,7 @@ def judge(
   replies: Sequence[Text],
   *,
   principles: str | Path = '',
-  language: str = 'en',
+  language: str = '',
 ) -> list[Judgement]: ...
 
 
@@ -472,7 +471,7 @@ def judge(
   replies: Sequence[Sequence[Text]],
   *,
   principles: str | Path = '',
-  language: str = 'en',
+  language: str = '',
 ) -> list[list[Judgement]]: ...
 
 
@@ -482,7 +481,7 @@ def judge(
   replies: Any,
   *,
   principles: str | Path = '',
-  language: str = 'en',
+  language: str = '',
 ) -> Any:
   """Judges replies Good or Bad by principles.
 
@@ -497,7 +496,7 @@ def judge(
     replies: a text, a list of texts, or a list of lists (see the module).
     principles: their text, the path of a file of them, or `@NAME` for some that
       the package ships; by default `@principles_writing_en`, or `…_zh`.
-    language: of the question, en or zh.
+    language: of the question, en or zh; by default zh if all briefs are.
 
   Returns:
     A `Judgement` for each reply, nested like `replies`.
@@ -511,13 +510,14 @@ def judge(
   >>> [0 < each.p_good < 1 for each in found]
   [True, True]
   """
+  asked = forms.match(prompts, replies, forms.brief)
+  pairs = asked.rows()
+  language = language or _language(asked.prompts)
   if language not in questions.LANGUAGES:
     raise ValueError(
       f'language={language!r}; expected one of {questions.LANGUAGES}'
     )
   rules = _principles(principles or f'@principles_writing_{language}')
-  asked = forms.match(prompts, replies, forms.brief)
-  pairs = asked.rows()
   if not pairs:
     return asked.join([])
   with _judge(model, len(pairs)) as judge_model:
@@ -535,6 +535,11 @@ def judge(
     Judgement(float(p_good), reason)
     for p_good, reason in zip(found.first.reshape(-1), reasons, strict=True)
   )
+
+
+def _language(briefs: Sequence[Brief]) -> str:
+  """Language to ask about briefs in, which a model of either can answer."""
+  return 'zh' if {brief.language for brief in briefs} == {'zh'} else 'en'
 
 
 def _principles(given: str | Path) -> str:

@@ -306,11 +306,16 @@ def test_demands_need_a_judge() -> None:
     return verdict(prompt, 'Pass' if '> To rain' in prompt else 'Fail')
 
   with serving(handler) as server:
+    brief = BRIEF | {
+      'instruction_id_list': [*rules],
+      'kwargs': [*rules.values()],
+    }
     found = rlcw.check(
-      [rules, RULES, rules],
+      [rules, RULES, brief],
       [['To rain', 'To tin'], 'a', ['To rain']],
       judge={'url': server.url, 'model': 'm'},
     )
+  assert any('A toast.' in prompt_of(each) for each in server.requests)
   groups = [[kept(v) for v in found[0]], kept(found[1]), kept(found[2][0])]
   assert groups == [
     [[True, True, True], [True, True, False]],

@@ -183,9 +183,11 @@ def rules(value: Any) -> Brief:
     record = {'instruction_id_list': [*record], 'kwargs': kwargs}
   ids, kwargs = briefs.instruction_ids(record), briefs.arguments(record)
   constraints.validate(ids, kwargs)
+  # A judge of demands reads the request as well.
+  prompt = layouts.prompt_of({'prompt': ''} | record)
   return Brief(
     '',
-    '',
+    messages.transcript(prompt),
     ids,
     kwargs,
     record.get('language', 'en'),
