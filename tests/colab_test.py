@@ -53,12 +53,21 @@ def test_notebook_runs_the_quickstart_s_tasks(notebook: Any) -> None:
   script = (ROOT / 'scripts' / 'quickstart.sh').read_text()
   (loop,) = re.findall(r'for task in (.*); do', script)
   whole = '\n'.join(cell.source for cell in _code(notebook))
-  run = re.findall(r"^rlcw\(\s*'(\w+)'", whole, re.M)
-  assert run == [*loop.split(), 'report', 'generate']
+  run = re.findall(r"^run_task\(\s*'(\w+)'", whole, re.M)
+  assert run == [*loop.split(), 'report']
   assert 'source scripts/environment.sh' in whole
   model = shipped('grpo').model
   assert model in (ROOT / 'scripts' / 'environment.sh').read_text()
   assert f"'{model}'" in whole
+
+
+def test_outside_a_checkout_the_address_is_asked_for(
+  notebook: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  parameters, finding = _code(notebook)[:2]
+  with pytest.raises(ValueError, match='enter the address of the repository'):
+    exec(f'{parameters.source}\n{finding.source}', {})
 
 
 def _text(cell: Any) -> str:
@@ -112,13 +121,14 @@ def test_notebook_runs(
   assert summary['steps'] == 2
   assert summary['briefs'] == 10
   told = {cell.source: _text(cell) for cell in cells}
-  taste, result, replies, own = (
+  before, taste, result, replies, after = (
     next(told[source] for source in told if f'\n{start}' in source)
     for start in (
-      "rlcw('reward_model'",
+      'before = ',
+      "run_task('reward_model'",
       'summary = ',
       'changed = ',
-      'asked, answers = ',
+      'after = ',
     )
   )
   accuracy = summary['reward_model']['heldout_accuracy']
@@ -135,6 +145,11 @@ def test_notebook_runs(
   ]
   assert len(shown) == 2
   assert replies.count('<b>trained</b>, keeps every rule in') == 4
-  answers = json.loads((runs / 'own' / 'replies.jsonl').read_text())
-  assert len(answers['responses']) == 3
-  assert all(f'— {reply}' in own for reply in answers['responses'])
+  for printed in (before, after):
+    assert len(re.findall('^— ', printed, re.M)) == 3
+    assert printed.count('  breaks: ') == 3
+  # the adapted weights write something else with the same random numbers
+  assert before != after.split('writing score')[0]
+  for name in ('before', 'after'):
+    (scores,) = re.findall(f'writing score {name}: (.*)', after)
+    assert len([*map(float, scores.split(', '))]) == 3

@@ -246,6 +246,31 @@ def apprentice(
   )
 
 
+@pytest.fixture(scope='session')
+def library_folder(
+  tiny_folder: pathlib.Path,
+  make_judge: Callable[[str], pathlib.Path],
+  tmp_path_factory: pytest.TempPathFactory,
+) -> pathlib.Path:
+  """A folder with the models and runs of tests/library.py."""
+  import library
+
+  folder = tmp_path_factory.mktemp('library')
+  library.build(folder, tiny_folder, make_judge('llama3'))
+  return folder
+
+
+@pytest.fixture
+def in_library(
+  library_folder: pathlib.Path,
+  one_device: None,
+  monkeypatch: pytest.MonkeyPatch,
+) -> pathlib.Path:
+  """That folder as the working directory."""
+  monkeypatch.chdir(library_folder)
+  return library_folder
+
+
 @pytest.fixture
 def one_device() -> Iterator[None]:
   """See `pipeline.one_device`."""

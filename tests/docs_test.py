@@ -219,6 +219,26 @@ def test_settings_named_in_passing_exist() -> None:
     assert {*named} <= known, page.name
 
 
+@pytest.mark.parametrize('name', ['faq', 'metrics', 'python'])
+def test_names_in_a_reference_occur_in_the_code(name: str) -> None:
+  files = [
+    p for top in ('rlcw', 'configs') for p in ROOT.glob(f'{top}/**/*.py')
+  ]
+  source = {
+    word for f in files for word in re.findall(r'\w+', f.read_text('utf-8'))
+  }
+  page = FENCE.sub('', (ROOT / 'docs' / f'{name}.md').read_text('utf-8'))
+  # settings with or without a value, metrics, fields; `judge_…` has a prefix
+  named = re.findall(r'`([a-z]\w*(?:\.\w+)*)(?:=[^`]*)?`', page)
+  last = {
+    each.removeprefix('judge_').rpartition('.')[2]
+    for each in named
+    if '_' in each or '.' in each
+  } - {'json', 'jsonl', 'png'}
+  assert len(last) > 5
+  assert last <= source
+
+
 # --- The checks themselves --------------------------------------------------
 
 

@@ -10,13 +10,16 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import metrics_page
 import numpy as np
 import pytest
+from metrics_page import documented
 from ml_collections import ConfigDict
 from pipeline import ROOT, run, shipped, tiny_config
 from stub_judges import Scripted
 
 from rlcw.data import datasets
+from rlcw.evaluation import winrate
 from rlcw.rewards import briefs, mixing, reward_model
 from rlcw.rewards.judge import factory
 from rlcw.runtime import files
@@ -77,6 +80,23 @@ def test_every_step_is_told_once_and_nothing_recompiles(
   phases = ('seconds_rollout', 'seconds_scoring', 'seconds_update')
   for row in rows:
     assert sum(row[p] for p in phases) == pytest.approx(row['seconds_step'])
+
+
+def test_every_metric_is_documented_and_no_other(runs: pathlib.Path) -> None:
+  grpo, reward_model = (
+    {*datasets.read_jsonl(runs / task / 'metrics.jsonl')[-1]}
+    for task in ('grpo', 'reward_model')
+  )
+  assert documented('grpo') == grpo | metrics_page.JUDGE
+  # the tasks that the section is of, and the loss, are named again in it
+  own = documented('sft and reward_model') - {'sft', 'reward_model'}
+  assert own == reward_model - grpo | {'loss'}
+  summary = json.loads((runs / 'evaluate' / 'summary.json').read_text())
+  won_N = np.array([1.0, 0.0])
+  compared = winrate.summary(won_N, won_N, np.arange(2))
+  assert documented('evaluate') == metrics_page.stems(
+    {*summary, *compared} - metrics_page.EVERY
+  )
 
 
 def test_the_diary_holds_every_reply_and_no_violator_is_rewarded(
@@ -309,6 +329,7 @@ def test_runs_are_compared_and_added(
   assert written('rlmr-0') == kept and written('rlmr-1') > stale
   found = summary['arms']
   assert [*found] == ['base', 'linear_2', 'rlmr']
+  assert {*found['rlmr']['numbers']} == documented('compare')
   assert found['rlmr']['runs'] == ['rlmr-0', 'rlmr-1']
   assert summary['best'] == {'linear': 'linear_2'}
   for arm in ('linear_2', 'rlmr'):

@@ -355,7 +355,7 @@ def score_and_reference(
 def score_texts(
   model: RewardModel,
   prompts: Sequence[Prompt],
-  replies: list[list[str]],
+  replies: Sequence[Sequence[str]],
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
@@ -401,7 +401,7 @@ def floor_blank_replies(
 def read_texts(
   model: RewardModel,
   prompts: Sequence[Prompt],
-  replies: list[list[str]],
+  replies: Sequence[Sequence[str]],
   finished: np.ndarray,
   widths: tuple[int, int] = (0, 0),
 ) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pipeline
 import pytest
+from metrics_page import documented
 from ml_collections import ConfigDict
 
 from rlcw.data import datasets
@@ -189,6 +190,8 @@ def test_a_longer_run_goes_on_exactly(
 
   run('stopped', 2)
   jax.tree.map(np.testing.assert_array_equal, run('stopped', 5), run('one', 5))
+  [*_, row] = datasets.read_jsonl(tmp_path / 'one' / 'metrics.jsonl')
+  assert {*row} <= documented('grpo')  # and none that `grpo` lacks
 
 
 def test_rows_that_do_not_split_over_the_devices_are_refused(
