@@ -56,6 +56,9 @@ def get_config() -> ConfigDict:
         max_grad_norm=1.0,
         checkpoint_every=14,
       ),
+      # Where metrics go besides metrics.jsonl: tensorboard | wandb | trackio,
+      # several with commas.
+      loggers=('tensorboard',),
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       remat=True,
     )

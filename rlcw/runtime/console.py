@@ -166,4 +166,5 @@ def show(*grids: rich_table.Table) -> None:
     out.width = out.measure(grid).maximum
     with out.capture() as printed:
       out.print(grid)
-    log(printed.get().rstrip('\n'))
+    lines = [line.rstrip() for line in printed.get().splitlines()]
+    log('\n'.join(line for line in lines if line))

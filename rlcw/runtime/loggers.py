@@ -176,7 +176,7 @@ LOGGERS: dict[str, Callable[[Run], Logger]] = {
 _KEEPING = 'wandb', 'trackio'
 
 
-def names_of(config: Mapping[str, Any] | Config) -> list[str]:
+def names_of(config: Config) -> list[str]:
   """Returns the loggers that a config names.
 
   Its `loggers` are names, or texts of several names with commas, as the command
@@ -188,7 +188,7 @@ def names_of(config: Mapping[str, Any] | Config) -> list[str]:
   return [*dict.fromkeys(name for name in names if name)]
 
 
-def check(config: Mapping[str, Any] | Config) -> None:
+def check(config: Config) -> None:
   """Checks the setting `loggers`, before anything is loaded.
 
   Raises:
@@ -275,9 +275,7 @@ class Loggers:
     ValueError: see `check` and `settings.refuse_secrets`.
   """
 
-  def __init__(
-    self, workdir: Path, first_step: int, config: Mapping[str, Any] | Config
-  ):
+  def __init__(self, workdir: Path, first_step: int, config: Config):
     check(config)
     settings.refuse_secrets(config)
     names = names_of(config)

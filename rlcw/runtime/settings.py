@@ -28,6 +28,8 @@ REMOVED = {'judged_per_brief': 1, 'broken_tokens': 0.3}
 # Defaults that have changed, (old, new): a run that was begun with the old one
 # goes on with the new one.
 _NEW_DEFAULTS = {'max_reply_characters': (4000, 0)}
+# Settings that change no result: a run may be resumed with other ones.
+FREE = 'loggers', 'show_every'
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
 
 
@@ -107,13 +109,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
   """Returns the settings that differ, by dotted name: (old, new) values.
 
   Settings that only `new` has are left out: they were added to the code after
-  the old run.  So are defaults that have changed since.
+  the old run.  So are defaults that have changed since, and all of `FREE`.
   """
   before, after = dict(_leaves(old)), dict(_leaves(new))
   changed = {
     name: (value, after.get(name))
     for name, value in before.items()
-    if value != after.get(name)
+    if value != after.get(name) and name not in FREE
   }
   return {
     name: values

@@ -12,7 +12,7 @@ from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.models.chat import reply_of
 from rlcw.rewards import reward_model
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 
@@ -52,8 +52,18 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'score_mean': np.mean(scores),
     'score_std': np.std(scores),
   }
-  metrics.log(
-    f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '
-    f'{summary["score_std"]:.3f}; {output}'
+  lowest, middle, highest = np.percentile(scores, [0, 50, 100])
+  numbers = {
+    'mean': summary['score_mean'],
+    'std': summary['score_std'],
+    'lowest': lowest,
+    'median': middle,
+    'highest': highest,
+  }
+  console.table(
+    f'score: {len(rows)} replies',
+    ('', 'score'),
+    [(name, console.number(value, '.3f')) for name, value in numbers.items()],
   )
+  console.log(f'score: {output}')
   return summary

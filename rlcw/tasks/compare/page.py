@@ -9,13 +9,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import rich
 from matplotlib import axes, figure
-from rich import table
 
 from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import GREEN, STYLE, TRAINED, YELLOW, png, smooth
 from rlcw.rewards.briefs import Brief
+from rlcw.runtime import console
 from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
 # Label, key of an arm's `numbers`, format; the most telling first.
@@ -84,16 +83,29 @@ def write(
     samples=samples(replies, briefs),
   )
   (workdir / 'report.html').write_text(page, encoding='utf-8')
-  grid = table.Table('', *(label for label, key, _ in ROWS if key in _TERMINAL))
-  for arm, stats in arms.items():
-    cells = (
-      show(stats['numbers'][key], style)
-      for _, key, style in ROWS
-      if key in _TERMINAL
-    )
-    grid.add_row(f'{arm} ({len(stats["runs"])})', *cells)
-  rich.print(grid)
-  print(workdir / 'report.html')
+  print_table(arms)
+  console.log(str(workdir / 'report.html'))
+
+
+def print_table(arms: dict[str, Any]) -> None:
+  """Prints the main numbers of all arms, each above its 95% intervals.
+
+  Args:
+    arms: `arms` of the summary.
+  """
+  rows = []
+  for label, key, style in ROWS:
+    if key not in _TERMINAL:
+      continue
+    cells = (show(stats['numbers'][key], style) for stats in arms.values())
+    rows.append((label, *cells))
+    ends = [stats['intervals'].get(key) for stats in arms.values()]
+    if any(ends):
+      rows.append(
+        ('  95% interval', *(console.interval(each, style) for each in ends))
+      )
+  names = (f'{arm} ({len(stats["runs"])})' for arm, stats in arms.items())
+  console.table('compare: arms (runs)', ('', *names), rows)
 
 
 def headline_arm(summary: dict[str, Any]) -> str:

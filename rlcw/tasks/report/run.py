@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
-import rich
-from rich import table
 
 from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
+from rlcw.runtime import console
 
 # Groups of replies shown per training step.
 GROUPS_PER_STEP = 2
@@ -416,9 +415,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   (workdir / 'rules.png').write_bytes(rules_png)
   page = _render(runs, summary, rates, rules_png, panels)
   (workdir / 'report.html').write_text(str(page), encoding='utf-8')
-  grid = table.Table('', *ARMS, 'difference', '95% interval')
-  for row in headline(summary):
-    grid.add_row(*row)
-  rich.print(grid)
-  print(page.verdict, workdir / 'report.html', sep='\n')
+  console.table(
+    f'report: {summary["briefs"]} briefs',
+    ('', *ARMS, 'difference', '95% interval'),
+    headline(summary),
+  )
+  console.log(f'{page.verdict}\n{workdir / "report.html"}')
   return summary
