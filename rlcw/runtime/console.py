@@ -137,14 +137,19 @@ def table(
   title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
   """Prints a table: the first column is a label, the others are numbers."""
-  grid = rich_table.Table(
-    box=box.SIMPLE_HEAD, title=title, title_justify='left'
-  )
+  grid = rich_table.Table(box=box.SIMPLE_HEAD)
   for index, column in enumerate(columns):
-    grid.add_column(column, justify='right' if index else 'left')
+    grid.add_column(_plain(column), justify='right' if index else 'left')
   for row in rows:
-    grid.add_row(*row)
+    grid.add_row(*map(_plain, row))
+  # Not by rich, which breaks a title that is longer than its table.
+  log(_plain(title))
   show(grid)
+
+
+def _plain(cell: str) -> str:
+  """Replaces what a terminal would obey, such as in the name of a folder."""
+  return ''.join(c if c.isprintable() else '\ufffd' for c in cell)
 
 
 def interval(ends: Sequence[float] | None, style: str) -> str:

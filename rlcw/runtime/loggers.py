@@ -69,11 +69,10 @@ class TensorBoard:
 
   def __init__(self, run: Run):
     # Imported here because they are slow, and only tasks that train need them.
-    from tensorboardX import summary
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
-    self._event, self._text = Event, summary.text
+    self._event = Event
     folder = run.workdir / 'tensorboard'
     folder.mkdir(exist_ok=True)
     # Not `SummaryWriter`: a full disk kills its writer thread, and later steps
@@ -83,7 +82,17 @@ class TensorBoard:
     self._write(step=run.first_step, session_log={'status': 'START'})
 
   def text(self, step: int, name: str, text: str) -> None:
-    self._write(step=step, summary=self._text(name, _literal(text)))
+    # As `tensorboardX.summary.text`, a module that would import PyTorch.
+    value = {
+      'tag': f'{name}/text_summary',
+      'metadata': {'plugin_data': {'plugin_name': 'text'}},
+      'tensor': {
+        'dtype': 'DT_STRING',
+        'string_val': [_literal(text).encode()],
+        'tensor_shape': {'dim': [{'size': 1}]},
+      },
+    }
+    self._write(step=step, summary={'value': [value]})
 
   def log(self, step: int, numbers: Mapping[str, float]) -> None:
     scalars = [{'tag': k, 'simple_value': v} for k, v in numbers.items()]
@@ -140,6 +149,7 @@ class Trackio:
     import trackio  # pyright: ignore
 
     self._markdown, self._texts = trackio.Markdown, {}
+    self._finish = trackio.finish
     project = os.environ.get('TRACKIO_PROJECT') or _PROJECT
     # It prints escape codes, even where there is no terminal.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -164,7 +174,7 @@ class Trackio:
 
   def close(self) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-      self._run.finish()
+      self._finish()
 
 
 LOGGERS: dict[str, Callable[[Run], Logger]] = {

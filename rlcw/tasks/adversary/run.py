@@ -308,12 +308,12 @@ class Game:
 
   def log_round(self, values: Mapping[str, Any]) -> None:
     """Logs a line to the terminal."""
-    metrics.log(
-      f'round {self.state.round}: agreement {values["dev_agreement"]:.1%}, '
-      f"generator's success {values['success']:.1%}, "
-      f'{values["kept"]} changes kept, {values["refused"]} refused, '
-      f'{values["calls"]} calls, {values["calls_per_second"]:.1f}/s'
+    template = (
+      'agreement {dev_agreement:.1%}, success of the generator {success:.1%}, '
+      '{kept:d} changes kept, {refused:d} refused, {calls:,d} calls, '
+      '{calls_per_second:.1f}/s'
     )
+    console.log(f'round {self.state.round}: {console.line(template, values)}')
 
   def log_version(
     self,

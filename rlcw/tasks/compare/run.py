@@ -230,8 +230,9 @@ def warnings(folder: Path) -> list[str] | None:
 
 
 def differences(settings: dict[str, Config]) -> list[str]:
-  """Lists settings other than `MIXING` and `FREE` in which runs differ from the first.
+  """Lists settings in which runs differ from the first.
 
+  Those of `MIXING`, and those that change no result, are left out.
   A setting that a run lacks, because an older version made it, is ignored.
 
   Returns:

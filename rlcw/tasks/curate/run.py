@@ -142,17 +142,18 @@ def run(config: Config, workdir: Path) -> Record:
 
 def print_table(summary: Record) -> None:
   """Prints the main numbers of a summary."""
-  queries, candidates = summary['queries'], summary['candidates']
+  queries, pairs = summary['queries'], summary['pairs']
+  candidates, left_out = summary['candidates'], summary['left_out']
   labelled = candidates - summary['unlabelled']
+  replies = candidates + sum(left_out.values())
+  longer = round(summary['chosen_longer'] * pairs)
   # Label, count, and the number that it is a share of.
   rows = [
     *((f'queries: {k}', n, queries) for k, n in summary['outcomes'].items()),
+    ('pairs whose better reply is longer', longer, pairs),
     ('candidates with a label', labelled, candidates),
     ('labels overturned', summary['overturned'], labelled),
-    *(
-      (f'replies left out: {k}', n, candidates + n)
-      for k, n in summary['left_out'].items()
-    ),
+    *((f'replies left out: {k}', n, replies) for k, n in left_out.items()),
   ]
   console.table(
     f'curate: {queries} queries',
@@ -160,13 +161,6 @@ def print_table(summary: Record) -> None:
     [
       (label, f'{n:,}', f'{n / total:.1%}' if total else console.MISSING)
       for label, n, total in rows
-    ]
-    + [
-      (
-        'pairs whose better reply is longer',
-        '',
-        f'{summary["chosen_longer"]:.1%}',
-      )
     ],
   )
 
