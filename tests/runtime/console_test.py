@@ -97,7 +97,7 @@ def test_a_cell_cannot_steer_the_terminal(
   console.table('', ('', 'a\x1b]0;x\x07'), [('b\x1b[2J\r\n', '1')])
   text = capsys.readouterr().out
   assert not {*'\x1b\x07\r'} & {*text}
-  assert len(text.splitlines()) == 3
+  assert len(text.splitlines()) == 4
 
 
 def test_progress_without_a_terminal_is_lines_with_counts(

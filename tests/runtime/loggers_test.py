@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from rlcw.runtime import console, loggers, metrics
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 REPLY = '[bold]x</pre><script>\n```\n![a](http://x)\n\ud83d'
 
 
@@ -299,3 +301,22 @@ def test_trackio_gets_every_step_once_offline(
   assert [values[n]['loss'] for n in range(4)] == [0.0, 0.5, 1.0, 1.5]
   assert [{*values[n]} for n in (0, 1)] == [{'loss'}, {'loss', 'sample'}]
   assert values[1]['sample']['_value'].startswith('    [bold]x</pre>')
+
+
+@pytest.mark.parametrize('task', ['sft', 'reward_model', 'grpo'])
+def test_the_command_line_names_loggers_with_commas(task: str) -> None:
+  def parse(*given: str) -> list[str]:
+    values = flags.FlagValues()
+    arguments = ['rlcw', f'--config={ROOT}/configs/{task}.py', *given]
+    config_flags.DEFINE_config_file(
+      'config', None, '', values, sys_argv=arguments
+    )
+    values(arguments)
+    return loggers.names_of(values.config)
+
+  assert parse() == ['tensorboard']
+  assert parse('--config.loggers=wandb') == ['wandb']
+  given = 'tensorboard,wandb,trackio'
+  assert parse(f'--config.loggers={given}') == given.split(',')
+  assert parse("--config.loggers=('wandb', 'trackio')") == ['wandb', 'trackio']
+  assert parse('--config.loggers=()') == []
