@@ -69,10 +69,11 @@ class TensorBoard:
 
   def __init__(self, run: Run):
     # Imported here because they are slow, and only tasks that train need them.
+    from tensorboardX import summary
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
-    self._event = Event
+    self._event, self._text = Event, summary.text
     folder = run.workdir / 'tensorboard'
     folder.mkdir(exist_ok=True)
     # Not `SummaryWriter`: a full disk kills its writer thread, and later steps
@@ -82,17 +83,7 @@ class TensorBoard:
     self._write(step=run.first_step, session_log={'status': 'START'})
 
   def text(self, step: int, name: str, text: str) -> None:
-    # As `tensorboardX.summary.text`, a module that would import PyTorch.
-    value = {
-      'tag': f'{name}/text_summary',
-      'metadata': {'plugin_data': {'plugin_name': 'text'}},
-      'tensor': {
-        'dtype': 'DT_STRING',
-        'string_val': [_literal(text).encode()],
-        'tensor_shape': {'dim': [{'size': 1}]},
-      },
-    }
-    self._write(step=step, summary={'value': [value]})
+    self._write(step=step, summary=self._text(name, _literal(text)))
 
   def log(self, step: int, numbers: Mapping[str, float]) -> None:
     scalars = [{'tag': k, 'simple_value': v} for k, v in numbers.items()]
@@ -209,16 +200,20 @@ def check(config: Config) -> None:
       raise ValueError(
         f'loggers: {name!r} is unknown; expected some of {", ".join(LOGGERS)}'
       )
-    if name not in _KEEPING:
-      continue
-    try:
-      # Not by an import: a folder `wandb`, which W&B makes, is one as well.
-      importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
+    if name in _KEEPING and not _is_installed(name):
       raise ValueError(
         f'loggers: {name!r} requires the extra `{name}` '
         f"(pip install 'rlcw[{name}]')"
-      ) from None
+      )
+
+
+def _is_installed(name: str) -> bool:
+  try:
+    # Not by an import: a folder `wandb`, which W&B makes, can be imported too.
+    importlib.metadata.distribution(name)
+  except importlib.metadata.PackageNotFoundError:
+    return False
+  return True
 
 
 class _Guarded:

@@ -1,7 +1,6 @@
 """Loggers get every step once, and none of them ends a run."""
 
 import errno
-import importlib.metadata
 import json
 import math
 import os
@@ -52,7 +51,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> type[Kept]:
   monkeypatch.setattr(Kept, 'calls', [], raising=False)
   monkeypatch.setattr(Kept, 'failing', set(), raising=False)
   monkeypatch.setitem(loggers.LOGGERS, 'wandb', Kept)
-  monkeypatch.setattr(importlib.metadata, 'distribution', lambda name: name)
+  monkeypatch.setattr(loggers, '_is_installed', lambda name: True)
   console.take_notices()
   return Kept
 
@@ -101,13 +100,20 @@ def test_an_unknown_logger_is_refused_with_the_legal_ones() -> None:
 def test_a_logger_that_is_not_installed_is_refused_with_its_extra(
   name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  def missing(name: str) -> None:
-    raise importlib.metadata.PackageNotFoundError(name)
-
-  monkeypatch.setattr(importlib.metadata, 'distribution', missing)
+  monkeypatch.setattr(loggers, '_is_installed', lambda name: False)
   with pytest.raises(ValueError, match=rf"\(pip install 'rlcw\[{name}\]'\)$"):
     loggers.check({'loggers': (name,)})
   loggers.check({'loggers': ('tensorboard',)})
+
+
+def test_a_folder_is_no_installed_package(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  (tmp_path / 'some_logger').mkdir()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend('')
+  assert not loggers._is_installed('some_logger')
+  assert loggers._is_installed('numpy')
 
 
 def test_a_secret_is_not_logged(
