@@ -139,16 +139,16 @@ def table(
   """Prints a table: the first column is a label, the others are numbers."""
   grid = rich_table.Table(box=box.SIMPLE_HEAD)
   for index, column in enumerate(columns):
-    grid.add_column(_plain(column), justify='right' if index else 'left')
+    grid.add_column(plain(column), justify='right' if index else 'left')
   for row in rows:
-    grid.add_row(*map(_plain, row))
+    grid.add_row(*map(plain, row))
   # Not by rich, which breaks a title that is longer than its table.
-  log(_plain(title))
+  log(plain(title))
   show(grid)
 
 
-def _plain(cell: str) -> str:
-  """Replaces what a terminal would obey, such as in the name of a folder."""
+def plain(cell: str) -> str:
+  """Replaces characters of a line that a terminal would obey, not show."""
   return ''.join(c if c.isprintable() else '\ufffd' for c in cell)
 
 

@@ -260,7 +260,8 @@ class _Guarded:
     except Exception as error:
       self._failed += 1
       if self._failed == 1:
-        self._reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        words = f'{type(error).__name__}: {error}'.split()
+        self._reason = console.plain(' '.join(words))[:300]
         console.log(
           f'warning: logger {self._name} fails, the run goes on: {self._reason}'
         )
