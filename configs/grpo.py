@@ -362,6 +362,13 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       warmup_steps=2,  # of linear growth of the learning rate
       max_grad_norm=1.0,  # gradients are clipped to this norm
       checkpoint_every=6,  # steps
+      # --- Shown while it runs
+      # Steps between samples, printed and logged: a brief with its best and its
+      # worst reply; 0 for never.
+      show_every=10,
+      # Where metrics go besides metrics.jsonl: tensorboard | wandb | trackio,
+      # several with commas.
+      loggers=('tensorboard',),
       # --- Monitors
       # Thresholds for signs of reward hacking; crossing one logs a warning.
       # Means over the last `window` steps are compared with the first ones.

@@ -58,6 +58,9 @@ def get_config() -> ConfigDict:
         max_grad_norm=1.0,  # gradients are clipped to this norm
         checkpoint_every=14,  # steps
       ),
+      # Where metrics go besides metrics.jsonl: tensorboard | wandb | trackio,
+      # several with commas.
+      loggers=('tensorboard',),
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       # Recompute whole blocks in the backward pass: less memory, more time.
       remat=True,

@@ -15,7 +15,7 @@ import jax
 from absl import app, logging
 from ml_collections import ConfigDict
 
-from rlcw import tasks
+from rlcw import Config, tasks
 from rlcw.runtime import (
   command,
   files,
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
   run_task(config, workdir)
 
 
-def check_task(config: ConfigDict) -> None:
+def check_task(config: Config) -> None:
   """Checks the settings against each other and against the devices.
 
   Raises:
@@ -115,7 +115,7 @@ def check_task(config: ConfigDict) -> None:
   """
   try:
     if uses_devices(config):
-      mesh.make_mesh(**config.mesh.to_dict())
+      mesh.make_mesh(**config.mesh)
     task = importlib.import_module(TASKS[str(config.task)])
     if hasattr(task, 'check'):
       task.check(config)

@@ -19,8 +19,9 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
+from rlcw import Config
 from rlcw.losses import Ratio
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, files, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
 
@@ -50,10 +51,21 @@ class Batch(NamedTuple):
   metrics: Mapping[str, Any]
   started: float  # time.perf_counter() when the device became free
   seconds: float = 0.0  # from then until the batch was complete
+  # Counts such as `tokens`, of which the metrics have the rates per second.
+  counts: Mapping[str, float] = {}
+  sample: str = ''  # a text to show, if any
 
 
 class Ended(ValueError):
   """Raised by `next_batch`, in all processes, to end a run that is saved."""
+
+
+def make_rate(learning_rate: float, warmup_steps: int) -> optax.Schedule:
+  """Learning rate by the number of updates: warm-up, then constant."""
+  # Divided by warmup_steps + 1 so that the first step's rate is above 0.
+  return optax.linear_schedule(
+    learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
+  )
 
 
 def make_optimizer(
@@ -71,10 +83,7 @@ def make_optimizer(
     max_grad_norm: global norm that gradients are clipped to.
     moment_dtype: dtype of the first moment; the second is float32.
   """
-  # Divided by warmup_steps + 1 so that the first step's rate is above 0.
-  rate = optax.linear_schedule(
-    learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
-  )
+  rate = make_rate(learning_rate, warmup_steps)
   return optax.chain(
     optax.clip_by_global_norm(max_grad_norm),
     optax.adam(rate, b2=0.99, mu_dtype=moment_dtype),
@@ -128,6 +137,7 @@ def make_update(
   optimizer: optax.GradientTransformation,
   state: TrainState,
   microbatches: int = 1,
+  rate: optax.Schedule | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """Makes the jitted step `(state, arrays, frozen) -> (state, metrics)`.
 
@@ -144,6 +154,7 @@ def make_update(
     state: gives the shardings of the new state.  The step donates the buffers
       of the state that it is called with.
     microbatches: a divisor of the batch's leading axis.
+    rate: the optimiser's learning rate, for the metrics.
 
   Returns:
     The step; its `frozen` parameters complete the state's, without gradient.
@@ -195,6 +206,10 @@ def make_update(
     bad_steps = jnp.where(good, 0, state.bad_steps + ~finite)
     stats |= {'grad_norm': norm, 'bad_steps': bad_steps}
     stats['skipped'] = (~good).astype(jnp.int32)
+    if rate is not None:
+      # Adam's count, which leaves out the updates that were skipped.
+      counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, 'count')
+      stats['learning_rate'] = jnp.asarray(rate(counts[0][1]), jnp.float32)
     return TrainState(state.step + 1, params, opt_state, bad_steps), stats
 
   # Donating the old state halves the memory of parameters and moments.  Fixed
@@ -230,6 +245,9 @@ def fit(
   microbatches: int = 1,
   max_bad_steps: int = 3,
   watch: Callable[[dict[str, Any]], None] | None = None,
+  line: str = 'loss {loss:.4f}, {seconds_step:.2f} s',
+  rate: optax.Schedule | None = None,
+  config: Config | None = None,
 ) -> TrainState:
   """Trains for `steps` steps, or resumes from the newest checkpoint.
 
@@ -248,6 +266,9 @@ def fit(
     max_bad_steps: steps in a row without a finite loss and gradient that stop
       the run.
     watch: receives every row of metrics (`metrics.Writer`).
+    line: template of the line that is logged for each step (`console.line`).
+    rate: the optimiser's learning rate, for the metrics.
+    config: of the run, for its loggers.
 
   Returns:
     The state after the last step.
@@ -272,8 +293,8 @@ def fit(
     metrics.log(f'{name}: resumes from step {int(state.step)} of {steps}')
   first = int(state.step)
   compilations = metrics.Compilations()
-  update = make_update(loss_fn, optimizer, state, microbatches)
-  writer = metrics.Writer(workdir, first, watch)
+  update = make_update(loss_fn, optimizer, state, microbatches, rate)
+  writer = metrics.Writer(workdir, first, watch, config)
   with writer as write, processes.preemption_notice() as preempted:
 
     def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
@@ -286,11 +307,17 @@ def fit(
         'compilations': compilations.count,
         'seconds_compiling': compilations.seconds,
       }
-      write(step, {**batch.metrics, **stats, **times, **compiled})
+      rates = {f'{k}_per_second': n / total for k, n in batch.counts.items()}
+      row = {**batch.metrics, **stats, **times, **rates, **compiled}
+      row = files.clean(row)
+      console.log(f'{name}: step {step} of {steps}: {console.line(line, row)}')
+      if batch.sample:
+        console.log(batch.sample)
+      write(step, row, batch.sample)
       return stats['bad_steps'] >= max_bad_steps
 
     pending = None  # the arguments of `write_row` for the step in flight
-    for step in metrics.progress(name, first, steps, 'step'):
+    for step in console.progress(name, first, steps, 'step', lines=False):
       try:
         batch = next_batch(state, step)
       except Ended:

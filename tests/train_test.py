@@ -358,3 +358,47 @@ def test_the_update_takes_over_its_buffers_and_compiles_once() -> None:
     state, _ = update(state, arrays, {})
   assert first.is_deleted()
   assert update._cache_size() == 1  # type: ignore
+
+
+def test_every_step_is_a_line_with_its_sample_rate_and_tempo(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    # The second step is skipped, so it does not count for the warm-up.
+    target = jnp.full((2,), float('nan') if step == 1 else 0.0)
+    return train.Batch(
+      {'target': target},
+      {'extra': step, 'word': '[bold]'},
+      time.perf_counter(),
+      counts={'tokens': 10},
+      sample='  a [bold]reply' if step == 2 else '',
+    )
+
+  train.fit(
+    jax.device_put({'x': jnp.float32(1.0)}, replicated(single())),
+    next_batch,
+    scalar_loss,
+    train.make_optimizer(0.3, warmup_steps=2, max_grad_norm=1.0),
+    single(),
+    name='test',
+    steps=4,
+    workdir=tmp_path,
+    checkpoint_every=100,
+    line='extra {extra:d}, loss {loss:.1f}, rate {learning_rate:.1f}',
+    rate=train.make_rate(0.3, 2),
+    config=ConfigDict({'loggers': ()}),
+  )
+  said = capsys.readouterr()
+  assert said.out.splitlines() == [
+    'test: step 0 of 4: extra 0, loss 1.0, rate 0.1',
+    'test: step 1 of 4: extra 1, loss –, rate 0.2',
+    'test: step 2 of 4: extra 2, loss 0.8, rate 0.2',
+    '  a [bold]reply',
+    'test: step 3 of 4: extra 3, loss 0.5, rate 0.3',
+  ]
+  assert said.err == ''
+  rows = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  for row in rows:
+    tempo = 10 / row['seconds_step']
+    assert row['tokens_per_second'] == pytest.approx(tempo)
+  assert not (tmp_path / 'tensorboard').exists()

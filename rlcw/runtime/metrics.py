@@ -1,24 +1,27 @@
-"""Metrics of a run's loop: JSONL, TensorBoard, progress bar and log lines.
+"""Metrics of a run's loop: the rows of `metrics.jsonl`, and its loggers.
 
-Only process 0 writes and prints.
+Only process 0 writes.
 """
 
 import json
 import os
 import platform
 import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from rlcw import Config
 from rlcw.runtime import files, processes
-from rlcw.runtime.files import _name_file_in_errors
+from rlcw.runtime.console import log as log
+from rlcw.runtime.console import notice as notice
+from rlcw.runtime.console import progress as progress
+from rlcw.runtime.console import take_notices as take_notices
+from rlcw.runtime.loggers import Loggers
 
 
 def mean(values: Any, axis: int | None = None) -> Any:
@@ -33,7 +36,7 @@ STEP_LOGS = 'metrics', 'rollouts', 'strategies', 'fakes'
 
 
 class Writer:
-  """Writer of a run's `metrics.jsonl` and TensorBoard events.
+  """Writer of a run's `metrics.jsonl`, and of all its loggers.
 
   Args:
     workdir: folder of the run.
@@ -41,6 +44,7 @@ class Writer:
       are removed from all `STEP_LOGS`, because the run repeats those steps.
     watch: called with every row of metrics in order, beginning with those that
       a resumed run finds in the file.
+    config: of the run; its `loggers`, by default TensorBoard, are opened.
   """
 
   def __init__(
@@ -48,48 +52,41 @@ class Writer:
     workdir: Path,
     first_step: int = 0,
     watch: Callable[[dict[str, Any]], None] | None = None,
+    config: Config | None = None,
   ):
-    # Imported here because it is slow, and only tasks that train need it.
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
-
-    self._board, self._event, self._watch = None, Event, watch
+    self._file, self._watch = workdir / 'metrics.jsonl', watch
+    self._loggers = None
     if not processes.is_primary_process():
       return
+    # Before the file is cut: it tells which steps have been logged.
+    self._loggers = Loggers(workdir, first_step, config or {})
     for file in (workdir / f'{name}.jsonl' for name in STEP_LOGS):
       if file.exists():
         files.drop_from_step(file, first_step)
-    self._file = workdir / 'metrics.jsonl'
     if watch and self._file.exists():
       for line in self._file.read_bytes().splitlines():
         watch(json.loads(line))
-    self._events = workdir / 'tensorboard'
-    self._events.mkdir(exist_ok=True)
-    # Not `SummaryWriter`: a full disk kills its writer thread, and later steps
-    # then block forever on its queue.
-    self._board = EventsWriter(str(self._events / 'events'))
-    # Makes TensorBoard hide the earlier events of the steps that are repeated.
-    self._write_event(step=first_step, session_log={'status': 'START'})
 
-  def __call__(self, step: int, values: Mapping[str, Any]) -> None:
-    """Writes the scalars of one step."""
-    if self._board is None:
+  def __call__(
+    self, step: int, values: Mapping[str, Any], sample: str = ''
+  ) -> None:
+    """Writes the metrics of one step.
+
+    Args:
+      step: of the run, higher than that of the call before.
+      values: metrics by name.
+      sample: a text for the loggers; blank for none.
+    """
+    if self._loggers is None:
       return
     row = files.clean({'step': step, **values})
     files.append_jsonl(self._file, row)
     if self._watch:
       self._watch(row)
-    scalars = [
-      {'tag': name, 'simple_value': value}
-      for name, value in row.items()
-      if name != 'step' and isinstance(value, (int, float))
-    ]
-    self._write_event(step=step, summary={'value': scalars})
-
-  def _write_event(self, **event: Any) -> None:
-    assert self._board is not None
-    with _name_file_in_errors(self._events):
-      self._board.write_event(self._event(wall_time=time.time(), **event))
+    if sample:
+      self._loggers.text(step, 'sample', sample)
+    del row['step']
+    self._loggers.log(step, row)
 
   def __enter__(self) -> 'Writer':
     return self
@@ -100,69 +97,8 @@ class Writer:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    if self._board is not None:
-      with _name_file_in_errors(self._events):
-        self._board.close()
-
-
-def progress(
-  name: str,
-  start: int,
-  stop: int,
-  unit: str,
-  stride: int = 1,
-  note: Callable[[], str] = str,
-) -> Iterator[int]:
-  """Yields `start` to `stop` by `stride` under a bar with rate, ETA and note.
-
-  Args:
-    name: label of the bar.
-    start: first value; counts as done already.
-    stop: end of the range, exclusive.
-    unit: noun for one item.
-    stride: items per value.
-    note: returns a text to show behind the bar.
-  """
-  with tqdm(
-    total=stop,
-    initial=start,
-    desc=name,
-    unit=unit,
-    dynamic_ncols=True,
-    leave=None,  # a nested bar is removed when it is complete
-    disable=not processes.is_primary_process(),
-  ) as bar:
-    for step in range(start, stop, stride):
-      yield step
-      bar.set_postfix_str(note(), refresh=False)
-      bar.update(min(stride, stop - step))
-
-
-def log(text: str) -> None:
-  """Prints a line above the progress bar (on process 0)."""
-  if processes.is_primary_process():
-    tqdm.write(text)
-
-
-# Notices of this run so far, for its summary.
-_notices: list[str] = []
-
-
-def notice(text: str) -> None:
-  """Logs, once per run, something that was left out, cut or replaced.
-
-  The summary of the run lists all notices.
-  """
-  if text not in _notices:
-    _notices.append(text)
-    log(f'notice: {text}')
-
-
-def take_notices() -> list[str]:
-  """Returns the notices since the last call, and forgets them."""
-  taken = _notices.copy()
-  _notices.clear()
-  return taken
+    if self._loggers is not None:
+      self._loggers.close()
 
 
 class Compilations:

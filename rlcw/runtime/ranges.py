@@ -104,6 +104,7 @@ RANGES: dict[str, Range] = {
   'steps': _count(),
   'warmup_steps': _count(0),
   'checkpoint_every': _count(),
+  'show_every': _count(0),
   'prompts_per_step': _count(),
   'group_size': _count(2),  # a single reply has nothing to be compared with
   'microbatch_groups': _count(),

@@ -33,6 +33,8 @@ _NEW_DEFAULTS = {
   'grpo': ('runs/quickstart/grpo', ''),
   'reward_model': ('runs/quickstart/reward_model', ''),
 }
+# Settings that change no result: a run may be resumed with other ones.
+FREE = 'loggers', 'show_every'
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
 
 
@@ -112,13 +114,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
   """Returns the settings that differ, by dotted name: (old, new) values.
 
   Settings that only `new` has are left out: they were added to the code after
-  the old run.  So are defaults that have changed since.
+  the old run.  So are defaults that have changed since, and all of `FREE`.
   """
   before, after = dict(leaves(old)), dict(leaves(new))
   changed = {
     name: (value, after.get(name))
     for name, value in before.items()
-    if value != after.get(name)
+    if value != after.get(name) and name not in FREE
   }
   return {
     name: values

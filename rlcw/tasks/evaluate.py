@@ -19,7 +19,7 @@ from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import files, metrics, settings
+from rlcw.runtime import console, files, metrics, settings
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 
@@ -82,6 +82,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     summary |= compare(judge, briefs, replies, config.judge)
   # Not a `Ledger`: an evaluation that is interrupted begins anew.
   used = {name: dict(meter()) for name, meter in meters.items()}
+  print_tables(summary)
   usage.log('evaluate', used)
   return summary | {'usage': used}
 
@@ -164,3 +165,60 @@ def compare(
   )
   longer_N = np.array([len(a) - len(b) for _, a, b in pairs])
   return winrate.summary(won_N, longer_N, np.array(brief_N))
+
+
+# Label, field of the summary without its suffix, format.
+_ROWS = (
+  ('keeps every rule (strict)', 'pass_rate', 'z.1%'),
+  ('keeps every rule (loose)', 'pass_rate_loose', 'z.1%'),
+  ('writing score', 'writing', 'z.3f'),
+  ('finished', 'finished', 'z.1%'),
+  ('length, tokens', 'length', 'z.1f'),
+  ('distinct-2', 'distinct2', 'z.3f'),
+  ('KL from base, nats per reply', 'kl', 'z.2f'),
+)
+_RATES = (
+  ('trained preferred', 'win_rate'),
+  ('trained preferred, at equal length', 'length_controlled_win_rate'),
+)
+
+
+def print_tables(summary: dict[str, Any]) -> None:
+  """Prints the main numbers of a summary, with the intervals that it has."""
+  rows = []
+  for label, key, style in _ROWS:
+    base, trained = (summary[f'{key}_{name}'] for name in MODELS)
+    known = summary.get(f'{key}_difference', {'mean': trained - base})
+    ends = [known[end] for end in ('low', 'high') if end in known]
+    # Differences of shares are in percentage points, not per cent.
+    unit = ' points' if style.endswith('%') else ''
+    rows.append(
+      (
+        label,
+        console.number(base, style),
+        console.number(trained, style),
+        console.number(known['mean'], f'+{style}').replace('%', unit),
+        console.interval(ends or None, f'+{style}').replace('%', ''),
+      )
+    )
+  console.table(
+    f'evaluate: {summary["briefs"]} briefs, {summary["replies_per_brief"]} '
+    'replies to each',
+    ('', *MODELS, 'difference', '95% interval'),
+    rows,
+  )
+  if not summary.get('compared'):
+    return
+  console.table(
+    f'evaluate: {summary["compared"]} pairs that the judge compared, '
+    f'{summary["uncompared"]} without a verdict',
+    ('', 'share', '95% interval'),
+    [
+      (
+        label,
+        console.number(summary[key], '.1%'),
+        console.interval(summary[f'{key}_interval'], '.1%'),
+      )
+      for label, key in _RATES
+    ],
+  )

@@ -105,8 +105,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'tokens_per_second': totals['tokens'] / max(sampling_seconds, 1e-9),
   }
   metrics.log(
-    f'generate: {totals["replies"]} replies, {totals["tokens"]} tokens, '
-    f'{summary["tokens_per_second"]:.0f} tokens/s; {output}'
+    f'generate: {totals["replies"]:,} replies, {summary["finished"]:.1%} of '
+    f'them finished, {totals["tokens"]:,} tokens, '
+    f'{summary["tokens_per_second"]:,.0f} tokens/s; {output}'
   )
   return summary
 

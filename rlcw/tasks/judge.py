@@ -17,11 +17,20 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import stats
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of
 from rlcw.sampling.usage import Ledger
+
+# Label, key in the summary and format; the last four need labelled replies.
+_ROWS = (
+  ('Good', 'good', '.1%'),
+  ('agrees with labels', 'agreement', '.1%'),
+  ('agrees, mean over labels', 'balanced_agreement', '.1%'),
+  ('AUC', 'auc', '.3f'),
+  ('AUC of length alone', 'length_only_auc', '.3f'),
+)
 
 
 def check(config: Config) -> None:
@@ -93,10 +102,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     **compare(judged, good),
     'usage': ledger.totals()['judge'],
   }
-  metrics.log(
-    f'judge: {summary["good"]:.1%} of {len(judged)} replies are Good, '
-    f'{summary["unanswered"]} got no verdict; {output}'
+  console.table(
+    f'judge: {len(judged)} of {len(rows)} replies got a verdict',
+    ('', 'value'),
+    [
+      (label, console.number(summary[key], style))
+      for label, key, style in _ROWS
+      if key in summary
+    ],
   )
+  console.log(f'judge: {output}')
   usage.log('judge', ledger.totals())
   return summary
 

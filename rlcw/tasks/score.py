@@ -12,7 +12,7 @@ from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.models.chat import reply_of
 from rlcw.rewards import reward_model
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 
@@ -47,18 +47,26 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   rows, done = annotate('score', config.input, output, 'score', size, answer)
   # null for a blank reply without a score (`reward_model.floor_blank_replies`)
   score_N = np.array([row['score'] for row in rows], float)
-  scored_N = score_N[np.isfinite(score_N)]
+  known_N = score_N[np.isfinite(score_N)]
+  numbers = dict.fromkeys(('mean', 'std', 'lowest', 'median', 'highest'))
+  if known_N.size:
+    values = (
+      known_N.mean(),
+      known_N.std(),
+      *np.percentile(known_N, (0, 50, 100)),
+    )
+    numbers = dict(zip(numbers, values, strict=True))
   summary = {
     'replies': len(rows),
-    'unscored': len(rows) - len(scored_N),
+    'unscored': len(rows) - len(known_N),
     'resumed_at': done,
-    'score_mean': metrics.mean(scored_N),
-    'score_std': np.sqrt(metrics.mean(np.square(scored_N - scored_N.mean())))
-    if scored_N.size
-    else np.nan,
+    'score_mean': numbers['mean'],
+    'score_std': numbers['std'],
   }
-  metrics.log(
-    f'score: {len(rows)} replies, mean {summary["score_mean"]:.3f}, std '
-    f'{summary["score_std"]:.3f}; {output}'
+  console.table(
+    f'score: {len(rows)} replies',
+    ('', 'score'),
+    [(name, console.number(value, '.3f')) for name, value in numbers.items()],
   )
+  console.log(f'score: {output}')
   return summary

@@ -24,8 +24,14 @@ from rlcw.models import language_model, layers, lora
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, loggers, metrics, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
+
+# Line of a step (`console.line`).
+LINE = (
+  'loss {loss:.4f}, {tokens_per_second:,.0f} tokens/s, learning rate '
+  '{learning_rate:.2e}, {seconds_step:.2f} s'
+)
 
 
 @with_mesh
@@ -71,18 +77,21 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   measure = functools.partial(mean_loss, loss_fn, arrays['heldout'], config)
   before = measure(learned, frozen)
   shards = processes.DataShards(model.mesh)
+  tokens_N = (arrays['train']['segment'] > 0).sum(1)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     # each process reads its part of the step's rows; together they form one
     # global array
-    rows = batches.batch_indices(
-      config.seed, step, config.rows_per_step, total, *shards.index_and_count
+    draw = functools.partial(
+      batches.batch_indices, config.seed, step, config.rows_per_step, total
     )
+    rows, all_rows = draw(*shards.index_and_count), draw()
     batch = {name: array[rows] for name, array in arrays['train'].items()}
     batch = shards.to_global(batch)
     # `Batch.started` is the time from which the device is free for this update
     jax.block_until_ready(state.params)
-    return train.Batch(batch, {}, time.perf_counter())
+    counts = {'tokens': tokens_N[all_rows].sum()}
+    return train.Batch(batch, {}, time.perf_counter(), counts=counts)
 
   optimizer = train.make_optimizer(
     config.learning_rate,
@@ -100,6 +109,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     steps=config.steps,
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
+    line=LINE,
+    rate=train.make_rate(config.learning_rate, config.warmup_steps),
+    config=config,
   )
   summary = {
     'steps': int(state.step),
@@ -110,15 +122,25 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'heldout_loss_base': before,
     'heldout_loss_trained': measure(state.params, frozen),
   }
-  metrics.log(
-    f'sft: held-out loss {before:.3f} before, '
-    f'{summary["heldout_loss_trained"]:.3f} after, in nats per token'
+  console.table(
+    'sft: held-out loss, nats per token',
+    ('', 'loss'),
+    [
+      (label, console.number(summary[f'heldout_loss_{key}'], '.3f'))
+      for label, key in (('before', 'base'), ('after', 'trained'))
+    ],
   )
   return summary
 
 
 def check(config: Config) -> None:
-  """Raises ValueError if `rows_per_step` does not split over the devices."""
+  """Checks the settings that cost time if they are found wrong later.
+
+  Raises:
+    ValueError: `rows_per_step` does not split over the devices, or see
+      `loggers.check`.
+  """
+  loggers.check(config)
   shards = group_shards(make_mesh(**config.mesh))
   if config.rows_per_step < 1 or config.rows_per_step % shards:
     raise ValueError(
@@ -230,7 +252,7 @@ def mean_loss(
   """
   loss, size = jax.jit(loss_fn), config.rows_per_step
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0
-  for first in range(0, total, size):
+  for first in metrics.progress('held-out loss', 0, total, 'row', size):
     rows = np.arange(first, first + size)
     batch = {name: array[rows % total] for name, array in arrays.items()}
     # the last batch is filled with masked rows, so that all have one shape

@@ -18,7 +18,7 @@ from rlcw.models.chat import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # IFEval's two kinds: loose ones also accept the reply without asterisks or
@@ -61,7 +61,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'mode': config.mode,
     **summarise(verified),
   }
-  metrics.log(f'{table(summary)}\nverify: {len(verified)} replies; {output}')
+  console.table(
+    f'verify: {len(verified)} replies', ('', 'count', *VERDICTS), table(summary)
+  )
+  console.log(f'verify: {output}')
   return summary
 
 
@@ -190,17 +193,25 @@ def share(verdicts: Sequence[bool | None]) -> float:
   return sum(known) / len(known) if known else math.nan
 
 
-def table(summary: dict[str, Any]) -> str:
-  """Formats a summary as a table in per cent, for the terminal."""
-  rows: list[tuple[str, ...]] = [('', 'count', *VERDICTS)]
-  for level in ('prompt', 'instruction'):
-    shares = (f'{summary[f"{level}_{name}"]:.2%}' for name in VERDICTS)
-    rows.append((f'{level} level', str(summary[f'{level}s']), *shares))
-  for rule, stats in summary['by_instruction'].items():
-    shares = (f'{stats[name]:.2%}' for name in VERDICTS)
-    rows.append((rule, str(stats['count']), *shares))
-  width = max(len(row[0]) for row in rows)
-  return '\n'.join(
-    f'{name:<{width}} {count:>6} {strict:>8} {loose:>8}'
-    for name, count, strict, loose in rows
-  )
+def table(summary: dict[str, Any]) -> list[tuple[str, ...]]:
+  """Rows of the table for the terminal: label, count, shares in per cent."""
+  levels = [
+    (
+      f'{level} level',
+      summary[f'{level}s'],
+      {name: summary[f'{level}_{name}'] for name in VERDICTS},
+    )
+    for level in ('prompt', 'instruction')
+  ]
+  rules = [
+    (rule, stats['count'], stats)
+    for rule, stats in summary['by_instruction'].items()
+  ]
+  return [
+    (
+      label,
+      f'{count:,}',
+      *(console.number(shares[name], '.2%') for name in VERDICTS),
+    )
+    for label, count, shares in levels + rules
+  ]

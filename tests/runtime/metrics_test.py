@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import struct
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -103,19 +104,30 @@ def test_tensorboard_is_told_the_same(tmp_path: pathlib.Path) -> None:
   assert (told.step, scalars) == (3, {'loss': 0.5, 'n': 2.0})
 
 
-@pytest.mark.parametrize('file', ['metrics.jsonl', 'tensorboard'])
 def test_a_full_disk_is_an_error_that_names_the_file(
-  tmp_path: pathlib.Path, file: str
+  tmp_path: pathlib.Path,
 ) -> None:
   with (
-    pytest.raises(OSError, match=f'No space left.*{file}') as caught,
+    pytest.raises(OSError, match='No space left.*metrics.jsonl') as caught,
     metrics.Writer(tmp_path) as write,
   ):
-    if file == 'metrics.jsonl':  # from now on: read, it would have no end
-      (tmp_path / file).symlink_to('/dev/full')
-    else:
-      full = open('/dev/full', 'wb')  # noqa: SIM115
-      write._board._py_recordio_writer._writer = full  # type: ignore
+    # from now on: read, it would have no end
+    (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
+    write(0, {'loss': 1.0})
+  assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_run_goes_on_where_only_tensorboard_s_disk_is_full(
+  tmp_path: pathlib.Path,
+) -> None:
+  metrics.take_notices()
+  with metrics.Writer(tmp_path) as write:
+    board: Any = write._loggers._loggers[0]._logger  # type: ignore
+    full = open('/dev/full', 'wb')  # noqa: SIM115
+    board._board._py_recordio_writer._writer = full
     for step in range(999):  # what waits for a full disk would never end
       write(step, {'loss': 1.0})
-  assert caught.value.errno == errno.ENOSPC
+  assert len(read(tmp_path / 'metrics.jsonl')) == 999
+  [notice] = metrics.take_notices()
+  assert 'logger tensorboard failed in' in notice
+  assert 'No space left' in notice

@@ -89,6 +89,13 @@ def test_differences_are_named_and_later_settings_are_none() -> None:
   }
 
 
+def test_what_a_run_shows_is_no_difference() -> None:
+  old = {'loggers': ['tensorboard'], 'show_every': 10, 'steps': 3}
+  new = {'loggers': ['wandb'], 'show_every': 0, 'steps': 3}
+  assert settings.differences(old, new) == {}
+  assert settings.differences(old, {}) == {'steps': (3, None)}
+
+
 def test_a_default_that_has_changed_is_no_difference() -> None:
   old = {'judge': {'max_reply_characters': 4000, 'votes': 1}}
   new = {'judge': {'max_reply_characters': 0, 'votes': 1}}

@@ -36,7 +36,7 @@ from rlcw.evaluation import plots
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.judge.remote import Form, JSONJudge
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import trouble_of
@@ -303,12 +303,12 @@ class Game:
 
   def log_round(self, values: Mapping[str, Any]) -> None:
     """Logs a line to the terminal."""
-    metrics.log(
-      f'round {self.state.round}: agreement {values["dev_agreement"]:.1%}, '
-      f"generator's success {values['success']:.1%}, "
-      f'{values["kept"]} changes kept, {values["refused"]} refused, '
-      f'{values["calls"]} calls, {values["calls_per_second"]:.1f}/s'
+    template = (
+      'agreement {dev_agreement:.1%}, success of the generator {success:.1%}, '
+      '{kept:d} changes kept, {refused:d} refused, {calls:,d} calls, '
+      '{calls_per_second:.1f}/s'
     )
+    console.log(f'round {self.state.round}: {console.line(template, values)}')
 
   def log_version(
     self,
@@ -458,6 +458,35 @@ def make_detector(
   )
 
 
+# Label, name of a score of `strategy.held_out`, format.
+_ROWS = (
+  ('agrees with labels', 'agreement', '.1%'),
+  ('agrees, mean over labels', 'balanced', '.1%'),
+  ('agrees, replies of like length', 'matched', '.1%'),
+  ('AUC', 'auc', '.3f'),
+  ('AUC of length alone', 'length_only_auc', '.3f'),
+  ('answered', 'answered', '.1%'),
+)
+
+
+def print_table(summary: Mapping[str, Any]) -> None:
+  """Prints the main numbers of a summary."""
+  sides = summary['heldout_before'], summary['heldout_after']
+  console.table(
+    f'adversary: {summary["heldout"]} held-out replies',
+    ('', 'before', 'after'),
+    [
+      (label, *(console.number(side[key], style) for side in sides))
+      for label, key, style in _ROWS
+    ],
+  )
+  console.log(
+    f'adversary: ended by {summary["ended"]} after {summary["rounds"]} rounds, '
+    f'{summary["kept"]} changes of the principles kept, {summary["refused"]} '
+    f'refused; {summary["principles"]}'
+  )
+
+
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Loads the models and plays the game; returns the summary.
@@ -472,12 +501,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   ledger = Ledger(workdir, {'agents': model.usage, 'judge': detector.usage})
   summary = play(config, workdir, model.asking, detector, model, ledger)
   summary['usage'] = ledger.totals()
-  before, after = summary['heldout_before'], summary['heldout_after']
-  metrics.log(
-    f'adversary: ended by {summary["ended"]} after {summary["rounds"]} rounds, '
-    f'{summary["kept"]} changes of the principles kept; held-out agreement '
-    f'{before["agreement"]:.1%} before, {after["agreement"]:.1%} after; '
-    f'{summary["principles"]}'
-  )
+  print_table(summary)
   usage.log('adversary', summary['usage'])
   return summary

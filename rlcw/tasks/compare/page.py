@@ -11,10 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import rich
 from matplotlib import axes, figure
-from rich import table
-from rich.text import Text
 
 from rlcw.evaluation import names, plots
 from rlcw.evaluation.page import show, template
@@ -29,6 +26,7 @@ from rlcw.evaluation.plots import (
 )
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
+from rlcw.runtime import console
 from rlcw.runtime.files import atomic
 from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
@@ -104,17 +102,30 @@ def write(
   )
   with atomic(workdir / 'report.html') as partial:
     partial.write_text(page, encoding='utf-8')
-  grid = table.Table('', *(label for label, key, _ in ROWS if key in _TERMINAL))
-  for arm, stats in arms.items():
-    cells = (
-      show(stats['numbers'][key], style)
-      for _, key, style in ROWS
-      if key in _TERMINAL
-    )
-    # as text: a name may look like markup
-    grid.add_row(Text(f'{shown[arm]} ({len(stats["runs"])})'), *cells)
-  rich.print(grid)
-  print(names.label(workdir / 'report.html', 999))
+  print_table(arms, shown)
+  console.log(names.label(workdir / 'report.html', 999))
+
+
+def print_table(arms: dict[str, Any], shown: dict[str, str]) -> None:
+  """Prints the main numbers of all arms, each above its 95% intervals.
+
+  Args:
+    arms: `arms` of the summary.
+    shown: the names that stand for theirs.
+  """
+  rows = []
+  for label, key, style in ROWS:
+    if key not in _TERMINAL:
+      continue
+    cells = (show(stats['numbers'][key], style) for stats in arms.values())
+    rows.append((label, *cells))
+    ends = [stats['intervals'].get(key) for stats in arms.values()]
+    if any(ends):
+      rows.append(
+        ('  95% interval', *(console.interval(each, style) for each in ends))
+      )
+  labels = (f'{shown[arm]} ({len(arms[arm]["runs"])})' for arm in arms)
+  console.table('compare: arms (runs)', ('', *labels), rows)
 
 
 def steps_read(

@@ -33,6 +33,7 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics
 from rlcw.runtime.files import atomic, json_line, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
+from rlcw.runtime.settings import FREE
 from rlcw.runtime.settings import read as read_settings
 from rlcw.sampling import usage
 from rlcw.sampling.usage import Ledger
@@ -217,8 +218,9 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
 
 
 def differences(settings: dict[str, Config]) -> list[str]:
-  """Lists settings other than `MIXING` in which runs differ from the first.
+  """Lists settings in which runs differ from the first.
 
+  Those of `MIXING`, and those that change no result, are left out.
   A setting that a run lacks, because an older version made it, is ignored.
 
   Returns:
@@ -230,7 +232,9 @@ def differences(settings: dict[str, Config]) -> list[str]:
   first, *others = settings
   notes = []
   for name in others:
-    for key in sorted({*settings[first]} & {*settings[name]} - {*MIXING}):
+    for key in sorted(
+      {*settings[first]} & {*settings[name]} - {*MIXING, *FREE}
+    ):
       here, there = settings[first][key], settings[name][key]
       if here == there:
         continue
@@ -349,7 +353,7 @@ def scorer_accuracy(
   accuracy = {}
   size = round_up_groups(config.batch_size, scorers.unseen.decoder.mesh)
   right = []
-  for first in range(0, len(pairs), size):
+  for first in metrics.progress('pairs', 0, len(pairs), 'pair', size):
     # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)
     score_Px2 = reward_model.score_texts(

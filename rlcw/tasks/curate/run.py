@@ -29,7 +29,7 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files, metrics
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling import prompts as prompts_lib
@@ -134,16 +134,35 @@ def run(config: Config, workdir: Path) -> Record:
     'answers': curator.debate.counts,  # of this process
     'usage': ledger.totals(),
   }
-  outcomes, left_out = (
-    ', '.join(f'{n} {name}' for name, n in summary[key].items())
-    for key in ('outcomes', 'left_out')
-  )
-  metrics.log(
-    f'curate: {total} queries: {outcomes}; replies left out: {left_out}; '
-    f'{pairs}'
-  )
+  print_table(summary)
+  console.log(f'curate: {pairs}')
   usage.log('curate', summary['usage'])
   return summary
+
+
+def print_table(summary: Record) -> None:
+  """Prints the main numbers of a summary."""
+  queries, pairs = summary['queries'], summary['pairs']
+  candidates, left_out = summary['candidates'], summary['left_out']
+  labelled = candidates - summary['unlabelled']
+  replies = candidates + sum(left_out.values())
+  longer = round(summary['chosen_longer'] * pairs)
+  # Label, count, and the number that it is a share of.
+  rows = [
+    *((f'queries: {k}', n, queries) for k, n in summary['outcomes'].items()),
+    ('pairs whose better reply is longer', longer, pairs),
+    ('candidates with a label', labelled, candidates),
+    ('labels overturned', summary['overturned'], labelled),
+    *((f'replies left out: {k}', n, replies) for k, n in left_out.items()),
+  ]
+  console.table(
+    f'curate: {queries} queries',
+    ('', 'count', 'share'),
+    [
+      (label, f'{n:,}', f'{n / total:.1%}' if total else console.MISSING)
+      for label, n, total in rows
+    ],
+  )
 
 
 @contextlib.contextmanager

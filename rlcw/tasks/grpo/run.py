@@ -17,11 +17,18 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 from rlcw.tasks.grpo import monitors, objective
 from rlcw.tasks.grpo.step import make_next_batch
+
+# Line of a step (`console.line`).
+LINE = (
+  'reward {reward:.3f}, {pass_rate:.1%} keep all rules, KL {kl:.4f}, '
+  '{length_mean:.1f} tokens a reply, {tokens_per_second:,.0f} tokens/s, '
+  '{seconds_step:.1f} s'
+)
 
 
 def load(config: Config) -> LanguageModel:
@@ -83,6 +90,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     checkpoint_every=config.checkpoint_every,
     microbatches=config.prompts_per_step // config.microbatch_groups,
     watch=make_watch(config),
+    line=LINE,
+    rate=train.make_rate(config.learning_rate, config.warmup_steps),
+    config=config,
   )
   # Only process 0 has written the files that the summary is made from.
   if not processes.is_primary_process():
@@ -138,6 +148,7 @@ def check(config: Config) -> None:
   Raises:
     ValueError: some do not fit; names them and the expected values.
   """
+  loggers.check(config)
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)

@@ -48,7 +48,7 @@ from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import monitors
+from rlcw.tasks.grpo import monitors, samples
 
 # Token ids [P, L] and lengths [P] of a step's briefs, and a number [P] for the
 # random keys of each.
@@ -136,6 +136,15 @@ def make_next_batch(
     log_rollouts(
       shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
     )
+    sample = ''
+    if config.show_every and step % config.show_every == 0:
+      sample = samples.describe(
+        step,
+        chosen,
+        scores,
+        np.asarray(local_rollout.finished),
+        local_mixed['advantage'],
+      )
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
@@ -148,7 +157,7 @@ def make_next_batch(
       'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
     }
-    return train.Batch(arrays, values, started, scored - started)
+    return train.Batch(arrays, values, started, scored - started, sample=sample)
 
   return next_batch
 

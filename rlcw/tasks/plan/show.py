@@ -5,10 +5,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import figure
-from rich import console, table
+from rich import table
 
 from rlcw.evaluation import plots
 from rlcw.evaluation.plots import BASE, GREEN, PURPLE, STYLE, TRAINED, YELLOW
+from rlcw.runtime import console
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import GIB
 
@@ -75,10 +76,9 @@ def print_plan(record: dict[str, Any]) -> None:
     for kind, sent in phase['collectives'].items():
       row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
       traffic.add_row(name, kind, *row)
-  out = console.Console()
-  out.print(memory, times, traffic, *attention_tables(record['phases']))
+  console.show(memory, times, traffic, *attention_tables(record['phases']))
   for line in record['advice']:
-    out.print(line, highlight=False)
+    console.log(line)
 
 
 # Colours of the parts of HBM, from the resident ones to the temporary ones.

@@ -16,13 +16,12 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-import rich
-from rich import table
 
 from rlcw.evaluation import intervals, names
 from rlcw.evaluation.page import template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
+from rlcw.runtime import console
 from rlcw.runtime.files import atomic
 from rlcw.tasks.report.runs import read_runs
 from rlcw.tasks.report.verdict import headline, verdict
@@ -234,9 +233,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   for name, content in files.items():
     with atomic(workdir / name) as partial:
       partial.write_bytes(content)
-  grid = table.Table('', *ARMS, 'difference', '95% interval, briefs only')
-  for row in headline(summary).values():
-    grid.add_row(*row)
-  rich.print(grid)
-  print(result, names.label(workdir / 'report.html', 999), sep='\n')
+  console.table(
+    f'report: {summary["briefs"]} briefs',
+    ('', *ARMS, 'difference', '95% interval, briefs only'),
+    [*headline(summary).values()],
+  )
+  console.log(f'{result}\n{names.label(workdir / "report.html", 999)}')
   return summary

@@ -31,7 +31,7 @@ from rlcw.models import formats, language_model, lora
 from rlcw.models.decoder import Params, forward_replies
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
-from rlcw.runtime import files, metrics, processes
+from rlcw.runtime import console, files, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import (
   Groups,
@@ -42,6 +42,12 @@ from rlcw.tasks.reward_model.groups import (
 # Weight of the penalty on a debiased score's squared correlation with length.
 # For comparison, the Bradley–Terry loss of a trained head is about 0.1.
 CORRELATION_PENALTY = 1.0
+
+# Line of a step (`console.line`).
+LINE = (
+  'loss {loss:.4f}, accuracy {accuracy:.1%}, {pairs_per_second:,.0f} pairs/s, '
+  'learning rate {learning_rate:.2e}, {seconds_step:.2f} s'
+)
 
 
 @with_mesh
@@ -101,12 +107,17 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'train_pairs': len(train_Mx2),
     'train_accuracy': stats.accuracy(train_Mx2),
   }
-  metrics.log(
-    f'reward model: {summary["heldout_accuracy"]:.1%} of '
-    f'{summary["heldout_pairs"]} held-out pairs right; length alone '
-    f'{summary["length_only_accuracy"]:.1%}'
-  )
+  print_table(summary)
   return summary
+
+
+def check(config: Config) -> None:
+  """Checks the loggers.
+
+  Raises:
+    ValueError: see `loggers.check`.
+  """
+  loggers.check(config)
 
 
 def cached_features(
@@ -225,8 +236,12 @@ def fit_head(
     total = loss.numerator + penalty * loss.denominator
     return terms | {'loss': losses.Ratio(total, loss.denominator)}
 
+  counts = {'pairs': len(groups.pairs())}
+
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    return train.Batch(batch, {}, time.perf_counter())
+    # Asynchronous dispatch: wait, so that the update before is not timed here.
+    jax.block_until_ready(state.params)
+    return train.Batch(batch, {}, time.perf_counter(), counts=counts)
 
   optimizer = optax.adam(config.learning_rate)
   # The head is small: it is replicated on every device.
@@ -245,6 +260,9 @@ def fit_head(
     steps=config.steps,
     workdir=workdir if config.train == 'head' else workdir / 'head',
     checkpoint_every=config.steps,
+    line=LINE,
+    rate=optax.constant_schedule(config.learning_rate),
+    config=config,
   )
   weight_D = np.asarray(state.params['weight']) / std_D
   return reward_model.Head(weight_D, np.zeros(())), np.asarray(
@@ -326,6 +344,7 @@ def fit_decoder(
   learned['score'] = jax.device_put(score_D, replicated(model.mesh))
   shards = processes.DataShards(model.mesh)
   settings = config.decoder
+  pairs_N = np.bincount(groups.pairs()[:, 0], minlength=len(groups.prompt))
 
   def loss_fn(
     params: Params, frozen: Params, arrays: Any
@@ -344,19 +363,21 @@ def fit_decoder(
     return group_loss(score_BxR, slope_2, arrays, config.debias)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    index_B = batches.batch_indices(
+    draw = functools.partial(
+      batches.batch_indices,
       config.seed,
       step,
       settings.groups_per_step,
       len(groups.prompt),
-      *shards.index_and_count,
     )
+    index_B = draw(*shards.index_and_count)
     arrays = groups.rows(index_B)
     arrays['real'] = groups.real[index_B]
     arrays = shards.to_global(arrays)
     # Asynchronous dispatch: wait, so that the update before is not timed here.
     jax.block_until_ready(state.params)
-    return train.Batch(arrays, {}, time.perf_counter())
+    counts = {'pairs': pairs_N[draw()].sum()}
+    return train.Batch(arrays, {}, time.perf_counter(), counts=counts)
 
   optimizer = train.make_optimizer(
     settings.learning_rate,
@@ -374,6 +395,9 @@ def fit_decoder(
     workdir=workdir,
     checkpoint_every=settings.checkpoint_every,
     frozen=frozen,
+    line=LINE,
+    rate=train.make_rate(settings.learning_rate, settings.warmup_steps),
+    config=config,
   )
   params = lora.join(state.params, frozen)
   score_D = np.asarray(params.pop('score'))
@@ -424,3 +448,41 @@ def judge(
     picture = plots.draw_scores(length_N, score_N, stats.calibration(score_Mx2))
     (workdir / 'reward_model.png').write_bytes(picture)
   return summary
+
+
+# Label, key in the summary, key of its 95% interval, format.
+_ROWS = (
+  ('right, all pairs', 'heldout_accuracy', '', '.1%'),
+  ('by length alone', 'length_only_accuracy', '', '.1%'),
+  (
+    'right, pairs of like length',
+    'matched_accuracy',
+    'matched_interval',
+    '.1%',
+  ),
+  (
+    'right, the shorter is better',
+    'shorter_better_accuracy',
+    'shorter_better_interval',
+    '.1%',
+  ),
+  ('calibration error', 'calibration_error', '', '.3f'),
+  ('correlation with length', 'length_correlation', '', '.2f'),
+  ('right, training pairs', 'train_accuracy', '', '.1%'),
+)
+
+
+def print_table(summary: dict[str, Any]) -> None:
+  """Prints the main numbers of a summary."""
+  console.table(
+    f'reward_model: {summary["heldout_pairs"]} held-out pairs',
+    ('', 'value', '95% interval'),
+    [
+      (
+        label,
+        console.number(summary[key], style),
+        console.interval(summary.get(ends), style),
+      )
+      for label, key, ends, style in _ROWS
+    ],
+  )
