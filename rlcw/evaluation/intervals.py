@@ -230,5 +230,7 @@ def difference(
       _side(np.where(one_1xP & other_1xP, side, np.nan), None) for side in sides
     )
     half = _half_width(ours, theirs)
-  gap = ours.mean - theirs.mean
+  # a sign from rounding would be read as a gain
+  equal = np.isclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-15)
+  gap = np.where(equal, 0.0, ours.mean - theirs.mean)[()]
   return Interval(gap, *np.clip([gap - half, gap + half], -limit, limit))

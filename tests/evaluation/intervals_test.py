@@ -206,6 +206,18 @@ def test_a_difference_is_paired_over_briefs() -> None:
   assert told == pytest.approx((3, 3, 3))
 
 
+def test_rounding_makes_no_difference() -> None:
+  value_1xP = np.random.default_rng(0).normal(size=(1, 60))
+  gap, low, high = intervals.difference(value_1xP.repeat(2, 0), value_1xP)
+  assert gap == 0 and low <= 0 <= high < 1e-12
+
+
+def test_shares_differ_by_one_at_most() -> None:
+  ours, theirs = np.array([[1.0, 1.0, 0.0]]), np.zeros((1, 3))
+  assert intervals.difference(ours, theirs).high > 1
+  assert intervals.difference(ours, theirs, limit=1).high == 1
+
+
 def test_a_brief_that_one_side_lacks_does_not_count() -> None:
   nan = np.nan
   before = np.array([[nan, 1.0, 1.0, 5.0]])
