@@ -37,6 +37,7 @@ from rlcw.tasks.reward_model.groups import (
   DEBIAS,
   Groups,
   check_pairs,
+  check_weights,
   make_groups,
 )
 
@@ -70,6 +71,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # Held-out pairs all weigh 1: the accuracy is of the data as they are.
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
+  check_weights(groups['train'], config)
   features = {
     split: cached_features(group, model, config, workdir.parent / '.features')
     for split, group in groups.items()
