@@ -36,9 +36,10 @@ from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
 
 FILE = 'reward_model.safetensors'
-# Field of an exported config.json: ids after a reply that the template's differ
-# from.
+# Fields of an exported config.json: ids after a reply, where the template has
+# others, and the lowest training score.
 END = 'rlcw_end_of_reply'
+FLOOR = 'rlcw_lowest_score'
 POOLING = ('mean', 'last')
 
 
@@ -60,7 +61,7 @@ class RewardModel(NamedTuple):
   # ids read after a whole reply, as in training; None: those that end one
   end: list[int] | None = None
   system: str = ''  # system message of prompts without their own
-  # lowest score of the training replies; NaN for classifiers, which lack it
+  # lowest score of the training replies, NaN if it was not saved
   floor: float = float('nan')
 
 
@@ -194,7 +195,8 @@ def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   head = Head(weight_D, np.zeros((), np.float32))
   header = formats.open_source(source).config
   end = header.get(END, end_of_reply(decoder.chat, 'last'))
-  return RewardModel(head, 'last', decoder, shared=False, end=end)
+  floor = float(header.get(FLOOR, 'nan'))
+  return RewardModel(head, 'last', decoder, False, end=end, floor=floor)
 
 
 def read_mask(

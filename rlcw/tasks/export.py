@@ -205,10 +205,15 @@ def save_classifier(
     ids = (tokenizer.unk_token_id, tokenizer.bos_token_id)
     tokenizer.pad_token_id = next((i for i in ids if i not in ends), None)
   write_header(config, folder, model.chat, _CLASSIFIER)
-  if reward.end != model.chat.after_reply:
-    # A head of an earlier version; `load_classifier` reads this field.
+  # `load_classifier` reads these fields.
+  own: dict[str, Any] = {}
+  if reward.end != model.chat.after_reply:  # a head of an earlier version
+    own[reward_model.END] = reward.end
+  if np.isfinite(reward.floor):
+    own[reward_model.FLOOR] = reward.floor
+  if own:
     header = formats.read_json(folder / 'config.json')
-    write_json(folder / 'config.json', header | {reward_model.END: reward.end})
+    write_json(folder / 'config.json', header | own)
   params = lora.merge(model.config, model.params)
   # the score head `[1, D]` replaces the language-model head
   params = {k: v for k, v in params.items() if k != 'head'}

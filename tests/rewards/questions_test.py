@@ -240,7 +240,7 @@ def test_a_blank_reply_pleases_no_judge(blank: str) -> None:
   assert found.first.tolist() == [[0, 0.9], [0.9, 0]]
   silent = Scripted(lambda prompt: np.nan)
   found = questions.judge(silent, question, ['a'], [[blank, 'x']])
-  np.testing.assert_array_equal(found.first, [[0, np.nan]])
+  assert np.isnan(found.first).all()  # a judge that is gone is noticed
   first = Scripted(lambda prompt: 0.9)  # always the one it is shown first
   won = questions.compare(
     first,

@@ -174,6 +174,7 @@ def test_a_reward_model_goes_out_and_comes_back(
   ).eval()
   assert served.config.num_labels == 1
   again = reward_model.load(str(folder), base)
+  assert again.floor == reward.floor < 0  # of blank replies
   pairs = datasets.load_preferences('@preferences.jsonl', split='heldout')[:4]
   prompts = [pair.prompt for pair in pairs]
   replies = [[pair.chosen, pair.rejected] for pair in pairs]

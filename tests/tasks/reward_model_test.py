@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -177,6 +178,28 @@ def test_balanced_pairs_prefer_no_length() -> None:
   weight = groups_lib.pair_weights(worth_NxR, length_NxR, 0.0, 'balance')
   np.testing.assert_allclose(weight[:, 0, 1], [1 / 3] * 3 + [1, 0], rtol=1e-6)
   assert weight[4, 1, 0] == 1  # of one length: neither side is longer
+
+
+@pytest.mark.parametrize(('better', 'fits'), [('long', False), ('', True)])
+def test_pairs_that_balance_leaves_no_weight_are_refused(
+  better: str, fits: bool
+) -> None:
+  """Synthetic losers, which have weights, are not enough."""
+  worth_NxR = np.array([[1.0, 0.0, 0.0]] * 2)
+  length_NxR = np.array([[20, 10, 20], [20 if better else 5, 10, 20]])
+  made_NxR = np.array([[False, False, True]] * 2)
+  weight = groups_lib.pair_weights(worth_NxR, length_NxR, 0.0, 'balance')
+  empty = np.zeros(0)
+  groups = groups_lib.Groups(
+    *[empty] * 4, length_NxR, worth_NxR, made_NxR, weight, empty
+  )
+  assert weight[:, 0, 2].any()
+  config: Any = SimpleNamespace(debias='balance')
+  if fits:
+    groups_lib.check_weights(groups, config)
+    return
+  with pytest.raises(ValueError, match="debias='balance' leaves no pair"):
+    groups_lib.check_weights(groups, config)
 
 
 def test_the_length_term_takes_what_length_explains() -> None:

@@ -164,7 +164,8 @@ def judge(
 ) -> Verdicts:
   """Judges each reply `[P][G]` Good or Bad by the principles.
 
-  A blank one is Bad, whatever the model answers.
+  A blank one is Bad, whatever the model answers; without an answer it has no
+  verdict, as any other, or it would hide that the model is gone.
   """
   prompts = [
     [question.about(brief, reply) for reply in group]
@@ -173,7 +174,7 @@ def judge(
   first_PxG, reason = model(question, prompts)
   blank_PxG = np.array([[blank(reply) for reply in group] for group in replies])
   return Verdicts(
-    np.where(blank_PxG, 0.0, first_PxG),
+    np.where(blank_PxG & np.isfinite(first_PxG), 0.0, first_PxG),
     [
       ['' if is_blank else each for is_blank, each in zip(*group, strict=True)]
       for group in zip(blank_PxG, reason, strict=True)
@@ -204,10 +205,10 @@ def compare(
   first_Px2 = model(question, prompts).first
   # In the second prompt ours is the second reply.
   ours_P = (first_Px2[:, 0] > 0.5) * 0.5 + (first_Px2[:, 1] <= 0.5) * 0.5
-  ours_P = np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
   none_P, other_P = ([*map(blank, texts)] for texts in (ours, theirs))
   certain_P = (1.0 + np.array(other_P, int) - np.array(none_P, int)) / 2
-  return np.where(np.logical_or(none_P, other_P), certain_P, ours_P)
+  ours_P = np.where(np.logical_or(none_P, other_P), certain_P, ours_P)
+  return np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
 
 
 def follow(
@@ -261,6 +262,6 @@ def follow(
     demands, answers.first, answers.valid, strict=True
   ):
     for g, (first, valid) in enumerate(zip(first_G, valid_G, strict=True)):
-      met = bool(first > 0.5) if valid else None
-      verdicts[p][g][index] = False if blank(replies[p][g]) else met
+      met = bool(first > 0.5) and not blank(replies[p][g])
+      verdicts[p][g][index] = met if valid else None
   return verdicts

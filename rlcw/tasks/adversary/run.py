@@ -267,7 +267,8 @@ class Game:
       rows = batches.batch_indices(
         config.seed, step, config.batch_size, len(items)
       )
-      yield [items[row] for row in rows]
+      # A batch that spans two epochs may have drawn an item twice.
+      yield [items[row] for row in dict.fromkeys(rows.tolist())]
 
   def reading(self) -> Reading:
     """Probabilities of dev replies and this round's fakes under `judging`."""

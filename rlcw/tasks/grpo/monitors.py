@@ -7,7 +7,7 @@ do not overlap, and no single step trips a monitor:
   length      replies grow or shrink, the most common way to please a reward
   repetition  replies repeat themselves
   judge       the writing reward rises while a judge likes the replies less
-  no_signal   groups whose advantages are all 0 have no gradient
+  no_signal   groups whose advantages are all about 0 teach nothing
   entropy     replies become alike, which leaves no differences to learn from
 
 Everything is computed from the rows of `metrics.jsonl`, so a resumed run gives

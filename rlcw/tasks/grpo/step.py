@@ -92,6 +92,11 @@ def make_next_batch(
     config.max_new_tokens,
   )
   tokenized = batches.pad(prompts)
+  if len(briefs) < config.prompts_per_step:
+    metrics.notice(
+      f'prompts_per_step={config.prompts_per_step}, but there are only '
+      f'{len(briefs)} briefs: a step has some of them several times'
+    )
   mix = make_mix(config)
   shards = processes.DataShards(model.mesh)
   rollout_log = workdir / 'rollouts.jsonl'

@@ -95,6 +95,19 @@ def check_pairs(
     )
 
 
+def check_weights(groups: Groups, config: Config) -> None:
+  """Raises ValueError if no pair of the data has a weight.
+
+  There would be nothing to learn from, or only synthetic losers.
+  """
+  if not len(groups.pairs()):
+    raise ValueError(
+      f'debias={config.debias!r} leaves no pair to train on: among pairs of '
+      'like length ratio, the better reply is always the longer one, or always '
+      'the shorter; expected debias=length or none'
+    )
+
+
 def make_groups(
   preferences: list[datasets.Preference],
   chat: ChatFormat,

@@ -36,6 +36,7 @@ from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import (
   Groups,
   check_pairs,
+  check_weights,
   make_groups,
 )
 
@@ -74,6 +75,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # Held-out pairs all weigh 1: the accuracy is of the data as they are.
     for split, debias in (('train', config.debias), ('heldout', 'none'))
   }
+  check_weights(groups['train'], config)
   features = {
     split: cached_features(group, model, config, workdir.parent / '.features')
     for split, group in groups.items()
