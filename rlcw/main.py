@@ -4,6 +4,7 @@ Any setting can be overridden: `--config.steps=10`.  A config names its task.
 """
 
 import importlib
+import io
 import json
 import pkgutil
 import sys
@@ -151,8 +152,18 @@ def _warn(text: str) -> None:
   print(f'rlcw: warning: {text}', file=sys.stderr)
 
 
+def print_anything() -> None:
+  """Lets a terminal without Unicode print escapes, where it would fail.
+
+  Otherwise an arrow or a run's name would end a task after all its work.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
+
+
 def console() -> None:
   """Runs the `rlcw` command; user and disk errors exit without a traceback."""
+  print_anything()
   flags.mark_flags_as_required(['config', 'workdir'])
   # in sys.argv itself, where ml_collections looks for the settings
   sys.argv = settings.upgrade_arguments(sys.argv, _warn)

@@ -1,13 +1,17 @@
 """The page and plots of a comparison, whatever its arms are named."""
 
+import io
 import pathlib
 import re
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import rich
 
+from rlcw import main
 from rlcw.rewards.briefs import Brief
 from rlcw.tasks.compare import arms, logs, page
 from tests.tasks import report_test
@@ -197,3 +201,15 @@ def test_spoiled_logs_are_named_before_the_work(
   (folder / name).write_text(content)
   with pytest.raises(ValueError, match=re.escape(words)):
     logs.read_logs(folder)
+
+
+def test_a_terminal_without_unicode_gets_escapes(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  written = io.BytesIO()
+  terminal = io.TextIOWrapper(written, 'ascii')
+  monkeypatch.setattr(sys, 'stdout', terminal)
+  main.print_anything()
+  rich.print('诗')
+  print('31% → 45%', flush=True)
+  assert written.getvalue() == b'\\u8bd7\n31% \\u2192 45%\n'
