@@ -166,7 +166,7 @@ READ = {'run': 'runs/rlmr-0', 'step': 2, 'steps': 3, 'finished': False}
     ),
     (
       {'read': [READ | {'finished': True}, READ | {'run': 'x-1'}]},
-      'Not all runs have finished: x-1 was read at step 2 of 3. rlmr keeps',
+      'Not all runs have finished: x-1 was read at step 2 of 3. rlmr ',
     ),
   ],
 )
