@@ -4,6 +4,7 @@ Any setting can be overridden: `--config.steps=10`.  A config names its task.
 """
 
 import importlib
+import io
 import json
 import pkgutil
 import sys
@@ -166,12 +167,22 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   return summary
 
 
+def print_anything() -> None:
+  """Lets a terminal without Unicode print escapes, where it would fail.
+
+  Otherwise an arrow or a run's name would end a task after all its work.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
+
+
 def console() -> None:
   """Runs the `rlcw` command; what users can mend ends without a traceback.
 
   The exit status is `command.MISTAKE` for a wrong command line or setting, and
   1 for any other error.
   """
+  print_anything()
   with processes.exit_on_failure():
     try:
       main(sys.argv)

@@ -84,6 +84,7 @@ def template(path: str) -> jinja2.Template:
   )
   environment.filters |= {
     'clean': clean,
+    'label': names.label,
     'name': name,
     'read_step': read_step,
     'show': show,

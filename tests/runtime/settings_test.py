@@ -103,3 +103,6 @@ def test_a_default_that_has_changed_is_no_difference() -> None:
   new['judge']['max_reply_characters'] = 9
   name = 'judge.max_reply_characters'
   assert settings.differences(old, new) == {name: (4000, 9)}
+  # `report` once had to be given all three runs
+  old = {'grpo': 'runs/quickstart/grpo', 'evaluate': 'x'}
+  assert settings.differences(old, {'grpo': '', 'evaluate': 'x'}) == {}

@@ -1,13 +1,17 @@
 """The page and plots of a comparison, whatever its arms are named."""
 
+import io
 import pathlib
 import re
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import rich
 
+from rlcw import main
 from rlcw.rewards.briefs import Brief
 from rlcw.tasks.compare import arms, logs, page
 from tests.tasks import report_test
@@ -176,7 +180,7 @@ READ = {'run': 'runs/rlmr-0', 'step': 2, 'steps': 3, 'finished': False}
     ),
     (
       {'read': [READ | {'finished': True}, READ | {'run': 'x-1'}]},
-      'Not all runs have finished: x-1 was read at step 2 of 3. rlmr keeps',
+      'Not all runs have finished: x-1 was read at step 2 of 3. rlmr ',
     ),
   ],
 )
@@ -213,6 +217,18 @@ def test_spoiled_logs_are_named_before_the_work(
     logs.read_logs(folder)
 
 
+def test_a_terminal_without_unicode_gets_escapes(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  written = io.BytesIO()
+  terminal = io.TextIOWrapper(written, 'ascii')
+  monkeypatch.setattr(sys, 'stdout', terminal)
+  main.print_anything()
+  rich.print('诗')
+  print('31% → 45%', flush=True)
+  assert written.getvalue() == b'\\u8bd7\n31% \\u2192 45%\n'
+
+
 def _run(rng: np.random.Generator, mean: float, text: str) -> list[list[dict]]:
   replies = [
     _reply(rng, '') | {'text': text, 'length': len(text), 'unseen': score}
@@ -243,7 +259,8 @@ def test_intervals_of_one_seed_are_called_so(tmp_path: pathlib.Path) -> None:
   assert re.search('rlmr ?2 runs ?briefs and seeds', words)
   assert re.search('gate ?1 run ?briefs only', words)
   assert 'interval over briefs and seeds' in words
-  assert 'It beats base, gate (briefs, seeds of one arm only).' in words
+  better = 'rlmr is better than base, gate (briefs, seeds of one arm only).'
+  assert better in words
   assert '95% intervals over briefs, seeds of one arm only.' in words
   assert 'are of the same 36 words of every run' in words
   assert 'not identified –' not in words

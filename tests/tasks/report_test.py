@@ -470,6 +470,12 @@ def test_verdict_on_briefs_without_rules_is_about_the_writing() -> None:
   assert 'rules' not in found
 
 
+def test_rules_without_any_verdict_decide_nothing() -> None:
+  summary = _evaluation() | {'pass_rate_base': None, 'pass_rate_trained': None}
+  found = verdict.verdict(summary, {'finished': True}, True)
+  assert found.startswith('Better than before in writing: no verdict on the ru')
+
+
 def test_one_step_nulls_and_no_rules(tmp_path: pathlib.Path) -> None:
   config = make_runs(tmp_path, steps=1, briefs=1, replies=1)
   path = tmp_path / 'evaluate/evaluation.jsonl'

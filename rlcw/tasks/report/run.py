@@ -28,6 +28,8 @@ from rlcw.tasks.report.verdict import headline, verdict
 
 # Groups of replies shown per training step.
 GROUPS_PER_STEP = 2
+# Rules that are drawn from either end of the list.
+DRAWN = 30
 # Mixers whose penalty is a difference of writing scores.
 _PENALISED = 'rlmr', 'linear', 'writing'
 
@@ -208,7 +210,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   panels = pick_panels(runs.metrics)
   files = {'curves.png': draw_curves(panels, runs.metrics, 3)}
   if rates:
-    files['rules.png'] = draw_rules(rates)
+    # the largest gains and losses, as a plot of any length could not be drawn
+    files['rules.png'] = draw_rules(rates[:DRAWN] + rates[DRAWN:][-DRAWN:])
   has_rules = any(brief['instruction_id_list'] for brief in runs.briefs)
   result = verdict(summary, runs.read, has_rules)
   page = template('tasks/report/page.html.jinja').render(
@@ -220,6 +223,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     rates=rates,
     curves=[(panel, draw_curves([panel], runs.metrics)) for panel in panels],
     rules_png=files.get('rules.png'),
+    drawn=DRAWN,
     rows=headline(runs.evaluation),
     arms=ARMS,
     briefs=sort_briefs(runs.briefs),

@@ -80,7 +80,13 @@ def verdict(
   writing = 1 + sign(summary['writing_difference'])
   outcome = _WRITING_ALONE[writing]
   parts = [f'writing score {_change(rows["writing"])}']
-  if has_rules:
+  checked = None not in (
+    summary['pass_rate_base'],
+    summary['pass_rate_trained'],
+  )
+  if has_rules and not checked:
+    parts.insert(0, 'no verdict on the rules')
+  elif has_rules:
     outcome = _OUTCOMES[1 + sign(summary['pass_rate_difference'])][writing]
     parts.insert(0, f'keeps all rules {_change(rows["pass_rate"])}')
   _, before, after, *_ = rows['distinct2']
