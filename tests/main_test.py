@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-import sys
 
+import pipeline
 import pytest
 from absl import app
 from ml_collections import ConfigDict
@@ -13,32 +13,12 @@ from rlcw import main
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-  """The process keeps its log level and its cache of compiled programs."""
-  monkeypatch.setattr(main.logging, 'set_verbosity', lambda _: None)
-  monkeypatch.setattr(main.jax.config, 'update', lambda *_: None)
-
-
-def rlcw(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-  """Runs the command in this process; returns its exit status."""
-  monkeypatch.setattr(sys, 'argv', ['rlcw', *arguments])
-  try:
-    main.console()
-  except SystemExit as stopped:
-    if isinstance(stopped.code, str):  # as Python does
-      print(stopped.code, file=sys.stderr)
-      return 1
-    return stopped.code
-  return 0
-
-
 def test_an_error_of_the_user_ends_without_a_trace(
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  status = rlcw(
+  status = pipeline.command(
     monkeypatch,
     '--config=reward_model',
     f'--workdir={tmp_path}',
@@ -54,7 +34,7 @@ def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  status = rlcw(
+  status = pipeline.command(
     monkeypatch,
     '--config=judge',
     f'--workdir={tmp_path / "run"}',
@@ -81,7 +61,7 @@ def test_a_key_in_the_settings_is_refused_and_written_nowhere(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  status = rlcw(
+  status = pipeline.command(
     monkeypatch,
     '--config=judge',
     f'--workdir={tmp_path / "run"}',
@@ -110,29 +90,25 @@ def test_a_finished_run_is_not_run_again(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
-  from pipeline import shipped
-
-  config = shipped('evaluate')
+  config = pipeline.shipped('evaluate')
   (tmp_path / 'config.json').write_text(config.to_json())
   (tmp_path / 'summary.json').write_text('{}')
   arguments = ('--config=evaluate', f'--workdir={tmp_path}')
-  assert rlcw(monkeypatch, *arguments) == 0
+  assert pipeline.command(monkeypatch, *arguments) == 0
   shown = capsys.readouterr()
   assert 'already done' in shown.out + shown.err
-  assert rlcw(monkeypatch, *arguments, '--config.seed=7') == 2
+  assert pipeline.command(monkeypatch, *arguments, '--config.seed=7') == 2
   [error] = capsys.readouterr().err.splitlines()
   assert 'other settings' in error and 'seed' in error
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 
 def test_settings_from_python_are_checked(tmp_path: pathlib.Path) -> None:
-  from pipeline import shipped
-
-  config = shipped('sft')
+  config = pipeline.shipped('sft')
   config.max_grad_norm = -1.0
   with pytest.raises(ValueError, match=r'max_grad_norm=-1\.0; expected'):
     main.run_task(config, tmp_path)
-  config = shipped('sft')
+  config = pipeline.shipped('sft')
   config.step = 3
   with pytest.raises(ValueError, match="step=3: .* did you mean 'steps'"):
     main.run_task(config, tmp_path)
@@ -160,9 +136,7 @@ def test_a_run_may_be_made_longer_and_nothing_else(
   'name', ['reward_model', 'grpo', 'evaluate', 'verify', 'briefs', 'report']
 )
 def test_every_config_names_a_task_and_its_command(name: str) -> None:
-  from pipeline import shipped
-
-  assert shipped(name).task in main.TASKS
+  assert pipeline.shipped(name).task in main.TASKS
   text = (ROOT / 'configs' / f'{name}.py').read_text()
   assert f'rlcw --config=configs/{name}.py' in text
 

@@ -103,6 +103,26 @@ def run(task: str, config: ConfigDict, workdir: pathlib.Path) -> Any:
   return main.run_task(config, workdir)
 
 
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+  """Runs `rlcw ARGUMENTS` in this process; returns its exit status.
+
+  The process keeps its log level and its cache of compiled programs.
+  """
+  from rlcw import main
+
+  monkeypatch.setattr(main.logging, 'set_verbosity', lambda _: None)
+  monkeypatch.setattr(main.jax.config, 'update', lambda *_: None)
+  monkeypatch.setattr(sys, 'argv', ['rlcw', *arguments])
+  try:
+    main.console()
+  except SystemExit as stopped:
+    if isinstance(stopped.code, int):
+      return stopped.code
+    print(stopped.code, file=sys.stderr)  # as Python does
+    return 1
+  return 0
+
+
 def kill_at(point: str) -> None:
   """Replaces one call by a kill: 'rollout:3', 'update:2', 'save:2'…"""
   from orbax import checkpoint as ocp

@@ -75,7 +75,7 @@ def test_every_step_is_told_once_and_nothing_recompiles(
   # the first save, after step 1, has programs of Orbax's own
   assert counts[2] == counts[3] == counts[4]
   assert all(row['sampler_gap'] < 1e-4 for row in rows)
-  assert rows[0]['kl'] == pytest.approx(0, abs=1e-5)
+  assert rows[0]['kl'] == pytest.approx(0, abs=4e-5)
   assert rows[-1]['kl'] > 1e-4
   phases = ('seconds_rollout', 'seconds_scoring', 'seconds_update')
   for row in rows:

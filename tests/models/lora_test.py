@@ -73,7 +73,7 @@ def test_merged_equals_beside() -> None:
   assert jax.tree.structure(merged) == jax.tree.structure(base)
   ours, theirs = read(ADAPTED, beside), read(CONFIG, merged)
   assert np.abs(theirs - read(CONFIG, base)).max() > 0.1
-  np.testing.assert_allclose(ours, theirs, atol=1e-5)
+  np.testing.assert_allclose(ours, theirs, atol=4e-5)
 
 
 def test_replies_are_sampled_from_merged_kernels_where_none_is_rounded() -> (
@@ -84,7 +84,7 @@ def test_replies_are_sampled_from_merged_kernels_where_none_is_rounded() -> (
   assert lora.rollout_config(ADAPTED) == CONFIG
   merged = lora.rollout_params(ADAPTED, beside)
   np.testing.assert_allclose(
-    read(ADAPTED, beside), read(CONFIG, merged), atol=1e-5
+    read(ADAPTED, beside), read(CONFIG, merged), atol=4e-5
   )
   half = dataclasses.replace(ADAPTED, dtype='bfloat16')
   assert lora.rollout_config(half) == half

@@ -104,7 +104,7 @@ def test_a_verdict_is_that_of_the_whole_prompt(
   assert found.reason == [[''] * 3] * 3
   assert found.first.dtype == np.float32
   expected = whole(judge, question)
-  np.testing.assert_allclose(found.first, expected, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(found.first, expected, atol=4e-5, rtol=0)
   assert expected.std(1).min() > 1e-4  # the replies do matter
   assert expected.std(0).min() > 1e-4  # and so do the briefs
 
@@ -117,7 +117,7 @@ def test_passes_and_devices_change_nothing(
   judge = load(make_judge('llama3'), 8)
   with jax.set_mesh(judge.mesh):
     found = LogprobJudge(judge, 8)(JUDGE, prompts_of(JUDGE)).first
-  np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(found, expected, atol=4e-5, rtol=0)
   with pytest.raises(ValueError, match=r'batch_size=12 .* multiple of 8'):
     LogprobJudge(judge, 12)
 
@@ -157,7 +157,7 @@ def test_principles_that_change_are_read_in_few_lengths(
     question = JUDGE._replace(principles='\n'.join(['Be vivid.'] * words))
     found = panel(question, prompts_of(question)).first
     expected = LogprobJudge(one, 2)(question, prompts_of(question)).first
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found, expected, atol=4e-5, rtol=0)
     for prefix, rest in panel.prefaces.values():
       read.add(prefix.kv.k.shape[2])
       assert len(rest) <= prefix.kv.k.shape[2]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import pipeline
 import pytest
 
 from rlcw import main
@@ -125,19 +126,6 @@ def folder(
   return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def keep_verbosity(monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setattr(main.logging, 'set_verbosity', lambda _: None)
-
-
-def rlcw(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-  """Runs the command in this process; returns its exit status."""
-  monkeypatch.setattr(sys, 'argv', ['rlcw', *arguments])
-  with pytest.raises(SystemExit) as stopped:
-    main.console()
-  return stopped.value.code
-
-
 @pytest.mark.parametrize(('line', 'words'), MISTAKES)
 def test_a_mistake_is_one_line(
   line: str,
@@ -149,7 +137,7 @@ def test_a_mistake_is_one_line(
   first, *arguments = [*line.split(), ''][:-1] or ['']
   arguments = arguments if first == '..' else [first, *arguments, '--workdir=w']
   before = sorted(folder.iterdir())
-  assert rlcw(monkeypatch, *arguments) == command.MISTAKE == 2
+  assert pipeline.command(monkeypatch, *arguments) == command.MISTAKE == 2
   shown = capsys.readouterr()
   [error] = shown.err.splitlines()
   assert error.startswith('rlcw: ') and not shown.out
@@ -163,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   monkeypatch.setattr(os, 'access', lambda *_: False)
-  assert rlcw(monkeypatch, '--config=briefs', '--workdir=w/x') == 2
+  assert pipeline.command(monkeypatch, '--config=briefs', '--workdir=w/x') == 2
   error = capsys.readouterr().err
   assert error == f'rlcw: --workdir=w/x: {folder} cannot be written\n'
 
@@ -175,7 +163,7 @@ def test_control_characters_are_escaped() -> None:
 def test_help_lists_tasks_and_flags(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  assert rlcw(monkeypatch, '--help') == 0
+  assert pipeline.command(monkeypatch, '--help') == 0
   shown = capsys.readouterr()
   for name in [*main.TASKS, '--config', '--workdir', '--distributed']:
     assert re.search(f'^  {name}  +[A-Za-z]', shown.out, re.MULTILINE), name
@@ -203,7 +191,7 @@ def test_help_on_a_variant_has_its_values(
   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
   arguments = '--config=grpo:tiny', '--help', '--config.seed=7'
-  assert rlcw(monkeypatch, *arguments) == 0
+  assert pipeline.command(monkeypatch, *arguments) == 0
   shown = capsys.readouterr().out
   assert (
     '--config.steps=2  (an integer of at least 1)\n'

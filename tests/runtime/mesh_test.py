@@ -96,7 +96,7 @@ def test_eight_devices_sample_the_same_replies(
       spread = rollout_on(mesh, table)
     np.testing.assert_array_equal(replies.token, spread.token)
     np.testing.assert_array_equal(replies.length, spread.length)
-    np.testing.assert_allclose(replies.logp, spread.logp, atol=1e-5)
+    np.testing.assert_allclose(replies.logp, spread.logp, atol=4e-5)
 
 
 def test_a_rollout_s_weights_are_whole_over_fsdp() -> None:

@@ -490,7 +490,7 @@ def test_what_is_longer_than_the_limit_scores_as_if_cut(
   cut = base.chat.decode_reply(tokenizer.encode(base.tokenizer, long)[:8])
   found = score([[long, 'word']], np.array([[True, True]]), (32, 8))
   expected = score([[cut, 'word']], np.array([[False, True]]), (32, 8))
-  np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(found, expected, atol=4e-5)
 
 
 def test_a_text_cannot_make_a_control_token(tiny_folder: pathlib.Path) -> None:

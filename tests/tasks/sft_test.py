@@ -128,10 +128,10 @@ def test_the_loss_is_that_of_each_example_alone(
     for f in (ours, theirs)
   )
   assert count == tokens
-  np.testing.assert_allclose(told, expected, rtol=1e-5)
+  np.testing.assert_allclose(told, expected, rtol=4e-5)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
     assert jnp.abs(b).max() > 1e-4
-    np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(a, b, atol=4e-5)
 
 
 def test_places_restart_with_every_example(tiny: Any) -> None:
@@ -145,7 +145,7 @@ def test_places_restart_with_every_example(tiny: Any) -> None:
   _, packed = Decoder(config).apply({'params': params}, token, None, segment)
   _, own = Decoder(config).apply({'params': params}, token[..., 3:7])
   # keys are turned by their places, which the loss cannot tell
-  np.testing.assert_allclose(packed.k[:, :, :, 3:7], own.k, atol=1e-5)
+  np.testing.assert_allclose(packed.k[:, :, :, 3:7], own.k, atol=4e-5)
 
 
 def test_an_example_longer_than_a_row_is_refused(

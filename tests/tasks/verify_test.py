@@ -209,15 +209,15 @@ def test_another_mode_is_an_error(tmp_path: pathlib.Path) -> None:
 
 def test_the_shipped_config_runs_from_the_command_line(
   tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
-  from tests.main_test import rlcw
-
   file = write(tmp_path / 'replies.jsonl', [*RECORDS, {}])
-  arguments = ('--config=configs/verify.py', f'--workdir={tmp_path / "run"}')
-  done = rlcw(*arguments, f'--config.input={file}')
-  assert done.returncode == 1
-  assert f'rlcw: {file}:4: response=None; expected a text' in done.stderr
-  assert 'Traceback' not in done.stderr
+  arguments = '--config=verify', f'--workdir={tmp_path / "run"}'
+  status = pipeline.command(monkeypatch, *arguments, f'--config.input={file}')
+  error = capsys.readouterr().err
+  assert status == 1
+  assert f'rlcw: {file}:4: response=None; expected a text' in error
 
 
 def test_demands_are_put_to_the_judge(
