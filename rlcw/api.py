@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rlcw.data import messages
+from rlcw.data.messages import Message
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, forms, reward_model
@@ -162,7 +163,7 @@ def _log_unfinished(model: str | Path) -> None:
 @overload
 def sample(
   model: Model,
-  prompts: Prompt,
+  prompts: str | Brief | Mapping[str, Any] | Sequence[Message],
   *,
   n: int = 1,
   max_new_tokens: int = 256,
@@ -172,6 +173,22 @@ def sample(
   seed: int = 0,
   batch_size: int = 16,
 ) -> list[Reply]: ...
+
+
+# The messages of one prompt, or several briefs: types do not tell them apart.
+@overload
+def sample(
+  model: Model,
+  prompts: Sequence[Mapping[str, Any]],
+  *,
+  n: int = 1,
+  max_new_tokens: int = 256,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  seed: int = 0,
+  batch_size: int = 16,
+) -> Any: ...
 
 
 @overload
@@ -226,9 +243,10 @@ def sample(
     FileNotFoundError, ValueError: see `load`; or a setting is out of range, a
       prompt is malformed or blank, or does not fit the model's context.
 
-  >>> replies = rlcw.sample(model, 'Write a toast.', n=2, max_new_tokens=8)
+  >>> prompt = 'Write a toast to the sea.'
+  >>> replies = rlcw.sample(model, prompt, n=4, max_new_tokens=16)
   >>> [reply.finished for reply in replies]
-  [False, False]
+  [False, False, False, False]
   """
   for name, value in (
     ('n', n),
@@ -399,9 +417,8 @@ def score(model: RewardModel | str | Path, prompts: Any, replies: Any) -> Any:
     FileNotFoundError, ValueError: see `load`; or a prompt is malformed, or
       `prompts` and `replies` differ in length.
 
-  >>> scores = rlcw.score(taste, 'Write a toast.', ['To the sea!', 'No.'])
-  >>> len(scores)
-  2
+  >>> scores = rlcw.score(taste, prompt, replies)
+  >>> best = replies[scores.index(max(scores))]
   """
   if isinstance(model, LanguageModel):
     raise ValueError(
@@ -506,9 +523,9 @@ def judge(
     ValueError: a setting or a prompt is malformed, `prompts` and `replies`
       differ in length, or no reply got an answer.
 
-  >>> found = rlcw.judge('JUDGE', 'Write a toast.', ['To the sea!', 'No.'])
-  >>> [0 < each.p_good < 1 for each in found]
-  [True, True]
+  >>> found = rlcw.judge('JUDGE', prompt, replies)
+  >>> all(0 < each.p_good < 1 for each in found)
+  True
   """
   asked = forms.match(prompts, replies, forms.brief)
   pairs = asked.rows()

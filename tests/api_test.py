@@ -28,6 +28,7 @@ from rlcw.rewards.forms import Reply
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 
+PROMPT = 'Write a toast to the sea.'
 RULES = {'length:words': {'at_most': 3}, 'punctuation:no_comma': {}}
 BRIEF = {
   'prompt': 'A toast.',
@@ -147,16 +148,16 @@ def test_one_prompt_gets_a_list_and_several_get_lists(
   in_library: pathlib.Path,
 ) -> None:
   model = rlcw.load('MODEL')
-  few: Any = {'n': 2, 'max_new_tokens': 8}
-  one = rlcw.sample(model, 'A toast.', **few)
-  assert [type(reply) for reply in one] == [Reply, Reply] and one[0] != one[1]
-  prompts = ['A toast.', 'A toast.', CHAT, BRIEF]
+  few: Any = {'n': 4, 'max_new_tokens': 16}
+  one = rlcw.sample(model, PROMPT, **few)
+  assert [type(reply) for reply in one] == [Reply] * 4 and len({*one}) == 4
+  prompts = [PROMPT, PROMPT, CHAT, BRIEF]
   many = rlcw.sample(model, prompts, **few)
-  assert [len(group) for group in many] == [2] * 4
+  assert [len(group) for group in many] == [4] * 4
   assert not any(reply.finished for group in many for reply in group)
   assert many[0] == one
   assert many[1] != one  # the same prompt, of another place
-  assert rlcw.sample(model, 'A toast.', seed=1, **few) != one
+  assert rlcw.sample(model, PROMPT, seed=1, **few) != one
   assert rlcw.sample(model, [], **few) == []
 
 
