@@ -85,8 +85,8 @@ class Writer:
       self._watch(row)
     if sample:
       self._loggers.text(step, 'sample', sample)
-    del row['step']
-    self._loggers.log(step, row)
+    numbers = {name: value for name, value in row.items() if name != 'step'}
+    self._loggers.log(step, numbers)
 
   def __enter__(self) -> 'Writer':
     return self

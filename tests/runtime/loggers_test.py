@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import pipeline
 import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -326,3 +327,13 @@ def test_the_command_line_names_loggers_with_commas(task: str) -> None:
   assert parse(f'--config.loggers={given}') == given.split(',')
   assert parse("--config.loggers=('wandb', 'trackio')") == ['wandb', 'trackio']
   assert parse('--config.loggers=()') == []
+
+
+@pytest.mark.parametrize('task', ['sft', 'reward_model', 'grpo'])
+def test_a_task_refuses_a_logger_before_anything_is_loaded(
+  task: str, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.shipped(task)
+  config.update({'model': 'absent', 'loggers': ('tensorboard', 'mlflow')})
+  with pytest.raises(ValueError, match="'mlflow' is unknown; expected some of"):
+    pipeline.run(task, config, tmp_path)
