@@ -154,7 +154,8 @@ def test_one_prompt_gets_a_list_and_several_get_lists(
   prompts = [PROMPT, PROMPT, CHAT, BRIEF]
   many = rlcw.sample(model, prompts, **few)
   assert [len(group) for group in many] == [4] * 4
-  assert not any(reply.finished for group in many for reply in group)
+  ends = [reply.finished for group in many for reply in group]
+  assert {*map(type, ends)} == {bool} and not all(ends)
   assert many[0] == one
   assert many[1] != one  # the same prompt, of another place
   assert rlcw.sample(model, PROMPT, seed=1, **few) != one
