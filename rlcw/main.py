@@ -1,13 +1,21 @@
 """Command line: `rlcw --config=configs/NAME.py[:variant] --workdir=DIR`.
 
 Any setting can be overridden: `--config.steps=10`.  A config names its task.
+
+Exit status: 0 if the task is done, 75 (`signals.STOPPED`) if it was asked to
+stop and the same command resumes it, another one for an error.
 """
 
+import contextlib
+import dataclasses
 import importlib
 import json
 import pkgutil
+import shlex
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +24,18 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from rlcw import tasks
-from rlcw.runtime import files, metrics, processes, settings
+from rlcw.runtime import claim as claims
+from rlcw.runtime import (
+  files,
+  inputs,
+  lock,
+  metrics,
+  paths,
+  processes,
+  settings,
+  signals,
+)
+from rlcw.runtime.claim import Claim
 
 # Every module of rlcw/tasks is a task; of a package, its module `run`.
 TASKS = {
@@ -43,37 +62,17 @@ _HEARTBEAT = flags.DEFINE_integer(
 _SHARED = 'sft', 'reward_model', 'grpo'
 
 
-def check_config(workdir: Path, config: dict[str, Any]) -> None:
-  """Writes the settings of a new run, or compares them with an old run's.
+def prepare_workdir(
+  config: dict[str, Any], workdir: Path, command: str = ''
+) -> Claim:
+  """Checks that a run may begin or go on in a folder (`claim.prepare`).
 
-  The number of steps may grow; the run is then unfinished again, so its summary
-  is deleted.
-
-  Raises:
-    app.UsageError: any other setting differs.
-  """
-  file = workdir / 'config.json'
-  before = json.loads(settings.read(workdir).to_json()) if file.exists() else {}
-  changed = settings.differences(before, config)
-  longer = config.get('steps', 0) > before.get('steps', 0)
-  if changed and not (longer and set(changed) == {'steps'}):
-    raise app.UsageError(
-      f'{workdir} has a run with other settings (there, here): {changed}; '
-      'choose another --workdir, or delete that one'
-    )
-  if changed:
-    (workdir / 'summary.json').unlink(missing_ok=True)
-  files.write_json(file, config)
-
-
-def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
-  """Prepares the run's folder, and returns whether the run is done already.
-
-  Only process 0 checks, because only process 0 writes.
+  Only process 0 looks, because only process 0 writes.
 
   Raises:
     app.UsageError: the task runs in one process and there are several; or
-      their settings differ; or see `check_config`.
+      their settings differ.
+    ValueError: see `claim.prepare`.
   """
   if processes.count() > 1 and config['task'] not in _SHARED:
     raise app.UsageError(
@@ -84,14 +83,11 @@ def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
   # collective that only some of them reach would hang.
   if any(other != config for other in processes.gather(config)):
     raise app.UsageError('the processes were given different settings')
-  done = False
-  if processes.is_primary_process():
-    workdir.mkdir(parents=True, exist_ok=True)
-    check_config(workdir, config)
-    # A task writes its summary last, so it marks a complete run.
-    done = (workdir / 'summary.json').exists()
-  # The others need not see the folder of process 0.
-  return processes.gather(done)[0]
+  paths.make_absolute(config)
+  found = processes.from_primary(
+    lambda: dataclasses.asdict(claims.prepare(workdir, config, command))
+  )
+  return Claim(**found)
 
 
 def main(argv: list[str]) -> None:
@@ -109,13 +105,18 @@ def main(argv: list[str]) -> None:
   # Before `config.json` is written.
   settings.refuse_secrets(config)
   processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
-  resolved = json.loads(config.to_json())
-  if prepare_workdir(resolved, workdir):
-    metrics.log(f'{config.task}: already done in {workdir}')
-    return
-  # Another run of the same program reuses what this one compiles.
-  jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
-  run_task(config, workdir)
+  command = shlex.join(['rlcw', *sys.argv[1:]])
+  with processes.on_primary(lambda: lock.held(workdir)):
+    claim = prepare_workdir(json.loads(config.to_json()), workdir, command)
+    if claim.done:
+      metrics.log(f'{config.task}: already done in {workdir}')
+      return
+    paths.make_absolute(config)
+    # Another run of the same program reuses what this one compiles.
+    cache = str(workdir.parent / '.xla')
+    jax.config.update('jax_compilation_cache_dir', cache)
+    with claims.pending(claim):
+      run_task(config, workdir)
 
 
 def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -127,14 +128,23 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
   Returns:
     The summary in `workdir/summary.json`: the task's own numbers, then
-    `wall_seconds`, `peak_memory_gib`, `hardware` and `notices` where it gives
-    none.
+    `wall_seconds`, `peak_memory_gib`, `hardware`, `notices` and `read` where it
+    gives none.  `read` lists the runs that were read, and how far they were.
+
+  Raises:
+    ValueError: code that the task called has ended the process.
   """
   started = time.perf_counter()
   metrics.take_notices()  # of an earlier task in this process
-  summary = importlib.import_module(TASKS[str(config.task)]).run(
-    config, workdir
-  )
+  read = inputs.reads(config)
+  for state in read:
+    metrics.log(f'{config.task}: reads {state}')
+  for remark in [*claims.remarks(), *inputs.remarks(config, workdir)]:
+    metrics.notice(remark)
+  with _no_exit():
+    summary = importlib.import_module(TASKS[str(config.task)]).run(
+      config, workdir
+    )
   # `plan`, `report` and `briefs` leave an accelerator to those who use it
   on_devices = 'mesh' in config and config.task != 'plan'
   summary = {
@@ -142,9 +152,28 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(on_devices),
     'notices': metrics.take_notices(),
+    'read': [state._asdict() for state in read],
   } | summary
+  claims.settle()
   files.write_json(workdir / 'summary.json', summary)
   return summary
+
+
+@contextlib.contextmanager
+def _no_exit() -> Iterator[None]:
+  """Turns an exit that user's code asks for into an error.
+
+  It would be taken for the end of the run, even for a success.
+  """
+  try:
+    yield
+  except signals.Stopped:
+    raise
+  except (SystemExit, KeyboardInterrupt) as error:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    raise ValueError(
+      f'{frame.filename}:{frame.lineno}: {error!r} would end the run'
+    ) from None
 
 
 def _warn(text: str) -> None:
@@ -156,9 +185,12 @@ def console() -> None:
   flags.mark_flags_as_required(['config', 'workdir'])
   # in sys.argv itself, where ml_collections looks for the settings
   sys.argv = settings.upgrade_arguments(sys.argv, _warn)
-  with processes.exit_on_failure():
+  with processes.exit_on_failure(), signals.listening():
     try:
       app.run(main)
+    except signals.Stopped as stopped:
+      metrics.log(f'rlcw: {stopped}; the same command resumes')
+      raise
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.
     except (OSError, ValueError, FloatingPointError) as error:

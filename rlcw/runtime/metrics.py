@@ -3,7 +3,6 @@
 Only process 0 writes and prints.
 """
 
-import json
 import os
 import platform
 import resource
@@ -61,8 +60,8 @@ class Writer:
         files.drop_from_step(file, first_step)
     self._file = workdir / 'metrics.jsonl'
     if watch and self._file.exists():
-      for line in self._file.read_bytes().splitlines():
-        watch(json.loads(line))
+      for row in files.read_jsonl(self._file):
+        watch(row)
     self._events = workdir / 'tensorboard'
     self._events.mkdir(exist_ok=True)
     # Not `SummaryWriter`: a full disk kills its writer thread, and later steps

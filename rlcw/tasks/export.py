@@ -22,7 +22,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
-from rlcw.runtime.files import write_json
+from rlcw.runtime.files import read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # The `architectures` of a config.json, by `model_type`.
@@ -136,7 +136,7 @@ def peft_base(model: str) -> dict[str, str]:
   if path.is_file() or language_model.run_config(model) is not None:
     return {}
   source = formats.open_source(model)
-  header = formats.read_json(source.path / 'config.json')
+  header = read_json(source.path / 'config.json')
   if header.get('model_type') != source.config['model_type']:
     return {}
   if path.is_dir():
@@ -180,7 +180,7 @@ def write_header(
     # tokenizer's one EOS
     name = 'generation_config.json'
     before = source.path / name
-    generation = formats.read_json(before) if before.exists() else {}
+    generation = read_json(before) if before.exists() else {}
     generation['eos_token_id'] = list(chat.eos_ids)
     write_json(folder / name, generation)
   write_json(folder / 'config.json', header)
@@ -211,7 +211,7 @@ def save_classifier(
   write_header(config, folder, model.chat, _CLASSIFIER)
   if reward.end != model.chat.after_reply:
     # A head of an earlier version; `load_classifier` reads this field.
-    header = formats.read_json(folder / 'config.json')
+    header = read_json(folder / 'config.json')
     write_json(folder / 'config.json', header | {reward_model.END: reward.end})
   params = lora.merge(model.config, model.params)
   # the score head `[1, D]` replaces the language-model head

@@ -230,7 +230,7 @@ def mean_loss(
   """
   loss, size = jax.jit(loss_fn), config.rows_per_step
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0
-  for first in range(0, total, size):
+  for first in processes.stoppable(range(0, total, size)):
     rows = np.arange(first, first + size)
     batch = {name: array[rows % total] for name, array in arrays.items()}
     # the last batch is filled with masked rows, so that all have one shape

@@ -36,7 +36,7 @@ from rlcw.evaluation import plots
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.judge.remote import Form, JSONJudge
-from rlcw.runtime import files, metrics
+from rlcw.runtime import claim, files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import trouble_of
@@ -152,7 +152,7 @@ class Game:
         write(0, self.round_metrics(0.0))
         self.save()
       steps = metrics.progress('adversary', state.round, config.rounds, 'round')
-      for done in steps:
+      for done in processes.stoppable(steps):
         if state.stale >= config.patience:
           return 'patience'
         state.round = done + 1
@@ -266,7 +266,7 @@ class Game:
   def batches(self, items: Sequence[Any]) -> Iterator[list[Any]]:
     """Yields this round's batches of some items, a function of the seed."""
     config = self.config
-    for batch in range(config.batches):
+    for batch in processes.stoppable(range(config.batches)):
       # Counted over all rounds, so that rounds take turns through an epoch.
       step = (self.state.round - 1) * config.batches + batch
       rows = batches.batch_indices(
@@ -408,6 +408,7 @@ def play(
   )
   ledger = ledger or Ledger(workdir, {})
   game = Game(config, workdir, agents, budget, splits, ledger)
+  claim.settle()
   ended = game.play()
   game.write_principles()
   # Release the calls that were reserved for this.

@@ -30,7 +30,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import metrics
+from rlcw.runtime import metrics, processes
 from rlcw.runtime.files import atomic, json_line, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.settings import read as read_settings
@@ -272,7 +272,8 @@ def read(
   """
   mesh = scorers.unseen.decoder.mesh
   size, found = round_up_groups(config.batch_size, mesh), []
-  for first in metrics.progress('read', 0, len(briefs), 'brief', size):
+  steps = metrics.progress('read', 0, len(briefs), 'brief', size)
+  for first in processes.stoppable(steps):
     # The last batch is filled with repeated briefs: batches of one size need
     # no new compilation.
     rows = np.arange(first, first + size) % len(briefs)
@@ -361,7 +362,7 @@ def scorer_accuracy(
   accuracy = {}
   size = round_up_groups(config.batch_size, scorers.unseen.decoder.mesh)
   right = []
-  for first in range(0, len(pairs), size):
+  for first in processes.stoppable(range(0, len(pairs), size)):
     # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)
     score_Px2 = reward_model.score_texts(
