@@ -105,11 +105,27 @@ def main(argv: list[str]) -> None:
   # Before `config.json` is written.
   settings.refuse_secrets(config)
   processes.start(_DISTRIBUTED.value, _HEARTBEAT.value)
-  command = shlex.join(['rlcw', *sys.argv[1:]])
+  begin(config, workdir, shlex.join(['rlcw', *sys.argv[1:]]))
+
+
+def begin(config: ConfigDict, workdir: Path, command: str) -> None:
+  """Begins a run or goes on with it, unless it is done already.
+
+  Args:
+    config: of the task; its paths become absolute.
+    workdir: for results; made if it does not exist.
+    command: the command line, by which others tell how to finish the run.
+
+  Raises:
+    lock.Busy: another process writes to the workdir.
+    app.UsageError, ValueError: see `prepare_workdir`.
+  """
   with processes.on_primary(lambda: lock.held(workdir)):
     claim = prepare_workdir(json.loads(config.to_json()), workdir, command)
     if claim.done:
       metrics.log(f'{config.task}: already done in {workdir}')
+      for remark in claim.remarks:
+        metrics.log(f'notice: {remark} since then')
       return
     paths.make_absolute(config)
     # Another run of the same program reuses what this one compiles.

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from rlcw.data import batches
 from rlcw.data.messages import Prompt, messages, transcript
@@ -30,7 +30,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.layers import token_logprobs
-from rlcw.runtime import processes
+from rlcw.runtime import processes, runs
 from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
 
@@ -79,7 +79,8 @@ def save(head: Head, workdir: Path, end: Sequence[int]) -> None:
     end: ids that it was trained to read after a whole reply.
   """
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
-  save_file(arrays, workdir / FILE, {'end': json.dumps([*end])})
+  metadata = {'end': json.dumps([*end])}
+  weights.save_tensors(arrays, workdir / FILE, metadata)
 
 
 def load(source: str, base: LanguageModel) -> RewardModel:
@@ -96,7 +97,9 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     ValueError: the head does not fit the decoder; or see `weights.load`.
   """
   run, file = language_model.run_config(source), Path(source) / FILE
-  # The head is written after training: without its file a run is unfinished.
+  # The head is written after training.
+  if run is not None and run.task == 'reward_model' and not file.exists():
+    raise FileNotFoundError(runs.unfinished(source))
   if run is None or not file.exists():
     try:
       return load_classifier(source, base.mesh)
@@ -105,9 +108,11 @@ def load(source: str, base: LanguageModel) -> RewardModel:
         f'no reward model at {source}: run the reward_model task with '
         f'--workdir={source} first, or give a sequence classifier ({error})'
       ) from None
-  head = Head(**load_file(file))
   decoder = language_model.reuse(run.model, base.mesh, base)
-  end = _saved_end(file, decoder)
+  try:
+    head, end = Head(**load_file(file)), _saved_end(file, decoder)
+  except (SafetensorError, TypeError, ValueError) as error:
+    raise ValueError(f'{file} is damaged: {error}') from None
   # A policy's replies have one token after their text.
   fits = run.pooling == 'mean' or len(end) == 1
   shared = run.model == base.source and fits

@@ -120,34 +120,25 @@ def read_json(path: Path) -> dict[str, Any]:
   return parse(path.read_bytes(), path)
 
 
-def read_jsonl(path: Path, fields: Sequence[str] = ()) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
   """Reads a JSONL file that a run wrote, with whole lines.
-
-  Args:
-    path: of the file.
-    fields: that every record must have.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: a line is damaged or lacks a field; names the file and the line.
+    ValueError: a line is damaged; names the file and the line.
   """
-  return [r for r, _ in _records(path, path.read_bytes().split(b'\n'), fields)]
+  return [r for r, _ in _records(path, path.read_bytes().split(b'\n'))]
 
 
 def _records(
-  path: Path, lines: Sequence[bytes], fields: Sequence[str]
+  path: Path, lines: Sequence[bytes]
 ) -> list[tuple[dict[str, Any], bytes]]:
   """Returns the record of each line that is not blank, and the line."""
-  records = []
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    record = parse(line, f'{path}:{number}')
-    for field in fields:
-      if field not in record:
-        raise ValueError(f'{path}:{number}: no field {field!r}')
-    records.append((record, line))
-  return records
+  return [
+    (parse(line, f'{path}:{number}'), line)
+    for number, line in enumerate(lines, 1)
+    if line.strip()
+  ]
 
 
 def count_whole_lines(path: Path, field: str) -> int:
@@ -158,18 +149,20 @@ def count_whole_lines(path: Path, field: str) -> int:
     field: a field that every line must have.
 
   Raises:
-    ValueError: a line lacks the field, so another task wrote the file.
+    ValueError: a line is damaged (named), or lacks the field, so another task
+      wrote the file.
   """
   if not path.exists():
     return 0
   # A process killed while writing leaves a last line without a newline.
   *lines, torn = path.read_bytes().split(b'\n')
-  try:
-    found = _records(path, lines, [field])
-  except ValueError as error:
+  found = _records(path, lines)
+  lacking = sum(field not in record for record, _ in found)
+  if lacking:
     raise ValueError(
-      f'{error}; expected the output of an earlier run of the same task, whole'
-    ) from None
+      f'{path} has lines without {field!r}, {lacking} of {len(found)}; '
+      'expected the output of an earlier run of the same task'
+    )
   if torn or len(found) < len(lines):
     replace(path, b''.join(line + b'\n' for _, line in found))
   return len(found)
@@ -185,7 +178,7 @@ def drop_last(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
     unwanted: tells which records to remove.
   """
   lines = path.read_bytes().split(b'\n') if path.exists() else []
-  records = _records(path, lines, [])
+  records = _records(path, lines)
   while records and unwanted(records[-1][0]):
     records.pop()
   if records:
@@ -211,6 +204,13 @@ def drop_from_step(path: Path, step: int) -> None:
     ValueError: a line is damaged; names the file and the line.
   """
   *lines, _ = path.read_bytes().split(b'\n')
-  found = _records(path, lines, ['step'])
-  kept = [line + b'\n' for record, line in found if record['step'] < step]
+  found, kept = _records(path, lines), []
+  for number, (record, line) in enumerate(found, 1):
+    if type(record.get('step')) is not int:
+      raise ValueError(
+        f'{path}:{number}: step={record.get("step")!r:.40}; expected the step '
+        'that the line is of'
+      )
+    if record['step'] < step:
+      kept.append(line + b'\n')
   replace(path, b''.join(kept))

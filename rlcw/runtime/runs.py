@@ -16,7 +16,7 @@ SUMMARY = 'summary.json'
 
 
 class State(NamedTuple):
-  """How far a run that trains a model is."""
+  """Progress of a run that trains a model."""
 
   run: str  # its workdir
   step: int  # of its newest checkpoint, 0 without any

@@ -54,12 +54,14 @@ def listening() -> Iterator[None]:
   os.set_blocking(writer, False)
   before = {number: signal.signal(number, _hear) for number in _SIGNALS}
   other_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-  threading.Thread(target=_count, args=(reader,), daemon=True).start()
+  counter = threading.Thread(target=_count, args=(reader,), daemon=True)
+  counter.start()
   try:
     yield
   finally:
     signal.set_wakeup_fd(other_writer)
     os.close(writer)  # ends the thread
+    counter.join()
     for number, handler in before.items():
       signal.signal(number, handler or signal.SIG_DFL)
     _State.request, _State.raised = '', False

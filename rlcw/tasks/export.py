@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from rlcw import Config
 from rlcw.models import formats, language_model, lora, weights
@@ -246,7 +245,8 @@ def save_adapters(
       for kernel, array in zip(kernels, leaf, strict=True):
         stem = kernel.removesuffix('.weight')
         tensors[f'base_model.model.{stem}.{peft_name}.weight'] = array
-  save_file(tensors, folder / 'adapter_model.safetensors', {'format': 'pt'})
+  file = folder / 'adapter_model.safetensors'
+  weights.save_tensors(tensors, file, {'format': 'pt'})
   write_json(
     folder / 'adapter_config.json',
     {

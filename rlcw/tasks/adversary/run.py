@@ -366,7 +366,7 @@ class Game:
   def write_principles(self) -> None:
     """Writes the judging strategy, as a file for `judge.principles`."""
     text = self.state.judging.text + '\n'
-    (self.workdir / 'principles.md').write_text(text, 'utf-8')
+    files.replace(self.workdir / 'principles.md', text)
 
 
 def play(
@@ -441,7 +441,7 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
     name: np.array([each[name] for each in rounds], float)
     for name in ('step', *(n for panel in plots.ROUNDS for n in panel.series))
   }
-  file.write_bytes(plots.draw_curves(plots.ROUNDS, columns, 2))
+  files.replace(file, plots.draw_curves(plots.ROUNDS, columns, 2))
 
 
 def make_detector(

@@ -16,6 +16,7 @@ from rich import table
 from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import GREEN, STYLE, TRAINED, YELLOW, png, smooth
 from rlcw.rewards.briefs import Brief
+from rlcw.runtime import files
 from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
 # Label, key of an arm's `numbers`, format; the most telling first.
@@ -72,7 +73,7 @@ def write(
   }
   # the page embeds the PNGs; the files are for use elsewhere
   for name, picture in pictures.items():
-    (workdir / f'{name}.png').write_bytes(picture)
+    files.replace(workdir / f'{name}.png', picture)
   page = template('tasks/compare/page.html.jinja').render(
     summary=summary,
     arms=arms,
@@ -83,7 +84,7 @@ def write(
     pictures=pictures,
     samples=samples(replies, briefs),
   )
-  (workdir / 'report.html').write_text(page, encoding='utf-8')
+  files.replace(workdir / 'report.html', page)
   grid = table.Table('', *(label for label, key, _ in ROWS if key in _TERMINAL))
   for arm, stats in arms.items():
     cells = (

@@ -12,7 +12,6 @@ A run's folder is named ARM-SEED; the runs of an arm differ only in their seed.
 
 import glob
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +30,9 @@ from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import metrics, processes
-from rlcw.runtime.files import atomic, json_line, write_json
+from rlcw.runtime.files import atomic, json_line, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
+from rlcw.runtime.runs import is_finished, is_run, unfinished
 from rlcw.runtime.settings import read as read_settings
 from rlcw.sampling import usage
 from rlcw.sampling.usage import Ledger
@@ -162,10 +162,10 @@ def find(pattern: str) -> dict[str, Path]:
   folders = [Path(path) for path in sorted(glob.glob(pattern))]
   done: dict[str, Path] = {}
   for folder in folders:
-    # a run writes its summary last
-    if not (folder / 'summary.json').exists():
+    if not is_run(folder) or read_settings(folder).get('task') != 'grpo':
       continue
-    if read_settings(folder).get('task') != 'grpo':
+    if not is_finished(folder):
+      metrics.notice(f'left out: {unfinished(folder)}')
       continue
     arm, _, seed = folder.name.rpartition('-')
     if not seed.isdecimal() or arm in ('', BASE):
@@ -205,7 +205,7 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
   the model's replies are sampled again.
   """
   try:
-    stored = json.loads(file.with_suffix('.json').read_text('utf-8'))
+    stored = read_json(file.with_suffix('.json'))
     np.load(file.with_suffix('.npy'), mmap_mode='r')
     found = len(datasets.read_jsonl(file))
     if found != count:
@@ -223,7 +223,7 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
 
 def warnings(folder: Path) -> list[str] | None:
   """Warnings of a run's monitors; None for runs of versions without them."""
-  summary = json.loads((folder / 'summary.json').read_text('utf-8'))
+  summary = read_json(folder / 'summary.json')
   tripped = summary.get('warnings')
   return tripped and [f'step {w["step"]}: {w["text"]}' for w in tripped]
 
@@ -401,7 +401,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   strict: dict[str, dict[Any, bool]] = {}
   files = sorted(glob.glob(f'{pattern}/summary.json')) if pattern else []
   for file in map(Path, files):
-    summary = json.loads(file.read_text('utf-8'))
+    summary = read_json(file)
     numbers = {
       k: v for k, v in summary.items() if k.endswith(('strict', 'loose'))
     }

@@ -101,7 +101,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   found['advice'] = advise(plan, found)
   files.write_json(workdir / 'plan.json', found)
-  (workdir / 'plan.png').write_bytes(show.draw_plan(found))
+  files.replace(workdir / 'plan.png', show.draw_plan(found))
   show.print_plan(found)
   summary = {name: found[name] for name in found if name != 'phases'}
   return summary

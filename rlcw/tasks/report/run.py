@@ -23,6 +23,8 @@ from rich import table
 from rlcw.evaluation.page import show, template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
+from rlcw.runtime import files
+from rlcw.runtime import runs as runs_lib
 
 # Groups of replies shown per training step.
 GROUPS_PER_STEP = 2
@@ -119,7 +121,7 @@ def _parse(line: bytes, name: str, where: str) -> dict[str, Any]:
   try:
     # NaN and Infinity, which some writers emit, become null
     record = json.loads(line, parse_constant=lambda _: None)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{where}: expected one JSON object: {error}') from error
   if errors := list(_schema_errors(record, name)):
     raise ValueError(f'{where}: {"; ".join(errors[:4])}')
@@ -135,10 +137,10 @@ def _path(config: ml_collections.ConfigDict, name: str) -> pathlib.Path:
   task, file = name.split('/')
   path = pathlib.Path(str(config[task])).expanduser() / file
   if not path.is_file():
-    raise FileNotFoundError(
-      f'{path} is missing: config.{task} should name the '
-      f'folder of a finished {task} run'
-    )
+    reason = f'config.{task} should name the folder of a finished {task} run'
+    if runs_lib.is_run(path.parent):
+      reason = runs_lib.unfinished(path.parent)
+    raise FileNotFoundError(f'{path} is missing: {reason}')
   return path
 
 
@@ -412,10 +414,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   rates = rule_rates(runs.briefs)
   rules_png = draw_rules(rates)
   panels = pick_panels(runs.metrics)
-  (workdir / 'curves.png').write_bytes(draw_curves(panels, runs.metrics, 3))
-  (workdir / 'rules.png').write_bytes(rules_png)
+  files.replace(workdir / 'curves.png', draw_curves(panels, runs.metrics, 3))
+  files.replace(workdir / 'rules.png', rules_png)
   page = _render(runs, summary, rates, rules_png, panels)
-  (workdir / 'report.html').write_text(str(page), encoding='utf-8')
+  files.replace(workdir / 'report.html', str(page))
   grid = table.Table('', *ARMS, 'difference', '95% interval')
   for row in headline(summary):
     grid.add_row(*row)

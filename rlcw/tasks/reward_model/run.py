@@ -436,5 +436,5 @@ def judge(
       summary[f'{name}_accuracy'] = stats.accuracy(against_Nx2)
   if processes.is_primary_process():
     picture = plots.draw_scores(length_N, score_N, stats.calibration(score_Mx2))
-    (workdir / 'reward_model.png').write_bytes(picture)
+    files.replace(workdir / 'reward_model.png', picture)
   return summary
