@@ -148,6 +148,8 @@ def call_user_reward(
   with processes.interruptible(), user_code(name):
     returned = reward(copy.deepcopy(briefs), [[*group] for group in replies])
   try:
+    if returned is None:
+      raise TypeError('it returned None')
     # A copy, because the function may write into its array at the next call.
     value = np.array(returned, np.float32)
   except (TypeError, ValueError) as error:

@@ -117,12 +117,13 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     return claim
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS
-  known = (files.read_json(file).get('inputs') or {}) if file.exists() else {}
+  # Runs of earlier versions have kept no digests.
+  recorded = files.read_json(file).get('inputs', {}) if file.exists() else {}
   longer = config.get('steps', 0) > before.get('steps', 0)
   changed = {
     name: values
     for name, values in settings.differences(before, config).items()
-    if not _is_same(known.get(name), now.get(name))
+    if not _is_same(recorded.get(name), now.get(name))
   }
   if changed and not (longer and set(changed) == {'steps'}):
     raise ValueError(
@@ -132,7 +133,8 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   claim = dataclasses.replace(
     claim, longer=longer, done=runs.is_finished(workdir) and not longer
   )
-  return _with_changes(claim, inputs.changes(known, now))
+  changes = inputs.changes(recorded, now) if file.exists() else {}
+  return _with_changes(claim, changes)
 
 
 def _is_same(old: dict[str, Any] | None, new: dict[str, Any] | None) -> bool:

@@ -65,7 +65,8 @@ def changes(before: Inputs, now: Inputs) -> dict[str, str]:
 
   An input that is gone is no change: a finished run needs it no more.
   """
-  changed = {}
+  new_ones = now.keys() - before.keys()
+  changed = {name: f'{name}={now[name]["path"]} is new' for name in new_ones}
   for name, old in before.items():
     new = now.get(name, old)
     if old['digest'] != new['digest']:
