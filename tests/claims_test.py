@@ -162,7 +162,7 @@ def test_a_run_may_be_made_longer_and_nothing_else(
   assert summary.exists()
 
 
-@pytest.mark.parametrize('text', ['', '{}', '{"a"', '[]', '\0\0\0', 'null'])
+@pytest.mark.parametrize('text', ['', '{"a"', '[]', '\0\0\0', 'null'])
 def test_a_spoiled_summary_is_not_done(
   lab: Lab, tmp_path: pathlib.Path, text: str
 ) -> None:
@@ -195,6 +195,23 @@ def test_a_run_of_an_earlier_version_goes_on(
   monkeypatch.chdir(tmp_path / 'other')
   lab()
   assert lab.calls == 1
+
+
+def test_paths_relative_and_absolute_are_the_same_run(
+  lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  lab(input='in.txt', output='out.jsonl')
+  lab(input='./in.txt', output=str(tmp_path / 'out.jsonl'))
+  (tmp_path / 'in.txt').unlink()
+  lab(input='in.txt', output='out.jsonl')
+  # as earlier versions wrote it
+  old = {'task': 'score', 'input': 'in.txt', 'output': 'out.jsonl'}
+  files.write_json(tmp_path / 'score' / 'config.json', old)
+  lab(input='in.txt', output='out.jsonl')
+  assert lab.calls == 1
+  with pytest.raises(ValueError, match='output'):
+    lab(input='in.txt', output='other.jsonl')
 
 
 # --- What is read -----------------------------------------------------------
@@ -234,16 +251,17 @@ def test_the_output_of_an_unfinished_run_is_no_whole_input(
   lab: Lab, tmp_path: pathlib.Path
 ) -> None:
   pairs = tmp_path / 'pairs'
-  files.write_json(pairs.with_suffix('.x') and _made(pairs), {'task': 'curate'})
+  pairs.mkdir()
   (pairs / 'preferences.jsonl').write_text('{}\n')
+  # a folder of the user's own, with a config.json of another program
+  (pairs / 'config.json').write_text('// no JSON')
+  assert lab(preferences=str(pairs / 'preferences.jsonl'))['notices'] == []
+  files.write_json(pairs / 'config.json', {'task': 'curate'})
+  files.write_json(pairs / 'inputs.json', {})
+  lab.give('b')
   summary = lab(preferences=str(pairs / 'preferences.jsonl'))
   [notice] = summary['notices']
   assert 'is incomplete' in notice and '--config=configs/curate.py' in notice
-
-
-def _made(folder: pathlib.Path) -> pathlib.Path:
-  folder.mkdir()
-  return folder / 'config.json'
 
 
 # --- Ends -------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 
@@ -71,6 +73,36 @@ def test_old_names_and_unset_settings_are_in_the_config_of_a_run(
   assert '--config.judge.endpoint.model=m' in inputs['command']
 
 
+def test_a_wait_for_a_server_ends_on_request_and_resumes(
+  tmp_path: pathlib.Path,
+) -> None:
+  replies = tmp_path / 'replies.jsonl'
+  replies.write_text('{"prompt": "a", "response": "b"}\n')
+  with socket.create_server(('127.0.0.1', 0)) as silent:
+    port = silent.getsockname()[1]
+    process = subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'rlcw.main', '--config=configs/judge.py'),
+        f'--workdir={tmp_path / "run"}',
+        f'--config.input={replies}',
+        f'--config.judge.endpoint.url=http://127.0.0.1:{port}/v1',
+        '--config.judge.endpoint.model=m',
+      ],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    connection, _ = silent.accept()  # the question, which is not answered
+    with connection:
+      process.send_signal(signal.SIGINT)
+      out, error = process.communicate(timeout=60)
+  assert process.returncode == 75
+  assert 'Traceback' not in error
+  assert 'stopped by SIGINT; the same command resumes' in out
+  assert not (tmp_path / 'run' / 'summary.json').exists()
+
+
 def test_a_key_in_the_settings_is_refused_and_written_nowhere(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -103,7 +135,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: pathlib.Path) -> None:
 
   config = shipped('evaluate')
   (tmp_path / 'config.json').write_text(config.to_json())
-  (tmp_path / 'summary.json').write_text('{"briefs": 1}')
+  (tmp_path / 'summary.json').write_text('{}')
   arguments = ('--config=configs/evaluate.py', f'--workdir={tmp_path}')
   done = rlcw(*arguments)
   assert done.returncode == 0

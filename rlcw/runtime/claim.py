@@ -8,6 +8,7 @@ corrected command may use it.
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     name: values
     for name, values in settings.differences(before, config).items()
     if not _is_same(recorded.get(name), now.get(name))
+    # a path to an input that is gone stays relative
+    and os.path.abspath(str(values[1])) != values[0]
   }
   if changed and not (longer and set(changed) == {'steps'}):
     raise ValueError(

@@ -94,7 +94,9 @@ def remarks(config: Config, workdir: Path) -> list[str]:
   for name in paths.inputs(config):
     for path in paths.matches(str(paths.get(config, name))):
       folder = path if path.is_dir() else path.parent
-      if folder.absolute() == workdir.absolute() or not runs.is_run(folder):
+      # Other folders with a file may have a config.json of any program.
+      is_claimed = (folder / settings.INPUTS).exists()
+      if not is_claimed or folder.absolute() == workdir.absolute():
         continue
       if path.is_file() and not runs.is_finished(folder):
         found.append(f'{name}={path} is incomplete: {runs.unfinished(folder)}')

@@ -41,7 +41,7 @@ def inputs(config: Any) -> list[str]:
 
 
 def _names(config: Any, wanted: set[str], prefix: str = '') -> Iterator[str]:
-  for name, value in config.items():
+  for name, value in [*config.items()]:
     if hasattr(value, 'items'):
       # `endpoint.model` is the server's name of a model.
       if name != 'endpoint':
@@ -82,7 +82,21 @@ def make_absolute(config: Any) -> None:
   for name in inputs(config):
     if matches(value := get(config, name)):
       change(config, name, os.path.abspath(value))
-  for name in [*_names(config, _OUTPUTS)]:
+  for name in _names(config, _OUTPUTS):
+    change(config, name, os.path.abspath(get(config, name)))
+
+
+def locate(config: Any, workdir: str | Path, home: str = '') -> None:
+  """Makes the paths in the settings of an earlier run absolute, in place.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    home: the workdir when the run began; '' if unknown.
+  """
+  for name in inputs(config):
+    change(config, name, find(get(config, name), workdir, home))
+  for name in _names(config, _OUTPUTS):
     change(config, name, os.path.abspath(get(config, name)))
 
 

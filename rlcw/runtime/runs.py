@@ -49,9 +49,10 @@ def is_run(folder: str | Path) -> bool:
 def is_finished(folder: str | Path) -> bool:
   """Returns whether a run has a whole summary, which a task writes last."""
   try:
-    return bool(files.read_json(Path(folder) / SUMMARY))
+    files.read_json(Path(folder) / SUMMARY)
   except (OSError, ValueError):
     return False
+  return True
 
 
 def newest_step(folder: str | Path) -> int:

@@ -112,10 +112,7 @@ def read(workdir: str | Path) -> Config:
     )
   config = upgrade(ConfigDict(files.read_json(file)))
   home = files.read_json(inputs).get('workdir', '') if inputs.exists() else ''
-  for name in paths.inputs(config):
-    paths.change(
-      config, name, paths.find(paths.get(config, name), workdir, home)
-    )
+  paths.locate(config, workdir, home)
   return config
 
 
