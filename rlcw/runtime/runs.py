@@ -132,6 +132,8 @@ def lineage(model: str | Path) -> tuple[list[tuple[Path, Config]], str]:
           'has no model'
         )
       raise FileNotFoundError(unfinished(model))
+    if not config.get('model'):
+      raise ValueError(f'{Path(model) / "config.json"} names no model')
     found.append((Path(model), config))
     model = config.model
   return found, str(model)

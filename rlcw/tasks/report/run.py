@@ -138,8 +138,8 @@ def _path(config: ml_collections.ConfigDict, name: str) -> pathlib.Path:
   path = pathlib.Path(str(config[task])).expanduser() / file
   if not path.is_file():
     reason = f'config.{task} should name the folder of a finished {task} run'
-    if runs_lib.is_run(path.parent):
-      reason = runs_lib.unfinished(path.parent)
+    if runs_lib.is_run(path.parent) and not runs_lib.is_finished(path.parent):
+      reason += f'; {runs_lib.unfinished(path.parent)}'
     raise FileNotFoundError(f'{path} is missing: {reason}')
   return path
 
