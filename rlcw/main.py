@@ -144,8 +144,8 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
   Returns:
     The summary in `workdir/summary.json`: the task's own numbers, then
-    `wall_seconds`, `peak_memory_gib`, `hardware`, `notices` and `read` where it
-    gives none.  `read` lists the runs that were read, and how far they were.
+    `wall_seconds`, `peak_memory_gib`, `hardware` and `notices` where it gives
+    none; and `read`, the runs that it read, if any, and how far they were.
 
   Raises:
     ValueError: code that the task called has ended the process.
@@ -168,7 +168,7 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(on_devices),
     'notices': metrics.take_notices(),
-    'read': [state._asdict() for state in read],
+    **({'read': [state._asdict() for state in read]} if read else {}),
   } | summary
   claims.settle()
   files.write_json(workdir / 'summary.json', summary)
