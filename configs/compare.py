@@ -3,8 +3,8 @@
   rlcw --config=configs/compare.py --workdir=runs/experiment/comparison
 
 `scripts/experiment.sh` trains the runs that the default pattern matches.  Runs
-can be added as they finish: delete summary.json and start the task again;
-replies already sampled of the same models and settings are reused.
+can be added as they finish: start the task again; replies already sampled of
+the same models and settings are reused.
 
 Cost: about a minute per run on 2 CPU cores, 4 GiB of memory.
 Expect: report.html with tables and plots, and summary.json, in the workdir.

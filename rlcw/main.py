@@ -1,14 +1,22 @@
 """The `rlcw` command: `rlcw --config=NAME[:variant] --workdir=DIR`.
 
 Any setting can be overridden: `--config.steps=10`.  A config names its task.
+
+Exit status: 0 if the task is done, 75 (`signals.STOPPED`) if it was asked to
+stop and the same command resumes it, another one for an error.
 """
 
+import contextlib
+import dataclasses
 import importlib
 import io
 import json
 import pkgutil
+import shlex
 import sys
 import time
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +25,19 @@ from absl import app, logging
 from ml_collections import ConfigDict
 
 from rlcw import Config, tasks
+from rlcw.runtime import claim as claims
 from rlcw.runtime import (
   command,
   files,
+  inputs,
+  lock,
   mesh,
   metrics,
+  paths,
   processes,
-  settings,
+  signals,
 )
+from rlcw.runtime.claim import Claim
 
 # Every module of rlcw/tasks is a task; of a package, its module `run`.
 TASKS = {
@@ -36,37 +49,17 @@ TASKS = {
 _SHARED = 'sft', 'reward_model', 'grpo'
 
 
-def check_config(workdir: Path, config: dict[str, Any]) -> None:
-  """Writes the settings of a new run, or compares them with an old run's.
+def prepare_workdir(
+  config: dict[str, Any], workdir: Path, command: str = ''
+) -> Claim:
+  """Checks that a run may begin or go on in a folder (`claim.prepare`).
 
-  The number of steps may grow; the run is then unfinished again, so its summary
-  is deleted.
-
-  Raises:
-    app.UsageError: any other setting differs.
-  """
-  file = workdir / 'config.json'
-  before = json.loads(settings.read(workdir).to_json()) if file.exists() else {}
-  changed = settings.differences(before, config)
-  longer = config.get('steps', 0) > before.get('steps', 0)
-  if changed and not (longer and set(changed) == {'steps'}):
-    raise app.UsageError(
-      f'{workdir} has a run with other settings (there, here): {changed}; '
-      'choose another --workdir, or delete that one'
-    )
-  if changed:
-    (workdir / 'summary.json').unlink(missing_ok=True)
-  files.write_json(file, config)
-
-
-def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
-  """Prepares the run's folder, and returns whether the run is done already.
-
-  Only process 0 checks, because only process 0 writes.
+  Only process 0 looks, because only process 0 writes.
 
   Raises:
     app.UsageError: the task runs in one process and there are several; or
-      their settings differ; or see `check_config`.
+      their settings differ.
+    ValueError: see `claim.prepare`.
   """
   if processes.count() > 1 and config['task'] not in _SHARED:
     raise app.UsageError(
@@ -77,14 +70,11 @@ def prepare_workdir(config: dict[str, Any], workdir: Path) -> bool:
   # collective that only some of them reach would hang.
   if any(other != config for other in processes.gather(config)):
     raise app.UsageError('the processes were given different settings')
-  done = False
-  if processes.is_primary_process():
-    workdir.mkdir(parents=True, exist_ok=True)
-    check_config(workdir, config)
-    # A task writes its summary last, so it marks a complete run.
-    done = (workdir / 'summary.json').exists()
-  # The others need not see the folder of process 0.
-  return processes.gather(done)[0]
+  paths.make_absolute(config)
+  found = processes.from_primary(
+    lambda: dataclasses.asdict(claims.prepare(workdir, config, command))
+  )
+  return Claim(**found)
 
 
 def main(argv: list[str]) -> None:
@@ -99,13 +89,34 @@ def main(argv: list[str]) -> None:
     command.check_workdir(workdir)
   if not (workdir / 'summary.json').exists():
     check_task(config)
-  resolved = json.loads(config.to_json())
-  if prepare_workdir(resolved, workdir):
-    metrics.log(f'{config.task}: already done in {workdir}')
-    return
-  # Another run of the same program reuses what this one compiles.
-  jax.config.update('jax_compilation_cache_dir', str(workdir.parent / '.xla'))
-  run_task(config, workdir)
+  begin(config, workdir, shlex.join(['rlcw', *argv[1:]]))
+
+
+def begin(config: ConfigDict, workdir: Path, line: str) -> None:
+  """Begins a run or goes on with it, unless it is done already.
+
+  Args:
+    config: of the task; its paths become absolute.
+    workdir: for results; made if it does not exist.
+    line: the command line, by which others tell how to finish the run.
+
+  Raises:
+    lock.Busy: another process writes to the workdir.
+    app.UsageError, ValueError: see `prepare_workdir`.
+  """
+  with processes.on_primary(lambda: lock.held(workdir)):
+    claim = prepare_workdir(json.loads(config.to_json()), workdir, line)
+    if claim.done:
+      metrics.log(f'{config.task}: already done in {workdir}')
+      for remark in claim.remarks:
+        metrics.log(f'notice: {remark} since then')
+      return
+    paths.make_absolute(config)
+    # Another run of the same program reuses what this one compiles.
+    cache = str(workdir.parent / '.xla')
+    jax.config.update('jax_compilation_cache_dir', cache)
+    with claims.pending(claim):
+      run_task(config, workdir)
 
 
 def check_task(config: Config) -> None:
@@ -146,25 +157,51 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   Returns:
     The summary in `workdir/summary.json`: the task's own numbers, then
     `wall_seconds`, `peak_memory_gib`, `hardware` and `notices` where it gives
-    none.
+    none; and `read`, the runs that it read, if any, and how far they were.
 
   Raises:
-    ValueError: a setting is unknown or out of range, or see the task's `run`.
+    ValueError: a setting is unknown or out of range; or code that the task
+      called has ended the process; or see the task's `run`.
   """
   command.check(config, TASKS)
   started = time.perf_counter()
   metrics.take_notices()  # of an earlier task in this process
-  summary = importlib.import_module(TASKS[str(config.task)]).run(
-    config, workdir
-  )
+  read = inputs.reads(config)
+  for state in read:
+    metrics.log(f'{config.task}: reads {state}')
+  for remark in [*claims.remarks(), *inputs.remarks(config, workdir)]:
+    metrics.notice(remark)
+  with _no_exit():
+    summary = importlib.import_module(TASKS[str(config.task)]).run(
+      config, workdir
+    )
   summary = {
     'wall_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(uses_devices(config)),
     'notices': metrics.take_notices(),
+    **({'read': [state._asdict() for state in read]} if read else {}),
   } | summary
+  claims.settle()
   files.write_json(workdir / 'summary.json', summary)
   return summary
+
+
+@contextlib.contextmanager
+def _no_exit() -> Iterator[None]:
+  """Turns an exit that user's code asks for into an error.
+
+  It would be taken for the end of the run, even for a success.
+  """
+  try:
+    yield
+  except signals.Stopped:
+    raise
+  except (SystemExit, KeyboardInterrupt) as error:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    raise ValueError(
+      f'{frame.filename}:{frame.lineno}: {error!r} would end the run'
+    ) from None
 
 
 def print_anything() -> None:
@@ -179,16 +216,19 @@ def print_anything() -> None:
 def console() -> None:
   """Runs the `rlcw` command; what users can mend ends without a traceback.
 
-  The exit status is `command.MISTAKE` for a wrong command line or setting, and
-  1 for any other error.
+  The exit status is `command.MISTAKE` for a wrong command line or setting,
+  `signals.STOPPED` for a run that was asked to stop, and 1 for any other error.
   """
   print_anything()
-  with processes.exit_on_failure():
+  with processes.exit_on_failure(), signals.listening():
     try:
       main(sys.argv)
     except app.UsageError as error:
       print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
       sys.exit(command.MISTAKE)
+    except signals.Stopped as stopped:
+      metrics.log(f'rlcw: {stopped}; the same command resumes')
+      raise
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.
     except (OSError, ValueError, FloatingPointError) as error:

@@ -21,9 +21,10 @@ from jax.sharding import Mesh
 
 from rlcw import Config
 from rlcw.losses import Ratio
-from rlcw.runtime import console, files, metrics, processes
+from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
+from rlcw.runtime.signals import Stopped
 
 Params = Any  # a nested dict of arrays
 
@@ -275,12 +276,13 @@ def fit(
 
   Raises:
     Ended: raised by `next_batch`; the state before this step is saved.
-    Preempted: a process received SIGTERM; the state after the current step is
-      saved.
+    Stopped: a process was asked to stop; the state after the last whole step
+      is saved.
     FloatingPointError: loss or gradient was not finite in `max_bad_steps` steps
       in a row; the last good state is saved.
     OSError: a disk is full or gone; earlier checkpoints are intact.
   """
+  claim.settle()
   checkpoints = Checkpoints(workdir / 'checkpoints')
   state = init_state(params, optimizer, mesh)
 
@@ -295,7 +297,7 @@ def fit(
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches, rate)
   writer = metrics.Writer(workdir, first, watch, config)
-  with writer as write, processes.preemption_notice() as preempted:
+  with writer as write:
 
     def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
       """Writes a row of metrics; returns whether training has diverged."""
@@ -319,13 +321,16 @@ def fit(
     pending = None  # the arguments of `write_row` for the step in flight
     for step in console.progress(name, first, steps, 'step', lines=False):
       try:
+        processes.stop_together()
         batch = next_batch(state, step)
-      except Ended:
+      except (Ended, Stopped) as error:
         # Without a pending row the state is saved already.
         if pending is not None:
           write_row(*pending, until=time.perf_counter())
           save()
         checkpoints.close()
+        if isinstance(error, Stopped):
+          metrics.log(f'{name}: {error}; {step} of {steps} steps are saved')
         raise
       state, stats = update(state, batch.arrays, frozen or {})
       # This step runs on the device while the host writes the row of the step
@@ -336,9 +341,7 @@ def fit(
       )
       pending = (step, batch, stats)
       done = step + 1
-      # A collective operation: all processes call it in every step.
-      stop = preempted()
-      if done % checkpoint_every == 0 or done == steps or stop or diverged:
+      if done % checkpoint_every == 0 or done == steps or diverged:
         # Rows are written before the checkpoint: a resumed run removes the
         # rows of steps that it repeats, but cannot restore missing ones.
         jax.block_until_ready(state)
@@ -352,11 +355,6 @@ def fit(
           f'row, up to step {step}; the last good state is saved in '
           f'{workdir / "checkpoints"}. A lower learning rate may help.'
         )
-      if stop:
-        checkpoints.close()
-        metrics.log(
-          f'{name}: stopped by SIGTERM; {done} of {steps} steps are saved'
-        )
-        raise processes.Preempted(0)
   checkpoints.close()
+  processes.stop_together()
   return state

@@ -5,9 +5,10 @@
 
 Trains a tiny random model with GRPO twice, through the `rlcw` command.  The
 first run is left alone.  In the second, faults are injected at random times: it
-is killed or terminated, its judge is unreachable, its disk is full, its newest
-checkpoint or a line of its briefs is damaged.  In both, some rewards are so
-large that the gradient is not finite.  At the end parameters, optimiser
+is killed, terminated, interrupted or started twice, its judge is unreachable,
+its reward hangs, its disk is full, its newest checkpoint, its summary or a line
+of its briefs or metrics is damaged, its clock jumps.  In both, some rewards are
+so large that the gradient is not finite.  At the end parameters, optimiser
 moments, replies and metrics of the two runs are compared bit for bit.  A third
 run, without retries for its judge, checks that replies without a verdict are
 masked.

@@ -15,6 +15,7 @@ from typing import Any
 
 from endurance_lab import BRIEFS, Judge, Run, expect
 
+STOPPED = 75  # exit code of a run that was asked to stop
 # Error messages for a full disk: of the system, and of a failed checkpoint.
 FULL = r'No space left on device|\(0\.\d MiB are free\)'
 
@@ -76,14 +77,87 @@ def kill_at_start(lab: Lab) -> str:
 
 
 def terminate(lab: Lab) -> str:
-  """Sends SIGTERM, as at preemption: the run saves and exits with code 0."""
+  """Sends SIGTERM, as at preemption: the run saves and exits with code 75."""
   time.sleep(lab.delay(0.5))
-  expect(lab.run.wait(signal.SIGTERM) == 0, 'exit code 0')
+  return stop(lab, signal.SIGTERM)
+
+
+def interrupt(lab: Lab) -> str:
+  """Sends SIGINT, as Ctrl-C does: the run saves and exits with code 75."""
+  time.sleep(lab.delay(0.5))
+  return stop(lab, signal.SIGINT)
+
+
+def stop(lab: Lab, number: int) -> str:
+  """Asks the run to stop."""
+  expect(lab.run.wait(number) == STOPPED, f'exit code {STOPPED}')
   expect(
     lab.run.checkpoints()[-1] == lab.run.steps(),
     'a checkpoint of the last step',
   )
-  return 'saved, exit code 0'
+  return f'saved, exit code {STOPPED}'
+
+
+def hang_reward(lab: Lab) -> str:
+  """Lets the reward function hang, and asks the run to stop meanwhile."""
+  lab.run.hang.touch()
+  try:
+    while not lab.run.is_hanging():
+      lab.run.sleep()
+    return stop(lab, signal.SIGTERM)
+  finally:
+    lab.run.hang.unlink()
+    lab.run.hanging.unlink(missing_ok=True)
+
+
+def start_twice(lab: Lab) -> str:
+  """Starts the run a second time: the second process names the first."""
+  other = Run(lab.run.folder, lab.run.settings)
+  other.start()
+  expect(other.wait() == 1, 'exit code 1')
+  words = f'is in use by process {lab.run.process.pid} on '
+  expect(words in other.output(), f'{words!r} in the output')
+  return 'the second one was refused'
+
+
+def halve_summary(lab: Lab) -> str:
+  """Leaves a part of a summary: the run is not taken for finished."""
+  lab.run.wait(signal.SIGKILL)
+  (lab.run.folder / 'summary.json').write_text('{"steps": ')
+  lab.run.start()
+  lab.run.wait_for_resume()
+  expect('already done' not in lab.run.output(), 'a run that goes on')
+  return ''
+
+
+def spoil_log(lab: Lab) -> str:
+  """Damages a line of the metrics: the run exits with an error naming it."""
+  lab.run.wait(signal.SIGKILL)
+  file = lab.run.folder / 'metrics.jsonl'
+  original = file.read_bytes()
+  lines = original.split(b'\n')
+  n = lab.random.randrange(len(lines) - 1)
+  lines[n] = bytes(len(lines[n]))
+  file.write_bytes(b'\n'.join(lines))
+  lab.run.start()
+  expect(lab.run.wait() == 1, 'exit code 1')
+  file.write_bytes(original)
+  words = f'rlcw: {file}:{n + 1}: not JSON'
+  expect(words in lab.run.output(), f'{words!r} in the output')
+  return 'the error names file and line; repaired'
+
+
+def jump_clock(lab: Lab) -> str:
+  """Restarts the run a year earlier or later, with new times of its inputs."""
+  lab.run.wait(signal.SIGKILL)
+  lab.run.clock = lab.random.choice([-1, 1]) * 365 * 24 * 3600
+  moment = time.time() - lab.run.clock
+  os.utime(lab.briefs, (moment, moment))
+  before = lab.run.checkpoints()
+  lab.run.start()
+  lab.run.wait_for_step(max(before, default=0) + 1)
+  lab.run.clock = 0
+  return 'a year'
 
 
 def take_judge(lab: Lab) -> str:
@@ -198,6 +272,12 @@ def schedule(lab: Lab) -> list[tuple[int, Callable[[Lab], str]]]:
     *[kill_in_save] * in_save,
     *[kill_at_start] * at_start,
     *[terminate] * (few + 1),
+    *[interrupt] * few,
+    *[hang_reward] * few,
+    *[start_twice] * few,
+    *[halve_summary] * few,
+    *[spoil_log] * few,
+    *[jump_clock] * few,
     *[take_judge] * max(1, few // 2),
     *[take_judge_and_kill] * max(1, few // 2),
     # Only on the small tmpfs: filling the machine's disk would harm others.

@@ -22,6 +22,12 @@ CHATML = (
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# Environment variables of a run: the path of a file, seconds.
+HANG, CLOCK = 'ENDURANCE_HANG', 'ENDURANCE_CLOCK'
+if float(os.environ.get(CLOCK, 0)):
+  _now, _jump = time.time, float(os.environ[CLOCK])
+  time.time = lambda: _now() + _jump
+
 
 def writing(
   briefs: Sequence[Any], replies: Sequence[Sequence[str]]
@@ -29,7 +35,8 @@ def writing(
   """Reward function of the runs: the number of vowels, divided by 8.
 
   Replies to the brief `POISONED` get -3e38 and 3e38 in turn.  Their difference
-  overflows float32, so that the gradient is not finite.
+  overflows float32, so that the gradient is not finite.  It hangs as long as
+  the file exists that `HANG` names.
 
   Args:
     briefs: P briefs.
@@ -38,6 +45,10 @@ def writing(
   Returns:
     Rewards `[P][G]`.
   """
+  hang = Path(os.environ[HANG])
+  while hang.exists():
+    hang.with_suffix('.hanging').touch()
+    time.sleep(0.05)
   return [
     [-3e38, 3e38] * (len(group) // 2)
     if brief.id == f'brief-{POISONED}'
@@ -184,6 +195,9 @@ class Run:
     # A run that has not started yet has an empty log.
     self.log.touch()
     self.process: Any = None
+    self.hang = folder.with_suffix('.hang')  # the reward hangs if it exists
+    self.hanging = folder.with_suffix('.hanging')  # made by the reward then
+    self.clock = 0  # seconds that the clock of the next process is ahead
     # At the last start: size of the log, inode of metrics.jsonl.
     self.before = 0, 0
 
@@ -194,6 +208,8 @@ class Run:
       'PYTHONPATH': ':'.join(map(str, paths)),
       # Cache even programs that compile quickly: every process needs them.
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      HANG: str(self.hang),
+      CLOCK: str(self.clock),
     }
     command = [
       *(sys.executable, '-m', 'rlcw.main'),
@@ -266,6 +282,10 @@ class Run:
     """Steps with a complete checkpoint, in ascending order."""
     names = [path.name for path in (self.folder / 'checkpoints').glob('*')]
     return sorted(int(name) for name in names if name.isdecimal())
+
+  def is_hanging(self) -> bool:
+    """Returns whether the reward hangs."""
+    return self.hanging.exists()
 
   def is_saving(self) -> bool:
     """Returns whether an incomplete checkpoint exists."""

@@ -20,8 +20,7 @@ train() {  # ARM SEED
     --config.seed="$2"
 }
 compare() {
-  # A finished comparison is not repeated, but there may be new arms.
-  rm -f $runs/comparison/summary.json
+  # Made anew if there are new arms.
   rlcw --config=configs/compare.py --workdir=$runs/comparison \
     --config.benchmark="$runs/ifeval/*"
 }

@@ -15,7 +15,8 @@
 # setup    on every worker: mounts the share, installs this repository's HEAD
 # run      on every worker: starts `rlcw --distributed ARGUMENTS` in the
 #          background
-# stop     on every worker: sends the job SIGTERM and waits for its end
+# stop     on every worker: sends the job SIGTERM and waits for its end; status
+#          75 in the log says that the same `run` resumes it
 # Every command is idempotent: it does nothing if its work is done already.
 #
 # --name=rlcw               name of the slice and of its request

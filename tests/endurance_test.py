@@ -29,3 +29,5 @@ def test_a_run_survives_every_fault(tmp_path: pathlib.Path) -> None:
   assert tally['differences'] == []
   kinds = {row['fault'] for row in tally['table']}
   assert {'kill in save', 'terminate', 'take judge', 'spoil line'} <= kinds
+  assert {'interrupt', 'hang reward', 'start twice', 'halve summary'} <= kinds
+  assert {'spoil log', 'jump clock'} <= kinds

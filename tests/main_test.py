@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+import signal
+import socket
+import subprocess
+import sys
 
 import pipeline
 import pytest
-from absl import app
 from ml_collections import ConfigDict
 
 from rlcw import main
@@ -34,11 +37,14 @@ def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
   monkeypatch: pytest.MonkeyPatch,
   capsys: pytest.CaptureFixture[str],
 ) -> None:
+  replies = tmp_path / 'replies.jsonl'
+  replies.write_text('{"prompt": "a", "response": "b"}\n')
   status = pipeline.command(
     monkeypatch,
     '--config=judge',
     f'--workdir={tmp_path / "run"}',
-    '--config.input=nowhere.jsonl',
+    f'--config.input={replies}',
+    '--config.judge.endpoint.retries=0',
     '--config.replies_per_pass=8',
     '--config.judge.endpoint.max_tokens=9',
     '--config.judge.temperature=None',
@@ -49,11 +55,42 @@ def test_an_old_name_of_a_setting_is_accepted_with_a_warning(
   assert status == 1
   assert 'config.replies_per_pass is now config.batch_size' in error
   assert 'is now config.judge.max_new_tokens' in error
-  assert 'nowhere.jsonl' in error
   written = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert (written['batch_size'], written['judge']['max_new_tokens']) == (8, 9)
   # A setting of an endpoint can be unset.
   assert written['judge']['temperature'] is None
+  inputs = json.loads((tmp_path / 'run' / 'inputs.json').read_text())
+  assert '--config.judge.endpoint.model=m' in inputs['command']
+
+
+def test_a_wait_for_a_server_ends_on_request_and_resumes(
+  tmp_path: pathlib.Path,
+) -> None:
+  replies = tmp_path / 'replies.jsonl'
+  replies.write_text('{"prompt": "a", "response": "b"}\n')
+  with socket.create_server(('127.0.0.1', 0)) as silent:
+    port = silent.getsockname()[1]
+    process = subprocess.Popen(
+      [
+        *(sys.executable, '-m', 'rlcw.main', '--config=configs/judge.py'),
+        f'--workdir={tmp_path / "run"}',
+        f'--config.input={replies}',
+        f'--config.judge.endpoint.url=http://127.0.0.1:{port}/v1',
+        '--config.judge.endpoint.model=m',
+      ],
+      cwd=ROOT,
+      stderr=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    connection, _ = silent.accept()  # the question, which is not answered
+    with connection:
+      process.send_signal(signal.SIGINT)
+      out, error = process.communicate(timeout=60)
+  assert process.returncode == 75
+  assert 'Traceback' not in error
+  assert 'stopped by SIGINT; the same command resumes' in out
+  assert not (tmp_path / 'run' / 'summary.json').exists()
 
 
 def test_a_key_in_the_settings_is_refused_and_written_nowhere(
@@ -115,21 +152,6 @@ def test_settings_from_python_are_checked(tmp_path: pathlib.Path) -> None:
   with pytest.raises(ValueError, match='names no task; expected'):
     main.run_task(ConfigDict(), tmp_path)
   assert not [*tmp_path.iterdir()]
-
-
-def test_a_run_may_be_made_longer_and_nothing_else(
-  tmp_path: pathlib.Path,
-) -> None:
-  main.check_config(tmp_path, {'steps': 5, 'seed': 0})
-  (tmp_path / 'summary.json').write_text('{}')
-  main.check_config(tmp_path, {'steps': 5, 'seed': 0})
-  assert (tmp_path / 'summary.json').exists()
-  for _ in range(2):  # killed before it was done, and started again
-    main.check_config(tmp_path, {'steps': 9, 'seed': 0})
-    assert not (tmp_path / 'summary.json').exists()
-  for change in ({'steps': 5, 'seed': 0}, {'steps': 10, 'seed': 1}):
-    with pytest.raises(app.UsageError, match='steps'):
-      main.check_config(tmp_path, change)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcw.data import datasets, layouts
-from rlcw.runtime import files, metrics
+from rlcw.runtime import claim, files, metrics, processes
 
 Record = dict[str, Any]
 
@@ -58,7 +58,9 @@ def annotate(
       f'{output} has {done} lines, but {source} only {total}; expected the '
       'output of an earlier run on the same file'
     )
-  for first in metrics.progress(name, done, total, 'reply', size):
+  claim.settle()
+  steps = metrics.progress(name, done, total, 'reply', size)
+  for first in processes.stoppable(steps):
     batch = [record for _, record in records[first : first + size]]
     for record, fields in zip(batch, answer(batch), strict=True):
       files.append_jsonl(output, {**record, **fields})

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcw.data import hub
+from rlcw.runtime.files import parse
 
 ASSETS = Path(__file__).parent / 'assets'
 
@@ -184,7 +185,7 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, Record]]:
   for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
       place = f'{file}:{number}'
-      yield place, _to_record(_parse(line, place), place)
+      yield place, parse(line, place)
 
 
 def _read_parquet(file: Path) -> Placed:
@@ -274,9 +275,9 @@ def _cell(field: str, text: str) -> Any:
   elif field not in _STRUCTURED or text[0] not in '[{':
     return text
   # pandas writes lists as Python does.
-  for parse in (json.loads, ast.literal_eval):
+  for evaluate in (json.loads, ast.literal_eval):
     try:
-      return parse(text)
+      return evaluate(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
       continue
   return text

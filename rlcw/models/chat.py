@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from rlcw.models import formats, gguf_tokenizer, hub
+from rlcw.models import gguf_tokenizer, hub
 from rlcw.models import tokenizer as tokenizer_lib
 from rlcw.models.template import Message, Template
 from rlcw.models.tokenizer import (
@@ -28,6 +28,7 @@ from rlcw.models.tokenizer import (
   encode_inside,
   encode_untrusted,
 )
+from rlcw.runtime.files import read_json
 
 
 def reply_of(text: str, thinking: bool = False) -> str:
@@ -403,7 +404,7 @@ def _end_ids(folder: Path) -> tuple[int, ...]:
   found = set()
   for name in ('generation_config.json', 'config.json'):
     file = folder / name
-    config = formats.read_json(file) if file.is_file() else {}
+    config = read_json(file) if file.is_file() else {}
     value = config.get('eos_token_id')
     ids = value if isinstance(value, list) else [value]
     for id in ids:

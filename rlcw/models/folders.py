@@ -4,7 +4,6 @@ Nothing is unpickled, and only the requested tensors are read.  Of a multimodal
 Gemma 3 the text decoder is read, under the names of a text model.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw.models.config import ModelConfig, text_config
+from rlcw.runtime.files import read_json
 
 _DTYPES = ('F32', 'F16', 'BF16')
 INDEX = 'model.safetensors.index.json'
@@ -60,22 +60,6 @@ class Source(NamedTuple):
     except ValueError as error:
       header = self.path / 'config.json' if self.format == 'hf' else self.path
       raise ValueError(f'{header}: {error}') from None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-  """Reads a JSON object.
-
-  Raises:
-    ValueError: the file is not JSON or not an object; names the file.
-  """
-  try:
-    content = json.loads(file.read_text('utf-8'))
-  # Deeply nested brackets exhaust the parser's stack.
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'{file} is not JSON: {error}') from None
-  if not isinstance(content, dict):
-    raise ValueError(f'{file}: expected a JSON object')
-  return content
 
 
 def open_safetensors(folder: Path) -> Source:

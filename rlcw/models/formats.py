@@ -16,7 +16,8 @@ import numpy as np
 from rlcw.models import hub
 from rlcw.models.attention import frequencies
 from rlcw.models.config import RopeConfig
-from rlcw.models.folders import Source, open_safetensors, read_json
+from rlcw.models.folders import Source, open_safetensors
+from rlcw.runtime import runs
 
 
 def open_source(model: str | Path) -> Source:
@@ -33,36 +34,28 @@ def open_source(model: str | Path) -> Source:
 def digest(model: str | Path) -> str:
   """Digest of a model's files: their names, sizes and contents.
 
-  Of a run's workdir these are its settings, summary, head and checkpoints, and
-  the files of the model that it started from.
+  Of a run's workdir these are its settings, head and checkpoints, and the files
+  of the model that it started from.
 
   Raises:
     FileNotFoundError: there is no such model.
+    ValueError: see `runs.lineage`.
   """
-  path = hub.fetch(model)
-  started_from = None
-  if path.is_file():
-    files = [path]
-  elif (path / 'checkpoints').is_dir():
-    files = [
-      *(
-        file for kind in ('*.json', '*.safetensors') for file in path.glob(kind)
-      ),
-      *(path / 'checkpoints').rglob('*'),
-    ]
-    started_from = read_json(path / 'config.json').get('model')
-  else:
-    kinds = '*.json', '*.safetensors', '*.jinja', '*.model', '*.txt'
-    files = [file for kind in kinds for file in path.glob(kind)]
+  of_runs, origin = runs.lineage(model)
+  path = hub.fetch(origin)
+  of_run = 'config.json', '*.safetensors', 'checkpoints/**/*'
+  of_model = '*.json', '*.safetensors', '*.jinja', '*.model', '*.txt'
+  kinds = [(folder, of_run) for folder, _ in of_runs]
+  kinds += [(path.parent, (path.name,)) if path.is_file() else (path, of_model)]
   total = hashlib.blake2b(digest_size=16)
-  for file in sorted(filter(Path.is_file, files)):
-    name = file.name if file == path else file.relative_to(path)
-    with file.open('rb') as content:
-      # Streamed: the file may be larger than the memory.
-      found = hashlib.file_digest(content, 'blake2b').hexdigest()
-    total.update(f'{name} {file.stat().st_size} {found}\n'.encode())
-  if started_from:
-    total.update(digest(started_from).encode())
+  for folder, patterns in kinds:
+    found = {each for pattern in patterns for each in folder.glob(pattern)}
+    for file in sorted(filter(Path.is_file, found)):
+      with file.open('rb') as content:
+        # Streamed: the file may be larger than the memory.
+        one = hashlib.file_digest(content, 'blake2b').hexdigest()
+      name, size = file.relative_to(folder), file.stat().st_size
+      total.update(f'{name} {size} {one}\n'.encode())
   return total.hexdigest()
 
 

@@ -15,7 +15,7 @@ from rlcw.models import chat, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
-from rlcw.runtime import metrics, settings
+from rlcw.runtime import metrics, runs
 from rlcw.runtime.checkpoint import Checkpoints
 
 
@@ -41,18 +41,18 @@ class LanguageModel(NamedTuple):
 
 
 def run_config(model: str | Path) -> Config | None:
-  """Settings of a run, or `None` if `model` is not the workdir of a run."""
-  file = Path(model) / 'config.json'
-  # A Hugging Face folder has a config.json too, but no checkpoints.
-  if not file.is_file() or not (file.parent / 'checkpoints').is_dir():
-    return None
-  return settings.read(model)
+  """Settings of a run, or `None` if `model` is not the workdir of a run.
+
+  Raises:
+    FileNotFoundError, ValueError: the run has no model (`runs.lineage`).
+  """
+  found, _ = runs.lineage(model)
+  return found[0][1] if found else None
 
 
 def origin(model: str | Path) -> str:
   """The pretrained checkpoint at the start of a chain of runs."""
-  run = run_config(model)
-  return str(model) if run is None else origin(run.model)
+  return runs.lineage(model)[1]
 
 
 def load(model: str | Path, mesh: Mesh) -> LanguageModel:

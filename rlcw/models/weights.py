@@ -22,12 +22,14 @@ import numpy as np
 from flax.linen import spmd
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, Sharding
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params, as_dtype
 from rlcw.models.folders import INDEX, Source
 from rlcw.models.formats import open_source
+from rlcw.runtime import files
 from rlcw.runtime.mesh import TABLES, replicated
 
 # path of our parameter: (Hugging Face name, GGUF name)
@@ -320,11 +322,26 @@ def save(
     file = file if len(shards) > 1 else 'model.safetensors'
     tensors = {name: np.asarray(leaf[i], dtype) for name, leaf, i in shard}
     # Transformers refuses files without this entry.
-    save_file(tensors, folder / file, {'format': 'pt'})
+    save_tensors(tensors, folder / file, {'format': 'pt'})
     weight_map |= dict.fromkeys(tensors, file)
   if len(shards) > 1:
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
+    files.replace(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
+
+
+def save_tensors(
+  tensors: dict[str, np.ndarray], file: Path, metadata: dict[str, str]
+) -> None:
+  """Writes a safetensors file whole or not at all.
+
+  Raises:
+    OSError: the file cannot be written.
+  """
+  try:
+    with files.atomic(file) as partial:
+      save_file(tensors, partial, metadata)
+  except SafetensorError as error:
+    raise OSError(f'{file} cannot be written: {error}') from None
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from rlcw.data import batches
 from rlcw.data.characters import blank
@@ -31,7 +31,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_replies, head_weight
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.layers import token_logprobs
-from rlcw.runtime import processes
+from rlcw.runtime import processes, runs
 from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
 
@@ -86,8 +86,8 @@ def save(
     floor: lowest score of the training replies.
   """
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
-  saved = {'end': json.dumps([*end]), 'floor': repr(float(floor))}
-  save_file(arrays, workdir / FILE, saved)
+  metadata = {'end': json.dumps([*end]), 'floor': repr(float(floor))}
+  weights.save_tensors(arrays, workdir / FILE, metadata)
 
 
 def load(source: str, base: LanguageModel) -> RewardModel:
@@ -104,7 +104,9 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     ValueError: the head does not fit the decoder; or see `weights.load`.
   """
   run, file = language_model.run_config(source), Path(source) / FILE
-  # The head is written after training: without its file a run is unfinished.
+  # The head is written after training.
+  if run is not None and run.task == 'reward_model' and not file.exists():
+    raise FileNotFoundError(runs.unfinished(source))
   if run is None or not file.exists():
     try:
       return load_classifier(source, base.mesh)
@@ -113,9 +115,11 @@ def load(source: str, base: LanguageModel) -> RewardModel:
         f'no reward model at {source}: run the reward_model task with '
         f'--workdir={source} first, or give a sequence classifier ({error})'
       ) from None
-  head = Head(**load_file(file))
   decoder = language_model.reuse(run.model, base.mesh, base)
-  end, floor = _saved(file, decoder)
+  try:
+    head, (end, floor) = Head(**load_file(file)), _saved(file, decoder)
+  except (SafetensorError, TypeError, ValueError) as error:
+    raise ValueError(f'{file} is damaged: {error}') from None
   # A policy's replies have one token after their text.
   fits = run.pooling == 'mean' or len(end) == 1
   shared = run.model == base.source and fits

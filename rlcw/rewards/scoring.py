@@ -11,10 +11,12 @@ replies to an array `[P, G]`, NaN for unknown.  A reply that lacks a score or a
 verdict is masked as not valid, instead of getting a score of zero.
 """
 
+import contextlib
+import copy
 import importlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +32,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Question
 from rlcw.rewards.reward_model import floor_blank_replies
 from rlcw.runtime import metrics, processes
+from rlcw.runtime.signals import Stopped
 from rlcw.sampling.outage import Trouble, trouble_of
 from rlcw.sampling.rollout import Rollout
 
@@ -103,6 +106,27 @@ def import_function(name: str, setting: str, expected: str) -> Reward:
     ) from None
 
 
+@contextlib.contextmanager
+def user_code(name: str) -> Iterator[None]:
+  """Turns whatever a user's function raises into an error that names it.
+
+  Raises:
+    ValueError: it ended the process, which is no success of the run.
+    RuntimeError: it failed.
+  """
+  try:
+    yield
+  except Stopped:
+    raise
+  except (SystemExit, KeyboardInterrupt) as error:
+    raise ValueError(
+      f'{name} raised {error!r}, which would end the run; expected it to '
+      'return its values'
+    ) from None
+  except Exception as error:
+    raise RuntimeError(f'{name} failed: {error!r}') from error
+
+
 def call_user_reward(
   reward: Reward,
   name: str,
@@ -111,13 +135,24 @@ def call_user_reward(
 ) -> np.ndarray:
   """Calls a user's function, and returns its values `[P, G]` in float32.
 
+  It gets copies, so that it cannot change the replies that are recorded.  A
+  request to stop ends it: one of several processes then returns NaN.
+
   Raises:
-    ValueError: the values are not numbers, or have another shape.
+    ValueError: the values are not numbers, or have another shape; or the
+      function ended the process.
+    RuntimeError: the function failed.
+    Stopped: the run was asked to stop (`processes.interruptible`).
   """
-  returned = reward(briefs, replies)
   expected = (len(replies), len(replies[0]))
+  returned = np.full(expected, np.nan)
+  with processes.interruptible(), user_code(name):
+    returned = reward(copy.deepcopy(briefs), [[*group] for group in replies])
   try:
-    value = np.asarray(returned, np.float32)
+    if returned is None:
+      raise TypeError('it returned None')
+    # A copy, because the function may write into its array at the next call.
+    value = np.array(returned, np.float32)
   except (TypeError, ValueError) as error:
     raise ValueError(
       f'{name} returned no array of numbers, expected shape {expected}: {error}'

@@ -1,4 +1,4 @@
-"""JSON and JSONL files, written atomically.
+"""JSON and JSONL files, written atomically.  Errors of reading name the line.
 
 Only process 0 writes.
 """
@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,20 +90,81 @@ def _name_file_in_errors(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
   """Yields a file to write, which replaces `path` once the block is done.
 
-  A crash or a full disk leaves `path` as it was.
+  A crash, a power cut or a full disk leaves `path` as it was.
 
   Raises:
     OSError: the file cannot be written; its name is in the error.
   """
   partial = path.with_name(path.name + '.partial')
-  with _name_file_in_errors(partial):
-    yield partial
-  os.replace(partial, path)
+  try:
+    with _name_file_in_errors(partial):
+      yield partial
+      # Else the new name may reach the disk before the content does.
+      with partial.open('rb') as written:
+        os.fsync(written.fileno())
+    os.replace(partial, path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes | str) -> None:
+  """Writes a file atomically: `atomic` for content that is at hand."""
   with atomic(path) as partial:
-    partial.write_bytes(content)
+    partial.write_bytes(
+      content.encode() if isinstance(content, str) else content
+    )
+
+
+def parse(text: bytes | str, place: str | Path) -> dict[str, Any]:
+  """Parses a JSON object.
+
+  Args:
+    text: of the object.
+    place: its file, with a line if there are several; errors begin with it.
+
+  Raises:
+    ValueError: the text is not JSON, or not an object.
+  """
+  try:
+    value = json.loads(text)
+  # Deep nesting exhausts the parser's stack.
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{place}: not JSON: {error}') from None
+  if not isinstance(value, dict):
+    raise ValueError(f'{place}: expected a JSON object, found {value!r:.40}')
+  return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged; names the file.
+  """
+  return parse(path.read_bytes(), path)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+  """Reads a JSONL file that a run wrote, with whole lines.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a line is damaged; names the file and the line.
+  """
+  return [r for r, _ in _records(path, path.read_bytes().split(b'\n'))]
+
+
+def _records(
+  path: Path, lines: Sequence[bytes]
+) -> list[tuple[dict[str, Any], bytes]]:
+  """Returns the record of each line that is not blank, and the line."""
+  return [
+    (parse(line, f'{path}:{number}'), line)
+    for number, line in enumerate(lines, 1)
+    if line.strip()
+  ]
 
 
 def count_whole_lines(path: Path, field: str) -> int:
@@ -114,20 +175,23 @@ def count_whole_lines(path: Path, field: str) -> int:
     field: a field that every line must have.
 
   Raises:
-    ValueError: a line lacks the field, so another task wrote the file.
+    ValueError: a line is damaged (named), or lacks the field, so another task
+      wrote the file.
   """
   if not path.exists():
     return 0
   # A process killed while writing leaves a last line without a newline.
   *lines, torn = path.read_bytes().split(b'\n')
-  if not all(f'"{field}"'.encode() in line for line in lines):
+  found = _records(path, lines)
+  lacking = sum(field not in record for record, _ in found)
+  if lacking:
     raise ValueError(
-      f'{path} has lines without {field!r}; expected the output of an earlier '
-      'run of the same task'
+      f'{path} has lines without {field!r}, {lacking} of {len(found)}; '
+      'expected the output of an earlier run of the same task'
     )
-  if torn:
-    _replace(path, b''.join(line + b'\n' for line in lines))
-  return len(lines)
+  if torn or len(found) < len(lines):
+    replace(path, b''.join(line + b'\n' for _, line in found))
+  return len(found)
 
 
 def drop_last(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -139,11 +203,12 @@ def drop_last(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
     path: JSONL with whole lines; may be absent.
     unwanted: tells which records to remove.
   """
-  lines = path.read_bytes().splitlines(True) if path.exists() else []
-  while lines and unwanted(json.loads(lines[-1])):
-    lines.pop()
-  if lines:
-    _replace(path, b''.join(lines))
+  lines = path.read_bytes().split(b'\n') if path.exists() else []
+  records = _records(path, lines)
+  while records and unwanted(records[-1][0]):
+    records.pop()
+  if records:
+    replace(path, b''.join(line + b'\n' for _, line in records))
   else:
     path.unlink(missing_ok=True)
 
@@ -153,14 +218,25 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
   if not processes.is_primary_process():
     return
   text = json.dumps(clean(record), ensure_ascii=False, indent=2)
-  _replace(path, (text + '\n').encode('utf-8', 'backslashreplace'))
+  replace(path, (text + '\n').encode('utf-8', 'backslashreplace'))
 
 
 def drop_from_step(path: Path, step: int) -> None:
   """Removes the records of `step` and later, which a resumed run writes again.
 
   A partial last line of a killed process is removed too.
+
+  Raises:
+    ValueError: a line is damaged; names the file and the line.
   """
   *lines, _ = path.read_bytes().split(b'\n')
-  kept = [line + b'\n' for line in lines if json.loads(line)['step'] < step]
-  _replace(path, b''.join(kept))
+  found, kept = _records(path, lines), []
+  for number, (record, line) in enumerate(found, 1):
+    if type(record.get('step')) is not int:
+      raise ValueError(
+        f'{path}:{number}: step={record.get("step")!r:.40}; expected the step '
+        'that the line is of'
+      )
+    if record['step'] < step:
+      kept.append(line + b'\n')
+  replace(path, b''.join(kept))

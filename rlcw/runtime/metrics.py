@@ -3,7 +3,6 @@
 Only process 0 writes.
 """
 
-import json
 import os
 import platform
 import resource
@@ -64,8 +63,8 @@ class Writer:
       if file.exists():
         files.drop_from_step(file, first_step)
     if watch and self._file.exists():
-      for line in self._file.read_bytes().splitlines():
-        watch(json.loads(line))
+      for row in files.read_jsonl(self._file):
+        watch(row)
 
   def __call__(
     self, step: int, values: Mapping[str, Any], sample: str = ''

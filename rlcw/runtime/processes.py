@@ -12,18 +12,21 @@ import contextlib
 import itertools
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax._src import distributed
 from jax.sharding import Mesh
 
+from rlcw.runtime import signals
 from rlcw.runtime.mesh import data_shard, group_shards, over_groups, replicated
+from rlcw.runtime.signals import Stopped
+
+_Item = TypeVar('_Item')
 
 VARIABLES = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 # The coordinator detects a dead process by its heartbeat and ends all others,
@@ -32,10 +35,6 @@ _NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 # Serial numbers of the calls of `gather` and `gather_to_primary`.  They are the
 # same in all processes, which make the same calls in the same order.
 _gather_calls, _primary_calls = itertools.count(), itertools.count()
-
-
-class Preempted(SystemExit):
-  """Exit with code 0 after a SIGTERM, once the run's state is saved."""
 
 
 def start(detect: bool, heartbeat: int) -> None:
@@ -55,8 +54,8 @@ def start(detect: bool, heartbeat: int) -> None:
   given = {name: os.environ.get(name, '') for name in VARIABLES}
   if not detect and not any(given.values()):
     return
-  # JAX's preemption service would replace the SIGTERM handler of
-  # `preemption_notice`, which also serves runs of a single process.
+  # JAX's preemption service would replace the SIGTERM handler of `signals`,
+  # which also serves runs of a single process.
   jax.config.update('jax_enable_preemption_service', False)
   if detect:
     try:
@@ -90,8 +89,9 @@ def exit_on_failure() -> Iterator[None]:
     yield
   except BaseException as error:
     is_exit = isinstance(error, SystemExit)
-    # Exit code 0 is success, or a preemption that stops all processes alike.
-    if not jax.distributed.is_initialized() or (is_exit and not error.code):
+    # All processes succeed alike, and stop alike on request.
+    alike = isinstance(error, Stopped) or (is_exit and not error.code)
+    if alike or not jax.distributed.is_initialized():
       raise
     if not is_exit:
       traceback.print_exc()
@@ -231,26 +231,87 @@ class DataShards:
     return jax.process_index() in self.primaries
 
 
-@contextlib.contextmanager
-def preemption_notice() -> Iterator[Callable[[], bool]]:
-  """Catches SIGTERM, the notice of preemption.
+def from_primary(make: Callable[[], Any]) -> Any:
+  """Returns a JSON value that process 0 makes, in all processes.
 
-  Yields:
-    A function that returns whether any process has received a SIGTERM, with
-    the same result on all.  It gathers, so all processes must call it at the
-    same place, and stop together when it returns true.
+  Raises:
+    OSError, ValueError: raised by `make`; of several processes, in all alike.
   """
-  received: list[int] = []
-  previous = signal.signal(
-    signal.SIGTERM, lambda number, _: received.append(number)
-  )
+  if count() == 1:
+    return make()
+  value, problem = None, ''
+  if is_primary_process():
+    try:
+      value = make()
+    except (OSError, ValueError) as error:
+      problem = str(error)
+  value, problem = gather([value, problem])[0]
+  if problem:
+    raise ValueError(problem)
+  return value
+
+
+@contextlib.contextmanager
+def on_primary(
+  make: Callable[[], contextlib.AbstractContextManager[None]],
+) -> Iterator[None]:
+  """Enters a context in process 0 alone.
+
+  Raises:
+    OSError, ValueError: it could not be entered, in all processes alike.
+  """
+  with contextlib.ExitStack() as stack:
+    from_primary(lambda: stack.enter_context(make()))
+    yield
+
+
+def stop_together() -> None:
+  """Ends the run if any process was asked to stop.
+
+  All processes must call it at the same place, where the run can resume.
+
+  Raises:
+    Stopped: in all processes, if one was asked.
+  """
+  if name := next(filter(None, gather(signals.requested())), ''):
+    raise Stopped(name)
+
+
+def stoppable(items: Iterable[_Item]) -> Iterator[_Item]:
+  """Yields items, and ends the run before the next one if asked to stop.
+
+  Raises:
+    Stopped: see `stop_together`.
+  """
+  for item in items:
+    stop_together()
+    yield item
+
+
+def stop_alone() -> None:
+  """Ends the run if asked to stop, unless there are several processes.
+
+  For places that not all processes reach; several stop at the next place that
+  they do.
+  """
+  if count() == 1:
+    stop_together()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+  """Lets a request to stop end a wait in the context.
+
+  Raises:
+    Stopped: in a single process.  One of several leaves the context early
+      instead, because the others wait for it at the next `stop_together`.
+  """
   try:
-    yield lambda: any(gather(bool(received)))
-  finally:
-    signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
-  # It came after the last query: let the previous handler act on it.
-  if received:
-    signal.raise_signal(signal.SIGTERM)
+    with signals.interruptible():
+      yield
+  except Stopped:
+    if count() == 1:
+      raise
 
 
 def _client() -> Any:

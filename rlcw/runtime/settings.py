@@ -5,7 +5,6 @@ and in the `config.json` of an old run.  No setting may contain a secret, since
 `config.json` has them all.
 """
 
-import json
 import os
 import re
 import urllib.parse
@@ -16,6 +15,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rlcw import Config
+from rlcw.runtime import files, paths
+
+# Beside `config.json`: the workdir, the command and the inputs of a run.
+INPUTS = 'inputs.json'
 
 # Dotted name of a setting -> its name now.
 RENAMED = (
@@ -103,11 +106,21 @@ def upgrade_arguments(
 def read(workdir: str | Path) -> Config:
   """Returns the settings of a run, from the `config.json` in its workdir.
 
+  Paths are absolute where their files are found (`paths.find`).
+
   Raises:
     FileNotFoundError: there is no such file.
+    ValueError: it is damaged.
   """
-  text = (Path(workdir) / 'config.json').read_text('utf-8')
-  return upgrade(ConfigDict(json.loads(text)))
+  file, inputs = Path(workdir) / 'config.json', Path(workdir) / INPUTS
+  if not file.is_file():
+    raise FileNotFoundError(
+      f'{workdir} is not the workdir of a run: it has no config.json'
+    )
+  config = upgrade(ConfigDict(files.read_json(file)))
+  home = files.read_json(inputs).get('workdir', '') if inputs.exists() else ''
+  paths.locate(config, workdir, home)
+  return config
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

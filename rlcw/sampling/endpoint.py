@@ -28,7 +28,7 @@ from anyio import from_thread
 from rlcw import Config
 from rlcw.models.chat import reply_of
 from rlcw.models.tokenizer import valid_unicode
-from rlcw.runtime import metrics, settings
+from rlcw.runtime import metrics, processes, settings
 from rlcw.sampling import cache, http
 from rlcw.sampling.cache import Call, Cut, Keep, Usage
 from rlcw.sampling.outage import Trouble
@@ -131,7 +131,11 @@ class Endpoint:
   ) -> None:
     # A new event loop in another thread: the caller's may be running already,
     # as in a notebook, and cannot be entered again.
-    with from_thread.start_blocking_portal() as portal:
+    # Replies that have not arrived when the run is asked to stop are given up.
+    with (
+      processes.interruptible(),
+      from_thread.start_blocking_portal() as portal,
+    ):
       portal.call(self._fetch, fixed, calls, keep)
 
   async def _fetch(

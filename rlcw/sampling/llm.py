@@ -22,6 +22,7 @@ from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
 from rlcw.models import formats, language_model, tokenizer
 from rlcw.models.language_model import LanguageModel
+from rlcw.runtime import processes
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import cache, endpoint, grammar
 from rlcw.sampling import rollout as rollout_lib
@@ -274,6 +275,7 @@ class LocalModel:
     size = self.settings.batch_size
     for (width, group_size), rows in sorted(batches.items()):
       for first in range(0, len(rows), size):
+        processes.stop_alone()
         part = rows[first : first + size]
         replies = self._sample(part, width, group_size, reply_grammar)
         # Not strict: the batch may be filled up with repeated rows.

@@ -4,7 +4,6 @@ The counts of a process end with it.  A run that is resumed adds those of its
 earlier processes, which it keeps in `usage.json`.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class Ledger:
     self._file, self._meters = workdir / 'usage.json', meters
     self._before: dict[str, Counts] = {}
     if self._file.exists():
-      self._before = json.loads(self._file.read_text('utf-8'))
+      self._before = files.read_json(self._file)
 
   def totals(self) -> dict[str, dict[str, float]]:
     """Returns the counts of each model, those of earlier processes included."""

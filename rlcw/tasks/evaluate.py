@@ -53,27 +53,26 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     name: heldout.answer(models[name], scorer, briefs, trained, config)
     for name in MODELS
   }
-  file = workdir / 'evaluation.jsonl'
-  file.unlink(missing_ok=True)
-  for i, brief in enumerate(briefs):
-    files.append_jsonl(
-      file,
-      {
-        'brief_id': brief.id,
-        'language': brief.language,
-        'genre': brief.genre,
-        'prompt': brief.text,
-        'instruction_id_list': brief.instruction_id_list,
-        'kwargs': brief.kwargs,
-        'rules': [
-          constraints.describe(rule, kwargs, brief.language, brief.paraphrase)
-          for rule, kwargs in zip(
-            brief.instruction_id_list, brief.kwargs, strict=True
-          )
-        ],
-        **{name: replies[name][i] for name in MODELS},
-      },
-    )
+  lines = [
+    {
+      'brief_id': brief.id,
+      'language': brief.language,
+      'genre': brief.genre,
+      'prompt': brief.text,
+      'instruction_id_list': brief.instruction_id_list,
+      'kwargs': brief.kwargs,
+      'rules': [
+        constraints.describe(rule, kwargs, brief.language, brief.paraphrase)
+        for rule, kwargs in zip(
+          brief.instruction_id_list, brief.kwargs, strict=True
+        )
+      ],
+      **{name: replies[name][i] for name in MODELS},
+    }
+    for i, brief in enumerate(briefs)
+  ]
+  content = b''.join(map(files.json_line, lines))
+  files.replace(workdir / 'evaluation.jsonl', content)
   summary = summarise(replies, briefs[0].language)
   meters = {'scorer': scorer.usage}
   judge = factory.make_judge(config.judge, base.mesh, base, workdir=workdir)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from rlcw import Config
 from rlcw.models import formats, language_model, lora, weights
@@ -22,7 +21,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.rewards import reward_model
 from rlcw.runtime import metrics
-from rlcw.runtime.files import write_json
+from rlcw.runtime.files import read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # The `architectures` of a config.json, by `model_type`.
@@ -132,7 +131,7 @@ def peft_base(model: str) -> dict[str, str]:
   if path.is_file() or language_model.run_config(model) is not None:
     return {}
   source = formats.open_source(model)
-  header = formats.read_json(source.path / 'config.json')
+  header = read_json(source.path / 'config.json')
   if header.get('model_type') != source.config['model_type']:
     return {}
   if path.is_dir():
@@ -176,7 +175,7 @@ def write_header(
     # tokenizer's one EOS
     name = 'generation_config.json'
     before = source.path / name
-    generation = formats.read_json(before) if before.exists() else {}
+    generation = read_json(before) if before.exists() else {}
     generation['eos_token_id'] = list(chat.eos_ids)
     write_json(folder / name, generation)
   write_json(folder / 'config.json', header)
@@ -212,7 +211,7 @@ def save_classifier(
   if np.isfinite(reward.floor):
     own[reward_model.FLOOR] = reward.floor
   if own:
-    header = formats.read_json(folder / 'config.json')
+    header = read_json(folder / 'config.json')
     write_json(folder / 'config.json', header | own)
   params = lora.merge(model.config, model.params)
   # the score head `[1, D]` replaces the language-model head
@@ -247,7 +246,8 @@ def save_adapters(
       for kernel, array in zip(kernels, leaf, strict=True):
         stem = kernel.removesuffix('.weight')
         tensors[f'base_model.model.{stem}.{peft_name}.weight'] = array
-  save_file(tensors, folder / 'adapter_model.safetensors', {'format': 'pt'})
+  file = folder / 'adapter_model.safetensors'
+  weights.save_tensors(tensors, file, {'format': 'pt'})
   write_json(
     folder / 'adapter_config.json',
     {

@@ -20,7 +20,7 @@ from rlcw.data.messages import Prompt
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import briefs
-from rlcw.runtime import files, metrics
+from rlcw.runtime import claim, files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import make_sampler
@@ -68,10 +68,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       f'{output}: expected replies to {config.input}, which has {len(prompts)} '
       f'lines, found {done} lines'
     )
+  claim.settle()
   totals = {'prompts': len(prompts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
   size = config.batch_size
-  for first in metrics.progress('generate', done, len(prompts), 'brief', size):
+  steps = metrics.progress('generate', done, len(prompts), 'brief', size)
+  for first in processes.stoppable(steps):
     rows = np.arange(first, min(first + size, len(prompts)))
     before = time.perf_counter()
     rollout = answer(model, ids, rows, sampler, config)

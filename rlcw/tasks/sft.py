@@ -252,7 +252,8 @@ def mean_loss(
   """
   loss, size = jax.jit(loss_fn), config.rows_per_step
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0
-  for first in metrics.progress('held-out loss', 0, total, 'row', size):
+  bar = metrics.progress('held-out loss', 0, total, 'row', size)
+  for first in processes.stoppable(bar):
     rows = np.arange(first, first + size)
     batch = {name: array[rows % total] for name, array in arrays.items()}
     # the last batch is filled with masked rows, so that all have one shape

@@ -1,9 +1,14 @@
 """What replies are worth, by parts of one's own, a judge, or nobody."""
 
+import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +24,12 @@ from rlcw import train as train_lib
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
 from rlcw.rewards import constraints, reward_model, scoring
+from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.rewards.judge.remote import JSONJudge
-from rlcw.runtime import files
+from rlcw.runtime import files, signals
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.outage import Patience, Trouble
 from rlcw.sampling.rollout import Rollout
@@ -136,6 +142,80 @@ def test_an_array_of_another_shape_is_told(
     scoring.call_user_reward(
       reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']]
     )
+
+
+# --- What a user's function may do --------------------------------------------
+
+GROUPS = [['a', 'bcd'], ['', 'ef']]
+BRIEF = Brief('b', 'Write.', ('keywords:existence',), ({'keywords': ['a']},))
+
+
+def call(reward: Any) -> np.ndarray:
+  return scoring.call_user_reward(reward, 'm:f', [BRIEF] * 2, GROUPS)
+
+
+@pytest.mark.parametrize(
+  'error', [SystemExit(0), SystemExit(), SystemExit(75), KeyboardInterrupt()]
+)
+def test_a_function_that_ends_the_process_is_an_error(
+  error: BaseException,
+) -> None:
+  def leave(*_: object) -> None:
+    raise error
+
+  def leave_in_a_thread(*_: object) -> list[Any]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      return [*pool.map(leave, range(2))]
+
+  for reward in leave, leave_in_a_thread:
+    with pytest.raises(ValueError, match='m:f raised .*would end the run'):
+      call(reward)
+
+
+def test_a_function_that_fails_is_named_and_keeps_its_traceback() -> None:
+  def fail(*_: object) -> None:
+    raise ValueError('mine')
+
+  with pytest.raises(RuntimeError, match='m:f failed: ValueError') as failed:
+    call(fail)
+  assert isinstance(failed.value.__cause__, ValueError)
+
+
+def test_a_function_cannot_change_what_is_recorded() -> None:
+  kept = np.zeros((2, 2), np.float32)
+
+  def change(briefs: Any, replies: Any) -> np.ndarray:
+    replies[0][0] = 'mine'
+    replies.append(replies.pop(0))
+    briefs[0].kwargs[0]['keywords'].append('mine')
+    return kept
+
+  found = call(change)
+  kept[:] = 7.0
+  assert GROUPS == [['a', 'bcd'], ['', 'ef']]
+  assert BRIEF.kwargs == ({'keywords': ['a']},)
+  assert found.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize('value', [None, 1.0, [1.0], [[1.0]], 'text', [[], []]])
+def test_values_of_another_kind_are_refused(value: Any) -> None:
+  with pytest.raises(ValueError, match=r'm:f returned .*\(2, 2\)'):
+    call(lambda *_: value)
+
+
+def test_a_function_that_hangs_ends_with_the_run(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  def hang(*_: object) -> None:
+    threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    time.sleep(60)
+
+  with signals.listening(), pytest.raises(signals.Stopped):
+    call(hang)
+  # one of several processes goes on to where all of them stop
+  monkeypatch.setattr(scoring.processes, 'count', lambda: 2)
+  with signals.listening():
+    assert np.isnan(call(hang)).all()
 
 
 def test_questions_come_from_the_settings(tmp_path: pathlib.Path) -> None:

@@ -1,10 +1,99 @@
-"""The folder of a run: any local one, by any name that can be written."""
+"""Files of runs: written whole or not at all, and named where damaged."""
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from rlcw.runtime import files
+from rlcw.runtime import files, metrics, settings
+from rlcw.runtime.inputs import reads
+from rlcw.sampling.usage import Ledger
+from rlcw.tasks.adversary.strategy import State
+from rlcw.tasks.compare import run as compare
+
+SPOILED = [
+  '{"step": 1',
+  '\0\0\0',
+  '[1]',
+  'null',
+  '[' * 100_000,
+  '{"a": "\xff"}',
+]
+
+
+def lines(path: pathlib.Path, text: str) -> pathlib.Path:
+  content = f'{{"step": 0, "x": 1}}\n{text}\n{{"step": 2, "x": 1}}\n'
+  path.write_text(content, 'latin-1')
+  return path
+
+
+@pytest.mark.parametrize('text', SPOILED)
+@pytest.mark.parametrize(
+  'read',
+  [
+    lambda path: files.read_jsonl(path),
+    lambda path: files.drop_from_step(path, 3),
+    lambda path: files.drop_last(path, lambda _: True),
+    lambda path: files.count_whole_lines(path, 'x'),
+    lambda path: compare.datasets.read_jsonl(path),
+  ],
+)
+def test_a_spoiled_line_is_named_and_left(
+  tmp_path: pathlib.Path, text: str, read: Callable[[pathlib.Path], Any]
+) -> None:
+  path = lines(tmp_path / 'a.jsonl', text)
+  before = path.read_bytes()
+  with pytest.raises(ValueError, match=r'a\.jsonl:2: '):
+    read(path)
+  assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('name', [f'{n}.jsonl' for n in metrics.STEP_LOGS])
+@pytest.mark.parametrize('text', [*SPOILED, '{}', '{"step": null}'])
+def test_a_resumed_run_names_a_spoiled_line_of_its_logs(
+  tmp_path: pathlib.Path, name: str, text: str
+) -> None:
+  lines(tmp_path / name, text)
+  with pytest.raises(ValueError, match=rf'{name}:2: '):
+    metrics.Writer(tmp_path, 1)
+
+
+@pytest.mark.parametrize('text', SPOILED)
+@pytest.mark.parametrize(
+  ('name', 'read'),
+  [
+    ('config.json', lambda folder: settings.read(folder)),
+    ('config.json', lambda folder: reads(settings.ConfigDict({'run': folder}))),
+    ('usage.json', lambda folder: Ledger(pathlib.Path(folder), {})),
+    (
+      'state.json',
+      lambda folder: State.read(pathlib.Path(folder, 'state.json')),
+    ),
+    ('summary.json', lambda folder: compare.warnings(pathlib.Path(folder))),
+    ('summary.json', lambda folder: compare.benchmark(folder)),
+  ],
+)
+def test_a_spoiled_file_of_a_run_is_named(
+  tmp_path: pathlib.Path, name: str, read: Callable[[str], Any], text: str
+) -> None:
+  (tmp_path / name).write_text(text, 'latin-1')
+  with pytest.raises(ValueError, match=name):
+    read(str(tmp_path))
+
+
+@pytest.mark.parametrize('error', [OSError(28, 'full'), KeyboardInterrupt()])
+def test_a_file_is_replaced_whole_or_not_at_all(
+  tmp_path: pathlib.Path, error: BaseException
+) -> None:
+  path = tmp_path / 'a.json'
+  files.replace(path, 'old')
+  with pytest.raises(type(error)), files.atomic(path) as partial:
+    partial.write_text('ne')
+    raise error
+  assert path.read_text() == 'old' and [*tmp_path.iterdir()] == [path]
+  files.replace(path, b'new')
+  assert path.read_text() == 'new' and [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize(

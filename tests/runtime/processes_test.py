@@ -18,7 +18,7 @@ from absl import app
 
 from rlcw import losses, main, train
 from rlcw.data import datasets
-from rlcw.runtime import checkpoint, files, metrics, processes
+from rlcw.runtime import checkpoint, files, metrics, processes, signals
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 
 
@@ -27,10 +27,14 @@ def scalar_loss(params: Any, _: Any, arrays: Any) -> dict[str, losses.Ratio]:
   return {'loss': losses.Ratio(error.sum(), jnp.float32(error.size))}
 
 
-def descend(workdir: pathlib.Path, notice_at: int | None = None) -> float:
+def descend(
+  workdir: pathlib.Path,
+  notice_at: int | None = None,
+  next_batch: Any = None,
+) -> float:
   """Four steps to 0, in one of which a SIGTERM may come."""
 
-  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+  def notice(state: train.TrainState, step: int) -> train.Batch:
     if step == notice_at:
       signal.raise_signal(signal.SIGTERM)
     return train.Batch({'target': jnp.zeros(2)}, {}, time.perf_counter())
@@ -40,7 +44,7 @@ def descend(workdir: pathlib.Path, notice_at: int | None = None) -> float:
   optimizer = optax.sgd(0.2)
   state = train.fit(
     params,
-    next_batch,
+    next_batch or notice,
     scalar_loss,
     optimizer,
     mesh,
@@ -56,11 +60,9 @@ def descend(workdir: pathlib.Path, notice_at: int | None = None) -> float:
 def test_a_notice_ends_a_lone_run_that_goes_on_from_there(
   tmp_path: pathlib.Path, step: int
 ) -> None:
-  before = signal.getsignal(signal.SIGTERM)
-  with pytest.raises(processes.Preempted) as stopped:
+  with signals.listening(), pytest.raises(signals.Stopped) as stopped:
     descend(tmp_path / 'a', notice_at=step)
-  assert stopped.value.code == 0
-  assert signal.getsignal(signal.SIGTERM) == before
+  assert stopped.value.code == 75
   saved = checkpoint.Checkpoints(tmp_path / 'a' / 'checkpoints')
   assert saved.latest() == step + 1  # the step in which it came, no more
   saved.close()
@@ -69,17 +71,22 @@ def test_a_notice_ends_a_lone_run_that_goes_on_from_there(
   assert [row['step'] for row in rows] == [0, 1, 2, 3]
 
 
-def test_a_notice_after_the_last_question_is_passed_on() -> None:
-  heard: list[int] = []
-  before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-  try:
-    with processes.preemption_notice() as told:
-      assert not told()
-      signal.raise_signal(signal.SIGTERM)
-      assert heard == []
-    assert heard == [signal.SIGTERM]
-  finally:
-    signal.signal(signal.SIGTERM, before)
+def test_a_step_that_is_interrupted_is_not_saved(
+  tmp_path: pathlib.Path,
+) -> None:
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    if step == 2:
+      signal.raise_signal(signal.SIGINT)
+      processes.stop_together()
+    return train.Batch({'target': jnp.zeros(2)}, {}, time.perf_counter())
+
+  with signals.listening(), pytest.raises(signals.Stopped) as stopped:
+    descend(tmp_path / 'a', next_batch=next_batch)
+  assert (stopped.value.code, str(stopped.value)) == (75, 'stopped by SIGINT')
+  saved = checkpoint.Checkpoints(tmp_path / 'a' / 'checkpoints')
+  assert saved.latest() == 2
+  saved.close()
+  assert descend(tmp_path / 'a') == descend(tmp_path / 'b')
 
 
 def test_one_process_gathers_what_it_gave() -> None:

@@ -100,7 +100,7 @@ class LogprobJudge:
       )
     # All processes run as many passes as the one with the most prompts.
     passes = max(processes.gather(-(-len(ids) // size)))
-    for start in range(0, passes * size, size):
+    for start in processes.stoppable(range(0, passes * size, size)):
       # Rows are repeated to fill the last pass, and widths are powers of two:
       # few shapes, so few compilations.
       batch = [ids[i % len(ids)] for i in range(start, start + size)]

@@ -36,7 +36,7 @@ from rlcw.evaluation import plots
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.judge.remote import Form, JSONJudge
-from rlcw.runtime import console, files, metrics
+from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import trouble_of
@@ -147,7 +147,7 @@ class Game:
         write(0, self.round_metrics(0.0))
         self.save()
       steps = metrics.progress('adversary', state.round, config.rounds, 'round')
-      for done in steps:
+      for done in processes.stoppable(steps):
         if state.stale >= config.patience:
           return 'patience'
         state.round = done + 1
@@ -261,7 +261,7 @@ class Game:
   def batches(self, items: Sequence[Any]) -> Iterator[list[Any]]:
     """Yields this round's batches of some items, a function of the seed."""
     config = self.config
-    for batch in range(config.batches):
+    for batch in processes.stoppable(range(config.batches)):
       # Counted over all rounds, so that rounds take turns through an epoch.
       step = (self.state.round - 1) * config.batches + batch
       rows = batches.batch_indices(
@@ -362,7 +362,7 @@ class Game:
   def write_principles(self) -> None:
     """Writes the judging strategy, as a file for `judge.principles`."""
     text = self.state.judging.text + '\n'
-    (self.workdir / 'principles.md').write_text(text, 'utf-8')
+    files.replace(self.workdir / 'principles.md', text)
 
 
 def play(
@@ -404,6 +404,7 @@ def play(
   )
   ledger = ledger or Ledger(workdir, {})
   game = Game(config, workdir, agents, budget, splits, ledger)
+  claim.settle()
   ended = game.play()
   game.write_principles()
   # Release the calls that were reserved for this.
@@ -436,7 +437,7 @@ def draw(rounds: Sequence[Mapping[str, Any]], file: Path) -> None:
     name: np.array([each[name] for each in rounds], float)
     for name in ('step', *(n for panel in plots.ROUNDS for n in panel.series))
   }
-  file.write_bytes(plots.draw_curves(plots.ROUNDS, columns, 2))
+  files.replace(file, plots.draw_curves(plots.ROUNDS, columns, 2))
 
 
 def make_detector(

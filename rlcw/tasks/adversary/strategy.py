@@ -8,7 +8,6 @@ Letters: N labelled replies, F fakes (adversarial replies).
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,6 +17,7 @@ import pydantic
 
 from rlcw.evaluation import stats
 from rlcw.rewards.judge import questions
+from rlcw.runtime import files
 from rlcw.sampling import prompts
 from rlcw.tasks.adversary.labelled import Labelled
 
@@ -117,12 +117,21 @@ class State:
 
   @classmethod
   def read(cls, file: Path) -> 'State':
-    """Reads a saved state."""
-    saved = json.loads(file.read_text('utf-8'))
-    for name in ('construction', 'judging'):
-      heading, rules = saved[name]
-      saved[name] = Strategy(heading, tuple(rules))
-    return cls(**saved)
+    """Reads a saved state.
+
+    Raises:
+      ValueError: it is damaged; names the file.
+    """
+    saved = files.read_json(file)
+    try:
+      for name in ('construction', 'judging'):
+        heading, rules = saved[name]
+        saved[name] = Strategy(heading, tuple(rules))
+      return cls(**saved)
+    except (KeyError, TypeError, ValueError) as error:
+      raise ValueError(
+        f'{file} is not the state of a game: {error!r}'
+      ) from None
 
 
 class Reading(NamedTuple):

@@ -26,8 +26,7 @@ from rlcw.evaluation.plots import (
 )
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
-from rlcw.runtime import console
-from rlcw.runtime.files import atomic
+from rlcw.runtime import console, files
 from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
 
 # Label, key of an arm's `numbers`, format; the most telling first.
@@ -84,8 +83,7 @@ def write(
   }
   # the page embeds the PNGs; the files are for use elsewhere
   for name, picture in pictures.items():
-    with atomic(workdir / f'{name}.png') as partial:
-      partial.write_bytes(picture)
+    files.replace(workdir / f'{name}.png', picture)
   shown = names.labels([*arms, *histories])
   page = template('tasks/compare/page.html.jinja').render(
     summary=summary,
@@ -100,8 +98,7 @@ def write(
     pictures=pictures,
     samples=samples(replies, briefs),
   )
-  with atomic(workdir / 'report.html') as partial:
-    partial.write_text(page, encoding='utf-8')
+  files.replace(workdir / 'report.html', page)
   print_table(arms, shown)
   console.log(names.label(workdir / 'report.html', 999))
 

@@ -12,7 +12,6 @@ A run's folder is named ARM-SEED; the runs of an arm differ only in their seed.
 
 import glob
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +29,10 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import metrics
-from rlcw.runtime.files import atomic, json_line, write_json
+from rlcw.runtime import metrics, processes
+from rlcw.runtime.files import atomic, json_line, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
+from rlcw.runtime.runs import is_finished, is_run, unfinished
 from rlcw.runtime.settings import FREE
 from rlcw.runtime.settings import read as read_settings
 from rlcw.sampling import usage
@@ -158,10 +158,10 @@ def find(pattern: str) -> dict[str, Path]:
   folders = [Path(path) for path in sorted(glob.glob(pattern))]
   done: dict[str, Path] = {}
   for folder in folders:
-    # a run writes its summary last
-    if not (folder / 'summary.json').exists():
+    if not is_run(folder) or read_settings(folder).get('task') != 'grpo':
       continue
-    if read_settings(folder).get('task') != 'grpo':
+    if not is_finished(folder):
+      metrics.notice(f'left out: {unfinished(folder)}')
       continue
     arm, _, seed = folder.name.rpartition('-')
     if not seed.isdecimal() or arm in ('', BASE):
@@ -201,7 +201,7 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
   the model's replies are sampled again.
   """
   try:
-    stored = json.loads(file.with_suffix('.json').read_text('utf-8'))
+    stored = read_json(file.with_suffix('.json'))
     np.load(file.with_suffix('.npy'), mmap_mode='r')
     found = len(datasets.read_jsonl(file))
     if found != count:
@@ -264,7 +264,8 @@ def read(
   """
   mesh = scorers.unseen.decoder.mesh
   size, found = round_up_groups(config.batch_size, mesh), []
-  for first in metrics.progress('read', 0, len(briefs), 'brief', size):
+  steps = metrics.progress('read', 0, len(briefs), 'brief', size)
+  for first in processes.stoppable(steps):
     # The last batch is filled with repeated briefs: batches of one size need
     # no new compilation.
     rows = np.arange(first, first + size) % len(briefs)
@@ -353,7 +354,8 @@ def scorer_accuracy(
   accuracy = {}
   size = round_up_groups(config.batch_size, scorers.unseen.decoder.mesh)
   right = []
-  for first in metrics.progress('pairs', 0, len(pairs), 'pair', size):
+  bar = metrics.progress('pairs', 0, len(pairs), 'pair', size)
+  for first in processes.stoppable(bar):
     # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)
     score_Px2 = reward_model.score_texts(
@@ -392,7 +394,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
   strict: dict[str, dict[Any, bool]] = {}
   files = sorted(glob.glob(f'{pattern}/summary.json')) if pattern else []
   for file in map(Path, files):
-    summary = json.loads(file.read_text('utf-8'))
+    summary = read_json(file)
     numbers = {
       k: v for k, v in summary.items() if k.endswith(('strict', 'loose'))
     }

@@ -29,7 +29,7 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory
-from rlcw.runtime import console, files, metrics
+from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling import prompts as prompts_lib
@@ -92,6 +92,8 @@ def run(config: Config, workdir: Path) -> Record:
       f'{trace} is of other queries than {config.queries}: to start anew, give '
       'another --workdir'
     )
+  curator = make_curator(config, workdir)
+  claim.settle()
   # A killed run may have written a line of the trace and not yet its pair: all
   # pairs are written again from the trace.
   pairs.unlink(missing_ok=True)
@@ -105,7 +107,6 @@ def run(config: Config, workdir: Path) -> Record:
 
   for row in rows:
     keep(row)
-  curator = make_curator(config, workdir)
   models = {'writer': curator.writer.usage, 'agent': curator.agent.usage}
   ledger = Ledger(workdir, models)
 
@@ -119,7 +120,8 @@ def run(config: Config, workdir: Path) -> Record:
 
   total, size = len(queries), config.batch_size
   with keeping_answered(trace):
-    for first in metrics.progress('curate', done, total, 'query', size, note):
+    steps = metrics.progress('curate', done, total, 'query', size, note)
+    for first in processes.stoppable(steps):
       # A batch of queries shares its calls, which an endpoint answers at once.
       for row in curator(queries[first : first + size]):
         # The trace before the pair: the trace alone is read when resuming.

@@ -121,6 +121,7 @@ def make_next_batch(
       model, params, brief_arrays, step, config
     )
     sampled = time.perf_counter()
+    processes.stop_together()
 
     # 3. Scores of this process's rows.  Every few steps the judge also rates
     # one reply per brief, only to monitor reward hacking; it is no reward.
@@ -132,6 +133,8 @@ def make_next_batch(
     # with them every process computes the same advantages.
     local_rollout = shards.local_rows(rollout)
     stats = gather_stats(shards.gather(local_stats(local_rollout, scores)))
+    # Before anything is logged: a reward that was interrupted gave no scores.
+    processes.stop_together()
     mixed = mix(stats['writing'], stats['violated'], stats['valid'])
     local_mixed = {
       'valid': shards.local_slice(mixed.rewards.valid),

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from rlcw import Config, train
 from rlcw.models import formats, lora
 from rlcw.models.config import ModelConfig
-from rlcw.runtime import files, metrics
+from rlcw.runtime import files, metrics, processes
 from rlcw.runtime.mesh import group_shards, make_mesh
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import hlo, programs, roofline, show
@@ -84,7 +84,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   chip, devices = roofline.slice_of(config.plan.topology)
   plan = make_plan(config, make_mesh(**config.mesh, devices=devices))
   phases = []
-  for program in programs.phases(plan):
+  for program in processes.stoppable(programs.phases(plan)):
     metrics.log(f'plan: compiling {program.name}')
     phases.append(compile_phase(plan, program, chip))
   if config.plan.compare_attention:
@@ -106,7 +106,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   found['advice'] = advise(plan, found)
   files.write_json(workdir / 'plan.json', found)
-  (workdir / 'plan.png').write_bytes(show.draw_plan(found))
+  files.replace(workdir / 'plan.png', show.draw_plan(found))
   show.print_plan(found)
   summary = {name: found[name] for name in found if name != 'phases'}
   return summary
@@ -126,7 +126,7 @@ def shape_of(model: str) -> ModelConfig:
   # A folder with a config.json alone will do: weights are not needed.
   header = Path(model) / 'config.json'
   if header.is_file():
-    return ModelConfig.from_hf(formats.read_json(header))
+    return ModelConfig.from_hf(files.read_json(header))
   return formats.open_source(model).model_config()
 
 

@@ -21,8 +21,7 @@ from rlcw.evaluation import intervals, names
 from rlcw.evaluation.page import template
 from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
 from rlcw.rewards import constraints
-from rlcw.runtime import console
-from rlcw.runtime.files import atomic
+from rlcw.runtime import console, files
 from rlcw.tasks.report.runs import read_runs
 from rlcw.tasks.report.verdict import headline, verdict
 
@@ -208,10 +207,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   }
   rates = rule_rates(runs.briefs)
   panels = pick_panels(runs.metrics)
-  files = {'curves.png': draw_curves(panels, runs.metrics, 3)}
+  pictures = {'curves.png': draw_curves(panels, runs.metrics, 3)}
   if rates:
     # the largest gains and losses, as a plot of any length could not be drawn
-    files['rules.png'] = draw_rules(rates[:DRAWN] + rates[DRAWN:][-DRAWN:])
+    pictures['rules.png'] = draw_rules(rates[:DRAWN] + rates[DRAWN:][-DRAWN:])
   has_rules = any(brief['instruction_id_list'] for brief in runs.briefs)
   result = verdict(summary, runs.read, has_rules)
   page = template('tasks/report/page.html.jinja').render(
@@ -222,7 +221,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     has_rules=has_rules,
     rates=rates,
     curves=[(panel, draw_curves([panel], runs.metrics)) for panel in panels],
-    rules_png=files.get('rules.png'),
+    rules_png=pictures.get('rules.png'),
     drawn=DRAWN,
     rows=headline(runs.evaluation),
     arms=ARMS,
@@ -232,11 +231,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       runs.grpo_config.get('mixing', {}).get('name', 'rlmr'),
     ),
   )
-  files['report.html'] = page.encode()
   workdir.mkdir(parents=True, exist_ok=True)
-  for name, content in files.items():
-    with atomic(workdir / name) as partial:
-      partial.write_bytes(content)
+  for name, content in {**pictures, 'report.html': page}.items():
+    files.replace(workdir / name, content)
   console.table(
     f'report: {summary["briefs"]} briefs',
     ('', *ARMS, 'difference', '95% interval, briefs only'),

@@ -180,7 +180,8 @@ def group_features(
   reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
   order = np.argsort(reply_N, kind='stable')
   found: list[Any] = [None] * total
-  for step in metrics.progress('features', 0, -(-total // size), 'batch'):
+  steps = metrics.progress('features', 0, -(-total // size), 'batch')
+  for step in processes.stoppable(steps):
     # The last batch is filled up with other groups, to keep one batch size;
     # their features are computed twice.
     index_B = order[np.arange(step * size, (step + 1) * size) % total]
@@ -448,7 +449,7 @@ def judge(
       summary[f'{name}_accuracy'] = stats.accuracy(against_Nx2)
   if processes.is_primary_process():
     picture = plots.draw_scores(length_N, score_N, stats.calibration(score_Mx2))
-    (workdir / 'reward_model.png').write_bytes(picture)
+    files.replace(workdir / 'reward_model.png', picture)
   return summary
 
 

@@ -1,0 +1,170 @@
+"""Claims of workdirs: of which settings and inputs the results in one are.
+
+A task whose inputs have turned out valid calls `settle`, which writes
+`config.json` and `inputs.json`.  Until then the workdir is free, so that a
+corrected command may use it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rlcw.runtime import files, inputs, metrics, processes, runs, settings
+
+# Tasks whose results are made anew if an input has changed, and the file that
+# such a task appends to.  Results of the others are costly, or in use.
+_REMADE = {
+  'briefs': '',
+  'compare': '',
+  'evaluate': '',
+  'generate': 'replies.jsonl',
+  'judge': 'verdicts.jsonl',
+  'plan': '',
+  'report': '',
+  'score': 'scores.jsonl',
+  'verify': '',
+}
+# Tasks that go on from their earlier results.
+_RESUMED = 'adversary', 'curate', 'grpo', 'reward_model', 'sft'
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """A run that is about to begin or to go on in a workdir."""
+
+  workdir: str
+  config: dict[str, Any]
+  inputs: inputs.Inputs
+  command: str
+  done: bool = False  # finished, with these settings and inputs
+  longer: bool = False  # has more steps than before, so is unfinished again
+  refusal: str = ''  # why it may not go on, once its inputs are valid
+  remarks: tuple[str, ...] = ()  # to be noted in its summary
+
+  def settle(self) -> None:
+    """Writes `config.json` and `inputs.json`.
+
+    Raises:
+      ValueError: inputs have changed since the run began.
+    """
+    if self.refusal:
+      raise ValueError(self.refusal)
+    workdir = Path(self.workdir)
+    if self.longer and processes.is_primary_process():
+      (workdir / runs.SUMMARY).unlink(missing_ok=True)
+    record = {
+      'workdir': str(workdir.absolute()),
+      'command': self.command,
+      'inputs': self.inputs,
+    }
+    files.write_json(workdir / settings.INPUTS, record)
+    files.write_json(workdir / 'config.json', self.config)
+
+
+_pending: list[Claim] = []
+
+
+@contextlib.contextmanager
+def pending(claim: Claim) -> Iterator[None]:
+  """Lets the task that runs in the context settle a claim."""
+  _pending.append(claim)
+  try:
+    yield
+  finally:
+    _pending.clear()
+
+
+def remarks() -> list[str]:
+  """Returns the remarks of the pending claim."""
+  return [remark for each in _pending for remark in each.remarks]
+
+
+def settle() -> None:
+  """Settles the claim of the running task, unless that is done already.
+
+  A task calls it once its inputs are valid, before it writes any result.
+
+  Raises:
+    ValueError: inputs have changed since the run began.
+  """
+  while _pending:
+    _pending.pop().settle()
+
+
+def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
+  """Compares a run with the one that a workdir has, if any.
+
+  The number of steps may grow.  If an input has changed, the results of a task
+  in `_REMADE` are removed; rows that it appended are kept under `NAME.old`.
+
+  Args:
+    workdir: an existing folder.
+    config: settings of the run, with absolute paths.
+    command: the command line.
+
+  Raises:
+    ValueError: other settings differ; or the run is finished, of another task,
+      and was made of other inputs.
+  """
+  now = inputs.describe(ConfigDict(config))
+  claim = Claim(str(workdir), config, now, command)
+  if not (workdir / 'config.json').exists():
+    return claim
+  before = json.loads(settings.read(workdir).to_json())
+  file = workdir / settings.INPUTS
+  # Runs of earlier versions have kept no digests.
+  recorded = files.read_json(file).get('inputs', {}) if file.exists() else {}
+  longer = config.get('steps', 0) > before.get('steps', 0)
+  changed = {
+    name: values
+    for name, values in settings.differences(before, config).items()
+    if not _is_same(recorded.get(name), now.get(name))
+    # a path to an input that is gone stays relative
+    and os.path.abspath(str(values[1])) != values[0]
+  }
+  if changed and not (longer and set(changed) == {'steps'}):
+    raise ValueError(
+      f'{workdir} has a run with other settings (there, here): {changed}; '
+      'choose another --workdir, or delete that one'
+    )
+  claim = dataclasses.replace(
+    claim, longer=longer, done=runs.is_finished(workdir) and not longer
+  )
+  changes = inputs.changes(recorded, now) if file.exists() else {}
+  return _with_changes(claim, changes)
+
+
+def _is_same(old: dict[str, Any] | None, new: dict[str, Any] | None) -> bool:
+  """Returns whether an input has been copied elsewhere."""
+  return bool(old and new and old['digest'] == new['digest'])
+
+
+def _with_changes(claim: Claim, changes: dict[str, str]) -> Claim:
+  """Returns the claim of a run whose inputs have changed."""
+  # A user may mend a function, such as one that has ended the run.
+  of_code = {n: c for n, c in changes.items() if claim.inputs[n].get('code')}
+  claim = dataclasses.replace(claim, remarks=(*of_code.values(),))
+  listed = '; '.join(c for n, c in changes.items() if n not in of_code)
+  if not listed:
+    return claim
+  task = claim.config['task']
+  if task in _REMADE:
+    metrics.log(f'{task}: {claim.workdir} is made anew: {listed}')
+    (Path(claim.workdir) / runs.SUMMARY).unlink(missing_ok=True)
+    output = claim.config.get('output') or Path(claim.workdir) / _REMADE[task]
+    if _REMADE[task] and Path(output).exists():
+      Path(output).replace(f'{output}.old')
+    return dataclasses.replace(claim, done=False)
+  refusal = (
+    f'{claim.workdir} has a run with other inputs: {listed}; restore them, '
+    'choose another --workdir, or delete that one'
+  )
+  if claim.done:
+    raise ValueError(refusal)
+  return dataclasses.replace(claim, refusal=refusal if task in _RESUMED else '')

@@ -1,0 +1,219 @@
+"""Digests of a run's inputs, by which a later start knows what has changed.
+
+A digest is of contents alone: a copy elsewhere is the same input, and neither
+clocks nor times of files matter.
+
+  file    its bytes; of a large one its size, and samples from all its parts
+  folder  the files in it; a glob: all that it matches
+  run     the checksum of its newest checkpoint, and what it was read with
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlcw import Config
+from rlcw.runtime import files, paths, runs, settings
+
+# Larger files are sampled: reading 140 GB from a network disk takes minutes.
+_WHOLE_BYTES = 64 * 2**20
+_BLOCK_BYTES = 2**16
+_BLOCKS = 512
+# Inputs of a run that whoever evaluates it reads too.
+_EVALUATED = (
+  'model',
+  'reward_model',
+  'briefs',
+  'judge.model',
+  'judge.principles',
+)
+# Settings that name functions of a user, `module:function`.
+_FUNCTIONS = 'writing', 'verifiers'
+
+Inputs = dict[str, dict[str, Any]]
+
+
+def describe(config: Config) -> Inputs:
+  """Returns, by dotted name of its setting, every input that is a file here.
+
+  Returns:
+    Of each its `path` and `digest`; of a run its `state` in words; and `code`
+    of a user's function.
+
+  Raises:
+    ValueError: a run that is read is damaged.
+  """
+  found: Inputs = {}
+  for name in paths.inputs(config):
+    value = str(paths.get(config, name))
+    if paths.matches(value):
+      found[name] = {
+        'path': value,
+        'digest': digest(value, _parts(config, name)),
+      }
+      if state := runs.state(value):
+        found[name]['state'] = f'at step {state.step} of {state.steps}'
+  for name, file in _sources(config):
+    found[name] = {'path': file, 'digest': digest(file), 'code': True}
+  return found
+
+
+def changes(before: Inputs, now: Inputs) -> dict[str, str]:
+  """Returns the inputs whose content has changed, in words, by name.
+
+  An input that is gone is no change: a finished run needs it no more.
+  """
+  new_ones = now.keys() - before.keys()
+  changed = {name: f'{name}={now[name]["path"]} is new' for name in new_ones}
+  for name, old in before.items():
+    new = now.get(name, old)
+    if old['digest'] != new['digest']:
+      was, now_is = old.get('state'), new.get('state')
+      how = f'was {was}, is {now_is}' if was != now_is else 'has other content'
+      changed[name] = f'{name}={new["path"]} {how}'
+  return changed
+
+
+def reads(config: Config) -> list[runs.State]:
+  """Returns the states of the runs that a task reads, in order of settings."""
+  found = []
+  for name in paths.inputs(config):
+    for path in paths.matches(str(paths.get(config, name))):
+      state = runs.state(path)
+      # `compare` leaves out runs that have not finished.
+      if state and (state.finished or name != 'runs'):
+        found.append(state)
+  return found
+
+
+def remarks(config: Config, workdir: Path) -> list[str]:
+  """Returns what is unfinished or outdated in the inputs of a task."""
+  found = []
+  for name in paths.inputs(config):
+    for path in paths.matches(str(paths.get(config, name))):
+      folder = path if path.is_dir() else path.parent
+      # Other folders with a file may have a config.json of any program.
+      is_claimed = (folder / settings.INPUTS).exists()
+      if not is_claimed or folder.absolute() == workdir.absolute():
+        continue
+      if path.is_file() and not runs.is_finished(folder):
+        found.append(f'{name}={path} is incomplete: {runs.unfinished(folder)}')
+      found += [f'{name}={path} is outdated: {o}' for o in _outdated(folder)]
+  return found
+
+
+def _outdated(folder: Path) -> list[str]:
+  """Returns the runs that have changed since a task read them."""
+  if not runs.is_finished(folder):
+    return []
+  read = files.read_json(folder / runs.SUMMARY).get('read') or []
+  changed = []
+  for record in read:
+    now = runs.state(record['run'])
+    if now and now.step != record['step']:
+      changed.append(
+        f'it read {now.run} at step {record["step"]}, which is at step '
+        f'{now.step} now; {runs.command(folder)}'
+      )
+  return changed
+
+
+# --- Digests ----------------------------------------------------------------
+
+
+def digest(path: str | Path, parts: Sequence[str] | None = ('model',)) -> str:
+  """Returns the digest of a file, a folder, a run, or all that a glob matches.
+
+  Args:
+    path: a path as of settings.
+    parts: of a run: the settings whose inputs are read with it; None for its
+      records alone.
+
+  Raises:
+    ValueError: a run is damaged, or began with itself (`runs.lineage`).
+  """
+  total = hashlib.blake2b(digest_size=16)
+  for match in paths.matches(str(path)):
+    if match.is_file():
+      found = [_file(match)]
+    elif not runs.is_run(match):
+      found = _folder(match)
+    elif parts is None or not (match / 'checkpoints').is_dir():
+      found = [
+        f'{file.name} {_file(file)}'
+        for file in sorted([*match.glob('*.jsonl'), match / runs.SUMMARY])
+        if file.is_file()
+      ]
+    else:
+      found = _run(match, parts)
+    total.update('\n'.join([*found, '']).encode())
+  return total.hexdigest()
+
+
+def _parts(config: Config, name: str) -> Sequence[str] | None:
+  """Returns the settings of a run that are read where a setting names it."""
+  if config.get('task') == 'report':
+    return None
+  return _EVALUATED if name in ('run', 'runs') else ('model',)
+
+
+def _run(folder: Path, parts: Sequence[str]) -> list[str]:
+  runs.lineage(folder)  # else a run that began with itself would never end
+  config, step = settings.read(folder), runs.newest_step(folder)
+  saved = folder / 'checkpoints' / str(step)
+  metadata = saved / '_CHECKPOINT_METADATA'
+  custom = (
+    files.read_json(metadata).get('custom_metadata')
+    if metadata.exists()
+    else {}
+  )
+  sums = (custom or {}).get('checksums')
+  found = [f'step {step}', *([str(sums)] if sums else _folder(saved))]
+  found += [_file(file) for file in sorted(folder.glob('*.safetensors'))]
+  for name in parts:
+    value = paths.get(config, name)
+    if isinstance(value, str) and paths.matches(value):
+      found.append(f'{name} {digest(value)}')
+  return found
+
+
+def _folder(folder: Path) -> list[str]:
+  """Returns a line for each file that is neither hidden nor a description."""
+  names = sorted(
+    path.relative_to(folder) for path in folder.rglob('*') if path.is_file()
+  )
+  return [
+    f'{name} {_file(folder / name)}'
+    for name in names
+    if name.suffix not in ('.md', '.lock', '.partial')
+    and not any(part.startswith('.') for part in name.parts)
+  ]
+
+
+def _file(path: Path) -> str:
+  size = path.stat().st_size
+  total = hashlib.blake2b(str(size).encode(), digest_size=16)
+  with path.open('rb') as file:
+    if size <= _WHOLE_BYTES:
+      while block := file.read(2**20):
+        total.update(block)
+    else:
+      # The first has the names and shapes of tensors, the others are spread
+      # evenly to the end: training changes them all.
+      for n in range(_BLOCKS + 1):
+        file.seek(n * (size - _BLOCK_BYTES) // _BLOCKS)
+        total.update(file.read(_BLOCK_BYTES))
+  return total.hexdigest()
+
+
+def _sources(config: Config) -> Iterator[tuple[str, str]]:
+  """Yields the functions of a user that settings name, and their files."""
+  for setting in _FUNCTIONS:
+    value = config.get(setting) or ''
+    for name in [value] if isinstance(value, str) else value:
+      module = str(name).partition(':')[0].replace('.', os.sep)
+      for file in (f'{module}.py', os.path.join(module, '__init__.py')):
+        if ':' in str(name) and os.path.isfile(file):
+          yield f'{setting} {name}', os.path.abspath(file)

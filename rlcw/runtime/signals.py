@@ -1,0 +1,120 @@
+"""Requests to stop a run: SIGTERM, as at preemption, and SIGINT, as of Ctrl-C.
+
+The first one is noted.  The run ends where it can resume without losing work
+(`processes.stop_together`), or in the middle of a wait (`interruptible`), with
+the exit status `STOPPED`.  The second one ends the process at once.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+STOPPED = 75  # EX_TEMPFAIL: unfinished, and the same command resumes
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+# Signals this close together are one request: `timeout`, for one, sends its
+# signal to the process and to its group.
+_ONE_REQUEST_SECONDS = 0.3
+
+
+class Stopped(SystemExit):
+  """Ends a run that was asked to stop.
+
+  Args:
+    name: of the signal.
+  """
+
+  def __init__(self, name: str):
+    super().__init__(STOPPED)
+    self.signal = name
+
+  def __str__(self) -> str:
+    return f'stopped by {self.signal}'
+
+
+class _State:
+  """The state of this process, which has one set of signal handlers."""
+
+  request = ''  # name of the first signal
+  waiting = False  # whether the main thread is in `interruptible`
+  raised = False  # whether a handler has raised `Stopped`
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+  """Notes requests to stop while in the context, which the main thread enters.
+
+  A thread counts the signals, since Python runs handlers only between two
+  instructions of the main thread, which may be in a compilation for minutes.
+  """
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  before = {number: signal.signal(number, _hear) for number in _SIGNALS}
+  other_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  counter = threading.Thread(target=_count, args=(reader,), daemon=True)
+  counter.start()
+  try:
+    yield
+  finally:
+    signal.set_wakeup_fd(other_writer)
+    os.close(writer)  # ends the thread
+    counter.join()
+    for number, handler in before.items():
+      signal.signal(number, handler or signal.SIG_DFL)
+    _State.request, _State.raised = '', False
+
+
+def requested() -> str:
+  """Returns the name of the signal that asked this process to stop, or ''."""
+  return _State.request
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+  """Lets a request end a wait: raises `Stopped` in the middle of the context.
+
+  In other threads than the main one, which alone runs signal handlers, the
+  context has no effect.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before, _State.waiting = _State.waiting, True
+  try:
+    if _State.request:
+      raise Stopped(_State.request)
+    yield
+  finally:
+    _State.waiting = before
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+  _note(number)
+  # Once, because a second exception would interrupt the clean-up.
+  if _State.waiting and not _State.raised:
+    _State.raised = True
+    raise Stopped(_State.request)
+
+
+def _note(number: int) -> None:
+  _State.request = _State.request or signal.Signals(number).name
+
+
+def _count(reader: int) -> None:
+  first = None
+  with open(reader, 'rb', buffering=0) as pipe:
+    while number := pipe.read(1):
+      if number[0] not in _SIGNALS:
+        continue
+      if first is None:
+        first = time.monotonic()
+        _note(number[0])
+        # Not through `sys.stderr`, whose lock the main thread may hold.
+        line = f'rlcw: {_State.request}: will stop; a second one ends at once\n'
+        with contextlib.suppress(OSError):
+          os.write(2, line.encode())
+      elif time.monotonic() - first > _ONE_REQUEST_SECONDS:
+        os._exit(128 + number[0])

@@ -1,0 +1,354 @@
+"""Done means done with these settings and inputs; one writer at a time."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from rlcw import main
+from rlcw.data import annotate as annotate_lib
+from rlcw.runtime import claim, files, lock, runs, signals
+
+Run = Callable[..., dict[str, Any] | None]
+
+
+class Lab:
+  """A folder in which tasks run that only read their input and write it."""
+
+  def __init__(self, folder: pathlib.Path, patch: pytest.MonkeyPatch):
+    self.folder, self.calls = folder, 0
+    self.act: Callable[[], None] = lambda: None
+    module = types.ModuleType('rlcw_fake_task')
+    module.run = self.run  # pyright: ignore
+    patch.setitem(sys.modules, 'rlcw_fake_task', module)
+    for task in ('grpo', 'curate', 'export', 'evaluate', 'score', 'report'):
+      patch.setitem(main.TASKS, task, 'rlcw_fake_task')
+    patch.setattr(main.jax.config, 'update', lambda *_: None)
+
+  def run(self, config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    text = pathlib.Path(config.input).read_text()
+    if text == 'damaged':
+      raise ValueError(f'{config.input}:1: not JSON')
+    claim.settle()
+    with (workdir / 'scores.jsonl').open('a') as output:
+      output.write(text)
+    self.calls += 1
+    self.act()
+    return {'text': text}
+
+  def __call__(self, task: str = 'score', **changes: Any) -> dict[str, Any]:
+    """Runs a task as the command does; returns its summary."""
+    base = {'task': task, 'input': str(self.folder / 'in.txt')}
+    workdir = self.folder / task
+    main.begin(ConfigDict(base | changes), workdir, f'rlcw {task}')
+    return files.read_json(workdir / 'summary.json')
+
+  def give(self, text: str) -> None:
+    (self.folder / 'in.txt').write_text(text)
+
+
+@pytest.fixture
+def lab(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+  found = Lab(tmp_path, monkeypatch)
+  found.give('a')
+  return found
+
+
+def train(
+  folder: pathlib.Path, step: int = 11, done: bool = False, **changes: Any
+) -> pathlib.Path:
+  """Makes the workdir of a training run as it is at a step."""
+  saved = folder / 'checkpoints' / str(step)
+  saved.mkdir(parents=True, exist_ok=True)
+  (saved / 'params').write_text(f'params {step}')
+  config = {'task': 'grpo', 'model': 'org/model', 'steps': 32} | changes
+  files.write_json(folder / 'config.json', config)
+  if done:
+    files.write_json(folder / 'summary.json', {'steps': step})
+  return folder
+
+
+def test_the_same_inputs_are_done_whatever_their_times_and_places(
+  lab: Lab, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  lab()
+  os.utime(tmp_path / 'in.txt', (2e9, 2e9))
+  lab()
+  (tmp_path / 'copy.txt').write_text('a')
+  lab(input=str(tmp_path / 'copy.txt'))
+  (tmp_path / 'copy.txt').unlink()
+  (tmp_path / 'in.txt').unlink()  # a run that is finished needs it no more
+  lab()
+  assert lab.calls == 1
+  assert capsys.readouterr().out.count('already done') == 3
+
+
+@pytest.mark.parametrize('task', ['score', 'evaluate', 'report'])
+def test_what_is_cheap_is_made_anew_of_other_inputs(
+  lab: Lab, task: str, capsys: pytest.CaptureFixture, tmp_path: pathlib.Path
+) -> None:
+  lab(task)
+  before = os.stat(tmp_path / 'in.txt')
+  lab.give('b')
+  os.utime(tmp_path / 'in.txt', ns=(before.st_atime_ns, before.st_mtime_ns))
+  assert lab(task)['text'] == 'b'
+  told = capsys.readouterr().out
+  assert f'{task}: {tmp_path / task} is made anew: input=' in told
+  assert lab(task)['text'] == 'b' and lab.calls == 2
+  if task == 'score':  # its rows are appended to: none of the old input
+    assert (tmp_path / 'score' / 'scores.jsonl').read_text() == 'b'
+    assert (tmp_path / 'score' / 'scores.jsonl.old').read_text() == 'a'
+
+
+@pytest.mark.parametrize('task', ['grpo', 'curate', 'export'])
+def test_what_is_costly_is_refused_other_inputs(lab: Lab, task: str) -> None:
+  lab(task)
+  lab.give('b')
+  with pytest.raises(ValueError, match=r'input=.*in\.txt has other.*--workdir'):
+    lab(task)
+  lab.give('a')
+  assert lab(task)['text'] == 'a' and lab.calls == 1
+
+
+def test_an_unfinished_run_names_the_damaged_line_before_the_change(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  lab('grpo')
+  (tmp_path / 'grpo' / 'summary.json').unlink()
+  for text, message in (('damaged', ':1: not JSON'), ('b', 'other content')):
+    lab.give(text)
+    with pytest.raises(ValueError, match=message):
+      lab('grpo')
+  assert (tmp_path / 'grpo' / 'scores.jsonl').read_text() == 'a'
+  lab.give('a')
+  assert lab('grpo')['text'] == 'a' and lab.calls == 2
+
+
+def test_a_failed_first_try_does_not_claim_the_workdir(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  lab.give('damaged')
+  with pytest.raises(ValueError, match='not JSON'):
+    lab(seed=1)
+  assert not (tmp_path / 'score' / 'config.json').exists()
+  lab.give('a')
+  lab(seed=2)
+  with pytest.raises(ValueError, match="'seed': \\(2, 1\\)"):
+    lab(seed=1)
+
+
+def test_a_run_may_be_made_longer_and_nothing_else(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  for steps in (5, 5, 9, 9):
+    lab('grpo', steps=steps, seed=0)
+  assert lab.calls == 2
+  summary = tmp_path / 'grpo' / 'summary.json'
+  for steps, seed in ((5, 0), (10, 1)):
+    with pytest.raises(ValueError, match='steps'):
+      lab('grpo', steps=steps, seed=seed)
+  assert summary.exists()
+  # one that fails before it trains leaves the shorter run whole
+  (tmp_path / 'in.txt').unlink()
+  with pytest.raises(FileNotFoundError):
+    lab('grpo', steps=10, seed=0)
+  assert summary.exists()
+
+
+@pytest.mark.parametrize('text', ['', '{"a"', '[]', '\0\0\0', 'null'])
+def test_a_spoiled_summary_is_not_done(
+  lab: Lab, tmp_path: pathlib.Path, text: str
+) -> None:
+  lab()
+  (tmp_path / 'score' / 'summary.json').write_text(text)
+  assert lab()['text'] == 'a' and lab.calls == 2
+
+
+@pytest.mark.parametrize('name', ['config.json', 'inputs.json'])
+def test_a_spoiled_claim_is_named(
+  lab: Lab, tmp_path: pathlib.Path, name: str
+) -> None:
+  lab()
+  (tmp_path / 'score' / name).write_text('{"task": ')
+  with pytest.raises(ValueError, match=rf'score/{name}: not JSON'):
+    lab()
+
+
+def test_a_run_of_an_earlier_version_goes_on(
+  lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  lab()
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'score' / 'inputs.json').unlink()
+  old = {'task': 'score', 'input': 'in.txt'}
+  files.write_json(tmp_path / 'score' / 'config.json', old)
+  lab()
+  lab(input='in.txt')
+  (tmp_path / 'other').mkdir()
+  monkeypatch.chdir(tmp_path / 'other')
+  lab()
+  assert lab.calls == 1
+
+
+def test_paths_relative_and_absolute_are_the_same_run(
+  lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  lab(input='in.txt', output='out.jsonl')
+  lab(input='./in.txt', output=str(tmp_path / 'out.jsonl'))
+  (tmp_path / 'in.txt').unlink()
+  lab(input='in.txt', output='out.jsonl')
+  # as earlier versions wrote it
+  old = {'task': 'score', 'input': 'in.txt', 'output': 'out.jsonl'}
+  files.write_json(tmp_path / 'score' / 'config.json', old)
+  lab(input='in.txt', output='out.jsonl')
+  assert lab.calls == 1
+  with pytest.raises(ValueError, match='output'):
+    lab(input='in.txt', output='other.jsonl')
+
+
+# --- What is read -----------------------------------------------------------
+
+
+def test_a_summary_names_the_runs_that_were_read(
+  lab: Lab, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  run = train(tmp_path / 'run')
+  read = lab('evaluate', run=str(run))['read']
+  record = {'run': str(run), 'step': 11, 'steps': 32, 'finished': False}
+  assert read == [record]
+  first, *_ = capsys.readouterr().out.splitlines()
+  assert first == (
+    f'evaluate: reads {run} at step 11 of 32, which has not finished'
+  )
+  train(run, 32, done=True)
+  read = lab('evaluate', run=str(run))['read']
+  assert read == [record | {'step': 32, 'finished': True}]
+  told = capsys.readouterr().out
+  assert 'was at step 11 of 32, is at step 32 of 32' in told
+  assert lab('evaluate', run=str(run))['read'] == read and lab.calls == 2
+
+
+def test_a_page_about_an_outdated_evaluation_says_so(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  run = train(tmp_path / 'run')
+  lab('evaluate', run=str(run))
+  train(run, 32, done=True)
+  summary = lab('report', grpo=str(run), evaluate=str(tmp_path / 'evaluate'))
+  [notice] = summary['notices']
+  assert 'at step 11, which is at step 32 now; rlcw evaluate' in notice
+
+
+def test_the_output_of_an_unfinished_run_is_no_whole_input(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  pairs = tmp_path / 'pairs'
+  pairs.mkdir()
+  (pairs / 'preferences.jsonl').write_text('{}\n')
+  # a folder of the user's own, with a config.json of another program
+  (pairs / 'config.json').write_text('// no JSON')
+  assert lab(preferences=str(pairs / 'preferences.jsonl'))['notices'] == []
+  files.write_json(pairs / 'config.json', {'task': 'curate'})
+  files.write_json(pairs / 'inputs.json', {})
+  lab.give('b')
+  summary = lab(preferences=str(pairs / 'preferences.jsonl'))
+  [notice] = summary['notices']
+  assert 'is incomplete' in notice and '--config=configs/curate.py' in notice
+
+
+# --- Ends -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('error', [SystemExit(0), SystemExit(75), SystemExit()])
+def test_an_exit_in_users_code_is_an_error(lab: Lab, error: SystemExit) -> None:
+  def leave() -> None:
+    raise error
+
+  lab.act = leave
+  with pytest.raises(ValueError, match=r'claims_test\.py:\d+: SystemExit'):
+    lab()
+  assert not runs.is_finished(lab.folder / 'score')
+
+
+def test_a_stopped_run_is_unfinished_and_resumes(lab: Lab) -> None:
+  def stop() -> None:
+    signal.raise_signal(signal.SIGINT)
+    annotate_lib.processes.stop_together()
+
+  lab.act = stop
+  with signals.listening(), pytest.raises(signals.Stopped):
+    lab()
+  assert not runs.is_finished(lab.folder / 'score')
+  lab.act = lambda: None
+  assert lab()['text'] == 'a'
+
+
+# --- The lock ---------------------------------------------------------------
+
+HOLD = """
+import pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+from rlcw.runtime import lock
+with lock.held(pathlib.Path(sys.argv[2])):
+  print('held', flush=True)
+  time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_refused_until_the_first_has_died(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  root = str(pathlib.Path(__file__).resolve().parents[1])
+  holder = subprocess.Popen(
+    [sys.executable, '-c', HOLD, root, str(tmp_path / 'score')],
+    stdout=subprocess.PIPE,
+  )
+  try:
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    who = rf'in use by process {holder.pid} on .+ since \d{{4}}-'
+    with pytest.raises(lock.Busy, match=who):
+      lab()
+    with pytest.raises(lock.Busy, match=who):  # looking does not release it
+      lab()
+  finally:
+    holder.kill()
+    holder.wait()
+  assert lab()['text'] == 'a'
+  assert (tmp_path / 'score' / lock.FILE).read_bytes() == b''
+
+
+def test_a_writer_of_another_host_that_did_not_end_well_is_named(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  record = {'host': 'elsewhere', 'pid': 7, 'since': '2026-01-01'}
+  files.write_json(tmp_path / lock.FILE, record)
+  for _ in range(2):
+    with lock.held(tmp_path):
+      pass
+  told = capsys.readouterr().out
+  assert told.count('process 7 on elsewhere since 2026-01-01') == 1
+
+
+@pytest.mark.parametrize('number', [38, 95, 37])  # ENOSYS, EOPNOTSUPP, ENOLCK
+def test_a_folder_without_locks_is_used_with_a_warning(
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture,
+  number: int,
+) -> None:
+  def refuse(*_: object) -> None:
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(lock.fcntl, 'lockf', refuse)
+  with lock.held(tmp_path):
+    pass
+  assert 'cannot be locked' in capsys.readouterr().out

@@ -1,0 +1,132 @@
+"""Requests to stop: noted, heard in the middle of a wait, obeyed at once."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from rlcw.runtime import processes, signals
+
+NAMES = ['SIGTERM', 'SIGINT']
+
+
+def later(name: str, seconds: float = 0.1) -> None:
+  """Sends this process a signal in a moment."""
+  number = getattr(signal, name)
+  threading.Timer(seconds, os.kill, [os.getpid(), number]).start()
+
+
+def spin() -> None:
+  while True:
+    pass
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_first_signal_is_noted(name: str) -> None:
+  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  with signals.listening():
+    assert signals.requested() == ''
+    processes.stop_together()
+    signal.raise_signal(getattr(signal, name))
+    assert signals.requested() == name
+    with pytest.raises(signals.Stopped) as stopped:
+      processes.stop_together()
+    assert (stopped.value.code, str(stopped.value)) == (
+      75,
+      f'stopped by {name}',
+    )
+  assert signals.requested() == ''
+  after = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  assert after == before
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(
+  'wait', [lambda: time.sleep(60), threading.Event().wait, spin]
+)
+def test_a_wait_is_interrupted(name: str, wait: Callable[[], object]) -> None:
+  started = time.monotonic()
+  with signals.listening():
+    later(name)
+    with pytest.raises(signals.Stopped), processes.interruptible():
+      wait()
+    # what comes next does not begin to wait
+    with pytest.raises(signals.Stopped), processes.interruptible():
+      time.sleep(60)
+  assert time.monotonic() - started < 10
+
+
+def test_a_signal_outside_of_waits_interrupts_nothing() -> None:
+  with signals.listening():
+    with processes.interruptible(), signals.interruptible():
+      pass
+    later('SIGTERM', 0.02)
+    time.sleep(0.1)
+    assert signals.requested() == 'SIGTERM'
+
+
+def test_one_of_several_processes_leaves_a_wait_and_goes_on(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(processes, 'count', lambda: 2)
+  with signals.listening():
+    later('SIGTERM')
+    with processes.interruptible():
+      time.sleep(60)
+    processes.stop_alone()
+    # the others hear of it where all meet
+    monkeypatch.setattr(processes, 'gather', lambda mine: ['', mine])
+    with pytest.raises(signals.Stopped, match='SIGTERM'):
+      processes.stop_together()
+
+
+def test_items_end_where_a_run_is_asked_to_stop() -> None:
+  seen = []
+  with signals.listening(), pytest.raises(signals.Stopped):
+    for item in processes.stoppable(range(5)):
+      seen.append(item)
+      if item == 2:
+        signal.raise_signal(signal.SIGINT)
+  assert seen == [0, 1, 2]
+
+
+STUBBORN = """
+import signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from rlcw.runtime import signals
+with signals.listening():
+  print('ready', flush=True)
+  while True:
+    try:
+      with signals.interruptible():
+        time.sleep(60)
+    except BaseException:
+      pass
+"""
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_second_signal_ends_a_process_at_once(name: str) -> None:
+  root = pathlib.Path(__file__).resolve().parents[2]
+  process = subprocess.Popen(
+    [sys.executable, '-c', STUBBORN, str(root)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  assert process.stdout is not None and process.stderr is not None
+  process.stdout.readline()
+  number = getattr(signal, name)
+  # `timeout` sends a signal twice, which is one request
+  process.send_signal(number)
+  process.send_signal(number)
+  assert process.stderr.readline().startswith(f'rlcw: {name}: '.encode())
+  time.sleep(0.4)
+  assert process.poll() is None
+  process.send_signal(number)
+  assert process.wait(10) == 128 + number
