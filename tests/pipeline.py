@@ -129,11 +129,11 @@ def kill_at(point: str) -> None:
 
   from rlcw.rewards import scoring
   from rlcw.runtime import checkpoint
-  from rlcw.tasks.grpo import step
+  from rlcw.tasks.grpo import logs
 
   target, name, nth = {
     'scoring': (scoring.Scorer, '__call__', 3),  # step 2, after its rollout
-    'diary': (step, 'log_rollouts', 4),  # step 3, not yet logged
+    'diary': (logs, 'log_rollouts', 4),  # step 3, not yet logged
     'saving': (ocp.CheckpointManager, 'wait_until_finished', 2),  # mid-write
     'saved': (checkpoint.Checkpoints, 'close', 1),  # all steps done, no summary
   }[point]

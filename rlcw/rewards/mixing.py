@@ -20,7 +20,7 @@ here, because the paper's own was not available.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,15 @@ class MixedRewards(NamedTuple):
   writing_std: jax.Array  # [P], of the valid writing scores
   violators: jax.Array  # [P], share of valid replies that violate
   std_floor: jax.Array  # [P], of `group_advantages`: less may be rounding
+
+
+class Advantages(NamedTuple):
+  """Mixed rewards of all P groups and their advantages, on the host."""
+
+  rewards: MixedRewards
+  reward: Any  # [P, G], w − ζ·v in the unit of w; NaN where not valid
+  advantage: Any  # [P, G]
+  max_violator_advantage: Any  # [], −inf where no group is mixed
 
 
 def _group(

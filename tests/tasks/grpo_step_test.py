@@ -13,10 +13,10 @@ import tiny_grpo
 from ml_collections import ConfigDict
 
 from rlcw.models import language_model
-from rlcw.rewards import reward_model
+from rlcw.rewards import mixing, reward_model
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import reply_keys
-from rlcw.tasks.grpo import step
+from rlcw.tasks.grpo import logs, step
 
 
 def drawn(
@@ -72,7 +72,7 @@ def test_processes_share_the_keys_of_a_step() -> None:
 # --- Mixing and metrics -----------------------------------------------------
 
 
-def mixed_step() -> tuple[dict[str, Any], step.Advantages]:
+def mixed_step() -> tuple[dict[str, Any], mixing.Advantages]:
   """Groups that are mixed, all violating, without signal, without a score."""
   writing = np.array(
     [[103, 101, 103, np.nan], [7, 5, 7, 5], [2, 2, 2, 2], [np.nan] * 4],
@@ -105,7 +105,7 @@ def test_a_group_of_violators_only_stays_in_the_kl_term() -> None:
 
 def test_metrics_are_of_the_replies_that_have_a_score() -> None:
   stats, mixed = mixed_step()
-  row = step.step_metrics(stats, mixed)
+  row = logs.step_metrics(stats, mixed)
   # of the first group: mean 307/3, std √(8/9), two of three keep the rules
   std = (8 / 9) ** 0.5
   penalty = (103 - 307 / 3 + 0.5 * std) * 3 / 2
@@ -128,10 +128,10 @@ def test_metrics_are_of_the_replies_that_have_a_score() -> None:
 def test_an_advantage_of_rounding_is_no_signal() -> None:
   stats, mixed = mixed_step()
   nearly = np.full((4, 4), 6e-5) * [1, -1, 1, -1]
-  row = step.step_metrics(stats, mixed._replace(advantage=nearly))
+  row = logs.step_metrics(stats, mixed._replace(advantage=nearly))
   assert row['no_signal_groups'] == 1
   nearly[0, 0] = -2e-3
-  row = step.step_metrics(stats, mixed._replace(advantage=nearly))
+  row = logs.step_metrics(stats, mixed._replace(advantage=nearly))
   assert row['no_signal_groups'] == 3 / 4
 
 

@@ -12,8 +12,8 @@
   5. batch     `make_batch`: the arrays of the update, a clipped policy gradient
                that reads each brief once for its group (`objective.make_loss`)
 
-`make_next_batch` calls the stages in this order, and logs the step's metrics
-(`step_metrics`) and its replies (`log_rollouts`).
+`make_next_batch` calls the stages in this order, and logs the step's metrics and
+its replies (`logs`).
 
 With several processes, arrays on devices are global, and the host arrays of a
 process are the rows of its P / processes groups.  Stage 4 gathers both scores,
@@ -27,7 +27,7 @@ import functools
 import itertools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,27 +41,18 @@ from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import for_rollout
-from rlcw.rewards import constraints, mixing
+from rlcw.rewards import mixing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
-from rlcw.runtime import files, metrics, processes
+from rlcw.runtime import metrics, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import monitors, samples
+from rlcw.tasks.grpo import logs, samples
 
 # Token ids [P, L] and lengths [P] of a step's briefs, and a number [P] for the
 # random keys of each.
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
-
-
-class Advantages(NamedTuple):
-  """Mixed rewards of all P groups and their advantages, on the host."""
-
-  rewards: mixing.MixedRewards
-  reward: Any  # [P, G], w − ζ·v in the unit of w; NaN where not valid
-  advantage: Any  # [P, G]
-  max_violator_advantage: Any  # [], −inf where no group is mixed
 
 
 # --- The step ---------------------------------------------------------------
@@ -132,7 +123,9 @@ def make_next_batch(
     # 4. Mix.  Two numbers and a few flags per reply are cheap to gather, and
     # with them every process computes the same advantages.
     local_rollout = shards.local_rows(rollout)
-    stats = gather_stats(shards.gather(local_stats(local_rollout, scores)))
+    stats = logs.gather_stats(
+      shards.gather(logs.local_stats(local_rollout, scores))
+    )
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
     mixed = mix(stats['writing'], stats['violated'], stats['valid'])
@@ -141,7 +134,7 @@ def make_next_batch(
       'reward': shards.local_slice(mixed.reward),
       'advantage': shards.local_slice(mixed.advantage),
     }
-    log_rollouts(
+    logs.log_rollouts(
       shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
     )
     sample = ''
@@ -157,7 +150,7 @@ def make_next_batch(
 
     # 5. Batch.
     arrays = make_batch(brief_arrays, rollout, scores, local_mixed, shards)
-    values = step_metrics(stats, mixed)
+    values = logs.step_metrics(stats, mixed)
     scored = time.perf_counter()
     values |= {
       'tokens_per_second': stats['length'].sum() / (sampled - started),
@@ -259,7 +252,7 @@ def sample_rollout(
 # --- 4. Mix -----------------------------------------------------------------
 
 
-def make_mix(config: Config) -> Callable[..., Advantages]:
+def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
   """Step 4: returns the function `(writing, violated, valid) -> Advantages`.
 
   All three are `[P, G]`.  A reply that is not valid (no score, or a missing
@@ -305,60 +298,9 @@ def make_mix(config: Config) -> Callable[..., Advantages]:
     worst = mixing.max_violator_advantage(
       advantage_PxG, violated_PxG, mixed, all_violating=all_negative
     )
-    return Advantages(mixed, reward_PxG, advantage_PxG, worst)
+    return mixing.Advantages(mixed, reward_PxG, advantage_PxG, worst)
 
   return lambda *scores: jax.device_get(mix(*scores, numbers))
-
-
-def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
-  """Statistics of this process's replies, for all processes to gather.
-
-  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`
-  and `good` (both `[P']`).
-  """
-  logp, length, finished = jax.device_get(
-    (rollout.logp, rollout.length, rollout.finished)
-  )
-  return {
-    'writing': scores.writing,
-    'violated': scores.violated,
-    'valid': scores.valid,
-    'broken': np.array(
-      [[constraints.breaks(r) for r in g] for g in scores.follow]
-    ),
-    'finished': finished,
-    'length': length,
-    # Only the sum: gathering [P, G, T] through the host would be slow.
-    'logp': logp.sum(),
-    'repetition': np.array(
-      [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
-    ),
-    'good': scores.good,
-    'scoring': scores.stats,
-  }
-
-
-def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """Joins the `local_stats` of all processes into those of the step.
-
-  Groups are concatenated in their order, and `logp` is summed.  Of the scorer's
-  statistics the `judge_…` counts are summed and all others averaged, without
-  weights, because all processes have equally many replies.
-  """
-  joined = {
-    name: sum(part['logp'] for part in parts)
-    if name == 'logp'
-    else np.concatenate([part[name] for part in parts])
-    for name in parts[0]
-    if name != 'scoring'
-  }
-  scoring = {
-    name: (np.sum if name.startswith('judge_') else np.mean)(
-      [part['scoring'][name] for part in parts]
-    )
-    for name in parts[0]['scoring']
-  }
-  return joined | {'scoring': scoring}
 
 
 class Outages(NamedTuple):
@@ -375,7 +317,7 @@ def end_in_outage(
 
   Args:
     outages: of the run.
-    stats: of the step (`gather_stats`).
+    stats: of the step (`logs.gather_stats`).
     scorer: knows the reason.
 
   Raises:
@@ -429,98 +371,3 @@ def make_batch(
   return jax.device_put(arrays, shards.sharding) | shards.to_global(
     {name: mixed[name] for name in ('valid', 'advantage')}
   )
-
-
-# --- Metrics and logs -------------------------------------------------------
-
-
-def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
-  """Metrics of one step, a row of `metrics.jsonl`.
-
-  `entropy` is the sampled estimate −mean(log p) in nats per token.
-  """
-  rewards, length = mixed.rewards, stats['length']
-  # Replies that were not scored, and groups of nothing else, have no share in
-  # the numbers about scores.
-  share = np.where(rewards.valid.any(1), rewards.violators, np.nan)
-  writing_std = np.where(rewards.valid.any(1), rewards.writing_std, np.nan)
-  violated = np.where(rewards.valid, stats['violated'], np.nan)
-  return {
-    'reward': metrics.mean(mixed.reward),
-    # `metrics.mean` skips NaN: replies without a score, rules without a
-    # verdict.
-    'writing': metrics.mean(stats['writing']),
-    'writing_std': metrics.mean(writing_std),
-    'pass_rate': metrics.mean(1 - stats['broken']),
-    'violation_rate': metrics.mean(violated),
-    'penalty_mean': rewards.penalty.mean(),
-    'penalty_max': rewards.penalty.max(),
-    'max_violator_advantage': mixed.max_violator_advantage,
-    'mixed_groups': np.mean((share > 0) & (share < 1)),
-    'clean_groups': np.mean(share == 0),
-    'all_violating_groups': np.mean(share == 1),
-    # An advantage that is not exactly 0 may be one of rounding.
-    'no_signal_groups': np.mean(
-      (abs(mixed.advantage) <= losses.LEAST_ADVANTAGE).all(1)
-    ),
-    'length_mean': length.mean(),
-    'truncated': 1 - stats['finished'].mean(),
-    'entropy': -stats['logp'] / length.sum(),
-    'repetition': stats['repetition'].mean(),
-    'judge_good': metrics.mean(stats['good']),
-    'kl': np.nan,  # without a KL term; else the update replaces it
-    **stats['scoring'],
-  }
-
-
-def log_rollouts(
-  shards: processes.DataShards,
-  rollout_log: Path,
-  step: int,
-  briefs: list[Brief],
-  rollout: Rollout,
-  scores: Scores,
-  mixed: dict[str, Any],
-) -> None:
-  """Appends every reply with all its scores to the log, a line per group.
-
-  Args:
-    shards: gathers the groups to process 0, which alone writes.
-    rollout_log: `rollouts.jsonl`.
-    step: of the run.
-    briefs: of this process's groups.
-    rollout: this process's replies.
-    scores: of them.
-    mixed: this process's rows of `valid`, `reward` and `advantage`.
-  """
-  columns = {
-    'text': scores.text,
-    'writing': scores.writing,
-    'follow': scores.follow,
-    'violated': scores.violated,
-    'valid': mixed['valid'],  # the update leaves out other replies
-    'finished': rollout.finished,
-    'length': rollout.length,
-    'reward': mixed['reward'],
-    'advantage': mixed['advantage'],
-  }
-  rows = {
-    k: v if isinstance(v, list) else np.asarray(v).tolist()
-    for k, v in columns.items()
-  }
-  groups = [
-    {
-      'step': step,
-      'brief_id': brief.id,
-      'prompt': brief.text,
-      'replies': [
-        {name: values[p][g] for name, values in rows.items()}
-        for g in range(len(scores.text[p]))
-      ],
-    }
-    for p, brief in enumerate(briefs)
-  ]
-  # In the order of the rows, so that the file is the same however many
-  # processes took part.
-  for group in itertools.chain(*shards.gather_to_primary(groups)):
-    files.append_jsonl(rollout_log, group)

@@ -1,0 +1,165 @@
+"""Statistics of a GRPO step: gathered over processes, as metrics, and its log.
+
+Letters: P briefs in a step, of which P' are this process's; G replies to each,
+T reply tokens.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlcw import losses
+from rlcw.rewards import constraints
+from rlcw.rewards.briefs import Brief
+from rlcw.rewards.mixing import Advantages
+from rlcw.rewards.scoring import Scores
+from rlcw.runtime import files, metrics, processes
+from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.grpo import monitors
+
+
+def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
+  """Statistics of this process's replies, for all processes to gather.
+
+  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`
+  and `good` (both `[P']`).
+  """
+  logp, length, finished = jax.device_get(
+    (rollout.logp, rollout.length, rollout.finished)
+  )
+  return {
+    'writing': scores.writing,
+    'violated': scores.violated,
+    'valid': scores.valid,
+    'broken': np.array(
+      [[constraints.breaks(r) for r in g] for g in scores.follow]
+    ),
+    'finished': finished,
+    'length': length,
+    # Only the sum: gathering [P, G, T] through the host would be slow.
+    'logp': logp.sum(),
+    'repetition': np.array(
+      [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
+    ),
+    'good': scores.good,
+    'scoring': scores.stats,
+  }
+
+
+def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Joins the `local_stats` of all processes into those of the step.
+
+  Groups are concatenated in their order, and `logp` is summed.  Of the scorer's
+  statistics the `judge_…` counts are summed and all others averaged, without
+  weights, because all processes have equally many replies.
+  """
+  joined = {
+    name: sum(part['logp'] for part in parts)
+    if name == 'logp'
+    else np.concatenate([part[name] for part in parts])
+    for name in parts[0]
+    if name != 'scoring'
+  }
+  scoring = {
+    name: (np.sum if name.startswith('judge_') else np.mean)(
+      [part['scoring'][name] for part in parts]
+    )
+    for name in parts[0]['scoring']
+  }
+  return joined | {'scoring': scoring}
+
+
+def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
+  """Metrics of one step, a row of `metrics.jsonl`.
+
+  `entropy` is the sampled estimate −mean(log p) in nats per token.
+  """
+  rewards, length = mixed.rewards, stats['length']
+  # Replies that were not scored, and groups of nothing else, have no share in
+  # the numbers about scores.
+  share = np.where(rewards.valid.any(1), rewards.violators, np.nan)
+  writing_std = np.where(rewards.valid.any(1), rewards.writing_std, np.nan)
+  violated = np.where(rewards.valid, stats['violated'], np.nan)
+  return {
+    'reward': metrics.mean(mixed.reward),
+    # `metrics.mean` skips NaN: replies without a score, rules without a
+    # verdict.
+    'writing': metrics.mean(stats['writing']),
+    'writing_std': metrics.mean(writing_std),
+    'pass_rate': metrics.mean(1 - stats['broken']),
+    'violation_rate': metrics.mean(violated),
+    'penalty_mean': rewards.penalty.mean(),
+    'penalty_max': rewards.penalty.max(),
+    'max_violator_advantage': mixed.max_violator_advantage,
+    'mixed_groups': np.mean((share > 0) & (share < 1)),
+    'clean_groups': np.mean(share == 0),
+    'all_violating_groups': np.mean(share == 1),
+    # An advantage that is not exactly 0 may be one of rounding.
+    'no_signal_groups': np.mean(
+      (abs(mixed.advantage) <= losses.LEAST_ADVANTAGE).all(1)
+    ),
+    'length_mean': length.mean(),
+    'truncated': 1 - stats['finished'].mean(),
+    'entropy': -stats['logp'] / length.sum(),
+    'repetition': stats['repetition'].mean(),
+    'judge_good': metrics.mean(stats['good']),
+    'kl': np.nan,  # without a KL term; else the update replaces it
+    **stats['scoring'],
+  }
+
+
+def log_rollouts(
+  shards: processes.DataShards,
+  rollout_log: Path,
+  step: int,
+  briefs: list[Brief],
+  rollout: Rollout,
+  scores: Scores,
+  mixed: dict[str, Any],
+) -> None:
+  """Appends every reply with all its scores to the log, a line per group.
+
+  Args:
+    shards: gathers the groups to process 0, which alone writes.
+    rollout_log: `rollouts.jsonl`.
+    step: of the run.
+    briefs: of this process's groups.
+    rollout: this process's replies.
+    scores: of them.
+    mixed: this process's rows of `valid`, `reward` and `advantage`.
+  """
+  columns = {
+    'text': scores.text,
+    'writing': scores.writing,
+    'follow': scores.follow,
+    'violated': scores.violated,
+    'valid': mixed['valid'],  # the update leaves out other replies
+    'finished': rollout.finished,
+    'length': rollout.length,
+    'reward': mixed['reward'],
+    'advantage': mixed['advantage'],
+  }
+  rows = {
+    k: v if isinstance(v, list) else np.asarray(v).tolist()
+    for k, v in columns.items()
+  }
+  groups = [
+    {
+      'step': step,
+      'brief_id': brief.id,
+      'prompt': brief.text,
+      'replies': [
+        {name: values[p][g] for name, values in rows.items()}
+        for g in range(len(scores.text[p]))
+      ],
+    }
+    for p, brief in enumerate(briefs)
+  ]
+  # In the order of the rows, so that the file is the same however many
+  # processes took part.
+  for group in itertools.chain(*shards.gather_to_primary(groups)):
+    files.append_jsonl(rollout_log, group)
