@@ -12,8 +12,8 @@
   5. batch     `make_batch`: the arrays of the update, a clipped policy gradient
                that reads each brief once for its group (`objective.make_loss`)
 
-`make_next_batch` calls the stages in this order, and logs the step's metrics and
-its replies (`logs`).
+`make_next_batch` calls the stages in this order, and logs the step's metrics
+and its replies (`logs`).
 
 With several processes, arrays on devices are global, and the host arrays of a
 process are the rows of its P / processes groups.  Stage 4 gathers both scores,
