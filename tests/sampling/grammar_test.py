@@ -10,7 +10,7 @@ import pytest
 
 from rlcw.models import tokenizer
 from rlcw.models.chat import ChatFormat
-from rlcw.sampling import grammar
+from rlcw.sampling import grammar, samplers
 from rlcw.sampling import rollout as rollout_lib
 from rlcw.sampling.grammar import Grammar
 from rlcw.tasks.adversary.agents import Generation, Reflection
@@ -65,7 +65,7 @@ def _replies(
   ids=lambda schema: schema.__name__,
 )
 def test_whatever_is_drawn_fits(schema: Any, tiny: Any, text: Any) -> None:
-  replies = _replies(tiny, text, schema, 100, rollout_lib.Temperature(1.0))
+  replies = _replies(tiny, text, schema, 100, samplers.Temperature(1.0))
   for reply in replies:
     # A JSON schema cannot say that blank text is none.
     given = {
@@ -76,9 +76,7 @@ def test_whatever_is_drawn_fits(schema: Any, tiny: Any, text: Any) -> None:
   assert len(set(replies)) > 8
 
 
-@pytest.mark.parametrize(
-  'method', [rollout_lib.Greedy(), rollout_lib.TopK(3, 2.0)]
-)
+@pytest.mark.parametrize('method', [samplers.Greedy(), samplers.TopK(3, 2.0)])
 def test_the_budget_is_enough_for_what_is_begun(
   method: Any, tiny: Any, text: Any
 ) -> None:
@@ -104,7 +102,7 @@ def test_without_a_grammar_nothing_changes(tiny: Any, text: Any) -> None:
   inputs = tiny[1], np.array([[5, 6]]), np.array([2]), np.array([1])
   static = {'config': config, 'group_size': 2, 'max_new_tokens': 9, 'eos': (3,)}
   plain, held = (
-    rollout_lib.sample(*inputs, rollout_lib.Temperature(1.0), 0, 0, g, **static)
+    rollout_lib.sample(*inputs, samplers.Temperature(1.0), 0, 0, g, **static)
     for g in (None, free)
   )
   jax.tree.map(np.testing.assert_array_equal, plain, held)
