@@ -154,8 +154,8 @@ def test_a_quoted_cell_may_span_lines(tmp_path: pathlib.Path) -> None:
   [
     ('x.jsonl', b'{"a": 1}\n\xff', r'x\.jsonl:2: not UTF-8'),
     ('x.jsonl', '{"a": 1}'.encode('utf-16'), r'x\.jsonl:1: not UTF-8'),
-    ('x.jsonl.gz', gzip.compress(b'{"a": 1}')[:-5], 'damaged gzip'),
-    ('x.jsonl', gzip.compress(b'{"a": 1}' * 99)[:30], 'damaged gzip'),
+    ('x.jsonl.gz', gzip.compress(b'{"a": 1}', mtime=0)[:-5], 'damaged gzip'),
+    ('x.jsonl', gzip.compress(b'{"a": 1}' * 99, mtime=0)[:30], 'damaged gzip'),
     ('x.parquet.gz', b'\x1f\x8b\x08', 'not parquet'),
   ],
 )
