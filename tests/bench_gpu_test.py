@@ -73,6 +73,7 @@ def test_every_part_is_measured(small: None, tmp_path: pathlib.Path) -> None:
   assert update['metrics']['grad_norm'] > 0
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_does_not_stop_the_rest(
   small: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_reply_differs_from_one_place_on() -> None:
   assert gpu_parity.relative(np.array([3.0, 5.0]), np.array([3.0, 4.0])) == 0.2
 
 
+@pytest.mark.slow
 def test_the_time_ends_it_and_what_is_known_stays(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_floor_is_what_limits_it(memory: float, decoding: float) -> None:
   assert found['update'] == pytest.approx(3 * whole)
 
 
+@pytest.mark.slow
 def test_ceilings_are_measured() -> None:
   found = roofs.measure(CONFIG, SHAPES, flops=1e4, traffic=2**16)
   floors = roofs.floors(CONFIG, SHAPES, found)

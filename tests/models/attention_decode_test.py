@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from hypothesis import strategies as st
 
 from rlcw.models import attention_decode, attention_kernels, weights
@@ -72,7 +73,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(
+  'case',
+  quick(
+    CASES, 'small', 'small, a window', 'one of each', 'several blocks, a window'
+  ),
+)
 def test_the_kernel_equals_the_reference(case: str) -> None:
   shape, window = CASES[case]
   inputs = _inputs(shape)
@@ -159,7 +165,10 @@ def test_what_is_not_seen_is_not_fetched(
 
 @pytest.mark.parametrize(
   ('lengths', 'heads', 'share'),
-  [((5, 9, 1, 3), 2, (1, 1)), ((5, 9, 1), 3, (3, 3))],
+  [
+    ((5, 9, 1, 3), 2, (1, 1)),
+    pytest.param((5, 9, 1), 3, (3, 3), marks=pytest.mark.slow),
+  ],
   ids=['split', 'left whole'],
 )
 def test_the_kernel_is_split_over_the_mesh(

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 from hypothesis import strategies as st
 from jax._src.cudnn import fused_attention_stablehlo
 
@@ -114,6 +115,7 @@ def _assert_close(ours: Any, theirs: Any, atol: float = 1e-5) -> None:
 sizes = functools.partial(st.integers, 1)
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
 @hypothesis.given(st.data())
 def test_attend_equals_repeated_briefs(data: Any) -> None:
@@ -143,7 +145,12 @@ CASES = {
 
 
 @pytest.mark.parametrize('kernel', KERNELS)
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(
+  'case',
+  quick(
+    CASES, 'brief', 'window over brief and reply', 'rows and window', 'one head'
+  ),
+)
 def test_a_kernel_equals_the_reference(kernel: str, case: str) -> None:
   shape, brief, window = CASES[case]
   inputs = _inputs(shape, brief)
@@ -187,7 +194,10 @@ def test_padding_of_a_brief_is_inert(kernel: str, window: int | None) -> None:
 
 @pytest.mark.parametrize(
   ('lengths', 'heads', 'share'),
-  [((5, 9, 1, 3), 2, (1, 1)), ((5, 9, 1), 3, (3, 3))],
+  [
+    ((5, 9, 1, 3), 2, (1, 1)),
+    pytest.param((5, 9, 1), 3, (3, 3), marks=pytest.mark.slow),
+  ],
   ids=['split', 'left whole'],
 )
 def test_splash_is_split_over_the_mesh(

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from cases import quick
 from conftest import FAMILIES
 
 from rlcw.models import decoder, tokenizer, weights
@@ -122,14 +123,7 @@ def test_a_padded_row_equals_one_that_is_not(case: Case, table: Any) -> None:
 
 
 @pytest.mark.parametrize(
-  'case',
-  [
-    case
-    if case in ('gemma3', 'llama3', 'qwen3')
-    else pytest.param(case, marks=pytest.mark.slow)
-    for case in _DECODED
-  ],
-  indirect=True,
+  'case', quick(_DECODED, 'gemma3', 'qwen3'), indirect=True
 )
 def test_greedy_replies_equal_transformers(case: Case, table: Any) -> None:
   lengths, reply = [9, 14], 10
@@ -241,7 +235,9 @@ def test_a_shared_brief_equals_repeated_ones_under_windows(
   assert table(case.family, 'shared grad', difference) <= 1e-5
 
 
-@pytest.mark.parametrize('case', ['llama3', 'qwen3', 'gemma3'], indirect=True)
+@pytest.mark.parametrize(
+  'case', quick(['llama3', 'qwen3', 'gemma3'], 'gemma3'), indirect=True
+)
 def test_gradients_equal_torch(case: Case, table: Any) -> None:
   token_PxL = _tokens()
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import quick
 
 from rlcw import losses, train
 from rlcw.models import layers, lora, weights
@@ -24,7 +25,7 @@ from rlcw.runtime.mesh import make_mesh
 MIB = 2**20
 
 
-@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('devices', quick([1, 8], 8))
 def test_an_import_holds_the_parameters_and_one_tensor_more(
   devices: int, make_llama: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:
