@@ -76,7 +76,13 @@ def test_whatever_is_drawn_fits(schema: Any, tiny: Any, text: Any) -> None:
   assert len(set(replies)) > 8
 
 
-@pytest.mark.parametrize('method', [samplers.Greedy(), samplers.TopK(3, 2.0)])
+@pytest.mark.parametrize(
+  'method',
+  [
+    samplers.Greedy(),
+    pytest.param(samplers.TopK(3, 2.0), marks=pytest.mark.slow),
+  ],
+)
 def test_the_budget_is_enough_for_what_is_begun(
   method: Any, tiny: Any, text: Any
 ) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import quick
 
 from rlcw.models import attention_kernels, decoder, layers, weights
 from rlcw.models.config import ModelConfig
@@ -203,7 +204,7 @@ def test_a_cache_grows_in_equal_steps(
   assert cache_sizes(budget) == ([budget] if for_tpu else expected)
 
 
-@pytest.mark.parametrize('eos', [(), EOS])
+@pytest.mark.parametrize('eos', quick([(), EOS], EOS))
 def test_a_cache_that_grows_changes_no_reply(
   eos: tuple[int, ...], tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -370,6 +370,7 @@ def test_a_panel_of_this_process_is_counted() -> None:
   assert budget.calls == 2
 
 
+@pytest.mark.slow
 def test_at_an_endpoint_it_leaves_principles_that_the_judge_loads(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -504,6 +504,7 @@ def test_a_killed_run_repeats_no_finished_call(tmp_path: pathlib.Path) -> None:
   assert pairs == [pair_of(row) for row in rows if row['outcome'] == 'pair']
 
 
+@pytest.mark.slow
 def test_a_model_here_writes_and_a_server_judges(
   apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
