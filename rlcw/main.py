@@ -111,6 +111,8 @@ def begin(config: ConfigDict, workdir: Path, line: str) -> None:
       for remark in claim.remarks:
         metrics.log(f'notice: {remark} since then')
       return
+    if claim.longer:
+      check_task(config)  # `main` does not, where there is a summary
     paths.make_absolute(config)
     # Another run of the same program reuses what this one compiles.
     cache = str(workdir.parent / '.xla')
@@ -223,7 +225,7 @@ def console() -> None:
   with processes.exit_on_failure(), signals.listening():
     try:
       main(sys.argv)
-    except app.UsageError as error:
+    except (app.UsageError, claims.OtherSettings) as error:
       print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
       sys.exit(command.MISTAKE)
     except signals.Stopped as stopped:

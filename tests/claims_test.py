@@ -31,6 +31,8 @@ class Lab:
     for task in ('grpo', 'curate', 'export', 'evaluate', 'score', 'report'):
       patch.setitem(main.TASKS, task, 'rlcw_fake_task')
     patch.setattr(main.jax.config, 'update', lambda *_: None)
+    # The settings here are of no real task.
+    patch.setattr(main.command, 'check', lambda *_: None)
 
   def run(self, config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     text = pathlib.Path(config.input).read_text()

@@ -34,6 +34,10 @@ _REMADE = {
 _RESUMED = 'adversary', 'curate', 'grpo', 'reward_model', 'sft'
 
 
+class OtherSettings(ValueError):
+  """Raised for a workdir that has a run with other settings."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
   """A run that is about to begin or to go on in a workdir."""
@@ -109,8 +113,9 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     command: the command line.
 
   Raises:
-    ValueError: other settings differ; or the run is finished, of another task,
-      and was made of other inputs.
+    OtherSettings: other settings differ.
+    ValueError: the run is finished, of another task, and was made of other
+      inputs.
   """
   now = inputs.describe(ConfigDict(config))
   claim = Claim(str(workdir), config, now, command)
@@ -129,7 +134,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     and os.path.abspath(str(values[1])) != values[0]
   }
   if changed and not (longer and set(changed) == {'steps'}):
-    raise ValueError(
+    raise OtherSettings(
       f'{workdir} has a run with other settings (there, here): {changed}; '
       'choose another --workdir, or delete that one'
     )

@@ -229,14 +229,29 @@ def drop_from_step(path: Path, step: int) -> None:
   Raises:
     ValueError: a line is damaged; names the file and the line.
   """
+  kept = [line + b'\n' for of, line in _steps(path) if of < step]
+  replace(path, b''.join(kept))
+
+
+def next_step(path: Path) -> int:
+  """Returns the number after the last step in a log; 0 without a whole line.
+
+  Raises:
+    ValueError: a line is damaged; names the file and the line.
+  """
+  steps = _steps(path) if path.exists() else []
+  return max((step + 1 for step, _ in steps), default=0)
+
+
+def _steps(path: Path) -> list[tuple[int, bytes]]:
+  """Returns the step of each whole line, and the line."""
   *lines, _ = path.read_bytes().split(b'\n')
-  found, kept = _records(path, lines), []
-  for number, (record, line) in enumerate(found, 1):
+  found = []
+  for number, (record, line) in enumerate(_records(path, lines), 1):
     if type(record.get('step')) is not int:
       raise ValueError(
         f'{path}:{number}: step={record.get("step")!r:.40}; expected the step '
         'that the line is of'
       )
-    if record['step'] < step:
-      kept.append(line + b'\n')
-  replace(path, b''.join(kept))
+    found.append((record['step'], line))
+  return found

@@ -19,7 +19,7 @@ import os
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -288,10 +288,10 @@ class Loggers:
     state: dict[str, Any] = {'id': uuid.uuid4().hex, 'next': {}}
     file = workdir / 'loggers.json'
     if file.exists():
-      state = json.loads(file.read_text('utf-8'))
+      state |= files.read_json(file)
     # The steps in `metrics.jsonl` were logged.  A resumed run cuts the file, so
     # it may have fewer of them than at an earlier start.
-    reached = _steps_in(workdir / 'metrics.jsonl')
+    reached = files.next_step(workdir / 'metrics.jsonl')
     following = {
       name: max(state['next'][name], reached) if name in state['next'] else 0
       for name in names
@@ -327,11 +327,3 @@ class Loggers:
     """Closes all loggers; a notice counts the failures of each."""
     for logger in self._loggers:
       logger.close()
-
-
-def _steps_in(file: Path) -> int:
-  """Returns the number after the last step in a log; 0 without a whole line."""
-  lines: Sequence[bytes] = (
-    file.read_bytes().split(b'\n') if file.exists() else []
-  )
-  return max((json.loads(line)['step'] + 1 for line in lines[:-1]), default=0)

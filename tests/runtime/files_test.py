@@ -8,10 +8,14 @@ import pytest
 
 from rlcw.runtime import files, metrics, settings
 from rlcw.runtime.inputs import reads
+from rlcw.runtime.loggers import Loggers
 from rlcw.sampling.usage import Ledger
 from rlcw.tasks.adversary.strategy import State
 from rlcw.tasks.compare import run as compare
+from rlcw.tasks.compare.logs import read_logs
+from rlcw.tasks.compare.page import CURVES
 
+QUIET = settings.ConfigDict({'loggers': ''})
 SPOILED = [
   '{"step": 1',
   '\0\0\0',
@@ -26,6 +30,14 @@ def lines(path: pathlib.Path, text: str) -> pathlib.Path:
   content = f'{{"step": 0, "x": 1}}\n{text}\n{{"step": 2, "x": 1}}\n'
   path.write_text(content, 'latin-1')
   return path
+
+
+def trained(folder: str) -> pathlib.Path:
+  """Adds whole logs of a run."""
+  run = pathlib.Path(folder)
+  files.append_jsonl(run / 'metrics.jsonl', dict.fromkeys(['step', *CURVES], 0))
+  files.append_jsonl(run / 'rollouts.jsonl', {'replies': []})
+  return run
 
 
 @pytest.mark.parametrize('text', SPOILED)
@@ -70,7 +82,9 @@ def test_a_resumed_run_names_a_spoiled_line_of_its_logs(
       'state.json',
       lambda folder: State.read(pathlib.Path(folder, 'state.json')),
     ),
-    ('summary.json', lambda folder: compare.warnings(pathlib.Path(folder))),
+    ('metrics.jsonl', lambda folder: read_logs(pathlib.Path(folder))),
+    ('summary.json', lambda folder: read_logs(trained(folder))),
+    ('loggers.json', lambda folder: Loggers(pathlib.Path(folder), 0, QUIET)),
     ('summary.json', lambda folder: compare.benchmark(folder)),
   ],
 )

@@ -1,11 +1,11 @@
 """Logs of the runs that are compared."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlcw.data.files import Placed, read_lines
+from rlcw.runtime import files
 from rlcw.tasks.compare.arms import rewarded_violations
 from rlcw.tasks.compare.page import CURVES
 
@@ -29,7 +29,7 @@ def read_logs(folder: Path) -> Logs:
   groups = [g for _, g in _placed(folder / 'rollouts.jsonl', _check_group)]
   file = folder / 'summary.json'
   try:
-    tripped = json.loads(file.read_text('utf-8')).get('warnings')
+    tripped = files.read_json(file).get('warnings')
     texts = tripped and [f'step {w["step"]}: {w["text"]}' for w in tripped]
   except (ValueError, AttributeError, TypeError, KeyError) as error:
     raise ValueError(f'{file}: expected a summary of `grpo`: {error}') from None

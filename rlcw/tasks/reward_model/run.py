@@ -59,6 +59,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     FileNotFoundError: the model or the preferences do not exist.
     ValueError: a setting or a record is invalid, or no prompt has a pair.
   """
+  # Before any model is loaded, so that a mistake costs no time.
+  check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
   load = functools.partial(
     datasets.load_preferences,
