@@ -321,7 +321,7 @@ def test_runs_are_compared_and_added(
 
   kept, stale = written('rlmr-0'), written('rlmr-1')
   # of another content, and no younger than the replies
-  longer = arms / 'runs' / 'rlmr-1' / 'summary.json'
+  longer = arms / 'runs' / 'rlmr-1' / 'config.json'
   longer.write_text(longer.read_text() + '\n')
   os.utime(longer, ns=(stale - 1_000_000, stale - 1_000_000))
   config.runs = str(arms / 'runs' / '*')

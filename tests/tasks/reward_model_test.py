@@ -463,6 +463,9 @@ def test_texts_score_as_their_tokens_do(
     scores = reward_model.score_texts(model, prompts, replies, finished)
     assert np.isfinite(scores).all()
     for p, g in np.ndindex(2, 2):
+      if not replies[p][g]:  # blank: no better than any other
+        assert scores[p, g] == scores[p].min()
+        continue
       prompt = base.chat.encode_prompt(prompts[p])
       reply = tokenizer.encode(base.tokenizer, replies[p][g])
       row = prompt + reply + [base.tokenizer.eos_token_id] * int(finished[p, g])
@@ -474,7 +477,7 @@ def test_texts_score_as_their_tokens_do(
       if pooling == 'last':
         feature = hidden[-1]
       else:
-        feature = read.mean(0) if len(read) else np.zeros(32)
+        feature = read.mean(0)
       expected = feature @ head.weight + head.bias
       assert scores[p, g] == pytest.approx(expected, abs=1e-4)
 

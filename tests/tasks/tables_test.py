@@ -1,5 +1,6 @@
 """Tasks end with a table of their main numbers, whole without a terminal."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -131,7 +132,9 @@ TABLES: list[tuple[Callable[..., None], Any, list[str]]] = [
     ],
   ),
   (
-    page.print_table,
+    functools.partial(
+      page.print_table, shown={name: name for name in ('base', '[bold]a')}
+    ),
     {'base': ARM | {'intervals': {}}, '[bold]a': ARM},
     [
       'base (1) | [bold]a (1)',
