@@ -110,6 +110,8 @@ def begin(config: ConfigDict, workdir: Path, line: str) -> None:
       metrics.log(f'{config.task}: already done in {workdir}')
       for remark in claim.remarks:
         metrics.log(f'notice: {remark} since then')
+      for remark in inputs.remarks(config, workdir):
+        metrics.log(f'notice: {remark}')
       return
     if claim.longer:
       check_task(config)  # `main` does not, where there is a summary

@@ -238,8 +238,30 @@ def test_a_summary_names_the_runs_that_were_read(
   assert lab('evaluate', run=str(run))['read'] == read and lab.calls == 2
 
 
+def test_arms_of_other_names_or_functions_are_other_inputs(
+  lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'mine.py').write_text('a = 1')
+  run = train(tmp_path / 'a-0', 32, done=True, writing='mine:a')
+  for count in (1, 1):
+    lab('evaluate', runs='*-0')
+    assert lab.calls == count
+  run.rename(tmp_path / 'b-0')
+  for count in (2, 2):
+    lab('evaluate', runs='*-0')
+    assert lab.calls == count
+  (tmp_path / 'mine.py').write_text('a = 2')
+  for count in (3, 3):
+    lab('evaluate', runs='*-0')
+    assert lab.calls == count
+  monkeypatch.chdir('/')  # from where the function is not seen
+  lab('evaluate', runs=str(tmp_path / '*-0'))
+  assert lab.calls == 3
+
+
 def test_a_page_about_an_outdated_evaluation_says_so(
-  lab: Lab, tmp_path: pathlib.Path
+  lab: Lab, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
   run = train(tmp_path / 'run')
   lab('evaluate', run=str(run))
@@ -247,6 +269,9 @@ def test_a_page_about_an_outdated_evaluation_says_so(
   summary = lab('report', grpo=str(run), evaluate=str(tmp_path / 'evaluate'))
   [notice] = summary['notices']
   assert 'at step 11, which is at step 32 now; rlcw evaluate' in notice
+  capsys.readouterr()
+  lab('report', grpo=str(run), evaluate=str(tmp_path / 'evaluate'))
+  assert f'notice: {notice}' in capsys.readouterr().out and lab.calls == 2
 
 
 def test_the_output_of_an_unfinished_run_is_no_whole_input(

@@ -36,6 +36,8 @@ from rlcw.runtime.signals import Stopped
 from rlcw.sampling.outage import Trouble, trouble_of
 from rlcw.sampling.rollout import Rollout
 
+# Limit of a user's scores: squares of larger ones may exceed float32.
+LARGEST = 1e12
 Reward = Callable[[Sequence[Brief], Sequence[Sequence[str]]], Any]
 
 
@@ -86,7 +88,7 @@ def import_function(name: str, setting: str, expected: str) -> Reward:
     expected: the setting's other values, for the error message.
 
   Raises:
-    ValueError: there is no such module or function.
+    ValueError: there is no such module or function, or the module fails.
   """
   module, _, function = str(name).partition(':')
   # An installed command, unlike `python -m`, does not search the working
@@ -100,9 +102,12 @@ def import_function(name: str, setting: str, expected: str) -> Reward:
     if not callable(reward):
       raise AttributeError(f'{function} is not a function')
     return reward
-  except (ImportError, AttributeError) as error:
+  # A module may raise anything, and an exit would be taken for a success.
+  except (Exception, SystemExit) as error:
+    plain = isinstance(error, (ImportError, AttributeError))
     raise ValueError(
-      f'{setting}={name!r}: {error}; expected {expected}, or module:function'
+      f'{setting}={name!r}: {error if plain else repr(error)}; expected '
+      f'{expected}, or module:function'
     ) from None
 
 
@@ -376,9 +381,16 @@ class Scorer:
     if self.config.writing == 'judge':
       return self.judge(briefs, text)
     name = self.config.writing
-    return call_user_reward(
+    score_PxG = call_user_reward(
       import_function(name, 'writing', ''), name, briefs, text
     )
+    large = np.isfinite(score_PxG) & (abs(score_PxG) > LARGEST)
+    if large.any():
+      raise ValueError(
+        f'{name} returned {score_PxG[large][0]:g}; expected numbers within '
+        f'±{LARGEST:g}, or NaN for no score'
+      )
+    return score_PxG
 
   def judge(
     self, briefs: Sequence[Brief], text: Sequence[Sequence[str]]

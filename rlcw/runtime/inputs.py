@@ -29,6 +29,8 @@ _EVALUATED = (
   'judge.model',
   'judge.principles',
 )
+# Globs of runs whose folders' names matter: they are of arms.
+_NAMED = 'runs', 'benchmark'
 # Settings that name functions of a user, `module:function`.
 _FUNCTIONS = 'writing', 'verifiers'
 
@@ -48,16 +50,26 @@ def describe(config: Config) -> Inputs:
   found: Inputs = {}
   for name in paths.inputs(config):
     value = str(paths.get(config, name))
-    if paths.matches(value):
-      found[name] = {
-        'path': value,
-        'digest': digest(value, _parts(config, name)),
-      }
+    if matches := paths.matches(value):
+      parts = _parts(config, name)
+      found[name] = {'path': value, 'digest': digest(value, parts)}
+      if name.rpartition('.')[2] in _NAMED:
+        names = '\n'.join([found[name]['digest'], *(m.name for m in matches)])
+        found[name]['digest'] = _text(names)
       if state := runs.state(value):
         found[name]['state'] = f'at step {state.step} of {state.steps}'
-  for name, file in _sources(config):
-    found[name] = {'path': file, 'digest': digest(file), 'code': True}
-  return found
+      # Whoever evaluates a run calls its functions.
+      if parts is _EVALUATED:
+        for run in filter(runs.is_run, matches):
+          of_run = code(settings.read(run)).items()
+          found |= {f'{name}: {key}': each for key, each in of_run}
+  return found | {k: v | {'code': True} for k, v in code(config).items()}
+
+
+def code(config: Config) -> Inputs:
+  """Returns `path` and `digest` of a user's functions that settings name."""
+  found = _sources(config)
+  return {name: {'path': file, 'digest': digest(file)} for name, file in found}
 
 
 def changes(before: Inputs, now: Inputs) -> dict[str, str]:
@@ -190,6 +202,10 @@ def _folder(folder: Path) -> list[str]:
     if name.suffix not in ('.md', '.lock', '.partial')
     and not any(part.startswith('.') for part in name.parts)
   ]
+
+
+def _text(text: str) -> str:
+  return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _file(path: Path) -> str:

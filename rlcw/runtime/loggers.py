@@ -195,6 +195,9 @@ def check(config: Config) -> None:
   Raises:
     ValueError: a logger is unknown, or its package is not installed.
   """
+  given = config.get('loggers', ())
+  if not isinstance(given, (str, tuple, list)):
+    raise ValueError(f'loggers={given!r}; expected names')
   for name in names_of(config):
     if name not in LOGGERS:
       raise ValueError(

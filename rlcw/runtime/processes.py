@@ -100,7 +100,7 @@ def exit_on_failure() -> Iterator[None]:
     # `os._exit` skips exit handlers and does not flush.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(error.code if is_exit and isinstance(error.code, int) else 1)
 
 
 def count() -> int:

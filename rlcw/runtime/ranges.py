@@ -138,7 +138,7 @@ RANGES: dict[str, Range] = {
   # guarantee that a violator's advantage is negative.  Beside a larger one the
   # differences of writing scores are.
   'mixing.margin': Number(1e-3, 1e3),
-  'mixing.weight': _NOT_NEGATIVE,
+  'mixing.weight': Number(0, 1e6),
   'clip_low': Number(0, 1, above=True),
   'clip_high': _POSITIVE,
   'kl_weight': _NOT_NEGATIVE,

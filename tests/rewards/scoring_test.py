@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ nothing = table(lambda r: np.nan)
 one = lambda briefs, replies: [1.0] * len(replies)
 ragged = lambda briefs, replies: [[0] * n for n in range(len(replies))]
 number = 7
+huge = table(lambda r: -1e30)
 """
 
 
@@ -112,11 +114,16 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
       r"verifiers='nowhere:f': .*expected rules,",
     ),
     ('verifiers', ('demands',), "verifiers='demands'"),
+    ('writing', '../x', r"writing='../x': TypeError\("),
+    ('writing', 'broken:f', r'SyntaxError.*broken\.py'),
+    ('writing', 'leaves:f', r'SystemExit\(0\)'),
   ],
 )
 def test_a_name_that_is_none_is_told(
   setting: str, value: Any, message: str, mine: str
 ) -> None:
+  pathlib.Path('broken.py').write_text('def f(:')
+  pathlib.Path('leaves.py').write_text('raise SystemExit(0)')
   if isinstance(value, str):
     value = value.format(mine)
   with pytest.raises(ValueError, match=message):
@@ -142,6 +149,14 @@ def test_an_array_of_another_shape_is_told(
     scoring.call_user_reward(
       reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']]
     )
+
+
+def test_a_score_whose_square_is_no_number_is_told(mine: str) -> None:
+  scorer: Any = types.SimpleNamespace(
+    reward=None, config=settings_of(writing=f'{mine}:huge')
+  )
+  with pytest.raises(ValueError, match=r'huge returned -1e\+30; .*NaN'):
+    scoring.Scorer.write(scorer, [], [['a']], np.ones((1, 1), bool), (1, 1))
 
 
 # --- What a user's function may do --------------------------------------------

@@ -107,6 +107,12 @@ def test_a_logger_that_is_not_installed_is_refused_with_its_extra(
   loggers.check({'loggers': ('tensorboard',)})
 
 
+@pytest.mark.parametrize('given', [None, 1, True])
+def test_loggers_are_names(given: Any) -> None:
+  with pytest.raises(ValueError, match=f'loggers={given}; expected names'):
+    loggers.check({'loggers': given})
+
+
 def test_a_folder_is_no_installed_package(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,3 +188,18 @@ def test_only_the_first_process_writes_and_prints(
   assert [*metrics.progress('a', 0, 3, 'step')] == [0, 1, 2]
   assert not [*tmp_path.iterdir()]
   assert capsys.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize(
+  ('error', 'status'),
+  [(SystemExit(2), 2), (SystemExit('full'), 1), (ValueError('bug'), 1)],
+)
+def test_one_of_several_processes_fails_with_its_status(
+  error: BaseException, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  ended: list[int] = []
+  monkeypatch.setattr(jax.distributed, 'is_initialized', lambda: True)
+  monkeypatch.setattr(processes.os, '_exit', ended.append)
+  with processes.exit_on_failure():
+    raise error
+  assert ended == [status]

@@ -116,6 +116,7 @@ def test_names_are_those_of_the_comments() -> None:
     ('grpo', 'learning_rate', (1e-30, 1), (0, -1e-5, math.nan, math.inf, 1e39)),
     ('sft', 'max_grad_norm', (1.0,), (0.0, -1.0, math.inf)),
     ('grpo', 'mixing.margin', (1e-3, 0.5), (0, 1e-6, 9.99e-4, 1e8)),
+    ('grpo', 'mixing.weight', (0, 2.0, 1e6), (-1, 1e30)),
     ('sft', 'heldout', (0, 0.5, 1), (-0.1, 1.1, True)),
     ('curate', 'length_ratio', (0, 0.0, 1, 2.5), (0.5, -1, False)),
     ('grpo', 'mesh.fsdp', (-1, 1, 8), (0, -2, 1.0)),

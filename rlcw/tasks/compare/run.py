@@ -29,7 +29,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import inputs, metrics, processes
 from rlcw.runtime.files import atomic, json_line, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.runs import is_finished, is_run, unfinished
@@ -183,10 +183,11 @@ def find(pattern: str) -> dict[str, Path]:
 def identity(briefs: list[Brief], trained: Config, config: Config) -> list[str]:
   """Digests of all that stored replies depend on, but the model itself."""
   settings = {key: trained.get(key) for key in ALIKE}
+  code = {name: each['digest'] for name, each in inputs.code(trained).items()}
   asked = {
     key: config.get(key) for key in ('seed', 'replies_per_brief', 'judge')
   }
-  texts = [repr(briefs), repr(settings), repr(asked)]
+  texts = [repr(briefs), repr(settings | code), repr(asked)]
   return [
     *(hashlib.sha256(text.encode()).hexdigest() for text in texts),
     formats.digest(trained.model),
