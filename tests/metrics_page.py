@@ -17,7 +17,14 @@ JUDGE = {
   )
 }
 # Fields of every summary, which docs/running.md explains, and a judge's usage.
-EVERY = {'wall_seconds', 'peak_memory_gib', 'hardware', 'notices', 'usage'}
+EVERY = {
+  'wall_seconds',
+  'peak_memory_gib',
+  'hardware',
+  'notices',
+  'read',
+  'usage',
+}
 
 
 def documented(section: str) -> set[str]:
