@@ -199,6 +199,18 @@ def test_a_run_of_an_earlier_version_goes_on(
   assert lab.calls == 1
 
 
+def test_a_setting_that_an_earlier_version_lacked_has_its_default(
+  lab: Lab,
+) -> None:
+  lab('grpo', steps=5)
+  new = {'kl': 'k3', 'kl_weight': 0.1, 'show_every': 3, 'loggers': ['wandb']}
+  lab('grpo', steps=5, **new)
+  with pytest.raises(claim.OtherSettings, match=r"'kl': \('k3', 'k2'\)"):
+    lab('grpo', steps=5, kl='k2')
+  lab('grpo', steps=6, **new)
+  assert lab.calls == 2
+
+
 def test_paths_relative_and_absolute_are_the_same_run(
   lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlcw.runtime import files, inputs, metrics, processes, runs, settings
+from rlcw.runtime import (
+  configs,
+  files,
+  inputs,
+  metrics,
+  paths,
+  processes,
+  runs,
+  settings,
+)
 
 # Tasks whose results are made anew if an input has changed, and the file that
 # such a task appends to.  Results of the others are costly, or in use.
@@ -128,7 +137,10 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   longer = config.get('steps', 0) > before.get('steps', 0)
   changed = {
     name: values
-    for name, values in settings.differences(before, config).items()
+    for name, values in {
+      **settings.differences(before, config),
+      **_added(before, config),
+    }.items()
     if not _is_same(recorded.get(name), now.get(name))
     # a path to an input that is gone stays relative
     and os.path.abspath(str(values[1])) != values[0]
@@ -143,6 +155,24 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   )
   changes = inputs.changes(recorded, now) if file.exists() else {}
   return _with_changes(claim, changes)
+
+
+def _added(before: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+  """Returns settings that an earlier version lacked: (default, new) values.
+
+  Their defaults are as if they were not there, so other values are changes.
+  """
+  known, given = dict(settings.leaves(before)), dict(settings.leaves(config))
+  default = configs.of_task(config['task'])
+  paths.make_absolute(default)
+  added = {
+    name: value
+    for name, value in settings.leaves(json.loads(default.to_json()))
+    if name in given
+    and name not in known
+    and not name.startswith('plan.')  # read by the task `plan` alone
+  }
+  return settings.differences(added, {name: given[name] for name in added})
 
 
 def _is_same(old: dict[str, Any] | None, new: dict[str, Any] | None) -> bool:

@@ -137,6 +137,12 @@ def variants(path: Path) -> dict[str, str]:
   }
 
 
+def of_task(task: str) -> ConfigDict:
+  """Returns the settings of a task with their defaults."""
+  # `plan` compiles the step of a `grpo` config.
+  return load({'plan': 'grpo'}.get(task, task))
+
+
 def check_names(config: ConfigDict) -> None:
   """Checks that a task has the settings of a config.
 
@@ -144,9 +150,7 @@ def check_names(config: ConfigDict) -> None:
     ValueError: it lacks one, which is perhaps misspelt.
   """
   task = str(config.task)
-  # `plan` compiles the step of a `grpo` config.
-  shipped = load({'plan': 'grpo'}.get(task, task))
-  known = [name for name, _ in settings.leaves(shipped)]
+  known = [name for name, _ in settings.leaves(of_task(task))]
   for name, value in settings.leaves(config):
     if name not in known:
       raise ValueError(
