@@ -97,6 +97,10 @@ def settle() -> None:
     _pending.pop().settle()
 
 
+class OtherSettings(ValueError):
+  """A folder has a run with other settings."""
+
+
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
@@ -109,7 +113,8 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     command: the command line.
 
   Raises:
-    ValueError: other settings differ; or the run is finished, of another task,
+    OtherSettings: other settings differ.
+    ValueError: the run is finished, of another task,
       and was made of other inputs.
   """
   now = inputs.describe(ConfigDict(config))
@@ -128,8 +133,14 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     # a path to an input that is gone stays relative
     and os.path.abspath(str(values[1])) != values[0]
   }
+  if 'task' in changed:
+    old, new = changed['task']
+    raise OtherSettings(
+      f'{workdir} has a run of the task {old}, not {new}; '
+      'choose another --workdir'
+    )
   if changed and not (longer and set(changed) == {'steps'}):
-    raise ValueError(
+    raise OtherSettings(
       f'{workdir} has a run with other settings (there, here): {changed}; '
       'choose another --workdir, or delete that one'
     )
