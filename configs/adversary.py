@@ -1,4 +1,4 @@
-"""Improves a judge's principles in an adversarial game on labelled replies.
+r"""Improves a judge's principles in an adversarial game on labelled replies.
 
   rlcw --config=configs/adversary.py --workdir=runs/adversary \
     --config.agents.endpoint.url=http://127.0.0.1:8000/v1 \

@@ -1,4 +1,4 @@
-"""Builds preference pairs for queries by a debate of agents on each candidate.
+r"""Builds preference pairs for queries by a debate of agents on each candidate.
 
   rlcw --config=configs/curate.py --workdir=runs/pairs \
     --config.writer.model=PATH --config.agent.model=PATH

@@ -1,4 +1,4 @@
-"""Trains with GRPO on mixed rewards: write well and keep the rules.
+r"""Trains with GRPO on mixed rewards: write well and keep the rules.
 
   rlcw --config=configs/grpo.py --workdir=runs/quickstart/grpo
 

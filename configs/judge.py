@@ -1,4 +1,4 @@
-"""Judges every reply of a file as Good or Bad.
+r"""Judges every reply of a file as Good or Bad.
 
   rlcw --config=configs/judge.py --workdir=runs/verdicts \
     --config.input=replies.jsonl --config.judge.model=PATH

@@ -1,4 +1,4 @@
-"""Scores the writing of every reply in a file.
+r"""Scores the writing of every reply in a file.
 
   rlcw --config=configs/score.py --workdir=runs/scores \
     --config.input=replies.jsonl

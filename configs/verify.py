@@ -1,4 +1,4 @@
-"""Checks replies against the rules of their briefs.
+r"""Checks replies against the rules of their briefs.
 
   rlcw --config=configs/verify.py --workdir=runs/verdicts \
     --config.input=replies.jsonl

@@ -58,7 +58,7 @@ def prepare_workdir(
 
   Raises:
     app.UsageError: the task runs in one process and there are several; or
-      their settings differ.
+      their settings differ, or those of the run that the folder has.
     ValueError: see `claim.prepare`.
   """
   if processes.count() > 1 and config['task'] not in _SHARED:
@@ -71,9 +71,16 @@ def prepare_workdir(
   if any(other != config for other in processes.gather(config)):
     raise app.UsageError('the processes were given different settings')
   paths.make_absolute(config)
-  found = processes.from_primary(
-    lambda: dataclasses.asdict(claims.prepare(workdir, config, command))
-  )
+
+  def prepare() -> list[Any]:
+    try:
+      return [dataclasses.asdict(claims.prepare(workdir, config, command)), '']
+    except claims.OtherSettings as error:
+      return [{}, str(error)]
+
+  found, mistake = processes.from_primary(prepare)
+  if mistake:
+    raise app.UsageError(mistake)
   return Claim(**found)
 
 
@@ -227,7 +234,7 @@ def console() -> None:
   with processes.exit_on_failure(), signals.listening():
     try:
       main(sys.argv)
-    except (app.UsageError, claims.OtherSettings) as error:
+    except app.UsageError as error:
       print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
       sys.exit(command.MISTAKE)
     except signals.Stopped as stopped:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from absl import app
 from ml_collections import ConfigDict
 
 from rlcw import main
@@ -142,7 +143,7 @@ def test_a_failed_first_try_does_not_claim_the_workdir(
   assert not (tmp_path / 'score' / 'config.json').exists()
   lab.give('a')
   lab(seed=2)
-  with pytest.raises(ValueError, match="'seed': \\(2, 1\\)"):
+  with pytest.raises(app.UsageError, match="'seed': \\(2, 1\\)"):
     lab(seed=1)
 
 
@@ -154,7 +155,7 @@ def test_a_run_may_be_made_longer_and_nothing_else(
   assert lab.calls == 2
   summary = tmp_path / 'grpo' / 'summary.json'
   for steps, seed in ((5, 0), (10, 1)):
-    with pytest.raises(ValueError, match='steps'):
+    with pytest.raises(app.UsageError, match='steps'):
       lab('grpo', steps=steps, seed=seed)
   assert summary.exists()
   # one that fails before it trains leaves the shorter run whole
@@ -224,7 +225,7 @@ def test_paths_relative_and_absolute_are_the_same_run(
   files.write_json(tmp_path / 'score' / 'config.json', old)
   lab(input='in.txt', output='out.jsonl')
   assert lab.calls == 1
-  with pytest.raises(ValueError, match='output'):
+  with pytest.raises(app.UsageError, match='output'):
     lab(input='in.txt', output='other.jsonl')
 
 

@@ -137,6 +137,12 @@ def test_a_finished_run_is_not_run_again(
   assert pipeline.command(monkeypatch, *arguments, '--config.seed=7') == 2
   [error] = capsys.readouterr().err.splitlines()
   assert 'other settings' in error and 'seed' in error
+  # another task: not a list of all the settings that only one of them has
+  arguments = ('--config=report', f'--workdir={tmp_path}')
+  assert pipeline.command(monkeypatch, *arguments) == 2
+  [error] = capsys.readouterr().err.splitlines()
+  assert 'has a run of the task evaluate, not report; choose' in error
+  assert len(error) < 300
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 1
 
 

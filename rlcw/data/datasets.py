@@ -128,7 +128,7 @@ def _read_tfds(path: str | Path) -> Placed:
     from rlcw.data import tfds
   except ImportError as error:
     raise ValueError(
-      f"{path} requires the extra `data` (pip install 'rlcw[data]'): {error}"
+      f"{path} requires the extra `data` (pip install -e '.[data]'): {error}"
     ) from None
   records = tfds.read(str(path).removeprefix(TFDS))
   return [(f'{path}:{n}', record) for n, record in enumerate(records, 1)]

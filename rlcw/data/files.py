@@ -194,7 +194,7 @@ def _read_parquet(file: Path) -> Placed:
     from pyarrow import parquet  # pyright: ignore[reportMissingImports]
   except ImportError:
     raise ValueError(
-      f"{file} requires the extra `data` (pip install 'rlcw[data]')"
+      f"{file} requires the extra `data` (pip install -e '.[data]')"
     ) from None
   try:
     data = file.read_bytes()

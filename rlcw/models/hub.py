@@ -17,6 +17,9 @@ _EXPECTED = (
   'expected a GGUF file, a folder with config.json and safetensors, or a Hub '
   'id (org/name)'
 )
+# The model of the shipped configs, and what puts it into their folder.
+_DEFAULT = 'SmolLM2-135M-Instruct.Q4_1.gguf'
+_SCRIPT = './scripts/quickstart.sh, run in a checkout,'
 
 
 def fetch(model: str | Path) -> Path:
@@ -39,7 +42,8 @@ def fetch(model: str | Path) -> Path:
   repository = hub.parse(str(model))
   files = path.suffix in ('.gguf', '.safetensors')
   if repository is None or repository.pattern or files:
-    raise FileNotFoundError(f'no model at {model}: {_EXPECTED}')
+    hint = f'; {_SCRIPT} downloads this one' if path.name == _DEFAULT else ''
+    raise FileNotFoundError(f'no model at {model}: {_EXPECTED}{hint}')
   try:
     # Subfolders have the same weights in other formats.
     folder = hub.snapshot(repository, 'model', _FILES, ['*/*'], _is_complete)

@@ -145,6 +145,12 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     # a path to an input that is gone stays relative
     and os.path.abspath(str(values[1])) != values[0]
   }
+  if 'task' in changed:
+    old, new = changed['task']
+    raise OtherSettings(
+      f'{workdir} has a run of the task {old}, not {new}; '
+      'choose another --workdir'
+    )
   if changed and not (longer and set(changed) == {'steps'}):
     raise OtherSettings(
       f'{workdir} has a run with other settings (there, here): {changed}; '

@@ -206,7 +206,7 @@ def check(config: Config) -> None:
     if name in _KEEPING and not _is_installed(name):
       raise ValueError(
         f'loggers: {name!r} requires the extra `{name}` '
-        f"(pip install 'rlcw[{name}]')"
+        f"(pip install -e '.[{name}]')"
       )
 
 

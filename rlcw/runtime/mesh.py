@@ -100,7 +100,7 @@ def all_devices() -> list[Any]:
     words += f'; of its plugins, found {found or "none"}'
     extras = [_EXTRAS[name] for name in asked.split(',') if name in _EXTRAS]
     if extras:
-      words += f'; expected pip install "rlcw[{extras[0]}]" and such a device'
+      words += f'; expected pip install -e ".[{extras[0]}]" and such a device'
     words += ', or JAX_PLATFORMS=cpu'
     raise ValueError(' '.join(words.split())) from None
 

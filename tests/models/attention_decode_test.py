@@ -307,7 +307,7 @@ def test_sampling_compiles_for_a_tpu(topology: str) -> None:
   splash attention, in windowed models by one of two at each layer.
   """
   if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('libtpu is absent: pip install rlcw[tpu]')
+    pytest.skip('libtpu is absent: pip install -e .[tpu]')
   cases = [(FIELDS[0], (2, 1, 2)), (FIELDS[0], (1, 2, 2))]
   cases.append((FIELDS[1], (1, 1, 1)))
   settings = {

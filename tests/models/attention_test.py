@@ -394,7 +394,7 @@ def test_replies_and_their_gradient_compile_for_a_tpu() -> None:
   rematerialisation the forward one twice; windowed layers have another set.
   """
   if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('libtpu is absent: pip install rlcw[tpu]')
+    pytest.skip('libtpu is absent: pip install -e .[tpu]')
   windowed = {'window': 64, 'local_layers': (True, False)}
   fields = [{'head_dim': 128}, {'head_dim': 64}, {'head_dim': 128, **windowed}]
   cases = [(f, axes) for f in fields for axes in [(1, 1, 1), (1, 2, 2)]]

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from rlcw.models import hub
+from rlcw.runtime import configs
 
 LEGAL = (
   'expected a GGUF file, a folder with config.json and safetensors, or a Hub'
@@ -95,6 +96,15 @@ def test_what_is_no_path_and_no_id_is_an_error(model: str, fake: Hub) -> None:
     f'no model at {model}: expected a GGUF file, a folder with config.json and '
     'safetensors, or a Hub id (org/name)'
   )
+  assert fake.asked == fake.probed == []
+
+
+def test_the_model_of_the_shipped_configs_names_what_downloads_it(
+  tmp_path: pathlib.Path, fake: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(FileNotFoundError, match=r'; .*quickstart\.sh.* this one'):
+    hub.fetch(str(configs.load('grpo').model))
   assert fake.asked == fake.probed == []
 
 

@@ -176,6 +176,9 @@ def test_help_lists_tasks_and_flags(
 def test_help_on_a_config_has_a_comment_on_every_setting(name: str) -> None:
   config = configs.load(name)
   lines = command.describe_settings(name, config).splitlines()
+  # Commands of several lines stay so.
+  above = lines[: lines.index('Settings, with their values here:')]
+  assert max(map(len, above)) <= 80
   for setting, value in settings.leaves(config):
     # the last one: the docstring above has examples
     at = max(
@@ -250,5 +253,5 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path: pathlib.Path) -> None:
   [error] = done.stderr.splitlines()
   assert (done.returncode, done.stdout) == (command.MISTAKE, '')
   assert "JAX_PLATFORMS='cuda'" in error and 'of its plugins, found' in error
-  assert 'pip install "rlcw[cuda]"' in error
+  assert 'pip install -e ".[cuda]"' in error
   assert not (tmp_path / 'w').exists()

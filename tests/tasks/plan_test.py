@@ -397,7 +397,7 @@ def test_kernels_are_compared_with_none(
 def test_a_phase_of_real_size_compiles_for_a_tpu() -> None:
   """Scoring with Qwen2.5-7B: 256 replies of 2,048 tokens on 16 chips."""
   if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('libtpu is absent: pip install rlcw[tpu]')
+    pytest.skip('libtpu is absent: pip install -e .[tpu]')
   script = """
 import json
 from rlcw.runtime.mesh import make_mesh

@@ -266,7 +266,7 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
     )
   except (ModuleNotFoundError, RuntimeError) as error:
     raise ValueError(
-      'task plan needs the TPU compiler, libtpu: pip install rlcw[tpu] '
+      'task plan needs the TPU compiler, libtpu: pip install -e .[tpu] '
       f'({error})'
     ) from None
   return CHIPS[name], list(description.devices)
