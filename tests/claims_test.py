@@ -36,7 +36,7 @@ class Lab:
     patch.setattr(main.command, 'check', lambda *_: None)
 
   def run(self, config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    text = pathlib.Path(config.input).read_text()
+    text = pathlib.Path(str(config.input)).read_text()
     if text == 'damaged':
       raise ValueError(f'{config.input}:1: not JSON')
     claim.settle()
