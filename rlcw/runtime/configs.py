@@ -143,6 +143,16 @@ def of_task(task: str) -> ConfigDict:
   return load({'plan': 'grpo'}.get(task, task))
 
 
+def complete(config: ConfigDict, default: ConfigDict) -> None:
+  """Adds the settings that a config file of an earlier version lacks."""
+  with config.unlocked():
+    for name, value in default.items():
+      own: Any = config.get(name, value)
+      if isinstance(own, ConfigDict) and isinstance(value, ConfigDict):
+        complete(own, value)
+      config[name] = own
+
+
 def check_names(config: ConfigDict) -> None:
   """Checks that a task has the settings of a config.
 

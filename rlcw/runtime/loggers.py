@@ -105,11 +105,12 @@ class WandB:
     self._html = wandb.Html
     # An argument would take precedence over the variable.
     given = os.environ.get
+    resume: Any = given('WANDB_RESUME') or 'allow'
     self._run = wandb.init(
       project=given('WANDB_PROJECT') or _PROJECT,
       name=given('WANDB_NAME') or run.name,
       id=given('WANDB_RUN_ID') or run.id,
-      resume=given('WANDB_RESUME') or 'allow',
+      resume=resume,
       dir=given('WANDB_DIR') or str(run.workdir),
       config=run.config,
       allow_val_change=True,  # a resumed run may have more steps

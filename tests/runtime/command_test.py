@@ -255,3 +255,19 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path: pathlib.Path) -> None:
   assert "JAX_PLATFORMS='cuda'" in error and 'of its plugins, found' in error
   assert 'pip install -e ".[cuda]"' in error
   assert not (tmp_path / 'w').exists()
+
+
+def test_a_config_file_of_an_earlier_version_gets_new_settings(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'mine.py'
+  file.write_text(
+    'from ml_collections import ConfigDict\n'
+    'def get_config():\n'
+    "  return ConfigDict({'task': 'grpo', 'steps': 3, 'mesh': {'data': 1}})\n"
+  )
+  argv = ['rlcw', f'--config={file}', f'--workdir={tmp_path / "run"}']
+  tasks = {name: main.source(name) for name in main.TASKS}
+  config = command.read([*argv, '--config.kl=k2'], tasks).config
+  assert (config.steps, config.kl, config.show_every) == (3, 'k2', 10)
+  assert config.mesh.to_dict() == {'data': 1, 'fsdp': -1, 'tensor': 1}
