@@ -66,7 +66,7 @@ def read(argv: Sequence[str], tasks: Mapping[str, Path]) -> Arguments:
       raise ValueError(f'--config is missing; expected {USAGE}; see --help')
     config = settings.upgrade(configs.load(first.config), warn)
     if config.get('task') in tasks:
-      configs.complete(config, configs.of_task(config.task))
+      configs.complete(config, configs.of_task(str(config.task)))
     override(config, settings.upgrade_arguments(rest, warn))
     check(config, tasks)
     if wants_help:
