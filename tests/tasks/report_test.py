@@ -334,6 +334,13 @@ def test_the_verdict_comes_first_and_warnings_next(
   place = text.index('length, step 9: replies grew <script>')
   assert text.index('Better than before') < text.index('Warning: ') < place
   assert place < text.index('Results')
+  assert 'may have learned to game its reward' in text
+  _edit(
+    tmp_path / 'grpo/summary.json',
+    warnings=[WARNING | {'monitor': 'no_signal'}],
+  )
+  run.run(config, tmp_path / 'out')
+  assert 'game its reward' not in _page(tmp_path / 'out').text
 
 
 def test_runs_older_than_the_monitors_are_read(tmp_path: pathlib.Path) -> None:
