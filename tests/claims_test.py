@@ -206,7 +206,7 @@ def test_a_setting_that_an_earlier_version_lacked_has_its_default(
   lab('grpo', steps=5)
   new = {'kl': 'k3', 'kl_weight': 0.1, 'show_every': 3, 'loggers': ['wandb']}
   lab('grpo', steps=5, **new)
-  with pytest.raises(claim.OtherSettings, match=r"'kl': \('k3', 'k2'\)"):
+  with pytest.raises(app.UsageError, match=r"'kl': \('k3', 'k2'\)"):
     lab('grpo', steps=5, kl='k2')
   lab('grpo', steps=6, **new)
   assert lab.calls == 2

@@ -136,7 +136,7 @@ def test_what_is_not_installed_is_told_with_its_extra(
   monkeypatch.chdir(tmp_path)
   pathlib.Path('x.parquet').touch()
   monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(ValueError, match=r"pip install 'rlcw\[data\]'"):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[data\]'"):
     datasets.read_records(path)
 
 

@@ -102,7 +102,7 @@ def test_a_logger_that_is_not_installed_is_refused_with_its_extra(
   name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(loggers, '_is_installed', lambda name: False)
-  with pytest.raises(ValueError, match=rf"\(pip install 'rlcw\[{name}\]'\)$"):
+  with pytest.raises(ValueError, match=rf"\(pip install -e '\.\[{name}\]'\)$"):
     loggers.check({'loggers': (name,)})
   loggers.check({'loggers': ('tensorboard',)})
 
