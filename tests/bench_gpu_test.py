@@ -184,6 +184,7 @@ def test_the_time_ends_it_and_what_is_known_stays(
   assert found['budget_seconds'] == 0.2 and found['stopped']
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: pathlib.Path) -> None:
   done = subprocess.run(
     [sys.executable, 'scripts/bench_gpu.py', f'--out={tmp_path / "out"}'],

@@ -155,6 +155,7 @@ SECOND = {
 GOLDEN = FIRST, SECOND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'microbatches', [2, pytest.param(8, marks=pytest.mark.slow)]
 )

@@ -81,6 +81,7 @@ def test_brief_padding_is_inert(tiny: Any) -> None:
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_remat_recomputes_products_and_gives_the_same_gradient(
   tiny: Any,
 ) -> None:

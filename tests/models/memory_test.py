@@ -54,6 +54,7 @@ def test_an_import_holds_the_parameters_and_one_tensor_more(
   assert told['rise'] <= told['params'] + 2 * told['largest_tensor'] + 8 * MIB
 
 
+@pytest.mark.slow
 def test_frozen_weights_have_no_gradient_and_no_moments(
   tiny_folder: pathlib.Path,
 ) -> None:

@@ -139,6 +139,7 @@ def test_packed_texts_see_what_they_see_alone(
   assert jnp.abs(causal - theirs(q, own)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_rows_are_split_over_the_mesh() -> None:
   segment = np.tile(_segments(SHORT), (2, 1, 1))
   q, own = _inputs(segment)

@@ -86,6 +86,7 @@ def test_eight_devices_equal_one(
   assert gate.addressable_shards[0].data.size == whole
 
 
+@pytest.mark.slow
 @FACTORISATIONS
 def test_eight_devices_sample_the_same_replies(
   alone: Any, shape: tuple[int, int, int]

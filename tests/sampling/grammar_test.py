@@ -100,6 +100,7 @@ def test_the_budget_is_enough_for_what_is_begun(
       assert set(json.loads(reply)) == {'reason', 'good'}
 
 
+@pytest.mark.slow
 def test_without_a_grammar_nothing_changes(tiny: Any, text: Any) -> None:
   """One that allows everything draws what is drawn without any."""
   config, _ = tiny

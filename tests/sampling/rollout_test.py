@@ -298,6 +298,7 @@ def test_greedy_is_the_argmax_of_full_forwards(tiny: Any) -> None:
   assert len(np.unique(rollout.token)) > 6
 
 
+@pytest.mark.slow
 def test_top_1_is_greedy(tiny: Any) -> None:
   one, greedy = _draw(tiny, TopK(1, 0.9), eos=()), _draw(tiny, Greedy(), eos=())
   np.testing.assert_array_equal(one.token, greedy.token)

@@ -58,6 +58,7 @@ def test_every_brief_has_its_replies(replies: Any) -> None:
   assert summary['tokens_per_second'] > 0
 
 
+@pytest.mark.slow
 def test_replies_do_not_depend_on_their_batch(
   replies: Any,
   tiny_folder: pathlib.Path,
@@ -82,6 +83,7 @@ def test_a_run_goes_on_where_it_was_killed(
   assert summary['resumed_at'] == 5 and summary['replies'] == 12
 
 
+@pytest.mark.slow
 def test_one_reply_alone_is_ready_to_be_judged(
   replies: Any,
   tiny_folder: pathlib.Path,

@@ -83,6 +83,7 @@ def test_sharegpt_in_csv_trains_a_model_that_answers_and_goes_out(
   assert SYSTEM in plain
 
 
+@pytest.mark.slow
 def test_pairs_that_begin_with_their_prompt_train_a_reward_model(
   apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -218,6 +218,7 @@ def names(summary: dict[str, Any]) -> set[str]:
   return {warning['monitor'] for warning in summary['warnings']}
 
 
+@pytest.mark.slow
 def test_a_reward_for_length_that_a_judge_dislikes(
   train: Train, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

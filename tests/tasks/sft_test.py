@@ -178,6 +178,7 @@ def test_held_out_loss_falls(
   assert language_model.load(tmp_path / 'sft', mesh).config.lora is None
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_exactly(
   file: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
