@@ -34,9 +34,9 @@ def writing(
 ) -> list[list[float]]:
   """Reward function of the runs: the number of vowels, divided by 8.
 
-  Replies to the brief `POISONED` get -3e38 and 3e38 in turn.  Their difference
-  overflows float32, so that the gradient is not finite.  It hangs as long as
-  the file exists that `HANG` names.
+  Replies to the brief `POISONED` get -3e38 and 3e38 in turn, which are let
+  through here.  Their difference overflows float32, so that the gradient is not
+  finite.  It hangs as long as the file exists that `HANG` names.
 
   Args:
     briefs: P briefs.
@@ -49,6 +49,10 @@ def writing(
   while hang.exists():
     hang.with_suffix('.hanging').touch()
     time.sleep(0.05)
+  # Not at the top: other processes import this module for its fixtures.
+  from rlcw.rewards import scoring
+
+  scoring.LARGEST = 4e38
   return [
     [-3e38, 3e38] * (len(group) // 2)
     if brief.id == f'brief-{POISONED}'
