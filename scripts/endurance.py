@@ -34,7 +34,6 @@ from typing import Any
 
 from endurance_faults import Lab, schedule
 from endurance_lab import (
-  BRIEFS,
   POISONED,
   Judge,
   Run,
@@ -131,20 +130,21 @@ def differences(one: Path, other: Path, steps: int) -> list[str]:
   return different + ['rollouts.jsonl'] * (rollouts[0] != rollouts[1])
 
 
-def count_bad_steps(folder: Path, steps: int) -> tuple[int, int]:
+def count_bad_steps(folder: Path) -> tuple[int, int]:
   """Counts steps with a non-finite gradient, and those of them skipped.
 
   Returns:
     The two counts; the second is 0 if any other step was skipped.
   """
-  from rlcw.data import batches, datasets
+  from rlcw.data import datasets
 
   rows = datasets.read_jsonl(folder / 'metrics.jsonl')
-  # The briefs of a step are a function of (seed, step), here with seed 0.
-  poisoned = [
-    POISONED in batches.batch_indices(0, step, PROMPTS, BRIEFS)
-    for step in range(steps)
-  ]
+  steps = {
+    group['step']
+    for group in datasets.read_jsonl(folder / 'rollouts.jsonl')
+    if group['brief_id'] == f'brief-{POISONED}'
+  }
+  poisoned = [row['step'] in steps for row in rows]
   skipped = [row['bad_steps'] > 0 for row in rows]
   both = sum(x and y for x, y in zip(poisoned, skipped, strict=True))
   return sum(poisoned), both if sum(skipped) == sum(poisoned) else 0
@@ -258,7 +258,7 @@ def endure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
   for name, (injected, recovered), note in (
     (
       'gradient not finite',
-      count_bad_steps(run.folder, args.steps),
+      count_bad_steps(run.folder),
       'steps skipped and counted, in both runs',
     ),
     (
