@@ -38,8 +38,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Judge, Question
 from rlcw.rewards.reward_model import RewardModel
-from rlcw.rewards.scoring import floor_blank_replies
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import make_mesh, round_up_groups
 from rlcw.sampling.outage import trouble_of
@@ -149,7 +148,7 @@ def _log_unfinished(model: str | Path) -> None:
     return
   if not (Path(model) / 'summary.json').exists():
     checkpoints = Checkpoints(Path(model) / 'checkpoints', read_only=True)
-    metrics.log(
+    console.log(
       f'{model} has not finished: the model is that of step '
       f'{checkpoints.latest()} of {run.get("steps")}'
     )
@@ -401,7 +400,8 @@ def score(
 def score(model: RewardModel | str | Path, prompts: Any, replies: Any) -> Any:
   """Scores the writing of replies by a reward model, as training does.
 
-  A blank reply gets the least score of its list, NaN if all are blank.
+  A blank reply gets the least score of its list.  If all are blank, they get
+  the lowest score of the training replies, NaN where the model has none.
 
   Args:
     model: as `load(…, reward=True)` returns or takes it.  Load it once for
@@ -449,9 +449,8 @@ def score(model: RewardModel | str | Path, prompts: Any, replies: Any) -> Any:
     float(value)
     for group in asked.groups
     if group
-    for value in floor_blank_replies(
-      np.array([[next(scores) for _ in group]]),
-      [[reply.strip() for reply in group]],
+    for value in reward_model.floor_blank_replies(
+      np.array([[next(scores) for _ in group]]), [group], model.floor
     )[0]
   )
 

@@ -346,6 +346,9 @@ def test_a_blank_reply_is_never_the_best(in_library: pathlib.Path) -> None:
   blank, other = rlcw.score(taste, 'A toast.', [' ', 'To rain'])
   assert blank == other
   assert all(map(math.isnan, rlcw.score(taste, 'A toast.', ['', ' '])))
+  taste = taste._replace(floor=-3.0)
+  assert rlcw.score(taste, 'A toast.', ['', '\u200b']) == [-3.0, -3.0]
+  assert rlcw.score(taste, 'A toast.', ' ') == -3.0
 
 
 def test_a_sequence_classifier_scores(

@@ -200,7 +200,7 @@ def load_classifier(source: str, mesh: Mesh) -> RewardModel:
   header = formats.open_source(source).config
   end = header.get(END, end_of_reply(decoder.chat, 'last'))
   floor = float(header.get(FLOOR, 'nan'))
-  return RewardModel(head, 'last', decoder, False, end=end, floor=floor)
+  return RewardModel(head, 'last', decoder, shared=False, end=end, floor=floor)
 
 
 def read_mask(
