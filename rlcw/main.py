@@ -37,6 +37,7 @@ from rlcw.runtime import (
   processes,
   signals,
 )
+from rlcw.runtime import console as terminal
 from rlcw.runtime.claim import Claim
 
 # Every module of rlcw/tasks is a task; of a package, its module `run`.
@@ -114,11 +115,11 @@ def begin(config: ConfigDict, workdir: Path, line: str) -> None:
   with processes.on_primary(lambda: lock.held(workdir)):
     claim = prepare_workdir(json.loads(config.to_json()), workdir, line)
     if claim.done:
-      metrics.log(f'{config.task}: already done in {workdir}')
+      terminal.log(f'{config.task}: already done in {workdir}')
       for remark in claim.remarks:
-        metrics.log(f'notice: {remark} since then')
+        terminal.log(f'notice: {remark} since then')
       for remark in inputs.remarks(config, workdir):
-        metrics.log(f'notice: {remark}')
+        terminal.log(f'notice: {remark}')
       return
     if claim.longer:
       check_task(config)  # `main` does not, where there is a summary
@@ -176,12 +177,12 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   """
   command.check(config, TASKS)
   started = time.perf_counter()
-  metrics.take_notices()  # of an earlier task in this process
+  terminal.take_notices()  # of an earlier task in this process
   read = inputs.reads(config)
   for state in read:
-    metrics.log(f'{config.task}: reads {state}')
+    terminal.log(f'{config.task}: reads {state}')
   for remark in [*claims.remarks(), *inputs.remarks(config, workdir)]:
-    metrics.notice(remark)
+    terminal.notice(remark)
   with _no_exit():
     summary = importlib.import_module(TASKS[str(config.task)]).run(
       config, workdir
@@ -190,7 +191,7 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     'wall_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
     'hardware': metrics.hardware(uses_devices(config)),
-    'notices': metrics.take_notices(),
+    'notices': terminal.take_notices(),
     **({'read': [state._asdict() for state in read]} if read else {}),
   } | summary
   claims.settle()
@@ -238,7 +239,7 @@ def console() -> None:
       print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
       sys.exit(command.MISTAKE)
     except signals.Stopped as stopped:
-      metrics.log(f'rlcw: {stopped}; the same command resumes')
+      terminal.log(f'rlcw: {stopped}; the same command resumes')
       raise
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.

@@ -21,7 +21,13 @@ from jax.sharding import Mesh
 
 from rlcw import Config
 from rlcw.losses import Ratio
-from rlcw.runtime import claim, console, files, metrics, processes
+from rlcw.runtime import (
+  claim,
+  console,
+  files,
+  metrics,
+  processes,
+)
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
 from rlcw.runtime.signals import Stopped
@@ -292,7 +298,7 @@ def fit(
 
   if checkpoints.latest() is not None:
     state = restore(checkpoints, state)
-    metrics.log(f'{name}: resumes from step {int(state.step)} of {steps}')
+    console.log(f'{name}: resumes from step {int(state.step)} of {steps}')
   first = int(state.step)
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches, rate)
@@ -330,7 +336,7 @@ def fit(
           save()
         checkpoints.close()
         if isinstance(error, Stopped):
-          metrics.log(f'{name}: {error}; {step} of {steps} steps are saved')
+          console.log(f'{name}: {error}; {step} of {steps} steps are saved')
         raise
       state, stats = update(state, batch.arrays, frozen or {})
       # This step runs on the device while the host writes the row of the step

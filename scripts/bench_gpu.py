@@ -45,7 +45,7 @@ from rlcw import train
 from rlcw.models import decoder, lora
 from rlcw.models.weights import init_params, param_shardings
 from rlcw.rewards import reward_model
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files, metrics
 from rlcw.runtime.mesh import over_groups
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
@@ -275,7 +275,7 @@ class Report:
       make: called with `keep`, which records its keyword arguments.  An
         exception is recorded as `error`, beside the results kept before it.
     """
-    metrics.log(f'{time.perf_counter() - self.started:5.0f} s  {name}')
+    console.log(f'{time.perf_counter() - self.started:5.0f} s  {name}')
     results = into[name] = {}
 
     def keep(**values: Any) -> None:

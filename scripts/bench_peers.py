@@ -43,7 +43,7 @@ from peers import growth, tables
 from rlcw.models import formats, tokenizer
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards.briefs import load_briefs
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -74,7 +74,7 @@ def environment(name: str, out: Path, torch_index: str) -> Path:
   # Written last: an interrupted installation is repeated from the start.
   marker = folder / 'installed.json'
   if not marker.exists() or marker.read_text() != json.dumps(pins):
-    metrics.log(f'{name}: installing into {folder}')
+    console.log(f'{name}: installing into {folder}')
     subprocess.run(
       [sys.executable, '-m', 'venv', '--clear', folder], check=True
     )
@@ -156,7 +156,7 @@ def export(out: Path, model: str) -> Path:
   """Exports the model once, to a folder that all tools can load."""
   folder = out / 'export'
   if not (folder / 'summary.json').exists():
-    metrics.log(f'exporting {model}')
+    console.log(f'exporting {model}')
     command = [sys.executable, '-m', 'rlcw.main', '--config=configs/export.py']
     subprocess.run(
       [*command, f'--workdir={folder}', f'--config.model={model}'],
@@ -277,7 +277,7 @@ def run_case(
         if tool not in workers:
           workers[tool] = start(tool, python, case)
         steps[tool].append(take_step(tool, workers[tool], tokens))
-        metrics.log(
+        console.log(
           f'{case.stem} round {n} {tool}: {steps[tool][-1]["seconds"]:.2f} s'
         )
       ceilings.append(workers['rlcw'].ask('ceilings'))

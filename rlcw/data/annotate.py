@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rlcw.data import datasets, layouts
-from rlcw.runtime import claim, files, metrics, processes
+from rlcw.runtime import (
+  claim,
+  console,
+  files,
+  processes,
+)
 
 Record = dict[str, Any]
 
@@ -59,7 +64,7 @@ def annotate(
       'output of an earlier run on the same file'
     )
   claim.settle()
-  steps = metrics.progress(name, done, total, 'reply', size)
+  steps = console.progress(name, done, total, 'reply', size)
   for first in processes.stoppable(steps):
     batch = [record for _, record in records[first : first + size]]
     for record, fields in zip(batch, answer(batch), strict=True):

@@ -18,7 +18,7 @@ import numpy as np
 from rlcw.data import files, layouts
 from rlcw.data.files import Placed, Record
 from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
 
@@ -115,7 +115,7 @@ def read_records(path: str | Path) -> Placed:
   if diverging and not converted:
     raise ValueError(diverging[0])
   if diverging:
-    metrics.notice(
+    console.notice(
       f'{len(diverging)} of {len(placed)} records left out, the first at '
       f'{diverging[0]}'
     )
@@ -170,7 +170,7 @@ def load(
   splits = Counter(item.split for item in items)
   unknown = {k: n for k, n in splits.items() if k not in (TRAIN, HELDOUT)}
   if unknown and split:
-    metrics.notice(
+    console.notice(
       f'{path}: {_counts(unknown)} of {len(items)} records left out; expected '
       f'the split {TRAIN} or {HELDOUT}'
     )
@@ -212,7 +212,7 @@ def read_language(path: str | Path, language: str | None) -> Placed:
       f'{path}: no record is in language={language!r}; found {_counts(other)}'
     )
   if other:
-    metrics.notice(
+    console.notice(
       f'{path}: {_counts(other)} of {len(placed)} records left out, as '
       f'language={language!r}'
     )
@@ -363,7 +363,7 @@ def load_preferences(
     len(each.replies) for group in scored.values() for each in group
   ) - sum(len(each.replies) for each in merged)
   if equal or repeated:
-    metrics.notice(
+    console.notice(
       f'{path}: {equal} pairs of equal replies left out, {repeated} repeated '
       'replies merged'
     )
@@ -438,7 +438,7 @@ def load_examples(
   good = [each for each in examples if each.good]
   left_out = len(examples) - len(good)
   if left_out:
-    metrics.notice(
+    console.notice(
       f'{path}: {left_out} of {len(examples)} replies left out, whose label is '
       '0 or which were cut off: they are not to be imitated'
     )

@@ -12,7 +12,7 @@ from rlcw.models import lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, processes
 from rlcw.runtime.mesh import over_groups, round_up_groups
 from rlcw.sampling.rollout import sample
 from rlcw.sampling.samplers import Temperature
@@ -66,7 +66,7 @@ def answer(
   params = lora.rollout_params(model.config, model.params)
   size, replies = round_up_groups(config.batch_size, model.mesh), []
   passes = -(-len(briefs) // size)
-  steps = metrics.progress('evaluate', 0, passes, 'batch')
+  steps = console.progress('evaluate', 0, passes, 'batch')
   for step in processes.stoppable(steps):
     # Every batch has the same shape, so that `sample` compiles once and rows
     # split over the devices; the last batch is filled with repeated briefs.

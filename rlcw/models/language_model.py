@@ -15,7 +15,7 @@ from rlcw.models import chat, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
-from rlcw.runtime import metrics, runs
+from rlcw.runtime import console, runs
 from rlcw.runtime.checkpoint import Checkpoints
 
 
@@ -87,12 +87,12 @@ def with_system(model: LanguageModel, system: str) -> LanguageModel:
   model = model._replace(system=system or model.system)
   own = model.chat.default_system
   if model.system and model.chat.reads_system == 'user':
-    metrics.notice(
+    console.notice(
       f'{model.source} has no system role: the system message is put before '
       "the user's first message"
     )
   elif not model.system and own is not None:
-    metrics.notice(
+    console.notice(
       f'the chat template of {model.source} adds its own system message, '
       f'{own!r:.80}; --config.system replaces it'
     )

@@ -12,7 +12,7 @@ from rlcw.data.messages import USER, Message, Prompt
 from rlcw.rewards import constraints
 from rlcw.rewards.constraints import LANGUAGES
 from rlcw.rewards.rules.registry import DEMAND
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def load_briefs(
   briefs = datasets.load(path, parse, split=split, language=language)
   free = sum(not brief.instruction_id_list for brief in briefs)
   if free:
-    metrics.notice(
+    console.notice(
       f'{path}: {free} of {len(briefs)} briefs have no rules: every whole '
       'reply keeps them'
     )

@@ -31,7 +31,7 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Question
 from rlcw.rewards.reward_model import floor_blank_replies
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, processes
 from rlcw.runtime.signals import Stopped
 from rlcw.sampling.outage import Trouble, trouble_of
 from rlcw.sampling.rollout import Rollout
@@ -211,7 +211,7 @@ class Scorer:
       self.reward = reward._replace(decoder=decoder)
       # A shared decoder scores the rollout's own tokens, without a cut.
       if not reward.shared and reward.limit < config.max_new_tokens:
-        metrics.log(
+        console.log(
           f'the reward model {config.reward_model} scores only the first '
           f'{reward.limit} tokens of a reply, as in its training, but '
           f'max_new_tokens={config.max_new_tokens}: train one with '

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, processes
 
 
 class Checkpoints:
@@ -97,7 +97,7 @@ class Checkpoints:
         for newer in () if self._read_only else steps[:place]:
           self._manager.delete(newer)
         return restored
-      metrics.log(
+      console.log(
         f'checkpoint {self._folder / str(step)} cannot be read and is skipped: '
         f'{problem}'
       )

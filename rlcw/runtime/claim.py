@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from rlcw.runtime import (
   configs,
+  console,
   files,
   inputs,
-  metrics,
   paths,
   processes,
   runs,
@@ -196,7 +196,7 @@ def _with_changes(claim: Claim, changes: dict[str, str]) -> Claim:
     return claim
   task = claim.config['task']
   if task in _REMADE:
-    metrics.log(f'{task}: {claim.workdir} is made anew: {listed}')
+    console.log(f'{task}: {claim.workdir} is made anew: {listed}')
     (Path(claim.workdir) / runs.SUMMARY).unlink(missing_ok=True)
     output = claim.config.get('output') or Path(claim.workdir) / _REMADE[task]
     if _REMADE[task] and Path(output).exists():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 FILE = 'run.lock'
 
@@ -44,14 +44,14 @@ def held(workdir: Path) -> Iterator[None]:
     except OSError as error:
       if error.errno in (errno.EACCES, errno.EAGAIN):
         raise Busy(f'{workdir} is in use by {_name(_read(opened))}') from None
-      metrics.log(
+      console.log(
         f'{workdir} cannot be locked ({error.strerror}): make sure that no '
         'other process writes to it'
       )
     # Some file systems, such as gcsfuse, lock among the processes of one host
     # alone.  A run that ended well has left no record.
     if (record := _read(opened)) and record['host'] != socket.gethostname():
-      metrics.log(
+      console.log(
         f'{workdir} was last written to by {_name(record)}, which did not end '
         'well, or still runs where hosts do not share locks: then stop it'
       )

@@ -16,10 +16,6 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.runtime import files, processes
-from rlcw.runtime.console import log as log
-from rlcw.runtime.console import notice as notice
-from rlcw.runtime.console import progress as progress
-from rlcw.runtime.console import take_notices as take_notices
 from rlcw.runtime.loggers import Loggers
 
 

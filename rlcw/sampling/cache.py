@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlcw.models.chat import reply_of
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 _BAR_FROM = 50  # prompts from which on a progress bar is shown
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
@@ -95,7 +95,7 @@ def replies(
     missing = {key: calls[key] for key in calls if by_key[key] is None}
     usage.prompts += len(calls) - len(missing)
     usage.cached += len(calls) - len(missing)
-    bar = metrics.progress('ask', 0, len(missing), 'prompt')
+    bar = console.progress('ask', 0, len(missing), 'prompt')
     steps = bar if len(missing) >= _BAR_FROM else iter(missing)
     # The bar is a generator: the first `next` shows it, at 0.
     next(steps, None)

@@ -28,7 +28,7 @@ from anyio import from_thread
 from rlcw import Config
 from rlcw.models.chat import reply_of
 from rlcw.models.tokenizer import valid_unicode
-from rlcw.runtime import metrics, processes, settings
+from rlcw.runtime import console, processes, settings
 from rlcw.sampling import cache, http
 from rlcw.sampling.cache import Call, Cut, Keep, Usage
 from rlcw.sampling.outage import Trouble
@@ -232,7 +232,7 @@ class Endpoint:
       if name not in self._refused:
         self._refused.add(name)
         instead = _NEWER.get(name)
-        metrics.log(
+        console.log(
           f'endpoint: {self.url}, model {self.model}, refuses {name}: '
           + (f'{instead} is sent instead' if instead else 'it is left out')
         )
@@ -270,7 +270,7 @@ class Endpoint:
     self._trouble = Trouble(text, lasting=status in (401, 403, 404))
     if type(error) not in self._logged_errors:
       self._logged_errors.add(type(error))
-      metrics.log(f'endpoint: {text}')
+      console.log(f'endpoint: {text}')
 
 
 def from_config(config: Config) -> Endpoint:

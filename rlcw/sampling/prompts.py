@@ -18,7 +18,7 @@ import pydantic
 
 from rlcw.data.characters import visible as visible
 from rlcw.models.chat import reply_of
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from rlcw.sampling.secret import ID, make_id
 
 PROMPTS = Path(__file__).parents[1] / 'data' / 'assets' / 'prompts'
@@ -142,7 +142,7 @@ def ask_twice(
   for index in repairs:
     if answers[index] is None:
       if not counts.refused:
-        metrics.log(f'no valid answer in two tries: {refused[index]}')
+        console.log(f'no valid answer in two tries: {refused[index]}')
       counts.refused = refused[index]
   return answers
 

@@ -7,7 +7,7 @@ earlier processes, which it keeps in `usage.json`.
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files
 
 Counts = Mapping[str, float]
 
@@ -73,4 +73,4 @@ def log(task: str, totals: Mapping[str, Counts]) -> None:
     if counts.get('cost'):
       parts.append(f'cost {counts["cost"]:,.4g}')
     if parts:
-      metrics.log(f'{task}: {model}: {", ".join(parts)}')
+      console.log(f'{task}: {model}: {", ".join(parts)}')

@@ -7,7 +7,7 @@ from typing import Any
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.rewards.rules import arguments, compose
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files
 
 
 def check(config: Config) -> None:
@@ -57,5 +57,5 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'refused_combinations': refused,
     'by_instruction': dict(sorted(rules.items())),
   }
-  metrics.log(f'briefs: {len(briefs)} of {len(records)} themes; {output}')
+  console.log(f'briefs: {len(briefs)} of {len(records)} themes; {output}')
   return summary

@@ -20,7 +20,7 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.rewards import reward_model
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from rlcw.runtime.files import read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
@@ -91,7 +91,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'files': [str(file.relative_to(folder)) for file in files],
     'bytes': sum(file.stat().st_size for file in files),
   }
-  metrics.log(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
+  console.log(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
   return summary
 
 
@@ -111,7 +111,7 @@ def save_tokenizer(model: language_model.LanguageModel, folder: Path) -> None:
   """
   tokenizer = model.tokenizer
   if model.system and model.chat.template.compiled is None:
-    metrics.notice(
+    console.notice(
       f'{model.source} has no chat template, which would hold the system '
       f'message {model.system!r:.80}'
     )

@@ -20,7 +20,12 @@ from rlcw.data.messages import Prompt
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import briefs
-from rlcw.runtime import claim, files, metrics, processes
+from rlcw.runtime import (
+  claim,
+  console,
+  files,
+  processes,
+)
 from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import make_sampler
@@ -72,7 +77,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   totals = {'prompts': len(prompts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
   size = config.batch_size
-  steps = metrics.progress('generate', done, len(prompts), 'brief', size)
+  steps = console.progress('generate', done, len(prompts), 'brief', size)
   for first in processes.stoppable(steps):
     rows = np.arange(first, min(first + size, len(prompts)))
     before = time.perf_counter()
@@ -106,7 +111,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'finished': totals['finished'] / max(totals['replies'], 1),
     'tokens_per_second': totals['tokens'] / max(sampling_seconds, 1e-9),
   }
-  metrics.log(
+  console.log(
     f'generate: {totals["replies"]:,} replies, {summary["finished"]:.1%} of '
     f'them finished, {totals["tokens"]:,} tokens, '
     f'{summary["tokens_per_second"]:,.0f} tokens/s; {output}'

@@ -24,7 +24,7 @@ from rlcw.models import language_model, layers, lora
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
-from rlcw.runtime import console, loggers, metrics, processes
+from rlcw.runtime import console, loggers, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
 # Line of a step (`console.line`).
@@ -65,7 +65,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   total = len(arrays['train']['token'])
   # segment 0 is padding
   padding = float(np.mean(arrays['train']['segment'] == 0))
-  metrics.log(
+  console.log(
     f'sft: {len(examples["train"])} examples in {total} rows of '
     f'{config.row_tokens} tokens, {padding:.1%} of them padding'
   )
@@ -252,7 +252,7 @@ def mean_loss(
   """
   loss, size = jax.jit(loss_fn), config.rows_per_step
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0
-  bar = metrics.progress('held-out loss', 0, total, 'row', size)
+  bar = console.progress('held-out loss', 0, total, 'row', size)
   for first in processes.stoppable(bar):
     rows = np.arange(first, first + size)
     batch = {name: array[rows % total] for name, array in arrays.items()}

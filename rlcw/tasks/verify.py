@@ -18,7 +18,7 @@ from rlcw.models.chat import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import console, files, metrics, processes
+from rlcw.runtime import console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # IFEval's two kinds: loose ones also accept the reply without asterisks or
@@ -48,7 +48,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   output.parent.mkdir(parents=True, exist_ok=True)
   verified = []
   with files.atomic(output) as partial, partial.open('wb') as file:
-    steps = metrics.progress('verify', 0, len(records), 'reply')
+    steps = console.progress('verify', 0, len(records), 'reply')
     for index in processes.stoppable(steps):
       record = verify(
         records[index][1],

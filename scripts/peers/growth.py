@@ -18,7 +18,7 @@ from peers import rlcw_step
 
 from rlcw import train
 from rlcw.models import language_model
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import sample
 from rlcw.sampling.samplers import Temperature
@@ -110,7 +110,7 @@ def main(model: Path, out: Path) -> None:
         for how, point in points.items():
           if point not in times:
             times[point] = measure(loaded, point)
-            metrics.log(f'{point}: {times[point]}')
+            console.log(f'{point}: {times[point]}')
           row = {'size': size, 'how': how, **times[point]}
           rows.setdefault(axis, []).append(row)
   files.write_json(out / 'growth.json', {'base': BASE._asdict(), **rows})

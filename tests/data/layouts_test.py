@@ -10,7 +10,7 @@ import pytest
 from rlcw.data import datasets, layouts, messages
 from rlcw.data.messages import Message
 from rlcw.rewards.briefs import load_briefs
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 ASK, REPLY, WORSE = 'A toast.', 'To you!', 'Hm.'
 
@@ -363,10 +363,10 @@ def test_hh_s_irregular_records_are_joined_or_left_out(
     {'chosen': '\n\nHuman: a\n\nAssistant: b', 'rejected': HH + 'c'},
   ]
   file.write_text('\n'.join(map(json.dumps, records)))
-  metrics.take_notices()
+  console.take_notices()
   [pair] = datasets.load_preferences(file)
   assert (pair.prompt, pair.replies) == ('a\n\nb', ('c\n\nd', 'c\n\ne'))
-  assert metrics.take_notices() == [
+  assert console.take_notices() == [
     f'1 of 2 records left out, the first at {file}:2: chosen and rejected '
     'answer different prompts'
   ]

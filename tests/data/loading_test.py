@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlcw.data import datasets
 from rlcw.rewards.briefs import load_briefs
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from rlcw.tasks import verify
 from rlcw.tasks.adversary import labelled
 
@@ -26,7 +26,7 @@ def save(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
   """Writes records, and forgets earlier notices."""
 
   def write(*records: Any) -> pathlib.Path:
-    metrics.take_notices()
+    console.take_notices()
     file = tmp_path / 'x.jsonl'
     file.write_text('\n'.join(json.dumps(record) for record in records))
     return file
@@ -41,12 +41,12 @@ def test_what_is_in_another_language_is_counted(
     PAIR, PAIR | {'language': 'zh'}, PAIR | {'language': None}, PAIR | {'id': 3}
   )
   assert len(datasets.load_preferences(file, language='en')) == 3
-  assert metrics.take_notices() == [
+  assert console.take_notices() == [
     f"{file}: zh: 1 of 4 records left out, as language='en'"
   ]
   # a record that names none is in any
   assert len(datasets.load_preferences(file, language='zh')) == 4
-  assert metrics.take_notices() == []
+  assert console.take_notices() == []
 
 
 def test_a_language_that_no_record_has_names_file_and_setting(
@@ -75,7 +75,7 @@ def test_many_languages_make_one_short_line(
 ) -> None:
   file = save(PAIR, *[PAIR | {'language': f'{n}\n' * 99} for n in range(40)])
   assert len(datasets.load_examples(file, language='en')) == 1
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert '30 others of 41 records left out' in notice
   assert '\n' not in notice and len(notice) < 800
 
@@ -88,7 +88,7 @@ def test_a_misspelt_split_is_counted(
   )
   assert len(datasets.load_preferences(file, split='train')) == 1
   assert len(datasets.load_preferences(file, split='heldout')) == 2
-  assert metrics.take_notices() == [
+  assert console.take_notices() == [
     f'{file}: trian: 1 of 4 records left out; expected the split train or '
     'heldout'
   ]
@@ -101,7 +101,7 @@ def test_pairs_of_equal_sides_are_left_out(
 ) -> None:
   file = save(PAIR, PAIR | {'rejected': 'a'})
   assert [p.replies for p in datasets.load_preferences(file)] == [('a', 'b')]
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert '1 pairs of equal replies left out' in notice
   with pytest.raises(ValueError, match='equals rejected in all 1'):
     datasets.load_preferences(save(PAIR | {'rejected': 'a'}))
@@ -114,7 +114,7 @@ def test_equal_scored_replies_are_one_with_the_mean(
   file = save(*[{'prompt': 'p', 'response': r, 'score': s} for r, s in score])
   [group] = datasets.load_preferences(file)
   assert (group.replies, group.worth) == (('a', 'b'), (2.5, 2.0))
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert '1 repeated replies merged' in notice
 
 
@@ -125,7 +125,7 @@ def test_replies_labelled_bad_are_not_imitated(
   cut = reply | {'finished': [False]}
   file = save(reply | {'label': True}, reply | {'label': 0}, reply, cut)
   assert len(datasets.load_examples(file)) == 2
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert '2 of 4 replies left out, whose label is 0 or which' in notice
   with pytest.raises(ValueError, match='every reply has label 0'):
     datasets.load_examples(save(reply | {'label': False}))
@@ -151,7 +151,7 @@ def test_briefs_without_rules_are_counted(
   free, ruled = load_briefs(file)
   assert (free.text, free.follow('x')) == ('p', [])
   assert ruled.follow('x') == [True]
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert '1 of 2 briefs have no rules' in notice
 
 

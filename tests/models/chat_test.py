@@ -15,7 +15,7 @@ from conftest import CHATML
 from rlcw.models import chat, language_model, template
 from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.models.tokenizer import encode, encode_untrusted
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 from tests.models import tokenizer_gguf_test
 
 TALK = [
@@ -544,7 +544,7 @@ def test_a_template_with_a_system_message_says_it_unless_there_is_another(
 def test_which_system_message_is_read_is_said(
   name: str, own: str, given: str, used: str, notice: str | None
 ) -> None:
-  metrics.take_notices()
+  console.take_notices()
   model: Any = language_model.LanguageModel(
     None,
     None,
@@ -554,6 +554,6 @@ def test_which_system_message_is_read_is_said(
     own,  # type: ignore
   )
   assert language_model.with_system(model, given).system == used
-  said = metrics.take_notices()
+  said = console.take_notices()
   assert len(said) == (notice is not None)
   assert notice is None or notice in said[0]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlcw.data import datasets
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files, metrics
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -120,7 +120,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(
 def test_a_run_goes_on_where_only_tensorboard_s_disk_is_full(
   tmp_path: pathlib.Path,
 ) -> None:
-  metrics.take_notices()
+  console.take_notices()
   with metrics.Writer(tmp_path) as write:
     board: Any = write._loggers._loggers[0]._logger  # type: ignore
     full = open('/dev/full', 'wb')  # noqa: SIM115
@@ -128,6 +128,6 @@ def test_a_run_goes_on_where_only_tensorboard_s_disk_is_full(
     for step in range(999):  # what waits for a full disk would never end
       write(step, {'loss': 1.0})
   assert len(read(tmp_path / 'metrics.jsonl')) == 999
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert 'logger tensorboard failed in' in notice
   assert 'No space left' in notice

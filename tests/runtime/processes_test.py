@@ -18,7 +18,14 @@ from absl import app
 
 from rlcw import losses, main, train
 from rlcw.data import datasets
-from rlcw.runtime import checkpoint, files, metrics, processes, signals
+from rlcw.runtime import (
+  checkpoint,
+  console,
+  files,
+  metrics,
+  processes,
+  signals,
+)
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 
 
@@ -184,8 +191,8 @@ def test_only_the_first_process_writes_and_prints(
   files.write_json(tmp_path / 'a.json', {'a': 1})
   with metrics.Writer(tmp_path) as write:
     write(0, {'loss': 1.0})
-  metrics.log('a')
-  assert [*metrics.progress('a', 0, 3, 'step')] == [0, 1, 2]
+  console.log('a')
+  assert [*console.progress('a', 0, 3, 'step')] == [0, 1, 2]
   assert not [*tmp_path.iterdir()]
   assert capsys.readouterr() == ('', '')
 

@@ -12,7 +12,7 @@ import transformers
 
 from rlcw.data import datasets
 from rlcw.rewards import briefs
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 pytestmark = pytest.mark.usefixtures('one_device')
 SYSTEM = 'Write in one line.'
@@ -153,7 +153,7 @@ def test_a_run_without_held_out_briefs_says_so_and_others_can_be_given(
   config.briefs = file
   with pytest.raises(ValueError, match="no record has the split 'heldout'"):
     briefs.load_run_briefs(config, 'heldout')
-  metrics.take_notices()
+  console.take_notices()
   # a run of an earlier version has trained on all briefs without a split
   del config['heldout']
   config.briefs = write(tmp_path / 'more.jsonl', [{'prompt': 'a'}] * 50)

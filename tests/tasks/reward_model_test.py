@@ -23,7 +23,7 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
 from rlcw.models.decoder import Decoder
 from rlcw.rewards import reward_model
-from rlcw.runtime import files, metrics
+from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.reward_model import groups as groups_lib
@@ -111,11 +111,11 @@ def test_prompts_without_a_pair_are_counted_or_refused() -> None:
   alone = datasets.Preference('p', ('a',), (1.0,))
   tied = datasets.Preference('q', ('a', 'b'), (8.0, 8.0))
   close = datasets.Preference('q', ('a', 'b'), (8.0, 8.5))
-  metrics.take_notices()  # of other tests
+  console.take_notices()  # of other tests
   groups_lib.check_pairs([close], config, 'train')
-  assert not metrics.take_notices()
+  assert not console.take_notices()
   groups_lib.check_pairs([alone, tied, close], config, 'train')
-  [notice] = metrics.take_notices()
+  [notice] = console.take_notices()
   assert "x.jsonl: 2 of 3 prompts of the split 'train' make no pair" in notice
   config.least_gap = 1.0
   with pytest.raises(ValueError, match=r"x\.jsonl: each of the 3 .*'heldout'"):

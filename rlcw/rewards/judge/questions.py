@@ -22,7 +22,7 @@ import numpy as np
 from rlcw.data.characters import blank
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules.registry import DEMAND
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, processes
 from rlcw.sampling.prompts import (
   PROMPTS,
   count_hidden,
@@ -69,7 +69,7 @@ def note_shortened(
   """
   hidden = [p.hidden for group in prompts for p in group if p.hidden]
   if hidden and not counts['shortened']:
-    metrics.log(
+    console.log(
       f'judge: the ends of {len(hidden)} replies are not shown, up to '
       f'{max(hidden)} characters each; raise judge.max_reply_characters'
     )

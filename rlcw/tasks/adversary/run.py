@@ -36,7 +36,13 @@ from rlcw.evaluation import plots
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.judge.remote import Form, JSONJudge
-from rlcw.runtime import claim, console, files, metrics, processes
+from rlcw.runtime import (
+  claim,
+  console,
+  files,
+  metrics,
+  processes,
+)
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import trouble_of
@@ -146,7 +152,7 @@ class Game:
           self.log_version(kind, getattr(state, kind), {'phase': 'start'}, '')
         write(0, self.round_metrics(0.0))
         self.save()
-      steps = metrics.progress('adversary', state.round, config.rounds, 'round')
+      steps = console.progress('adversary', state.round, config.rounds, 'round')
       for done in processes.stoppable(steps):
         if state.stale >= config.patience:
           return 'patience'

@@ -29,7 +29,12 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import inputs, metrics, processes
+from rlcw.runtime import (
+  console,
+  inputs,
+  metrics,
+  processes,
+)
 from rlcw.runtime.files import atomic, json_line, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.runs import is_finished, is_run, unfinished
@@ -161,7 +166,7 @@ def find(pattern: str) -> dict[str, Path]:
     if not is_run(folder) or read_settings(folder).get('task') != 'grpo':
       continue
     if not is_finished(folder):
-      metrics.notice(f'left out: {unfinished(folder)}')
+      console.notice(f'left out: {unfinished(folder)}')
       continue
     arm, _, seed = folder.name.rpartition('-')
     if not seed.isdecimal() or arm in ('', BASE):
@@ -210,10 +215,10 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
   except FileNotFoundError:
     return False
   except (OSError, ValueError, EOFError) as error:
-    metrics.log(f'{file} is damaged, so it is made anew: {error}')
+    console.log(f'{file} is damaged, so it is made anew: {error}')
     return False
   if stored != {'key': key}:
-    metrics.log(f'{file} is of another model or settings: it is made anew')
+    console.log(f'{file} is of another model or settings: it is made anew')
     return False
   return True
 
@@ -265,7 +270,7 @@ def read(
   """
   mesh = scorers.unseen.decoder.mesh
   size, found = round_up_groups(config.batch_size, mesh), []
-  steps = metrics.progress('read', 0, len(briefs), 'brief', size)
+  steps = console.progress('read', 0, len(briefs), 'brief', size)
   for first in processes.stoppable(steps):
     # The last batch is filled with repeated briefs: batches of one size need
     # no new compilation.
@@ -355,7 +360,7 @@ def scorer_accuracy(
   accuracy = {}
   size = round_up_groups(config.batch_size, scorers.unseen.decoder.mesh)
   right = []
-  bar = metrics.progress('pairs', 0, len(pairs), 'pair', size)
+  bar = console.progress('pairs', 0, len(pairs), 'pair', size)
   for first in processes.stoppable(bar):
     # the last batch repeats some pairs to keep its shape; they are cut below
     rows = np.arange(first, first + size) % len(pairs)

@@ -29,7 +29,12 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory
-from rlcw.runtime import claim, console, files, metrics, processes
+from rlcw.runtime import (
+  claim,
+  console,
+  files,
+  processes,
+)
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling import prompts as prompts_lib
@@ -120,7 +125,7 @@ def run(config: Config, workdir: Path) -> Record:
 
   total, size = len(queries), config.batch_size
   with keeping_answered(trace):
-    steps = metrics.progress('curate', done, total, 'query', size, note)
+    steps = console.progress('curate', done, total, 'query', size, note)
     for first in processes.stoppable(steps):
       # A batch of queries shares its calls, which an endpoint answers at once.
       for row in curator(queries[first : first + size]):
@@ -220,7 +225,7 @@ def read_queries(config: Config) -> list[Query]:
   # Of queries with the same prompt the last one is kept, at the first's place.
   records = list({record['prompt']: record for record in given}.values())
   if len(records) < len(given):
-    metrics.notice(
+    console.notice(
       f'{config.queries}: {len(given) - len(records)} of {len(given)} queries '
       'left out, whose prompt occurs again'
     )

@@ -17,7 +17,12 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import loggers, metrics, processes
+from rlcw.runtime import (
+  console,
+  loggers,
+  metrics,
+  processes,
+)
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 from rlcw.tasks.grpo import monitors, objective
@@ -57,7 +62,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   try:
     load_run_briefs(config, 'heldout')
   except ValueError as error:
-    metrics.notice(f'{error}; without them, evaluate needs --config.briefs')
+    console.notice(f'{error}; without them, evaluate needs --config.briefs')
   optimizer = objective.make_optimizer(config)
   learned, frozen = lora.split(
     model.config, model.params, model.mesh, config.seed
@@ -161,6 +166,6 @@ def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:
   def log_warnings(row: dict[str, Any]) -> None:
     for warning in watch.see(row):
       name, step, text = (warning[k] for k in ('monitor', 'step', 'text'))
-      metrics.log(f'grpo: warning ({name}, step {step}): {text}')
+      console.log(f'grpo: warning ({name}, step {step}): {text}')
 
   return log_warnings

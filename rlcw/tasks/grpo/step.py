@@ -44,7 +44,7 @@ from rlcw.models.weights import for_rollout
 from rlcw.rewards import mixing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
@@ -84,7 +84,7 @@ def make_next_batch(
   )
   tokenized = batches.pad(prompts)
   if len(briefs) < config.prompts_per_step:
-    metrics.notice(
+    console.notice(
       f'prompts_per_step={config.prompts_per_step}, but there are only '
       f'{len(briefs)} briefs: a step has some of them several times'
     )

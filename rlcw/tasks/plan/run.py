@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from rlcw import Config, train
 from rlcw.models import formats, lora
 from rlcw.models.config import ModelConfig
-from rlcw.runtime import files, metrics, processes
+from rlcw.runtime import console, files, processes
 from rlcw.runtime.mesh import group_shards, make_mesh
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import hlo, programs, roofline, show
@@ -85,7 +85,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   plan = make_plan(config, make_mesh(**config.mesh, devices=devices))
   phases = []
   for program in processes.stoppable(programs.phases(plan)):
-    metrics.log(f'plan: compiling {program.name}')
+    console.log(f'plan: compiling {program.name}')
     phases.append(compile_phase(plan, program, chip))
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
@@ -252,7 +252,7 @@ def compare_attention(
   config.attention = 'xla'
   other = make_plan(config, plan.mesh)
   for phase, program in zip(phases, programs.phases(other), strict=True):
-    metrics.log(f"plan: compiling {program.name} with XLA's attention")
+    console.log(f"plan: compiling {program.name} with XLA's attention")
     phase['xla'] = compile_phase(other, program, chip)
 
 
@@ -289,7 +289,7 @@ def largest_microbatch(
   # until one does.
   rest = [n for n in valid if n > now] if fits else valid[: valid.index(now)]
   for groups in rest if fits else reversed(rest):
-    metrics.log(f'plan: trying microbatch_groups={groups}')
+    console.log(f'plan: trying microbatch_groups={groups}')
     config = plan.config.copy_and_resolve_references()
     config.microbatch_groups = groups
     changed = plan._replace(config=config)
@@ -308,7 +308,7 @@ def nearest_slice(config: Config, *, smaller: bool) -> str | None:
   """
   best = None
   for topology in roofline.other_slices(config.plan.topology, smaller=smaller):
-    metrics.log(f'plan: trying {topology}')
+    console.log(f'plan: trying {topology}')
     fitting = slice_fits(config, topology)
     best = topology if fitting else best
     if fitting != smaller:

@@ -18,7 +18,7 @@ from rlcw.data import batches, datasets
 from rlcw.data.messages import messages, transcript
 from rlcw.models.chat import ChatFormat, reply_of
 from rlcw.rewards import reward_model
-from rlcw.runtime import metrics
+from rlcw.runtime import console
 
 # Probability that a token of a synthetic loser is replaced by a random one.
 BROKEN_TOKENS = 0.3
@@ -89,7 +89,7 @@ def check_pairs(
       'different scores or labels'
     )
   if lone:
-    metrics.notice(
+    console.notice(
       f'{config.preferences}: {lone} of {total} prompts of the split {split!r} '
       f'make no pair: they have {causes}'
     )
@@ -168,14 +168,14 @@ def make_groups(
       # Pairs with synthetic losers occur in one group only.
       new.append(np.pad(is_new, (0, size - len(part)), constant_values=True))
   if split:
-    metrics.notice(
+    console.notice(
       f'{split} prompts have more than {size - losers} replies and make '
       'several groups each; a larger replies_per_group reads them fewer times'
     )
   given = [len(reply) for reply in replies if reply is not None]
   longest, cut = max(given), sum(n > config.max_reply_tokens for n in given)
   if cut:
-    metrics.notice(
+    console.notice(
       f'{cut} of {len(given)} replies are longer than max_reply_tokens='
       f'{config.max_reply_tokens} and cut there; the longest has {longest}'
     )

@@ -31,7 +31,12 @@ from rlcw.models import formats, language_model, lora
 from rlcw.models.decoder import Params, forward_replies
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
-from rlcw.runtime import console, files, loggers, metrics, processes
+from rlcw.runtime import (
+  console,
+  files,
+  loggers,
+  processes,
+)
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import (
   Groups,
@@ -163,7 +168,7 @@ def _read_features(kept: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return None
   # Whatever the damage, the file is only a copy.
   except Exception as error:
-    metrics.log(f'{kept} is damaged, so it is made anew: {error}')
+    console.log(f'{kept} is damaged, so it is made anew: {error}')
     return None
   return features_NxRxD
 
@@ -182,7 +187,7 @@ def group_features(
   reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
   order = np.argsort(reply_N, kind='stable')
   found: list[Any] = [None] * total
-  steps = metrics.progress('features', 0, -(-total // size), 'batch')
+  steps = console.progress('features', 0, -(-total // size), 'batch')
   for step in processes.stoppable(steps):
     # The last batch is filled up with other groups, to keep one batch size;
     # their features are computed twice.
