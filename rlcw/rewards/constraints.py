@@ -248,9 +248,11 @@ def describe(
       `validate`.
   """
   if language not in LANGUAGES:
-    raise ValueError(f'language must be en or zh, not {language!r}')
+    raise ValueError(f'language must be en or zh, not {language!r:.80}')
   if type(paraphrase) is not int:
-    raise ValueError(f'paraphrase must be a whole number, not {paraphrase!r}')
+    raise ValueError(
+      f'paraphrase must be a whole number, not {paraphrase!r:.80}'
+    )
   _, given = _rule(instruction_id, kwargs)
   return wording.render(instruction_id, given, language, paraphrase)
 

@@ -244,6 +244,10 @@ LOADERS: dict[str, Callable[[str], Any]] = {
   record=st.sampled_from(WHOLE),
   wrong=st.dictionaries(st.sampled_from(FIELDS), ANY, max_size=4),
 )
+@hypothesis.example(record=WHOLE[2], wrong={'label': [10**999, 10**999]})
+@hypothesis.example(record=WHOLE[0], wrong={'split': [10**999, 10**999]})
+@hypothesis.example(record=WHOLE[1], wrong={'paraphrase': [10**999, 10**999]})
+@hypothesis.example(record=WHOLE[1], wrong={'language': [10**999, 10**999]})
 def test_any_record_is_read_or_refused_in_one_line(
   loader: str,
   record: dict[str, Any],

@@ -84,7 +84,7 @@ def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:
     raise ValueError('prompt is blank; expected a text')
   split = datasets.shared_fields(record, heldout)['split']
   if split not in SPLITS:
-    raise ValueError(f'split={split!r}; expected one of {SPLITS}')
+    raise ValueError(f'split={split!r:.80}; expected one of {SPLITS}')
   if 'chosen' in record:
     # A preference is relative, but the game needs absolute labels: the chosen
     # reply counts as Good, the rejected one as Bad.
@@ -93,7 +93,7 @@ def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:
     return
   label = record.get('label')
   if label not in (0, 1):
-    raise ValueError(f'label={label!r}; expected 1 for Good or 0 for Bad')
+    raise ValueError(f'label={label!r:.80}; expected 1 for Good or 0 for Bad')
   yield Labelled(prompt, _text(record, 'response'), bool(label), split)
 
 
