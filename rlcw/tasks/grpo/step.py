@@ -207,7 +207,7 @@ def draw_briefs(
     config.seed, step, objective.sampled_prompts(config), len(prompt_NxL)
   )
   # Padded to a power of two: few widths, so few compilations.
-  prompt_NxL = prompt_NxL[:, : batches.power_of_two(length_N[row_P].max())]
+  prompt_NxL = prompt_NxL[:, : batches.power_of_two(int(length_N[row_P].max()))]
   # A step that spans epochs may have a brief twice.  Its random keys are made
   # from this number, which must differ, or its replies would be the same.
   key_P = row_P + len(prompt_NxL) * batches.occurrences(row_P)
