@@ -166,11 +166,18 @@ def learn(
   state = train.init_state(learned, optimizer, run.mesh)
   loss = objective.make_loss(run.config, run.settings)
   update = train.make_update(loss, optimizer, state, run.microbatches)
+  rollout = arrays['rollout']
+  batch = objective.pack(
+    arrays,
+    (np.asarray(arrays['length']), np.asarray(rollout.length)),
+    run.settings,
+    over_groups(run.mesh),
+  )
 
   def call(_: int) -> Any:
     # The update donates the state's buffers: the old one is not usable again.
     nonlocal state
-    state, stats = update(state, arrays, frozen)
+    state, stats = update(state, batch.parts, frozen, batch.divisor)
     return state, stats
 
   timing, (_, stats) = timed(call, REPEATS)

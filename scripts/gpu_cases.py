@@ -126,6 +126,7 @@ def prepare(name: str, case: Case, dtype: str, device: Any) -> Run:
   """Builds a case's settings, model configuration and one-device mesh."""
   settings = ConfigDict(SETTINGS | {'train': case.train})
   settings.compute_dtype = dtype
+  settings.microbatch_groups = case.microbatch_groups
   config = objective.configure(ModelConfig.from_hf(case.header), settings)
   return Run(name, case, settings, config, make_mesh(devices=[device]))
 

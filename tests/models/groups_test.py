@@ -20,7 +20,7 @@ from rlcw import losses, train
 from rlcw.models import decoder, layers, lora, packing
 from rlcw.models.config import LoraConfig
 from rlcw.models.packing import Groups
-from rlcw.runtime.mesh import GROUPS, group_shards, make_mesh, over_groups
+from rlcw.runtime.mesh import make_mesh, over_groups
 from rlcw.tasks.grpo import objective, step
 
 # --- Which groups share a row -----------------------------------------------
@@ -204,34 +204,19 @@ def taken(
     arrays['advantage'] = jax.device_put(
       np.asarray(advantage, np.float32), over_groups(mesh)
     )
-  rollout = arrays['rollout']
-  count_PxG = np.asarray(rollout.length)
-  packed = packing.partition(
-    np.asarray(arrays['length']),
-    count_PxG,
-    train_test.L,
-    train_test.T,
-    part=train_test.P // microbatches,
-    shards=group_shards(mesh),
-    live_P=live_P,
-  )
-  if live_P is not None:
-    arrays['live'] = jax.device_put(live_P, over_groups(mesh))
-  parts = [
-    objective.Part(*each)
-    for each in zip(
-      packed.split(arrays, over_groups(mesh)), packed.width, strict=True
+  lengths = np.asarray(arrays['length']), np.asarray(arrays['rollout'].length)
+  settings = ConfigDict(settings.to_dict())
+  settings.microbatch_groups = train_test.P // microbatches
+  with jax.set_mesh(mesh):
+    batch = objective.pack(
+      arrays, lengths, settings, over_groups(mesh), None, live_P
     )
-  ]
   optimizer = optax.sgd(rate)
   state = train.init_state(train_test.make_params(mesh), optimizer, mesh)
   loss = objective.make_loss(CONFIG, settings)
   update = train.make_update(loss, optimizer, state, microbatches)
-  divisor = losses.divisor(
-    jnp.asarray(count_PxG), settings.aggregation, train_test.T
-  )
   with jax.set_mesh(mesh):
-    state, told = update(state, parts, {}, divisor)
+    state, told = update(state, batch.parts, {}, batch.divisor)
   return jax.device_get(state.params), {k: float(v) for k, v in told.items()}
 
 
@@ -361,7 +346,6 @@ def test_more_briefs_are_whole_microbatches(
 
 
 def test_rows_are_split_over_the_shards_of_groups() -> None:
-  assert GROUPS == ('data', 'fsdp')
   count_PxG = np.full((8, 2), 3)
   packed = packing.partition(np.full(8, 4), count_PxG, 8, 8, part=4, shards=4)
   # four rows of a group of 10 tokens each, in both parts

@@ -113,7 +113,7 @@ def test_no_reference_is_held_for_no_kl_term(
   ):
     planned = made(settings(tiny_folder, **{'kl_weight': 0.0} | changes))
     assert ('reference' in planned.resident) == held
-    has_logp = 'ref_logp' in programs.batch(planned)
+    has_logp = 'ref_logp' in programs.batch(planned, 1)
     assert has_logp == ('kl_weight' in changes)
 
 

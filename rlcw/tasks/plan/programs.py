@@ -19,10 +19,12 @@ from rlcw import Config, train
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
+from rlcw.models.packing import Groups
 from rlcw.models.weights import param_shardings
 from rlcw.rewards import reward_model
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import rollout, samplers
+from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Work
 
@@ -88,9 +90,9 @@ def frozen_shapes(model: ModelConfig, mesh: Mesh) -> Params:
   )
 
 
-def batch(plan: Plan) -> dict[str, Any]:
-  """Shapes of a training batch, as `grpo.step.make_batch` makes it."""
-  prompts, group, prompt, reply = plan.shapes
+def batch(plan: Plan, prompts: int) -> dict[str, Any]:
+  """Shapes of a batch, or a part of it, as `grpo.step.make_batch` makes it."""
+  _, group, prompt, reply = plan.shapes
   place = over_groups(plan.mesh)
 
   def of(dtype: Any, *shape: int) -> Any:
@@ -107,6 +109,7 @@ def batch(plan: Plan) -> dict[str, Any]:
     ),
     'valid': of(jnp.bool_, prompts, group),
     'advantage': of(jnp.float32, prompts, group),
+    'live': of(jnp.bool_, prompts),
   }
   if plan.config.kl_weight > 0:
     arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
@@ -121,10 +124,12 @@ def phases(plan: Plan) -> Iterator[Program]:
   """
   config, model, reward = plan.config, plan.model, plan.reward
   shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
-  arrays = batch(plan)
+  arrays = batch(plan, shapes.prompts)
   # Arguments that every forward pass begins with: token ids and lengths of
   # briefs.
   read = arrays['prompt'], arrays['length']
+  # Scores are computed a microbatch at a time, in rows of the greatest width.
+  part = batch(plan, config.microbatch_groups)
   learned, moved = policy(plan), to_rollout(plan)
   weights, copied, kept = moved
   # Nothing to reshard if every weight has its dtype and sharding already.
@@ -165,7 +170,7 @@ def phases(plan: Plan) -> Iterator[Program]:
     roofline.cache_bytes(model, shapes)
     // (group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
   )
-  token, place = arrays['rollout'].token, over_groups(plan.mesh)
+  token, place = part['rollout'].token, over_groups(plan.mesh)
   mask = jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place)
   head = reward_model.Head(
     np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
@@ -178,8 +183,9 @@ def phases(plan: Plan) -> Iterator[Program]:
       lambda: reward_model.score_and_reference.lower(
         plan.frozen['reference'],
         head if plan.shared else None,
-        *read,
-        arrays['rollout'],
+        part['prompt'],
+        part['length'],
+        part['rollout'],
         config.temperature,
         mask if plan.shared else None,
         config=lora.without(model),
@@ -194,8 +200,7 @@ def phases(plan: Plan) -> Iterator[Program]:
       'reward',
       lambda: reward_model.features.lower(
         plan.frozen['reward'],
-        *read,
-        token,
+        Groups(part['prompt'], part['length'], token, part['rollout'].length),
         mask,
         config=lora.without(reward),
       ),
@@ -210,18 +215,21 @@ def update(plan: Plan) -> Program:
   """The update, the only phase whose program depends on the microbatch."""
   learned, optimizer = plan.learned, plan.optimizer
   state = train.abstract_state(learned, optimizer, plan.mesh)
-  step = train.make_update(plan.loss, optimizer, state, plan.microbatches)
+  step = train.make_accumulate(plan.loss, state)
   # With all parameters trained, the loss gets the reference's log-probabilities
   # from the batch and no frozen parameters.
   adapted = plan.model.lora is not None
   base = plan.frozen['reference'] if adapted else {}
+  part = objective.Part(batch(plan, plan.config.microbatch_groups))
+  # Gradients are summed in arrays like the parameters.
+  sums = learned if plan.microbatches > 1 else None
   work = roofline.update(
     plan.model, plan.shapes, plan.microbatches, plan.config.moment_dtype
   )
   return Program(
     'update',
-    lambda: step.lower(state, batch(plan), base),
-    (learned, plan.resident['optimiser'], base),
+    lambda: step.lower(sums, learned, base, part),
+    (learned, base),
     work,
   )
 
