@@ -51,7 +51,7 @@ class Plan(NamedTuple):
   @property
   def microbatches(self) -> int:
     """Number of microbatches in a step."""
-    return self.shapes.prompts // self.config.microbatch_groups
+    return self.config.prompts_per_step // self.config.microbatch_groups
 
 
 class Program(NamedTuple):

@@ -146,7 +146,7 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
       reward, dtype=model.dtype, attention=model.attention
     )
   shapes = roofline.Shapes(
-    config.prompts_per_step,
+    objective.sampled_prompts(config),
     config.group_size,
     config.plan.prompt_tokens,
     config.max_new_tokens,
