@@ -345,7 +345,8 @@ import json, sys, time
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import forward_replies
+from rlcw.models.decoder import forward_groups, reply_logprobs
+from rlcw.models.packing import Groups
 from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime.mesh import make_mesh, over_groups
 
@@ -367,17 +368,16 @@ def compiled(fields, axes):
     abstract_params(config),
     param_shardings(config, mesh),
   )
-  prompt, length, token = (
+  groups = Groups(*(
     jax.ShapeDtypeStruct(size, jnp.int32, sharding=over_groups(mesh))
-    for size in ((4, 200), (4,), (4, 3, 300))
-  )
-  def loss(*inputs):
-    predicting, _ = forward_replies(config, *inputs)
-    return jnp.sum(jnp.square(predicting.astype(jnp.float32)))
+    for size in ((4, 200), (4,), (4, 3, 300), (4, 3))
+  ))
+  def loss(params, groups):
+    hidden, layout = forward_groups(config, params, groups, 1152)
+    logp = reply_logprobs(params, hidden, layout, groups.token, 0.7)
+    return jnp.sum(jnp.square(logp))
   with jax.set_mesh(mesh):
-    lowered = jax.jit(jax.value_and_grad(loss)).lower(
-      params, prompt, length, token
-    )
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(params, groups)
   return lowered.compile().as_text()
 
 for line in sys.stdin:
