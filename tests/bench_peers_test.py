@@ -175,7 +175,10 @@ for n, command in enumerate(sys.stdin):
 """
 
 
-def test_a_step_that_compiles_is_repeated(tmp_path: pathlib.Path) -> None:
+def test_a_step_that_compiles_is_repeated(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(bench_peers, 'product_rate', lambda: 1.0)
   command = [sys.executable, '-c', COMPILES]
   slow = bench_peers.Worker([*command, '3'], tmp_path / 'slow.log')
   assert bench_peers.take_step('slow', slow, None)['tokens'] == 3
