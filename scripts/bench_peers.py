@@ -9,23 +9,24 @@ KL term and thus no reference pass.  Replies always have full length.  No tool
 rematerialises whole blocks; rlcw recomputes everything but the outputs of
 products with weights (remat=False).
 
-`--natural` measures cases in which replies end as each tool ends them for its
-users, too.  Advantages then come from two rules (`peers.worker.rewards`),
-gradients are accumulated over microbatches of two briefs, and the tables show
-how long the replies were, which is random.
+`--natural` also measures cases whose replies end as each tool ends them for its
+users.  Advantages then come from two rules (`peers.worker.rewards`), gradients
+are accumulated over microbatches of two briefs, and the tables show how long
+the replies were, which is random.  rlcw always runs its task `grpo`.
 
 Each tool runs in a separate process, TRL and tunix in environments that this
 script creates with pip.  The tools take turns, so that a slow moment of the
 machine affects them all, and only one works at a time.  A turn is two steps, of
 which the second is timed: as in training, it starts from the state that a step
-left in memory; one that had to compile a program is repeated.  Each timed step
-is stored with the CPU time stolen by the
-hypervisor meanwhile, and with the speed of a NumPy product measured before the
-turn, while every process is idle (after a step, some are still freeing memory).
+left in memory.  A second step that compiles a program is repeated.  Each timed
+step is stored with the CPU time stolen by the hypervisor meanwhile, and with
+the speed of a NumPy product measured before the turn, while every process is
+idle (after a step, some are still freeing memory).
 
 The default case takes 11 minutes on 2 cores and 20 GiB of memory for the three
-tools together, `--natural` MINUTES more; the environments take 3 GiB of disk.
---torch-index selects a torch without CUDA; omit it if pip finds one by default.
+tools together, and `--natural` about 70 minutes more; the environments take
+3 GiB of disk.  --torch-index selects a torch without CUDA; omit it if pip finds
+one by default.
 
 `bench.json` has every number, `bench.md` the tables.  `--growth` measures rlcw
 alone, for growing groups, briefs and replies.
@@ -64,7 +65,7 @@ PEERS = {
 }
 TOOLS = ('rlcw', *PEERS)
 NATURAL = '8x8x64,8x8x128'
-# Most steps of a turn, until one compiles nothing.
+# Timed steps of a turn, at most, until one compiles nothing.
 TRIES = 8
 
 
@@ -221,8 +222,8 @@ def write_case(
     'prompt_tokens_in_all': sum(map(len, rows)),
     'group': group,
     'reply_tokens': reply,
-    # Briefs of a microbatch: as many replies of these lengths as all tools can
-    # train on at once in 24 GiB.
+    # In briefs.  More replies of natural length at a time may exceed 24 GiB in
+    # some tools.
     'microbatch': math.gcd(prompts, 2) if natural else prompts,
     'temperature': 0.7 if natural else 1.0,
     'learning_rate': 1e-6,
@@ -346,7 +347,13 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--out', type=Path, default=Path('runs/bench_peers'))
   parser.add_argument('--model', default=MODEL)
   parser.add_argument('--cases', default='4x8x48')
-  parser.add_argument('--natural', nargs='?', const=NATURAL, default='')
+  parser.add_argument(
+    '--natural',
+    nargs='?',
+    const=NATURAL,
+    default='',
+    help=f'cases in which replies end by themselves; {NATURAL} if none follow',
+  )
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--tools', default=','.join(TOOLS))
   parser.add_argument(
