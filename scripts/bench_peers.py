@@ -9,25 +9,35 @@ KL term and thus no reference pass.  Replies always have full length.  No tool
 rematerialises whole blocks; rlcw recomputes everything but the outputs of
 products with weights (remat=False).
 
+`--natural` also measures cases whose replies end as each tool ends them for its
+users.  Advantages then come from two rules (`peers.worker.rewards`), gradients
+are accumulated over microbatches of two briefs, and the tables show how long
+the replies were, which is random.  rlcw always runs its task `grpo`.
+
 Each tool runs in a separate process, TRL and tunix in environments that this
 script creates with pip.  The tools take turns, so that a slow moment of the
 machine affects them all, and only one works at a time.  A turn is two steps, of
 which the second is timed: as in training, it starts from the state that a step
-left in memory.  Each timed step is stored with the CPU time stolen by the
-hypervisor meanwhile, and with the speed of a NumPy product measured before the
-turn, while every process is idle (after a step, some are still freeing memory).
+left in memory.  A second step that compiles a program is repeated.  Each timed
+step is stored with the CPU time stolen by the hypervisor meanwhile, and with
+the speed of a NumPy product measured before the turn, while every process is
+idle (after a step, some are still freeing memory).
 
 The default case takes 11 minutes on 2 cores and 20 GiB of memory for the three
-tools together; the environments take 3 GiB of disk.  --torch-index selects a
-torch without CUDA; omit it if pip finds one by default.
+tools together, and `--natural` about 70 minutes more; the environments take
+3 GiB of disk.  --torch-index selects a torch without CUDA; omit it if pip finds
+one by default.
 
 `bench.json` has every number, `bench.md` the tables.  `--growth` measures rlcw
 alone, for growing groups, briefs and replies.
 """
 
 import argparse
+import dataclasses
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -50,10 +60,13 @@ MODEL = 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
 # Requirements of each peer, a tuple for each call of pip.  torch comes first:
 # as a dependency of TRL it would be installed with CUDA.
 PEERS = {
-  'trl': (('torch==2.13.0',), ('trl==1.16.0', 'transformers==5.23.0')),
+  'trl': (('torch==2.13.0',), ('trl==1.16.0', 'transformers==5.24.0')),
   'tunix': (('google-tunix==0.1.7', 'jax==0.10.2', 'transformers==5.12.1'),),
 }
 TOOLS = ('rlcw', *PEERS)
+NATURAL = '8x8x64,8x8x128'
+# Timed steps of a turn, at most, until one compiles nothing.
+TRIES = 8
 
 
 # --- Workers ----------------------------------------------------------------
@@ -167,37 +180,57 @@ def export(out: Path, model: str) -> Path:
   return folder / 'model'
 
 
-def write_case(shape: str, model: Path, out: Path) -> Path:
+def write_case(
+  shape: str, model: Path, out: Path, natural: bool = False
+) -> Path:
   """Writes the description of a step that all workers read.
 
   Args:
     shape: briefs x replies per brief x tokens per reply, as in `4x8x48`.
     model: folder of the model.
     out: folder for the file.
+    natural: replies end by themselves, at the latest after these tokens.
 
   Returns:
-    The file, SHAPE.json.
+    The file, SHAPE.json or SHAPE-natural.json.
   """
   prompts, group, reply = map(int, shape.split('x'))
+  name = f'{shape}-natural' if natural else shape
   chat = ChatFormat(tokenizer.load(model))
-  briefs = load_briefs('@briefs.jsonl', split='train', language='en')
-  rows = [chat.encode_prompt(brief.text) for brief in briefs[:prompts]]
+  briefs = load_briefs('@briefs.jsonl', split='train', language='en')[:prompts]
+  rows = [chat.encode_prompt(brief.text) for brief in briefs]
+  # rlcw's task reads the briefs themselves; their ids are their places here.
+  records = [
+    dataclasses.asdict(brief) | {'id': str(n)} for n, brief in enumerate(briefs)
+  ]
+  file = out / f'{name}-briefs.jsonl'
+  file.write_text(''.join(f'{json.dumps(record)}\n' for record in records))
   # Prompts are stored as text after the chat template, so that every tool gets
   # the same tokens.
   case = {
     'model': str(model.resolve()),
-    'workdir': str(out.resolve() / 'trl'),
+    'workdir': str(out.resolve() / name),
+    'briefs': str(file.resolve()),
+    'natural': natural,
     'prompts': [chat.tokenizer.decode(row) for row in rows],
+    # The longest word of each request.
+    'words': [
+      max(re.findall('[a-z]+', brief.prompt.lower()), key=len)
+      for brief in briefs
+    ],
     'prompt_tokens': max(map(len, rows)),
     'prompt_tokens_in_all': sum(map(len, rows)),
     'group': group,
     'reply_tokens': reply,
-    'temperature': 1.0,
+    # In briefs.  More replies of natural length at a time may exceed 24 GiB in
+    # some tools.
+    'microbatch': math.gcd(prompts, 2) if natural else prompts,
+    'temperature': 0.7 if natural else 1.0,
     'learning_rate': 1e-6,
     'seed': 0,
     'threads': len(os.sched_getaffinity(0)),
   }
-  file = out / f'{shape}.json'
+  file = out / f'{name}.json'
   files.write_json(file, case)
   return file
 
@@ -227,29 +260,37 @@ def product_rate(side: int = 2048) -> float:
   return 2.0 * side**3 / min(seconds)
 
 
-def take_step(tool: str, worker: Worker, tokens: int) -> dict[str, Any]:
+def take_step(tool: str, worker: Worker, tokens: int | None) -> dict[str, Any]:
   """Takes two steps and returns the second, with the machine's load.
+
+  The second is repeated until it compiles nothing.
 
   Args:
     tool: its name, for the error message.
     worker: its process.
-    tokens: new tokens expected of a step.
+    tokens: new tokens expected of a step; None if replies end by themselves.
 
   Returns:
     The worker's answer with `steal` (share of CPU time stolen during the step)
     and `product_rate` (FLOP/s of NumPy before it).
 
   Raises:
-    RuntimeError: the tool sampled another number of tokens than expected.
+    RuntimeError: the tool sampled another number of tokens than expected, or
+      each of its steps compiles.
   """
   rate = product_rate()
   worker.ask('step')
-  total_before, stolen_before = cpu_times()
-  step = worker.ask('step')
-  total_after, stolen_after = cpu_times()
+  for _ in range(TRIES):
+    total_before, stolen_before = cpu_times()
+    step = worker.ask('step')
+    total_after, stolen_after = cpu_times()
+    if not step.get('compiled'):
+      break
+  else:
+    raise RuntimeError(f'{tool} still compiles after {TRIES} steps')
   # Makes the worker return freed memory to the system before the next turn.
   worker.ask('rest')
-  if step['tokens'] != tokens:
+  if tokens is not None and step['tokens'] != tokens:
     raise RuntimeError(
       f'{tool} made {step["tokens"]} new tokens, expected {tokens}: the tools '
       'do not do equal work'
@@ -262,11 +303,15 @@ def take_step(tool: str, worker: Worker, tokens: int) -> dict[str, Any]:
 def run_case(
   case: Path, pythons: dict[str, Path], rounds: int
 ) -> dict[str, Any]:
-  """Measures a step of every tool, and the ceilings, once per round."""
+  """Measures a step of every tool, and the ceilings, once per round.
+
+  Ceilings are for replies of full length alone.
+  """
   settings = json.loads(case.read_text())
-  tokens = (
-    len(settings['prompts']) * settings['group'] * settings['reply_tokens']
-  )
+  natural, tokens = settings['natural'], None
+  if not natural:
+    replies = len(settings['prompts']) * settings['group']
+    tokens = replies * settings['reply_tokens']
   workers: dict[str, Worker] = {}
   steps: dict[str, list[Any]] = {tool: [] for tool in pythons}
   ceilings = []
@@ -280,7 +325,8 @@ def run_case(
         console.log(
           f'{case.stem} round {n} {tool}: {steps[tool][-1]["seconds"]:.2f} s'
         )
-      ceilings.append(workers['rlcw'].ask('ceilings'))
+      if not natural:
+        ceilings.append(workers['rlcw'].ask('ceilings'))
   finally:
     for worker in workers.values():
       worker.close()
@@ -301,6 +347,13 @@ def main(arguments: list[str] | None = None) -> None:
   parser.add_argument('--out', type=Path, default=Path('runs/bench_peers'))
   parser.add_argument('--model', default=MODEL)
   parser.add_argument('--cases', default='4x8x48')
+  parser.add_argument(
+    '--natural',
+    nargs='?',
+    const=NATURAL,
+    default='',
+    help=f'cases in which replies end by themselves; {NATURAL} if none follow',
+  )
   parser.add_argument('--rounds', type=int, default=3)
   parser.add_argument('--tools', default=','.join(TOOLS))
   parser.add_argument(
@@ -319,10 +372,13 @@ def main(arguments: list[str] | None = None) -> None:
   }
   config = formats.open_source(model).model_config()
   cases: dict[str, Any] = {}
-  for shape in flags.cases.split(','):
-    case = write_case(shape, model, flags.out)
-    measured = cases[shape] = run_case(case, pythons, flags.rounds)
-    measured['roofs'] = tables.shares(config, measured)
+  shapes = [(shape, False) for shape in flags.cases.split(',') if shape]
+  shapes += [(shape, True) for shape in flags.natural.split(',') if shape]
+  for shape, natural in shapes:
+    case = write_case(shape, model, flags.out, natural)
+    measured = cases[case.stem] = run_case(case, pythons, flags.rounds)
+    if not natural:
+      measured['roofs'] = tables.shares(config, measured)
     results = {'pins': PEERS, 'hardware': metrics.hardware(), 'cases': cases}
     # Rewritten after every case, so that an interrupted run keeps its results.
     files.write_json(flags.out / 'bench.json', results)

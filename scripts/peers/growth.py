@@ -14,18 +14,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from peers import rlcw_step
+from gpu_cases import SETTINGS
+from ml_collections import ConfigDict
 
-from rlcw import train
+from rlcw import losses, train
 from rlcw.models import language_model
 from rlcw.runtime import console, files
-from rlcw.runtime.mesh import make_mesh
+from rlcw.runtime.mesh import make_mesh, over_groups
 from rlcw.sampling.rollout import sample
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan.roofline import Shapes
 
 BASE = Shapes(prompts=1, group=4, prompt_tokens=64, reply_tokens=32)
+# Settings of the comparison with other tools, see `rlcw_step.settings`.
+OWN = dict(
+  compute_dtype='float32',
+  remat=False,
+  kl_weight=0.0,
+  warmup_steps=0,
+  temperature=1.0,
+  learning_rate=1e-6,
+  microbatch_groups=0,  # all at once
+)
 AXES = {
   'group': (4, 16, 64),
   'prompt_tokens': (64, 256, 1024),
@@ -48,9 +59,7 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
     model: the policy.
     s: number of briefs, replies per brief, and their lengths.
   """
-  settings = rlcw_step.settings(
-    {'temperature': 1.0, 'learning_rate': 1e-6, 'seed': 0}
-  )
+  settings = ConfigDict(SETTINGS | OWN)
   config = objective.configure(model.config, settings)
   random = np.random.default_rng(0)
   size = s.prompts, s.prompt_tokens
@@ -80,8 +89,21 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
     objective.make_loss(config, settings), optimizer, state
   )
   # Random rewards: the time of an update does not depend on their values.
-  reward = random.normal(size=(s.prompts, s.group)).astype(np.float32)
-  packed = rlcw_step.batch(prompts, rollout, reward, settings, model.mesh)
+  reward = jnp.array(random.normal(size=(s.prompts, s.group)), jnp.float32)
+  valid = jnp.ones(reward.shape, bool)
+  arrays = {
+    'prompt': prompts[0],
+    'length': prompts[1],
+    'rollout': rollout,
+    'valid': valid,
+    'advantage': losses.group_advantages(reward, valid),
+  }
+  packed = objective.pack(
+    arrays,
+    (prompts[1], np.asarray(rollout.length)),
+    settings,
+    over_groups(model.mesh),
+  )
 
   def learn() -> Any:
     nonlocal state

@@ -1,133 +1,118 @@
-"""Worker that takes single GRPO steps with rlcw, as its task `grpo` does.
+"""Worker that runs rlcw's task `grpo`, a step per command.
 
 Answers two commands: `step`, and `ceilings`, which measures the machine with
 XLA programs in this process.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
-import numpy as np
-from gpu_cases import SETTINGS
 from ml_collections import ConfigDict
 from peers import roofs, worker
 
-from rlcw import losses, train
-from rlcw.data import batches
-from rlcw.models import language_model, tokenizer
-from rlcw.runtime.mesh import make_mesh, over_groups
-from rlcw.sampling.rollout import Rollout, sample
-from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import objective
+from configs import grpo
+from rlcw import train
+from rlcw.models.language_model import LanguageModel
+from rlcw.runtime import metrics
+from rlcw.tasks.grpo import run, step
 
 
 def settings(case: dict[str, Any]) -> ConfigDict:
   """Settings of configs/grpo.py, with the values that all tools share."""
-  return ConfigDict(
-    SETTINGS
-    | dict(
-      compute_dtype='float32',
-      remat=False,
-      kl_weight=0.0,
-      microbatch_groups=0,  # all at once
-      warmup_steps=0,
-      temperature=case['temperature'],
-      learning_rate=case['learning_rate'],
-      seed=case['seed'],
-    )
+  config = grpo.get_config()
+  config.update(
+    model=case['model'],
+    briefs=case['briefs'],
+    prompts_per_step=len(case['prompts']),
+    group_size=case['group'],
+    microbatch_groups=case['microbatch'],
+    max_new_tokens=case['reply_tokens'],
+    temperature=case['temperature'],
+    learning_rate=case['learning_rate'],
+    seed=case['seed'],
+    warmup_steps=0,
+    remat=False,
+    kl_weight=0.0,  # there is no reference then
+    # advantages from the reward below alone
+    writing='peers.rlcw_step:reward',
+    verifiers=(),
+    mixing=dict(name='writing'),
+    steps=10**6,
+    checkpoint_every=10**6,
+    show_every=0,
+    loggers=(),
   )
+  return config
 
 
-class Steps:
-  """Trains a policy on one batch of briefs, a step per call.
+def reward(briefs: Any, replies: list[list[str]]) -> list[list[float]]:
+  """The reward that all tools share, as a function of the task's user."""
+  case = worker.read_case()
+  words = [case['words'][int(brief.id)] for brief in briefs]
+  return [
+    worker.rewards(case, [word] * len(group), group)
+    for word, group in zip(words, replies, strict=True)
+  ]
 
-  Args:
-    case: description of the step, see `worker.read_case`.
-    mesh: mesh for parameters and optimiser state.
+
+def commanded(
+  case: dict[str, Any], clock: worker.Clock
+) -> Callable[..., Callable[[train.TrainState, int], train.Batch]]:
+  """Returns a `step.make_next_batch` whose batches wait for a command.
+
+  `train.fit` requests the next batch as soon as it has dispatched an update, so
+  a request answers the command before.
   """
+  commands, compilations = clock.commands(), metrics.Compilations()
+  replies = len(case['prompts']) * case['group']
 
-  def __init__(self, case: dict[str, Any], mesh: jax.sharding.Mesh):
-    self.case, self.settings, self.mesh = case, settings(case), mesh
-    model = language_model.load(case['model'], mesh)
-    self.chat = model.chat
-    self.config = objective.configure(model.config, self.settings)
-    # `encode` parses the chat template's control tokens; `encode_untrusted`
-    # would escape them.
-    self.prompts = batches.pad(
-      tokenizer.encode(model.tokenizer, text) for text in case['prompts']
-    )
-    optimizer = objective.make_optimizer(self.settings)
-    self.state = train.init_state(model.params, optimizer, mesh)
-    loss = objective.make_loss(self.config, self.settings)
-    self.update = train.make_update(loss, optimizer, self.state)
+  def make_next_batch(model: LanguageModel, *others: Any) -> Any:
+    next_batch = step.make_next_batch(model, *others)
+    if not case['natural']:
+      # Replaces the values of cached properties, for the scorer as well.  No
+      # token has this id, so every reply has full length.
+      ends = {'eos_ids': (model.config.vocab_size,), 'stop_ids': ()}
+      vars(model.chat).update(ends)
+    pending: dict[str, Any] = {}
 
-  def roll_out(self) -> tuple[Rollout, list[str]]:
-    """Samples replies of full length; returns them as arrays and as text."""
-    rollout = sample(
-      self.state.params,
-      *self.prompts,
-      np.arange(len(self.case['prompts'])),
-      Temperature(self.settings.temperature),
-      self.settings.seed,
-      self.state.step,
-      config=self.config,
-      group_size=self.case['group'],
-      max_new_tokens=self.case['reply_tokens'],
-      # no token has this id, so every reply has full length
-      eos=(self.config.vocab_size,),
-    )
-    ids = np.asarray(rollout.token).reshape(-1, self.case['reply_tokens'])
-    return rollout, [self.chat.decode_reply(row) for row in ids]
+    def on_command(state: train.TrainState, number: int) -> train.Batch:
+      if pending:
+        # Dispatch is asynchronous: wait for the update.
+        jax.block_until_ready(state)
+        compiled = compilations.count - pending.pop('before')
+        clock.step_done(**pending, compiled=compiled)
+      for command in commands:
+        if command == 'step':
+          break
+        # Measured in this process, with the threads and memory of the step.
+        clock.answer(**roofs.measure(model.config, roofs.shapes(case)))
+      else:
+        raise SystemExit
+      pending['before'] = compilations.count
+      batch = next_batch(state, number)
+      made = batch.metrics
+      clock.rollout = made['seconds_rollout']
+      pending.update(
+        tokens=round(made['length_mean'] * replies),
+        cut=made['truncated'],
+        no_signal=made['no_signal_groups'],
+      )
+      return batch
 
-  def learn(self, rollout: Rollout, texts: list[str]) -> None:
-    """Updates the policy, with the replies' lengths as rewards."""
-    reward = np.array(worker.rewards(texts), np.float32)
-    packed = batch(
-      self.prompts,
-      rollout,
-      reward.reshape(rollout.length.shape),
-      self.settings,
-      self.mesh,
-    )
-    self.state, _ = self.update(self.state, packed.parts, {}, packed.divisor)
-    # Dispatch is asynchronous, and the clock stops after this method.
-    jax.block_until_ready(self.state)
+    return on_command
 
-
-def batch(
-  prompts: tuple[Any, Any],
-  rollout: Rollout,
-  reward_PxG: Any,
-  config: ConfigDict,
-  mesh: jax.sharding.Mesh,
-) -> objective.Batch:
-  """Packs prompts, replies and rewards `[P, G]` for an update."""
-  valid = np.ones(reward_PxG.shape, bool)
-  arrays = {
-    'prompt': prompts[0],
-    'length': prompts[1],
-    'rollout': rollout,
-    'valid': valid,
-    'advantage': losses.group_advantages(reward_PxG, valid),
-  }
-  lengths = prompts[1], np.asarray(rollout.length)
-  return objective.pack(arrays, lengths, config, over_groups(mesh))
+  return make_next_batch
 
 
 def main() -> None:
   case, clock = worker.read_case(), worker.Clock()
-  mesh = make_mesh()
-  with jax.set_mesh(mesh):
-    steps = Steps(case, mesh)
-    roll_out = clock.timed(steps.roll_out)
-    for command in clock.commands():
-      # Measured in this process, with the threads and memory of the step.
-      if command == 'ceilings':
-        clock.answer(**roofs.measure(steps.config, roofs.shapes(case)))
-        continue
-      rollout, texts = roll_out()
-      steps.learn(rollout, texts)
-      clock.step_done(int(rollout.length.sum()))
+  workdir = Path(case['workdir']) / 'rlcw'
+  workdir.mkdir(parents=True, exist_ok=True)
+  with mock.patch.object(run, 'make_next_batch', commanded(case, clock)):
+    run.run(settings(case), workdir)
 
 
 if __name__ == '__main__':

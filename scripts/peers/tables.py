@@ -1,6 +1,7 @@
 """Summaries of measured steps: medians, ratios to rlcw, shares of ceilings."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from peers import roofs
@@ -44,7 +45,9 @@ def compare(steps: dict[str, list[dict[str, Any]]]) -> list[Row]:
       Row(
         tool,
         median('seconds_rollout'),
-        tool_steps[0]['tokens'] / median('seconds_rollout'),
+        statistics.median(
+          step['tokens'] / step['seconds_rollout'] for step in tool_steps
+        ),
         median('seconds_update'),
         median('seconds'),
         statistics.median(ratios),
@@ -84,49 +87,100 @@ def shares(config: ModelConfig, measured: dict[str, Any]) -> dict[str, Any]:
   }
 
 
+# Columns of all cases, and of those with replies of natural length.
+COLUMNS = (
+  '',
+  'rollout, s',
+  'new tokens/s',
+  'update, s',
+  'step, s',
+  'times rlcw',
+  'peak memory, GiB',
+)
+NATURAL = 'tokens per reply', 'cut', 'groups without signal'
+
+
 def markdown(name: str, measured: dict[str, Any]) -> str:
   """Formats a case as Markdown tables.
 
   Args:
     name: of the case, as in `4x8x48`.
-    measured: result of `bench_peers.run_case`, with `shares` as its `roofs`.
+    measured: result of `bench_peers.run_case`; if replies have full length,
+      with `shares` as its `roofs`.
   """
-  lines = [
-    f'{name} (briefs x replies x new tokens)',
-    '',
-    '| | rollout, s | new tokens/s | update, s | step, s | times rlcw | '
-    'peak memory, GiB |',
-    '|---|---|---|---|---|---|---|',
-  ]
-  for row in compare(measured['steps']):
+  case, steps = measured['case'], measured['steps']
+  lines = [f'{name} (briefs x replies x new tokens)', '']
+  columns = [*COLUMNS, *(NATURAL if case['natural'] else ())]
+  lines += [cells(columns), '|---' * len(columns) + '|']
+  for row in compare(steps):
     ratio = f'{row.ratio:.2f} ({row.least:.2f} to {row.most:.2f})'
-    lines.append(
-      f'| {row.tool} | {row.rollout:.2f} | {row.tokens_per_second:.0f} | '
-      f'{row.update:.2f} | {row.step:.2f} | '
-      f'{"1" if row.tool == "rlcw" else ratio} | {row.memory_gib:.1f} |'
-    )
+    shown = [
+      row.tool,
+      f'{row.rollout:.2f}',
+      f'{row.tokens_per_second:.0f}',
+      f'{row.update:.2f}',
+      f'{row.step:.2f}',
+      '1' if row.tool == 'rlcw' else ratio,
+      f'{row.memory_gib:.1f}',
+    ]
+    if case['natural']:
+      replies = len(case['prompts']) * case['group']
+      shown += lengths(steps[row.tool], replies)
+    lines.append(cells(shown))
+  lines.append('')
+  if not case['natural']:
+    lines += floors(measured['roofs'])
+  # The load of the machine, so that readers can judge the measurements.
+  all_steps = [step for each in steps.values() for step in each]
+  rates = [step['product_rate'] / 1e9 for step in all_steps]
+  steal = [step['steal'] for step in all_steps]
   lines += [
+    f'NumPy beside the steps: {min(rates):.0f} to {max(rates):.0f} GFLOP/s; '
+    f'stolen CPU time {min(steal):.1%} to {max(steal):.1%}.',
     '',
-    '| rlcw | floor, s | measured, s | share |',
-    '|---|---|---|---|',
   ]
-  for phase, times in measured['roofs']['phases'].items():
+  return '\n'.join(lines)
+
+
+def cells(texts: Sequence[str]) -> str:
+  """A row of a Markdown table."""
+  return f'| {" | ".join(texts)} |'
+
+
+def lengths(steps: Sequence[dict[str, Any]], replies: int) -> list[str]:
+  """Cells under `NATURAL`: means over all rounds.
+
+  Args:
+    steps: of a tool.
+    replies: number of them in a step.
+  """
+  tokens = [step['tokens'] / replies for step in steps]
+  shares = [
+    statistics.mean(step[name] for step in steps)
+    for name in ('cut', 'no_signal')
+  ]
+  return [
+    f'{statistics.mean(tokens):.1f} ({min(tokens):.1f} to {max(tokens):.1f})',
+    *(f'{share:.0%}' for share in shares),
+  ]
+
+
+def floors(roofs: dict[str, Any]) -> list[str]:
+  """Formats the result of `shares`."""
+  lines = ['| rlcw | floor, s | measured, s | share |', '|---|---|---|---|']
+  for phase, times in roofs['phases'].items():
     lines.append(
       f'| {phase} | {times["floor"]:.2f} | {times["measured"]:.2f} | '
       f'{times["share"]:.0%} |'
     )
-  best = measured['roofs']['ceilings']
-  # The load of the machine, so that readers can judge the measurements.
-  all_steps = [step for steps in measured['steps'].values() for step in steps]
-  rates = [step['product_rate'] / 1e9 for step in all_steps]
-  steal = [step['steal'] for step in all_steps]
-  lines += [
+  best = roofs['ceilings']
+  ceilings = ', '.join(
+    f'{k} {v / 1e9:.0f}' for k, v in best.items() if k != 'memory'
+  )
+  memory = best['memory'] / 1e9
+  return [
+    *lines,
     '',
-    'Ceilings in GFLOP/s: '
-    + ', '.join(f'{k} {v / 1e9:.0f}' for k, v in best.items() if k != 'memory')
-    + f'; memory {best["memory"] / 1e9:.1f} GB/s. NumPy beside the steps: '
-    f'{min(rates):.0f} to {max(rates):.0f} GFLOP/s; stolen CPU time '
-    f'{min(steal):.1%} to {max(steal):.1%}.',
+    f'Ceilings in GFLOP/s: {ceilings}; memory {memory:.1f} GB/s.',
     '',
   ]
-  return '\n'.join(lines)

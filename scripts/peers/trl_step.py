@@ -1,6 +1,6 @@
 """Worker that takes single GRPO steps with TRL's GRPOTrainer.
 
-Needs `pip install torch==2.13.0 trl==1.16.0 transformers==5.23.0`.
+Needs `pip install torch==2.13.0 trl==1.16.0 transformers==5.24.0`.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ class Steps(TrainerCallback):
 
   def __init__(self, clock: worker.Clock):
     self.clock, self.commands = clock, clock.commands()
-    self.tokens = 0
+    self.tokens, self.replies = 0, {}
 
   def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
     # The trainer calls this before the rollout of the step.  No further
@@ -31,7 +31,7 @@ class Steps(TrainerCallback):
     return control
 
   def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-    self.clock.step_done(self.tokens)
+    self.clock.step_done(self.tokens, **self.replies)
 
 
 class Trainer(GRPOTrainer):
@@ -41,23 +41,27 @@ class Trainer(GRPOTrainer):
 
   def _generate_and_score_completions(self, inputs: Any) -> Any:
     output = super()._generate_and_score_completions(inputs)
-    self.steps.tokens = int(output['completion_mask'].sum())
+    ids, mask = output['completion_ids'], output['completion_mask']
+    ends = torch.isin(ids, torch.tensor(self.eos_token_ids)) & mask.bool()
+    self.steps.tokens = int(mask.sum())
+    self.steps.replies['cut'] = 1 - float(ends.any(1).float().mean())
     return output
 
 
 def settings(case: dict[str, Any]) -> GRPOConfig:
-  """One batch of all replies, at full length, without rematerialisation."""
-  group, replies = case['group'], len(case['prompts']) * case['group']
+  """One rollout and one update, without rematerialisation."""
+  group, length = case['group'], case['reply_tokens']
   return GRPOConfig(
-    output_dir=case['workdir'],
+    output_dir=f'{case["workdir"]}/trl',
     use_cpu=True,
     bf16=False,
     gradient_checkpointing=False,
-    per_device_train_batch_size=replies,
+    per_device_train_batch_size=case['microbatch'] * group,
+    gradient_accumulation_steps=len(case['prompts']) // case['microbatch'],
     num_generations=group,
-    max_completion_length=case['reply_tokens'],
-    # EOS is masked until the full length is reached.
-    generation_kwargs={'min_new_tokens': case['reply_tokens']},
+    max_completion_length=length,
+    # Masks EOS until the full length is reached.
+    generation_kwargs=None if case['natural'] else {'min_new_tokens': length},
     temperature=case['temperature'],
     beta=0.0,
     learning_rate=case['learning_rate'],
@@ -78,8 +82,11 @@ def main() -> None:
   torch.set_num_threads(case['threads'])
   steps = Steps(clock)
 
-  def reward(completions: list[str], **_: Any) -> list[float]:
-    return worker.rewards(completions)
+  # TRL passes the other columns of the data set, here `word`.
+  def reward(completions: list[str], word: list[str], **_: Any) -> list[float]:
+    rewards = worker.rewards(case, word, completions)
+    steps.replies['no_signal'] = worker.no_signal(rewards, case['group'])
+    return rewards
 
   trainer = Trainer(
     model=AutoModelForCausalLM.from_pretrained(
@@ -88,7 +95,9 @@ def main() -> None:
     processing_class=AutoTokenizer.from_pretrained(case['model']),
     reward_funcs=reward,
     args=settings(case),
-    train_dataset=Dataset.from_dict({'prompt': case['prompts']}),
+    train_dataset=Dataset.from_dict(
+      {'prompt': case['prompts'], 'word': case['words']}
+    ),
     callbacks=[steps],
   )
   trainer.steps = steps

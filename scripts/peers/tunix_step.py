@@ -49,13 +49,13 @@ def load(folder: str, mesh: jax.sharding.Mesh) -> nnx.Module:
 
 
 def settings(case: dict[str, Any], mesh: Any) -> rl_cluster.ClusterConfig:
-  """One batch of all replies, with a KV cache of exactly their length."""
+  """One rollout and one update, with a KV cache of exactly their length."""
   # Clipping and b2 as in rlcw, so that both optimisers do the same work.
   optimizer = optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adam(case['learning_rate'], b2=0.99),
   )
-  roles = rl_cluster.Role
+  roles, prompts = rl_cluster.Role, len(case['prompts'])
   return rl_cluster.ClusterConfig(
     role_to_mesh={role: mesh for role in (roles.ACTOR, roles.ROLLOUT)},
     rollout_engine='vanilla',
@@ -63,13 +63,18 @@ def settings(case: dict[str, Any], mesh: Any) -> rl_cluster.ClusterConfig:
       actor_optimizer=optimizer,
       max_steps=10**6,
       eval_every_n_steps=10**6,
+      mini_batch_size=prompts,
+      train_micro_batch_size=case['microbatch'],
+      rollout_micro_batch_size=prompts,
+      compute_logps_micro_batch_size=prompts,
     ),
     rollout_config=RolloutConfig(
       max_tokens_to_generate=case['reply_tokens'],
       max_prompt_length=case['prompt_tokens'],
       kv_cache_size=case['prompt_tokens'] + case['reply_tokens'],
       temperature=case['temperature'],
-      eos_tokens=[NEVER],
+      # None: that of the tokenizer
+      eos_tokens=None if case['natural'] else [NEVER],
     ),
   )
 
@@ -84,14 +89,19 @@ def main() -> None:
     tokenizer=AutoTokenizer.from_pretrained(case['model']),
     cluster_config=settings(case, mesh),
   )
-  new_tokens = []
+  lengths, replies = [], {}
 
-  def reward(prompts: Any, completions: list[str], **_: Any) -> list[float]:
-    return worker.rewards(completions)
+  # tunix passes the other columns of the batch, here `word`.
+  def reward(
+    prompts: Any, completions: list[str], word: Any, **_: Any
+  ) -> list[float]:
+    rewards = worker.rewards(case, word, completions)
+    replies['no_signal'] = worker.no_signal(rewards, case['group'])
+    return rewards
 
   def generate(*args: Any, **kwargs: Any) -> Any:
     output = cluster_generate(*args, **kwargs)
-    new_tokens.append(sum(map(len, output.tokens)))
+    lengths[:] = map(len, output.tokens)
     return output
 
   # Wrap the cluster's sampler, which the learner calls once per batch.
@@ -108,11 +118,17 @@ def main() -> None:
     The learner requests the next batch as soon as it has dispatched an update.
     """
     for _ in clock.commands():
-      yield {'prompts': np.array(case['prompts'])}
+      yield {
+        'prompts': np.array(case['prompts']),
+        'word': np.array(case['words']),
+      }
       # Dispatch is asynchronous: wait for the updated weights before answering.
       trainer = cluster.actor_trainer
       jax.block_until_ready(nnx.state(trainer.model))
-      clock.step_done(new_tokens.pop())
+      cut = sum(length == case['reply_tokens'] for length in lengths)
+      # These tokens lack EOS.
+      tokens = sum(lengths) + len(lengths) - cut
+      clock.step_done(tokens, cut=cut / len(lengths), **replies)
 
   learner.train(batches())
 

@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,17 @@ class Clock:
     """Writes one line of JSON."""
     self.out.write(json.dumps(values) + '\n')
 
-  def step_done(self, tokens: int) -> None:
+  def step_done(self, tokens: int, **others: float) -> None:
     """Answers a step with its times, peak memory and number of new tokens.
 
     All time outside the rollout counts as update: rewards, advantages,
     gradient, optimiser.
+
+    Args:
+      tokens: new ones, EOS included.
+      **others: `cut`, the share of replies that the budget cut; `no_signal`,
+        the share of groups whose rewards are equal; `compiled`, the number of
+        programs that the step had to compile.
     """
     seconds = time.perf_counter() - self.started
     self.answer(
@@ -83,9 +89,44 @@ class Clock:
       tokens=tokens,
       # Linux reports the peak resident set size in KiB.
       memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+      **others,
     )
 
 
-def rewards(replies: list[str]) -> list[float]:
-  """Rewards each reply by its length in characters, which takes no time."""
-  return [float(len(reply)) for reply in replies]
+# --- Rewards ----------------------------------------------------------------
+
+MOST_WORDS = 30
+
+
+def rewards(
+  case: dict[str, Any], words: Sequence[str], replies: Sequence[str]
+) -> list[float]:
+  """Rewards replies by two rules, or by their length if that is fixed.
+
+  A reply of natural length gets 1 for at most `MOST_WORDS` words, and 1 for
+  mentioning the word.
+
+  Args:
+    case: description of the step.
+    words: a word of each reply's brief, in lower case.
+    replies: texts.
+  """
+  if not case['natural']:
+    # In characters; takes no time.
+    return [float(len(reply)) for reply in replies]
+  return [
+    float(len(reply.split()) <= MOST_WORDS) + float(word in reply.lower())
+    for word, reply in zip(words, replies, strict=True)
+  ]
+
+
+def no_signal(rewards: Sequence[float], group: int) -> float:
+  """Share of groups whose replies all have the same reward.
+
+  Args:
+    rewards: group after group.
+    group: replies of each.
+  """
+  starts = range(0, len(rewards), group)
+  equal = [len({*rewards[start : start + group]}) == 1 for start in starts]
+  return sum(equal) / len(equal)

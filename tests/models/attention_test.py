@@ -361,6 +361,8 @@ SMALL = dict(
 def compiled(fields, axes):
   count = axes[0] * axes[1] * axes[2]
   mesh = make_mesh(*axes, devices=chips[:count])
+  # JSON has lists alone, which cannot be hashed.
+  fields = {k: tuple(v) if k == 'local_layers' else v for k, v in fields.items()}
   config = ModelConfig(**SMALL, **fields)
   like = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)
   params = jax.tree.map(

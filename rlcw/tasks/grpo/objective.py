@@ -5,6 +5,7 @@ definition for both makes sure that the plan is of the program that runs.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -143,9 +144,6 @@ def pack(
     live_P=live_P,
   )
   whole = arrays | {'live': live_P}
-  counted_PxG = jnp.where(
-    kept_P[:, None] & arrays['valid'], arrays['rollout'].length, 0
-  )
   return Batch(
     [
       Part(part, width)
@@ -153,9 +151,18 @@ def pack(
         packed.split(whole, sharding), packed.width, strict=True
       )
     ],
-    losses.divisor(counted_PxG, config.aggregation, reply),
+    _divisor(arrays, kept_P, config.aggregation),
     packed.padding,
   )
+
+
+@functools.partial(jax.jit, static_argnames='how')
+def _divisor(
+  arrays: dict[str, Any], kept_P: jax.Array | np.ndarray, how: str
+) -> jax.Array:
+  rollout, counted_PxG = arrays['rollout'], arrays['valid'] & kept_P[:, None]
+  counted_PxG = jnp.where(counted_PxG, rollout.length, 0)
+  return losses.divisor(counted_PxG, how, rollout.token.shape[-1])
 
 
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
