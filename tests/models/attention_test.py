@@ -362,7 +362,8 @@ def compiled(fields, axes):
   count = axes[0] * axes[1] * axes[2]
   mesh = make_mesh(*axes, devices=chips[:count])
   # JSON has lists alone, which cannot be hashed.
-  fields = {k: tuple(v) if k == 'local_layers' else v for k, v in fields.items()}
+  if 'local_layers' in fields:
+    fields['local_layers'] = tuple(fields['local_layers'])
   config = ModelConfig(**SMALL, **fields)
   like = lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s)
   params = jax.tree.map(
