@@ -50,7 +50,7 @@ class Rollout(struct.PyTreeNode):
 
 
 class Setup(NamedTuple):
-  """What the programs of a rollout are compiled for; hashable, for `jit`."""
+  """Static side of a rollout's programs; hashable, for `jit`."""
 
   config: ModelConfig
   budget: int  # T
