@@ -34,7 +34,7 @@ from rlcw.sampling.samplers import Sampler
 
 
 def make_setup(
-  prompts: int,
+  prompts: tuple[int, int],
   *,
   config: ModelConfig,
   group_size: int,
@@ -43,12 +43,20 @@ def make_setup(
   stop: tuple[int, ...] = (),
   gather: bool = False,
 ) -> Setup:
-  """Setup of a rollout of P briefs, for the ambient mesh and its platform."""
+  """Setup of a rollout for the ambient mesh and its platform.
+
+  Args:
+    prompts: shape `[P, L]` of the briefs.
+    config: as the other arguments, see `sample_and_count`.
+  """
   mesh = jax.sharding.get_mesh()
   platform = jax.default_backend()
   if not mesh.empty:
     platform = mesh.devices.flat[0].platform
-  tiling = tiles.tiling(prompts, group_size, gather=gather)
+  count, length = prompts
+  tiling = tiles.tiling(
+    count, group_size, length, max_new_tokens, gather=gather
+  )
   for_tpu = platform == 'tpu'
   return Setup(config, max_new_tokens, eos, stop, tiling, for_tpu)
 
@@ -112,7 +120,7 @@ def sample_and_count(
     traced.
   """
   setup = make_setup(
-    len(prompt_PxL),
+    prompt_PxL.shape,
     config=config,
     group_size=group_size,
     max_new_tokens=max_new_tokens,
@@ -120,10 +128,8 @@ def sample_and_count(
     stop=stop,
     gather=gather,
   )
-  briefs = prompt_PxL, length_P, brief_id_P
-  rows, briefs, cache, left = start(
-    params, *briefs, method, seed, step, grammar, setup=setup
-  )
+  inputs = params, prompt_PxL, length_P, brief_id_P, method, seed, step, grammar
+  rows, briefs, cache, left = start(*inputs, setup=setup)
   layers = split_blocks(params['blocks'], config.dtype, spent)
   others = {name: tree for name, tree in params.items() if name != 'blocks'}
   others = as_dtype(others, config.dtype)
@@ -142,9 +148,9 @@ def sample_and_count(
     if size > cache[0].v.shape[-2]:
       for n in range(config.num_layers):
         cache[n] = grow_cache(cache[n], setup=setup, size=size)
-    state, enough = (briefs, cache, rows, t), sizes[0] if sizes else 0
+    enough, model = sizes[0] if sizes else 0, (others, layers)
     rows, cache, after, left = decode(
-      others, layers, *state, enough, method, grammar, setup=setup
+      *model, briefs, cache, rows, t, enough, method, grammar, setup=setup
     )
     slots += (int(after) - t) * rows.last.size
     t = int(after)

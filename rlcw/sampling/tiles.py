@@ -8,8 +8,8 @@ leaves few of them idle.  The numbers are fixed, as each is a shape to compile.
 On a mesh, rows stay on their shard: tiles are numbered, and rows counted,
 within a shard, and every shard has as many tiles as the fullest one needs.
 
-Shape letters: P briefs, G replies to each, N tiles, C rows of a tile, R = N · C
-rows, B briefs of a shard.
+Shape letters: P briefs of L tokens, G replies of T tokens to each, N tiles,
+C rows of a tile, R = N · C rows, B briefs of a shard.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,9 @@ from rlcw.runtime.mesh import GROUPS, ambient_shards, group_shards
 PARTS = Fraction(3, 4), Fraction(1, 2), Fraction(1, 4)
 # A shard decodes fewer rows no faster: reading the weights takes the time.
 MIN_ROWS = 8
+# Keys in memory, in parts of those of all rows: with long briefs and short
+# replies, the copies of briefs would take more than the ended replies leave.
+MOST_KEYS = Fraction(5, 4)
 
 
 class Tiling(NamedTuple):
@@ -44,8 +47,10 @@ class Tiling(NamedTuple):
     return self.briefs * self.group
 
 
-def tiling(prompts: int, group: int, *, gather: bool) -> Tiling:
-  """Tiles for P briefs with G replies on the ambient mesh.
+def tiling(
+  prompts: int, group: int, length: int, budget: int, *, gather: bool
+) -> Tiling:
+  """Tiles for P briefs of L tokens, with G replies of T, on the ambient mesh.
 
   Without `gather`, or where briefs do not split over the mesh, all rows are
   decoded to the end.
@@ -53,13 +58,19 @@ def tiling(prompts: int, group: int, *, gather: bool) -> Tiling:
   shards = ambient_shards()
   if prompts % shards:
     shards, gather = 1, False
-  # Narrow tiles waste few rows, but each reads its brief's keys.
+  # Narrow tiles leave few rows idle, but each has its own copy of a brief.
   most = max(group // 4, 1)
   width = max(n for n in range(1, most + 1) if group % n == 0)
-  whole = prompts // shards * group
-  counts = [int(part * whole) // width for part in PARTS if gather]
-  sizes = tuple(n for n in counts if n * width >= MIN_ROWS)
-  return Tiling(shards, prompts // shards, group, width, sizes)
+  briefs = prompts // shards
+  limit = MOST_KEYS * briefs * (length + group * budget)
+  sizes = tuple(
+    count
+    for count in (int(part * briefs * group) // width for part in PARTS)
+    if gather
+    and count * width >= MIN_ROWS
+    and count * (length + width * budget) <= limit
+  )
+  return Tiling(shards, briefs, group, width, sizes)
 
 
 def origins(tiles: Tiling) -> jax.Array:

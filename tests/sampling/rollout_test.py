@@ -69,7 +69,7 @@ def _assert_equal(one: Rollout, other: Rollout, logp: float = 1e-4) -> None:
 
 def _setup(config: ModelConfig, **changes: Any) -> decoding.Setup:
   static = {'group_size': GROUP, 'max_new_tokens': BUDGET, 'eos': EOS}
-  return make_setup(3, config=config, **static | changes)
+  return make_setup((3, 8), config=config, **static | changes)
 
 
 def _part(rollout: Rollout, *index: Any) -> Rollout:
@@ -249,7 +249,7 @@ def _decode_text(
   """The compiled decode programs of a rollout, one per cache length."""
   shape = jax.ShapeDtypeStruct
   setup = make_setup(
-    prompts,
+    (prompts, length),
     config=config,
     group_size=group,
     max_new_tokens=budget,
@@ -367,7 +367,7 @@ def test_gathering_rows_changes_no_reply(
   assert all_slots == longest * whole.length.size
   assert whole.length.sum() <= slots <= all_slots
   # Of a batch with a smaller size, some rows end early.
-  sizes = tiles.tiling(*whole.length.shape, gather=True).sizes
+  sizes = tiles.tiling(*whole.length.shape, 8, BUDGET, gather=True).sizes
   if sizes and longest > whole.length.min():
     assert slots < all_slots
 
@@ -375,7 +375,7 @@ def test_gathering_rows_changes_no_reply(
 def test_rows_are_gathered_as_soon_as_they_fit(tiny: Any) -> None:
   """Slots, from the lengths alone: sizes are 24, 18 and 12 rows in pairs."""
   rollout, slots = _counted(tiny, group_size=8)
-  assert tiles.tiling(3, 8, gather=True).sizes == (9, 6)
+  assert tiles.tiling(3, 8, 8, BUDGET, gather=True).sizes == (9, 6)
   expected, pairs = 24, 12
   for t in range(1, rollout.length.max()):
     live = (rollout.length > t).sum(-1)

@@ -17,27 +17,32 @@ from rlcw.sampling.tiles import Tiling
   [
     (8, 8, 2, (24, 16, 8)),  # 48, 32 and 16 rows
     (3, 8, 2, (9, 6)),  # 6 rows are too few
-    (3, 7, 1, (15, 10)),
+    (3, 7, 1, (10,)),  # 15 would copy each brief five times
     (4, 16, 4, (12, 8, 4)),
     (16, 1, 1, (12, 8)),
     (2, 4, 1, ()),
     (1, 1, 1, ()),
-    (2, 6, 1, (9,)),
+    (2, 6, 1, ()),
   ],
 )
 def test_sizes_are_parts_of_all_rows(
   prompts: int, group: int, width: int, sizes: tuple[int, ...]
 ) -> None:
-  found = tiles.tiling(prompts, group, gather=True)
+  found = tiles.tiling(prompts, group, 90, 64, gather=True)
   assert found == Tiling(1, prompts, group, width, sizes)
-  assert tiles.tiling(prompts, group, gather=False).sizes == ()
+  assert tiles.tiling(prompts, group, 90, 64, gather=False).sizes == ()
 
 
 def test_sizes_are_those_of_a_shard() -> None:
   with jax.set_mesh(make_mesh(2, 2, 2)):
-    assert tiles.tiling(8, 8, gather=True) == Tiling(4, 2, 8, 2, (6, 4))
+    assert tiles.tiling(8, 8, 90, 64, gather=True) == Tiling(4, 2, 8, 2, (6, 4))
     # Briefs that do not split stay whole.
-    assert tiles.tiling(6, 8, gather=True).sizes == ()
+    assert tiles.tiling(6, 8, 90, 64, gather=True).sizes == ()
+
+
+def test_briefs_are_not_copied_for_more_memory() -> None:
+  for length, sizes in ((90, (24, 16, 8)), (300, (16, 8)), (4000, (8,))):
+    assert tiles.tiling(8, 8, length, 64, gather=True).sizes == sizes
 
 
 @settings(max_examples=30, deadline=None)

@@ -205,7 +205,7 @@ def lower_rollout(
   """
   config, model, mesh, shapes = plan.config, plan.model, plan.mesh, plan.shapes
   setup = rollout.make_setup(
-    shapes.prompts,
+    (shapes.prompts, shapes.prompt_tokens),
     config=lora.rollout_config(model),
     group_size=shapes.group,
     max_new_tokens=shapes.reply_tokens,
