@@ -71,7 +71,7 @@ def test_every_step_is_told_once_and_nothing_recompiles(
   rows = datasets.read_jsonl(runs / 'grpo' / 'metrics.jsonl')
   assert [row['step'] for row in rows] == list(range(5))
   counts = [row['compilations'] for row in rows]
-  assert counts[0] == counts[1] <= 5  # sample, score, mix, sum, update
+  assert counts[0] == counts[1] <= 25  # a rollout's, score, mix, sum, update
   # the first save, after step 1, has programs of Orbax's own
   assert counts[2] == counts[3] == counts[4]
   assert all(row['sampler_gap'] < 1e-4 for row in rows)
