@@ -71,9 +71,11 @@ def test_every_step_is_told_once_and_nothing_recompiles(
   rows = datasets.read_jsonl(runs / 'grpo' / 'metrics.jsonl')
   assert [row['step'] for row in rows] == list(range(5))
   counts = [row['compilations'] for row in rows]
-  # sample, score, mix, zeros, accumulate, add, apply; and parts of a batch
-  assert counts[0] <= 10
-  assert counts[1] - counts[0] in (0, 2, 4)  # two for each new width
+  # A rollout's programs, score, mix, zeros, accumulate, add, apply, and those
+  # that split a batch into parts.
+  assert counts[0] <= 25
+  # two for each new width, and a rollout's for each new size
+  assert counts[1] - counts[0] <= 8
   # the first save, after step 1, has programs of Orbax's own
   assert counts[4] - counts[3] in (0, 2)
   assert all(row['sampler_gap'] < 1e-4 for row in rows)

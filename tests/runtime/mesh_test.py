@@ -100,6 +100,39 @@ def test_eight_devices_sample_the_same_replies(
     np.testing.assert_allclose(replies.logp, spread.logp, atol=4e-5)
 
 
+@pytest.mark.slow
+@FACTORISATIONS
+def test_rows_are_gathered_within_their_shard(
+  shape: tuple[int, int, int],
+) -> None:
+  prompts, group = 16, 8
+  ids = np.random.default_rng(0).integers(3, CONFIG.vocab_size, (prompts, 6))
+  arrays = ids.astype(np.int32), np.arange(prompts) % 6 + 1, np.arange(prompts)
+
+  def gathered(mesh: Any, gather: bool) -> tuple[rollout.Rollout, int]:
+    with jax.set_mesh(mesh):
+      return rollout.sample_and_count(
+        weights.for_rollout(CONFIG, make_params(mesh), mesh, 'decode'),
+        *jax.device_put(arrays, over_groups(mesh)),
+        samplers.Temperature(1.0),
+        0,
+        0,
+        config=CONFIG,
+        group_size=group,
+        max_new_tokens=10,
+        eos=tuple(range(0, CONFIG.vocab_size, 6)),
+        gather=gather,
+      )
+
+  whole, slots = gathered(single(), gather=False)
+  spread, fewer = gathered(make_mesh(*shape), gather=True)
+  np.testing.assert_array_equal(whole.token, spread.token)
+  np.testing.assert_array_equal(whole.finished, spread.finished)
+  np.testing.assert_array_equal(whole.length, spread.length)
+  np.testing.assert_allclose(whole.logp, spread.logp, atol=4e-5)
+  assert whole.length.sum() <= fewer < slots
+
+
 def test_a_rollout_s_weights_are_whole_over_fsdp() -> None:
   mesh = make_mesh(1, 4, 2)
   params = make_params(mesh)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from rlcw.models import language_model
 from rlcw.rewards import mixing, reward_model
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.rollout import reply_keys
+from rlcw.sampling.decoding import reply_keys
 from rlcw.tasks.grpo import logs, step
 
 

@@ -44,13 +44,13 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
-from rlcw.models.weights import for_rollout
+from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import mixing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import console, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
-from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import logs, objective, samples
 
@@ -111,7 +111,7 @@ def make_next_batch(
 
     # 2. Replies, sampled on-policy: from the parameters of this very step.
     params = lora.join(state.params, frozen)
-    rollout, resharding = sample_rollout(
+    rollout, slots, resharding = sample_rollout(
       model, params, brief_arrays, step, config
     )
     sampled = time.perf_counter()
@@ -167,6 +167,7 @@ def make_next_batch(
     values = logs.step_metrics(stats, mixed)
     scored = time.perf_counter()
     values |= {
+      'idle_slots': 1 - stats['length'].sum() / slots,
       'padding': batch.padding,
       'dropped_groups': 1 - kept_P.mean(),
       'tokens_per_second': stats['length'].sum() / (sampled - started),
@@ -233,7 +234,7 @@ def sample_rollout(
   briefs: BriefArrays,
   step: int,
   config: Config,
-) -> tuple[Rollout, float]:
+) -> tuple[Rollout, int, float]:
   """Step 2: samples G replies to each brief.
 
   Args:
@@ -245,8 +246,8 @@ def sample_rollout(
     config: of the `grpo` task.
 
   Returns:
-    The replies, and the seconds taken to merge adapters, cast weights and
-    reshard them.
+    The replies, the slots (a row in a decode step) that they took, and the
+    seconds taken to merge adapters, cast weights and reshard them.
   """
   started = time.perf_counter()
   decoder = lora.rollout_config(model.config)
@@ -256,7 +257,7 @@ def sample_rollout(
   weights = for_rollout(decoder, weights, model.mesh, config.rollout_table)
   jax.block_until_ready(weights)
   resharded = time.perf_counter()
-  rollout = sample(
+  rollout, slots = sample_and_count(
     weights,
     *briefs,
     Temperature(config.temperature),
@@ -267,8 +268,10 @@ def sample_rollout(
     max_new_tokens=config.max_new_tokens,
     eos=model.chat.eos_ids,
     stop=model.chat.stop_ids,
+    gather=True,
+    spent=copies(weights, params),
   )
-  return jax.block_until_ready(rollout), resharded - started
+  return jax.block_until_ready(rollout), slots, resharded - started
 
 
 # --- 3. Scores: see rewards/scoring.py, `Scorer` ------------------------------

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlcw import Config, train
 from rlcw.models import lora
@@ -23,7 +23,7 @@ from rlcw.models.packing import Groups
 from rlcw.models.weights import param_shardings
 from rlcw.rewards import reward_model
 from rlcw.runtime.mesh import group_shards, over_groups
-from rlcw.sampling import rollout, samplers
+from rlcw.sampling import decoding, moving, rollout, samplers, tiles
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Work
@@ -148,20 +148,8 @@ def phases(plan: Plan) -> Iterator[Program]:
     )
   yield Program(
     'rollout',
-    lambda: rollout.sample.lower(
-      weights,
-      *read,
-      # In place of the briefs' indices, which have the same shape and dtype.
-      arrays['length'],
-      samplers.Temperature(config.temperature),
-      config.seed,
-      0,
-      config=lora.rollout_config(model),
-      group_size=shapes.group,
-      max_new_tokens=shapes.reply_tokens,
-      eos=(0,),
-      stop=(1,),
-    ),
+    # Its prefill is small beside the decode steps of the whole batch.
+    lambda: lower_rollout(plan, weights)[1](),
     kept,
     roofline.rollout(model, shapes),
     copied,
@@ -209,6 +197,71 @@ def phases(plan: Plan) -> Iterator[Program]:
       host_to_device_bytes(plan, 'reward'),
     )
   yield update(plan)
+
+
+def lower_rollout(
+  plan: Plan, weights: Params
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+  """Returns how to lower a rollout's prefill and its largest decode program.
+
+  Args:
+    plan: of the run.
+    weights: shapes of the weights as the rollout reads them.
+  """
+  config, model, mesh, shapes = plan.config, plan.model, plan.mesh, plan.shapes
+  setup = rollout.make_setup(
+    (shapes.prompts, shapes.prompt_tokens),
+    config=lora.rollout_config(model),
+    group_size=shapes.group,
+    max_new_tokens=shapes.reply_tokens,
+    eos=(0,),
+    stop=(1,),
+    gather=True,
+  )
+  arrays, method = batch(plan), samplers.Temperature(config.temperature)
+  # In place of the briefs' numbers, which have the same shape and dtype, their
+  # lengths once more.
+  briefs = arrays['prompt'], arrays['length'], arrays['length']
+  inputs = weights, *briefs, method, config.seed, 0
+  start = functools.partial(decoding.start, setup=setup)
+
+  def placed(tree: Any, heads: int | None = None) -> Any:
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape,
+        x.dtype,
+        sharding=NamedSharding(mesh, tiles.spec(mesh, x.shape, heads)),
+      ),
+      tree,
+    )
+
+  def lower_decode() -> Any:
+    rows, keys, cache, _ = jax.eval_shape(start, *inputs)
+    grow = functools.partial(
+      moving.grow_cache, setup=setup, size=rollout.cache_sizes(setup)[-1]
+    )
+    # All layers have the same shapes.
+    layer = jax.tree.map(
+      lambda a: jax.ShapeDtypeStruct(
+        a.shape[1:],
+        a.dtype,
+        sharding=NamedSharding(mesh, PartitionSpec(*a.sharding.spec[1:])),
+      ),
+      weights['blocks'],
+    )
+    return decoding.decode.lower(
+      {name: tree for name, tree in weights.items() if name != 'blocks'},
+      [layer] * model.num_layers,
+      placed(keys, 1),
+      [placed(jax.eval_shape(grow, kv), 2) for kv in cache],
+      placed(rows),
+      1,
+      0,
+      method,
+      setup=setup,
+    )
+
+  return lambda: decoding.start.lower(*inputs, setup=setup), lower_decode
 
 
 def update(plan: Plan) -> Program:
