@@ -119,8 +119,9 @@ def sample_and_count(
     once per (P, L, G, T) and type of method; temperature, p, seed and step are
     traced.
   """
+  prompts, length = prompt_PxL.shape
   setup = make_setup(
-    prompt_PxL.shape,
+    (prompts, length),
     config=config,
     group_size=group_size,
     max_new_tokens=max_new_tokens,
