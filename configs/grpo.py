@@ -384,8 +384,11 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # --- Devices, memory and dtypes
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       # Sharding of the weights during sampling.  decode: replicated over fsdp,
-      # because every token reads every weight; train: sharded as in training.
-      rollout_table='decode',  # decode | train
+      # because every token reads every weight; train: sharded as in training;
+      # wide: as decode, but the MLPs and the vocabulary, the largest weights,
+      # are split over tensor and fsdp, between which activations travel then.
+      # The task `plan` compares decode and wide.
+      rollout_table='decode',  # decode | train | wide
       # Recomputation in the backward pass.  True: whole blocks, less memory and
       # more time; False: everything but the outputs of products with weights.
       remat=True,

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rlcw.models import attention_kernels
 from rlcw.models.attention_kernels import KV
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import (
@@ -36,6 +35,7 @@ from rlcw.models.decoder import (
   unstack,
 )
 from rlcw.models.layers import product
+from rlcw.runtime.mesh import platform
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.samplers import Sampler, inverse_cdf
 
@@ -137,7 +137,7 @@ def cache_sizes(max_new_tokens: int) -> list[int]:
   TPU kernel reads written positions only, so there a single loop suffices.
   """
   parts = min(max_new_tokens // 128, 4) or 1
-  if attention_kernels.compiles_for('tpu'):
+  if platform() == 'tpu':
     parts = 1
   return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
 

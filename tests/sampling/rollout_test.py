@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cases import quick
 
-from rlcw.models import attention_kernels, decoder, layers, weights
+from rlcw.models import decoder, layers, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.layers import FEW_ROWS
@@ -200,7 +200,7 @@ def test_a_cache_grows_in_equal_steps(
   for_tpu: bool,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-  monkeypatch.setattr(attention_kernels, 'compiles_for', lambda _: for_tpu)
+  monkeypatch.setattr(rollout_lib, 'platform', lambda: ('cpu', 'tpu')[for_tpu])
   assert cache_sizes(budget) == ([budget] if for_tpu else expected)
 
 
