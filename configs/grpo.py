@@ -393,7 +393,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # more time; False: everything but the outputs of products with weights.
       remat=True,
       # dtype of activations, of the weights during sampling, and of all frozen
-      # weights; trained weights stay float32
+      # weights; trained weights stay float32.  On a CPU bfloat16 is slower.
       compute_dtype='float32',  # float32 | bfloat16
       # xla turns custom attention kernels off, in case one fails: on GPU and
       # TPU none has run yet, they have only been compiled for TPU.
