@@ -406,6 +406,10 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       plan=dict(
         topology='v5e:4x4',  # TPU slice
         prompt_tokens=1024,  # of the longest brief
+        # Lengths of replies, for the time of a step: '' for max_new_tokens
+        # each, lognormal:MEDIAN,SIGMA, or a run's rollouts.jsonl.  Memory is
+        # always planned for max_new_tokens.
+        reply_tokens='',
         compare_attention=False,  # also compile everything with attention=xla
         # a model with the reward model's shapes; '' if the reward model shares
         # the reference's decoder, so that one pass computes both

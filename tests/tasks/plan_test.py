@@ -1,5 +1,6 @@
 """A plan is made from shapes alone; a real one is compiled for real chips."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -15,8 +16,16 @@ from ml_collections import ConfigDict
 from pipeline import ROOT, tiny_config
 
 from rlcw.models.config import ModelConfig
+from rlcw.models.weights import abstract_params
 from rlcw.runtime.mesh import make_mesh
-from rlcw.tasks.plan import programs, roofline, run, show
+from rlcw.tasks.plan import (
+  advice,
+  headers,
+  programs,
+  roofline,
+  run,
+  show,
+)
 from rlcw.tasks.plan.roofline import GIB
 
 
@@ -44,8 +53,8 @@ def test_an_unknown_slice_is_refused_with_those_that_there_are(
 
 def test_the_shapes_of_large_models_are_their_own() -> None:
   billions = {
-    name: round(roofline.all_weights(run.shape_of(name)) / 1e9, 1)
-    for name in run.MODELS
+    name: round(weights_of(headers.shape_of(name)) / 1e9, 1)
+    for name in headers.MODELS
   }
   # the sizes that their model cards give
   assert list(billions.values()) == [7.6, 32.8, 72.7, 8.2, 8.0]
@@ -54,7 +63,11 @@ def test_the_shapes_of_large_models_are_their_own() -> None:
 def test_the_shapes_of_a_folder_are_those_of_its_header(
   tiny_folder: pathlib.Path, tiny: Any
 ) -> None:
-  assert run.shape_of(str(tiny_folder)) == tiny[0]
+  assert headers.shape_of(str(tiny_folder)) == tiny[0]
+
+
+def weights_of(config: ModelConfig) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 @pytest.mark.slow
@@ -96,7 +109,7 @@ def test_every_phase_compiles_for_a_mesh(
     # beside what is held it takes a small batch, and no less than is held
     arguments = done.memory_analysis().argument_size_in_bytes
     assert taken <= arguments < taken + 16_000
-    assert program.work.hbm_bytes > 0
+    assert program.work.weight_bytes > 0
     assert (program.work.flops > 0) == (program.name != 'resharding')
     found.append(program.name)
   assert found == names
@@ -312,7 +325,13 @@ def phase(name: str, gib: float) -> dict[str, Any]:
     'kernels': {'decode_attention': 1234},
     'attention': {'hbm_bytes': 3e9, 'seconds': 0.25},
     'flops': 1e15,
-    'seconds': {'compute': 2.0, 'hbm': 1.0, 'interconnect': None},
+    'seconds': {
+      'compute': 2.0,
+      'hbm': 1.0,
+      'interconnect': None,
+      'latency': None,
+    },
+    'least': 2.25,
     'bound': 'compute',
   }
 
@@ -326,17 +345,18 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
     'topology': 'v5e:2x4',
     'mesh': {'fsdp': 4, 'tensor': 2},
     'phases': [phase('rollout', 3), phase('update', 5.5)],
+    'rollout_tables': {},
     'largest_microbatch_groups': None,
     'larger': 'v5e:4x4',
   }
-  found['advice'] = run.advise(planned, found)
+  found['advice'] = advice.advise(planned, found)
   show.print_plan(found)
   text = ' '.join(capsys.readouterr().out.split())
   assert 'update: 1.5 GiB per chip too much' in text
   assert 'rollout:' not in text
   assert 'The next slice that fits: v5e:4x4.' in text
   assert 'compute_dtype=bfloat16' in text and 'moment_dtype' not in text
-  assert run.least_seconds(found['phases']) is None
+  assert advice.least_seconds(found['phases']) is None
   assert show.draw_plan(found).startswith(b'\x89PNG')
 
 
@@ -346,15 +366,165 @@ def test_a_plan_that_fits_says_how_to_train_by_it(
   planned = made(settings(tiny_folder))
   found = {
     'phases': [phase('update', 3)],
+    'rollout_tables': {
+      'decode': {'fits': True, 'seconds': 12.25},
+      'wide': {'fits': True, 'seconds': 8.0},
+    },
     'largest_microbatch_groups': 8,
     'smaller': 'v5e:2x2',
   }
-  assert run.advise(planned, found) == [
+  assert advice.advise(planned, found) == [
     'The largest update that fits: microbatch_groups=8.',
+    'Sample with rollout_table=wide: decode at least 12.2 s, wide at least '
+    '8.0 s.',
     'The smallest slice that fits, too: v5e:2x2.',
     'Train with LIBTPU_INIT_ARGS=--xla_tpu_max_hbm_size_mib=3000, as compiled '
     'here.',
   ]
+
+
+@pytest.mark.parametrize(
+  ('decode', 'wide', 'expected'),
+  [
+    (5.0, 6.0, 'Sample with rollout_table=decode: decode at least 5.0 s, wide'),
+    (None, 6.0, 'Sample with rollout_table=wide: decode does not fit, wide at'),
+    (None, None, None),
+  ],
+)
+def test_the_fastest_table_that_fits_is_advised(
+  decode: float | None, wide: float | None, expected: str | None
+) -> None:
+  tables = {
+    name: {'fits': seconds is not None, 'seconds': seconds}
+    for name, seconds in (('decode', decode), ('wide', wide))
+  }
+  found = advice.fastest_table(tables)
+  assert bool(found) == bool(expected)
+  assert not expected or found[0].startswith(expected)
+
+
+def test_both_tables_are_compiled_to_compare_sampling(
+  tiny_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  asked, mesh = [], {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2}
+
+  def compile_phase(
+    planned: programs.Plan, program: programs.Program, _: Any
+  ) -> dict[str, Any]:
+    asked.append((planned.config.rollout_table, program.name))
+    return phase(program.name, 3) | {'least': program.work.weight_bytes}
+
+  monkeypatch.setattr(run, 'compile_phase', compile_phase)
+  chip = roofline.CHIPS['v5e']
+
+  def tables(**changes: Any) -> dict[str, Any]:
+    asked.clear()
+    config = settings(tiny_folder, **mesh | changes)
+    planned = made(config)
+    names = [program.name for program in programs.phases(planned)]
+    return run.compare_tables(planned, [*map(phase_of, names)], chip)
+
+  def phase_of(name: str) -> dict[str, Any]:
+    return phase(name, 3) | {'least': 1e9}
+
+  found = tables()
+  assert asked == [('wide', 'resharding'), ('wide', 'rollout')]
+  assert found['wide']['seconds'] < found['decode']['seconds'] == 2e9
+  found = tables(rollout_table='wide')
+  assert {table for table, _ in asked} == {'decode'}
+  assert found['wide']['seconds'] == 2e9
+  for same in ({'rollout_table': 'train'}, {'mesh.fsdp': 1, 'mesh.data': 4}):
+    assert tables(**same) == {} and not asked
+
+
+def test_weights_are_read_as_a_table_splits_them(
+  tiny_folder: pathlib.Path,
+) -> None:
+  """Training gathers what it has split over fsdp before it is read."""
+  axes = {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2}
+  planned = made(settings(tiny_folder, **axes))
+  c, mesh = planned.model, planned.mesh
+  norms = 4 * (2 * c.num_layers + 1) * c.model_dim
+  embed = 0 if c.tied_head else c.vocab_size * c.model_dim
+  products = weights_of(c) - norms // 4 - embed
+  assert programs.read_bytes(c, mesh) == norms + 4 * products // 2
+  mlp = 3 * c.num_layers * c.model_dim * c.mlp_dim
+  largest = mlp + c.vocab_size * c.model_dim
+  wide = norms + 4 * (products - largest) // 2 + 4 * largest // 4
+  assert programs.read_bytes(c, mesh, 'wide') == wide
+  work = {p.name: p.work for p in programs.phases(planned)}
+  turns = planned.shapes.reply_tokens  # prefill, and all tokens but the first
+  assert work['rollout'].weight_bytes == turns * (norms + 4 * products // 2)
+  assert work['reference'].weight_bytes == norms + 4 * products // 2
+
+
+def test_keys_are_split_over_no_more_chips_than_there_are_heads(
+  tiny_folder: pathlib.Path,
+) -> None:
+  planned = made(settings(tiny_folder))
+  c = dataclasses.replace(planned.model, num_kv_heads=2)
+  for shape, chips in (((2, 2, 2), 8), ((1, 2, 4), 2), ((8, 1, 1), 8)):
+    assert programs.sharing(c, make_mesh(*shape)) == chips
+
+
+def test_a_judge_that_is_loaded_is_planned(tiny_folder: pathlib.Path) -> None:
+  other = f'{tiny_folder}/.'  # the same shapes by another name
+  for judge, held in ((other, True), (str(tiny_folder), False)):
+    changes = {'judge.model': judge, 'kl_weight': 0.0, 'offload': held}
+    planned = made(settings(tiny_folder, **changes))
+    names = [program.name for program in programs.phases(planned)]
+    assert names[-2:] == ['judge', 'update']
+    # the policy's own base is loaded once, and never moved
+    base = 'judge' if held else 'reference'
+    assert {*planned.frozen} == {base, 'reward'}
+    assert programs.per_chip(planned.resident[base]) > 0
+
+
+def test_a_judge_that_is_served_takes_no_memory(
+  tiny_folder: pathlib.Path,
+) -> None:
+  policy, mesh = headers.shape_of(str(tiny_folder)), make_mesh(1, 8, 1)
+  for changes in (
+    {},
+    {'judge.model': 'm', 'judge.endpoint.url': 'http://127.0.0.1:9/v1'},
+  ):
+    config = settings(tiny_folder, **changes)
+    assert run.judge_shape(config, policy, mesh) is None
+  changes = {'judge.model': str(tiny_folder), 'judge.batch_size': 12}
+  with pytest.raises(ValueError, match=r'judge.batch_size=12 does not split'):
+    run.judge_shape(settings(tiny_folder, **changes), policy, mesh)
+
+
+@pytest.mark.slow
+def test_a_judge_reads_what_it_is_asked_about(
+  tiny_folder: pathlib.Path,
+) -> None:
+  flops = {}
+  for writing in ('judge', 'reward_model'):
+    changes = {'writing': writing, 'judge.model': str(tiny_folder)}
+    planned = made(settings(tiny_folder, **changes))
+    *_, program, _ = programs.phases(planned)
+    flops[writing] = program.work.flops
+    with jax.set_mesh(planned.mesh):
+      program.lower().compile()
+  assert flops['judge'] > flops['reward_model'] > 0
+
+
+def test_short_replies_take_less_time_and_as_much_memory(
+  tiny_folder: pathlib.Path,
+) -> None:
+  full, short = (
+    made(
+      settings(tiny_folder, **{'plan.reply_tokens': each, 'max_new_tokens': 64})
+    )
+    for each in ('', 'lognormal:3,0.5')
+  )
+  assert (full.length_PxG == full.shapes.reply_tokens).all()
+  for a, b in zip(programs.phases(full), programs.phases(short), strict=True):
+    assert a.work.flops > b.work.flops or a.name == 'resharding'
+    assert (a.copy, a.cache) == (b.copy, b.cache)
+    assert a.turns == a.rows == 1
+    assert b.turns < 1 or b.name != 'rollout'
 
 
 def test_kernels_are_compared_with_none(
@@ -421,7 +591,7 @@ print('RESULT', json.dumps(plan.compile_phase(planned, reference, chip)))
   )
   assert done.returncode == 0, done.stderr[-3000:]
   found = json.loads(done.stdout.rpartition('RESULT ')[2])
-  weights = roofline.all_weights(ModelConfig.from_hf(run.MODELS[QWEN]))
+  weights = weights_of(headers.shape_of(QWEN))
   assert found['fits']
   assert found['hbm']['reference'] == pytest.approx(2 * weights / 16, rel=1e-3)
   assert 0 < found['hbm']['temporaries'] < 10 * GIB

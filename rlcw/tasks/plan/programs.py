@@ -16,14 +16,16 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from rlcw import Config, train
+from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
-from rlcw.models.weights import param_shardings
+from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.rewards import reward_model
+from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import group_shards, over_groups
-from rlcw.sampling import rollout, samplers
-from rlcw.tasks.plan import roofline
+from rlcw.sampling import rollout, samplers, tiles
+from rlcw.tasks.plan import load, roofline
 from rlcw.tasks.plan.roofline import Work
 
 
@@ -34,12 +36,15 @@ class Plan(NamedTuple):
   mesh: Mesh
   model: ModelConfig  # of the policy, with adapters and dtype
   reward: ModelConfig | None  # None where the reference's pass scores too
+  judge: ModelConfig | None  # None where no judge is loaded
   shapes: roofline.Shapes
   optimizer: optax.GradientTransformation
   loss: train.LossFn
   learned: Params
-  frozen: dict[str, Params]  # 'reference', if read; 'reward', if it is separate
+  # 'reference', if read; 'reward' and 'judge', if models of their own
+  frozen: dict[str, Params]
   resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
+  length_PxG: np.ndarray  # of the replies
 
   @property
   def shared(self) -> bool:
@@ -59,8 +64,15 @@ class Program(NamedTuple):
   lower: Callable[[], Any]
   resident_inputs: Any  # shapes of those arguments that are resident anyway
   work: Work
+  sharing: int = 1  # chips that attention is split over
   copy: int = 0  # bytes per chip of weights that exist in this phase only
   cache: int = 0  # bytes per chip of the KV cache, if evenly split
+  # Whether what follows a collective waits for it, as a token for the last one.
+  serial: bool = False
+  # Shares of the compiled loops' iterations, and of all their rows, that run
+  # for replies of the plan's lengths.
+  turns: float = 1.0
+  rows: float = 1.0
 
 
 def resident_arrays(
@@ -68,23 +80,30 @@ def resident_arrays(
 ) -> dict[str, Any]:
   """Arrays that stay in HBM all through a step, by use.
 
-  With `offload`, frozen models are in host memory between their phases.
+  With `offload`, frozen models but the judge are in host memory between their
+  phases.
   """
   resident = {'parameters': learned, 'optimiser': moments}
   for name, tree in frozen.items():
-    # The reference is the base of the adapters, which every phase reads.
+    # The reference is the base of the adapters, which every phase reads; a
+    # judge is never moved.
     base = name == 'reference' and config.train == 'lora'
-    resident[name] = tree if base or not config.offload else {}
+    stays = base or name == 'judge' or not config.offload
+    resident[name] = tree if stays else {}
   return resident
 
 
-def frozen_shapes(model: ModelConfig, mesh: Mesh) -> Params:
+def frozen_shapes(
+  model: ModelConfig, mesh: Mesh, table: str = 'train'
+) -> Params:
   """Shapes of a frozen model, in its compute dtype and without adapters."""
-  params = lora.abstract(lora.without(model), mesh)
+  model = lora.without(model)
   return jax.tree.map(
-    lambda a, b: jax.ShapeDtypeStruct(a.shape, b.dtype, sharding=a.sharding),
-    params,
-    jax.eval_shape(functools.partial(as_dtype, dtype=model.dtype), params),
+    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    jax.eval_shape(
+      functools.partial(as_dtype, dtype=model.dtype), abstract_params(model)
+    ),
+    param_shardings(model, mesh, table),
   )
 
 
@@ -119,52 +138,12 @@ def phases(plan: Plan) -> Iterator[Program]:
   Arguments must be those of `grpo.step` and `scoring`: another dtype, sharding
   or static argument is another program.
   """
+  yield from sampling(plan)
   config, model, reward = plan.config, plan.model, plan.reward
-  shapes, tensor = plan.shapes, plan.mesh.shape['tensor']
   arrays = batch(plan)
   # Arguments that every forward pass begins with: token ids and lengths of
   # briefs.
   read = arrays['prompt'], arrays['length']
-  learned, moved = policy(plan), to_rollout(plan)
-  weights, copied, kept = moved
-  # Nothing to reshard if every weight has its dtype and sharding already.
-  if copied:
-    yield Program(
-      'resharding',
-      # In training this is `device_put` to the rollout's shardings; compiled as
-      # one program here, for its memory and its traffic.
-      lambda: jax.jit(
-        functools.partial(as_sampled, model),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
-      ).lower(learned),
-      learned,
-      Work(0.0, sum(map(size, jax.tree.leaves((learned, weights))))),
-      copy=copied,
-    )
-  yield Program(
-    'rollout',
-    lambda: rollout.sample.lower(
-      weights,
-      *read,
-      # In place of the briefs' indices, which have the same shape and dtype.
-      arrays['length'],
-      samplers.Temperature(config.temperature),
-      config.seed,
-      0,
-      config=lora.rollout_config(model),
-      group_size=shapes.group,
-      max_new_tokens=shapes.reply_tokens,
-      eos=(0,),
-      stop=(1,),
-    ),
-    kept,
-    roofline.rollout(model, shapes),
-    copied,
-    # The cache is split over groups, and over 'tensor' up to a key-value head
-    # each.
-    roofline.cache_bytes(model, shapes)
-    // (group_shards(plan.mesh) * min(tensor, model.num_kv_heads)),
-  )
   token, place = arrays['rollout'].token, over_groups(plan.mesh)
   mask = jax.ShapeDtypeStruct(token.shape, jnp.bool_, sharding=place)
   head = reward_model.Head(
@@ -186,7 +165,8 @@ def phases(plan: Plan) -> Iterator[Program]:
         reference=config.kl_weight > 0,
       ),
       plan.resident['reference'],
-      roofline.score(model, shapes, head=config.kl_weight > 0),
+      forward_work(plan, model, logits=config.kl_weight > 0),
+      sharing(model, plan.mesh),
       host_to_device_bytes(plan, 'reference'),
     )
   if reward is not None:
@@ -200,10 +180,148 @@ def phases(plan: Plan) -> Iterator[Program]:
         config=lora.without(reward),
       ),
       plan.resident['reward'],
-      roofline.score(reward, shapes, head=False),
+      forward_work(plan, reward),
+      sharing(reward, plan.mesh),
       host_to_device_bytes(plan, 'reward'),
     )
+  if plan.judge is not None:
+    yield judge(plan, plan.judge)
   yield update(plan)
+
+
+def sampling(plan: Plan) -> Iterator[Program]:
+  """Yields the programs that sample replies."""
+  config, model, shapes = plan.config, plan.model, plan.shapes
+  learned, (weights, copied, kept) = policy(plan), to_rollout(plan)
+  arrays = batch(plan)
+  # Nothing to reshard if every weight has its dtype and sharding already.
+  if copied:
+    yield Program(
+      'resharding',
+      # In training this is `device_put` to the rollout's shardings; compiled as
+      # one program here, for its memory and its traffic.
+      lambda: jax.jit(
+        functools.partial(as_sampled, model),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, weights),
+      ).lower(learned),
+      learned,
+      Work(0.0, copied),
+      copy=copied,
+    )
+  sampled, shards = lora.rollout_config(model), group_shards(plan.mesh)
+  # Under the table of training, weights are gathered as in training.
+  table = 'wide' if config.rollout_table == 'wide' else 'decode'
+  read = read_bytes(sampled, plan.mesh, table)
+  with jax.set_mesh(plan.mesh):
+    tiling = tiles.tiling(shapes.prompts, shapes.group, gather=True)
+  rows = load.decoding(plan.length_PxG, tiling, shapes.reply_tokens)
+  works = (
+    roofline.prefill(model, shapes, read),
+    roofline.decode(model, shapes, rows, read),
+  )
+  whole = max(len(rows.rows), 1)
+  yield Program(
+    'rollout',
+    lambda: rollout.sample.lower(
+      weights,
+      arrays['prompt'],
+      arrays['length'],
+      # In place of the briefs' indices, which have the same shape and dtype.
+      arrays['length'],
+      samplers.Temperature(config.temperature),
+      config.seed,
+      0,
+      config=sampled,
+      group_size=shapes.group,
+      max_new_tokens=shapes.reply_tokens,
+      eos=(0,),
+      stop=(1,),
+    ),
+    kept,
+    Work(*map(sum, zip(*works, strict=True))),
+    sharing(model, plan.mesh),
+    copied,
+    # The cache is split over groups, and over 'tensor' up to a key-value head
+    # each.
+    shapes.tokens
+    * roofline.token_bytes(model)
+    // (shards * min(plan.mesh.shape['tensor'], model.num_kv_heads)),
+    serial=True,
+    turns=int(np.count_nonzero(rows.rows)) / whole,
+    rows=float(rows.rows.sum()) / (whole * shapes.prompts * shapes.group),
+  )
+
+
+def judge(plan: Plan, model: ModelConfig) -> Program:
+  """The judge's pass over replies, in a step in which it is asked.
+
+  The principles before every brief, and the question after every reply, are
+  left out: their number of tokens is unknown without the judge's tokenizer.
+  """
+  config, shapes = plan.config, plan.shapes
+  size, place = config.judge.batch_size, over_groups(plan.mesh)
+  # As a second opinion it sees a reply to each brief.
+  group = shapes.group if config.writing == 'judge' else 1
+  name = 'judge' if 'judge' in plan.frozen else 'reference'
+
+  def of(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
+
+  # Widths are powers of two, and a row is longer than its reply.
+  row = batches.power_of_two(shapes.reply_tokens + 1)
+  seen, length_PxG = shapes._replace(group=group), plan.length_PxG[:, :group]
+  tokens = shapes.prompts * shapes.prompt_tokens + int(length_PxG.sum())
+  passes = -(-shapes.prompts // size)
+  return Program(
+    'judge',
+    lambda: local.probability.lower(
+      plan.frozen[name],
+      None,
+      of(size, batches.power_of_two(shapes.prompt_tokens)),
+      of(size),
+      of(size, group, row),
+      of(size, group),
+      (0, 1),
+      config=model,
+    ),
+    plan.resident[name],
+    roofline.score(model, seen, tokens, passes * read_bytes(model, plan.mesh)),
+    sharing(model, plan.mesh),
+  )
+
+
+def forward_work(
+  plan: Plan, model: ModelConfig, *, logits: bool = False
+) -> Work:
+  """Work of a forward pass of a model over the packed rows of a step."""
+  tokens = packed_tokens(plan)
+  read = read_bytes(model, plan.mesh)
+  return roofline.score(
+    model, plan.shapes, tokens, read, tokens if logits else 0
+  )
+
+
+def packed_tokens(plan: Plan) -> int:
+  """Tokens of the rows that a step's groups are packed into."""
+  return load.packed_tokens(
+    plan.length_PxG,
+    plan.shapes,
+    plan.config.microbatch_groups,
+    group_shards(plan.mesh),
+  )
+
+
+def read_bytes(model: ModelConfig, mesh: Mesh, table: str = 'decode') -> int:
+  """Bytes per chip of the weights that it reads in one pass.
+
+  Training shards weights over 'fsdp', but a chip reads all that it gathers: as
+  much as the table `decode` keeps on it.  Of an embedding beside a head, a pass
+  reads a few rows.
+  """
+  shapes = frozen_shapes(model, mesh, table)
+  if 'head' in shapes:
+    shapes = {name: tree for name, tree in shapes.items() if name != 'embed'}
+  return per_chip(shapes)
 
 
 def update(plan: Plan) -> Program:
@@ -215,14 +333,22 @@ def update(plan: Plan) -> Program:
   # from the batch and no frozen parameters.
   adapted = plan.model.lora is not None
   base = plan.frozen['reference'] if adapted else {}
+  tokens = packed_tokens(plan)
   work = roofline.update(
-    plan.model, plan.shapes, plan.microbatches, plan.config.moment_dtype
+    plan.model,
+    plan.shapes,
+    tokens,
+    plan.microbatches,
+    read_bytes(plan.model, plan.mesh),
+    per_chip(learned),
+    per_chip(plan.resident['optimiser']),
   )
   return Program(
     'update',
     lambda: step.lower(state, batch(plan), base),
     (learned, plan.resident['optimiser'], base),
     work,
+    sharing(plan.model, plan.mesh),
   )
 
 
@@ -270,9 +396,13 @@ def to_rollout(plan: Plan) -> tuple[Params, int, list[Any]]:
   return weights, per_chip(copied), kept
 
 
-def size(leaf: Any) -> int:
-  """Bytes of one whole array, replicas not counted."""
-  return int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+def sharing(model: ModelConfig, mesh: Mesh) -> int:
+  """Number of chips that attention is split over.
+
+  By groups, and by key-value heads where these split evenly.
+  """
+  tensor = mesh.shape['tensor']
+  return group_shards(mesh) * (1 if model.num_kv_heads % tensor else tensor)
 
 
 def per_chip(tree: Any) -> int:
