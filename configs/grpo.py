@@ -318,6 +318,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       steps=32,  # updates; may grow when a finished run is continued
       prompts_per_step=8,  # briefs
       group_size=8,  # replies to each brief
+      # Above 1, replies are sampled to so many times more briefs, and those are
+      # dropped whose rewards are all equal: they teach nothing.
+      oversample=1.0,
       # Gradients are accumulated over microbatches of so many briefs, which
       # bounds the memory of the update and does not change its result.
       microbatch_groups=4,

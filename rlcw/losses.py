@@ -242,6 +242,28 @@ def k2_kl(logp: jax.Array, ref_logp: jax.Array, mask: jax.Array) -> jax.Array:
   return jnp.square(_limited(d, -KL_LIMIT, KL_LIMIT)) / 2
 
 
+def divisor(length_N: jax.Array, how: str, max_length: int) -> jax.Array:
+  """Divisor (scalar) of the losses of replies; see `aggregate`.
+
+  Args:
+    length_N: tokens of each reply; 0 for one that is ignored.
+    how: as there.
+    max_length: as there.
+
+  Raises:
+    ValueError: `how` is none of `AGGREGATIONS`.
+  """
+  # Replies that could not be scored have no tokens; they must not count.
+  replies = jnp.sum(length_N > 0).astype(jnp.float32)
+  if how == 'token_mean':
+    return length_N.sum().astype(jnp.float32)
+  if how == 'sequence_mean':
+    return replies
+  if how == 'constant':
+    return replies * max_length
+  raise ValueError(f'aggregation={how!r}; expected one of {AGGREGATIONS}')
+
+
 def aggregate(
   loss_NxT: jax.Array, mask_NxT: jax.Array, how: str, max_length: int
 ) -> Ratio:
@@ -261,16 +283,10 @@ def aggregate(
   """
   loss_NxT = jnp.where(mask_NxT, loss_NxT, 0.0)
   length_N = mask_NxT.sum(-1)
-  # Replies that could not be scored are masked throughout; they must not count
-  # in the denominator.
-  replies = jnp.sum(length_N > 0).astype(jnp.float32)
-  if how == 'token_mean':
-    return Ratio(loss_NxT.sum(), length_N.sum().astype(jnp.float32))
+  loss_N = loss_NxT.sum(-1)
   if how == 'sequence_mean':
-    return Ratio((loss_NxT.sum(-1) / jnp.maximum(length_N, 1)).sum(), replies)
-  if how == 'constant':
-    return Ratio(loss_NxT.sum(), replies * max_length)
-  raise ValueError(f'aggregation={how!r}; expected one of {AGGREGATIONS}')
+    loss_N /= jnp.maximum(length_N, 1)
+  return Ratio(loss_N.sum(), divisor(length_N, how, max_length))
 
 
 class GRPOTerms(NamedTuple):

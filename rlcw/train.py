@@ -2,14 +2,14 @@
 
 1. next_batch(state, step)  makes a batch, with the current parameters (GRPO
                             samples from them) or without (SFT, reward model)
-2. update(state, batch)     one jitted step: gradients summed over
-                            microbatches, one division, clip, optimiser
+2. update(state, parts)     gradients summed over the parts of the batch, one
+                            division, clip, optimiser; two jitted programs
 3. metrics                  of step n are fetched after step n + 1 is
                             dispatched, so that the device never idles
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ Params = Any  # a nested dict of arrays
 
 # (params, frozen, batch) -> {'loss': Ratio, other metrics: Ratio}.  Gradients
 # are taken of `params` only.  Every ratio must be a sum over examples, so that
-# numerators and denominators add up over microbatches.
+# numerators and denominators add up over the parts of a batch.
 LossFn = Callable[[Params, Params, Any], dict[str, Ratio]]
 
 
@@ -54,13 +54,16 @@ class TrainState(struct.PyTreeNode):
 class Batch(NamedTuple):
   """One training batch and the metrics of producing it."""
 
-  arrays: Any  # a tree; every array has the batch as its leading axis
+  parts: Sequence[Any]  # trees, whose gradients are summed one after another
   metrics: Mapping[str, Any]
   started: float  # time.perf_counter() when the device became free
   seconds: float = 0.0  # from then until the batch was complete
   # Counts such as `tokens`, of which the metrics have the rates per second.
   counts: Mapping[str, float] = {}
   sample: str = ''  # a text to show, if any
+  # Scalar that the sum of losses is divided by, if parts of the batch that have
+  # no gradient were left out; None for the sum of the denominators.
+  divisor: jax.Array | None = None
 
 
 class Ended(ValueError):
@@ -146,54 +149,91 @@ def make_update(
   microbatches: int = 1,
   rate: optax.Schedule | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """Makes the jitted step `(state, arrays, frozen) -> (state, metrics)`.
+  """Makes the step `(state, parts, frozen, divisor) -> (state, metrics)`.
 
-  Accumulating k microbatches equals one batch, because sums are accumulated
-  and divided once.  A step is skipped, with the metric `skipped` 1, if its loss
-  or gradient is not finite, or if its gradient is 0 throughout, such as that of
-  a batch without a valid reply: Adam would move the parameters by its momentum
-  alone.  A skipped step changes only `step` and, in the first case,
-  `bad_steps`; the schedule of the learning rate does not count it.
+  The parts of a batch give the same update as the whole, because sums are
+  accumulated and divided once; only the activations of one part at a time are
+  in memory.  Parts of equal shapes share one compiled program.
 
   Args:
     loss_fn: returns sums, see `LossFn`.
     optimizer: of the run.
     state: gives the shardings of the new state.  The step donates the buffers
       of the state that it is called with.
-    microbatches: a divisor of the batch's leading axis.
+    microbatches: the largest number of parts; of one, no sum is kept beside
+      its gradient.
     rate: the optimiser's learning rate, for the metrics.
 
   Returns:
-    The step; its `frozen` parameters complete the state's, without gradient.
+    The step.  Its `frozen` parameters complete the state's, without gradient;
+    its `divisor` is that of `Batch`.
+  """
+  accumulate = make_accumulate(loss_fn, state)
+  apply = make_apply(optimizer, state, rate)
+  shardings = jax.tree.map(lambda a: a.sharding, state.params)
+  zeros = jax.jit(
+    lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings
+  )
+  add = jax.jit(lambda *terms: jax.tree.map(jnp.add, *terms))
+
+  def update(
+    state: TrainState,
+    parts: Sequence[Any],
+    frozen: Params,
+    divisor: jax.Array | None = None,
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    # Zeros, so that the first part runs the program of the others.
+    grads = zeros(state.params) if microbatches > 1 else None
+    total = None
+    for part in parts:
+      grads, terms = accumulate(grads, state.params, frozen, part)
+      total = terms if total is None else add(total, terms)
+    return apply(state, grads, total, divisor)
+
+  return update
+
+
+def make_accumulate(loss_fn: LossFn, state: TrainState) -> Callable[..., Any]:
+  """Makes the jitted `(grads, params, frozen, part) -> (grads, terms)`.
+
+  It adds the gradient of a part's losses to `grads`, which are donated, or
+  returns that gradient if they are None; `terms` are those of `loss_fn`.
   """
 
-  def accumulate(params: Params, frozen: Params, arrays: Any):
-    # The gradient of the numerator alone: quotients of microbatches with
-    # different token counts would not add up to the quotient of the batch.
-    def numerator(params: Params, arrays: Any):
-      terms = loss_fn(params, frozen, arrays)
+  def accumulate(grads: Any, params: Params, frozen: Params, part: Any) -> Any:
+    # The gradient of the numerator alone: quotients of parts with different
+    # token counts would not add up to the quotient of the batch.
+    def numerator(params: Params) -> tuple[jax.Array, Any]:
+      terms = loss_fn(params, frozen, part)
       return terms['loss'].numerator, terms
 
-    gradient = jax.grad(numerator, has_aux=True)
-    if microbatches == 1:
-      return gradient(params, arrays)
-    parts = jax.tree.map(
-      lambda a: a.reshape(microbatches, -1, *a.shape[1:]), arrays
-    )
+    gradient, terms = jax.grad(numerator, has_aux=True)(params)
+    if grads is not None:
+      gradient = jax.tree.map(jnp.add, grads, gradient)
+    return gradient, terms
 
-    def add(total: Any, part: Any):
-      return jax.tree.map(jnp.add, total, gradient(params, part)), None
+  shardings = jax.tree.map(lambda a: a.sharding, state.params)
+  return jax.jit(accumulate, donate_argnums=0, out_shardings=(shardings, None))
 
-    # A scan, not a Python loop: the program is compiled once, and activations
-    # of one microbatch at a time are in memory.
-    first = jax.tree.map(lambda a: a[0], parts)
-    shapes = jax.eval_shape(gradient, params, first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(add, zeros, parts)[0]
 
-  def update(state: TrainState, arrays: Any, frozen: Params):
-    grads, terms = accumulate(state.params, frozen, arrays)
-    divisor = terms['loss'].denominator
+def make_apply(
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  rate: optax.Schedule | None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Makes the jitted `(state, grads, terms, divisor) -> (state, metrics)`.
+
+  A step is skipped, with the metric `skipped` 1, if its loss or gradient is not
+  finite, or if its gradient is 0 throughout, such as that of a batch without a
+  valid reply: Adam would move the parameters by its momentum alone.  A skipped
+  step changes only `step` and, in the first case, `bad_steps`; the schedule of
+  the learning rate does not count it.
+  """
+
+  def apply(state: TrainState, grads: Any, terms: Any, divisor: Any):
+    if divisor is None:
+      divisor = terms['loss'].denominator
+    terms = terms | {'loss': Ratio(terms['loss'].numerator, divisor)}
     grads = jax.tree.map(lambda g: Ratio(g, divisor).quotient, grads)
     stats = {name: ratio.quotient for name, ratio in terms.items()}
     norm = optax.tree.norm(grads)
@@ -222,7 +262,7 @@ def make_update(
   # Donating the old state halves the memory of parameters and moments.  Fixed
   # output shardings keep XLA from choosing others, which would recompile.
   shardings = jax.tree.map(lambda a: a.sharding, state)
-  return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+  return jax.jit(apply, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
@@ -269,7 +309,7 @@ def fit(
     workdir: checkpoints and metrics are written here.
     checkpoint_every: steps between checkpoints.
     frozen: parameters that complete `params` in the loss, without gradient.
-    microbatches: number of parts of a batch whose gradients are accumulated.
+    microbatches: the largest number of parts of a batch.
     max_bad_steps: steps in a row without a finite loss and gradient that stop
       the run.
     watch: receives every row of metrics (`metrics.Writer`).
@@ -338,7 +378,7 @@ def fit(
         if isinstance(error, Stopped):
           console.log(f'{name}: {error}; {step} of {steps} steps are saved')
         raise
-      state, stats = update(state, batch.arrays, frozen or {})
+      state, stats = update(state, batch.parts, frozen or {}, batch.divisor)
       # This step runs on the device while the host writes the row of the step
       # before it.  So divergence is noticed one step late, which is harmless:
       # a bad step does not change the parameters.

@@ -13,11 +13,16 @@ from ml_collections import ConfigDict
 
 from rlcw import losses, train
 from rlcw.data import datasets
-from rlcw.models import weights
+from rlcw.models import packing, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
-from rlcw.runtime import checkpoint
-from rlcw.runtime.mesh import make_mesh, over_groups, replicated
+from rlcw.runtime import checkpoint, metrics
+from rlcw.runtime.mesh import (
+  group_shards,
+  make_mesh,
+  over_groups,
+  replicated,
+)
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import objective
 
@@ -64,7 +69,7 @@ def _shapes() -> Params:
   return nn.unbox(variables)['params']
 
 
-def make_arrays(mesh: Any) -> dict[str, jax.Array]:
+def make_arrays(mesh: Any) -> dict[str, Any]:
   rng = np.random.default_rng(1)
   length_PxG = rng.integers(1, T + 1, (P, G))
   prompt_PxL = rng.integers(0, 64, (P, L)).astype('int32')
@@ -82,8 +87,26 @@ def make_arrays(mesh: Any) -> dict[str, jax.Array]:
     'valid': np.ones((P, G), bool),
     'ref_logp': rng.normal(-4, 0.3, (P, G, T)).astype('float32'),
     'advantage': rng.normal(0, 1, (P, G)).astype('float32'),
+    'live': np.ones(P, bool),
   }
   return jax.device_put(arrays, over_groups(mesh))
+
+
+def make_parts(mesh: Any, microbatches: int = 1) -> list[objective.Part]:
+  """The arrays in packed rows."""
+  arrays = make_arrays(mesh)
+  packed = packing.partition(
+    np.asarray(arrays['length']),
+    np.asarray(arrays['rollout'].length),
+    L,
+    T,
+    part=P // microbatches,
+    shards=group_shards(mesh),
+  )
+  split = packed.split(arrays, over_groups(mesh))
+  return [
+    objective.Part(*each) for each in zip(split, packed.width, strict=True)
+  ]
 
 
 SGD = optax.sgd(0.1)  # Adam's first step would magnify rounding to a sign
@@ -104,7 +127,8 @@ def take_steps(
   loss_fn = objective.make_loss(CONFIG, SETTINGS)
   update = train.make_update(loss_fn, optimizer, state, microbatches)
   for _ in range(steps):
-    state, values = update(state, make_arrays(mesh), {})
+    with jax.set_mesh(mesh):
+      state, values = update(state, make_parts(mesh, microbatches), {})
     told.append({name: float(value) for name, value in values.items()})
   return told, state
 
@@ -187,7 +211,7 @@ def fit(
 ) -> train.TrainState:
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     target = jnp.full((2,), targets[step])
-    return train.Batch({'target': target}, {}, time.perf_counter())
+    return train.Batch([{'target': target}], {}, time.perf_counter())
 
   optimizer = optax.sgd(0.25)
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
@@ -221,6 +245,12 @@ def masked_loss(
   return {'loss': losses.Ratio(jnp.square(error).sum(), known.sum())}
 
 
+def halves(target_N: np.ndarray, mesh: Any) -> list[dict[str, jax.Array]]:
+  """Two parts of a batch."""
+  rows = target_N.reshape(2, -1, 1)
+  return [jax.device_put({'target': x}, over_groups(mesh)) for x in rows]
+
+
 @pytest.mark.parametrize('devices', [1, 8])
 def test_a_step_with_nothing_to_learn_from_changes_nothing(
   devices: int,
@@ -235,8 +265,7 @@ def test_a_step_with_nothing_to_learn_from_changes_nothing(
   batches = [full, empty, full, empty, empty, full]
   rows, leaves = [], []
   for batch in batches:
-    arrays = jax.device_put({'target': batch.reshape(16, 1)}, over_groups(mesh))
-    state, stats = update(state, arrays, {})
+    state, stats = update(state, halves(batch, mesh), {})
     rows.append(jax.device_get(stats))
     leaves.append(jax.device_get([state.params, state.opt_state]))
   assert [row['skipped'] for row in rows] == [0, 1, 0, 1, 1, 0]
@@ -250,9 +279,8 @@ def test_a_step_with_nothing_to_learn_from_changes_nothing(
   other = train.init_state(
     jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh)), optimizer, mesh
   )
-  arrays = jax.device_put({'target': full.reshape(16, 1)}, over_groups(mesh))
   for _ in range(3):
-    other, _ = update(other, arrays, {})
+    other, _ = update(other, halves(full, mesh), {})
   jax.tree.map(
     np.testing.assert_array_equal,
     leaves[-1],
@@ -268,7 +296,7 @@ def test_an_empty_step_does_not_end_a_row_of_bad_ones() -> None:
   counts = []
   for target in (1e30, np.nan, 1e30, 0.0, np.nan):  # 1e30² is infinite
     arrays = {'target': jnp.full((2,), target, jnp.float32)}
-    state, stats = update(state, arrays, {})
+    state, stats = update(state, [arrays], {})
     counts.append(int(stats['bad_steps']))
   assert counts == [1, 1, 2, 0, 0]
 
@@ -286,7 +314,7 @@ def test_weights_that_sum_to_less_than_1_are_divided_by() -> None:
     params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
     state = train.init_state(params, optimizer, single())
     update = train.make_update(loss, optimizer, state)
-    state, stats = update(state, {'weight': jnp.full(2, weight)}, {})
+    state, stats = update(state, [{'weight': jnp.full(2, weight)}], {})
     found.append((float(state.params['x']), float(stats['loss'])))
   assert found == [(0.5, 1.0)] * 2
 
@@ -315,7 +343,7 @@ def test_a_source_of_batches_that_ends_leaves_a_saved_state(
     if ended and now == step:
       raise train.Ended('no reply got a score')
     batch = {'target': jnp.zeros(2)}
-    return train.Batch(batch, {}, time.perf_counter())
+    return train.Batch([batch], {}, time.perf_counter())
 
   def run() -> train.TrainState:
     return train.fit(
@@ -349,16 +377,19 @@ def test_too_many_bad_steps_stop_the_run_though_the_next_is_good(
 
 
 def test_the_update_takes_over_its_buffers_and_compiles_once() -> None:
+  compiled = metrics.Compilations()
   optimizer = optax.sgd(0.25)
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
   state = train.init_state(params, optimizer, single())
   update = train.make_update(scalar_loss, optimizer, state)
   arrays = {'target': jnp.zeros(2)}
   first = state.params['x']
-  for _ in range(3):
-    state, _ = update(state, arrays, {})
+  for step in range(3):
+    state, _ = update(state, [arrays], {})
+    if step == 0:
+      after_first = compiled.count
   assert first.is_deleted()
-  assert update._cache_size() == 1  # type: ignore
+  assert compiled.count == after_first
 
 
 def test_every_step_is_a_line_with_its_sample_rate_and_tempo(
@@ -368,7 +399,7 @@ def test_every_step_is_a_line_with_its_sample_rate_and_tempo(
     # The second step is skipped, so it does not count for the warm-up.
     target = jnp.full((2,), float('nan') if step == 1 else 0.0)
     return train.Batch(
-      {'target': target},
+      [{'target': target}],
       {'extra': step, 'word': '[bold]'},
       time.perf_counter(),
       counts={'tokens': 10},

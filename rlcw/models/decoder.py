@@ -6,6 +6,7 @@ a query:
   1. a brief, or any plain row   own keys, causal             `Decoder`
      texts packed into a row     own segment's keys, causal   `Decoder(segment)`
   2. replies to a known brief    brief's keys + own, causal   `Decoder(prefix)`
+     whole groups in packed rows the same, spread out for it  `Decoder(layout)`
   3. one new token per reply     brief's keys + reply cache   `decode_step`
 
 The brief's keys have no group axis: G replies read one copy.  (1) and (2) scan
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rlcw.models import packing
 from rlcw.models.attention import (
   Rope,
   attend,
@@ -37,7 +39,14 @@ from rlcw.models.attention import (
 )
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.layers import Linear, RMSNorm, elementwise, weight
+from rlcw.models.layers import (
+  Linear,
+  RMSNorm,
+  elementwise,
+  token_logprobs,
+  weight,
+)
+from rlcw.models.packing import Groups, Layout
 from rlcw.runtime.mesh import constrain
 
 Params = Any  # a nested dict of arrays
@@ -94,6 +103,7 @@ class Block(nn.Module):
     prefix_length_P: jax.Array | None,
     prefix_kv: KV | None,
     segment_PxGxL: jax.Array | None = None,
+    layout: Layout | None = None,
     cache: KV | None = None,
     index: jax.Array | int = 0,
   ) -> tuple[jax.Array, KV]:
@@ -141,8 +151,10 @@ class Block(nn.Module):
       prefix = Prefix(prefix_kv, prefix_length_P)
 
     def attention(window: int | None) -> jax.Array:
-      options: Any = {'start': index, 'implementation': c.attention}
-      return attend(q, own, prefix, segment_PxGxL, window=window, **options)
+      options: Any = {'window': window, 'implementation': c.attention}
+      if layout is not None:
+        return packing.attend(q, own, layout, prefix, **options)
+      return attend(q, own, prefix, segment_PxGxL, start=index, **options)
 
     # Two static windows under a `cond` rather than a traced one: the kernels
     # need the mask at compile time to skip blocks.
@@ -189,6 +201,7 @@ class Decoder(nn.Module):
     token_PxGxL: jax.Array,
     prefix: Prefix | None = None,
     segment_PxGxL: jax.Array | None = None,
+    layout: Layout | None = None,
   ) -> tuple[jax.Array, KV]:
     """Runs one causal forward pass.
 
@@ -198,6 +211,8 @@ class Decoder(nn.Module):
       segment_PxGxL: segment number of each token in rows that pack several
         texts: tokens attend to their own segment only, and positions restart
         with each segment.
+      layout: of rows `[S, 1, N]` that pack whole groups; a prefix is then one
+        of all briefs of a row.
 
     Returns:
       Hidden states after the final norm `[P, G, L, D]`, and keys and values
@@ -206,6 +221,8 @@ class Decoder(nn.Module):
     c = self.config
     length = token_PxGxL.shape[-1]
     position_PxGxL = jnp.broadcast_to(jnp.arange(length), token_PxGxL.shape)
+    if layout is not None:
+      position_PxGxL = layout.position[:, None]
     prefix_kv = prefix_length_P = None
     if prefix is not None:
       prefix_kv, prefix_length_P = prefix
@@ -230,7 +247,7 @@ class Decoder(nn.Module):
       nn.remat(Block, prevent_cse=False, policy=None if c.remat else products),
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=cast(Any, (local, shared, shared, per_layer, shared)),
+      in_axes=cast(Any, (local, shared, shared, per_layer, shared, shared)),
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
@@ -241,12 +258,13 @@ class Decoder(nn.Module):
       prefix_length_P,
       prefix_kv,
       segment_PxGxL,
+      layout,
     )
     return RMSNorm(c.norm_eps, c.norm_offset, name='final_norm')(x), kv
 
 
-def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
-  return module.apply({'params': params}, *inputs)
+def _apply(module: nn.Module, params: Params, *inputs: Any, **more: Any) -> Any:
+  return module.apply({'params': params}, *inputs, **more)
 
 
 def as_dtype(params: Params, dtype: str) -> Params:
@@ -347,6 +365,60 @@ def forward_replies(
   return jnp.concatenate([first, reading[:, :, :-1]], axis=2), reading
 
 
+def forward_groups(
+  config: ModelConfig,
+  params: Params,
+  groups: Groups,
+  width: int,
+  preface: Prefix | None = None,
+) -> tuple[jax.Array, Layout]:
+  """Runs briefs and their replies in packed rows, without their padding.
+
+  Args:
+    config: of the model.
+    params: of the model.
+    groups: P of them; the first and the last of a row follow `packing`.
+    width: N, tokens of a row, which its groups do not exceed.
+    preface: as in `prefill`, a row for each row.
+
+  Returns:
+    Hidden states `[S, N, D]` at each token, and the layout of the rows.
+  """
+  layout = packing.lay_out(groups, width)
+  token_SxN = layout.rows(layout.join(groups.prompt, groups.token))
+  hidden_Sx1xNxD, _ = _apply(
+    Decoder(config), params, token_SxN[:, None], preface, layout=layout
+  )
+  return hidden_Sx1xNxD[:, 0], layout
+
+
+def reply_logprobs(
+  params: Params,
+  hidden_SxNxD: jax.Array,
+  layout: Layout,
+  token_PxGxT: jax.Array,
+  temperature: jax.Array | float,
+) -> jax.Array:
+  """Log-probabilities `[P, G, T]` of reply tokens, from `forward_groups`.
+
+  They are 0 at padding.
+  """
+  D = hidden_SxNxD.shape[-1]
+  # The hidden state at the token before predicts a token.
+  predicting_SxNxD = jnp.take_along_axis(
+    hidden_SxNxD, layout.previous[..., None], axis=1
+  )
+  brief_PxL = jnp.zeros((len(layout.length), layout.briefs[1]), int)
+  target_SxN = layout.rows(layout.join(brief_PxL, token_PxGxT))
+  logp_N = token_logprobs(
+    predicting_SxNxD.reshape(-1, D),
+    head_weight(params),
+    target_SxN.reshape(-1),
+    temperature,
+  )
+  return layout.of_replies(logp_N.reshape(target_SxN.shape))
+
+
 def forward_packed(
   config: ModelConfig,
   params: Params,
@@ -436,9 +508,8 @@ def decode_step(
       rope,
       prefix.length_P,
       brief,
-      None,
-      kv,
-      index,
+      cache=kv,
+      index=index,
     )
     new_cache.append(kv)
   norm = RMSNorm(c.norm_eps, c.norm_offset)

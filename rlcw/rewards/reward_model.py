@@ -25,12 +25,19 @@ from safetensors.numpy import load_file
 from rlcw.data import batches
 from rlcw.data.characters import blank
 from rlcw.data.messages import Prompt, messages, transcript
-from rlcw.models import chat, formats, language_model, lora, weights
+from rlcw.models import (
+  chat,
+  formats,
+  language_model,
+  lora,
+  packing,
+  weights,
+)
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_replies, head_weight
+from rlcw.models.decoder import Params, forward_groups, reply_logprobs
 from rlcw.models.language_model import LanguageModel
-from rlcw.models.layers import token_logprobs
+from rlcw.models.packing import Groups
 from rlcw.runtime import processes, runs
 from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
@@ -278,25 +285,24 @@ def reply_features(
   return hidden.sum(2, dtype=jnp.float32) / count
 
 
-@functools.partial(jax.jit, static_argnames='config')
+@functools.partial(jax.jit, static_argnames=('config', 'width'))
 def features(
   params: Params,
-  prompt_PxL: jax.Array,
-  length_P: jax.Array,
-  token_PxGxT: jax.Array,
+  groups: Groups,
   mask_PxGxT: jax.Array,
   *,
   config: ModelConfig,
+  width: int,
 ) -> jax.Array:
   """Features `[P, G, D]` of G replies to each of P prompts.
 
-  Each prompt is prefilled once for all its replies.
+  Prompts and replies are packed into rows of `width` tokens.
   """
-  _, hidden = forward_replies(config, params, prompt_PxL, length_P, token_PxGxT)
-  return reply_features(hidden, mask_PxGxT)
+  hidden_SxNxD, layout = forward_groups(config, params, groups, width)
+  return reply_features(layout.of_replies(hidden_SxNxD), mask_PxGxT)
 
 
-@functools.partial(jax.jit, static_argnames=('config', 'reference'))
+@functools.partial(jax.jit, static_argnames=('config', 'width', 'reference'))
 def score_and_reference(
   params: Params,
   head: Head | None,
@@ -308,6 +314,7 @@ def score_and_reference(
   end: jax.Array | int | None = None,
   *,
   config: ModelConfig,
+  width: int,
   reference: bool = True,
 ) -> tuple[jax.Array | None, jax.Array | None]:
   """Scores and reference log-probabilities from one forward pass.
@@ -323,37 +330,32 @@ def score_and_reference(
     end: the id that the reward model reads where a reply ends, whichever the
       policy chose; None for the policy's.
     config: of the model.
+    width: tokens of the packed rows that prompts and replies are read in.
     reference: false for no log-probabilities.
 
   Returns:
     Writing scores `[P, G]`, or None without a head; and log-probabilities
-    `[P, G, T]` of the tokens at `temperature` under the reference policy, or
-    None.
+    `[P, G, T]` of the tokens at `temperature` under the reference policy, 0 at
+    padding, or None.
   """
-  # `before` predicts each token and `after` has read it: they differ by one
-  # position, so both come from the same pass.
   token_PxGxT = rollout.token
   if end is not None:
     last = jnp.arange(token_PxGxT.shape[-1]) == rollout.length[..., None] - 1
     token_PxGxT = jnp.where(
       last & rollout.finished[..., None], end, token_PxGxT
     )
-  # `before` a reply's last token, nothing depends on that token.
-  before, after = forward_replies(
-    config, params, prompt_PxL, length_P, token_PxGxT
-  )
+  # A token is predicted from those before it and scored with itself, so one
+  # pass gives both.  Nothing that predicts depends on a reply's last token.
+  groups = Groups(prompt_PxL, length_P, token_PxGxT, rollout.length)
+  hidden_SxNxD, layout = forward_groups(config, params, groups, width)
   logp_PxGxT = None
   if reference:
-    logp_N = token_logprobs(
-      before.reshape(-1, before.shape[-1]),
-      head_weight(params),
-      rollout.token.reshape(-1),
-      temperature,
+    logp_PxGxT = reply_logprobs(
+      params, hidden_SxNxD, layout, rollout.token, temperature
     )
-    logp_PxGxT = logp_N.reshape(rollout.token.shape)
   if head is None or mask_PxGxT is None:
     return None, logp_PxGxT
-  features_PxGxD = reply_features(after, mask_PxGxT)
+  features_PxGxD = reply_features(layout.of_replies(hidden_SxNxD), mask_PxGxT)
   score_PxG = features_PxGxD @ head.weight + head.bias
   return score_PxG, logp_PxGxT
 
@@ -454,15 +456,24 @@ def read_texts(
     'max_reply_tokens',
   )
   prompt_PxL, length_P = batches.pad_coarsely(asked, min_prompt_width)
-  *inputs, mask = shards.to_global(
-    (
-      prompt_PxL,
-      length_P,
-      token_NxT.reshape(*shape_PxG, -1),
-      mask_NxT.reshape(*shape_PxG, -1),
-    )
+  count_PxG = length_N.reshape(shape_PxG)
+  packed = packing.partition(
+    np.concatenate(shards.gather(length_P)),
+    np.concatenate(shards.gather(count_PxG)),
+    prompt_PxL.shape[-1],
+    token_NxT.shape[-1],
+  )
+  token_PxGxT, mask_PxGxT = (
+    x_NxT.reshape(*shape_PxG, -1) for x_NxT in (token_NxT, mask_NxT)
+  )
+  groups = Groups(prompt_PxL, length_P, token_PxGxT, count_PxG)
+  (part,) = packed.split(
+    shards.to_global((groups, mask_PxGxT)), shards.sharding
   )
   # With offload=True the weights are in host memory between calls.
   params = weights.in_memory(decoder.params, 'device')
-  features_PxGxD = features(params, *inputs, mask, config=decoder.config)
+  features_PxGxD = packed.join(
+    [features(params, *part, config=decoder.config, width=packed.width[0])],
+    shards.sharding,
+  )
   return np.asarray(shards.local_rows(features_PxGxD))

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from rlcw import Config
-from rlcw.models import language_model, weights
+from rlcw.models import language_model, packing, weights
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief
@@ -270,17 +270,8 @@ class Scorer:
     if self.reads_base:
       # JAX dispatches this asynchronously: the device computes while the host
       # decodes the replies and checks the rules below.
-      score_PxG, ref_logp = reward_model.score_and_reference(
-        weights.in_memory(self.model.params, 'device'),
-        head,
-        prompt_PxL,
-        length_P,
-        rollout,
-        self.config.temperature,
-        mask,
-        end,
-        config=self.model.reference,
-        reference=self.reference,
+      score_PxG, ref_logp = self.read(
+        prompt_PxL, length_P, rollout, head, mask, end
       )
     rollout = local_rollout
     text = self.texts(rollout)
@@ -318,6 +309,46 @@ class Scorer:
     return Scores(
       text, follow, violated, score_PxG, valid, ref_logp, good_P, stats
     )
+
+  def read(
+    self,
+    prompt_PxL: jax.Array,
+    length_P: jax.Array,
+    rollout: Rollout,
+    head: reward_model.Head | None,
+    mask_PxGxT: jax.Array | None,
+    end: int | None,
+  ) -> tuple[jax.Array | None, jax.Array | None]:
+    """`reward_model.score_and_reference`, a part of the groups at a time."""
+    gather, local = self.shards.gather, self.shards.local_rows
+    packed = packing.partition(
+      np.concatenate(gather(np.asarray(local(length_P)))),
+      np.concatenate(gather(np.asarray(local(rollout.length)))),
+      prompt_PxL.shape[-1],
+      rollout.token.shape[-1],
+      part=self.config.microbatch_groups,
+    )
+    params = weights.in_memory(self.model.params, 'device')
+    arrays = prompt_PxL, length_P, rollout, mask_PxGxT
+    parts = []
+    for part, width in zip(
+      packed.split(arrays, self.shards.sharding), packed.width, strict=True
+    ):
+      *read, mask = part
+      parts.append(
+        reward_model.score_and_reference(
+          params,
+          head,
+          *read,
+          self.config.temperature,
+          mask,
+          end,
+          config=self.model.reference,
+          width=width,
+          reference=self.reference,
+        )
+      )
+    return packed.join(parts, self.shards.sharding)
 
   def texts(self, rollout: Rollout) -> list[list[str]]:
     """Decodes the replies to text, `[P][G]`."""

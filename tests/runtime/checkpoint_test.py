@@ -158,7 +158,7 @@ def descend(workdir: pathlib.Path, steps: int = 8) -> bytes:
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     arrays = {'target': jnp.full(2, step, jnp.float32)}
-    return train.Batch(arrays, {}, time.perf_counter())
+    return train.Batch([arrays], {}, time.perf_counter())
 
   def loss(params: Any, _: Any, arrays: Any) -> dict[str, losses.Ratio]:
     error = jnp.square(params['x'] - arrays['target'][:, None, None])

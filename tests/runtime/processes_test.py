@@ -44,7 +44,7 @@ def descend(
   def notice(state: train.TrainState, step: int) -> train.Batch:
     if step == notice_at:
       signal.raise_signal(signal.SIGTERM)
-    return train.Batch({'target': jnp.zeros(2)}, {}, time.perf_counter())
+    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
 
   mesh = make_mesh(devices=jax.devices()[:1])
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh))
@@ -85,7 +85,7 @@ def test_a_step_that_is_interrupted_is_not_saved(
     if step == 2:
       signal.raise_signal(signal.SIGINT)
       processes.stop_together()
-    return train.Batch({'target': jnp.zeros(2)}, {}, time.perf_counter())
+    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
 
   with signals.listening(), pytest.raises(signals.Stopped) as stopped:
     descend(tmp_path / 'a', next_batch=next_batch)

@@ -22,10 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlcw.data import batches
+from rlcw.models import packing
 from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_replies, head_weight, prefill
+from rlcw.models.decoder import Params, forward_groups, head_weight, prefill
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.packing import Groups
 from rlcw.models.tokenizer import encode_inside, encode_untrusted
 from rlcw.rewards.judge.questions import (
   Prompt,
@@ -109,21 +111,30 @@ class LogprobJudge:
       token, count = batches.pad_coarsely(
         [row for group in rows for row in group]
       )
-      arrays = self.parts.to_global(
-        (
-          prompt_PxL,
-          length_P,
-          token.reshape(size, -1, token.shape[-1]),
-          count.reshape(size, -1),
-        )
+      groups = Groups(
+        prompt_PxL,
+        length_P,
+        token.reshape(size, -1, token.shape[-1]),
+        count.reshape(size, -1),
+      )
+      packed = packing.partition(
+        np.concatenate(self.parts.gather(groups.length)),
+        np.concatenate(self.parts.gather(groups.count)),
+        prompt_PxL.shape[-1],
+        token.shape[-1],
+      )
+      (groups,) = packed.split(
+        self.parts.to_global(groups), self.parts.sharding
       )
       probability_PxG = probability(
         self.model.params,
         preface,
-        *arrays,
+        groups,
         self.labels(question),
         config=self.model.config,
+        width=packed.width[0],
       )
+      probability_PxG = packed.join([probability_PxG], self.parts.sharding)
       first.append(np.asarray(self.parts.local_rows(probability_PxG)))
     # Drops the rows that only filled a pass.
     first_PxG = np.concatenate(first)[: len(prompts)]
@@ -211,47 +222,38 @@ def _prefill(
   return prefill(config, params, token_SxL, length_S)[1]
 
 
-@functools.partial(jax.jit, static_argnames='config')
+@functools.partial(jax.jit, static_argnames=('config', 'width'))
 def probability(
   params: Params,
   preface: Prefix | None,
-  prompt_PxL: jax.Array,
-  length_P: jax.Array,
-  token_PxGxT: jax.Array,
-  count_PxG: jax.Array,
+  groups: Groups,
   label_2: tuple[jax.Array | int, jax.Array | int],
   *,
   config: ModelConfig,
+  width: int,
 ) -> jax.Array:
   """Probability of the first label as the next token, against the second.
 
   Args:
     params: of the model.
     preface: KV cache of the text before every brief, as `prefill` takes it.
-    prompt_PxL: briefs, padded on the right.
-    length_P: their lengths.
-    token_PxGxT: replies, each with the question after it, padded on the right.
-    count_PxG: their lengths.
+    groups: briefs, and replies, each with the question after it.
     label_2: the first token of each label.
     config: of the model.
+    width: tokens of the packed rows that they are read in.
 
   Returns:
     `[P, G]` in float32.
   """
-  _, hidden = forward_replies(
-    config, params, prompt_PxL, length_P, token_PxGxT, preface
-  )
+  hidden_SxNxD, layout = forward_groups(config, params, groups, width, preface)
   # The state at the last real token predicts the label.
-  last_PxGx1xD = jnp.take_along_axis(
-    hidden, count_PxG[..., None, None] - 1, axis=2
-  )
+  last_PxGxD = jnp.take_along_axis(
+    layout.of_replies(hidden_SxNxD), groups.count[..., None, None] - 1, axis=2
+  )[:, :, 0]
   # Logits of two tokens only: the whole head would need [P, G, V].  Labels are
   # traced, not static, so all questions share one compiled program.
-  head_2xD = head_weight(params)[jnp.asarray(label_2)].astype(hidden.dtype)
+  head_2xD = head_weight(params)[jnp.asarray(label_2)].astype(last_PxGxD.dtype)
   logit_PxGx2 = jnp.einsum(
-    'pgd,vd->pgv',
-    last_PxGx1xD[:, :, 0],
-    head_2xD,
-    preferred_element_type=jnp.float32,
+    'pgd,vd->pgv', last_PxGxD, head_2xD, preferred_element_type=jnp.float32
   )
   return jax.nn.softmax(logit_PxGx2)[..., 0]

@@ -5,15 +5,19 @@ definition for both makes sure that the plan is of the program that runs.
 """
 
 import dataclasses
+import math
 from typing import Any
 
+import jax.numpy as jnp
 import optax
+from flax import struct
 from jax.sharding import Mesh
 
 from rlcw import Config, losses, train
-from rlcw.models import layers, lora
+from rlcw.models import lora
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_replies, head_weight
+from rlcw.models.decoder import Params, forward_groups, reply_logprobs
+from rlcw.models.packing import Groups
 from rlcw.runtime.mesh import group_shards
 
 
@@ -25,6 +29,21 @@ def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
   """
   prompts, shards = config.prompts_per_step, group_shards(mesh)
   return [n for n in range(shards, prompts + 1, shards) if prompts % n == 0]
+
+
+def sampled_prompts(config: Config) -> int:
+  """Number of briefs that a step samples replies to.
+
+  With `oversample`, so many times `prompts_per_step`, rounded up to whole
+  microbatches.
+  """
+  # Configs of earlier versions do not have the setting.
+  more = config.get('oversample', 1.0)
+  if more == 1:
+    return config.prompts_per_step
+  size = config.microbatch_groups
+  # Rounded first: 1.1 · 10 is 11.000000000000002.
+  return math.ceil(round(more * config.prompts_per_step / size, 6)) * size
 
 
 def check(config: Config, mesh: Mesh) -> None:
@@ -72,40 +91,54 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
+@struct.dataclass
+class Part:
+  """A part of a step's batch, as the loss reads it."""
+
+  arrays: dict[str, Any]  # of `step.make_batch`, [P, …] for the part's P groups
+  # Of its packed rows, in tokens: a shape, hence static.
+  width: int = struct.field(pytree_node=False)
+
+
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   """Returns the GRPO loss as `train.fit` takes it.
 
-  The loss reads a batch of `step.make_batch`, or a microbatch of it, and each
-  brief once for its G replies.  Its result is `losses.GRPOTerms` as a dict,
+  The loss reads a `Part` of a batch of `step.make_batch`, each brief once for
+  its G replies, in packed rows.  Its result is `losses.GRPOTerms` as a dict,
   without the terms that a batch without reference log-probabilities lacks.
   """
 
   def loss_fn(
-    params: Params, frozen: Params, arrays: Any
+    params: Params, frozen: Params, part: Part
   ) -> dict[str, losses.Ratio]:
-    params = lora.join(params, frozen)
-    rollout = arrays['rollout']
+    params, arrays = lora.join(params, frozen), part.arrays
+    rollout, live_P = arrays['rollout'], arrays['live']
+    # Groups that are not live only fill the part up: they have no tokens.
+    count_PxG = jnp.where(live_P[:, None], rollout.length, 0)
+    length = rollout.token.shape[-1]
     # Tokens count if they are real, not padding, and their reply could be
     # scored.
-    mask_PxGxT = rollout.mask & arrays['valid'][..., None]
-    length = rollout.token.shape[-1]
-    ref_logp = arrays.get('ref_logp')
-    # [P, G, T, D]: the hidden state at t − 1, which predicts token t.
-    predicting, _ = forward_replies(
-      model_config, params, arrays['prompt'], arrays['length'], rollout.token
+    mask_PxGxT = jnp.arange(length) < count_PxG[..., None]
+    mask_PxGxT &= arrays['valid'][..., None]
+    groups = Groups(
+      arrays['prompt'],
+      jnp.where(live_P, arrays['length'], 0),
+      rollout.token,
+      count_PxG,
+    )
+    hidden_SxNxD, layout = forward_groups(
+      model_config, params, groups, part.width
     )
     # At the temperature of the rollout, or the ratio of policy to sampler would
-    # not be 1 before the first update.  N = P · G · T.
-    logp_N = layers.token_logprobs(
-      predicting.reshape(-1, predicting.shape[-1]),
-      head_weight(params),
-      rollout.token.reshape(-1),
-      config.temperature,
+    # not be 1 before the first update.
+    logp_PxGxT = reply_logprobs(
+      params, hidden_SxNxD, layout, rollout.token, config.temperature
     )
+    ref_logp = arrays.get('ref_logp')
     terms = losses.grpo(
       # From here on a row for each reply, [P · G, T]: the loss needs no groups,
       # as the advantages already compare a reply with its group.
-      logp_N.reshape(-1, length),
+      logp_PxGxT.reshape(-1, length),
       rollout.logp.reshape(-1, length),
       arrays['advantage'].reshape(-1),
       mask_PxGxT.reshape(-1, length),

@@ -9,8 +9,9 @@
                reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
                every rule-breaker's advantage A = (r − mean r) / std r negative;
                the other mixers are baselines
-  5. batch     `make_batch`: the arrays of the update, a clipped policy gradient
-               that reads each brief once for its group (`objective.make_loss`)
+  5. batch     `make_batch`: the groups that the update learns from, in parts: a
+               clipped policy gradient that reads each brief once for its group
+               (`objective.make_loss`)
 
 `make_next_batch` calls the stages in this order, and logs the step's metrics
 and its replies (`logs`).
@@ -18,6 +19,9 @@ and its replies (`logs`).
 With several processes, arrays on devices are global, and the host arrays of a
 process are the rows of its P / processes groups.  Stage 4 gathers both scores,
 so that every process mixes all P groups.
+
+With `oversample`, a step samples more than P briefs; the first P groups with a
+signal are learned from.
 
 Letters: N briefs in the data set, P briefs in a step, G replies to each,
 L prompt tokens, T reply tokens.
@@ -37,7 +41,7 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches
-from rlcw.models import lora
+from rlcw.models import lora, packing
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import for_rollout
@@ -48,7 +52,7 @@ from rlcw.runtime import console, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import logs, samples
+from rlcw.tasks.grpo import logs, objective, samples
 
 # Token ids [P, L] and lengths [P] of a step's briefs, and a number [P] for the
 # random keys of each.
@@ -76,7 +80,6 @@ def make_next_batch(
     config: of the `grpo` task.
     workdir: `rollouts.jsonl` is appended to here.
   """
-  # All N briefs are padded to one width, so that `sample` compiles once.
   prompts = [model.chat.encode_prompt(brief.request) for brief in briefs]
   model.chat.check_context(
     {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
@@ -149,16 +152,29 @@ def make_next_batch(
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
+    kept_P = kept_groups(mixed.advantage, config)
     arrays = make_batch(brief_arrays, rollout, scores, local_mixed, shards)
+    batch = make_parts(
+      arrays, tokenized[1][rows], stats, mixed, kept_P, config, shards
+    )
     values = logs.step_metrics(stats, mixed)
     scored = time.perf_counter()
     values |= {
+      'padding': batch.padding,
+      'dropped_groups': 1 - kept_P.mean(),
       'tokens_per_second': stats['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
     }
-    return train.Batch(arrays, values, started, scored - started, sample=sample)
+    return train.Batch(
+      batch.parts,
+      values,
+      started,
+      scored - started,
+      sample=sample,
+      divisor=batch.divisor,
+    )
 
   return next_batch
 
@@ -188,8 +204,10 @@ def draw_briefs(
   """
   prompt_NxL, length_N = tokenized
   row_P = batches.step_indices(
-    config.seed, step, config.prompts_per_step, len(prompt_NxL)
+    config.seed, step, objective.sampled_prompts(config), len(prompt_NxL)
   )
+  # Padded to a power of two: few widths, so few compilations.
+  prompt_NxL = prompt_NxL[:, : batches.power_of_two(length_N[row_P].max())]
   # A step that spans epochs may have a brief twice.  Its random keys are made
   # from this number, which must differ, or its replies would be the same.
   key_P = row_P + len(prompt_NxL) * batches.occurrences(row_P)
@@ -370,4 +388,76 @@ def make_batch(
   # keeps the update from being compiled again.
   return jax.device_put(arrays, shards.sharding) | shards.to_global(
     {name: mixed[name] for name in ('valid', 'advantage')}
+  )
+
+
+def kept_groups(advantage_PxG: np.ndarray, config: Config) -> np.ndarray:
+  """Selects the groups `[P]` of a step that are learned from.
+
+  All, or with `oversample` the first ones that have a signal; if they are too
+  few, the first ones without it too.  (Source: dynamic sampling of DAPO, arXiv
+  2503.14476, §3.2, which samples again until a batch is full.)
+  """
+  signal_P = np.any(abs(advantage_PxG) > losses.LEAST_ADVANTAGE, axis=1)
+  # Stable: among equals, the order of the epoch's permutation.
+  first = np.argsort(~signal_P, kind='stable')[: config.prompts_per_step]
+  kept_P = np.zeros(len(advantage_PxG), bool)
+  kept_P[first] = True
+  return kept_P
+
+
+class Parts(NamedTuple):
+  """A step's batch in the parts that its gradient is computed in."""
+
+  parts: list[objective.Part]
+  divisor: jax.Array
+  padding: float  # share of the computed tokens that are padding
+
+
+def make_parts(
+  arrays: dict[str, Any],
+  prompt_length: np.ndarray,
+  stats: dict[str, Any],
+  mixed: mixing.Advantages,
+  kept_P: np.ndarray,
+  config: Config,
+  shards: processes.DataShards,
+) -> Parts:
+  """Splits a batch into parts of packed rows, of groups with a gradient.
+
+  A kept group has none if all its advantages are 0, unless there is a KL term.
+  It is not computed, yet counts in the divisor, so the gradient is the same.
+
+  Args:
+    arrays: of `make_batch`.
+    prompt_length: tokens of this process's briefs.
+    stats: of all replies, for their lengths `[P, G]`.
+    mixed: of all replies.
+    kept_P: of `kept_groups`.
+    config: of the `grpo` task.
+    shards: of the mesh.
+  """
+  live_P = kept_P
+  if config.kl_weight == 0:
+    live_P = kept_P & mixed.advantage.any(1)
+  prompt, reply = arrays['prompt'].shape[-1], arrays['rollout'].token.shape[-1]
+  packed = packing.partition(
+    np.concatenate(shards.gather(prompt_length)),
+    stats['length'],
+    prompt,
+    reply,
+    part=config.microbatch_groups,
+    live_P=live_P,
+  )
+  arrays = arrays | {'live': live_P}
+  counted_PxG = stats['length'] * mixed.rewards.valid * kept_P[:, None]
+  return Parts(
+    [
+      objective.Part(*each)
+      for each in zip(
+        packed.split(arrays, shards.sharding), packed.width, strict=True
+      )
+    ],
+    losses.divisor(jnp.asarray(counted_PxG), config.aggregation, reply),
+    packed.padding,
   )

@@ -27,7 +27,7 @@ import optax
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.evaluation import plots, stats
-from rlcw.models import formats, language_model, lora
+from rlcw.models import formats, language_model, lora, packing
 from rlcw.models.decoder import Params, forward_replies
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
@@ -182,9 +182,11 @@ def group_features(
   padding and few compilations.
   """
   size, total = config.batch_size, len(groups.prompt)
-  # Tokens up to the last one that the mask of any reply needs.
-  read_NxT = np.asarray(groups.mask.any(1))
-  reply_N = read_NxT.shape[1] - read_NxT[:, ::-1].argmax(1)
+  # Tokens up to the last one that the mask of a reply needs.
+  mask_NxRxT = np.asarray(groups.mask)
+  count_NxR = mask_NxRxT.shape[2] - mask_NxRxT[:, :, ::-1].argmax(2)
+  count_NxR *= mask_NxRxT.any(2)
+  reply_N = count_NxR.max(1)
   order = np.argsort(reply_N, kind='stable')
   found: list[Any] = [None] * total
   steps = console.progress('features', 0, -(-total // size), 'batch')
@@ -192,16 +194,23 @@ def group_features(
     # The last batch is filled up with other groups, to keep one batch size;
     # their features are computed twice.
     index_B = order[np.arange(step * size, (step + 1) * size) % total]
-    rows = groups.rows(index_B)
-    L = batches.power_of_two(int(rows['prompt_length'].max()))
+    length_B = groups.prompt_length[index_B]
+    L = batches.power_of_two(int(length_B.max()))
     T = batches.power_of_two(int(reply_N[index_B].max()))
+    packed = packing.partition(length_B, count_NxR[index_B], L, T)
+    index_B = index_B[packed.order_P]
+    rows = groups.rows(index_B)
     part = reward_model.features(
       model.params,
-      rows['prompt'][:, :L],
-      rows['prompt_length'],
-      rows['token'][:, :, :T],
+      packing.Groups(
+        rows['prompt'][:, :L],
+        rows['prompt_length'],
+        rows['token'][:, :, :T],
+        count_NxR[index_B],
+      ),
       rows['mask'][:, :, :T],
       config=model.config,
+      width=packed.width[0],
     )
     for n, features_RxD in zip(index_B, processes.to_host(part), strict=True):
       found[n] = features_RxD
@@ -251,7 +260,7 @@ def fit_head(
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     # Asynchronous dispatch: wait, so that the update before is not timed here.
     jax.block_until_ready(state.params)
-    return train.Batch(batch, {}, time.perf_counter(), counts=counts)
+    return train.Batch([batch], {}, time.perf_counter(), counts=counts)
 
   optimizer = optax.adam(config.learning_rate)
   # The head is small: it is replicated on every device.
@@ -387,7 +396,7 @@ def fit_decoder(
     # Asynchronous dispatch: wait, so that the update before is not timed here.
     jax.block_until_ready(state.params)
     counts = {'pairs': pairs_N[draw()].sum()}
-    return train.Batch(arrays, {}, time.perf_counter(), counts=counts)
+    return train.Batch([arrays], {}, time.perf_counter(), counts=counts)
 
   optimizer = train.make_optimizer(
     settings.learning_rate,
