@@ -432,23 +432,18 @@ def forward_packed(
   return hidden[:, 0]
 
 
-def unstack(
-  blocks: Params, brief: KV, num_layers: int
-) -> list[tuple[Params, KV]]:
-  """Splits stacked weights and briefs into layers, for `decode_step`.
+def split_brief(brief: KV) -> list[KV]:
+  """Splits the keys of briefs into layers, for `decode_step`.
 
   Args:
-    blocks: weights, stacked over layers.
     brief: keys and values `[layers, P, S, K, H]`.
-    num_layers: of the model.
 
   Returns:
-    For each layer its weights, and the brief's keys `[P, K, H, S]` and values
-    `[P, K, S, H]`, the layouts in which they are read, as in `_update_cache`.
+    For each layer keys `[P, K, H, S]` and values `[P, K, S, H]`, the layouts in
+    which they are read, as in `_update_cache`.
   """
-  brief = KV(jnp.moveaxis(brief.k, 2, -1), jnp.swapaxes(brief.v, 2, 3))
-  stacked = blocks, brief
-  return [jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(num_layers)]
+  k, v = jnp.moveaxis(brief.k, 2, -1), jnp.swapaxes(brief.v, 2, 3)
+  return [KV(*layer) for layer in zip(k, v, strict=True)]
 
 
 def reply_ropes(
@@ -478,8 +473,8 @@ def decode_step(
   Args:
     config: of the model.
     params: of the model.
-    layers: from `unstack`, called outside the loop.
-    ropes: from `reply_ropes`, likewise.
+    layers: weights of each block, and its part of `split_brief`.
+    ropes: from `reply_ropes`, called outside the loop.
     token_PxG: ids of the new tokens.
     prefix: the briefs; only their lengths are read, as `layers` has their keys.
     cache: for each layer keys `[P, G, K, H, S]` and values `[P, G, K, S, H]` of
