@@ -123,19 +123,22 @@ def test_a_pass_is_over_packed_rows_but_attention_is_not() -> None:
   ('remat', 'train', 'products'),
   [(False, 'all', 3), (True, 'all', 4), (False, 'lora', 2), (True, 'lora', 3)],
 )
-def test_an_update_is_counted(remat: bool, train: str, products: int) -> None:
+def test_a_gradient_is_counted(remat: bool, train: str, products: int) -> None:
   adapters = LoraConfig(2, 4.0, ('query',)) if train == 'lora' else None
   config = dataclasses.replace(TINY, remat=remat, lora=adapters)
-  work = roofline.update(config, SHAPES, 9, 2, 1000, 300, 500)
+  work = roofline.gradient(config, SHAPES, 9, 2, 1000, 300)
   attention = roofline.attention_flops(TINY, SHAPES)
   heads = 3 + (train == 'all')
   assert work.flops == (
     products * 2 * 288 * 9 + 4 * attention + heads * 2 * 40 * 9
   )
-  # weights for each product and the gradient, read and written, twice; then
-  # master weights and moments, read and written
-  assert work.weight_bytes == 2 * (products * 1000 + 2 * 300) + 2 * 800
+  # of two parts: weights for each product; the gradient, read and written
+  assert work.weight_bytes == 2 * (products * 1000 + 2 * 300)
   assert work.attention_bytes == 4 * roofline.pass_bytes(TINY, SHAPES)
+
+
+def test_an_optimiser_reads_a_gradient_and_writes_its_state() -> None:
+  assert roofline.optimiser(300, 500) == Work(0.0, 300 + 2 * (300 + 500))
 
 
 @pytest.mark.parametrize(
@@ -252,8 +255,20 @@ def test_all_rows_are_decoded_where_none_are_gathered() -> None:
 
 def test_replies_of_full_length_fill_the_widest_rows() -> None:
   shapes = Shapes(8, 4, 256, 512)
-  full = load.packed_tokens(np.full((8, 4), 512), shapes, 4, 2)
-  assert full == shapes.tokens
-  half = load.packed_tokens(np.full((8, 4), 256), shapes, 4, 2)
+  # 2 parts of 4 groups, 2 in each of a part's 2 rows
+  full = load.pack(np.full((8, 4), 512), shapes, 4, 2)
+  assert full == load.Packed(4, 2, 2 * (256 + 4 * 512), shapes.tokens)
+  half = load.pack(np.full((8, 4), 256), shapes, 4, 2)
+  assert half[:3] == full[:3]  # compiled for replies of full length
   real = 8 * (256 + 4 * 256)
-  assert real <= half < 1.25 * real
+  assert real <= half.tokens < 1.25 * real
+  # a single part
+  assert load.pack(np.full((8, 4), 512), shapes, 0, 2)[:2] == (8, 1)
+
+
+def test_rows_that_are_padded_more_are_as_wide_as_they_are_full() -> None:
+  shapes = Shapes(4, 2, 100, 60)
+  padded = Shapes(4, 2, 128, 128)
+  found = load.pack(np.full((4, 2), 60), shapes, 2, 1, padded)
+  # 2 groups have 440 tokens, of 768 padded: 0.8² of them are 491.5
+  assert found.widest == 496 and found.tokens == 2 * 496

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rlcw.tasks.plan.programs import Plan, per_chip
 from rlcw.tasks.plan.roofline import GIB
+from rlcw.tasks.plan.shapes import Plan, per_chip
 
 
 def least_seconds(phases: list[dict[str, Any]]) -> float | None:
@@ -58,7 +58,10 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   if all(p['fits'] for p in phases):
     # By default the compiler uses all of HBM for the program at hand, as if no
     # other array were resident.
-    flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
+    [limit] = (
+      p['compiler_limit_mib'] for p in phases if p['phase'] == 'update'
+    )
+    flag = f'--xla_tpu_max_hbm_size_mib={limit}'
     return [*advice, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
   split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
   if resident > limit:

@@ -8,6 +8,7 @@ Letters: P prompts of L tokens, G replies of up to T tokens to each.
 import math
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,23 +100,50 @@ def _logged(setting: str) -> list[int]:
   return found
 
 
-def packed_tokens(
-  length_PxG: np.ndarray, shapes: Shapes, part: int, shards: int
-) -> int:
-  """Tokens of all rows that groups are packed into, padding included.
+class Packed(NamedTuple):
+  """Rows that a step's groups are packed into."""
+
+  groups: int  # of a part
+  parts: int
+  widest: int  # tokens of a row with groups of full length
+  tokens: int  # of all rows of all parts, padding included
+
+
+def pack(
+  length_PxG: np.ndarray,
+  shapes: Shapes,
+  part: int,
+  shards: int,
+  padded: Shapes | None = None,
+) -> Packed:
+  """Packs groups whose briefs have L tokens.
 
   Args:
     length_PxG: of the replies.
-    shapes: of the step; every brief has L tokens.
-    part: number of groups in a microbatch.
-    shards: rows of a part.
+    shapes: of the step.
+    part: groups that are computed at a time; 0 for all.
+    shards: that a part's rows are split over.
+    padded: lengths that briefs and replies are padded to; None for `shapes`.
   """
-  _, group, prompt, reply = shapes
-  widths = packing.widths(part // shards, prompt, group, reply)
-  total_P = prompt + length_PxG.sum(1)
-  live_P = np.ones(len(total_P), bool)
-  parts = packing.partition(total_P, live_P, part, shards, widths)
-  return shards * parts.computed
+  prompts, group = length_PxG.shape
+  _, _, prompt, reply = padded or shapes
+
+  def partition(count_PxG: np.ndarray) -> packing.Partition:
+    length_P = np.full(prompts, shapes.prompt_tokens)
+    return packing.partition(
+      length_P, count_PxG, prompt, reply, part=part, shards=shards
+    )
+
+  packed, full = (
+    partition(each)
+    for each in (length_PxG, np.full((prompts, group), shapes.reply_tokens))
+  )
+  return Packed(
+    prompts // packed.parts,
+    len(packed.width),
+    full.width[0],
+    packed.rows * sum(packed.width),
+  )
 
 
 def decoding(length_PxG: np.ndarray, tiling: Tiling, most: int) -> Decoding:

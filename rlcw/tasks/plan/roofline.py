@@ -242,16 +242,15 @@ def score(
   return Work(flops + head_flops(c, logits), weights, pass_bytes(c, s))
 
 
-def update(
+def gradient(
   c: ModelConfig,
   s: Shapes,
   tokens: float,
-  microbatches: int,
+  parts: int,
   weights: int,
   learned: int,
-  moments: int,
 ) -> Work:
-  """Work of an update: forward, backward, recomputation and the optimiser.
+  """Work of the gradient: forward, backward and recomputation.
 
   The backward pass costs twice the forward one, or as much for products with
   weights that are not trained.  Logits and attention are always recomputed for
@@ -261,10 +260,9 @@ def update(
     c: of the policy.
     s: sizes of the batch.
     tokens: of the rows that the passes compute, logits included.
-    microbatches: number of passes.
+    parts: of the batch, a pass for each.
     weights: bytes of them that each chip reads in a pass.
     learned: bytes of trained weights on each chip, in float32.
-    moments: bytes of the optimiser's state on each chip.
   """
   # Weights are read forward, for gradients of inputs, for gradients of weights,
   # and once more where blocks are recomputed.
@@ -273,11 +271,17 @@ def update(
   # Forward, recomputed, and two backward products for each of the forward one.
   flops += 4 * attention_flops(c, s)
   flops += (passes + 1) * head_flops(c, tokens)
-  reading = microbatches * (passes + c.remat) * weights
-  # Each microbatch reads and writes the gradient.
-  gradient = 2 * microbatches * learned
-  optimiser = 2 * (learned + moments)
-  return Work(flops, reading + gradient + optimiser, 4 * pass_bytes(c, s))
+  # Each part reads and writes the sum of gradients.
+  held = parts * ((passes + c.remat) * weights + 2 * learned)
+  return Work(flops, held, 4 * pass_bytes(c, s))
+
+
+def optimiser(learned: int, moments: int) -> Work:
+  """Work of the optimiser, given the bytes of its arrays on each chip.
+
+  It reads the gradient, and reads and writes weights and moments.
+  """
+  return Work(0.0, learned + 2 * (learned + moments))
 
 
 def times(

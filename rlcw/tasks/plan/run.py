@@ -25,10 +25,18 @@ from rlcw.models.config import ModelConfig
 from rlcw.runtime import console, files, processes
 from rlcw.runtime.mesh import group_shards, make_mesh
 from rlcw.tasks.grpo import objective
-from rlcw.tasks.plan import advice, hlo, load, programs, roofline, show
+from rlcw.tasks.plan import (
+  advice,
+  hlo,
+  load,
+  programs,
+  roofline,
+  shapes,
+  show,
+)
 from rlcw.tasks.plan.headers import shape_of
-from rlcw.tasks.plan.programs import Plan, Program, per_chip
 from rlcw.tasks.plan.roofline import GIB
+from rlcw.tasks.plan.shapes import Plan, Program, per_chip
 
 
 def check(config: Config) -> None:
@@ -65,7 +73,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
   tables = compare_tables(plan, phases, chip)
-  groups = largest_microbatch(plan, phases[-1]['fits'], chip)
+  fits = next(each['fits'] for each in phases if each['phase'] == 'update')
+  groups = largest_microbatch(plan, fits, chip)
   found = {
     'topology': config.plan.topology,
     'mesh': dict(plan.mesh.shape),
@@ -108,8 +117,8 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
     reward = dataclasses.replace(
       reward, dtype=model.dtype, attention=model.attention
     )
-  shapes = roofline.Shapes(
-    config.prompts_per_step,
+  sizes = roofline.Shapes(
+    objective.sampled_prompts(config),
     config.group_size,
     config.plan.prompt_tokens,
     config.max_new_tokens,
@@ -125,24 +134,24 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   # Otherwise nothing reads the model before training: no KL term, no adapters
   # on it, no reward model.
   if config.kl_weight > 0 or shared or same or model.lora is not None:
-    frozen['reference'] = programs.frozen_shapes(model, mesh)
+    frozen['reference'] = shapes.frozen_shapes(model, mesh)
   if reward is not None:
-    frozen['reward'] = programs.frozen_shapes(reward, mesh)
+    frozen['reward'] = shapes.frozen_shapes(reward, mesh)
   if judge is not None and not same:
-    frozen['judge'] = programs.frozen_shapes(judge, mesh)
+    frozen['judge'] = shapes.frozen_shapes(judge, mesh)
   return Plan(
     config,
     mesh,
     model,
     reward,
     judge,
-    shapes,
+    sizes,
     optimizer,
     objective.make_loss(model, config),
     learned,
     frozen,
-    programs.resident_arrays(config, learned, moments, frozen),
-    load.reply_lengths(config.plan.reply_tokens, shapes),
+    shapes.resident_arrays(config, learned, moments, frozen),
+    load.reply_lengths(config.plan.reply_tokens, sizes),
   )
 
 
@@ -204,13 +213,22 @@ def compile_phase(
   else:
     fits, peak = True, executable.memory_analysis().peak_memory_in_bytes
     text = executable.as_text()
-    collectives, kernels = hlo.collectives(text), hlo.kernels(text)
+    collectives = {
+      kind: hlo.Traffic(
+        round(traffic.count * program.runs), traffic.bytes * program.sent
+      )
+      for kind, traffic in hlo.collectives(text).items()
+    }
+    kernels = {
+      name: round(count * program.runs)
+      for name, count in hlo.kernels(text).items()
+    }
   sent = sum(traffic.bytes for traffic in collectives.values())
-  count = sum(traffic.count for traffic in collectives.values())
+  waits = sum(traffic.count for traffic in collectives.values())
   seconds = roofline.times(
     program.work,
-    sent * program.rows,
-    count * program.turns * program.serial,
+    sent,
+    waits if program.serial else 0,
     chip,
     plan.mesh.size,
     program.sharing,
@@ -262,7 +280,7 @@ def compare_tables(
     config.rollout_table = table
     changed = plan._replace(config=config)
     try:
-      planned = [*programs.sampling(changed)]
+      planned = [*programs.rollout(changed)]
     except ValueError:
       continue  # the model does not split by this table over the mesh
     names = [program.name for program in planned]
@@ -365,7 +383,7 @@ def slice_fits(config: Config, topology: str) -> bool:
     # The mesh, the batch or a model does not split over this number of chips.
     return False
   return resident < chip.hbm_gib * GIB and all(
-    # The last phase, the update, is the most likely not to fit: fail early.
+    # The update, which comes late, is the most likely not to fit: fail early.
     compile_phase(plan, program, chip)['fits']
     for program in reversed(planned)
   )
