@@ -109,7 +109,8 @@ def step(
       {'valid': np.ones((prompts, group), bool), 'advantage': advantage_PxG},
       split,
     )
-    gradient, terms = loss_gradient(policy, arrays)
+    part = objective.Part(arrays | {'live': np.ones(prompts, bool)})
+    gradient, terms = loss_gradient(policy, part)
     return Numbers(*jax.device_get((rollout, logp, terms, gradient)))
 
 
@@ -177,8 +178,8 @@ def model_errors(run: Run, device: Any) -> dict[str, Any]:
   loss = objective.make_loss(run.config, run.settings)
 
   @functools.partial(jax.grad, has_aux=True)
-  def gradient(params: Params, arrays: Any) -> Any:
-    terms = loss(params, {}, arrays)
+  def gradient(params: Params, part: objective.Part) -> Any:
+    terms = loss(params, {}, part)
     return terms['loss'].numerator, terms
 
   step_on = functools.partial(step, run, jax.jit(gradient), params)

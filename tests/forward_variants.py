@@ -12,6 +12,7 @@ import torch
 from rlcw.models import decoder, layers
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params
+from rlcw.models.packing import Groups
 
 LENGTHS = [3, 8, 5]  # of three briefs, padded to 8
 GROUP, REPLY = 4, 6
@@ -114,3 +115,49 @@ def distance(a: Params, b: Params) -> float:
     for tree in (a, b)
   )
   return float(np.linalg.norm(a_N - b_N) / np.linalg.norm(b_N))
+
+
+# --- Packed groups ----------------------------------------------------------
+
+
+def sampled() -> Groups:
+  """Groups of very different lengths; blank replies among them."""
+  prompt_PxL, length_P, token_PxGxT = briefs()
+  count_PxG = np.array([[6, 1, 3, 0], [2, 2, 6, 5], [1, 0, 0, 4]])
+  return Groups(prompt_PxL, length_P, token_PxGxT, count_PxG)
+
+
+def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
+  """A weighted sum of the real tokens' log-probabilities, and all of them."""
+  shape = groups.token.shape
+  mask = np.arange(shape[-1]) < np.asarray(groups.count)[..., None]
+  weight = np.random.default_rng(1).normal(size=shape) * mask
+
+  def of(params: Any) -> tuple[jax.Array, jax.Array]:
+    if packed:
+      hidden, layout = decoder.forward_groups(config, params, groups, width)
+      logp = decoder.reply_logprobs(
+        params, hidden, layout, jnp.asarray(groups.token), 0.8
+      )
+    else:
+      before, _ = decoder.forward_replies(config, params, *groups[:3])
+      logp = layers.token_logprobs(
+        before.reshape(-1, before.shape[-1]),
+        decoder.head_weight(params),
+        jnp.asarray(groups.token).reshape(-1),
+        0.8,
+      ).reshape(shape)
+    logp = jnp.where(mask, logp, 0.0)
+    return (weight * logp).sum(), logp
+
+  return jax.jit(jax.value_and_grad(of, has_aux=True))
+
+
+def assert_packing_changes_nothing(config: Any, params: Any) -> None:
+  groups = sampled()
+  total = int(np.sum(groups.length) + np.sum(groups.count))
+  (_, logp), grads = _scored(config, groups, 0, packed=False)(params)
+  for width in (total, total + 7):
+    (_, ours), own = _scored(config, groups, width, packed=True)(params)
+    np.testing.assert_allclose(ours, logp, atol=1e-5, rtol=0)
+    assert distance(own, grads) <= 1e-5

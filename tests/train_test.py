@@ -13,16 +13,11 @@ from ml_collections import ConfigDict
 
 from rlcw import losses, train
 from rlcw.data import datasets
-from rlcw.models import packing, weights
+from rlcw.models import weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.runtime import checkpoint, metrics
-from rlcw.runtime.mesh import (
-  group_shards,
-  make_mesh,
-  over_groups,
-  replicated,
-)
+from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import objective
 
@@ -87,7 +82,6 @@ def make_arrays(mesh: Any) -> dict[str, Any]:
     'valid': np.ones((P, G), bool),
     'ref_logp': rng.normal(-4, 0.3, (P, G, T)).astype('float32'),
     'advantage': rng.normal(0, 1, (P, G)).astype('float32'),
-    'live': np.ones(P, bool),
   }
   return jax.device_put(arrays, over_groups(mesh))
 
@@ -95,18 +89,11 @@ def make_arrays(mesh: Any) -> dict[str, Any]:
 def make_parts(mesh: Any, microbatches: int = 1) -> list[objective.Part]:
   """The arrays in packed rows."""
   arrays = make_arrays(mesh)
-  packed = packing.partition(
-    np.asarray(arrays['length']),
-    np.asarray(arrays['rollout'].length),
-    L,
-    T,
-    part=P // microbatches,
-    shards=group_shards(mesh),
-  )
-  split = packed.split(arrays, over_groups(mesh))
-  return [
-    objective.Part(*each) for each in zip(split, packed.width, strict=True)
-  ]
+  lengths = np.asarray(arrays['length']), np.asarray(arrays['rollout'].length)
+  settings = ConfigDict(SETTINGS.to_dict())
+  settings.microbatch_groups = P // microbatches
+  with jax.set_mesh(mesh):
+    return objective.pack(arrays, lengths, settings, over_groups(mesh)).parts
 
 
 SGD = optax.sgd(0.1)  # Adam's first step would magnify rounding to a sign

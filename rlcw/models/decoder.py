@@ -369,7 +369,7 @@ def forward_groups(
   config: ModelConfig,
   params: Params,
   groups: Groups,
-  width: int,
+  width: int = 0,
   preface: Prefix | None = None,
 ) -> tuple[jax.Array, Layout]:
   """Runs briefs and their replies in packed rows, without their padding.
@@ -377,8 +377,9 @@ def forward_groups(
   Args:
     config: of the model.
     params: of the model.
-    groups: P of them; the first and the last of a row follow `packing`.
-    width: N, tokens of a row, which its groups do not exceed.
+    groups: P of them, as `packing.Partition.split` orders them.
+    width: N, tokens of a row, which its groups do not exceed; 0 for as many
+      as they may have.
     preface: as in `prefill`, a row for each row.
 
   Returns:

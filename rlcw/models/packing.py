@@ -260,11 +260,13 @@ _take.defvjp(_take_forward, _take_backward)
 def lay_out(groups: Groups, width: int) -> Layout:
   """Lays groups out in rows of `width` tokens, one row for each shard.
 
-  The groups of a row must not have more tokens than that: `partition`.
+  The groups of a row must not have more tokens than that: `partition`.  Width 0
+  has room for all padded places.
   """
   (P, L), (_, G, T) = groups.prompt.shape, groups.token.shape
   S = _rows(P, ambient_shards())
   g = P // S
+  width = width or g * (L + G * T)
   # A text is a brief or a reply: 1 + G for each group.
   length_P = jnp.asarray(groups.length, jnp.int32)
   count_Px1pG = jnp.concatenate(

@@ -292,7 +292,7 @@ def features(
   mask_PxGxT: jax.Array,
   *,
   config: ModelConfig,
-  width: int,
+  width: int = 0,
 ) -> jax.Array:
   """Features `[P, G, D]` of G replies to each of P prompts.
 
@@ -314,7 +314,7 @@ def score_and_reference(
   end: jax.Array | int | None = None,
   *,
   config: ModelConfig,
-  width: int,
+  width: int = 0,
   reference: bool = True,
 ) -> tuple[jax.Array | None, jax.Array | None]:
   """Scores and reference log-probabilities from one forward pass.
@@ -330,7 +330,8 @@ def score_and_reference(
     end: the id that the reward model reads where a reply ends, whichever the
       policy chose; None for the policy's.
     config: of the model.
-    width: tokens of the packed rows that prompts and replies are read in.
+    width: of the packed rows that prompts and replies are read in
+      (`forward_groups`).
     reference: false for no log-probabilities.
 
   Returns:

@@ -81,11 +81,11 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
   )
   # Random rewards: the time of an update does not depend on their values.
   reward = random.normal(size=(s.prompts, s.group)).astype(np.float32)
-  arrays = rlcw_step.batch(prompts, rollout, reward)
+  packed = rlcw_step.batch(prompts, rollout, reward, settings, model.mesh)
 
   def learn() -> Any:
     nonlocal state
-    state, _ = update(state, arrays, {})
+    state, _ = update(state, packed.parts, {}, packed.divisor)
     return state
 
   update_seconds, _ = seconds(learn)

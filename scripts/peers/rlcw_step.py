@@ -15,7 +15,7 @@ from peers import roofs, worker
 from rlcw import losses, train
 from rlcw.data import batches
 from rlcw.models import language_model, tokenizer
-from rlcw.runtime.mesh import make_mesh
+from rlcw.runtime.mesh import make_mesh, over_groups
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
@@ -29,6 +29,7 @@ def settings(case: dict[str, Any]) -> ConfigDict:
       compute_dtype='float32',
       remat=False,
       kl_weight=0.0,
+      microbatch_groups=0,  # all at once
       warmup_steps=0,
       temperature=case['temperature'],
       learning_rate=case['learning_rate'],
@@ -46,7 +47,7 @@ class Steps:
   """
 
   def __init__(self, case: dict[str, Any], mesh: jax.sharding.Mesh):
-    self.case, self.settings = case, settings(case)
+    self.case, self.settings, self.mesh = case, settings(case), mesh
     model = language_model.load(case['model'], mesh)
     self.chat = model.chat
     self.config = objective.configure(model.config, self.settings)
@@ -81,26 +82,36 @@ class Steps:
   def learn(self, rollout: Rollout, texts: list[str]) -> None:
     """Updates the policy, with the replies' lengths as rewards."""
     reward = np.array(worker.rewards(texts), np.float32)
-    arrays = batch(self.prompts, rollout, reward.reshape(rollout.length.shape))
-    self.state, _ = self.update(self.state, arrays, {})
+    packed = batch(
+      self.prompts,
+      rollout,
+      reward.reshape(rollout.length.shape),
+      self.settings,
+      self.mesh,
+    )
+    self.state, _ = self.update(self.state, packed.parts, {}, packed.divisor)
     # Dispatch is asynchronous, and the clock stops after this method.
     jax.block_until_ready(self.state)
 
 
 def batch(
-  prompts: tuple[Any, Any], rollout: Rollout, reward_PxG: Any
-) -> dict[str, Any]:
-  """Arrays of an update from prompts, replies and rewards `[P, G]`."""
+  prompts: tuple[Any, Any],
+  rollout: Rollout,
+  reward_PxG: Any,
+  config: ConfigDict,
+  mesh: jax.sharding.Mesh,
+) -> objective.Batch:
+  """Packs prompts, replies and rewards `[P, G]` for an update."""
   valid = np.ones(reward_PxG.shape, bool)
-  return {
+  arrays = {
     'prompt': prompts[0],
     'length': prompts[1],
     'rollout': rollout,
-    # There is no reference pass: the KL term has weight 0, any values do.
-    'ref_logp': rollout.logp,
     'valid': valid,
     'advantage': losses.group_advantages(reward_PxG, valid),
   }
+  lengths = prompts[1], np.asarray(rollout.length)
+  return objective.pack(arrays, lengths, config, over_groups(mesh))
 
 
 def main() -> None:

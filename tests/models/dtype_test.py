@@ -49,11 +49,11 @@ def steps(
     def spy(*args: Any, seen: dict[str, Any] = seen) -> Any:
       update = original(*args)
 
-      def watched(state: Any, arrays: Any, frozen: Any) -> Any:
+      def watched(state: Any, parts: Any, *rest: Any) -> Any:
         seen['arrays'] = jax.tree.map(
-          lambda a: (a.shape, a.dtype.name, a.sharding.spec), arrays
+          lambda a: (a.shape, a.dtype.name, a.sharding.spec), parts[0].arrays
         )
-        state, told = update(state, arrays, frozen)
+        state, told = update(state, parts, *rest)
         seen.update(state=state, told=told)
         return state, told
 
@@ -85,11 +85,11 @@ def test_the_loss_of_the_same_replies_is_nearly_the_same() -> None:
   from tests import train_test
 
   params = train_test.make_params(train_test.single())
-  arrays = train_test.make_arrays(train_test.single())
+  (part,) = train_test.make_parts(train_test.single())
   found = []
   for dtype in weights.DTYPES:
     config = dataclasses.replace(train_test.CONFIG, dtype=dtype)
-    loss = objective.make_loss(config, train_test.SETTINGS)(params, {}, arrays)
+    loss = objective.make_loss(config, train_test.SETTINGS)(params, {}, part)
     found.append(loss['loss'].numerator / loss['loss'].denominator)
     assert loss['loss'].numerator.dtype == jnp.float32
   assert found[0] != found[1]
@@ -122,7 +122,8 @@ def test_a_plan_has_the_arrays_that_training_has(
   planned = make_plan(config, make_mesh(**config.mesh))
   assert planned.reward is None  # nothing of a model scores
   expected = jax.tree.map(
-    lambda a: (a.shape, a.dtype.name, a.sharding.spec), programs.batch(planned)
+    lambda a: (a.shape, a.dtype.name, a.sharding.spec),
+    programs.batch(planned, config.microbatch_groups),
   )
   assert arrays == expected
   state = steps['bfloat16']['state']

@@ -235,6 +235,11 @@ def test_a_shared_brief_equals_repeated_ones_under_windows(
   assert table(case.family, 'shared grad', difference) <= 1e-5
 
 
+@pytest.mark.parametrize('case', quick(FAMILIES, 'gemma3'), indirect=True)
+def test_packed_groups_equal_padded_ones(case: Case) -> None:
+  forward_variants.assert_packing_changes_nothing(case.config, case.params)
+
+
 @pytest.mark.parametrize(
   'case', quick(['llama3', 'qwen3', 'gemma3'], 'gemma3'), indirect=True
 )

@@ -94,7 +94,9 @@ def test_a_step_compiles_for_a_gpu(
   # a brief is read causally, its replies under a mask; decoding has no kernel
   assert found == {
     'resharding': set(),  # the cast
-    'rollout': {CAUSAL},
+    'prefill': {CAUSAL},
+    'decode': set(),
     'reference': {CAUSAL, MASKED},
     'update': {CAUSAL, MASKED, *BACK},
+    'optimiser': set(),
   }

@@ -23,6 +23,7 @@ from tests.train_test import (
   assert_close,
   make_arrays,
   make_params,
+  make_parts,
 )
 
 LORA = LoraConfig(rank=3, alpha=6.0, targets=PROJECTIONS)
@@ -114,10 +115,10 @@ def test_one_kernel_by_hand() -> None:
 def test_the_gradient_is_that_of_the_merged_kernel() -> None:
   """`dB = s · dW Aᵀ` and `dA = s · Bᵀ dW`."""
   base, adapters = make_params(single()), make_adapters(single())
-  arrays = make_arrays(single())
+  (part,) = make_parts(single())
 
   def loss(config: ModelConfig, params: Params) -> jax.Array:
-    terms = objective.make_loss(config, SETTINGS)(params, {}, arrays)
+    terms = objective.make_loss(config, SETTINGS)(params, {}, part)
     return terms['loss'].numerator
 
   beside = jax.jit(jax.grad(lambda a: loss(ADAPTED, lora.join(a, base))))(
@@ -142,7 +143,8 @@ def one_step(mesh: Any) -> tuple[train.TrainState, dict[str, float]]:
   state = train.init_state(make_adapters(mesh), optimizer, mesh)
   loss_fn = objective.make_loss(ADAPTED, SETTINGS)
   update = train.make_update(loss_fn, optimizer, state)
-  state, told = update(state, make_arrays(mesh), make_params(mesh))
+  with jax.set_mesh(mesh):
+    state, told = update(state, make_parts(mesh), make_params(mesh))
   return state, {name: float(value) for name, value in told.items()}
 
 

@@ -85,7 +85,7 @@ def test_frozen_weights_have_no_gradient_and_no_moments(
 
   arrays = (np.full((1, 4), 3), np.array([4]), np.full((1, 2, 4), 5))
   update = train.make_update(loss_fn, optimizer, state)
-  jaxpr = jax.make_jaxpr(update)(state, arrays, frozen)
+  jaxpr = jax.make_jaxpr(update)(state, [arrays], frozen)
   returned = sum(math.prod(a.shape) * a.dtype.itemsize for a in jaxpr.out_avals)
   assert returned <= 3 * held + 256  # adapters and two moments of each
   before = jax.tree.map(np.asarray, base)

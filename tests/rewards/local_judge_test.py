@@ -170,9 +170,9 @@ def test_widths_are_powers_of_two_of_what_is_read(
   shapes: list[tuple[int, ...]] = []
 
   def shaped(params: Any, preface: Any, *arrays: Any, **settings: Any) -> Any:
-    prompt_PxL, _, token_PxGxT, count_PxG, _ = arrays
-    shapes.append((prompt_PxL.shape[-1], token_PxGxT.shape[-1]))
-    return np.zeros(count_PxG.shape)
+    groups, _ = arrays
+    shapes.append((groups.prompt.shape[-1], groups.token.shape[-1]))
+    return np.zeros(groups.count.shape)
 
   monkeypatch.setattr(local, 'probability', shaped)
   panel, long = LogprobJudge(one, 1), JUDGE._replace(limit=900)

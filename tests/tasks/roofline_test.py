@@ -44,13 +44,17 @@ def test_a_forward_pass_is_counted() -> None:
   # a brief: 1 + 2 + 3 pairs; a reply: 3 + 1 and 3 + 2
   pairs = 2 * 6 + 4 * 9
   assert roofline.attention_flops(TINY, SHAPES) == 4 * 2 * 4 * pairs
-  assert roofline.blocks_flops(TINY, 10) == 2 * 288 * 10
-  assert roofline.head_flops(TINY, 10) == 2 * 40 * 10
+  assert roofline.product_flops(TINY, 10) == 2 * 288 * 10
+  assert roofline.blocks_flops(TINY, SHAPES) == (
+    2 * 288 * 14 + 4 * 2 * 4 * pairs
+  )
+  assert roofline.logit_flops(TINY, 10) == 2 * 40 * 10
 
 
 def test_a_cached_token_is_counted() -> None:
   # keys and values of 2 layers with a head of 2, in float32
   assert roofline.token_bytes(TINY) == 2 * 2 * 2 * 4
+  assert roofline.cache_bytes(TINY, SHAPES) == 14 * 2 * 2 * 2 * 4
 
 
 def with_attention(name: str, head_dim: int = 2) -> ModelConfig:
@@ -126,11 +130,11 @@ def test_a_pass_is_over_packed_rows_but_attention_is_not() -> None:
 def test_a_gradient_is_counted(remat: bool, train: str, products: int) -> None:
   adapters = LoraConfig(2, 4.0, ('query',)) if train == 'lora' else None
   config = dataclasses.replace(TINY, remat=remat, lora=adapters)
-  work = roofline.gradient(config, SHAPES, 9, 2, 1000, 300)
+  work = roofline.gradient(config, SHAPES, 9, 8, 2, 1000, 300)
   attention = roofline.attention_flops(TINY, SHAPES)
   heads = 3 + (train == 'all')
   assert work.flops == (
-    products * 2 * 288 * 9 + 4 * attention + heads * 2 * 40 * 9
+    products * 2 * 288 * 9 + 4 * attention + heads * 2 * 40 * 8
   )
   # of two parts: weights for each product; the gradient, read and written
   assert work.weight_bytes == 2 * (products * 1000 + 2 * 300)

@@ -230,7 +230,7 @@ def probability(
   label_2: tuple[jax.Array | int, jax.Array | int],
   *,
   config: ModelConfig,
-  width: int,
+  width: int = 0,
 ) -> jax.Array:
   """Probability of the first label as the next token, against the second.
 
@@ -240,7 +240,7 @@ def probability(
     groups: briefs, and replies, each with the question after it.
     label_2: the first token of each label.
     config: of the model.
-    width: tokens of the packed rows that they are read in.
+    width: of the packed rows that they are read in (`forward_groups`).
 
   Returns:
     `[P, G]` in float32.

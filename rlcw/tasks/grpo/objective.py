@@ -6,15 +6,17 @@ definition for both makes sure that the plan is of the program that runs.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
 
 from rlcw import Config, losses, train
-from rlcw.models import lora
+from rlcw.models import lora, packing
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_groups, reply_logprobs
 from rlcw.models.packing import Groups
@@ -96,8 +98,64 @@ class Part:
   """A part of a step's batch, as the loss reads it."""
 
   arrays: dict[str, Any]  # of `step.make_batch`, [P, …] for the part's P groups
-  # Of its packed rows, in tokens: a shape, hence static.
-  width: int = struct.field(pytree_node=False)
+  # Of its packed rows (`forward_groups`): a shape, hence static.
+  width: int = struct.field(pytree_node=False, default=0)
+
+
+class Batch(NamedTuple):
+  """A step's batch, laid out for the update."""
+
+  parts: list[Part]  # at most P / `microbatch_groups`
+  divisor: jax.Array  # of the sum of their losses
+  padding: float  # share of the computed tokens that are padding
+
+
+def pack(
+  arrays: dict[str, Any],
+  lengths: tuple[np.ndarray, np.ndarray],
+  config: Config,
+  sharding: Any,
+  kept_P: np.ndarray | None = None,
+  live_P: np.ndarray | None = None,
+) -> Batch:
+  """Lays a batch out in packed rows.
+
+  Args:
+    arrays: of `step.make_batch`, `[P, …]`.
+    lengths: `[P]` and `[P, G]` tokens of all briefs and replies, on the host.
+    config: of the `grpo` task.
+    sharding: of groups.
+    kept_P: groups that the loss is of; None for all.
+    live_P: of these, groups that may have a gradient; None for all.  The others
+      are not computed, but count in the divisor.
+  """
+  length_P, count_PxG = lengths
+  every = np.ones(len(length_P), bool)
+  kept_P = every if kept_P is None else kept_P
+  live_P = kept_P if live_P is None else kept_P & live_P
+  reply = arrays['rollout'].token.shape[-1]
+  packed = packing.partition(
+    length_P,
+    count_PxG,
+    arrays['prompt'].shape[-1],
+    reply,
+    part=config.microbatch_groups,
+    live_P=live_P,
+  )
+  whole = arrays | {'live': live_P}
+  counted_PxG = jnp.where(
+    kept_P[:, None] & arrays['valid'], arrays['rollout'].length, 0
+  )
+  return Batch(
+    [
+      Part(part, width)
+      for part, width in zip(
+        packed.split(whole, sharding), packed.width, strict=True
+      )
+    ],
+    losses.divisor(counted_PxG, config.aggregation, reply),
+    packed.padding,
+  )
 
 
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:

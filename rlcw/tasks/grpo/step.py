@@ -41,7 +41,7 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches
-from rlcw.models import lora, packing
+from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import for_rollout
@@ -153,9 +153,15 @@ def make_next_batch(
 
     # 5. Batch.
     kept_P = kept_groups(mixed.advantage, config)
-    arrays = make_batch(brief_arrays, rollout, scores, local_mixed, shards)
-    batch = make_parts(
-      arrays, tokenized[1][rows], stats, mixed, kept_P, config, shards
+    # Without a KL term, a group whose advantages are all 0 has no gradient.
+    live_P = mixed.advantage.any(1) if config.kl_weight == 0 else None
+    batch = objective.pack(
+      make_batch(brief_arrays, rollout, scores, local_mixed, shards),
+      (np.concatenate(shards.gather(tokenized[1][rows])), stats['length']),
+      config,
+      shards.sharding,
+      kept_P,
+      live_P,
     )
     values = logs.step_metrics(stats, mixed)
     scored = time.perf_counter()
@@ -207,7 +213,7 @@ def draw_briefs(
     config.seed, step, objective.sampled_prompts(config), len(prompt_NxL)
   )
   # Padded to a power of two: few widths, so few compilations.
-  prompt_NxL = prompt_NxL[:, : batches.power_of_two(length_N[row_P].max())]
+  prompt_NxL = prompt_NxL[:, : batches.power_of_two(int(length_N[row_P].max()))]
   # A step that spans epochs may have a brief twice.  Its random keys are made
   # from this number, which must differ, or its replies would be the same.
   key_P = row_P + len(prompt_NxL) * batches.occurrences(row_P)
@@ -404,60 +410,3 @@ def kept_groups(advantage_PxG: np.ndarray, config: Config) -> np.ndarray:
   kept_P = np.zeros(len(advantage_PxG), bool)
   kept_P[first] = True
   return kept_P
-
-
-class Parts(NamedTuple):
-  """A step's batch in the parts that its gradient is computed in."""
-
-  parts: list[objective.Part]
-  divisor: jax.Array
-  padding: float  # share of the computed tokens that are padding
-
-
-def make_parts(
-  arrays: dict[str, Any],
-  prompt_length: np.ndarray,
-  stats: dict[str, Any],
-  mixed: mixing.Advantages,
-  kept_P: np.ndarray,
-  config: Config,
-  shards: processes.DataShards,
-) -> Parts:
-  """Splits a batch into parts of packed rows, of groups with a gradient.
-
-  A kept group has none if all its advantages are 0, unless there is a KL term.
-  It is not computed, yet counts in the divisor, so the gradient is the same.
-
-  Args:
-    arrays: of `make_batch`.
-    prompt_length: tokens of this process's briefs.
-    stats: of all replies, for their lengths `[P, G]`.
-    mixed: of all replies.
-    kept_P: of `kept_groups`.
-    config: of the `grpo` task.
-    shards: of the mesh.
-  """
-  live_P = kept_P
-  if config.kl_weight == 0:
-    live_P = kept_P & mixed.advantage.any(1)
-  prompt, reply = arrays['prompt'].shape[-1], arrays['rollout'].token.shape[-1]
-  packed = packing.partition(
-    np.concatenate(shards.gather(prompt_length)),
-    stats['length'],
-    prompt,
-    reply,
-    part=config.microbatch_groups,
-    live_P=live_P,
-  )
-  arrays = arrays | {'live': live_P}
-  counted_PxG = stats['length'] * mixed.rewards.valid * kept_P[:, None]
-  return Parts(
-    [
-      objective.Part(*each)
-      for each in zip(
-        packed.split(arrays, shards.sharding), packed.width, strict=True
-      )
-    ],
-    losses.divisor(jnp.asarray(counted_PxG), config.aggregation, reply),
-    packed.padding,
-  )

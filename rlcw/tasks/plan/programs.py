@@ -58,7 +58,7 @@ def rollout(plan: Plan) -> Iterator[Program]:
 
 
 def batch(plan: Plan, prompts: int) -> dict[str, Any]:
-  """Shapes of a batch or a part of one, as `grpo.step.make_batch` makes it."""
+  """Shapes of a batch, or a part of it, as `grpo.objective.pack` makes it."""
   _, group, prompt, reply = plan.shapes
   place = over_groups(plan.mesh)
 
@@ -76,6 +76,7 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
     ),
     'valid': of(jnp.bool_, prompts, group),
     'advantage': of(jnp.float32, prompts, group),
+    'live': of(jnp.bool_, prompts),
   }
   if plan.config.kl_weight > 0:
     arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
@@ -205,12 +206,10 @@ def update(plan: Plan) -> Program:
   )
   packed = pack(learned_from, config.microbatch_groups)
   arrays = batch(plan, packed.groups)
-  arrays['live'] = jax.ShapeDtypeStruct(
-    (packed.groups,), jnp.bool_, sharding=over_groups(plan.mesh)
-  )
   work = roofline.gradient(
     model,
     plan.shapes._replace(prompts=config.prompts_per_step),
+    packed.tokens,
     packed.tokens,
     packed.parts,
     read_bytes(model, plan.mesh),

@@ -112,7 +112,18 @@ def linear_weights(c: ModelConfig) -> int:
   return c.num_layers * (attention + 3 * c.model_dim * c.mlp_dim)
 
 
-def blocks_flops(c: ModelConfig, tokens: float) -> float:
+def all_weights(c: ModelConfig) -> int:
+  """Number of weights of the blocks, the embedding and the head."""
+  tables = 1 if c.tied_head else 2
+  return linear_weights(c) + tables * c.vocab_size * c.model_dim
+
+
+def blocks_flops(c: ModelConfig, s: Shapes) -> float:
+  """FLOPs of one forward pass over briefs and replies, without the head."""
+  return product_flops(c, s.tokens) + attention_flops(c, s)
+
+
+def product_flops(c: ModelConfig, tokens: float) -> float:
   """FLOPs of the blocks' products with weights, in one forward pass."""
   # A multiplication and an addition for each weight and token.
   return 2.0 * linear_weights(c) * tokens
@@ -141,7 +152,7 @@ def _causal(length: int) -> int:
   return length * (length + 1) // 2
 
 
-def head_flops(c: ModelConfig, tokens: float) -> float:
+def logit_flops(c: ModelConfig, tokens: float) -> float:
   """FLOPs of the logits of so many tokens."""
   return 2.0 * c.vocab_size * c.model_dim * tokens
 
@@ -149,6 +160,11 @@ def head_flops(c: ModelConfig, tokens: float) -> float:
 def token_bytes(c: ModelConfig) -> int:
   """Bytes of a token's keys and values in all layers."""
   return 2 * c.num_layers * c.num_kv_heads * c.head_dim * _bytes(c.dtype)
+
+
+def cache_bytes(c: ModelConfig, s: Shapes) -> int:
+  """Bytes of the KV cache of all briefs and all replies."""
+  return s.tokens * token_bytes(c)
 
 
 def _bytes(dtype: str) -> int:
@@ -204,8 +220,8 @@ def prefill(c: ModelConfig, s: Shapes, weights: int) -> Work:
     weights: bytes of them that each chip reads.
   """
   briefs = s._replace(group=0)
-  flops = blocks_flops(c, briefs.tokens) + attention_flops(c, briefs)
-  flops += head_flops(c, s.prompts * s.group)
+  flops = blocks_flops(c, briefs)
+  flops += logit_flops(c, s.prompts * s.group)
   return Work(flops, weights, pass_bytes(c, briefs))
 
 
@@ -220,7 +236,7 @@ def decode(c: ModelConfig, s: Shapes, decoding: Decoding, weights: int) -> Work:
   """
   rows = decoding.rows
   pairs = float(rows @ (s.prompt_tokens + np.arange(len(rows)) + 1))
-  flops = blocks_flops(c, rows.sum()) + head_flops(c, rows.sum())
+  flops = product_flops(c, rows.sum()) + logit_flops(c, rows.sum())
   flops += _pair_flops(c, pairs)
   attention = decode_bytes(c, s, decoding)
   return Work(float(flops), int(np.count_nonzero(rows)) * weights, attention)
@@ -238,14 +254,15 @@ def score(
     weights: bytes of them that each chip reads.
     logits: tokens whose log-probabilities are computed.
   """
-  flops = blocks_flops(c, tokens) + attention_flops(c, s)
-  return Work(flops + head_flops(c, logits), weights, pass_bytes(c, s))
+  flops = product_flops(c, tokens) + attention_flops(c, s)
+  return Work(flops + logit_flops(c, logits), weights, pass_bytes(c, s))
 
 
 def gradient(
   c: ModelConfig,
   s: Shapes,
   tokens: float,
+  logits: float,
   parts: int,
   weights: int,
   learned: int,
@@ -259,7 +276,8 @@ def gradient(
   Args:
     c: of the policy.
     s: sizes of the batch.
-    tokens: of the rows that the passes compute, logits included.
+    tokens: of the rows that the passes compute.
+    logits: tokens whose log-probabilities are computed.
     parts: of the batch, a pass for each.
     weights: bytes of them that each chip reads in a pass.
     learned: bytes of trained weights on each chip, in float32.
@@ -267,10 +285,10 @@ def gradient(
   # Weights are read forward, for gradients of inputs, for gradients of weights,
   # and once more where blocks are recomputed.
   passes = 2 + (c.lora is None)
-  flops = (passes + c.remat) * blocks_flops(c, tokens)
+  flops = (passes + c.remat) * product_flops(c, tokens)
   # Forward, recomputed, and two backward products for each of the forward one.
   flops += 4 * attention_flops(c, s)
-  flops += (passes + 1) * head_flops(c, tokens)
+  flops += (passes + 1) * logit_flops(c, logits)
   # Each part reads and writes the sum of gradients.
   held = parts * ((passes + c.remat) * weights + 2 * learned)
   return Work(flops, held, 4 * pass_bytes(c, s))

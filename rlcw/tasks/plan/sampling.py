@@ -59,7 +59,6 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
   # each.
   heads = min(plan.mesh.shape['tensor'], model.num_kv_heads)
   places = group_shards(plan.mesh) * heads
-  cached = roofline.token_bytes(model)
   with jax.set_mesh(plan.mesh):
     tiling = tiles.tiling(shapes.prompts, shapes.group, gather=True)
   static: Any = {
@@ -85,7 +84,7 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
     roofline.prefill(model, shapes, read),
     sharing(model, plan.mesh),
     copied,
-    shapes._replace(group=0).tokens * cached // places,
+    roofline.cache_bytes(model, shapes._replace(group=0)) // places,
   )
   # Blocks are split into layers; those that are no copy for the rollout stay
   # beside their layers.
@@ -100,7 +99,7 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
     roofline.decode(model, shapes, rows, read),
     sharing(model, plan.mesh),
     per_chip(weights) - per_chip(outside),
-    shapes.tokens * cached // places,
+    roofline.cache_bytes(model, shapes) // places,
     runs=int(np.count_nonzero(rows.rows)) / shapes.reply_tokens,
     sent=float(rows.rows.sum()) / whole,
     serial=True,

@@ -58,7 +58,10 @@ def print_plan(record: dict[str, Any]) -> None:
   axes = ' · '.join(f'{axis} {size}' for axis, size in record['mesh'].items())
   memory.title = f'{record["topology"]} ({axes}): GiB per chip'
   times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by', 'at least')
-  times.title = 'Seconds if one resource alone limited them'
+  times.title = (
+    f'Seconds, with {record["reply_tokens_mean"]:.0f} tokens a reply, if one '
+    'resource alone limited them'
+  )
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
   for phase in record['phases']:
     name, hbm = phase['phase'], phase['hbm']
