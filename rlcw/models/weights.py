@@ -380,6 +380,24 @@ def for_rollout(
   return jax.device_put(as_dtype(params, config.dtype), shardings)
 
 
+def copies(ready: Params, params: Params) -> list[jax.Array]:
+  """Returns the weights that `for_rollout` has certainly copied.
+
+  Args:
+    ready: returned by `for_rollout`.
+    params: given to it, perhaps with adapters that have been merged since.
+  """
+  before = dict(jax.tree.leaves_with_path(params))
+
+  # `device_put` may return another array object for the same memory.
+  def is_shared(was: jax.Array, now: jax.Array) -> bool:
+    same_place = was.sharding.is_equivalent_to(now.sharding, now.ndim)
+    return was.dtype == now.dtype and same_place
+
+  leaves = jax.tree.leaves_with_path(ready)
+  return [now for path, now in leaves if not is_shared(before[path], now)]
+
+
 def in_memory(params: Params, kind: str) -> Params:
   """Moves weights to the memory of the hosts or of the devices.
 

@@ -1,9 +1,8 @@
 """The programs of a group rollout: each is compiled on its own.
 
-  start          briefs once, and the first token of their replies
-  decode         a `while_loop` that appends a token to every row
-  gather_*       live rows into fewer tiles (`tiles`)
-  grow_cache     one layer's keys and values into a longer cache
+  start      runs every brief once, and draws the first token of its replies
+  decode     a `while_loop` that appends a token to every row
+  mark_cut   tells whole replies from those cut off
 
 Shape letters: P prompts (tiles, after the first gathering), G replies per
 prompt, B = P · G rows, L prompt length, T reply budget, S cache length,
@@ -11,14 +10,12 @@ D model, V vocab, K key/value heads, H head; E ids that end a reply.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
@@ -32,7 +29,6 @@ from rlcw.models.decoder import (
   split_brief,
 )
 from rlcw.models.layers import product
-from rlcw.runtime.mesh import GROUPS, group_shards
 from rlcw.sampling import tiles
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.samplers import Sampler, inverse_cdf
@@ -51,6 +47,38 @@ class Rollout(struct.PyTreeNode):
   def mask(self) -> jax.Array:
     """Mask `[P, G, T]`, true at real tokens, EOS included."""
     return jnp.arange(self.token.shape[-1]) < self.length[..., None]
+
+
+class Setup(NamedTuple):
+  """Static side of a rollout's programs; hashable, for `jit`."""
+
+  config: ModelConfig
+  budget: int  # T
+  eos: tuple[int, ...]  # ids that end a reply
+  stop: tuple[int, ...]  # ids that cut a reply off unfinished
+  tiling: Tiling
+  for_tpu: bool
+
+  def ends(self, token: jax.Array) -> jax.Array:
+    """Returns whether replies end at their tokens."""
+    eos_E = jnp.asarray(self.eos, jnp.int32)
+    return (token[..., None] == eos_E).any(-1) | self.cuts(token)
+
+  def cuts(self, token: jax.Array) -> jax.Array:
+    """Returns whether replies are cut off by their tokens."""
+    stop_V = jnp.zeros(self.config.vocab_size, bool)
+    return stop_V.at[jnp.array(self.stop, int)].set(True)[token]
+
+  def turned(self, kv: KV) -> KV:
+    """Turns keys `[..., H, S]` of a decoding loop into those kept between
+    programs, and back.
+
+    The loop reads keys in the order that is best for the platform, but the
+    arrays of a program have their axes in memory in the order of their shape:
+    any other is copied, and then in memory twice.  The TPU kernel reads
+    `[..., S, H]`.
+    """
+    return KV(jnp.swapaxes(kv.k, -1, -2), kv.v) if self.for_tpu else kv
 
 
 class Rows(struct.PyTreeNode):
@@ -147,7 +175,7 @@ def add_token(
   t: jax.Array | int,
   method: Sampler,
   grammar: Grammar | None,
-  ends: Callable[[jax.Array], jax.Array],
+  setup: Setup,
 ) -> Rows:
   """Draws the t-th token of every reply, and records that of live ones.
 
@@ -158,11 +186,11 @@ def add_token(
     t: index of the token.
     method: see `samplers`.
     grammar: automaton that constrains the replies, or None.
-    ends: returns which tokens `[P, G]` end a reply.
+    setup: of the rollout.
   """
   rollout, state_PxG = rows.rollout, rows.state
   allowed_BxV = grammar and grammar.allowed(
-    state_PxG.reshape(-1), rollout.token.shape[-1] - t
+    state_PxG.reshape(-1), setup.budget - t
   )
   token_PxG, logp_PxG = draw(
     method, hidden_PxGxD, head_VxD, rows.key, t, allowed_BxV
@@ -177,53 +205,15 @@ def add_token(
     token=rollout.token.at[:, :, t].set(token_PxG),
     logp=rollout.logp.at[:, :, t].set(jnp.where(live, logp_PxG, 0.0)),
     length=rollout.length + live,
-    finished=rollout.finished | (ends(token_PxG) & live),
+    finished=rollout.finished | (setup.ends(token_PxG) & live),
   )
   return rows.replace(rollout=rollout, last=token_PxG, state=state_PxG)
-
-
-def ends_at(
-  vocab_size: int, eos: tuple[int, ...], stop: tuple[int, ...]
-) -> Callable[[jax.Array], jax.Array]:
-  """Returns the function that tells which tokens are of `eos` or `stop`."""
-  eos_E = jnp.asarray(eos, jnp.int32)
-  stop_V = jnp.zeros(vocab_size, bool).at[jnp.array(stop, int)].set(True)
-  return lambda token: (token[..., None] == eos_E).any(-1) | stop_V[token]
-
-
-def split_over_mesh(arrays: Any, heads: int | None = None) -> Any:
-  """Splits arrays of P prompts, and their axis `heads`, over the ambient mesh.
-
-  An axis that does not divide is left to XLA.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
-    return arrays
-  return jax.tree.map(
-    lambda x: lax.with_sharding_constraint(x, spec(mesh, x.shape, heads)),
-    arrays,
-  )
-
-
-def spec(
-  mesh: Mesh | AbstractMesh, shape: tuple[int, ...], heads: int | None = None
-) -> PartitionSpec:
-  """Mesh axes that an array of P prompts is split over."""
-  axes: list[Any] = [PartitionSpec.UNCONSTRAINED] * len(shape)
-  if shape[0] % group_shards(mesh) == 0:
-    axes = [GROUPS] + [None] * (len(shape) - 1)
-    if heads is not None and shape[heads] % mesh.shape['tensor'] == 0:
-      axes[heads] = 'tensor'
-  return PartitionSpec(*axes)
 
 
 # --- Programs ---------------------------------------------------------------
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=('config', 'max_new_tokens', 'eos', 'stop', 'tiling'),
-)
+@functools.partial(jax.jit, static_argnames='setup')
 def start(
   params: Params,
   prompt_PxL: jax.Array,
@@ -234,23 +224,22 @@ def start(
   step: jax.Array | int,
   grammar: Grammar | None = None,
   *,
-  config: ModelConfig,
-  max_new_tokens: int,
-  eos: tuple[int, ...],
-  stop: tuple[int, ...],
-  tiling: Tiling,
+  setup: Setup,
 ) -> tuple[Rows, list[KV], list[KV], jax.Array]:
   """Runs each brief once, and draws the first token of its G replies.
 
+  Args are those of `rollout.sample_and_count`.
+
   Returns:
-    The replies; for each layer the briefs' keys, as `decoder.split_brief`
-    returns them, and an empty cache; and `tiles.needed` of the replies.
+    The replies; for each layer the keys and values of the briefs, and an empty
+    cache for those of the replies, as `Setup.turned`; and `tiles.needed`.
   """
+  config, tiling = setup.config, setup.tiling
   shape_PxG = (len(prompt_PxL), tiling.group)
   params = as_dtype(params, config.dtype)
   last_PxD, prefix = prefill(config, params, prompt_PxL, length_P)
   rows = Rows(
-    rollout=empty_rollout(*shape_PxG, max_new_tokens),
+    rollout=empty_rollout(*shape_PxG, setup.budget),
     last=jnp.zeros(shape_PxG, jnp.int32),
     key=reply_keys(seed, step, brief_id_P, tiling.group),
     state=jnp.zeros(shape_PxG, jnp.int16),
@@ -260,20 +249,20 @@ def start(
   # The first token of all G replies is drawn from the same hidden state, that
   # of the brief's last token.
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
-  ends = ends_at(config.vocab_size, eos, stop)
-  rows = add_token(rows, first, head_weight(params), 0, method, grammar, ends)
-  briefs = [split_over_mesh(kv, 1) for kv in split_brief(prefix.kv)]
-  cache = empty_cache(config, *shape_PxG)
+  rows = add_token(rows, first, head_weight(params), 0, method, grammar, setup)
+  briefs = [setup.turned(kv) for kv in split_brief(prefix.kv)]
+  cache = [setup.turned(kv) for kv in empty_cache(config, *shape_PxG)]
   left = tiles.needed(tiling, rows.origin, ~rows.rollout.finished)
-  return split_over_mesh(rows), briefs, cache, left
+  return (
+    tiles.split_over_mesh(rows),
+    tiles.split_over_mesh(briefs, 1),
+    cache,
+    left,
+  )
 
 
 # The cache is written in place.
-@functools.partial(
-  jax.jit,
-  static_argnames=('config', 'eos', 'stop', 'tiling'),
-  donate_argnames='cache',
-)
+@functools.partial(jax.jit, static_argnames='setup', donate_argnames='cache')
 def decode(
   params: Params,
   layers: list[Params],
@@ -285,160 +274,62 @@ def decode(
   method: Sampler,
   grammar: Grammar | None = None,
   *,
-  config: ModelConfig,
-  eos: tuple[int, ...],
-  stop: tuple[int, ...],
-  tiling: Tiling,
+  setup: Setup,
 ) -> tuple[Rows, list[KV], jax.Array, jax.Array]:
-  """Appends a token to every row per iteration, while all rows are needed.
+  """Appends a token to every row per iteration.
 
-  Ends when the cache or the replies are full, or the live rows fit fewer tiles.
+  Ends when the cache or the replies are full, all replies have ended, or the
+  live ones fit fewer tiles.
 
   Args:
     params: of the policy, without the blocks.
-    layers: weights of each block.
-    briefs: for each layer, the briefs' keys and values.
-    cache: for each layer, the replies' keys and values.
+    layers: weights of each block, of `split_blocks`.
+    briefs: for each layer the keys and values of the briefs.
+    cache: for each layer those of the replies.
     rows: the replies.
-    t: tokens that each of them has, or had when it ended; at least 1.
-    enough: number of `tiles.needed` to stop at.
+    t: number of tokens that each of them has, or had when it ended; at least 1.
+    enough: number of `tiles.needed` to stop at; 0 to go on to the end.
     method: see `samplers`.
     grammar: automaton that constrains the replies, or None.
-    config: of the model.
-    eos: ids that end a reply.
-    stop: ids that cut a reply off.
-    tiling: of the replies.
+    setup: of the rollout.
 
   Returns:
-    New rows and cache, `t` and `tiles.needed`.
+    The new rows, cache and `t`, and `tiles.needed`.
   """
-  size, budget = cache[0].v.shape[-2], rows.rollout.token.shape[-1]
-  # Constant over the steps.  XLA does not reliably hoist it out of the loop.
+  config, tiling = setup.config, setup.tiling
+  briefs = [setup.turned(kv) for kv in briefs]
+  cache = [setup.turned(kv) for kv in cache]
+  size = cache[0].v.shape[-2]
+  # Everything below is constant over the decode steps.  XLA does not reliably
+  # hoist it out of a `while_loop`, so it is computed before.
   prefix = Prefix(briefs[0], rows.length)
-  ropes = reply_ropes(config, prefix, budget)
-  ends = ends_at(config.vocab_size, eos, stop)
+  ropes = reply_ropes(config, prefix, setup.budget)
   head_VxD = head_weight(params)
   blocks = list(zip(layers, briefs, strict=True))
 
-  def more(state: Any) -> jax.Array:
+  def goes_on(state: Any) -> jax.Array:
     _, _, t, left = state
-    return (t <= size) & (t < budget) & (left > enough)
+    return (t <= size) & (t < setup.budget) & (left > enough)
 
   def one_token(state: Any) -> Any:
     rows, cache, t, _ = state
     hidden, cache = decode_step(
       config, params, blocks, ropes, rows.last, prefix, cache, t - 1
     )
-    rows = add_token(rows, hidden, head_VxD, t, method, grammar, ends)
+    rows = add_token(rows, hidden, head_VxD, t, method, grammar, setup)
     left = tiles.needed(tiling, rows.origin, ~rows.rollout.finished)
     return rows, cache, t + 1, left
 
   left = tiles.needed(tiling, rows.origin, ~rows.rollout.finished)
-  return lax.while_loop(more, one_token, (rows, cache, jnp.int32(t), left))
+  state = lax.while_loop(goes_on, one_token, (rows, cache, jnp.int32(t), left))
+  rows, cache, done, left = state
+  return rows, [setup.turned(kv) for kv in cache], done, left
 
 
-@functools.partial(jax.jit, static_argnames='dtype')
-def _layers_of(stacked: jax.Array, dtype: Any) -> list[jax.Array]:
-  return [layer.astype(dtype) for layer in stacked]
-
-
-def split_blocks(
-  blocks: Params, dtype: str, spent: Sequence[jax.Array] = ()
-) -> list[Params]:
-  """Splits weights that are stacked over layers, for `decode`.
-
-  Array by array, so that little is in memory twice if they are `spent`.
-
-  Args:
-    blocks: stacked weights.
-    dtype: as in `as_dtype`.
-    spent: those of `blocks` that are deleted once they are split.
-  """
-  leaves, treedef = jax.tree.flatten(blocks)
-  cast = jax.eval_shape(functools.partial(as_dtype, dtype=dtype), blocks)
-  gone, layers = {*map(id, spent)}, []
-  for leaf, like in zip(leaves, jax.tree.leaves(cast), strict=True):
-    layers.append(_layers_of(leaf, like.dtype))
-    if id(leaf) in gone:
-      leaf.delete()
-  return [treedef.unflatten(each) for each in zip(*layers, strict=True)]
-
-
-@functools.partial(jax.jit, static_argnames='size')
-def grow_cache(kv: KV, size: int) -> KV:
-  """Pads one layer's keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`.
-
-  Args:
-    kv: the cache of a layer.
-    size: new cache length, in tokens.
-  """
-  more = size - kv.k.shape[-1]
-  return split_over_mesh(
-    KV(
-      jnp.pad(kv.k, [(0, 0)] * 4 + [(0, more)]),
-      jnp.pad(kv.v, [(0, 0)] * 3 + [(0, more), (0, 0)]),
-    ),
-    2,
-  )
-
-
-@functools.partial(jax.jit, static_argnames=('tiling', 'count'))
-def gather_rows(
-  rows: Rows, tiling: Tiling, count: int
-) -> tuple[Rows, jax.Array]:
-  """Gathers live rows into `count` tiles a shard; also returns their slots."""
-  width = rows.last.shape[1]
-
-  def gather(rows: Rows) -> tuple[Rows, jax.Array]:
-    live = ~rows.rollout.finished
-    slot = tiles.slots(tiling, count, rows.origin, live)
-    empty = slot == live.size
-    length = tiles.take_tiles(rows.length, slot, width)
-    rows = jax.tree.map(
-      lambda x: tiles.take_rows(x, slot), rows.replace(length=None)
-    )
-    finished = rows.rollout.finished | empty
-    return rows.replace(
-      rollout=rows.rollout.replace(finished=finished),
-      origin=jnp.where(empty, tiling.rows, rows.origin),
-      length=length,
-    ), slot
-
-  return tiles.on_shards(gather, rows)
-
-
-@jax.jit
-def gather_layer(brief: KV, cache: KV, slot_PxG: jax.Array) -> tuple[KV, KV]:
-  """Gathers one layer's keys of briefs and of rows, by `gather_rows`."""
-  width = cache.k.shape[1]
-
-  def gather(brief: KV, cache: KV, slot: jax.Array) -> tuple[KV, KV]:
-    return (
-      KV(*(tiles.take_tiles(x, slot, width) for x in brief)),
-      KV(*(tiles.take_rows(x, slot) for x in cache)),
-    )
-
-  brief, cache = tiles.on_shards(gather, brief, cache, slot_PxG)
-  return split_over_mesh(brief, 1), split_over_mesh(cache, 2)
-
-
-@jax.jit
-def put_back(whole: Rollout, rows: Rows) -> Rollout:
-  """Writes rows to their places in a rollout `[P, G, T]`."""
-
-  def put(whole: Rollout, rows: Rollout, origin: jax.Array) -> Rollout:
-    return jax.tree.map(
-      lambda to, x: tiles.put_rows(to, x, origin), whole, rows
-    )
-
-  return tiles.on_shards(put, whole, rows.rollout, rows.origin)
-
-
-@functools.partial(jax.jit, static_argnames=('config', 'stop'))
-def whole_replies(
-  rollout: Rollout, *, config: ModelConfig, stop: tuple[int, ...]
-) -> jax.Array:
-  """Returns which replies `[P, G]` have ended, and not at an id of `stop`."""
+@functools.partial(jax.jit, static_argnames='setup')
+def mark_cut(rollout: Rollout, *, setup: Setup) -> Rollout:
+  """Marks replies whose last token cut them off as unfinished."""
   last_PxGx1 = jnp.maximum(rollout.length[..., None] - 1, 0)
   last_PxG = jnp.take_along_axis(rollout.token, last_PxGx1, -1)[..., 0]
-  return rollout.finished & ~ends_at(config.vocab_size, (), stop)(last_PxG)
+  whole_PxG = rollout.finished & ~setup.cuts(last_PxG)
+  return rollout.replace(finished=whole_PxG)

@@ -22,22 +22,35 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.runtime.mesh import platform
 from rlcw.sampling import tiles
-from rlcw.sampling.decoding import (
-  Rollout,
-  decode,
+from rlcw.sampling.decoding import Rollout, Setup, decode, mark_cut, start
+from rlcw.sampling.grammar import Grammar
+from rlcw.sampling.moving import (
   gather_layer,
   gather_rows,
   grow_cache,
   put_back,
   split_blocks,
-  start,
-  whole_replies,
 )
-from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.samplers import Sampler
 
 
-def cache_sizes(max_new_tokens: int) -> list[int]:
+def make_setup(
+  prompts: int,
+  *,
+  config: ModelConfig,
+  group_size: int,
+  max_new_tokens: int,
+  eos: tuple[int, ...],
+  stop: tuple[int, ...] = (),
+  gather: bool = False,
+) -> Setup:
+  """Setup of a rollout of P briefs, for the ambient mesh and its platform."""
+  tiling = tiles.tiling(prompts, group_size, gather=gather)
+  for_tpu = platform() == 'tpu'
+  return Setup(config, max_new_tokens, eos, stop, tiling, for_tpu)
+
+
+def cache_sizes(setup: Setup) -> list[int]:
   """Cache lengths S of the decode programs, in tokens.
 
   XLA reads the full cache for every token, unwritten positions included;
@@ -45,10 +58,8 @@ def cache_sizes(max_new_tokens: int) -> list[int]:
   compiled separately, so there are at most four, of at least 128 tokens.  The
   TPU kernel reads written positions only, so there a single length suffices.
   """
-  parts = min(max_new_tokens // 128, 4) or 1
-  if platform() == 'tpu':
-    parts = 1
-  return [-(-max_new_tokens * n // parts) for n in range(1, parts + 1)]
+  parts = 1 if setup.for_tpu else min(setup.budget // 128, 4) or 1
+  return [-(-setup.budget * n // parts) for n in range(1, parts + 1)]
 
 
 def sample_and_count(
@@ -97,54 +108,46 @@ def sample_and_count(
     once per (P, L, G, T) and type of method; temperature, p, seed and step are
     traced.
   """
-  tiling = tiles.tiling(len(prompt_PxL), group_size, gather=gather)
-  static = dict(config=config, eos=eos, stop=stop, tiling=tiling)
-  rows, briefs, cache, left = start(
-    params,
-    prompt_PxL,
-    length_P,
-    brief_id_P,
-    method,
-    seed,
-    step,
-    grammar,
+  setup = make_setup(
+    len(prompt_PxL),
+    config=config,
+    group_size=group_size,
     max_new_tokens=max_new_tokens,
-    **static,
+    eos=eos,
+    stop=stop,
+    gather=gather,
+  )
+  briefs = prompt_PxL, length_P, brief_id_P
+  rows, briefs, cache, left = start(
+    params, *briefs, method, seed, step, grammar, setup=setup
   )
   layers = split_blocks(params['blocks'], config.dtype, spent)
-  rest = as_dtype(
-    {k: v for k, v in params.items() if k != 'blocks'}, config.dtype
-  )
-  whole, t, slots = rows.rollout, 1, rows.last.size
-  lengths, sizes = cache_sizes(max_new_tokens), [*tiling.sizes]
-  # The host sees the two numbers that decide, replicated over all processes,
-  # whenever a program ends.
+  others = {name: tree for name, tree in params.items() if name != 'blocks'}
+  others = as_dtype(others, config.dtype)
+  rollout, t, slots = rows.rollout, 1, rows.last.size
+  sizes = [*setup.tiling.sizes]
+  # Two numbers decide about the next program.  They are replicated, so that all
+  # processes decide alike.
   while (left := int(left)) and t < max_new_tokens:
     while sizes and left <= sizes[0]:
-      whole = put_back(whole, rows)
-      rows, slot_PxG = gather_rows(rows, tiling, sizes.pop(0))
+      rollout = put_back(rollout, rows)
+      rows, slot_PxG = gather_rows(rows, setup=setup, count=sizes.pop(0))
       # Layer by layer, so that little is in memory twice.
       for n in range(config.num_layers):
         briefs[n], cache[n] = gather_layer(briefs[n], cache[n], slot_PxG)
-    if t > cache[0].v.shape[-2]:
-      size = next(size for size in lengths if size >= t)
+    size = next(s for s in cache_sizes(setup) if s >= t)
+    if size > cache[0].v.shape[-2]:
       for n in range(config.num_layers):
-        cache[n] = grow_cache(cache[n], size)
-    enough = sizes[0] if sizes else 0
-    before = t
-    rows, cache, t, left = decode(
-      rest, layers, briefs, cache, rows, t, enough, method, grammar, **static
+        cache[n] = grow_cache(cache[n], setup=setup, size=size)
+    state, enough = (briefs, cache, rows, t), sizes[0] if sizes else 0
+    rows, cache, after, left = decode(
+      others, layers, *state, enough, method, grammar, setup=setup
     )
-    t = int(t)
-    slots += (t - before) * rows.last.size
-  if len(sizes) < len(tiling.sizes):
-    whole = put_back(whole, rows)
-  else:
-    whole = rows.rollout
-  if stop:
-    finished = whole_replies(whole, config=config, stop=stop)
-    whole = whole.replace(finished=finished)
-  return whole, slots
+    slots += (int(after) - t) * rows.last.size
+    t = int(after)
+  gathered = len(sizes) < len(setup.tiling.sizes)
+  rollout = put_back(rollout, rows) if gathered else rows.rollout
+  return mark_cut(rollout, setup=setup) if stop else rollout, slots
 
 
 def sample(*inputs: Any, **options: Any) -> Rollout:

@@ -12,15 +12,16 @@ Shape letters: P briefs, G replies to each, N tiles, C rows of a tile, R = N · 
 rows, B briefs of a shard.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax import lax
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
-from rlcw.runtime.mesh import GROUPS, ambient_shards
+from rlcw.runtime.mesh import GROUPS, ambient_shards, group_shards
 
 # Sizes of the smaller batches, in parts of all rows.
 PARTS = Fraction(3, 4), Fraction(1, 2), Fraction(1, 4)
@@ -147,3 +148,38 @@ def on_shards(function: Callable[..., Any], *arrays: Any) -> Any:
   return jax.shard_map(
     function, in_specs=split, out_specs=split, axis_names={*GROUPS}
   )(*arrays)
+
+
+def spec(
+  mesh: Mesh | AbstractMesh, shape: Sequence[int], heads: int | None = None
+) -> PartitionSpec:
+  """Mesh axes that an array of P prompts is split over.
+
+  Args:
+    mesh: of the run.
+    shape: of the array; P is its first axis.
+    heads: axis of key/value heads, if any.
+  """
+  axes: list[Any] = [None] * len(shape)
+  if shape[0] % group_shards(mesh) == 0:
+    axes[0] = GROUPS
+  if heads is not None and shape[heads] % mesh.shape['tensor'] == 0:
+    axes[heads] = 'tensor'
+  return PartitionSpec(*axes)
+
+
+def split_over_mesh(arrays: Any, heads: int | None = None) -> Any:
+  """Splits arrays over the ambient mesh, if there is one, by `spec`.
+
+  Arrays whose prompts do not divide are left to XLA.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return arrays
+
+  def split(x: jax.Array) -> jax.Array:
+    if x.shape[0] % group_shards(mesh):
+      return x
+    return lax.with_sharding_constraint(x, spec(mesh, x.shape, heads))
+
+  return jax.tree.map(split, arrays)

@@ -17,7 +17,6 @@ from rlcw.models import weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import as_dtype
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling import rollout, samplers
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import programs, roofline
 
@@ -134,32 +133,6 @@ def test_a_plan_has_the_arrays_that_training_has(
     assert jax.tree.map(
       lambda a: (a.shape, a.dtype, a.sharding), planned.resident[name]
     ) == jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)
-
-
-def test_weights_are_cast_once_and_not_for_every_token(tiny: Any) -> None:
-  config, params = tiny
-  config = dataclasses.replace(config, dtype='bfloat16')
-  prompt_PxL, length_P = np.ones((1, 4), np.int32), np.array([4])
-  jaxpr = jax.make_jaxpr(
-    lambda params: rollout.sample(
-      params,
-      prompt_PxL,
-      length_P,
-      length_P,
-      samplers.Greedy(),
-      0,
-      0,
-      config=config,
-      group_size=2,
-      max_new_tokens=3,
-      eos=(1,),
-    )
-  )(jax.tree.map(jnp.asarray, params))
-  text = str(jaxpr)
-  loop = text[text.rindex('while[') :]
-  kernel = f'bf16[{config.mlp_dim},{config.model_dim}]'
-  assert kernel in loop
-  assert f'{kernel} = convert_element_type' not in loop
 
 
 def test_norms_keep_their_dtype(tiny: Any) -> None:

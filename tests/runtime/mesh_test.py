@@ -13,6 +13,7 @@ from rlcw.models import layers, weights
 from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.runtime.mesh import (
+  MESH_AXES,
   TABLES,
   constrain,
   make_mesh,
@@ -22,7 +23,6 @@ from rlcw.runtime.mesh import (
   vocab_parts,
 )
 from rlcw.sampling import rollout, samplers
-from rlcw.sampling.rollout import cache_sizes
 from rlcw.tasks.plan import hlo
 from tests.train_test import (
   CONFIG,
@@ -128,6 +128,39 @@ def test_eight_devices_sample_the_same_replies(
 
 
 @pytest.mark.slow
+@FACTORISATIONS
+def test_rows_are_gathered_within_their_shard(
+  shape: tuple[int, int, int],
+) -> None:
+  prompts, group = 16, 8
+  ids = np.random.default_rng(0).integers(3, CONFIG.vocab_size, (prompts, 6))
+  arrays = ids.astype(np.int32), np.arange(prompts) % 6 + 1, np.arange(prompts)
+
+  def gathered(mesh: Any, gather: bool) -> tuple[rollout.Rollout, int]:
+    with jax.set_mesh(mesh):
+      return rollout.sample_and_count(
+        weights.for_rollout(CONFIG, make_params(mesh), mesh, 'decode'),
+        *jax.device_put(arrays, over_groups(mesh)),
+        samplers.Temperature(1.0),
+        0,
+        0,
+        config=CONFIG,
+        group_size=group,
+        max_new_tokens=10,
+        eos=tuple(range(0, CONFIG.vocab_size, 6)),
+        gather=gather,
+      )
+
+  whole, slots = gathered(single(), gather=False)
+  spread, fewer = gathered(make_mesh(*shape), gather=True)
+  np.testing.assert_array_equal(whole.token, spread.token)
+  np.testing.assert_array_equal(whole.finished, spread.finished)
+  np.testing.assert_array_equal(whole.length, spread.length)
+  np.testing.assert_allclose(whole.logp, spread.logp, atol=4e-5)
+  assert whole.length.sum() <= fewer < slots
+
+
+@pytest.mark.slow
 def test_biases_and_adapters_are_sampled_from_alike_in_every_table() -> None:
   replies, mesh = rollout_on(single(), 'train', ADAPTED), make_mesh(1, 2, 4)
   for table in TABLES:
@@ -180,10 +213,13 @@ def test_a_program_s_platform_is_that_of_the_devices_it_is_made_for() -> None:
   """Not of this machine, as a program may be compiled ahead of time."""
   assert platform() == 'cpu'
   device = jax.sharding.AbstractDevice('TPU v5 lite', 1, 'tpu')
-  mesh = jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+  mesh = jax.sharding.AbstractMesh((1, 1, 1), MESH_AXES, abstract_device=device)
   with jax.sharding.use_abstract_mesh(mesh):
     assert platform() == 'tpu'
-    assert cache_sizes(4096) == [4096]
+    setup = rollout.make_setup(
+      8, config=CONFIG, group_size=2, max_new_tokens=4096, eos=(1,)
+    )
+  assert rollout.cache_sizes(setup) == [4096]
   with jax.set_mesh(make_mesh(1, 8, 1)):
     assert platform() == 'cpu'
 

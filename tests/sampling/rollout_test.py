@@ -1,5 +1,7 @@
 """Group rollouts: what is drawn, what is recorded, what it depends on."""
 
+import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -15,8 +17,10 @@ from rlcw.models import decoder, layers, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.layers import FEW_ROWS
+from rlcw.runtime.metrics import Compilations
+from rlcw.sampling import decoding, moving, tiles
 from rlcw.sampling import rollout as rollout_lib
-from rlcw.sampling.rollout import Rollout, cache_sizes, sample
+from rlcw.sampling.rollout import Rollout, cache_sizes, make_setup, sample
 from rlcw.sampling.samplers import Greedy, Temperature, TopK, TopP
 
 LENGTHS = (3, 8, 5)  # of three briefs, padded to 8
@@ -61,6 +65,11 @@ def _assert_equal(one: Rollout, other: Rollout, logp: float = 1e-4) -> None:
   for name in ('token', 'length', 'finished'):
     np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
   np.testing.assert_allclose(one.logp, other.logp, atol=logp, rtol=0)
+
+
+def _setup(config: ModelConfig, **changes: Any) -> decoding.Setup:
+  static = {'group_size': GROUP, 'max_new_tokens': BUDGET, 'eos': EOS}
+  return make_setup(3, config=config, **static | changes)
 
 
 def _part(rollout: Rollout, *index: Any) -> Rollout:
@@ -195,13 +204,10 @@ def test_the_loop_goes_on_while_one_reply_lives(tiny: Any) -> None:
 )
 @pytest.mark.parametrize('for_tpu', [False, True])
 def test_a_cache_grows_in_equal_steps(
-  budget: int,
-  expected: list[int],
-  for_tpu: bool,
-  monkeypatch: pytest.MonkeyPatch,
+  budget: int, expected: list[int], for_tpu: bool, tiny: Any
 ) -> None:
-  monkeypatch.setattr(rollout_lib, 'platform', lambda: ('cpu', 'tpu')[for_tpu])
-  assert cache_sizes(budget) == ([budget] if for_tpu else expected)
+  setup = _setup(tiny[0], max_new_tokens=budget)._replace(for_tpu=for_tpu)
+  assert cache_sizes(setup) == ([budget] if for_tpu else expected)
 
 
 @pytest.mark.parametrize('eos', quick([(), EOS], EOS))
@@ -209,72 +215,193 @@ def test_a_cache_that_grows_changes_no_reply(
   eos: tuple[int, ...], tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   expected = _draw(tiny, eos=eos)
-  plain, rooms, seen = sample.__wrapped__, [1, 5, 11, BUDGET], set()
-  # a function of its own, or JAX would take the trace that it has
-  anew = jax.jit(
-    lambda *inputs, **static: plain(*inputs, **static),
-    static_argnames=('config', 'group_size', 'max_new_tokens', 'eos'),
-  )
+  rooms, seen = [1, 5, BUDGET], []
 
-  def step(*inputs: Any) -> Any:
-    _, cache = stepped = decoder.decode_step(*inputs)
-    seen.add(cache[0].k.shape[-1])
-    return stepped
+  def decode(*inputs: Any, **static: Any) -> Any:
+    seen.append(inputs[3][0].v.shape[-2])
+    return decoding.decode(*inputs, **static)
 
-  monkeypatch.setattr(rollout_lib, 'sample', anew)
   monkeypatch.setattr(rollout_lib, 'cache_sizes', lambda _: rooms)
-  monkeypatch.setattr(rollout_lib, 'decode_step', step)
+  monkeypatch.setattr(rollout_lib, 'decode', decode)
   _assert_equal(_draw(tiny, eos=eos), expected)
-  assert seen == {*rooms}
+  assert seen == rooms
+
+
+@pytest.mark.parametrize('for_tpu', quick([False, True], True))
+def test_the_order_of_kept_keys_changes_no_reply(
+  for_tpu: bool, tiny: Any
+) -> None:
+  many = dict(group_size=8, gather=True)
+  expected = _draw(tiny, **many)
+  with pytest.MonkeyPatch.context() as patch:
+    make = rollout_lib.make_setup
+    patch.setattr(
+      rollout_lib,
+      'make_setup',
+      lambda *p, **s: make(*p, **s)._replace(for_tpu=for_tpu),
+    )
+    _assert_equal(_draw(tiny, **many), expected)
+
+
+def _decode_text(
+  config: ModelConfig, prompts: int, group: int, length: int, budget: int
+) -> list[str]:
+  """The compiled decode programs of a rollout, one per cache length."""
+  shape = jax.ShapeDtypeStruct
+  setup = make_setup(
+    prompts,
+    config=config,
+    group_size=group,
+    max_new_tokens=budget,
+    eos=(0,),
+  )
+  params = weights.abstract_params(config)
+  rows, briefs, cache, _ = jax.eval_shape(
+    functools.partial(decoding.start, setup=setup),
+    params,
+    shape((prompts, length), jnp.int32),
+    *[shape((prompts,), jnp.int32)] * 2,
+    *(PLAIN, 0, 0),
+  )
+  layers = jax.eval_shape(
+    lambda blocks: moving.split_blocks(blocks, config.dtype), params['blocks']
+  )
+  others = {name: tree for name, tree in params.items() if name != 'blocks'}
+  others = jax.eval_shape(lambda p: decoder.as_dtype(p, config.dtype), others)
+  texts = []
+  for size in cache_sizes(setup):
+    grow = functools.partial(moving.grow_cache, setup=setup, size=size)
+    room = [jax.eval_shape(grow, kv) for kv in cache]
+    inputs = others, layers, briefs, room, rows, 1, 0, PLAIN
+    lowered = decoding.decode.lower(*inputs, setup=setup)
+    texts.append(lowered.compile().as_text())
+  return texts
 
 
 @pytest.mark.parametrize('budget', [37, 300])
 def test_no_token_copies_a_cache_or_a_brief_into_another_order(
   budget: int,
 ) -> None:
-  """Of keys and values, XLA turns round those of the briefs, and once."""
+  """Keys and values are kept in the order in which XLA reads them."""
   config = ModelConfig(
     512, 64, 96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
   )
-  shape = jax.ShapeDtypeStruct
   prompts, group, length = 3, 4, 89
   assert prompts * length > FEW_ROWS  # of fewer the products are turned, too
-  lowered = sample.lower(
-    weights.abstract_params(config),
-    shape((prompts, length), jnp.int32),
-    *[shape((prompts,), jnp.int32)] * 2,
-    *(PLAIN, 0, 0),
-    config=config,
-    group_size=group,
-    max_new_tokens=budget,
-    eos=(0,),
-  )
   token = 2 * 16  # numbers in a token's keys
-  brief = prompts * length * token
-  caches = [prompts * group * room * token for room in cache_sizes(budget)]
-  turned = re.findall(
-    r'= f32\[([\d,]+)\]\S* transpose\(.*', lowered.compile().as_text()
+  kept = {prompts * length * token}
+  for text in _decode_text(config, prompts, group, length, budget):
+    room = max(map(int, re.findall(r'f32\[3,4,2,(\d+),16\]', text)))
+    kept.add(prompts * group * room * token)
+    turned = re.findall(r'= f32\[([\d,]+)\]\S* transpose\(.*', text)
+    sizes = [math.prod(map(int, axes.split(','))) for axes in turned]
+    assert not {*sizes} & kept
+  assert len(kept) == (2 if budget == 37 else 3)
+
+
+def test_weights_are_cast_once_and_not_for_every_token(tiny: Any) -> None:
+  config = dataclasses.replace(tiny[0], dtype='bfloat16')
+  layers = moving.split_blocks(tiny[1]['blocks'], config.dtype)
+  kernel = layers[0]['gate']['kernel']
+  assert kernel.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(
+    kernel, tiny[1]['blocks']['gate']['kernel'][0].astype(jnp.bfloat16)
   )
-  sizes = [math.prod(map(int, axes.split(','))) for axes in turned]
-  assert sizes.count(brief) <= 2  # of keys and of values, as they are read
-  assert not {*sizes} & {*caches}
+  assert layers[1]['mlp_norm']['scale'].dtype == jnp.float32
 
 
 def test_one_compilation_per_bucket(tiny: Any) -> None:
-  def compiled(*args: Any, **changes: Any) -> int:
-    before = sample._cache_size()
+  def compiled(*args: Any, **changes: Any) -> list[int]:
+    programs = decoding.start, decoding.decode
+    before = [program._cache_size() for program in programs]
     _draw(tiny, *args, max_new_tokens=2, **changes)
-    return sample._cache_size() - before
+    return [p._cache_size() - n for p, n in zip(programs, before, strict=True)]
 
-  assert compiled(Temperature(1.0)) == 1
-  assert compiled(Temperature(0.5)) == 0
-  assert compiled(Temperature(0.5), seed=9, step=2**20) == 0
-  assert compiled(Temperature(1.5), rows=(2, 1, 0)) == 0
-  assert compiled(TopP(0.9, 1.0)) == 1
-  assert compiled(TopP(0.5, 0.7), seed=1) == 0
-  assert compiled(Temperature(1.0), rows=(0, 1)) == 1
-  assert compiled(TopK(2)) == 1
-  assert compiled(TopK(2, 0.3)) == 0
+  assert compiled(Temperature(1.0)) == [1, 1]
+  assert compiled(Temperature(0.5)) == [0, 0]
+  assert compiled(Temperature(0.5), seed=9, step=2**20) == [0, 0]
+  assert compiled(Temperature(1.5), rows=(2, 1, 0)) == [0, 0]
+  assert compiled(TopP(0.9, 1.0)) == [1, 1]
+  assert compiled(TopP(0.5, 0.7), seed=1) == [0, 0]
+  assert compiled(Temperature(1.0), rows=(0, 1)) == [1, 1]
+  assert compiled(TopK(2)) == [1, 1]
+  assert compiled(TopK(2, 0.3)) == [0, 0]
+
+
+# --- Rows that are gathered -------------------------------------------------
+
+
+def _counted(tiny: Any, **options: Any) -> tuple[Rollout, int]:
+  """A rollout that gathers its rows, and the tokens they had time for."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(rollout_lib, 'sample', rollout_lib.sample_and_count)
+    return _draw(tiny, **{'gather': True} | options)  # type: ignore
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'group_size': 8, 'stop': tuple(range(5, 300, 12))},
+    *(
+      pytest.param(options, marks=pytest.mark.slow)
+      for options in (
+        {'group_size': 16, 'method': TopP(0.9)},
+        {'group_size': 7, 'method': TopK(40)},
+        {'group_size': 8, 'method': Greedy()},
+        {'group_size': 1, 'rows': (0, 1, 2) * 5},
+        {'group_size': 8, 'eos': ()},
+        {'group_size': 8, 'eos': tuple(range(300))},
+        {'group_size': 8, 'max_new_tokens': 1},
+        {'group_size': 1, 'rows': (0,)},
+      )
+    ),
+  ],
+)
+def test_gathering_rows_changes_no_reply(
+  options: dict[str, Any], tiny: Any
+) -> None:
+  whole, all_slots = _counted(tiny, gather=False, **options)
+  gathered, slots = _counted(tiny, **options)
+  _assert_equal(gathered, whole)
+  longest = whole.length.max()
+  assert all_slots == longest * whole.length.size
+  assert whole.length.sum() <= slots <= all_slots
+  # Of a batch with a smaller size, some rows end early.
+  sizes = tiles.tiling(*whole.length.shape, gather=True).sizes
+  if sizes and longest > whole.length.min():
+    assert slots < all_slots
+
+
+def test_rows_are_gathered_as_soon_as_they_fit(tiny: Any) -> None:
+  """Slots, from the lengths alone: sizes are 24, 18 and 12 rows in pairs."""
+  rollout, slots = _counted(tiny, group_size=8)
+  assert tiles.tiling(3, 8, gather=True).sizes == (9, 6)
+  expected, pairs = 24, 12
+  for t in range(1, rollout.length.max()):
+    live = (rollout.length > t).sum(-1)
+    pairs = min(n for n in (12, 9, 6) if n >= -(-live // 2).sum())
+    expected += 2 * pairs
+  assert slots == expected
+  assert pairs == 6
+
+
+def test_each_size_is_compiled_once(tiny: Any) -> None:
+  _counted(tiny, group_size=8, step=1)
+  compilations = Compilations()
+  before = decoding.decode._cache_size()
+  for step in range(1, 4):
+    _counted(tiny, group_size=8, step=step, seed=step)
+  assert decoding.decode._cache_size() == before
+  assert compilations.count == 0
+
+
+def test_spent_weights_are_freed_and_no_others(tiny: Any) -> None:
+  config, params = tiny
+  mine = jax.tree.map(jnp.array, params)
+  gate, up = (mine['blocks'][name]['kernel'] for name in ('gate', 'up'))
+  _assert_equal(_draw((config, mine), spent=[gate]), _draw(tiny))
+  assert gate.is_deleted()
+  assert not up.is_deleted() and not mine['embed'].is_deleted()
 
 
 def test_greedy_is_the_argmax_of_full_forwards(tiny: Any) -> None:

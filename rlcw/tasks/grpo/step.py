@@ -44,13 +44,13 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
-from rlcw.models.weights import for_rollout
+from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import mixing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import console, processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
-from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import logs, objective, samples
 
@@ -255,7 +255,7 @@ def sample_rollout(
   weights = for_rollout(decoder, weights, model.mesh, config.rollout_table)
   jax.block_until_ready(weights)
   resharded = time.perf_counter()
-  rollout = sample(
+  rollout, _ = sample_and_count(
     weights,
     *briefs,
     Temperature(config.temperature),
@@ -266,6 +266,8 @@ def sample_rollout(
     max_new_tokens=config.max_new_tokens,
     eos=model.chat.eos_ids,
     stop=model.chat.stop_ids,
+    gather=True,
+    spent=copies(weights, params),
   )
   return jax.block_until_ready(rollout), resharded - started
 

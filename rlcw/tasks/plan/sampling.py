@@ -1,7 +1,7 @@
 """The programs that sample a planned step's replies."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,12 +10,12 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlcw.models import lora
-from rlcw.models.attention_kernels import KV
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import param_shardings
 from rlcw.runtime.mesh import group_shards
-from rlcw.sampling import decoding, samplers, tiles
+from rlcw.sampling import decoding, moving, rollout, samplers, tiles
+from rlcw.sampling.decoding import Setup
 from rlcw.tasks.plan import load, roofline
 from rlcw.tasks.plan.roofline import Work
 from rlcw.tasks.plan.shapes import (
@@ -60,13 +60,15 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
   heads = min(plan.mesh.shape['tensor'], model.num_kv_heads)
   places = group_shards(plan.mesh) * heads
   with jax.set_mesh(plan.mesh):
-    tiling = tiles.tiling(shapes.prompts, shapes.group, gather=True)
-  static: Any = {
-    'config': lora.rollout_config(model),
-    'eos': (0,),
-    'stop': (1,),
-    'tiling': tiling,
-  }
+    setup = rollout.make_setup(
+      shapes.prompts,
+      config=lora.rollout_config(model),
+      group_size=shapes.group,
+      max_new_tokens=shapes.reply_tokens,
+      eos=(0,),
+      stop=(1,),
+      gather=True,
+    )
   # In place of the briefs' indices, which have the same shape and dtype, their
   # lengths.
   inputs = (
@@ -74,9 +76,7 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
     samplers.Temperature(config.temperature),
     *(config.seed, 0),
   )
-  start = functools.partial(
-    decoding.start.lower, *inputs, max_new_tokens=shapes.reply_tokens, **static
-  )
+  start = functools.partial(decoding.start.lower, *inputs, setup=setup)
   yield Program(
     'prefill',
     start,
@@ -89,12 +89,12 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
   # Blocks are split into layers; those that are no copy for the rollout stay
   # beside their layers.
   outside = [leaf for path, leaf in kept.items() if path[0] != 'blocks']
-  rows = load.decoding(plan.length_PxG, tiling, shapes.reply_tokens)
+  rows = load.decoding(plan.length_PxG, setup.tiling, shapes.reply_tokens)
   # The loop is compiled for as many iterations as there are tokens.
   whole = shapes.reply_tokens * shapes.prompts * shapes.group
   yield Program(
     'decode',
-    lambda: lower_decode(plan, start, weights, static),
+    lambda: lower_decode(plan, start, weights, setup),
     outside,
     roofline.decode(model, shapes, rows, read),
     sharing(model, plan.mesh),
@@ -106,47 +106,52 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
   )
 
 
-def lower_decode(plan: Plan, start: Any, weights: Params, static: Any) -> Any:
+def lower_decode(
+  plan: Plan, start: Callable[[], Any], weights: Params, setup: Setup
+) -> Any:
   """Lowers decoding with all rows and the longest cache.
 
   Args:
     plan: of a step.
     start: lowers the program before.
     weights: of the rollout.
-    static: arguments of both programs.
+    setup: of both programs.
   """
-  rows, briefs, *_ = start().out_info
 
-  def place(leaf: Any, heads: int | None = None) -> Any:
-    spec = decoding.spec(plan.mesh, leaf.shape, heads)
-    return jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=NamedSharding(plan.mesh, spec)
+  def placed(tree: Any, heads: int | None = None) -> Any:
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape,
+        leaf.dtype,
+        sharding=NamedSharding(
+          plan.mesh, tiles.spec(plan.mesh, leaf.shape, heads)
+        ),
+      ),
+      tree,
     )
 
-  def longest(brief: KV) -> KV:
-    (P, K, H, _), dtype = brief.k.shape, brief.k.dtype
-    shape, T = (P, plan.shapes.group, K), plan.shapes.reply_tokens
-    return KV(
-      place(jax.ShapeDtypeStruct((*shape, H, T), dtype), 2),
-      place(jax.ShapeDtypeStruct((*shape, T, H), dtype), 2),
-    )
-
-  def layer(leaf: Any) -> Any:
-    spec = PartitionSpec(*leaf.sharding.spec[1:])
-    return jax.ShapeDtypeStruct(
-      leaf.shape[1:], leaf.dtype, sharding=NamedSharding(plan.mesh, spec)
-    )
-
+  rows, briefs, cache, _ = start().out_info
+  size = rollout.cache_sizes(setup)[-1]
+  grow = functools.partial(moving.grow_cache, setup=setup, size=size)
+  # All layers have the same shapes.
+  layer = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape[1:],
+      leaf.dtype,
+      sharding=NamedSharding(plan.mesh, PartitionSpec(*leaf.sharding.spec[1:])),
+    ),
+    weights['blocks'],
+  )
   return decoding.decode.lower(
     {name: tree for name, tree in weights.items() if name != 'blocks'},
-    [jax.tree.map(layer, weights['blocks'])] * plan.model.num_layers,
-    [jax.tree.map(functools.partial(place, heads=1), kv) for kv in briefs],
-    [longest(kv) for kv in briefs],
-    jax.tree.map(place, rows),
+    [layer] * plan.model.num_layers,
+    placed(briefs, 1),
+    [placed(jax.eval_shape(grow, kv), 2) for kv in cache],
+    placed(rows),
     1,
     0,
     samplers.Temperature(plan.config.temperature),
-    **static,
+    setup=setup,
   )
 
 

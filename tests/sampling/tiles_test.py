@@ -1,0 +1,86 @@
+"""Live rows are gathered within their shard, none is lost or doubled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling import tiles
+from rlcw.sampling.tiles import Tiling
+
+
+@pytest.mark.parametrize(
+  ('prompts', 'group', 'width', 'sizes'),
+  [
+    (8, 8, 2, (24, 16, 8)),  # 48, 32 and 16 rows
+    (3, 8, 2, (9, 6)),  # 6 rows are too few
+    (3, 7, 1, (15, 10)),
+    (4, 16, 4, (12, 8, 4)),
+    (16, 1, 1, (12, 8)),
+    (2, 4, 1, ()),
+    (1, 1, 1, ()),
+    (2, 6, 1, (9,)),
+  ],
+)
+def test_sizes_are_parts_of_all_rows(
+  prompts: int, group: int, width: int, sizes: tuple[int, ...]
+) -> None:
+  found = tiles.tiling(prompts, group, gather=True)
+  assert found == Tiling(1, prompts, group, width, sizes)
+  assert tiles.tiling(prompts, group, gather=False).sizes == ()
+
+
+def test_sizes_are_those_of_a_shard() -> None:
+  with jax.set_mesh(make_mesh(2, 2, 2)):
+    assert tiles.tiling(8, 8, gather=True) == Tiling(4, 2, 8, 2, (6, 4))
+    # Briefs that do not split stay whole.
+    assert tiles.tiling(6, 8, gather=True).sizes == ()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_live_rows_are_taken_and_put_back(data: st.DataObject) -> None:
+  """A second gathering, too, of one shard."""
+  first = Tiling(1, 3, 4, 2, ())
+  origin = np.asarray(tiles.origins(first))
+  live = np.array(
+    data.draw(st.lists(st.booleans(), min_size=12, max_size=12))
+  ).reshape(3, 4)
+  for _ in range(2):
+    needed = int(tiles.needed(first, origin, live))
+    brief = origin // 4
+    assert needed == sum(
+      -(-int((live & (brief == p)).sum()) // 2) for p in range(3)
+    )
+    count = needed + data.draw(st.integers(0, 2))
+    if not count:
+      return
+    slot = tiles.slots(first, count, jnp.array(origin), jnp.array(live))
+    empty = np.asarray(slot) == live.size
+    assert sorted(np.asarray(slot)[~empty]) == [*np.flatnonzero(live)]
+    width = live.shape[1]
+    owner = tiles.take_tiles(jnp.array(brief[:, 0]), slot, width)
+    taken = np.array(tiles.take_rows(jnp.array(origin), slot))
+    # All rows of a tile are of the brief that it has the keys of.
+    rows = np.where(empty, np.asarray(owner)[:, None], taken // 4)
+    assert (rows == np.asarray(owner)[:, None]).all()
+    origin = np.where(empty, 12, taken)
+    put = tiles.put_rows(
+      jnp.full((3, 4), -1), jnp.array(taken), jnp.array(origin)
+    )
+    assert sorted(put[put >= 0]) == sorted(taken[~empty])
+    assert ((put == np.arange(12).reshape(3, 4)) | (put == -1)).all()
+    live = ~empty & np.array(
+      data.draw(st.lists(st.booleans(), min_size=slot.size, max_size=slot.size))
+    ).reshape(slot.shape)
+
+
+def test_the_fullest_shard_decides() -> None:
+  two = Tiling(2, 2, 4, 2, ())
+  live = np.zeros((4, 4), bool)
+  live[0, 0] = live[1, :3] = live[3] = True
+  # 1 + 2 tiles in the first shard, 2 in the second.
+  assert tiles.needed(two, tiles.origins(two), jnp.array(live)) == 3
