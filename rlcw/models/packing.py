@@ -195,7 +195,7 @@ class Groups(NamedTuple):
 
 @struct.dataclass
 class Layout:
-  """Where the tokens of rows are from."""
+  """Places of the same tokens in rows and in padded arrays."""
 
   row: jax.Array  # [S, M]: the place in its row of each slot; N if it has none
   slot: jax.Array  # [S, N]: the slot of each place; M if it has none

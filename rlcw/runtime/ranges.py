@@ -106,6 +106,7 @@ RANGES: dict[str, Range] = {
   'checkpoint_every': _count(),
   'show_every': _count(0),
   'prompts_per_step': _count(),
+  'oversample': Number(1, 8),  # more than 8 times as many are thrown away
   'group_size': _count(2),  # a single reply has nothing to be compared with
   'microbatch_groups': _count(),
   'groups_per_step': _count(),

@@ -75,8 +75,9 @@ def test_a_run_in_bfloat16_is_like_one_in_float32(
   assert other['entropy'] == pytest.approx(first['entropy'], abs=0.1)
   assert other['bad_steps'] == 0
   assert other['entropy'] != first['entropy']
-  # what sampled and what learns round in the same places
-  assert max(row['sampler_gap'] for row in (first, other)) < 1e-4
+  # what sampled and what learns round to bfloat16 in other places
+  assert first['sampler_gap'] < 1e-5
+  assert other['sampler_gap'] < 2e-3
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_frozen_weights_have_no_gradient_and_no_moments(
   returned = sum(math.prod(a.shape) * a.dtype.itemsize for a in jaxpr.out_avals)
   assert returned <= 3 * held + 256  # adapters and two moments of each
   before = jax.tree.map(np.asarray, base)
-  state, _ = update(state, arrays, frozen)
+  state, _ = update(state, [arrays], frozen)
   jax.tree.map(np.testing.assert_array_equal, before, base)
 
 

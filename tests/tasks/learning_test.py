@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tiny_grpo import run, settings
 
+from rlcw.data import datasets
+from rlcw.models import packing
 from rlcw.tasks.grpo import step
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -57,3 +59,58 @@ def test_a_run_with_its_advantages_turned_round_does_not(
   monkeypatch.setattr(step, 'make_mix', turned)
   config = settings(apprentice, tmp_path, writing='tiny_grpo:variety', steps=60)
   assert kept(run(config, tmp_path / 'grpo')[-FEW:]) < 0.1
+
+
+def test_more_briefs_are_sampled_and_those_without_signal_dropped(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """And a run that is continued has the steps of one that went through."""
+  changes = {
+    'writing': 'tiny_grpo:variety',
+    'prompts_per_step': 4,
+    'microbatch_groups': 2,
+    'oversample': 1.5,
+    'kl_weight': 0.0,
+  }
+  config = settings(apprentice, tmp_path, steps=3, **changes)
+  whole = run(config, tmp_path / 'whole')
+  config.steps = 1
+  run(config, tmp_path / 'parts')
+  config.steps = 3
+  parts = run(config, tmp_path / 'parts')
+  for name in ('loss', 'grad_norm', 'padding', 'dropped_groups', 'reward'):
+    assert [row[name] for row in parts] == [row[name] for row in whole]
+  assert [row['dropped_groups'] for row in whole] == pytest.approx([1 / 3] * 3)
+  groups = datasets.read_jsonl(tmp_path / 'whole' / 'rollouts.jsonl')
+  for number in range(3):
+    signal, kept = np.array(
+      [
+        (any(abs(r['advantage']) > 1e-3 for r in g['replies']), g['kept'])
+        for g in groups
+        if g['step'] == number
+      ]
+    ).T
+    assert len(kept) == 6 and kept.sum() == 4
+    # a group with a signal is dropped only after four others
+    assert signal[kept].sum() == min(signal.sum(), 4)
+    assert all(
+      signal[:n][kept[:n]].sum() == 4 for n in np.flatnonzero(signal & ~kept)
+    )
+
+
+def test_programs_are_compiled_once_for_each_width(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = settings(
+    apprentice,
+    tmp_path,
+    writing='tiny_grpo:variety',
+    prompts_per_step=4,
+    microbatch_groups=2,
+    steps=8,
+  )
+  rows = run(config, tmp_path / 'grpo')
+  sizes = packing.widths(2, 32, 8, 16)
+  # a width has a program for the reference and one for the update
+  assert rows[-1]['compilations'] - rows[0]['compilations'] <= 2 * len(sizes)
+  assert rows[-1]['compilations'] == rows[-3]['compilations']

@@ -130,7 +130,8 @@ def log_rollouts(
     briefs: of this process's groups.
     rollout: this process's replies.
     scores: of them.
-    mixed: this process's rows of `valid`, `reward` and `advantage`.
+    mixed: this process's rows of `kept` `[P']` and of `valid`, `reward` and
+      `advantage` `[P', G]`.
   """
   columns = {
     'text': scores.text,
@@ -152,6 +153,7 @@ def log_rollouts(
       'step': step,
       'brief_id': brief.id,
       'prompt': brief.text,
+      'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
       'replies': [
         {name: values[p][g] for name, values in rows.items()}
         for g in range(len(scores.text[p]))

@@ -132,7 +132,9 @@ def make_next_batch(
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
     mixed = mix(stats['writing'], stats['violated'], stats['valid'])
+    kept_P = kept_groups(mixed.advantage, config)
     local_mixed = {
+      'kept': shards.local_slice(kept_P),
       'valid': shards.local_slice(mixed.rewards.valid),
       'reward': shards.local_slice(mixed.reward),
       'advantage': shards.local_slice(mixed.advantage),
@@ -152,7 +154,6 @@ def make_next_batch(
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
-    kept_P = kept_groups(mixed.advantage, config)
     # Without a KL term, a group whose advantages are all 0 has no gradient.
     live_P = mixed.advantage.any(1) if config.kl_weight == 0 else None
     batch = objective.pack(
