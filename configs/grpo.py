@@ -129,8 +129,8 @@ def qwen2_5_72b() -> dict[str, Any]:
 
   v5p:2x4x4 (32 chips): 64.5 of 95.74 GiB.
   """
-  # Sampling replicates the weights over fsdp (`rollout_table`), so only the
-  # tensor axis shrinks the copy on each chip.
+  # Sampling replicates the weights over fsdp (`rollout_table='decode'`), so only
+  # the tensor axis shrinks the copy on each chip.
   mesh = dict(data=1, fsdp=-1, tensor=8)
   return large('Qwen/Qwen2.5-72B-Instruct', 'v5p:2x4x4', mesh=mesh)
 
