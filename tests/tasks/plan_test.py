@@ -124,9 +124,14 @@ def test_every_phase_compiles_for_a_mesh(
     with jax.set_mesh(planned.mesh):
       done = program.lower().compile()
     taken = shapes.per_chip(program.resident_inputs)
-    if program.name == 'rollout':
-      # Decoding takes the replies' cache, which it writes in place, as well.
-      taken += program.copy + program.cache
+    if program.name in SAMPLING[1:]:
+      taken += program.copy
+    # written in place: the replies' cache, and the sum of gradients
+    taken += {
+      'decode': program.cache,
+      'update': shapes.per_chip(programs.gradients(planned)),
+      'optimiser': shapes.per_chip(planned.learned),
+    }.get(program.name, 0)
     # beside what is held it takes a small batch, and no less than is held
     arguments = done.memory_analysis().argument_size_in_bytes
     assert taken <= arguments < taken + 16_000
@@ -364,6 +369,7 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
   found: dict[str, Any] = {
     'topology': 'v5e:2x4',
     'mesh': {'fsdp': 4, 'tensor': 2},
+    'reply_tokens_mean': 612.4,
     'phases': [phase('rollout', 3), phase('update', 5.5)],
     'rollout_tables': {},
     'largest_microbatch_groups': None,
@@ -373,6 +379,7 @@ def test_a_plan_that_does_not_fit_says_by_how_much_and_what_to_change(
   show.print_plan(found)
   text = ' '.join(capsys.readouterr().out.split())
   assert 'update: 1.5 GiB per chip too much' in text
+  assert 'Seconds, with 612 tokens a reply' in text
   assert 'rollout:' not in text
   assert 'The next slice that fits: v5e:4x4.' in text
   assert 'compute_dtype=bfloat16' in text and 'moment_dtype' not in text
@@ -582,7 +589,13 @@ def test_kernels_are_compared_with_none(
       assert 0 < ours <= others
       assert ours < others or one['phase'] == 'decode'
   show.print_plan(
-    {'topology': 'v5e:2x2', 'mesh': {}, 'phases': found, 'advice': []}
+    {
+      'topology': 'v5e:2x2',
+      'mesh': {},
+      'reply_tokens_mean': 9.0,
+      'phases': found,
+      'advice': [],
+    }
   )
   lines = capsys.readouterr().out.splitlines()
   words = [line.replace('│', ' ').split() for line in lines]
@@ -626,8 +639,8 @@ print('RESULT', json.dumps(plan.compile_phase(planned, reference, chip)))
   # 2 FLOPs a weight of the blocks and the head for each of 557,056 tokens
   assert 8e15 < found['flops'] < 9e15
   assert found['collectives']
-  # twice in each of 28 layers: of briefs, of replies
-  assert sum(found['kernels'].values()) == 2 * 28
+  # twice in each of 28 layers, of briefs and of replies, for each of 8 parts
+  assert sum(found['kernels'].values()) == 2 * 28 * 8
 
 
 QWEN = 'Qwen/Qwen2.5-7B-Instruct'

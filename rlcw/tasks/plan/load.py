@@ -1,4 +1,4 @@
-"""How much of a step's arrays is computed, by the lengths of its replies.
+"""Share of a step's arrays that is computed, by the lengths of its replies.
 
 Memory does not depend on them: it is planned for replies of full length.
 
