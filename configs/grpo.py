@@ -107,7 +107,7 @@ def qwen2_5_7b() -> dict[str, Any]:
     --config.max_reply_tokens=2048
   rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/large/qwen2_5_7b
 
-  v5e:4x4 (16 chips): 14.7 of 15.75 GiB.
+  v5e:4x4 (16 chips): 13.4 of 15.75 GiB.
   """
   return large(QWEN, 'v5e:4x4')
 
@@ -129,7 +129,7 @@ def qwen2_5_72b() -> dict[str, Any]:
 
   v5p:2x4x4 (32 chips): 64.5 of 95.74 GiB.
   """
-  # Sampling replicates the weights over fsdp (`rollout_table='decode'`), so only
+  # By rollout_table='decode' sampling replicates the weights over fsdp, so only
   # the tensor axis shrinks the copy on each chip.
   mesh = dict(data=1, fsdp=-1, tensor=8)
   return large('Qwen/Qwen2.5-72B-Instruct', 'v5p:2x4x4', mesh=mesh)

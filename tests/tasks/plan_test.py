@@ -599,7 +599,7 @@ def test_kernels_are_compared_with_none(
   )
   lines = capsys.readouterr().out.splitlines()
   words = [line.replace('│', ' ').split() for line in lines]
-  assert ['rollout', 'decode_attention', '1,234'] in words
+  assert ['decode', 'decode_attention', '1,234'] in words
   assert words.count(['update', 'kernels', '3.0', 'yes', '0.0', '1.50']) == 1
   assert words.count(['update', 'XLA', '5.5', 'no', '0.0', '1.50']) == 1
 
