@@ -107,7 +107,7 @@ def qwen2_5_7b() -> dict[str, Any]:
     --config.max_reply_tokens=2048
   rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/large/qwen2_5_7b
 
-  v5e:4x4 (16 chips): 14.7 of 15.75 GiB.
+  v5e:4x4 (16 chips): 13.4 of 15.75 GiB.
   """
   return large(QWEN, 'v5e:4x4')
 
@@ -129,8 +129,8 @@ def qwen2_5_72b() -> dict[str, Any]:
 
   v5p:2x4x4 (32 chips): 64.5 of 95.74 GiB.
   """
-  # Sampling replicates the weights over fsdp (`rollout_table`), so only the
-  # tensor axis shrinks the copy on each chip.
+  # By rollout_table='decode' sampling replicates the weights over fsdp, so only
+  # the tensor axis shrinks the copy on each chip.
   mesh = dict(data=1, fsdp=-1, tensor=8)
   return large('Qwen/Qwen2.5-72B-Instruct', 'v5p:2x4x4', mesh=mesh)
 
@@ -387,13 +387,16 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # --- Devices, memory and dtypes
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
       # Sharding of the weights during sampling.  decode: replicated over fsdp,
-      # because every token reads every weight; train: sharded as in training.
-      rollout_table='decode',  # decode | train
+      # because every token reads every weight; train: sharded as in training;
+      # wide: as decode, but the MLPs and the vocabulary, the largest weights,
+      # are split over tensor and fsdp, between which activations travel then.
+      # The task `plan` compares decode and wide.
+      rollout_table='decode',  # decode | train | wide
       # Recomputation in the backward pass.  True: whole blocks, less memory and
       # more time; False: everything but the outputs of products with weights.
       remat=True,
       # dtype of activations, of the weights during sampling, and of all frozen
-      # weights; trained weights stay float32
+      # weights; trained weights stay float32.  On a CPU bfloat16 is slower.
       compute_dtype='float32',  # float32 | bfloat16
       # xla turns custom attention kernels off, in case one fails: on GPU and
       # TPU none has run yet, they have only been compiled for TPU.
@@ -406,6 +409,10 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       plan=dict(
         topology='v5e:4x4',  # TPU slice
         prompt_tokens=1024,  # of the longest brief
+        # Lengths of replies, for the time of a step: '' for max_new_tokens
+        # each, lognormal:MEDIAN,SIGMA, or a run's rollouts.jsonl.  Memory is
+        # always planned for max_new_tokens.
+        reply_tokens='',
         compare_attention=False,  # also compile everything with attention=xla
         # a model with the reward model's shapes; '' if the reward model shares
         # the reference's decoder, so that one pass computes both

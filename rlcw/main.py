@@ -159,6 +159,17 @@ def uses_devices(config: ConfigDict) -> bool:
   return 'mesh' in config and config.task != 'plan'
 
 
+def dtype_remark(config: ConfigDict) -> str:
+  """Remark on a dtype that is slow on the devices of this machine, or ''."""
+  half = config.get('compute_dtype') == 'bfloat16'
+  if not half or not uses_devices(config) or mesh.platform() != 'cpu':
+    return ''
+  return (
+    'compute_dtype=bfloat16 is slower than float32 on a CPU and takes more '
+    'memory; expected compute_dtype=float32 here'
+  )
+
+
 def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   """Runs a task and writes its summary, so that it counts as done.
 
@@ -182,6 +193,8 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   for state in read:
     terminal.log(f'{config.task}: reads {state}')
   for remark in [*claims.remarks(), *inputs.remarks(config, workdir)]:
+    terminal.notice(remark)
+  if remark := dtype_remark(config):
     terminal.notice(remark)
   with _no_exit():
     summary = importlib.import_module(TASKS[str(config.task)]).run(

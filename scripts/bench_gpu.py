@@ -146,8 +146,8 @@ def roll_out(
     gpu_cases.decoding_bytes(config, shapes),
     best['bytes_per_second'],
   )
-  work = roofline.rollout(config, shapes)
-  return rollout, phase_metrics(run, timing, work.flops, best) | {
+  flops = gpu_cases.pass_flops(config, shapes)
+  return rollout, phase_metrics(run, timing, flops, best) | {
     'tokens': tokens,
     'tokens_per_second': tokens / timing.median,
     'seconds_prefill': prefilling.median,
@@ -233,7 +233,7 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
       )
 
     timing, (_, ref_logp) = timed(score, REPEATS)
-    flops = roofline.score(run.config, shapes, head=True).flops
+    flops = gpu_cases.pass_flops(run.config, shapes)
     # The policy still equals the reference, so log-probabilities should agree
     # between decoding (plain XLA operations) and a full pass (GPU kernels).
     difference = float(jnp.abs(rollout.logp - ref_logp).mean())

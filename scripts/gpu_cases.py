@@ -134,32 +134,39 @@ def prepare(name: str, case: Case, dtype: str, device: Any) -> Run:
 # --- FLOPs and bytes --------------------------------------------------------
 
 
+def pass_flops(config: ModelConfig, shapes: Shapes) -> float:
+  """FLOPs of one forward pass, with the logits of every reply token."""
+  return roofline.blocks_flops(config, shapes) + head_flops(config, shapes)
+
+
+def head_flops(config: ModelConfig, shapes: Shapes) -> float:
+  """FLOPs of the logits of every reply token."""
+  prompts, group, _, reply = shapes
+  return roofline.logit_flops(config, prompts * group * reply)
+
+
 def frozen_flops(config: ModelConfig, shapes: Shapes) -> float:
   """FLOPs of the weight gradients that LoRA does not compute.
 
-  `roofline.update` counts three products with every weight (forward, gradient
-  of the input, gradient of the weight); frozen weights need only two.
+  Trained weights need three products (forward, gradient of the input, gradient
+  of the weight); frozen ones only two.
   """
   if config.lora is None:
     return 0.0
-  prompts, group, width, reply = shapes
-  tokens = prompts * width + prompts * group * reply
-  blocks = 2.0 * roofline.linear_weights(config) * tokens
-  return blocks + roofline.head_flops(config, shapes)
+  blocks = roofline.product_flops(config, shapes.tokens)
+  return blocks + head_flops(config, shapes)
 
 
 def update_flops(run: Run) -> tuple[float, float]:
   """FLOPs of an update: with rematerialisation, and without (for MFU)."""
   config, shapes = run.config, run.case.shapes
-  work = roofline.update(
-    config, shapes, run.microbatches, run.settings.moment_dtype
+  prompts, group, _, reply = shapes
+  work = roofline.gradient(
+    config, shapes, shapes.tokens, prompts * group * reply, 1, 0, 0
   )
-  saved = frozen_flops(config, shapes)
   # Model FLOPs, by the convention of MFU: forward once, backward twice as much.
-  once = 3 * (
-    roofline.blocks_flops(config, shapes) + roofline.head_flops(config, shapes)
-  )
-  return work.flops - saved, once - saved
+  once = 3 * pass_flops(config, shapes) - frozen_flops(config, shapes)
+  return work.flops, once
 
 
 def decoding_bytes(config: ModelConfig, shapes: Shapes) -> float:

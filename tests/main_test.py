@@ -202,3 +202,21 @@ def test_recipes_join_models_and_make_sense() -> None:
   assert grpo.get_config('gspo+rlmr').mixing.name == 'rlmr'
   with pytest.raises(ValueError, match="'dapper'"):
     grpo.get_config('tiny+dapper')
+
+
+@pytest.mark.parametrize(
+  ('task', 'dtype', 'remarked'),
+  [
+    ('grpo', 'bfloat16', True),
+    ('sft', 'bfloat16', True),
+    ('grpo', 'float32', False),
+    ('plan', 'bfloat16', False),  # of a step on other devices
+    ('report', None, False),
+  ],
+)
+def test_bfloat16_on_a_cpu_is_remarked_on(
+  task: str, dtype: str | None, remarked: bool
+) -> None:
+  settings = {'task': task} | ({'compute_dtype': dtype} if dtype else {})
+  config = ConfigDict(settings | ({'mesh': {}} if dtype else {}))
+  assert ('bfloat16 is slower' in main.dtype_remark(config)) == remarked

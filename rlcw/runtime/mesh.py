@@ -29,8 +29,9 @@ GROUPS = ('data', 'fsdp')  # mesh axes that a batch of groups is split over
 _EXTRAS = {'cuda': 'cuda', 'gpu': 'cuda', 'tpu': 'tpu'}
 _PLUGINS = 'jax_cuda12_plugin', 'jax_cuda13_plugin', 'libtpu'
 
-# Logical axis -> mesh axis (None: replicated).
-Table = dict[str, str | None]
+# Logical axis -> mesh axis, or several (None: replicated).
+Table = dict[str, str | tuple[str, ...] | None]
+_WIDE = ('tensor', 'fsdp')
 _TRAIN: Table = {
   'layers': None,
   'vocab': 'tensor',
@@ -46,7 +47,15 @@ TABLES: dict[str, Table] = {
   # Each decode step reads every weight.  Sharding over 'fsdp' would all-gather
   # all of them for each token, so they are replicated over it instead.
   'decode': _TRAIN | {'embed': None},
+  # The largest weights are split over 'fsdp' as well.  Every device then works
+  # on all rows, whose activations travel: of one token each, they are small.
+  'wide': _TRAIN | {'embed': None, 'mlp': _WIDE, 'vocab': _WIDE},
 }
+
+
+def _axes(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Mesh axes of a table's value, as a tuple."""
+  return (value,) if isinstance(value, str) else value or ()
 
 
 def group_shards(mesh: Mesh | AbstractMesh) -> int:
@@ -58,6 +67,31 @@ def ambient_shards() -> int:
   """`group_shards` of the ambient mesh; 1 if there is none."""
   mesh = jax.sharding.get_abstract_mesh()
   return 1 if mesh.empty else group_shards(mesh)
+
+
+def platform() -> str:
+  """Platform of the ambient mesh's devices; of JAX's default without a mesh.
+
+  While a program is traced for devices of another machine, it is theirs.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
+def vocab_parts(vocab: int) -> int:
+  """Number of equal parts that no table splits over devices any further.
+
+  Each device of the ambient mesh has one part of a vocabulary or several whole
+  ones, by all of `TABLES` that can split it; 1 without a mesh.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 1
+  splits = (
+    math.prod(mesh.shape[axis] for axis in _axes(table['vocab']))
+    for table in TABLES.values()
+  )
+  return max((parts for parts in splits if vocab % parts == 0), default=1)
 
 
 def constrain(x_PxGxLxD: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ _INPUTS = {
   'construction',
   'principles',
   'embedder',
+  'reply_tokens',
 }
 _OUTPUTS = {'output', 'cache'}
 

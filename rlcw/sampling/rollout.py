@@ -20,6 +20,7 @@ import jax
 
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
+from rlcw.runtime.mesh import platform
 from rlcw.sampling import tiles
 from rlcw.sampling.decoding import Rollout, Setup, decode, mark_cut, start
 from rlcw.sampling.grammar import Grammar
@@ -49,15 +50,11 @@ def make_setup(
     prompts: shape `[P, L]` of the briefs.
     config: as the other arguments, see `sample_and_count`.
   """
-  mesh = jax.sharding.get_mesh()
-  platform = jax.default_backend()
-  if not mesh.empty:
-    platform = mesh.devices.flat[0].platform
   count, length = prompts
   tiling = tiles.tiling(
     count, group_size, length, max_new_tokens, gather=gather
   )
-  for_tpu = platform == 'tpu'
+  for_tpu = platform() == 'tpu'
   return Setup(config, max_new_tokens, eos, stop, tiling, for_tpu)
 
 

@@ -5,7 +5,8 @@ from.  Top-k and top-p cut the tail off the weights only.  The recorded
 log-probabilities remain those of the full softmax at the temperature, because
 the loss computes the same ones: the importance ratio compares full policies.
 
-Shape letters: B rows, V vocab; N blocks of C tokens (`inverse_cdf`).
+Shape letters: B rows, V vocab; S parts of the vocabulary of W tokens, N blocks
+of C tokens (`inverse_cdf`).
 """
 
 from typing import Any
@@ -14,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
+
+from rlcw.runtime.mesh import vocab_parts
 
 
 @struct.dataclass
@@ -123,8 +126,13 @@ def inverse_cdf(
     Indices `[B]`.
   """
   rows, vocab = weight_BxV.shape
-  # Padding has weight 0, which is never drawn.
-  weight = jnp.pad(weight_BxV, ((0, 0), (0, -vocab % block)))
+  # Of a block that two devices share, XLA would gather all weights instead of
+  # sums.  So each part of the vocabulary has whole blocks; their padding has
+  # weight 0, which is never drawn.
+  parts = vocab_parts(vocab)
+  width = vocab // parts
+  weight_BxSxW = weight_BxV.reshape(rows, parts, width)
+  weight = jnp.pad(weight_BxSxW, ((0, 0), (0, 0), (0, -width % block)))
   weight_BxNxC = weight.reshape(rows, -1, block)
   block_BxN = jnp.cumsum(weight_BxNxC.sum(-1), axis=-1)
   target_B, n_B = _first_above(block_BxN, uniform_B * block_BxN[:, -1])
@@ -134,7 +142,8 @@ def inverse_cdf(
   inside_BxC = jnp.take_along_axis(weight_BxNxC, n_B[:, None, None], 1)[:, 0]
   # The remaining target, relative to the start of the block.
   _, c_B = _first_above(jnp.cumsum(inside_BxC, axis=-1), target_B - before_B)
-  return n_B * block + c_B
+  part_B, offset_B = jnp.divmod(n_B * block + c_B, weight.shape[-1])
+  return part_B * width + offset_B
 
 
 def _first_above(

@@ -108,7 +108,7 @@ def floors(
   prefill = roofline.blocks_flops(config, s._replace(group=0))
   blocks, head = (
     roofline.blocks_flops(config, s),
-    roofline.head_flops(config, s),
+    gpu_cases.head_flops(config, s),
   )
   # Decoding is limited by its products or by memory, whichever takes longer.
   products = (blocks - prefill) / best['turn_blocks'] + head / best['turn_head']

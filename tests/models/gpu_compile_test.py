@@ -13,7 +13,7 @@ from jax.experimental import topologies
 
 from configs import grpo
 from rlcw.runtime.mesh import make_mesh
-from rlcw.tasks.plan import programs, run
+from rlcw.tasks.plan import headers, programs, run
 
 # An H200 as XLA describes it (openxla/xla, xla/backends/gpu/target_config).
 H200 = """
@@ -76,7 +76,7 @@ def mesh(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_step_compiles_for_a_gpu(
   train: str, mesh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setitem(run.MODELS, 'small', HEADER)
+  monkeypatch.setitem(headers.MODELS, 'small', HEADER)
   config = grpo.get_config()
   config.update(model='small', compute_dtype='bfloat16', train=train)
   config.plan.update(reward_model='', prompt_tokens=33)
@@ -94,7 +94,9 @@ def test_a_step_compiles_for_a_gpu(
   # a brief is read causally, its replies under a mask; decoding has no kernel
   assert found == {
     'resharding': set(),  # the cast
-    'rollout': {CAUSAL},
+    'prefill': {CAUSAL},
+    'decode': set(),
     'reference': {CAUSAL, MASKED},
     'update': {CAUSAL, MASKED, *BACK},
+    'optimiser': set(),
   }

@@ -1,5 +1,6 @@
 """One program on every mesh: the same replies, the same step."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,12 +10,17 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlcw.models import layers, weights
+from rlcw.models.config import LoraConfig, ModelConfig
+from rlcw.models.decoder import Params
 from rlcw.runtime.mesh import (
+  MESH_AXES,
   TABLES,
   constrain,
   make_mesh,
   over_groups,
+  platform,
   round_up_groups,
+  vocab_parts,
 )
 from rlcw.sampling import rollout, samplers
 from rlcw.tasks.plan import hlo
@@ -53,17 +59,38 @@ def alone() -> Any:
   return one_step(single()), rollout_on(single(), 'train')
 
 
-def rollout_on(mesh: Any, table: str) -> rollout.Rollout:
+# biases, and adapters that are not merged
+ADAPTED = dataclasses.replace(
+  CONFIG,
+  qkv_bias=True,
+  lora=LoraConfig(
+    4, 8.0, ('query', 'key', 'value', 'output', 'gate', 'up', 'down')
+  ),
+)
+
+
+def adapted_params() -> Params:
+  rng = np.random.default_rng(2)
+  return jax.tree.map(
+    lambda a: rng.normal(0, 0.2, a.shape).astype('float32'),
+    weights.abstract_params(ADAPTED),
+  )
+
+
+def rollout_on(
+  mesh: Any, table: str, config: ModelConfig = CONFIG
+) -> rollout.Rollout:
   arrays = make_arrays(mesh)
+  params = make_params(mesh) if config is CONFIG else adapted_params()
   return rollout.sample(
-    weights.for_rollout(CONFIG, make_params(mesh), mesh, table),
+    weights.for_rollout(config, params, mesh, table),
     arrays['prompt'],
     arrays['length'],
     jax.device_put(np.arange(P), over_groups(mesh)),
     samplers.Temperature(1.0),
     0,
     0,
-    config=CONFIG,
+    config=config,
     group_size=G,
     max_new_tokens=T,
     eos=(1, 2),
@@ -133,13 +160,68 @@ def test_rows_are_gathered_within_their_shard(
   assert whole.length.sum() <= fewer < slots
 
 
-def test_a_rollout_s_weights_are_whole_over_fsdp() -> None:
+@pytest.mark.slow
+def test_biases_and_adapters_are_sampled_from_alike_in_every_table() -> None:
+  replies, mesh = rollout_on(single(), 'train', ADAPTED), make_mesh(1, 2, 4)
+  for table in TABLES:
+    with jax.set_mesh(mesh):
+      spread = rollout_on(mesh, table, ADAPTED)
+    np.testing.assert_array_equal(replies.token, spread.token)
+    np.testing.assert_allclose(replies.logp, spread.logp, atol=4e-5)
+
+
+@pytest.mark.parametrize(
+  ('table', 'embed', 'gate', 'query'),
+  [('train', 8, 8, 8), ('decode', 2, 2, 2), ('wide', 8, 8, 2)],
+)
+def test_a_rollout_s_weights_are_split_by_its_table(
+  table: str, embed: int, gate: int, query: int
+) -> None:
   mesh = make_mesh(1, 4, 2)
   params = make_params(mesh)
-  ready = weights.for_rollout(CONFIG, params, mesh, 'decode')
-  for weight in (ready['embed'], ready['blocks']['gate']['kernel']):
-    assert weight.addressable_shards[0].data.size == weight.size // 2
+  ready = weights.for_rollout(CONFIG, params, mesh, table)
+  blocks = ready['blocks']
+  for weight, parts in (
+    (ready['embed'], embed),
+    (blocks['gate']['kernel'], gate),
+    (blocks['down']['kernel'], gate),
+    (blocks['query']['kernel'], query),
+  ):
+    assert weight.addressable_shards[0].data.size == weight.size // parts
   np.testing.assert_array_equal(ready['embed'], params['embed'])
+
+
+@pytest.mark.parametrize(
+  ('vocab', 'shape', 'parts'),
+  [
+    (64, (1, 4, 2), 8),  # of the wide table, which 2 parts of others hold
+    (36, (2, 1, 4), 4),
+    (36, (1, 2, 4), 4),  # in 8 parts it cannot be split, so no table does
+    (35, (1, 2, 4), 1),
+    (64, (8, 1, 1), 1),
+  ],
+)
+def test_a_vocabulary_s_parts_are_those_of_the_finest_table(
+  vocab: int, shape: tuple[int, int, int], parts: int
+) -> None:
+  assert vocab_parts(vocab) == 1
+  with jax.set_mesh(make_mesh(*shape)):
+    assert vocab_parts(vocab) == parts
+
+
+def test_a_program_s_platform_is_that_of_the_devices_it_is_made_for() -> None:
+  """Not of this machine, as a program may be compiled ahead of time."""
+  assert platform() == 'cpu'
+  device = jax.sharding.AbstractDevice('TPU v5 lite', 1, 'tpu')
+  mesh = jax.sharding.AbstractMesh((1, 1, 1), MESH_AXES, abstract_device=device)
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert platform() == 'tpu'
+    setup = rollout.make_setup(
+      (8, 32), config=CONFIG, group_size=2, max_new_tokens=4096, eos=(1,)
+    )
+  assert rollout.cache_sizes(setup) == [4096]
+  with jax.set_mesh(make_mesh(1, 8, 1)):
+    assert platform() == 'cpu'
 
 
 def test_weights_that_are_ready_are_not_copied_nor_the_model_traced_again(

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
+from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.samplers import (
   Greedy,
   Temperature,
@@ -17,6 +19,7 @@ from rlcw.sampling.samplers import (
   inverse_cdf,
   make_sampler,
 )
+from rlcw.tasks.plan import hlo
 
 LAST = 1 - 2**-24  # the largest float32 below 1
 
@@ -140,6 +143,42 @@ def test_inverse_cdf_on_a_real_vocabulary() -> None:
   first_B = (weight_BxV > 0).argmax(-1)
   drawn_B = _inverse_cdf(weight_BxV, np.zeros(64, np.float32))
   np.testing.assert_array_equal(drawn_B, first_B)
+
+
+def test_inverse_cdf_draws_the_same_of_a_vocabulary_in_parts() -> None:
+  """Parts of 9 or 18 tokens, which blocks of 4 do not fill."""
+  weight_BxV = np.random.default_rng(0).integers(0, 9, (200, 72))
+  uniform_B = np.arange(200, dtype=np.float32) / 200
+  inputs = weight_BxV.astype(np.float32), uniform_B
+  alone_B = inverse_cdf(*inputs, block=4)
+  for shape in ((1, 4, 2), (2, 1, 4), (1, 8, 1)):
+    with jax.set_mesh(make_mesh(*shape)):
+      drawn_B = jax.jit(inverse_cdf, static_argnames='block')(*inputs, block=4)
+    np.testing.assert_array_equal(drawn_B, alone_B)
+
+
+@pytest.mark.parametrize('axes', ['tensor', ('tensor', 'fsdp')])
+@pytest.mark.parametrize('vocab', [8 * 128, 8 * 131])
+def test_no_weights_of_tokens_travel_to_be_drawn_from(
+  vocab: int, axes: Any
+) -> None:
+  """Only sums of blocks and, of each row, one block."""
+  mesh, rows, block = make_mesh(1, 2, 4), 16, 32
+  weight, uniform = (
+    jax.ShapeDtypeStruct(
+      shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec))
+    )
+    for shape, spec in (((rows, vocab), (None, axes)), ((rows,), ()))
+  )
+  with jax.set_mesh(mesh):
+    lowered = jax.jit(lambda *x: inverse_cdf(*x, block=block)).lower(
+      weight, uniform
+    )
+  traffic = hlo.collectives(lowered.compile().as_text())
+  sent = sum(kind.bytes for kind in traffic.values())
+  # a row's block and all sums, gathered or added up over 8 devices at most
+  assert 0 < sent < 4 * rows * 2 * (block + 3 * vocab / block)
+  assert sent < 4 * rows * vocab / 4
 
 
 def test_inverse_cdf_at_the_very_end() -> None:

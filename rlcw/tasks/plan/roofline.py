@@ -1,14 +1,17 @@
 """Lower bounds on the time of a step: its FLOPs and bytes over a chip's peaks.
 
 Both are counted from shapes, because XLA's own cost analysis counts the body of
-a loop once.  All briefs and replies count at their full length.
+a loop once.  Briefs count at their full length, replies at a step's lengths
+(`load`).
 
-Letters: P prompts of L tokens, G replies of T tokens to each.
+Letters: P prompts of L tokens, G replies of up to T tokens to each.
 """
 
 import dataclasses
 import os
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from rlcw.models.attention_decode import LANES
 from rlcw.models.config import ModelConfig
@@ -39,6 +42,12 @@ CHIPS = {
 }
 
 
+# Seconds that a collective takes however little it sends.  An assumption: as a
+# hop to a neighbour, about 1 µs by "How to Scale Your Model"
+# (jax-ml.github.io/scaling-book/sharding).
+LATENCY = 1e-6
+
+
 class Shapes(NamedTuple):
   """Sizes of a step's batch."""
 
@@ -47,13 +56,31 @@ class Shapes(NamedTuple):
   prompt_tokens: int  # L
   reply_tokens: int  # T
 
+  @property
+  def tokens(self) -> int:
+    """Tokens of all briefs and replies at their full length."""
+    return self.prompts * (self.prompt_tokens + self.group * self.reply_tokens)
+
+
+class Decoding(NamedTuple):
+  """Iterations of a rollout's decode loops, one for each token but the first.
+
+  Counts are `[T − 1]`, the first of iteration 1.  Iteration t reads t tokens of
+  each reply and draws the next one; in those after the last reply nothing runs.
+  """
+
+  rows: np.ndarray  # replies that are decoded, live or not, on all chips
+  briefs: np.ndarray  # copies of a brief's keys that are read, on all chips
+
 
 class Work(NamedTuple):
-  """Least work of one phase of one step, summed over all chips."""
+  """Least work of one phase of one step."""
 
-  flops: float
-  hbm_bytes: float  # read and written
-  attention_bytes: float = 0.0  # of these, keys, values, scores and the like
+  flops: float  # of all chips, which share them evenly
+  weight_bytes: float  # each chip's HBM traffic of weights and moments
+  attention_bytes: float = (
+    0.0  # all chips' of keys, values, scores and the like
+  )
 
 
 class Times(NamedTuple):
@@ -62,11 +89,20 @@ class Times(NamedTuple):
   compute: float
   hbm: float
   interconnect: float
+  latency: float = 0.0  # of collectives one after another
 
   @property
   def bound(self) -> str:
     """Name of the resource that takes longest."""
     return max(self._asdict().items(), key=lambda item: item[1])[0]
+
+  @property
+  def least(self) -> float:
+    """Lower bound on the phase's seconds.
+
+    While a collective on which all else waits is under way, nothing is used.
+    """
+    return max(self[:3]) + self.latency
 
 
 def linear_weights(c: ModelConfig) -> int:
@@ -84,21 +120,31 @@ def all_weights(c: ModelConfig) -> int:
 
 def blocks_flops(c: ModelConfig, s: Shapes) -> float:
   """FLOPs of one forward pass over briefs and replies, without the head."""
-  tokens = s.prompts * (s.prompt_tokens + s.group * s.reply_tokens)
+  return product_flops(c, s.tokens) + attention_flops(c, s)
+
+
+def product_flops(c: ModelConfig, tokens: float) -> float:
+  """FLOPs of the blocks' products with weights, in one forward pass."""
   # A multiplication and an addition for each weight and token.
-  return 2 * linear_weights(c) * tokens + attention_flops(c, s)
+  return 2.0 * linear_weights(c) * tokens
 
 
 def attention_flops(c: ModelConfig, s: Shapes) -> float:
-  """FLOPs of causal attention in one such pass.
+  """FLOPs of causal attention in a forward pass over briefs and replies.
 
-  Sliding windows are ignored: a local layer counts as a global one.
+  Replies have their full length, as attention does not pack them.  Sliding
+  windows are ignored: a local layer counts as a global one.
   """
   seen = s.prompts * _causal(s.prompt_tokens) + s.prompts * s.group * (
     s.reply_tokens * s.prompt_tokens + _causal(s.reply_tokens)
   )
+  return _pair_flops(c, seen)
+
+
+def _pair_flops(c: ModelConfig, pairs: float) -> float:
+  """FLOPs of attention between so many queries and keys."""
   # Two products, QKᵀ and PV, of two FLOPs each per pair and channel.
-  return 4.0 * c.num_layers * c.num_heads * c.head_dim * seen
+  return 4.0 * c.num_layers * c.num_heads * c.head_dim * pairs
 
 
 def _causal(length: int) -> int:
@@ -106,17 +152,19 @@ def _causal(length: int) -> int:
   return length * (length + 1) // 2
 
 
-def head_flops(c: ModelConfig, s: Shapes) -> float:
-  """FLOPs of the logits of every reply token."""
-  tokens = s.prompts * s.group * s.reply_tokens
+def logit_flops(c: ModelConfig, tokens: float) -> float:
+  """FLOPs of the logits of so many tokens."""
   return 2.0 * c.vocab_size * c.model_dim * tokens
+
+
+def token_bytes(c: ModelConfig) -> int:
+  """Bytes of a token's keys and values in all layers."""
+  return 2 * c.num_layers * c.num_kv_heads * c.head_dim * _bytes(c.dtype)
 
 
 def cache_bytes(c: ModelConfig, s: Shapes) -> int:
   """Bytes of the KV cache of all briefs and all replies."""
-  tokens = s.prompts * (s.prompt_tokens + s.group * s.reply_tokens)
-  width = 2 * c.num_layers * c.num_kv_heads * c.head_dim
-  return tokens * width * _bytes(c.dtype)
+  return s.tokens * token_bytes(c)
 
 
 def _bytes(dtype: str) -> int:
@@ -130,9 +178,8 @@ def pass_bytes(c: ModelConfig, s: Shapes) -> float:
   Queries, keys, values and results once.  Without kernels also the score of
   every query by every key, masked ones included, written and read once.
   """
-  tokens = s.prompts * (s.prompt_tokens + s.group * s.reply_tokens)
   width = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim
-  once = c.num_layers * tokens * width * _bytes(c.dtype)
+  once = c.num_layers * s.tokens * width * _bytes(c.dtype)
   if c.attention == 'auto':
     return once
   # A reply's queries see its brief's keys and its own.
@@ -141,86 +188,139 @@ def pass_bytes(c: ModelConfig, s: Shapes) -> float:
   return once + _scores_bytes(c, pairs)
 
 
-def decode_bytes(c: ModelConfig, s: Shapes) -> float:
-  """HBM bytes of attention in all decode steps.
+def decode_bytes(c: ModelConfig, s: Shapes, decoding: Decoding) -> float:
+  """HBM bytes of attention in all iterations of decoding.
 
-  Each step reads keys and values, a brief's once for its whole group.  The
-  kernel reads only the part of the replies' cache that is written, on average
-  half of it; without it all is read, and scores are written and read.
+  Each reads keys and values, a brief's once for several replies.  The kernel
+  reads only the part of the replies' cache that is written; without it all is
+  read, and scores are written and read.
   """
-  total = cache_bytes(c, s)
+  rows, briefs = decoding
   # The decode kernel needs heads that fill whole lanes of a vector register.
   if c.attention == 'auto' and c.head_dim % LANES == 0:
-    replies = total - cache_bytes(c, s._replace(group=0))
-    unread = replies * (s.reply_tokens - 1) / (2 * s.reply_tokens)
-    return s.reply_tokens * (total - unread)
-  pairs = s.prompts * s.group * (s.prompt_tokens + s.reply_tokens)
-  return s.reply_tokens * (total + _scores_bytes(c, pairs))
+    own, scores = rows @ (np.arange(len(rows)) + 1), 0
+  else:
+    keys = s.prompt_tokens + s.reply_tokens
+    own, scores = rows.sum() * s.reply_tokens, rows.sum() * keys
+  read = float(briefs.sum() * s.prompt_tokens + own) * token_bytes(c)
+  return read + _scores_bytes(c, float(scores))
 
 
-def _scores_bytes(c: ModelConfig, pairs: int) -> int:
+def _scores_bytes(c: ModelConfig, pairs: float) -> float:
   """Bytes to write and read a float32 for each pair, head and layer."""
-  return 2 * 4 * c.num_layers * c.num_heads * pairs
+  return 2.0 * 4 * c.num_layers * c.num_heads * pairs
 
 
-def rollout(c: ModelConfig, s: Shapes) -> Work:
-  """Work of a rollout: prefill, then T decode steps.
+def prefill(c: ModelConfig, s: Shapes, weights: int) -> Work:
+  """Work of reading every brief once, and drawing G tokens at its end.
 
-  Each of them reads all weights and the cache.
+  Args:
+    c: of the policy.
+    s: sizes of the batch.
+    weights: bytes of them that each chip reads.
   """
-  attention = pass_bytes(c, s._replace(group=0)) + decode_bytes(c, s)
-  weights = (1 + s.reply_tokens) * all_weights(c) * _bytes(c.dtype)
-  flops = blocks_flops(c, s) + head_flops(c, s)
-  return Work(flops, weights + attention, attention)
+  briefs = s._replace(group=0)
+  flops = blocks_flops(c, briefs)
+  flops += logit_flops(c, s.prompts * s.group)
+  return Work(flops, weights, pass_bytes(c, briefs))
 
 
-def score(c: ModelConfig, s: Shapes, *, head: bool) -> Work:
-  """Work of a forward pass; with log-probabilities, if there is a head."""
-  flops = blocks_flops(c, s) + head * head_flops(c, s)
-  attention = pass_bytes(c, s)
-  weights = all_weights(c) * _bytes(c.dtype)
-  return Work(flops, weights + attention, attention)
+def decode(c: ModelConfig, s: Shapes, decoding: Decoding, weights: int) -> Work:
+  """Work of all iterations of decoding.
+
+  Args:
+    c: of the policy.
+    s: sizes of the batch.
+    decoding: rows of each iteration.
+    weights: bytes of them that each chip reads in an iteration.
+  """
+  rows = decoding.rows
+  pairs = float(rows @ (s.prompt_tokens + np.arange(len(rows)) + 1))
+  flops = product_flops(c, rows.sum()) + logit_flops(c, rows.sum())
+  flops += _pair_flops(c, pairs)
+  attention = decode_bytes(c, s, decoding)
+  return Work(float(flops), int(np.count_nonzero(rows)) * weights, attention)
 
 
-def update(
-  c: ModelConfig, s: Shapes, microbatches: int, moment_dtype: str
+def score(
+  c: ModelConfig, s: Shapes, tokens: float, weights: int, logits: float = 0
 ) -> Work:
-  """Work of an update: forward, backward, recomputation and the optimiser.
+  """Work of a forward pass.
 
-  The backward pass costs twice the forward one.  Logits and attention are
-  always recomputed for it, and whole blocks under `remat`.  The optimiser reads
-  and writes float32 weights, two moments and, for each microbatch, the
-  gradient.  Adapters are not counted, and frozen weights count as if they had
-  gradients.
+  Args:
+    c: of the model that scores.
+    s: sizes of the batch.
+    tokens: of the rows that the pass computes.
+    weights: bytes of them that each chip reads.
+    logits: tokens whose log-probabilities are computed.
+  """
+  flops = product_flops(c, tokens) + attention_flops(c, s)
+  return Work(flops + logit_flops(c, logits), weights, pass_bytes(c, s))
+
+
+def gradient(
+  c: ModelConfig,
+  s: Shapes,
+  tokens: float,
+  logits: float,
+  parts: int,
+  weights: int,
+  learned: int,
+) -> Work:
+  """Work of the gradient: forward, backward and recomputation.
+
+  The backward pass costs twice the forward one, or as much for products with
+  weights that are not trained.  Logits and attention are always recomputed for
+  it, and whole blocks under `remat`.  Adapters are not counted.
+
+  Args:
+    c: of the policy.
+    s: sizes of the batch.
+    tokens: of the rows that the passes compute.
+    logits: tokens whose log-probabilities are computed.
+    parts: of the batch, a pass for each.
+    weights: bytes of them that each chip reads in a pass.
+    learned: bytes of trained weights on each chip, in float32.
   """
   # Weights are read forward, for gradients of inputs, for gradients of weights,
   # and once more where blocks are recomputed.
-  passes = 3 + c.remat
-  again = blocks_flops(c, s) if c.remat else attention_flops(c, s)
-  # The head: forward, recomputed, and twice backward.
-  flops = 3 * blocks_flops(c, s) + again + 4 * head_flops(c, s)
-  weights = all_weights(c)
-  reading = microbatches * passes * weights * _bytes(c.dtype)
-  gradient = 2 * 4 * microbatches * weights
-  optimiser = 2 * weights * (4 + 4 + _bytes(moment_dtype))
-  # Forward, recomputed, and two backward products.
-  attention = 4 * pass_bytes(c, s)
-  return Work(flops, reading + gradient + optimiser + attention, attention)
+  passes = 2 + (c.lora is None)
+  flops = (passes + c.remat) * product_flops(c, tokens)
+  # Forward, recomputed, and two backward products for each of the forward one.
+  flops += 4 * attention_flops(c, s)
+  flops += (passes + 1) * logit_flops(c, logits)
+  # Each part reads and writes the sum of gradients.
+  held = parts * ((passes + c.remat) * weights + 2 * learned)
+  return Work(flops, held, 4 * pass_bytes(c, s))
 
 
-def times(work: Work, sent: float, chip: Chip, chips: int) -> Times:
+def optimiser(learned: int, moments: int) -> Work:
+  """Work of the optimiser, given the bytes of its arrays on each chip.
+
+  It reads the gradient, and reads and writes weights and moments.
+  """
+  return Work(0.0, learned + 2 * (learned + moments))
+
+
+def times(
+  work: Work, sent: float, waits: float, chip: Chip, chips: int, sharing: int
+) -> Times:
   """Roofline times (Williams et al., 2009), the interconnect as a third roof.
 
   Args:
-    work: of all chips, which share it evenly.
+    work: of the phase.
     sent: bytes that each chip sends to others.
+    waits: number of collectives that all else waits for.
     chip: peak rates of one chip.
     chips: number of chips.
+    sharing: number of chips that attention is split over.
   """
+  hbm_bytes = work.weight_bytes + work.attention_bytes / sharing
   return Times(
     work.flops / chips / chip.flops,
-    work.hbm_bytes / chips / chip.hbm_bandwidth,
+    hbm_bytes / chip.hbm_bandwidth,
     sent / chip.ici_bandwidth,
+    waits * LATENCY,
   )
 
 

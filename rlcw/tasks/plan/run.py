@@ -20,51 +20,34 @@ import jax
 from jax.sharding import Mesh
 
 from rlcw import Config, train
-from rlcw.models import formats, lora
+from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.runtime import console, files, processes
 from rlcw.runtime.mesh import group_shards, make_mesh
 from rlcw.tasks.grpo import objective
-from rlcw.tasks.plan import hlo, programs, roofline, show
-from rlcw.tasks.plan.programs import Plan, Program, per_chip
+from rlcw.tasks.plan import (
+  advice,
+  hlo,
+  load,
+  programs,
+  roofline,
+  shapes,
+  show,
+)
+from rlcw.tasks.plan.headers import shape_of
 from rlcw.tasks.plan.roofline import GIB
-
-
-def _header(
-  family: str, vocab: int, dim: int, mlp: int, *counts: int, **more: Any
-) -> dict[str, Any]:
-  """A `config.json` as Hugging Face writes it, for the shapes of a model."""
-  layers, heads, kv = counts
-  return {
-    'model_type': family,
-    'vocab_size': vocab,
-    'hidden_size': dim,
-    'intermediate_size': mlp,
-    'num_hidden_layers': layers,
-    'num_attention_heads': heads,
-    'num_key_value_heads': kv,
-    'rms_norm_eps': 1e-6,
-    'rope_theta': 1e6,
-    'head_dim': 128,
-  } | more
-
-
-# The config.json of models too large to be downloaded for their shapes.  Values
-# that change no shape (eps, rotary angles) are not the models' own.
-MODELS = {
-  'Qwen/Qwen2.5-7B-Instruct': _header('qwen2', 152064, 3584, 18944, 28, 28, 4),
-  'Qwen/Qwen2.5-32B-Instruct': _header('qwen2', 152064, 5120, 27648, 64, 40, 8),
-  'Qwen/Qwen2.5-72B-Instruct': _header('qwen2', 152064, 8192, 29568, 80, 64, 8),
-  'Qwen/Qwen3-8B': _header('qwen3', 151936, 4096, 12288, 36, 32, 8),
-  'meta-llama/Llama-3.1-8B-Instruct': _header(
-    'llama', 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False
-  ),
-}
+from rlcw.tasks.plan.shapes import Plan, Program, per_chip
 
 
 def check(config: Config) -> None:
-  """Raises ValueError if there is no such slice."""
+  """Checks the settings of the plan itself.
+
+  Raises:
+    ValueError: there is no such slice, or reply lengths are not understood.
+    FileNotFoundError: there is no such file of replies.
+  """
   roofline.check(config.plan.topology)
+  load.check(config.plan.reply_tokens)
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
@@ -89,13 +72,17 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     phases.append(compile_phase(plan, program, chip))
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
-  groups = largest_microbatch(plan, phases[-1]['fits'], chip)
+  tables = compare_tables(plan, phases, chip)
+  fits = next(each['fits'] for each in phases if each['phase'] == 'update')
+  groups = largest_microbatch(plan, fits, chip)
   found = {
     'topology': config.plan.topology,
     'mesh': dict(plan.mesh.shape),
     'phases': phases,
     'fits': all(phase['fits'] for phase in phases),
-    'seconds_step': least_seconds(phases),
+    'seconds_step': advice.least_seconds(phases),
+    'reply_tokens_mean': float(plan.length_PxG.mean()),
+    'rollout_tables': tables,
     'largest_microbatch_groups': groups,
   }
   # One of two questions: would a cheaper slice do, or which larger one is
@@ -104,7 +91,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   found['smaller' if smaller else 'larger'] = nearest_slice(
     config, smaller=smaller
   )
-  found['advice'] = advise(plan, found)
+  found['advice'] = advice.advise(plan, found)
   files.write_json(workdir / 'plan.json', found)
   files.replace(workdir / 'plan.png', show.draw_plan(found))
   show.print_plan(found)
@@ -113,21 +100,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 # --- Shapes -----------------------------------------------------------------
-
-
-def shape_of(model: str) -> ModelConfig:
-  """Config of a model in `MODELS`, in a local folder or on the Hub.
-
-  Raises:
-    FileNotFoundError, ValueError: as `formats.open_source`.
-  """
-  if model in MODELS:
-    return ModelConfig.from_hf(MODELS[model])
-  # A folder with a config.json alone will do: weights are not needed.
-  header = Path(model) / 'config.json'
-  if header.is_file():
-    return ModelConfig.from_hf(files.read_json(header))
-  return formats.open_source(model).model_config()
 
 
 def make_plan(config: Config, mesh: Mesh) -> Plan:
@@ -145,34 +117,62 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
     reward = dataclasses.replace(
       reward, dtype=model.dtype, attention=model.attention
     )
-  shapes = roofline.Shapes(
+  sizes = roofline.Shapes(
     objective.sampled_prompts(config),
     config.group_size,
     config.plan.prompt_tokens,
     config.max_new_tokens,
   )
+  judge = judge_shape(config, model, mesh)
   optimizer = objective.make_optimizer(config)
   learned = lora.abstract(model, mesh)
   moments = train.abstract_state(learned, optimizer, mesh).opt_state
   frozen = {}
   shared = config.writing == 'reward_model' and reward is None
+  # The judge may be the model before training, which is loaded once.
+  same = judge is not None and config.judge.model == config.model
   # Otherwise nothing reads the model before training: no KL term, no adapters
   # on it, no reward model.
-  if config.kl_weight > 0 or shared or model.lora is not None:
-    frozen['reference'] = programs.frozen_shapes(model, mesh)
+  if config.kl_weight > 0 or shared or same or model.lora is not None:
+    frozen['reference'] = shapes.frozen_shapes(model, mesh)
   if reward is not None:
-    frozen['reward'] = programs.frozen_shapes(reward, mesh)
+    frozen['reward'] = shapes.frozen_shapes(reward, mesh)
+  if judge is not None and not same:
+    frozen['judge'] = shapes.frozen_shapes(judge, mesh)
   return Plan(
     config,
     mesh,
     model,
     reward,
-    shapes,
+    judge,
+    sizes,
     optimizer,
     objective.make_loss(model, config),
     learned,
     frozen,
-    programs.resident_arrays(config, learned, moments, frozen),
+    shapes.resident_arrays(config, learned, moments, frozen),
+    load.reply_lengths(config.plan.reply_tokens, sizes),
+  )
+
+
+def judge_shape(
+  config: Config, policy: ModelConfig, mesh: Mesh
+) -> ModelConfig | None:
+  """Config of the judge that is loaded beside a policy; None if none is.
+
+  Raises:
+    ValueError: its batch does not split over the mesh; or as `shape_of`.
+  """
+  if not config.judge.model or config.judge.endpoint.url:
+    return None
+  shards, size = group_shards(mesh), config.judge.batch_size
+  if size % shards:
+    raise ValueError(
+      f'judge.batch_size={size} does not split over the {shards} devices of '
+      f'the data and fsdp axes; expected a multiple of {shards}'
+    )
+  return dataclasses.replace(
+    shape_of(config.judge.model), dtype=policy.dtype, attention=policy.attention
   )
 
 
@@ -213,12 +213,29 @@ def compile_phase(
   else:
     fits, peak = True, executable.memory_analysis().peak_memory_in_bytes
     text = executable.as_text()
-    collectives, kernels = hlo.collectives(text), hlo.kernels(text)
+    collectives = {
+      kind: hlo.Traffic(
+        round(traffic.count * program.runs), traffic.bytes * program.sent
+      )
+      for kind, traffic in hlo.collectives(text).items()
+    }
+    kernels = {
+      name: round(count * program.runs)
+      for name, count in hlo.kernels(text).items()
+    }
   sent = sum(traffic.bytes for traffic in collectives.values())
-  seconds = roofline.times(program.work, sent, chip, plan.mesh.size)
+  waits = sum(traffic.count for traffic in collectives.values())
+  seconds = roofline.times(
+    program.work,
+    sent,
+    waits if program.serial else 0,
+    chip,
+    plan.mesh.size,
+    program.sharing,
+  )
   # Without a compiled program its traffic is unknown.
-  known = seconds._asdict() | ({} if fits else {'interconnect': None})
-  attention = program.work.attention_bytes / plan.mesh.size
+  unknown = {} if fits else {'interconnect': None, 'latency': None}
+  attention = program.work.attention_bytes / program.sharing
   return {
     'phase': program.name,
     'hbm': resident
@@ -238,10 +255,46 @@ def compile_phase(
       'seconds': attention / chip.hbm_bandwidth,
     },
     'flops': program.work.flops,
-    'seconds': known,
+    'seconds': seconds._asdict() | unknown,
+    'least': seconds.least if fits else None,
     'bound': seconds.bound if fits else None,
     'seconds_compiling': time.perf_counter() - started,
   }
+
+
+def compare_tables(
+  plan: Plan, phases: list[dict[str, Any]], chip: roofline.Chip
+) -> dict[str, dict[str, Any]]:
+  """Memory and least time of sampling by the tables `decode` and `wide`.
+
+  Returns:
+    By table whether all of its phases fit, the largest total of HBM, and the
+    least seconds.  Empty if the plan has another table, or they do not differ.
+  """
+  tables, own = ('decode', 'wide'), plan.config.rollout_table
+  if own not in tables or plan.mesh.shape['fsdp'] == 1:
+    return {}
+  found = {}
+  for table in tables:
+    config = plan.config.copy_and_resolve_references()
+    config.rollout_table = table
+    changed = plan._replace(config=config)
+    try:
+      planned = [*programs.rollout(changed)]
+    except ValueError:
+      continue  # the model does not split by this table over the mesh
+    names = [program.name for program in planned]
+    if table == own:
+      compiled = [phase for phase in phases if phase['phase'] in names]
+    else:
+      console.log(f'plan: compiling {" and ".join(names)} with table {table}')
+      compiled = [compile_phase(changed, program, chip) for program in planned]
+    found[table] = {
+      'fits': all(phase['fits'] for phase in compiled),
+      'hbm_total': max(phase['hbm_total'] for phase in compiled),
+      'seconds': advice.least_seconds(compiled),
+    }
+  return found
 
 
 def compare_attention(
@@ -269,7 +322,7 @@ def bytes_needed(error: str) -> int:
   raise ValueError(f'the TPU compiler failed: {error[:2000]}')
 
 
-# --- Advice -----------------------------------------------------------------
+# --- Search -----------------------------------------------------------------
 
 
 def largest_microbatch(
@@ -324,72 +377,13 @@ def slice_fits(config: Config, topology: str) -> bool:
     mesh = make_mesh(**config.mesh, devices=devices)
     config.microbatch_groups = group_shards(mesh)
     plan = make_plan(config, mesh)
+    resident = sum(per_chip(tree) for tree in plan.resident.values())
+    planned = [*programs.phases(plan)]
   except ValueError:
-    # The mesh, or the batch, does not split over this number of chips.
+    # The mesh, the batch or a model does not split over this number of chips.
     return False
-  resident = sum(per_chip(tree) for tree in plan.resident.values())
   return resident < chip.hbm_gib * GIB and all(
+    # The update, which comes late, is the most likely not to fit: fail early.
     compile_phase(plan, program, chip)['fits']
-    # The last phase, the update, is the most likely not to fit: fail early.
-    for program in reversed([*programs.phases(plan)])
+    for program in reversed(planned)
   )
-
-
-def least_seconds(phases: list[dict[str, Any]]) -> float | None:
-  """Lower bound on a step's seconds; None if a phase does not fit."""
-  if not all(phase['fits'] for phase in phases):
-    return None
-  return sum(max(phase['seconds'].values()) for phase in phases)
-
-
-def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
-  """Advice on settings to use or, if a phase does not fit, to change.
-
-  Args:
-    plan: of a step.
-    record: contents of `plan.json`, without its `advice`.
-  """
-  config, phases = plan.config, record['phases']
-  limit = phases[0]['hbm_limit']
-  resident = sum(per_chip(tree) for tree in plan.resident.values())
-  largest = record['largest_microbatch_groups']
-  advice = ['The update does not fit with any microbatch_groups.']
-  if largest is not None:
-    advice = [f'The largest update that fits: microbatch_groups={largest}.']
-  for phase in phases:
-    if not phase['fits']:
-      over = (phase['hbm_total'] - limit) / GIB
-      advice.append(f'{phase["phase"]}: {over:.1f} GiB per chip too much.')
-  if record.get('smaller'):
-    advice.append(f'The smallest slice that fits, too: {record["smaller"]}.')
-  if record.get('larger'):
-    advice.append(f'The next slice that fits: {record["larger"]}.')
-  if all(p['fits'] for p in phases):
-    # By default the compiler uses all of HBM for the program at hand, as if no
-    # other array were resident.
-    flag = f'--xla_tpu_max_hbm_size_mib={phases[-1]["compiler_limit_mib"]}'
-    return [*advice, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
-  split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
-  if resident > limit:
-    least = -(-resident * split // limit)
-    advice.append(
-      f'Parameters, optimiser and frozen models take {resident / GIB:.1f} GiB '
-      f'per chip by themselves: split them over {least:.0f} chips or more.'
-    )
-  # Roughly from the cheapest change to the most expensive one.
-  for changed, gain in (
-    (config.compute_dtype == 'float32', 'compute_dtype=bfloat16'),
-    (config.moment_dtype == 'float32', 'moment_dtype=bfloat16'),
-    (not config.remat, 'remat=True'),
-    (not config.offload, 'offload=True'),
-    (config.train == 'all', 'train=lora'),
-    (plan.mesh.shape['data'] > 1, 'mesh.data=1, and more for mesh.fsdp'),
-    (
-      config.rollout_table == 'decode' and plan.mesh.shape['fsdp'] > 1,
-      'rollout_table=train, if the rollout does not fit',
-    ),
-    (True, 'a larger mesh.tensor with smaller microbatches, or a larger slice'),
-  ):
-    if changed:
-      advice.append(f'To try: {gain}.')
-  return advice

@@ -42,6 +42,10 @@ def attention_tables(phases: list[dict[str, Any]]) -> list[Any]:
   return [each for each in (kernels, saved) if each.row_count]
 
 
+def _seconds(value: float | None) -> str:
+  return '–' if value is None else f'{value:.2f}'
+
+
 def print_plan(record: dict[str, Any]) -> None:
   """Prints a plan's tables and advice to the terminal.
 
@@ -53,8 +57,11 @@ def print_plan(record: dict[str, Any]) -> None:
   )
   axes = ' · '.join(f'{axis} {size}' for axis, size in record['mesh'].items())
   memory.title = f'{record["topology"]} ({axes}): GiB per chip'
-  times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by')
-  times.title = 'Seconds if one resource alone limited them'
+  times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by', 'at least')
+  times.title = (
+    f'Seconds, with {record["reply_tokens_mean"]:.0f} tokens a reply, if one '
+    'resource alone limited them'
+  )
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
   for phase in record['phases']:
     name, hbm = phase['phase'], phase['hbm']
@@ -70,8 +77,9 @@ def print_plan(record: dict[str, Any]) -> None:
     times.add_row(
       name,
       f'{phase["flops"] / 1e15:.1f}',
-      *('–' if value is None else f'{value:.2f}' for value in seconds),
+      *map(_seconds, seconds),
       phase['bound'],
+      _seconds(phase['least']),
     )
     for kind, sent in phase['collectives'].items():
       row = f'{sent["count"]:,}', f'{sent["bytes"] / 1e9:.1f}'
@@ -87,6 +95,7 @@ _COLOURS = {
   'optimiser': '#66CCEE',
   'reference': GREEN,
   'reward': YELLOW,
+  'judge': '#CCBB44',
   'copy': '#BBBBBB',
   'cache': PURPLE,
   'temporaries': TRAINED,
@@ -113,17 +122,17 @@ def draw_plan(record: dict[str, Any]) -> bytes:
   limit = phases[0]['hbm_limit'] / 2**30
   left.axvline(limit, color='#333333', linewidth=1)
   left.set(title=f'{record["topology"]}: HBM of a chip', xlabel='GiB')
-  roofs = zip(phases[0]['seconds'], (GREEN, YELLOW, PURPLE), strict=True)
+  roofs = zip(ROOFS, (GREEN, YELLOW, PURPLE, BASE), strict=True)
   for row, (roof, colour) in enumerate(roofs):
     # None where the program did not fit, and so was not compiled.
     seconds = [phase['seconds'][roof] or 0.0 for phase in phases]
     # One thin bar per roof, side by side around the phase's place.
-    right.barh(places + 0.25 * row - 0.25, seconds, 0.22, color=colour)
+    right.barh(places + 0.2 * row - 0.3, seconds, 0.17, color=colour)
     # An empty line, for a square in the legend instead of one entry per phase.
     right.plot([], [], 's', color=colour, label=roof)
   right.set(title='Time if one resource alone limited it', xlabel='seconds')
   for ax in (left, right):
     ax.set_yticks(places, names)
     ax.invert_yaxis()
-    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=3)
+    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.25), ncols=4)
   return plots.png(page)

@@ -1,0 +1,55 @@
+"""Shapes of models, without their weights."""
+
+from pathlib import Path
+from typing import Any
+
+from rlcw.models import formats
+from rlcw.models.config import ModelConfig
+from rlcw.runtime import files
+
+
+def _header(
+  family: str, vocab: int, dim: int, mlp: int, *counts: int, **more: Any
+) -> dict[str, Any]:
+  """A `config.json` as Hugging Face writes it, for the shapes of a model."""
+  layers, heads, kv = counts
+  return {
+    'model_type': family,
+    'vocab_size': vocab,
+    'hidden_size': dim,
+    'intermediate_size': mlp,
+    'num_hidden_layers': layers,
+    'num_attention_heads': heads,
+    'num_key_value_heads': kv,
+    'rms_norm_eps': 1e-6,
+    'rope_theta': 1e6,
+    'head_dim': 128,
+  } | more
+
+
+# The config.json of models too large to be downloaded for their shapes.  Values
+# that change no shape (eps, rotary angles) are not the models' own.
+MODELS = {
+  'Qwen/Qwen2.5-7B-Instruct': _header('qwen2', 152064, 3584, 18944, 28, 28, 4),
+  'Qwen/Qwen2.5-32B-Instruct': _header('qwen2', 152064, 5120, 27648, 64, 40, 8),
+  'Qwen/Qwen2.5-72B-Instruct': _header('qwen2', 152064, 8192, 29568, 80, 64, 8),
+  'Qwen/Qwen3-8B': _header('qwen3', 151936, 4096, 12288, 36, 32, 8),
+  'meta-llama/Llama-3.1-8B-Instruct': _header(
+    'llama', 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False
+  ),
+}
+
+
+def shape_of(model: str) -> ModelConfig:
+  """Config of a model in `MODELS`, in a local folder or on the Hub.
+
+  Raises:
+    FileNotFoundError, ValueError: as `formats.open_source`.
+  """
+  if model in MODELS:
+    return ModelConfig.from_hf(MODELS[model])
+  # A folder with a config.json alone will do: weights are not needed.
+  header = Path(model) / 'config.json'
+  if header.is_file():
+    return ModelConfig.from_hf(files.read_json(header))
+  return formats.open_source(model).model_config()

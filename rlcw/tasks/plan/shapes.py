@@ -1,0 +1,131 @@
+"""The models and arrays of a planned step, as shapes with shardings."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rlcw import Config, train
+from rlcw.models import lora
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Params, as_dtype
+from rlcw.models.weights import abstract_params, param_shardings
+from rlcw.runtime.mesh import group_shards
+from rlcw.tasks.plan.roofline import Shapes, Work
+
+
+class Plan(NamedTuple):
+  """Models, optimiser, loss and mesh of a run; all arrays are shapes only."""
+
+  config: Config
+  mesh: Mesh
+  model: ModelConfig  # of the policy, with adapters and dtype
+  reward: ModelConfig | None  # None where the reference's pass scores too
+  judge: ModelConfig | None  # None where no judge is loaded
+  shapes: Shapes  # of what is sampled
+  optimizer: optax.GradientTransformation
+  loss: train.LossFn
+  learned: Params
+  # 'reference', if read; 'reward' and 'judge', if models of their own
+  frozen: dict[str, Params]
+  resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
+  length_PxG: np.ndarray  # of the replies
+
+  @property
+  def shared(self) -> bool:
+    """True if the reward model is a head on the reference's decoder."""
+    return self.config.writing == 'reward_model' and self.reward is None
+
+  @property
+  def microbatches(self) -> int:
+    """Number of microbatches in an update."""
+    return self.config.prompts_per_step // self.config.microbatch_groups
+
+
+class Program(NamedTuple):
+  """One phase of a step: how to lower it, its arguments and its work."""
+
+  name: str
+  lower: Callable[[], Any]
+  resident_inputs: Any  # shapes of those arguments that are resident anyway
+  work: Work
+  sharing: int = 1  # chips that attention is split over
+  copy: int = 0  # bytes per chip of weights that exist in this phase only
+  cache: int = 0  # bytes per chip of the KV cache, if evenly split
+  # How often its collectives run in a step, and how much they send, relative to
+  # the program as it is compiled.
+  runs: float = 1.0
+  sent: float = 1.0
+  serial: bool = False  # whether all that follows a collective waits for it
+
+
+def resident_arrays(
+  config: Config, learned: Params, moments: Any, frozen: dict[str, Params]
+) -> dict[str, Any]:
+  """Arrays that stay in HBM all through a step, by use.
+
+  With `offload`, frozen models but the judge are in host memory between their
+  phases.
+  """
+  resident = {'parameters': learned, 'optimiser': moments}
+  for name, tree in frozen.items():
+    # The reference is the base of the adapters, which every phase reads; a
+    # judge is never moved.
+    base = name == 'reference' and config.train == 'lora'
+    stays = base or name == 'judge' or not config.offload
+    resident[name] = tree if stays else {}
+  return resident
+
+
+def frozen_shapes(
+  model: ModelConfig, mesh: Mesh, table: str = 'train'
+) -> Params:
+  """Shapes of a frozen model, in its compute dtype and without adapters."""
+  model = lora.without(model)
+  return jax.tree.map(
+    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    jax.eval_shape(
+      functools.partial(as_dtype, dtype=model.dtype), abstract_params(model)
+    ),
+    param_shardings(model, mesh, table),
+  )
+
+
+def read_bytes(model: ModelConfig, mesh: Mesh, table: str = 'decode') -> int:
+  """Bytes per chip of the weights that it reads in one pass.
+
+  Training shards weights over 'fsdp', but a chip reads all that it gathers: as
+  much as the table `decode` keeps on it.  Of an embedding beside a head, a pass
+  reads a few rows.
+  """
+  shapes = frozen_shapes(model, mesh, table)
+  if 'head' in shapes:
+    shapes = {name: tree for name, tree in shapes.items() if name != 'embed'}
+  return per_chip(shapes)
+
+
+def policy(plan: Plan) -> Params:
+  """Shapes of the whole policy, sharded as it is trained."""
+  base = plan.frozen['reference'] if plan.model.lora is not None else {}
+  return lora.join(plan.learned, base)
+
+
+def sharing(model: ModelConfig, mesh: Mesh) -> int:
+  """Number of chips that attention is split over.
+
+  By groups, and by key-value heads where these split evenly.
+  """
+  tensor = mesh.shape['tensor']
+  return group_shards(mesh) * (1 if model.num_kv_heads % tensor else tensor)
+
+
+def per_chip(tree: Any) -> int:
+  """Bytes per chip of a tree of sharded shapes."""
+  return sum(
+    int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
