@@ -36,8 +36,8 @@ from rlcw.models import attention
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.runtime.mesh import ambient_shards
 
-# Ratio of one width to the next larger one: a row has 12% padding at most 1 in
-# 2 times, and a run needs three to five widths.
+# Ratio of one width to the next larger one: on average a tenth of a row is
+# padding, and a run needs three to five widths.
 _RATIO = 0.8
 _LEAST = 1 / 12  # the least width, as a share of the greatest
 
@@ -55,7 +55,7 @@ def widths(groups: int, prompt: int, replies: int, reply: int) -> list[int]:
     reply: T, tokens of the longest reply.
 
   Returns:
-    At most 13 of them.  The last holds any groups.
+    At most 12 of them.  The last holds any groups.
   """
   greatest = groups * (prompt + replies * reply)
   # Multiples fill the tiles of matrix units and split over devices.

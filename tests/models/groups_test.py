@@ -159,6 +159,7 @@ def test_moving_slots_and_rows_are_transposes() -> None:
 # --- The same log-probabilities and gradients -------------------------------
 
 
+@pytest.mark.slow
 def test_packing_changes_nothing(tiny: Any) -> None:
   forward_variants.assert_packing_changes_nothing(*tiny)
 

@@ -227,7 +227,8 @@ def test_a_cache_that_grows_changes_no_reply(
   assert seen == rooms
 
 
-@pytest.mark.parametrize('for_tpu', quick([False, True], True))
+@pytest.mark.slow
+@pytest.mark.parametrize('for_tpu', [False, True])
 def test_the_order_of_kept_keys_changes_no_reply(
   for_tpu: bool, tiny: Any
 ) -> None:

@@ -45,7 +45,7 @@ def test_briefs_are_not_copied_for_more_memory() -> None:
     assert tiles.tiling(8, 8, length, 64, gather=True).sizes == sizes
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_live_rows_are_taken_and_put_back(data: st.DataObject) -> None:
   """A second gathering, too, of one shard."""

@@ -134,6 +134,7 @@ def test_the_loss_is_that_of_each_example_alone(
     np.testing.assert_allclose(a, b, atol=4e-5)
 
 
+@pytest.mark.slow
 def test_places_restart_with_every_example(tiny: Any) -> None:
   config, params = tiny
   segment = np.array([[[1, 1, 1, 2, 2, 2, 2, 0]]])
