@@ -21,13 +21,7 @@ from jax.sharding import Mesh
 
 from rlcw import Config
 from rlcw.losses import Ratio
-from rlcw.runtime import (
-  claim,
-  console,
-  files,
-  metrics,
-  processes,
-)
+from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
 from rlcw.runtime.signals import Stopped

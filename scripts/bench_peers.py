@@ -24,9 +24,9 @@ the speed of a NumPy product measured before the turn, while every process is
 idle (after a step, some are still freeing memory).
 
 The default case takes 11 minutes on 2 cores and 20 GiB of memory for the three
-tools together, and `--natural` about 70 minutes more; the environments take
-3 GiB of disk.  --torch-index selects a torch without CUDA; omit it if pip finds
-one by default.
+tools together, and `--natural` 16 minutes more for each round of 8x8x64; the
+environments take 3 GiB of disk.  --torch-index selects a torch without CUDA;
+omit it if pip finds one by default.
 
 `bench.json` has every number, `bench.md` the tables.  `--growth` measures rlcw
 alone, for growing groups, briefs and replies.

@@ -69,11 +69,9 @@ class Partition(NamedTuple):
   """The parts that a batch is computed in, one after another."""
 
   order_P: np.ndarray  # the groups in the order of parts, rows and places
-  live_P: np.ndarray  # in this order: whether the group is computed
-  width: list[
-    int
-  ]  # of the rows of each part; none of parts without live groups
-  parts: int  # those included
+  # Of the rows of each part that has live groups; such parts come first.
+  width: list[int]
+  parts: int  # of all groups
   rows: int  # S, of a part
   tokens: int  # of all live groups
 
@@ -101,12 +99,10 @@ class Partition(NamedTuple):
 @functools.cache
 def _split(parts: int, sharding: Any) -> Callable[..., list[Any]]:
   def split(arrays: Any, order_P: jax.Array) -> list[Any]:
-    ordered = jax.tree.map(lambda a: a[order_P], arrays)
-    split = jax.tree.map(lambda a: jnp.split(a, parts), ordered)
-    return [
-      jax.tree.map(lambda _, each, n=n: each[n], arrays, split)
-      for n in range(parts)
-    ]
+    stacked = jax.tree.map(
+      lambda a: a[order_P].reshape(parts, -1, *a.shape[1:]), arrays
+    )
+    return [jax.tree.map(lambda a, n=n: a[n], stacked) for n in range(parts)]
 
   return jax.jit(split, out_shardings=sharding)
 
@@ -168,7 +164,6 @@ def partition(
   sizes = widths(places, prompt, G, reply)
   return Partition(
     order_P,
-    live_P[order_P],
     [next(size for size in sizes if size >= each) for each in longest],
     P // part,
     rows,

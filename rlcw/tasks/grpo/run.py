@@ -17,12 +17,7 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import (
-  console,
-  loggers,
-  metrics,
-  processes,
-)
+from rlcw.runtime import console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 from rlcw.tasks.grpo import monitors, objective

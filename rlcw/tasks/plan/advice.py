@@ -58,10 +58,8 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   if all(p['fits'] for p in phases):
     # By default the compiler uses all of HBM for the program at hand, as if no
     # other array were resident.
-    [limit] = (
-      p['compiler_limit_mib'] for p in phases if p['phase'] == 'update'
-    )
-    flag = f'--xla_tpu_max_hbm_size_mib={limit}'
+    [left] = (p['compiler_limit_mib'] for p in phases if p['phase'] == 'update')
+    flag = f'--xla_tpu_max_hbm_size_mib={left}'
     return [*advice, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
   split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
   if resident > limit:

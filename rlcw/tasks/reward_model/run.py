@@ -31,12 +31,7 @@ from rlcw.models import formats, language_model, lora, packing
 from rlcw.models.decoder import Params, forward_replies
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
-from rlcw.runtime import (
-  console,
-  files,
-  loggers,
-  processes,
-)
+from rlcw.runtime import console, files, loggers, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import (
   Groups,
