@@ -254,9 +254,9 @@ def gspo() -> dict[str, Any]:
 
 
 def gdpo() -> dict[str, Any]:
-  """GDPO (arXiv 2601.05242): each reward normalised in its group, then added.
+  """GDPO (arXiv 2601.05242): rewards normalised in their group and added.
 
-  The published whitening over the batch is not part of this.
+  Their sum is whitened over the batch.
 
   rlcw --config=configs/grpo.py:gdpo --workdir=runs/gdpo
   """
@@ -338,16 +338,22 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       judge=judge_settings(),
       # --- Advantages and loss
       mixing=dict(
-        name='rlmr',  # rlmr | writing | constraint | linear | gate | gdpo
-        # rlmr: distance of the best violator below the group's mean reward, in
+        # rlmr | rlmr_bonus | rlmr_clip | writing | constraint | linear | gate |
+        # quality_gate | gdpo
+        name='rlmr',
+        # rlmr…: distance of the best violator below the group's mean reward, in
         # standard deviations of the group's writing scores
         margin=0.5,  # at least 0.001
-        # rlmr, for groups in which every reply breaks a rule (suppress: all
+        # rlmr…, for groups in which every reply breaks a rule (suppress: all
         # advantages negative, rank: by writing alone, skip: advantages of 0)
         all_violating='skip',
         weight=1.0,  # of the rules, for linear and gdpo
+        # A reply that breaks any rule violates wholly; or by the share of its
+        # rules that it breaks (constraint, linear, quality_gate and gdpo).
+        violation='any',  # any | share
       ),
-      # reward_std | none | writing_std (only with rlmr, writing and gate)
+      # reward_std | none | writing_std (only with rlmr, rlmr_bonus, writing and
+      # gate); rlmr_clip and gdpo give advantages themselves
       advantage_scale='reward_std',
       # Importance ratio per token (GRPO) or per sequence (GSPO), and how the
       # terms of a batch are averaged.

@@ -3,9 +3,9 @@
 Every mixer is a pure function of `writing[P, G]` (higher is better) and
 `violated[P, G]`, over groups of G replies to each of P briefs.  Replies with
 `valid=False` are ignored.  A mixer returns `MixedRewards`, from which
-`losses.group_advantages` computes advantages.  GRPO depends only on differences
-within a group, so rewards are relative to the group's best writing score: a
-small penalty is then not rounded away next to scores of a million.
+`advantages` computes advantages.  GRPO depends only on differences within a
+group, so rewards are relative to the group's best writing score: a small
+penalty is then not rounded away next to scores of a million.
 
 `rlmr` guarantees negative advantages for violators.  In a mixed group
 (`0 < n_v < n`: n valid replies, n_v of them violating), with margin `δ > 0`,
@@ -16,7 +16,13 @@ lowers the mean by `ζ n_v / n`, so the best violator ends at
 `max_{v_i} w_i − mean(w) − ζ (n − n_v) / n ≤ −δ`.  Every violator's advantage is
 negative whatever the scores, and within either class replies keep their order
 by `w`.  RLMR (arXiv 2508.18642) states this property; the formula is derived
-here, because the paper's own was not available.
+here, because the paper's own was not available.  So is the default margin.  The
+paper's Figure 1 shows a larger one: writing scores 8.9 (keeps both rules) and
+9.0 (breaks both) become rewards 9.0 and 3.5, a penalty of 5.5 on a scale of ten
+points, where δ = 0.5 gives the violator 8.85.
+
+`rlmr_bonus` and `rlmr_clip` have the same guarantee by other means; the mixers
+of `baselines` have none.
 """
 
 from collections.abc import Callable
@@ -26,27 +32,28 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from rlcw import Config
-from rlcw.losses import deviations, masked_mean_std, rounding_std
+from rlcw import Config, losses
+from rlcw.losses import rounding_std
+from rlcw.rewards.baselines import (
+  constraint_only,
+  gate,
+  gdpo,
+  linear,
+  quality_gate,
+  writing_only,
+)
+from rlcw.rewards.mixed import (
+  STD_FLOOR,
+  MixedRewards,
+  standardised,
+  unmixed,
+  with_reward,
+)
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
-# Least std(w) used as a unit.  Without it a group of equal scores would have a
-# margin of 0, and its violators advantages that are not negative.
-STD_FLOOR = 1e-3
+VIOLATIONS = 'any', 'share'  # values of `mixing.violation`
 # Below this margin, rounding in float32 may undo the guarantee.
 LEAST_MARGIN = 1e-3
-
-
-class MixedRewards(NamedTuple):
-  """Rewards of P groups of G replies, with each group's statistics."""
-
-  reward: jax.Array  # [P, G], relative to the group's best writing score
-  baseline: jax.Array  # [P], subtracted from rewards to give advantages
-  valid: jax.Array  # [P, G], false: not scored; the reply's advantage is 0
-  penalty: jax.Array  # [P], ζ, subtracted from each violator's reward
-  writing_std: jax.Array  # [P], of the valid writing scores
-  violators: jax.Array  # [P], share of valid replies that violate
-  std_floor: jax.Array  # [P], of `group_advantages`: less may be rounding
 
 
 class Advantages(NamedTuple):
@@ -58,42 +65,7 @@ class Advantages(NamedTuple):
   max_violator_advantage: Any  # [], −inf where no group is mixed
 
 
-def _group(
-  writing: jax.Array, violated: jax.Array, valid: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array, MixedRewards]:
-  """Relative scores, violation mask, valid mask, and the unmixed result."""
-  writing = writing.astype(jnp.float32)
-  valid = jnp.ones(writing.shape, bool) if valid is None else valid
-  violated = violated.astype(bool) & valid
-  # Subtracting the best before any other arithmetic keeps float32 precise for
-  # large scores.  Invalid ones may be NaN, and −inf is the best of an empty
-  # group: both are masked to 0.
-  best = jnp.max(writing, axis=-1, keepdims=True, where=valid, initial=-jnp.inf)
-  w = jnp.where(valid, writing - best, 0.0)
-  mean, std = masked_mean_std(w, valid)
-  count = jnp.maximum(valid.sum(-1), 1)
-  plain = MixedRewards(
-    reward=w,
-    baseline=mean[:, 0],
-    valid=valid,
-    penalty=jnp.zeros(w.shape[0]),
-    writing_std=std[:, 0],
-    violators=violated.sum(-1) / count,
-    # Of the scores as given: `w` no longer shows how large they were.
-    std_floor=jnp.maximum(STD_FLOOR, rounding_std(writing, valid)[:, 0]),
-  )
-  return w, violated, valid, plain
-
-
-def _with_reward(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
-  mean, _ = masked_mean_std(reward, plain.valid)
-  return plain._replace(reward=reward, baseline=mean[:, 0])
-
-
-def _with_own_unit(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
-  """The result with rewards that do not scale with the writing scores."""
-  floor = jnp.full_like(plain.std_floor, STD_FLOOR)
-  return _with_reward(plain, reward)._replace(std_floor=floor)
+# --- RLMR -------------------------------------------------------------------
 
 
 def rlmr(
@@ -121,26 +93,110 @@ def rlmr(
     ValueError: `all_violating` is not one of these, or the margin, if it is not
       traced, is too small.
   """
-  if not isinstance(margin, Tracer):
-    check_margin(margin)
-  if all_violating not in ALL_VIOLATING:
-    raise ValueError(
-      f'all_violating={all_violating!r}: expected one of {ALL_VIOLATING}'
-    )
-  w, violated, _, plain = _group(writing, violated, valid)
-  # δ scales with the group, so one margin fits reward models of any unit.
-  delta = margin * jnp.maximum(plain.writing_std, STD_FLOOR)
-  best_violator = jnp.max(w, axis=-1, where=violated, initial=-jnp.inf)
+  _check(margin, all_violating)
+  w, broken, _, plain = unmixed(writing, violated, valid)
+  penalty = _penalty(w, broken > 0, plain, margin)
+  return _penalised(w, broken > 0, plain, penalty, margin, all_violating)
+
+
+def rlmr_bonus(
+  writing: jax.Array,
+  violated: jax.Array,
+  valid: jax.Array | None = None,
+  *,
+  margin: jax.Array | float = 0.5,
+  all_violating: str = 'skip',
+) -> MixedRewards:
+  """`rlmr`, whose penalty also keeps every compliant advantage at 0 or more.
+
+  In a mixed group the penalty is at least
+
+      ζ ≥ (mean(w) − min_{not v_i} w_i) · n / n_v,
+
+  so the worst compliant reply ends at the mean or above it: keeping the rules
+  never lowers a reply's probability.  Arguments and errors are those of `rlmr`.
+  """
+  _check(margin, all_violating)
+  w, broken, valid, plain = unmixed(writing, violated, valid)
+  violator = broken > 0
+  penalty = _penalty(w, violator, plain, margin)
+  # `initial` changes nothing: w is at most 0.
+  worst = jnp.min(w, axis=-1, where=valid & ~violator, initial=0.0)
+  share = plain.violators
+  mixed = (share > 0) & (share < 1)
+  lift = (plain.baseline - worst) / jnp.where(mixed, share, 1.0)
+  penalty = jnp.where(mixed, jnp.maximum(penalty, lift), penalty)
+  return _penalised(w, violator, plain, penalty, margin, all_violating)
+
+
+def rlmr_clip(
+  writing: jax.Array,
+  violated: jax.Array,
+  valid: jax.Array | None = None,
+  *,
+  margin: jax.Array | float = 0.5,
+  all_violating: str = 'skip',
+) -> MixedRewards:
+  """Standardised writing scores, bounded by −δ for violators.
+
+      A_i = z(w_i)            of compliant replies
+      A_i = min(z(w_i), −δ)   of violators
+
+  z scales to mean 0 and std 1 within the group, so the order of the compliant
+  replies has the same weight whatever the violators' scores; in exchange the
+  advantages of a group do not add up to 0.  Arguments and errors are those of
+  `rlmr`; an all-violating group has no advantage with `skip`, z with `rank` and
+  the bound with `suppress`.
+  """
+  _check(margin, all_violating)
+  w, broken, valid, plain = unmixed(writing, violated, valid)
+  z = standardised(w, valid, rounding_std(writing, valid))
+  bounded = jnp.minimum(z, -margin)
+  alone = {'skip': jnp.zeros_like(z), 'rank': z, 'suppress': bounded}
+  all_violate = plain.violators == 1
+  advantage = jnp.where(
+    all_violate[:, None],
+    jnp.where(valid, alone[all_violating], 0.0),
+    jnp.where(broken > 0, bounded, z),
+  )
+  return plain._replace(advantage=advantage)
+
+
+def _penalty(
+  w: jax.Array,
+  violator: jax.Array,
+  plain: MixedRewards,
+  margin: jax.Array | float,
+) -> jax.Array:
+  """ζ `[P]` of the module's docstring; 0 in groups that are not mixed."""
+  best_violator = jnp.max(w, axis=-1, where=violator, initial=-jnp.inf)
   # −inf without violators; `mixed` masks those groups below.
-  excess = best_violator - plain.baseline + delta
+  excess = best_violator - plain.baseline + _delta(plain, margin)
   mixed = (plain.violators > 0) & (plain.violators < 1)
   # (n − n_v) / n, and 1 in groups that are not mixed, to avoid 0 / 0.
   compliant = jnp.where(mixed, 1 - plain.violators, 1.0)
-  penalty = jnp.where(mixed, jnp.maximum(excess, 0.0) / compliant, 0.0)
-  result = _with_reward(plain, w - penalty[:, None] * violated)
+  return jnp.where(mixed, jnp.maximum(excess, 0.0) / compliant, 0.0)
+
+
+def _delta(plain: MixedRewards, margin: jax.Array | float) -> jax.Array:
+  """δ `[P]`, which scales with the group: a margin fits scores of any unit."""
+  return margin * jnp.maximum(plain.writing_std, STD_FLOOR)
+
+
+def _penalised(
+  w: jax.Array,
+  violator: jax.Array,
+  plain: MixedRewards,
+  penalty: jax.Array,
+  margin: jax.Array | float,
+  all_violating: str,
+) -> MixedRewards:
+  """The result with a penalty `[P]` on violators, see `rlmr`."""
+  result = with_reward(plain, w - penalty[:, None] * violator)
   all_violate = plain.violators == 1
   if all_violating == 'suppress':
     # The best w is 0, so a baseline of δ lies above every reward.
+    delta = _delta(plain, margin)
     baseline = jnp.where(all_violate, delta, result.baseline)
     return result._replace(baseline=baseline, penalty=penalty)
   if all_violating == 'skip':
@@ -150,81 +206,68 @@ def rlmr(
   return result._replace(penalty=penalty)
 
 
-def writing_only(
-  writing: jax.Array, violated: jax.Array, valid: jax.Array | None = None
-) -> MixedRewards:
-  """Baseline: `r = w`, ignoring the rules."""
-  return _group(writing, violated, valid)[-1]
+def _check(margin: jax.Array | float, all_violating: str) -> None:
+  """Raises ValueError for an invalid argument of `rlmr`."""
+  if not isinstance(margin, Tracer):
+    check_margin(margin)
+  if all_violating not in ALL_VIOLATING:
+    raise ValueError(
+      f'all_violating={all_violating!r}: expected one of {ALL_VIOLATING}'
+    )
 
 
-def constraint_only(
-  writing: jax.Array, violated: jax.Array, valid: jax.Array | None = None
-) -> MixedRewards:
-  """Baseline: `r = 1 − v`, ignoring the writing score."""
-  _, violated, _, plain = _group(writing, violated, valid)
-  return _with_own_unit(plain, 1.0 - violated)
+# --- Advantages -------------------------------------------------------------
 
 
-def linear(
-  writing: jax.Array,
-  violated: jax.Array,
-  valid: jax.Array | None = None,
-  *,
-  weight: jax.Array | float = 1.0,
-) -> MixedRewards:
-  """Baseline: `r = w − weight · v`, a fixed penalty in the unit of `w`."""
-  w, violated, _, plain = _group(writing, violated, valid)
-  penalty = jnp.broadcast_to(jnp.asarray(weight, w.dtype), plain.penalty.shape)
-  return _with_reward(plain, w - weight * violated)._replace(penalty=penalty)
+def advantages(mixed: MixedRewards, scale: str = 'reward_std') -> jax.Array:
+  """Computes the advantages `[P, G]` of mixed rewards.
 
+  Those that the mixer gives, or else `losses.group_advantages`.
 
-def gate(
-  writing: jax.Array, violated: jax.Array, valid: jax.Array | None = None
-) -> MixedRewards:
-  """Baseline: violators get the lowest valid writing score of their group."""
-  w, violated, valid, plain = _group(writing, violated, valid)
-  # `initial` changes nothing: w is at most 0.
-  lowest = jnp.min(w, axis=-1, keepdims=True, where=valid, initial=0.0)
-  return _with_reward(plain, jnp.where(violated, lowest, w))
-
-
-def gdpo(
-  writing: jax.Array,
-  violated: jax.Array,
-  valid: jax.Array | None = None,
-  *,
-  weight: jax.Array | float = 1.0,
-) -> MixedRewards:
-  """Baseline: normalises each reward in its group, then adds them.
-
-  `r = z(w) + weight · z(1 − v)`, where `z` scales to mean 0 and std 1 within
-  the group (GDPO, arXiv 2601.05242).
+  Args:
+    mixed: the mixer's result.
+    scale: `advantage_scale` of a config.  'reward_std' divides by the std of
+      the mixed reward, as in GRPO, which includes RLMR's penalty; 'writing_std'
+      leaves it out; 'none' does not divide.
   """
-  w, violated, valid, plain = _group(writing, violated, valid)
+  if mixed.advantage is not None:
+    return mixed.advantage
+  return losses.group_advantages(
+    mixed.reward,
+    mixed.valid,
+    baseline_P=mixed.baseline,
+    scale_P={
+      'reward_std': None,
+      'writing_std': mixed.writing_std,
+      'none': jnp.ones_like(mixed.writing_std),
+    }[scale],
+    std_floor=mixed.std_floor,
+  )
 
-  def z(x: jax.Array, rounding_Px1: jax.Array | float) -> jax.Array:
-    _, std = masked_mean_std(x, valid)
-    # Not only bounded: the advantages are divided by the std of the sum, which
-    # would scale up what rounding leaves if the other term is constant.
-    unit = jnp.where(std > rounding_Px1, jnp.maximum(std, STD_FLOOR), jnp.inf)
-    return deviations(x, valid) / unit
 
-  reward = z(w, rounding_std(writing, valid)) + weight * z(1.0 - violated, 0.0)
-  return _with_own_unit(plain, reward)
+# --- Settings ---------------------------------------------------------------
 
-
+_RLMR = 'margin', 'all_violating'
 # Name in a config -> (mixer, the settings of `mixing` passed to it).
 MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
-  'rlmr': (rlmr, ('margin', 'all_violating')),
+  'rlmr': (rlmr, _RLMR),
+  'rlmr_bonus': (rlmr_bonus, _RLMR),
+  'rlmr_clip': (rlmr_clip, _RLMR),
   'writing': (writing_only, ()),
   'constraint': (constraint_only, ()),
   'linear': (linear, ('weight',)),
   'gate': (gate, ()),
+  'quality_gate': (quality_gate, ()),
   'gdpo': (gdpo, ('weight',)),
 }
 # Mixers whose rewards scale with the writing scores.  Only theirs can be
 # divided by std(w): others would blow up in a group of near-equal scores.
-IN_WRITING_UNITS = 'rlmr', 'writing', 'gate'
+IN_WRITING_UNITS = 'rlmr', 'rlmr_bonus', 'writing', 'gate'
+# Mixers that give advantages, which nothing scales any more.
+GIVE_ADVANTAGES = 'rlmr_clip', 'gdpo'
+# Mixers that take the share of rules broken.  The guarantee of the others is
+# for every rule-breaker, however few rules it breaks.
+TAKE_SHARES = 'constraint', 'linear', 'quality_gate', 'gdpo'
 
 
 def check_margin(margin: jax.Array | float) -> None:
@@ -241,13 +284,26 @@ def check(settings: Config, advantage_scale: str) -> None:
   """Checks the `mixing` settings of a config against `advantage_scale`.
 
   Raises:
-    ValueError: the two do not combine.
+    ValueError: they do not combine.
   """
-  if advantage_scale == 'writing_std' and settings.name not in IN_WRITING_UNITS:
+  name = settings.name
+  if advantage_scale == 'writing_std' and name not in IN_WRITING_UNITS:
     raise ValueError(
-      f"advantage_scale='writing_std' does not fit mixing.name="
-      f'{settings.name!r}, whose rewards are not in units of the writing '
-      f'score: expected one of {IN_WRITING_UNITS}'
+      f"advantage_scale='writing_std' does not fit mixing.name={name!r}, whose "
+      'rewards are not in units of the writing score: expected one of '
+      f'{IN_WRITING_UNITS}'
+    )
+  if advantage_scale != 'reward_std' and name in GIVE_ADVANTAGES:
+    raise ValueError(
+      f'advantage_scale={advantage_scale!r} has no effect on mixing.name='
+      f"{name!r}, which gives advantages itself: expected 'reward_std'"
+    )
+  # Configs of earlier versions do not have the setting.
+  if settings.get('violation', 'any') == 'share' and name not in TAKE_SHARES:
+    raise ValueError(
+      f"mixing.violation='share' does not fit mixing.name={name!r}, which "
+      'treats all rule-breakers alike: expected one of '
+      f'{TAKE_SHARES}'
     )
 
 

@@ -186,8 +186,19 @@ RANGES: dict[str, Range] = {
   'pooling': Choice(('mean', 'last')),
   'debias': Choice(('none', 'balance', 'length')),
   'mixing.name': Choice(
-    ('rlmr', 'writing', 'constraint', 'linear', 'gate', 'gdpo')
+    (
+      'rlmr',
+      'rlmr_bonus',
+      'rlmr_clip',
+      'writing',
+      'constraint',
+      'linear',
+      'gate',
+      'quality_gate',
+      'gdpo',
+    )
   ),
+  'mixing.violation': Choice(('any', 'share')),
   'mixing.all_violating': Choice(('suppress', 'rank', 'skip')),
   'advantage_scale': Choice(('reward_std', 'none', 'writing_std')),
   'ratio': Choice(tuple(RATIOS)),

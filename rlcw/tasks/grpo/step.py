@@ -304,20 +304,7 @@ def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
     # A missing score is NaN, and NaN times a mask of 0 is NaN still.
     writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
     mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
-    # None lets `group_advantages` divide by the std of the mixed reward, as in
-    # GRPO.  That std includes RLMR's penalty; 'writing_std' leaves it out.
-    scale_P = {
-      'reward_std': None,
-      'writing_std': mixed.writing_std,
-      'none': jnp.ones_like(mixed.writing_std),
-    }[config.advantage_scale]
-    advantage_PxG = losses.group_advantages(
-      mixed.reward,
-      mixed.valid,
-      baseline_P=mixed.baseline,
-      scale_P=scale_P,
-      std_floor=mixed.std_floor,
-    )
+    advantage_PxG = mixing.advantages(mixed, config.advantage_scale)
     # Mixed rewards are relative to their group's best: good for advantages, but
     # not for a mean over groups.
     reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG

@@ -1,0 +1,94 @@
+"""Rewards of groups, as every mixer returns them.
+
+See `mixing` for RLMR, and `baselines` for the mixers that it is compared with.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlcw.losses import deviations, masked_mean_std, rounding_std
+
+# Least std(w) used as a unit.  Without it a group of equal scores would have a
+# margin of 0, and its violators advantages that are not negative.
+STD_FLOOR = 1e-3
+
+
+class MixedRewards(NamedTuple):
+  """Rewards of P groups of G replies, with each group's statistics."""
+
+  reward: jax.Array  # [P, G], relative to the group's best writing score
+  baseline: jax.Array  # [P], subtracted from rewards to give advantages
+  valid: jax.Array  # [P, G], false: not scored; the reply's advantage is 0
+  penalty: jax.Array  # [P], ζ, subtracted from each violator's reward
+  writing_std: jax.Array  # [P], of the valid writing scores
+  violators: jax.Array  # [P], share of valid replies that violate
+  std_floor: jax.Array  # [P], of `group_advantages`: less may be rounding
+  # [P, G], of mixers that define advantages rather than rewards; else None.
+  advantage: jax.Array | None = None
+
+
+def unmixed(
+  writing: jax.Array, violated: jax.Array, valid: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array, MixedRewards]:
+  """Returns a mixer's arguments in a common form, and the unmixed result.
+
+  Args:
+    writing: scores `[P, G]`.
+    violated: `[P, G]`, true if the reply breaks a rule; or the share in [0, 1]
+      of the rules that it breaks.
+    valid: `[P, G]`, false if the reply could not be scored; None: all true.
+
+  Returns:
+    Scores relative to the group's best, shares of broken rules in float32 and
+    the mask of valid replies, all `[P, G]`; both numbers are 0 where a reply is
+    not valid.  And the result of a mixer that returns the scores as they are.
+  """
+  writing = writing.astype(jnp.float32)
+  valid = jnp.ones(writing.shape, bool) if valid is None else valid
+  broken = jnp.where(valid, violated.astype(jnp.float32), 0.0)
+  # Subtracting the best before any other arithmetic keeps float32 precise for
+  # large scores.  Invalid ones may be NaN, and −inf is the best of an empty
+  # group: both are masked to 0.
+  best = jnp.max(writing, axis=-1, keepdims=True, where=valid, initial=-jnp.inf)
+  w = jnp.where(valid, writing - best, 0.0)
+  mean, std = masked_mean_std(w, valid)
+  count = jnp.maximum(valid.sum(-1), 1)
+  plain = MixedRewards(
+    reward=w,
+    baseline=mean[:, 0],
+    valid=valid,
+    penalty=jnp.zeros(w.shape[0]),
+    writing_std=std[:, 0],
+    violators=(broken > 0).sum(-1) / count,
+    # Of the scores as given: `w` no longer shows how large they were.
+    std_floor=jnp.maximum(STD_FLOOR, rounding_std(writing, valid)[:, 0]),
+  )
+  return w, broken, valid, plain
+
+
+def with_reward(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
+  """The result with other rewards `[P, G]`, in the unit of the scores."""
+  mean, _ = masked_mean_std(reward, plain.valid)
+  return plain._replace(reward=reward, baseline=mean[:, 0])
+
+
+def with_own_unit(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
+  """The result with rewards that do not scale with the writing scores."""
+  floor = jnp.full_like(plain.std_floor, STD_FLOOR)
+  return with_reward(plain, reward)._replace(std_floor=floor)
+
+
+def standardised(
+  x: jax.Array, valid: jax.Array, rounding: jax.Array | float
+) -> jax.Array:
+  """Scales the valid `x[..., N]` to mean 0 and std 1 over the last axis.
+
+  Where the std is at most `rounding` (`[..., 1]`), all are exactly 0.
+  """
+  _, std = masked_mean_std(x, valid)
+  # Not only bounded: whoever divides by the std of a sum would scale up the
+  # rounding that is left here if the other term is constant.
+  unit = jnp.where(std > rounding, jnp.maximum(std, STD_FLOOR), jnp.inf)
+  return deviations(x, valid) / unit
