@@ -331,7 +331,7 @@ def has_capital_words(
 
 # Phrases by which a reply calls its writer a model.  This pattern and those
 # below apply to folded text: lower case, and narrow commas and colons.
-_SELF = re.compile(
+SELF = re.compile(
   r'\bas an? (?:ai|(?:large )?language model|artificial intelligence)\b'
   r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
   r'|作为(?:一[个名款])?(?:ai|人工智能|(?:大型?)?语言模型)'
@@ -387,7 +387,7 @@ CLICHES = (
 
 def names_no_self(reply: str) -> bool:
   """The reply does not call its writer a model ("as an AI", 作为一个AI)."""
-  return _SELF.search(fold(reply)) is None
+  return SELF.search(fold(reply)) is None
 
 
 def is_piece_alone(reply: str) -> bool:

@@ -7,6 +7,7 @@ OpenCC's conversion tables, the best maintained ones.
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 # Code, English name, Chinese name: IFEval's languages, and Chinese.
@@ -133,3 +134,14 @@ def has_other_script(text: str, script: str) -> bool:
   if script == 'traditional' and _SIMPLIFIED_ME.search(text):
     return True
   return not _barred()[script].isdisjoint(text)
+
+
+def other_script(text: str, script: str) -> Iterator[tuple[int, int]]:
+  """Spans of what a script, simplified or traditional, lacks in a text."""
+  if script == 'traditional':
+    for match in _SIMPLIFIED_ME.finditer(text):
+      yield match.span()
+  barred = _barred()[script]
+  for place, character in enumerate(text):
+    if character in barred:
+      yield place, place + 1

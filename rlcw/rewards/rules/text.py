@@ -90,6 +90,12 @@ def words(text: str) -> list[str]:
   return regex.findall(f'[{_HAN}]|{WORD.pattern}', text)
 
 
+def word_starts(text: str) -> list[int]:
+  """Places of the first characters of all words, see `words`."""
+  pattern = f'[{_HAN}]|{WORD.pattern}'
+  return [match.start() for match in regex.finditer(pattern, text)]
+
+
 def count_words(reply: str) -> int:
   """Counts Han characters and other words; don't and well-off are one each."""
   # Same as len(words(reply)), without a list of single characters.
@@ -117,7 +123,14 @@ def count_sentences(reply: str) -> int:
   letter or digit, which a closing quote lacks.  Dots in numbers, initials and
   abbreviations do not end a sentence.
   """
-  return len(_SENTENCE.findall(_INNER_DOT.sub(' ', reply)))
+  return len(sentence_starts(reply))
+
+
+def sentence_starts(text: str) -> list[int]:
+  """Places of the first letters of all sentences, see `count_sentences`."""
+  # A space for a dot: places stay.
+  sentences = _SENTENCE.finditer(_INNER_DOT.sub(' ', text))
+  return [match.start() for match in sentences]
 
 
 def paragraphs(reply: str) -> list[str]:
