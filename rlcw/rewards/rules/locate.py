@@ -7,7 +7,7 @@ reply keeps its rule (`REMOVABLE`).  Rules that miss something point nowhere.
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import regex
@@ -294,20 +294,20 @@ def locate(
   left = [*range(len(reply))]  # places of the characters not yet removed
   for _ in range(_ROUNDS):
     spans = find(''.join(reply[n] for n in left), **given)
-    for start, end in _joined(spans)[::-1]:
+    for start, end in joined(spans)[::-1]:
       del left[start:end]
     if not spans or kept(''.join(reply[n] for n in left)):
       break
   removed = sorted({*range(len(reply))} - {*left})
-  return _joined([(n, n + 1) for n in removed])
+  return joined([(n, n + 1) for n in removed])
 
 
-def _joined(spans: list[Span]) -> list[Span]:
+def joined(spans: Iterable[Span]) -> list[Span]:
   """Spans in order, those that touch or overlap as one."""
-  joined: list[Span] = []
+  merged: list[Span] = []
   for start, end in sorted(spans):
-    if joined and start <= joined[-1][1]:
-      joined[-1] = joined[-1][0], max(end, joined[-1][1])
+    if merged and start <= merged[-1][1]:
+      merged[-1] = merged[-1][0], max(end, merged[-1][1])
     else:
-      joined.append((start, end))
-  return joined
+      merged.append((start, end))
+  return merged
