@@ -5,8 +5,8 @@ A rule that forbids something is broken at places that a program can point to
 
     A_t = A − β   at tokens of a located span,   A_t = A   at all others,
 
-so the policy learns which words to leave out.  The guarantee of `rlmr` stays, as
-β is at least 0 and only violators have spans.  (Source: dense rewards from
+so the policy learns which words to leave out.  The guarantee of `rlmr` stays,
+as β is at least 0 and only violators have spans.  (Source: dense rewards from
 critiques, arXiv 2401.07382.)
 
 Letters: P briefs, G replies to each, T reply tokens.
