@@ -85,6 +85,24 @@ def _group(
   return w, violated, valid, plain
 
 
+def z_scores(
+  x_PxG: jax.Array, valid_PxG: jax.Array, rounding_Px1: jax.Array | float
+) -> jax.Array:
+  """Scales x to mean 0 and std 1 over the valid replies of each group.
+
+  Args:
+    x_PxG: scores, finite everywhere.
+    valid_PxG: false where a reply is left out; it gets 0.
+    rounding_Px1: a std that rounding may give to equal scores; a group without
+      a larger one gets zeros.  A std below `STD_FLOOR` counts as that.
+  """
+  _, std = masked_mean_std(x_PxG, valid_PxG)
+  # Not only bounded: the advantages are divided by the std of a sum, which
+  # would scale up what rounding leaves if the other terms are constant.
+  unit = jnp.where(std > rounding_Px1, jnp.maximum(std, STD_FLOOR), jnp.inf)
+  return deviations(x_PxG, valid_PxG) / unit
+
+
 def _with_reward(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
   mean, _ = masked_mean_std(reward, plain.valid)
   return plain._replace(reward=reward, baseline=mean[:, 0])
@@ -201,15 +219,8 @@ def gdpo(
   the group (GDPO, arXiv 2601.05242).
   """
   w, violated, valid, plain = _group(writing, violated, valid)
-
-  def z(x: jax.Array, rounding_Px1: jax.Array | float) -> jax.Array:
-    _, std = masked_mean_std(x, valid)
-    # Not only bounded: the advantages are divided by the std of the sum, which
-    # would scale up what rounding leaves if the other term is constant.
-    unit = jnp.where(std > rounding_Px1, jnp.maximum(std, STD_FLOOR), jnp.inf)
-    return deviations(x, valid) / unit
-
-  reward = z(w, rounding_std(writing, valid)) + weight * z(1.0 - violated, 0.0)
+  z_writing = z_scores(w, valid, rounding_std(writing, valid))
+  reward = z_writing + weight * z_scores(1.0 - violated, valid, 0.0)
   return _with_own_unit(plain, reward)
 
 

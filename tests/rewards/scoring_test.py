@@ -24,7 +24,7 @@ from stub_judges import Scripted, demanding, quoted, verdict
 from rlcw import train as train_lib
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
-from rlcw.rewards import constraints, reward_model, scoring
+from rlcw.rewards import constraints, functions, reward_model, scoring
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.local import LogprobJudge
@@ -92,8 +92,10 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   scoring.check(
     settings_of(writing=f'{mine}:length', verifiers=('rules', f'{mine}:kind'))
   )
-  reward = scoring.import_function(f'{mine}:length', 'writing', '')
-  found = scoring.call_user_reward(reward, 'x', [], [['a', 'bcd'], ['', 'ef']])
+  reward = functions.import_function(f'{mine}:length', 'writing', '')
+  found = functions.call_user_reward(
+    reward, 'x', [], [['a', 'bcd'], ['', 'ef']]
+  )
   np.testing.assert_array_equal(found, [[1, 3], [0, 2]])
   assert found.dtype == np.float32
 
@@ -103,11 +105,15 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   [
     ('writing', 'nowhere:f', r"writing='nowhere:f': No module named 'nowhere'"),
     ('writing', 'nowhere', 'reward_model or judge, or module:function'),
-    ('writing', '', 'expected reward_model or judge'),
-    ('writing', '{}:none', "'none'; expected reward_model or judge"),
+    ('writing', '', 'expected rubric, reward_model or judge'),
+    ('writing', '{}:none', "'none'; expected rubric, reward_model"),
     ('writing', '{}', "''; expected"),
     ('writing', '{}:number', 'number is not a function; expected'),
     ('writing', 'judge', r'give judge\.model or judge\.endpoint\.url'),
+    ('writing', '{}:length + rubric', r"rubric' needs a judge: give"),
+    ('writing', '{}:length + 2*nowhere:f', r"writing='nowhere:f': No module"),
+    ('writing', '0.5*judge 2', r"writing='0.5\*judge 2': '2' is no term"),
+    ('overlong_buffer', 65, 'overlong_buffer=65: expected at most max_new_t'),
     (
       'verifiers',
       ('rules', 'nowhere:f'),
@@ -144,19 +150,19 @@ def test_a_name_that_is_none_is_told(
 def test_an_array_of_another_shape_is_told(
   function: str, message: str, mine: str
 ) -> None:
-  reward = scoring.import_function(f'{mine}:{function}', 'writing', '')
+  reward = functions.import_function(f'{mine}:{function}', 'writing', '')
   with pytest.raises(ValueError, match=message):
-    scoring.call_user_reward(
+    functions.call_user_reward(
       reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']]
     )
 
 
 def test_a_score_whose_square_is_no_number_is_told(mine: str) -> None:
-  scorer: Any = types.SimpleNamespace(
-    reward=None, config=settings_of(writing=f'{mine}:huge')
-  )
+  scorer: Any = types.SimpleNamespace()
   with pytest.raises(ValueError, match=r'huge returned -1e\+30; .*NaN'):
-    scoring.Scorer.write(scorer, [], [['a']], np.ones((1, 1), bool), (1, 1))
+    scoring.Scorer.write(
+      scorer, f'{mine}:huge', [], [['a']], np.ones((1, 1), bool), (1, 1)
+    )
 
 
 # --- What a user's function may do --------------------------------------------
@@ -166,7 +172,7 @@ BRIEF = Brief('b', 'Write.', ('keywords:existence',), ({'keywords': ['a']},))
 
 
 def call(reward: Any) -> np.ndarray:
-  return scoring.call_user_reward(reward, 'm:f', [BRIEF] * 2, GROUPS)
+  return functions.call_user_reward(reward, 'm:f', [BRIEF] * 2, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +234,7 @@ def test_a_function_that_hangs_ends_with_the_run(
   with signals.listening(), pytest.raises(signals.Stopped):
     call(hang)
   # one of several processes goes on to where all of them stop
-  monkeypatch.setattr(scoring.processes, 'count', lambda: 2)
+  monkeypatch.setattr(functions.processes, 'count', lambda: 2)
   with signals.listening():
     assert np.isnan(call(hang)).all()
 
