@@ -30,6 +30,7 @@ from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.rewards.judge.remote import JSONJudge
+from rlcw.rewards.rubrics import Criterion
 from rlcw.runtime import files, signals
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.outage import Patience, Trouble
@@ -294,7 +295,16 @@ def test_a_missing_verdict_matters_where_no_other_is_against(
   np.testing.assert_equal(constraints.breaks(verdicts), broken)
 
 
-BRIEFS = [demanding('one', COMMA, 'Be wet.'), demanding('two', COMMA)]
+MERIT, FAULT = (
+  Criterion('It is of the sea.', 2.0),
+  Criterion('It is sad.', -1.0),
+)
+BRIEFS = [
+  dataclasses.replace(
+    demanding('one', COMMA, 'Be wet.'), rubric=(MERIT, FAULT)
+  ),
+  demanding('two', COMMA),
+]
 #            scored and kept, a comma, no score, no verdict, cut
 REPLIES = [
   ['wave', 'a, b', 'sad', 'dry?', 'cut'],
@@ -484,6 +494,65 @@ def test_functions_of_ones_own_in_the_place_of_the_rules(
   assert not scores.valid.any()
   assert scores.stats['unscored'] == 1
   assert scores.stats['unverified'] == pytest.approx(0.2)  # both odd ones
+
+
+def test_parts_are_added_by_weight_and_a_missing_one_masks_the_reply(
+  score: Callable[..., Any], mine: str
+) -> None:
+  scores, panel = score(writing=f'{mine}:length - 10*judge')
+  length = np.array([[len(reply) for reply in group] for group in REPLIES])
+  judge = length / 10
+  judge[0, 2] = np.nan  # 'sad' has no verdict
+  assert [*scores.parts] == [f'{mine}:length', 'judge']
+  np.testing.assert_allclose(scores.parts['judge'], judge, rtol=1e-6)
+  np.testing.assert_allclose(scores.writing, length - 10 * judge, atol=1e-5)
+  np.testing.assert_array_equal(
+    scores.valid, [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+  )
+  assert scores.stats['unscored'] == pytest.approx(0.1)
+  assert scores.details(1, 2) == {
+    'parts': {f'{mine}:length': 3, 'judge': pytest.approx(0.3)}
+  }
+  # a second opinion would be the first
+  assert np.isnan(scores.good).all()
+  assert len(panel.asked) == 5 + 10
+
+
+def test_a_rubric_is_a_part(score: Callable[..., Any], mine: str) -> None:
+  scores, panel = score(writing=f'{mine}:length + 2*rubric')
+  nothing = [None, None]
+  assert scores.met[0] == [[True] * 2, nothing, [True] * 2, nothing, nothing]
+  np.testing.assert_array_equal(
+    scores.parts['rubric'], [[0.5, np.nan, 0.5, np.nan, np.nan], [0] * 5]
+  )
+  assert scores.writing[0, 0] == 4 + 2 * 0.5
+  np.testing.assert_array_equal(scores.valid[0], [1, 0, 1, 0, 0])
+  assert scores.valid[1].all()
+  assert scores.details(0, 1)['met'] == nothing
+  names = [question.name for question, _ in panel.asked]
+  assert names.count('criterion') == 2 * 5
+  alone, _ = score(writing='rubric')
+  assert alone.parts == {}
+  assert alone.details(0, 0) == {'met': [True, True]}
+
+
+def test_one_part_of_weight_1_is_the_score_itself() -> None:
+  own = np.array([[-0.0, np.nan, 3.0]], np.float32)
+  found = scoring.weighted_sum({'judge': own}, {'judge': 1.0})
+  assert found.tobytes() == own.tobytes() and found.dtype == own.dtype
+
+
+def test_a_part_of_rubrics_takes_briefs_with_some(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  config = settings_of(writing='rubric', briefs='mine.jsonl')
+  scoring.check_rubrics(config, BRIEFS[:1])
+  assert not capsys.readouterr().out
+  scoring.check_rubrics(config, BRIEFS)
+  assert '1 of 2 briefs have no rubric' in capsys.readouterr().out
+  with pytest.raises(ValueError, match='no brief in mine.jsonl has a rubric'):
+    scoring.check_rubrics(config, BRIEFS[1:])
+  scoring.check_rubrics(settings_of(), BRIEFS[1:])
 
 
 def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:

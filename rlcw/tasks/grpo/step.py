@@ -133,10 +133,7 @@ def make_next_batch(
     )
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
-    if config.overlong_buffer:
-      stats['writing/overlong'] = overlong_penalty(
-        stats['length'], config.max_new_tokens, config.overlong_buffer
-      )
+    stats = with_penalty(stats, config)
     writing_PxG = combine(stats, config)
     mixed = mix(writing_PxG, stats['violated'], stats['valid'])
     kept_P = kept_groups(mixed.advantage, config)
@@ -289,6 +286,20 @@ def sample_rollout(
 # --- 4. Mix -----------------------------------------------------------------
 
 
+def with_penalty(stats: dict[str, Any], config: Config) -> dict[str, Any]:
+  """Adds `writing/overlong` to a step's statistics, if overlong replies cost.
+
+  The longest replies may end or be cut.  A cut one has a penalty of −1 and is a
+  violation as well.
+  """
+  if not config.overlong_buffer:
+    return stats
+  penalty_PxG = overlong_penalty(
+    stats['length'], config.max_new_tokens, config.overlong_buffer
+  )
+  return stats | {'writing/overlong': penalty_PxG}
+
+
 _combine = jax.jit(parts.combine, static_argnames='normalise')
 
 
@@ -299,8 +310,7 @@ def combine(stats: dict[str, Any], config: Config) -> np.ndarray:
   replies are penalised.
 
   Args:
-    stats: of the step (`logs.gather_stats`), with `writing/overlong` if these
-      are penalised.
+    stats: of the step (`logs.gather_stats`, `with_penalty`).
     config: of the `grpo` task.
   """
   reward_PxG, weights = stats['writing'], sums.parse(config.writing)
