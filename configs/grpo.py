@@ -327,14 +327,23 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       max_new_tokens=64,  # longer replies are cut, and count as violations
       temperature=0.7,  # of sampling
       # --- Rewards
-      writing='reward_model',  # reward_model | judge | module:function
+      # Writing score: reward_model, judge, rubric (of the briefs), your
+      # module:function, or several with weights, as in
+      # '0.7*reward_model + 0.3*judge - 0.2*my_rewards:cliches'.
+      writing='reward_model',
+      # Several parts are added in standard deviations within their group;
+      # False: in their own units.
+      normalise_parts=True,
+      # The reward of a reply falls linearly by up to 1 over so many tokens
+      # before max_new_tokens, as in DAPO; 0 for off.
+      overlong_buffer=0,
       reward_model='runs/quickstart/reward_model',  # workdir of that run
       # `rules` checks the rules and demands of each brief; `module:function`
       # adds a verifier of your own.
       verifiers=('rules',),
-      # Scores replies with writing='judge' and answers for the demands of
-      # briefs.  With another writing score it is a second opinion, which
-      # `monitors` compares with that score.
+      # Scores replies with writing='judge' and answers for the demands and
+      # rubrics of briefs.  With another writing score it is a second opinion,
+      # which `monitors` compares with that score.
       judge=judge_settings(),
       # --- Advantages and loss
       mixing=dict(

@@ -1,6 +1,6 @@
 """Samples and scores a model's replies to held-out briefs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,8 @@ PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
   'kl': lambda reply: reply['kl'],
 }
 
+_PART = 'writing/'  # before the name of a part of the writing score
+
 # Those that lie between 0 and 1, for their intervals.
 SHARES = 'pass_rate', 'pass_rate_loose', 'good', 'truncated'
 
@@ -50,7 +52,8 @@ def answer(
     config: the evaluation's settings, for batch size, group size and seed.
 
   Returns:
-    `[P][G]` dictionaries: `text`; `writing`, the writing score; `follow`, a
+    `[P][G]` dictionaries: `text`; `writing`, the writing score, and `parts` and
+    `met` if it has some (`scoring.Scores.details`); `follow`, a
     verdict per rule; `finished`, false for a truncated reply; `length` in
     tokens; `kl`, which is log p − log p_base of the reply in nats.  Its mean
     over replies estimates the KL divergence from the base model.
@@ -104,6 +107,7 @@ def answer(
         {
           'text': scores.text[p][g],
           'writing': scores.writing[p, g],
+          **scores.details(p, g),
           'follow': scores.follow[p][g],
           'finished': finished[p, g],
           'length': length[p, g],
@@ -122,8 +126,26 @@ def answer(
   return replies
 
 
+def parts(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+  """Keys `writing/NAME` of the writing score's parts, if it has several."""
+  return [f'{_PART}{name}' for name in groups[0][0].get('parts', {})]
+
+
+def parts_of(summary: Mapping[str, Any]) -> list[str]:
+  """The keys of `parts` in the summary of an evaluation."""
+  end = '_base'
+  return [
+    key.removesuffix(end)
+    for key in summary
+    if key.startswith(_PART) and key.endswith(end)
+  ]
+
+
 def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
-  """One of PER_REPLY for each reply, `[P, G]`; NaN where it is not known."""
+  """One of PER_REPLY or of `parts` for each reply, `[P, G]`; NaN if unknown."""
+  if key.startswith(_PART):
+    name = key.removeprefix(_PART)
+    return np.array([[r['parts'][name] for r in group] for group in groups])
   value = PER_REPLY[key]
   return np.array([[value(r) for r in group] for group in groups], float)
 

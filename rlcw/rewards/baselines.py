@@ -13,10 +13,10 @@ from rlcw.losses import deviations, masked_mean_std, rounding_std
 from rlcw.rewards.mixed import (
   STD_FLOOR,
   MixedRewards,
-  standardised,
   unmixed,
   with_own_unit,
   with_reward,
+  z_scores,
 )
 
 
@@ -94,8 +94,8 @@ def gdpo(
   valid replies of the step.  (Source: GDPO, arXiv 2601.05242.)
   """
   w, broken, valid, plain = unmixed(writing, violated, valid)
-  reward = standardised(w, valid, rounding_std(writing, valid))
-  reward += weight * standardised(1.0 - broken, valid, 0.0)
+  reward = z_scores(w, valid, rounding_std(writing, valid))
+  reward += weight * z_scores(1.0 - broken, valid, 0.0)
   flat, every = reward.reshape(1, -1), valid.reshape(1, -1)
   _, std = masked_mean_std(flat, every)
   advantage = deviations(flat, every) / jnp.maximum(std, STD_FLOOR)

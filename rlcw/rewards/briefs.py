@@ -9,8 +9,9 @@ from rlcw import Config
 from rlcw.data import datasets, layouts, messages
 from rlcw.data.files import Record
 from rlcw.data.messages import USER, Message, Prompt
-from rlcw.rewards import constraints
+from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.constraints import LANGUAGES
+from rlcw.rewards.rubrics import Rubric
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.runtime import console
 
@@ -29,6 +30,7 @@ class Brief:
   split: str = 'train'
   paraphrase: int = 0  # index of the wording of every rule
   earlier: tuple[Message, ...] = ()  # system message and turns before
+  rubric: Rubric = ()  # not shown to the model, unlike the rules
 
   @property
   def request(self) -> Prompt:
@@ -164,6 +166,7 @@ def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
     arguments(record),
     paraphrase=_paraphrase(record),
     earlier=tuple(earlier),
+    rubric=read_rubric(record),
     **datasets.shared_fields(record, heldout),
   )
   # Now rather than in the middle of a run.
@@ -204,6 +207,19 @@ def arguments(record: Record) -> tuple[dict[str, Any], ...]:
   if not all(isinstance(each, dict) for each in parsed):
     raise ValueError(f'kwargs={kwargs!r:.80}; expected a list of objects')
   return tuple(layouts.without_nulls(parsed))
+
+
+def read_rubric(record: Record) -> Rubric:
+  """Returns the rubric of a record, empty if it has no such field.
+
+  Raises:
+    ValueError: see `rubrics.parse`.
+  """
+  value = record.get('rubric', [])
+  # As for the arguments of rules, each may be JSON.
+  if isinstance(value, list):
+    value = [*map(_from_json, value)]
+  return rubrics.parse(value)
 
 
 def _from_json(value: Any) -> Any:

@@ -35,8 +35,8 @@ LONGEST = 100_000
 
 
 # Of an argument, or of all texts of a list together, in characters.
-_LONGEST_TEXT = 10_000
-_AT_MOST = f' of at most {_LONGEST_TEXT} characters'
+LONGEST_TEXT = 10_000
+_AT_MOST = f' of at most {LONGEST_TEXT} characters'
 _MOST_TEXTS = 200
 
 
@@ -49,11 +49,11 @@ def _is_count(value: object) -> tuple[bool, str]:
   )
 
 
-def _is_text(value: object) -> bool:
-  """True for a text of a bounded size that shows something."""
+def is_text(value: object) -> bool:
+  """Returns whether a value is a text of bounded size that shows something."""
   return (
     isinstance(value, str)
-    and len(value) <= _LONGEST_TEXT
+    and len(value) <= LONGEST_TEXT
     and text_lib.fold(value) != ''
   )
 
@@ -68,7 +68,7 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
       return value in [*ifeval.RELATIONS], ' or '.join(ifeval.RELATIONS)
     case 'letter':
       # One as a reader counts, who takes a letter and its accents together.
-      letter = value if isinstance(value, str) and _is_text(value) else ''
+      letter = value if isinstance(value, str) and is_text(value) else ''
       single = (
         letter.strip() == letter and text_lib.count_characters(letter) == 1
       )
@@ -86,17 +86,17 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
         'like AABB or XAXA, any letter but X twice or more',
       )
     case 'letters':
-      valid = _is_text(value) and re.search(r'[^\W_]', str(value))
+      valid = is_text(value) and re.search(r'[^\W_]', str(value))
       return bool(valid), 'text with letters' + _AT_MOST
     case _ if name.startswith('num_') or name.endswith('frequency'):
       return _is_count(value)
     case 'keywords' | 'forbidden_words':
       words = value if isinstance(value, list | tuple) else []
-      valid = 0 < len(words) <= _MOST_TEXTS and all(map(_is_text, words))
+      valid = 0 < len(words) <= _MOST_TEXTS and all(map(is_text, words))
       return (
-        valid and sum(map(len, words)) <= _LONGEST_TEXT,
+        valid and sum(map(len, words)) <= LONGEST_TEXT,
         f'a list of one or more non-blank texts, at most {_MOST_TEXTS} of '
-        f'{_LONGEST_TEXT} characters together',
+        f'{LONGEST_TEXT} characters together',
       )
     case 'language':
       # `in` a list, not in the dict: an unhashable value must not raise.
@@ -104,7 +104,7 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
     case 'script':
       return value in [*languages.SCRIPTS], ' or '.join(languages.SCRIPTS)
     case _:
-      return _is_text(value), 'non-blank text' + _AT_MOST
+      return is_text(value), 'non-blank text' + _AT_MOST
 
 
 def _errors(parameters: Mapping[str, bool], given: Arguments) -> Iterator[str]:

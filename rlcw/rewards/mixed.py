@@ -80,15 +80,19 @@ def with_own_unit(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
   return with_reward(plain, reward)._replace(std_floor=floor)
 
 
-def standardised(
-  x: jax.Array, valid: jax.Array, rounding: jax.Array | float
+def z_scores(
+  x_PxG: jax.Array, valid_PxG: jax.Array, rounding_Px1: jax.Array | float
 ) -> jax.Array:
-  """Scales the valid `x[..., N]` to mean 0 and std 1 over the last axis.
+  """Scales x to mean 0 and std 1 over the valid replies of each group.
 
-  Where the std is at most `rounding` (`[..., 1]`), all are exactly 0.
+  Args:
+    x_PxG: scores, finite everywhere.
+    valid_PxG: false where a reply is left out; it gets 0.
+    rounding_Px1: a std that rounding may give to equal scores; a group without
+      a larger one gets zeros.  A std below `STD_FLOOR` counts as that.
   """
-  _, std = masked_mean_std(x, valid)
-  # Not only bounded: whoever divides by the std of a sum would scale up the
-  # rounding that is left here if the other term is constant.
-  unit = jnp.where(std > rounding, jnp.maximum(std, STD_FLOOR), jnp.inf)
-  return deviations(x, valid) / unit
+  _, std = masked_mean_std(x_PxG, valid_PxG)
+  # Not only bounded: the advantages are divided by the std of a sum, which
+  # would scale up what rounding leaves if the other terms are constant.
+  unit = jnp.where(std > rounding_Px1, jnp.maximum(std, STD_FLOOR), jnp.inf)
+  return deviations(x_PxG, valid_PxG) / unit

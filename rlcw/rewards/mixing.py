@@ -45,9 +45,9 @@ from rlcw.rewards.baselines import (
 from rlcw.rewards.mixed import (
   STD_FLOOR,
   MixedRewards,
-  standardised,
   unmixed,
   with_reward,
+  z_scores,
 )
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
@@ -150,7 +150,7 @@ def rlmr_clip(
   """
   _check(margin, all_violating)
   w, broken, valid, plain = unmixed(writing, violated, valid)
-  z = standardised(w, valid, rounding_std(writing, valid))
+  z = z_scores(w, valid, rounding_std(writing, valid))
   bounded = jnp.minimum(z, -margin)
   alone = {'skip': jnp.zeros_like(z), 'rank': z, 'suppress': bounded}
   all_violate = plain.violators == 1

@@ -1,23 +1,22 @@
 """Scoring a rollout's replies, with the parts that a config selects.
 
-  writing     the writing score: `reward_model`, `judge`, or a user's function
+  writing     the writing score: `reward_model`, `judge`, `rubric`, a user's
+              function, or a weighted sum of several
   verifiers   the violations: `rules` (those of the brief, and its demands),
               and users' functions
-  judge       the model that checks demands and judges by principles, loaded
-              here or at an endpoint
+  judge       the model that checks demands, answers rubrics and judges by
+              principles, loaded here or at an endpoint
 
-A user's function is named `module:function`.  It maps P briefs and `[P][G]`
-replies to an array `[P, G]`, NaN for unknown.  A reply that lacks a score or a
-verdict is masked as not valid, instead of getting a score of zero.
+A user's function is named `module:function` (`functions`).  A reply that lacks
+a score, of any part, or a verdict is masked as not valid, instead of getting a
+score of zero.
 """
 
-import contextlib
-import copy
-import importlib
-import sys
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -26,19 +25,20 @@ import numpy as np
 from rlcw import Config
 from rlcw.models import language_model, packing, weights
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import constraints, reward_model
+from rlcw.rewards import constraints, reward_model, rubrics
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Question
 from rlcw.rewards.reward_model import floor_blank_replies
-from rlcw.runtime import console, processes
-from rlcw.runtime.signals import Stopped
+from rlcw.runtime import console, processes, sums
 from rlcw.sampling.outage import Trouble, trouble_of
 from rlcw.sampling.rollout import Rollout
 
 # Limit of a user's scores: squares of larger ones may exceed float32.
 LARGEST = 1e12
-Reward = Callable[[Sequence[Brief], Sequence[Sequence[str]]], Any]
+# Parts of the writing score that are no user's function.
+BUILT_IN = 'reward_model', 'judge', 'rubric'
 
 
 class Scores(NamedTuple):
@@ -47,26 +47,46 @@ class Scores(NamedTuple):
   text: list[list[str]]
   follow: list[list[list[bool | None]]]  # [P][G], one verdict per rule
   violated: np.ndarray
-  writing: np.ndarray  # NaN without a score
+  writing: np.ndarray  # the weighted sum of its parts; NaN without a score
   valid: np.ndarray  # true with a score and all verdicts that matter
   ref_logp: jax.Array | None  # [P, G, T]
   good: np.ndarray  # [P], the judge's score of each first reply; NaN if unasked
   stats: dict[str, Any]  # metrics of scoring: shares, seconds, judge usage
+  # The parts of `writing` by name, unweighted, if there are several.
+  parts: Mapping[str, np.ndarray] = MappingProxyType({})
+  # [P][G], one verdict per criterion of the rubric; empty if it is no part.
+  met: Sequence[list[list[bool | None]]] = ()
+
+  def details(self, p: int, g: int) -> dict[str, Any]:
+    """Returns the fields of a reply's record that explain its `writing`.
+
+    Returns:
+      `parts`, the scores by name, if there are several; `met`, a verdict per
+      criterion, if the rubric is one.
+    """
+    parts = {name: float(part[p, g]) for name, part in self.parts.items()}
+    found: dict[str, Any] = {'parts': parts} if parts else {}
+    return found | ({'met': self.met[p][g]} if self.met else {})
 
 
 def check(config: Config) -> None:
   """Validates the settings that select the parts.
 
   Raises:
-    ValueError: a function cannot be imported, `writing='judge'` has no judge,
-      or `offload` would move weights that the judge shares.
+    ValueError: `writing` is no sum of names, a function cannot be imported, a
+      part needs a judge and there is none, `offload` would move weights that
+      the judge shares, or `overlong_buffer` is longer than a reply.
   """
-  if config.writing not in ('reward_model', 'judge'):
-    import_function(config.writing, 'writing', 'reward_model or judge')
-  if config.writing == 'judge' and not factory.has_judge(config.judge):
-    raise ValueError(
-      "writing='judge' needs a judge: give judge.model or judge.endpoint.url"
-    )
+  parts = sums.parse(config.writing)
+  for name in parts:
+    if name not in BUILT_IN:
+      import_function(name, 'writing', 'rubric, reward_model or judge')
+  for name in ('judge', 'rubric'):
+    if name in parts and not factory.has_judge(config.judge):
+      raise ValueError(
+        f'writing={config.writing!r} needs a judge: give judge.model or '
+        'judge.endpoint.url'
+      )
   for name in config.verifiers:
     if name != 'rules':
       import_function(name, 'verifiers', 'rules')
@@ -76,98 +96,43 @@ def check(config: Config) -> None:
       'offload=True keeps in host memory, but the judge reads them for every '
       'question: judge.model must be another one than model'
     )
-
-
-def import_function(name: str, setting: str, expected: str) -> Reward:
-  """Imports a user's function.
-
-  Args:
-    name: `module:function`.  The working directory is searched for the module
-      too.
-    setting: the setting that names it, for the error message.
-    expected: the setting's other values, for the error message.
-
-  Raises:
-    ValueError: there is no such module or function, or the module fails.
-  """
-  module, _, function = str(name).partition(':')
-  # An installed command, unlike `python -m`, does not search the working
-  # directory.
-  if '' not in sys.path:
-    sys.path.insert(0, '')
-  try:
-    # ':' is no module's name, so an empty name raises ImportError as well,
-    # where '' would raise ValueError.
-    reward = getattr(importlib.import_module(module or ':'), function)
-    if not callable(reward):
-      raise AttributeError(f'{function} is not a function')
-    return reward
-  # A module may raise anything, and an exit would be taken for a success.
-  except (Exception, SystemExit) as error:
-    plain = isinstance(error, (ImportError, AttributeError))
+  buffer = config.get('overlong_buffer', 0)
+  if buffer > config.max_new_tokens:
     raise ValueError(
-      f'{setting}={name!r}: {error if plain else repr(error)}; expected '
-      f'{expected}, or module:function'
-    ) from None
-
-
-@contextlib.contextmanager
-def user_code(name: str) -> Iterator[None]:
-  """Turns whatever a user's function raises into an error that names it.
-
-  Raises:
-    ValueError: it ended the process, which is no success of the run.
-    RuntimeError: it failed.
-  """
-  try:
-    yield
-  except Stopped:
-    raise
-  except (SystemExit, KeyboardInterrupt) as error:
-    raise ValueError(
-      f'{name} raised {error!r}, which would end the run; expected it to '
-      'return its values'
-    ) from None
-  except Exception as error:
-    raise RuntimeError(f'{name} failed: {error!r}') from error
-
-
-def call_user_reward(
-  reward: Reward,
-  name: str,
-  briefs: Sequence[Brief],
-  replies: Sequence[Sequence[str]],
-) -> np.ndarray:
-  """Calls a user's function, and returns its values `[P, G]` in float32.
-
-  It gets copies, so that it cannot change the replies that are recorded.  A
-  request to stop ends it: one of several processes then returns NaN.
-
-  Raises:
-    ValueError: the values are not numbers, or have another shape; or the
-      function ended the process.
-    RuntimeError: the function failed.
-    Stopped: the run was asked to stop (`processes.interruptible`).
-  """
-  expected = (len(replies), len(replies[0]))
-  returned = np.full(expected, np.nan)
-  with processes.interruptible(), user_code(name):
-    returned = reward(copy.deepcopy(briefs), [[*group] for group in replies])
-  try:
-    if returned is None:
-      raise TypeError('it returned None')
-    # A copy, because the function may write into its array at the next call.
-    value = np.array(returned, np.float32)
-  except (TypeError, ValueError) as error:
-    raise ValueError(
-      f'{name} returned no array of numbers, expected shape {expected}: {error}'
-    ) from None
-  if value.shape != expected:
-    raise ValueError(
-      f'{name} returned an array of shape {value.shape} for {expected[0]} '
-      f'briefs with {expected[1]} replies each: expected {expected}'
+      f'overlong_buffer={buffer}: expected at most max_new_tokens='
+      f'{config.max_new_tokens}'
     )
-  return value
+
+
+def check_rubrics(config: Config, briefs: Sequence[Brief]) -> None:
+  """Checks that there are rubrics if the writing score has a part of them.
+
+  A notice counts the briefs without one.
+
+  Raises:
+    ValueError: no brief has one.
+  """
+  if 'rubric' not in sums.parse(config.writing):
+    return
+  without = sum(not brief.rubric for brief in briefs)
+  if without == len(briefs):
+    raise ValueError(
+      f'writing={config.writing!r}, but no brief in {config.briefs} has a '
+      'rubric; expected the field `rubric` in some'
+    )
+  if without:
+    console.notice(
+      f'{config.briefs}: {without} of {len(briefs)} briefs have no rubric: all '
+      'their replies get 0 for it'
+    )
+
+
+def weighted_sum(
+  parts: Mapping[str, np.ndarray], weights: Mapping[str, float]
+) -> np.ndarray:
+  """Returns the sum `[P, G]` of all parts, each times its weight."""
+  weighted = [weights[name] * part for name, part in parts.items()]
+  return functools.reduce(np.add, weighted)
 
 
 # --- Scores -----------------------------------------------------------------
@@ -195,10 +160,11 @@ class Scorer:
     reference: bool = True,
   ):
     self.config, self.reference = config, reference
+    self.weights = sums.parse(config.writing)  # of the parts, by name
     self._missing = ''  # the parts that gave nothing for any reply, last time
     self.shards = processes.DataShards(model.mesh)
     self.reward = None
-    if config.writing == 'reward_model':
+    if 'reward_model' in self.weights:
       reward = reward_model.load(config.reward_model, model)
       policy = model.config
       decoder = language_model.cast(
@@ -279,20 +245,27 @@ class Scorer:
     follow, broken = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
-    if reward is not None and score_PxG is not None:
-      # The host waits for the device here.
-      score_PxG = np.asarray(self.shards.local_rows(score_PxG))
-      score_PxG = floor_blank_replies(score_PxG, text, reward.floor)
-    else:
-      widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
-      score_PxG = self.write(briefs, text, finished, widths)
+    widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
+    parts: dict[str, np.ndarray] = {}
+    met: list[list[list[bool | None]]] = []
+    for name in self.weights:
+      if name == 'reward_model' and reward is not None and reward.shared:
+        # The host waits for the device here.
+        score_PxG = np.asarray(self.shards.local_rows(score_PxG))
+        parts[name] = floor_blank_replies(score_PxG, text, reward.floor)
+      elif name == 'rubric':
+        met = self.meet(briefs, text)
+        parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
+      else:
+        parts[name] = self.write(name, briefs, text, finished, widths)
+    writing_PxG = weighted_sum(parts, self.weights)
     written = time.perf_counter()
     good_P = np.full(len(text), np.nan)
-    if second_opinion and self.judge_model and self.config.writing != 'judge':
+    if second_opinion and self.judge_model and 'judge' not in self.weights:
       good_P = self.judge(briefs, [group[:1] for group in text])[:, 0]
     # An unfinished reply is a violation whatever the missing verdict is.
     unknown = np.isnan(broken) & finished
-    scored = np.isfinite(score_PxG)
+    scored = np.isfinite(writing_PxG)
     stats = {
       'unscored': 1 - scored.mean(),
       'unverified': unknown.mean(),
@@ -301,13 +274,22 @@ class Scorer:
     } | {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
     violated = (broken == 1) | ~finished
     valid = scored & ~unknown
-    parts = {
-      f'writing={self.config.writing!r} scored no reply': not scored.any(),
-      'all verdicts on demands or by verifiers are missing': unknown.all(),
-    }
-    self._missing = '; '.join(text for text, holds in parts.items() if holds)
+    missing = {
+      f'writing={name!r} scored no reply': not np.isfinite(part).any()
+      for name, part in parts.items()
+    } | {'all verdicts on demands or by verifiers are missing': unknown.all()}
+    self._missing = '; '.join(text for text, holds in missing.items() if holds)
     return Scores(
-      text, follow, violated, score_PxG, valid, ref_logp, good_P, stats
+      text,
+      follow,
+      violated,
+      writing_PxG,
+      valid,
+      ref_logp,
+      good_P,
+      stats,
+      parts if len(parts) > 1 else {},
+      met,
     )
 
   def read(
@@ -391,27 +373,29 @@ class Scorer:
 
   def write(
     self,
+    name: str,
     briefs: Sequence[Brief],
     text: list[list[str]],
     finished: np.ndarray,
     widths: tuple[int, int],
   ) -> np.ndarray:
-    """Writing scores `[P, G]` that are computed from the replies' texts.
+    """Scores `[P, G]` by one part, which are computed from replies' texts.
 
     Args:
+      name: of the part.
       briefs: P of them.
       text: `[P][G]` replies.
       finished: `[P, G]`, true if EOS ended the reply.
       widths: minimum prompt and reply widths, in tokens, for padding.
     """
-    if self.reward is not None:
+    if name == 'reward_model':
+      assert self.reward is not None  # loaded with the part
       prompts = [brief.request for brief in briefs]
       return reward_model.score_texts(
         self.reward, prompts, text, finished, widths
       )
-    if self.config.writing == 'judge':
+    if name == 'judge':
       return self.judge(briefs, text)
-    name = self.config.writing
     score_PxG = call_user_reward(
       import_function(name, 'writing', ''), name, briefs, text
     )
@@ -431,6 +415,13 @@ class Scorer:
     assert self.judge_model is not None  # ensured by `check`
     prompts = [brief.text for brief in briefs]
     return questions.judge(self.judge_model, question, prompts, text).first
+
+  def meet(
+    self, briefs: Sequence[Brief], text: Sequence[Sequence[str]]
+  ) -> list[list[list[bool | None]]]:
+    """Verdicts `[P][G]` on the criteria of the briefs' rubrics."""
+    question = self.question('criterion')
+    return questions.meet(self.judge_model, question, briefs, text)
 
   def question(self, name: str) -> Question:
     """Builds one of the judge's questions about replies of this run."""

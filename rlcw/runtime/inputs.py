@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcw import Config
-from rlcw.runtime import files, paths, runs, settings
+from rlcw.runtime import files, paths, runs, settings, sums
 
 # Larger files are sampled: reading 140 GB from a network disk takes minutes.
 _WHOLE_BYTES = 64 * 2**20
@@ -31,8 +31,6 @@ _EVALUATED = (
 )
 # Globs of runs whose folders' names matter: they are of arms.
 _NAMED = 'runs', 'benchmark'
-# Settings that name functions of a user, `module:function`.
-_FUNCTIONS = 'writing', 'verifiers'
 
 Inputs = dict[str, dict[str, Any]]
 
@@ -226,9 +224,12 @@ def _file(path: Path) -> str:
 
 def _sources(config: Config) -> Iterator[tuple[str, str]]:
   """Yields the functions of a user that settings name, and their files."""
-  for setting in _FUNCTIONS:
-    value = config.get(setting) or ''
-    for name in [value] if isinstance(value, str) else value:
+  settings_of = {
+    'writing': [*sums.parse(str(config.get('writing') or ''))],
+    'verifiers': config.get('verifiers') or (),
+  }
+  for setting, names in settings_of.items():
+    for name in names:
       module = str(name).partition(':')[0].replace('.', os.sep)
       for file in (f'{module}.py', os.path.join(module, '__init__.py')):
         if ':' in str(name) and os.path.isfile(file):

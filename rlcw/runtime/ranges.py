@@ -143,6 +143,7 @@ RANGES: dict[str, Range] = {
   'clip_low': Number(0, 1, above=True),
   'clip_high': _POSITIVE,
   'kl_weight': _NOT_NEGATIVE,
+  'overlong_buffer': _count(0),
   # --- Monitors
   'monitors.window': _count(),
   'monitors.judge_every': _count(),

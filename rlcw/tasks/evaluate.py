@@ -14,7 +14,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model, lora
-from rlcw.rewards import constraints
+from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -61,6 +61,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       'prompt': brief.text,
       'instruction_id_list': brief.instruction_id_list,
       'kwargs': brief.kwargs,
+      **rubrics.record(brief.rubric),
       'rules': [
         constraints.describe(rule, kwargs, brief.language, brief.paraphrase)
         for rule, kwargs in zip(
@@ -108,21 +109,28 @@ def summarise(
     # of each model's replies, cut to the same lengths
     'diversity_words': words,
   }
+  parts = heldout.parts(replies['base'])
   values = {
-    name: {key: heldout.values(replies[name], key) for key in heldout.PER_REPLY}
+    name: {
+      key: heldout.values(replies[name], key)
+      for key in (*heldout.PER_REPLY, *parts)
+    }
     for name in MODELS
   }
   for (name, of_replies), of_model in zip(values.items(), texts, strict=True):
     summary |= {
       f'pass_rate_{name}': metrics.mean(of_replies['pass_rate']),
       f'pass_rate_loose_{name}': metrics.mean(of_replies['pass_rate_loose']),
-      f'writing_{name}': metrics.mean(of_replies['writing']),
+      **{
+        f'{key}_{name}': metrics.mean(of_replies[key])
+        for key in ('writing', *parts)
+      },
       f'finished_{name}': (1 - of_replies['truncated']).mean(),
       f'length_{name}': of_replies['length'].mean(),
       f'distinct2_{name}': diversity.distinct(of_model, 2, language),
       f'kl_{name}': of_replies['kl'].mean(),
     }
-  for key in ('pass_rate', 'writing'):
+  for key in ('pass_rate', 'writing', *parts):
     base_1xP, trained_1xP = (
       metrics.mean(values[name][key], 1)[None] for name in MODELS
     )
@@ -185,7 +193,8 @@ _RATES = (
 def print_tables(summary: dict[str, Any]) -> None:
   """Prints the main numbers of a summary, with the intervals that it has."""
   rows = []
-  for label, key, style in _ROWS:
+  parts = ((part, part, 'z.3f') for part in heldout.parts_of(summary))
+  for label, key, style in (*_ROWS, *parts):
     base, trained = (summary[f'{key}_{name}'] for name in MODELS)
     known = summary.get(f'{key}_difference', {'mean': trained - base})
     ends = [known[end] for end in ('low', 'high') if end in known]

@@ -24,12 +24,13 @@ from stub_judges import Scripted, demanding, quoted, verdict
 from rlcw import train as train_lib
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
-from rlcw.rewards import constraints, reward_model, scoring
+from rlcw.rewards import constraints, functions, reward_model, scoring
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.rewards.judge.remote import JSONJudge
+from rlcw.rewards.rubrics import Criterion
 from rlcw.runtime import files, signals
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.outage import Patience, Trouble
@@ -92,8 +93,10 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   scoring.check(
     settings_of(writing=f'{mine}:length', verifiers=('rules', f'{mine}:kind'))
   )
-  reward = scoring.import_function(f'{mine}:length', 'writing', '')
-  found = scoring.call_user_reward(reward, 'x', [], [['a', 'bcd'], ['', 'ef']])
+  reward = functions.import_function(f'{mine}:length', 'writing', '')
+  found = functions.call_user_reward(
+    reward, 'x', [], [['a', 'bcd'], ['', 'ef']]
+  )
   np.testing.assert_array_equal(found, [[1, 3], [0, 2]])
   assert found.dtype == np.float32
 
@@ -103,11 +106,15 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   [
     ('writing', 'nowhere:f', r"writing='nowhere:f': No module named 'nowhere'"),
     ('writing', 'nowhere', 'reward_model or judge, or module:function'),
-    ('writing', '', 'expected reward_model or judge'),
-    ('writing', '{}:none', "'none'; expected reward_model or judge"),
+    ('writing', '', 'expected rubric, reward_model or judge'),
+    ('writing', '{}:none', "'none'; expected rubric, reward_model"),
     ('writing', '{}', "''; expected"),
     ('writing', '{}:number', 'number is not a function; expected'),
     ('writing', 'judge', r'give judge\.model or judge\.endpoint\.url'),
+    ('writing', '{}:length + rubric', r"rubric' needs a judge: give"),
+    ('writing', '{}:length + 2*nowhere:f', r"writing='nowhere:f': No module"),
+    ('writing', '0.5*judge 2', r"writing='0.5\*judge 2': '2' is no term"),
+    ('overlong_buffer', 65, 'overlong_buffer=65: expected at most max_new_t'),
     (
       'verifiers',
       ('rules', 'nowhere:f'),
@@ -144,19 +151,19 @@ def test_a_name_that_is_none_is_told(
 def test_an_array_of_another_shape_is_told(
   function: str, message: str, mine: str
 ) -> None:
-  reward = scoring.import_function(f'{mine}:{function}', 'writing', '')
+  reward = functions.import_function(f'{mine}:{function}', 'writing', '')
   with pytest.raises(ValueError, match=message):
-    scoring.call_user_reward(
+    functions.call_user_reward(
       reward, f'm:{function}', [], [['a', 'b'], ['c', 'd']]
     )
 
 
 def test_a_score_whose_square_is_no_number_is_told(mine: str) -> None:
-  scorer: Any = types.SimpleNamespace(
-    reward=None, config=settings_of(writing=f'{mine}:huge')
-  )
+  scorer: Any = types.SimpleNamespace()
   with pytest.raises(ValueError, match=r'huge returned -1e\+30; .*NaN'):
-    scoring.Scorer.write(scorer, [], [['a']], np.ones((1, 1), bool), (1, 1))
+    scoring.Scorer.write(
+      scorer, f'{mine}:huge', [], [['a']], np.ones((1, 1), bool), (1, 1)
+    )
 
 
 # --- What a user's function may do --------------------------------------------
@@ -166,7 +173,7 @@ BRIEF = Brief('b', 'Write.', ('keywords:existence',), ({'keywords': ['a']},))
 
 
 def call(reward: Any) -> np.ndarray:
-  return scoring.call_user_reward(reward, 'm:f', [BRIEF] * 2, GROUPS)
+  return functions.call_user_reward(reward, 'm:f', [BRIEF] * 2, GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +235,7 @@ def test_a_function_that_hangs_ends_with_the_run(
   with signals.listening(), pytest.raises(signals.Stopped):
     call(hang)
   # one of several processes goes on to where all of them stop
-  monkeypatch.setattr(scoring.processes, 'count', lambda: 2)
+  monkeypatch.setattr(functions.processes, 'count', lambda: 2)
   with signals.listening():
     assert np.isnan(call(hang)).all()
 
@@ -288,7 +295,16 @@ def test_a_missing_verdict_matters_where_no_other_is_against(
   np.testing.assert_equal(constraints.breaks(verdicts), broken)
 
 
-BRIEFS = [demanding('one', COMMA, 'Be wet.'), demanding('two', COMMA)]
+MERIT, FAULT = (
+  Criterion('It is of the sea.', 2.0),
+  Criterion('It is sad.', -1.0),
+)
+BRIEFS = [
+  dataclasses.replace(
+    demanding('one', COMMA, 'Be wet.'), rubric=(MERIT, FAULT)
+  ),
+  demanding('two', COMMA),
+]
 #            scored and kept, a comma, no score, no verdict, cut
 REPLIES = [
   ['wave', 'a, b', 'sad', 'dry?', 'cut'],
@@ -478,6 +494,65 @@ def test_functions_of_ones_own_in_the_place_of_the_rules(
   assert not scores.valid.any()
   assert scores.stats['unscored'] == 1
   assert scores.stats['unverified'] == pytest.approx(0.2)  # both odd ones
+
+
+def test_parts_are_added_by_weight_and_a_missing_one_masks_the_reply(
+  score: Callable[..., Any], mine: str
+) -> None:
+  scores, panel = score(writing=f'{mine}:length - 10*judge')
+  length = np.array([[len(reply) for reply in group] for group in REPLIES])
+  judge = length / 10
+  judge[0, 2] = np.nan  # 'sad' has no verdict
+  assert [*scores.parts] == [f'{mine}:length', 'judge']
+  np.testing.assert_allclose(scores.parts['judge'], judge, rtol=1e-6)
+  np.testing.assert_allclose(scores.writing, length - 10 * judge, atol=1e-5)
+  np.testing.assert_array_equal(
+    scores.valid, [[1, 1, 0, 0, 1], [1, 1, 1, 1, 1]]
+  )
+  assert scores.stats['unscored'] == pytest.approx(0.1)
+  assert scores.details(1, 2) == {
+    'parts': {f'{mine}:length': 3, 'judge': pytest.approx(0.3)}
+  }
+  # a second opinion would be the first
+  assert np.isnan(scores.good).all()
+  assert len(panel.asked) == 5 + 10
+
+
+def test_a_rubric_is_a_part(score: Callable[..., Any], mine: str) -> None:
+  scores, panel = score(writing=f'{mine}:length + 2*rubric')
+  nothing = [None, None]
+  assert scores.met[0] == [[True] * 2, nothing, [True] * 2, nothing, nothing]
+  np.testing.assert_array_equal(
+    scores.parts['rubric'], [[0.5, np.nan, 0.5, np.nan, np.nan], [0] * 5]
+  )
+  assert scores.writing[0, 0] == 4 + 2 * 0.5
+  np.testing.assert_array_equal(scores.valid[0], [1, 0, 1, 0, 0])
+  assert scores.valid[1].all()
+  assert scores.details(0, 1)['met'] == nothing
+  names = [question.name for question, _ in panel.asked]
+  assert names.count('criterion') == 2 * 5
+  alone, _ = score(writing='rubric')
+  assert alone.parts == {}
+  assert alone.details(0, 0) == {'met': [True, True]}
+
+
+def test_one_part_of_weight_1_is_the_score_itself() -> None:
+  own = np.array([[-0.0, np.nan, 3.0]], np.float32)
+  found = scoring.weighted_sum({'judge': own}, {'judge': 1.0})
+  assert found.tobytes() == own.tobytes() and found.dtype == own.dtype
+
+
+def test_a_part_of_rubrics_takes_briefs_with_some(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  config = settings_of(writing='rubric', briefs='mine.jsonl')
+  scoring.check_rubrics(config, BRIEFS[:1])
+  assert not capsys.readouterr().out
+  scoring.check_rubrics(config, BRIEFS)
+  assert '1 of 2 briefs have no rubric' in capsys.readouterr().out
+  with pytest.raises(ValueError, match='no brief in mine.jsonl has a rubric'):
+    scoring.check_rubrics(config, BRIEFS[1:])
+  scoring.check_rubrics(settings_of(), BRIEFS[1:])
 
 
 def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:

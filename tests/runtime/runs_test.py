@@ -253,3 +253,19 @@ def test_a_digest_of_a_run_is_of_its_step_and_of_what_it_was_read_with(
   assert third[0] != second[0]
   (tmp_path / 'run' / 'checkpoints' / '2').mkdir()
   assert digests()[0] != third[0]
+
+
+def test_every_function_of_a_sum_is_an_input(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.chdir(tmp_path)
+  for name in ('one', 'two', 'three'):
+    (tmp_path / f'{name}.py').write_text(f'# {name}')
+  config = ConfigDict(
+    {'writing': '0.5*one:f + judge - two:g', 'verifiers': ('rules', 'three:h')}
+  )
+  found = inputs.code(config)
+  assert [*found] == ['writing one:f', 'writing two:g', 'verifiers three:h']
+  assert len({each['digest'] for each in found.values()}) == 3
+  assert [*inputs.code(ConfigDict({'writing': 'one:f'}))] == ['writing one:f']
+  assert inputs.code(ConfigDict({})) == {}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
-from rlcw.tasks.compare import arms
+from rlcw.tasks.compare import arms, run
 
 RULES = [['a', 'b'], ['a']]
 
@@ -203,3 +204,15 @@ def test_rule_breakers_with_a_positive_advantage_are_counted() -> None:
   broken = group((True, 1.0, True), (True, -1.0, True))
   assert arms.rewarded_violations([mixed, unknown, broken]) == 1 / 3
   assert np.isnan(arms.rewarded_violations([broken]))
+
+
+def test_runs_of_the_same_sum_are_alike_however_it_is_written() -> None:
+  def notes(other: str) -> list[str]:
+    sums = {'a-0': 'judge + 0.5*m:f', 'b-0': other}
+    return run.differences(
+      {k: ConfigDict({'writing': v}) for k, v in sums.items()}
+    )
+
+  assert notes('0.5*m:f+1.0*judge') == []
+  with pytest.raises(ValueError, match='runs cannot be compared: they differ'):
+    notes('judge + 0.4*m:f')

@@ -67,3 +67,24 @@ def test_a_brief_without_scores_does_not_count() -> None:
   gain = told['writing_difference']
   # and one brief shows no spread
   assert gain['mean'] == 1 and np.isnan([gain['low'], gain['high']]).all()
+
+
+def test_each_part_of_the_writing_score_has_its_numbers(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  def reply(judge: float) -> dict[str, Any]:
+    parts = {'m:a': 2.0, 'judge': judge}
+    return _reply('a', 1, 2 + judge) | {'parts': parts}
+
+  before = [[reply(0.25), reply(0.75)], [reply(0.5), reply(np.nan)]]
+  after = [[reply(0.5), reply(1.0)], [reply(0.75), reply(0.75)]]
+  told = evaluate.summarise({'base': before, 'trained': after}, 'en')
+  assert heldout.parts_of(told) == ['writing/m:a', 'writing/judge']
+  assert told['writing/m:a_base'] == told['writing/m:a_trained'] == 2
+  assert told['writing/judge_base'] == 0.5
+  assert told['writing/judge_trained'] == 0.75
+  assert told['writing/judge_difference']['mean'] == 0.25
+  evaluate.print_tables(told)
+  assert 'writing/judge' in capsys.readouterr().out
+  alone = {'base': [[_reply('a', 1, 2)]], 'trained': [[_reply('a', 1, 2)]]}
+  assert not heldout.parts_of(evaluate.summarise(alone, 'en'))

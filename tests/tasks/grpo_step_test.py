@@ -125,6 +125,62 @@ def test_metrics_are_of_the_replies_that_have_a_score() -> None:
   )
 
 
+def parts_of_step() -> dict[str, Any]:
+  """Statistics of two groups with scores of two parts."""
+  a = np.array([[1, 3, 1, 3], [5, 7, np.nan, 9]], np.float32)
+  b = np.array([[0.1, 0.3, 0.3, 0.1], [0.5, 0.5, 0.5, 0.1]], np.float32)
+  return {
+    'writing': a + b,
+    'writing/m:a': a,
+    'writing/judge': b,
+    'valid': np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool),
+    'length': np.array([[4, 14, 15, 16], [16, 4, 4, 4]]),
+  }
+
+
+@pytest.mark.parametrize(
+  ('changes', 'reward'),
+  [
+    ({'normalise_parts': False}, [[1.1, 3.3, 1.3, 3.1], [5.5, 7.5]]),
+    # z-scores −1 1 −1 1 and −1 1 1 −1; −1 1 and 0 0 of the valid replies
+    ({}, [[-2, 2, 0, 0], [-1, 1]]),
+    # the last 4 of 16 tokens cost a quarter each
+    ({'overlong_buffer': 4}, [[-2, 1.5, -0.75, -1], [-2, 1]]),
+    ({'writing': 'm:a - 2*judge'}, [[1, -1, -3, 3], [-1, 1]]),
+  ],
+)
+def test_the_parts_of_a_step_become_one_reward(
+  changes: dict[str, Any], reward: list[list[float]]
+) -> None:
+  config = pipeline.shipped('grpo')
+  config.update(writing='m:a + judge', max_new_tokens=16)
+  config.update(changes)
+  stats = step.with_penalty(parts_of_step(), config)
+  found = step.combine(stats, config)
+  np.testing.assert_allclose(found[0], reward[0], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(found[1, :2], reward[1], rtol=1e-5, atol=1e-5)
+  assert np.isnan(found[1, 2:]).all()
+
+
+def test_one_part_is_mixed_as_it_is() -> None:
+  stats, config = parts_of_step(), pipeline.shipped('grpo')
+  assert step.with_penalty(stats, config) is stats
+  assert step.combine(stats, config) is stats['writing']
+  config.update(overlong_buffer=4, max_new_tokens=16)
+  found = step.combine(step.with_penalty(stats, config), config)
+  penalty = [[0, -0.5, -0.75, -1], [-1, 0, 0, 0]]
+  np.testing.assert_array_equal(found, stats['writing'] + np.array(penalty))
+
+
+def test_each_part_has_a_metric() -> None:
+  stats, mixed = mixed_step()
+  part = np.array([[1, 2, 3, np.nan]] * 4)
+  more = {'writing/judge': part, 'writing/overlong': -part}
+  row = logs.step_metrics(stats | more, mixed)
+  assert (row['writing/judge'], row['writing/overlong']) == (2, -2)
+  assert {*row} - {*logs.step_metrics(stats, mixed)} == {*more}
+
+
 def test_an_advantage_of_rounding_is_no_signal() -> None:
   stats, mixed = mixed_step()
   nearly = np.full((4, 4), 6e-5) * [1, -1, 1, -1]

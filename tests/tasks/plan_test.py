@@ -522,19 +522,31 @@ def test_a_judge_that_is_served_takes_no_memory(
     run.judge_shape(settings(tiny_folder, **changes), policy, mesh)
 
 
+def test_a_part_of_the_writing_score_may_share_the_reference(
+  tiny_folder: pathlib.Path,
+) -> None:
+  changes = {'plan.reward_model': '', 'kl_weight': 0.0}
+  for writing in ('reward_model', '0.5*m:f + reward_model', 'm:f'):
+    planned = made(settings(tiny_folder, writing=writing, **changes))
+    assert planned.shared == ('reward_model' in writing)
+    assert ('reference' in planned.frozen) == planned.shared
+
+
 @pytest.mark.slow
 def test_a_judge_reads_what_it_is_asked_about(
   tiny_folder: pathlib.Path,
 ) -> None:
   flops = {}
-  for writing in ('judge', 'reward_model'):
+  for writing in ('judge', 'reward_model', 'reward_model + 2*rubric'):
     changes = {'writing': writing, 'judge.model': str(tiny_folder)}
     planned = made(settings(tiny_folder, **changes))
+    assert ('reward' in planned.frozen) == (writing != 'judge')
     *_, program, _, _ = programs.phases(planned)
     flops[writing] = program.work.flops
     with jax.set_mesh(planned.mesh):
       program.lower().compile()
   assert flops['judge'] > flops['reward_model'] > 0
+  assert flops['reward_model + 2*rubric'] == flops['judge']
 
 
 SAME = 'resharding', 'prefill', 'optimiser'

@@ -211,6 +211,85 @@ def test_rewards_are_shown_on_the_scale_of_writing_scores(
   assert 'writing 130.00 → reward 128.50' in found
 
 
+def test_parts_and_rubrics_are_shown(tmp_path: pathlib.Path) -> None:
+  config = _runs(tmp_path, writing='0.5*reward_model - judge + 2*rubric')
+  rubric = [
+    {'criterion': 'It <b>rhymes.', 'weight': 2},
+    {'criterion': 'It is trite.', 'weight': -0.5},
+  ]
+  parts = {'reward_model': 1.0, 'judge': 0.25, 'rubric': None}
+  more = {'parts': parts, 'met': [True, None]}
+  path = tmp_path / 'grpo/rollouts.jsonl'
+  (group, *_) = map(json.loads, path.read_text().splitlines())
+  first = {'valid': True, 'violated': True, 'writing': 9.0, 'follow': [False]}
+  replies = [reply | more for reply in group['replies'][:2]]
+  replies[0] |= first | {'writing_reward': 0.5, 'reward': -1.5}
+  replies[1] |= first | {
+    'writing_reward': 0.25,
+    'reward': 0.25,
+    'met': [False] * 2,
+  }
+  _write_lines(path, [group | {'rubric': rubric, 'replies': replies}])
+  path = tmp_path / 'evaluate/evaluation.jsonl'
+  briefs = [json.loads(line) for line in path.read_text().splitlines()]
+  for reply in (each for arm in ('base', 'trained') for each in briefs[0][arm]):
+    reply |= more
+  _write_lines(path, [briefs[0] | {'rubric': rubric}, *briefs[1:]])
+  numbers = {'writing/judge_base': 0.25, 'writing/judge_trained': 0.75}
+  gain = {'mean': 0.5, 'low': 0.25, 'high': 0.75}
+  numbers |= {'writing/judge_difference': gain}
+  _edit(tmp_path / 'evaluate/summary.json', **numbers)
+  path = tmp_path / 'grpo/metrics.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  _write_lines(path, [row | {'writing/judge': 0.5} for row in rows])
+  run.run(config, tmp_path / 'out')
+  text = _text(tmp_path / 'out')
+  words = (
+    'is the sum of 0.5 × reward_model , −1 × judge and 2 × rubric .',
+    'Its part judge is a judge’s: the probability',
+    'Its part rubric is of the briefs’ rubrics',
+    'Held-out pairs',  # of the reward model
+    'writing/judge0.250.75+0.50',
+    '( reward_model 1.00, judge 0.25, rubric – )',
+    '✓ meets (+2): It <b>rhymes.',
+    '? no verdict (−0.5): It is trite.',
+    '→ in its group 0.50 → reward −1.50',
+    ': penalty 2.00',
+    'Writing: judge . Mean of a part',
+  )
+  text = re.sub(r' ?([^\w ]) ?', r'\1', text)
+  for each in words:
+    assert re.sub(r' ?([^\w ]) ?', r'\1', each) in text, each
+  assert 'Writing: rubric' not in text  # of which there are no numbers
+
+
+@pytest.mark.parametrize(
+  ('file', 'changes', 'message'),
+  [
+    ('grpo/rollouts.jsonl', {'met': [True]}, 'as long as "rubric"'),
+    ('evaluate/evaluation.jsonl', {'met': [1, 'x']}, 'true, false or null'),
+    (
+      'grpo/rollouts.jsonl',
+      {'parts': {'a': 'x'}},
+      r'parts\.a should be int or',
+    ),
+    ('grpo/rollouts.jsonl', {'parts': 3}, 'parts should be dict'),
+  ],
+)
+def test_malformed_parts_and_rubrics_are_named(
+  tmp_path: pathlib.Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+  config = _runs(tmp_path)
+  rubric = [{'criterion': 'It rhymes.', 'weight': 2}] * 2
+  path = tmp_path / file
+  first, *rest = map(json.loads, path.read_text().splitlines())
+  arm = 'replies' if 'replies' in first else 'base'
+  first |= {'rubric': rubric, arm: [each | changes for each in first[arm]]}
+  _write_lines(path, [first, *rest])
+  with pytest.raises(ValueError, match=message):
+    run.run(config, tmp_path / 'out')
+
+
 def test_briefs_without_rules_have_no_pass_rate(tmp_path: pathlib.Path) -> None:
   config = _runs(tmp_path)
   path = tmp_path / 'evaluate/evaluation.jsonl'

@@ -1,11 +1,13 @@
 """A sample shows a brief's best and worst reply, and no text can pose as it."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.rubrics import Criterion
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.rewards.scoring import Scores
 from rlcw.tasks.grpo import samples
@@ -63,6 +65,41 @@ def test_the_best_and_the_worst_reply_are_shown_with_their_reasons() -> None:
     '  worst: advantage -1.00, writing 0.88, breaks: Include the word '
     '"owl".; breaks: Use no commas.; cut off at max_new_tokens',
     '    | A, b.',
+  ]
+
+
+def test_a_sample_shows_the_parts_of_its_score_and_its_rubric() -> None:
+  rubric = (Criterion('It\nrhymes.', 2.0), Criterion('It is trite.', -0.5))
+  scores = Scores(
+    text=[['a', 'b']],
+    follow=[[[], []]],
+    violated=np.zeros((1, 2), bool),
+    writing=np.array([[1.5, 0.25]]),
+    valid=np.ones((1, 2), bool),
+    ref_logp=None,
+    good=np.zeros(1),
+    stats={},
+    parts={'judge': np.array([[0.5, 0.25]]), 'rubric': np.array([[1.0, 0]])},
+    met=[[[True, False], [False, None]]],
+  )
+  found = samples.describe(
+    3,
+    [dataclasses.replace(brief(), rubric=rubric)],
+    scores,
+    np.ones((1, 2), bool),
+    np.array([[1.0, -1.0]]),
+  )
+  assert found.split('\n')[1:] == [
+    '  best: advantage +1.00, writing 1.50 (judge 0.50, rubric 1.00), '
+    'keeps all rules',
+    '    meets (+2) It rhymes.',
+    '    misses (-0.5) It is trite.',
+    '    | a',
+    '  worst: advantage -1.00, writing 0.25 (judge 0.25, rubric 0.00), '
+    'keeps all rules',
+    '    misses (+2) It rhymes.',
+    '    no verdict on (-0.5) It is trite.',
+    '    | b',
   ]
 
 

@@ -116,7 +116,8 @@ def make_question(
       f'judge.language={settings.language!r}: expected one of '
       f'{questions.LANGUAGES}'
     )
-  # The template of demands has no slot for principles.
-  principles = '' if name == 'demand' else questions.read(settings.principles)
+  # The other templates have no slot for principles.
+  by_principles = name in ('judge', 'compare')
+  principles = questions.read(settings.principles) if by_principles else ''
   limit = reply_limit(settings.max_reply_characters, max_tokens)
   return Question(name, settings.language, limit, principles)

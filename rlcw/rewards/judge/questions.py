@@ -1,7 +1,8 @@
 """Questions to a language model about replies, and its verdicts.
 
-There are three: `judge` rates a reply Good or Bad by principles, `demand`
-checks a demand that no program can, `compare` picks the better of two replies.
+There are four: `judge` rates a reply Good or Bad by principles, `demand` checks
+a demand that no program can, `criterion` a statement of a rubric, `compare`
+picks the better of two replies.
 Each is a template in `data/assets/prompts/` with two labels, one of which the
 model answers.  There are two kinds of judges: `remote.JSONJudge` asks an
 endpoint for JSON, `local.LogprobJudge` computes the labels' probabilities with
@@ -38,6 +39,7 @@ LANGUAGES = 'en', 'zh'  # of the templates
 LABELS = {
   'judge': ('Good', 'Bad'),
   'demand': ('Pass', 'Fail'),
+  'criterion': ('Yes', 'No'),
   'compare': ('First', 'Second'),
 }
 
@@ -128,7 +130,7 @@ class Question(NamedTuple):
     Args:
       brief: the request.
       reply: untrusted text; quoted, and cut to `limit` characters.
-      demand: for the question `demand`.
+      demand: for the question `demand`; the statement for `criterion`.
       other: the second reply, for the question `compare`; treated as `reply`.
     """
     pieces = template(f'{self.name}_{self.language}')
@@ -246,22 +248,85 @@ def follow(
     [brief.follow(reply) for reply in group]
     for brief, group in zip(briefs, replies, strict=True)
   ]
-  # A model on a mesh is called by all processes or by none: a process without
-  # demands must join if any other has some.
-  if model is None or not any(processes.gather(bool(demands))):
-    return verdicts
+  answers = _ask(model, question, demands, briefs, replies)
+  for (p, index, _), met_G in zip(demands, answers, strict=True):
+    for verdict, met in zip(verdicts[p], met_G, strict=True):
+      verdict[index] = met
+  return verdicts
+
+
+def meet(
+  model: Judge | None,
+  question: Question,
+  briefs: Sequence[Brief],
+  replies: Texts,
+) -> list[list[list[bool | None]]]:
+  """Verdicts on each criterion of a brief's rubric, for each reply.
+
+  Args:
+    model: the judge; may be None if no brief has a rubric.
+    question: the question `criterion`.
+    briefs: P of them.
+    replies: `[P][G]` texts.
+
+  Returns:
+    `[P][G]` lists in the order of the rubric; None without an answer.  A blank
+    reply has no merit and every fault.
+  """
+  criteria = [
+    (p, index, each.criterion)
+    for p, brief in enumerate(briefs)
+    for index, each in enumerate(brief.rubric)
+  ]
+  verdicts: list[list[list[bool | None]]] = [
+    [[None] * len(brief.rubric) for _ in group]
+    for brief, group in zip(briefs, replies, strict=True)
+  ]
+  answers = _ask(model, question, criteria, briefs, replies)
+  for (p, index, _), met_G in zip(criteria, answers, strict=True):
+    fault = briefs[p].rubric[index].weight < 0
+    for reply, verdict, met in zip(replies[p], verdicts[p], met_G, strict=True):
+      verdict[index] = fault if met is not None and blank(reply) else met
+  return verdicts
+
+
+def _ask(
+  model: Judge | None,
+  question: Question,
+  asked: Sequence[tuple[int, int, str]],
+  briefs: Sequence[Brief],
+  replies: Texts,
+) -> list[list[bool | None]]:
+  """Verdicts on N statements about all replies to their briefs.
+
+  Args:
+    model: the judge; None only if nothing is asked.
+    question: `demand` or `criterion`.
+    asked: N times (index of the brief, index in the brief, text).
+    briefs: P of them.
+    replies: `[P][G]` texts.
+
+  Returns:
+    `[N][G]`, None without an answer.  A blank reply meets nothing.
+  """
+  # A model on a mesh is called by all processes or by none: a process that asks
+  # nothing must join if any other does.
+  if model is None or not any(processes.gather(bool(asked))):
+    return []
   prompts = [
     [
-      question.about(briefs[p].prompt, reply, demand=demand)
+      question.about(briefs[p].prompt, reply, demand=text)
       for reply in replies[p]
     ]
-    for p, _, demand in demands
+    for p, _, text in asked
   ]
   answers = model(question, prompts)
-  for (p, index, _), first_G, valid_G in zip(
-    demands, answers.first, answers.valid, strict=True
-  ):
-    for g, (first, valid) in enumerate(zip(first_G, valid_G, strict=True)):
-      met = bool(first > 0.5) and not blank(replies[p][g])
-      verdicts[p][g][index] = met if valid else None
-  return verdicts
+  return [
+    [
+      bool(first > 0.5) and not blank(reply) if valid else None
+      for reply, first, valid in zip(replies[p], first_G, valid_G, strict=True)
+    ]
+    for (p, *_), first_G, valid_G in zip(
+      asked, answers.first, answers.valid, strict=True
+    )
+  ]

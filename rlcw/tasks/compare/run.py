@@ -34,6 +34,7 @@ from rlcw.runtime import (
   inputs,
   metrics,
   processes,
+  sums,
 )
 from rlcw.runtime.files import atomic, json_line, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
@@ -242,7 +243,10 @@ def differences(settings: dict[str, Config]) -> list[str]:
       {*settings[first]} & {*settings[name]} - {*MIXING, *FREE}
     ):
       here, there = settings[first][key], settings[name][key]
-      if here == there:
+      # A sum may be written in several ways.
+      if here == there or (
+        key == 'writing' and sums.parse(here) == sums.parse(there)
+      ):
         continue
       note = f'{key}: {here!r} in {first}, {there!r} in {name}'
       if key in ALIKE:

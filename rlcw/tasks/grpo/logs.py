@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rlcw import losses
-from rlcw.rewards import constraints
+from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.mixing import Advantages
 from rlcw.rewards.scoring import Scores
@@ -33,6 +33,7 @@ def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
   )
   return {
     'writing': scores.writing,
+    **{f'writing/{name}': part for name, part in scores.parts.items()},
     'violated': scores.violated,
     'valid': scores.valid,
     'broken': np.array(
@@ -89,6 +90,11 @@ def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
     # `metrics.mean` skips NaN: replies without a score, rules without a
     # verdict.
     'writing': metrics.mean(stats['writing']),
+    **{
+      name: metrics.mean(part)
+      for name, part in stats.items()
+      if name.startswith('writing/')
+    },
     'writing_std': metrics.mean(writing_std),
     'pass_rate': metrics.mean(1 - stats['broken']),
     'violation_rate': metrics.mean(violated),
@@ -130,12 +136,14 @@ def log_rollouts(
     briefs: of this process's groups.
     rollout: this process's replies.
     scores: of them.
-    mixed: this process's rows of `kept` `[P']` and of `valid`, `reward` and
-      `advantage` `[P', G]`.
+    mixed: this process's rows of `kept` `[P']` and of `valid`, `reward`,
+      `advantage` and, if it is not the writing score, `writing_reward`
+      `[P', G]`.
   """
   columns = {
     'text': scores.text,
     'writing': scores.writing,
+    **{k: v for k, v in mixed.items() if k == 'writing_reward'},
     'follow': scores.follow,
     'violated': scores.violated,
     'valid': mixed['valid'],  # the update leaves out other replies
@@ -154,8 +162,10 @@ def log_rollouts(
       'brief_id': brief.id,
       'prompt': brief.text,
       'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
+      **rubrics.record(brief.rubric),
       'replies': [
         {name: values[p][g] for name, values in rows.items()}
+        | scores.details(p, g)
         for g in range(len(scores.text[p]))
       ],
     }

@@ -54,6 +54,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   started = time.perf_counter()
   model = language_model.with_system(load(config), config.system)
   briefs = load_run_briefs(config, 'train', model.system)
+  scoring.check_rubrics(config, briefs)
   try:
     load_run_briefs(config, 'heldout')
   except ValueError as error:

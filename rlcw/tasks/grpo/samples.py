@@ -62,9 +62,13 @@ def describe(
       f'advantage {console.number(advantage_PxG[p, g], "+.2f")}, writing '
       f'{console.number(scores.writing[p, g], ".2f")}'
     )
+    if scores.parts:
+      numbers += f' ({list_parts(scores, p, g)})'
     lines.append(
       f'  {name}: {numbers}, {"; ".join(faults) or "keeps all rules"}'
     )
+    if scores.met:
+      lines += list_criteria(brief, scores.met[p][g])
     lines += [f'    | {line}' for line in _quote(scores.text[p][g])]
   return '\n'.join(lines)
 
@@ -95,6 +99,28 @@ def why(
   parts = [f'breaks: {text}' for text in broken]
   parts += [f'no verdict: {text}' for text in unknown]
   return parts + ['cut off at max_new_tokens'] * (not finished)
+
+
+def list_parts(scores: Scores, p: int, g: int) -> str:
+  """Lists the parts of a reply's writing score, as in `judge 0.60`."""
+  return ', '.join(
+    f'{name} {console.number(part[p, g], ".2f")}'
+    for name, part in scores.parts.items()
+  )
+
+
+def list_criteria(brief: Brief, met: Sequence[bool | None]) -> list[str]:
+  """Lists the criteria of a brief's rubric, a line each, with their verdicts.
+
+  Args:
+    brief: with the rubric.
+    met: a verdict for each criterion; None where it is missing.
+  """
+  words = {True: 'meets', False: 'misses', None: 'no verdict on'}
+  return [
+    f'    {words[verdict]} ({each.weight:+g}) {excerpt(each.criterion, _RULE)}'
+    for each, verdict in zip(brief.rubric, met, strict=True)
+  ]
 
 
 def _quote(text: str) -> list[str]:

@@ -5,7 +5,8 @@
   3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
                scores and reference log-probabilities, while the host checks
                the rules
-  4. mix       `make_mix`: writing w and violations v become one advantage per
+  4. mix       `combine`: the parts of the writing score become one reward w.
+               `make_mix`: w and violations v become one advantage per
                reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
                every rule-breaker's advantage A = (r − mean r) / std r negative;
                the other mixers are baselines
@@ -45,10 +46,11 @@ from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
-from rlcw.rewards import mixing
+from rlcw.rewards import mixing, parts
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.parts import overlong_penalty
 from rlcw.rewards.scoring import Scorer, Scores
-from rlcw.runtime import console, processes
+from rlcw.runtime import console, processes, sums
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
@@ -131,7 +133,9 @@ def make_next_batch(
     )
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
-    mixed = mix(stats['writing'], stats['violated'], stats['valid'])
+    stats = with_penalty(stats, config)
+    writing_PxG = combine(stats, config)
+    mixed = mix(writing_PxG, stats['violated'], stats['valid'])
     kept_P = kept_groups(mixed.advantage, config)
     local_mixed = {
       'kept': shards.local_slice(kept_P),
@@ -139,6 +143,8 @@ def make_next_batch(
       'reward': shards.local_slice(mixed.reward),
       'advantage': shards.local_slice(mixed.advantage),
     }
+    if writing_PxG is not stats['writing']:
+      local_mixed['writing_reward'] = shards.local_slice(writing_PxG)
     logs.log_rollouts(
       shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
     )
@@ -278,6 +284,48 @@ def sample_rollout(
 
 
 # --- 4. Mix -----------------------------------------------------------------
+
+
+def with_penalty(stats: dict[str, Any], config: Config) -> dict[str, Any]:
+  """Adds `writing/overlong` to a step's statistics, if overlong replies cost.
+
+  The longest replies may end or be cut.  A cut one has a penalty of −1 and is a
+  violation as well.
+  """
+  if not config.overlong_buffer:
+    return stats
+  penalty_PxG = overlong_penalty(
+    stats['length'], config.max_new_tokens, config.overlong_buffer
+  )
+  return stats | {'writing/overlong': penalty_PxG}
+
+
+_combine = jax.jit(parts.combine, static_argnames='normalise')
+
+
+def combine(stats: dict[str, Any], config: Config) -> np.ndarray:
+  """Step 4: the writing reward `[P, G]` that is mixed with the violations.
+
+  It is the writing score itself, unless this has several parts, or overlong
+  replies are penalised.
+
+  Args:
+    stats: of the step (`logs.gather_stats`, `with_penalty`).
+    config: of the `grpo` task.
+  """
+  reward_PxG, weights = stats['writing'], sums.parse(config.writing)
+  if len(weights) > 1:
+    reward_PxG = jax.device_get(
+      _combine(
+        np.stack([stats[f'writing/{name}'] for name in weights]),
+        [*weights.values()],
+        stats['valid'],
+        normalise=config.normalise_parts,
+      )
+    )
+  if 'writing/overlong' in stats:
+    reward_PxG = reward_PxG + stats['writing/overlong']
+  return reward_PxG
 
 
 def make_mix(config: Config) -> Callable[..., mixing.Advantages]:

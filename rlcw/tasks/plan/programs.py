@@ -148,12 +148,13 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
   """The judge's passes over replies, in a step in which it is asked.
 
   The principles before every brief, and the question after every reply, are
-  left out: their number of tokens is unknown without the judge's tokenizer.
+  left out: their number of tokens is unknown without the judge's tokenizer.  A
+  rubric counts as one question: its criteria are unknown without the briefs.
   """
   config, shapes = plan.config, plan.shapes
   size, place = config.judge.batch_size, over_groups(plan.mesh)
   # As a second opinion it sees a reply to each brief.
-  group = shapes.group if config.writing == 'judge' else 1
+  group = shapes.group if {'judge', 'rubric'} & {*plan.parts} else 1
   name = 'judge' if 'judge' in plan.frozen else 'reference'
   passes = -(-shapes.prompts // size)
   # Padded to powers of two, and a row is longer than its reply.

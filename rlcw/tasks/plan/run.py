@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from rlcw import Config, train
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
-from rlcw.runtime import console, files, processes
+from rlcw.runtime import console, files, processes, sums
 from rlcw.runtime.mesh import group_shards, make_mesh
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import (
@@ -111,8 +111,8 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   """
   objective.check(config, mesh)
   model = objective.configure(shape_of(config.model), config)
-  reward = None
-  if config.writing == 'reward_model' and config.plan.reward_model:
+  reward, scored = None, 'reward_model' in sums.parse(config.writing)
+  if scored and config.plan.reward_model:
     reward = shape_of(config.plan.reward_model)
     reward = dataclasses.replace(
       reward, dtype=model.dtype, attention=model.attention
@@ -128,7 +128,7 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   learned = lora.abstract(model, mesh)
   moments = train.abstract_state(learned, optimizer, mesh).opt_state
   frozen = {}
-  shared = config.writing == 'reward_model' and reward is None
+  shared = scored and reward is None
   # The judge may be the model before training, which is loaded once.
   same = judge is not None and config.judge.model == config.model
   # Otherwise nothing reads the model before training: no KL term, no adapters

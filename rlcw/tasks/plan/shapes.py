@@ -14,6 +14,7 @@ from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import abstract_params, param_shardings
+from rlcw.runtime import sums
 from rlcw.runtime.mesh import group_shards
 from rlcw.tasks.plan.roofline import Shapes, Work
 
@@ -38,7 +39,12 @@ class Plan(NamedTuple):
   @property
   def shared(self) -> bool:
     """True if the reward model is a head on the reference's decoder."""
-    return self.config.writing == 'reward_model' and self.reward is None
+    return 'reward_model' in self.parts and self.reward is None
+
+  @property
+  def parts(self) -> dict[str, float]:
+    """The parts of the writing score, with their weights."""
+    return sums.parse(self.config.writing)
 
   @property
   def microbatches(self) -> int:

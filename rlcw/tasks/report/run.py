@@ -19,7 +19,15 @@ import numpy as np
 
 from rlcw.evaluation import intervals, names
 from rlcw.evaluation.page import template
-from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
+from rlcw.evaluation.plots import (
+  ARMS,
+  PANELS,
+  TRAINED,
+  Panel,
+  draw_curves,
+  draw_rules,
+  labels,
+)
 from rlcw.rewards import constraints
 from rlcw.runtime import console, files
 from rlcw.tasks.report.runs import read_runs
@@ -146,27 +154,26 @@ def add_penalties(
 
   Rewards count only within their group, and a mixer may write them relative to
   its best reply.  Here the reward of a reply without a penalty is its writing
-  score.  Mixers with other rewards than that get no penalties.
+  score, or what its parts add up to.  Mixers with other rewards than that get
+  no penalties.
   """
   found = []
   for group in groups:
+    writing = [r.get('writing_reward', r['writing']) for r in group['replies']]
     gaps = [
       None
-      if not r['valid'] or r['writing'] is None or r['reward'] is None
-      else r['writing'] - r['reward']
-      for r in group['replies']
+      if not r['valid'] or w is None or r['reward'] is None
+      else w - r['reward']
+      for r, w in zip(group['replies'], writing, strict=True)
     ]
     least = min((gap for gap in gaps if gap is not None), default=0)
     replies = []
-    for reply, gap in zip(group['replies'], gaps, strict=True):
+    for reply, w, gap in zip(group['replies'], writing, gaps, strict=True):
       if gap is not None and mixer in _PENALISED:
         # rewards are written in float32
-        scale = max(abs(reply['writing']), abs(least), 1e-3)
+        scale = max(abs(w), abs(least), 1e-3)
         penalty = gap - least if gap - least > 1e-6 * scale else 0.0
-        reply = reply | {
-          'penalty': penalty,
-          'reward': reply['writing'] - penalty,
-        }
+        reply = reply | {'penalty': penalty, 'reward': w - penalty}
       replies.append(reply)
     found.append(group | {'replies': replies})
   return found
@@ -174,9 +181,15 @@ def add_penalties(
 
 def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
   """Panels to draw: those that every run has, and others with any value."""
+  prefix = 'writing/'
+  parts = labels(m.removeprefix(prefix) for m in metrics if prefix in m)
+  parts = [
+    Panel(f'Writing: {shown}', {f'{prefix}{part}': TRAINED}, always=False)
+    for part, shown in parts.items()
+  ]
   return [
     panel
-    for panel in PANELS
+    for panel in (*PANELS, *parts)
     if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.series)
   ]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.evaluation.plots import ARMS, PANELS
+from rlcw.runtime import sums
 
 # Label, field of evaluate's summary without its suffix (_base, _trained or
 # _difference), format.
@@ -23,7 +24,7 @@ HEADLINE = (
   ('Mean length, tokens', 'length', 'z.1f'),
   ('Distinct-2', 'distinct2', 'z.3f'),
 )
-_REPLY = 'text writing follow finished length'
+_REPLY = 'text writing follow finished length parts? met?'
 # Schema: the fields of each file, and of each field whose value is an object
 # or a list of objects.  A field with `?` is optional: older runs lack it.
 _FIELDS = {
@@ -37,13 +38,13 @@ _FIELDS = {
     + [m + '?' * (not p.always) for p in PANELS for m in p.series]
     + ['seconds_step?']
   ),
-  'grpo/rollouts.jsonl': 'step brief_id prompt replies',
+  'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric?',
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
   'warnings? unmonitored?',
   # `writing` is a text here and a number in a reply
   'grpo/config.json': 'steps? reward_model? verifiers? mixing?',
   'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
-  'trained instruction_id_list kwargs?',
+  'trained instruction_id_list kwargs? rubric?',
   'evaluate/summary.json': ' '.join(
     [f'{key}_{arm}' for _, key, _ in HEADLINE for arm in ARMS]
     + [
@@ -52,11 +53,12 @@ _FIELDS = {
     ]
   ),
   'evaluate/config.json': 'run?',
-  'replies': _REPLY + ' violated valid reward advantage',
+  'replies': _REPLY + ' violated valid writing_reward? reward advantage',
   'warnings': 'monitor step value threshold text',
   'base': _REPLY,
   'trained': _REPLY,
   'read': 'run',
+  'rubric': 'criterion weight',
   'mixing': 'name?',
   'pass_rate_difference': 'mean low high',
   'writing_difference': 'mean low high',
@@ -64,14 +66,17 @@ _FIELDS = {
 # Types of fields; fields not listed here are numbers, or null for NaN.
 _TYPES = {
   'brief_id': (str, int),
-  **dict.fromkeys(('hardware', 'unmonitored'), (dict,)),
-  **dict.fromkeys(('text', 'prompt', 'language', 'genre', 'monitor'), (str,)),
+  **dict.fromkeys(('hardware', 'unmonitored', 'parts'), (dict,)),
+  **dict.fromkeys(
+    ('criterion', 'text', 'prompt', 'language', 'genre', 'monitor'), (str,)
+  ),
   **dict.fromkeys(('run', 'reward_model', 'name'), (str,)),
   **dict.fromkeys(
     ('follow', 'rules', 'instruction_id_list', 'replies', 'base', 'trained'),
     (list,),
   ),
   **dict.fromkeys(('warnings', 'read', 'verifiers', 'kwargs'), (list,)),
+  **dict.fromkeys(('rubric', 'met'), (list,)),
   **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
   **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
@@ -96,8 +101,13 @@ class Runs(NamedTuple):
 
   @property
   def writing(self) -> str:
-    """The writing score of training: reward_model, judge or module:function."""
+    """The setting `writing` of training."""
     return writing_of(self.grpo_config)
+
+  @property
+  def parts(self) -> dict[str, float]:
+    """The parts of the writing score, with their weights."""
+    return sums.parse(self.writing)
 
 
 def writing_of(grpo_config: dict[str, Any]) -> str:
@@ -122,6 +132,9 @@ def read_runs(config: Config) -> Runs:
   evaluation = _json(evaluate, 'evaluate/summary.json')
   briefs = _lines(evaluate, 'evaluate/evaluation.jsonl', notes)
   _check_verdicts(briefs, evaluate / 'evaluation.jsonl')
+  for brief in briefs:
+    replies = [reply for arm in ARMS for reply in brief[arm]]
+    _check_met(brief, replies, evaluate / 'evaluation.jsonl')
   reads = evaluation.get('read') or [{}]
   named = reads[0].get('run') or _optional(
     evaluate, 'evaluate/config.json'
@@ -133,6 +146,8 @@ def read_runs(config: Config) -> Runs:
   # a resumed run may repeat steps: the last row of a step counts
   by_step = {row['step']: row for row in metrics}
   groups = _lines(folder, 'grpo/rollouts.jsonl', notes)
+  for group in groups:
+    _check_met(group, group['replies'], folder / 'rollouts.jsonl')
   grpo_config = _json(folder, 'grpo/config.json')
   finished = (folder / 'summary.json').is_file()
   grpo = (
@@ -165,7 +180,10 @@ def read_runs(config: Config) -> Runs:
     evaluation,
     {
       name: np.array([by_step[s].get(name) for s in sorted(by_step)], float)
-      for _, name in _fields('grpo/metrics.jsonl')
+      for name in (
+        *(name for _, name in _fields('grpo/metrics.jsonl')),
+        *(f'writing/{part}' for part in sums.parse(writing_of(grpo_config))),
+      )
     },
     list({(g['step'], g['brief_id'], g['prompt']): g for g in groups}.values()),
     briefs,
@@ -237,7 +255,7 @@ def _reward_model(
     FileNotFoundError, ValueError: see `_same`; or the run used none.
   """
   given, writing = config.get('reward_model'), writing_of(grpo_config)
-  if writing != 'reward_model':
+  if 'reward_model' not in sums.parse(writing):
     if given:
       raise ValueError(
         f'reward_model={given!r}, but {grpo} was trained with writing='
@@ -287,6 +305,24 @@ def _check_verdicts(briefs: list[dict[str, Any]], file: Path) -> None:
         f'{file}, brief {brief["brief_id"]!r:.99}: expected "rules", "kwargs" '
         'and each reply\'s "follow" (true, false or null) to be as long as '
         '"instruction_id_list"'
+      )
+
+
+def _check_met(
+  record: dict[str, Any], replies: list[dict[str, Any]], file: Path
+) -> None:
+  """Checks that a rubric and the verdicts on its criteria pair up.
+
+  Raises:
+    ValueError: names the brief.
+  """
+  count = len(record.get('rubric', []))
+  for reply in replies:
+    met = reply.get('met', [None] * count)
+    if len(met) != count or any(v not in (True, False, None) for v in met):
+      raise ValueError(
+        f"{file}, brief {record['brief_id']!r:.99}: expected each reply's "
+        '"met" (true, false or null) to be as long as "rubric"'
       )
 
 
@@ -378,6 +414,9 @@ def _schema_errors(value: Any, name: str, where: str = '') -> Iterator[str]:
   if not isinstance(value, types) or empty:
     names = ' or '.join(each.__name__ for each in types)
     yield f'{where[1:] or "it"} should be {names}, not {value!r:.40}'
+  elif name == 'parts':
+    for part, score in value.items():
+      yield from _schema_errors(score, 'score', f'{where}.{part}')
   elif name in _FIELDS:
     for item in value if isinstance(value, list) else [value]:
       for optional, field in _fields(name):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rlcw.evaluation import heldout, names
 from rlcw.evaluation.page import read_step, show
 from rlcw.evaluation.plots import ARMS
 from rlcw.tasks.report.runs import HEADLINE
@@ -47,7 +48,10 @@ def headline(evaluation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     is '' where `evaluate` computed none.
   """
   rows = {}
-  for label, key, style in HEADLINE:
+  parts = (
+    (names.label(part), part, 'z.2f') for part in heldout.parts_of(evaluation)
+  )
+  for label, key, style in (*HEADLINE, *parts):
     arms = [evaluation[f'{key}_{arm}'] for arm in ARMS]
     mean = math.nan if None in arms else arms[1] - arms[0]
     known = evaluation.get(f'{key}_difference', {'mean': mean})

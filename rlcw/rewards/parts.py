@@ -1,0 +1,67 @@
+"""A writing reward of several parts, and DAPO's penalty of overlong replies.
+
+Parts have units of their own, such as logits and probabilities.  So each may be
+normalised within its group before the weighted parts are added.  The sum is the
+`writing` of `mixing`: whatever the parts and their weights, the mixer's
+guarantee holds for it.
+
+Letters: K parts, P groups of G replies.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlcw.losses import rounding_std
+from rlcw.rewards.mixed import z_scores
+
+
+def combine(
+  score_KxPxG: jax.Array | np.ndarray,
+  weight_K: Sequence[float],
+  valid_PxG: jax.Array | np.ndarray,
+  *,
+  normalise: bool,
+) -> jax.Array:
+  """Returns the weighted sum `[P, G]` of parts, in float32.
+
+  Args:
+    score_KxPxG: scores, NaN where there is none.
+    weight_K: of the parts.
+    valid_PxG: false for replies that are left out of their group.
+    normalise: scale each part to mean 0 and std 1 over the valid replies of its
+      group.  A part that is constant in a group, but for rounding, is then 0.
+
+  Returns:
+    NaN where a reply is not valid or lacks the score of any part.
+  """
+  score_KxPxG = jnp.asarray(score_KxPxG, jnp.float32)
+  known_PxG = jnp.asarray(valid_PxG) & jnp.isfinite(score_KxPxG).all(0)
+  total_PxG = jnp.zeros(known_PxG.shape)
+  for weight, score_PxG in zip(weight_K, score_KxPxG, strict=True):
+    # NaN times a mask of 0 would be NaN still.
+    part_PxG = jnp.where(known_PxG, score_PxG, 0.0)
+    if normalise:
+      rounding_Px1 = rounding_std(part_PxG, known_PxG)
+      part_PxG = z_scores(part_PxG, known_PxG, rounding_Px1)
+    total_PxG += weight * part_PxG
+  return jnp.where(known_PxG, total_PxG, jnp.nan)
+
+
+def overlong_penalty(
+  length: np.ndarray, longest: int, buffer: int
+) -> np.ndarray:
+  """Returns DAPO's soft penalty, from −1 to 0, of replies by their length.
+
+  0 up to `longest − buffer` tokens, then falling linearly to −1 at `longest`.
+  Source: DAPO, arXiv 2503.14476, equation 13.
+
+  Args:
+    length: tokens of each reply, its end included, of any shape.
+    longest: tokens that a reply may have.
+    buffer: tokens before that over which the penalty grows, at least 1.
+  """
+  over = np.asarray(length, np.float32) - (longest - buffer)
+  return -np.clip(over / buffer, 0.0, 1.0)
