@@ -26,6 +26,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rlcw.rewards.judge.factory import judge_settings
+from rlcw.runtime.optimizers import optimizer_settings
 from rlcw.runtime.ranges import nearest
 
 QWEN = 'Qwen/Qwen2.5-7B-Instruct'
@@ -46,7 +47,7 @@ def tiny() -> dict[str, Any]:
   """
   return dict(
     steps=2,
-    prompts_per_step=2,
+    prompts_per_step=4,  # as many as a recipe has updates
     group_size=4,
     microbatch_groups=1,
     max_new_tokens=16,
@@ -174,8 +175,7 @@ def greetings_7b() -> dict[str, Any]:
 
   The paper's other reward is `--config.writing=judge`, with a judge and the
   principles produced by configs/adversary.py.  500 steps are five epochs of the
-  3,200 published briefs.  The paper makes two updates per rollout, of 16 briefs
-  each; here a rollout gives one update.
+  3,200 published briefs, with two updates of 16 briefs each.
 
   v5e:4x4 (16 chips): 13.3 of 15.75 GiB.
   """
@@ -187,6 +187,7 @@ def greetings_7b() -> dict[str, Any]:
     language='zh',
     mixing=dict(name='writing'),
     group_size=4,
+    updates_per_rollout=2,
     max_new_tokens=512,
     temperature=1.0,
     learning_rate=3e-7,
@@ -212,7 +213,9 @@ def grpo() -> dict[str, Any]:
 
   rlcw --config=configs/grpo.py:grpo --workdir=runs/grpo
   """
-  return dict(mixing=dict(name='linear'), aggregation='sequence_mean')
+  return dict(
+    mixing=dict(name='linear'), aggregation='sequence_mean', kl_weight=0.04
+  )
 
 
 def dr_grpo() -> dict[str, Any]:
@@ -229,22 +232,30 @@ def dr_grpo() -> dict[str, Any]:
 
 
 def dapo() -> dict[str, Any]:
-  """DAPO (arXiv 2503.14476): clip-higher, mean over tokens, no KL term.
+  """DAPO (arXiv 2503.14476): clip-higher, mean over tokens, dynamic sampling.
 
-  Its dynamic sampling and overlong penalty are not part of this.
+  The paper makes 16 updates per rollout, of 512 replies each; here it is 4, so
+  that small steps divide.  Its overlong penalty is not part of this.
 
   rlcw --config=configs/grpo.py:dapo --workdir=runs/dapo
   """
-  return dict(mixing=dict(name='linear'), clip_high=0.28, kl_weight=0.0)
+  return dict(
+    mixing=dict(name='linear'),
+    oversample=1.5,
+    updates_per_rollout=4,
+    clip_high=0.28,
+    kl_weight=0.0,
+  )
 
 
 def gspo() -> dict[str, Any]:
-  """GSPO (arXiv 2507.18071): one importance ratio per reply, no KL term.
+  """GSPO (arXiv 2507.18071): one importance ratio per reply, four updates.
 
   rlcw --config=configs/grpo.py:gspo --workdir=runs/gspo
   """
   return dict(
     mixing=dict(name='linear'),
+    updates_per_rollout=4,
     ratio='sequence',
     aggregation='sequence_mean',
     clip_low=3e-4,
@@ -321,6 +332,11 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # Above 1, replies are sampled to so many times more briefs, and those are
       # dropped whose rewards are all equal: they teach nothing.
       oversample=1.0,
+      # Updates in each step.  Those of a rollout share its groups equally.
+      updates_per_rollout=1,
+      # Groups of each update, where passes over a rollout are to repeat: with
+      # prompts_per_step every update is a pass; 0 for equal shares.
+      minibatch_groups=0,
       # Gradients are accumulated over microbatches of so many briefs, which
       # bounds the memory of the update and does not change its result.
       microbatch_groups=4,
@@ -370,15 +386,21 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,  # ratios below 1 - clip_low have no gradient
       clip_high=0.2,  # nor have ratios above 1 + clip_high
+      # Above 1, ratios above it have no gradient for negative advantages (3 in
+      # arXiv 1912.09729); 0: no bound.
+      dual_clip=0.0,
+      # Truncated importance sampling: tokens are weighted by the ratio of the
+      # trainer's probability to that of the sampler, whose program differs, but
+      # at most by this (2 in Yao et al., 2025); 0: no weights.
+      tis=0.0,
       # Penalty on leaving the reference (the model before training).  k3 pulls
       # towards KL(reference | policy): keep all that the reference may write;
       # k2 towards KL(policy | reference): write nothing that it would not.
       kl='k3',  # k3 | k2
       kl_weight=0.1,  # 0: no reference is computed or kept in memory
+      entropy_weight=0.0,  # reward for a policy of high entropy
       # --- Optimiser
-      learning_rate=2e-5,  # constant after the warm-up
-      warmup_steps=2,  # of linear growth of the learning rate
-      max_grad_norm=1.0,  # gradients are clipped to this norm
+      **optimizer_settings(learning_rate=2e-5, warmup_steps=2),
       checkpoint_every=6,  # steps
       # --- Shown while it runs
       # Steps between samples, printed and logged: a brief with its best and its

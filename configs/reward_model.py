@@ -9,6 +9,8 @@ against length and of calibration in reward_model.png.
 
 from ml_collections import ConfigDict
 
+from rlcw.runtime.optimizers import optimizer_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
@@ -53,9 +55,7 @@ def get_config() -> ConfigDict:
       decoder=dict(
         steps=56,  # updates
         groups_per_step=8,  # prompts, each with its replies
-        learning_rate=1e-4,  # constant after the warm-up
-        warmup_steps=4,  # of linear growth of the learning rate
-        max_grad_norm=1.0,  # gradients are clipped to this norm
+        **optimizer_settings(learning_rate=1e-4, warmup_steps=4),
         checkpoint_every=14,  # steps
       ),
       # Where metrics go besides metrics.jsonl: tensorboard | wandb | trackio,

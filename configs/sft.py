@@ -14,6 +14,8 @@ Expect: held-out loss 4.62 before, 4.07 after, in nats per token.
 
 from ml_collections import ConfigDict
 
+from rlcw.runtime.optimizers import optimizer_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
@@ -39,9 +41,7 @@ def get_config() -> ConfigDict:
       # number must be a multiple of those devices.
       rows_per_step=4,
       row_tokens=256,  # at least the longest prompt and reply together
-      learning_rate=2e-5,  # constant after the warm-up
-      warmup_steps=2,  # of linear growth of the learning rate
-      max_grad_norm=1.0,  # gradients are clipped to this norm
+      **optimizer_settings(learning_rate=2e-5, warmup_steps=2),
       checkpoint_every=7,  # steps
       # Where metrics go besides metrics.jsonl: tensorboard | wandb | trackio,
       # several with commas.

@@ -43,6 +43,18 @@ class Ratio(NamedTuple):
     some = self.denominator > 0
     return self.numerator / jnp.where(some, self.denominator, 1)
 
+  def join(self, other: 'Ratio') -> 'Ratio':
+    """The mean over the examples of both."""
+    return Ratio(*map(jnp.add, self, other))
+
+
+class Peak(Ratio):
+  """A greatest value (scalar), over 1."""
+
+  def join(self, other: Ratio) -> 'Peak':
+    """The greatest value among the examples of both."""
+    return Peak(jnp.maximum(self.numerator, other.numerator), self.denominator)
+
 
 def cross_entropy(logp_N: jax.Array, mask_N: jax.Array) -> Ratio:
   """Masked cross-entropy in nats: `−Σ mask · log p` over `Σ mask`."""
@@ -289,6 +301,33 @@ def aggregate(
   return Ratio(loss_N.sum(), divisor(length_N, how, max_length))
 
 
+def truncated_weight(
+  policy_logp: jax.Array,
+  sampler_logp: jax.Array,
+  mask: jax.Array,
+  most: jax.Array | float,
+) -> jax.Array:
+  """Weights `min(π / π_sampler, C)` of truncated importance sampling.
+
+  They correct for a sampler that computes other probabilities than the trainer,
+  as one in bfloat16 does, with a bounded variance.  Source: Yao et al., "Your
+  efficient RL framework secretly brings you off-policy RL training", 2025.
+
+  Args:
+    policy_logp: log-probabilities `[..., T]` by the trainer's program, of the
+      parameters that the replies were sampled from.
+    sampler_logp: the same as recorded by the sampler.
+    mask: true at real tokens.
+    most: C, at least 1.
+
+  Returns:
+    Weights `[..., T]` in `[0, C]`, without gradient; 1 where masked.
+  """
+  gap = jnp.where(mask, policy_logp - sampler_logp, 0.0)
+  gap = jnp.clip(lax.stop_gradient(gap), -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+  return jnp.minimum(jnp.exp(gap), most)
+
+
 class GRPOTerms(NamedTuple):
   """The GRPO loss and its diagnostics, each a sum and a denominator."""
 
@@ -296,7 +335,7 @@ class GRPOTerms(NamedTuple):
   kl: Ratio | None  # nats per token, to the reference, by k3
   kl_clipped: Ratio | None  # share of tokens whose log-ratio was limited
   clip_fraction: Ratio  # share of tokens whose gradient the clip removed
-  sampler_gap: Ratio  # mean |log π − log π_sampler| per token
+  sampler_gap: Ratio  # mean |log π − log π_old| per token
 
 
 def grpo(
@@ -312,18 +351,23 @@ def grpo(
   kl_weight: jax.Array | float = 0.0,
   ratio: str = 'token',
   aggregation: str = 'token_mean',
+  dual_clip: jax.Array | float | None = None,
+  weight_NxT: jax.Array | None = None,
 ) -> GRPOTerms:
   """Group-relative policy optimisation (arXiv 2402.03300, eq. 3).
 
-  `L = −min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) + β · k` per token, with an
-  estimate `k` of a KL divergence from the reference (`k3_kl` or `k2_kl`), and
-  the importance ratio `ρ = π / π_old` of the token, or of the reply as the
-  geometric mean over its tokens (GSPO, arXiv 2507.18071).
+  `L = −w · s + β · k` per token, with `s = min(ρ A, clip(ρ, 1 − ε_low,
+  1 + ε_high) A)`, an estimate `k` of a KL divergence from the reference
+  (`k3_kl` or `k2_kl`), and the importance ratio `ρ = π / π_old` of the token,
+  or of the reply as the geometric mean over its tokens (GSPO, arXiv
+  2507.18071).  With a dual clip (arXiv 1912.09729, eq. 8), `max(s, c A)`
+  replaces `s` where A < 0: the loss is bounded by `c |A|` there, too.
 
   Args:
     logp_NxT: log-probabilities under the current policy; gradients flow
       through these only.
-    old_logp_NxT: log-probabilities recorded by the sampler.
+    old_logp_NxT: log-probabilities under the policy that the ratio is against:
+      those recorded by the sampler or, beside weights, those of the trainer.
     advantage_N: one advantage per reply.
     mask_NxT: true at the reply's tokens, EOS included; false throughout for
       replies that could not be scored, which are ignored.
@@ -335,6 +379,8 @@ def grpo(
     kl_weight: β.
     ratio: `token` or `sequence`.
     aggregation: see `aggregate`.
+    dual_clip: c, above 1; None for no bound.
+    weight_NxT: w, see `truncated_weight`; None for 1.
 
   Raises:
     ValueError: an unknown `ratio`, `kl` or `aggregation`.
@@ -362,7 +408,15 @@ def grpo(
   )
   # The minimum keeps the clip one-sided: where a clipped ratio would understate
   # the loss (a bad token that became likelier), the gradient remains.
-  loss_NxT = -jnp.minimum(unclipped, clipped)
+  surrogate_NxT, cut_NxT = jnp.minimum(unclipped, clipped), clipped < unclipped
+  if dual_clip is not None:
+    floor_Nx1 = dual_clip * advantage_N[:, None]
+    below_NxT = (advantage_N[:, None] < 0) & (surrogate_NxT < floor_Nx1)
+    surrogate_NxT = jnp.where(below_NxT, floor_Nx1, surrogate_NxT)
+    cut_NxT |= below_NxT
+  loss_NxT = -surrogate_NxT
+  if weight_NxT is not None:
+    loss_NxT *= lax.stop_gradient(weight_NxT)
 
   def token_mean(x_NxT: jax.Array) -> Ratio:
     x_NxT = lax.stop_gradient(x_NxT).astype(jnp.float32)
@@ -381,7 +435,7 @@ def grpo(
     loss=aggregate(loss_NxT, mask_NxT, aggregation, max_length),
     kl=divergence,
     kl_clipped=kl_clipped,
-    clip_fraction=token_mean(clipped < unclipped),
+    clip_fraction=token_mean(cut_NxT),
     # On fresh samples this is 0 but for numerics: a large gap means that the
     # sampler and the training forward pass disagree.
     sampler_gap=token_mean(jnp.abs(difference)),

@@ -2,8 +2,9 @@
 
 1. next_batch(state, step)  makes a batch, with the current parameters (GRPO
                             samples from them) or without (SFT, reward model)
-2. update(state, parts)     gradients summed over the parts of the batch, one
-                            division, clip, optimiser; two jitted programs
+2. update(state, parts)     gradients summed over the parts of a minibatch, one
+                            division, clip, optimiser; two jitted programs.  A
+                            batch may have several minibatches, an update each
 3. metrics                  of step n are fetched after step n + 1 is
                             dispatched, so that the device never idles
 """
@@ -24,6 +25,8 @@ from rlcw.losses import Ratio
 from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
+from rlcw.runtime.optimizers import make_optimizer as make_optimizer
+from rlcw.runtime.optimizers import make_rate as make_rate
 from rlcw.runtime.signals import Stopped
 
 Params = Any  # a nested dict of arrays
@@ -37,7 +40,7 @@ LossFn = Callable[[Params, Params, Any], dict[str, Ratio]]
 class TrainState(struct.PyTreeNode):
   """The state carried from step to step, and saved in checkpoints."""
 
-  step: jax.Array  # scalar int32, updates done
+  step: jax.Array  # scalar int32, steps done
   params: Params  # trainable ones only
   opt_state: optax.OptState
   # Scalar int32: consecutive updates skipped, as loss or gradient was not
@@ -45,53 +48,36 @@ class TrainState(struct.PyTreeNode):
   bad_steps: jax.Array
 
 
+class Minibatch(NamedTuple):
+  """The examples of one update."""
+
+  parts: Sequence[Any]  # trees, whose gradients are summed one after another
+  # Scalar that the sum of losses is divided by, if parts of the batch that have
+  # no gradient were left out; None for the sum of the denominators.
+  divisor: jax.Array | None = None
+
+
 class Batch(NamedTuple):
   """One training batch and the metrics of producing it."""
 
-  parts: Sequence[Any]  # trees, whose gradients are summed one after another
+  parts: Sequence[Any]  # of the first minibatch, and often the only one
   metrics: Mapping[str, Any]
   started: float  # time.perf_counter() when the device became free
   seconds: float = 0.0  # from then until the batch was complete
   # Counts such as `tokens`, of which the metrics have the rates per second.
   counts: Mapping[str, float] = {}
   sample: str = ''  # a text to show, if any
-  # Scalar that the sum of losses is divided by, if parts of the batch that have
-  # no gradient were left out; None for the sum of the denominators.
-  divisor: jax.Array | None = None
+  divisor: jax.Array | None = None  # of the first minibatch
+  later: Sequence[Minibatch] = ()  # in the order of their updates
+
+  @property
+  def minibatches(self) -> list[Minibatch]:
+    """All minibatches: the step has an update for each."""
+    return [Minibatch(self.parts, self.divisor), *self.later]
 
 
 class Ended(ValueError):
   """Raised by `next_batch`, in all processes, to end a run that is saved."""
-
-
-def make_rate(learning_rate: float, warmup_steps: int) -> optax.Schedule:
-  """Learning rate by the number of updates: warm-up, then constant."""
-  # Divided by warmup_steps + 1 so that the first step's rate is above 0.
-  return optax.linear_schedule(
-    learning_rate / (warmup_steps + 1), learning_rate, warmup_steps
-  )
-
-
-def make_optimizer(
-  learning_rate: float,
-  *,
-  warmup_steps: int,
-  max_grad_norm: float,
-  moment_dtype: str = 'float32',
-) -> optax.GradientTransformation:
-  """Adam with gradient clipping and a linear warm-up to a constant rate.
-
-  Args:
-    learning_rate: after the warm-up.
-    warmup_steps: steps of linear warm-up.
-    max_grad_norm: global norm that gradients are clipped to.
-    moment_dtype: dtype of the first moment; the second is float32.
-  """
-  rate = make_rate(learning_rate, warmup_steps)
-  return optax.chain(
-    optax.clip_by_global_norm(max_grad_norm),
-    optax.adam(rate, b2=0.99, mu_dtype=moment_dtype),
-  )
 
 
 def abstract_state(
@@ -154,13 +140,13 @@ def make_update(
     optimizer: of the run.
     state: gives the shardings of the new state.  The step donates the buffers
       of the state that it is called with.
-    microbatches: the largest number of parts; of one, no sum is kept beside
-      its gradient.
+    microbatches: the largest number of parts of a minibatch; of one, no sum is
+      kept beside its gradient.
     rate: the optimiser's learning rate, for the metrics.
 
   Returns:
     The step.  Its `frozen` parameters complete the state's, without gradient;
-    its `divisor` is that of `Batch`.
+    its `divisor` is that of `Minibatch`.
   """
   accumulate = make_accumulate(loss_fn, state)
   apply = make_apply(optimizer, state, rate)
@@ -168,7 +154,7 @@ def make_update(
   zeros = jax.jit(
     lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings
   )
-  add = jax.jit(lambda *terms: jax.tree.map(jnp.add, *terms))
+  add = jax.jit(lambda a, b: {name: a[name].join(b[name]) for name in a})
 
   def update(
     state: TrainState,
@@ -259,6 +245,26 @@ def make_apply(
   return jax.jit(apply, donate_argnums=0, out_shardings=(shardings, None))
 
 
+def take_step(
+  update: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+  state: TrainState,
+  batch: Batch,
+  frozen: Params,
+) -> tuple[TrainState, list[dict[str, jax.Array]]]:
+  """Makes the updates of a batch, which together are one step of the state.
+
+  Returns:
+    The state, and the metrics of each update.
+  """
+  # Each update counts itself, and donates the state that it is called with.
+  after = state.step + 1 if batch.later else None
+  stats = []
+  for parts, divisor in batch.minibatches:
+    state, found = update(state, parts, frozen, divisor)
+    stats.append(found)
+  return state if after is None else state.replace(step=after), stats
+
+
 def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
   """Restores the newest readable state, with the shardings of `like`.
 
@@ -294,7 +300,8 @@ def fit(
 
   Args:
     params: the parameters to train; their buffers are donated.
-    next_batch: `(state, step) -> Batch`, called once per step.
+    next_batch: `(state, step) -> Batch`, called once per step.  A step has an
+      update for each minibatch; checkpoints are between steps.
     loss_fn: see `LossFn`.
     optimizer: applied to the gradient of the whole batch.
     mesh: the mesh of the parameters.
@@ -303,8 +310,8 @@ def fit(
     workdir: checkpoints and metrics are written here.
     checkpoint_every: steps between checkpoints.
     frozen: parameters that complete `params` in the loss, without gradient.
-    microbatches: the largest number of parts of a batch.
-    max_bad_steps: steps in a row without a finite loss and gradient that stop
+    microbatches: the largest number of parts of a minibatch.
+    max_bad_steps: updates in a row without a finite loss and gradient that stop
       the run.
     watch: receives every row of metrics (`metrics.Writer`).
     line: template of the line that is logged for each step (`console.line`).
@@ -342,7 +349,7 @@ def fit(
     def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
       """Writes a row of metrics; returns whether training has diverged."""
       # Blocks until the device has finished the step.
-      stats = jax.device_get(stats)
+      stats = metrics.join_updates(jax.device_get(stats))
       total = until - batch.started
       times = {'seconds_update': total - batch.seconds, 'seconds_step': total}
       compiled = {
@@ -372,7 +379,7 @@ def fit(
         if isinstance(error, Stopped):
           console.log(f'{name}: {error}; {step} of {steps} steps are saved')
         raise
-      state, stats = update(state, batch.parts, frozen or {}, batch.divisor)
+      state, stats = take_step(update, state, batch, frozen or {})
       # This step runs on the device while the host writes the row of the step
       # before it.  So divergence is noticed one step late, which is harmless:
       # a bad step does not change the parameters.

@@ -43,7 +43,7 @@ from rlcw.models.layers import (
   Linear,
   RMSNorm,
   elementwise,
-  token_logprobs,
+  token_logprobs_and_entropy,
   weight,
 )
 from rlcw.models.packing import Groups, Layout
@@ -400,9 +400,24 @@ def reply_logprobs(
   token_PxGxT: jax.Array,
   temperature: jax.Array | float,
 ) -> jax.Array:
-  """Log-probabilities `[P, G, T]` of reply tokens, from `forward_groups`.
+  """Log-probabilities `[P, G, T]` alone of `reply_logprobs_and_entropy`."""
+  inputs = params, hidden_SxNxD, layout, token_PxGxT, temperature
+  return reply_logprobs_and_entropy(*inputs, entropy=False)[0]
 
-  They are 0 at padding.
+
+def reply_logprobs_and_entropy(
+  params: Params,
+  hidden_SxNxD: jax.Array,
+  layout: Layout,
+  token_PxGxT: jax.Array,
+  temperature: jax.Array | float,
+  *,
+  entropy: bool = True,
+) -> list[jax.Array]:
+  """Log-probabilities of reply tokens, from `forward_groups`, and entropies.
+
+  Both are `[P, G, T]`, and 0 at padding; without `entropy` the second is left
+  out.
   """
   D = hidden_SxNxD.shape[-1]
   # The hidden state at the token before predicts a token.
@@ -411,13 +426,14 @@ def reply_logprobs(
   )
   brief_PxL = jnp.zeros((len(layout.length), layout.briefs[1]), int)
   target_SxN = layout.rows(layout.join(brief_PxL, token_PxGxT))
-  logp_N = token_logprobs(
+  found = token_logprobs_and_entropy(
     predicting_SxNxD.reshape(-1, D),
     head_weight(params),
     target_SxN.reshape(-1),
     temperature,
+    entropy=entropy,
   )
-  return layout.of_replies(logp_N.reshape(target_SxN.shape))
+  return [layout.of_replies(x_N.reshape(target_SxN.shape)) for x_N in found]
 
 
 def forward_packed(

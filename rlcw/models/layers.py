@@ -138,7 +138,21 @@ def token_logprobs(
   temperature: jax.Array | float = 1.0,
   chunk: int = 0,
 ) -> jax.Array:
-  """Log-probability of each target under `softmax(hidden · headᵀ / T)`.
+  """Log-probabilities `[N]` alone of `token_logprobs_and_entropy`."""
+  inputs = hidden_NxD, head_VxD, target_N, temperature, chunk
+  return token_logprobs_and_entropy(*inputs, entropy=False)[0]
+
+
+def token_logprobs_and_entropy(
+  hidden_NxD: jax.Array,
+  head_VxD: jax.Array,
+  target_N: jax.Array,
+  temperature: jax.Array | float = 1.0,
+  chunk: int = 0,
+  *,
+  entropy: bool = True,
+) -> list[jax.Array]:
+  """Log-probability of each target under `p = softmax(hidden · headᵀ / T)`.
 
   Logits are computed for `chunk` rows at a time and again in the backward pass,
   so at most `[chunk, V]` of them are in memory.  Each group shard of the
@@ -151,26 +165,28 @@ def token_logprobs(
     target_N: token ids.
     temperature: T, the temperature of sampling.
     chunk: rows per chunk; 0 for as many as `LOGITS` allows.
+    entropy: false to leave the entropy out.
 
   Returns:
-    Float32 log-probabilities `[N]`.
+    Float32 log-probabilities `[N]`, and the entropy `−Σ p log p` `[N]` of each
+    distribution, in nats.  Gradients flow through both.
   """
   # A multiple of 128 rows fills the tiles of matrix units.
   chunk = chunk or max(LOGITS // len(head_VxD) // 128, 1) * 128
   inputs = hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature)
   shards = ambient_shards()
   if shards == 1 or len(hidden_NxD) % shards:
-    return _logprobs(chunk, *inputs)
+    return _logprobs(chunk, entropy, *inputs)
 
   # Under plain XLA partitioning, the loop over chunks would gather the head
   # anew in every iteration.
   def shard_logprobs(
     hidden_NxD: jax.Array, head_VxD: jax.Array, *rest: jax.Array
-  ) -> jax.Array:
+  ) -> list[jax.Array]:
     # Marked as varying, the head's gradients are summed over shards once, after
     # all chunks, rather than in every chunk.
     head_VxD = lax.pcast(head_VxD, GROUPS, to='varying')
-    return _logprobs(chunk, hidden_NxD, head_VxD, *rest)
+    return _logprobs(chunk, entropy, hidden_NxD, head_VxD, *rest)
 
   split, replicated = PartitionSpec(GROUPS), PartitionSpec()
   return jax.shard_map(
@@ -184,15 +200,16 @@ def token_logprobs(
 
 def _logprobs(
   chunk: int,
+  entropy: bool,
   hidden_NxD: jax.Array,
   head_VxD: jax.Array,
   target_N: jax.Array,
   inverse_temperature: jax.Array,
-) -> jax.Array:
-  """Log-probabilities `[N]` of rows that are all on one shard."""
+) -> list[jax.Array]:
+  """Log-probabilities and entropies of rows that are all on one shard."""
   rows, dim = hidden_NxD.shape
 
-  def logprob(args: tuple[jax.Array, jax.Array]) -> jax.Array:
+  def logprob(args: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
     hidden_CxD, target_C = args
     # In float32: a log-sum-exp over a whole vocabulary of bfloat16 logits would
     # be too coarse for differences between two policies.
@@ -204,7 +221,11 @@ def _logprobs(
     )
     chosen_C = jnp.take_along_axis(logits_CxV, target_C[:, None], axis=-1)[:, 0]
     normaliser_C = jax.nn.logsumexp(logits_CxV * inverse_temperature, axis=-1)
-    return chosen_C * inverse_temperature - normaliser_C
+    logp_C = chosen_C * inverse_temperature - normaliser_C
+    if not entropy:
+      return [logp_C]
+    logp_CxV = logits_CxV * inverse_temperature - normaliser_C[:, None]
+    return [logp_C, -(jnp.exp(logp_CxV) * logp_CxV).sum(-1)]
 
   if rows <= chunk:
     return logprob((hidden_NxD, target_N))
@@ -212,4 +233,5 @@ def _logprobs(
   pad = -rows % chunk
   hidden = jnp.pad(hidden_NxD, ((0, pad), (0, 0))).reshape(-1, chunk, dim)
   target = jnp.pad(target_N, (0, pad)).reshape(-1, chunk)
-  return lax.map(jax.checkpoint(logprob), (hidden, target)).reshape(-1)[:rows]
+  found = lax.map(jax.checkpoint(logprob), (hidden, target))
+  return [x.reshape(-1)[:rows] for x in found]

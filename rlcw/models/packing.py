@@ -76,9 +76,14 @@ class Partition(NamedTuple):
   tokens: int  # of all live groups
 
   @property
+  def computed(self) -> int:
+    """Tokens of all rows of the parts that have live groups."""
+    return self.rows * sum(self.width)
+
+  @property
   def padding(self) -> float:
     """Share of the computed tokens that are padding."""
-    return 1 - self.tokens / (self.rows * sum(self.width))
+    return 1 - self.tokens / self.computed
 
   def split(self, arrays: Any, sharding: Any) -> list[Any]:
     """Returns the parts of a tree of arrays `[P, …]` that have live groups.

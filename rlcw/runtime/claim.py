@@ -113,8 +113,9 @@ def settle() -> None:
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
-  The number of steps may grow.  If an input has changed, the results of a task
-  in `_REMADE` are removed; rows that it appended are kept under `NAME.old`.
+  The number of steps may grow, if no schedule depends on it.  If an input has
+  changed, the results of a task in `_REMADE` are removed; rows that it appended
+  are kept under `NAME.old`.
 
   Args:
     workdir: an existing folder.
@@ -155,6 +156,13 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     raise OtherSettings(
       f'{workdir} has a run with other settings (there, here): {changed}; '
       'choose another --workdir, or delete that one'
+    )
+  if longer and config.get('schedule', 'constant') != 'constant':
+    raise OtherSettings(
+      f'{workdir} has a run of steps={before["steps"]}, not {config["steps"]}, '
+      f'and schedule={config["schedule"]!r} is of a whole run: its learning '
+      'rates would have been others; choose another --workdir, perhaps with '
+      f'--config.model={workdir}'
     )
   claim = dataclasses.replace(
     claim, longer=longer, done=runs.is_finished(workdir) and not longer

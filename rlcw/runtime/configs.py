@@ -226,6 +226,9 @@ class _Source:
     function = value.func.id if isinstance(value.func, ast.Name) else ''
     if function == 'dict':
       for keyword in value.keywords:
+        if keyword.arg is None:  # **settings()
+          yield from self.of_value(keyword.value, prefix)
+          continue
         if words := self.comment(keyword):
           yield f'{prefix}{keyword.arg}', words
         yield from self.of_value(keyword.value, f'{prefix}{keyword.arg}.')

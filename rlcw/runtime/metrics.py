@@ -6,7 +6,7 @@ Only process 0 writes.
 import os
 import platform
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -145,3 +145,27 @@ def peak_memory_gib() -> float:
   """Peak resident host memory of this process, in GiB."""
   # Linux reports KiB.
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# Metrics of a step with several updates, from those of each; others are means.
+_JOINED = {
+  'learning_rate': lambda each: each[-1],
+  'skipped': sum,
+  'bad_steps': max,  # those in a row, which may begin in earlier steps
+  # Before the first update the policy is the one that was sampled.
+  'sampler_gap': lambda each: each[0],
+  'sampler_gap_max': max,
+}
+
+
+def join_updates(updates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """Joins the metrics of a step's updates; means are of those not skipped."""
+  if len(updates) == 1:
+    return updates[0]
+  done = [stats for stats in updates if not stats['skipped']] or updates
+  return {
+    name: join([stats[name] for stats in updates])
+    if (join := _JOINED.get(name))
+    else np.mean([stats[name] for stats in done])
+    for name in updates[0]
+  }

@@ -15,6 +15,7 @@ from rlcw import Config
 from rlcw.losses import AGGREGATIONS, KL_ESTIMATORS, RATIOS
 from rlcw.runtime import settings
 from rlcw.runtime.mesh import TABLES
+from rlcw.runtime.optimizers import SCHEDULES
 
 # Limits of the integers and the numbers of a device.
 INT_MAX = 2**31 - 1
@@ -108,6 +109,8 @@ RANGES: dict[str, Range] = {
   'prompts_per_step': _count(),
   'oversample': Number(1, 8),  # more than 8 times as many are thrown away
   'group_size': _count(2),  # a single reply has nothing to be compared with
+  'updates_per_rollout': _count(),
+  'minibatch_groups': _count(0),
   'microbatch_groups': _count(),
   'groups_per_step': _count(),
   'rows_per_step': _count(),
@@ -131,6 +134,11 @@ RANGES: dict[str, Range] = {
   # --- Optimiser
   'learning_rate': _POSITIVE,
   'max_grad_norm': _POSITIVE,
+  'final_ratio': _SHARE,
+  'weight_decay': _NOT_NEGATIVE,
+  # At 1 a moment would never move.
+  'beta1': Number(0, 1 - 1e-6),
+  'beta2': Number(0, 1 - 1e-6),
   'l2': _NOT_NEGATIVE,
   'lora.rank': _count(),
   'lora.alpha': _POSITIVE,
@@ -142,8 +150,12 @@ RANGES: dict[str, Range] = {
   'mixing.weight': Number(0, 1e6),
   'clip_low': Number(0, 1, above=True),
   'clip_high': _POSITIVE,
+  # A bound of 1 would leave no gradient to the replies that were sampled.
+  'dual_clip': Number(1, above=True, also=(0,)),
+  'tis': Number(1, also=(0,)),  # a lower cap would weigh all tokens alike
   'kl_weight': _NOT_NEGATIVE,
   'overlong_buffer': _count(0),
+  'entropy_weight': _NOT_NEGATIVE,
   # --- Monitors
   'monitors.window': _count(),
   'monitors.judge_every': _count(),
@@ -204,6 +216,7 @@ RANGES: dict[str, Range] = {
   'advantage_scale': Choice(('reward_std', 'none', 'writing_std')),
   'ratio': Choice(tuple(RATIOS)),
   'kl': Choice(tuple(KL_ESTIMATORS)),
+  'schedule': Choice(tuple(SCHEDULES)),
   'aggregation': Choice(tuple(AGGREGATIONS)),
   'rollout_table': Choice(tuple(TABLES)),
   'compute_dtype': _DTYPE,

@@ -24,7 +24,7 @@ from rlcw.models import language_model, layers, lora
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_packed, head_weight
-from rlcw.runtime import console, loggers, processes
+from rlcw.runtime import console, loggers, optimizers, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
 
 # Line of a step (`console.line`).
@@ -93,16 +93,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     counts = {'tokens': tokens_N[all_rows].sum()}
     return train.Batch([batch], {}, time.perf_counter(), counts=counts)
 
-  optimizer = train.make_optimizer(
-    config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    max_grad_norm=config.max_grad_norm,
-  )
   state = train.fit(
     learned,
     next_batch,
     loss_fn,
-    optimizer,
+    optimizers.optimizer_of(config, config.steps),
     model.mesh,
     frozen=frozen,
     name='sft',
@@ -110,7 +105,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
     line=LINE,
-    rate=train.make_rate(config.learning_rate, config.warmup_steps),
+    rate=optimizers.rate_of(config, config.steps),
     config=config,
   )
   summary = {

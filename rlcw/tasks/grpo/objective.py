@@ -7,6 +7,7 @@ definition for both makes sure that the plan is of the program that runs.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax import lax
 from jax.sharding import Mesh
 
 from rlcw import Config, losses, train
 from rlcw.models import lora, packing
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_groups, reply_logprobs
+from rlcw.models.decoder import (
+  Params,
+  forward_groups,
+  reply_logprobs_and_entropy,
+)
 from rlcw.models.packing import Groups
+from rlcw.runtime import optimizers
 from rlcw.runtime.mesh import group_shards
+from rlcw.tasks.grpo import minibatches
 
 
 def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
@@ -44,7 +52,8 @@ def sampled_prompts(config: Config) -> int:
   more = config.get('oversample', 1.0)
   if more == 1:
     return config.prompts_per_step
-  size = config.microbatch_groups
+  # Scoring and updates both compute whole microbatches.
+  size = math.lcm(config.microbatch_groups, minibatches.micro(config))
   # Rounded first: 1.1 · 10 is 11.000000000000002.
   return math.ceil(round(more * config.prompts_per_step / size, 6)) * size
 
@@ -68,6 +77,7 @@ def check(config: Config, mesh: Mesh) -> None:
       f'split over the {shards} devices of the data and fsdp axes; expected '
       f'one of {valid}'
     )
+  minibatches.check(config, valid)
 
 
 def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
@@ -85,30 +95,54 @@ def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-  """Adam with warm-up and gradient clipping, by a run's settings."""
-  return train.make_optimizer(
-    config.learning_rate,
-    warmup_steps=config.warmup_steps,
-    max_grad_norm=config.max_grad_norm,
-    moment_dtype=config.moment_dtype,
-  )
+  """The optimiser of a run (`optimizers.optimizer_of`)."""
+  updates = minibatches.updates(config) * config.steps
+  return optimizers.optimizer_of(config, updates, config.moment_dtype)
+
+
+def make_rate(config: Config) -> optax.Schedule:
+  """The learning rate of a run, by the number of updates."""
+  return optimizers.rate_of(config, minibatches.updates(config) * config.steps)
+
+
+def reads_old_policy(config: Config) -> bool:
+  """True if a pass before the first update gives the ratio's denominator.
+
+  That of a single update is the policy that it computes anyway.
+  """
+  return config.get('tis', 0.0) > 0 and minibatches.updates(config) > 1
+
+
+def signals_only(config: Config) -> bool:
+  """True if groups whose advantages are all 0 have no gradient."""
+  return config.kl_weight == 0 and config.get('entropy_weight', 0.0) == 0
+
+
+# --- Batch ------------------------------------------------------------------
 
 
 @struct.dataclass
 class Part:
   """A part of a step's batch, as the loss reads it."""
 
-  arrays: dict[str, Any]  # of `step.make_batch`, [P, …] for the part's P groups
+  # of `step.batch_arrays`, [P, …] for the part's P groups
+  arrays: dict[str, Any]
   # Of its packed rows (`forward_groups`): a shape, hence static.
   width: int = struct.field(pytree_node=False, default=0)
 
 
 class Batch(NamedTuple):
-  """A step's batch, laid out for the update."""
+  """Groups of one update, laid out for it."""
 
-  parts: list[Part]  # at most P / `microbatch_groups`
+  parts: list[Part]  # at most groups / `microbatch_groups`
   divisor: jax.Array  # of the sum of their losses
-  padding: float  # share of the computed tokens that are padding
+  tokens: int  # of the groups that are computed
+  computed: int  # tokens of the rows of all parts
+
+
+def padding(batches: Sequence[Batch]) -> float:
+  """Share of the tokens computed in all updates of a step that are padding."""
+  return 1 - sum(b.tokens for b in batches) / sum(b.computed for b in batches)
 
 
 def pack(
@@ -119,10 +153,10 @@ def pack(
   kept_P: np.ndarray | None = None,
   live_P: np.ndarray | None = None,
 ) -> Batch:
-  """Lays a batch out in packed rows.
+  """Lays the groups of an update out in packed rows.
 
   Args:
-    arrays: of `step.make_batch`, `[P, …]`.
+    arrays: of `step.batch_arrays`, `[P, …]`.
     lengths: `[P]` and `[P, G]` tokens of all briefs and replies, on the host.
     config: of the `grpo` task.
     sharding: of groups.
@@ -130,30 +164,35 @@ def pack(
     live_P: of these, groups that may have a gradient; None for all.  The others
       are not computed, but count in the divisor.
   """
-  length_P, count_PxG = lengths
-  every = np.ones(len(length_P), bool)
+  every = np.ones(len(lengths[0]), bool)
   kept_P = every if kept_P is None else kept_P
   live_P = kept_P if live_P is None else kept_P & live_P
-  reply = arrays['rollout'].token.shape[-1]
-  packed = packing.partition(
-    length_P,
-    count_PxG,
-    arrays['prompt'].shape[-1],
-    reply,
-    part=config.microbatch_groups,
-    live_P=live_P,
-  )
-  whole = arrays | {'live': live_P}
+  # A minibatch may be smaller than a microbatch.
+  part = min(config.microbatch_groups, int(kept_P.sum()))
+  packed = _partition(arrays, lengths, part, live_P)
   return Batch(
-    [
-      Part(part, width)
-      for part, width in zip(
-        packed.split(whole, sharding), packed.width, strict=True
-      )
-    ],
+    _parts(packed, arrays | {'live': live_P}, sharding),
     _divisor(arrays, kept_P, config.aggregation),
-    packed.padding,
+    packed.tokens,
+    packed.computed,
   )
+
+
+def _partition(
+  arrays: dict[str, Any],
+  lengths: tuple[np.ndarray, np.ndarray],
+  part: int,
+  live_P: np.ndarray,
+) -> packing.Partition:
+  widths = arrays['prompt'].shape[-1], arrays['rollout'].token.shape[-1]
+  return packing.partition(*lengths, *widths, part=part, live_P=live_P)
+
+
+def _parts(
+  packed: packing.Partition, arrays: dict[str, Any], sharding: Any
+) -> list[Part]:
+  split = packed.split(arrays, sharding)
+  return [Part(*each) for each in zip(split, packed.width, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames='how')
@@ -165,48 +204,125 @@ def _divisor(
   return losses.divisor(counted_PxG, how, rollout.token.shape[-1])
 
 
+# --- Programs ---------------------------------------------------------------
+
+
+def read(
+  model_config: ModelConfig,
+  config: Config,
+  params: Params,
+  part: Part,
+  entropy: bool = False,
+) -> list[jax.Array]:
+  """Runs a policy over a part, each brief once for its G replies.
+
+  Returns:
+    As `reply_logprobs_and_entropy`.
+  """
+  rollout, live_P = part.arrays['rollout'], part.arrays['live']
+  groups = Groups(
+    part.arrays['prompt'],
+    # Groups that are not live only fill the part up: they have no tokens.
+    jnp.where(live_P, part.arrays['length'], 0),
+    rollout.token,
+    jnp.where(live_P[:, None], rollout.length, 0),
+  )
+  hidden_SxNxD, layout = forward_groups(
+    model_config, params, groups, part.width
+  )
+  # At the temperature of the rollout, or the ratio of policy to sampler would
+  # not be 1 before the first update.
+  return reply_logprobs_and_entropy(
+    params,
+    hidden_SxNxD,
+    layout,
+    rollout.token,
+    config.temperature,
+    entropy=entropy,
+  )
+
+
+def make_old_policy(
+  model_config: ModelConfig, config: Config
+) -> Callable[[Params, Part], jax.Array]:
+  """Makes the jitted `(params, part) -> [P, G, T]` log-probabilities.
+
+  They are those of the trainer's program, from which the sampler's may differ.
+  """
+  return jax.jit(
+    lambda params, part: read(model_config, config, params, part)[0]
+  )
+
+
+def read_old_policy(
+  old_policy: Callable[[Part], jax.Array],
+  arrays: dict[str, Any],
+  lengths: tuple[np.ndarray, np.ndarray],
+  config: Config,
+  sharding: Any,
+  live_P: np.ndarray,
+) -> jax.Array:
+  """Log-probabilities `[P, G, T]` of replies, a part of the groups at a time.
+
+  Args:
+    old_policy: of `make_old_policy`, given parameters.
+    arrays: as for `pack`, as are the other arguments.
+    lengths: of briefs and replies.
+    config: of the task.
+    sharding: of groups.
+    live_P: groups that are needed; the others may have zeros.
+  """
+  packed = _partition(arrays, lengths, minibatches.micro(config), live_P)
+  found = [
+    old_policy(part)
+    for part in _parts(packed, arrays | {'live': live_P}, sharding)
+  ]
+  found += [jnp.zeros_like(found[0])] * (packed.parts - len(found))
+  return packed.join(found, sharding)
+
+
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   """Returns the GRPO loss as `train.fit` takes it.
 
-  The loss reads a `Part` of a batch of `step.make_batch`, each brief once for
-  its G replies, in packed rows.  Its result is `losses.GRPOTerms` as a dict,
-  without the terms that a batch without reference log-probabilities lacks.
+  The loss reads a `Part` of a batch of `step.batch_arrays` in packed rows.  Its
+  result is `losses.GRPOTerms` as a dict, without the terms that a batch without
+  reference log-probabilities lacks, and with those of `_gap_terms` for `tis`
+  and of `_entropy_terms` for `entropy_weight`.
+
+  The ratio is against the sampler's log-probabilities.  With `tis` it is
+  against the trainer's before the first update, and truncated importance
+  weights correct for the difference of the two.
   """
+  tis, bonus = config.get('tis', 0.0), config.get('entropy_weight', 0.0)
 
   def loss_fn(
     params: Params, frozen: Params, part: Part
   ) -> dict[str, losses.Ratio]:
-    params, arrays = lora.join(params, frozen), part.arrays
-    rollout, live_P = arrays['rollout'], arrays['live']
-    # Groups that are not live only fill the part up: they have no tokens.
-    count_PxG = jnp.where(live_P[:, None], rollout.length, 0)
+    arrays, rollout = part.arrays, part.arrays['rollout']
     length = rollout.token.shape[-1]
     # Tokens count if they are real, not padding, and their reply could be
     # scored.
+    count_PxG = jnp.where(arrays['live'][:, None], rollout.length, 0)
     mask_PxGxT = jnp.arange(length) < count_PxG[..., None]
     mask_PxGxT &= arrays['valid'][..., None]
-    groups = Groups(
-      arrays['prompt'],
-      jnp.where(live_P, arrays['length'], 0),
-      rollout.token,
-      count_PxG,
+    params = lora.join(params, frozen)
+    logp_PxGxT, *entropy = read(model_config, config, params, part, bonus > 0)
+    # From here on a row for each reply, [P · G, T]: the loss needs no groups,
+    # as the advantages already compare a reply with its group.
+    logp, mask, sampler_logp = (
+      x.reshape(-1, length) for x in (logp_PxGxT, mask_PxGxT, rollout.logp)
     )
-    hidden_SxNxD, layout = forward_groups(
-      model_config, params, groups, part.width
-    )
-    # At the temperature of the rollout, or the ratio of policy to sampler would
-    # not be 1 before the first update.
-    logp_PxGxT = reply_logprobs(
-      params, hidden_SxNxD, layout, rollout.token, config.temperature
-    )
-    ref_logp = arrays.get('ref_logp')
+    ref_logp, old_logp, weight = arrays.get('ref_logp'), sampler_logp, None
+    if tis:
+      # Without a pass before the update, it is the only one of its rollout.
+      old_logp = arrays.get('old_logp', logp_PxGxT).reshape(-1, length)
+      old_logp = lax.stop_gradient(old_logp)
+      weight = losses.truncated_weight(old_logp, sampler_logp, mask, tis)
     terms = losses.grpo(
-      # From here on a row for each reply, [P · G, T]: the loss needs no groups,
-      # as the advantages already compare a reply with its group.
-      logp_PxGxT.reshape(-1, length),
-      rollout.logp.reshape(-1, length),
+      logp,
+      old_logp,
       arrays['advantage'].reshape(-1),
-      mask_PxGxT.reshape(-1, length),
+      mask,
       None if ref_logp is None else ref_logp.reshape(-1, length),
       clip_low=config.clip_low,
       clip_high=config.clip_high,
@@ -214,7 +330,55 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
       kl_weight=config.kl_weight,
       ratio=config.ratio,
       aggregation=config.aggregation,
+      # 0 for no dual clip; configs of earlier versions do not have it.
+      dual_clip=config.get('dual_clip', 0.0) or None,
+      weight_NxT=weight,
     )
-    return {k: term for k, term in terms._asdict().items() if term is not None}
+    terms = {k: term for k, term in terms._asdict().items() if term is not None}
+    if tis:
+      terms |= _gap_terms(old_logp, sampler_logp, mask, tis)
+    for entropy_PxGxT in entropy:
+      entropy_NxT = entropy_PxGxT.reshape(-1, length)
+      terms |= _entropy_terms(terms['loss'], entropy_NxT, mask, config)
+    return terms
 
   return loss_fn
+
+
+def _gap_terms(
+  old_logp_NxT: jax.Array,
+  sampler_logp_NxT: jax.Array,
+  mask_NxT: jax.Array,
+  tis: float,
+) -> dict[str, losses.Ratio]:
+  """Metrics of the gap between trainer and sampler, as `truncated_weight`."""
+  gap_NxT = jnp.where(mask_NxT, old_logp_NxT - sampler_logp_NxT, 0.0)
+
+  def mean(x_NxT: jax.Array) -> losses.Ratio:
+    x_NxT = x_NxT.astype(jnp.float32)
+    return losses.aggregate(x_NxT, mask_NxT, 'token_mean', 0)
+
+  size_NxT = jnp.abs(gap_NxT)
+  return {
+    'sampler_gap': mean(size_NxT),
+    'sampler_gap_max': losses.Peak(size_NxT.max(), jnp.float32(1)),
+    'tis_clipped': mean(gap_NxT > math.log(tis)),
+  }
+
+
+def _entropy_terms(
+  loss: losses.Ratio,
+  entropy_NxT: jax.Array,
+  mask_NxT: jax.Array,
+  config: Config,
+) -> dict[str, losses.Ratio]:
+  """The loss less the entropy bonus, and the entropy as a metric."""
+  length = mask_NxT.shape[-1]
+  bonus = losses.aggregate(entropy_NxT, mask_NxT, config.aggregation, length)
+  total = loss.numerator - config.entropy_weight * bonus.numerator
+  return {
+    'loss': losses.Ratio(total, loss.denominator),
+    'entropy_exact': losses.aggregate(
+      lax.stop_gradient(entropy_NxT), mask_NxT, 'token_mean', length
+    ),
+  }

@@ -20,7 +20,7 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
-from rlcw.tasks.grpo import monitors, objective
+from rlcw.tasks.grpo import minibatches, monitors, objective
 from rlcw.tasks.grpo.step import make_next_batch
 
 # Line of a step (`console.line`).
@@ -89,10 +89,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     steps=config.steps,
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
-    microbatches=config.prompts_per_step // config.microbatch_groups,
+    microbatches=minibatches.size(config) // minibatches.micro(config),
     watch=make_watch(config),
     line=LINE,
-    rate=train.make_rate(config.learning_rate, config.warmup_steps),
+    rate=objective.make_rate(config),
     config=config,
   )
   # Only process 0 has written the files that the summary is made from.

@@ -10,9 +10,9 @@
                reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
                every rule-breaker's advantage A = (r − mean r) / std r negative;
                the other mixers are baselines
-  5. batch     `make_batch`: the groups that the update learns from, in parts: a
-               clipped policy gradient that reads each brief once for its group
-               (`objective.make_loss`)
+  5. batch     `make_batch`: the groups that each update learns from, in parts:
+               a clipped policy gradient that reads each brief once for its
+               group (`objective.make_loss`)
 
 `make_next_batch` calls the stages in this order, and logs the step's metrics
 and its replies (`logs`).
@@ -54,7 +54,7 @@ from rlcw.runtime import console, processes, sums
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import logs, objective, samples
+from rlcw.tasks.grpo import logs, minibatches, objective, samples
 
 # Token ids [P, L] and lengths [P] of a step's briefs, and a number [P] for the
 # random keys of each.
@@ -94,6 +94,7 @@ def make_next_batch(
       f'{len(briefs)} briefs: a step has some of them several times'
     )
   mix = make_mix(config)
+  old_policy = objective.make_old_policy(model.config, config)
   shards = processes.DataShards(model.mesh)
   rollout_log = workdir / 'rollouts.jsonl'
   outages = Outages(
@@ -160,34 +161,35 @@ def make_next_batch(
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
-    # Without a KL term, a group whose advantages are all 0 has no gradient.
-    live_P = mixed.advantage.any(1) if config.kl_weight == 0 else None
-    batch = objective.pack(
-      make_batch(brief_arrays, rollout, scores, local_mixed, shards),
+    packed = make_batch(
+      batch_arrays(brief_arrays, rollout, scores, local_mixed, shards),
       (np.concatenate(shards.gather(tokenized[1][rows])), stats['length']),
+      (mixed.advantage, kept_P),
+      functools.partial(old_policy, params),
+      step,
       config,
       shards.sharding,
-      kept_P,
-      live_P,
     )
     values = logs.step_metrics(stats, mixed)
     scored = time.perf_counter()
     values |= {
       'idle_slots': 1 - stats['length'].sum() / slots,
-      'padding': batch.padding,
+      'padding': objective.padding(packed),
       'dropped_groups': 1 - kept_P.mean(),
       'tokens_per_second': stats['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
     }
+    first, *later = (train.Minibatch(b.parts, b.divisor) for b in packed)
     return train.Batch(
-      batch.parts,
+      first.parts,
       values,
       started,
       scored - started,
       sample=sample,
-      divisor=batch.divisor,
+      divisor=first.divisor,
+      later=later,
     )
 
   return next_batch
@@ -410,13 +412,47 @@ def end_in_outage(
 
 
 def make_batch(
+  arrays: dict[str, Any],
+  lengths: tuple[np.ndarray, np.ndarray],
+  signal: tuple[np.ndarray, np.ndarray],
+  old_policy: Callable[[objective.Part], jax.Array],
+  step: int,
+  config: Config,
+  sharding: Any,
+) -> list[objective.Batch]:
+  """Step 5: divides the groups that are learned from among the updates.
+
+  Args:
+    arrays: of `batch_arrays`.
+    lengths: `[P]` and `[P, G]` tokens of all briefs and replies, on the host.
+    signal: advantages `[P, G]` of all replies, and `kept_groups` `[P]`.
+    old_policy: `objective.make_old_policy` of the step's parameters.
+    step: of the run.
+    config: of the `grpo` task.
+    sharding: of groups.
+  """
+  advantage_PxG, kept_P = signal
+  live_P = kept_P
+  if objective.signals_only(config):
+    live_P = kept_P & advantage_PxG.any(1)
+  if objective.reads_old_policy(config):
+    arrays['old_logp'] = objective.read_old_policy(
+      old_policy, arrays, lengths, config, sharding, live_P
+    )
+  return [
+    objective.pack(arrays, lengths, config, sharding, chosen_P, live_P)
+    for chosen_P in minibatches.draw(kept_P, config, step)
+  ]
+
+
+def batch_arrays(
   briefs: BriefArrays,
   rollout: Rollout,
   scores: Scores,
   mixed: dict[str, Any],
   shards: processes.DataShards,
 ) -> dict[str, Any]:
-  """Step 5: the arrays of one update, every one split over its P groups.
+  """Arrays that updates are made of, every one split over the P groups.
 
   Args:
     briefs: token ids `[P, L]`, lengths `[P]` and numbers `[P]`.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlcw import losses, train
+from rlcw import train
 from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
@@ -21,12 +21,13 @@ from rlcw.rewards import reward_model
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import group_shards, over_groups, replicated
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import objective
+from rlcw.tasks.grpo import minibatches, objective
 from rlcw.tasks.plan import load, roofline, sampling
 from rlcw.tasks.plan.shapes import (
   Plan,
   Program,
   per_chip,
+  policy,
   read_bytes,
   sharing,
 )
@@ -47,6 +48,8 @@ def phases(plan: Plan) -> Iterator[Program]:
     yield reward(plan, plan.reward)
   if plan.judge is not None:
     yield judge(plan, plan.judge)
+  if objective.reads_old_policy(plan.config):
+    yield old_policy(plan)
   yield update(plan)
   yield optimiser(plan)
 
@@ -80,6 +83,8 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
   }
   if plan.config.kl_weight > 0:
     arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
+  if objective.reads_old_policy(plan.config):
+    arrays['old_logp'] = of(jnp.float32, prompts, group, reply)
   return arrays
 
 
@@ -198,21 +203,47 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
   )
 
 
+def old_policy(plan: Plan) -> Program:
+  """The policy's pass before the first of several updates."""
+  config, model = plan.config, plan.model
+  packed = pack(learned_from(plan), minibatches.micro(config))
+  arrays = batch(plan, packed.groups)
+  del arrays['old_logp']
+  read = packed.parts * read_bytes(model, plan.mesh)
+  shapes = plan.shapes._replace(prompts=config.prompts_per_step)
+  return Program(
+    'old policy',
+    lambda: objective.make_old_policy(model, config).lower(
+      policy(plan), objective.Part(arrays, packed.widest)
+    ),
+    (plan.learned, base(plan)),
+    roofline.score(model, shapes, packed.tokens, read, packed.tokens),
+    sharing(model, plan.mesh),
+    runs=packed.parts,
+    sent=packed.parts,
+  )
+
+
 def update(plan: Plan) -> Program:
-  """The gradient, the only phase whose program depends on the microbatch."""
+  """The gradients, the only phase whose program depends on the microbatch."""
   config, model = plan.config, plan.model
   state = train.abstract_state(plan.learned, plan.optimizer, plan.mesh)
-  learned_from = plan._replace(
-    length_PxG=plan.length_PxG[: config.prompts_per_step]
-  )
-  packed = pack(learned_from, config.microbatch_groups)
-  arrays = batch(plan, packed.groups)
+  # Each update packs its own groups; together they are so many passes.
+  size, group = minibatches.size(config), plan.shapes.group
+  each = [
+    pack(plan._replace(length_PxG=rows), minibatches.micro(config))
+    for rows in learned_from(plan).length_PxG.reshape(-1, size, group)
+  ]
+  passes = minibatches.updates(config) // len(each)
+  parts = passes * sum(packed.parts for packed in each)
+  tokens = passes * sum(packed.tokens for packed in each)
+  arrays = batch(plan, each[0].groups)
   work = roofline.gradient(
     model,
-    plan.shapes._replace(prompts=config.prompts_per_step),
-    packed.tokens,
-    packed.tokens,
-    packed.parts,
+    plan.shapes._replace(prompts=passes * config.prompts_per_step),
+    tokens,
+    tokens,
+    parts,
     read_bytes(model, plan.mesh),
     per_chip(plan.learned),
   )
@@ -222,34 +253,45 @@ def update(plan: Plan) -> Program:
       gradients(plan),
       plan.learned,
       base(plan),
-      objective.Part(arrays, packed.widest),
+      objective.Part(arrays, each[0].widest),
     ),
     (plan.learned, base(plan)),
     work,
     sharing(model, plan.mesh),
-    runs=packed.parts,
-    sent=packed.parts,
+    runs=parts,
+    sent=parts,
   )
+
+
+def learned_from(plan: Plan) -> Plan:
+  """The plan of the groups that are learned from alone."""
+  prompts = plan.config.prompts_per_step
+  return plan._replace(length_PxG=plan.length_PxG[:prompts])
 
 
 def optimiser(plan: Plan) -> Program:
   """Clipping the gradient, and Adam."""
   state = train.abstract_state(plan.learned, plan.optimizer, plan.mesh)
-  place = replicated(plan.mesh)
+  place, updates = replicated(plan.mesh), minibatches.updates(plan.config)
   scalar: Any = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
-  ratio = losses.Ratio(scalar, scalar)
-  names = [*losses.GRPOTerms._fields]
-  if plan.config.kl_weight == 0:
-    names = [name for name in names if not name.startswith('kl')]
-  rate = train.make_rate(plan.config.learning_rate, plan.config.warmup_steps)
+  rate = objective.make_rate(plan.config)
   moments = plan.resident['optimiser']
+
+  def lower() -> Any:
+    part = objective.Part(batch(plan, minibatches.micro(plan.config)))
+    terms = jax.eval_shape(plan.loss, plan.learned, base(plan), part)
+    terms = jax.tree.map(lambda _: scalar, terms)
+    return train.make_apply(plan.optimizer, state, rate).lower(
+      state, plan.learned, terms, scalar
+    )
+
   return Program(
     'optimiser',
-    lambda: train.make_apply(plan.optimizer, state, rate).lower(
-      state, plan.learned, dict.fromkeys(names, ratio), scalar
-    ),
+    lower,
     (plan.learned, moments),
-    roofline.optimiser(per_chip(plan.learned), per_chip(moments)),
+    roofline.optimiser(per_chip(plan.learned), per_chip(moments), updates),
+    runs=updates,
+    sent=updates,
   )
 
 

@@ -294,12 +294,12 @@ def gradient(
   return Work(flops, held, 4 * pass_bytes(c, s))
 
 
-def optimiser(learned: int, moments: int) -> Work:
+def optimiser(learned: int, moments: int, updates: int = 1) -> Work:
   """Work of the optimiser, given the bytes of its arrays on each chip.
 
-  It reads the gradient, and reads and writes weights and moments.
+  Each update reads the gradient, and reads and writes weights and moments.
   """
-  return Work(0.0, learned + 2 * (learned + moments))
+  return Work(0.0, updates * (learned + 2 * (learned + moments)))
 
 
 def times(

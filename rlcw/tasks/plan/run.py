@@ -24,7 +24,7 @@ from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.runtime import console, files, processes, sums
 from rlcw.runtime.mesh import group_shards, make_mesh
-from rlcw.tasks.grpo import objective
+from rlcw.tasks.grpo import minibatches, objective
 from rlcw.tasks.plan import (
   advice,
   hlo,
@@ -335,8 +335,13 @@ def largest_microbatch(
     fits: whether the update fits with the config's own microbatch.
     chip: of the slice.
   """
-  valid = objective.valid_microbatches(plan.config, plan.mesh)
-  now = plan.config.microbatch_groups
+  size, now = minibatches.size(plan.config), plan.config.microbatch_groups
+  # Larger ones than a minibatch change nothing.
+  valid = [
+    n
+    for n in objective.valid_microbatches(plan.config, plan.mesh)
+    if n == now or size % n == 0
+  ]
   best = now if fits else None
   # Each try is a compilation: go upwards until one does not fit, or downwards
   # until one does.

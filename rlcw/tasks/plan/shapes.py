@@ -16,6 +16,7 @@ from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime import sums
 from rlcw.runtime.mesh import group_shards
+from rlcw.tasks.grpo import minibatches
 from rlcw.tasks.plan.roofline import Shapes, Work
 
 
@@ -49,7 +50,7 @@ class Plan(NamedTuple):
   @property
   def microbatches(self) -> int:
     """Number of microbatches in an update."""
-    return self.config.prompts_per_step // self.config.microbatch_groups
+    return minibatches.size(self.config) // minibatches.micro(self.config)
 
 
 class Program(NamedTuple):

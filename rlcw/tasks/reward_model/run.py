@@ -31,7 +31,7 @@ from rlcw.models import formats, language_model, lora, packing
 from rlcw.models.decoder import Params, forward_replies
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
-from rlcw.runtime import console, files, loggers, processes
+from rlcw.runtime import console, files, loggers, optimizers, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model.groups import (
   Groups,
@@ -393,16 +393,11 @@ def fit_decoder(
     counts = {'pairs': pairs_N[draw()].sum()}
     return train.Batch([arrays], {}, time.perf_counter(), counts=counts)
 
-  optimizer = train.make_optimizer(
-    settings.learning_rate,
-    warmup_steps=settings.warmup_steps,
-    max_grad_norm=settings.max_grad_norm,
-  )
   state = train.fit(
     learned,
     next_batch,
     loss_fn,
-    optimizer,
+    optimizers.optimizer_of(settings, settings.steps),
     model.mesh,
     name='decoder',
     steps=settings.steps,
@@ -410,7 +405,7 @@ def fit_decoder(
     checkpoint_every=settings.checkpoint_every,
     frozen=frozen,
     line=LINE,
-    rate=train.make_rate(settings.learning_rate, settings.warmup_steps),
+    rate=optimizers.rate_of(settings, settings.steps),
     config=config,
   )
   params = lora.join(state.params, frozen)
