@@ -58,8 +58,8 @@ def check(config: Config) -> None:
   """Validates the settings that select the parts.
 
   Raises:
-    ValueError: a function cannot be imported, `writing='judge'` has no judge,
-      or `offload` would move weights that the judge shares.
+    ValueError: a function cannot be imported, or `writing='judge'` has no
+      judge.
   """
   if config.writing not in ('reward_model', 'judge'):
     import_function(config.writing, 'writing', 'reward_model or judge')
@@ -70,12 +70,6 @@ def check(config: Config) -> None:
   for name in config.verifiers:
     if name != 'rules':
       import_function(name, 'verifiers', 'rules')
-  if config.offload and config.judge.model == config.model:
-    raise ValueError(
-      f'judge.model={config.judge.model!r} equals model, whose weights '
-      'offload=True keeps in host memory, but the judge reads them for every '
-      'question: judge.model must be another one than model'
-    )
 
 
 def import_function(name: str, setting: str, expected: str) -> Reward:
@@ -218,7 +212,7 @@ class Scorer:
           f'--config.max_reply_tokens={config.max_new_tokens}'
         )
     self.judge_model = factory.make_judge(
-      config.judge, model.mesh, model, workdir=workdir
+      config.judge, model.mesh, model, workdir=workdir, offload=config.offload
     )
     shared = self.reward is not None and self.reward.shared
     self.reads_base = reference or shared

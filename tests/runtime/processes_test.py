@@ -173,8 +173,8 @@ def test_a_task_for_one_process_is_refused_to_several(
   monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
   monkeypatch.setattr(processes, 'count', lambda: 2)
-  with pytest.raises(app.UsageError, match="evaluate.*'sft'.*'grpo'"):
-    main.prepare_workdir({'task': 'evaluate'}, tmp_path)
+  with pytest.raises(app.UsageError, match="curate.*'sft'.*'verify'"):
+    main.prepare_workdir({'task': 'curate'}, tmp_path)
   monkeypatch.setattr(processes, 'gather', lambda mine: [mine, {'task': 'sft'}])
   with pytest.raises(app.UsageError, match='different settings'):
     main.prepare_workdir({'task': 'grpo'}, tmp_path)
