@@ -22,7 +22,7 @@ from rlcw.data import datasets
 from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model
-from rlcw.models.language_model import Placement
+from rlcw.models.language_model import LanguageModel, Placement
 from rlcw.rewards import reward_model
 from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.judge import factory, questions
@@ -90,21 +90,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   logs = {name: read_logs(folder) for name, folder in runs.items()}
   placed = Placement(trained.compute_dtype, trained.attention)
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
-  offload = trained.offload
-  scorers = Scorers(
-    Scorer(base, trained),
-    reward_model.load(config.unseen, base),
-    factory.make_judge(
-      config.judge, base.mesh, base, workdir=workdir, offload=offload
-    ),
-  )
-  shards = processes.DataShards(base.mesh)
+  scorers = load_scorers(config, trained, base, workdir)
   primary = processes.is_primary_process()
   briefs = load_run_briefs(trained, 'heldout', base.system)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
     meters['judge'] = scorers.judge.usage
-  ledger = Ledger(workdir, meters, shards.gather)
+  ledger = Ledger(workdir, meters, scorers.scorer.shards.gather)
   folder = workdir / 'replies'
   if primary:
     folder.mkdir(exist_ok=True)
@@ -122,15 +114,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       begun = name == BASE
       model = base if begun else language_model.beside(runs[name], base)
       answered = heldout.answer(model, scorers.scorer, briefs, trained, config)
-      features_PxGxD = read(answered, briefs, scorers, config)
       # the base comes first in the loop, so others can be compared with it
-      if scorers.judge is not None:
-        before = replies.get(BASE)
-        judge(scorers.judge, answered, before, briefs, config, shards)
-      if primary:
-        # half precision is enough: features are used for diversity only
-        np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
-        write(file, briefs, answered)
+      rate(file, answered, replies.get(BASE), briefs, scorers, config)
       ledger.save()
       # Written last, because it marks the replies as complete.
       write_json(file.with_suffix('.json'), {'key': key})
@@ -167,6 +152,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   page.write(workdir, summary, replies, briefs, histories)
   usage.log('compare', used)
   return summary | {'usage': used}
+
+
+def load_scorers(
+  config: Config, trained: Config, base: LanguageModel, workdir: Path
+) -> Scorers:
+  """Loads the scorers, which share the base's weights where they can."""
+  return Scorers(
+    Scorer(base, trained),
+    reward_model.load(config.unseen, base),
+    factory.make_judge(
+      config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
+    ),
+  )
 
 
 def find(pattern: str) -> dict[str, Path]:
@@ -271,6 +269,34 @@ def differences(settings: dict[str, Config]) -> list[str]:
         raise ValueError(f'runs cannot be compared: they differ in {note}')
       notes.append(note)
   return notes
+
+
+def rate(
+  file: Path,
+  answered: list[list[dict[str, Any]]],
+  base: list[list[dict[str, Any]]] | None,
+  briefs: list[Brief],
+  scorers: Scorers,
+  config: Config,
+) -> None:
+  """Lets the other two scorers rate a model's replies, and stores these.
+
+  Args:
+    file: to be written in process 0, beside one of the replies' features.
+    answered: `[P][G]` replies, changed in place.
+    base: those of the base; None for the base itself.
+    briefs: the P briefs.
+    scorers: all three.
+    config: the settings of the task.
+  """
+  features_PxGxD = read(answered, briefs, scorers, config)
+  if scorers.judge is not None:
+    shards = scorers.scorer.shards
+    judge(scorers.judge, answered, base, briefs, config, shards)
+  if processes.is_primary_process():
+    # half precision is enough: features are used for diversity only
+    np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
+    write(file, briefs, answered)
 
 
 def read(
