@@ -39,5 +39,11 @@ def get_config() -> ConfigDict:
         model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       ),
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+      # dtype of activations and weights; '': as in the runs.  On a CPU bfloat16
+      # is slower.
+      compute_dtype='',  # float32 | bfloat16
+      attention='',  # auto | xla; '': as in the runs
+      # Sharding of the weights during sampling, as in grpo; '': as in the runs.
+      rollout_table='',  # decode | train | wide
     )
   )

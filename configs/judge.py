@@ -29,5 +29,9 @@ def get_config() -> ConfigDict:
       judge=judge_settings(),
       batch_size=32,  # replies that are judged and written at once
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+      # dtype of a judge that is loaded here; '': as in the run that trained it,
+      # else float32.  On a CPU bfloat16 is slower.
+      compute_dtype='',  # float32 | bfloat16
+      attention='',  # auto | xla; '': as in that run, else auto
     )
   )

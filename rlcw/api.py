@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from rlcw.data import messages
 from rlcw.data.messages import Message
 from rlcw.models import language_model
-from rlcw.models.language_model import LanguageModel
+from rlcw.models.language_model import LanguageModel, Placement
 from rlcw.rewards import constraints, forms, reward_model
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.constraints import LANGUAGES
@@ -122,12 +122,12 @@ def load(
   mesh = make_mesh() if mesh is None else mesh
   with jax.set_mesh(mesh), _quietly():
     if reward:
-      loaded = reward_model.load_alone(str(model), mesh)
+      loaded = reward_model.load_alone(str(model), mesh, Placement(dtype))
       decoder = language_model.cast(loaded.decoder, dtype, 'auto')
       return loaded._replace(decoder=decoder)
-    policy = language_model.load(model, mesh)
+    policy = language_model.load(model, mesh, Placement(dtype))
     _log_unfinished(model)
-    return language_model.cast(policy, dtype, 'auto')
+    return policy
 
 
 @contextlib.contextmanager

@@ -47,7 +47,10 @@ TASKS = {
 }
 
 # Tasks that can divide their work among several processes.
-_SHARED = 'sft', 'reward_model', 'grpo'
+_SHARED = (
+  *('sft', 'reward_model', 'grpo', 'evaluate', 'compare'),
+  *('generate', 'score', 'judge', 'verify', 'export'),
+)
 
 
 def prepare_workdir(

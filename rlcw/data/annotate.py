@@ -1,12 +1,16 @@
 """Annotation of JSONL files of replies: the same lines with fields added.
 
 Annotated lines are appended to the output in the order of the input, so an
-interrupted run continues after the last complete line.
+interrupted run continues after the last complete line.  Several processes share
+each batch; process 0 writes.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from jax.sharding import Mesh
 
 from rlcw.data import datasets, layouts
 from rlcw.runtime import (
@@ -26,6 +30,7 @@ def annotate(
   field: str,
   size: int,
   answer: Callable[[Sequence[Record]], Sequence[Record]],
+  mesh: Mesh,
 ) -> tuple[list[Record], int]:
   """Adds fields to every line of a file of `{"prompt", "response"}`.
 
@@ -35,10 +40,13 @@ def annotate(
     output: path of the annotated JSONL.
     field: one of the added fields; identifies the output of this task.
     size: batch size of `answer`; the last batch may be smaller.
-    answer: maps a batch of records to the fields to add to each.
+    answer: maps this process's share of a batch, which may be empty, to the
+      fields to add to each record.  All processes call it together.
+    mesh: of devices, over which batches are split.
 
   Returns:
-    All lines of the output, and the number that an earlier run had written.
+    All lines of the output, in process 0 alone; and the number that an earlier
+    run had written.
 
   Raises:
     FileNotFoundError: `source` does not exist.
@@ -55,18 +63,18 @@ def annotate(
       datasets.text_of(record, 'response')
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
-  output.parent.mkdir(parents=True, exist_ok=True)
   # The number of complete lines is the position to resume from.
-  done, total = files.count_whole_lines(output, field), len(records)
-  if done > total:
-    raise ValueError(
-      f'{output} has {done} lines, but {source} only {total}; expected the '
-      'output of an earlier run on the same file'
-    )
+  total = len(records)
+  done = files.lines_done(output, field, source, total)
   claim.settle()
+  shards = processes.DataShards(mesh)
   steps = console.progress(name, done, total, 'reply', size)
   for first in processes.stoppable(steps):
     batch = [record for _, record in records[first : first + size]]
-    for record, fields in zip(batch, answer(batch), strict=True):
-      files.append_jsonl(output, {**record, **fields})
-  return datasets.read_jsonl(output), done
+    shares = shards.gather_to_primary(answer(shards.local_items(batch)))
+    if processes.is_primary_process():
+      answers = itertools.chain(*shares)
+      for record, fields in zip(batch, answers, strict=True):
+        files.append_jsonl(output, {**record, **fields})
+  primary = processes.is_primary_process()
+  return datasets.read_jsonl(output) if primary else [], done

@@ -1,19 +1,22 @@
-"""Samples and scores a model's replies to held-out briefs."""
+"""Samples and scores a model's replies to held-out briefs.
+
+Several processes share each batch of briefs, and then have all replies.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.runtime import console, processes
-from rlcw.runtime.mesh import over_groups, round_up_groups
+from rlcw.runtime.mesh import round_up_groups
 from rlcw.sampling.rollout import sample
 from rlcw.sampling.samplers import Temperature
 
@@ -35,6 +38,27 @@ _PART = 'writing/'  # before the name of a part of the writing score
 SHARES = 'pass_rate', 'pass_rate_loose', 'good', 'truncated'
 
 
+def computed_as(config: Config, trained: Config) -> Config:
+  """Settings of a run, but computed as an evaluation of it asks for.
+
+  Args:
+    config: of the evaluation; an empty `compute_dtype`, `attention` or
+      `rollout_table` leaves that of the run.
+    trained: of the run, of which earlier versions lack some.
+  """
+  found = trained.copy_and_resolve_references()
+  defaults = {
+    'compute_dtype': 'float32',
+    'attention': 'auto',
+    'rollout_table': 'decode',
+    'offload': False,
+  }
+  with found.unlocked():
+    for name, default in defaults.items():
+      found[name] = config.get(name) or trained.get(name, default)
+  return found
+
+
 def answer(
   model: LanguageModel,
   scorer: Callable[..., Any],
@@ -48,7 +72,7 @@ def answer(
     model: the policy.
     scorer: as `scoring.Scorer`.
     briefs: P held-out briefs.
-    trained: the training run's settings, for temperature and reply length.
+    trained: the training run's settings (`computed_as`).
     config: the evaluation's settings, for batch size, group size and seed.
 
   Returns:
@@ -67,6 +91,7 @@ def answer(
   # merges adapters into the weights where that costs no precision
   decoder = lora.rollout_config(model.config)
   params = lora.rollout_params(model.config, model.params)
+  shards = processes.DataShards(model.mesh)
   size, replies = round_up_groups(config.batch_size, model.mesh), []
   passes = -(-len(briefs) // size)
   steps = console.progress('evaluate', 0, passes, 'batch')
@@ -74,14 +99,15 @@ def answer(
     # Every batch has the same shape, so that `sample` compiles once and rows
     # split over the devices; the last batch is filled with repeated briefs.
     rows = np.arange(step * size, (step + 1) * size) % len(briefs)
-    prompt_PxL, length_P, brief_P = jax.device_put(
-      (prompt_NxL[rows], length_N[rows], rows),
-      over_groups(model.mesh),
+    own = shards.local_slice(rows)
+    prompt_PxL, length_P, brief_P = shards.to_global(
+      (prompt_NxL[own], length_N[own], own)
     )
+    ready = for_rollout(decoder, params, model.mesh, trained.rollout_table)
     # Random keys depend on seed, step (0) and row alone: all models draw the
     # same numbers for the same brief, which makes comparisons paired.
     rollout = sample(
-      params,
+      ready,
       prompt_PxL,
       length_P,
       brief_P,
@@ -93,16 +119,17 @@ def answer(
       max_new_tokens=trained.max_new_tokens,
       eos=model.chat.eos_ids,
       stop=model.chat.stop_ids,
+      spent=copies(ready, params),
     )
-    scores = scorer(
-      [briefs[row] for row in rows], prompt_PxL, length_P, rollout
-    )
+    del ready  # it need not be in memory while replies are scored
+    scores = scorer([briefs[row] for row in own], prompt_PxL, length_P, rollout)
+    rollout, ref_logp = shards.local_rows((rollout, scores.ref_logp))
     finished = np.asarray(rollout.finished)
     length = np.asarray(rollout.length)
-    gap_PxGxT = np.asarray(rollout.logp - scores.ref_logp)
+    gap_PxGxT = np.asarray(rollout.logp - ref_logp)
     # the mask leaves out padding after a reply's last token
     kl = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
-    replies += [
+    groups = [
       [
         {
           'text': scores.text[p][g],
@@ -115,8 +142,9 @@ def answer(
         }
         for g in range(config.replies_per_brief)
       ]
-      for p in range(size)
+      for p in range(len(own))
     ]
+    replies += shards.gather_items(groups)
   # drop the repeated briefs of the last batch
   replies = replies[: len(briefs)]
   for brief, group in zip(briefs, replies, strict=True):

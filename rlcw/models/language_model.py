@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from rlcw import Config
-from rlcw.models import chat, lora, weights
+from rlcw.models import chat, formats, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
@@ -40,6 +40,44 @@ class LanguageModel(NamedTuple):
     return lora.without(self.config)
 
 
+class Placement(NamedTuple):
+  """How a model that is only read lies on the devices, and is computed."""
+
+  dtype: str = 'float32'
+  attention: str = 'auto'  # auto | xla
+  table: str = 'train'  # of `runtime.mesh`, by which weights are split
+
+
+PLAIN = Placement()
+
+
+def placement(config: Config, model: str | Path = '') -> Placement:
+  """Returns the placement that a task's settings ask for.
+
+  A setting that is empty is that of the run that trained the model.
+
+  Args:
+    config: of the task; `rollout_table` only if it samples from the model.
+    model: that it reads; perhaps the workdir of a run.
+
+  Raises:
+    FileNotFoundError, ValueError: see `run_config`.
+  """
+  run = run_config(model) if model else None
+
+  def setting(name: str, default: str) -> str:
+    # Configs of earlier versions lack some of them.
+    return config.get(name) or (run and run.get(name)) or default
+
+  return Placement(
+    setting('compute_dtype', 'float32'),
+    setting('attention', 'auto'),
+    setting('rollout_table', 'decode')
+    if 'rollout_table' in config
+    else 'train',
+  )
+
+
 def run_config(model: str | Path) -> Config | None:
   """Settings of a run, or `None` if `model` is not the workdir of a run.
 
@@ -55,8 +93,24 @@ def origin(model: str | Path) -> str:
   return runs.lineage(model)[1]
 
 
-def load(model: str | Path, mesh: Mesh) -> LanguageModel:
-  """Loads a model; a run's adapters are merged into its weights.
+def load(
+  model: str | Path,
+  mesh: Mesh,
+  placed: Placement = PLAIN,
+  *,
+  merge: bool = True,
+) -> LanguageModel:
+  """Loads a model.
+
+  Each device gets its own shards alone, in the dtype of `placed`.  The weights
+  of a run that trained them all are in float32 first.
+
+  Args:
+    model: as settings name it.
+    mesh: of devices.
+    placed: its dtype, attention and sharding.
+    merge: false to keep a run's adapters apart from weights in bfloat16, as the
+      run itself samples: a merged kernel loses small changes to rounding.
 
   Raises:
     FileNotFoundError: there is no such model.
@@ -64,17 +118,49 @@ def load(model: str | Path, mesh: Mesh) -> LanguageModel:
   """
   run = run_config(model)
   if run is None:
-    config, params = weights.load(model, mesh)
+    config, params = weights.load(
+      model, mesh, placed.dtype, placed.table, 'float32'
+    )
     format = chat.load(model, config.vocab_size, config.context)
+    config = _computed(config, placed)
     return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
-  # Recursive, because a run may have started from another run.
-  base, learned = restore(model, load(run.model, mesh))
-  # Merged, so that the result is like a pretrained model, to which another run
-  # can add new adapters.
-  params = lora.merge(base.config, lora.join(learned, base.params))
-  return base._replace(config=base.reference, params=params, source=str(model))
+  if run.train == 'all':
+    base, params = restore(model, without_weights(run.model, mesh, placed))
+  else:
+    # Recursive, because a run may have started from another run.
+    base, learned = restore(model, load(run.model, mesh, placed))
+    params = lora.join(learned, base.params)
+    # Merged, the result is like a pretrained model, to which another run can
+    # add new adapters.
+    if merge or placed.dtype == 'float32':
+      params = lora.merge(base.config, params, spent=True)
+      base = base._replace(config=base.reference)
+  params = weights.moved(base.config, params, mesh, placed.table)
+  return base._replace(params=params, source=str(model))
+
+
+def without_weights(
+  model: str | Path, mesh: Mesh, placed: Placement = PLAIN
+) -> LanguageModel:
+  """Returns a model without its weights, for a run that trained all of them.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+  """
+  found, start = runs.lineage(model)
+  config = _computed(formats.open_source(start).model_config(), placed)
+  format = chat.load(start, config.vocab_size, config.context)
+  systems = (run.get('system', '') for _, run in found)
+  system = next(filter(None, systems), '')
+  return LanguageModel(config, {}, format, mesh, str(model), system)
+
+
+def _computed(config: ModelConfig, placed: Placement) -> ModelConfig:
+  return dataclasses.replace(
+    config, dtype=placed.dtype, attention=placed.attention
+  )
 
 
 def with_system(model: LanguageModel, system: str) -> LanguageModel:
@@ -106,17 +192,38 @@ def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:
 
 
 def reuse(
-  model: str | Path, mesh: Mesh, base: LanguageModel | None = None
+  model: str | Path,
+  mesh: Mesh,
+  base: LanguageModel | None = None,
+  placed: Placement = PLAIN,
 ) -> LanguageModel:
   """Returns `base` if it is that model, else loads it; without adapters.
 
-  The attention implementation is that of `base`.
+  Args:
+    model: as settings name it.
+    mesh: of devices.
+    base: a loaded model, whose dtype and attention the other one has, too.
+    placed: those of a model without a base.
   """
+  if base is not None:
+    placed = Placement(base.config.dtype, base.config.attention)
   same = base is not None and str(model) == base.source
-  loaded = base if base is not None and same else load(model, mesh)
-  attention = (base or loaded).config.attention
-  config = dataclasses.replace(loaded.reference, attention=attention)
-  return loaded._replace(config=config)
+  loaded = base if base is not None and same else load(model, mesh, placed)
+  return loaded._replace(config=_computed(loaded.reference, placed))
+
+
+def beside(workdir: str | Path, base: LanguageModel) -> LanguageModel:
+  """Loads the model that a run ended with, beside the one that it began with.
+
+  Adapters stay apart from the base's weights, which both share.
+
+  Raises:
+    FileNotFoundError, ValueError: see `restore`.
+  """
+  model, learned = restore(workdir, base)
+  if model.config.lora is None:
+    learned = weights.moved(model.config, learned, base.mesh, 'train')
+  return model._replace(params=lora.join(learned, base.params))
 
 
 def restore(

@@ -105,11 +105,21 @@ def _add(
 ) -> jax.Array:
   """Adds the adapters of one kind of kernel in all L layers."""
   change_LxOxI = scale * jnp.einsum('lor,lri->loi', b_LxOxR, a_LxRxI)
-  return kernel_LxOxI + change_LxOxI.astype(kernel_LxOxI.dtype)
+  # Of a kernel in bfloat16 the sum is rounded, once.
+  return (kernel_LxOxI + change_LxOxI).astype(kernel_LxOxI.dtype)
 
 
-def merge(config: ModelConfig, params: Params) -> Params:
-  """Merges adapters into the kernels, as `W + (alpha / rank) · B A`."""
+def merge(
+  config: ModelConfig, params: Params, *, spent: bool = False
+) -> Params:
+  """Merges adapters into the kernels, as `W + (alpha / rank) · B A`.
+
+  Args:
+    config: of the model.
+    params: of the model, with adapters.
+    spent: whether nobody reads `params` afterwards: each kernel is deleted as
+      soon as it is merged, so that only one is in memory twice.
+  """
   if config.lora is None:
     return params
   scale = config.lora.alpha / config.lora.rank
@@ -119,6 +129,8 @@ def merge(config: ModelConfig, params: Params) -> Params:
       return node
     if 'lora_a' in node:
       kernel = _add(node['kernel'], node['lora_b'], node['lora_a'], scale)
+      if spent:
+        node['kernel'].delete()
       rest = {k: v for k, v in node.items() if not k.startswith('lora_')}
       return rest | {'kernel': kernel}
     return {name: merge_node(child) for name, child in node.items()}

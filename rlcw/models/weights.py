@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params, as_dtype
 from rlcw.models.folders import INDEX, Source
 from rlcw.models.formats import open_source
-from rlcw.runtime import files
+from rlcw.runtime import files, processes
 from rlcw.runtime.mesh import TABLES, replicated
 
 # path of our parameter: (Hugging Face name, GGUF name)
@@ -69,6 +69,8 @@ _SANDWICH = {
   ),
 }
 DTYPES = ('float32', 'bfloat16')
+# Most bytes of a file of an export, as in transformers.
+SHARD_BYTES = 5 * 10**9
 # Of TRL, OpenRLHF and others, and of transformers' classifiers.
 _HEAD = re.compile(
   r'(model\.)?(v_head|value_head|score|classifier|reward_head|regression_head'
@@ -94,7 +96,11 @@ def _flat(tree: Params) -> dict[str, Any]:
 
 
 def load(
-  model: str | Path, mesh: Mesh | None = None, dtype: str = 'float32'
+  model: str | Path,
+  mesh: Mesh | None = None,
+  dtype: str = 'float32',
+  table: str = 'train',
+  norms: str | None = None,
 ) -> tuple[ModelConfig, Params]:
   """Loads a language model.
 
@@ -104,6 +110,8 @@ def load(
     mesh: devices for the parameters, each of which gets only its own shard;
       `None` for NumPy arrays.
     dtype: of the parameters.
+    table: of `runtime.mesh`, by which they are split over the mesh.
+    norms: dtype of the scales of norms; `None` for `dtype`.
 
   Returns:
     The configuration, and the parameters, blocks stacked.
@@ -115,14 +123,23 @@ def load(
   """
   source = open_source(model)
   config = source.model_config()
-  shapes = _flat(abstract_params(config))
-  return config, _read(source, config, shapes, mesh, dtype)
+  shapes = _shapes(config, dtype, norms)
+  return config, _read(source, config, shapes, mesh, table)
 
 
 def load_classifier(
-  model: str | Path, mesh: Mesh | None = None, dtype: str = 'float32'
+  model: str | Path,
+  mesh: Mesh | None = None,
+  dtype: str = 'float32',
+  norms: str | None = None,
 ) -> tuple[ModelConfig, Params, np.ndarray]:
   """Loads a reward model: `AutoModelForSequenceClassification`, one label.
+
+  Args:
+    model: as in `load`, as are the others.
+    mesh: see there.
+    dtype: see there.
+    norms: see there.
 
   Returns:
     The configuration, the parameters of its decoder, and the weight `[D]`
@@ -134,10 +151,22 @@ def load_classifier(
   source = open_source(model)
   # A classifier has no language-model head: with `tied_head` none is expected.
   config = dataclasses.replace(source.model_config(), tied_head=True)
-  shapes = _flat(abstract_params(config))
-  shapes['score'] = jax.ShapeDtypeStruct((1, config.model_dim), dtype)
-  params = _read(source, config, shapes, mesh, dtype)
+  shapes = _shapes(config, dtype, norms)
+  shapes['score'] = jax.ShapeDtypeStruct((1, config.model_dim), 'float32')
+  params = _read(source, config, shapes, mesh, 'train')
   return config, params, np.asarray(params.pop('score'))[0]
+
+
+def _shapes(
+  config: ModelConfig, dtype: str, norms: str | None
+) -> dict[str, Any]:
+  """Shape and dtype of each parameter that is to be read, by path."""
+  return {
+    path: jax.ShapeDtypeStruct(
+      leaf.shape, (norms or dtype) if path.endswith('/scale') else dtype
+    )
+    for path, leaf in _flat(abstract_params(config)).items()
+  }
 
 
 def _read(
@@ -145,7 +174,7 @@ def _read(
   config: ModelConfig,
   shapes: dict[str, Any],
   mesh: Mesh | None,
-  dtype: str,
+  table: str,
 ) -> Params:
   """Checks every tensor's name and shape, then reads them one at a time."""
   tensor_names = {path: names(config, path, source.format) for path in shapes}
@@ -186,7 +215,7 @@ def _read(
     )
   shardings: dict[str, Any] = {}
   if mesh is not None:
-    shardings = _flat(param_shardings(config, mesh))
+    shardings = _flat(param_shardings(config, mesh, table))
     # Not a parameter of the decoder, and too small to split.
     shardings['score'] = replicated(mesh)
   # A generator of tensors, so that only one of them is in memory at a time.
@@ -195,7 +224,7 @@ def _read(
       (source.read(name) for name in layer_names),
       shapes[path].shape,
       path.startswith('blocks/'),
-      dtype,
+      shapes[path].dtype,
       shardings.get(path),
     )
     for path, layer_names in tensor_names.items()
@@ -224,7 +253,7 @@ def _assemble(
   tensors: Iterator[np.ndarray],
   shape: tuple[int, ...],
   stacked: bool,
-  dtype: str,
+  dtype: Any,
   sharding: Sharding | None,
 ) -> Any:
   """Builds one parameter from its tensors, one of which is in memory at a time.
@@ -271,7 +300,7 @@ def _assemble(
   )
 
 
-def _empty_aligned(sizes: list[int], dtype: str) -> np.ndarray:
+def _empty_aligned(sizes: list[int], dtype: Any) -> np.ndarray:
   """Returns an uninitialised array that JAX on a CPU uses without a copy.
 
   It does so only for buffers aligned to 64 bytes.
@@ -288,9 +317,12 @@ def save(
   params: Params,
   folder: Path,
   dtype: str,
-  max_shard_bytes: int = 5 * 2**30,
+  max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
   """Writes safetensors under Hugging Face's names, with an index for shards.
+
+  Tensors are fetched from the devices one by one.  All processes must call it
+  together; process 0 writes.
 
   Args:
     config: of the model.
@@ -298,7 +330,7 @@ def save(
     folder: that of `config.json`, which must exist.
     dtype: `float32` or `bfloat16`.
     max_shard_bytes: upper limit of a file, unless one tensor is larger; one
-      file is in memory at a time.
+      file is in process 0's memory at a time.
   """
   # (name, parameter, index of the tensor in it): a layer, or all of it.
   leaves = [
@@ -320,13 +352,33 @@ def save(
   for number, shard in enumerate(shards, 1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
     file = file if len(shards) > 1 else 'model.safetensors'
-    tensors = {name: np.asarray(leaf[i], dtype) for name, leaf, i in shard}
-    # Transformers refuses files without this entry.
-    save_tensors(tensors, folder / file, {'format': 'pt'})
-    weight_map |= dict.fromkeys(tensors, file)
-  if len(shards) > 1:
+    _save_shard(shard, folder / file, dtype)
+    weight_map |= dict.fromkeys((name for name, _, _ in shard), file)
+  if len(shards) > 1 and processes.is_primary_process():
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     files.replace(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
+
+
+def _save_shard(
+  shard: Sequence[tuple[str, Any, Any]], file: Path, dtype: str
+) -> None:
+  """Writes one file of `save`.
+
+  Args:
+    shard: name, parameter and layer of each tensor; `...` for all of it.
+    file: to be written.
+    dtype: of the tensors.
+  """
+  tensors = {}
+  for name, leaf, layer in shard:
+    array = leaf if layer is ... else leaf[layer]
+    # A collective: the other processes take part, and keep nothing.
+    array = processes.to_host(array) if isinstance(array, jax.Array) else array
+    if processes.is_primary_process():
+      tensors[name] = np.asarray(array, dtype)
+  if tensors:
+    # Transformers refuses files without this entry.
+    save_tensors(tensors, file, {'format': 'pt'})
 
 
 def save_tensors(
@@ -380,6 +432,23 @@ def for_rollout(
   return jax.device_put(as_dtype(params, config.dtype), shardings)
 
 
+def moved(
+  config: ModelConfig, params: Params, mesh: Mesh, table: str
+) -> Params:
+  """`for_rollout` of weights that nobody reads afterwards.
+
+  Each array is deleted as soon as it is copied, so that little is in memory
+  twice.
+  """
+  shardings, ready = _flat(param_shardings(config, mesh, table)), {}
+  for path, leaf in _flat(params).items():
+    dtype = leaf.dtype if path.endswith('/scale') else config.dtype
+    ready[path] = jax.device_put(leaf.astype(dtype), shardings[path])
+    if not _is_shared(leaf, ready[path]):
+      leaf.delete()
+  return unflatten_dict(ready, sep='/')
+
+
 def copies(ready: Params, params: Params) -> list[jax.Array]:
   """Returns the weights that `for_rollout` has certainly copied.
 
@@ -388,14 +457,17 @@ def copies(ready: Params, params: Params) -> list[jax.Array]:
     params: given to it, perhaps with adapters that have been merged since.
   """
   before = dict(jax.tree.leaves_with_path(params))
-
-  # `device_put` may return another array object for the same memory.
-  def is_shared(was: jax.Array, now: jax.Array) -> bool:
-    same_place = was.sharding.is_equivalent_to(now.sharding, now.ndim)
-    return was.dtype == now.dtype and same_place
-
   leaves = jax.tree.leaves_with_path(ready)
-  return [now for path, now in leaves if not is_shared(before[path], now)]
+  return [now for path, now in leaves if not _is_shared(before[path], now)]
+
+
+def _is_shared(was: jax.Array, now: jax.Array) -> bool:
+  """Returns whether `for_rollout` may have left an array where it was.
+
+  `device_put` may return another array object for the same memory.
+  """
+  same_place = was.sharding.is_equivalent_to(now.sharding, now.ndim)
+  return was.dtype == now.dtype and same_place
 
 
 def in_memory(params: Params, kind: str) -> Params:

@@ -9,8 +9,10 @@ reference policy, one forward pass gives both the reference log-probabilities
 and the score.
 """
 
+import dataclasses
 import functools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +38,7 @@ from rlcw.models import (
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_groups, reply_logprobs
-from rlcw.models.language_model import LanguageModel
+from rlcw.models.language_model import PLAIN, LanguageModel, Placement
 from rlcw.models.packing import Groups
 from rlcw.runtime import processes, runs
 from rlcw.runtime.mesh import replicated
@@ -48,6 +50,10 @@ FILE = 'reward_model.safetensors'
 END = 'rlcw_end_of_reply'
 FLOOR = 'rlcw_lowest_score'
 POOLING = ('mean', 'last')
+# Tokens of a reply for each one that the policy sampled, at most: of the same
+# tokenizer, which may split a text in another way than it was sampled; and of
+# another one, such as of English for a Chinese text.
+_STRETCH, _OTHER_STRETCH = 1.25, 4.0
 
 
 class Head(NamedTuple):
@@ -70,6 +76,9 @@ class RewardModel(NamedTuple):
   system: str = ''  # system message of prompts without their own
   # lowest score of the training replies, NaN if it was not saved
   floor: float = float('nan')
+  stretch: float = (
+    _OTHER_STRETCH  # tokens read per token of the policy, at most
+  )
 
 
 def end_of_reply(chat: ChatFormat, pooling: str) -> list[int]:
@@ -116,13 +125,20 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     raise FileNotFoundError(runs.unfinished(source))
   if run is None or not file.exists():
     try:
-      return load_classifier(source, base.mesh)
+      placed = Placement(base.config.dtype, base.config.attention)
+      loaded = load_classifier(source, base.mesh, placed)
+      return loaded._replace(stretch=_stretch(loaded.decoder, base))
     except FileNotFoundError as error:
       raise FileNotFoundError(
         f'no reward model at {source}: run the reward_model task with '
         f'--workdir={source} first, or give a sequence classifier ({error})'
       ) from None
-  decoder = language_model.reuse(run.model, base.mesh, base)
+  if run.train == 'all' and run.model != base.source:
+    # all weights are the run's own
+    placed = Placement(base.config.dtype, base.config.attention)
+    decoder = language_model.without_weights(run.model, base.mesh, placed)
+  else:
+    decoder = language_model.reuse(run.model, base.mesh, base)
   try:
     head, (end, floor) = Head(**load_file(file)), _saved(file, decoder)
   except (SafetensorError, TypeError, ValueError) as error:
@@ -148,7 +164,16 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     end,
     run.get('system', '') or decoder.system,
     floor,
+    _stretch(decoder, base),
   )
+
+
+def _stretch(decoder: LanguageModel, policy: LanguageModel) -> float:
+  """Tokens that a reply has for the decoder, per token of the policy."""
+  same = decoder.chat is policy.chat or (
+    decoder.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+  )
+  return _STRETCH if same else _OTHER_STRETCH
 
 
 def _saved(file: Path, decoder: LanguageModel) -> tuple[list[int], float]:
@@ -177,24 +202,46 @@ def load_trained_decoder(
   )
   model, learned = language_model.restore(workdir, base, {'score': score})
   del learned['score']
+  if model.config.lora is None:
+    params = weights.moved(model.config, learned, base.mesh, 'train')
+    return model._replace(params=params)
   return model._replace(params=lora.join(learned, base.params))
 
 
-def load_alone(source: str, mesh: Mesh) -> RewardModel:
+def load_alone(
+  source: str, mesh: Mesh, placed: Placement = PLAIN
+) -> RewardModel:
   """Loads a reward model with its decoder, for use without a policy.
+
+  Args:
+    source: as in `load`.
+    mesh: of devices.
+    placed: dtype and attention of the decoder.
 
   Raises:
     FileNotFoundError, ValueError: as `load`.
   """
   run = language_model.run_config(source)
   if run is None:
-    return load_classifier(source, mesh)
-  return load(source, language_model.load(run.model, mesh))
+    return load_classifier(source, mesh, placed)
+  start = (
+    language_model.without_weights
+    if run.train == 'all'
+    else language_model.load
+  )
+  return load(source, start(run.model, mesh, placed))
 
 
-def load_classifier(source: str, mesh: Mesh) -> RewardModel:
+def load_classifier(
+  source: str, mesh: Mesh, placed: Placement = PLAIN
+) -> RewardModel:
   """Loads an `AutoModelForSequenceClassification` checkpoint with one label."""
-  config, params, weight_D = weights.load_classifier(source, mesh)
+  config, params, weight_D = weights.load_classifier(
+    source, mesh, placed.dtype, 'float32'
+  )
+  config = dataclasses.replace(
+    config, dtype=placed.dtype, attention=placed.attention
+  )
   decoder = LanguageModel(
     config,
     params,
@@ -424,8 +471,10 @@ def read_texts(
     replies: `[P][G]` texts.  They are untrusted: no text becomes a control
       token.  Replies longer than `model.limit` tokens are cut.
     finished: `[P, G]`, true if EOS ended the reply.
-    widths: minimum widths, in tokens, to pad prompts and replies to, so that
-      shapes repeat and nothing is compiled again.
+    widths: of a rollout: tokens that prompts are padded to, and those that the
+      policy may sample.  Replies then have one width, known from `stretch` and
+      `limit`: one that is longer here is cut, so that it compiles nothing late
+      in a run.  0 for texts of any length, padded to powers of two.
 
   Returns:
     Features `[P, G, D]` of this process's replies.
@@ -434,16 +483,23 @@ def read_texts(
   shards = processes.DataShards(decoder.mesh)
   # The sampled token ids cannot be reused: this tokenizer may be another one
   # than the policy's.  What decoding dropped after a reply is put back.
+  min_prompt_width, sampled = widths
+  limit = model.limit
+  if sampled:
+    limit = min(limit, math.ceil(model.stretch * sampled))
   rows, span_Nx2 = reply_rows(
     format,
     [format.encode_content(reply) for group in replies for reply in group],
     finished.reshape(-1),
     format.end if model.end is None else model.end,
-    model.limit,
+    limit,
   )
   shape_PxG = finished.shape
-  min_prompt_width, min_reply_width = widths
-  token_NxT, length_N = batches.pad_coarsely(rows, min_reply_width)
+  if sampled:
+    width = batches.bucket(limit + len(format.encode_thought('')))
+    token_NxT, length_N = batches.pad(rows, width)
+  else:
+    token_NxT, length_N = batches.pad_coarsely(rows)
   mask_NxT = read_mask(span_Nx2, length_N, token_NxT.shape[-1], model.pooling)
   asked = [
     format.encode_prompt(messages(prompt, model.system)) for prompt in prompts

@@ -74,8 +74,8 @@ def check(config: Config) -> None:
 
   Raises:
     ValueError: `writing` is no sum of names, a function cannot be imported, a
-      part needs a judge and there is none, `offload` would move weights that
-      the judge shares, or `overlong_buffer` is longer than a reply.
+      part needs a judge and there is none, or `overlong_buffer` is longer than
+      a reply.
   """
   parts = sums.parse(config.writing)
   for name in parts:
@@ -90,12 +90,6 @@ def check(config: Config) -> None:
   for name in config.verifiers:
     if name != 'rules':
       import_function(name, 'verifiers', 'rules')
-  if config.offload and config.judge.model == config.model:
-    raise ValueError(
-      f'judge.model={config.judge.model!r} equals model, whose weights '
-      'offload=True keeps in host memory, but the judge reads them for every '
-      'question: judge.model must be another one than model'
-    )
   buffer = config.get('overlong_buffer', 0)
   if buffer > config.max_new_tokens:
     raise ValueError(
@@ -184,7 +178,7 @@ class Scorer:
           f'--config.max_reply_tokens={config.max_new_tokens}'
         )
     self.judge_model = factory.make_judge(
-      config.judge, model.mesh, model, workdir=workdir
+      config.judge, model.mesh, model, workdir=workdir, offload=config.offload
     )
     shared = self.reward is not None and self.reward.shared
     self.reads_base = reference or shared

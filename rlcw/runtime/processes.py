@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -32,9 +32,13 @@ VARIABLES = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 # The coordinator detects a dead process by its heartbeat and ends all others,
 # so a wait may be as long as the slowest step: 7 days, in milliseconds.
 _NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000
-# Serial numbers of the calls of `gather` and `gather_to_primary`.  They are the
-# same in all processes, which make the same calls in the same order.
+# Most bytes of a message to the key-value store; longer values are cut.
+_PIECE = 2**18
+# Serial numbers of the calls of `gather`, `gather_to_primary`, `gather_items`
+# and `from_primary`.  They are the same in all processes, which make the same
+# calls in the same order.
 _gather_calls, _primary_calls = itertools.count(), itertools.count()
+_item_calls, _from_calls = itertools.count(), itertools.count()
 
 
 def start(detect: bool, heartbeat: int) -> None:
@@ -116,7 +120,8 @@ def gather(value: Any) -> list[Any]:
   Args:
     value: a JSON value or an array, which becomes lists (a single process gets
       its value back unchanged).  At most a few KiB, because every process
-      reads the values of all others.
+      reads the values of all others at once; `DataShards.gather_items` takes
+      more.
   """
   if count() == 1:
     return [value]
@@ -168,7 +173,7 @@ class DataShards:
         f'mesh={dict(mesh.shape)}: expected tensor to be a divisor or a '
         'multiple of the number of devices per process'
       )
-    self.index_and_count = data_shard(mesh)
+    self.mesh, self.index_and_count = mesh, data_shard(mesh)
     self.sharding = over_groups(mesh)
     first = dict.fromkeys(
       min(device.process_index for device in row) for row in devices_SxT
@@ -210,21 +215,57 @@ class DataShards:
     """
     if count() == 1:
       return [value]
-    client, call = _client(), next(_primary_calls)
-    keys = [f'rlcw/first/{call}/{index}' for index in self.primaries]
-    own_key = f'rlcw/first/{call}/{jax.process_index()}'
-    if own_key in keys:
-      client.key_value_set_bytes(own_key, _to_bytes(value))
+    place = f'rlcw/first/{next(_primary_calls)}'
+    if self._is_primary:
+      _store(f'{place}/{jax.process_index()}', value)
     # No barrier: the others go on at once, and process 0 waits for each key.
     if jax.process_index() > 0:
       return []
     values = []
-    for key in keys:
-      text = client.blocking_key_value_get_bytes(key, _NO_TIMEOUT_MS)
+    for key in (f'{place}/{index}' for index in self.primaries):
+      values.append(_stored(key))
       # There is no other reader, so the memory can be freed here.
-      client.key_value_delete(key)
-      values.append(json.loads(text))
+      _client().key_value_delete(key)
     return values
+
+  def local_items(self, items: Sequence[_Item]) -> Sequence[_Item]:
+    """Returns this process's share of a list that every process has.
+
+    Shares are in the order of `gather_items`; they need not be equally long,
+    and may be empty.
+    """
+    index, parts = self.index_and_count
+    first, stop = (len(items) * n // parts for n in (index, index + 1))
+    return items[first:stop]
+
+  def gather_items(self, items: Sequence[Any]) -> list[Any]:
+    """Joins the shares of a list, of any size, on every process.
+
+    Args:
+      items: JSON values or arrays, which become lists (a single process gets
+        its items back unchanged).
+    """
+    if count() == 1:
+      return [*items]
+    call = next(_item_calls)
+    place = f'rlcw/items/{{}}/{jax.process_index()}'
+    if self._is_primary:
+      _store(place.format(call), [*items])
+    joined = []
+    for index in self.primaries:
+      joined += _stored(f'rlcw/items/{call}/{index}')
+    # Behind the barrier every process has read them all.
+    _client().wait_at_barrier(f'rlcw/items/{call}', _NO_TIMEOUT_MS)
+    if self._is_primary:
+      _client().key_value_delete(place.format(call))
+    return joined
+
+  def gather_rows(self, rows: np.ndarray) -> np.ndarray:
+    """Joins equally long parts of a host array, on every process.
+
+    It travels between the devices, so large arrays are fine.
+    """
+    return rows if count() == 1 else to_host(self.to_global(rows))
 
   @property
   def _is_primary(self) -> bool:
@@ -232,20 +273,25 @@ class DataShards:
 
 
 def from_primary(make: Callable[[], Any]) -> Any:
-  """Returns a JSON value that process 0 makes, in all processes.
+  """Returns a JSON value of any size that process 0 makes, in all processes.
 
   Raises:
     OSError, ValueError: raised by `make`; of several processes, in all alike.
   """
   if count() == 1:
     return make()
-  value, problem = None, ''
+  value, problem, key = None, '', f'rlcw/from/{next(_from_calls)}'
   if is_primary_process():
     try:
       value = make()
     except (OSError, ValueError) as error:
       problem = str(error)
-  value, problem = gather([value, problem])[0]
+    _store(key, [value, problem])
+  value, problem = _stored(key)
+  # Behind the barrier every process has read it.
+  _client().wait_at_barrier(key, _NO_TIMEOUT_MS)
+  if is_primary_process():
+    _client().key_value_delete(key)
   if problem:
     raise ValueError(problem)
   return value
@@ -316,6 +362,26 @@ def interruptible() -> Iterator[None]:
 
 def _client() -> Any:
   return distributed.global_state.client
+
+
+def _store(key: str, value: Any) -> None:
+  """Writes a value of any size for `_stored`, in pieces."""
+  text = _to_bytes(value)
+  for number, first in enumerate(range(0, len(text), _PIECE)):
+    piece = text[first : first + _PIECE]
+    _client().key_value_set_bytes(f'{key}/{number}', piece)
+  # The last key tells a reader that the pieces are there.
+  _client().key_value_set_bytes(f'{key}/bytes', str(len(text)).encode())
+
+
+def _stored(key: str) -> Any:
+  """Waits for a value that another process `_store`s, and returns it."""
+  get = _client().blocking_key_value_get_bytes
+  size = int(get(f'{key}/bytes', _NO_TIMEOUT_MS))
+  pieces = (
+    get(f'{key}/{n}', _NO_TIMEOUT_MS) for n in range(-(-size // _PIECE))
+  )
+  return json.loads(b''.join(pieces))
 
 
 def _to_bytes(value: Any) -> bytes:

@@ -92,7 +92,8 @@ def _count(least: int = 1, **more: Any) -> Number:
 _POSITIVE = Number(0, above=True)
 _NOT_NEGATIVE = Number(0)
 _SHARE = Number(0, 1)
-_DTYPE = Choice(('float32', 'bfloat16'))
+DTYPES = 'float32', 'bfloat16'
+_DTYPE = Choice(DTYPES)
 _LANGUAGE = Choice(('en', 'zh'))
 # Nodes that name a language model; its endpoint takes None for the server's
 # default.
@@ -223,6 +224,16 @@ RANGES: dict[str, Range] = {
   'moment_dtype': _DTYPE,
   'dtype': _DTYPE,
   'attention': Choice(('auto', 'xla')),
+  # Of tasks that only read a model: '' for those of the run that trained it.
+  **{
+    f'{task}.{name}': Choice(('', *names))
+    for task in ('compare', 'evaluate', 'generate', 'judge', 'score', 'verify')
+    for name, names in (
+      ('compute_dtype', DTYPES),
+      ('attention', ('auto', 'xla')),
+      ('rollout_table', tuple(TABLES)),
+    )
+  },
   'judge.language': _LANGUAGE,
   'curate.language': _LANGUAGE,
   'verify.mode': Choice(('reward', 'benchmark')),

@@ -7,7 +7,7 @@ Shape letters as in `decoding`.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,53 @@ def split_blocks(
     if id(leaf) in gone:
       leaf.delete()
   return [treedef.unflatten(each) for each in zip(*layers, strict=True)]
+
+
+@functools.cache
+def _stack_on(sharding: Any) -> Callable[..., jax.Array]:
+  return jax.jit(jnp.stack, out_shardings=sharding)
+
+
+class Weights:
+  """Weights that batch after batch is sampled from, in memory once.
+
+  `start` reads blocks that are stacked over layers and `decode` reads them one
+  by one, which together would be two copies.  So they are moved from one form
+  to the other, array by array.
+
+  Args:
+    params: of a model, in the dtype of its rollout.  Nobody else may read them
+      afterwards.
+    dtype: of the rollout.
+  """
+
+  def __init__(self, params: Params, dtype: str):
+    self._params, self._dtype = params, dtype
+    self._shardings = [x.sharding for x in jax.tree.leaves(params['blocks'])]
+    self._layers: list[Params] = []
+
+  def stacked(self) -> Params:
+    """Returns the parameters for `start`, which ends those of `layers`."""
+    if self._layers:
+      leaves, trees = zip(*map(jax.tree.flatten, self._layers), strict=True)
+      stacked = []
+      for layers, sharding in zip(
+        zip(*leaves, strict=True), self._shardings, strict=True
+      ):
+        stacked.append(_stack_on(sharding)(layers))
+        for layer in layers:
+          layer.delete()
+      self._layers = []
+      self._params = self._params | {'blocks': trees[0].unflatten(stacked)}
+    return self._params
+
+  def layers(self) -> list[Params]:
+    """Returns the blocks for `decode`, which ends those that are stacked."""
+    if not self._layers:
+      blocks = self._params['blocks']
+      spent = jax.tree.leaves(blocks)
+      self._layers = split_blocks(blocks, self._dtype, spent)
+    return self._layers
 
 
 @functools.partial(jax.jit, static_argnames=('setup', 'size'))

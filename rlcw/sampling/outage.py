@@ -5,8 +5,13 @@ a server is down, refuses the key, or answers in another form, a run would go on
 without learning anything: it ends instead, and resumes once that is mended.
 """
 
+import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from rlcw.runtime import processes
 
 MOST = 3  # rounds in a row without any answer
 
@@ -32,6 +37,15 @@ def trouble_of(*models: Any) -> Trouble:
   for model in models:
     found |= getattr(model, 'trouble', Trouble)()
   return found
+
+
+def trouble_of_all(*models: Any) -> Trouble:
+  """`trouble_of` models in all processes, which must call it together.
+
+  Any process may know the reason, and all must decide alike.
+  """
+  found = itertools.starmap(Trouble, processes.gather(trouble_of(*models)))
+  return functools.reduce(operator.or_, found)
 
 
 class NoAnswers(ValueError):

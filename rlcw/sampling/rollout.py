@@ -25,6 +25,7 @@ from rlcw.sampling import tiles
 from rlcw.sampling.decoding import Rollout, Setup, decode, mark_cut, start
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.moving import (
+  Weights,
   gather_layer,
   gather_rows,
   grow_cache,
@@ -71,7 +72,7 @@ def cache_sizes(setup: Setup) -> list[int]:
 
 
 def sample_and_count(
-  params: Params,
+  params: Params | Weights,
   prompt_PxL: jax.Array,
   length_P: jax.Array,
   brief_id_P: jax.Array,
@@ -91,7 +92,7 @@ def sample_and_count(
   """Samples G replies to each brief.
 
   Args:
-    params: of the policy.
+    params: of the policy; as `Weights` they are in memory once.
     prompt_PxL: ids of chat-formatted briefs, padded on the right.
     length_P: lengths of the briefs, at least 1.
     brief_id_P: an integer per brief that is folded into its random keys.
@@ -126,10 +127,14 @@ def sample_and_count(
     stop=stop,
     gather=gather,
   )
-  inputs = params, prompt_PxL, length_P, brief_id_P, method, seed, step, grammar
+  whole = params.stacked() if isinstance(params, Weights) else params
+  inputs = whole, prompt_PxL, length_P, brief_id_P, method, seed, step, grammar
   rows, briefs, cache, left = start(*inputs, setup=setup)
-  layers = split_blocks(params['blocks'], config.dtype, spent)
-  others = {name: tree for name, tree in params.items() if name != 'blocks'}
+  if isinstance(params, Weights):
+    layers = params.layers()
+  else:
+    layers = split_blocks(whole['blocks'], config.dtype, spent)
+  others = {name: tree for name, tree in whole.items() if name != 'blocks'}
   others = as_dtype(others, config.dtype)
   rollout, t, slots = rows.rollout, 1, rows.last.size
   sizes = [*setup.tiling.sizes]

@@ -6,36 +6,59 @@ earlier processes, which it keeps in `usage.json`.
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from rlcw.runtime import console, files
+from rlcw.runtime import console, files, processes
 
 Counts = Mapping[str, float]
+Meters = Mapping[str, Callable[[], Counts]]
 
 
 class Ledger:
-  """Adds up the counts of all processes of a run.
+  """Adds up the counts of all processes of a run, also of earlier ones.
+
+  Of several processes, all must make the same calls together.
 
   Args:
     workdir: of the run; `usage.json` is read and written here.
     meters: for each model, a function that returns its counts in this process.
+    gather: of the processes that count (`DataShards.gather`); by default all.
   """
 
-  def __init__(self, workdir: Path, meters: Mapping[str, Callable[[], Counts]]):
+  def __init__(
+    self,
+    workdir: Path,
+    meters: Meters,
+    gather: Callable[[Any], list[Any]] = processes.gather,
+  ):
     self._file, self._meters = workdir / 'usage.json', meters
+    self._gather = gather
     self._before: dict[str, Counts] = {}
-    if self._file.exists():
+    if processes.is_primary_process() and self._file.exists():
       self._before = files.read_json(self._file)
 
   def totals(self) -> dict[str, dict[str, float]]:
     """Returns the counts of each model, those of earlier processes included."""
     return {
-      name: add([self._before.get(name, {}), meter()])
-      for name, meter in self._meters.items()
+      name: add([self._before.get(name, {}), used])
+      for name, used in totals(self._meters, self._gather).items()
     }
 
   def save(self) -> None:
     """Keeps the counts for a later process; called after every batch."""
     files.write_json(self._file, self.totals())
+
+
+def totals(
+  meters: Meters, gather: Callable[[Any], list[Any]] = processes.gather
+) -> dict[str, dict[str, float]]:
+  """Returns the counts of each model, of all processes that run now.
+
+  Args:
+    meters: as of `Ledger`.
+    gather: as of `Ledger`.
+  """
+  return {name: add(gather(dict(meter()))) for name, meter in meters.items()}
 
 
 def add(counts: Iterable[Counts]) -> dict[str, float]:

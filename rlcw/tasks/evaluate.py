@@ -13,13 +13,14 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
-from rlcw.models import language_model, lora
+from rlcw.models import language_model
+from rlcw.models.language_model import Placement
 from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import console, files, metrics, settings
+from rlcw.runtime import console, files, metrics, processes, settings
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 
@@ -28,16 +29,19 @@ MODELS = ('base', 'trained')
 
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Evaluates a finished `grpo` run and returns its summary."""
-  trained = settings.read(config.run)
+  """Evaluates a finished `grpo` run.
+
+  Returns:
+    The summary.
+  """
+  trained = heldout.computed_as(config, settings.read(config.run))
   if config.get('system'):
     with trained.unlocked():
       trained.system = config.system
-  base = language_model.load(trained.model, make_mesh(**config.mesh))
+  placed = Placement(trained.compute_dtype, trained.attention)
+  base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
   scorer = Scorer(base, trained, workdir)
-  after, learned = language_model.restore(config.run, base)
-  joined = lora.join(learned, base.params)
-  models = {'base': base, 'trained': after._replace(params=joined)}
+  models = {'base': base, 'trained': language_model.beside(config.run, base)}
   briefs = (
     load_briefs(
       config.briefs,
@@ -73,15 +77,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for i, brief in enumerate(briefs)
   ]
   content = b''.join(map(files.json_line, lines))
-  files.replace(workdir / 'evaluation.jsonl', content)
+  if processes.is_primary_process():
+    files.replace(workdir / 'evaluation.jsonl', content)
   summary = summarise(replies, briefs[0].language)
   meters = {'scorer': scorer.usage}
-  judge = factory.make_judge(config.judge, base.mesh, base, workdir=workdir)
+  judge = factory.make_judge(
+    config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
+  )
+  shards = processes.DataShards(base.mesh)
   if judge is not None:
     meters['judge'] = judge.usage
-    summary |= compare(judge, briefs, replies, config.judge)
+    summary |= compare(judge, briefs, replies, config.judge, shards)
   # Not a `Ledger`: an evaluation that is interrupted begins anew.
-  used = {name: dict(meter()) for name, meter in meters.items()}
+  used = usage.totals(meters, shards.gather)
   print_tables(summary)
   usage.log('evaluate', used)
   return summary | {'usage': used}
@@ -149,11 +157,13 @@ def compare(
   briefs: list[Brief],
   replies: dict[str, list[list[dict[str, Any]]]],
   judge_settings: Config,
+  shards: processes.DataShards,
 ) -> dict[str, Any]:
   """Returns how often a judge prefers the trained model's reply to the base's.
 
   Each pair is shown in both orders; a tie, where they disagree, counts half.
-  The second rate is the estimate at equal length (`winrate`).
+  The second rate is the estimate at equal length (`winrate`).  Each process
+  asks about its share of the pairs, and gets all verdicts.
   """
   pairs = [
     (p, ours['text'], theirs['text'])
@@ -162,16 +172,17 @@ def compare(
     )
     for ours, theirs in zip(*groups, strict=True)
   ]
-  brief_N, ours, theirs = zip(*pairs, strict=True)
-  won_N = questions.compare(
+  own = shards.local_items(pairs)
+  won = questions.compare(
     judge,
     factory.make_question('compare', judge_settings),
-    [briefs[p].text for p in brief_N],
-    ours,
-    theirs,
+    [briefs[p].text for p, _, _ in own],
+    [ours for _, ours, _ in own],
+    [theirs for _, _, theirs in own],
   )
+  won_N = np.array(shards.gather_items([*won]))
   longer_N = np.array([len(a) - len(b) for _, a, b in pairs])
-  return winrate.summary(won_N, longer_N, np.array(brief_N))
+  return winrate.summary(won_N, longer_N, np.array([p for p, _, _ in pairs]))
 
 
 # Label, field of the summary without its suffix, format.

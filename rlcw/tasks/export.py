@@ -20,7 +20,7 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.rewards import reward_model
-from rlcw.runtime import console
+from rlcw.runtime import console, processes
 from rlcw.runtime.files import read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
@@ -43,8 +43,10 @@ _CLASSIFIER = {
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Writes the folder.
 
+  All processes take part; process 0 writes.
+
   Returns:
-    The summary.
+    The summary in process 0; an empty dict in the others.
 
   Raises:
     ValueError: `adapters` is set for a model without any,
@@ -53,7 +55,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   mesh = make_mesh(**config.mesh)
   folder = workdir / 'model'
-  folder.mkdir(exist_ok=True)
+  primary = processes.is_primary_process()
+  if primary:
+    folder.mkdir(exist_ok=True)
   # None for a model that is not the folder of a run
   run = language_model.run_config(config.model)
   if config.adapters:
@@ -62,19 +66,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
         'adapters=True: expected a run of a language model with train=lora, '
         f'found model={config.model}'
       )
-    start = language_model.load(run.model, mesh)
+    start = language_model.without_weights(run.model, mesh)
     model, learned = language_model.restore(config.model, start)
     base = peft_base(run.model)
     if not base:
       # `peft` could not load the base, so it stands beside the adapters
       beside = folder / 'base'
-      beside.mkdir(exist_ok=True)
-      save_model(start, beside, config)
+      if primary:
+        beside.mkdir(exist_ok=True)
+      save_model(language_model.load(run.model, mesh), beside, config)
       base = {'base_model_name_or_path': str(beside.resolve())}
     save_adapters(model.config, learned, base, folder)
   elif run is not None and run.task == 'reward_model':
-    start = language_model.load(run.model, mesh)
-    reward = reward_model.load(config.model, start)
+    reward = reward_model.load_alone(config.model, mesh)
     model = reward.decoder._replace(system=reward.system)
     save_classifier(reward, folder, config)
   else:
@@ -82,6 +86,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model = language_model.load(config.model, mesh)
     save_model(model, folder, config)
   save_tokenizer(model, folder)
+  if not primary:
+    return {}
   files = sorted(folder.rglob('*.safetensors'))
   for file in files:
     # safetensors creates files that only their owner can read
@@ -118,7 +124,8 @@ def save_tokenizer(model: language_model.LanguageModel, folder: Path) -> None:
   elif model.system:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = model.chat.template.with_system(model.system)
-  tokenizer.save_pretrained(folder)
+  if processes.is_primary_process():
+    tokenizer.save_pretrained(folder)
 
 
 def peft_base(model: str) -> dict[str, str]:
@@ -144,7 +151,7 @@ def peft_base(model: str) -> dict[str, str]:
 
 def write_header(
   config: Config, folder: Path, chat: ChatFormat, architectures: dict[str, str]
-) -> None:
+) -> dict[str, Any]:
   """Writes config.json and, for a language model, generation_config.json.
 
   Both are those of the checkpoint that training began with, apart from the
@@ -156,6 +163,9 @@ def write_header(
     folder: the folder to write to.
     chat: of the model.
     architectures: class names by `model_type`.
+
+  Returns:
+    The content of config.json.
   """
   # for a GGUF file, `source.config` is derived from its metadata
   source = formats.open_source(language_model.origin(config.model))
@@ -179,6 +189,7 @@ def write_header(
     generation['eos_token_id'] = list(chat.eos_ids)
     write_json(folder / name, generation)
   write_json(folder / 'config.json', header)
+  return header
 
 
 def save_classifier(
@@ -203,7 +214,7 @@ def save_classifier(
   if tokenizer.pad_token_id in ends:
     ids = (tokenizer.unk_token_id, tokenizer.bos_token_id)
     tokenizer.pad_token_id = next((i for i in ids if i not in ends), None)
-  write_header(config, folder, model.chat, _CLASSIFIER)
+  header = write_header(config, folder, model.chat, _CLASSIFIER)
   # `load_classifier` reads these fields.
   own: dict[str, Any] = {}
   if reward.end != model.chat.after_reply:  # a head of an earlier version
@@ -211,9 +222,8 @@ def save_classifier(
   if np.isfinite(reward.floor):
     own[reward_model.FLOOR] = reward.floor
   if own:
-    header = read_json(folder / 'config.json')
     write_json(folder / 'config.json', header | own)
-  params = lora.merge(model.config, model.params)
+  params = lora.merge(model.config, model.params, spent=True)
   # the score head `[1, D]` replaces the language-model head
   params = {k: v for k, v in params.items() if k != 'head'}
   params['score'] = np.asarray(reward.head.weight)[None]
@@ -242,12 +252,13 @@ def save_adapters(
     targets.append(kernels[0].split('.')[-2])
     for half, peft_name in (('lora_a', 'lora_A'), ('lora_b', 'lora_B')):
       # our arrays have a leading axis of layers, `peft` one tensor per layer
-      leaf = np.asarray(learned['blocks'][name][half])
+      leaf = processes.to_host(learned['blocks'][name][half])
       for kernel, array in zip(kernels, leaf, strict=True):
         stem = kernel.removesuffix('.weight')
         tensors[f'base_model.model.{stem}.{peft_name}.weight'] = array
   file = folder / 'adapter_model.safetensors'
-  weights.save_tensors(tensors, file, {'format': 'pt'})
+  if processes.is_primary_process():
+    weights.save_tensors(tensors, file, {'format': 'pt'})
   write_json(
     folder / 'adapter_config.json',
     {

@@ -1,11 +1,13 @@
 """Task `generate`: samples replies to a file of briefs.
 
+Several processes share each batch of briefs; process 0 writes all replies.
 Replies are appended to the output in the order of the briefs, so a run that was
 killed resumes after the last complete line.  A reply depends only on the seed,
 the place of its brief in the file, and its number among that brief's replies,
 not on the batch size.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,8 @@ from rlcw.runtime import (
   files,
   processes,
 )
-from rlcw.runtime.mesh import make_mesh, over_groups, round_up_groups, with_mesh
+from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
+from rlcw.sampling.moving import Weights
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import make_sampler
 
@@ -54,7 +57,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     raise ValueError(f'{config.input} has no records')
   records = [record for _, record in placed]
   prompts = [prompt_of(record, config, place) for place, record in placed]
-  model = language_model.load(config.model, make_mesh(**config.mesh))
+  model = language_model.load(
+    config.model,
+    make_mesh(**config.mesh),
+    language_model.placement(config, config.model),
+    merge=False,
+  )
   model = language_model.with_system(model, config.system)
   ids = [
     model.chat.encode_prompt(messages.messages(prompt, model.system))
@@ -65,15 +73,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     config.max_new_tokens,
   )
   output = Path(config.output or workdir / 'replies.jsonl')
-  output.parent.mkdir(parents=True, exist_ok=True)
   # lines of an earlier run that was killed; they are not sampled again
-  done = files.count_whole_lines(output, 'responses')
-  if done > len(prompts):
-    raise ValueError(
-      f'{output}: expected replies to {config.input}, which has {len(prompts)} '
-      f'lines, found {done} lines'
-    )
+  done = files.lines_done(output, 'responses', config.input, len(prompts))
   claim.settle()
+  shards = processes.DataShards(model.mesh)
+  own = Weights(model.params, model.config.dtype)
   totals = {'prompts': len(prompts), 'replies': 0, 'tokens': 0, 'finished': 0}
   sampling_seconds = 0.0
   size = config.batch_size
@@ -81,18 +85,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for first in processes.stoppable(steps):
     rows = np.arange(first, min(first + size, len(prompts)))
     before = time.perf_counter()
-    rollout = answer(model, ids, rows, sampler, config)
+    rollout = answer(model, ids, rows, sampler, config, own)
     sampling_seconds += time.perf_counter() - before
-    # one transfer for all arrays of the batch
-    token, length, finished = jax.device_get(
-      (rollout.token, rollout.length, rollout.finished)
-    )
+    sampled = decode(model, shards.local_rows(rollout))
     # the rollout may have more rows, which fill the batch (see `answer`)
-    for p, row in enumerate(rows):
-      replies = [
-        model.chat.decode_reply(token[p, g, : length[p, g]])
-        for g in range(config.samples)
-      ]
+    for row, (replies, finished, tokens) in zip(
+      rows, itertools.chain(*shards.gather_to_primary(sampled)), strict=False
+    ):
       files.append_jsonl(
         output,
         {
@@ -100,12 +99,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
           # `verify`, `score` and `judge` read a single `response`
           **({'response': replies[0]} if config.samples == 1 else {}),
           'responses': replies,
-          'finished': finished[p],
+          'finished': finished,
         },
       )
-    totals['replies'] += len(rows) * config.samples
-    totals['tokens'] += int(length[: len(rows)].sum())
-    totals['finished'] += int(finished[: len(rows)].sum())
+      totals['replies'] += config.samples
+      totals['tokens'] += tokens
+      totals['finished'] += sum(finished)
   summary: dict[str, Any] = totals | {
     'resumed_at': done,
     'finished': totals['finished'] / max(totals['replies'], 1),
@@ -136,12 +135,36 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
   return prompt
 
 
+def decode(
+  model: LanguageModel, rollout: Rollout
+) -> list[tuple[list[str], list[bool], int]]:
+  """Texts of each group's replies, whether they ended, and all their tokens."""
+  # one transfer for all arrays of the batch
+  token, length, finished = jax.device_get(
+    (rollout.token, rollout.length, rollout.finished)
+  )
+  return [
+    (
+      [
+        model.chat.decode_reply(ids[:n])
+        for ids, n in zip(token_GxT, length_G, strict=True)
+      ],
+      finished_G.tolist(),
+      int(length_G.sum()),
+    )
+    for token_GxT, length_G, finished_G in zip(
+      token, length, finished, strict=True
+    )
+  ]
+
+
 def answer(
   model: LanguageModel,
   prompts: Sequence[Sequence[int]],
   rows: np.ndarray,
   sampler: Any,
   config: Config,
+  own: Weights | None = None,
 ) -> Rollout:
   """Samples G replies to each of the briefs `rows`, in a batch of fixed size.
 
@@ -154,10 +177,12 @@ def answer(
     rows: indices of the briefs to answer, at most P.
     sampler: as returned by `make_sampler`.
     config: the settings of the task.
+    own: its weights, if they are only sampled from; None for `model.params`.
 
   Returns:
     A rollout `[P, G, T]`, of which the first `len(rows)` rows count.
   """
+  shards = processes.DataShards(model.mesh)
   padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
   # Widths are powers of two, so that batches of different prompts share few
   # compilations.
@@ -165,13 +190,13 @@ def answer(
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
   )
-  arrays = jax.device_put(
-    (prompt_PxL, length_P, padded_P), over_groups(model.mesh)
+  arrays = shards.to_global(
+    tuple(map(shards.local_slice, (prompt_PxL, length_P, padded_P)))
   )
   # The row's index in the file selects its random keys, hence replies do not
   # depend on the batch they are sampled in.
   rollout = sample(
-    model.params,
+    own or model.params,
     *arrays,
     sampler,
     config.seed,

@@ -15,12 +15,13 @@ from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.data.messages import transcript
 from rlcw.evaluation import stats
+from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import console, files
+from rlcw.runtime import console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
-from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of
+from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of_all
 from rlcw.sampling.usage import Ledger
 
 # Label, key in the summary and format; the last four need labelled replies.
@@ -47,7 +48,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Judges every reply; a run that was killed resumes where it stopped.
 
   Returns:
-    The summary.
+    The summary in process 0; an empty dict in the others.
 
   Raises:
     ValueError: no judge is configured, or no reply got a verdict.
@@ -55,16 +56,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   settings = config.judge
   question = factory.make_question('judge', settings)
+  mesh = make_mesh(**config.mesh)
+  placed = language_model.placement(config, settings.model)
   judge_model = factory.make_judge(
-    settings, make_mesh(**config.mesh), workdir=workdir
+    settings, mesh, workdir=workdir, placed=placed
   )
   assert judge_model is not None
   output = Path(config.output or workdir / 'verdicts.jsonl')
-  ledger = Ledger(workdir, {'judge': judge_model.usage})
+  shards = processes.DataShards(mesh)
+  ledger = Ledger(workdir, {'judge': judge_model.usage}, shards.gather)
   patience = Patience('judge: no reply of a batch got a verdict')
 
   def trouble() -> Trouble:
-    return trouble_of(judge_model)
+    return trouble_of_all(judge_model)
 
   def answer(records: Sequence[Record]) -> list[Record]:
     prompts = [transcript(layouts.prompt_of(each)) for each in records]
@@ -72,27 +76,38 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     replies = [[reply_of(record['response'])] for record in records]
     verdicts = questions.judge(judge_model, question, prompts, replies)
     ledger.save()
-    patience.see(bool(verdicts.valid.any()), trouble)
+    # all processes must end alike
+    answered = any(processes.gather(bool(verdicts.valid.any())))
+    patience.see(answered, trouble)
     return [
-      verdict_fields(p_good, reason[0], question.labels)
-      for p_good, reason in zip(
-        verdicts.first[:, 0], verdicts.reason, strict=True
+      verdict_fields(p_good, reason, question.labels)
+      for [p_good], [reason] in zip(
+        verdicts.first, verdicts.reason, strict=True
       )
     ]
 
   try:
     rows, done = annotate(
-      'judge', config.input, output, 'verdict', config.batch_size, answer
+      'judge', config.input, output, 'verdict', config.batch_size, answer, mesh
     )
   except NoAnswers:
-    files.drop_last(output, is_unanswered)
+    if processes.is_primary_process():
+      files.drop_last(output, is_unanswered)
     raise
   judged = [row for row in rows if not is_unanswered(row)]
   # Most likely the endpoint is misconfigured.
-  if not judged:
-    files.drop_last(output, is_unanswered)
-    cause = trouble().text or 'check judge.endpoint'
-    raise ValueError(f'none of the {len(rows)} replies got a verdict: {cause}')
+  cause = trouble().text or 'check judge.endpoint'
+
+  def refuse_none() -> None:
+    if not judged:
+      files.drop_last(output, is_unanswered)
+      words = f'none of the {len(rows)} replies got a verdict: {cause}'
+      raise ValueError(words)
+
+  processes.from_primary(refuse_none)
+  used = ledger.totals()
+  if not processes.is_primary_process():
+    return {}
   good = [row['verdict'] == question.labels[0] for row in judged]
   summary = {
     'replies': len(rows),
@@ -100,7 +115,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'unanswered': len(rows) - len(judged),
     'good': np.mean(good),
     **compare(judged, good),
-    'usage': ledger.totals()['judge'],
+    'usage': used['judge'],
   }
   console.table(
     f'judge: {len(judged)} of {len(rows)} replies got a verdict',
@@ -112,7 +127,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     ],
   )
   console.log(f'judge: {output}')
-  usage.log('judge', ledger.totals())
+  usage.log('judge', used)
   return summary
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
+from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards import reward_model
-from rlcw.runtime import console
-from rlcw.runtime.mesh import make_mesh, with_mesh
+from rlcw.runtime import console, processes
+from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 
 
 @with_mesh
@@ -21,19 +22,23 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Scores every reply; a run that was killed resumes where it stopped.
 
   Returns:
-    The summary.
+    The summary in process 0; an empty dict in the others.
 
   Raises:
     FileNotFoundError, ValueError: see `load_alone` and `annotate`.
   """
-  reward = reward_model.load_alone(config.run, make_mesh(**config.mesh))
+  mesh = make_mesh(**config.mesh)
+  placed = language_model.placement(config, config.run)
+  reward = reward_model.load_alone(config.run, mesh, placed)
   output = Path(config.output or workdir / 'scores.jsonl')
-  size = config.batch_size
+  _, parts = processes.DataShards(mesh).index_and_count
+  size = round_up_groups(config.batch_size, mesh) // parts
+  nothing: Record = {'prompt': 'x', 'response': 'x'}
 
   def answer(records: Sequence[Record]) -> list[Record]:
     # the last batch is filled with repeated replies to keep its size, so that
     # it needs no new compilation
-    filled = [*itertools.islice(itertools.cycle(records), size)]
+    filled = [*itertools.islice(itertools.cycle(records or [nothing]), size)]
     scores_Nx1 = reward_model.score_texts(
       reward,
       [layouts.prompt_of(record) for record in filled],
@@ -44,7 +49,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     return [{'score': score} for score in scores_Nx1[: len(records), 0]]
 
   # all rows, those of an earlier, killed run included
-  rows, done = annotate('score', config.input, output, 'score', size, answer)
+  rows, done = annotate(
+    'score', config.input, output, 'score', config.batch_size, answer, mesh
+  )
+  if not processes.is_primary_process():
+    return {}
   # null for a blank reply without a score (`reward_model.floor_blank_replies`)
   score_N = np.array([row['score'] for row in rows], float)
   known_N = score_N[np.isfinite(score_N)]

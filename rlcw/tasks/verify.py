@@ -5,6 +5,7 @@ In mode `benchmark`, rules are checked exactly as IFEval does, so that its four
 numbers are comparable with published ones.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from rlcw import Config
 from rlcw.data import datasets, layouts
 from rlcw.data.messages import transcript
+from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
@@ -24,6 +26,7 @@ from rlcw.runtime.mesh import make_mesh, with_mesh
 # IFEval's two kinds: loose ones also accept the reply without asterisks or
 # without its first or last line.
 VERDICTS = 'strict', 'loose'
+_BATCH = 64  # replies that are checked before the task may be stopped
 
 
 @with_mesh
@@ -31,7 +34,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Checks every reply; the output is written whole or not at all.
 
   Returns:
-    The summary.
+    The summary in process 0; an empty dict in the others.
 
   Raises:
     ValueError: the input is empty or has an invalid line; the message names
@@ -43,21 +46,24 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # all lines, before the judge is asked about any: asking takes time and money
   asked = [read_brief(record, place) for place, record in records]
   replies = [reply_of(record['response']) for _, record in records]
-  demands = ask(asked, replies, config)
+  shards = processes.DataShards(make_mesh(**config.mesh))
+  demands = ask(asked, replies, config, shards)
   output = Path(config.output or workdir / 'verdicts.jsonl')
+  verified: list[dict[str, Any]] = []
+  steps = console.progress('verify', 0, len(records), 'reply', _BATCH)
+  for first in processes.stoppable(steps):
+    batch = range(first, min(first + _BATCH, len(records)))
+    mode = config.mode == 'benchmark'
+    own = [
+      verify(records[n][1], asked[n], demands[n], mode)
+      for n in shards.local_items(batch)
+    ]
+    verified += itertools.chain(*shards.gather_to_primary(own))
+  if not processes.is_primary_process():
+    return {}
   output.parent.mkdir(parents=True, exist_ok=True)
-  verified = []
   with files.atomic(output) as partial, partial.open('wb') as file:
-    steps = console.progress('verify', 0, len(records), 'reply')
-    for index in processes.stoppable(steps):
-      record = verify(
-        records[index][1],
-        asked[index],
-        demands[index],
-        config.mode == 'benchmark',
-      )
-      verified.append(record)
-      file.write(files.json_line(record))
+    file.writelines(map(files.json_line, verified))
   summary = {
     'mode': config.mode,
     **summarise(verified),
@@ -89,9 +95,18 @@ def read_brief(record: dict[str, Any], place: str) -> Brief:
 
 
 def ask(
-  asked: Sequence[Brief], replies: Sequence[str], config: Config
+  asked: Sequence[Brief],
+  replies: Sequence[str],
+  config: Config,
+  shards: processes.DataShards,
 ) -> list[list[bool | None]]:
   """Asks the judge about the demands of N briefs, one reply to each.
+
+  Args:
+    asked: the briefs, in every process.
+    replies: to them.
+    config: the settings of the task.
+    shards: each process asks about its share.
 
   Returns:
     N lists with an entry per rule or demand: the verdict at a demand, None at
@@ -107,15 +122,20 @@ def ask(
   # without demands no judge is needed, and none is loaded
   if not rows:
     return verdicts
-  judge_model = factory.make_judge(config.judge, make_mesh(**config.mesh))
+  base, changing, workdir = None, False, None
+  placed = language_model.placement(config, config.judge.model)
+  judge_model = factory.make_judge(
+    config.judge, shards.mesh, base, changing, workdir, placed
+  )
+  own = shards.local_items(rows)
   # groups of one reply: each record is a brief of its own
   answers = questions.follow(
     judge_model,
     factory.make_question('demand', config.judge),
-    [asked[row] for row in rows],
-    [[replies[row]] for row in rows],
+    [asked[row] for row in own],
+    [[replies[row]] for row in own],
   )
-  for row, [answer] in zip(rows, answers, strict=True):
+  for row, [answer] in zip(rows, shards.gather_items(answers), strict=True):
     verdicts[row] = answer
   return verdicts
 

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from pipeline import run, tiny_config
+from pipeline import run, shipped, tiny_config
+from safetensors.numpy import load_file
 
 from rlcw.data import datasets
 from rlcw.models import language_model
@@ -329,3 +330,152 @@ def test_other_training_equals_that_of_one_process(
   for name, value in summaries[1].items():
     if isinstance(value, float) and 'seconds' not in name and 'gib' not in name:
       assert summaries[0][name] == pytest.approx(value, abs=1e-3), name
+
+
+# Task: its settings beside those of a mesh, and the file that it writes.  RUNS
+# is the folder of `read`.
+READING: dict[str, tuple[dict[str, Any], str]] = {
+  'generate': (
+    {'model': 'MODEL', 'samples': 2, 'max_new_tokens': 8, 'batch_size': 8},
+    'replies.jsonl',
+  ),
+  'score': ({'run': 'RUNS/reward_model', 'batch_size': 4}, 'scores.jsonl'),
+  'judge': ({'judge.model': 'JUDGE', 'batch_size': 4}, 'verdicts.jsonl'),
+  'verify': ({'judge.model': 'JUDGE'}, 'verdicts.jsonl'),
+  'evaluate': (
+    {
+      'run': 'RUNS/rlmr-0',
+      'judge.model': 'JUDGE',
+      'replies_per_brief': 2,
+      'batch_size': 16,
+      'compute_dtype': 'float32',
+    },
+    'evaluation.jsonl',
+  ),
+  'compare': (
+    {
+      'runs': 'RUNS/rlmr-*',
+      'unseen': 'RUNS/reward_model',
+      'judge.model': 'JUDGE',
+      'replies_per_brief': 2,
+      'batch_size': 16,
+    },
+    'replies/rlmr-0.jsonl',
+  ),
+  'export': ({'model': 'RUNS/rlmr-0'}, 'model/model.safetensors'),
+}
+
+
+@pytest.fixture(scope='module')
+def read(
+  lab: Lab, two: pathlib.Path, make_judge: Callable[[str], pathlib.Path]
+) -> dict[str, str]:
+  """What the settings of `READING` stand for."""
+  runs = lab.folder / 'runs'
+  shutil.copytree(two, runs / 'rlmr-0')
+  shutil.copytree(lab.folder / 'reward_model', runs / 'reward_model')
+  records = [
+    {
+      'prompt': 'Write ' + 'a long ' * (n % 5) + 'letter to the sea.',
+      'response': 'wave ' * (1 + 3 * n),
+      'instruction_id_list': ['soft:demand', 'punctuation:no_comma'][n % 2 :],
+      'kwargs': [{'demand': 'It is warm.'}, {}][n % 2 :],
+    }
+    for n in range(11)
+  ]
+  (runs / 'in.jsonl').write_bytes(b''.join(map(files.json_line, records)))
+  return {
+    'MODEL': str(lab.model),
+    'JUDGE': str(make_judge('llama')),
+    'RUNS': str(runs),
+  }
+
+
+def assert_close(ours: Any, theirs: Any, place: str = '') -> None:
+  """Equal but for the rounding of sums, and times."""
+  if isinstance(theirs, dict):
+    assert ours.keys() == theirs.keys(), place
+    for name in theirs:
+      if not any(word in name for word in ('second', 'gib', 'hardware')):
+        assert_close(ours[name], theirs[name], f'{place}.{name}')
+  elif isinstance(theirs, list):
+    assert len(ours) == len(theirs), place
+    for n, pair in enumerate(zip(ours, theirs, strict=True)):
+      assert_close(*pair, f'{place}[{n}]')
+  elif isinstance(theirs, float) and isinstance(ours, float):
+    assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3), place
+  else:
+    assert ours == theirs, place
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('task', 'count', 'mesh'),
+  [
+    *((task, 2, (4, 1, 2)) for task in READING),
+    ('generate', 4, (1, 4, 2)),
+    ('judge', 4, (2, 1, 4)),  # two processes split the model of a part
+    ('evaluate', 4, (1, 4, 2)),
+    ('export', 4, (1, 1, 8)),
+  ],
+)
+def test_what_several_processes_read_one_reads(
+  lab: Lab,
+  read: dict[str, str],
+  task: str,
+  count: int,
+  mesh: tuple[int, int, int],
+) -> None:
+  changes, output = READING[task]
+  for word, path in read.items():
+    changes = {
+      name: value.replace(word, path) if isinstance(value, str) else value
+      for name, value in changes.items()
+    }
+  config, name = shipped(task), f'read_{task}_{count}'
+  if 'input' in config:
+    config.input = f'{read["RUNS"]}/in.jsonl'
+  axes = zip(('mesh.data', 'mesh.fsdp', 'mesh.tensor'), mesh, strict=True)
+  config.update_from_flattened_dict(changes | dict(axes))
+  codes = lab.drive(name, config, count=count, devices=8 // count)
+  assert codes == [0] * count, lab.told(name)[-3000:]
+  ours = lab.folder / name / 'run'
+  theirs = lab.alone(f'one_{name}', config)
+  if task == 'export':
+    mine, other = (load_file(f / output) for f in (ours, theirs))
+    assert mine.keys() == other.keys()
+    for key, tensor in other.items():
+      np.testing.assert_array_equal(mine[key], tensor, key)
+  else:
+    rows = [datasets.read_jsonl(f / output) for f in (ours, theirs)]
+    assert_close(*rows)
+  summaries = [
+    json.loads((f / 'summary.json').read_text()) for f in (ours, theirs)
+  ]
+  for each in summaries:
+    each.pop('folder', None)
+  assert_close(*summaries)
+  # the first process alone has written and told of it
+  assert not [f for f in ours.rglob('*.partial')]
+  assert task not in lab.told(name, count - 1)
+
+
+@pytest.mark.slow
+def test_an_error_ends_all_processes_that_read_alike(
+  lab: Lab, read: dict[str, str]
+) -> None:
+  config, name = shipped('score'), 'read_error'
+  bad = lab.folder / 'bad.jsonl'
+  bad.write_text('{"prompt": "To the sea"}\n')
+  config.update({'input': str(bad), 'run': f'{read["RUNS"]}/reward_model'})
+  assert lab.drive(name, config) == [1, 1]
+  for process in (0, 1):
+    assert 'bad.jsonl:1' in lab.told(name, process)
+  # as does one that only the first process can see
+  config.input = f'{read["RUNS"]}/in.jsonl'
+  workdir = lab.folder / 'read_other' / 'run'
+  workdir.mkdir(parents=True)
+  (workdir / 'scores.jsonl').write_text('{"other": 1}\n')
+  assert lab.drive('read_other', config) == [1, 1]
+  for process in (0, 1):
+    assert "lines without 'score'" in lab.told('read_other', process)

@@ -4,12 +4,18 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from pipeline import run, tiny_config
 
 from rlcw.data import datasets
+from rlcw.models import language_model
 from rlcw.models import weights as weights_lib
 from rlcw.models.weights import param_shardings
+from rlcw.rewards.judge import factory
+from rlcw.rewards.judge.local import LogprobJudge
+from rlcw.rewards.judge.questions import Question
 from rlcw.runtime.mesh import make_mesh
 from tests.tasks.reward_model_test import save_run
 
@@ -56,10 +62,24 @@ def test_a_run_is_the_same_where_frozen_models_wait(
   assert moved.count('pinned_host') == 2  # the reference, the reward
 
 
-def test_a_judge_cannot_read_what_waits(
-  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+def test_a_judge_that_waits_gives_the_same_verdicts(
+  make_judge: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  config = tiny_config('grpo', tiny_folder, tmp_path)
-  config.offload, config.judge.model = True, config.model
-  with pytest.raises(ValueError, match='must be another one than model'):
-    run('grpo', config, tmp_path)
+  """One with weights of its own, and one that shares those of the policy."""
+  base = language_model.load(
+    make_judge('llama3'), make_mesh(devices=jax.devices()[:1])
+  )
+  question = Question('judge', 'en', 40, 'Be kind.')
+  prompts = [[question.about('To the sea', reply)] for reply in ('wave', 'x')]
+  expected = LogprobJudge(base, 2)(question, prompts).first
+  settings = ConfigDict(factory.judge_settings() | {'batch_size': 2})
+  settings.model = base.source
+  there = weights_lib.in_memory(base.params, 'pinned_host')
+  for policy in (base._replace(params=there), base._replace(source='other')):
+    judge: Any = factory.make_judge(settings, base.mesh, policy, offload=True)
+    kinds = {
+      leaf.sharding.memory_kind for leaf in jax.tree.leaves(judge.model.params)
+    }
+    assert kinds == {'pinned_host'}
+    found = judge(question, prompts).first
+    np.testing.assert_array_equal(found, expected)

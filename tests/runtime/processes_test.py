@@ -109,6 +109,69 @@ def test_one_process_gathers_what_it_gave() -> None:
   assert spread.sharding == over_groups(make_mesh(2, 2, 2))
 
 
+class Store:
+  """The coordinator's key-value store, as one process sees it."""
+
+  def __init__(self) -> None:
+    self.values: dict[str, bytes] = {}
+
+  def key_value_set_bytes(self, key: str, value: bytes) -> None:
+    assert key not in self.values and len(value) <= processes._PIECE
+    self.values[key] = value
+
+  def blocking_key_value_get_bytes(self, key: str, _: int) -> bytes:
+    return self.values[key]
+
+  def wait_at_barrier(self, *_: Any) -> None:
+    pass
+
+  def key_value_delete(self, key: str) -> None:
+    kept = {k: v for k, v in self.values.items() if not k.startswith(key + '/')}
+    assert len(kept) < len(self.values)
+    self.values = kept
+
+
+@pytest.mark.parametrize('length', [0, 1, 7, 2 * processes._PIECE])
+def test_values_of_any_size_travel_in_pieces(
+  monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+  store, parts = Store(), processes.DataShards(make_mesh(2, 2, 2))
+  monkeypatch.setattr(processes, '_client', lambda: store)
+  monkeypatch.setattr(processes, 'count', lambda: 2)
+  text = 'ä' * length
+  assert parts.gather_items([text, 1]) == [text, 1]
+  assert parts.gather_to_primary(text) == [text]
+  assert processes.from_primary(lambda: text) == text
+  assert not store.values  # nothing stays in memory
+
+
+def test_an_error_of_the_first_process_is_one_of_all(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  store = Store()
+  monkeypatch.setattr(processes, '_client', lambda: store)
+  monkeypatch.setattr(processes, 'count', lambda: 2)
+
+  def fail() -> None:
+    raise OSError('the disk is full')
+
+  with pytest.raises(ValueError, match='the disk is full'):
+    processes.from_primary(fail)
+  assert not store.values
+
+
+@pytest.mark.parametrize('total', [0, 1, 3, 8, 11])
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_the_shares_of_a_list_are_the_list(total: int, parts: int) -> None:
+  shards, shares = processes.DataShards(make_mesh(2, 2, 2)), []
+  for index in range(parts):
+    shards.index_and_count = index, parts
+    shares.append(shards.local_items(range(total)))
+  assert [item for share in shares for item in share] == [*range(total)]
+  sizes = [len(share) for share in shares]
+  assert max(sizes) - min(sizes) <= 1
+
+
 def fake_mesh(shape: tuple[int, int, int], per_process: int) -> Any:
   """A mesh of devices that know their process, and nothing else."""
   devices = [
@@ -173,8 +236,8 @@ def test_a_task_for_one_process_is_refused_to_several(
   monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
   monkeypatch.setattr(processes, 'count', lambda: 2)
-  with pytest.raises(app.UsageError, match="evaluate.*'sft'.*'grpo'"):
-    main.prepare_workdir({'task': 'evaluate'}, tmp_path)
+  with pytest.raises(app.UsageError, match="curate.*'sft'.*'verify'"):
+    main.prepare_workdir({'task': 'curate'}, tmp_path)
   monkeypatch.setattr(processes, 'gather', lambda mine: [mine, {'task': 'sft'}])
   with pytest.raises(app.UsageError, match='different settings'):
     main.prepare_workdir({'task': 'grpo'}, tmp_path)

@@ -496,15 +496,20 @@ def test_keys_are_split_over_no_more_chips_than_there_are_heads(
 
 def test_a_judge_that_is_loaded_is_planned(tiny_folder: pathlib.Path) -> None:
   other = f'{tiny_folder}/.'  # the same shapes by another name
-  for judge, held in ((other, True), (str(tiny_folder), False)):
-    changes = {'judge.model': judge, 'kl_weight': 0.0, 'offload': held}
-    planned = made(settings(tiny_folder, **changes))
-    names = [program.name for program in programs.phases(planned)]
-    assert names[-3:] == ['judge', 'update', 'optimiser']
-    # the policy's own base is loaded once, and never moved
-    base = 'judge' if held else 'reference'
-    assert {*planned.frozen} == {base, 'reward'}
-    assert shapes.per_chip(planned.resident[base]) > 0
+  for judge in (other, str(tiny_folder)):
+    # the policy's own base is loaded once
+    base = 'judge' if judge == other else 'reference'
+    for offload in (False, True):
+      changes = {'judge.model': judge, 'kl_weight': 0.0, 'offload': offload}
+      planned = made(settings(tiny_folder, **changes))
+      *_, program, update, optimiser = programs.phases(planned)
+      names = [each.name for each in (program, update, optimiser)]
+      assert names == ['judge', 'update', 'optimiser']
+      assert {*planned.frozen} == {base, 'reward'}
+      size = shapes.per_chip(planned.frozen[base])
+      held = shapes.per_chip(planned.resident[base])
+      # what waits in host memory is copied for this phase
+      assert (held, program.copy) == ((0, size) if offload else (size, 0))
 
 
 def test_a_judge_that_is_served_takes_no_memory(

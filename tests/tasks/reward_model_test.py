@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from rlcw.data import datasets
-from rlcw.models import language_model, tokenizer
+from rlcw.models import language_model, packing, tokenizer
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
 from rlcw.models.decoder import Decoder
@@ -302,6 +303,38 @@ def test_a_head_on_the_policys_own_decoder_shares_it(
   np.testing.assert_array_equal(again.head.weight, head.weight)
   assert again.head.bias == 0.5 and again.pooling == 'mean'
   assert again.shared and again.decoder.params is base.params
+
+
+def test_longer_texts_beside_a_policy_compile_nothing_new(
+  tiny_folder: pathlib.Path,
+  make_judge: Callable[[str], pathlib.Path],
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """Replies of 8 of the policy's tokens, by a tokenizer with others."""
+  base = tiny_policy(tiny_folder)
+  save_run(tmp_path, str(make_judge('llama3')), 32)
+  reward = reward_model.load(str(tmp_path), base)
+  assert not reward.shared
+  monkeypatch.setattr(packing, 'widths', lambda *_: [2048])  # of rows
+  whole, cut = np.ones((1, 2), bool), np.zeros((1, 2), bool)
+
+  def score(*replies: str, finished: np.ndarray = whole) -> np.ndarray:
+    return reward_model.score_texts(
+      reward, ['To the sea'], [replies], finished, (32, 8)
+    )
+
+  score('a', 'b')
+  compiled = reward_model.features._cache_size()
+  score('wave ' * 4, 'salt ' * 9)  # up to 32 tokens, and beyond
+  long = score('x' * 32 + 'y' * 99, 'x' * 32, finished=cut)
+  assert reward_model.features._cache_size() == compiled
+  # the rest of a longer one is not read
+  assert long[0, 0] == long[0, 1]
+  assert score('x' * 31, 'x')[0, 0] != long[0, 0]
+  # a decoder with the policy's tokenizer needs little room
+  same = reward_model.load(str(tmp_path), tiny_policy(make_judge('llama3')))
+  assert same.shared and same.stretch < reward.stretch
 
 
 def test_a_run_remembers_what_it_read_after_a_reply(

@@ -7,8 +7,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from rlcw import Config
-from rlcw.models import language_model
-from rlcw.models.language_model import LanguageModel
+from rlcw.models import language_model, weights
+from rlcw.models.language_model import PLAIN, LanguageModel, Placement
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Judge, Question
@@ -49,6 +49,8 @@ def make_judge(
   base: LanguageModel | None = None,
   changing: bool = False,
   workdir: Path | None = None,
+  placed: Placement = PLAIN,
+  offload: bool = False,
 ) -> Judge | None:
   """Returns the configured judge, or None.
 
@@ -59,6 +61,9 @@ def make_judge(
     changing: whether the principles will change from call to call.
     workdir: of the run, which keeps the secret of its questions' ids if no
       cache does (`secret.load`).
+    placed: dtype and attention of a model that is loaded here without a base.
+    offload: whether the weights of a model of its own wait in host memory
+      between calls.
   """
   if settings.endpoint.url:
     server = llm.make_endpoint(settings)
@@ -71,7 +76,11 @@ def make_judge(
     )
   if not settings.model:
     return None
-  model = language_model.reuse(settings.model, mesh, base)
+  model = language_model.reuse(settings.model, mesh, base, placed)
+  # The base's weights are moved by the task, if at all.
+  if offload and (base is None or settings.model != base.source):
+    waiting = weights.in_memory(model.params, 'pinned_host')
+    model = model._replace(params=waiting)
   return LogprobJudge(
     model, settings.batch_size, changing, settings.get('system', '')
   )

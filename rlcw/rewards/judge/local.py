@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlcw.data import batches
-from rlcw.models import packing
+from rlcw.models import packing, weights
 from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, forward_groups, head_weight, prefill
@@ -92,7 +92,9 @@ class LogprobJudge:
     # the same G as the others.
     replies = max(processes.gather(len(prompts[0]) if prompts else 0))
     ids = [self.tokens(group) for group in prompts or [[blank] * replies]]
-    preface, rest = self.preface(blank.shared)
+    # With offload=True the weights are in host memory between calls.
+    params = weights.in_memory(self.model.params, 'device')
+    preface, rest = self.preface(blank.shared, params)
     shared = len(self.opening(blank.shared))
     for brief, rows in ids:
       self.model.chat.check_context(
@@ -127,7 +129,7 @@ class LogprobJudge:
         self.parts.to_global(groups), self.parts.sharding
       )
       probability_PxG = probability(
-        self.model.params,
+        params,
         preface,
         groups,
         self.labels(question),
@@ -168,7 +170,7 @@ class LogprobJudge:
     opening, _ = self.model.chat.turns(self.system)
     return opening + encode_untrusted(self.model.tokenizer, shared)
 
-  def preface(self, shared: str) -> tuple[Prefix, list[int]]:
+  def preface(self, shared: str, params: Params) -> tuple[Prefix, list[int]]:
     """KV cache of the shared text, and the tokens of it that are not in it.
 
     The cache has one row per shard of the batch (S), prefilled at the first
@@ -189,9 +191,7 @@ class LogprobJudge:
       token_SxL, length_S = self.parts.to_global(
         (np.tile(row[:cut], (rows, 1)), np.full(rows, cut))
       )
-      prefix = _prefill(
-        self.model.params, token_SxL, length_S, config=self.model.config
-      )
+      prefix = _prefill(params, token_SxL, length_S, config=self.model.config)
       self.prefaces[shared] = prefix, row[cut:]
     return self.prefaces[shared]
 

@@ -174,7 +174,9 @@ def judge(
     for brief, group in zip(briefs, replies, strict=True)
   ]
   first_PxG, reason = model(question, prompts)
-  blank_PxG = np.array([[blank(reply) for reply in group] for group in replies])
+  blank_PxG = np.array(
+    [[blank(reply) for reply in group] for group in replies], bool
+  )
   return Verdicts(
     np.where(blank_PxG & np.isfinite(first_PxG), 0.0, first_PxG),
     [
@@ -204,7 +206,8 @@ def compare(
     [question.about(brief, a, other=b), question.about(brief, b, other=a)]
     for brief, a, b in zip(briefs, ours, theirs, strict=True)
   ]
-  first_Px2 = model(question, prompts).first
+  # Without pairs there may be no second axis.
+  first_Px2 = model(question, prompts).first.reshape(-1, 2)
   # In the second prompt ours is the second reply.
   ours_P = (first_Px2[:, 0] > 0.5) * 0.5 + (first_Px2[:, 1] <= 0.5) * 0.5
   none_P, other_P = ([*map(blank, texts)] for texts in (ours, theirs))

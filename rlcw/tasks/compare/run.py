@@ -21,8 +21,8 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, intervals, names, stats
-from rlcw.models import formats, language_model, lora
-from rlcw.models.language_model import LanguageModel
+from rlcw.models import formats, language_model
+from rlcw.models.language_model import LanguageModel, Placement
 from rlcw.rewards import reward_model
 from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.judge import factory, questions
@@ -78,51 +78,55 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Compares runs: samples, scores, computes statistics, writes the page.
 
   Returns:
-    The summary, as in summary.json.
+    The summary in process 0; an empty dict in the others.
 
   Raises:
     ValueError: see `find`, `differences` and `benchmark`.
   """
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
-  trained = next(iter(settings.values()))
+  trained = heldout.computed_as(config, next(iter(settings.values())))
   notes = differences(settings)
   # before the work that a spoiled file would waste
   logs = {name: read_logs(folder) for name, folder in runs.items()}
-  base = language_model.load(trained.model, make_mesh(**config.mesh))
-  scorers = Scorers(
-    Scorer(base, trained),
-    reward_model.load(config.unseen, base),
-    factory.make_judge(config.judge, base.mesh, base, workdir=workdir),
-  )
+  placed = Placement(trained.compute_dtype, trained.attention)
+  base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
+  scorers = load_scorers(config, trained, base, workdir)
+  primary = processes.is_primary_process()
   briefs = load_run_briefs(trained, 'heldout', base.system)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
     meters['judge'] = scorers.judge.usage
-  ledger = Ledger(workdir, meters)
+  ledger = Ledger(workdir, meters, scorers.scorer.shards.gather)
   folder = workdir / 'replies'
-  folder.mkdir(exist_ok=True)
-  shared = identity(briefs, trained, config)
+  if primary:
+    folder.mkdir(exist_ok=True)
+  shared = processes.from_primary(lambda: identity(briefs, trained, config))
   replies, features = {}, {}
   file_of = names.file_names((BASE, *runs))
   for name in (BASE, *runs):
     file = folder / f'{file_of[name]}.jsonl'
-    key = [*shared, formats.digest(runs.get(name) or trained.model)]
-    if not is_answered(file, key, len(briefs)):
-      model = base if name == BASE else restore(runs[name], base)
+    source = runs.get(name) or trained.model
+    key = [*shared, processes.from_primary(lambda s=source: formats.digest(s))]
+    # Only process 0 reads and writes the stored replies.
+    if not processes.from_primary(
+      lambda f=file, k=key: is_answered(f, k, len(briefs))
+    ):
+      begun = name == BASE
+      model = base if begun else language_model.beside(runs[name], base)
       answered = heldout.answer(model, scorers.scorer, briefs, trained, config)
-      features_PxGxD = read(answered, briefs, scorers, config)
-      # half precision is enough: features are used for diversity only
-      np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
       # the base comes first in the loop, so others can be compared with it
-      if scorers.judge is not None:
-        judge(scorers.judge, answered, replies.get(BASE), briefs, config)
-      write(file, briefs, answered)
+      rate(file, answered, replies.get(BASE), briefs, scorers, config)
       ledger.save()
       # Written last, because it marks the replies as complete.
       write_json(file.with_suffix('.json'), {'key': key})
-    replies[name] = [line['replies'] for line in datasets.read_jsonl(file)]
-    features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
+    replies[name] = processes.from_primary(lambda f=file: stored(f))
+    if primary:
+      features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
+  accuracy = scorer_accuracy(scorers, trained, config)
+  used = ledger.totals()
+  if not primary:
+    return {}
   table = arms.measure(
     replies,
     features,
@@ -140,15 +144,28 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'replies_per_brief': config.replies_per_brief,
     'steps': trained.steps,
     'notes': notes,
-    'scorers': scorer_accuracy(scorers, trained, config),
+    'scorers': accuracy,
     'benchmark': benchmark(config.benchmark),
     'warnings': {name: log.warnings for name, log in logs.items()},
     **table,
   }
   histories = {name: log.history for name, log in logs.items()}
   page.write(workdir, summary, replies, briefs, histories)
-  usage.log('compare', ledger.totals())
-  return summary | {'usage': ledger.totals()}
+  usage.log('compare', used)
+  return summary | {'usage': used}
+
+
+def load_scorers(
+  config: Config, trained: Config, base: LanguageModel, workdir: Path
+) -> Scorers:
+  """Loads the scorers, which share the base's weights where they can."""
+  return Scorers(
+    Scorer(base, trained),
+    reward_model.load(config.unseen, base),
+    factory.make_judge(
+      config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
+    ),
+  )
 
 
 def find(pattern: str) -> dict[str, Path]:
@@ -193,6 +210,9 @@ def identity(briefs: list[Brief], trained: Config, config: Config) -> list[str]:
   asked = {
     key: config.get(key) for key in ('seed', 'replies_per_brief', 'judge')
   }
+  # Earlier versions computed in float32 alone.
+  if trained.get('compute_dtype', 'float32') != 'float32':
+    asked['compute_dtype'] = trained.compute_dtype
   texts = [repr(briefs), repr(settings | code), repr(asked)]
   return [
     *(hashlib.sha256(text.encode()).hexdigest() for text in texts),
@@ -255,10 +275,32 @@ def differences(settings: dict[str, Config]) -> list[str]:
   return notes
 
 
-def restore(folder: Path, base: LanguageModel) -> LanguageModel:
-  """Loads the policy that a run ended with, over the base's frozen weights."""
-  after, learned = language_model.restore(folder, base)
-  return after._replace(params=lora.join(learned, base.params))
+def rate(
+  file: Path,
+  answered: list[list[dict[str, Any]]],
+  base: list[list[dict[str, Any]]] | None,
+  briefs: list[Brief],
+  scorers: Scorers,
+  config: Config,
+) -> None:
+  """Lets the other two scorers rate a model's replies, and stores these.
+
+  Args:
+    file: to be written in process 0, beside one of the replies' features.
+    answered: `[P][G]` replies, changed in place.
+    base: those of the base; None for the base itself.
+    briefs: the P briefs.
+    scorers: all three.
+    config: the settings of the task.
+  """
+  features_PxGxD = read(answered, briefs, scorers, config)
+  if scorers.judge is not None:
+    shards = scorers.scorer.shards
+    judge(scorers.judge, answered, base, briefs, config, shards)
+  if processes.is_primary_process():
+    # half precision is enough: features are used for diversity only
+    np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
+    write(file, briefs, answered)
 
 
 def read(
@@ -273,20 +315,20 @@ def read(
     The features `[P, G, D]` that the scores are computed from.
   """
   mesh = scorers.unseen.decoder.mesh
+  shards = processes.DataShards(mesh)
   size, found = round_up_groups(config.batch_size, mesh), []
   steps = console.progress('read', 0, len(briefs), 'brief', size)
   for first in processes.stoppable(steps):
     # The last batch is filled with repeated briefs: batches of one size need
     # no new compilation.
-    rows = np.arange(first, first + size) % len(briefs)
-    found += [
-      *reward_model.read_texts(
-        scorers.unseen,
-        [briefs[row].request for row in rows],
-        [[reply['text'] for reply in answered[row]] for row in rows],
-        np.array([[reply['finished'] for reply in answered[r]] for r in rows]),
-      )
-    ]
+    rows = shards.local_slice(np.arange(first, first + size) % len(briefs))
+    features_PxGxD = reward_model.read_texts(
+      scorers.unseen,
+      [briefs[row].request for row in rows],
+      [[reply['text'] for reply in answered[row]] for row in rows],
+      np.array([[reply['finished'] for reply in answered[r]] for r in rows]),
+    )
+    found += [*shards.gather_rows(features_PxGxD)]
   features_PxGxD = np.stack(found[: len(briefs)])
   # the score is linear in the features, so one forward pass gives both
   texts = [[reply['text'] for reply in group] for group in answered]
@@ -303,6 +345,7 @@ def judge(
   base: list[list[dict[str, Any]]] | None,
   briefs: list[Brief],
   config: Config,
+  shards: processes.DataShards,
 ) -> None:
   """Adds the judge's verdicts to the first JUDGED_PER_BRIEF replies.
 
@@ -317,26 +360,35 @@ def judge(
     base: `[P][G]` replies of the base; None while judging the base.
     briefs: the P briefs.
     config: the settings of the task.
+    shards: each process asks about its share of the briefs.
   """
   count = JUDGED_PER_BRIEF
-  prompts = [brief.text for brief in briefs]
-  ours = [[reply['text'] for reply in group[:count]] for group in answered]
+  own = shards.local_items(range(len(briefs)))
+  prompts = [briefs[p].text for p in own]
+  ours = [[reply['text'] for reply in answered[p][:count]] for p in own]
   question = factory.make_question('judge', config.judge)
-  good_PxG = questions.judge(judge, question, prompts, ours).first
+  good = questions.judge(judge, question, prompts, ours).first
+  good_PxG = np.array(shards.gather_items([*good]))
   won_PxG = np.full_like(good_PxG, np.nan)
   if base is not None:
     # flat lists of P · count pairs, brief by brief
-    won_N = questions.compare(
+    won = questions.compare(
       judge,
       factory.make_question('compare', config.judge),
       [prompt for prompt in prompts for _ in range(count)],
       [text for group in ours for text in group],
-      [reply['text'] for group in base for reply in group[:count]],
+      [reply['text'] for p in own for reply in base[p][:count]],
     )
+    won_N = np.array(shards.gather_items([*won]))
     won_PxG = won_N.reshape(good_PxG.shape)
   for p, group in enumerate(answered):
     for g, reply in enumerate(group[:count]):
       reply |= {'good': good_PxG[p, g], 'won': won_PxG[p, g]}
+
+
+def stored(file: Path) -> list[list[dict[str, Any]]]:
+  """The replies `[P][G]` in a file of `write`."""
+  return [line['replies'] for line in datasets.read_jsonl(file)]
 
 
 def write(
@@ -359,29 +411,33 @@ def scorer_accuracy(
   pairs = datasets.load_preferences(
     config.preferences, split='heldout', language=trained.language
   )
-  prompts = [pair.prompt for pair in pairs]
-  texts = [[pair.chosen, pair.rejected] for pair in pairs]
   accuracy = {}
-  size = round_up_groups(config.batch_size, scorers.unseen.decoder.mesh)
+  shards = processes.DataShards(scorers.unseen.decoder.mesh)
+  size = round_up_groups(config.batch_size, shards.mesh)
   right = []
   bar = console.progress('pairs', 0, len(pairs), 'pair', size)
   for first in processes.stoppable(bar):
     # the last batch repeats some pairs to keep its shape; they are cut below
-    rows = np.arange(first, first + size) % len(pairs)
+    rows = shards.local_slice(np.arange(first, first + size) % len(pairs))
     score_Px2 = reward_model.score_texts(
       scorers.unseen,
-      [prompts[row] for row in rows],
-      [texts[row] for row in rows],
-      np.ones((size, 2), bool),
+      [pairs[row].prompt for row in rows],
+      [[pairs[row].chosen, pairs[row].rejected] for row in rows],
+      np.ones((len(rows), 2), bool),
     )
+    score_Px2 = shards.gather_rows(score_Px2)
     right += [*stats.right(score_Px2)][: len(pairs) - first]
   accuracy['unseen'] = np.mean(right)
   if scorers.judge is not None:
-    question = factory.make_question('compare', config.judge)
-    chosen, rejected = zip(*texts, strict=True)
-    asked = [transcript(prompt) for prompt in prompts]
-    won = questions.compare(scorers.judge, question, asked, chosen, rejected)
-    accuracy['judge'] = metrics.mean(won)
+    own = shards.local_items(pairs)
+    won = questions.compare(
+      scorers.judge,
+      factory.make_question('compare', config.judge),
+      [transcript(pair.prompt) for pair in own],
+      [pair.chosen for pair in own],
+      [pair.rejected for pair in own],
+    )
+    accuracy['judge'] = metrics.mean(np.array(shards.gather_items([*won])))
   return accuracy
 
 

@@ -198,6 +198,7 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
       model, padded, packed.tokens, passes * read_bytes(model, plan.mesh)
     ),
     sharing(model, plan.mesh),
+    host_to_device_bytes(plan, name),
     runs=passes,
     sent=passes,
   )

@@ -75,16 +75,13 @@ def resident_arrays(
 ) -> dict[str, Any]:
   """Arrays that stay in HBM all through a step, by use.
 
-  With `offload`, frozen models but the judge are in host memory between their
-  phases.
+  With `offload`, frozen models are in host memory between their phases.
   """
   resident = {'parameters': learned, 'optimiser': moments}
   for name, tree in frozen.items():
-    # The reference is the base of the adapters, which every phase reads; a
-    # judge is never moved.
+    # The reference is the base of the adapters, which every phase reads.
     base = name == 'reference' and config.train == 'lora'
-    stays = base or name == 'judge' or not config.offload
-    resident[name] = tree if stays else {}
+    resident[name] = tree if base or not config.offload else {}
   return resident
 
 
