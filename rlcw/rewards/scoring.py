@@ -224,6 +224,13 @@ class Scorer:
     self.reads_base = reference or shared
     self.model = model if self.reads_base else model._replace(params={})
 
+  def without_reference(self) -> 'Scorer':
+    """This scorer, with its models, without reference log-probabilities."""
+    other = copy.copy(self)
+    other.reference = False
+    other.reads_base = self.reward is not None and self.reward.shared
+    return other
+
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""
     return dict(self.judge_model.usage()) if self.judge_model else {}
