@@ -45,6 +45,9 @@ from rlcw.sampling import usage
 from rlcw.sampling.samplers import make_sampler
 
 Groups = Sequence[Sequence[dict[str, Any]]]  # records of replies, [P][G]
+# Maps trained parameters to replies and their scores, in process 0, and the
+# judge's usage.
+Answer = Callable[[Params], tuple[Groups, dict[str, float]]]
 
 # Of metrics after a step, and of those before the first one, which are in its
 # row as well.
@@ -263,8 +266,15 @@ class Best:
 # --- In a run ---------------------------------------------------------------
 
 
-class Evaluator:
-  """The `train.Evaluation` of a run.
+def make_answer(
+  model: LanguageModel,
+  frozen: Params,
+  scorer: Scorer,
+  unseen: Scorer | None,
+  briefs: list[Brief],
+  config: Config,
+) -> Answer:
+  """Returns the function that answers the held-out briefs.
 
   Args:
     model: of the policy, for its config, tokenizer and mesh.
@@ -273,34 +283,68 @@ class Evaluator:
     unseen: see `load_unseen`.
     briefs: the P held-out ones.
     config: of the `grpo` task, validated by `check`.
+  """
+  scorer = scorer.without_reference()
+  longest = max(len(model.chat.encode_prompt(b.request)) for b in briefs)
+  # The unseen scorer reads texts, padded to these widths.
+  widths = batches.power_of_two(longest), config.max_new_tokens
+  settings = ConfigDict(
+    dict(
+      batch_size=batch_size(config, len(briefs)),
+      replies_per_brief=config.eval.replies_per_brief,
+      seed=config.seed,
+    )
+  )
+  is_judged = 'judge_good' in names(config)
+
+  def more_scores(
+    briefs: list[Brief], scores: Scores, finished_PxG: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    # The first two are in `rollouts.jsonl` as well.
+    found = {'violated': scores.violated, 'valid': scores.valid}
+    if unseen is not None:
+      found['unseen'] = unseen.write(briefs, scores.text, finished_PxG, widths)
+    if is_judged:
+      # It reads one reply to each brief.
+      found['good'] = np.full(finished_PxG.shape, np.nan)
+      found['good'][:, 0] = scores.good
+    return found
+
+  def answer(learned: Params) -> tuple[Groups, dict[str, float]]:
+    before = scorer.usage()
+    groups = heldout.answer(
+      model._replace(params=lora.join(learned, frozen)),
+      functools.partial(scorer, second_opinion=True),
+      briefs,
+      config,
+      settings,
+      sampler=make_sampler(config.eval.temperature),
+      also=more_scores,
+    )
+    after = scorer.usage().items()
+    spent = {f'judge_{name}': value - before[name] for name, value in after}
+    return groups, usage.add(processes.gather(spent))
+
+  return answer
+
+
+class Evaluator:
+  """The `train.Evaluation` of a run.
+
+  Args:
+    answer: of `make_answer`.
+    briefs: the P held-out ones.
+    config: of the `grpo` task, validated by `check`.
     workdir: of the run, which is claimed.
   """
 
   def __init__(
-    self,
-    model: LanguageModel,
-    frozen: Params,
-    scorer: Scorer,
-    unseen: Scorer | None,
-    briefs: list[Brief],
-    config: Config,
-    workdir: Path,
+    self, answer: Answer, briefs: list[Brief], config: Config, workdir: Path
   ):
-    self._model, self._frozen = model, frozen
-    self._scorer, self._unseen = scorer.without_reference(), unseen
-    self._briefs, self._config, self._workdir = briefs, config, workdir
+    self._answer, self._briefs = answer, briefs
+    self._config, self._workdir = config, workdir
     self._log = workdir / 'evaluations.jsonl'
-    longest = max(len(model.chat.encode_prompt(b.request)) for b in briefs)
-    # The unseen scorer reads texts, padded to these widths.
-    self._widths = batches.power_of_two(longest), config.max_new_tokens
-    self._settings = ConfigDict(
-      dict(
-        batch_size=batch_size(config, len(briefs)),
-        replies_per_brief=config.eval.replies_per_brief,
-        seed=config.seed,
-      )
-    )
-    self.best = Best(config.get('keep', 'newest'))
+    self.best = Best(config.keep)
     self._base: Groups = []  # in process 0
     self._first: dict[str, Any] = {}  # further metrics of the first row
 
@@ -312,18 +356,17 @@ class Evaluator:
     """
     if not processes.from_primary(lambda: bool(self._read_base())):
       groups, spent = self._answer(learned)
-      self._first = _prefixed(BEFORE, spent)
-      processes.from_primary(lambda: self._write_base(groups))
-    if processes.is_primary_process():
-      self._base = self._read_base()
-    if self._config.initial_eval:
-      wanted = names(self._config)
-      self._first |= _prefixed(
-        BEFORE,
-        processes.from_primary(
-          lambda: files.clean(measure(self._base, self._base, wanted))
-        ),
-      )
+      processes.from_primary(lambda: self._write_base(groups, spent))
+
+    def measured() -> dict[str, Any]:
+      lines = self._read_base()
+      self._base = [line['replies'] for line in lines]
+      found = lines[0]['usage']
+      if self._config.initial_eval:
+        found |= measure(self._base, self._base, names(self._config))
+      return files.clean(found)
+
+    self._first = _prefixed(BEFORE, processes.from_primary(measured))
 
   def __call__(self, state: train.TrainState, step: int) -> dict[str, Any]:
     """See `train.Evaluation`."""
@@ -345,7 +388,7 @@ class Evaluator:
 
   def settle(self, state: train.TrainState, save: Callable[[], None]) -> str:
     """See `train.Evaluation`."""
-    step, patience = int(state.step), self._config.get('patience', 0)
+    step, patience = int(state.step), self._config.patience
     best, reason = processes.from_primary(
       lambda: [self.best.step, self.best.ends(patience)]
     )
@@ -380,7 +423,7 @@ class Evaluator:
 
     The folder of the best parameters counts as finished from then on.
     """
-    best = Best(self._config.get('keep', 'newest'))
+    best = Best(self._config.keep)
     for row in history:
       best.see(row)
     if best.step is None:
@@ -393,42 +436,6 @@ class Evaluator:
       f'in {folder}'
     )
     return {'best': found, 'ended': best.ends(self._config.patience)}
-
-  # --- Replies
-
-  def _answer(
-    self, learned: Params
-  ) -> tuple[list[list[dict[str, Any]]], dict[str, float]]:
-    """Returns replies and their scores, in process 0, and the judge's usage."""
-    before = self._scorer.usage()
-    groups = heldout.answer(
-      self._model._replace(params=lora.join(learned, self._frozen)),
-      functools.partial(self._scorer, second_opinion=True),
-      self._briefs,
-      self._config,
-      self._settings,
-      sampler=make_sampler(self._config.eval.temperature),
-      also=self._more_scores,
-    )
-    after = self._scorer.usage().items()
-    spent = {f'judge_{name}': value - before[name] for name, value in after}
-    return groups, usage.add(processes.gather(spent))
-
-  def _more_scores(
-    self, briefs: list[Brief], scores: Scores, finished_PxG: np.ndarray
-  ) -> dict[str, np.ndarray]:
-    """Fields of `rollouts.jsonl`, and scores that take no part in training."""
-    found = {'violated': scores.violated, 'valid': scores.valid}
-    if self._unseen is not None:
-      found['unseen'] = self._unseen.write(
-        briefs, scores.text, finished_PxG, self._widths
-      )
-    if 'judge_good' in names(self._config):
-      # It reads one reply to each brief.
-      good_PxG = np.full(finished_PxG.shape, np.nan)
-      good_PxG[:, 0] = scores.good
-      found['good'] = good_PxG
-    return found
 
   def _records(self, step: int, groups: Groups) -> list[dict[str, Any]]:
     """Lines of `evaluations.jsonl`, as those of `rollouts.jsonl`."""
@@ -448,19 +455,21 @@ class Evaluator:
       for brief, group in zip(self._briefs, groups, strict=True)
     ]
 
-  def _read_base(self) -> Groups:
-    """The base's replies; empty if there are none yet."""
+  def _read_base(self) -> list[dict[str, Any]]:
+    """Lines of the base's replies; empty if there are none yet."""
     # A killed process leaves a partial last line.
     files.count_whole_lines(self._log, 'step')
     lines = files.read_jsonl(self._log) if self._log.exists() else []
-    groups = [line['replies'] for line in lines if line['step'] == BASE_STEP]
-    return groups if len(groups) == len(self._briefs) else []
+    found = [line for line in lines if line['step'] == BASE_STEP]
+    return found if len(found) == len(self._briefs) else []
 
-  def _write_base(self, groups: Groups) -> None:
+  def _write_base(self, groups: Groups, spent: dict[str, float]) -> None:
     """Puts the base's replies before all others, in one piece."""
     others = files.read_jsonl(self._log) if self._log.exists() else []
+    first, *rest = self._records(BASE_STEP, groups)
     lines = [
-      *self._records(BASE_STEP, groups),
+      first | {'usage': spent},
+      *rest,
       *(line for line in others if line['step'] != BASE_STEP),
     ]
     files.replace(self._log, b''.join(map(files.json_line, lines)))

@@ -82,17 +82,19 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # Without a KL term the scorer may have let go of the base's weights, a second
   # copy of those that are trained.
   model = scorer.model
+  next_batch = make_next_batch(model, scorer, frozen, briefs, config, workdir)
   evaluator = None
   if evaluates:
-    claim.settle()  # the first replies are written before the first step
     heldout = evaluation.load_briefs(config, model.system)
-    evaluator = Evaluator(
-      model, frozen, scorer, unseen, heldout, config, workdir
+    answer = evaluation.make_answer(
+      model, frozen, scorer, unseen, heldout, config
     )
+    claim.settle()  # the first replies are written before the first step
+    evaluator = Evaluator(answer, heldout, config, workdir)
     evaluator.begin(learned)
   state = train.fit(
     learned,
-    make_next_batch(model, scorer, frozen, briefs, config, workdir),
+    next_batch,
     objective.make_loss(model.config, config),
     optimizer,
     model.mesh,
