@@ -402,6 +402,26 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # --- Optimiser
       **optimizer_settings(learning_rate=2e-5, warmup_steps=2),
       checkpoint_every=6,  # steps
+      # --- Evaluation while it trains
+      # Steps between evaluations on held-out briefs; 0 for none.  Metrics
+      # eval/… are in the row of the step before; docs/metrics.md has them.
+      eval_every=0,
+      initial_eval=False,  # also evaluate the model before the first step
+      # newest: the two newest checkpoints; best:METRIC, such as best:eval/both:
+      # beside them the best parameters, in the folder best of the workdir,
+      # which evaluate, generate and export take as a model or run.
+      keep='newest',
+      # Evaluations without a better METRIC of keep after which the run ends; 0:
+      # it never does.
+      patience=0,
+      eval=dict(
+        briefs=0,  # so many of the held-out briefs; 0: all
+        replies_per_brief=1,
+        temperature=0.0,  # 0: greedy
+        batch_size=32,  # briefs at a time
+        # A reward model that training does not use, as in compare; '' for none.
+        unseen='',
+      ),
       # --- Shown while it runs
       # Steps between samples, printed and logged: a brief with its best and its
       # worst reply; 0 for never.
@@ -420,6 +440,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         judge_every=2,  # steps between judgements of one reply to each brief
         no_signal=0.75,  # share of groups whose advantages are all about 0
         entropy=0.5,  # ratio to the first steps
+        # of evaluations: distance in standard deviations by which the score
+        # that trains outruns the unseen one, if that does not rise
+        gap=0.5,
       ),
       # --- Devices, memory and dtypes
       mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
@@ -454,6 +477,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         # a model with the reward model's shapes; '' if the reward model shares
         # the reference's decoder, so that one pass computes both
         reward_model='',
+        unseen='',  # the same for eval.unseen
       ),
     )
   )

@@ -12,7 +12,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +74,25 @@ class Batch(NamedTuple):
   def minibatches(self) -> list[Minibatch]:
     """All minibatches: the step has an update for each."""
     return [Minibatch(self.parts, self.divisor), *self.later]
+
+
+class Evaluation(Protocol):
+  """Evaluates a run while it trains (see `fit`); called in all processes."""
+
+  def __call__(self, state: TrainState, step: int) -> Mapping[str, Any]:
+    """Returns metrics for the row of a step, from the state after it.
+
+    Empty where no evaluation is due.  `seconds_eval` is no part of the step.
+    """
+    ...
+
+  def settle(self, state: TrainState, save: Callable[[], None]) -> str:
+    """Keeps the state if it is the best; returns why the run ends, or ''.
+
+    Called once the rows up to this state are written, also on resuming.  `save`
+    saves a checkpoint of it.
+    """
+    ...
 
 
 class Ended(ValueError):
@@ -295,6 +314,7 @@ def fit(
   line: str = 'loss {loss:.4f}, {seconds_step:.2f} s',
   rate: optax.Schedule | None = None,
   config: Config | None = None,
+  evaluation: Evaluation | None = None,
 ) -> TrainState:
   """Trains for `steps` steps, or resumes from the newest checkpoint.
 
@@ -317,6 +337,8 @@ def fit(
     line: template of the line that is logged for each step (`console.line`).
     rate: the optimiser's learning rate, for the metrics.
     config: of the run, for its loggers.
+    evaluation: adds metrics to the rows of some steps, and may end the run; a
+      run that is stopped in it repeats the steps since the last checkpoint.
 
   Returns:
     The state after the last step.
@@ -346,18 +368,24 @@ def fit(
   writer = metrics.Writer(workdir, first, watch, config)
   with writer as write:
 
-    def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
+    def write_row(
+      step: int,
+      batch: Batch,
+      stats: Any,
+      found: Mapping[str, Any],
+      until: float,
+    ) -> bool:
       """Writes a row of metrics; returns whether training has diverged."""
       # Blocks until the device has finished the step.
       stats = metrics.join_updates(jax.device_get(stats))
-      total = until - batch.started
+      total = until - batch.started - found.get('seconds_eval', 0.0)
       times = {'seconds_update': total - batch.seconds, 'seconds_step': total}
       compiled = {
         'compilations': compilations.count,
         'seconds_compiling': compilations.seconds,
       }
       rates = {f'{k}_per_second': n / total for k, n in batch.counts.items()}
-      row = {**batch.metrics, **stats, **times, **rates, **compiled}
+      row = {**batch.metrics, **stats, **times, **rates, **compiled, **found}
       row = files.clean(row)
       console.log(f'{name}: step {step} of {steps}: {console.line(line, row)}')
       if batch.sample:
@@ -365,15 +393,19 @@ def fit(
       write(step, row, batch.sample)
       return stats['bad_steps'] >= max_bad_steps
 
+    ended = evaluation.settle(state, save) if evaluation else ''
     pending = None  # the arguments of `write_row` for the step in flight
     for step in console.progress(name, first, steps, 'step', lines=False):
+      if ended:
+        break
       try:
         processes.stop_together()
         batch = next_batch(state, step)
       except (Ended, Stopped) as error:
-        # Without a pending row the state is saved already.
         if pending is not None:
           write_row(*pending, until=time.perf_counter())
+        # At `first` there is nothing new.
+        if step > first:
           save()
         checkpoints.close()
         if isinstance(error, Stopped):
@@ -386,14 +418,28 @@ def fit(
       diverged = pending is not None and write_row(
         *pending, until=batch.started
       )
-      pending = (step, batch, stats)
+      try:
+        found = evaluation(state, step) if evaluation else {}
+      except Stopped as error:
+        # Without the row's other part this step cannot be saved.
+        checkpoints.close()
+        console.log(
+          f'{name}: {error}, in an evaluation; steps since the last checkpoint '
+          'will be repeated'
+        )
+        raise
+      pending = (step, batch, stats, found)
       done = step + 1
-      if done % checkpoint_every == 0 or done == steps or diverged:
+      saves = done % checkpoint_every == 0 or done == steps or diverged
+      if saves or found:
         # Rows are written before the checkpoint: a resumed run removes the
         # rows of steps that it repeats, but cannot restore missing ones.
         jax.block_until_ready(state)
         diverged |= write_row(*pending, until=time.perf_counter())
         pending = None
+      if evaluation and found:
+        ended = evaluation.settle(state, save)
+      if saves or diverged or ended:
         save()
       if diverged:
         checkpoints.close()
@@ -403,5 +449,7 @@ def fit(
           f'{workdir / "checkpoints"}. A lower learning rate may help.'
         )
   checkpoints.close()
+  if ended:
+    console.log(f'{name}: ended after {int(state.step)} steps: {ended}')
   processes.stop_together()
   return state

@@ -15,10 +15,11 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console, processes
 from rlcw.runtime.mesh import round_up_groups
-from rlcw.sampling.rollout import sample
-from rlcw.sampling.samplers import Temperature
+from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.samplers import Sampler, Temperature
 
 # Values of one reply, from the fields that `answer` and later scorers write.
 PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -61,12 +62,18 @@ def computed_as(config: Config, trained: Config) -> Config:
 
 def answer(
   model: LanguageModel,
-  scorer: Callable[..., Any],
+  scorer: Callable[..., Scores],
   briefs: list[Brief],
   trained: Config,
   config: Config,
+  *,
+  sampler: Sampler | None = None,
+  also: Callable[[list[Brief], Scores, np.ndarray], dict[str, Any]]
+  | None = None,
 ) -> list[list[dict[str, Any]]]:
   """Samples and scores G = `replies_per_brief` replies to each of P briefs.
+
+  Of several processes each reads its share of the briefs.
 
   Args:
     model: the policy.
@@ -74,13 +81,17 @@ def answer(
     briefs: P held-out briefs.
     trained: the training run's settings (`computed_as`).
     config: the evaluation's settings, for batch size, group size and seed.
+    sampler: of tokens; None for the temperature of training.
+    also: a function of a batch's briefs, their scores, and a mask `[P, G]` of
+      finished replies.  It returns further fields, `[P, G]` each.
 
   Returns:
     `[P][G]` dictionaries: `text`; `writing`, the writing score, and `parts` and
-    `met` if it has some (`scoring.Scores.details`); `follow`, a
-    verdict per rule; `finished`, false for a truncated reply; `length` in
-    tokens; `kl`, which is log p − log p_base of the reply in nats.  Its mean
-    over replies estimates the KL divergence from the base model.
+    `met` if it has some (`scoring.Scores.details`); `follow`, a verdict per
+    rule; `finished`, false for a truncated reply; `length` in tokens; `kl`,
+    which is log p − log p_base of the reply in nats, NaN where the scorer gives
+    no log p_base; `strict` and `loose`, verdicts on the whole reply.  The mean
+    of `kl` over replies estimates the KL divergence from the base model.
   """
   prompts = [model.chat.encode_prompt(brief.request) for brief in briefs]
   model.chat.check_context(
@@ -103,6 +114,7 @@ def answer(
     prompt_PxL, length_P, brief_P = shards.to_global(
       (prompt_NxL[own], length_N[own], own)
     )
+    # Anew for each batch, so that no more is in memory than in training.
     ready = for_rollout(decoder, params, model.mesh, trained.rollout_table)
     # Random keys depend on seed, step (0) and row alone: all models draw the
     # same numbers for the same brief, which makes comparisons paired.
@@ -111,7 +123,7 @@ def answer(
       prompt_PxL,
       length_P,
       brief_P,
-      Temperature(trained.temperature),
+      sampler or Temperature(trained.temperature),
       config.seed,
       0,
       config=decoder,
@@ -122,36 +134,59 @@ def answer(
       spent=copies(ready, params),
     )
     del ready  # it need not be in memory while replies are scored
-    scores = scorer([briefs[row] for row in own], prompt_PxL, length_P, rollout)
+    chosen = [briefs[row] for row in own]
+    scores = scorer(chosen, prompt_PxL, length_P, rollout)
     rollout, ref_logp = shards.local_rows((rollout, scores.ref_logp))
-    finished = np.asarray(rollout.finished)
-    length = np.asarray(rollout.length)
+    fields = also(chosen, scores, np.asarray(rollout.finished)) if also else {}
+    records = describe(chosen, rollout, scores, ref_logp, fields)
+    replies += shards.gather_items(records)
+  # drop the repeated briefs of the last batch
+  return replies[: len(briefs)]
+
+
+def describe(
+  briefs: Sequence[Brief],
+  rollout: Rollout,
+  scores: Scores,
+  ref_logp: Any,
+  fields: dict[str, Any],
+) -> list[list[dict[str, Any]]]:
+  """Returns the records of replies as of `answer`, `[P][G]`.
+
+  Args:
+    briefs: P of this process.
+    rollout: this process's replies.
+    scores: of them.
+    ref_logp: of their tokens, `[P, G, T]`, or None.
+    fields: further ones, `[P, G]` each.
+  """
+  finished, length = np.asarray(rollout.finished), np.asarray(rollout.length)
+  kl_PxG = np.full(length.shape, np.nan)
+  if ref_logp is not None:
     gap_PxGxT = np.asarray(rollout.logp - ref_logp)
     # the mask leaves out padding after a reply's last token
-    kl = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
-    groups = [
-      [
-        {
-          'text': scores.text[p][g],
-          'writing': scores.writing[p, g],
-          **scores.details(p, g),
-          'follow': scores.follow[p][g],
-          'finished': finished[p, g],
-          'length': length[p, g],
-          'kl': kl[p, g],
-        }
-        for g in range(config.replies_per_brief)
-      ]
-      for p in range(len(own))
+    kl_PxG = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
+  records = [
+    [
+      {
+        'text': scores.text[p][g],
+        'writing': scores.writing[p, g],
+        **scores.details(p, g),
+        'follow': scores.follow[p][g],
+        'finished': finished[p, g],
+        'length': length[p, g],
+        'kl': kl_PxG[p, g],
+        **{name: values_PxG[p, g] for name, values_PxG in fields.items()},
+      }
+      for g in range(length.shape[1])
     ]
-    replies += shards.gather_items(groups)
-  # drop the repeated briefs of the last batch
-  replies = replies[: len(briefs)]
-  for brief, group in zip(briefs, replies, strict=True):
+    for p in range(len(briefs))
+  ]
+  for brief, group in zip(briefs, records, strict=True):
     for reply in group:
       reply['strict'] = 1 - constraints.breaks(reply['follow'])
       reply['loose'] = follows_loosely(brief, reply)
-  return replies
+  return records
 
 
 def parts(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
@@ -176,6 +211,28 @@ def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
     return np.array([[r['parts'][name] for r in group] for group in groups])
   value = PER_REPLY[key]
   return np.array([[value(r) for r in group] for group in groups], float)
+
+
+def kept_and_better(
+  groups: Sequence[Sequence[dict[str, Any]]],
+  base_P: np.ndarray,
+  score: str = 'unseen',
+) -> np.ndarray:
+  """Returns which replies reach both aims, `[P, G]`; NaN if not known.
+
+  They keep every rule, and are better written than the mean of the base's
+  replies to the same brief.
+
+  Args:
+    groups: of replies.
+    base_P: that mean.
+    score: of writing, `unseen` (by a reward model that training never used) or
+      `writing`.
+  """
+  kept_PxG = values(groups, 'pass_rate')
+  better_PxG = values(groups, score) > base_P[:, None]
+  # a reply without a verdict on its rules stays NaN, even if it is not better
+  return np.where(np.isnan(kept_PxG), np.nan, kept_PxG * better_PxG)
 
 
 def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:

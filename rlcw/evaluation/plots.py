@@ -74,25 +74,56 @@ class Panel(NamedTuple):
   kind: str = ''
   # False: left out for runs that lack the metric, as older ones do
   always: bool = True
+  # Metric of evaluations, drawn as points with intervals; '' for none.
+  evaluated: str = ''
+
+  @property
+  def columns(self) -> dict[str, bool]:
+    """Metrics that it draws, and whether every run has them."""
+    names = [
+      f'{before}{self.evaluated}{end}'
+      for before in ('', 'initial_')
+      for end in ('', '_low', '_high')
+      if self.evaluated
+    ]
+    return dict.fromkeys(self.series, self.always) | dict.fromkeys(names, False)
 
 
 # Training curves, in the order of the report.
 PANELS = (
-  Panel('Pass rate', {'pass_rate': TRAINED}, 'percent'),
-  Panel('Writing score', {'writing': TRAINED}),
+  Panel(
+    'Pass rate', {'pass_rate': TRAINED}, 'percent', evaluated='eval/pass_rate'
+  ),
+  Panel('Writing score', {'writing': TRAINED}, evaluated='eval/writing'),
+  Panel('Unseen writing score', {}, '', False, 'eval/unseen'),
+  Panel('Both aims', {}, 'percent', False, 'eval/both'),
+  Panel('Gap of the scores', {}, 'zero', False, 'eval/gap'),
   Panel(
     'Violators’ largest advantage', {'max_violator_advantage': PURPLE}, 'zero'
   ),
   Panel('Penalty ζ', {'penalty_max': PURPLE, 'penalty_mean': YELLOW}),
-  Panel('Reply length, tokens', {'length_mean': GREEN}),
-  Panel('Truncated replies', {'truncated': GREEN}, 'percent'),
+  Panel(
+    'Reply length, tokens', {'length_mean': GREEN}, evaluated='eval/length'
+  ),
+  Panel(
+    'Truncated replies',
+    {'truncated': GREEN},
+    'percent',
+    evaluated='eval/truncated',
+  ),
   Panel('KL to the reference', {'kl': GREEN}, always=False),
   Panel('Entropy', {'entropy': GREEN}),
   Panel('Repeated text', {'repetition': GREEN}, 'percent', False),
   Panel(
     'Groups without signal', {'no_signal_groups': PURPLE}, 'percent', False
   ),
-  Panel('Rated Good by the judge', {'judge_good': TRAINED}, 'percent', False),
+  Panel(
+    'Rated Good by the judge',
+    {'judge_good': TRAINED},
+    'percent',
+    False,
+    'eval/judge_good',
+  ),
   Panel(
     'Seconds per step',
     {
@@ -154,12 +185,36 @@ def labels(texts: Iterable[str], width: int = 30) -> dict[str, str]:
   }
 
 
+def evaluations(metrics: dict[str, np.ndarray], name: str) -> np.ndarray:
+  """Evaluations of a run, of which a metric is known.
+
+  Args:
+    metrics: as of `draw_curves`.
+    name: of the metric, `eval/…`.
+
+  Returns:
+    `[N, 4]`: updates before it, the mean, and the ends of its interval.
+  """
+  # A row's evaluation is of the parameters after its step, which its other
+  # metrics in the next row are of.
+  after = [metrics['step'] + 1]
+  before = [metrics['step'][:1]]
+  missing = np.full(len(metrics['step']), np.nan)
+  for end in ('', '_low', '_high'):
+    after.append(metrics.get(f'{name}{end}', missing))
+    before.append(metrics.get(f'initial_{name}{end}', missing)[:1])
+  rows_Nx4 = np.concatenate([np.stack(before, 1), np.stack(after, 1)])
+  return rows_Nx4[np.isfinite(rows_Nx4[:, 1])]
+
+
 def _draw_panel(
   ax: axes.Axes, panel: Panel, metrics: dict[str, np.ndarray]
 ) -> None:
   steps, floor = metrics['step'], np.zeros(len(metrics['step']))
+  points_Nx4 = evaluations(metrics, panel.evaluated)
   for i, (name, colour) in enumerate(panel.series.items()):
-    values, label = metrics[name], name.split('_')[-1]
+    values = metrics[name]
+    label = 'training' if len(points_Nx4) else name.split('_')[-1]
     if panel.kind == 'stacked':
       ax.bar(
         steps,
@@ -178,6 +233,20 @@ def _draw_panel(
       ax.plot(
         steps, smooth(values), LINES[i], color=colour, label=label, lw=1.8
       )
+  if len(points_Nx4):
+    after_N, mean_N, low_N, high_N = points_Nx4.T
+    ends_2xN = np.nan_to_num((mean_N - low_N, high_N - mean_N))
+    ax.errorbar(
+      after_N,
+      mean_N,
+      # Rounding may put an end on the other side.
+      yerr=np.maximum(ends_2xN, 0),
+      fmt='D',
+      color=BASE,
+      label='held-out briefs',
+      capsize=2,
+      markersize=4,
+    )
   if floor.max() > 0:
     ax.set_ylim(0, 1.3 * floor.max())  # the legend stands above the bars
   if panel.kind == 'percent':
@@ -190,7 +259,7 @@ def _draw_panel(
   if floor[0] > 2 * (rest := max([0, *floor[1:]])) > 0:
     ax.set_ylim(0, 1.3 * rest)
     ax.annotate(f'{floor[0]:.0f} s', (steps[0], 1.2 * rest))
-  if len(panel.series) > 1:
+  if len(panel.series) + bool(len(points_Nx4)) > 1:
     ax.legend(ncols=3)
   ax.set(title=panel.title, xlabel='step')
   ax.locator_params(axis='x', integer=True)
@@ -210,7 +279,8 @@ def draw_curves(
 
   Args:
     panels: the plots, row by row.
-    metrics: `[N]` values of each metric, and `step`; NaN leaves a gap.
+    metrics: `[N]` values of each metric, and `step`; NaN leaves a gap.  Those
+      of evaluations may be absent.
     columns: of the grid.
 
   Returns:

@@ -12,6 +12,7 @@ a score, of any part, or a verdict is masked as not valid, instead of getting a
 score of zero.
 """
 
+import copy
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -183,6 +184,13 @@ class Scorer:
     shared = self.reward is not None and self.reward.shared
     self.reads_base = reference or shared
     self.model = model if self.reads_base else model._replace(params={})
+
+  def without_reference(self) -> 'Scorer':
+    """This scorer, with its models, without reference log-probabilities."""
+    other = copy.copy(self)
+    other.reference = False
+    other.reads_base = self.reward is not None and self.reward.shared
+    return other
 
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""

@@ -23,20 +23,21 @@ from rlcw.runtime import console, processes
 
 
 class Checkpoints:
-  """The newest two checkpoints of one run.
+  """The newest checkpoints of one run.
 
   Args:
     folder: the run's checkpoint folder.
     read_only: true for every reader other than the run itself, which may be
       saving at the same time.
+    keep: number of checkpoints; older ones are deleted once a new one is whole.
   """
 
-  def __init__(self, folder: Path, read_only: bool = False):
+  def __init__(self, folder: Path, read_only: bool = False, keep: int = 2):
     self._folder, self._read_only = folder, read_only
     # A reader must not clean up: the "temporary" directories that it sees may
     # belong to a save in progress.
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=None if read_only else 2,
+      max_to_keep=None if read_only else keep,
       cleanup_tmp_directories=not read_only,
       create=not read_only,
       save_interval_steps=int(not read_only),

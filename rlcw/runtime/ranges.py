@@ -107,6 +107,9 @@ RANGES: dict[str, Range] = {
   'warmup_steps': _count(0),
   'checkpoint_every': _count(),
   'show_every': _count(0),
+  'eval_every': _count(0),
+  'eval.briefs': _count(0),
+  'grpo.patience': _count(0),
   'prompts_per_step': _count(),
   'oversample': Number(1, 8),  # more than 8 times as many are thrown away
   'group_size': _count(2),  # a single reply has nothing to be compared with
@@ -165,6 +168,7 @@ RANGES: dict[str, Range] = {
   'monitors.judge': _NOT_NEGATIVE,
   'monitors.no_signal': _NOT_NEGATIVE,
   'monitors.entropy': _NOT_NEGATIVE,
+  'monitors.gap': _NOT_NEGATIVE,
   # --- Judges and agents
   **{f'{node}.temperature': Number(0, also=(None,)) for node in _MODELS},
   **{f'{node}.max_new_tokens': _count(also=(None,)) for node in _MODELS},

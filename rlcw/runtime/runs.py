@@ -13,6 +13,9 @@ from rlcw import Config
 from rlcw.runtime import files, settings
 
 SUMMARY = 'summary.json'
+# Folder in the workdir of a run with its best parameters: a run of its own to
+# whoever reads a model.
+BEST = 'best'
 
 
 class State(NamedTuple):
@@ -53,6 +56,12 @@ def is_finished(folder: str | Path) -> bool:
   except (OSError, ValueError):
     return False
   return True
+
+
+def whole(folder: Path) -> Path:
+  """Returns the run whose best parameters a folder has, else the folder."""
+  is_best = folder.name == BEST and is_run(folder.parent)
+  return folder.parent if is_best else folder
 
 
 def newest_step(folder: str | Path) -> int:

@@ -92,7 +92,7 @@ def test_a_run_of_five_steps_trips_nothing_and_says_what_was_off() -> None:
     for n in range(5)
   ]
   for row in rows:
-    row['judge_good'] = None
+    row |= {'judge_good': None, 'eval/gap': None}
   watch = monitors.survey(rows, SETTINGS)
   assert watch.warnings == []
   assert watch.off() == {
@@ -101,7 +101,40 @@ def test_a_run_of_five_steps_trips_nothing_and_says_what_was_off() -> None:
     'judge': 'no judge apart from the writing reward was asked',
     'no_signal': 'it had 5 of the 8 steps it needs',
     'entropy': 'it had 5 of the 16 steps it needs',
+    'gap': 'no evaluation had an unseen reward model',
   }
+
+
+def evaluated(gap: float, writing: float, unseen: float) -> dict[str, Any]:
+  """Of an evaluation whose intervals reach 0.1 to either side."""
+  values = {'eval/gap': gap, 'eval/writing': writing, 'eval/unseen': unseen}
+  ends = {f'{name}_low': value - 0.1 for name, value in values.items()}
+  return values | ends
+
+
+@pytest.mark.parametrize(
+  ('last', 'value'),
+  [
+    ((0.6, 1.2, 0.0), 0.6),
+    ((0.6, 1.2, 0.1), 0.6),  # no clear rise
+    ((0.6, 1.2, 0.2), None),  # both rose
+    ((0.6, 1.05, 0.0), None),  # neither did
+    ((0.5, 1.2, 0.0), None),  # not above the threshold
+  ],
+)
+def test_a_score_that_rises_alone_in_an_evaluation_warns_once(
+  last: tuple[float, float, float], value: float | None
+) -> None:
+  rows = [
+    {'step': 1, **evaluated(0, 1, 0)},
+    {'step': 2},
+    {'step': 3, **evaluated(*last)},
+    {'step': 5, **evaluated(*last)},
+  ]
+  expected = [] if value is None else [('gap', 3, pytest.approx(value))]
+  assert tripped(rows) == expected
+  watch = monitors.survey(rows[:2], SETTINGS)
+  assert watch.off()['gap'] == 'it had 1 of the 2 evaluations it needs'
 
 
 def test_it_warns_again_only_after_a_window_without() -> None:
@@ -251,7 +284,7 @@ def test_a_reward_for_one_word(train: Train) -> None:
   summary, rows = train('plums')
   assert {'repetition', 'entropy', 'length'} <= names(summary)
   assert rows[-1]['repetition'] > 0.3 > rows[0]['repetition']
-  assert set(summary['unmonitored']) == {'judge'}
+  assert set(summary['unmonitored']) == {'judge', 'gap'}
 
 
 @pytest.mark.slow

@@ -151,10 +151,7 @@ def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
     key: heldout.values(replies[name], key) for key in heldout.PER_REPLY
   }
   base_PxG = heldout.values(replies[BASE], 'unseen')
-  better_PxG = numbers['unseen'] > base_PxG.mean(1, keepdims=True)
-  kept_PxG = numbers['pass_rate']
-  # a reply without a verdict on its rules stays NaN, even if it is not better
-  both = np.where(np.isnan(kept_PxG), np.nan, kept_PxG * better_PxG)
+  both = heldout.kept_and_better(replies[name], base_PxG.mean(1))
   return {'kept_and_better': both, **numbers}
 
 

@@ -9,6 +9,7 @@ do not overlap, and no single step trips a monitor:
   judge       the writing reward rises while a judge likes the replies less
   no_signal   groups whose advantages are all about 0 teach nothing
   entropy     replies become alike, which leaves no differences to learn from
+  gap         in evaluations the writing score rises, and an unseen one does not
 
 Everything is computed from the rows of `metrics.jsonl`, so a resumed run gives
 the same warnings as an uninterrupted one.
@@ -71,6 +72,18 @@ def _fall_beside_rise(first_Kx2: np.ndarray, last_Kx2: np.ndarray) -> float:
   return float(-good) if clear and writing > 0 > good else 0.0
 
 
+def _rise_alone(first_1x5: np.ndarray, last_1x5: np.ndarray) -> float:
+  """Gap of an evaluation whose writing score alone rose since the first one.
+
+  Columns are the gap, the writing score with the lower end of its interval, and
+  the unseen score with its.  A score rose if the interval is above its first
+  value.
+  """
+  _, writing, _, unseen, _ = first_1x5[-1]
+  gap, _, writing_low, _, unseen_low = last_1x5[-1]
+  return float(gap) if writing_low > writing and unseen_low <= unseen else 0.0
+
+
 class Monitor(NamedTuple):
   """A monitor: its metrics, its test, and the warning that a person reads."""
 
@@ -81,6 +94,8 @@ class Monitor(NamedTuple):
   text: str  # with slots {value}, {threshold} and {window}
   advice: str
   windows: int = 2  # that must be complete before it can trip
+  # Rows of a window; 0 for the setting `window`.
+  rows: int = 0
 
 
 # Keys are the names of the thresholds in a config's `monitors`.
@@ -134,6 +149,24 @@ MONITORS = {
     'replies become alike: lower learning_rate, or raise kl_weight, clip_high '
     'or temperature',
   ),
+  'gap': Monitor(
+    (
+      'eval/gap',
+      'eval/writing',
+      'eval/writing_low',
+      'eval/unseen',
+      'eval/unseen_low',
+    ),
+    _rise_alone,
+    lambda value, most: value > most,
+    'on held-out briefs the writing score rose since the first evaluation, but '
+    'the unseen one did not: it is {value:.2f} standard deviations behind '
+    '(threshold {threshold:g})',
+    'the policy may have found a flaw of the reward: stop at an earlier '
+    'checkpoint, fix the reward, or raise kl_weight',
+    # An evaluation is of many briefs, the same every time.
+    rows=1,
+  ),
 }
 
 
@@ -154,8 +187,12 @@ class Watch:
     # By monitor: the rows of its first window and of its last.
     self.first: dict[str, list[Any]] = {name: [] for name in MONITORS}
     self.last = {
-      name: collections.deque(maxlen=settings.window) for name in MONITORS
+      name: collections.deque(maxlen=self._window(name)) for name in MONITORS
     }
+
+  def _window(self, name: str) -> int:
+    """Number of rows in a window of a monitor."""
+    return MONITORS[name].rows or int(self.settings.window)
 
   def see(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Adds a row and returns the warnings that it causes.
@@ -180,7 +217,7 @@ class Watch:
 
   def _trip(self, name: str, row: Mapping[str, Any]) -> float | None:
     """Adds a row to one monitor; returns its value if it trips, else None."""
-    monitor, window = MONITORS[name], int(self.settings.window)
+    monitor, window = MONITORS[name], self._window(name)
     values = [row.get(metric) for metric in monitor.metrics]
     # Such as `judge_good` in the steps in which the judge is not asked.
     if None in values:
@@ -219,12 +256,15 @@ class Watch:
     """Reasons, by monitor, why it had too few rows to trip at all."""
     reasons = {}
     for name, monitor in MONITORS.items():
-      need = monitor.windows * self.settings.window
+      need = monitor.windows * self._window(name)
       if name == 'judge' and not self.count[name]:
         reasons[name] = 'no judge apart from the writing reward was asked'
+      elif name == 'gap' and not self.count[name]:
+        reasons[name] = 'no evaluation had an unseen reward model'
       elif self.count[name] < need:
         reasons[name] = (
-          f'it had {self.count[name]} of the {need} steps it needs'
+          f'it had {self.count[name]} of the {need} '
+          f'{"evaluations" if monitor.rows else "steps"} it needs'
         )
     return reasons
 

@@ -17,10 +17,11 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import console, loggers, metrics, processes
+from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
-from rlcw.tasks.grpo import minibatches, monitors, objective
+from rlcw.tasks.grpo import evaluation, minibatches, monitors, objective
+from rlcw.tasks.grpo.evaluation import Evaluator
 from rlcw.tasks.grpo.step import make_next_batch
 
 # Line of a step (`console.line`).
@@ -51,6 +52,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
+  evaluates = config.get('eval_every', 0) > 0
+  if evaluates:
+    evaluation.load_briefs(config)
   started = time.perf_counter()
   model = language_model.with_system(load(config), config.system)
   briefs = load_run_briefs(config, 'train', model.system)
@@ -74,13 +78,24 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if config.offload and not frozen:
     waiting = weights.in_memory(model.params, 'pinned_host')
     model = model._replace(params=waiting)
+  unseen = evaluation.load_unseen(model, config) if evaluates else None
   scorer = Scorer(model, config, workdir, reference=config.kl_weight > 0)
   # Without a KL term the scorer may have let go of the base's weights, a second
   # copy of those that are trained.
   model = scorer.model
+  next_batch = make_next_batch(model, scorer, frozen, briefs, config, workdir)
+  evaluator = None
+  if evaluates:
+    heldout = evaluation.load_briefs(config, model.system)
+    answer = evaluation.make_answer(
+      model, frozen, scorer, unseen, heldout, config
+    )
+    claim.settle()  # the first replies are written before the first step
+    evaluator = Evaluator(answer, heldout, config, workdir)
+    evaluator.begin(learned)
   state = train.fit(
     learned,
-    make_next_batch(model, scorer, frozen, briefs, config, workdir),
+    next_batch,
     objective.make_loss(model.config, config),
     optimizer,
     model.mesh,
@@ -90,10 +105,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
     microbatches=minibatches.size(config) // minibatches.micro(config),
-    watch=make_watch(config),
+    watch=make_watch(config, evaluator),
     line=LINE,
     rate=objective.make_rate(config),
     config=config,
+    evaluation=evaluator,
   )
   # Only process 0 has written the files that the summary is made from.
   if not processes.is_primary_process():
@@ -118,11 +134,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       name: metrics.mean([row[name] for row in history])
       for name in ('unscored', 'unverified')
     },
-    'wall_seconds': sum(row['seconds_step'] for row in history),
+    'wall_seconds': sum(
+      row['seconds_step'] + (row.get('seconds_eval') or 0) for row in history
+    ),
     'process_seconds': time.perf_counter() - started,
     'compilations': history[-1]['compilations'],
     'compile_seconds': history[-1]['seconds_compiling'],
   }
+  if evaluator is not None:
+    summary |= evaluator.summary(history)
   if spent := judge_usage(history, scorer.usage()):
     summary['usage'] = {'judge': spent}
     usage.log('grpo', summary['usage'])
@@ -132,14 +152,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 def judge_usage(
   history: Sequence[Mapping[str, Any]], names: Iterable[str]
 ) -> dict[str, float]:
-  """Returns the judge's counts in all steps, earlier processes' included.
+  """Returns the judge's counts in all rows, earlier processes' included.
 
   Args:
     history: rows of `metrics.jsonl`.
     names: of the counts.
   """
   return usage.add(
-    {name: row.get(f'judge_{name}') or 0 for name in names} for row in history
+    {name: row.get(f'{prefix}judge_{name}') or 0 for name in names}
+    for row in history
+    for prefix in ('', evaluation.BEFORE, evaluation.AFTER)
   )
 
 
@@ -153,13 +175,21 @@ def check(config: Config) -> None:
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
+  evaluation.check(config)
 
 
-def make_watch(config: Config) -> Callable[[dict[str, Any]], None]:
-  """Returns a function that logs a line for each monitor that a row trips."""
+def make_watch(
+  config: Config, evaluator: Evaluator | None = None
+) -> Callable[[dict[str, Any]], None]:
+  """Returns a function that logs a line for each monitor that a row trips.
+
+  It also shows rows to the evaluator, if there is one.
+  """
   watch = monitors.Watch(config.monitors)
 
   def log_warnings(row: dict[str, Any]) -> None:
+    if evaluator is not None:
+      evaluator.best.see(row)
     for warning in watch.see(row):
       name, step, text = (warning[k] for k in ('monitor', 'step', 'text'))
       console.log(f'grpo: warning ({name}, step {step}): {text}')

@@ -10,7 +10,23 @@ def least_seconds(phases: list[dict[str, Any]]) -> float | None:
   """Lower bound on a step's seconds; None if a phase does not fit."""
   if not all(phase['fits'] for phase in phases):
     return None
-  return sum(phase['least'] for phase in phases)
+  return sum(phase['least'] * phase.get('per_step', 1) for phase in phases)
+
+
+def evaluation_share(phases: list[dict[str, Any]]) -> list[str]:
+  """States the time of an evaluation, and its share of a step; if there is one.
+
+  Args:
+    phases: of a plan.
+  """
+  found = [phase for phase in phases if phase['phase'].startswith('eval ')]
+  if not found or not all(phase['fits'] for phase in found):
+    return []
+  whole, share = sum(phase['least'] for phase in found), least_seconds(found)
+  return [
+    f'An evaluation takes at least {whole:.2f} s, of which {share:.2f} s are '
+    'counted for each step.'
+  ]
 
 
 def fastest_table(tables: dict[str, dict[str, Any]]) -> list[str]:
@@ -47,6 +63,7 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   if largest is not None:
     advice = [f'The largest update that fits: microbatch_groups={largest}.']
   advice += fastest_table(record['rollout_tables'])
+  advice += evaluation_share(phases)
   for phase in phases:
     if not phase['fits']:
       over = (phase['hbm_total'] - limit) / GIB

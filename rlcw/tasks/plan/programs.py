@@ -19,9 +19,16 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups
 from rlcw.rewards import reward_model
 from rlcw.rewards.judge import local
-from rlcw.runtime.mesh import group_shards, over_groups, replicated
+from rlcw.runtime.mesh import (
+  group_shards,
+  over_groups,
+  replicated,
+  round_up_groups,
+)
 from rlcw.sampling.rollout import Rollout
+from rlcw.sampling.samplers import Temperature, make_sampler
 from rlcw.tasks.grpo import minibatches, objective
+from rlcw.tasks.grpo.evaluation import batch_size, load_briefs
 from rlcw.tasks.plan import load, roofline, sampling
 from rlcw.tasks.plan.shapes import (
   Plan,
@@ -52,12 +59,59 @@ def phases(plan: Plan) -> Iterator[Program]:
     yield old_policy(plan)
   yield update(plan)
   yield optimiser(plan)
+  if plan.config.get('eval_every', 0):
+    yield from evaluation(plan)
 
 
 def rollout(plan: Plan) -> Iterator[Program]:
   """Yields the programs that sample replies."""
   arrays = batch(plan, plan.shapes.prompts)
-  yield from sampling.programs(plan, arrays['prompt'], arrays['length'])
+  yield from sampling.programs(
+    plan,
+    arrays['prompt'],
+    arrays['length'],
+    Temperature(plan.config.temperature),
+  )
+
+
+def evaluation(plan: Plan) -> Iterator[Program]:
+  """Yields the programs of an evaluation, each for all of its batches."""
+  config = plan.config.copy_and_resolve_references()
+  briefs = len(load_briefs(config))
+  size = round_up_groups(batch_size(config, briefs), plan.mesh)
+  passes, config.kl_weight = -(-briefs // size), 0.0
+  shapes = plan.shapes._replace(
+    prompts=size, group=config.eval.replies_per_brief
+  )
+  lengths = load.reply_lengths(config.plan.reply_tokens, shapes)
+  one = plan._replace(config=config, shapes=shapes, length_PxG=lengths)
+  arrays = batch(one, size)
+  found = [
+    *sampling.programs(
+      one,
+      arrays['prompt'],
+      arrays['length'],
+      make_sampler(config.eval.temperature),
+      gather=False,
+    )
+  ]
+  if plan.shared:
+    found.append(reference(one))
+  if plan.reward is not None:
+    found.append(reward(one, plan.reward))
+  if plan.unseen is not None:
+    name = 'unseen' if 'unseen' in plan.frozen else 'reference'
+    found.append(reward(one, plan.unseen, name)._replace(name='unseen'))
+  if plan.judge is not None:
+    found.append(judge(one, plan.judge))
+  for program in found:
+    yield program._replace(
+      name=f'eval {program.name}',
+      work=roofline.Work(*(passes * each for each in program.work)),
+      runs=passes * program.runs,
+      sent=passes * program.sent,
+      per_step=1 / config.eval_every,
+    )
 
 
 def batch(plan: Plan, prompts: int) -> dict[str, Any]:
@@ -123,8 +177,14 @@ def reference(plan: Plan) -> Program:
   )
 
 
-def reward(plan: Plan, model: ModelConfig) -> Program:
-  """The pass of a reward model with a decoder of its own, over all groups."""
+def reward(plan: Plan, model: ModelConfig, name: str = 'reward') -> Program:
+  """The pass of a reward model with a decoder of its own, over all groups.
+
+  Args:
+    plan: of a step.
+    model: config of the decoder.
+    name: of its weights in `plan.frozen`.
+  """
   packed = pack(plan)
   arrays = batch(plan, packed.groups)
   replies, place = arrays['rollout'], over_groups(plan.mesh)
@@ -134,18 +194,18 @@ def reward(plan: Plan, model: ModelConfig) -> Program:
   )
   read = read_bytes(model, plan.mesh)
   return Program(
-    'reward',
+    name,
     lambda: reward_model.features.lower(
-      plan.frozen['reward'],
+      plan.frozen[name],
       groups,
       mask,
       config=lora.without(model),
       width=packed.widest,
     ),
-    plan.resident['reward'],
+    plan.resident[name],
     roofline.score(model, plan.shapes, packed.tokens, read),
     sharing(model, plan.mesh),
-    host_to_device_bytes(plan, 'reward'),
+    host_to_device_bytes(plan, name),
   )
 
 

@@ -113,10 +113,7 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   model = objective.configure(shape_of(config.model), config)
   reward, scored = None, 'reward_model' in sums.parse(config.writing)
   if scored and config.plan.reward_model:
-    reward = shape_of(config.plan.reward_model)
-    reward = dataclasses.replace(
-      reward, dtype=model.dtype, attention=model.attention
-    )
+    reward = beside(config.plan.reward_model, model)
   sizes = roofline.Shapes(
     objective.sampled_prompts(config),
     config.group_size,
@@ -129,22 +126,27 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   moments = train.abstract_state(learned, optimizer, mesh).opt_state
   frozen = {}
   shared = scored and reward is None
+  unseen = unseen_shape(config, model)
   # The judge may be the model before training, which is loaded once.
   same = judge is not None and config.judge.model == config.model
   # Otherwise nothing reads the model before training: no KL term, no adapters
   # on it, no reward model.
-  if config.kl_weight > 0 or shared or same or model.lora is not None:
+  reads = shared or same or unseen is model
+  if config.kl_weight > 0 or reads or model.lora is not None:
     frozen['reference'] = shapes.frozen_shapes(model, mesh)
   if reward is not None:
     frozen['reward'] = shapes.frozen_shapes(reward, mesh)
   if judge is not None and not same:
     frozen['judge'] = shapes.frozen_shapes(judge, mesh)
+  if unseen is not None and unseen is not model:
+    frozen['unseen'] = shapes.frozen_shapes(unseen, mesh)
   return Plan(
     config,
     mesh,
     model,
     reward,
     judge,
+    unseen,
     sizes,
     optimizer,
     objective.make_loss(model, config),
@@ -171,8 +173,24 @@ def judge_shape(
       f'judge.batch_size={size} does not split over the {shards} devices of '
       f'the data and fsdp axes; expected a multiple of {shards}'
     )
+  return beside(config.judge.model, policy)
+
+
+def unseen_shape(config: Config, policy: ModelConfig) -> ModelConfig | None:
+  """Config of the unseen reward model of evaluations; None if there is none.
+
+  The policy's own, if it shares the reference's decoder.
+  """
+  if not config.get('eval_every', 0) or not config.eval.unseen:
+    return None
+  name = config.plan.unseen
+  return beside(name, policy) if name else policy
+
+
+def beside(model: str, policy: ModelConfig) -> ModelConfig:
+  """Config of a frozen model with the policy's dtype and attention."""
   return dataclasses.replace(
-    shape_of(config.judge.model), dtype=policy.dtype, attention=policy.attention
+    shape_of(model), dtype=policy.dtype, attention=policy.attention
   )
 
 
@@ -257,6 +275,7 @@ def compile_phase(
     'flops': program.work.flops,
     'seconds': seconds._asdict() | unknown,
     'least': seconds.least if fits else None,
+    'per_step': program.per_step,
     'bound': seconds.bound if fits else None,
     'seconds_compiling': time.perf_counter() - started,
   }

@@ -14,8 +14,9 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import param_shardings
 from rlcw.runtime.mesh import group_shards
-from rlcw.sampling import decoding, moving, rollout, samplers, tiles
+from rlcw.sampling import decoding, moving, rollout, tiles
 from rlcw.sampling.decoding import Setup
+from rlcw.sampling.samplers import Sampler
 from rlcw.tasks.plan import load, roofline
 from rlcw.tasks.plan.roofline import Work
 from rlcw.tasks.plan.shapes import (
@@ -28,13 +29,21 @@ from rlcw.tasks.plan.shapes import (
 )
 
 
-def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
+def programs(
+  plan: Plan,
+  prompt: Any,
+  length: Any,
+  method: Sampler,
+  gather: bool = True,
+) -> Iterator[Program]:
   """Yields the programs of a rollout in the order in which they run.
 
   Args:
     plan: of a step.
     prompt: ids `[P, L]` of the briefs.
     length: lengths `[P]` of the briefs.
+    method: of sampling.
+    gather: see `rollout.sample_and_count`.
   """
   config, model, shapes = plan.config, plan.model, plan.shapes
   learned, (weights, copied, kept) = policy(plan), to_rollout(plan)
@@ -67,13 +76,13 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
       max_new_tokens=shapes.reply_tokens,
       eos=(0,),
       stop=(1,),
-      gather=True,
+      gather=gather,
     )
   # In place of the briefs' indices, which have the same shape and dtype, their
   # lengths.
   inputs = (
     *(weights, prompt, length, length),
-    samplers.Temperature(config.temperature),
+    method,
     *(config.seed, 0),
   )
   start = functools.partial(decoding.start.lower, *inputs, setup=setup)
@@ -94,7 +103,7 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
   whole = shapes.reply_tokens * shapes.prompts * shapes.group
   yield Program(
     'decode',
-    lambda: lower_decode(plan, start, weights, setup),
+    lambda: lower_decode(plan, start, weights, method, setup),
     outside,
     roofline.decode(model, shapes, rows, read),
     sharing(model, plan.mesh),
@@ -107,7 +116,11 @@ def programs(plan: Plan, prompt: Any, length: Any) -> Iterator[Program]:
 
 
 def lower_decode(
-  plan: Plan, start: Callable[[], Any], weights: Params, setup: Setup
+  plan: Plan,
+  start: Callable[[], Any],
+  weights: Params,
+  method: Sampler,
+  setup: Setup,
 ) -> Any:
   """Lowers decoding with all rows and the longest cache.
 
@@ -115,6 +128,7 @@ def lower_decode(
     plan: of a step.
     start: lowers the program before.
     weights: of the rollout.
+    method: of sampling.
     setup: of both programs.
   """
 
@@ -150,7 +164,7 @@ def lower_decode(
     placed(rows),
     1,
     0,
-    samplers.Temperature(plan.config.temperature),
+    method,
     setup=setup,
   )
 

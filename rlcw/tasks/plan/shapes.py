@@ -28,11 +28,13 @@ class Plan(NamedTuple):
   model: ModelConfig  # of the policy, with adapters and dtype
   reward: ModelConfig | None  # None where the reference's pass scores too
   judge: ModelConfig | None  # None where no judge is loaded
+  # None where evaluations have none; as `model`, where it shares the reference.
+  unseen: ModelConfig | None
   shapes: Shapes  # of what is sampled
   optimizer: optax.GradientTransformation
   loss: train.LossFn
   learned: Params
-  # 'reference', if read; 'reward' and 'judge', if models of their own
+  # 'reference', if read; 'reward', 'judge' and 'unseen', if models of their own
   frozen: dict[str, Params]
   resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
   length_PxG: np.ndarray  # of the replies
@@ -68,6 +70,7 @@ class Program(NamedTuple):
   runs: float = 1.0
   sent: float = 1.0
   serial: bool = False  # whether all that follows a collective waits for it
+  per_step: float = 1.0  # how often it runs in a step
 
 
 def resident_arrays(

@@ -96,6 +96,7 @@ _COLOURS = {
   'reference': GREEN,
   'reward': YELLOW,
   'judge': '#CCBB44',
+  'unseen': '#AA9988',
   'copy': '#BBBBBB',
   'cache': PURPLE,
   'temporaries': TRAINED,

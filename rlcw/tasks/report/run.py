@@ -35,6 +35,8 @@ from rlcw.tasks.report.verdict import headline, verdict
 
 # Groups of replies shown per training step.
 GROUPS_PER_STEP = 2
+# Briefs whose replies in evaluations during training are shown.
+EVALUATED_BRIEFS = 4
 # Rules that are drawn from either end of the list.
 DRAWN = 30
 # Mixers whose penalty is a difference of writing scores.
@@ -147,6 +149,34 @@ def pick_groups(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   return picked
 
 
+def pick_evaluations(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Picks replies of evaluations during training: how some briefs fared.
+
+  Args:
+    groups: lines of `evaluations.jsonl`.
+
+  Returns:
+    `brief_id` and `prompt` of `EVALUATED_BRIEFS`, those whose writing score
+    changed most, and `columns`: (updates before it, its replies) at the first,
+    the middle and the last evaluation; before training, 0 updates.
+  """
+  steps = sorted({g['step'] for g in groups})
+  shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
+  by_brief = collections.defaultdict(dict)
+  for group in groups:
+    by_brief[group['brief_id']][group['step']] = group
+  picked = []
+  for brief_id, by_step in by_brief.items():
+    columns = [(s + 1, by_step[s]['replies']) for s in shown if s in by_step]
+    scores = [_mean(r['writing'] for r in each) for _, each in columns]
+    view = {'brief_id': brief_id, 'columns': columns}
+    view['prompt'] = next(iter(by_step.values()))['prompt']
+    view['change'] = float(np.nan_to_num(abs(scores[-1] - scores[0])))
+    picked.append(view)
+  ranked = sorted(picked, key=lambda view: -view['change'])
+  return ranked[:EVALUATED_BRIEFS]
+
+
 def add_penalties(
   groups: Sequence[dict[str, Any]], mixer: str
 ) -> list[dict[str, Any]]:
@@ -190,7 +220,7 @@ def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
   return [
     panel
     for panel in (*PANELS, *parts)
-    if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.series)
+    if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.columns)
   ]
 
 
@@ -239,6 +269,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     rows=headline(runs.evaluation),
     arms=ARMS,
     briefs=sort_briefs(runs.briefs),
+    evaluations=pick_evaluations(runs.evaluations),
     groups=add_penalties(
       pick_groups(runs.groups),
       runs.grpo_config.get('mixing', {}).get('name', 'rlmr'),

@@ -13,6 +13,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.evaluation.plots import ARMS, PANELS
 from rlcw.runtime import sums
+from rlcw.runtime.runs import whole
 
 # Label, field of evaluate's summary without its suffix (_base, _trained or
 # _difference), format.
@@ -35,12 +36,13 @@ _FIELDS = {
   ),
   'grpo/metrics.jsonl': ' '.join(
     ['step']
-    + [m + '?' * (not p.always) for p in PANELS for m in p.series]
+    + [m + '?' * (not a) for p in PANELS for m, a in p.columns.items()]
     + ['seconds_step?']
   ),
   'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric?',
+  'grpo/evaluations.jsonl': 'step brief_id prompt replies rubric?',
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
-  'warnings? unmonitored?',
+  'warnings? unmonitored? ended?',
   # `writing` is a text here and a number in a reply
   'grpo/config.json': 'steps? reward_model? verifiers? mixing?',
   'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
@@ -53,7 +55,8 @@ _FIELDS = {
     ]
   ),
   'evaluate/config.json': 'run?',
-  'replies': _REPLY + ' violated valid writing_reward? reward advantage',
+  'replies': _REPLY
+  + ' violated valid writing_reward? reward advantage unseen?',
   'warnings': 'monitor step value threshold text',
   'base': _REPLY,
   'trained': _REPLY,
@@ -70,7 +73,7 @@ _TYPES = {
   **dict.fromkeys(
     ('criterion', 'text', 'prompt', 'language', 'genre', 'monitor'), (str,)
   ),
-  **dict.fromkeys(('run', 'reward_model', 'name'), (str,)),
+  **dict.fromkeys(('run', 'reward_model', 'name', 'ended'), (str,)),
   **dict.fromkeys(
     ('follow', 'rules', 'instruction_id_list', 'replies', 'base', 'trained'),
     (list,),
@@ -96,6 +99,7 @@ class Runs(NamedTuple):
   evaluation: dict[str, Any]  # evaluate/summary.json
   metrics: dict[str, np.ndarray]  # grpo/metrics.jsonl: each [steps], NaN: null
   groups: list[dict[str, Any]]  # grpo/rollouts.jsonl
+  evaluations: list[dict[str, Any]]  # grpo/evaluations.jsonl, if there are any
   briefs: list[dict[str, Any]]  # evaluate/evaluation.jsonl
   notes: list[str]  # remarks for the page, such as lines skipped
 
@@ -139,15 +143,22 @@ def read_runs(config: Config) -> Runs:
   named = reads[0].get('run') or _optional(
     evaluate, 'evaluate/config.json'
   ).get('run', '')
-  folder = _same(
-    config, 'grpo', named, f'{evaluate} is an evaluation of', notes
+  # The best parameters of a run have its records.
+  named = named and str(whole(Path(named)))
+  folder = whole(
+    _same(config, 'grpo', named, f'{evaluate} is an evaluation of', notes)
   )
   metrics = _lines(folder, 'grpo/metrics.jsonl', notes)
   # a resumed run may repeat steps: the last row of a step counts
   by_step = {row['step']: row for row in metrics}
   groups = _lines(folder, 'grpo/rollouts.jsonl', notes)
-  for group in groups:
-    _check_met(group, group['replies'], folder / 'rollouts.jsonl')
+  has_evaluations = (folder / 'evaluations.jsonl').is_file()
+  evaluations = (
+    _lines(folder, 'grpo/evaluations.jsonl', notes) if has_evaluations else []
+  )
+  for file, lines in (('rollouts', groups), ('evaluations', evaluations)):
+    for group in lines:
+      _check_met(group, group['replies'], folder / f'{file}.jsonl')
   grpo_config = _json(folder, 'grpo/config.json')
   finished = (folder / 'summary.json').is_file()
   grpo = (
@@ -160,7 +171,8 @@ def read_runs(config: Config) -> Runs:
     'finished': finished,
   }
   read = now | reads[0]
-  if read['step'] != now['step']:
+  of_best = whole(Path(read['run'])) != Path(read['run'])
+  if read['step'] != now['step'] and not of_best:
     notes.append(
       f'The run has reached step {now["step"]} since it was evaluated at step '
       f'{read["step"]}.'
@@ -185,10 +197,17 @@ def read_runs(config: Config) -> Runs:
         *(f'writing/{part}' for part in sums.parse(writing_of(grpo_config))),
       )
     },
-    list({(g['step'], g['brief_id'], g['prompt']): g for g in groups}.values()),
+    _once(groups),
+    _once(evaluations),
     briefs,
     notes,
   )
+
+
+def _once(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The last line of each step and brief."""
+  by_place = {(g['step'], g['brief_id'], g['prompt']): g for g in groups}
+  return list(by_place.values())
 
 
 # --- Folders ----------------------------------------------------------------

@@ -1,0 +1,493 @@
+"""Evaluation on held-out briefs while a run trains, and its best checkpoint.
+
+  1. base     the model before training answers the held-out briefs; its
+              replies are the first lines of `evaluations.jsonl`
+  2. answer   every `eval_every` steps the policy answers them, with the random
+              keys of the base; on the mesh of training, in its dtypes and with
+              its rollout table
+  3. measure  metrics `eval/…` with 95% intervals over briefs, for the step's
+              row; an unseen reward model and the judge read the replies too
+  4. settle   the best parameters are saved in `best/`, and a run ends that has
+              not become better for `patience` evaluations
+
+An evaluation is a function of (seed, parameters).  Best and patience are
+computed from the rows of metrics, so a resumed run has those of an undisturbed
+one.
+
+Letters: P held-out briefs, G replies to each.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rlcw import Config, train
+from rlcw.data import batches
+from rlcw.evaluation import heldout, intervals
+from rlcw.models import lora
+from rlcw.models.decoder import Params
+from rlcw.models.language_model import LanguageModel
+from rlcw.rewards import rubrics
+from rlcw.rewards.briefs import Brief, load_run_briefs
+from rlcw.rewards.judge import factory
+from rlcw.rewards.reward_model import FILE
+from rlcw.rewards.scoring import Scorer, Scores
+from rlcw.runtime import (
+  console,
+  files,
+  metrics,
+  processes,
+  runs,
+  settings,
+  sums,
+)
+from rlcw.runtime.checkpoint import Checkpoints
+from rlcw.runtime.ranges import nearest
+from rlcw.sampling import usage
+from rlcw.sampling.samplers import make_sampler
+
+Groups = Sequence[Sequence[dict[str, Any]]]  # records of replies, [P][G]
+# Maps trained parameters to replies and their scores, in process 0, and the
+# judge's usage.
+Answer = Callable[[Params], tuple[Groups, dict[str, float]]]
+
+# Of metrics after a step, and of those before the first one, which are in its
+# row as well.
+AFTER, BEFORE = 'eval/', 'initial_eval/'
+# Step of the base's replies in `evaluations.jsonl`.
+BASE_STEP = -1
+# Metric -> the value of a reply (`heldout.PER_REPLY`) that it is the mean of.
+_VALUES = {
+  'pass_rate': 'pass_rate',
+  'writing': 'writing',
+  'unseen': 'unseen',
+  'judge_good': 'good',
+  'length': 'length',
+  'truncated': 'truncated',
+}
+_SHARES = 'both', 'pass_rate', 'judge_good', 'truncated'
+# Less is better; of `length` neither is.
+_LESS = 'gap', 'truncated'
+_LINE = (
+  'grpo: evaluation after {step} steps: {both:.1%} reach both aims, '
+  '{pass_rate:.1%} keep all rules, writing {writing:.3f}, unseen {unseen:.3f}, '
+  '{length:.1f} tokens a reply'
+)
+
+
+def names(config: Config) -> list[str]:
+  """Returns the metrics of an evaluation, without prefix."""
+  found = ['both', 'pass_rate', 'writing', 'length', 'truncated']
+  if config.eval.unseen:
+    found += ['unseen', 'gap']
+  # As the writing score it is no second opinion.
+  if factory.has_judge(config.judge) and 'judge' not in sums.parse(
+    config.writing
+  ):
+    found.append('judge_good')
+  return found
+
+
+def check(config: Config) -> None:
+  """Checks the settings of evaluation against each other.
+
+  Raises:
+    ValueError: some do not fit; names them and the expected values.
+    FileNotFoundError: the run of the unseen reward model has not finished.
+  """
+  # Configs of earlier versions do not have the settings.
+  keep, patience = config.get('keep', 'newest'), config.get('patience', 0)
+  if not config.get('eval_every', 0):
+    for name, off in (
+      ('keep', 'newest'),
+      ('patience', 0),
+      ('initial_eval', False),
+    ):
+      if (value := config.get(name, off)) != off:
+        raise ValueError(
+          f'{name}={value!r} needs evaluations: expected eval_every above 0, '
+          f'or {name}={off!r}'
+        )
+    return
+  known = [f'best:{AFTER}{name}' for name in names(config) if name != 'length']
+  if keep not in ('newest', *known):
+    raise ValueError(
+      f'keep={keep!r}; expected newest or one of {", ".join(known)} (unseen '
+      'and gap with eval.unseen, judge_good with a judge besides another '
+      f'writing){nearest(keep, known)}'
+    )
+  if patience and keep == 'newest':
+    raise ValueError(
+      f'patience={patience} needs a metric to improve: expected keep=best:… '
+      f'with one of {", ".join(known)}'
+    )
+  count, temperature = config.eval.replies_per_brief, config.eval.temperature
+  if count > 1 and temperature == 0:
+    raise ValueError(
+      f'eval.replies_per_brief={count}, but with eval.temperature=0 all '
+      'replies to a brief are equal; expected 1, or a temperature above 0'
+    )
+  unseen = Path(config.eval.unseen or '.')
+  if runs.is_run(unseen) and not (unseen / FILE).exists():
+    raise FileNotFoundError(f'eval.unseen: {runs.unfinished(unseen)}')
+
+
+def load_briefs(config: Config, system: str = '') -> list[Brief]:
+  """Loads the P held-out briefs of a run's evaluations.
+
+  With `eval.briefs` they are so many, drawn by the seed.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: there is no held-out brief, or one is not valid.
+  """
+  try:
+    briefs = load_run_briefs(config, 'heldout', system)
+  except ValueError as error:
+    raise ValueError(
+      f'eval_every={config.eval_every} needs held-out briefs: {error}'
+    ) from None
+  limit = config.eval.briefs
+  if not 0 < limit < len(briefs):
+    return briefs
+  order_P = np.random.default_rng(config.seed).permutation(len(briefs))
+  return [briefs[n] for n in sorted(order_P[:limit])]
+
+
+def load_unseen(model: LanguageModel, config: Config) -> Scorer | None:
+  """Loads the scorer that training does not use, if `eval.unseen` names one."""
+  if not config.eval.unseen:
+    return None
+  other = ConfigDict(json.loads(config.to_json()))
+  other.update_from_flattened_dict(
+    {
+      'writing': 'reward_model',
+      'reward_model': config.eval.unseen,
+      'verifiers': [],
+      'judge.model': '',
+      'judge.endpoint.url': '',
+    }
+  )
+  return Scorer(model, other, reference=False)
+
+
+def batch_size(config: Config, briefs: int) -> int:
+  """Briefs at a time: batches as equal as possible, at most as large as set."""
+  passes = -(-briefs // config.eval.batch_size)
+  return -(-briefs // passes)
+
+
+# --- Metrics ----------------------------------------------------------------
+
+
+def measure(
+  groups: Groups, base: Groups, wanted: Iterable[str]
+) -> dict[str, float]:
+  """Returns metrics of replies, each with the ends of its 95% interval.
+
+  Args:
+    groups: replies of the policy.
+    base: those of the base to the same briefs.
+    wanted: metrics, as of `names`.
+
+  Returns:
+    Of each metric NAME the mean, and `NAME_low` and `NAME_high`, over briefs.
+    `both` is the mean of `heldout.kept_and_better`, by the writing score where
+    no other scorer is wanted.
+  """
+  wanted = list(wanted)
+  score = 'unseen' if 'unseen' in wanted else 'writing'
+  found: dict[str, float] = {}
+  for name in wanted:
+    if name == 'both':
+      base_P = heldout.values(base, score).mean(1)
+      value_P = metrics.mean(heldout.kept_and_better(groups, base_P, score), 1)
+    elif name == 'gap':
+      value_P = gain(groups, base, 'writing') - gain(groups, base, 'unseen')
+    else:
+      value_P = metrics.mean(heldout.values(groups, _VALUES[name]), 1)
+    # one trained model
+    estimate = intervals.share if name in _SHARES else intervals.mean
+    mean, low, high = estimate(value_P[None])
+    found |= {name: mean, f'{name}_low': low, f'{name}_high': high}
+  return found
+
+
+def gain(groups: Groups, base: Groups, score: str) -> np.ndarray:
+  """Gains `[P]` in a score, in standard deviations of the base's replies.
+
+  In this unit the gains of scores on different scales can be compared.
+  """
+  ours_PxG, base_PxG = (heldout.values(each, score) for each in (groups, base))
+  std = np.ma.masked_invalid(base_PxG).std()
+  apart_P = metrics.mean(ours_PxG, 1) - metrics.mean(base_PxG, 1)
+  return apart_P / std if std else np.full(len(apart_P), np.nan)
+
+
+class Best:
+  """The best evaluation so far, from a run's rows of metrics in order.
+
+  Of equal ones the first is the best; a value that is null never is.
+
+  Args:
+    keep: the setting.
+  """
+
+  def __init__(self, keep: str):
+    self.metric = keep.removeprefix('best:') if keep != 'newest' else ''
+    self.step: int | None = None  # updates before it
+    self.value = float('nan')
+    self.since = 0  # evaluations after it, or all if none is the best
+
+  def see(self, row: Mapping[str, Any]) -> None:
+    """Reads a row of `metrics.jsonl`."""
+    name = self.metric.removeprefix(AFTER)
+    for prefix, step in ((BEFORE, 0), (AFTER, row['step'] + 1)):
+      if not name or prefix + name not in row:
+        continue
+      value = row[prefix + name]
+      if value is not None and self._is_better(name, value):
+        self.step, self.value, self.since = step, value, 0
+      else:
+        self.since += 1
+
+  def _is_better(self, name: str, value: float) -> bool:
+    if self.step is None:
+      return True
+    return value < self.value if name in _LESS else value > self.value
+
+  def ends(self, patience: int) -> str:
+    """Returns why a run ends, or ''."""
+    if not patience or self.since < patience:
+      return ''
+    best = f'; the best was {self.value:.4g} after {self.step} steps'
+    return (
+      f'no better {self.metric} in {self.since} evaluations'
+      f'{best if self.step is not None else ""}'
+    )
+
+
+# --- In a run ---------------------------------------------------------------
+
+
+def make_answer(
+  model: LanguageModel,
+  frozen: Params,
+  scorer: Scorer,
+  unseen: Scorer | None,
+  briefs: list[Brief],
+  config: Config,
+) -> Answer:
+  """Returns the function that answers the held-out briefs.
+
+  Args:
+    model: of the policy, for its config, tokenizer and mesh.
+    frozen: parameters that complete those that are trained, or empty.
+    scorer: of training.
+    unseen: see `load_unseen`.
+    briefs: the P held-out ones.
+    config: of the `grpo` task, validated by `check`.
+  """
+  scorer = scorer.without_reference()
+  longest = max(len(model.chat.encode_prompt(b.request)) for b in briefs)
+  # The unseen scorer reads texts, padded to these widths.
+  widths = batches.power_of_two(longest), config.max_new_tokens
+  settings = ConfigDict(
+    dict(
+      batch_size=batch_size(config, len(briefs)),
+      replies_per_brief=config.eval.replies_per_brief,
+      seed=config.seed,
+    )
+  )
+  is_judged = 'judge_good' in names(config)
+
+  def more_scores(
+    briefs: list[Brief], scores: Scores, finished_PxG: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    # The first two are in `rollouts.jsonl` as well.
+    found = {'violated': scores.violated, 'valid': scores.valid}
+    if unseen is not None:
+      found['unseen'] = unseen.write(
+        'reward_model', briefs, scores.text, finished_PxG, widths
+      )
+    if is_judged:
+      # It reads one reply to each brief.
+      found['good'] = np.full(finished_PxG.shape, np.nan)
+      found['good'][:, 0] = scores.good
+    return found
+
+  def answer(learned: Params) -> tuple[Groups, dict[str, float]]:
+    before = scorer.usage()
+    groups = heldout.answer(
+      model._replace(params=lora.join(learned, frozen)),
+      functools.partial(scorer, second_opinion=True),
+      briefs,
+      config,
+      settings,
+      sampler=make_sampler(config.eval.temperature),
+      also=more_scores,
+    )
+    after = scorer.usage().items()
+    spent = {f'judge_{name}': value - before[name] for name, value in after}
+    return groups, usage.add(processes.gather(spent))
+
+  return answer
+
+
+class Evaluator:
+  """The `train.Evaluation` of a run.
+
+  Args:
+    answer: of `make_answer`.
+    briefs: the P held-out ones.
+    config: of the `grpo` task, validated by `check`.
+    workdir: of the run, which is claimed.
+  """
+
+  def __init__(
+    self, answer: Answer, briefs: list[Brief], config: Config, workdir: Path
+  ):
+    self._answer, self._briefs = answer, briefs
+    self._config, self._workdir = config, workdir
+    self._log = workdir / 'evaluations.jsonl'
+    self.best = Best(config.keep)
+    self._base: Groups = []  # in process 0
+    self._first: dict[str, Any] = {}  # further metrics of the first row
+
+  def begin(self, learned: Params) -> None:
+    """Evaluates the base, unless that is done; called before training.
+
+    Args:
+      learned: the trained parameters before the first step.
+    """
+    if not processes.from_primary(lambda: bool(self._read_base())):
+      groups, spent = self._answer(learned)
+      processes.from_primary(lambda: self._write_base(groups, spent))
+
+    def measured() -> dict[str, Any]:
+      lines = self._read_base()
+      self._base = [line['replies'] for line in lines]
+      found = lines[0]['usage']
+      if self._config.initial_eval:
+        found |= measure(self._base, self._base, names(self._config))
+      return files.clean(found)
+
+    self._first = _prefixed(BEFORE, processes.from_primary(measured))
+
+  def __call__(self, state: train.TrainState, step: int) -> dict[str, Any]:
+    """See `train.Evaluation`."""
+    found = dict(self._first) if step == 0 else {}
+    if (step + 1) % self._config.eval_every:
+      return found
+    # Else the end of the update would be timed as a part of the evaluation.
+    jax.block_until_ready(state.params)
+    started = time.perf_counter()
+    groups, spent = self._answer(state.params)
+    if processes.is_primary_process():
+      measured = measure(groups, self._base, names(self._config))
+      for record in self._records(step, groups):
+        files.append_jsonl(self._log, record)
+      console.log(console.line(_LINE, {'step': step + 1, **measured}))
+      found |= _prefixed(AFTER, measured)
+    found |= _prefixed(AFTER, spent)
+    return found | {'seconds_eval': time.perf_counter() - started}
+
+  def settle(self, state: train.TrainState, save: Callable[[], None]) -> str:
+    """See `train.Evaluation`."""
+    step, patience = int(state.step), self._config.patience
+    best, reason = processes.from_primary(
+      lambda: [self.best.step, self.best.ends(patience)]
+    )
+    # The base, whose row is not written yet.
+    if best is None and step == 0 and self._config.initial_eval:
+      best = 0
+    if self.best.metric and best == step:
+      # First, so that a run never goes back behind its best parameters.  The
+      # base needs no checkpoint of the run.
+      if step > 0:
+        save()
+      self._keep(state)
+    return reason
+
+  def _keep(self, state: train.TrainState) -> None:
+    """Saves the parameters in the folder `best`, in place of earlier ones."""
+    folder = self._workdir / runs.BEST
+    if processes.is_primary_process():
+      folder.mkdir(exist_ok=True)
+    files.write_json(folder / 'config.json', json.loads(self._config.to_json()))
+    inputs = self._workdir / settings.INPUTS
+    if inputs.exists():
+      record = files.read_json(inputs) | {'workdir': str(folder.absolute())}
+      files.write_json(folder / settings.INPUTS, record)
+    # The one before is deleted once this one is whole.
+    kept = Checkpoints(folder / 'checkpoints', keep=1)
+    kept.save(int(state.step), state.params, {'step': state.step})
+    kept.close()
+
+  def summary(self, history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns `best` and `ended` of a finished run, from its rows of metrics.
+
+    The folder of the best parameters counts as finished from then on.
+    """
+    best = Best(self._config.keep)
+    for row in history:
+      best.see(row)
+    if best.step is None:
+      return {'best': None, 'ended': best.ends(self._config.patience)}
+    found = {'metric': best.metric, 'value': best.value, 'step': best.step}
+    folder = self._workdir / runs.BEST
+    files.write_json(folder / runs.SUMMARY, {'steps': best.step, **found})
+    console.log(
+      f'grpo: best {best.metric} {best.value:.4g} after {best.step} steps, '
+      f'in {folder}'
+    )
+    return {'best': found, 'ended': best.ends(self._config.patience)}
+
+  def _records(self, step: int, groups: Groups) -> list[dict[str, Any]]:
+    """Lines of `evaluations.jsonl`, as those of `rollouts.jsonl`."""
+    return [
+      {
+        'step': step,
+        'brief_id': brief.id,
+        'prompt': brief.text,
+        **rubrics.record(brief.rubric),
+        # Nothing is learned from them, nor are they compared with the base's
+        # log-probabilities.
+        'replies': [
+          {name: value for name, value in reply.items() if name != 'kl'}
+          | {'reward': None, 'advantage': None}
+          for reply in group
+        ],
+      }
+      for brief, group in zip(self._briefs, groups, strict=True)
+    ]
+
+  def _read_base(self) -> list[dict[str, Any]]:
+    """Lines of the base's replies; empty if there are none yet."""
+    # A killed process leaves a partial last line.
+    files.count_whole_lines(self._log, 'step')
+    lines = files.read_jsonl(self._log) if self._log.exists() else []
+    found = [line for line in lines if line['step'] == BASE_STEP]
+    return found if len(found) == len(self._briefs) else []
+
+  def _write_base(self, groups: Groups, spent: dict[str, float]) -> None:
+    """Puts the base's replies before all others, in one piece."""
+    others = files.read_jsonl(self._log) if self._log.exists() else []
+    first, *rest = self._records(BASE_STEP, groups)
+    lines = [
+      first | {'usage': spent},
+      *rest,
+      *(line for line in others if line['step'] != BASE_STEP),
+    ]
+    files.replace(self._log, b''.join(map(files.json_line, lines)))
+
+
+def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+  return {prefix + name: value for name, value in values.items()}
