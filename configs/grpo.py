@@ -370,7 +370,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         # standard deviations of the group's writing scores
         margin=0.5,  # at least 0.001
         # rlmr…, for groups in which every reply breaks a rule (suppress: all
-        # advantages negative, rank: by writing alone, skip: advantages of 0)
+        # advantages negative, rank: by writing alone, skip: advantages of 0,
+        # relabel: learn from a brief with the rules that some replies keep)
         all_violating='skip',
         weight=1.0,  # of the rules, for linear and gdpo
         # A reply that breaks any rule violates wholly; or by the share of its

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlcw import Config
@@ -50,6 +51,8 @@ class Scores(NamedTuple):
   violated: np.ndarray
   writing: np.ndarray  # the weighted sum of its parts; NaN without a score
   valid: np.ndarray  # true with a score and all verdicts that matter
+  refused: np.ndarray  # cut, or refused by a user's verifier
+  broken_share: np.ndarray  # of the rules that the reply breaks; 1 if refused
   ref_logp: jax.Array | None  # [P, G, T]
   good: np.ndarray  # [P], the judge's score of each first reply; NaN if unasked
   stats: dict[str, Any]  # metrics of scoring: shares, seconds, judge usage
@@ -120,6 +123,9 @@ def check_rubrics(config: Config, briefs: Sequence[Brief]) -> None:
       f'{config.briefs}: {without} of {len(briefs)} briefs have no rubric: all '
       'their replies get 0 for it'
     )
+
+
+_where = jax.jit(jnp.where)
 
 
 def weighted_sum(
@@ -223,44 +229,21 @@ class Scorer:
       token budget cut is unfinished, and counts as a violation.
     """
     usage_before = self.usage()
-    reward, head, mask, end = self.reward, None, None, None
-    local_rollout = self.shards.local_rows(rollout)
-    if reward is not None and reward.shared:
-      head = reward.head
-      mask = self.shards.to_global(
-        reward_model.rollout_mask(
-          self.model.chat, local_rollout, reward.pooling
-        )
-      )
-      # The average over the text does not depend on what ends it.
-      end = reward.end[0] if reward.end and reward.pooling == 'last' else None
     score_PxG = ref_logp = None
     if self.reads_base:
       # JAX dispatches this asynchronously: the device computes while the host
       # decodes the replies and checks the rules below.
-      score_PxG, ref_logp = self.read(
-        prompt_PxL, length_P, rollout, head, mask, end
-      )
-    rollout = local_rollout
+      score_PxG, ref_logp = self.read(prompt_PxL, length_P, rollout)
+    widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
+    rollout = self.shards.local_rows(rollout)
     text = self.texts(rollout)
     started = time.perf_counter()
-    follow, broken = self.verify(briefs, text)
+    follow, broken, refused = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
-    widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
-    parts: dict[str, np.ndarray] = {}
-    met: list[list[list[bool | None]]] = []
-    for name in self.weights:
-      if name == 'reward_model' and reward is not None and reward.shared:
-        # The host waits for the device here.
-        score_PxG = np.asarray(self.shards.local_rows(score_PxG))
-        parts[name] = floor_blank_replies(score_PxG, text, reward.floor)
-      elif name == 'rubric':
-        met = self.meet(briefs, text)
-        parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
-      else:
-        parts[name] = self.write(name, briefs, text, finished, widths)
-    writing_PxG = weighted_sum(parts, self.weights)
+    writing_PxG, parts, met = self.write(
+      briefs, text, finished, widths, self.shards.local_rows(score_PxG)
+    )
     written = time.perf_counter()
     good_P = np.full(len(text), np.nan)
     if second_opinion and self.judge_model and 'judge' not in self.weights:
@@ -274,8 +257,6 @@ class Scorer:
       'seconds_verifying': verified - started,
       'seconds_writing': written - verified,
     } | {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
-    violated = (broken == 1) | ~finished
-    valid = scored & ~unknown
     missing = {
       f'writing={name!r} scored no reply': not np.isfinite(part).any()
       for name, part in parts.items()
@@ -284,14 +265,75 @@ class Scorer:
     return Scores(
       text,
       follow,
-      violated,
-      writing_PxG,
-      valid,
-      ref_logp,
-      good_P,
-      stats,
-      parts if len(parts) > 1 else {},
-      met,
+      violated=(broken == 1) | ~finished,
+      writing=writing_PxG,
+      valid=scored & ~unknown,
+      refused=refused | ~finished,
+      broken_share=np.where(refused | ~finished, 1.0, self.share(follow)),
+      ref_logp=ref_logp,
+      good=good_P,
+      stats=stats,
+      parts=parts if len(parts) > 1 else {},
+      met=met,
+    )
+
+  def score_again(
+    self,
+    briefs: Sequence[Brief],
+    prompt_PxL: jax.Array,
+    length_P: jax.Array,
+    rollout: Rollout,
+    scores: Scores,
+    changed_P: np.ndarray,
+  ) -> Scores:
+    """Scores the same replies as replies to other briefs, where these changed.
+
+    Called in all processes.  Verdicts stay as they are.
+
+    Args:
+      briefs: P of this process; those with other prompts have changed.
+      prompt_PxL: as in `__call__`, as are the next two.
+      length_P: the prompts' lengths.
+      rollout: the replies.
+      scores: of the replies to the briefs before.
+      changed_P: this process's briefs that have changed.
+    """
+    score_PxG, ref_logp = None, scores.ref_logp
+    if self.reads_base:
+      everywhere_P = np.concatenate(self.shards.gather(changed_P))
+      score_PxG, read_PxGxT = self.read(
+        prompt_PxL, length_P, rollout, everywhere_P
+      )
+      if ref_logp is not None:
+        ref_logp = _where(everywhere_P[:, None, None], read_PxGxT, ref_logp)
+    local = self.shards.local_rows((rollout.finished, score_PxG))
+    # All replies, as processes score equally many; those of other briefs keep
+    # their scores.
+    writing_PxG, parts, met = self.write(
+      briefs,
+      scores.text,
+      np.asarray(local[0]),
+      (prompt_PxL.shape[-1], rollout.token.shape[-1]),
+      local[1],
+    )
+
+    def merge(new_PxG: np.ndarray, old_PxG: np.ndarray) -> np.ndarray:
+      return np.where(changed_P[:, None], new_PxG, old_PxG)
+
+    writing_PxG = merge(writing_PxG, scores.writing)
+    return scores._replace(
+      writing=writing_PxG,
+      valid=scores.valid & np.isfinite(writing_PxG),
+      ref_logp=ref_logp,
+      parts={
+        name: merge(parts[name], old) for name, old in scores.parts.items()
+      },
+      met=[
+        new if changed else old
+        for new, old, changed in zip(met, scores.met, changed_P, strict=True)
+      ]
+      if met
+      else [],
     )
 
   def read(
@@ -299,19 +341,36 @@ class Scorer:
     prompt_PxL: jax.Array,
     length_P: jax.Array,
     rollout: Rollout,
-    head: reward_model.Head | None,
-    mask_PxGxT: jax.Array | None,
-    end: int | None,
+    live_P: np.ndarray | None = None,
   ) -> tuple[jax.Array | None, jax.Array | None]:
-    """`reward_model.score_and_reference`, a part of the groups at a time."""
+    """`reward_model.score_and_reference`, a part of the groups at a time.
+
+    Groups that are not in `live_P` (all processes') may have zeros; None: all.
+    """
+    reward, head, mask_PxGxT, end = self.reward, None, None, None
     gather, local = self.shards.gather, self.shards.local_rows
+    if reward is not None and reward.shared:
+      head = reward.head
+      mask_PxGxT = self.shards.to_global(
+        reward_model.rollout_mask(
+          self.model.chat, local(rollout), reward.pooling
+        )
+      )
+      # The average over the text does not depend on what ends it.
+      end = reward.end[0] if reward.end and reward.pooling == 'last' else None
     packed = packing.partition(
       np.concatenate(gather(np.asarray(local(length_P)))),
       np.concatenate(gather(np.asarray(local(rollout.length)))),
       prompt_PxL.shape[-1],
       rollout.token.shape[-1],
       part=self.config.microbatch_groups,
+      live_P=live_P,
     )
+    if live_P is not None:
+      # Other groups only fill a part up: they have no tokens.
+      length_P = _where(live_P, length_P, 0)
+      count_PxG = _where(live_P[:, None], rollout.length, 0)
+      rollout = rollout.replace(length=count_PxG)
     params = weights.in_memory(self.model.params, 'device')
     arrays = prompt_PxL, length_P, rollout, mask_PxGxT
     parts = []
@@ -332,6 +391,8 @@ class Scorer:
           reference=self.reference,
         )
       )
+    zeros = jax.tree.map(jnp.zeros_like, parts[0])
+    parts += [zeros] * (packed.parts - len(parts))
     return packed.join(parts, self.shards.sharding)
 
   def texts(self, rollout: Rollout) -> list[list[str]]:
@@ -347,12 +408,13 @@ class Scorer:
 
   def verify(
     self, briefs: Sequence[Brief], text: list[list[str]]
-  ) -> tuple[list[list[list[bool | None]]], np.ndarray]:
+  ) -> tuple[list[list[list[bool | None]]], np.ndarray, np.ndarray]:
     """Checks the rules and demands, and calls the users' verifiers.
 
     Returns:
-      A verdict per rule `[P][G][rules]`, and `[P, G]`: 1 if the reply violates
-      anything, else NaN if a verdict is missing, else 0.
+      A verdict per rule `[P][G][rules]`; `[P, G]`, 1 if the reply violates
+      anything, else NaN if a verdict is missing, else 0; and `[P, G]`, true if
+      a user's verifier refuses the reply.
     """
     question = self.question('demand')
     follow = questions.follow(self.judge_model, question, briefs, text)
@@ -360,6 +422,7 @@ class Scorer:
     # The rules' verdicts are still logged when they do not count.
     if 'rules' not in self.config.verifiers:
       broken = np.zeros_like(broken)
+    refused = np.zeros(broken.shape, bool)
     for name in self.config.verifiers:
       if name == 'rules':
         continue
@@ -371,9 +434,53 @@ class Scorer:
       # A violation outweighs a missing verdict.  In the last case both are 0 or
       # NaN, so the sum keeps NaN.
       broken = np.where((broken == 1) | (other == 1), 1.0, broken + other)
-    return follow, broken
+      refused |= other == 1
+    return follow, broken, refused
+
+  def share(self, follow: list[list[list[bool | None]]]) -> np.ndarray:
+    """Share `[P, G]` of a brief's rules that each reply breaks."""
+    if 'rules' not in self.config.verifiers:
+      return np.zeros((len(follow), len(follow[0])))
+    return np.array(
+      [[v.count(False) / max(len(v), 1) for v in group] for group in follow]
+    )
 
   def write(
+    self,
+    briefs: Sequence[Brief],
+    text: list[list[str]],
+    finished: np.ndarray,
+    widths: tuple[int, int],
+    read_PxG: jax.Array | None,
+  ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Any]]:
+    """Writing scores of replies.
+
+    Args:
+      briefs: P of them.
+      text: `[P][G]` replies.
+      finished: `[P, G]`, true if EOS ended the reply.
+      widths: minimum prompt and reply widths, in tokens, for padding.
+      read_PxG: scores of `read`, of a reward model on the base's decoder.
+
+    Returns:
+      The weighted sum `[P, G]` of the parts, these by name, and the verdicts
+      on criteria of rubrics (`Scores.met`).
+    """
+    parts: dict[str, np.ndarray] = {}
+    met: list[list[list[bool | None]]] = []
+    for name in self.weights:
+      if name == 'reward_model' and self.reward and self.reward.shared:
+        # The host waits for the device here.
+        score_PxG = np.asarray(read_PxG)
+        parts[name] = floor_blank_replies(score_PxG, text, self.reward.floor)
+      elif name == 'rubric':
+        met = self.meet(briefs, text)
+        parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
+      else:
+        parts[name] = self.write_part(name, briefs, text, finished, widths)
+    return weighted_sum(parts, self.weights), parts, met
+
+  def write_part(
     self,
     name: str,
     briefs: Sequence[Brief],

@@ -217,7 +217,7 @@ RANGES: dict[str, Range] = {
     )
   ),
   'mixing.violation': Choice(('any', 'share')),
-  'mixing.all_violating': Choice(('suppress', 'rank', 'skip')),
+  'mixing.all_violating': Choice(('suppress', 'rank', 'skip', 'relabel')),
   'advantage_scale': Choice(('reward_std', 'none', 'writing_std')),
   'ratio': Choice(tuple(RATIOS)),
   'kl': Choice(tuple(KL_ESTIMATORS)),

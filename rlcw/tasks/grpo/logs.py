@@ -20,13 +20,16 @@ from rlcw.rewards.scoring import Scores
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import monitors
+from rlcw.tasks.grpo.relabelling import Learned
 
 
-def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
+def local_stats(
+  rollout: Rollout, scores: Scores, learned: Learned
+) -> dict[str, Any]:
   """Statistics of this process's replies, for all processes to gather.
 
-  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`
-  and `good` (both `[P']`).
+  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`,
+  `good`, `prompt_length` and `relabelled` (all `[P']`).
   """
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
@@ -35,6 +38,7 @@ def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
     'writing': scores.writing,
     **{f'writing/{name}': part for name, part in scores.parts.items()},
     'violated': scores.violated,
+    'broken_share': scores.broken_share,
     'valid': scores.valid,
     'broken': np.array(
       [[constraints.breaks(r) for r in g] for g in scores.follow]
@@ -47,6 +51,8 @@ def local_stats(rollout: Rollout, scores: Scores) -> dict[str, Any]:
       [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
     ),
     'good': scores.good,
+    'prompt_length': learned.length_P,
+    'relabelled': learned.changed_P,
     'scoring': scores.stats,
   }
 
@@ -126,6 +132,7 @@ def log_rollouts(
   rollout: Rollout,
   scores: Scores,
   mixed: dict[str, Any],
+  relabelled: Sequence[Brief | None],
 ) -> None:
   """Appends every reply with all its scores to the log, a line per group.
 
@@ -139,6 +146,8 @@ def log_rollouts(
     mixed: this process's rows of `kept` `[P']` and of `valid`, `reward`,
       `advantage` and, if it is not the writing score, `writing_reward`
       `[P', G]`.
+    relabelled: the brief that a group learns from, if it is another one; then
+      `violated` and `writing` are of that one.
   """
   columns = {
     'text': scores.text,
@@ -162,6 +171,7 @@ def log_rollouts(
       'brief_id': brief.id,
       'prompt': brief.text,
       'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
+      **({'learned_prompt': new.text} if (new := relabelled[p]) else {}),
       **rubrics.record(brief.rubric),
       'replies': [
         {name: values[p][g] for name, values in rows.items()}

@@ -29,7 +29,7 @@ from rlcw.models.decoder import (
 from rlcw.models.packing import Groups
 from rlcw.runtime import optimizers
 from rlcw.runtime.mesh import group_shards
-from rlcw.tasks.grpo import minibatches
+from rlcw.tasks.grpo import minibatches, relabelling
 
 
 def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
@@ -110,7 +110,8 @@ def reads_old_policy(config: Config) -> bool:
 
   That of a single update is the policy that it computes anyway.
   """
-  return config.get('tis', 0.0) > 0 and minibatches.updates(config) > 1
+  own = config.get('tis', 0.0) > 0 or relabelling.relabels(config)
+  return own and minibatches.updates(config) > 1
 
 
 def signals_only(config: Config) -> bool:
@@ -291,7 +292,8 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
 
   The ratio is against the sampler's log-probabilities.  With `tis` it is
   against the trainer's before the first update, and truncated importance
-  weights correct for the difference of the two.
+  weights correct for the difference of the two.  That of relabelled groups is
+  always against the trainer's.
   """
   tis, bonus = config.get('tis', 0.0), config.get('entropy_weight', 0.0)
 
@@ -313,10 +315,16 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
       x.reshape(-1, length) for x in (logp_PxGxT, mask_PxGxT, rollout.logp)
     )
     ref_logp, old_logp, weight = arrays.get('ref_logp'), sampler_logp, None
+    # Without a pass before the update, it is the only one of its rollout.
+    own_logp = arrays.get('old_logp', logp_PxGxT).reshape(-1, length)
+    own_logp = lax.stop_gradient(own_logp)
+    if 'relabelled' in arrays:
+      # Their replies were sampled for another brief.
+      relabelled_N = jnp.repeat(arrays['relabelled'], rollout.token.shape[1])
+      sampler_logp = jnp.where(relabelled_N[:, None], own_logp, sampler_logp)
+      old_logp = sampler_logp
     if tis:
-      # Without a pass before the update, it is the only one of its rollout.
-      old_logp = arrays.get('old_logp', logp_PxGxT).reshape(-1, length)
-      old_logp = lax.stop_gradient(old_logp)
+      old_logp = own_logp
       weight = losses.truncated_weight(old_logp, sampler_logp, mask, tis)
     terms = losses.grpo(
       logp,

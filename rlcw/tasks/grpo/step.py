@@ -49,17 +49,19 @@ from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import mixing, parts
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.parts import overlong_penalty
-from rlcw.rewards.scoring import Scorer, Scores
+from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes, sums
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import logs, minibatches, objective, samples
-
-# Token ids [P, L] and lengths [P] of a step's briefs, and a number [P] for the
-# random keys of each.
-BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
-
+from rlcw.tasks.grpo import (
+  logs,
+  minibatches,
+  objective,
+  relabelling,
+  samples,
+)
+from rlcw.tasks.grpo.relabelling import BriefArrays
 
 # --- The step ---------------------------------------------------------------
 
@@ -125,18 +127,25 @@ def make_next_batch(
     prompt_PxL, length_P, _ = brief_arrays
     second_opinion = step % config.monitors.judge_every == 0
     scores = scorer(chosen, prompt_PxL, length_P, rollout, second_opinion)
+    learned = relabelling.relabel(
+      chosen, brief_arrays, rollout, scores, scorer, model.chat, config
+    )
+    scores, brief_arrays = learned.scores, learned.arrays
 
     # 4. Mix.  Two numbers and a few flags per reply are cheap to gather, and
     # with them every process computes the same advantages.
     local_rollout = shards.local_rows(rollout)
     stats = logs.gather_stats(
-      shards.gather(logs.local_stats(local_rollout, scores))
+      shards.gather(logs.local_stats(local_rollout, scores, learned))
     )
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
     stats = with_penalty(stats, config)
     writing_PxG = combine(stats, config)
-    mixed = mix(writing_PxG, stats['violated'], stats['valid'])
+    # The guarantee is for whoever breaks a rule; some mixers take the share.
+    broken = {'any': 'violated', 'share': 'broken_share'}
+    violated_PxG = stats[broken[config.mixing.get('violation', 'any')]]
+    mixed = mix(writing_PxG, violated_PxG, stats['valid'])
     kept_P = kept_groups(mixed.advantage, config)
     local_mixed = {
       'kept': shards.local_slice(kept_P),
@@ -147,7 +156,14 @@ def make_next_batch(
     if writing_PxG is not stats['writing']:
       local_mixed['writing_reward'] = shards.local_slice(writing_PxG)
     logs.log_rollouts(
-      shards, rollout_log, step, chosen, local_rollout, scores, local_mixed
+      shards,
+      rollout_log,
+      step,
+      chosen,
+      local_rollout,
+      scores,
+      local_mixed,
+      learned.relabelled,
     )
     sample = ''
     if config.show_every and step % config.show_every == 0:
@@ -162,8 +178,8 @@ def make_next_batch(
 
     # 5. Batch.
     packed = make_batch(
-      batch_arrays(brief_arrays, rollout, scores, local_mixed, shards),
-      (np.concatenate(shards.gather(tokenized[1][rows])), stats['length']),
+      batch_arrays(learned, rollout, local_mixed, shards, config),
+      (stats['prompt_length'], stats['length']),
       (mixed.advantage, kept_P),
       functools.partial(old_policy, params),
       step,
@@ -171,6 +187,8 @@ def make_next_batch(
       shards.sharding,
     )
     values = logs.step_metrics(stats, mixed)
+    if relabelling.relabels(config):
+      values['relabelled_groups'] = stats['relabelled'].mean()
     scored = time.perf_counter()
     values |= {
       'idle_slots': 1 - stats['length'].sum() / slots,
@@ -341,6 +359,9 @@ def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
   # Strings select code, so they are fixed when `mix` is traced; numbers are
   # traced arguments, whose values do not cause a recompilation.
   static = {n: config.mixing[n] for n in names if n == 'all_violating'}
+  # Groups that could not be relabelled have nothing to learn from.
+  if static.get('all_violating') == 'relabel':
+    static['all_violating'] = 'skip'
   numbers = {n: config.mixing[n] for n in names if n not in static}
   all_negative = static.get('all_violating') == 'suppress'
 
@@ -446,30 +467,32 @@ def make_batch(
 
 
 def batch_arrays(
-  briefs: BriefArrays,
+  learned: relabelling.Learned,
   rollout: Rollout,
-  scores: Scores,
   mixed: dict[str, Any],
   shards: processes.DataShards,
+  config: Config,
 ) -> dict[str, Any]:
   """Arrays that updates are made of, every one split over the P groups.
 
   Args:
-    briefs: token ids `[P, L]`, lengths `[P]` and numbers `[P]`.
+    learned: the briefs, and the scores for the reference log-probabilities
+      `[P, G, T]`, if any.
     rollout: the replies.
-    scores: for the reference log-probabilities `[P, G, T]`, if any.
     mixed: this process's rows of `valid` and `advantage`.
     shards: splits rows over devices.
+    config: of the `grpo` task.
   """
-  prompt_PxL, length_P, _ = briefs
+  prompt_PxL, length_P, _ = learned.arrays
   arrays = {'prompt': prompt_PxL, 'length': length_P, 'rollout': rollout}
-  if scores.ref_logp is not None:
-    arrays['ref_logp'] = scores.ref_logp
+  if learned.scores.ref_logp is not None:
+    arrays['ref_logp'] = learned.scores.ref_logp
+  rows = {name: mixed[name] for name in ('valid', 'advantage')}
+  if relabelling.relabels(config):
+    rows['relabelled'] = learned.changed_P
   # XLA chose the sharding of the rollout's outputs; one fixed sharding here
   # keeps the update from being compiled again.
-  return jax.device_put(arrays, shards.sharding) | shards.to_global(
-    {name: mixed[name] for name in ('valid', 'advantage')}
-  )
+  return jax.device_put(arrays, shards.sharding) | shards.to_global(rows)
 
 
 def kept_groups(advantage_PxG: np.ndarray, config: Config) -> np.ndarray:

@@ -27,7 +27,7 @@ from rlcw.runtime.mesh import (
 )
 from rlcw.sampling.rollout import Rollout
 from rlcw.sampling.samplers import Temperature, make_sampler
-from rlcw.tasks.grpo import minibatches, objective
+from rlcw.tasks.grpo import minibatches, objective, relabelling
 from rlcw.tasks.grpo.evaluation import batch_size, load_briefs
 from rlcw.tasks.plan import load, roofline, sampling
 from rlcw.tasks.plan.shapes import (
@@ -139,6 +139,8 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
     arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
   if objective.reads_old_policy(plan.config):
     arrays['old_logp'] = of(jnp.float32, prompts, group, reply)
+  if relabelling.relabels(plan.config):
+    arrays['relabelled'] = of(jnp.bool_, prompts)
   return arrays
 
 
