@@ -161,7 +161,7 @@ def test_an_array_of_another_shape_is_told(
 def test_a_score_whose_square_is_no_number_is_told(mine: str) -> None:
   scorer: Any = types.SimpleNamespace()
   with pytest.raises(ValueError, match=r'huge returned -1e\+30; .*NaN'):
-    scoring.Scorer.write(
+    scoring.Scorer.write_part(
       scorer, f'{mine}:huge', [], [['a']], np.ones((1, 1), bool), (1, 1)
     )
 

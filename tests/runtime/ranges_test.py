@@ -77,7 +77,8 @@ def test_every_range_is_of_a_shipped_setting() -> None:
 def test_names_are_those_of_the_code() -> None:
   for name, known in {
     'mixing.name': mixing.MIXERS,
-    'mixing.all_violating': mixing.ALL_VIOLATING,
+    'mixing.all_violating': (*mixing.ALL_VIOLATING, 'relabel'),
+    'mixing.violation': mixing.VIOLATIONS,
     'pooling': reward_model.POOLING,
     'train': lora.LEARNING,
     'dtype': weights.DTYPES,

@@ -40,6 +40,8 @@ def describe(
     violated=np.broadcast_to(violated, shape),
     writing=writing,
     valid=np.isfinite(writing),
+    refused=np.zeros(1),
+    broken_share=np.zeros(1),
     ref_logp=None,  # type: ignore
     good=np.zeros(shape[0]),
     stats={},
@@ -76,6 +78,8 @@ def test_a_sample_shows_the_parts_of_its_score_and_its_rubric() -> None:
     violated=np.zeros((1, 2), bool),
     writing=np.array([[1.5, 0.25]]),
     valid=np.ones((1, 2), bool),
+    refused=np.zeros(1),
+    broken_share=np.zeros(1),
     ref_logp=None,
     good=np.zeros(1),
     stats={},

@@ -22,6 +22,7 @@ def describe(
   scores: Scores,
   finished_PxG: np.ndarray,
   advantage_PxG: np.ndarray,
+  relabelled: Sequence[Brief | None] = (),
 ) -> str:
   """Describes one brief of a step, with its best and its worst reply.
 
@@ -35,6 +36,7 @@ def describe(
     scores: of their replies.
     finished_PxG: false for a reply that was cut off.
     advantage_PxG: of the replies.
+    relabelled: briefs that groups learn from instead, if any do.
 
   Returns:
     The lines; blank if no reply is valid.
@@ -54,6 +56,8 @@ def describe(
     f'  brief {excerpt(str(brief.id), 40)} of step {step}: '
     f'{excerpt(brief.prompt, _BRIEF)}'
   ]
+  if relabelled and (new := relabelled[p]):
+    lines.append(f'  learned as: {excerpt(new.text, _BRIEF)}')
   for name, g in (('best', ranked[-1]), ('worst', ranked[0])):
     faults = why(brief, scores.follow[p][g], bool(finished_PxG[p, g]))
     if not faults and scores.violated[p, g]:

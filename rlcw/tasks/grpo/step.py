@@ -173,6 +173,7 @@ def make_next_batch(
         scores,
         np.asarray(local_rollout.finished),
         local_mixed['advantage'],
+        learned.relabelled,
       )
     end_in_outage(outages, stats, scorer)
 

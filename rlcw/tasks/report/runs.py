@@ -39,7 +39,7 @@ _FIELDS = {
     + [m + '?' * (not a) for p in PANELS for m, a in p.columns.items()]
     + ['seconds_step?']
   ),
-  'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric?',
+  'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric? learned_prompt?',
   'grpo/evaluations.jsonl': 'step brief_id prompt replies rubric?',
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
   'warnings? unmonitored? ended?',
@@ -71,7 +71,16 @@ _TYPES = {
   'brief_id': (str, int),
   **dict.fromkeys(('hardware', 'unmonitored', 'parts'), (dict,)),
   **dict.fromkeys(
-    ('criterion', 'text', 'prompt', 'language', 'genre', 'monitor'), (str,)
+    (
+      'criterion',
+      'text',
+      'prompt',
+      'learned_prompt',
+      'language',
+      'genre',
+      'monitor',
+    ),
+    (str,),
   ),
   **dict.fromkeys(('run', 'reward_model', 'name', 'ended'), (str,)),
   **dict.fromkeys(
