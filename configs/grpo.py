@@ -377,6 +377,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         # A reply that breaks any rule violates wholly; or by the share of its
         # rules that it breaks (constraint, linear, quality_gate and gdpo).
         violation='any',  # any | share
+        # Subtracted from a violator's advantage at the tokens that break a
+        # rule, for rules that can point to them; 0 for none.
+        located_penalty=0.0,
       ),
       # reward_std | none | writing_std (only with rlmr, rlmr_bonus, writing and
       # gate); rlmr_clip and gdpo give advantages themselves

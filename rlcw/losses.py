@@ -193,6 +193,16 @@ def group_advantages(
   return jnp.where(valid_PxG, difference / jnp.maximum(scale, floor), 0.0)
 
 
+def located_advantages(
+  advantage_N: jax.Array, located_NxT: jax.Array, penalty: jax.Array | float
+) -> jax.Array:
+  """Advantages `[N, T]` of tokens, lower by `penalty` where a rule is broken.
+
+  Source: dense rewards from critiques, arXiv 2401.07382; see `rewards.located`.
+  """
+  return advantage_N[:, None] - penalty * located_NxT
+
+
 def _log_ratio(
   logp: jax.Array, ref_logp: jax.Array, mask: jax.Array
 ) -> jax.Array:
@@ -341,7 +351,7 @@ class GRPOTerms(NamedTuple):
 def grpo(
   logp_NxT: jax.Array,
   old_logp_NxT: jax.Array,
-  advantage_N: jax.Array,
+  advantage: jax.Array,
   mask_NxT: jax.Array,
   ref_logp_NxT: jax.Array | None,
   *,
@@ -368,7 +378,7 @@ def grpo(
       through these only.
     old_logp_NxT: log-probabilities under the policy that the ratio is against:
       those recorded by the sampler or, beside weights, those of the trainer.
-    advantage_N: one advantage per reply.
+    advantage: `[N]`, one per reply, or `[N, T]`, one per token.
     mask_NxT: true at the reply's tokens, EOS included; false throughout for
       replies that could not be scored, which are ignored.
     ref_logp_NxT: log-probabilities under the frozen reference; None for no KL
@@ -402,16 +412,16 @@ def grpo(
     raise ValueError(f'ratio={ratio!r}; expected one of {RATIOS}')
   log_ratio = jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
   rho_NxT = jnp.exp(log_ratio)
-  unclipped = rho_NxT * advantage_N[:, None]
-  clipped = (
-    jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage_N[:, None]
-  )
+  # [N, 1] or [N, T].
+  advantage = advantage.reshape(len(advantage), -1)
+  unclipped = rho_NxT * advantage
+  clipped = jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage
   # The minimum keeps the clip one-sided: where a clipped ratio would understate
   # the loss (a bad token that became likelier), the gradient remains.
   surrogate_NxT, cut_NxT = jnp.minimum(unclipped, clipped), clipped < unclipped
   if dual_clip is not None:
-    floor_Nx1 = dual_clip * advantage_N[:, None]
-    below_NxT = (advantage_N[:, None] < 0) & (surrogate_NxT < floor_Nx1)
+    floor_Nx1 = dual_clip * advantage
+    below_NxT = (advantage < 0) & (surrogate_NxT < floor_Nx1)
     surrogate_NxT = jnp.where(below_NxT, floor_Nx1, surrogate_NxT)
     cut_NxT |= below_NxT
   loss_NxT = -surrogate_NxT

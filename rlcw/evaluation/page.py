@@ -7,7 +7,7 @@ they reach a page only through autoescaping and `clean`, names through `name`.
 import base64
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -52,6 +52,20 @@ def clean(text: object) -> str:
   return f'{shown} […{rest} more characters]' if rest > 0 else shown
 
 
+def underline(
+  text: object, spans: Sequence[Sequence[int]] = ()
+) -> markupsafe.Markup:
+  """Underlines spans of characters in untrusted text, as of `clean`."""
+  shown, parts, at = clean(text), [], 0
+  for start, end in sorted(spans):
+    parts += [
+      markupsafe.escape(shown[at:start]),
+      markupsafe.Markup('<u>{}</u>').format(shown[start:end]),
+    ]
+    at = end
+  return markupsafe.Markup('').join([*parts, shown[at:]])
+
+
 def name(text: object) -> markupsafe.Markup:
   """Marks up a name (`names.label`), apart from the direction of its text."""
   return markupsafe.Markup('<bdi>{}</bdi>').format(names.label(text))
@@ -88,6 +102,7 @@ def template(path: str) -> jinja2.Template:
     'name': name,
     'read_step': read_step,
     'show': show,
+    'underline': underline,
     'png': _inline,
   }
   return environment.get_template(path)

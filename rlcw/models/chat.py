@@ -255,13 +255,13 @@ class ChatFormat:
       thinking: true if the prompt has opened a thought; None for a prompt of
         `encode_prompt`.
     """
-    text = self._decode(ids[: self._stop(ids)])
+    text = self.decode(ids[: self._stop(ids)])
     return reply_of(text, self.thinking if thinking is None else thinking)
 
   def reply_span(self, ids: Any) -> tuple[int, int]:
     """First and last place (exclusive) of the reply's text in sampled ids."""
     stop, closed = self._stop(ids), THOUGHT[1]
-    text = self._decode(ids[:stop])
+    text = self.decode(ids[:stop])
     thoughts = text.count(closed)
     if not thoughts:
       return (0 if reply_of(text, self.thinking) == text else stop), stop
@@ -269,9 +269,9 @@ class ChatFormat:
     start = bisect.bisect_left(
       range(stop),
       thoughts,
-      key=lambda n: self._decode(ids[:n]).count(closed),
+      key=lambda n: self.decode(ids[:n]).count(closed),
     )
-    while start < stop and not self._decode(ids[start : start + 1]):
+    while start < stop and not self.decode(ids[start : start + 1]):
       start += 1  # blank lines before the reply
     return start, stop
 
@@ -381,7 +381,8 @@ class ChatFormat:
     stops = np.isin(ids, [*self.eos_ids, *self.stop_ids])
     return int(stops.argmax()) if stops.any() else len(ids)
 
-  def _decode(self, ids: Any) -> str:
+  def decode(self, ids: Any) -> str:
+    """Decodes ids to text, without control tokens and outer white space."""
     hidden = self.control_ids
     text = self.tokenizer.decode(
       [id for id in np.asarray(ids).tolist() if id not in hidden],

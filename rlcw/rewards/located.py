@@ -18,26 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from rlcw.models.chat import ChatFormat
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules.locate import Span, joined, locate
+from rlcw.sampling.rollout import Rollout
 
 
-def broken_spans(
-  brief: Brief, reply: str, verdicts: Sequence[bool | None]
-) -> list[Span]:
+def broken_spans(brief: Brief, reply: str) -> list[Span]:
   """Returns the spans of characters that break any rule of a brief, in order.
 
-  Args:
-    brief: with the rules.
-    reply: its text.
-    verdicts: one for each rule, false if the reply breaks it.
+  Rules that cannot point, and demands, have none.
   """
-  rules = zip(brief.instruction_id_list, brief.kwargs, verdicts, strict=True)
+  rules = zip(brief.instruction_id_list, brief.kwargs, strict=True)
   return joined(
-    span
-    for rule, kwargs, verdict in rules
-    if verdict is False
-    for span in locate(rule, reply, kwargs)
+    span for rule, kwargs in rules for span in locate(rule, reply, kwargs)
   )
 
 
@@ -78,3 +72,39 @@ def token_mask(
     )
     mask[first - 1 : last] = True
   return mask
+
+
+def locate_violations(
+  briefs: Sequence[Brief],
+  text: Sequence[Sequence[str]],
+  violated_PxG: np.ndarray,
+  rollout: Rollout,
+  chat: ChatFormat,
+) -> tuple[list[list[list[Span]]], np.ndarray]:
+  """Finds the tokens of violators that break a rule.
+
+  Args:
+    briefs: P of this process, those that are learned from.
+    text: `[P][G]` replies.
+    violated_PxG: true for violators; others have no spans.
+    rollout: the replies' tokens, of this process.
+    chat: decodes them.
+
+  Returns:
+    Spans of characters of each reply `[P][G]`, and a mask of tokens
+    `[P, G, T]`.
+  """
+  token_PxGxT, length_PxG = (
+    np.asarray(rollout.token),
+    np.asarray(rollout.length),
+  )
+  mask_PxGxT = np.zeros(token_PxGxT.shape, bool)
+  spans: list[list[list[Span]]] = []
+  for p, brief in enumerate(briefs):
+    spans.append([[] for _ in text[p]])
+    for g in np.flatnonzero(violated_PxG[p]).tolist():
+      spans[p][g] = broken_spans(brief, text[p][g])
+      ids = token_PxGxT[p, g, : length_PxG[p, g]]
+      mask = token_mask(chat.decode, ids, text[p][g], spans[p][g])
+      mask_PxGxT[p, g, : len(ids)] = mask
+  return spans, mask_PxGxT

@@ -152,6 +152,7 @@ RANGES: dict[str, Range] = {
   # differences of writing scores are.
   'mixing.margin': Number(1e-3, 1e3),
   'mixing.weight': Number(0, 1e6),
+  'mixing.located_penalty': _NOT_NEGATIVE,
   'clip_low': Number(0, 1, above=True),
   'clip_high': _POSITIVE,
   # A bound of 1 would leave no gradient to the replies that were sampled.

@@ -145,7 +145,7 @@ def log_rollouts(
     scores: of them.
     mixed: this process's rows of `kept` `[P']` and of `valid`, `reward`,
       `advantage` and, if it is not the writing score, `writing_reward`
-      `[P', G]`.
+      `[P', G]`; and `spans` of characters, if they have a penalty.
     relabelled: the brief that a group learns from, if it is another one; then
       `violated` and `writing` are of that one.
   """
@@ -160,6 +160,7 @@ def log_rollouts(
     'length': rollout.length,
     'reward': mixed['reward'],
     'advantage': mixed['advantage'],
+    **{k: v for k, v in mixed.items() if k == 'spans'},
   }
   rows = {
     k: v if isinstance(v, list) else np.asarray(v).tolist()

@@ -326,10 +326,16 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     if tis:
       old_logp = own_logp
       weight = losses.truncated_weight(old_logp, sampler_logp, mask, tis)
+    advantage = arrays['advantage'].reshape(-1)
+    if 'located' in arrays:
+      located_NxT = arrays['located'].reshape(-1, length)
+      advantage = losses.located_advantages(
+        advantage, located_NxT, config.mixing.located_penalty
+      )
     terms = losses.grpo(
       logp,
       old_logp,
-      arrays['advantage'].reshape(-1),
+      advantage,
       mask,
       None if ref_logp is None else ref_logp.reshape(-1, length),
       clip_low=config.clip_low,

@@ -33,8 +33,17 @@ class Learned(NamedTuple):
   arrays: BriefArrays  # of all processes
   length_P: np.ndarray  # this process's rows of their lengths
   scores: Scores  # of this process's rows
-  # This process's [P] briefs; None where the brief is the one that was asked.
+  asked: list[Brief]  # this process's briefs that were replied to
+  # Those that are learned from; None where the brief is the one that was asked.
   relabelled: list[Brief | None]
+
+  @property
+  def briefs(self) -> list[Brief]:
+    """This process's briefs that are learned from."""
+    return [
+      new or brief
+      for new, brief in zip(self.relabelled, self.asked, strict=True)
+    ]
 
   @property
   def changed_P(self) -> np.ndarray:
@@ -71,7 +80,7 @@ def relabel(
   """
   shards: processes.DataShards = scorer.shards
   prompt_PxL, length_P, key_P = (np.array(shards.local_rows(a)) for a in arrays)
-  learned = Learned(arrays, length_P, scores, [None] * len(briefs))
+  learned = Learned(arrays, length_P, scores, briefs, [None] * len(briefs))
   if not relabels(config):
     return learned
   violated, valid = scores.violated.copy(), scores.valid.copy()
@@ -90,10 +99,7 @@ def relabel(
     return learned
   arrays = shards.to_global((prompt_PxL, length_P, key_P))
   scores = scorer.score_again(
-    [
-      new or brief
-      for new, brief in zip(learned.relabelled, briefs, strict=True)
-    ],
+    learned.briefs,
     *arrays[:2],
     rollout,
     scores._replace(violated=violated, valid=valid),

@@ -48,6 +48,7 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import mixing, parts
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.located import locate_violations
 from rlcw.rewards.parts import overlong_penalty
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes, sums
@@ -155,6 +156,14 @@ def make_next_batch(
     }
     if writing_PxG is not stats['writing']:
       local_mixed['writing_reward'] = shards.local_slice(writing_PxG)
+    if config.mixing.get('located_penalty', 0.0):
+      local_mixed['spans'], local_mixed['located'] = locate_violations(
+        learned.briefs,
+        scores.text,
+        scores.violated & local_mixed['valid'],
+        local_rollout,
+        model.chat,
+      )
     logs.log_rollouts(
       shards,
       rollout_log,
@@ -178,10 +187,14 @@ def make_next_batch(
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
+    signal_P = mixed.advantage.any(1)
+    if 'located' in local_mixed:
+      located_P = local_mixed['located'].any((1, 2))
+      signal_P |= np.concatenate(shards.gather(located_P))
     packed = make_batch(
       batch_arrays(learned, rollout, local_mixed, shards, config),
       (stats['prompt_length'], stats['length']),
-      (mixed.advantage, kept_P),
+      (signal_P, kept_P),
       functools.partial(old_policy, params),
       step,
       config,
@@ -447,16 +460,16 @@ def make_batch(
   Args:
     arrays: of `batch_arrays`.
     lengths: `[P]` and `[P, G]` tokens of all briefs and replies, on the host.
-    signal: advantages `[P, G]` of all replies, and `kept_groups` `[P]`.
+    signal: `[P]`, groups that have an advantage, and `kept_groups` `[P]`.
     old_policy: `objective.make_old_policy` of the step's parameters.
     step: of the run.
     config: of the `grpo` task.
     sharding: of groups.
   """
-  advantage_PxG, kept_P = signal
+  signal_P, kept_P = signal
   live_P = kept_P
   if objective.signals_only(config):
-    live_P = kept_P & advantage_PxG.any(1)
+    live_P = kept_P & signal_P
   if objective.reads_old_policy(config):
     arrays['old_logp'] = objective.read_old_policy(
       old_policy, arrays, lengths, config, sharding, live_P
@@ -480,7 +493,8 @@ def batch_arrays(
     learned: the briefs, and the scores for the reference log-probabilities
       `[P, G, T]`, if any.
     rollout: the replies.
-    mixed: this process's rows of `valid` and `advantage`.
+    mixed: this process's rows of `valid`, `advantage` and, if these have a
+      penalty, `located` tokens `[P', G, T]`.
     shards: splits rows over devices.
     config: of the `grpo` task.
   """
@@ -488,7 +502,7 @@ def batch_arrays(
   arrays = {'prompt': prompt_PxL, 'length': length_P, 'rollout': rollout}
   if learned.scores.ref_logp is not None:
     arrays['ref_logp'] = learned.scores.ref_logp
-  rows = {name: mixed[name] for name in ('valid', 'advantage')}
+  rows = {n: mixed[n] for n in ('valid', 'advantage', 'located') if n in mixed}
   if relabelling.relabels(config):
     rows['relabelled'] = learned.changed_P
   # XLA chose the sharding of the rollout's outputs; one fixed sharding here

@@ -141,6 +141,8 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
     arrays['old_logp'] = of(jnp.float32, prompts, group, reply)
   if relabelling.relabels(plan.config):
     arrays['relabelled'] = of(jnp.bool_, prompts)
+  if plan.config.mixing.get('located_penalty', 0.0):
+    arrays['located'] = of(jnp.bool_, prompts, group, reply)
   return arrays
 
 

@@ -56,7 +56,7 @@ _FIELDS = {
   ),
   'evaluate/config.json': 'run?',
   'replies': _REPLY
-  + ' violated valid writing_reward? reward advantage unseen?',
+  + ' violated valid writing_reward? reward advantage unseen? spans?',
   'warnings': 'monitor step value threshold text',
   'base': _REPLY,
   'trained': _REPLY,
@@ -88,7 +88,7 @@ _TYPES = {
     (list,),
   ),
   **dict.fromkeys(('warnings', 'read', 'verifiers', 'kwargs'), (list,)),
-  **dict.fromkeys(('rubric', 'met'), (list,)),
+  **dict.fromkeys(('rubric', 'met', 'spans'), (list,)),
   **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
   **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
