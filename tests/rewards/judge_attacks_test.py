@@ -34,6 +34,7 @@ QUESTIONS = [
   Question('judge', 'zh', LIMIT, PRINCIPLES),
   Question('demand', 'en', LIMIT),
   Question('demand', 'zh', LIMIT),
+  Question('criterion', 'en', LIMIT),
 ]
 REPLIES = ATTACKS | PLAIN
 

@@ -105,6 +105,7 @@ def test_a_megabyte_is_quoted_at_once(text: str) -> None:
   [
     ('judge', ['principles', 'brief', 'reply']),
     ('demand', ['brief', 'demand', 'reply']),
+    ('criterion', ['brief', 'demand', 'reply']),
     ('compare', ['principles', 'brief', 'reply', 'other']),
     ('json', ['id', 'verdicts']),
     ('repair', ['answer']),
@@ -149,9 +150,10 @@ def test_a_reply_changes_its_row_alone(
   assert far.shared == one.shared
   assert far.row == one.row
   assert far.group != one.group
-  assert ('Be kind.' in one.shared) == (name != 'demand')
+  single = name in ('demand', 'criterion')  # asks about one statement
+  assert ('Be kind.' in one.shared) == (not single)
   assert 'To the sea' not in one.shared + one.row
-  assert ('Say wave.' in one.group) == (name == 'demand')
+  assert ('Say wave.' in one.group) == single
   # what follows the quotation is the same whatever it holds
   tail = one.row.rpartition('\n> ')[2] if name == 'compare' else one.row[2:]
   assert two.row.endswith(tail[1:])

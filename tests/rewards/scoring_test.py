@@ -576,6 +576,8 @@ def train(
     demands = [COMMA, f'Name {n} waves.'] if n % 2 else [COMMA]
     brief = demanding(f'brief {n}', *demands)
     record = {**vars(brief), 'split': 'heldout' if n >= 12 else 'train'}
+    if n % 4 < 2:
+      record['rubric'] = [{'criterion': 'Name the sea.', 'weight': 1}]
     files.append_jsonl(tmp_path / 'briefs.jsonl', record)
 
   def run(**changes: Any) -> tuple[ConfigDict, list[dict[str, Any]]]:
@@ -819,3 +821,48 @@ def test_a_reward_of_ones_own_trains_a_policy(
     assert reply['writing'] == len(reply['text'])
     assert reply['valid']
   assert rows[0]['grad_norm'] > 0
+
+
+@pytest.mark.slow
+def test_several_parts_train_a_policy(
+  train: Callable[..., Any],
+  make_judge: Callable[[str], pathlib.Path],
+  tmp_path: pathlib.Path,
+  mine: str,
+) -> None:
+  names = [f'{mine}:length', 'judge', 'rubric']
+  _, rows = train(
+    writing=f'{names[0]} + 0.5*judge + 2*rubric',
+    overlong_buffer=2,
+    judge__model=str(make_judge('llama3')),
+  )
+  told_well(rows, MAY_BE_NULL)
+  groups = datasets.read_jsonl(tmp_path / 'grpo' / 'rollouts.jsonl')
+  assert any('rubric' in group for group in groups)
+  for group in groups:
+    criteria = len(group.get('rubric', ()))
+    for reply in group['replies']:
+      assert [*reply['parts']] == names
+      assert len(reply['met']) == criteria and None not in reply['met']
+      length, judge, rubric = reply['parts'].values()
+      total = length + 0.5 * judge + 2 * rubric
+      assert reply['writing'] == pytest.approx(total, rel=1e-5)
+  for row, step_groups in zip(rows, (groups[:8], groups[8:]), strict=True):
+    all_replies = [r for group in step_groups for r in group['replies']]
+    for name in names:
+      mean = np.mean([reply['parts'][name] for reply in all_replies])
+      assert row[f'writing/{name}'] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+    # of up to four tokens, with a buffer of two
+    costs = [np.clip((2 - r['length']) / 2, -1, 0) for r in all_replies]
+    assert row['writing/overlong'] == pytest.approx(np.mean(costs))
+    # a group's normalised parts cancel
+    reward = np.mean([r['writing_reward'] for r in all_replies])
+    assert reward == pytest.approx(np.mean(costs), abs=1e-5)
+  assert rows[0]['grad_norm'] > 0
+  summary = evaluated(tmp_path)
+  assert 0 < summary['writing/judge_base'] < 1
+  config = pipeline.tiny_config('report', tmp_path, tmp_path)
+  config.reward_model = ''
+  pipeline.run('report', config, tmp_path / 'report')
+  page = (tmp_path / 'report' / 'report.html').read_text()
+  assert 'is the sum of' in page and 'Name the sea.' in page

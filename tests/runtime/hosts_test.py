@@ -263,10 +263,13 @@ def test_however_the_mesh_lies_on_the_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('writing', ['reward_model', 'reward_model + 2*rubric'])
 def test_each_process_asks_judges_of_its_own_replies(
-  lab: Lab, make_judge: Callable[[str], pathlib.Path]
+  lab: Lab, make_judge: Callable[[str], pathlib.Path], writing: str
 ) -> None:
-  """A judge here for demands, which few briefs make; and another decoder.
+  """A judge here for demands and rubrics, which few briefs have.
+
+  The reward model has another decoder.
 
   It gives the monitors' second opinion, too.
   """
@@ -276,12 +279,14 @@ def test_each_process_asks_judges_of_its_own_replies(
       'prompt': 'Write ' + 'a long ' * (i % 5) + 'letter to the sea.',
       'instruction_id_list': ['soft:demand'] if i % 7 == 0 else [],
       'kwargs': [{'demand': 'It is warm.'}] if i % 7 == 0 else [],
+      'rubric': [{'criterion': 'It is warm.', 'weight': 1}] * (i % 7 == 1),
     }
     for i in range(24)
   ]
   file = lab.folder / 'demands.jsonl'
   file.write_bytes(b''.join(map(files.json_line, briefs)))
-  other = lab.folder / 'other'
+  name = 'rubrics' if 'rubric' in writing else 'judged'
+  other = lab.folder / f'other_{name}'
   shutil.copytree(lab.model, other / 'model')
   shutil.copytree(lab.folder / 'reward_model', other / 'reward_model')
   settings = json.loads((other / 'reward_model' / 'config.json').read_text())
@@ -291,12 +296,14 @@ def test_each_process_asks_judges_of_its_own_replies(
     **MESH,
     briefs=str(file),
     reward_model=str(other / 'reward_model'),
+    writing=writing,
     **{'judge.model': str(make_judge('llama'))},
   )
-  assert lab.drive('judged', config) == [0, 0], lab.told('judged')[-3000:]
-  ours = lab.folder / 'judged' / 'run'
-  assert_alike(ours, lab.alone('one_judged', config))
-  asked = sum(int(brief[1:]) % 7 == 0 for _, brief, _ in replies(ours))
+  assert lab.drive(name, config) == [0, 0], lab.told(name)[-3000:]
+  ours = lab.folder / name / 'run'
+  assert_alike(ours, lab.alone(f'one_{name}', config))
+  read = (0, 1) if 'rubric' in writing else (0,)
+  asked = sum(int(brief[1:]) % 7 in read for _, brief, _ in replies(ours))
   told = sum(
     r['judge_questions'] for r in datasets.read_jsonl(ours / 'metrics.jsonl')
   )
