@@ -41,7 +41,7 @@ class LanguageModel(NamedTuple):
 
 
 class Placement(NamedTuple):
-  """How a model that is only read lies on the devices, and is computed."""
+  """Dtype, attention and sharding of a model that is only read."""
 
   dtype: str = 'float32'
   attention: str = 'auto'  # auto | xla

@@ -89,6 +89,7 @@ def test_a_folder_is_read_in_its_dtype_onto_its_devices(
     np.testing.assert_array_equal(np.asarray(half), rounded)
 
 
+@pytest.mark.slow
 def test_what_a_run_trained_is_read_so_too(
   runs: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,20 +252,3 @@ def test_an_export_has_one_file_in_memory_at_a_time(
   again = transformers.AutoModelForCausalLM.from_pretrained(out)
   for name, tensor in llama.state_dict().items():
     assert (again.state_dict()[name] == tensor).all(), name
-
-
-def test_adapters_are_merged_into_an_export_in_parts(
-  runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  small = functools.partial(weights.save, max_shard_bytes=20_000)
-  monkeypatch.setattr(weights, 'save', small)
-  config = pipeline.tiny_config('export', runs / 'lora', tmp_path)
-  config.model = str(runs / 'lora')
-  told = pipeline.run('export', config, tmp_path)
-  assert len(told['files']) > 3
-  served = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'model')
-  trained = language_model.load(runs / 'lora', one())
-  kernel_LxOxI = np.asarray(trained.params['blocks']['query']['kernel'])
-  for layer, block in enumerate(served.model.layers):
-    found = block.self_attn.q_proj.weight.detach().numpy()
-    np.testing.assert_array_equal(found, kernel_LxOxI[layer])

@@ -1,6 +1,7 @@
 """Trained with adapters, exported, and read by those who will serve it."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -303,6 +304,23 @@ def test_large_models_go_out_in_parts_with_an_index(
   (tmp_path / 'config.json').write_text(header)
   _, again = weights.load(tmp_path)
   jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_adapters_are_merged_into_an_export_in_parts(
+  runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  small = functools.partial(weights.save, max_shard_bytes=20_000)
+  monkeypatch.setattr(weights, 'save', small)
+  config = pipeline.tiny_config('export', runs / 'sft', tmp_path)
+  config.model = str(runs / 'sft')
+  told = pipeline.run('export', config, tmp_path)
+  assert len(told['files']) > 3
+  served = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'model')
+  trained = language_model.load(runs / 'sft', mesh())
+  kernel_LxOxI = np.asarray(trained.params['blocks']['query']['kernel'])
+  for layer, block in enumerate(served.model.layers):
+    found = block.self_attn.q_proj.weight.detach().numpy()
+    np.testing.assert_array_equal(found, kernel_LxOxI[layer])
 
 
 def test_settings_that_make_no_sense(
