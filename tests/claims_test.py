@@ -165,6 +165,15 @@ def test_a_run_may_be_made_longer_and_nothing_else(
   assert summary.exists()
 
 
+def test_a_schedule_fixes_the_number_of_steps(lab: Lab) -> None:
+  """The rates of the steps that are done would have been others."""
+  lab('grpo', steps=5, schedule='cosine')
+  with pytest.raises(app.UsageError, match="schedule='cosine' is of a whole"):
+    lab('grpo', steps=6, schedule='cosine')
+  lab('grpo', steps=5, schedule='cosine')
+  assert lab.calls == 1
+
+
 @pytest.mark.parametrize('text', ['', '{"a"', '[]', '\0\0\0', 'null'])
 def test_a_spoiled_summary_is_not_done(
   lab: Lab, tmp_path: pathlib.Path, text: str

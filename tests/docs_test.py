@@ -11,6 +11,7 @@ import pytest
 from rlcw import main
 from rlcw.runtime import command as command_lib
 from rlcw.runtime import configs
+from rlcw.runtime.settings import leaves
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
@@ -217,6 +218,23 @@ def test_settings_named_in_passing_exist() -> None:
   for page in TEXTS:
     named = re.findall(r'--config\.(\w[\w.]*\w)', page.read_text('utf-8'))
     assert {*named} <= known, page.name
+
+
+def test_the_table_of_recipes_is_that_of_the_code() -> None:
+  """All settings of each recipe, with their values, and no others."""
+  from configs import grpo
+
+  page = (ROOT / 'docs' / 'recipes.md').read_text('utf-8')
+  rows = re.findall(r'^\| `(\w+)` \| \[([\d.]+)\].*?\| (.*?) \|', page, re.M)
+  recipes = {recipe.__name__: recipe for recipe in grpo.RECIPES}
+  assert [name for name, _, _ in rows] == [*recipes]
+  for name, paper, cell in rows:
+    written = dict(re.findall(r'`([\w.]+)=([\w.]+)`', cell))
+    made = dict(leaves(recipes[name]()))
+    assert written == {key: str(value) for key, value in made.items()}, name
+    assert f'arXiv {paper}' in (recipes[name].__doc__ or '')
+    config = dict(leaves(grpo.get_config(name)))
+    assert {key: config[key] for key in made} == made
 
 
 @pytest.mark.parametrize('name', ['faq', 'metrics', 'python'])

@@ -74,6 +74,47 @@ def test_token_logprobs_equal_a_gather_from_log_softmax(
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('chunk', [2048, 3])  # of 7 rows
+def test_entropies_are_of_the_whole_distribution(chunk: int) -> None:
+  """With their gradients, beside those of the log-probabilities."""
+  hidden_NxD, head_VxD = normal(0, 7, 4), normal(1, 11, 4)
+  target_N = jnp.array([0, 10, 3, 3, 7, 1, 0])
+  weight_2xN = normal(2, 2, 7)
+
+  def plain(hidden_NxD: jax.Array, head_VxD: jax.Array) -> list[jax.Array]:
+    logp_NxV = jax.nn.log_softmax(hidden_NxD @ head_VxD.T / 0.7)
+    chosen_N = logp_NxV[jnp.arange(7), target_N]
+    return [chosen_N, -(jnp.exp(logp_NxV) * logp_NxV).sum(-1)]
+
+  def ours(hidden_NxD: jax.Array, head_VxD: jax.Array) -> list[jax.Array]:
+    return layers.token_logprobs_and_entropy(
+      hidden_NxD, head_VxD, target_N, 0.7, chunk
+    )
+
+  def value_and_grad(function: Callable[..., Any]) -> Any:
+    def scalar(*args: jax.Array) -> Any:
+      found = function(*args)
+      return (weight_2xN * jnp.stack(found)).sum(), found
+
+    both = jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True)
+    return jax.jit(both)(hidden_NxD, head_VxD)
+
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    value_and_grad(ours),
+    value_and_grad(plain),
+  )
+
+
+def test_the_entropy_of_equal_logits_is_that_of_the_vocabulary() -> None:
+  entropy_N = layers.token_logprobs_and_entropy(
+    jnp.array([[0.0], [1e4]]),
+    jnp.array([[1.0], [-1.0], [0.0]]),
+    jnp.array([0, 1]),
+  )[1]
+  assert entropy_N == close([math.log(3), 0])
+
+
 def test_token_logprobs_do_not_overflow() -> None:
   logp_N = layers.token_logprobs(
     jnp.array([[1e4], [1e4]]), jnp.array([[1.0], [-1.0]]), jnp.array([0, 1])
@@ -152,18 +193,22 @@ def _shapes_compiled(function: Callable, *args: Any) -> set[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize('shapes_of', [_shapes_traced, _shapes_compiled])
-@pytest.mark.parametrize(('chunk', 'alive'), [(8, 8), (7, 7), (37, 37)])
+@pytest.mark.parametrize(
+  ('chunk', 'alive', 'entropy'),
+  [(8, 8, False), (7, 7, False), (37, 37, False), (8, 8, True)],
+)
 def test_no_more_than_a_chunk_of_logits_is_alive(
-  shapes_of: Callable, chunk: int, alive: int
+  shapes_of: Callable, chunk: int, alive: int, entropy: bool
 ) -> None:
   """In value and gradient; one chunk of all rows shows the search works."""
   rows, dim, vocab = 37, 3, 101  # no two shapes alike, the head narrow
 
   def scalar(hidden_NxD: jax.Array, head_VxD: jax.Array) -> jax.Array:
     target_N = jnp.arange(rows)
-    return layers.token_logprobs(
-      hidden_NxD, head_VxD, target_N, chunk=chunk
-    ).sum()
+    found = layers.token_logprobs_and_entropy(
+      hidden_NxD, head_VxD, target_N, chunk=chunk, entropy=entropy
+    )
+    return sum(x_N.sum() for x_N in found)
 
   shapes = shapes_of(
     jax.value_and_grad(scalar, argnums=(0, 1)),
@@ -333,6 +378,15 @@ def test_a_quotient_is_a_mean_of_any_weights(
 ) -> None:
   ratio = losses.Ratio(jnp.asarray(numerator), jnp.asarray(denominator))
   assert float(ratio.quotient) == close(quotient)
+
+
+def test_ratios_join_as_sums_and_peaks_as_the_greatest() -> None:
+  a, b = (jnp.asarray(x, jnp.float32) for x in (6.0, 2.0))
+  joined = losses.Ratio(a, b).join(losses.Ratio(b, b))
+  assert ratio_of(joined) == (8, 4)
+  one = jnp.float32(1)
+  peak = jax.jit(losses.Peak.join)(losses.Peak(b, one), losses.Peak(a, one))
+  assert isinstance(peak, losses.Peak) and float(peak.quotient) == 6
 
 
 def k3(difference: Any) -> np.ndarray:
@@ -521,6 +575,85 @@ def test_grpo_clips_either_side_by_its_own_limit() -> None:
   np.testing.assert_allclose(
     slope_NxT, [[0, -0.5 * 2, 0], [1.8, 0, 0]], rtol=1e-5
   )
+
+
+def test_a_dual_clip_bounds_the_loss_of_bad_replies() -> None:
+  logp_NxT = OLD_NxT + np.log(RHO_NxT)
+  terms = grpo(logp_NxT, dual_clip=1.5)
+  # as above, but −max(−1.8, 1.5 · −1) in place of 1.8
+  assert ratio_of(terms.loss) == close((-3 - 1 + 1.5 + 0.8, 4))
+  assert ratio_of(terms.clip_fraction) == (3, 4)
+  slope_NxT = jax.grad(lambda x: grpo(x, dual_clip=1.5).loss.numerator)(
+    logp_NxT
+  )
+  np.testing.assert_allclose(slope_NxT, [[0, -1, 0], [0, 0, 0]], rtol=1e-5)
+  # one that is never reached changes nothing
+  assert ratio_of(grpo(logp_NxT, dual_clip=2.0).loss) == ratio_of(
+    grpo(logp_NxT).loss
+  )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+  log_ratio=st.floats(-30, 30),
+  advantage=st.floats(-5, 5, width=32),
+  bound=st.floats(1.01, 10),
+)
+def test_with_a_dual_clip_no_ratio_costs_more_than_its_bound(
+  log_ratio: float, advantage: float, bound: float
+) -> None:
+  def loss(logp: float) -> float:
+    arrays = (np.full((1, 1), x, np.float32) for x in (logp, 0.0))
+    mask_NxT = np.ones((1, 1), bool)
+    options = {'dual_clip': bound, 'ref_logp_NxT': None}
+    advantage_N = np.full(1, advantage, np.float32)
+    terms = losses.grpo(*arrays, advantage_N, mask_NxT, **options)
+    return float(terms.loss.numerator)
+
+  found, size = loss(log_ratio), abs(advantage)
+  if advantage < 0:
+    assert 0.8 * size - 1e-5 <= found <= bound * size * (1 + 1e-5)
+  else:
+    assert -1.2 * size - 1e-5 <= found <= 0
+
+
+def test_weights_of_importance_sampling_by_hand() -> None:
+  """Ratios 3, 1.5 and 0.5 by the trainer and the sampler, at most 2."""
+  policy_NxT = np.log([[0.3, 0.3, 0.1, 0.7]]).astype(np.float32)
+  sampler_NxT = np.log([[0.1, 0.2, 0.2, 0.1]]).astype(np.float32)
+  mask_NxT = np.array([[True, True, True, False]])
+  weight_NxT = losses.truncated_weight(policy_NxT, sampler_NxT, mask_NxT, 2.0)
+  assert np.asarray(weight_NxT)[0] == close([2, 1.5, 0.5, 1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+  hnp.arrays(np.float32, (2, 8), elements=st.floats(-1e4, 0, width=32)),
+  st.floats(1, 100),
+)
+def test_weights_of_importance_sampling_are_within_their_bounds(
+  logp_2xT: np.ndarray, most: float
+) -> None:
+  weight_T = np.asarray(
+    losses.truncated_weight(*logp_2xT, np.ones(8, bool), most)
+  )
+  assert (weight_T > 0).all() and (weight_T <= np.float32(most)).all()
+  below = logp_2xT[0] <= logp_2xT[1]
+  assert (weight_T[below] <= 1).all() and (weight_T[~below] >= 1).all()
+
+
+def test_weights_scale_the_policy_term_alone() -> None:
+  logp_NxT = OLD_NxT + np.log(RHO_NxT)
+  weight_NxT = jnp.array([[2.0, 0.5, 9.0], [1.0, 0.5, 9.0]])
+  options = {'ref_logp_NxT': logp_NxT + LOG2, 'kl_weight': 0.5}
+
+  def loss(logp_NxT: Any, weight_NxT: Any) -> jax.Array:
+    return grpo(logp_NxT, weight_NxT=weight_NxT, **options).loss.numerator
+
+  expected = 2 * -3 + 0.5 * -1 + 1.8 + 0.5 * 0.8 + 0.5 * 4 * (1 - LOG2)
+  assert float(loss(logp_NxT, weight_NxT)) == close(expected)
+  slope_NxT = jax.grad(loss, argnums=1)(logp_NxT, weight_NxT)
+  assert not np.asarray(slope_NxT).any()
 
 
 def test_grpo_sequence_ratio_is_the_geometric_mean() -> None:

@@ -288,6 +288,84 @@ def test_an_empty_step_does_not_end_a_row_of_bad_ones() -> None:
   assert counts == [1, 1, 2, 0, 0]
 
 
+def fit_updates(
+  workdir: pathlib.Path, targets: list[list[float]], **settings: Any
+) -> train.TrainState:
+  """Trains with an update for each target of a step."""
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    first, *later = (
+      train.Minibatch([{'target': jnp.full(2, target)}])
+      for target in targets[step]
+    )
+    started = time.perf_counter()
+    return train.Batch(first.parts, {}, started, later=later)
+
+  return train.fit(
+    jax.device_put({'x': jnp.float32(1.0)}, replicated(single())),
+    next_batch,
+    scalar_loss,
+    optax.chain(optax.sgd(0.25), optax.scale_by_schedule(lambda _: 1.0)),
+    single(),
+    name='test',
+    steps=len(targets),
+    workdir=workdir,
+    **{'checkpoint_every': 1} | settings,
+  )
+
+
+def test_a_step_may_have_several_updates(tmp_path: pathlib.Path) -> None:
+  """Each halves the distance to its target."""
+  state = fit_updates(
+    tmp_path, [[0.0, 2.0], [0.0], [1.0] * 3], rate=lambda count: 0.1 * count
+  )
+  assert float(state.params['x']) == pytest.approx(1 - 0.375 / 8)
+  assert int(state.step) == 3
+  saved = checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True)
+  assert saved.latest() == 3
+  rows = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [0, 1, 2]
+  # 1² and 1.5²; the rate is that of the last update
+  assert rows[0]['loss'] == pytest.approx((1 + 2.25) / 2)
+  assert rows[0]['grad_norm'] == pytest.approx((2 + 3) / 2)
+  assert [row['learning_rate'] for row in rows] == pytest.approx(
+    [0.1, 0.2, 0.5]
+  )
+
+
+def test_a_bad_update_among_several_is_skipped_and_counted(
+  tmp_path: pathlib.Path,
+) -> None:
+  nan = float('nan')
+  state = fit_updates(tmp_path, [[0.0, nan, 0.0], [nan, 0.0, nan], [0.0]])
+  assert float(state.params['x']) == pytest.approx(0.5**4)
+  rows = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert [row['skipped'] for row in rows] == [1, 2, 0]
+  assert [row['bad_steps'] for row in rows] == [1, 1, 0]
+  # the mean of the updates that were made
+  assert rows[0]['loss'] == pytest.approx((1 + 0.25) / 2)
+  with pytest.raises(FloatingPointError, match='3 steps in a row'):
+    fit_updates(tmp_path / 'bad', [[0.0, nan], [nan, nan], [0.0], [0.0]])
+
+
+def test_a_run_with_several_updates_goes_on_as_if_it_had_not_stopped(
+  tmp_path: pathlib.Path,
+) -> None:
+  targets = [[0.1, 2.0], [0.7, -1.0], [1.0, 0.3]]
+  whole = fit_updates(tmp_path / 'whole', targets)
+  fit_updates(tmp_path / 'parts', targets[:2])
+  parts = fit_updates(tmp_path / 'parts', targets)
+  jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_several_updates_compile_no_more_than_one(
+  tmp_path: pathlib.Path,
+) -> None:
+  fit_updates(tmp_path, [[0.0, 1.0]] * 3)
+  rows = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert rows[2]['compilations'] == rows[0]['compilations']
+
+
 def test_weights_that_sum_to_less_than_1_are_divided_by() -> None:
   """Half of one pair weighs as much as a whole one, if it is alone."""
 

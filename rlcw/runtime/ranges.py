@@ -50,7 +50,7 @@ class Number:
     number: Any = value
     # NaN compares false.
     inside = self.least <= number <= min(self.most, FLOAT_MAX)
-    return inside and not (self.above and number < self.least + FLOAT_MIN)
+    return inside and not (self.above and number - self.least < FLOAT_MIN)
 
   def __str__(self) -> str:
     """The accepted values in words, such as 'an integer of at least 1'."""

@@ -99,6 +99,42 @@ def test_more_briefs_are_sampled_and_those_without_signal_dropped(
 
 
 @pytest.mark.slow
+def test_a_run_of_several_updates_goes_on_as_if_it_had_not_stopped(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """With all that an update may have, and no more programs than widths."""
+  changes = {
+    'writing': 'tiny_grpo:variety',
+    'prompts_per_step': 4,
+    'microbatch_groups': 2,
+    'oversample': 1.5,
+    'updates_per_rollout': 4,
+    'minibatch_groups': 2,
+    'tis': 2.0,
+    'dual_clip': 3.0,
+    'entropy_weight': 0.01,
+    'weight_decay': 0.01,
+    'learning_rate': 1e-2,
+  }
+  config = settings(apprentice, tmp_path, steps=4, **changes)
+  whole = run(config, tmp_path / 'whole')
+  config.steps = 2
+  run(config, tmp_path / 'parts')
+  config.steps = 4
+  parts = run(config, tmp_path / 'parts')
+  names = {n for n in whole[0] if 'second' not in n and n != 'compilations'}
+  assert {'sampler_gap_max', 'tis_clipped', 'entropy_exact'} <= names
+  for before, after in zip(whole, parts, strict=True):
+    assert {n: before[n] for n in names} == {n: after[n] for n in names}
+  assert any(row['clip_fraction'] > 0 for row in whole)
+  # the sampler's program differs by rounding alone
+  assert all(row['sampler_gap'] < 1e-4 for row in whole)
+  # a width has a program each for the reference, the old policy, the update
+  most = 3 * len(packing.widths(2, 32, 8, 16))
+  assert whole[-1]['compilations'] - whole[0]['compilations'] <= most
+
+
+@pytest.mark.slow
 def test_programs_are_compiled_once_for_each_width(
   apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

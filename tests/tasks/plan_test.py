@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -112,6 +113,19 @@ LEARNING = 'update', 'optimiser'
       {'kl_weight': 0.0, 'plan.reward_model': ''},
       [*SAMPLING, 'reference', *LEARNING],
     ),
+    (
+      {
+        'plan.reward_model': '',
+        'prompts_per_step': 16,
+        'updates_per_rollout': 4,
+        'minibatch_groups': 8,
+        'tis': 2.0,
+        'entropy_weight': 0.01,
+        'weight_decay': 0.1,
+        'schedule': 'cosine',
+      },
+      [*SAMPLING, 'reference', 'old policy', *LEARNING],
+    ),
   ],
 )
 def test_every_phase_compiles_for_a_mesh(
@@ -140,6 +154,32 @@ def test_every_phase_compiles_for_a_mesh(
     assert (program.work.flops == 0) == no_products
     found.append(program.name)
   assert found == names
+
+
+def test_every_update_of_a_rollout_is_counted(
+  tiny_folder: pathlib.Path,
+) -> None:
+  def work(**changes: Any) -> dict[str, Any]:
+    planned = made(settings(tiny_folder, prompts_per_step=16, **changes))
+    return {p.name: p for p in programs.phases(planned)}
+
+  once = work()
+  # a pass over all groups in halves, and two passes
+  halves = work(updates_per_rollout=2)
+  twice = work(updates_per_rollout=2, minibatch_groups=16)
+  assert halves['update'].work == once['update'].work
+  assert halves['update'].runs == once['update'].runs == 2
+  assert twice['update'].runs == 4
+  assert twice['update'].work == pytest.approx(
+    2 * np.array(once['update'].work)
+  )
+  for each in (halves, twice):
+    optimiser = once['optimiser'].work.weight_bytes
+    assert each['optimiser'].work.weight_bytes == 2 * optimiser
+  assert 'old policy' not in work(tis=2.0)
+  # a pass of the policy costs as much as one of the reference
+  read = work(tis=2.0, updates_per_rollout=2)
+  assert read['old policy'].work == read['reference'].work
 
 
 def test_no_reference_is_held_for_no_kl_term(
