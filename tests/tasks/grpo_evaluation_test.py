@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import time
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import metrics_page
 import numpy as np
 import optax
 import pipeline
@@ -85,7 +87,7 @@ def test_without_held_out_briefs_nothing_is_loaded(
 
 
 def test_a_limit_draws_the_same_briefs_by_the_seed() -> None:
-  config = pipeline.shipped('grpo')
+  config: Any = pipeline.shipped('grpo')
   every = evaluation.load_briefs(config)
   config.eval.briefs = 7
   some = evaluation.load_briefs(config)
@@ -104,6 +106,17 @@ def test_a_limit_draws_the_same_briefs_by_the_seed() -> None:
 def test_batches_are_about_equal(briefs: int, most: int, size: int) -> None:
   config: Any = SimpleNamespace(eval=SimpleNamespace(batch_size=most))
   assert evaluation.batch_size(config, briefs) == size
+
+
+def test_every_metric_is_documented() -> None:
+  config = pipeline.shipped('grpo')
+  names = ('eval.unseen', 'judge.model')
+  config.update_from_flattened_dict(dict.fromkeys(names, 'x'))
+  page = metrics_page.PAGE.read_text('utf-8')
+  section = page.split('## Evaluation while it trains')[1].split('\n## ')[0]
+  found = set(re.findall(r'`eval/(\w+)`', section))
+  assert found - {'judge_questions'} == set(evaluation.names(config))
+  assert '`seconds_eval`' in section
 
 
 # --- Metrics ----------------------------------------------------------------
