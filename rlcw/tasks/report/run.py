@@ -19,7 +19,14 @@ import numpy as np
 
 from rlcw.evaluation import intervals, names
 from rlcw.evaluation.page import template
-from rlcw.evaluation.plots import ARMS, PANELS, Panel, draw_curves, draw_rules
+from rlcw.evaluation.plots import (
+  ARMS,
+  EVALUATED,
+  PANELS,
+  Panel,
+  draw_curves,
+  draw_rules,
+)
 from rlcw.rewards import constraints
 from rlcw.runtime import console, files
 from rlcw.tasks.report.runs import read_runs
@@ -206,7 +213,7 @@ def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
   """Panels to draw: those that every run has, and others with any value."""
   return [
     panel
-    for panel in PANELS
+    for panel in (*PANELS, *EVALUATED)
     if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.columns)
   ]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw import Config
-from rlcw.evaluation.plots import ARMS, PANELS
+from rlcw.evaluation.plots import ARMS, EVALUATED, PANELS
 from rlcw.runtime.runs import whole
 
 # Label, field of evaluate's summary without its suffix (_base, _trained or
@@ -35,7 +35,11 @@ _FIELDS = {
   ),
   'grpo/metrics.jsonl': ' '.join(
     ['step']
-    + [m + '?' * (not a) for p in PANELS for m, a in p.columns.items()]
+    + [
+      m + '?' * (not a)
+      for p in (*PANELS, *EVALUATED)
+      for m, a in p.columns.items()
+    ]
     + ['seconds_step?']
   ),
   'grpo/rollouts.jsonl': 'step brief_id prompt replies',
