@@ -95,9 +95,6 @@ PANELS = (
     'Pass rate', {'pass_rate': TRAINED}, 'percent', evaluated='eval/pass_rate'
   ),
   Panel('Writing score', {'writing': TRAINED}, evaluated='eval/writing'),
-  Panel('Unseen writing score', {}, '', False, 'eval/unseen'),
-  Panel('Both aims', {}, 'percent', False, 'eval/both'),
-  Panel('Gap of the scores', {}, 'zero', False, 'eval/gap'),
   Panel(
     'Violators’ largest advantage', {'max_violator_advantage': PURPLE}, 'zero'
   ),
@@ -133,6 +130,12 @@ PANELS = (
     },
     'stacked',
   ),
+)
+# Of evaluations alone, behind the others.
+EVALUATED = (
+  Panel('Both aims', {}, 'percent', False, 'eval/both'),
+  Panel('Unseen writing score', {}, '', False, 'eval/unseen'),
+  Panel('Gap of the scores', {}, 'zero', False, 'eval/gap'),
 )
 # Curves over the rounds of the adversarial game.
 ROUNDS = (

@@ -312,6 +312,41 @@ def test_each_process_asks_judges_of_its_own_replies(
 
 
 @pytest.mark.slow
+def test_processes_share_the_held_out_briefs(lab: Lab) -> None:
+  """One of them is told to stop in the second evaluation."""
+  config = lab.config(
+    **MESH,
+    eval_every=1,
+    initial_eval=True,
+    keep='best:eval/unseen',
+    **{
+      'eval.unseen': str(lab.folder / 'reward_model'),
+      'eval.briefs': 12,
+      'eval.temperature': 1.0,
+      'eval.replies_per_brief': 2,
+      'eval.batch_size': 8,
+    },
+  )
+  # Two batches of 8 before each step: the base's, a step, an evaluation, …
+  assert lab.drive('evaluated', config, 'TERM:1:7') == [75, 75]
+  assert lab.drive('evaluated', config) == [0, 0], lab.told('evaluated')[-999:]
+  ours = lab.folder / 'evaluated' / 'run'
+  theirs = lab.alone('one_evaluated', config)
+  assert_alike(ours, theirs)
+  logs = [datasets.read_jsonl(f / 'evaluations.jsonl') for f in (ours, theirs)]
+  texts = [[r['text'] for x in log for r in x['replies']] for log in logs]
+  assert len(texts[0]) == 24 * (1 + STEPS) and texts[0] == texts[1]
+  best = [
+    json.loads((f / 'summary.json').read_text())['best'] for f in (ours, theirs)
+  ]
+  assert best[0]['step'] == best[1]['step']
+  for x, y in zip(
+    *(final_params(f / 'best') for f in (ours, theirs)), strict=True
+  ):
+    np.testing.assert_allclose(x, y, atol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('task', 'changes'),
   [

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import time
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import metrics_page
 import numpy as np
 import optax
 import pipeline
@@ -18,13 +20,15 @@ from ml_collections import ConfigDict
 
 from rlcw import losses, train
 from rlcw.data import datasets
+from rlcw.evaluation import heldout, plots
 from rlcw.models import language_model
 from rlcw.rewards.briefs import Brief
-from rlcw.runtime import checkpoint, runs
+from rlcw.runtime import checkpoint, metrics, runs
 from rlcw.runtime.mesh import make_mesh, replicated
 from rlcw.runtime.signals import Stopped
 from rlcw.tasks.grpo import evaluation, run
 from rlcw.tasks.grpo.evaluation import Best, Evaluator
+from rlcw.tasks.report import run as report
 
 # --- Settings ---------------------------------------------------------------
 
@@ -85,7 +89,7 @@ def test_without_held_out_briefs_nothing_is_loaded(
 
 
 def test_a_limit_draws_the_same_briefs_by_the_seed() -> None:
-  config = pipeline.shipped('grpo')
+  config: Any = pipeline.shipped('grpo')
   every = evaluation.load_briefs(config)
   config.eval.briefs = 7
   some = evaluation.load_briefs(config)
@@ -104,6 +108,17 @@ def test_a_limit_draws_the_same_briefs_by_the_seed() -> None:
 def test_batches_are_about_equal(briefs: int, most: int, size: int) -> None:
   config: Any = SimpleNamespace(eval=SimpleNamespace(batch_size=most))
   assert evaluation.batch_size(config, briefs) == size
+
+
+def test_every_metric_is_documented() -> None:
+  config = pipeline.shipped('grpo')
+  names = ('eval.unseen', 'judge.model')
+  config.update_from_flattened_dict(dict.fromkeys(names, 'x'))
+  page = metrics_page.PAGE.read_text('utf-8')
+  section = page.split('## Evaluation while it trains')[1].split('\n## ')[0]
+  found = set(re.findall(r'`eval/(\w+)`', section))
+  assert found - {'judge_questions'} == set(evaluation.names(config))
+  assert '`seconds_eval`' in section
 
 
 # --- Metrics ----------------------------------------------------------------
@@ -464,32 +479,87 @@ def test_a_stop_in_an_evaluation_repeats_the_steps_before_it(
   assert record(tmp_path / 'run') == record(tmp_path / 'whole')
 
 
+# --- In a report ------------------------------------------------------------
+
+
+def test_an_evaluation_is_drawn_where_its_parameters_are() -> None:
+  """After n + 1 updates in the row of step n; before training at 0."""
+  nan = np.nan
+  columns = {
+    'step': np.arange(4.0),
+    'initial_eval/both': np.array([0.1, nan, nan, nan]),
+    'initial_eval/both_low': np.array([0.0, nan, nan, nan]),
+    'initial_eval/both_high': np.array([0.2, nan, nan, nan]),
+    'eval/both': np.array([nan, 0.3, nan, 0.5]),
+    'eval/both_low': np.array([nan, 0.2, nan, nan]),
+    'eval/both_high': np.array([nan, 0.4, nan, nan]),
+  }
+  np.testing.assert_array_equal(
+    plots.evaluations(columns, 'eval/both'),
+    [[0, 0.1, 0.0, 0.2], [2, 0.3, 0.2, 0.4], [4, 0.5, nan, nan]],
+  )
+  assert plots.evaluations(columns, '').shape == (0, 4)
+  (panel,) = (p for p in plots.EVALUATED if p.evaluated == 'eval/both')
+  assert plots.draw_curves([panel], columns).startswith(b'\x89PNG')
+
+
+def test_the_briefs_that_changed_most_are_shown() -> None:
+  lines = [
+    {
+      'step': step,
+      'brief_id': f'{n}',
+      'prompt': 'x',
+      'replies': [reply(n * (step + 1))],
+    }
+    for step in (-1, 4, 9, 14)
+    for n in range(6)
+  ]
+  picked = report.pick_evaluations(lines)
+  assert [view['brief_id'] for view in picked] == ['5', '4', '3', '2']
+  assert [step for step, _ in picked[0]['columns']] == [0, 10, 15]
+  assert report.pick_evaluations([]) == []
+
+
 # --- On a tiny model --------------------------------------------------------
+
+
+COMPILED: list[int] = []  # programs, in each evaluation of `trained`
 
 
 @pytest.fixture(scope='module')
 def trained(
   apprentice: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-  """A folder with a run that was evaluated by a reward model of no use."""
+  """A folder with a run that is evaluated, and one that is not."""
   folder = tmp_path_factory.mktemp('trained')
-  with pipeline.one_device():
-    make_run(apprentice, folder, 'grpo')
+  answer = heldout.answer
+
+  def counting(*args: Any, **kwargs: Any) -> Any:
+    compiled = metrics.Compilations()
+    found = answer(*args, **kwargs)
+    COMPILED.append(compiled.count)
+    return found
+
+  with pipeline.one_device(), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(heldout, 'answer', counting)
+    make_run(apprentice, folder, 'grpo', eval_every=2, keep='best:eval/writing')
+    make_run(apprentice, folder, 'plain')
   return folder
 
 
-def make_run(model: pathlib.Path, folder: pathlib.Path, name: str) -> None:
+def make_run(
+  model: pathlib.Path, folder: pathlib.Path, name: str, **changes: Any
+) -> None:
   config = tiny_grpo.settings(
     model,
     folder,
     writing='tiny_grpo:variety',
     steps=6,
     checkpoint_every=4,
-    eval_every=2,
-    keep='best:eval/writing',
     eval__temperature=1.0,
     eval__replies_per_brief=2,
     eval__batch_size=4,
+    **changes,
   )
   file = folder / 'briefs.jsonl'
   lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -503,17 +573,22 @@ def make_run(model: pathlib.Path, folder: pathlib.Path, name: str) -> None:
 def test_evaluations_compile_once_and_leave_training_alone(
   trained: pathlib.Path,
 ) -> None:
-  rows = datasets.read_jsonl(trained / 'grpo' / 'metrics.jsonl')
+  assert COMPILED[0] > 0 and COMPILED[2:] == [0, 0]
+  plain, ours = trained / 'plain', trained / 'grpo'
+  assert not (plain / 'evaluations.jsonl').exists()
+  logs = [(folder / 'rollouts.jsonl').read_bytes() for folder in (plain, ours)]
+  assert logs[0] == logs[1]
+  rows = datasets.read_jsonl(ours / 'metrics.jsonl')
   assert [bool('eval/both' in row) for row in rows] == [False, True] * 3
-  lines = datasets.read_jsonl(trained / 'grpo' / 'evaluations.jsonl')
+  lines = datasets.read_jsonl(ours / 'evaluations.jsonl')
   assert len(lines) == 4 * 6 and len(lines[0]['replies']) == 2
-  rollouts = datasets.read_jsonl(trained / 'grpo' / 'rollouts.jsonl')
+  rollouts = datasets.read_jsonl(ours / 'rollouts.jsonl')
   assert {*rollouts[0]['replies'][0]} < {*lines[0]['replies'][0]}
   for row in rows[1::2]:
     of_step = [line for line in lines if line['step'] == row['step']]
     scores = [r['writing'] for line in of_step for r in line['replies']]
     assert row['eval/writing'] == pytest.approx(np.mean(scores))
-  summary = json.loads((trained / 'grpo' / 'summary.json').read_text())
+  summary = json.loads((ours / 'summary.json').read_text())
   times = [r['seconds_step'] + r.get('seconds_eval', 0) for r in rows]
   assert summary['wall_seconds'] == pytest.approx(sum(times))
 

@@ -552,6 +552,57 @@ def test_a_judge_that_is_loaded_is_planned(tiny_folder: pathlib.Path) -> None:
       assert (held, program.copy) == ((0, size) if offload else (size, 0))
 
 
+def test_an_evaluation_is_planned_as_its_share_of_a_step(
+  tiny_folder: pathlib.Path,
+) -> None:
+  changes = {'eval_every': 5, 'eval.unseen': 'x', 'eval.briefs': 20}
+  changes |= {'eval.batch_size': 8, 'judge.model': str(tiny_folder)}
+  planned = made(settings(tiny_folder, **changes))
+  found = {p.name: p for p in programs.phases(planned)}
+  names = ['resharding', 'prefill', 'decode', 'reward', 'unseen', 'judge']
+  ours = [f'eval {name}' for name in names if name in found or name == 'unseen']
+  assert [*found][-len(ours) :] == ours
+  assert {found[name].per_step for name in ours} == {1 / 5}
+  assert all(p.per_step == 1 for name, p in found.items() if name not in ours)
+  # 20 briefs in three passes of 8, with a reply each in place of 4
+  pre, whole = found['eval prefill'], found['prefill']
+  assert pre.runs == 3 * whole.runs
+  assert pre.work.weight_bytes == 3 * whole.work.weight_bytes
+  # the unseen scorer shares the reference's decoder, or has its own
+  assert {*planned.frozen} == {'reference', 'reward'}
+  changes['plan.unseen'] = str(tiny_folder)
+  planned = made(settings(tiny_folder, **changes))
+  assert {*planned.frozen} == {'reference', 'reward', 'unseen'}
+  assert shapes.per_chip(planned.resident['unseen']) > 0
+
+
+def test_an_evaluation_adds_its_share_to_a_step_s_time(
+  tiny_folder: pathlib.Path,
+) -> None:
+  phases = [phase('update', 3) | {'least': 2.0, 'per_step': 1}]
+  phases += [
+    phase(f'eval {name}', 1) | {'least': least, 'per_step': 1 / 4}
+    for name, least in (('decode', 3.0), ('reward', 1.0))
+  ]
+  assert advice.least_seconds(phases) == 2.0 + 4.0 / 4
+  assert advice.evaluation_share(phases) == [
+    'An evaluation takes at least 4.00 s, of which 1.00 s are counted for each '
+    'step.'
+  ]
+  assert advice.evaluation_share(phases[:1]) == []
+
+
+@pytest.mark.slow
+def test_every_phase_of_an_evaluation_compiles(
+  tiny_folder: pathlib.Path,
+) -> None:
+  changes = {'eval_every': 5, 'eval.unseen': 'x', 'eval.briefs': 20}
+  planned = made(settings(tiny_folder, **changes))
+  for program in programs.evaluation(planned):
+    with jax.set_mesh(planned.mesh):
+      program.lower().compile()
+
+
 def test_a_judge_that_is_served_takes_no_memory(
   tiny_folder: pathlib.Path,
 ) -> None:

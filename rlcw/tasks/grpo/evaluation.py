@@ -17,7 +17,6 @@ one.
 Letters: P held-out briefs, G replies to each.
 """
 
-import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -308,6 +307,11 @@ def make_answer(
   )
   is_judged = 'judge_good' in names(config)
 
+  def score(briefs: list[Brief], *batch: Any) -> Scores:
+    prompt_PxL, length_P, rollout = batch
+    # True: for the judge's opinion.
+    return scorer(briefs, prompt_PxL, length_P, rollout, True)
+
   def more_scores(
     briefs: list[Brief], scores: Scores, finished_PxG: np.ndarray
   ) -> dict[str, np.ndarray]:
@@ -327,7 +331,7 @@ def make_answer(
     before = scorer.usage()
     groups = heldout.answer(
       model._replace(params=lora.join(learned, frozen)),
-      functools.partial(scorer, second_opinion=True),
+      score,
       briefs,
       config,
       settings,
@@ -336,7 +340,8 @@ def make_answer(
     )
     after = scorer.usage().items()
     spent = {f'judge_{name}': value - before[name] for name, value in after}
-    return groups, usage.add(processes.gather(spent))
+    # Processes that read the same rows count once.
+    return groups, usage.add(processes.DataShards(model.mesh).gather(spent))
 
   return answer
 

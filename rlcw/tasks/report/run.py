@@ -21,6 +21,7 @@ from rlcw.evaluation import intervals, names
 from rlcw.evaluation.page import template
 from rlcw.evaluation.plots import (
   ARMS,
+  EVALUATED,
   PANELS,
   TRAINED,
   Panel,
@@ -219,7 +220,7 @@ def pick_panels(metrics: dict[str, np.ndarray]) -> list[Panel]:
   ]
   return [
     panel
-    for panel in (*PANELS, *parts)
+    for panel in (*PANELS, *parts, *EVALUATED)
     if panel.always or any(np.isfinite(metrics[m]).any() for m in panel.columns)
   ]
 

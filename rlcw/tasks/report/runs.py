@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw import Config
-from rlcw.evaluation.plots import ARMS, PANELS
+from rlcw.evaluation.plots import ARMS, EVALUATED, PANELS
 from rlcw.runtime import sums
 from rlcw.runtime.runs import whole
 
@@ -36,7 +36,11 @@ _FIELDS = {
   ),
   'grpo/metrics.jsonl': ' '.join(
     ['step']
-    + [m + '?' * (not a) for p in PANELS for m, a in p.columns.items()]
+    + [
+      m + '?' * (not a)
+      for p in (*PANELS, *EVALUATED)
+      for m, a in p.columns.items()
+    ]
     + ['seconds_step?']
   ),
   'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric? learned_prompt?',
