@@ -8,6 +8,7 @@
                             dispatched, so that the device never idles
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -160,7 +161,8 @@ def make_update(
 
   Returns:
     The step.  Its `frozen` parameters complete the state's, without gradient;
-    its `divisor` is that of `Batch`.
+    its `divisor` is that of `Batch`.  It raises `Stopped` between two parts if
+    a process was asked to stop; the state is unchanged then.
   """
   accumulate = make_accumulate(loss_fn, state)
   apply = make_apply(optimizer, state, rate)
@@ -180,8 +182,14 @@ def make_update(
     grads = zeros(state.params) if microbatches > 1 else None
     total = None
     for part in parts:
+      if total is not None:
+        processes.stop_together()
+      before = total
       grads, terms = accumulate(grads, state.params, frozen, part)
       total = terms if total is None else add(total, terms)
+      # JAX would dispatch all parts at once, and a request to stop would wait
+      # for them all.  One part in advance keeps the device busy.
+      jax.block_until_ready(before)
     return apply(state, grads, total, divisor)
 
   return update
@@ -330,6 +338,13 @@ def fit(
     rest = state.replace(params=None)
     checkpoints.save(int(state.step), state.params, rest)
 
+  def log_stop(stopped: Stopped, step: int) -> None:
+    where = f'step {step} of {steps} is saved in {workdir / "checkpoints"}'
+    console.log(
+      f'{name}: stopped {stopped.seconds:.1f} s after the signal: '
+      f'{where if step else "no step was done"}'
+    )
+
   if checkpoints.latest() is not None:
     state = restore(checkpoints, state)
     console.log(f'{name}: resumes from step {int(state.step)} of {steps}')
@@ -337,7 +352,8 @@ def fit(
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches, rate)
   writer = metrics.Writer(workdir, first, watch, config)
-  with writer as write:
+  # Also after an error: the state that is being written may be the only one.
+  with contextlib.closing(checkpoints), writer as write:
 
     def write_row(step: int, batch: Batch, stats: Any, until: float) -> bool:
       """Writes a row of metrics; returns whether training has diverged."""
@@ -363,16 +379,16 @@ def fit(
       try:
         processes.stop_together()
         batch = next_batch(state, step)
+        state, stats = update(state, batch.parts, frozen or {}, batch.divisor)
       except (Ended, Stopped) as error:
         # Without a pending row the state is saved already.
         if pending is not None:
           write_row(*pending, until=time.perf_counter())
           save()
-        checkpoints.close()
+        checkpoints.wait()
         if isinstance(error, Stopped):
-          console.log(f'{name}: {error}; {step} of {steps} steps are saved')
+          log_stop(error, step)
         raise
-      state, stats = update(state, batch.parts, frozen or {}, batch.divisor)
       # This step runs on the device while the host writes the row of the step
       # before it.  So divergence is noticed one step late, which is harmless:
       # a bad step does not change the parameters.
@@ -389,12 +405,15 @@ def fit(
         pending = None
         save()
       if diverged:
-        checkpoints.close()
+        checkpoints.wait()
         raise FloatingPointError(
           f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
           f'row, up to step {step}; the last good state is saved in '
           f'{workdir / "checkpoints"}. A lower learning rate may help.'
         )
-  checkpoints.close()
-  processes.stop_together()
+  try:
+    processes.stop_together()
+  except Stopped as error:
+    log_stop(error, steps)
+    raise
   return state
