@@ -161,8 +161,8 @@ def make_update(
 
   Returns:
     The step.  Its `frozen` parameters complete the state's, without gradient;
-    its `divisor` is that of `Batch`.  It raises `Stopped` between two parts if
-    a process was asked to stop; the state is unchanged then.
+    its `divisor` is that of `Batch`.  It calls `pause` between two parts, when
+    the state is still unchanged.
   """
   accumulate = make_accumulate(loss_fn, state)
   apply = make_apply(optimizer, state, rate)
@@ -177,13 +177,14 @@ def make_update(
     parts: Sequence[Any],
     frozen: Params,
     divisor: jax.Array | None = None,
+    pause: Callable[[], None] = lambda: None,
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     # Zeros, so that the first part runs the program of the others.
     grads = zeros(state.params) if microbatches > 1 else None
     total = None
     for part in parts:
       if total is not None:
-        processes.stop_together()
+        pause()
       before = total
       grads, terms = accumulate(grads, state.params, frozen, part)
       total = terms if total is None else add(total, terms)
@@ -379,7 +380,13 @@ def fit(
       try:
         processes.stop_together()
         batch = next_batch(state, step)
-        state, stats = update(state, batch.parts, frozen or {}, batch.divisor)
+        state, stats = update(
+          state,
+          batch.parts,
+          frozen or {},
+          batch.divisor,
+          processes.stop_together,
+        )
       except (Ended, Stopped) as error:
         # Without a pending row the state is saved already.
         if pending is not None:

@@ -4,8 +4,13 @@ Both answer the same briefs with the same random keys; a reply passes when it
 keeps every rule of its brief.  Differences come with 95% intervals over briefs,
 paired, since replies to one brief are alike.  Another seed of training would
 give another model: that chance is not in them.
+
+The replies of a model are kept once all are scored, so that an evaluation that
+was interrupted goes on with the other model, or with the judge.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +24,10 @@ from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import console, files, metrics, settings
+from rlcw.runtime import console, files, inputs, metrics, settings
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
+from rlcw.sampling.usage import Ledger
 
 MODELS = ('base', 'trained')
 
@@ -49,10 +55,20 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     if config.briefs not in ('', trained.briefs)
     else load_run_briefs(trained, 'heldout', base.system)
   )
-  replies = {
-    name: heldout.answer(models[name], scorer, briefs, trained, config)
-    for name in MODELS
-  }
+  judge = factory.make_judge(config.judge, base.mesh, base, workdir=workdir)
+  meters = {'scorer': scorer.usage}
+  if judge is not None:
+    meters['judge'] = judge.usage
+  ledger = Ledger(workdir, meters)
+  key = inputs.describe(config)
+  kept = {name: workdir / f'replies_{name}.json' for name in MODELS}
+  replies = {}
+  for name, file in kept.items():
+    answer = functools.partial(
+      heldout.answer, models[name], scorer, briefs, trained, config
+    )
+    replies[name] = stored(file, key, answer)
+    ledger.save()
   lines = [
     {
       'brief_id': brief.id,
@@ -74,16 +90,28 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   content = b''.join(map(files.json_line, lines))
   files.replace(workdir / 'evaluation.jsonl', content)
   summary = summarise(replies, briefs[0].language)
-  meters = {'scorer': scorer.usage}
-  judge = factory.make_judge(config.judge, base.mesh, base, workdir=workdir)
   if judge is not None:
-    meters['judge'] = judge.usage
     summary |= compare(judge, briefs, replies, config.judge)
-  # Not a `Ledger`: an evaluation that is interrupted begins anew.
-  used = {name: dict(meter()) for name, meter in meters.items()}
+  for file in kept.values():
+    file.unlink()  # `evaluation.jsonl` has them all
   print_tables(summary)
-  usage.log('evaluate', used)
-  return summary | {'usage': used}
+  usage.log('evaluate', ledger.totals())
+  return summary | {'usage': ledger.totals()}
+
+
+def stored(file: Path, key: Any, make: Callable[[], Any]) -> Any:
+  """Returns a JSON value from a file, which is made anew for another key.
+
+  Args:
+    file: it is written whole or not at all.
+    key: JSON value that names all that the value depends on.
+    make: makes the value.
+  """
+  found = files.read_json(file) if file.exists() else {}
+  if found.get('key') != key:
+    files.write_json(file, {'key': key, 'value': make()})
+    found = files.read_json(file)
+  return found['value']
 
 
 def summarise(
