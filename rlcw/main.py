@@ -255,7 +255,8 @@ def console() -> None:
       print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
       sys.exit(command.MISTAKE)
     except signals.Stopped as stopped:
-      terminal.log(f'rlcw: {stopped}; the same command resumes')
+      after = f'{stopped.seconds:.1f} s after the signal'
+      terminal.log(f'rlcw: {stopped}; the same command resumes ({after})')
       raise
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.

@@ -9,6 +9,8 @@
                             dispatched, so that the device never idles
 """
 
+import contextlib
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -165,7 +167,8 @@ def make_update(
 
   Returns:
     The step.  Its `frozen` parameters complete the state's, without gradient;
-    its `divisor` is that of `Minibatch`.
+    its `divisor` is that of `Minibatch`.  It calls `pause` between two parts,
+    when the state is still unchanged.
   """
   accumulate = make_accumulate(loss_fn, state)
   apply = make_apply(optimizer, state, rate)
@@ -180,13 +183,20 @@ def make_update(
     parts: Sequence[Any],
     frozen: Params,
     divisor: jax.Array | None = None,
+    pause: Callable[[], None] = lambda: None,
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     # Zeros, so that the first part runs the program of the others.
     grads = zeros(state.params) if microbatches > 1 else None
     total = None
     for part in parts:
+      if total is not None:
+        pause()
+      before = total
       grads, terms = accumulate(grads, state.params, frozen, part)
       total = terms if total is None else add(total, terms)
+      # JAX would dispatch all parts at once, and a request to stop would wait
+      # for them all.  One part in advance keeps the device busy.
+      jax.block_until_ready(before)
     return apply(state, grads, total, divisor)
 
   return update
@@ -274,12 +284,19 @@ def take_step(
 
   Returns:
     The state, and the metrics of each update.
+
+  Raises:
+    Stopped: within the first update; the state is unchanged.
   """
   # Each update counts itself, and donates the state that it is called with.
   after = state.step + 1 if batch.later else None
   stats = []
-  for parts, divisor in batch.minibatches:
-    state, found = update(state, parts, frozen, divisor)
+  # Later the state is that of no whole step, which could not be saved.
+  pauses = itertools.chain(
+    [processes.stop_together], itertools.repeat(lambda: None)
+  )
+  for (parts, divisor), pause in zip(batch.minibatches, pauses, strict=False):
+    state, found = update(state, parts, frozen, divisor, pause)
     stats.append(found)
   return state if after is None else state.replace(step=after), stats
 
@@ -359,6 +376,13 @@ def fit(
     rest = state.replace(params=None)
     checkpoints.save(int(state.step), state.params, rest)
 
+  def log_stop(stopped: Stopped, step: int) -> None:
+    where = f'step {step} of {steps} is saved in {workdir / "checkpoints"}'
+    console.log(
+      f'{name}: stopped {stopped.seconds:.1f} s after the signal: '
+      f'{where if step else "no step was done"}'
+    )
+
   if checkpoints.latest() is not None:
     state = restore(checkpoints, state)
     console.log(f'{name}: resumes from step {int(state.step)} of {steps}')
@@ -366,7 +390,8 @@ def fit(
   compilations = metrics.Compilations()
   update = make_update(loss_fn, optimizer, state, microbatches, rate)
   writer = metrics.Writer(workdir, first, watch, config)
-  with writer as write:
+  # Also after an error: the state that is being written may be the only one.
+  with contextlib.closing(checkpoints), writer as write:
 
     def write_row(
       step: int,
@@ -401,17 +426,17 @@ def fit(
       try:
         processes.stop_together()
         batch = next_batch(state, step)
+        state, stats = take_step(update, state, batch, frozen or {})
       except (Ended, Stopped) as error:
         if pending is not None:
           write_row(*pending, until=time.perf_counter())
         # At `first` there is nothing new.
         if step > first:
           save()
-        checkpoints.close()
+        checkpoints.wait()
         if isinstance(error, Stopped):
-          console.log(f'{name}: {error}; {step} of {steps} steps are saved')
+          log_stop(error, step)
         raise
-      state, stats = take_step(update, state, batch, frozen or {})
       # This step runs on the device while the host writes the row of the step
       # before it.  So divergence is noticed one step late, which is harmless:
       # a bad step does not change the parameters.
@@ -422,7 +447,7 @@ def fit(
         found = evaluation(state, step) if evaluation else {}
       except Stopped as error:
         # Without the row's other part this step cannot be saved.
-        checkpoints.close()
+        checkpoints.wait()
         console.log(
           f'{name}: {error}, in an evaluation; steps since the last checkpoint '
           'will be repeated'
@@ -442,14 +467,17 @@ def fit(
       if saves or diverged or ended:
         save()
       if diverged:
-        checkpoints.close()
+        checkpoints.wait()
         raise FloatingPointError(
           f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
           f'row, up to step {step}; the last good state is saved in '
           f'{workdir / "checkpoints"}. A lower learning rate may help.'
         )
-  checkpoints.close()
   if ended:
     console.log(f'{name}: ended after {int(state.step)} steps: {ended}')
-  processes.stop_together()
+  try:
+    processes.stop_together()
+  except Stopped as error:
+    log_stop(error, int(state.step))
+    raise
   return state

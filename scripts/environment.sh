@@ -17,7 +17,6 @@ fi
 stamp="$venv/installed$extras"
 if ! cmp -s pyproject.toml "$stamp"; then
   echo "Installing rlcw$extras into $venv ..."
-  "$venv/bin/python" -m pip install --quiet --upgrade pip
   "$venv/bin/python" -m pip install --quiet -e ".$extras"
   cp pyproject.toml "$stamp"
 fi

@@ -177,8 +177,11 @@ on() {
   tpus tpu-vm ssh "$name" "--worker=$1" --quiet "--command=$2"
 }
 
-# Installs Python and packages on the workers; pip fetches it from PyPI.
-uv=0.13.9
+# Installs Python and packages on the workers; pip fetches it from PyPI, and
+# refuses a file of another digest.
+uv='uv==0.13.9'
+uv+=' --hash=sha256:d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19'  # x86-64
+uv+=' --hash=sha256:5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe'  # ARM
 # The users of several workers, whose ids may differ, write to the same folders
 # of the share: they are in one group, whose id is the same everywhere.
 group=rlcw gid=7210
@@ -220,7 +223,9 @@ mkdir -p ~/rlcw
 tar -xzf ~/rlcw.tar.gz -C ~/rlcw
 ln -sfn ~/share/runs ~/rlcw/runs
 python3 -m pip --version >/dev/null 2>&1 || install_package python3-pip
-python3 -m pip install --quiet --upgrade --target ~/uv "uv==$uv"
+# pip reads digests from a file of requirements alone
+echo "$uv" | python3 -m pip install --quiet --upgrade --only-binary :all: \
+  --target ~/uv --require-hashes --requirement /dev/stdin
 # the image's own Python may be older than required
 ~/uv/bin/uv venv --quiet --python 3.12 ~/rlcw/.venv
 ~/uv/bin/uv pip install --quiet --python ~/rlcw/.venv/bin/python -e ~/rlcw'[tpu]'

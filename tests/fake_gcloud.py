@@ -71,6 +71,7 @@ WORKER = {
   'usermod': 'echo "$@" >>~/groups',
   'chgrp': 'echo "$@" >>~/groups',
   'python3': """echo "$@" >>~/pip
+    [ "$3" != install ] || cat >>~/pip
     mkdir -p ~/uv/bin
     cp "$(command -v uv)" ~/uv/bin/uv""",
   'uv': """echo "$@" >>~/uv/calls

@@ -299,9 +299,10 @@ def test_setup_trusts_a_pinned_installer_and_a_group(ready: Cloud) -> None:
   assert not re.search(r'\|\s*(sudo\s+)?(ba)?sh\b', script)
   assert not re.search(r'umask 0*$|umask 0*\s|0?777|o\+w|a\+w', script)
   for home in ready.homes:
-    installed = (home / 'pip').read_text().splitlines()
+    *_, install, package = (home / 'pip').read_text().splitlines()
+    assert f'--target {home}/uv --require-hashes' in install
     assert re.fullmatch(
-      rf'-m pip install .*--target {home}/uv uv==\d+\.\d+\.\d+', installed[-1]
+      r'uv==\d+\.\d+\.\d+( --hash=sha256:[0-9a-f]{64})+', package
     )
     assert (home / 'groups').read_text().splitlines()[0] == '--gid 7210 rlcw'
     for path in [home / 'share', *(home / 'share').rglob('*'), home / 'rlcw']:

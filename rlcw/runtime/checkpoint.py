@@ -140,14 +140,22 @@ class Checkpoints:
         problem = f'the checksum of {name} differs from the one written with it'
     return dict(restored), problem
 
+  def wait(self) -> None:
+    """Waits until the last save is on disk.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
+
   def close(self) -> None:
     """Waits until the last save is on disk, then closes the manager.
 
     Raises:
       OSError: the last checkpoint could not be written.
     """
-    with self._writing():
-      self._manager.wait_until_finished()
+    self.wait()
     self._manager.close()
 
   @contextlib.contextmanager

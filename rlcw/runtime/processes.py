@@ -319,8 +319,10 @@ def stop_together() -> None:
   Raises:
     Stopped: in all processes, if one was asked.
   """
-  if name := next(filter(None, gather(signals.requested())), ''):
-    raise Stopped(name)
+  name = signals.requested()
+  # With the time since the signal, as the clocks of hosts differ.
+  for heard in filter(None, gather(name and [name, signals.elapsed()])):
+    raise Stopped(*heard)
 
 
 def stoppable(items: Iterable[_Item]) -> Iterator[_Item]:

@@ -25,20 +25,28 @@ class Stopped(SystemExit):
 
   Args:
     name: of the signal.
+    elapsed: seconds since the signal.
   """
 
-  def __init__(self, name: str):
+  def __init__(self, name: str, elapsed: float = 0.0):
     super().__init__(STOPPED)
     self.signal = name
+    self._heard = time.monotonic() - elapsed
 
   def __str__(self) -> str:
     return f'stopped by {self.signal}'
+
+  @property
+  def seconds(self) -> float:
+    """Seconds since the signal."""
+    return time.monotonic() - self._heard
 
 
 class _State:
   """The state of this process, which has one set of signal handlers."""
 
   request = ''  # name of the first signal
+  heard = 0.0  # time.monotonic() of it
   waiting = False  # whether the main thread is in `interruptible`
   raised = False  # whether a handler has raised `Stopped`
 
@@ -72,6 +80,11 @@ def requested() -> str:
   return _State.request
 
 
+def elapsed() -> float:
+  """Returns the seconds since that signal; 0 without one."""
+  return time.monotonic() - _State.heard if _State.request else 0.0
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
   """Lets a request end a wait: raises `Stopped` in the middle of the context.
@@ -85,7 +98,7 @@ def interruptible() -> Iterator[None]:
   before, _State.waiting = _State.waiting, True
   try:
     if _State.request:
-      raise Stopped(_State.request)
+      raise Stopped(_State.request, elapsed())
     yield
   finally:
     _State.waiting = before
@@ -96,11 +109,13 @@ def _hear(number: int, frame: FrameType | None) -> None:
   # Once, because a second exception would interrupt the clean-up.
   if _State.waiting and not _State.raised:
     _State.raised = True
-    raise Stopped(_State.request)
+    raise Stopped(_State.request, elapsed())
 
 
 def _note(number: int) -> None:
-  _State.request = _State.request or signal.Signals(number).name
+  if not _State.request:
+    _State.heard = time.monotonic()
+    _State.request = signal.Signals(number).name
 
 
 def _count(reader: int) -> None:

@@ -34,6 +34,10 @@ from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.samplers import Sampler, inverse_cdf
 from rlcw.sampling.tiles import Tiling
 
+# Tokens of a reply that one call of `decode` appends at most: some seconds of a
+# large model, after which the host may look for a request to stop.
+MOST_TOKENS = 256
+
 
 class Rollout(struct.PyTreeNode):
   """Sampled replies of up to T tokens, padded with 0."""
@@ -278,8 +282,8 @@ def decode(
 ) -> tuple[Rows, list[KV], jax.Array, jax.Array]:
   """Appends a token to every row per iteration.
 
-  Ends when the cache or the replies are full, all replies have ended, or the
-  live ones fit fewer tiles.
+  Ends when the cache or the replies are full, all replies have ended, the live
+  ones fit fewer tiles, or after `MOST_TOKENS`.
 
   Args:
     params: of the policy, without the blocks.
@@ -307,9 +311,11 @@ def decode(
   head_VxD = head_weight(params)
   blocks = list(zip(layers, briefs, strict=True))
 
+  end = jnp.minimum(setup.budget, t + MOST_TOKENS)
+
   def goes_on(state: Any) -> jax.Array:
     _, _, t, left = state
-    return (t <= size) & (t < setup.budget) & (left > enough)
+    return (t <= size) & (t < end) & (left > enough)
 
   def one_token(state: Any) -> Any:
     rows, cache, t, _ = state

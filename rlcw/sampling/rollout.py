@@ -13,13 +13,14 @@ Shape letters: P prompts, G replies per prompt, L prompt length, T reply budget,
 S cache length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
+from rlcw.runtime import processes
 from rlcw.runtime.mesh import platform
 from rlcw.sampling import tiles
 from rlcw.sampling.decoding import Rollout, Setup, decode, mark_cut, start
@@ -88,6 +89,7 @@ def sample_and_count(
   stop: tuple[int, ...] = (),
   gather: bool = False,
   spent: Sequence[jax.Array] = (),
+  pause: Callable[[], None] = processes.stop_alone,
 ) -> tuple[Rollout, int]:
   """Samples G replies to each brief.
 
@@ -110,6 +112,7 @@ def sample_and_count(
       Each size is compiled, which pays if the same shapes are sampled often.
     spent: stacked weights in `params` that nobody reads afterwards; they are
       deleted as soon as they have been split into layers.
+    pause: called before each decode program; ends the run if asked to stop.
 
   Returns:
     A `Rollout`, and the number of tokens that its rows had time for: the
@@ -141,6 +144,7 @@ def sample_and_count(
   # Two numbers decide about the next program.  They are replicated, so that all
   # processes decide alike.
   while (left := int(left)) and t < max_new_tokens:
+    pause()
     while sizes and left <= sizes[0]:
       rollout = put_back(rollout, rows)
       rows, slot_PxG = gather_rows(rows, setup=setup, count=sizes.pop(0))

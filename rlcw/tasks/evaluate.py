@@ -4,8 +4,13 @@ Both answer the same briefs with the same random keys; a reply passes when it
 keeps every rule of its brief.  Differences come with 95% intervals over briefs,
 paired, since replies to one brief are alike.  Another seed of training would
 give another model: that chance is not in them.
+
+The replies of a model are kept once all are scored, so that an evaluation that
+was interrupted goes on with the other model, or with the judge.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,17 @@ from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import console, files, metrics, processes, settings
+from rlcw.runtime import (
+  console,
+  files,
+  inputs,
+  metrics,
+  processes,
+  settings,
+)
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
+from rlcw.sampling.usage import Ledger
 
 MODELS = ('base', 'trained')
 
@@ -53,10 +66,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     if config.briefs not in ('', trained.briefs)
     else load_run_briefs(trained, 'heldout', base.system)
   )
-  replies = {
-    name: heldout.answer(models[name], scorer, briefs, trained, config)
-    for name in MODELS
-  }
+  judge = factory.make_judge(
+    config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
+  )
+  meters = {'scorer': scorer.usage}
+  if judge is not None:
+    meters['judge'] = judge.usage
+  ledger = Ledger(workdir, meters, scorer.shards.gather)
+  key = processes.from_primary(lambda: inputs.describe(config))
+  kept = {name: workdir / f'replies_{name}.json' for name in MODELS}
+  replies = {}
+  for name, file in kept.items():
+    answer = functools.partial(
+      heldout.answer, models[name], scorer, briefs, trained, config
+    )
+    replies[name] = stored(file, key, answer)
+    ledger.save()
   lines = [
     {
       'brief_id': brief.id,
@@ -80,19 +105,34 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if processes.is_primary_process():
     files.replace(workdir / 'evaluation.jsonl', content)
   summary = summarise(replies, briefs[0].language)
-  meters = {'scorer': scorer.usage}
-  judge = factory.make_judge(
-    config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
-  )
-  shards = processes.DataShards(base.mesh)
   if judge is not None:
-    meters['judge'] = judge.usage
-    summary |= compare(judge, briefs, replies, config.judge, shards)
-  # Not a `Ledger`: an evaluation that is interrupted begins anew.
-  used = usage.totals(meters, shards.gather)
+    summary |= compare(judge, briefs, replies, config.judge, scorer.shards)
+  if processes.is_primary_process():
+    for file in kept.values():
+      file.unlink()  # `evaluation.jsonl` has them all
+  used = ledger.totals()
   print_tables(summary)
   usage.log('evaluate', used)
   return summary | {'usage': used}
+
+
+def stored(file: Path, key: Any, make: Callable[[], Any]) -> Any:
+  """Returns a JSON value from a file, which is made anew for another key.
+
+  Called in all processes, of which process 0 alone reads and writes the file.
+
+  Args:
+    file: it is written whole or not at all.
+    key: JSON value that names all that the value depends on.
+    make: makes the value.
+  """
+
+  def is_made() -> bool:
+    return file.exists() and files.read_json(file).get('key') == key
+
+  if not processes.from_primary(is_made):
+    files.write_json(file, {'key': key, 'value': make()})
+  return processes.from_primary(lambda: files.read_json(file)['value'])
 
 
 def summarise(

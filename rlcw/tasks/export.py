@@ -90,8 +90,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     return {}
   files = sorted(folder.rglob('*.safetensors'))
   for file in files:
-    # safetensors creates files that only their owner can read
-    file.chmod(0o644)
+    # safetensors creates files that only their owner can read, whatever the
+    # umask is, which made the mode of the header beside them
+    file.chmod(next(file.parent.glob('*config.json')).stat().st_mode)
   summary = {
     'folder': str(folder),
     'files': [str(file.relative_to(folder)) for file in files],

@@ -2,6 +2,10 @@
 
 import errno
 import pathlib
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 from orbax import checkpoint as ocp
+from orbax.checkpoint._src.checkpointers import async_checkpointer
 
 from rlcw import losses, train
 from rlcw.data import datasets
@@ -22,6 +27,7 @@ from rlcw.runtime.mesh import make_mesh, replicated
 Damage = Callable[[pathlib.Path], Any]
 RNG = np.random.default_rng(0)
 PARAMS = {'x': jnp.asarray(RNG.normal(size=(64, 32)), jnp.float32)}
+REST = {'step': jnp.int32(0)}
 
 
 def largest(folder: pathlib.Path) -> pathlib.Path:
@@ -127,6 +133,114 @@ def test_a_save_that_fails_names_the_folder_and_the_way_on(
   with pytest.raises(OSError, match=message):
     checkpoints.save(2, PARAMS, {})
   assert saved(tmp_path) == {'1'}
+
+
+@pytest.fixture
+def write(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+  """Functions that Orbax calls in the background, one for each save."""
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')  # which is copied
+  original, calls = async_checkpointer._background_wait_for_commit_futures, []
+
+  def commit(*args: Any, **kwargs: Any) -> None:
+    calls.pop(0)()
+    original(*args, **kwargs)
+
+  monkeypatch.setattr(
+    async_checkpointer, '_background_wait_for_commit_futures', commit
+  )
+  return calls
+
+
+def test_a_run_goes_on_while_a_checkpoint_is_written(
+  tmp_path: pathlib.Path, write: list[Callable[[], None]]
+) -> None:
+  whole = threading.Event()
+  write += [lambda: None, lambda: assert_true(whole.wait(60))]
+  checkpoints = Checkpoints(tmp_path)
+  for step in 1, 2:
+    checkpoints.save(step, PARAMS, REST)
+  # a reader, as the run after a kill, finds the one before
+  reader = Checkpoints(tmp_path, read_only=True)
+  assert reader.latest() == 1
+  whole.set()
+  checkpoints.close()
+  assert saved(tmp_path) == {'1', '2'}
+
+
+def assert_true(value: bool) -> None:
+  assert value
+
+
+@pytest.mark.parametrize('reported', ['at the next save', 'at the end'])
+def test_a_disk_that_fills_in_the_background_is_reported(
+  tmp_path: pathlib.Path, write: list[Callable[[], None]], reported: str
+) -> None:
+  def full() -> None:
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  write += [lambda: None, full]
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, PARAMS, REST)
+  checkpoints.save(2, PARAMS, REST)
+  with pytest.raises(OSError, match='are intact.*No space left'):
+    if reported == 'at the end':
+      checkpoints.close()
+    else:
+      checkpoints.save(3, PARAMS, REST)
+  found = Checkpoints(tmp_path).restore(params=PARAMS)['params']['x']
+  assert found.tobytes() == PARAMS['x'].tobytes()
+  assert Checkpoints(tmp_path).latest() == 1
+
+
+SLOW_DISK = """
+import pathlib, sys, time
+sys.path[:0] = sys.argv[1:3]
+import checkpoint_test as test
+from rlcw.runtime import signals
+
+original = test.async_checkpointer._background_wait_for_commit_futures
+calls = []
+
+def commit(*args, **kwargs):
+  calls.append(1)
+  if len(calls) == 2:
+    print('writing', flush=True)
+    time.sleep(60)
+  original(*args, **kwargs)
+
+test.async_checkpointer._background_wait_for_commit_futures = commit
+with signals.listening():
+  test.descend(pathlib.Path(sys.argv[3]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['SIGKILL', 'SIGTERM'])
+def test_an_end_in_the_middle_of_a_save_leaves_the_one_before(
+  tmp_path: pathlib.Path, name: str
+) -> None:
+  """Of two SIGTERMs the second ends a process at once, even while it saves."""
+  tests = pathlib.Path(__file__).resolve().parent
+  process = subprocess.Popen(
+    [
+      *(sys.executable, '-c', SLOW_DISK, tests, tests.parents[1]),
+      str(tmp_path / 'again'),
+    ],
+    stdout=subprocess.PIPE,
+  )
+  assert process.stdout is not None
+  while process.stdout.readline() != b'writing\n':
+    assert process.poll() is None
+  process.send_signal(getattr(signal, name))
+  if name == 'SIGTERM':
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+  assert process.wait(30) != 0
+  checkpoints = tmp_path / 'again' / 'checkpoints'
+  assert Checkpoints(checkpoints, read_only=True).latest() == 2
+  assert len(saved(checkpoints)) == 2  # one of them is not whole
+  assert descend(tmp_path / 'again') == descend(tmp_path / 'whole')
+  assert saved(checkpoints) == {'6', '8'}
 
 
 def test_the_checksum_is_that_of_the_bits() -> None:

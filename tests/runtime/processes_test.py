@@ -4,8 +4,10 @@ Real ones are in `hosts_test`.
 """
 
 import pathlib
+import re
 import signal
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +40,7 @@ def descend(
   workdir: pathlib.Path,
   notice_at: int | None = None,
   next_batch: Any = None,
+  checkpoint_every: int = 100,
 ) -> float:
   """Four steps to 0, in one of which a SIGTERM may come."""
 
@@ -58,7 +61,7 @@ def descend(
     name='test',
     steps=4,
     workdir=workdir,
-    checkpoint_every=100,
+    checkpoint_every=checkpoint_every,
   )
   return float(state.params['x'])
 
@@ -94,6 +97,53 @@ def test_a_step_that_is_interrupted_is_not_saved(
   assert saved.latest() == 2
   saved.close()
   assert descend(tmp_path / 'a') == descend(tmp_path / 'b')
+
+
+@pytest.mark.parametrize('part', [1, 2])
+def test_a_run_stops_between_the_parts_of_an_update(
+  tmp_path: pathlib.Path, part: int, capsys: pytest.CaptureFixture
+) -> None:
+  asked = True
+
+  def parts(step: int) -> Iterator[Any]:
+    for number in range(3):
+      if asked and (step, number) == (2, part):
+        signal.raise_signal(signal.SIGTERM)
+      yield {'target': jnp.full(2, number)}
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    batch: Any = parts(step)
+    return train.Batch(batch, {}, time.perf_counter())
+
+  with signals.listening(), pytest.raises(signals.Stopped):
+    descend(tmp_path / 'a', next_batch=next_batch)
+  told = capsys.readouterr().out
+  assert re.search(r'test: stopped 0\.\d s after the signal: step 2 of 4', told)
+  assert f'is saved in {tmp_path / "a" / "checkpoints"}\n' in told
+  asked = False
+  again = descend(tmp_path / 'a', next_batch=next_batch)
+  assert 'resumes from step 2 of 4' in capsys.readouterr().out
+  assert again == descend(tmp_path / 'b', next_batch=next_batch)
+  rows = datasets.read_jsonl(tmp_path / 'a' / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [0, 1, 2, 3]
+
+
+def test_a_run_that_fails_waits_for_the_checkpoint_that_is_written(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  closed = []
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, 'close', lambda self: closed.append(self.latest())
+  )
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    if step == 2:
+      raise RuntimeError('reward')
+    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
+
+  with pytest.raises(RuntimeError, match='reward'):
+    descend(tmp_path, next_batch=next_batch, checkpoint_every=2)
+  assert closed == [2]
 
 
 def test_one_process_gathers_what_it_gave() -> None:

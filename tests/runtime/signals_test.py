@@ -86,6 +86,23 @@ def test_one_of_several_processes_leaves_a_wait_and_goes_on(
       processes.stop_together()
 
 
+def test_the_time_since_the_signal_is_measured(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  with signals.listening():
+    assert signals.elapsed() == 0
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    with pytest.raises(signals.Stopped) as stopped:
+      processes.stop_together()
+    assert 0.1 <= stopped.value.seconds < 5
+    # another process got it first
+    monkeypatch.setattr(processes, 'gather', lambda own: ['', ['SIGINT', 30.0]])
+    with pytest.raises(signals.Stopped, match='SIGINT') as stopped:
+      processes.stop_together()
+    assert 30 <= stopped.value.seconds < 35
+
+
 def test_items_end_where_a_run_is_asked_to_stop() -> None:
   seen = []
   with signals.listening(), pytest.raises(signals.Stopped):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+import signal
 from typing import Any
 
 import flax.struct
@@ -17,6 +18,7 @@ from rlcw.models import decoder, layers, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.layers import FEW_ROWS
+from rlcw.runtime import signals
 from rlcw.runtime.metrics import Compilations
 from rlcw.sampling import decoding, moving, tiles
 from rlcw.sampling import rollout as rollout_lib
@@ -174,6 +176,26 @@ class _Turns(list):
   """A list that `jit` can hash."""
 
   __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def test_decoding_pauses_and_goes_on_with_the_same_replies(
+  tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  whole = _draw(tiny)
+  assert whole.length.max() == BUDGET
+  monkeypatch.setattr(decoding, 'MOST_TOKENS', 5)
+  pauses = []
+  # the same ends twice, because it is traced only for a new setup
+  parts = _draw(tiny, eos=2 * EOS, pause=lambda: pauses.append(1))
+  assert len(pauses) == 3  # of 1 + 5 + 5 + 1 tokens
+  _assert_equal(parts, whole, logp=0)
+
+
+def test_a_request_to_stop_ends_a_rollout(tiny: Any) -> None:
+  with signals.listening():
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(signals.Stopped):
+      _draw(tiny)
 
 
 def test_the_loop_leaves_when_all_have_ended(tiny: Any) -> None:

@@ -1,5 +1,6 @@
 """The numbers of an evaluation, by hand."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,22 @@ def test_shorter_replies_do_not_count_as_more_varied() -> None:
   told = evaluate.summarise({'base': base, 'trained': trained}, 'en')
   assert told['diversity_words'] == 200
   assert told['distinct2_trained'] < told['distinct2_base']
+
+
+def test_replies_are_made_once_for_a_key(tmp_path: pathlib.Path) -> None:
+  file, made = tmp_path / 'replies.json', []
+
+  def make() -> list[list[dict[str, Any]]]:
+    made.append(1)
+    writing = np.array([0.1, np.nan], np.float32)
+    return [[{'text': 'é\ud800', 'writing': value} for value in writing]]
+
+  for key in ({'run': 'a'}, {'run': 'a'}, {'run': 'b'}):
+    ((one, other),) = evaluate.stored(file, key, make)
+    assert one == {'text': 'é\ud800', 'writing': pytest.approx(0.1)}
+    assert other['writing'] is None  # NaN to `heldout.values`
+    assert np.isnan(heldout.values([[other]], 'writing')).all()
+  assert len(made) == 2
 
 
 def test_a_brief_without_scores_does_not_count() -> None:

@@ -110,6 +110,7 @@ def make_next_batch(
     # would be timed as part of this rollout.
     jax.block_until_ready(state.params)
     started = time.perf_counter()
+    processes.stop_together()
 
     # 1. Briefs.
     rows, brief_arrays = draw_briefs(tokenized, step, config, shards)
@@ -310,6 +311,7 @@ def sample_rollout(
     stop=model.chat.stop_ids,
     gather=True,
     spent=copies(weights, params),
+    pause=processes.stop_together,
   )
   return jax.block_until_ready(rollout), slots, resharded - started
 
