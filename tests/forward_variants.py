@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rlcw.models import decoder, layers
+from rlcw.models import groups as groups_lib
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params
 from rlcw.models.packing import Groups
@@ -135,8 +136,8 @@ def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
 
   def of(params: Any) -> tuple[jax.Array, jax.Array]:
     if packed:
-      hidden, layout = decoder.forward_groups(config, params, groups, width)
-      logp = decoder.reply_logprobs(
+      hidden, layout = groups_lib.forward_groups(config, params, groups, width)
+      logp = groups_lib.reply_logprobs(
         params, hidden, layout, jnp.asarray(groups.token), 0.8
       )
     else:

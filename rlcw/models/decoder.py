@@ -39,14 +39,8 @@ from rlcw.models.attention import (
 )
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.layers import (
-  Linear,
-  RMSNorm,
-  elementwise,
-  token_logprobs,
-  weight,
-)
-from rlcw.models.packing import Groups, Layout
+from rlcw.models.layers import Linear, RMSNorm, elementwise, weight
+from rlcw.models.packing import Layout
 from rlcw.runtime.mesh import constrain
 
 Params = Any  # a nested dict of arrays
@@ -363,61 +357,6 @@ def forward_replies(
     last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])
   )
   return jnp.concatenate([first, reading[:, :, :-1]], axis=2), reading
-
-
-def forward_groups(
-  config: ModelConfig,
-  params: Params,
-  groups: Groups,
-  width: int = 0,
-  preface: Prefix | None = None,
-) -> tuple[jax.Array, Layout]:
-  """Runs briefs and their replies in packed rows, without their padding.
-
-  Args:
-    config: of the model.
-    params: of the model.
-    groups: P of them, as `packing.Partition.split` orders them.
-    width: N, tokens of a row, which its groups do not exceed; 0 for as many
-      as they may have.
-    preface: as in `prefill`, a row for each row.
-
-  Returns:
-    Hidden states `[S, N, D]` at each token, and the layout of the rows.
-  """
-  layout = packing.lay_out(groups, width)
-  token_SxN = layout.rows(layout.join(groups.prompt, groups.token))
-  hidden_Sx1xNxD, _ = _apply(
-    Decoder(config), params, token_SxN[:, None], preface, layout=layout
-  )
-  return hidden_Sx1xNxD[:, 0], layout
-
-
-def reply_logprobs(
-  params: Params,
-  hidden_SxNxD: jax.Array,
-  layout: Layout,
-  token_PxGxT: jax.Array,
-  temperature: jax.Array | float,
-) -> jax.Array:
-  """Log-probabilities `[P, G, T]` of reply tokens, from `forward_groups`.
-
-  They are 0 at padding.
-  """
-  D = hidden_SxNxD.shape[-1]
-  # The hidden state at the token before predicts a token.
-  predicting_SxNxD = jnp.take_along_axis(
-    hidden_SxNxD, layout.previous[..., None], axis=1
-  )
-  brief_PxL = jnp.zeros((len(layout.length), layout.briefs[1]), int)
-  target_SxN = layout.rows(layout.join(brief_PxL, token_PxGxT))
-  logp_N = token_logprobs(
-    predicting_SxNxD.reshape(-1, D),
-    head_weight(params),
-    target_SxN.reshape(-1),
-    temperature,
-  )
-  return layout.of_replies(logp_N.reshape(target_SxN.shape))
 
 
 def forward_packed(

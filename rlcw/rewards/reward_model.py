@@ -35,7 +35,8 @@ from rlcw.models import (
 )
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_groups, reply_logprobs
+from rlcw.models.decoder import Params
+from rlcw.models.groups import forward_groups, reply_logprobs
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.packing import Groups
 from rlcw.runtime import processes, runs

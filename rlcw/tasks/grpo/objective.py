@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from rlcw import Config, losses, train
 from rlcw.models import lora, packing
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_groups, reply_logprobs
+from rlcw.models.decoder import Params
+from rlcw.models.groups import forward_groups, reply_logprobs
 from rlcw.models.packing import Groups
 from rlcw.runtime.mesh import group_shards
 
