@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import padded
 import torch
 
 from rlcw.models import decoder, layers
@@ -53,7 +54,7 @@ def briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @functools.partial(jax.jit, static_argnames='config')
 def shared(config: ModelConfig, params: Params, *inputs: Any) -> Any:
   """Replies on top of one copy of their brief."""
-  return decoder.forward_replies(config, params, *inputs)
+  return padded.forward_replies(config, params, *inputs)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -141,7 +142,7 @@ def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
         params, hidden, layout, jnp.asarray(groups.token), 0.8
       )
     else:
-      before, _ = decoder.forward_replies(config, params, *groups[:3])
+      before, _ = padded.forward_replies(config, params, *groups[:3])
       logp = layers.token_logprobs(
         before.reshape(-1, before.shape[-1]),
         decoder.head_weight(params),

@@ -281,7 +281,6 @@ def prefill(
   params: Params,
   prompt_PxL: jax.Array,
   length_P: jax.Array,
-  preface: Prefix | None = None,
 ) -> tuple[jax.Array, Prefix]:
   """Runs each brief once.
 
@@ -290,73 +289,17 @@ def prefill(
     params: of the model.
     prompt_PxL: briefs, padded on the right.
     length_P: their lengths, at least 1.
-    preface: a prefix common to all briefs, already computed: S equal rows
-      without padding, each continued by P / S briefs.
 
   Returns:
     The hidden state `[P, D]` at each brief's last token, which predicts the
-    first token of every reply, and the brief, including the preface, as a
-    `Prefix` for its replies.
+    first token of every reply, and the brief as a `Prefix` for its replies.
   """
-  # To the decoder, briefs that continue a preface are its group of replies.
-  prompts = len(prompt_PxL)
-  rows = prompts if preface is None else len(preface.length_P)
-  hidden, kv = _apply(
-    Decoder(config),
-    params,
-    prompt_PxL.reshape(rows, prompts // rows, -1),
-    preface,
-  )
-  hidden_PxLxD = hidden.reshape(*prompt_PxL.shape, -1)
+  hidden_Px1xLxD, kv = _apply(Decoder(config), params, prompt_PxL[:, None])
   last_PxD = jnp.take_along_axis(
-    hidden_PxLxD, length_P[:, None, None] - 1, axis=1
+    hidden_Px1xLxD[:, 0], length_P[:, None, None] - 1, axis=1
   )[:, 0]
-  # Moves the briefs of a preface back to the prompt axis: [layers, P, L, K, H].
-  kv = jax.tree.map(
-    lambda x: x.reshape(len(x), *prompt_PxL.shape, *x.shape[4:]), kv
-  )
-  if preface is None:
-    return last_PxD, Prefix(kv, length_P)
-  kv = jax.tree.map(
-    lambda before, own: jnp.concatenate(
-      [jnp.repeat(before, prompts // rows, axis=1), own], axis=2
-    ),
-    preface.kv,
-    kv,
-  )
-  # The preface has no padding, so real keys stay contiguous after it.
-  return last_PxD, Prefix(kv, preface.length_P[0] + length_P)
-
-
-def forward_replies(
-  config: ModelConfig,
-  params: Params,
-  prompt_PxL: jax.Array,
-  length_P: jax.Array,
-  token_PxGxT: jax.Array,
-  preface: Prefix | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """Runs each brief once, then its G replies with the brief as prefix.
-
-  Args:
-    config: of the model.
-    params: of the model.
-    prompt_PxL: briefs, padded on the right.
-    length_P: their lengths, at least 1.
-    token_PxGxT: replies, padded on the right.
-    preface: as in `prefill`.
-
-  Returns:
-    `predicting` and `reading`, both `[P, G, T, D]`: the hidden state before
-    each reply token, which predicts it, and the one at that token.
-  """
-  last_PxD, prefix = prefill(config, params, prompt_PxL, length_P, preface)
-  reading, _ = _apply(Decoder(config), params, token_PxGxT, prefix)
-  # Token t is predicted at t - 1; the first one at the brief's last token.
-  first = jnp.broadcast_to(
-    last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])
-  )
-  return jnp.concatenate([first, reading[:, :, :-1]], axis=2), reading
+  # From [layers, P, 1, L, K, H] to [layers, P, L, K, H].
+  return last_PxD, Prefix(jax.tree.map(lambda x: x[:, :, 0], kv), length_P)
 
 
 def forward_packed(

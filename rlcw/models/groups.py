@@ -30,7 +30,8 @@ def forward_groups(
     groups: P of them, as `packing.Partition.split` orders them.
     width: N, tokens of a row, which its groups do not exceed; 0 for as many
       as they may have.
-    preface: as in `decoder.prefill`, a row for each row.
+    preface: a prefix common to all briefs, already computed: a row without
+      padding for each of the packed rows.
 
   Returns:
     Hidden states `[S, N, D]` at each token, and the layout of the rows.

@@ -171,14 +171,17 @@ def load_trained_decoder(
   """
   # The checkpoint also has the head's weight.  Its shape must be given to
   # restore the rest; the head itself was read from its own file.
-  score = jax.ShapeDtypeStruct(
-    (base.config.model_dim,),
-    jnp.float32,
-    sharding=replicated(base.mesh),
-  )
+  score = abstract_score(base.config, base.mesh)
   model, learned = language_model.restore(workdir, base, {'score': score})
   del learned['score']
   return model._replace(params=lora.join(learned, base.params))
+
+
+def abstract_score(config: ModelConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
+  """Shape and sharding of a head's weight that is trained with its decoder."""
+  return jax.ShapeDtypeStruct(
+    (config.model_dim,), jnp.float32, sharding=replicated(mesh)
+  )
 
 
 def load_alone(source: str, mesh: Mesh) -> RewardModel:

@@ -21,6 +21,7 @@ from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks.plan import (
   advice,
   headers,
+  plans,
   programs,
   roofline,
   run,
@@ -516,10 +517,10 @@ def test_a_judge_that_is_served_takes_no_memory(
     {'judge.model': 'm', 'judge.endpoint.url': 'http://127.0.0.1:9/v1'},
   ):
     config = settings(tiny_folder, **changes)
-    assert run.judge_shape(config, policy, mesh) is None
+    assert plans.judge_shape(config, policy, mesh) is None
   changes = {'judge.model': str(tiny_folder), 'judge.batch_size': 12}
   with pytest.raises(ValueError, match=r'judge.batch_size=12 does not split'):
-    run.judge_shape(settings(tiny_folder, **changes), policy, mesh)
+    plans.judge_shape(settings(tiny_folder, **changes), policy, mesh)
 
 
 @pytest.mark.slow

@@ -237,7 +237,8 @@ def probability(
 
   Args:
     params: of the model.
-    preface: KV cache of the text before every brief, as `prefill` takes it.
+    preface: KV cache of the text before every brief, as `forward_groups` takes
+      it.
     groups: briefs, and replies, each with the question after it.
     label_2: the first token of each label.
     config: of the model.

@@ -4,7 +4,6 @@ Task `grpo` trains with them, and task `plan` compiles them ahead of time; one
 definition for both makes sure that the plan is of the program that runs.
 """
 
-import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -13,26 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jax.sharding import Mesh
 
 from rlcw import Config, losses, train
 from rlcw.models import lora, packing
+from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.groups import forward_groups, reply_logprobs
-from rlcw.models.packing import Groups
-from rlcw.runtime.mesh import group_shards
+from rlcw.models.packing import Groups, Part
 
-
-def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
-  """All valid values of `microbatch_groups`, in increasing order.
-
-  A valid one divides `prompts_per_step`, and splits evenly over the devices of
-  the data and fsdp axes.
-  """
-  prompts, shards = config.prompts_per_step, group_shards(mesh)
-  return [n for n in range(shards, prompts + 1, shards) if prompts % n == 0]
+SETTINGS = BatchSettings('prompts_per_step', 'microbatch_groups')
 
 
 def sampled_prompts(config: Config) -> int:
@@ -51,38 +41,8 @@ def sampled_prompts(config: Config) -> int:
 
 
 def check(config: Config, mesh: Mesh) -> None:
-  """Checks the batch of a step against the mesh.
-
-  Raises:
-    ValueError: it does not split; names the setting and the expected values.
-  """
-  prompts, micro = config.prompts_per_step, config.microbatch_groups
-  shards, valid = group_shards(mesh), valid_microbatches(config, mesh)
-  if not valid:
-    raise ValueError(
-      f'prompts_per_step={prompts} does not split over the {shards} devices of '
-      f'the data and fsdp axes; expected a multiple of {shards}'
-    )
-  if micro not in valid:
-    raise ValueError(
-      f'microbatch_groups={micro} must divide prompts_per_step={prompts} and '
-      f'split over the {shards} devices of the data and fsdp axes; expected '
-      f'one of {valid}'
-    )
-
-
-def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
-  """Sets adapters, compute dtype, rematerialisation and attention kernels.
-
-  Raises:
-    ValueError: `train`, or a setting of the adapters, is invalid.
-  """
-  return dataclasses.replace(
-    lora.configure(model_config, config),
-    dtype=config.compute_dtype,
-    remat=config.remat,
-    attention=config.attention,
-  )
+  """Checks the batch of a step against the mesh (`BatchSettings.check`)."""
+  SETTINGS.check(config, mesh)
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -93,15 +53,6 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     max_grad_norm=config.max_grad_norm,
     moment_dtype=config.moment_dtype,
   )
-
-
-@struct.dataclass
-class Part:
-  """A part of a step's batch, as the loss reads it."""
-
-  arrays: dict[str, Any]  # of `step.make_batch`, [P, …] for the part's P groups
-  # Of its packed rows (`forward_groups`): a shape, hence static.
-  width: int = struct.field(pytree_node=False, default=0)
 
 
 class Batch(NamedTuple):

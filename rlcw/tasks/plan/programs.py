@@ -1,4 +1,4 @@
-"""The programs of a GRPO step, to be compiled from shapes alone.
+"""The programs of a step, to be compiled from shapes alone.
 
 Each is the function that training itself calls, lowered with
 `jax.ShapeDtypeStruct`s for a mesh whose devices need not exist.  Programs that
@@ -20,9 +20,13 @@ from rlcw.models.packing import Groups
 from rlcw.rewards import reward_model
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import group_shards, over_groups, replicated
-from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import load, roofline, sampling
+from rlcw.tasks.plan.microbatches import (
+  batch,
+  blank_groups,
+  make_microbatch,
+  pack,
+)
 from rlcw.tasks.plan.shapes import (
   Plan,
   Program,
@@ -31,6 +35,13 @@ from rlcw.tasks.plan.shapes import (
   sharing,
 )
 
+# The terms that each task's loss returns.
+TERMS = {
+  'grpo': losses.GRPOTerms._fields,
+  'sft': ('loss',),
+  'reward_model': ('loss', 'accuracy'),
+}
+
 
 def phases(plan: Plan) -> Iterator[Program]:
   """Yields the programs of a step in the order in which they run.
@@ -38,49 +49,27 @@ def phases(plan: Plan) -> Iterator[Program]:
   Arguments must be those of `grpo.step` and `scoring`: another dtype, sharding
   or static argument is another program.
   """
-  yield from rollout(plan)
-  # A reward model on the reference's decoder needs no pass of its own, only a
-  # head.
-  if plan.config.kl_weight > 0 or plan.shared:
-    yield reference(plan)
-  if plan.reward is not None:
-    yield reward(plan, plan.reward)
-  if plan.judge is not None:
-    yield judge(plan, plan.judge)
-  yield update(plan)
-  yield optimiser(plan)
+  if plan.task == 'grpo':
+    yield from rollout(plan)
+    # A reward model on the reference's decoder needs no pass of its own, only a
+    # head.
+    if plan.config.kl_weight > 0 or plan.shared:
+      yield reference(plan)
+    if plan.reward is not None:
+      yield reward(plan, plan.reward)
+    if plan.judge is not None:
+      yield judge(plan, plan.judge)
+  if plan.task == 'reward_model':
+    yield features(plan)
+  if plan.learned:
+    yield update(plan)
+    yield optimiser(plan)
 
 
 def rollout(plan: Plan) -> Iterator[Program]:
   """Yields the programs that sample replies."""
   arrays = batch(plan, plan.shapes.prompts)
   yield from sampling.programs(plan, arrays['prompt'], arrays['length'])
-
-
-def batch(plan: Plan, prompts: int) -> dict[str, Any]:
-  """Shapes of a batch, or a part of it, as `grpo.objective.pack` makes it."""
-  _, group, prompt, reply = plan.shapes
-  place = over_groups(plan.mesh)
-
-  def of(dtype: Any, *shape: int) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-
-  arrays = {
-    'prompt': of(jnp.int32, prompts, prompt),
-    'length': of(jnp.int32, prompts),
-    'rollout': Rollout(
-      token=of(jnp.int32, prompts, group, reply),
-      logp=of(jnp.float32, prompts, group, reply),
-      length=of(jnp.int32, prompts, group),
-      finished=of(jnp.bool_, prompts, group),
-    ),
-    'valid': of(jnp.bool_, prompts, group),
-    'advantage': of(jnp.float32, prompts, group),
-    'live': of(jnp.bool_, prompts),
-  }
-  if plan.config.kl_weight > 0:
-    arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
-  return arrays
 
 
 def reference(plan: Plan) -> Program:
@@ -197,37 +186,61 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
   )
 
 
+def features(plan: Plan) -> Program:
+  """A reward model's pass over a batch of the data, before it is trained."""
+  config, size = plan.config, plan.config.batch_size
+  shapes = plan.shapes._replace(prompts=size)
+  # Padded to powers of two.
+  padded = shapes._replace(
+    prompt_tokens=batches.power_of_two(shapes.prompt_tokens),
+    reply_tokens=batches.power_of_two(shapes.reply_tokens),
+  )
+  length_PxG = load.reply_lengths(config.plan.reply_tokens, shapes)
+  packed = load.pack(length_PxG, shapes, 0, group_shards(plan.mesh), padded)
+  rows = blank_groups(padded)
+  # All weights may be trained: then there are no others.
+  params = plan.base or {k: v for k, v in plan.learned.items() if k != 'score'}
+  return Program(
+    'features',
+    lambda: reward_model.features.lower(
+      params,
+      Groups(rows.prompt, rows.prompt_length, rows.token, rows.read),
+      rows.mask,
+      config=lora.without(plan.model),
+      width=packed.widest,
+    ),
+    params,
+    roofline.score(
+      plan.model, padded, packed.tokens, read_bytes(plan.model, plan.mesh)
+    ),
+    sharing(plan.model, plan.mesh),
+    before=True,
+  )
+
+
 def update(plan: Plan) -> Program:
   """The gradient, the only phase whose program depends on the microbatch."""
-  config, model = plan.config, plan.model
   state = train.abstract_state(plan.learned, plan.optimizer, plan.mesh)
-  learned_from = plan._replace(
-    length_PxG=plan.length_PxG[: config.prompts_per_step]
-  )
-  packed = pack(learned_from, config.microbatch_groups)
-  arrays = batch(plan, packed.groups)
+  part, parts, shapes, tokens, logits = make_microbatch(plan)
   work = roofline.gradient(
-    model,
-    plan.shapes._replace(prompts=config.prompts_per_step),
-    packed.tokens,
-    packed.tokens,
-    packed.parts,
-    read_bytes(model, plan.mesh),
+    plan.model,
+    shapes,
+    tokens,
+    logits,
+    parts,
+    read_bytes(plan.model, plan.mesh),
     per_chip(plan.learned),
   )
   return Program(
     'update',
     lambda: train.make_accumulate(plan.loss, state).lower(
-      gradients(plan),
-      plan.learned,
-      base(plan),
-      objective.Part(arrays, packed.widest),
+      gradients(plan), plan.learned, plan.base, part
     ),
-    (plan.learned, base(plan)),
+    (plan.learned, plan.base),
     work,
-    sharing(model, plan.mesh),
-    runs=packed.parts,
-    sent=packed.parts,
+    sharing(plan.model, plan.mesh),
+    runs=parts,
+    sent=parts,
   )
 
 
@@ -237,32 +250,23 @@ def optimiser(plan: Plan) -> Program:
   place = replicated(plan.mesh)
   scalar: Any = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
   ratio = losses.Ratio(scalar, scalar)
-  names = [*losses.GRPOTerms._fields]
-  if plan.config.kl_weight == 0:
+  names = TERMS[plan.task]
+  if plan.config.get('kl_weight') == 0:
     names = [name for name in names if not name.startswith('kl')]
-  rate = train.make_rate(plan.config.learning_rate, plan.config.warmup_steps)
+  steps = plan.config.get('decoder', plan.config)
+  rate = train.make_rate(steps.learning_rate, steps.warmup_steps)
   moments = plan.resident['optimiser']
   return Program(
     'optimiser',
     lambda: train.make_apply(plan.optimizer, state, rate).lower(
-      state, plan.learned, dict.fromkeys(names, ratio), scalar
+      state,
+      plan.learned,
+      dict.fromkeys(names, ratio),
+      scalar if plan.task == 'grpo' else None,
     ),
     (plan.learned, moments),
     roofline.optimiser(per_chip(plan.learned), per_chip(moments)),
   )
-
-
-def pack(plan: Plan, part: int = 0) -> load.Packed:
-  """Rows that the plan's replies are packed into, `part` groups at a time."""
-  shards = group_shards(plan.mesh)
-  return load.pack(plan.length_PxG, plan.shapes, part, shards)
-
-
-def base(plan: Plan) -> Any:
-  """Frozen parameters that complete the learned ones, if any."""
-  # With all parameters trained, the loss gets the reference's log-probabilities
-  # from the batch and no frozen parameters.
-  return plan.frozen['reference'] if plan.model.lora is not None else {}
 
 
 def gradients(plan: Plan) -> Any:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from rlcw import Config, train
 from rlcw.models import lora
+from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import abstract_params, param_shardings
@@ -21,19 +22,23 @@ from rlcw.tasks.plan.roofline import Shapes, Work
 class Plan(NamedTuple):
   """Models, optimiser, loss and mesh of a run; all arrays are shapes only."""
 
+  task: str  # grpo | sft | reward_model
   config: Config
+  settings: BatchSettings  # of a step
   mesh: Mesh
-  model: ModelConfig  # of the policy, with adapters and dtype
-  reward: ModelConfig | None  # None where the reference's pass scores too
-  judge: ModelConfig | None  # None where no judge is loaded
-  shapes: Shapes  # of what is sampled
+  model: ModelConfig  # that is trained, with adapters and dtype
+  shapes: Shapes  # of what is sampled or read in a step
   optimizer: optax.GradientTransformation
   loss: train.LossFn
-  learned: Params
-  # 'reference', if read; 'reward' and 'judge', if models of their own
-  frozen: dict[str, Params]
+  learned: Params  # empty where no decoder is trained
+  base: Params  # frozen parameters that complete the learned ones, if any
   resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
   length_PxG: np.ndarray  # of the replies
+  # Of `grpo`: 'reference', if read; 'reward' and 'judge', if models of their
+  # own.
+  frozen: dict[str, Params]
+  reward: ModelConfig | None = None  # None where the reference's pass scores
+  judge: ModelConfig | None = None  # None where no judge is loaded
 
   @property
   def shared(self) -> bool:
@@ -43,7 +48,8 @@ class Plan(NamedTuple):
   @property
   def microbatches(self) -> int:
     """Number of microbatches in an update."""
-    return self.config.prompts_per_step // self.config.microbatch_groups
+    whole, part = self.settings.sizes(self.config)
+    return whole // part
 
 
 class Program(NamedTuple):
@@ -61,6 +67,7 @@ class Program(NamedTuple):
   runs: float = 1.0
   sent: float = 1.0
   serial: bool = False  # whether all that follows a collective waits for it
+  before: bool = False  # whether it runs before the first step, not in a step
 
 
 def resident_arrays(
@@ -110,8 +117,7 @@ def read_bytes(model: ModelConfig, mesh: Mesh, table: str = 'decode') -> int:
 
 def policy(plan: Plan) -> Params:
   """Shapes of the whole policy, sharded as it is trained."""
-  base = plan.frozen['reference'] if plan.model.lora is not None else {}
-  return lora.join(plan.learned, base)
+  return lora.join(plan.learned, plan.base)
 
 
 def sharing(model: ModelConfig, mesh: Mesh) -> int:
