@@ -103,7 +103,11 @@ MISTAKES = [
   ('--config=grpo --config.judge.endpoint.url=http://u:p@h/v1', 'without user'),
   # settings that do not fit each other, or the eight devices
   ('--config=grpo --config.microbatch_groups=3', r'expected one of \[8\]'),
-  ('--config=sft --config.microbatch_rows=3', r'must divide .* one of \[8\]'),
+  (
+    '--config=reward_model --config.train=lora '
+    '--config.decoder.microbatch_groups=3',
+    r'decoder.microbatch_groups=3 must divide .* one of \[8\]',
+  ),
   ('--config=sft --config.mesh.tensor=3', 'expected the 8 devices available'),
   ('--config=curate --config.examples=30', 'expected at most neighbours=20'),
   ('--config=briefs --config.least_rules=9', 'expected at most most_rules=3'),
