@@ -1,4 +1,4 @@
-"""How a training run computes: its devices, memory, dtypes and microbatches.
+"""Compute settings of training: devices, memory, dtypes and microbatches.
 
 One definition for all tasks that train a decoder, and for `plan`, which plans
 their steps.
