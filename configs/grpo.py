@@ -25,9 +25,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import compute_settings, group_plan_settings
 from rlcw.rewards.judge.factory import judge_settings
+from rlcw.runtime.configs import vary
 from rlcw.runtime.optimizers import optimizer_settings
-from rlcw.runtime.ranges import nearest
 
 QWEN = 'Qwen/Qwen2.5-7B-Instruct'
 
@@ -103,9 +104,8 @@ def large(model: str, topology: str, **other: Any) -> dict[str, Any]:
 def qwen2_5_7b() -> dict[str, Any]:
   """Qwen2.5-7B, with a reward model of the same size.
 
-  rlcw --config=configs/reward_model.py --workdir=runs/large/reward_model \
-    --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora \
-    --config.max_reply_tokens=2048
+  rlcw --config=configs/reward_model.py:qwen2_5_7b \
+    --workdir=runs/large/reward_model
   rlcw --config=configs/grpo.py:qwen2_5_7b --workdir=runs/large/qwen2_5_7b
 
   v5e:4x4 (16 chips): 13.4 of 15.75 GiB.
@@ -299,13 +299,6 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
   Raises:
     ValueError: there is no such variant.
   """
-  names = variant.split('+')
-  for name in names:
-    if name not in VARIANTS:
-      raise ValueError(
-        f'variant={name!r}; expected one of {list(VARIANTS)}'
-        + nearest(name, VARIANTS)
-      )
   config = ConfigDict(
     dict(
       task='grpo',
@@ -448,43 +441,25 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         # that trains outruns the unseen one, if that does not rise
         gap=0.5,
       ),
-      # --- Devices, memory and dtypes
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+      # --- Memory
       # Sharding of the weights during sampling.  decode: replicated over fsdp,
       # because every token reads every weight; train: sharded as in training;
       # wide: as decode, but the MLPs and the vocabulary, the largest weights,
       # are split over tensor and fsdp, between which activations travel then.
       # The task `plan` compares decode and wide.
       rollout_table='decode',  # decode | train | wide
-      # Recomputation in the backward pass.  True: whole blocks, less memory and
-      # more time; False: everything but the outputs of products with weights.
-      remat=True,
-      # dtype of activations, of the weights during sampling, and of all frozen
-      # weights; trained weights stay float32.  On a CPU bfloat16 is slower.
-      compute_dtype='float32',  # float32 | bfloat16
-      # xla turns custom attention kernels off, in case one fails: on GPU and
-      # TPU none has run yet, they have only been compiled for TPU.
-      attention='auto',  # auto | xla
-      moment_dtype='float32',  # float32 | bfloat16, of Adam's first moment
       # Keep frozen models in host memory until they score replies: a reward
       # model with its own decoder and, with train=all, the reference.
       offload=False,
       # read by the task `plan` alone
-      plan=dict(
-        topology='v5e:4x4',  # TPU slice
-        prompt_tokens=1024,  # of the longest brief
-        # Lengths of replies, for the time of a step: '' for max_new_tokens
-        # each, lognormal:MEDIAN,SIGMA, or a run's rollouts.jsonl.  Memory is
-        # always planned for max_new_tokens.
-        reply_tokens='',
-        compare_attention=False,  # also compile everything with attention=xla
+      plan=group_plan_settings()
+      | dict(
         # a model with the reward model's shapes; '' if the reward model shares
         # the reference's decoder, so that one pass computes both
         reward_model='',
         unseen='',  # the same for eval.unseen
       ),
     )
+    | compute_settings()
   )
-  for name in names:
-    config.update(VARIANTS[name]())
-  return config
+  return vary(config, variant, VARIANTS)

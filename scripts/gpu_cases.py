@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rlcw.models import compute
 from rlcw.models.config import ModelConfig
 from rlcw.runtime.mesh import make_mesh
-from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Shapes
 
@@ -127,7 +127,7 @@ def prepare(name: str, case: Case, dtype: str, device: Any) -> Run:
   settings = ConfigDict(SETTINGS | {'train': case.train})
   settings.compute_dtype = dtype
   settings.microbatch_groups = case.microbatch_groups
-  config = objective.configure(ModelConfig.from_hf(case.header), settings)
+  config = compute.configure(ModelConfig.from_hf(case.header), settings)
   return Run(name, case, settings, config, make_mesh(devices=[device]))
 
 

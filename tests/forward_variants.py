@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import padded
 import torch
 
 from rlcw.models import decoder, layers
+from rlcw.models import groups as groups_lib
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params
 from rlcw.models.packing import Groups
@@ -52,7 +54,7 @@ def briefs(pad: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @functools.partial(jax.jit, static_argnames='config')
 def shared(config: ModelConfig, params: Params, *inputs: Any) -> Any:
   """Replies on top of one copy of their brief."""
-  return decoder.forward_replies(config, params, *inputs)
+  return padded.forward_replies(config, params, *inputs)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -135,12 +137,12 @@ def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
 
   def of(params: Any) -> tuple[jax.Array, jax.Array]:
     if packed:
-      hidden, layout = decoder.forward_groups(config, params, groups, width)
-      logp = decoder.reply_logprobs(
+      hidden, layout = groups_lib.forward_groups(config, params, groups, width)
+      logp = groups_lib.reply_logprobs(
         params, hidden, layout, jnp.asarray(groups.token), 0.8
       )
     else:
-      before, _ = decoder.forward_replies(config, params, *groups[:3])
+      before, _ = padded.forward_replies(config, params, *groups[:3])
       logp = layers.token_logprobs(
         before.reshape(-1, before.shape[-1]),
         decoder.head_weight(params),

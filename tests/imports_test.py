@@ -27,8 +27,8 @@ ORDER = (
   ('losses',),
 )
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}
-# `plan` compiles what `grpo` runs.
-TASK_EDGES = {('plan', 'grpo')}
+# `plan` compiles what these tasks run.
+TASK_EDGES = {('plan', task) for task in ('grpo', 'reward_model', 'sft')}
 
 Edges = dict[str, set[str]]
 

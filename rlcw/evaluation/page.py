@@ -57,7 +57,7 @@ def underline(
 ) -> markupsafe.Markup:
   """Underlines spans of characters in untrusted text, as of `clean`."""
   shown, parts, at = clean(text), [], 0
-  for start, end in sorted(spans):
+  for start, end in sorted(spans, key=list):
     parts += [
       markupsafe.escape(shown[at:start]),
       markupsafe.Markup('<u>{}</u>').format(shown[start:end]),

@@ -39,14 +39,8 @@ from rlcw.models.attention import (
 )
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.layers import (
-  Linear,
-  RMSNorm,
-  elementwise,
-  token_logprobs_and_entropy,
-  weight,
-)
-from rlcw.models.packing import Groups, Layout
+from rlcw.models.layers import Linear, RMSNorm, elementwise, weight
+from rlcw.models.packing import Layout
 from rlcw.runtime.mesh import constrain
 
 Params = Any  # a nested dict of arrays
@@ -287,7 +281,6 @@ def prefill(
   params: Params,
   prompt_PxL: jax.Array,
   length_P: jax.Array,
-  preface: Prefix | None = None,
 ) -> tuple[jax.Array, Prefix]:
   """Runs each brief once.
 
@@ -296,144 +289,17 @@ def prefill(
     params: of the model.
     prompt_PxL: briefs, padded on the right.
     length_P: their lengths, at least 1.
-    preface: a prefix common to all briefs, already computed: S equal rows
-      without padding, each continued by P / S briefs.
 
   Returns:
     The hidden state `[P, D]` at each brief's last token, which predicts the
-    first token of every reply, and the brief, including the preface, as a
-    `Prefix` for its replies.
+    first token of every reply, and the brief as a `Prefix` for its replies.
   """
-  # To the decoder, briefs that continue a preface are its group of replies.
-  prompts = len(prompt_PxL)
-  rows = prompts if preface is None else len(preface.length_P)
-  hidden, kv = _apply(
-    Decoder(config),
-    params,
-    prompt_PxL.reshape(rows, prompts // rows, -1),
-    preface,
-  )
-  hidden_PxLxD = hidden.reshape(*prompt_PxL.shape, -1)
+  hidden_Px1xLxD, kv = _apply(Decoder(config), params, prompt_PxL[:, None])
   last_PxD = jnp.take_along_axis(
-    hidden_PxLxD, length_P[:, None, None] - 1, axis=1
+    hidden_Px1xLxD[:, 0], length_P[:, None, None] - 1, axis=1
   )[:, 0]
-  # Moves the briefs of a preface back to the prompt axis: [layers, P, L, K, H].
-  kv = jax.tree.map(
-    lambda x: x.reshape(len(x), *prompt_PxL.shape, *x.shape[4:]), kv
-  )
-  if preface is None:
-    return last_PxD, Prefix(kv, length_P)
-  kv = jax.tree.map(
-    lambda before, own: jnp.concatenate(
-      [jnp.repeat(before, prompts // rows, axis=1), own], axis=2
-    ),
-    preface.kv,
-    kv,
-  )
-  # The preface has no padding, so real keys stay contiguous after it.
-  return last_PxD, Prefix(kv, preface.length_P[0] + length_P)
-
-
-def forward_replies(
-  config: ModelConfig,
-  params: Params,
-  prompt_PxL: jax.Array,
-  length_P: jax.Array,
-  token_PxGxT: jax.Array,
-  preface: Prefix | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """Runs each brief once, then its G replies with the brief as prefix.
-
-  Args:
-    config: of the model.
-    params: of the model.
-    prompt_PxL: briefs, padded on the right.
-    length_P: their lengths, at least 1.
-    token_PxGxT: replies, padded on the right.
-    preface: as in `prefill`.
-
-  Returns:
-    `predicting` and `reading`, both `[P, G, T, D]`: the hidden state before
-    each reply token, which predicts it, and the one at that token.
-  """
-  last_PxD, prefix = prefill(config, params, prompt_PxL, length_P, preface)
-  reading, _ = _apply(Decoder(config), params, token_PxGxT, prefix)
-  # Token t is predicted at t - 1; the first one at the brief's last token.
-  first = jnp.broadcast_to(
-    last_PxD[:, None, None], (*token_PxGxT.shape[:2], 1, last_PxD.shape[-1])
-  )
-  return jnp.concatenate([first, reading[:, :, :-1]], axis=2), reading
-
-
-def forward_groups(
-  config: ModelConfig,
-  params: Params,
-  groups: Groups,
-  width: int = 0,
-  preface: Prefix | None = None,
-) -> tuple[jax.Array, Layout]:
-  """Runs briefs and their replies in packed rows, without their padding.
-
-  Args:
-    config: of the model.
-    params: of the model.
-    groups: P of them, as `packing.Partition.split` orders them.
-    width: N, tokens of a row, which its groups do not exceed; 0 for as many
-      as they may have.
-    preface: as in `prefill`, a row for each row.
-
-  Returns:
-    Hidden states `[S, N, D]` at each token, and the layout of the rows.
-  """
-  layout = packing.lay_out(groups, width)
-  token_SxN = layout.rows(layout.join(groups.prompt, groups.token))
-  hidden_Sx1xNxD, _ = _apply(
-    Decoder(config), params, token_SxN[:, None], preface, layout=layout
-  )
-  return hidden_Sx1xNxD[:, 0], layout
-
-
-def reply_logprobs(
-  params: Params,
-  hidden_SxNxD: jax.Array,
-  layout: Layout,
-  token_PxGxT: jax.Array,
-  temperature: jax.Array | float,
-) -> jax.Array:
-  """Log-probabilities `[P, G, T]` alone of `reply_logprobs_and_entropy`."""
-  inputs = params, hidden_SxNxD, layout, token_PxGxT, temperature
-  return reply_logprobs_and_entropy(*inputs, entropy=False)[0]
-
-
-def reply_logprobs_and_entropy(
-  params: Params,
-  hidden_SxNxD: jax.Array,
-  layout: Layout,
-  token_PxGxT: jax.Array,
-  temperature: jax.Array | float,
-  *,
-  entropy: bool = True,
-) -> list[jax.Array]:
-  """Log-probabilities of reply tokens, from `forward_groups`, and entropies.
-
-  Both are `[P, G, T]`, and 0 at padding; without `entropy` the second is left
-  out.
-  """
-  D = hidden_SxNxD.shape[-1]
-  # The hidden state at the token before predicts a token.
-  predicting_SxNxD = jnp.take_along_axis(
-    hidden_SxNxD, layout.previous[..., None], axis=1
-  )
-  brief_PxL = jnp.zeros((len(layout.length), layout.briefs[1]), int)
-  target_SxN = layout.rows(layout.join(brief_PxL, token_PxGxT))
-  found = token_logprobs_and_entropy(
-    predicting_SxNxD.reshape(-1, D),
-    head_weight(params),
-    target_SxN.reshape(-1),
-    temperature,
-    entropy=entropy,
-  )
-  return [layout.of_replies(x_N.reshape(target_SxN.shape)) for x_N in found]
+  # From [layers, P, 1, L, K, H] to [layers, P, L, K, H].
+  return last_PxD, Prefix(jax.tree.map(lambda x: x[:, :, 0], kv), length_P)
 
 
 def forward_packed(

@@ -194,6 +194,15 @@ class Groups(NamedTuple):
 
 
 @struct.dataclass
+class Part:
+  """A part of a batch, as a loss reads it in packed rows."""
+
+  arrays: dict[str, Any]  # [P, …] for the part's P groups, or trees of such
+  # Of its rows (`groups.forward_groups`): a shape, hence static.
+  width: int = struct.field(pytree_node=False, default=0)
+
+
+@struct.dataclass
 class Layout:
   """Places of the same tokens in rows and in padded arrays."""
 

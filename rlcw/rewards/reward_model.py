@@ -37,7 +37,8 @@ from rlcw.models import (
 )
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_groups, reply_logprobs
+from rlcw.models.decoder import Params
+from rlcw.models.groups import forward_groups, reply_logprobs
 from rlcw.models.language_model import PLAIN, LanguageModel, Placement
 from rlcw.models.packing import Groups
 from rlcw.runtime import processes, runs
@@ -195,17 +196,20 @@ def load_trained_decoder(
   """
   # The checkpoint also has the head's weight.  Its shape must be given to
   # restore the rest; the head itself was read from its own file.
-  score = jax.ShapeDtypeStruct(
-    (base.config.model_dim,),
-    jnp.float32,
-    sharding=replicated(base.mesh),
-  )
+  score = abstract_score(base.config, base.mesh)
   model, learned = language_model.restore(workdir, base, {'score': score})
   del learned['score']
   if model.config.lora is None:
     params = weights.moved(model.config, learned, base.mesh, 'train')
     return model._replace(params=params)
   return model._replace(params=lora.join(learned, base.params))
+
+
+def abstract_score(config: ModelConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
+  """Shape and sharding of a head's weight that is trained with its decoder."""
+  return jax.ShapeDtypeStruct(
+    (config.model_dim,), jnp.float32, sharding=replicated(mesh)
+  )
 
 
 def load_alone(

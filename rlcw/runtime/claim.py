@@ -177,7 +177,7 @@ def _added(before: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
   Their defaults are as if they were not there, so other values are changes.
   """
   known, given = dict(settings.leaves(before)), dict(settings.leaves(config))
-  default = configs.of_task(config['task'])
+  default = configs.of_task(settings.task_of(config))
   paths.make_absolute(default)
   added = {
     name: value

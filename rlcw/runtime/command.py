@@ -66,7 +66,7 @@ def read(argv: Sequence[str], tasks: Mapping[str, Path]) -> Arguments:
       raise ValueError(f'--config is missing; expected {USAGE}; see --help')
     config = settings.upgrade(configs.load(first.config), warn)
     if config.get('task') in tasks:
-      configs.complete(config, configs.of_task(str(config.task)))
+      configs.complete(config, configs.of_task(settings.task_of(config)))
     override(config, settings.upgrade_arguments(rest, warn))
     check(config, tasks)
     if wants_help:
@@ -251,7 +251,8 @@ def describe_command(tasks: Mapping[str, Path]) -> str:
     [
       'Reinforcement learning for creative writing.\n',
       f'  {USAGE}\n',
-      'Tasks (plan: of a grpo config, by --config.task=plan):\n',
+      'Tasks (plan: of a config of grpo, sft or reward_model, by '
+      '--config.task=plan):\n',
       *_table(lines),
       '\nFurther configs:\n',
       *_table(others),
@@ -266,7 +267,7 @@ def describe_command(tasks: Mapping[str, Path]) -> str:
 def describe_settings(spec: str, config: ConfigDict) -> str:
   """Returns the help of a config: every setting, its value and its comment."""
   path = configs.find(spec.partition(':')[0])
-  task = 'grpo' if config.task == 'plan' else str(config.task)
+  task = settings.task_of(config)
   comments = configs.comments(configs.find(task)) | configs.comments(path)
   variants = configs.variants(path)
   lines = [_docstring(path).strip()]

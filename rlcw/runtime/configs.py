@@ -11,7 +11,7 @@ import inspect
 import runpy
 import tokenize
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,35 @@ class _one_line:
     raise ValueError(f'{place}: {name}{error}') from None
 
 
+def vary(
+  config: ConfigDict,
+  variant: str,
+  known: Mapping[str, Callable[[], dict[str, Any]]],
+) -> ConfigDict:
+  """Sets the settings of variants, as `get_config` of a config file does.
+
+  Args:
+    config: the default settings, changed in place.
+    variant: a name, or several joined by `+` such as `qwen2_5_7b+dapo`; later
+      ones replace settings of earlier ones.
+    known: the settings of each variant by its name.
+
+  Returns:
+    The same settings.
+
+  Raises:
+    ValueError: there is no such variant.
+  """
+  for name in variant.split('+'):
+    if name not in known:
+      raise ValueError(
+        f'variant={name!r}; expected one of {list(known)}'
+        + nearest(name, known)
+      )
+    config.update(known[name]())
+  return config
+
+
 def variants(path: Path) -> dict[str, str]:
   """Returns the variants of a config file, and a line about each.
 
@@ -139,7 +168,7 @@ def variants(path: Path) -> dict[str, str]:
 
 def of_task(task: str) -> ConfigDict:
   """Returns the settings of a task with their defaults."""
-  # `plan` compiles the step of a `grpo` config.
+  # A config of `plan` is one of another task (`settings.task_of`).
   return load({'plan': 'grpo'}.get(task, task))
 
 
@@ -159,7 +188,7 @@ def check_names(config: ConfigDict) -> None:
   Raises:
     ValueError: it lacks one, which is perhaps misspelt.
   """
-  task = str(config.task)
+  task = settings.task_of(config)
   known = [name for name, _ in settings.leaves(of_task(task))]
   for name, value in settings.leaves(config):
     if name not in known:

@@ -116,6 +116,8 @@ RANGES: dict[str, Range] = {
   'updates_per_rollout': _count(),
   'minibatch_groups': _count(0),
   'microbatch_groups': _count(),
+  'decoder.microbatch_groups': _count(0),
+  'microbatch_rows': _count(0),
   'groups_per_step': _count(),
   'rows_per_step': _count(),
   'row_tokens': _count(2),
@@ -247,7 +249,7 @@ RANGES: dict[str, Range] = {
 
 def of(task: str, name: str) -> Range | None:
   """Returns the range of a task's setting, given by its dotted name."""
-  # `plan` compiles the step of a `grpo` config.
+  # A config of `plan` is one of another task (`settings.task_of`).
   parts = [{'plan': 'grpo'}.get(task, task), *name.split('.')]
   ends = ('.'.join(parts[first:]) for first in range(len(parts)))
   return next((RANGES[end] for end in ends if end in RANGES), None)
@@ -260,8 +262,9 @@ def check(config: Config) -> None:
     ValueError: one is out of its range; names it, its value and the expected
       ones.
   """
+  task = settings.task_of(config)
   for name, value in settings.leaves(config):
-    check_value(str(config.task), name, value)
+    check_value(task, name, value)
 
 
 def check_value(task: str, name: str, value: Any) -> None:

@@ -36,6 +36,9 @@ _NEW_DEFAULTS = {
   'grpo': ('runs/quickstart/grpo', ''),
   'reward_model': ('runs/quickstart/reward_model', ''),
 }
+# Tasks beside `grpo` whose steps `plan` compiles, and a setting of each that
+# the others lack.
+_PLANNED = {'sft': 'rows_per_step', 'reward_model': 'replies_per_group'}
 # Settings that change no result: a run may be resumed with other ones.
 FREE = 'loggers', 'show_every'
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
@@ -121,6 +124,13 @@ def read(workdir: str | Path) -> Config:
   home = files.read_json(inputs).get('workdir', '') if inputs.exists() else ''
   paths.locate(config, workdir, home)
   return config
+
+
+def task_of(config: Any) -> str:
+  """Returns the task whose settings these are: of `plan`, the one it plans."""
+  if config['task'] != 'plan':
+    return str(config['task'])
+  return next((t for t, name in _PLANNED.items() if name in config), 'grpo')
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Task `sft`: supervised fine-tuning on examples of prompt and reply.
 
 1. examples are packed into rows once; attention does not cross examples
-2. each step trains on `rows_per_step` rows; every epoch has a new random order
+2. each step trains on `rows_per_step` rows, a microbatch at a time; every epoch
+   has a new random order
 3. the loss is the mean −log p of the replies' tokens, EOS included
 4. the loss on held-out examples is measured before and after training
 """
 
-import dataclasses
 import functools
 import time
 from collections.abc import Sequence
@@ -16,16 +16,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.data.messages import ASSISTANT, Message, messages, transcript
-from rlcw.models import language_model, layers, lora
+from rlcw.models import compute, language_model, layers, lora
 from rlcw.models.chat import ChatFormat
+from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_packed, head_weight
+from rlcw.models.decoder import Params, as_dtype, forward_packed, head_weight
 from rlcw.runtime import console, loggers, optimizers, processes
-from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
+from rlcw.runtime.mesh import make_mesh, with_mesh
+
+SETTINGS = BatchSettings('rows_per_step', 'microbatch_rows')
 
 # Line of a step (`console.line`).
 LINE = (
@@ -42,12 +46,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary.
 
   Raises:
-    ValueError: see `check`, `lora.configure` and `make_arrays`.
+    ValueError: see `check`, `compute.configure` and `make_arrays`.
   """
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
-  model_config = lora.configure(model.config, config)
-  model_config = dataclasses.replace(model_config, remat=config.remat)
+  model_config = compute.configure(model.config, config)
   load = functools.partial(
     datasets.load_examples,
     config.examples,
@@ -73,33 +76,40 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   learned, frozen = lora.split(
     model_config, model.params, model.mesh, config.seed
   )
+  frozen = as_dtype(frozen, config.compute_dtype)
+  # Lets go of the weights as they were loaded.
+  model = model._replace(params=frozen)
   loss_fn = make_loss(model_config)
   measure = functools.partial(mean_loss, loss_fn, arrays['heldout'], config)
   before = measure(learned, frozen)
   shards = processes.DataShards(model.mesh)
+  whole, part = SETTINGS.sizes(config)
   tokens_N = (arrays['train']['segment'] > 0).sum(1)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    # each process reads its part of the step's rows; together they form one
-    # global array
+    # each process reads its part of the rows of every microbatch; together they
+    # form one global array
     draw = functools.partial(
-      batches.batch_indices, config.seed, step, config.rows_per_step, total
+      batches.batch_indices, config.seed, step, whole, total
     )
     rows, all_rows = draw(*shards.index_and_count), draw()
-    batch = {name: array[rows] for name, array in arrays['train'].items()}
-    batch = shards.to_global(batch)
+    parts = [
+      shards.to_global({k: array[at] for k, array in arrays['train'].items()})
+      for at in np.split(rows, whole // part)
+    ]
     # `Batch.started` is the time from which the device is free for this update
     jax.block_until_ready(state.params)
     counts = {'tokens': tokens_N[all_rows].sum()}
-    return train.Batch([batch], {}, time.perf_counter(), counts=counts)
+    return train.Batch(parts, {}, time.perf_counter(), counts=counts)
 
   state = train.fit(
     learned,
     next_batch,
     loss_fn,
-    optimizers.optimizer_of(config, config.steps),
+    make_optimizer(config),
     model.mesh,
     frozen=frozen,
+    microbatches=whole // part,
     name='sft',
     steps=config.steps,
     workdir=workdir,
@@ -132,16 +142,15 @@ def check(config: Config) -> None:
   """Checks the settings that cost time if they are found wrong later.
 
   Raises:
-    ValueError: `rows_per_step` does not split over the devices, or see
-      `loggers.check`.
+    ValueError: see `loggers.check` and `BatchSettings.check`.
   """
   loggers.check(config)
-  shards = group_shards(make_mesh(**config.mesh))
-  if config.rows_per_step < 1 or config.rows_per_step % shards:
-    raise ValueError(
-      f'rows_per_step={config.rows_per_step} does not split over the {shards} '
-      f'devices of the data and fsdp axes: expected a multiple of {shards}'
-    )
+  SETTINGS.check(config, make_mesh(**config.mesh))
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+  """The optimiser of a run (`optimizers.optimizer_of`)."""
+  return optimizers.optimizer_of(config, config.steps, config.moment_dtype)
 
 
 def make_arrays(
@@ -241,11 +250,11 @@ def mean_loss(
   params: Params,
   frozen: Params,
 ) -> float:
-  """Mean loss over all rows, in nats per token, `rows_per_step` at a time.
+  """Mean loss over all rows, in nats per token, a microbatch at a time.
 
   Every process passes the same rows.
   """
-  loss, size = jax.jit(loss_fn), config.rows_per_step
+  loss, size = jax.jit(loss_fn), SETTINGS.sizes(config)[1]
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0
   bar = console.progress('held-out loss', 0, total, 'row', size)
   for first in processes.stoppable(bar):

@@ -18,7 +18,7 @@ from gpu_cases import SETTINGS
 from ml_collections import ConfigDict
 
 from rlcw import losses, train
-from rlcw.models import language_model
+from rlcw.models import compute, language_model
 from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh, over_groups
 from rlcw.sampling.rollout import sample
@@ -60,7 +60,7 @@ def measure(model: language_model.LanguageModel, s: Shapes) -> dict[str, float]:
     s: number of briefs, replies per brief, and their lengths.
   """
   settings = ConfigDict(SETTINGS | OWN)
-  config = objective.configure(model.config, settings)
+  config = compute.configure(model.config, settings)
   random = np.random.default_rng(0)
   size = s.prompts, s.prompt_tokens
   prompts = (

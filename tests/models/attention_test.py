@@ -345,7 +345,7 @@ import json, sys, time
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import forward_groups, reply_logprobs
+from rlcw.models.groups import forward_groups, reply_logprobs
 from rlcw.models.packing import Groups
 from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime.mesh import make_mesh, over_groups

@@ -242,7 +242,7 @@ def test_the_update_equals_that_of_padded_arrays(
   @jax.grad
   def padded(params: Any) -> jax.Array:
     groups = arrays['prompt'], arrays['length'], rollout.token
-    before, _ = decoder.forward_replies(CONFIG, params, *groups)
+    before, _ = padded.forward_replies(CONFIG, params, *groups)
     logp_N = layers.token_logprobs(
       before.reshape(-1, before.shape[-1]),
       decoder.head_weight(params),

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from padded import forward_replies
 
 from rlcw import train
 from rlcw.models import lora
 from rlcw.models.config import PROJECTIONS, LoraConfig, ModelConfig
-from rlcw.models.decoder import Params, forward_replies
+from rlcw.models.decoder import Params
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks.grpo import objective
 from tests.train_test import (

@@ -15,11 +15,12 @@ import numpy as np
 import optax
 import pytest
 from cases import quick
+from padded import forward_replies
 
 from rlcw import losses, train
 from rlcw.models import layers, lora, weights
 from rlcw.models.config import LoraConfig
-from rlcw.models.decoder import forward_replies, head_weight
+from rlcw.models.decoder import head_weight
 from rlcw.runtime.mesh import make_mesh
 
 MIB = 2**20

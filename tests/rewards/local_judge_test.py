@@ -11,7 +11,9 @@ import pytest
 
 from rlcw.data import batches
 from rlcw.models import decoder, language_model, tokenizer
+from rlcw.models.groups import forward_groups
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.packing import Groups
 from rlcw.rewards.judge import local
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
@@ -196,29 +198,33 @@ def test_labels_that_begin_alike_are_an_error(tiny_folder: Any) -> None:
 
 
 def _both(one: LanguageModel) -> Any:
-  """Briefs read after a preface of six tokens, and with it before each."""
+  """Groups read after a preface of six tokens, and with it before each brief.
+
+  Of both the hidden states `[P, G, T, D]` of the replies.
+  """
   prompt_PxL, length_P, token_PxGxT = forward_variants.briefs()
   preface_L = np.random.default_rng(2).integers(2, 300, 6)
   tiled_PxL = np.tile(preface_L, (len(prompt_PxL), 1))
   together_PxL = np.concatenate([tiled_PxL, prompt_PxL], axis=1)
+  count_PxG = np.full(token_PxGxT.shape[:2], token_PxGxT.shape[2])
 
-  def apart(params: Any, rows: int = 1) -> Any:
+  def read(params: Any, preface: Any, *briefs: np.ndarray) -> jax.Array:
+    hidden_SxNxD, layout = forward_groups(
+      one.config,
+      params,
+      Groups(*briefs, token_PxGxT, count_PxG),
+      preface=preface,
+    )
+    return layout.of_replies(hidden_SxNxD)
+
+  def apart(params: Any) -> jax.Array:
     _, preface = decoder.prefill(
-      one.config, params, tiled_PxL[:rows], np.full(rows, 6)
+      one.config, params, tiled_PxL[:1], np.full(1, 6)
     )
-    inputs = prompt_PxL, length_P
-    brief = decoder.prefill(one.config, params, *inputs, preface)
-    replies = decoder.forward_replies(
-      one.config, params, *inputs, token_PxGxT, preface
-    )
-    return brief, replies
+    return read(params, preface, prompt_PxL, length_P)
 
-  def together(params: Any) -> Any:
-    inputs = together_PxL, 6 + length_P
-    brief = decoder.prefill(one.config, params, *inputs)
-    return brief, decoder.forward_replies(
-      one.config, params, *inputs, token_PxGxT
-    )
+  def together(params: Any) -> jax.Array:
+    return read(params, None, together_PxL, 6 + length_P)
 
   return apart, together
 
@@ -227,25 +233,15 @@ def _both(one: LanguageModel) -> Any:
 def test_a_preface_is_read_as_if_it_stood_before_each_brief(
   windowed: LanguageModel,
 ) -> None:
-  apart, together = _both(windowed)
-  (last, prefix), replies = jax.jit(together)(windowed.params)
-  for rows in (1, 3):
-    found = jax.jit(apart, static_argnums=1)(windowed.params, rows)
-    (own_last, own_prefix), own_replies = found
-    close = {'atol': 1e-5, 'rtol': 0}
-    np.testing.assert_allclose(own_last, last, **close)
-    np.testing.assert_array_equal(own_prefix.length_P, prefix.length_P)
-    for mine, other in zip(own_prefix.kv, prefix.kv, strict=True):
-      np.testing.assert_allclose(mine, other, **close)
-    for mine, other in zip(own_replies, replies, strict=True):
-      np.testing.assert_allclose(mine, other, **close)
+  ours, theirs = (jax.jit(read)(windowed.params) for read in _both(windowed))
+  np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
 def test_gradients_flow_through_a_preface(one: LanguageModel) -> None:
   def gradient(read: Callable[..., Any]) -> Any:
     def loss(params: Any) -> jax.Array:
-      return sum((states**3).sum() for states in read(params)[1])
+      return (read(params) ** 3).sum()
 
     return jax.jit(jax.grad(loss))(one.params)
 

@@ -56,7 +56,8 @@ MISTAKES = [
   ('--config=grpo:tinny', "variant='tinny'; expected .*did you mean 'tiny'"),
   ('--config=grpo:tiny+dapper', "'dapper'; expected one of .*mean 'dapo'"),
   ('--config=experiment:rmlr', "arm='rmlr'; expected .*did you mean 'rlmr'"),
-  ('--config=sft:tiny', '--config=sft:tiny: expected no :variant'),
+  ('--config=sft:qwen2_5_8b', "mean 'qwen2_5_7b'"),
+  ('--config=judge:tiny', '--config=judge:tiny: expected no :variant'),
   ('--config=range.py', '--config=range.py: expected a :variant'),
   ('--config=syntax.py', 'syntax.py:1: SyntaxError: invalid syntax'),
   ('--config=nothing.py', r'nothing.py: expected a function get_config\(\)'),
@@ -102,6 +103,11 @@ MISTAKES = [
   ('--config=grpo --config.judge.endpoint.url=http://u:p@h/v1', 'without user'),
   # settings that do not fit each other, or the eight devices
   ('--config=grpo --config.microbatch_groups=3', r'expected one of \[8\]'),
+  (
+    '--config=reward_model --config.train=lora '
+    '--config.decoder.microbatch_groups=3',
+    r'decoder.microbatch_groups=3 must divide .* one of \[8\]',
+  ),
   ('--config=sft --config.mesh.tensor=3', 'expected the 8 devices available'),
   ('--config=curate --config.examples=30', 'expected at most neighbours=20'),
   ('--config=briefs --config.least_rules=9', 'expected at most most_rules=3'),
@@ -111,6 +117,11 @@ MISTAKES = [
     'expected only one of them',
   ),
   ('--config=grpo --config.task=plan --config.plan.topology=v5e', "'v5e:2x2'"),
+  ('--config=sft --config.task=plan --config.plan.topology=v5e', "'v5e:2x2'"),
+  (
+    '--config=reward_model --config.task=plan --config.train=none',
+    "expected one of .*'head'",
+  ),
 ]
 
 

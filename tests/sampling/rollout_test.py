@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import padded
 import pytest
 from cases import quick
 
@@ -84,7 +85,7 @@ def test_recorded_logp_is_that_of_the_loss(
 ) -> None:
   config, params = tiny
   rollout = _draw(tiny, Temperature(temperature))
-  read = jax.jit(decoder.forward_replies, static_argnums=0)
+  read = jax.jit(padded.forward_replies, static_argnums=0)
   predicting, _ = read(
     config, params, _prompts(), np.array(LENGTHS), rollout.token
   )

@@ -18,10 +18,12 @@ from pipeline import ROOT, tiny_config
 
 from rlcw.models.config import ModelConfig
 from rlcw.models.weights import abstract_params
+from rlcw.runtime import command
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks.plan import (
   advice,
   headers,
+  plans,
   programs,
   roofline,
   run,
@@ -32,10 +34,17 @@ from rlcw.tasks.plan import (
 from rlcw.tasks.plan.roofline import GIB
 
 
-def settings(folder: pathlib.Path, **changes: Any) -> ConfigDict:
-  config = tiny_config('grpo', folder, folder)
-  config.plan.prompt_tokens = 16
-  config.plan.reward_model = str(folder)
+def settings(
+  folder: pathlib.Path, task: str = 'grpo', **changes: Any
+) -> ConfigDict:
+  config = tiny_config(task, folder, folder)
+  config.task = 'plan'
+  if task != 'sft':
+    config.plan.prompt_tokens = 16
+  if task == 'grpo':
+    config.plan.reward_model = str(folder)
+  if task == 'reward_model':
+    config.update(max_reply_tokens=32, batch_size=8)
   config.update_from_flattened_dict(changes)
   return config
 
@@ -75,6 +84,7 @@ def weights_of(config: ModelConfig) -> int:
 
 SAMPLING = 'resharding', 'prefill', 'decode'
 LEARNING = 'update', 'optimiser'
+EIGHT = {'microbatch_rows': 8}
 
 
 @pytest.mark.slow
@@ -131,8 +141,35 @@ LEARNING = 'update', 'optimiser'
 def test_every_phase_compiles_for_a_mesh(
   tiny_folder: pathlib.Path, changes: dict[str, Any], names: list[str]
 ) -> None:
+  assert compiled(tiny_folder, 'grpo', changes) == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('task', 'changes', 'names'),
+  [
+    ('sft', {}, LEARNING),
+    ('sft', {'train': 'lora', 'rows_per_step': 16, **EIGHT}, LEARNING),
+    ('reward_model', {'train': 'lora'}, ['features', *LEARNING]),
+    ('reward_model', {'train': 'all'}, ['features', *LEARNING]),
+    ('reward_model', {'train': 'head'}, ['features']),
+  ],
+)
+def test_steps_of_other_tasks_compile_for_a_mesh(
+  tiny_folder: pathlib.Path,
+  task: str,
+  changes: dict[str, Any],
+  names: list[str],
+) -> None:
+  assert compiled(tiny_folder, task, changes) == [*names]
+
+
+def compiled(
+  folder: pathlib.Path, task: str, changes: dict[str, Any]
+) -> list[str]:
+  """Compiles all phases of a plan; returns their names."""
   changes = {'compute_dtype': 'bfloat16'} | changes
-  planned = made(settings(tiny_folder, **changes))
+  planned = made(settings(folder, task, **changes))
   found = []
   for program in programs.phases(planned):
     with jax.set_mesh(planned.mesh):
@@ -153,7 +190,102 @@ def test_every_phase_compiles_for_a_mesh(
     no_products = program.name in ('resharding', 'optimiser')
     assert (program.work.flops == 0) == no_products
     found.append(program.name)
-  assert found == names
+  return found
+
+
+@pytest.mark.parametrize('task', ['sft', 'reward_model'])
+def test_a_plan_has_what_a_task_holds_while_it_trains(
+  tiny_folder: pathlib.Path, task: str
+) -> None:
+  def held(**changes: Any) -> dict[str, int]:
+    resident = made(settings(tiny_folder, task, **changes)).resident
+    return {name: shapes.per_chip(tree) for name, tree in resident.items()}
+
+  weights = held(train='all')['parameters']
+  assert weights == pytest.approx(
+    4 * weights_of(headers.shape_of(str(tiny_folder))) / 8, rel=0.1
+  )
+  half = {'compute_dtype': 'bfloat16', 'moment_dtype': 'bfloat16'}
+  found = held(train='all', **half)
+  assert (found['parameters'], found['base']) == (weights, 0)
+  assert found['optimiser'] == pytest.approx(1.5 * weights, rel=0.01)
+  found = held(train='lora', **half)
+  assert found['parameters'] < weights / 2
+  assert found['base'] == pytest.approx(weights / 2, rel=0.1)
+
+
+def test_a_plan_is_of_the_task_whose_settings_it_has(
+  tiny_folder: pathlib.Path,
+) -> None:
+  for task, whole, part in (
+    ('grpo', 'prompts_per_step', 'microbatch_groups'),
+    ('sft', 'rows_per_step', 'microbatch_rows'),
+    ('reward_model', 'decoder.groups_per_step', 'decoder.microbatch_groups'),
+  ):
+    config = settings(tiny_folder, task)
+    command.check(config, ['plan'])
+    assert made(config).task == task
+    run.check(config)
+    config.update_from_flattened_dict({whole: 16, part: 3})
+    if task == 'reward_model':
+      config.train = 'lora'
+    words = f'^{part}=3 must divide {whole}=16 .* one of \\[8, 16\\]'
+    with pytest.raises(ValueError, match=words):
+      made(config)
+
+
+def test_the_smallest_microbatch_is_tried_on_other_slices(
+  tiny_folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  tried = []
+
+  def compile_phase(planned: shapes.Plan, *_: Any) -> dict[str, bool]:
+    tried.append(planned.microbatches)
+    return {'fits': True}
+
+  chip = roofline.Chip(1.0, 1.0, 1.0, 1.0)
+  monkeypatch.setattr(roofline, 'slice_of', lambda _: (chip, jax.devices()))
+  monkeypatch.setattr(run, 'compile_phase', compile_phase)
+  rows = {'rows_per_step': 32, 'microbatch_rows': 3}
+  assert run.slice_fits(settings(tiny_folder, 'sft', **rows), 'v5e:2x4')
+  groups = {'decoder.groups_per_step': 16, 'train': 'lora'}
+  config = settings(tiny_folder, 'reward_model', **groups)
+  assert run.slice_fits(config, 'v5e:2x4')
+  assert {*tried} == {4, 2}
+  rows = {'rows_per_step': 12}
+  assert not run.slice_fits(settings(tiny_folder, 'sft', **rows), 'v5e:2x4')
+
+
+def test_a_frozen_decoder_has_no_update_to_advise_on(
+  tiny_folder: pathlib.Path,
+) -> None:
+  planned = made(settings(tiny_folder, 'reward_model'))
+  found: dict[str, Any] = {'rollout_tables': {}, 'smaller': 'v5e:2x2'}
+  found['phases'] = [phase('features', 3) | {'before': True}]
+  assert advice.least_seconds(found['phases']) == 0
+  assert advice.advise(planned, found) == [
+    'The smallest slice that fits, too: v5e:2x2.',
+    'Train with LIBTPU_INIT_ARGS=--xla_tpu_max_hbm_size_mib=3000, as compiled '
+    'here.',
+  ]
+  found['phases'] = [phase('features', 9)]
+  rest = advice.advise(planned, found)
+  assert 'features: 5.0 GiB per chip too much.' in rest
+  assert not any('offload' in each or 'rollout' in each for each in rest)
+
+
+def test_rows_of_examples_are_advised_on(tiny_folder: pathlib.Path) -> None:
+  planned = made(settings(tiny_folder, 'sft'))
+  found = {
+    'phases': [phase('update', 3)],
+    'rollout_tables': {},
+    'largest_microbatch_rows': 8,
+  }
+  assert advice.advise(planned, found)[0] == (
+    'The largest update that fits: microbatch_rows=8.'
+  )
+  found |= {'topology': 'v5e:2x2', 'mesh': {}, 'reply_tokens_mean': None}
+  show.print_plan(found | {'advice': []})
 
 
 def test_every_update_of_a_rollout_is_counted(
@@ -612,10 +744,10 @@ def test_a_judge_that_is_served_takes_no_memory(
     {'judge.model': 'm', 'judge.endpoint.url': 'http://127.0.0.1:9/v1'},
   ):
     config = settings(tiny_folder, **changes)
-    assert run.judge_shape(config, policy, mesh) is None
+    assert plans.judge_shape(config, policy, mesh) is None
   changes = {'judge.model': str(tiny_folder), 'judge.batch_size': 12}
   with pytest.raises(ValueError, match=r'judge.batch_size=12 does not split'):
-    run.judge_shape(settings(tiny_folder, **changes), policy, mesh)
+    plans.judge_shape(settings(tiny_folder, **changes), policy, mesh)
 
 
 def test_a_part_of_the_writing_score_may_share_the_reference(

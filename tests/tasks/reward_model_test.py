@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import padded
 import pipeline
 import pytest
 from chat_formats import of_family
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from rlcw import train
 from rlcw.data import datasets
 from rlcw.models import language_model, packing, tokenizer
 from rlcw.models.chat import ChatFormat
@@ -27,8 +29,10 @@ from rlcw.rewards import reward_model
 from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.plan.microbatches import make_microbatch
+from rlcw.tasks.plan.plans import make_plan
 from rlcw.tasks.reward_model import groups as groups_lib
-from rlcw.tasks.reward_model import run
+from rlcw.tasks.reward_model import objective, run
 from rlcw.tasks.reward_model.groups import Groups
 
 PAIRS = datasets.load_preferences('@preferences.jsonl', split='heldout')[:20]
@@ -250,7 +254,7 @@ def fit(features_NxRxD: np.ndarray, groups: Groups, debias: str) -> np.ndarray:
   }
 
   def loss(params: Any) -> jax.Array:
-    terms = run.group_loss(
+    terms = objective.group_loss(
       jnp.asarray(features_NxRxD) @ params['weight'],
       params['slope'],
       arrays,
@@ -269,6 +273,175 @@ def fit(features_NxRxD: np.ndarray, groups: Groups, debias: str) -> np.ndarray:
     updates, state = optimizer.update(step(params), state)
     params = optax.apply_updates(params, updates)
   return np.asarray(params['weight'])
+
+
+def gradients(
+  loss_fn: Callable[..., Any], params: Any, parts: Sequence[Any]
+) -> Any:
+  """Sums over parts of the loss's ratio and of its numerator's gradient."""
+
+  @jax.jit
+  def of(params: Any, part: Any) -> Any:
+    def numerator(params: Any) -> Any:
+      loss = loss_fn(params, {}, part)['loss']
+      return loss.numerator, loss
+
+    grads, loss = jax.grad(numerator, has_aux=True)(params)
+    return loss, grads
+
+  found = [of(params, part) for part in parts]
+  return jax.tree.map(lambda *terms: sum(terms), *found)
+
+
+def norm(tree: Any) -> float:
+  return float(optax.tree.norm(tree))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('pooling', 'microbatch'), [('mean', 2), ('last', 0)])
+def test_packed_groups_learn_what_padded_ones_do(
+  pooling: str, microbatch: int, tiny: Any, tiny_folder: pathlib.Path
+) -> None:
+  changes = {'max_reply_tokens': 48, 'pooling': pooling}
+  _, groups = make_groups(
+    [*PAIRS[:3], scored(2), scored(1, 'q')], tiny_folder, **changes
+  )
+  config = pipeline.shipped('reward_model')
+  config.decoder.update(groups_per_step=4, microbatch_groups=microbatch)
+  index_B, (model_config, params) = np.array([4, 0, 3, 1]), tiny
+  score_D = np.random.default_rng(0).normal(size=32).astype('float32')
+  params = {**params, 'score': score_D}
+  arrays = objective.arrays_of(groups, index_B)
+  assert (arrays['groups'].count == groups.read[index_B]).all()
+  lengths = groups.prompt_length[index_B], groups.read[index_B]
+  parts, padding = objective.pack(arrays, lengths, config, None)
+  assert len(parts) == (2 if microbatch else 1)
+
+  def padded_loss(params: Any, _: Any, arrays: Any) -> Any:
+    own = arrays['groups']
+    _, reading = padded.forward_replies(
+      model_config, params, own.prompt, own.length, own.token
+    )
+    features_BxRxD = reward_model.reply_features(reading, arrays['mask'])
+    score_BxR = features_BxRxD @ params['score']
+    return objective.group_loss(score_BxR, np.zeros(2), arrays, 'none')
+
+  loss_fn = objective.make_loss(model_config, config, np.zeros(2))
+  (loss, count), ours = gradients(loss_fn, params, parts)
+  (expected, total), theirs = gradients(padded_loss, params, [arrays])
+  assert count == total
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  difference = jax.tree.map(jnp.subtract, ours, theirs)
+  assert norm(difference) <= 1e-5 * norm(theirs)
+  # and fewer tokens are computed
+  B, (R, T) = len(index_B), groups.token.shape[1:]
+  real = sum(each.sum() for each in lengths)
+  assert padding < 1 - real / (B * (groups.prompt.shape[1] + R * T))
+
+
+def test_tokens_are_read_up_to_the_last_one_of_the_mask() -> None:
+  mask = np.array([[[0, 1, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]]], bool)
+  empty = np.zeros(0)
+  groups = Groups(*[empty] * 3, mask, *[empty] * 5)
+  assert groups.read.tolist() == [[3, 4, 0]]
+
+
+def test_a_debiased_score_needs_the_whole_batch() -> None:
+  config = pipeline.shipped('reward_model')
+  config.train, config.debias = 'lora', 'length'
+  mesh = make_mesh(devices=jax.devices()[:1])
+  for size in (0, 8):
+    config.decoder.microbatch_groups = size
+    objective.check(config, mesh)
+  assert objective.SETTINGS.valid(config, mesh) == [8]
+  config.decoder.microbatch_groups = 4
+  with pytest.raises(ValueError, match='debias=length .*=4 would .*expected 0'):
+    objective.check(config, mesh)
+  config.debias = 'none'
+  assert objective.SETTINGS.valid(config, mesh) == [1, 2, 4, 8]
+  objective.check(config, mesh)
+  config.train, config.decoder.microbatch_groups = 'head', 3
+  objective.check(config, mesh)  # there is no update
+
+
+@pytest.mark.parametrize('learns', ['head', 'lora', 'all'])
+def test_only_trained_weights_stay_float32(
+  learns: str, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.update(train=learns, compute_dtype='bfloat16', attention='xla')
+  base = tiny_policy(tiny_folder)
+  model, learned, frozen = run.divide(base, config)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(learned)} == (
+    set() if learns == 'head' else {'float32'}
+  )
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(frozen)} == (
+    set() if learns == 'all' else {'bfloat16', 'float32'}
+  )
+  assert (model.config.dtype, model.config.attention) == ('bfloat16', 'xla')
+  # features are read from the pretrained weights alone
+  assert model.config.lora is None
+  assert jax.tree.structure(model.params) == jax.tree.structure(base.params)
+
+
+def test_a_plan_has_the_arrays_that_training_has(
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.update(train='lora', compute_dtype='bfloat16', max_reply_tokens=32)
+  config.decoder.update(groups_per_step=16, microbatch_groups=8)
+  mesh, seen = make_mesh(), {}
+  model, learned, frozen = run.divide(
+    language_model.load(tiny_folder, mesh), config
+  )
+  groups = groups_lib.make_groups(PAIRS, model.chat, config, 'none')
+  config.plan.prompt_tokens = int(groups.prompt_length.max())
+
+  def fit(learned: Any, next_batch: Any, *_: Any, **more: Any) -> Any:
+    state: Any = SimpleNamespace(params=learned)
+    seen.update(more, learned=learned, parts=next_batch(state, 0).parts)
+    return state
+
+  monkeypatch.setattr(train, 'fit', fit)
+  head = reward_model.Head(np.zeros(32), np.zeros(()))
+  with jax.set_mesh(mesh):
+    run.fit_decoder(
+      groups, model, learned, frozen, head, np.zeros(2), config, tmp_path
+    )
+  planned = make_plan(config, mesh)
+  expected = make_microbatch(planned)
+  assert len(seen['parts']) == seen['microbatches'] == expected.parts == 2
+
+  def described(tree: Any) -> Any:
+    return jax.tree.map(lambda a: (a.shape, a.dtype, a.sharding), tree)
+
+  for part in seen['parts']:
+    assert part.width <= expected.part.width
+    assert described(part.arrays) == described(expected.part.arrays)
+  assert described(seen['learned']) == described(planned.learned)
+  assert described(seen['frozen']) == described(planned.base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('learns', ['lora', 'all'])
+def test_neither_devices_nor_microbatches_change_an_update(
+  learns: str, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.train, config.decoder.steps = learns, 2
+  pipeline.run('reward_model', config, tmp_path / 'eight' / 'run')
+  config.decoder.microbatch_groups = 2
+  with pipeline.one_device():
+    pipeline.run('reward_model', config, tmp_path / 'one' / 'run')
+  eight, one = (
+    datasets.read_jsonl(tmp_path / name / 'run' / 'metrics.jsonl')
+    for name in ('eight', 'one')
+  )
+  for row, other in zip(eight, one, strict=True):
+    for name in ('loss', 'grad_norm', 'accuracy'):
+      assert row[name] == pytest.approx(other[name], rel=1e-3)
 
 
 def tiny_policy(folder: pathlib.Path) -> language_model.LanguageModel:

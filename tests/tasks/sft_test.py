@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from metrics_page import documented
 from ml_collections import ConfigDict
 
+from rlcw import train
 from rlcw.data import datasets
 from rlcw.data.messages import Message, messages
 from rlcw.losses import Ratio
@@ -22,6 +24,8 @@ from rlcw.models.decoder import Decoder, head_weight
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks import sft
+from rlcw.tasks.plan.microbatches import make_microbatch
+from rlcw.tasks.plan.plans import make_plan
 
 EXAMPLES = [
   datasets.Example('To the sea', 'Dear sea, be kind.'),
@@ -203,6 +207,102 @@ def test_rows_that_do_not_split_over_the_devices_are_refused(
   config.rows_per_step = 12
   with pytest.raises(ValueError, match='12 .* 8 devices.*a multiple of 8'):
     sft.check(config)
+
+
+class Reached(Exception):
+  """Raised in place of training."""
+
+
+def reach(
+  monkeypatch: pytest.MonkeyPatch, config: Any, workdir: pathlib.Path
+) -> dict[str, Any]:
+  """Runs the task up to its training; returns the arguments of `train.fit`."""
+  seen: dict[str, Any] = {}
+
+  def fit(learned: Any, next_batch: Any, *_: Any, **more: Any) -> None:
+    seen.update(more, learned=learned, next_batch=next_batch)
+    raise Reached
+
+  monkeypatch.setattr(train, 'fit', fit)
+  monkeypatch.setattr(sft, 'mean_loss', lambda *_: 0.0)
+  with pytest.raises(Reached):
+    sft.run(config, workdir)
+  return seen
+
+
+@pytest.mark.parametrize('learns', ['all', 'lora'])
+def test_frozen_weights_have_the_compute_dtype(
+  learns: str,
+  file: pathlib.Path,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.update(
+    examples=str(file),
+    train=learns,
+    compute_dtype='bfloat16',
+    moment_dtype='bfloat16',
+    row_tokens=64,
+  )
+  seen = reach(monkeypatch, config, tmp_path)
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(seen['learned'])}
+  assert dtypes == {'float32'}
+  frozen = {leaf.dtype.name for leaf in jax.tree.leaves(seen['frozen'])}
+  # norms are computed in float32
+  assert frozen == ({'bfloat16', 'float32'} if learns == 'lora' else set())
+  state: Any = train.init_state(
+    seen['learned'], sft.make_optimizer(config), make_mesh()
+  )
+  moments = state.opt_state[1][0]
+  assert {m.dtype.name for m in jax.tree.leaves(moments.mu)} == {'bfloat16'}
+
+
+def test_microbatches_are_the_rows_of_a_step(
+  file: pathlib.Path,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.update(examples=str(file), row_tokens=64, rows_per_step=16)
+  tokens = {}
+  for size in (0, 8):
+    config.microbatch_rows = size
+    seen = reach(monkeypatch, config, tmp_path)
+    state: Any = SimpleNamespace(params=seen['learned'])
+    parts = seen['next_batch'](state, 0).parts
+    assert len(parts) == seen['microbatches'] == (2 if size else 1)
+    tokens[size] = np.concatenate([part['token'] for part in parts])
+    # as a plan has them; of a row's targets there may be more in a plan
+    planned = make_microbatch(make_plan(config, make_mesh()))
+    for name, shape in planned.part.items():
+      array = parts[0][name]
+      assert (array.dtype, array.sharding) == (shape.dtype, shape.sharding)
+      assert len(array) == shape.shape[0]
+      assert array.shape == shape.shape or name in ('place', 'mask')
+    assert planned.parts == len(parts)
+  np.testing.assert_array_equal(tokens[0], tokens[8])
+
+
+@pytest.mark.slow
+def test_neither_devices_nor_microbatches_change_an_update(
+  file: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.update(examples=str(file), steps=2)
+  pipeline.run('sft', config, tmp_path / 'eight')
+  config.microbatch_rows = 2
+  with pipeline.one_device():
+    pipeline.run('sft', config, tmp_path / 'one')
+  eight, one = (
+    datasets.read_jsonl(tmp_path / name / 'metrics.jsonl')
+    for name in ('eight', 'one')
+  )
+  for row, other in zip(eight, one, strict=True):
+    for name in ('loss', 'grad_norm'):
+      assert row[name] == pytest.approx(other[name], rel=1e-4)
 
 
 def test_a_short_last_batch_counts_each_row_once(

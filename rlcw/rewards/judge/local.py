@@ -25,7 +25,8 @@ from rlcw.data import batches
 from rlcw.models import packing, weights
 from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Params, forward_groups, head_weight, prefill
+from rlcw.models.decoder import Params, head_weight, prefill
+from rlcw.models.groups import forward_groups
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.packing import Groups
 from rlcw.models.tokenizer import encode_inside, encode_untrusted
@@ -236,7 +237,8 @@ def probability(
 
   Args:
     params: of the model.
-    preface: KV cache of the text before every brief, as `prefill` takes it.
+    preface: KV cache of the text before every brief, as `forward_groups` takes
+      it.
     groups: briefs, and replies, each with the question after it.
     label_2: the first token of each label.
     config: of the model.

@@ -35,7 +35,7 @@ def size(config: Config) -> int:
 
 def micro(config: Config) -> int:
   """Largest number of groups whose gradient is computed at a time."""
-  return min(config.microbatch_groups, size(config))
+  return min(config.microbatch_groups or size(config), size(config))
 
 
 def fits(config: Config) -> bool:

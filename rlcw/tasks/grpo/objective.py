@@ -4,7 +4,6 @@ Task `grpo` trains with them, and task `plan` compiles them ahead of time; one
 definition for both makes sure that the plan is of the program that runs.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -14,32 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jax import lax
 from jax.sharding import Mesh
 
 from rlcw import Config, losses, train
 from rlcw.models import lora, packing
+from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import (
-  Params,
-  forward_groups,
-  reply_logprobs_and_entropy,
-)
-from rlcw.models.packing import Groups
+from rlcw.models.decoder import Params
+from rlcw.models.groups import forward_groups, reply_logprobs_and_entropy
+from rlcw.models.packing import Groups, Part
 from rlcw.runtime import optimizers
-from rlcw.runtime.mesh import group_shards
 from rlcw.tasks.grpo import minibatches, relabelling
 
-
-def valid_microbatches(config: Config, mesh: Mesh) -> list[int]:
-  """All valid values of `microbatch_groups`, in increasing order.
-
-  A valid one divides `prompts_per_step`, and splits evenly over the devices of
-  the data and fsdp axes.
-  """
-  prompts, shards = config.prompts_per_step, group_shards(mesh)
-  return [n for n in range(shards, prompts + 1, shards) if prompts % n == 0]
+SETTINGS = BatchSettings('prompts_per_step', 'microbatch_groups')
 
 
 def sampled_prompts(config: Config) -> int:
@@ -62,36 +49,10 @@ def check(config: Config, mesh: Mesh) -> None:
   """Checks the batch of a step against the mesh.
 
   Raises:
-    ValueError: it does not split; names the setting and the expected values.
+    ValueError: see `BatchSettings.check` and `minibatches.check`.
   """
-  prompts, micro = config.prompts_per_step, config.microbatch_groups
-  shards, valid = group_shards(mesh), valid_microbatches(config, mesh)
-  if not valid:
-    raise ValueError(
-      f'prompts_per_step={prompts} does not split over the {shards} devices of '
-      f'the data and fsdp axes; expected a multiple of {shards}'
-    )
-  if micro not in valid:
-    raise ValueError(
-      f'microbatch_groups={micro} must divide prompts_per_step={prompts} and '
-      f'split over the {shards} devices of the data and fsdp axes; expected '
-      f'one of {valid}'
-    )
-  minibatches.check(config, valid)
-
-
-def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
-  """Sets adapters, compute dtype, rematerialisation and attention kernels.
-
-  Raises:
-    ValueError: `train`, or a setting of the adapters, is invalid.
-  """
-  return dataclasses.replace(
-    lora.configure(model_config, config),
-    dtype=config.compute_dtype,
-    remat=config.remat,
-    attention=config.attention,
-  )
+  SETTINGS.check(config, mesh)
+  minibatches.check(config, SETTINGS.valid(config, mesh))
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -120,16 +81,6 @@ def signals_only(config: Config) -> bool:
 
 
 # --- Batch ------------------------------------------------------------------
-
-
-@struct.dataclass
-class Part:
-  """A part of a step's batch, as the loss reads it."""
-
-  # of `step.batch_arrays`, [P, …] for the part's P groups
-  arrays: dict[str, Any]
-  # Of its packed rows (`forward_groups`): a shape, hence static.
-  width: int = struct.field(pytree_node=False, default=0)
 
 
 class Batch(NamedTuple):
@@ -169,7 +120,7 @@ def pack(
   kept_P = every if kept_P is None else kept_P
   live_P = kept_P if live_P is None else kept_P & live_P
   # A minibatch may be smaller than a microbatch.
-  part = min(config.microbatch_groups, int(kept_P.sum()))
+  part = min(minibatches.micro(config), int(kept_P.sum()))
   packed = _partition(arrays, lengths, part, live_P)
   return Batch(
     _parts(packed, arrays | {'live': live_P}, sharding),

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlcw import Config, train
 from rlcw.data import datasets
-from rlcw.models import language_model, lora, weights
+from rlcw.models import compute, language_model, lora, weights
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
@@ -36,7 +36,7 @@ def load(config: Config) -> LanguageModel:
   """Loads the model that a run trains, on its mesh and with its adapters."""
   mesh = make_mesh(**config.mesh)
   model = language_model.load(config.model, mesh)
-  return model._replace(config=objective.configure(model.config, config))
+  return model._replace(config=compute.configure(model.config, config))
 
 
 @with_mesh

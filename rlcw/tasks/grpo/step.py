@@ -42,7 +42,7 @@ import numpy as np
 
 from rlcw import Config, losses, train
 from rlcw.data import batches
-from rlcw.models import lora
+from rlcw.models import lora, packing
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
@@ -452,7 +452,7 @@ def make_batch(
   arrays: dict[str, Any],
   lengths: tuple[np.ndarray, np.ndarray],
   signal: tuple[np.ndarray, np.ndarray],
-  old_policy: Callable[[objective.Part], jax.Array],
+  old_policy: Callable[[packing.Part], jax.Array],
   step: int,
   config: Config,
   sharding: Any,

@@ -1,1 +1,1 @@
-"""Task `plan`: memory and time of a GRPO step on a named TPU slice."""
+"""Task `plan`: memory and time of a training step on a named TPU slice."""

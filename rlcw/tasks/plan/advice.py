@@ -7,10 +7,17 @@ from rlcw.tasks.plan.shapes import Plan, per_chip
 
 
 def least_seconds(phases: list[dict[str, Any]]) -> float | None:
-  """Lower bound on a step's seconds; None if a phase does not fit."""
+  """Lower bound on a step's seconds; None if a phase does not fit.
+
+  Phases before the first step are not counted.
+  """
   if not all(phase['fits'] for phase in phases):
     return None
-  return sum(phase['least'] * phase.get('per_step', 1) for phase in phases)
+  return sum(
+    phase['least'] * phase.get('per_step', 1)
+    for phase in phases
+    if not phase.get('before')
+  )
 
 
 def evaluation_share(phases: list[dict[str, Any]]) -> list[str]:
@@ -27,6 +34,11 @@ def evaluation_share(phases: list[dict[str, Any]]) -> list[str]:
     f'An evaluation takes at least {whole:.2f} s, of which {share:.2f} s are '
     'counted for each step.'
   ]
+
+
+def largest_key(plan: Plan) -> str:
+  """Key of `plan.json` with the largest microbatch that fits."""
+  return f'largest_{plan.settings.part.rpartition(".")[2]}'
 
 
 def fastest_table(tables: dict[str, dict[str, Any]]) -> list[str]:
@@ -58,10 +70,15 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   config, phases = plan.config, record['phases']
   limit = phases[0]['hbm_limit']
   resident = sum(per_chip(tree) for tree in plan.resident.values())
-  largest = record['largest_microbatch_groups']
-  advice = ['The update does not fit with any microbatch_groups.']
-  if largest is not None:
-    advice = [f'The largest update that fits: microbatch_groups={largest}.']
+  advice, part = [], plan.settings.part
+  # Where the decoder stays frozen there is no update.
+  if plan.learned:
+    largest = record[largest_key(plan)]
+    advice.append(
+      f'The update does not fit with any {part}.'
+      if largest is None
+      else f'The largest update that fits: {part}={largest}.'
+    )
   advice += fastest_table(record['rollout_tables'])
   advice += evaluation_share(phases)
   for phase in phases:
@@ -75,7 +92,8 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
   if all(p['fits'] for p in phases):
     # By default the compiler uses all of HBM for the program at hand, as if no
     # other array were resident.
-    [left] = (p['compiler_limit_mib'] for p in phases if p['phase'] == 'update')
+    limits = {p['phase']: p['compiler_limit_mib'] for p in phases}
+    left = limits.get('update', phases[-1]['compiler_limit_mib'])
     flag = f'--xla_tpu_max_hbm_size_mib={left}'
     return [*advice, f'Train with LIBTPU_INIT_ARGS={flag}, as compiled here.']
   split = plan.mesh.shape['fsdp'] * plan.mesh.shape['tensor']
@@ -90,11 +108,11 @@ def advise(plan: Plan, record: dict[str, Any]) -> list[str]:
     (config.compute_dtype == 'float32', 'compute_dtype=bfloat16'),
     (config.moment_dtype == 'float32', 'moment_dtype=bfloat16'),
     (not config.remat, 'remat=True'),
-    (not config.offload, 'offload=True'),
+    (not config.get('offload', True), 'offload=True'),
     (config.train == 'all', 'train=lora'),
     (plan.mesh.shape['data'] > 1, 'mesh.data=1, and more for mesh.fsdp'),
     (
-      config.rollout_table == 'decode' and plan.mesh.shape['fsdp'] > 1,
+      config.get('rollout_table') == 'decode' and plan.mesh.shape['fsdp'] > 1,
       'rollout_table=wide, or train, if the rollout does not fit',
     ),
     (True, 'a larger mesh.tensor with smaller microbatches, or a larger slice'),

@@ -1,4 +1,4 @@
-"""The programs of a GRPO step, to be compiled from shapes alone.
+"""The programs of a step, to be compiled from shapes alone.
 
 Each is the function that training itself calls, lowered with
 `jax.ShapeDtypeStruct`s for a mesh whose devices need not exist.  Programs that
@@ -16,7 +16,7 @@ from rlcw import train
 from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
-from rlcw.models.packing import Groups
+from rlcw.models.packing import Groups, Part
 from rlcw.rewards import reward_model
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import (
@@ -25,11 +25,17 @@ from rlcw.runtime.mesh import (
   replicated,
   round_up_groups,
 )
-from rlcw.sampling.rollout import Rollout
 from rlcw.sampling.samplers import Temperature, make_sampler
-from rlcw.tasks.grpo import minibatches, objective, relabelling
+from rlcw.tasks.grpo import minibatches, objective
 from rlcw.tasks.grpo.evaluation import batch_size, load_briefs
 from rlcw.tasks.plan import load, roofline, sampling
+from rlcw.tasks.plan.microbatches import (
+  batch,
+  blank_groups,
+  learned_from,
+  make_microbatch,
+  pack,
+)
 from rlcw.tasks.plan.shapes import (
   Plan,
   Program,
@@ -43,22 +49,26 @@ from rlcw.tasks.plan.shapes import (
 def phases(plan: Plan) -> Iterator[Program]:
   """Yields the programs of a step in the order in which they run.
 
-  Arguments must be those of `grpo.step` and `scoring`: another dtype, sharding
-  or static argument is another program.
+  Arguments must be those of the task: another dtype, sharding or static
+  argument is another program.
   """
-  yield from rollout(plan)
-  # A reward model on the reference's decoder needs no pass of its own, only a
-  # head.
-  if plan.config.kl_weight > 0 or plan.shared:
-    yield reference(plan)
-  if plan.reward is not None:
-    yield reward(plan, plan.reward)
-  if plan.judge is not None:
-    yield judge(plan, plan.judge)
-  if objective.reads_old_policy(plan.config):
-    yield old_policy(plan)
-  yield update(plan)
-  yield optimiser(plan)
+  if plan.task == 'grpo':
+    yield from rollout(plan)
+    # A reward model on the reference's decoder needs no pass of its own, only a
+    # head.
+    if plan.config.kl_weight > 0 or plan.shared:
+      yield reference(plan)
+    if plan.reward is not None:
+      yield reward(plan, plan.reward)
+    if plan.judge is not None:
+      yield judge(plan, plan.judge)
+    if objective.reads_old_policy(plan.config):
+      yield old_policy(plan)
+  if plan.task == 'reward_model':
+    yield features(plan)
+  if plan.learned:
+    yield update(plan)
+    yield optimiser(plan)
   if plan.config.get('eval_every', 0):
     yield from evaluation(plan)
 
@@ -112,38 +122,6 @@ def evaluation(plan: Plan) -> Iterator[Program]:
       sent=passes * program.sent,
       per_step=1 / config.eval_every,
     )
-
-
-def batch(plan: Plan, prompts: int) -> dict[str, Any]:
-  """Shapes of a batch, or a part of it, as `grpo.objective.pack` makes it."""
-  _, group, prompt, reply = plan.shapes
-  place = over_groups(plan.mesh)
-
-  def of(dtype: Any, *shape: int) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-
-  arrays = {
-    'prompt': of(jnp.int32, prompts, prompt),
-    'length': of(jnp.int32, prompts),
-    'rollout': Rollout(
-      token=of(jnp.int32, prompts, group, reply),
-      logp=of(jnp.float32, prompts, group, reply),
-      length=of(jnp.int32, prompts, group),
-      finished=of(jnp.bool_, prompts, group),
-    ),
-    'valid': of(jnp.bool_, prompts, group),
-    'advantage': of(jnp.float32, prompts, group),
-    'live': of(jnp.bool_, prompts),
-  }
-  if plan.config.kl_weight > 0:
-    arrays['ref_logp'] = of(jnp.float32, prompts, group, reply)
-  if objective.reads_old_policy(plan.config):
-    arrays['old_logp'] = of(jnp.float32, prompts, group, reply)
-  if relabelling.relabels(plan.config):
-    arrays['relabelled'] = of(jnp.bool_, prompts)
-  if plan.config.mixing.get('located_penalty', 0.0):
-    arrays['located'] = of(jnp.bool_, prompts, group, reply)
-  return arrays
 
 
 def reference(plan: Plan) -> Program:
@@ -268,6 +246,38 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
   )
 
 
+def features(plan: Plan) -> Program:
+  """A reward model's pass over a batch of the data, before it is trained."""
+  config, size = plan.config, plan.config.batch_size
+  shapes = plan.shapes._replace(prompts=size)
+  # Padded to powers of two.
+  padded = shapes._replace(
+    prompt_tokens=batches.power_of_two(shapes.prompt_tokens),
+    reply_tokens=batches.power_of_two(shapes.reply_tokens),
+  )
+  length_PxG = load.reply_lengths(config.plan.reply_tokens, shapes)
+  packed = load.pack(length_PxG, shapes, 0, group_shards(plan.mesh), padded)
+  rows = blank_groups(padded)
+  # All weights may be trained: then there are no others.
+  params = plan.base or {k: v for k, v in plan.learned.items() if k != 'score'}
+  return Program(
+    'features',
+    lambda: reward_model.features.lower(
+      params,
+      Groups(rows.prompt, rows.prompt_length, rows.token, rows.read),
+      rows.mask,
+      config=lora.without(plan.model),
+      width=packed.widest,
+    ),
+    params,
+    roofline.score(
+      plan.model, padded, packed.tokens, read_bytes(plan.model, plan.mesh)
+    ),
+    sharing(plan.model, plan.mesh),
+    before=True,
+  )
+
+
 def old_policy(plan: Plan) -> Program:
   """The policy's pass before the first of several updates."""
   config, model = plan.config, plan.model
@@ -279,9 +289,9 @@ def old_policy(plan: Plan) -> Program:
   return Program(
     'old policy',
     lambda: objective.make_old_policy(model, config).lower(
-      policy(plan), objective.Part(arrays, packed.widest)
+      policy(plan), Part(arrays, packed.widest)
     ),
-    (plan.learned, base(plan)),
+    (plan.learned, plan.base),
     roofline.score(model, shapes, packed.tokens, read, packed.tokens),
     sharing(model, plan.mesh),
     runs=packed.parts,
@@ -291,63 +301,43 @@ def old_policy(plan: Plan) -> Program:
 
 def update(plan: Plan) -> Program:
   """The gradients, the only phase whose program depends on the microbatch."""
-  config, model = plan.config, plan.model
   state = train.abstract_state(plan.learned, plan.optimizer, plan.mesh)
-  # Each update packs its own groups; together they are so many passes.
-  size, group = minibatches.size(config), plan.shapes.group
-  each = [
-    pack(plan._replace(length_PxG=rows), minibatches.micro(config))
-    for rows in learned_from(plan).length_PxG.reshape(-1, size, group)
-  ]
-  passes = minibatches.updates(config) // len(each)
-  parts = passes * sum(packed.parts for packed in each)
-  tokens = passes * sum(packed.tokens for packed in each)
-  arrays = batch(plan, each[0].groups)
+  part, parts, shapes, tokens, logits = make_microbatch(plan)
   work = roofline.gradient(
-    model,
-    plan.shapes._replace(prompts=passes * config.prompts_per_step),
+    plan.model,
+    shapes,
     tokens,
-    tokens,
+    logits,
     parts,
-    read_bytes(model, plan.mesh),
+    read_bytes(plan.model, plan.mesh),
     per_chip(plan.learned),
   )
   return Program(
     'update',
     lambda: train.make_accumulate(plan.loss, state).lower(
-      gradients(plan),
-      plan.learned,
-      base(plan),
-      objective.Part(arrays, each[0].widest),
+      gradients(plan), plan.learned, plan.base, part
     ),
-    (plan.learned, base(plan)),
+    (plan.learned, plan.base),
     work,
-    sharing(model, plan.mesh),
+    sharing(plan.model, plan.mesh),
     runs=parts,
     sent=parts,
   )
 
 
-def learned_from(plan: Plan) -> Plan:
-  """The plan of the groups that are learned from alone."""
-  prompts = plan.config.prompts_per_step
-  return plan._replace(length_PxG=plan.length_PxG[:prompts])
-
-
 def optimiser(plan: Plan) -> Program:
-  """Clipping the gradient, and Adam."""
+  """Clipping the gradient, and Adam, of all updates."""
   state = train.abstract_state(plan.learned, plan.optimizer, plan.mesh)
-  place, updates = replicated(plan.mesh), minibatches.updates(plan.config)
+  place, updates = replicated(plan.mesh), plan.updates
   scalar: Any = jax.ShapeDtypeStruct((), jnp.float32, sharding=place)
-  rate = objective.make_rate(plan.config)
   moments = plan.resident['optimiser']
 
   def lower() -> Any:
-    part = objective.Part(batch(plan, minibatches.micro(plan.config)))
-    terms = jax.eval_shape(plan.loss, plan.learned, base(plan), part)
+    part = make_microbatch(plan).part
+    terms = jax.eval_shape(plan.loss, plan.learned, plan.base, part)
     terms = jax.tree.map(lambda _: scalar, terms)
-    return train.make_apply(plan.optimizer, state, rate).lower(
-      state, plan.learned, terms, scalar
+    return train.make_apply(plan.optimizer, state, plan.rate).lower(
+      state, plan.learned, terms, scalar if plan.task == 'grpo' else None
     )
 
   return Program(
@@ -358,19 +348,6 @@ def optimiser(plan: Plan) -> Program:
     runs=updates,
     sent=updates,
   )
-
-
-def pack(plan: Plan, part: int = 0) -> load.Packed:
-  """Rows that the plan's replies are packed into, `part` groups at a time."""
-  shards = group_shards(plan.mesh)
-  return load.pack(plan.length_PxG, plan.shapes, part, shards)
-
-
-def base(plan: Plan) -> Any:
-  """Frozen parameters that complete the learned ones, if any."""
-  # With all parameters trained, the loss gets the reference's log-probabilities
-  # from the batch and no frozen parameters.
-  return plan.frozen['reference'] if plan.model.lora is not None else {}
 
 
 def gradients(plan: Plan) -> Any:

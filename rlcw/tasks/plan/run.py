@@ -1,40 +1,34 @@
-"""Task `plan`: memory and time of a GRPO step on a named TPU slice.
+"""Task `plan`: memory and time of a training step on a named TPU slice.
 
 Needs no TPU and no weights: on any Linux machine, libtpu compiles the very
-programs that `grpo` runs from their shapes alone.
+programs that `grpo`, `sft` or `reward_model` runs from their shapes alone.
 
-  1. shapes    of the model, of the reward model and of a step's batch
-  2. compile   rollout, scoring and update for the named slice
+  1. shapes    of the models and of a step's batch (`plans`)
+  2. compile   the phases of a step for the named slice (`programs`)
   3. read      memory from the compiler, collectives and kernels from the HLO
   4. count     FLOPs and bytes from shapes; the roofline from the chip's peaks
   5. advise    the largest microbatch that fits, or settings that save memory
 """
 
-import dataclasses
 import re
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from rlcw import Config, train
-from rlcw.models import lora
-from rlcw.models.config import ModelConfig
-from rlcw.runtime import console, files, processes, sums
-from rlcw.runtime.mesh import group_shards, make_mesh
-from rlcw.tasks.grpo import minibatches, objective
+from rlcw import Config
+from rlcw.runtime import console, files, paths, processes
+from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks.plan import (
   advice,
   hlo,
   load,
   programs,
   roofline,
-  shapes,
   show,
 )
-from rlcw.tasks.plan.headers import shape_of
+from rlcw.tasks.plan.plans import batch_settings, make_plan
 from rlcw.tasks.plan.roofline import GIB
 from rlcw.tasks.plan.shapes import Plan, Program, per_chip
 
@@ -47,11 +41,11 @@ def check(config: Config) -> None:
     FileNotFoundError: there is no such file of replies.
   """
   roofline.check(config.plan.topology)
-  load.check(config.plan.reply_tokens)
+  load.check(config.plan.get('reply_tokens', ''))
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:
-  """Plans a step of a `grpo` config, and writes `plan.json` and `plan.png`.
+  """Plans a step of a config, and writes `plan.json` and `plan.png`.
 
   Returns:
     The summary.
@@ -73,18 +67,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if config.plan.compare_attention:
     compare_attention(plan, phases, chip)
   tables = compare_tables(plan, phases, chip)
-  fits = next(each['fits'] for each in phases if each['phase'] == 'update')
-  groups = largest_microbatch(plan, fits, chip)
   found = {
     'topology': config.plan.topology,
     'mesh': dict(plan.mesh.shape),
     'phases': phases,
     'fits': all(phase['fits'] for phase in phases),
     'seconds_step': advice.least_seconds(phases),
-    'reply_tokens_mean': float(plan.length_PxG.mean()),
+    # Rows of `sft` have no replies of their own.
+    'reply_tokens_mean': float(plan.length_PxG.mean())
+    if plan.length_PxG.size
+    else None,
     'rollout_tables': tables,
-    'largest_microbatch_groups': groups,
   }
+  for phase in phases:
+    if phase['phase'] == 'update':
+      largest = largest_microbatch(plan, phase['fits'], chip)
+      found[advice.largest_key(plan)] = largest
   # One of two questions: would a cheaper slice do, or which larger one is
   # needed?
   smaller = found['fits']
@@ -97,101 +95,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   show.print_plan(found)
   summary = {name: found[name] for name in found if name != 'phases'}
   return summary
-
-
-# --- Shapes -----------------------------------------------------------------
-
-
-def make_plan(config: Config, mesh: Mesh) -> Plan:
-  """Makes the plan of a `grpo` config: all models and arrays as shapes.
-
-  Raises:
-    FileNotFoundError: a model does not exist.
-    ValueError: a setting is invalid; or as `shape_of`.
-  """
-  objective.check(config, mesh)
-  model = objective.configure(shape_of(config.model), config)
-  reward, scored = None, 'reward_model' in sums.parse(config.writing)
-  if scored and config.plan.reward_model:
-    reward = beside(config.plan.reward_model, model)
-  sizes = roofline.Shapes(
-    objective.sampled_prompts(config),
-    config.group_size,
-    config.plan.prompt_tokens,
-    config.max_new_tokens,
-  )
-  judge = judge_shape(config, model, mesh)
-  optimizer = objective.make_optimizer(config)
-  learned = lora.abstract(model, mesh)
-  moments = train.abstract_state(learned, optimizer, mesh).opt_state
-  frozen = {}
-  shared = scored and reward is None
-  unseen = unseen_shape(config, model)
-  # The judge may be the model before training, which is loaded once.
-  same = judge is not None and config.judge.model == config.model
-  # Otherwise nothing reads the model before training: no KL term, no adapters
-  # on it, no reward model.
-  reads = shared or same or unseen is model
-  if config.kl_weight > 0 or reads or model.lora is not None:
-    frozen['reference'] = shapes.frozen_shapes(model, mesh)
-  if reward is not None:
-    frozen['reward'] = shapes.frozen_shapes(reward, mesh)
-  if judge is not None and not same:
-    frozen['judge'] = shapes.frozen_shapes(judge, mesh)
-  if unseen is not None and unseen is not model:
-    frozen['unseen'] = shapes.frozen_shapes(unseen, mesh)
-  return Plan(
-    config,
-    mesh,
-    model,
-    reward,
-    judge,
-    unseen,
-    sizes,
-    optimizer,
-    objective.make_loss(model, config),
-    learned,
-    frozen,
-    shapes.resident_arrays(config, learned, moments, frozen),
-    load.reply_lengths(config.plan.reply_tokens, sizes),
-  )
-
-
-def judge_shape(
-  config: Config, policy: ModelConfig, mesh: Mesh
-) -> ModelConfig | None:
-  """Config of the judge that is loaded beside a policy; None if none is.
-
-  Raises:
-    ValueError: its batch does not split over the mesh; or as `shape_of`.
-  """
-  if not config.judge.model or config.judge.endpoint.url:
-    return None
-  shards, size = group_shards(mesh), config.judge.batch_size
-  if size % shards:
-    raise ValueError(
-      f'judge.batch_size={size} does not split over the {shards} devices of '
-      f'the data and fsdp axes; expected a multiple of {shards}'
-    )
-  return beside(config.judge.model, policy)
-
-
-def unseen_shape(config: Config, policy: ModelConfig) -> ModelConfig | None:
-  """Config of the unseen reward model of evaluations; None if there is none.
-
-  The policy's own, if it shares the reference's decoder.
-  """
-  if not config.get('eval_every', 0) or not config.eval.unseen:
-    return None
-  name = config.plan.unseen
-  return beside(name, policy) if name else policy
-
-
-def beside(model: str, policy: ModelConfig) -> ModelConfig:
-  """Config of a frozen model with the policy's dtype and attention."""
-  return dataclasses.replace(
-    shape_of(model), dtype=policy.dtype, attention=policy.attention
-  )
 
 
 # --- Compiling --------------------------------------------------------------
@@ -277,6 +180,7 @@ def compile_phase(
     'least': seconds.least if fits else None,
     'per_step': program.per_step,
     'bound': seconds.bound if fits else None,
+    'before': program.before,
     'seconds_compiling': time.perf_counter() - started,
   }
 
@@ -290,7 +194,7 @@ def compare_tables(
     By table whether all of its phases fit, the largest total of HBM, and the
     least seconds.  Empty if the plan has another table, or they do not differ.
   """
-  tables, own = ('decode', 'wide'), plan.config.rollout_table
+  tables, own = ('decode', 'wide'), plan.config.get('rollout_table')
   if own not in tables or plan.mesh.shape['fsdp'] == 1:
     return {}
   found = {}
@@ -347,31 +251,31 @@ def bytes_needed(error: str) -> int:
 def largest_microbatch(
   plan: Plan, fits: bool, chip: roofline.Chip
 ) -> int | None:
-  """Largest `microbatch_groups` whose update fits; None if none does.
+  """Largest microbatch whose update fits; None if none does.
 
   Args:
     plan: of a step.
     fits: whether the update fits with the config's own microbatch.
     chip: of the slice.
   """
-  size, now = minibatches.size(plan.config), plan.config.microbatch_groups
+  _, now = plan.settings.sizes(plan.config)
   # Larger ones than a minibatch change nothing.
   valid = [
     n
-    for n in objective.valid_microbatches(plan.config, plan.mesh)
-    if n == now or size % n == 0
+    for n in plan.settings.valid(plan.config, plan.mesh)
+    if n == now or plan.minibatch % n == 0
   ]
   best = now if fits else None
   # Each try is a compilation: go upwards until one does not fit, or downwards
   # until one does.
   rest = [n for n in valid if n > now] if fits else valid[: valid.index(now)]
-  for groups in rest if fits else reversed(rest):
-    console.log(f'plan: trying microbatch_groups={groups}')
+  for size in rest if fits else reversed(rest):
+    console.log(f'plan: trying {plan.settings.part}={size}')
     config = plan.config.copy_and_resolve_references()
-    config.microbatch_groups = groups
+    paths.change(config, plan.settings.part, size)
     changed = plan._replace(config=config)
     fitting = compile_phase(changed, programs.update(changed), chip)['fits']
-    best = groups if fitting else best
+    best = size if fitting else best
     if fitting != fits:
       break
   return best
@@ -399,7 +303,10 @@ def slice_fits(config: Config, topology: str) -> bool:
   config = config.copy_and_resolve_references()
   try:
     mesh = make_mesh(**config.mesh, devices=devices)
-    config.microbatch_groups = group_shards(mesh)
+    names = batch_settings(config)
+    # No valid one leaves 0, which `make_plan` refuses then.
+    smallest = next(iter(names.valid(config, mesh)), 0)
+    paths.change(config, names.part, smallest)
     plan = make_plan(config, mesh)
     resident = sum(per_chip(tree) for tree in plan.resident.values())
     planned = [*programs.phases(plan)]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from rlcw import Config, train
 from rlcw.models import lora
+from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import abstract_params, param_shardings
@@ -23,21 +24,26 @@ from rlcw.tasks.plan.roofline import Shapes, Work
 class Plan(NamedTuple):
   """Models, optimiser, loss and mesh of a run; all arrays are shapes only."""
 
+  task: str  # grpo | sft | reward_model
   config: Config
+  settings: BatchSettings  # of a step
   mesh: Mesh
-  model: ModelConfig  # of the policy, with adapters and dtype
-  reward: ModelConfig | None  # None where the reference's pass scores too
-  judge: ModelConfig | None  # None where no judge is loaded
-  # None where evaluations have none; as `model`, where it shares the reference.
-  unseen: ModelConfig | None
-  shapes: Shapes  # of what is sampled
+  model: ModelConfig  # that is trained, with adapters and dtype
+  shapes: Shapes  # of what is sampled or read in a step
   optimizer: optax.GradientTransformation
+  rate: optax.Schedule  # the optimiser's learning rate
   loss: train.LossFn
-  learned: Params
-  # 'reference', if read; 'reward', 'judge' and 'unseen', if models of their own
-  frozen: dict[str, Params]
+  learned: Params  # empty where no decoder is trained
+  base: Params  # frozen parameters that complete the learned ones, if any
   resident: dict[str, Any]  # arrays that stay in HBM all through a step, by use
   length_PxG: np.ndarray  # of the replies
+  # Of `grpo`: 'reference', if read; 'reward', 'judge' and 'unseen', if models
+  # of their own.
+  frozen: dict[str, Params]
+  reward: ModelConfig | None = None  # None where the reference's pass scores
+  judge: ModelConfig | None = None  # None where no judge is loaded
+  # None where evaluations have none; as `model`, where it shares the reference.
+  unseen: ModelConfig | None = None
 
   @property
   def shared(self) -> bool:
@@ -52,7 +58,20 @@ class Plan(NamedTuple):
   @property
   def microbatches(self) -> int:
     """Number of microbatches in an update."""
-    return minibatches.size(self.config) // minibatches.micro(self.config)
+    _, part = self.settings.sizes(self.config)
+    return self.minibatch // min(part, self.minibatch)
+
+  @property
+  def minibatch(self) -> int:
+    """Number of groups, or rows, in an update."""
+    if self.task == 'grpo':
+      return minibatches.size(self.config)
+    return self.settings.sizes(self.config)[0]
+
+  @property
+  def updates(self) -> int:
+    """Number of updates in a step."""
+    return minibatches.updates(self.config) if self.task == 'grpo' else 1
 
 
 class Program(NamedTuple):
@@ -71,6 +90,7 @@ class Program(NamedTuple):
   sent: float = 1.0
   serial: bool = False  # whether all that follows a collective waits for it
   per_step: float = 1.0  # how often it runs in a step
+  before: bool = False  # whether it runs before the first step, not in a step
 
 
 def resident_arrays(
@@ -117,8 +137,7 @@ def read_bytes(model: ModelConfig, mesh: Mesh, table: str = 'decode') -> int:
 
 def policy(plan: Plan) -> Params:
   """Shapes of the whole policy, sharded as it is trained."""
-  base = plan.frozen['reference'] if plan.model.lora is not None else {}
-  return lora.join(plan.learned, base)
+  return lora.join(plan.learned, plan.base)
 
 
 def sharing(model: ModelConfig, mesh: Mesh) -> int:

@@ -58,10 +58,9 @@ def print_plan(record: dict[str, Any]) -> None:
   axes = ' · '.join(f'{axis} {size}' for axis, size in record['mesh'].items())
   memory.title = f'{record["topology"]} ({axes}): GiB per chip'
   times = table.Table('phase', 'PFLOP', *ROOFS, 'bound by', 'at least')
-  times.title = (
-    f'Seconds, with {record["reply_tokens_mean"]:.0f} tokens a reply, if one '
-    'resource alone limited them'
-  )
+  mean = record['reply_tokens_mean']
+  lengths = 'full rows' if mean is None else f'{mean:.0f} tokens a reply'
+  times.title = f'Seconds, with {lengths}, if one resource alone limited them'
   traffic = table.Table('phase', 'collective', 'count', 'GB sent per chip')
   for phase in record['phases']:
     name, hbm = phase['phase'], phase['hbm']
@@ -93,6 +92,7 @@ def print_plan(record: dict[str, Any]) -> None:
 _COLOURS = {
   'parameters': BASE,
   'optimiser': '#66CCEE',
+  'base': GREEN,
   'reference': GREEN,
   'reward': YELLOW,
   'judge': '#CCBB44',

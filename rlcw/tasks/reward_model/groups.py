@@ -39,14 +39,20 @@ class Groups(NamedTuple):
   weight: np.ndarray  # [N, R, R], weight of the preference of i over j
   covariate: np.ndarray  # [N, R, 2], functions of length
 
-  def rows(self, index_B: np.ndarray) -> dict[str, np.ndarray]:
-    """Arrays of the groups at these indices."""
-    return {name: array[index_B] for name, array in self._asdict().items()}
+  def take(self, index_B: np.ndarray) -> 'Groups':
+    """Returns the groups at these indices."""
+    return Groups(*(array[index_B] for array in self))
 
   @property
   def real(self) -> np.ndarray:
     """[N, R], true at replies, synthetic ones included; false at padding."""
     return self.length > 0
+
+  @property
+  def read(self) -> np.ndarray:
+    """[N, R], tokens of each reply up to the last one that its mask needs."""
+    after_NxR = self.mask[:, :, ::-1].argmax(2)
+    return (self.mask.shape[2] - after_NxR) * self.mask.any(2)
 
   def pairs(self) -> np.ndarray:
     """Pairs `[M, 3]`: indices of the group, of its better and its worse reply.

@@ -12,7 +12,6 @@ Letters: N groups, R replies in each, D model, L prompt tokens, T reply tokens,
 M pairs or replies, B groups of a batch.
 """
 
-import dataclasses
 import functools
 import hashlib
 import time
@@ -27,22 +26,19 @@ import optax
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.evaluation import plots, stats
-from rlcw.models import formats, language_model, lora, packing
-from rlcw.models.decoder import Params, forward_replies
+from rlcw.models import compute, formats, language_model, lora, packing
+from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.runtime import console, files, loggers, optimizers, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
+from rlcw.tasks.reward_model import objective
 from rlcw.tasks.reward_model.groups import (
   Groups,
   check_pairs,
   check_weights,
   make_groups,
 )
-
-# Weight of the penalty on a debiased score's squared correlation with length.
-# For comparison, the Bradley–Terry loss of a trained head is about 0.1.
-CORRELATION_PENALTY = 1.0
 
 # Line of a step (`console.line`).
 LINE = (
@@ -72,6 +68,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for split, preferences in given.items():
     check_pairs(preferences, config, split)
   model = language_model.with_system(model, config.system)
+  model, learned, frozen = divide(model, config)
   groups = {
     split: make_groups(given[split], model.chat, config, debias, model.system)
     # Held-out pairs all weigh 1: the accuracy is of the data as they are.
@@ -84,8 +81,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   }
   head, slope_2 = fit_head(features['train'], groups['train'], config, workdir)
   if config.train != 'head':
+    # Of the parameters, only those are left in memory that training needs.
+    model = model._replace(
+      config=compute.configure(model.config, config), params=None
+    )
     model, head = fit_decoder(
-      groups['train'], model, head, slope_2, config, workdir
+      groups['train'], model, learned, frozen, head, slope_2, config, workdir
     )
     # The decoder has changed, so its features are computed again, and not
     # cached.
@@ -116,12 +117,34 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-  """Checks the loggers.
+  """Checks the settings that cost time if they are found wrong later.
 
   Raises:
-    ValueError: see `loggers.check`.
+    ValueError: see `loggers.check` and `objective.check`.
   """
   loggers.check(config)
+  objective.check(config, make_mesh(**config.mesh))
+
+
+def divide(
+  model: LanguageModel, config: Config
+) -> tuple[LanguageModel, Params, Params]:
+  """Divides a model's parameters into those to train and the frozen rest.
+
+  Trained parameters stay float32, the others have the compute dtype.
+
+  Returns:
+    The pretrained model as features are read from it, and both trees.
+  """
+  learned, frozen = {}, model.params
+  if config.train != 'head':
+    adapted = lora.configure(model.config, config)
+    learned, frozen = lora.split(adapted, frozen, model.mesh, config.seed)
+  frozen = as_dtype(frozen, config.compute_dtype)
+  # New adapters change nothing, so features need not read them.
+  reading = compute.configure_frozen(model.config, config)
+  model = model._replace(config=reading, params=frozen or learned)
+  return model, learned, frozen
 
 
 def cached_features(
@@ -177,10 +200,7 @@ def group_features(
   padding and few compilations.
   """
   size, total = config.batch_size, len(groups.prompt)
-  # Tokens up to the last one that the mask of a reply needs.
-  mask_NxRxT = np.asarray(groups.mask)
-  count_NxR = mask_NxRxT.shape[2] - mask_NxRxT[:, :, ::-1].argmax(2)
-  count_NxR *= mask_NxRxT.any(2)
+  count_NxR = groups.read
   reply_N = count_NxR.max(1)
   order = np.argsort(reply_N, kind='stable')
   found: list[Any] = [None] * total
@@ -194,16 +214,16 @@ def group_features(
     T = batches.power_of_two(int(reply_N[index_B].max()))
     packed = packing.partition(length_B, count_NxR[index_B], L, T)
     index_B = index_B[packed.order_P]
-    rows = groups.rows(index_B)
+    rows = groups.take(index_B)
     part = reward_model.features(
       model.params,
       packing.Groups(
-        rows['prompt'][:, :L],
-        rows['prompt_length'],
-        rows['token'][:, :, :T],
+        rows.prompt[:, :L],
+        rows.prompt_length,
+        rows.token[:, :, :T],
         count_NxR[index_B],
       ),
-      rows['mask'][:, :, :T],
+      rows.mask[:, :, :T],
       config=model.config,
       width=packed.width[0],
     )
@@ -243,7 +263,9 @@ def fit_head(
   ) -> dict[str, losses.Ratio]:
     del frozen  # The decoder has run already: its features are in `arrays`.
     score_NxR = arrays['features'] @ params['weight']
-    terms = group_loss(score_NxR, params['slope'], arrays, config.debias)
+    terms = objective.group_loss(
+      score_NxR, params['slope'], arrays, config.debias
+    )
     loss = terms['loss']
     penalty = config.l2 * jnp.square(params['weight']).sum()
     # `train.fit` divides by the denominator, so that the penalty counts once.
@@ -284,52 +306,11 @@ def fit_head(
   )
 
 
-def group_loss(
-  score_NxR: jax.Array,
-  slope_2: jax.Array | np.ndarray,
-  arrays: Any,
-  debias: str,
-) -> dict[str, losses.Ratio]:
-  """Bradley–Terry loss over the pairs of each group, and their accuracy.
-
-  With `debias='length'` the preferences are modelled as score plus length
-  effect (a covariate, as in arXiv 2404.04475).  The effect, `slope_2`, is
-  dropped after training, so that the score is left with the rest.  Features
-  could encode length all the same, so correlation of the score with length is
-  penalised as well.
-
-  Args:
-    score_NxR: scores of the replies.
-    slope_2: slopes of the length covariates.
-    arrays: `weight` `[N, R, R]`; and with `debias='length'` `covariate`
-      `[N, R, 2]` and `real` `[N, R]`.
-    debias: none, balance or length.
-  """
-  explained_NxR = 0.0
-  if debias == 'length':
-    explained_NxR = arrays['covariate'] @ slope_2
-  loss = losses.bradley_terry(score_NxR + explained_NxR, arrays['weight'])
-  if debias == 'length':
-    covariate = arrays['covariate']
-    penalty = losses.squared_correlation(
-      score_NxR.reshape(-1),
-      covariate.reshape(-1, covariate.shape[-1]),
-      arrays['real'].reshape(-1),
-    )
-    total = loss.numerator + CORRELATION_PENALTY * penalty * loss.denominator
-    loss = losses.Ratio(total, loss.denominator)
-  pair_NxRxR = arrays['weight'] > 0
-  # Unweighted, and by the score alone, as the reward model will be used.
-  wins = pair_NxRxR & (score_NxR[:, :, None] > score_NxR[:, None, :])
-  share = losses.Ratio(
-    wins.sum().astype(jnp.float32), pair_NxRxR.sum().astype(jnp.float32)
-  )
-  return {'loss': loss, 'accuracy': share}
-
-
 def fit_decoder(
   groups: Groups,
   model: LanguageModel,
+  learned: Params,
+  frozen: Params,
   head: reward_model.Head,
   slope_2: np.ndarray,
   config: Config,
@@ -339,8 +320,10 @@ def fit_decoder(
 
   Args:
     groups: to train on.
-    model: the pretrained decoder.
-    head: fitted to it, as a start.
+    model: the decoder; only its configuration and mesh are used.
+    learned: parameters to train; their buffers are donated.
+    frozen: the rest of the decoder's parameters.
+    head: fitted to the decoder, as a start.
     slope_2: slopes of the length covariates, which stay fixed.
     config: of the task.
     workdir: for checkpoints and metrics.
@@ -348,33 +331,12 @@ def fit_decoder(
   Returns:
     The trained model and its head.
   """
-  model_config = lora.configure(model.config, config)
-  model_config = dataclasses.replace(model_config, remat=config.remat)
-  learned, frozen = lora.split(
-    model_config, model.params, model.mesh, config.seed
-  )
   score_D = jnp.asarray(head.weight, jnp.float32)
   # The head is one more leaf of the trained tree, saved in the same checkpoint.
-  learned['score'] = jax.device_put(score_D, replicated(model.mesh))
+  score_D = jax.device_put(score_D, replicated(model.mesh))
   shards = processes.DataShards(model.mesh)
-  settings = config.decoder
+  settings, read_NxR = config.decoder, groups.read
   pairs_N = np.bincount(groups.pairs()[:, 0], minlength=len(groups.prompt))
-
-  def loss_fn(
-    params: Params, frozen: Params, arrays: Any
-  ) -> dict[str, losses.Ratio]:
-    params = lora.join(params, frozen)
-    # `reading`: hidden states [B, R, T, D] after each token is read.
-    _, reading = forward_replies(
-      model_config,
-      params,
-      arrays['prompt'],
-      arrays['prompt_length'],
-      arrays['token'],
-    )
-    features_BxRxD = reward_model.reply_features(reading, arrays['mask'])
-    score_BxR = features_BxRxD @ params['score']
-    return group_loss(score_BxR, slope_2, arrays, config.debias)
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     draw = functools.partial(
@@ -384,36 +346,36 @@ def fit_decoder(
       settings.groups_per_step,
       len(groups.prompt),
     )
-    index_B = draw(*shards.index_and_count)
-    arrays = groups.rows(index_B)
-    arrays['real'] = groups.real[index_B]
-    arrays = shards.to_global(arrays)
+    rows = objective.arrays_of(groups, draw(*shards.index_and_count))
+    arrays, index_B = shards.to_global(rows), draw()
     # Asynchronous dispatch: wait, so that the update before is not timed here.
     jax.block_until_ready(state.params)
-    counts = {'pairs': pairs_N[draw()].sum()}
-    return train.Batch([arrays], {}, time.perf_counter(), counts=counts)
+    started = time.perf_counter()
+    lengths = groups.prompt_length[index_B], read_NxR[index_B]
+    parts, padding = objective.pack(arrays, lengths, config, shards.sharding)
+    counts = {'pairs': pairs_N[index_B].sum()}
+    return train.Batch(parts, {'padding': padding}, started, counts=counts)
 
+  whole, part = objective.SETTINGS.sizes(config)
   state = train.fit(
-    learned,
+    learned | {'score': score_D},
     next_batch,
-    loss_fn,
-    optimizers.optimizer_of(settings, settings.steps),
+    objective.make_loss(model.config, config, slope_2),
+    objective.make_optimizer(config),
     model.mesh,
     name='decoder',
     steps=settings.steps,
     workdir=workdir,
     checkpoint_every=settings.checkpoint_every,
     frozen=frozen,
+    microbatches=whole // part,
     line=LINE,
     rate=optimizers.rate_of(settings, settings.steps),
     config=config,
   )
   params = lora.join(state.params, frozen)
   score_D = np.asarray(params.pop('score'))
-  return (
-    model._replace(config=model_config, params=params),
-    head._replace(weight=score_D),
-  )
+  return model._replace(params=params), head._replace(weight=score_D)
 
 
 def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
