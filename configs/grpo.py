@@ -235,7 +235,8 @@ def dapo() -> dict[str, Any]:
   """DAPO (arXiv 2503.14476): clip-higher, mean over tokens, dynamic sampling.
 
   The paper makes 16 updates per rollout, of 512 replies each; here it is 4, so
-  that small steps divide.  Its overlong penalty is not part of this.
+  that small steps divide.  Its overlong penalty is `overlong_buffer`, which
+  there is a fifth of `max_new_tokens`; give it with the length of your replies.
 
   rlcw --config=configs/grpo.py:dapo --workdir=runs/dapo
   """
