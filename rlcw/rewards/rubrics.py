@@ -10,7 +10,6 @@ make it negative.  It is not cut at 0, or the worst replies would count alike.
 """
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,7 +65,7 @@ def _criterion(value: Any, number: int) -> Criterion:
   # A bool is a number too, and a mistake here.
   if (
     isinstance(weight, bool)
-    or not isinstance(weight, numbers.Real)
+    or not isinstance(weight, int | float)
     or not 1e-6 <= abs(weight) <= 1e6
   ):
     raise ValueError(
