@@ -258,9 +258,13 @@ class Scorer:
       'seconds_writing': written - verified,
     } | {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
     missing = {
-      f'writing={name!r} scored no reply': not np.isfinite(part).any()
-      for name, part in parts.items()
-    } | {'all verdicts on demands or by verifiers are missing': unknown.all()}
+      f'writing={self.config.writing!r} scored no reply': not scored.any(),
+      **{
+        f'writing={name!r} scored no reply': not np.isfinite(part).any()
+        for name, part in parts.items()
+      },
+      'all verdicts on demands or by verifiers are missing': unknown.all(),
+    }
     self._missing = '; '.join(text for text, holds in missing.items() if holds)
     return Scores(
       text,

@@ -328,11 +328,10 @@ def with_penalty(stats: dict[str, Any], config: Config) -> dict[str, Any]:
   The longest replies may end or be cut.  A cut one has a penalty of −1 and is a
   violation as well.
   """
-  if not config.overlong_buffer:
+  buffer = config.get('overlong_buffer', 0)
+  if not buffer:
     return stats
-  penalty_PxG = overlong_penalty(
-    stats['length'], config.max_new_tokens, config.overlong_buffer
-  )
+  penalty_PxG = overlong_penalty(stats['length'], config.max_new_tokens, buffer)
   return stats | {'writing/overlong': penalty_PxG}
 
 
