@@ -46,8 +46,8 @@ TERMS = {
 def phases(plan: Plan) -> Iterator[Program]:
   """Yields the programs of a step in the order in which they run.
 
-  Arguments must be those of the task: another dtype, sharding or static argument
-  is another program.
+  Arguments must be those of the task: another dtype, sharding or static
+  argument is another program.
   """
   if plan.task == 'grpo':
     yield from rollout(plan)
