@@ -157,6 +157,11 @@ def compile_phase(
   # Without a compiled program its traffic is unknown.
   unknown = {} if fits else {'interconnect': None, 'latency': None}
   attention = program.work.attention_bytes / program.sharing
+  # The search that follows may take long.
+  console.log(
+    f'plan: {program.name}: {(others + peak) / GIB:.1f} of {chip.hbm_gib} GiB '
+    'per chip'
+  )
   return {
     'phase': program.name,
     'hbm': resident
