@@ -120,7 +120,8 @@ def pack(
   kept_P = every if kept_P is None else kept_P
   live_P = kept_P if live_P is None else kept_P & live_P
   # A minibatch may be smaller than a microbatch.
-  part = min(minibatches.micro(config), int(kept_P.sum()))
+  kept = int(kept_P.sum())
+  part = min(config.microbatch_groups or kept, kept)
   packed = _partition(arrays, lengths, part, live_P)
   return Batch(
     _parts(packed, arrays | {'live': live_P}, sharding),

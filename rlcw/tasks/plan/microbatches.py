@@ -18,7 +18,7 @@ from rlcw.tasks.reward_model.groups import Groups
 
 
 class Microbatch(NamedTuple):
-  """What one call of the loss reads, and the work of all of a step."""
+  """Arguments of one call of the loss, and the work of all of a step."""
 
   part: Any  # as the loss takes it
   parts: int  # microbatches in a step
