@@ -104,7 +104,7 @@ ANY_TEXT = st.text(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(ANY_TEXT, st.booleans())
 def test_any_text_gets_a_verdict_that_loose_never_revokes(
   reply: str, benchmark: bool
