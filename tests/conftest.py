@@ -1,6 +1,7 @@
 """Eight CPU devices, and the models that tests share: one tiny, one real."""
 
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -18,8 +19,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_force_host_platform_device_count=8',
     # compiling is most of the work, and what is compiled runs for moments
     '--xla_backend_optimization_level=0',
+    # fusions go to LLVM at once, not through MLIR; all in one module of it
+    '--xla_cpu_use_fusion_emitters=false',
+    '--xla_cpu_parallel_codegen_split_count=1',
   ]
 )
+
+# Tracing makes many objects, few of which are garbage in cycles.
+gc.set_threshold(20_000, 20, 20)
 
 # Tests in two processes may compile for a TPU at the same time.
 os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'

@@ -5,6 +5,11 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from rlcw.rewards.constraints import LONGEST
+
+# For a check of a reply of so many characters.
+SECONDS = {25_000: 1, LONGEST: 5, 10 * LONGEST: 5}
+
 
 @contextlib.contextmanager
 def cpu_limit(seconds: float) -> Iterator[None]:

@@ -6,6 +6,7 @@ its own rules name.  Chance is the hash of a prompt, so that the same question
 always gets the same answer.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -54,13 +55,20 @@ def named(text: str) -> list[str]:
   return [name for name in FLAWS if name in text]
 
 
+@functools.cache
+def _form(role: str) -> tuple[list[str], re.Pattern[str]]:
+  """The names of a template's slots, and the prompts that are made of it."""
+  pieces = template(f'{role}_en')
+  pattern = '(.*?)'.join(re.escape(piece) for piece in pieces[::2])
+  names = [piece.strip('{}') for piece in pieces[1::2]]
+  return names, re.compile(pattern, re.S)
+
+
 def slots(prompt: str) -> tuple[str, dict[str, str]]:
   """Whose prompt it is, and what stands in the slots of its template."""
   for role in ROLES.split():
-    pieces = template(f'{role}_en')
-    names = [piece.strip('{}') for piece in pieces[1::2]]
-    pattern = '(.*?)'.join(re.escape(piece) for piece in pieces[::2])
-    if found := re.match(pattern, prompt, re.S):
+    names, pattern = _form(role)
+    if found := pattern.match(prompt):
       return role, dict(zip(names, found.groups(), strict=True))
   raise AssertionError(f'nobody is asked: {prompt}')
 

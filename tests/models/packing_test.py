@@ -85,17 +85,15 @@ def _inputs(segment_PxGxL: np.ndarray, dtype: Any = jnp.float32):
 def _alone(
   q: jax.Array, own: KV, segment: np.ndarray, window: int | None
 ) -> jax.Array:
-  """Every text in a row of its own."""
-  out = jnp.zeros_like(q)
-  for p, g in np.ndindex(segment.shape[:2]):
-    for number in np.unique(segment[p, g]):
-      (at,) = np.nonzero(segment[p, g] == number)
-      here = (slice(p, p + 1), slice(g, g + 1), slice(at[0], at[-1] + 1))
-      part = KV(own.k[here], own.v[here])
-      out = out.at[here].set(
-        attention_kernels.plain(q[here], part, window=window)
-      )
-  return out
+  """Each token reads those of its own text up to itself, and nothing else."""
+  place_L = np.arange(segment.shape[-1])
+  back_LxL = place_L[:, None] - place_L
+  seen_LxL = (back_LxL >= 0) & (back_LxL < (window or len(place_L)))
+  seen_PxGxLxL = (segment[..., None] == segment[..., None, :]) & seen_LxL
+  logits = jnp.einsum('pglkrh,pgmkh->pgkrlm', q, own.k)
+  hidden = ~seen_PxGxLxL[:, :, None, None]
+  weight = jax.nn.softmax(jnp.where(hidden, -jnp.inf, logits))
+  return jnp.einsum('pgkrlm,pgmkh->pglkrh', weight, own.v)
 
 
 def _both(f: Callable[..., jax.Array], q: jax.Array, own: KV) -> Any:

@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 import pytest
-from cpu_limit import cpu_limit
+from cases import quick
+from cpu_limit import SECONDS, cpu_limit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ifeval_cases import CASES, SUMMER
@@ -103,7 +104,7 @@ ANY_TEXT = st.text(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(ANY_TEXT, st.booleans())
 def test_any_text_gets_a_verdict_that_loose_never_revokes(
   reply: str, benchmark: bool
@@ -153,7 +154,7 @@ def test_any_text_may_be_an_argument(text: str, reply: str) -> None:
     *('P.S.', '\np.s', 'Section 1', 'A b ', 'http://a@b ', '[1],', '\u202e'),
   ],
 )
-@pytest.mark.parametrize('length', [constraints.LONGEST, 1_000_000])
+@pytest.mark.parametrize('length', quick(SECONDS, 25_000, 1_000_000))
 def test_no_check_takes_fifteen_times_a_look_at_every_character(
   unit: str, length: int
 ) -> None:
@@ -164,7 +165,7 @@ def test_no_check_takes_fifteen_times_a_look_at_every_character(
     for benchmark in (False, True):
       asked: Any = reply, [name], [cases[0][0]]
       call = functools.partial(constraints.follow, *asked, benchmark=benchmark)
-      with cpu_limit(5):
+      with cpu_limit(SECONDS[length]):
         call()
 
 

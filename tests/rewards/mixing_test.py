@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from rlcw.losses import group_advantages
 from rlcw.rewards import mixing
 
-SHAPES = ((1, 2), (2, 4), (3, 8))  # few, so that few programs are compiled
+SHAPE = (3, 8)  # one, so that each program is compiled once
+SIZES = (2, 4, 8)  # replies of a group: those after them are not valid
 LIMIT = 1e6
 SCALES = ('reward_std', 'writing_std', 'none')
 # A mixer and the settings to try it with.
@@ -115,11 +116,11 @@ def close(value: Any) -> Any:
 
 
 @st.composite
-def scores(draw: st.DrawFn, shape: tuple[int, int]) -> np.ndarray:
+def scores(draw: st.DrawFn) -> np.ndarray:
   """Any finite scores, and the awkward ones: ties, offsets, tiny spreads."""
   unit = hnp.arrays(
     np.float32,
-    shape,
+    SHAPE,
     elements=st.floats(-1, 1, width=32, allow_subnormal=False),
   )
   offset = draw(st.sampled_from((0.0, 0.0, 1.0, -1e3, LIMIT, -LIMIT)))
@@ -133,17 +134,18 @@ def groups(
   draw: st.DrawFn, flags: str = 'any', integers: bool = False
 ) -> Groups:
   """Groups whose `flags` are `any`, `mixed` (both kinds valid), or `all`."""
-  shape = draw(st.sampled_from(SHAPES))
-  some = hnp.arrays(bool, shape)
+  size = draw(st.sampled_from(SIZES))
+  some = hnp.arrays(bool, SHAPE)
   if integers:
-    small = hnp.arrays(np.int32, shape, elements=st.integers(-1000, 1000))
+    small = hnp.arrays(np.int32, SHAPE, elements=st.integers(-1000, 1000))
     writing = draw(small).astype(np.float32)
   else:
-    writing = draw(scores(shape))
+    writing = draw(scores())
   violated, valid = draw(some), draw(some) | draw(some)
+  valid[:, size:] = False
   if flags == 'mixed':  # scores do not know their column, so any two will do
-    violated[:, 0], violated[:, -1] = True, False
-    valid[:, [0, -1]] = True
+    violated[:, 0], violated[:, 1] = True, False
+    valid[:, :2] = True
   if flags == 'all':
     violated[:] = True
     valid[:, 0] = True
@@ -303,7 +305,6 @@ def test_every_violator_of_a_mixed_group_has_negative_advantage(
   assert (advantage_PxG[case.offender_PxG] < 0).all()
 
 
-SIZES = 2, 8, 64
 PROMISES = {
   **{f'rlmr, {x}': mixing.MIXERS['rlmr'][0] for x in mixing.ALL_VIOLATING},
   'constraint': mixing.constraint_only,
@@ -333,7 +334,7 @@ def _promised(
 def test_the_least_margin_holds_in_float32(promise: str, scale: str) -> None:
   """Groups of 2 to 64, scores and their spreads from 1e-8 to 1e4."""
   rng = np.random.default_rng(0)
-  for size in SIZES:
+  for size in (2, 8, 64):
     shape = (2048, size)
     spread, offset = 10.0 ** rng.uniform(-8, 4, (2, shape[0], 1))
     unit = np.where(
@@ -538,7 +539,7 @@ def gradient(case: Groups, margin: float = 0.5, *, variant: str) -> np.ndarray:
 def test_gradients_to_the_scores_are_finite(
   variant: str, case: Groups, margin: float
 ) -> None:
-  case.writing_PxG[:, 0] = case.writing_PxG[:, -1] + 1  # some spread
+  case.writing_PxG[:, 0] = case.writing_PxG[:, 1] + 1  # some spread
   gradient_PxG = gradient(case, margin, variant=variant)
   assert np.isfinite(gradient_PxG).all()
   assert (gradient_PxG[~case.valid_PxG] == 0).all()

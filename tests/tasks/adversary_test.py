@@ -174,16 +174,17 @@ def _files(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def test_killed_anywhere_it_ends_the_same(tmp_path: pathlib.Path) -> None:
-  whole = _play(tmp_path / 'whole', scripted_game.World(0.4, 0.3))
+  few = {'rounds': 8}
+  whole = _play(tmp_path / 'whole', scripted_game.World(0.4, 0.3), **few)
   deaths = np.random.default_rng(0).integers(1, whole['calls'], 8)
   for death in [*deaths.tolist(), whole['calls'] - 1]:
     folder = tmp_path / f'dies_at_{death}'
     with pytest.raises(KeyboardInterrupt):
-      _play(folder, scripted_game.World(0.4, 0.3, dies_at=death))
+      _play(folder, scripted_game.World(0.4, 0.3, dies_at=death), **few)
     for file in (folder / 'run').glob('*s.jsonl'):
       with file.open('a') as torn:  # a kill in the middle of a line
         torn.write('{"step": 1, "ru')
-    summary = _play(folder, scripted_game.World(0.4, 0.3))
+    summary = _play(folder, scripted_game.World(0.4, 0.3), **few)
     assert summary | {'principles': ''} == whole | {'principles': ''}
     assert _files(folder) == _files(tmp_path / 'whole')
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import forward_variants
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,6 @@ from rlcw.data import datasets
 from rlcw.models import language_model, packing, tokenizer
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
-from rlcw.models.decoder import Decoder
 from rlcw.rewards import reward_model
 from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh
@@ -675,13 +675,13 @@ def test_texts_score_as_their_tokens_do(
       prompt = base.chat.encode_prompt(prompts[p])
       reply = tokenizer.encode(base.tokenizer, replies[p][g])
       row = prompt + reply + [base.tokenizer.eos_token_id] * int(finished[p, g])
-      hidden, _ = Decoder(base.config).apply(
-        {'params': base.params}, np.array(row)[None, None]
+      padded = np.pad(row, (0, 64 - len(row)))  # no token sees the next one
+      [hidden] = np.asarray(
+        forward_variants.hidden(base.config, base.params, padded[None])
       )
-      hidden = np.asarray(hidden[0, 0])
       read = hidden[len(prompt) : len(prompt) + len(reply)]
       if pooling == 'last':
-        feature = hidden[-1]
+        feature = hidden[len(row) - 1]
       else:
         feature = read.mean(0)
       expected = feature @ head.weight + head.bias

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import forward_variants
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,18 +61,17 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def alone(config: Any, params: Any, text: Any) -> Ratio:
-  """The loss of the examples, each read by itself."""
-  total, count = 0.0, 0
-  for example in EXAMPLES:
-    row, replies = by_hand(example, text)
-    row_L = np.array(row)
-    hidden, _ = Decoder(config).apply({'params': params}, row_L[None, None])
-    logits_LxV = hidden[0, 0] @ head_weight(params).T
-    logp_LxV = jax.nn.log_softmax(logits_LxV)
-    for at in replies:
-      total -= logp_LxV[at - 1, row_L[at]]
-      count += 1
-  return Ratio(total, count)
+  """The loss of the examples, each read in a row of its own."""
+  rows, replies = zip(*(by_hand(e, text) for e in EXAMPLES), strict=True)
+  token_NxL = np.zeros((len(rows), max(map(len, rows))), int)
+  for token_L, row in zip(token_NxL, rows, strict=True):
+    token_L[: len(row)] = row
+  hidden_NxLxD = forward_variants.hidden(config, params, token_NxL)
+  logp_NxLxV = jax.nn.log_softmax(hidden_NxLxD @ head_weight(params).T)
+  learned = [(n, at) for n, places in enumerate(replies) for at in places]
+  row_M, at_M = np.array(learned).T
+  logp_M = logp_NxLxV[row_M, at_M - 1, token_NxL[row_M, at_M]]
+  return Ratio(-logp_M.sum(), len(learned))
 
 
 def by_hand(
