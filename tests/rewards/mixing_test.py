@@ -29,6 +29,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
   'linear': ('linear', {'weight': 3.0}),
   'gate': ('gate', {}),
   'gdpo': ('gdpo', {'weight': 2.0}),
+  'bonus': ('rlmr_bonus', {}),
+  'clip': ('rlmr_clip', {}),
+  'quality_gate': ('quality_gate', {}),
 }
 
 thorough = settings(max_examples=80, deadline=None)
@@ -67,18 +70,12 @@ def advantages(
   """As `rlcw.grpo.mix` does it."""
   name, options = VARIANTS[variant]
   mixer, _ = mixing.MIXERS[name]
-  if name == 'rlmr':
+  if 'margin' in mixing.MIXERS[name][1]:
     options = options | {'margin': margin}
   mixed = mixer(jnp.asarray(writing), violated, valid, **options)
-  scale_P = {
-    'reward_std': None,
-    'writing_std': mixed.writing_std,
-    'none': jnp.ones_like(mixed.writing_std),
-  }[scale]
-  advantage_PxG = group_advantages(
-    mixed.reward, mixed.valid, baseline_P=mixed.baseline, scale_P=scale_P
-  )
-  return mixed, advantage_PxG
+  # Without the floor that depends on how large the scores are as given.
+  floor = jnp.full_like(mixed.std_floor, mixing.STD_FLOOR)
+  return mixed, mixing.advantages(mixed._replace(std_floor=floor), scale)
 
 
 jitted = functools.partial(jax.jit, static_argnames=('variant', 'scale'))(
@@ -94,9 +91,11 @@ def hand(
   mixed: mixing.MixedRewards, **scale: jax.Array
 ) -> tuple[list[float], float, list[float]]:
   """Reward, baseline and advantages of the only group."""
-  advantage_PxG = group_advantages(
-    mixed.reward, mixed.valid, baseline_P=mixed.baseline, **scale
-  )
+  advantage_PxG = mixed.advantage
+  if advantage_PxG is None:
+    advantage_PxG = group_advantages(
+      mixed.reward, mixed.valid, baseline_P=mixed.baseline, **scale
+    )
   return (
     np.asarray(mixed.reward)[0].tolist(),
     float(mixed.baseline[0]),
@@ -367,12 +366,7 @@ def test_scores_that_differ_by_rounding_give_little_advantage(
   high = np.nextafter(low, np.float32(2e4))
   w = jnp.array([[low, high] * 4, [low] * 8])
   mixed, _ = advantages(w, jnp.zeros((2, 8)), None, variant=variant)
-  found = group_advantages(
-    mixed.reward,
-    mixed.valid,
-    baseline_P=mixed.baseline,
-    std_floor=mixed.std_floor,
-  )
+  found = mixing.advantages(mixed)
   assert abs(found[0]).max() < 0.2
   assert not found[1].any()
 
@@ -509,8 +503,9 @@ def test_a_group_without_a_valid_reply_gives_zeros(
   valid = jnp.array([[False, False], [True, True]])
   mixed, advantage_PxG = advantages(w, v, valid, variant=variant)
   np.testing.assert_array_equal(advantage_PxG[0], [0.0, 0.0])
-  finite = [np.isfinite(x).all() for x in (*mixed, advantage_PxG)]
-  assert all(finite), dict(zip(mixed._fields, finite, strict=False))
+  given = mixed._replace(advantage=advantage_PxG)
+  finite = [np.isfinite(x).all() for x in given]
+  assert all(finite), dict(zip(given._fields, finite, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames='variant')
