@@ -82,7 +82,7 @@ def test_the_clip_acts_from_the_second_update_on(ratio: str) -> None:
   )
   arrays, lengths = made(config)
   arrays['rollout'] = arrays['rollout'].replace(logp=own_logp())
-  signal = np.asarray(arrays['advantage']), np.ones(P, bool)
+  signal = np.asarray(arrays['advantage']).any(1), np.ones(P, bool)
   packed = make_batch(config, arrays, lengths, signal)
   optimizer = optax.sgd(1.0)
   state = train.init_state(make_params(), optimizer, train_test.single())
@@ -146,7 +146,7 @@ def test_several_updates_have_weights_of_the_policy_before_them() -> None:
   found = []
   for config in (one, several):
     arrays, lengths = made(config)
-    signal = np.asarray(arrays['advantage']), np.ones(P, bool)
+    signal = np.asarray(arrays['advantage']).any(1), np.ones(P, bool)
     found += make_batch(config, arrays, lengths, signal)
   expected, *each = (loss(before, {}, batch.parts[0]) for batch in found)
   assert len(each) == 2
@@ -178,7 +178,7 @@ def test_minibatches_have_the_groups_with_a_gradient_and_few_widths(
   advantage_PxG[2] = 0
   arrays, lengths = made(config)
   kept_P = np.arange(P) < 6
-  packed = make_batch(config, arrays, lengths, (advantage_PxG, kept_P))
+  packed = make_batch(config, arrays, lengths, (advantage_PxG.any(1), kept_P))
   assert len(packed) == 3
   parts = [part for batch in packed for part in batch.parts]
   assert len(parts) == live

@@ -14,23 +14,20 @@ import numpy as np
 
 from rlcw import losses
 from rlcw.rewards import constraints, rubrics
-from rlcw.rewards.briefs import Brief
 from rlcw.rewards.mixing import Advantages
-from rlcw.rewards.scoring import Scores
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import monitors
 from rlcw.tasks.grpo.relabelling import Learned
 
 
-def local_stats(
-  rollout: Rollout, scores: Scores, learned: Learned
-) -> dict[str, Any]:
+def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
   """Statistics of this process's replies, for all processes to gather.
 
   Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`,
   `good`, `prompt_length` and `relabelled` (all `[P']`).
   """
+  scores = learned.scores
   logp, length, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.finished)
   )
@@ -128,11 +125,9 @@ def log_rollouts(
   shards: processes.DataShards,
   rollout_log: Path,
   step: int,
-  briefs: list[Brief],
+  learned: Learned,
   rollout: Rollout,
-  scores: Scores,
   mixed: dict[str, Any],
-  relabelled: Sequence[Brief | None],
 ) -> None:
   """Appends every reply with all its scores to the log, a line per group.
 
@@ -140,15 +135,12 @@ def log_rollouts(
     shards: gathers the groups to process 0, which alone writes.
     rollout_log: `rollouts.jsonl`.
     step: of the run.
-    briefs: of this process's groups.
+    learned: briefs and scores of this process's groups.
     rollout: this process's replies.
-    scores: of them.
-    mixed: this process's rows of `kept` `[P']` and of `valid`, `reward`,
-      `advantage` and, if it is not the writing score, `writing_reward`
-      `[P', G]`; and `spans` of characters, if they have a penalty.
-    relabelled: the brief that a group learns from, if it is another one; then
-      `violated` and `writing` are of that one.
+    mixed: of `mix.local_rows`, and `writing_reward` `[P', G]` if it is not the
+      writing score.
   """
+  scores = learned.scores
   columns = {
     'text': scores.text,
     'writing': scores.writing,
@@ -172,7 +164,10 @@ def log_rollouts(
       'brief_id': brief.id,
       'prompt': brief.text,
       'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
-      **({'learned_prompt': new.text} if (new := relabelled[p]) else {}),
+      # then `violated` and `writing` are of this brief
+      **(
+        {'learned_prompt': new.text} if (new := learned.relabelled[p]) else {}
+      ),
       **rubrics.record(brief.rubric),
       'replies': [
         {name: values[p][g] for name, values in rows.items()}
@@ -180,7 +175,7 @@ def log_rollouts(
         for g in range(len(scores.text[p]))
       ],
     }
-    for p, brief in enumerate(briefs)
+    for p, brief in enumerate(learned.asked)
   ]
   # In the order of the rows, so that the file is the same however many
   # processes took part.

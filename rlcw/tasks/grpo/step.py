@@ -5,8 +5,8 @@
   3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
                scores and reference log-probabilities, while the host checks
                the rules
-  4. mix       `combine`: the parts of the writing score become one reward w.
-               `make_mix`: w and violations v become one advantage per
+  4. mix       `mix.combine`: the parts of the writing score become one reward
+               w.  `mix.make_mix`: w and violations v become one advantage per
                reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
                every rule-breaker's advantage A = (r − mean r) / std r negative;
                the other mixers are baselines
@@ -29,30 +29,23 @@ L prompt tokens, T reply tokens.
 """
 
 import functools
-import itertools
-import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlcw import Config, losses, train
+from rlcw import Config, train
 from rlcw.data import batches
 from rlcw.models import lora, packing
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
-from rlcw.rewards import mixing, parts
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.located import locate_violations
-from rlcw.rewards.parts import overlong_penalty
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import console, processes, sums
-from rlcw.sampling.outage import NoAnswers, Patience, Trouble
+from rlcw.runtime import console, processes
 from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import (
@@ -62,6 +55,16 @@ from rlcw.tasks.grpo import (
   relabelling,
   samples,
 )
+from rlcw.tasks.grpo.mix import (
+  combine,
+  kept_groups,
+  local_rows,
+  make_mix,
+  signals,
+  violations,
+  with_penalty,
+)
+from rlcw.tasks.grpo.outages import Outages, end_in_outage
 from rlcw.tasks.grpo.relabelling import BriefArrays
 
 # --- The step ---------------------------------------------------------------
@@ -100,10 +103,7 @@ def make_next_batch(
   old_policy = objective.make_old_policy(model.config, config)
   shards = processes.DataShards(model.mesh)
   rollout_log = workdir / 'rollouts.jsonl'
-  outages = Outages(
-    Patience('no reply of a step got a score'),
-    Patience('the judge answered no question of a step'),
-  )
+  outages = Outages.start()
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     # JAX runs asynchronously: without this wait, the end of the last update
@@ -113,8 +113,8 @@ def make_next_batch(
     processes.stop_together()
 
     # 1. Briefs.
-    rows, brief_arrays = draw_briefs(tokenized, step, config, shards)
-    chosen = [briefs[row] for row in rows]
+    indices, brief_arrays = draw_briefs(tokenized, step, config, shards)
+    chosen = [briefs[index] for index in indices]
 
     # 2. Replies, sampled on-policy: from the parameters of this very step.
     params = lora.join(state.params, frozen)
@@ -132,70 +132,42 @@ def make_next_batch(
     learned = relabelling.relabel(
       chosen, brief_arrays, rollout, scores, scorer, model.chat, config
     )
-    scores, brief_arrays = learned.scores, learned.arrays
 
     # 4. Mix.  Two numbers and a few flags per reply are cheap to gather, and
     # with them every process computes the same advantages.
     local_rollout = shards.local_rows(rollout)
     stats = logs.gather_stats(
-      shards.gather(logs.local_stats(local_rollout, scores, learned))
+      shards.gather(logs.local_stats(local_rollout, learned))
     )
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
     stats = with_penalty(stats, config)
     writing_PxG = combine(stats, config)
-    # The guarantee is for whoever breaks a rule; some mixers take the share.
-    broken = {'any': 'violated', 'share': 'broken_share'}
-    violated_PxG = stats[broken[config.mixing.get('violation', 'any')]]
-    mixed = mix(writing_PxG, violated_PxG, stats['valid'])
+    mixed = mix(writing_PxG, violations(stats, config), stats['valid'])
     kept_P = kept_groups(mixed.advantage, config)
-    local_mixed = {
-      'kept': shards.local_slice(kept_P),
-      'valid': shards.local_slice(mixed.rewards.valid),
-      'reward': shards.local_slice(mixed.reward),
-      'advantage': shards.local_slice(mixed.advantage),
-    }
-    if writing_PxG is not stats['writing']:
-      local_mixed['writing_reward'] = shards.local_slice(writing_PxG)
-    if config.mixing.get('located_penalty', 0.0):
-      local_mixed['spans'], local_mixed['located'] = locate_violations(
-        learned.briefs,
-        scores.text,
-        scores.violated & local_mixed['valid'],
-        local_rollout,
-        model.chat,
-      )
-    logs.log_rollouts(
-      shards,
-      rollout_log,
-      step,
-      chosen,
-      local_rollout,
-      scores,
-      local_mixed,
-      learned.relabelled,
+    rows = local_rows(
+      mixed, kept_P, learned, local_rollout, shards, model.chat, config
     )
+    if writing_PxG is not stats['writing']:
+      rows['writing_reward'] = shards.local_slice(writing_PxG)
+    logs.log_rollouts(shards, rollout_log, step, learned, local_rollout, rows)
     sample = ''
     if config.show_every and step % config.show_every == 0:
       sample = samples.describe(
         step,
         chosen,
-        scores,
+        learned.scores,
         np.asarray(local_rollout.finished),
-        local_mixed['advantage'],
+        rows['advantage'],
         learned.relabelled,
       )
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
-    signal_P = mixed.advantage.any(1)
-    if 'located' in local_mixed:
-      located_P = local_mixed['located'].any((1, 2))
-      signal_P |= np.concatenate(shards.gather(located_P))
     packed = make_batch(
-      batch_arrays(learned, rollout, local_mixed, shards, config),
+      batch_arrays(learned, rollout, rows, shards, config),
       (stats['prompt_length'], stats['length']),
-      (signal_P, kept_P),
+      (signals(mixed, rows, shards), kept_P),
       functools.partial(old_policy, params),
       step,
       config,
@@ -319,129 +291,7 @@ def sample_rollout(
 # --- 3. Scores: see rewards/scoring.py, `Scorer` ------------------------------
 
 
-# --- 4. Mix -----------------------------------------------------------------
-
-
-def with_penalty(stats: dict[str, Any], config: Config) -> dict[str, Any]:
-  """Adds `writing/overlong` to a step's statistics, if overlong replies cost.
-
-  The longest replies may end or be cut.  A cut one has a penalty of −1 and is a
-  violation as well.
-  """
-  buffer = config.get('overlong_buffer', 0)
-  if not buffer:
-    return stats
-  penalty_PxG = overlong_penalty(stats['length'], config.max_new_tokens, buffer)
-  return stats | {'writing/overlong': penalty_PxG}
-
-
-_combine = jax.jit(parts.combine, static_argnames='normalise')
-
-
-def combine(stats: dict[str, Any], config: Config) -> np.ndarray:
-  """Step 4: the writing reward `[P, G]` that is mixed with the violations.
-
-  It is the writing score itself, unless this has several parts, or overlong
-  replies are penalised.
-
-  Args:
-    stats: of the step (`logs.gather_stats`, `with_penalty`).
-    config: of the `grpo` task.
-  """
-  reward_PxG, weights = stats['writing'], sums.parse(config.writing)
-  if len(weights) > 1:
-    reward_PxG = jax.device_get(
-      _combine(
-        np.stack([stats[f'writing/{name}'] for name in weights]),
-        [*weights.values()],
-        stats['valid'],
-        normalise=config.normalise_parts,
-      )
-    )
-  if 'writing/overlong' in stats:
-    reward_PxG = reward_PxG + stats['writing/overlong']
-  return reward_PxG
-
-
-def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
-  """Step 4: returns the function `(writing, violated, valid) -> Advantages`.
-
-  All three are `[P, G]`.  A reply that is not valid (no score, or a missing
-  verdict) is left out of its group's statistics; it is never given a reward of
-  zero, which would be a reward like any other.
-  """
-  mixer, names = mixing.MIXERS[config.mixing.name]
-  # Strings select code, so they are fixed when `mix` is traced; numbers are
-  # traced arguments, whose values do not cause a recompilation.
-  static = {n: config.mixing[n] for n in names if n == 'all_violating'}
-  # Groups that could not be relabelled have nothing to learn from.
-  if static.get('all_violating') == 'relabel':
-    static['all_violating'] = 'skip'
-  numbers = {n: config.mixing[n] for n in names if n not in static}
-  all_negative = static.get('all_violating') == 'suppress'
-
-  @jax.jit
-  def mix(
-    writing_PxG: jax.Array,
-    violated_PxG: jax.Array,
-    valid_PxG: jax.Array,
-    numbers: Any,
-  ):
-    # A missing score is NaN, and NaN times a mask of 0 is NaN still.
-    writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
-    mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
-    advantage_PxG = mixing.advantages(mixed, config.advantage_scale)
-    # Mixed rewards are relative to their group's best: good for advantages, but
-    # not for a mean over groups.
-    reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG
-    reward_PxG = jnp.where(mixed.valid, reward_PxG, jnp.nan)
-    # RLMR guarantees that this is below 0; the run logs it as a check.
-    worst = mixing.max_violator_advantage(
-      advantage_PxG, violated_PxG, mixed, all_violating=all_negative
-    )
-    return mixing.Advantages(mixed, reward_PxG, advantage_PxG, worst)
-
-  return lambda *scores: jax.device_get(mix(*scores, numbers))
-
-
-class Outages(NamedTuple):
-  """Counts of steps in a row in which scorers answered nothing."""
-
-  scores: Patience
-  judge: Patience  # of the steps in which it was asked
-
-
-def end_in_outage(
-  outages: Outages, stats: dict[str, Any], scorer: Scorer
-) -> None:
-  """Ends a run whose scorers have answered nothing for some steps.
-
-  Args:
-    outages: of the run.
-    stats: of the step (`logs.gather_stats`).
-    scorer: knows the reason.
-
-  Raises:
-    train.Ended: in all processes.
-  """
-
-  def trouble() -> Trouble:
-    # Any process may know the reason, and all must decide alike.
-    found = processes.gather(scorer.trouble())
-    return functools.reduce(operator.or_, itertools.starmap(Trouble, found))
-
-  asked = stats['scoring'].get('judge_questions', 0)
-  unanswered = stats['scoring'].get('judge_unanswered', 0)
-  try:
-    outages.scores.see(bool(stats['valid'].any()), trouble)
-    if asked:
-      # Some replies have a score without the judge.  Its few questions of one
-      # step may all be refused for their content, with status 403.
-      outages.judge.see(
-        asked > unanswered, lambda: trouble()._replace(lasting=False)
-      )
-  except NoAnswers as error:
-    raise train.Ended(str(error)) from None
+# --- 4. Mix: see mix.py, `make_mix` -------------------------------------------
 
 
 # --- 5. Batch ---------------------------------------------------------------
@@ -509,18 +359,3 @@ def batch_arrays(
   # XLA chose the sharding of the rollout's outputs; one fixed sharding here
   # keeps the update from being compiled again.
   return jax.device_put(arrays, shards.sharding) | shards.to_global(rows)
-
-
-def kept_groups(advantage_PxG: np.ndarray, config: Config) -> np.ndarray:
-  """Selects the groups `[P]` of a step that are learned from.
-
-  All, or with `oversample` the first ones that have a signal; if they are too
-  few, the first ones without it too.  (Source: dynamic sampling of DAPO, arXiv
-  2503.14476, §3.2, which samples again until a batch is full.)
-  """
-  signal_P = np.any(abs(advantage_PxG) > losses.LEAST_ADVANTAGE, axis=1)
-  # Stable: among equals, the order of the epoch's permutation.
-  first = np.argsort(~signal_P, kind='stable')[: config.prompts_per_step]
-  kept_P = np.zeros(len(advantage_PxG), bool)
-  kept_P[first] = True
-  return kept_P
