@@ -402,7 +402,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       checkpoint_every=6,  # steps
       # --- Evaluation while it trains
       # Steps between evaluations on held-out briefs; 0 for none.  Metrics
-      # eval/… are in the row of the step before; docs/metrics.md has them.
+      # eval/… are in the row of the step before; docs/evaluation.md has more.
       eval_every=0,
       initial_eval=False,  # also evaluate the model before the first step
       # newest: the two newest checkpoints; best:METRIC, such as best:eval/both:
@@ -414,7 +414,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       patience=0,
       eval=dict(
         briefs=0,  # so many of the held-out briefs; 0: all
-        replies_per_brief=1,
+        replies_per_brief=1,  # of the policy, and of the base once
         temperature=0.0,  # 0: greedy
         batch_size=32,  # briefs at a time
         # A reward model that training does not use, as in compare; '' for none.

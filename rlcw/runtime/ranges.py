@@ -101,6 +101,10 @@ _MODELS = 'judge', 'agents', 'writer', 'agent'
 
 # Setting -> its range.  The key is the end of the setting's dotted name, of
 # which the task is the first part; the longest key that fits is the one.
+# Tasks that sample from a model that they do not train, or only read it.
+_SAMPLE = 'compare', 'evaluate', 'generate'
+_READ = 'judge', 'score', 'verify'
+
 RANGES: dict[str, Range] = {
   # --- Steps and batches
   'steps': _count(),
@@ -234,12 +238,12 @@ RANGES: dict[str, Range] = {
   # Of tasks that only read a model: '' for those of the run that trained it.
   **{
     f'{task}.{name}': Choice(('', *names))
-    for task in ('compare', 'evaluate', 'generate', 'judge', 'score', 'verify')
-    for name, names in (
-      ('compute_dtype', DTYPES),
-      ('attention', ('auto', 'xla')),
-      ('rollout_table', tuple(TABLES)),
+    for name, names, tasks in (
+      ('compute_dtype', DTYPES, (*_SAMPLE, *_READ)),
+      ('attention', ('auto', 'xla'), (*_SAMPLE, *_READ)),
+      ('rollout_table', tuple(TABLES), _SAMPLE),
     )
+    for task in tasks
   },
   'judge.language': _LANGUAGE,
   'curate.language': _LANGUAGE,
