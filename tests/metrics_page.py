@@ -16,6 +16,11 @@ JUDGE = {
     *('questions', 'repaired', 'unanswered', 'shortened'),
   )
 }
+# Metrics of settings that are off by default.
+OPTIONAL = {
+  *('sampler_gap_max', 'tis_clipped', 'entropy_exact'),
+  'relabelled_groups',
+}
 # Fields of every summary, which docs/running.md explains, and a judge's usage.
 EVERY = {
   'wall_seconds',

@@ -19,7 +19,7 @@ WIDTH = 48
 # Not printable by themselves, but part of how scripts and emoji are written.
 _JOINERS = '\u200c\u200d'
 # Characters that some file system refuses, and names that Windows reserves.
-_REFUSED = re.compile(r'[/\\:*?"<>|]|^[-.]|[. ]$|^(?i:con|nul|aux|prn)(\.|$)')
+_REFUSED = re.compile(r'[/\\:*?"<>|]|^[-. ]|[. ]$|^(?i:con|nul|aux|prn)(\.|$)')
 _MOST_BYTES = 150  # of 255, for endings and temporary files
 
 

@@ -5,7 +5,7 @@ import warnings
 
 import matplotlib
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib import figure
 from rich import cells
@@ -116,6 +116,7 @@ def test_file_names(given: list[str], files: list[str] | None) -> None:
     assert [name[:-12] for name in found] == [name[:-12] for name in files]
 
 
+@example([' 0'])
 @given(st.lists(ANY, max_size=6))
 def test_file_names_are_safe_and_unique(given: list[str]) -> None:
   found = [*names.file_names(given).values()]

@@ -28,8 +28,14 @@ def make_params() -> Any:
 
 
 def settings(**changes: Any) -> ConfigDict:
-  small = {'prompts_per_step': P, 'microbatch_groups': 2, 'seed': 0}
-  return ConfigDict(SETTINGS.to_dict() | small | {'kl_weight': 0.0} | changes)
+  small = {
+    'prompts_per_step': P,
+    'microbatch_groups': 2,
+    'seed': 0,
+    'kl_weight': 0.0,
+    'mixing': {'all_violating': 'skip'},
+  }
+  return ConfigDict(SETTINGS.to_dict() | small | changes)
 
 
 def made(
