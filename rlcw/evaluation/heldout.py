@@ -16,7 +16,7 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console, processes
 from rlcw.runtime.mesh import round_up_groups
-from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling.rollout import sample
 from rlcw.sampling.samplers import Sampler, Temperature
 
 # Values of one reply, from the fields that `answer` and later scorers write.
@@ -87,16 +87,16 @@ def answer(
     # Every batch has the same shape, so that `sample` compiles once and rows
     # split over the devices; the last batch is filled with repeated briefs.
     rows = np.arange(step * size, (step + 1) * size) % len(briefs)
-    rows = batches.share(rows, *shards.index_and_count)
+    own = shards.local_slice(rows)
     prompt_PxL, length_P, brief_P = shards.to_global(
-      (prompt_NxL[rows], length_N[rows], rows)
+      (prompt_NxL[own], length_N[own], own)
     )
     # Anew for each batch, so that no more is in memory than in training.
-    weights = for_rollout(decoder, params, model.mesh, table)
+    ready = for_rollout(decoder, params, model.mesh, table)
     # Random keys depend on seed, step (0) and row alone: all models draw the
     # same numbers for the same brief, which makes comparisons paired.
     rollout = sample(
-      weights,
+      ready,
       prompt_PxL,
       length_P,
       brief_P,
@@ -108,60 +108,43 @@ def answer(
       max_new_tokens=trained.max_new_tokens,
       eos=model.chat.eos_ids,
       stop=model.chat.stop_ids,
-      spent=copies(weights, params),
+      spent=copies(ready, params),
     )
-    chosen = [briefs[row] for row in rows]
+    del ready  # it need not be in memory while replies are scored
+    chosen = [briefs[row] for row in own]
     scores = scorer(chosen, prompt_PxL, length_P, rollout)
     rollout, ref_logp = shards.local_rows((rollout, scores.ref_logp))
-    fields = also(chosen, scores, np.asarray(rollout.finished)) if also else {}
-    records = describe(chosen, rollout, scores, ref_logp, fields)
-    replies += itertools.chain(*shards.gather_to_primary(records))
-  # drop the repeated briefs of the last batch
-  return replies[: len(briefs)]
-
-
-def describe(
-  briefs: Sequence[Brief],
-  rollout: Rollout,
-  scores: Scores,
-  ref_logp: Any,
-  fields: dict[str, Any],
-) -> list[list[dict[str, Any]]]:
-  """Returns the records of replies as of `answer`, `[P][G]`.
-
-  Args:
-    briefs: P of this process.
-    rollout: this process's replies.
-    scores: of them.
-    ref_logp: of their tokens, `[P, G, T]`, or None.
-    fields: further ones, `[P, G]` each.
-  """
-  finished, length = np.asarray(rollout.finished), np.asarray(rollout.length)
-  kl_PxG = np.full(length.shape, np.nan)
-  if ref_logp is not None:
-    gap_PxGxT = np.asarray(rollout.logp - ref_logp)
-    # the mask leaves out padding after a reply's last token
-    kl_PxG = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
-  records = [
-    [
-      {
-        'text': scores.text[p][g],
-        'writing': scores.writing[p, g],
-        'follow': scores.follow[p][g],
-        'finished': finished[p, g],
-        'length': length[p, g],
-        'kl': kl_PxG[p, g],
-        **{name: values_PxG[p, g] for name, values_PxG in fields.items()},
-      }
-      for g in range(length.shape[1])
+    finished = np.asarray(rollout.finished)
+    length = np.asarray(rollout.length)
+    kl = np.full(length.shape, np.nan)
+    if ref_logp is not None:
+      gap_PxGxT = np.asarray(rollout.logp - ref_logp)
+      # the mask leaves out padding after a reply's last token
+      kl = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
+    further = also(chosen, scores, finished) if also else {}
+    groups = [
+      [
+        {
+          'text': scores.text[p][g],
+          'writing': scores.writing[p, g],
+          'follow': scores.follow[p][g],
+          'finished': finished[p, g],
+          'length': length[p, g],
+          'kl': kl[p, g],
+          **{name: values_PxG[p, g] for name, values_PxG in further.items()},
+        }
+        for g in range(config.replies_per_brief)
+      ]
+      for p in range(len(own))
     ]
-    for p in range(len(briefs))
-  ]
-  for brief, group in zip(briefs, records, strict=True):
+    replies += itertools.chain(*shards.gather_to_primary(groups))
+  # drop the repeated briefs of the last batch
+  replies = replies[: len(briefs)]
+  for brief, group in zip(briefs, replies, strict=False):
     for reply in group:
       reply['strict'] = 1 - constraints.breaks(reply['follow'])
       reply['loose'] = follows_loosely(brief, reply)
-  return records
+  return replies
 
 
 def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
