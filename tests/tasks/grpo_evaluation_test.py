@@ -387,18 +387,16 @@ class Killed(BaseException):
     # between the replies and the row, the row and the checkpoint, the
     # checkpoint and the best, and within the best's
     (Evaluator, '__call__', 4),
-    (Evaluator, 'settle', 2),
     (Evaluator, 'settle', 3),
-    (Evaluator, '_keep', 1),
     (Evaluator, '_keep', 2),
     (checkpoint.Checkpoints, 'close', 1),
-    (checkpoint.Checkpoints, 'save', 2),
     (checkpoint.Checkpoints, 'save', 4),
-    (evaluation.files, 'append_jsonl', 6),
     (evaluation.files, 'append_jsonl', 9),
   ],
 )
-@pytest.mark.parametrize('after', [False, True])
+@pytest.mark.parametrize(
+  'after', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(
   target: Any,
   name: str,
