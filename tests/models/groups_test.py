@@ -14,6 +14,7 @@ import pytest
 import train_test
 from cases import quick
 from ml_collections import ConfigDict
+from padded import forward_replies
 from train_test import CONFIG, SETTINGS
 
 from rlcw import losses, train
@@ -242,7 +243,7 @@ def test_the_update_equals_that_of_padded_arrays(
   @jax.grad
   def padded(params: Any) -> jax.Array:
     groups = arrays['prompt'], arrays['length'], rollout.token
-    before, _ = padded.forward_replies(CONFIG, params, *groups)
+    before, _ = forward_replies(CONFIG, params, *groups)
     logp_N = layers.token_logprobs(
       before.reshape(-1, before.shape[-1]),
       decoder.head_weight(params),
