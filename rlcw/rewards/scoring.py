@@ -32,6 +32,7 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Question
+from rlcw.rewards.novelty import novelty
 from rlcw.rewards.reward_model import floor_blank_replies
 from rlcw.runtime import console, processes, sums
 from rlcw.sampling.outage import Trouble, trouble_of
@@ -40,7 +41,7 @@ from rlcw.sampling.rollout import Rollout
 # Limit of a user's scores: squares of larger ones may exceed float32.
 LARGEST = 1e12
 # Parts of the writing score that are no user's function.
-BUILT_IN = 'reward_model', 'judge', 'rubric'
+BUILT_IN = 'reward_model', 'judge', 'rubric', 'diversity'
 
 
 class Scores(NamedTuple):
@@ -84,7 +85,7 @@ def check(config: Config) -> None:
   parts = sums.parse(config.writing)
   for name in parts:
     if name not in BUILT_IN:
-      import_function(name, 'writing', 'rubric, reward_model or judge')
+      import_function(name, 'writing', ', '.join(BUILT_IN))
   for name in ('judge', 'rubric'):
     if name in parts and not factory.has_judge(config.judge):
       raise ValueError(
@@ -480,6 +481,8 @@ class Scorer:
       elif name == 'rubric':
         met = self.meet(briefs, text)
         parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
+      elif name == 'diversity':
+        parts[name] = np.array([novelty(group) for group in text])
       else:
         parts[name] = self.write_part(name, briefs, text, finished, widths)
     return weighted_sum(parts, self.weights), parts, met

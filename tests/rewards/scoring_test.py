@@ -105,9 +105,9 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   ('setting', 'value', 'message'),
   [
     ('writing', 'nowhere:f', r"writing='nowhere:f': No module named 'nowhere'"),
-    ('writing', 'nowhere', 'reward_model or judge, or module:function'),
-    ('writing', '', 'expected rubric, reward_model or judge'),
-    ('writing', '{}:none', "'none'; expected rubric, reward_model"),
+    ('writing', 'nowhere', 'diversity, or module:function'),
+    ('writing', '', 'expected reward_model, judge, rubric'),
+    ('writing', '{}:none', "'none'; expected reward_model, judge"),
     ('writing', '{}', "''; expected"),
     ('writing', '{}:number', 'number is not a function; expected'),
     ('writing', 'judge', r'give judge\.model or judge\.endpoint\.url'),

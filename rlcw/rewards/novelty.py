@@ -1,0 +1,48 @@
+"""Diversity as a reward: what a reply says that no other of its group says.
+
+A policy that is rewarded for writing alone ends in one way of writing.  The
+score of a reply is its number of n-grams that no other reply to the brief has,
+per word, scaled within the group to 0 for the least and 1 for the most.
+(Source: DPWriter, arXiv 2601.09609, with n of 2, 3 and 4.)
+
+It is a part of a sum (`parts`), where DPWriter multiplies it with a reward,
+which must not be negative for that.  Rules come first in either case: a reply
+that differs from the others by breaking a rule has a negative advantage.
+
+Letters: P briefs, G replies to each.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlcw.rewards.rules import text as text_lib
+
+ORDERS = 2, 3, 4
+
+
+def novelty(replies: Sequence[str]) -> np.ndarray:
+  """Scores the replies to one brief `[G]`, from 0 to 1.
+
+  Words are compared by `text.fold`; a Han character is a word.  All scores are
+  0 if all replies are as new.
+  """
+  words = [text_lib.words(text_lib.fold(reply)) for reply in replies]
+  grams = [
+    {
+      tuple(each[at : at + order])
+      for order in ORDERS
+      for at in range(len(each) - order + 1)
+    }
+    for each in words
+  ]
+  count = Counter(gram for each in grams for gram in each)
+  new_G = np.array(
+    [
+      sum(count[gram] == 1 for gram in each) / max(len(of_reply), 1)
+      for each, of_reply in zip(grams, words, strict=True)
+    ]
+  )
+  spread = new_G.max() - new_G.min()
+  return (new_G - new_G.min()) / spread if spread else np.zeros(len(new_G))
