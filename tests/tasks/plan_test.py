@@ -20,6 +20,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.weights import abstract_params
 from rlcw.runtime import command
 from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import (
   advice,
   headers,
@@ -291,9 +292,19 @@ def test_rows_of_examples_are_advised_on(tiny_folder: pathlib.Path) -> None:
 def test_every_update_of_a_rollout_is_counted(
   tiny_folder: pathlib.Path,
 ) -> None:
-  def work(**changes: Any) -> dict[str, Any]:
+  made_of = {
+    'update': programs.update,
+    'optimiser': programs.optimiser,
+    'reference': programs.reference,
+    'old policy': programs.old_policy,
+  }
+
+  def work(**changes: Any) -> dict[str, shapes.Program]:
     planned = made(settings(tiny_folder, prompts_per_step=16, **changes))
-    return {p.name: p for p in programs.phases(planned)}
+    names = ['update', 'optimiser', 'reference']
+    if objective.reads_old_policy(planned.config):
+      names.append('old policy')
+    return {name: made_of[name](planned) for name in names}
 
   once = work()
   # a pass over all groups in halves, and two passes
@@ -308,7 +319,7 @@ def test_every_update_of_a_rollout_is_counted(
   for each in (halves, twice):
     optimiser = once['optimiser'].work.weight_bytes
     assert each['optimiser'].work.weight_bytes == 2 * optimiser
-  assert 'old policy' not in work(tis=2.0)
+  assert 'old policy' not in work(tis=2.0)  # one update reads it itself
   # a pass of the policy costs as much as one of the reference
   read = work(tis=2.0, updates_per_rollout=2)
   assert read['old policy'].work == read['reference'].work
