@@ -132,6 +132,7 @@ def answer(
       eos=model.chat.eos_ids,
       stop=model.chat.stop_ids,
       spent=copies(ready, params),
+      pause=processes.stop_together,
     )
     del ready  # it need not be in memory while replies are scored
     chosen = [briefs[row] for row in own]
