@@ -131,3 +131,27 @@ def test_a_run_goes_on_where_only_tensorboard_s_disk_is_full(
   [notice] = console.take_notices()
   assert 'logger tensorboard failed in' in notice
   assert 'No space left' in notice
+
+
+def test_the_updates_of_a_step_are_one_row() -> None:
+  """Means are of those that were made; nothing changes for a single one."""
+  first = {
+    'loss': 1.0,
+    'skipped': 0,
+    'bad_steps': 0,
+    'learning_rate': 0.1,
+    'sampler_gap': 0.01,
+    'sampler_gap_max': 0.2,
+  }
+  second = first | {'loss': 3.0, 'learning_rate': 0.2, 'sampler_gap': 0.5}
+  bad = second | {'loss': math.nan, 'skipped': 1, 'bad_steps': 1}
+  assert metrics.join_updates([first]) is first
+  assert metrics.join_updates([first, bad, second]) == {
+    'loss': 2.0,
+    'skipped': 1,
+    'bad_steps': 1,
+    'learning_rate': 0.2,
+    'sampler_gap': 0.01,
+    'sampler_gap_max': 0.2,
+  }
+  assert np.isnan(metrics.join_updates([bad, bad])['loss'])
