@@ -18,7 +18,7 @@ from rlcw.tasks.reward_model.groups import Groups
 
 
 class Microbatch(NamedTuple):
-  """Arguments of one call of the loss, and the work of all of a step."""
+  """Input of one call of the loss, and the work of a whole step."""
 
   part: Any  # as the loss takes it
   parts: int  # microbatches in a step
