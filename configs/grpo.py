@@ -337,8 +337,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       max_new_tokens=64,  # longer replies are cut, and count as violations
       temperature=0.7,  # of sampling
       # --- Rewards
-      # Writing score: reward_model, judge, rubric (of the briefs), diversity (in
-      # the group), your module:function, or several with weights, as in
+      # Writing score: reward_model, judge, rubric (of the briefs), diversity
+      # (in the group), your module:function, or several with weights, as in
       # '0.7*reward_model + 0.3*judge - 0.2*my_rewards:cliches'.
       writing='reward_model',
       # Several parts are added in standard deviations within their group;

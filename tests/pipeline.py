@@ -5,6 +5,7 @@ As a script, runs the `grpo` task with one line replaced by a `kill -9`:
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -78,6 +79,21 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
   if name == 'grpo':  # a random model breaks some rule nearly always
     config.mixing.all_violating = 'suppress'
   return config
+
+
+def few_pairs(folder: pathlib.Path) -> str:
+  """Enough preference pairs for a run that only has to run."""
+  from rlcw.data import datasets
+  from rlcw.runtime import files
+
+  file = folder / 'pairs.jsonl'
+  for split, count in (('train', 16), ('heldout', 8)):
+    for pair in datasets.load_preferences('@preferences.jsonl', split=split)[
+      :count
+    ]:
+      short = {'chosen': pair.chosen[:60], 'rejected': pair.rejected[:50]}
+      files.append_jsonl(file, dataclasses.asdict(pair) | short)
+  return str(file)
 
 
 @contextlib.contextmanager

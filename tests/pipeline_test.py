@@ -1,5 +1,6 @@
 """Reward model, GRPO, evaluation and report, end to end on a tiny model."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from metrics_page import documented
 from ml_collections import ConfigDict
-from pipeline import ROOT, run, shipped, tiny_config
+from pipeline import ROOT, few_pairs, run, shipped, tiny_config
 from stub_judges import Scripted
 
 from rlcw.data import datasets
@@ -32,6 +33,22 @@ from rlcw.tasks.compare.run import (
   scorer_accuracy,
 )
 
+TRAIN, HELD_OUT = 24, 12  # briefs
+
+
+def few_briefs(folder: pathlib.Path) -> str:
+  """Some of those that are shipped, as each takes time to write and read."""
+  file = folder / 'briefs.jsonl'
+  for split, count in (('train', TRAIN), ('heldout', HELD_OUT)):
+    english = (
+      record
+      for _, record in datasets.read_records('@briefs.jsonl')
+      if (record['split'], record['language']) == (split, 'en')
+    )
+    for record in itertools.islice(english, count):
+      files.append_jsonl(file, record)
+  return str(file)
+
 
 @pytest.fixture(scope='session')
 def runs(
@@ -39,8 +56,16 @@ def runs(
 ) -> pathlib.Path:
   """A folder with the four finished runs."""
   folder = tmp_path_factory.mktemp('runs')
-  for task in ('reward_model', 'grpo', 'evaluate', 'report'):
+  data = {'preferences': few_pairs(folder), 'briefs': few_briefs(folder)}
+  for task, name in (
+    ('reward_model', 'preferences'),
+    ('grpo', 'briefs'),
+    ('evaluate', ''),
+    ('report', ''),
+  ):
     config = tiny_config(task, tiny_folder, folder)
+    if name:
+      config[name] = data[name]
     workdir = folder if task == 'report' else folder / task
     run(task, config, workdir)
   return folder
@@ -122,8 +147,9 @@ def test_the_diary_holds_every_reply_and_no_violator_is_rewarded(
 
 def test_the_evaluation_is_of_held_out_briefs_only(runs: pathlib.Path) -> None:
   rows = datasets.read_jsonl(runs / 'evaluate' / 'evaluation.jsonl')
-  held_out = briefs.load_briefs('@briefs.jsonl', split='heldout', language='en')
+  held_out = briefs.load_briefs(runs / 'briefs.jsonl', split='heldout')
   assert [row['brief_id'] for row in rows] == [b.id for b in held_out]
+  assert len(held_out) == HELD_OUT
   summary = json.loads((runs / 'evaluate' / 'summary.json').read_text())
   passed = [all(reply['follow']) for row in rows for reply in row['trained']]
   assert summary['pass_rate_trained'] == pytest.approx(np.mean(passed))
@@ -309,7 +335,7 @@ def arms(
 
 
 def test_runs_are_compared_and_added(
-  arms: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+  runs: pathlib.Path, arms: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   panel = Scripted(lambda prompt: 0.8)  # always the first: a tie
   monkeypatch.setattr(factory, 'make_judge', lambda *_, **__: panel)
@@ -317,6 +343,7 @@ def test_runs_are_compared_and_added(
   config.runs = str(arms / 'runs' / 'rlmr-*')
   config.unseen = str(arms / 'unseen')
   config.benchmark = str(arms / 'ifeval' / '*')
+  config.preferences = str(runs / 'pairs.jsonl')
   config.replies_per_brief = 2
   first = run('compare', config, workdir)
   assert [*first['arms']] == ['base', 'rlmr'] and first['best'] == {}
@@ -339,7 +366,7 @@ def test_runs_are_compared_and_added(
   assert summary['best'] == {'linear': 'linear_2'}
   for arm in ('linear_2', 'rlmr'):
     wins = found[arm]['wins']
-    replies = 60 * 2 * len(found[arm]['runs'])
+    replies = HELD_OUT * 2 * len(found[arm]['runs'])
     assert wins['unseen']['compared'] == replies
     assert wins['judge']['compared'] == replies / 2  # one of two is judged
     assert wins['judge']['ties'] == 1

@@ -54,9 +54,9 @@ FACTORISATIONS = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope='module')
-def alone() -> Any:
-  """A step, and replies, of one device."""
-  return one_step(single()), rollout_on(single(), 'train')
+def replies() -> rollout.Rollout:
+  """Of one device."""
+  return rollout_on(single(), 'train')
 
 
 # biases, and adapters that are not merged
@@ -97,11 +97,17 @@ def rollout_on(
   )
 
 
+@pytest.fixture(scope='module')
+def alone() -> Any:
+  """A step of one device."""
+  return one_step(single())
+
+
 @FACTORISATIONS
 def test_eight_devices_equal_one(
   alone: Any, shape: tuple[int, int, int]
 ) -> None:
-  mesh, ((state, told), _) = make_mesh(*shape), alone
+  mesh, (state, told) = make_mesh(*shape), alone
   with jax.set_mesh(mesh):
     spread, told_spread = one_step(mesh)
   assert_close(state.params, spread.params, 2e-6)
@@ -116,9 +122,9 @@ def test_eight_devices_equal_one(
 @pytest.mark.slow
 @FACTORISATIONS
 def test_eight_devices_sample_the_same_replies(
-  alone: Any, shape: tuple[int, int, int]
+  replies: rollout.Rollout, shape: tuple[int, int, int]
 ) -> None:
-  mesh, (_, replies) = make_mesh(*shape), alone
+  mesh = make_mesh(*shape)
   for table in TABLES:
     with jax.set_mesh(mesh):
       spread = rollout_on(mesh, table)

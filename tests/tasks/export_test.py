@@ -1,6 +1,5 @@
 """Trained with adapters, exported, and read by those who will serve it."""
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -33,25 +32,13 @@ def mesh() -> Any:
   return make_mesh(devices=jax.devices()[:1])
 
 
-def few_pairs(folder: pathlib.Path) -> str:
-  """Enough preference pairs for a run that only has to run."""
-  file = folder / 'pairs.jsonl'
-  for split, count in (('train', 16), ('heldout', 8)):
-    for pair in datasets.load_preferences('@preferences.jsonl', split=split)[
-      :count
-    ]:
-      short = {'chosen': pair.chosen[:60], 'rejected': pair.rejected[:50]}
-      files.append_jsonl(file, dataclasses.asdict(pair) | short)
-  return str(file)
-
-
 @pytest.fixture(scope='module')
 def runs(
   tiny_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
   """A reward model and a policy, adapters of both trained."""
   folder = tmp_path_factory.mktemp('runs')
-  pairs = few_pairs(folder)
+  pairs = pipeline.few_pairs(folder)
   for task in ('reward_model', 'sft'):
     config = pipeline.tiny_config(task, tiny_folder, folder)
     config.train = 'lora'
@@ -221,7 +208,7 @@ def test_a_reward_model_may_train_its_whole_decoder(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
-  config.train, config.preferences = 'all', few_pairs(tmp_path)
+  config.train, config.preferences = 'all', pipeline.few_pairs(tmp_path)
   pipeline.run('reward_model', config, tmp_path / 'rm')
   base = language_model.load(tiny_folder, mesh())
   reward = reward_model.load(str(tmp_path / 'rm'), base)
@@ -251,8 +238,9 @@ def test_a_reward_model_that_reads_the_mean_cannot_go_out(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
-  config.preferences = few_pairs(tmp_path)
-  pipeline.run('reward_model', config, tmp_path / 'rm')
+  config.preferences = pipeline.few_pairs(tmp_path)
+  with pipeline.one_device():
+    pipeline.run('reward_model', config, tmp_path / 'rm')
   with pytest.raises(ValueError, match="pooling='mean'.*pooling='last'"):
     export(tmp_path / 'rm', tmp_path / 'export')
   with pytest.raises(ValueError, match='is a reward model, which writes no'):

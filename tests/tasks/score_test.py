@@ -54,7 +54,11 @@ def test_scores_are_the_reward_models_in_order(
   reward = reward_model.load(str(head), base)
   for row in rows:
     (expected,) = reward_model.score_texts(
-      reward, [row['prompt']], [[row['response']]], np.ones((1, 1), bool)
+      reward,
+      [row['prompt']],
+      [[row['response']]],
+      np.ones((1, 1), bool),
+      (32, 256),  # one shape for all rows
     )
     assert row['score'] == pytest.approx(float(expected[0]), abs=1e-3)
   summary = json.loads((tmp_path / 'summary.json').read_text())
