@@ -52,14 +52,15 @@ _RANGE = (
   rf'between {NUMBER} and {NUMBER}|from {NUMBER} to {NUMBER}'
   rf'|{NUMBER} ?(?:-|–|—|~|to|or) ?{NUMBER}'
 )
+# Not after a letter, a currency or a point, where no amount begins.
 AMOUNT = (
-  rf'(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more|fewer|less)'
+  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more|fewer|less)'
   rf'|{NUMBER} ?\+|(?:{_BEFORE}) ?(?:a total of )?{NUMBER}|{NUMBER})'
 )
 _ONCE = 'once or twice|once|twice|thrice'
 # How often: "at least twice", "3 times".
 TIMES = (
-  rf'(?:(?:(?:{_BEFORE}) )?(?:{_ONCE})(?: or (?:more|less)'
+  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_ONCE})(?: or (?:more|less)'
   rf'| (?:or more )?times)?|{AMOUNT} (?:or (?:more|fewer|less) )?times?'
   rf'(?: {AFTER})?|at all)'
 )

@@ -29,6 +29,18 @@ _DIVIDED = 'length_constraints:number_paragraphs'
 _BULLETS = 'detectable_format:number_bullet_lists'
 
 
+# Forms with a number of lines, and the lengths that these decide.
+_FORMS = 'poem:haiku', 'poem:clauses'
+_LINES = 'length:lines', 'length:sentences', 'length:words'
+_NEAR = 30  # characters between a form and its lines
+
+
+def _near(span: Span, others: Sequence[Span]) -> bool:
+  return any(
+    span[0] - end < _NEAR and start - span[1] < _NEAR for start, end in others
+  )
+
+
 def combine(placed: Placed, masked: Masked) -> list[Stated]:
   """Joins facts to rules, in the order of the prompt.
 
@@ -40,7 +52,17 @@ def combine(placed: Placed, masked: Masked) -> list[Stated]:
     masked: the prompt.
   """
   placed = _outermost(placed)
-  stated = [*_simple(placed), *_lengths(placed), *_joined(placed, masked)]
+  joined = [*_joined(placed, masked)]
+  # Their parts are no rules of their own: the lines of a haiku.
+  taken = {span for each in joined for span in each.spans}
+  whole = [span for fact, span in placed if fact.name in _FORMS]
+  rest = [
+    (fact, span)
+    for fact, span in placed
+    if not (span in taken and fact.name.startswith('length:'))
+    and not (fact.name in _LINES and whole and _near(span, whole))
+  ]
+  stated = [*_simple(rest), *_lengths(rest), *joined]
   taken = {(each.instruction_id, repr(each.kwargs)): each for each in stated}
   return sorted(taken.values(), key=lambda each: each.spans)
 
@@ -68,10 +90,28 @@ def _simple(placed: Placed) -> Iterator[Stated]:
       listed += fact.kwargs[_WORDS[fact.name]]
       spans.append(span)
     elif not fact.name.startswith(('_', 'length:')):
-      yield Stated(fact.name, fact.kwargs, (span,))
+      if not any(_implies(other, fact) for other, _ in placed):
+        yield Stated(fact.name, fact.kwargs, (span,))
   for name, (listed, spans) in words.items():
     unique = [*{fold(word): word for word in reversed(listed)}.values()][::-1]
     yield Stated(name, {_WORDS[name]: unique}, tuple(spans))
+
+
+def _implies(fact: Fact, other: Fact) -> bool:
+  """Whether the bound of a fact is narrower than that of another one."""
+  if fact.name != other.name or not fact.kwargs:
+    return False
+  count = next((k for k in fact.kwargs if k.endswith('frequency')), '')
+  same = all(
+    value == other.kwargs[key]
+    for key, value in fact.kwargs.items()
+    if key != count
+  )
+  if not count or not same:
+    return False
+  least = 'at least' in fact.kwargs.values()
+  more = fact.kwargs[count] - other.kwargs[count]
+  return more > 0 if least else more < 0
 
 
 def _lengths(placed: Placed) -> Iterator[Stated]:

@@ -16,7 +16,7 @@ PARTS = {
   'TIMES': amounts.TIMES,
   'NUMBER': amounts.NUMBER,
   # Of the postscript: P.S., PS, P. P. S.
-  'MARKER': f'P[.{DOT}]? ?(?:P[.{DOT}]? ?)?S(?!\\w)[.{DOT}]?',
+  'MARKER': f'P[.{DOT}]? ?(?:P[.{DOT}]? ?)?S(?![A-Za-z0-9])[.{DOT}]?',
   'NOT': (
     r"(?:(?:do|does|should|must|may|can|shall|will|need)(?: not|n't)|cannot"
     r'|never|not|without(?: ever)?|avoid(?:s|ing)?|refrain(?:s|ing)? from'
@@ -28,7 +28,8 @@ PARTS = {
     '|incorporat(?:e|es|ing)|featur(?:e|es|ing)|us(?:e|es|ing)'
     '|utili[sz](?:e|es|ing)|add(?:s|ing)?|ha(?:ve|s|ving)|say(?:s|ing)?'
     '|writ(?:e|ing)|insert(?:ing)?|employ(?:ing)?|put(?:ting)?'
-    '|weav(?:e|ing) in|mak(?:e|ing) use of|work(?:ing)? in)'
+    '|weav(?:e|ing) in|mak(?:e|ing) use of|work(?:ing)? in'
+    r'|with(?= (?:these|the following|(?:the )?key ?words)))'
   ),
   'MUST': (
     '(?:must|should|has to|have to|needs? to|shall|is to|can|may|does|do|will'
@@ -45,6 +46,12 @@ PARTS = {
     '|ad|advertisement|biography|resume|report|slogan|quiz|dialogue)'
   ),
 }
+
+
+# A marker of a postscript alone.
+IS_MARKER = re.compile(
+  r'\s*P\.?\s?(?:P\.?\s?)?S\.?[,:]?\s*', re.IGNORECASE
+)
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -78,6 +85,8 @@ _SUBORDINATE = compiled(
   r'\b(?:about|why|how|that|which|who|whose|when|where|because|if|whether)\b'
   r'[^,;:.!?\n]*$'
 )
+# "Write about dogs without using commas": that is no clause about dogs.
+_NO_VERB = compiled(r'(?:without|in|with|no)\b')
 # Words and marks after which a verb is an order.
 _ORDER = compiled(
   r'(?:^|[,;:.!?()*\-–•\d\n"]|\b(?:please|and|but|also|to|should|must|or|then'
@@ -85,9 +94,12 @@ _ORDER = compiled(
 )
 
 
+_YOURS = compiled(r'\byour (?:entire |whole |full )?<REPLY>')
+
+
 def ours(found: Found) -> bool:
   """Returns whether a match is about the reply, not about its content."""
-  return not _OTHERS.search(found.before)
+  return _YOURS.search(found.whole) is not None or not _OTHERS.search(found.before)
 
 
 def whole(found: Found) -> bool:
@@ -99,7 +111,9 @@ def order(found: Found) -> bool:
   """Returns whether a match begins with an order: not "why people avoid"."""
   subordinate = _SUBORDINATE.search(found.before)
   return ours(found) and (
-    not subordinate or _ORDER.search(found.before) is not None
+    not subordinate
+    or _ORDER.search(found.before) is not None
+    or _NO_VERB.match(found.whole) is not None
   )
 
 

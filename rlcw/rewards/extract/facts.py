@@ -58,6 +58,11 @@ class Found:
     """Returns the amount of a group, and of a bound after its unit."""
     return amounts.read(f'{self.masked(group)} {self.masked(after)}')
 
+  @property
+  def whole(self) -> str:
+    """The masked text of the match."""
+    return self._match[0]
+
   @cached_property
   def sentence(self) -> str:
     """The masked sentence that the match begins in."""
@@ -68,7 +73,8 @@ class Found:
   def before(self) -> str:
     """The masked sentence up to the match."""
     start, _ = self._masked.sentence_at(self.span[0])
-    return self._masked.text[start : self.span[0]]
+    # Bounded, as a text without full stops is one sentence.
+    return self._masked.text[max(start, self.span[0] - 300) : self.span[0]]
 
   @property
   def after(self) -> str:

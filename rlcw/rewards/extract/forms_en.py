@@ -5,6 +5,7 @@ import re
 from rlcw.rewards.extract import amounts
 from rlcw.rewards.extract.amounts import Amount
 from rlcw.rewards.extract.english import (
+  IS_MARKER,
   anywhere,
   compiled,
   order,
@@ -12,6 +13,7 @@ from rlcw.rewards.extract.english import (
   pattern,
 )
 from rlcw.rewards.extract.facts import (
+  Build,
   Fact,
   Found,
   exactly,
@@ -64,6 +66,9 @@ def _heading(found: Found) -> list[Fact]:
 
 def _postscript(found: Found) -> list[Fact]:
   marker = found.text('marker') or found.text('short') or found.quote('quoted')
+  # A note may be any text.
+  if found.has('quoted') and not IS_MARKER.fullmatch(marker):
+    return []
   return [
     Fact('detectable_content:postscript', {'postscript_marker': marker.strip()})
   ]
@@ -73,10 +78,10 @@ def _postscript(found: Found) -> list[Fact]:
 
 # Before the case of a part: "a title in all capitals".
 _OF_WORDS = compiled(
-  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?)(?: \w+){0,3}\s+$'
+  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?)(?: \w+){0,8}\s+$'
 )
 _TO_STRESS = re.compile(
-  r'[^,.\n]{0,3} (?:words?\b|to (?:stress|highlight|emphasi))', re.IGNORECASE
+  r'[^,.\n]{0,3} (?:words?\b|to (?:stress|highlight|emphasi)|for )', re.IGNORECASE
 )
 
 
@@ -87,6 +92,28 @@ def _whole_case(found: Found) -> bool:
     and (of_all is not None or not _OF_WORDS.search(found.before))
     and not _TO_STRESS.match(found.after)
   )
+
+
+_LOWER, _UPPER = 'change_case:english_lowercase', 'change_case:english_capital'
+_NEGATED = compiled(
+  r"\b(?:no|not|without|avoid|never|any)\b(?: \w+){0,2}\s+$|n't(?: \w+){0,2}\s+$"
+  r'|\bnot a single (?:letter|word)[^,.\n]*$'
+)
+# "Capital letters" alone does not say which.
+_ALL = compiled(
+  r'\b(?:all|only|every|entire|entirely|completely|fully|just|in)\b[^.,\n]{0,40}$'
+)
+
+
+def _case(name: str) -> Build:
+  def build(found: Found) -> list[Fact]:
+    if _NEGATED.search(found.before):
+      return [Fact(_UPPER if name == _LOWER else _LOWER, {})]
+    if name == _UPPER and not _ALL.search(found.before):
+      return []
+    return [Fact(name, {})]
+
+  return build
 
 
 def _capital_words(found: Found) -> list[Fact]:
@@ -248,13 +275,12 @@ PATTERNS = (
   pattern(
     r'\b(?:post ?script|note)\b[^.\n"]{0,60}?"?(?P<marker><MARKER>)'
     r'|\b(?:add|with|include|opens with|starting with) (?:an? )?'
-    r'(?P<short><MARKER>)|\bpost ?script[^.\n"]{0,40}?(?P<quoted><Q>)'
-    r'|\bopens with (?P<opens><Q>) write a post ?script',
+    r'(?P<short><MARKER>)|\b(?:post ?script|note)\b[^.\n"]{0,40}?(?P<quoted><Q>)',
     _postscript,
   ),
   # --- The whole reply
   pattern(
-    r'\b(?:wrap|format|output|respond|answer|reply|want|writ|put|present|list'
+    r'\buse (?:valid |the )?JSON\b|\b(?:wrap|format|output|respond|answer|reply|want|writ|put|present|list'
     r'|should|must|be|provid|return|us|giv|only|contain|generat|creat)\w*\b'
     r'(?! how)[^.\n?]{0,60}?\b(?:in|as|using|into|with|be|use|valid|a) '
     r'(?:an? |the |valid |pure |proper |well-formed |single )*JSON\b'
@@ -282,18 +308,17 @@ PATTERNS = (
     r'(?P<where>)[^".\n]{0,60} ?:? ?(?P<prompt><Q>)',
     _repeat,
   ),
+  pattern(r'\blower[ -]?cased?s?\b(?: letters?)?', _case(_LOWER), _whole_case),
   pattern(
-    r'\blower[ -]?cased?s?\b(?: letters?)?|\b(?:no|without(?: using)?(?: any)?'
-    r'|not use(?: any)?|avoid(?: using)?(?: any)?) (?:capital(?:s|i[sz]ations?)?'
-    r'(?: letters?)?|upper[ -]?case(?: letters?)?)\b'
-    r'|\bnot a single (?:letter|word)[^.\n]{0,40}capitali[sz]ed',
-    fixed('change_case:english_lowercase'),
+    r'\b(?:capital(?:s|i[sz]ed|i[sz]ations?)?(?: letters?)?|caps'
+    r'|upper[ -]?case(?: letters?)?)\b',
+    _case(_UPPER),
     _whole_case,
   ),
   pattern(
-    r'\b<CAPITALS>\b',
-    fixed('change_case:english_capital'),
-    _whole_case,
+    r'\b(?:use|include|add) (?:some |a few )?words? (?:in|with) <CAPITALS>',
+    fixed('change_case:capital_word_frequency', capital_frequency=1, capital_relation='at least'),
+    order,
   ),
   pattern(
     r'(?P<amount><AMOUNT>) (?:such )?(?:\w+ )?words?(?: that are)?(?: in (?:the'

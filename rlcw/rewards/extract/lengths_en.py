@@ -69,9 +69,9 @@ def _length(name: str, exact: bool) -> Build:
 
 def _unit(unit: str, tail: str = _TAIL) -> str:
   return (
-    rf'(?<![\w$€£.#-])(?P<amount><AMOUNT>)[ -]{_ADJECTIVES}'
+    rf'(?P<amount><AMOUNT>)[ -]{_ADJECTIVES}'
     rf'(?P<unit>(?P<one>{unit})s?)\b'
-    r'(?P<post>(?:,? (?:long|in (?:length|total|all)|total|altogether))*'
+    r'(?P<post>(?:,? (?:long|in (?:length|total|all(?! cap| upper))|total|altogether))*'
     rf'(?:,? <AFTER>)?)(?!{tail})'
   )
 

@@ -11,15 +11,15 @@ _PLAIN = str.maketrans(
   '‘’‛ʼ＇“”„‟＂「」『』，：；！？（）', "'" * 5 + '"' * 9 + ',:;!?()'
 )
 _ABBREVIATIONS = re.compile(
-  r'\b(?:P\.? ?P\.? ?S\.?|P\. ?S\.?|i\.e\.?|e\.g\.?|etc\.|vs\.|Mr\.|Mrs\.|Ms\.'
-  r'|Dr\.|min\.|max\.|approx\.)(?!\w)',
+  r'(?<![A-Za-z0-9])(?:P\.? ?P\.? ?S\.?|P\. ?S\.?|i\.e\.?|e\.g\.?|etc\.|vs\.|Mr\.|Mrs\.|Ms\.'
+  r'|Dr\.|min\.|max\.|approx\.)(?![A-Za-z0-9])',
   re.IGNORECASE,
 )
 _QUOTED = (
   # Of Chinese texts and typographic quotes, which show their direction.
   re.compile('[“「『„]([^“”「」『』„]{1,4000})[”」』“]'),
   re.compile(
-    r'(?<![A-Za-z0-9])["“”](?=\S)([^"“”]{1,4000}?)(?<=\S)["“”](?![A-Za-z0-9])'
+    r'(?<![A-Za-z0-9])["“”](?=\S)([^"“”]{1,4000}?)["“”](?![A-Za-z0-9])'
   ),
   # An apostrophe has letters on both sides.
   re.compile(

@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 from rlcw.rewards import constraints
-from rlcw.rewards.extract import forms_en, lengths_en, words_en
+from rlcw.rewards.extract import chinese, forms_en, lengths_en, words_en
 from rlcw.rewards.extract.combine import Stated, combine
 from rlcw.rewards.extract.masking import Masked
 from rlcw.rewards.rules import ifeval
 
-PATTERNS = (*lengths_en.PATTERNS, *words_en.PATTERNS, *forms_en.PATTERNS)
+PATTERNS = (*lengths_en.PATTERNS, *words_en.PATTERNS, *forms_en.PATTERNS, *chinese.PATTERNS)
 
 
 class Reading(NamedTuple):

@@ -4,7 +4,7 @@ import re
 
 from rlcw.rewards.extract import amounts
 from rlcw.rewards.extract.amounts import Amount
-from rlcw.rewards.extract.english import anywhere, order, ours, pattern, whole
+from rlcw.rewards.extract.english import IS_MARKER, anywhere, order, ours, pattern, whole
 from rlcw.rewards.extract.facts import Build, Fact, Found, fixed, related
 
 # --- Words ------------------------------------------------------------------
@@ -19,14 +19,15 @@ _STOP = (
   'count limit for in that with which related like such from of to above below '
   'following you as make do use write be keep ensure please include avoid then '
   'also end begin start finish add put wrap highlight not the a an and or it at '
-  'is are must should can may long'
+  'is are must should can may long into out on appears occurs '
+  'before after other else until when if so they we what'
 ).split()
 _BARE = rf"(?!(?:{'|'.join(_STOP)})\b)[A-Za-z][\w'-]*"
 _LIST = (
   rf'(?P<list>[\[(]?<Q>(?:(?:,? (?:and|or|nor|&)|,|/|;) ?(?:{_NOUN} )?<Q>)*[\])]?'
-  # Without quotes, several only after a plural.
-  rf'|(?<=s)(?:: ?| )(?:like )?{_BARE}(?:(?:,? (?:and|or) |, ){_BARE})*'
-  rf'| {_BARE})'
+  # Without quotes, several only after a plural or a colon.
+  rf'|(?(noun)(?:(?<=words )|(?<=: )){_BARE}(?:(?:,? (?:and|or) |, ){_BARE})*'
+  rf'|(?!))|(?(noun)(?:(?<=word )|(?<=name )){_BARE}(?: or {_BARE})*|(?!)))'
 )
 _TIMES = '(?:,?(?: for)? (?P<times><TIMES>))?'
 
@@ -67,7 +68,8 @@ def _used(found: Found, negated: bool) -> list[Fact]:
 def _use(found: Found) -> list[Fact]:
   """Include the words "a" and "b"; do not use "c"."""
   negated = found.has('neg')
-  if not negated and not found.has('use'):
+  named = found.has('noun') and found.has('times')
+  if not negated and not found.has('use') and not named:
     return []
   if not found.has('noun'):
     # Without "the word", a quotation may be a title or an example.
@@ -82,6 +84,8 @@ def _use(found: Found) -> list[Fact]:
 def _appear(found: Found) -> list[Fact]:
   """The word "a" must appear twice."""
   if not (found.has('noun') or found.quotes('list')):
+    return []
+  if re.search(r'\b(?:letter|character|symbol)s?\s*$', found.before):
     return []
   allowed = re.search('may|can', found.text('must').lower())
   if allowed and not found.has('neg'):
@@ -168,15 +172,14 @@ _PHRASE = (
   r'(?P<phrase><Q>|(?:(?<=phrase )|(?<=phrase: )|(?<=phrase:)|(?<=like: ))'
   r'[^"\n]+)'
 )
-_IS_MARKER = re.compile(r'\s*P\.?\s?(?:P\.?\s?)?S\.?,?\s*', re.IGNORECASE)
 
 
 def _phrase(name: str, argument: str) -> Build:
   def build(found: Found) -> list[Fact]:
     phrase = found.quote('phrase')
     phrase = re.split(r'(?<=[.!?]) (?=No |Do not|Don|with no)', phrase)[0]
-    # That is a postscript's.
-    if _IS_MARKER.fullmatch(phrase):
+    # A postscript's, or an asterisk of a highlight.
+    if IS_MARKER.fullmatch(phrase) or not re.search(r'\w', phrase):
       return []
     return [Fact(name, {argument: phrase.strip()})]
 
@@ -184,14 +187,15 @@ def _phrase(name: str, argument: str) -> Build:
 
 
 def _whole_order(found: Found) -> bool:
-  return whole(found) and order(found)
+  nth = re.search(r'\bparagraph #?\w+ (?:\w+ )*$|of which $', found.before)
+  return whole(found) and order(found) and not nth
 
 
 PATTERNS = (
   pattern(
     rf'(?P<neg>\b<NOT>\s+(?:ever |even |to )?)?(?:\b(?P<use><USE>)\s+)?'
-    rf'(?:any of |either of |also )?(?P<noun>\b{_NOUN})?:? ?'
-    rf'(?:(?<=[s:]) ?|(?<= )){_LIST}'
+    rf'(?:any of |either of |also )?(?P<noun>\b{_NOUN})?'
+    rf':? ?{_LIST}(?! each)'
     rf'(?: in (?:it|the \w+|your (?:entire )?\w+))?{_TIMES}',
     _use,
     order,
