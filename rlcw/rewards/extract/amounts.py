@@ -8,11 +8,38 @@ import math
 import re
 from typing import NamedTuple
 
-_ONES = (
-  'zero one two three four five six seven eight nine ten eleven twelve '
-  'thirteen fourteen fifteen sixteen seventeen eighteen nineteen'
-).split()
-_TENS = 'twenty thirty forty fifty sixty seventy eighty ninety'.split()
+_ONES = [
+  'zero',
+  'one',
+  'two',
+  'three',
+  'four',
+  'five',
+  'six',
+  'seven',
+  'eight',
+  'nine',
+  'ten',
+  'eleven',
+  'twelve',
+  'thirteen',
+  'fourteen',
+  'fifteen',
+  'sixteen',
+  'seventeen',
+  'eighteen',
+  'nineteen',
+]
+_TENS = [
+  'twenty',
+  'thirty',
+  'forty',
+  'fifty',
+  'sixty',
+  'seventy',
+  'eighty',
+  'ninety',
+]
 _WORDS = {word: n for n, word in enumerate(_ONES)} | {
   word: 10 * n for n, word in enumerate(_TENS, 2)
 }
@@ -32,7 +59,7 @@ _LEAST = (
   'at (?:the )?(?:very )?least|no (?:fewer|less) than|not (?:fewer|less) than'
   '|a minimum of|(?:the )?minimum(?: of| is)?|min\\.?|upwards of|≥'
 )
-_ABOVE = 'more than|over|above|greater than|in excess of|exceed(?:s|ing)?'
+_ABOVE = 'more than|over|above|greater than|in excess of'
 _MOST = (
   'at (?:the )?(?:very )?most|(?:no|not) (?:more|longer|greater) than'
   '|a maximum of|(?:the )?(?:maximum|limit)(?: of| is)?|max\\.?|up to|within'
@@ -165,7 +192,11 @@ def _counts(text: str) -> list[int]:
 def _counts_zh(text: str) -> list[int]:
   text = re.sub(_BEFORE_ZH, ' ', text)
   # 两三句 is two to three.
-  text = re.sub(r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![百千万])', r'\1到\2', text)
+  text = re.sub(
+    r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![百千万])',
+    r'\1到\2',
+    text,
+  )
   return [number(n) for n in re.findall(NUMBER_ZH, text)]
 
 

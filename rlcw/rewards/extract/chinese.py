@@ -6,7 +6,6 @@ The masked text has narrow commas and colons; the full stop is 。.
 import re
 
 from rlcw.rewards.extract import amounts
-from rlcw.rewards.extract.amounts import Amount
 from rlcw.rewards.extract.english import PARTS
 from rlcw.rewards.extract.facts import (
   Build,
@@ -53,12 +52,14 @@ _OTHERS = re.compile(
 )
 # Before what is asked of parts of the reply.
 _OF_PARTS = re.compile(
-  '(?:每|各)[^,。\n]{0,8}$|(?:标题|题目|开头|结尾|首句|末句)[^,。\n]{0,6}$'
-  '|(?:第|最后|这|那|上|下)[^,。\n]{0,1}$'
+  '(?:每|各|任何)(?:(?!全文|全篇|全诗|总|整)[^。\n])*$|(?:标题|题目|开头|结尾|首句|末句)[^,。\n]{0,6}$'
+  '|(?:第|最后|这|那|上|下|前|后|中间)[^,。\n]{0,1}$'
 )
 
 
-_NEGATIVE = _compiled('<NOT>$')
+_NEGATIVE = _compiled(
+  '(?:<NOT>|(?:不要|不得|不能|避免|请勿|禁止)[^,。;\n]{0,16})$'
+)
 
 
 def _ours(found: Found) -> bool:
@@ -134,24 +135,21 @@ def _avoid(found: Found) -> list[Fact]:
 
 
 def _times(found: Found) -> list[Fact]:
+  text = f'{found.masked("bound")}{found.masked("amount")}'
+  amount = amounts.read(f'{text} {found.masked("post")}')
   if found.has('letter'):
     return related(
       'keywords:letter_frequency',
       {'letter': found.quote('list')},
       'let_frequency',
       'let_relation',
-      found.amount(),
+      amount,
     )
+  name, names = 'keywords:frequency', ('frequency', 'relation')
   return [
     fact
     for word in _words(found)
-    for fact in related(
-      'keywords:frequency',
-      {'keyword': word},
-      'frequency',
-      'relation',
-      found.amount(),
-    )
+    for fact in related(name, {'keyword': word}, *names, amount)
   ]
 
 
@@ -192,7 +190,9 @@ def _phrase(name: str, argument: str) -> Build:
 
 
 def _of_reply(found: Found) -> bool:
-  part = re.search('(?:第[^,。;]{1,3}段|每|各|行首|段首)[^,。;]{0,6}$', found.before)
+  part = re.search(
+    '(?:第[^,。;]{1,3}段|每|各|行首|段首)[^,。;]{0,6}$', found.before
+  )
   return _ours(found) and part is None
 
 
@@ -227,9 +227,7 @@ def _sections(found: Found) -> list[Fact]:
 
 def _postscript(found: Found) -> list[Fact]:
   marker = found.quote('marker')
-  return [
-    Fact('detectable_content:postscript', {'postscript_marker': marker})
-  ]
+  return [Fact('detectable_content:postscript', {'postscript_marker': marker})]
 
 
 def _first_word(found: Found) -> list[Fact]:
@@ -240,8 +238,9 @@ def _first_word(found: Found) -> list[Fact]:
 
 def _parts(found: Found) -> list[Fact]:
   amount = found.amount()
-  exact = amount.single is not None
-  return [Fact('_parts', {'count': amount.low, 'exact': exact})] if exact else []
+  if (amount.single or 0) < 2:
+    return []
+  return [Fact('_parts', {'count': amount.low, 'exact': True})]
 
 
 def _repeat(found: Found) -> list[Fact]:
@@ -307,12 +306,16 @@ def _acrostic(found: Found) -> list[Fact]:
   return [Fact('poem:acrostic', {'letters': letters})]
 
 
-_MUST = '(?:必须|须要?|应当?|要|需要?|得|都|也|共|总共|在文中|在全文中|在文章中)*'
+_MUST = (
+  '(?:必须|须要?|应当?|要|需要?|得|都|也|共|总共|在文中|在全文中|在文章中)*'
+)
 _USE = (
   '(?:包含|包括|含有|使用|用到|用上|运用|出现|提到|提及|加入|融入|嵌入|写进去?'
   '|写入|带上|带有|用)'
 )
 _CASE = '(?P<case>小写|大写)'
+# 至少出现三次, where the bound is before the verb.
+_BOUND = '至少|最少|起码|最多|至多|不得超过|不超过|不少于|只'
 
 PATTERNS = (
   # --- Lengths
@@ -325,8 +328,9 @@ PATTERNS = (
   ),
   _pattern(
     r'(?:字数|篇幅|长度)(?:要求|限制|控制)?(?:应|须|要|请)?(?:在|为|是|:| )*'
-    r'(?P<amount><AMOUNT>)(?![\d～~至到或–—-]|个?字)(?P<post><AFTER>?)',
+    r'(?P<amount><AMOUNT>)(?![\d～~至到或–—-]|个?字)个?(?P<post><AFTER>?)',
     _characters,
+    _whole,
   ),
   _pattern(
     '(?P<amount><AMOUNT>)(?:句话|个句子|句(?=[。,;!?\n]|以内|左右|以上|以下|$))'
@@ -348,17 +352,23 @@ PATTERNS = (
   # --- Words and marks
   _pattern(
     f'{_USE}<WORD>(?P<list><LIST>)'
-    '(?!开头|开始|结尾|结束|为题|作|写起|收尾|引出|(?:这|个|一|的|词语?)*<AMOUNT>[次遍])', _include, _positive),
+    '(?!开头|开始|结尾|结束|为题|作|写起|收尾|引出|(?:这|个|一|的|词语?)*<AMOUNT>[次遍])',
+    _include,
+    _positive,
+  ),
   _pattern(
     f'(?:词语?|单词|字眼)(?:写进去?|用上|包含进去?|加进去?|用进去?){_NEAR}{{0,4}}'
     '(?P<list><LIST>)',
     _include,
   ),
-  _pattern('<NOT><WORD>(?P<list><LIST>)', _avoid),
+  _pattern(
+    f'<NOT>(?:在[^,。;\n]{{0,12}}(?:中|里))?{_USE}?<WORD>(?P<list><LIST>)',
+    _avoid,
+  ),
   _pattern(
     '(?:(?P<letter>字符|字母|汉字)|单词|关键词)?(?P<list><LIST>)'
     '(?:(?:这|两|三|几|个|一|的|词语?|字|单词)*)'
-    f'{_MUST}(?:的?出现次数:?|出现|使用|提到|用)?{_MUST}(?P<amount><AMOUNT>)'
+    f'{_MUST}(?P<bound>(?:{_BOUND})?)(?:的?出现次数:?|出现|使用|提到|用)?{_MUST}(?P<amount><AMOUNT>)'
     '(?:次|遍)(?P<post><AFTER>?)',
     _times,
   ),
@@ -369,7 +379,7 @@ PATTERNS = (
     _times,
   ),
   _pattern(
-    f'(?:出现|使用|提到|用到)(?P<amount><AMOUNT>)(?:次|遍)(?P<post><AFTER>?)'
+    '(?:出现|使用|提到|用到)(?P<amount><AMOUNT>)(?:次|遍)(?P<post><AFTER>?)'
     '(?:(?P<letter>字符|字母|汉字)|单词|关键词)?(?P<list><Q>)',
     _times,
   ),
@@ -412,7 +422,7 @@ PATTERNS = (
     fixed('detectable_format:json_format'),
   ),
   _pattern(
-    f'(?P<amount><AMOUNT>)(?:个|条|项)(?:以<Q>开头的)?(?:要点|项目符号|列表项)'
+    '(?P<amount><AMOUNT>)(?:个|条|项)(?:以<Q>开头的)?(?:要点|项目符号|列表项)(?!列表)'
     '(?P<post>)',
     exactly('detectable_format:number_bullet_lists', 'num_bullets'),
   ),
@@ -431,8 +441,7 @@ PATTERNS = (
     _sections,
   ),
   _pattern(
-    f'(?P<amount><NUMBER>)(?:处|个){_NEAR}{{0,12}}?(?:占位符|待填)'
-    ,
+    f'(?P<amount><NUMBER>)(?:处|个){_NEAR}{{0,12}}?(?:占位符|待填)',
     _least('detectable_content:number_placeholders', 'num_placeholders'),
   ),
   _pattern(
@@ -450,7 +459,9 @@ PATTERNS = (
     '(?:是|为))(?P<word><Q>)(?:开头|写起|开始)?',
     _first_word,
   ),
-  _pattern('(?P<amount><AMOUNT>)个?(?:部分|节|段落?)(?P<post>)', _parts, _whole),
+  _pattern(
+    '(?P<amount><AMOUNT>)个?(?:部分|节|段落?)(?P<post>)', _parts, _whole
+  ),
   _pattern(
     f'(?:重复|照抄|复述|抄写|写一遍|重述){_NEAR}{{0,30}}?(?P<prompt><Q>)'
     f'|(?:重复|照抄|复述|抄写|重述){_NEAR}{{0,3}}?(?P<where>上|下)'
@@ -482,13 +493,15 @@ PATTERNS = (
   ),
   # --- Verse
   _pattern(
-    f'(?P<lines><NUMBER>)(?:句|行),?(?:不多不少,)?每(?:句|行)(?:都|均|各)?(?:是|为'
+    '(?P<lines><NUMBER>)(?:句|行),?(?:不多不少,)?每(?:句|行)(?:都|均|各)?(?:是|为'
     '|有)?(?P<size><NUMBER>)个?(?:汉字|字)',
     _clauses,
   ),
-  _pattern('(?P<size>五|七)(?:言)?(?P<form>绝句|律诗|绝(?!对)|律(?!师))', _classical),
   _pattern(
-    '(?:写|作|成|来|创作|用)(?:一|首|个|成|出)*(?:[^。,关]{0,6}的)?俳句',
+    '(?P<size>五|七)(?:言)?(?P<form>绝句|律诗|绝(?!对)|律(?!师))', _classical
+  ),
+  _pattern(
+    '(?:写|作|成|来|创作|用)(?:一|首|个|成|出)*(?:[^。,]{0,10}的)?俳句(?!的)',
     fixed('poem:haiku'),
   ),
   _pattern(

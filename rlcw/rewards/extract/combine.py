@@ -138,7 +138,7 @@ def _joined(placed: Placed, masked: Masked) -> Iterator[Stated]:
   paragraphs = facts.get('length:paragraphs', [])
   parts = facts.get('_parts', [])
   exact = [each for each in parts if each[0]['exact']]
-  for (kwargs, span) in facts.get('_first_word', []):
+  for kwargs, span in facts.get('_first_word', []):
     for bounds, place in paragraphs[:1]:
       count = bounds.get('at_most', 0)
       if count and count == bounds.get('at_least'):
@@ -224,7 +224,11 @@ def conditions(
       found = {(unit, '', '>=', least), (unit, '', '<', (most or 0) + 1)}
       return frozenset(
         each
-        for each, bound in zip(sorted(found, key=lambda e: e[2], reverse=True), (least, most), strict=True)
+        for each, bound in zip(
+          sorted(found, key=lambda e: e[2], reverse=True),
+          (least, most),
+          strict=True,
+        )
         if bound is not None
       )
   texts = {

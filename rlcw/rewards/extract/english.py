@@ -49,9 +49,7 @@ PARTS = {
 
 
 # A marker of a postscript alone.
-IS_MARKER = re.compile(
-  r'\s*P\.?\s?(?:P\.?\s?)?S\.?[,:]?\s*', re.IGNORECASE
-)
+IS_MARKER = re.compile(r'\s*P\.?\s?(?:P\.?\s?)?S\.?[,:]?\s*', re.IGNORECASE)
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -63,9 +61,11 @@ def compiled(pattern: str) -> re.Pattern[str]:
   return re.compile(pattern, re.IGNORECASE)
 
 
-# Before what somebody else does or is: "a man who wrote 300 words".
+# Before what somebody else does or is: "a man who wrote 300 words"; and before
+# a permission.
 _OTHERS = compiled(
-  r'\b(?:who|whom|whose)\b[^,;:.!?\n]*$'
+  r'\byou (?:may|can|could|might)(?: also)?\s*$'
+  r'|\b(?:who|whom|whose)\b[^,;:.!?\n]*$'
   r'|\b(?:wrote|spoke|said|used|had|learn(?:ed|t)|knew|memori[sz]ed|contained'
   r'|typed|published|sold|was|were|posted|reads?|writes|knows|wins|won)'
   r'\s+(?:\w+\s+)?$'
@@ -73,10 +73,14 @@ _OTHERS = compiled(
   r'(?:\w+\s+){0,2}$'
   r'|\b(?:about|titled|called|named|regarding)\s+(?:an?\s+|the\s+)?$'
 )
-# Before what is asked of parts of the reply: "each sentence must have".
-_PARTS_OF_REPLY = compiled(
-  r'\b(?:each|every|per)\b[^,;.\n]*$'
-  r'|\b(?:title|headline|intro(?:duction)?|conclusion|heading|(?:first|second'
+# Before what is asked of each part of the reply, unless the whole comes between.
+_EACH = compiled(
+  r'\b(?:each|every|per|any|no (?:sentence|paragraph|line|stanza))\b'
+  r'(?:(?!\b(?:whole|entire|total|overall|altogether)\b)[^;.\n])*$'
+)
+# Before what is asked of some parts: "a title of 5 words".
+_SOME = compiled(
+  r'\b(?:title|headline|intro(?:duction)?|conclusion|heading|(?:first|second'
   r'|third|last|final|opening|closing) (?:sentence|paragraph|line|part|section'
   r'|stanza)|bullet points?|sentences|paragraphs|lines|stanzas|verses|items'
   r'|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
@@ -99,22 +103,25 @@ _YOURS = compiled(r'\byour (?:entire |whole |full )?<REPLY>')
 
 def ours(found: Found) -> bool:
   """Returns whether a match is about the reply, not about its content."""
-  return _YOURS.search(found.whole) is not None or not _OTHERS.search(found.before)
+  return _YOURS.search(found.whole) is not None or not _OTHERS.search(
+    found.before
+  )
 
 
 def whole(found: Found) -> bool:
   """Returns whether a match is about the whole reply, not parts of it."""
-  return ours(found) and not _PARTS_OF_REPLY.search(found.before)
+  parts = _EACH.search(found.before) or _SOME.search(found.before)
+  return ours(found) and not parts
 
 
 def order(found: Found) -> bool:
   """Returns whether a match begins with an order: not "why people avoid"."""
-  subordinate = _SUBORDINATE.search(found.before)
-  return ours(found) and (
-    not subordinate
-    or _ORDER.search(found.before) is not None
-    or _NO_VERB.match(found.whole) is not None
+  ordered = (
+    not _SUBORDINATE.search(found.before)
+    or _ORDER.search(found.before)
+    or _NO_VERB.match(found.whole)
   )
+  return bool(ordered) and ours(found) and not _EACH.search(found.before)
 
 
 def anywhere(found: Found) -> bool:

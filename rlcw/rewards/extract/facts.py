@@ -132,7 +132,9 @@ def related(
   """
   facts = []
   if amount.low:
-    facts.append(Fact(name, {**kwargs, count: amount.low, relation: 'at least'}))
+    facts.append(
+      Fact(name, {**kwargs, count: amount.low, relation: 'at least'})
+    )
   if amount.high is not None:
     more = {count: amount.high + 1, relation: 'less than'}
     facts.append(Fact(name, {**kwargs, **more}))

@@ -29,7 +29,19 @@ _BULLETS = exactly('detectable_format:number_bullet_lists', 'num_bullets')
 _ORDINALS = {
   word: n
   for n, word in enumerate(
-    'first second third fourth fifth sixth seventh eighth ninth tenth'.split(), 1
+    [
+      'first',
+      'second',
+      'third',
+      'fourth',
+      'fifth',
+      'sixth',
+      'seventh',
+      'eighth',
+      'ninth',
+      'tenth',
+    ],
+    1,
   )
 } | {'last': -1, 'final': -1}
 _NTH = (
@@ -42,7 +54,9 @@ _WORD = r'(?:the )?(?:exact )?(?:word )?(?P<word><Q>|[A-Za-z][\w-]*)'
 def _first_word(found: Found) -> list[Fact]:
   text = (found.masked('nth') or found.masked('number')).lower()
   digits = re.match(r'\d+', text)
-  nth = int(digits[0]) if digits else _ORDINALS.get(text) or amounts.number(text)
+  nth = (
+    int(digits[0]) if digits else _ORDINALS.get(text) or amounts.number(text)
+  )
   word = found.quote('word').rstrip('.,')
   return [Fact('_first_word', {'nth': nth, 'word': word})] if word else []
 
@@ -78,10 +92,11 @@ def _postscript(found: Found) -> list[Fact]:
 
 # Before the case of a part: "a title in all capitals".
 _OF_WORDS = compiled(
-  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?)(?: \w+){0,8}\s+$'
+  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?)\b[^,.;\n]{0,60}$'
 )
 _TO_STRESS = re.compile(
-  r'[^,.\n]{0,3} (?:words?\b|to (?:stress|highlight|emphasi)|for )', re.IGNORECASE
+  r'[^,.\n]{0,3} (?:words?\b|to (?:stress|highlight|emphasi)|for )',
+  re.IGNORECASE,
 )
 
 
@@ -107,6 +122,8 @@ _ALL = compiled(
 
 def _case(name: str) -> Build:
   def build(found: Found) -> list[Fact]:
+    if re.search(r'\bnot all\s*$', found.before):
+      return []
     if _NEGATED.search(found.before):
       return [Fact(_UPPER if name == _LOWER else _LOWER, {})]
     if name == _UPPER and not _ALL.search(found.before):
@@ -139,12 +156,20 @@ _END = (
 )
 _IN_OTHER = compiled(
   r'\b(?:taught|spoken|sung|said|held|published|born|made|set|filmed|words?'
-  r'|conducted|interested|fluent|speaks?|reads?|course|class|lessons?)\s+$'
+  r'|conducted|interested|fluent|speaks?|reads?|course|class|lessons?)\s+'
+  r'(?:(?:in|into|using|use|to|the|only) )*\w+(?: \w+)?$'
+)
+
+
+_IN_PART = compiled(
+  r'\b(?:columns?|rows?|titles?|headings?|sentences?|lines?|phrases?)\b'
+  r'[^,.;\n]{0,30}\b(?:in|into) \w+$'
 )
 
 
 def _language(found: Found) -> list[Fact]:
-  if _IN_OTHER.search(found.before):
+  text = found.before + found.whole
+  if _IN_OTHER.search(text) or _IN_PART.search(text):
     return []
   code = _CODES[found.text('language').lower()]
   return [Fact('language:response_language', {'language': code})]
@@ -310,14 +335,18 @@ PATTERNS = (
   ),
   pattern(r'\blower[ -]?cased?s?\b(?: letters?)?', _case(_LOWER), _whole_case),
   pattern(
-    r'\b(?:capital(?:s|i[sz]ed|i[sz]ations?)?(?: letters?)?|caps'
+    r'\b(?:capitals|capital letters?|capitali[sz](?:ed|ations?)(?: letters?)?|caps'
     r'|upper[ -]?case(?: letters?)?)\b',
     _case(_UPPER),
     _whole_case,
   ),
   pattern(
     r'\b(?:use|include|add) (?:some |a few )?words? (?:in|with) <CAPITALS>',
-    fixed('change_case:capital_word_frequency', capital_frequency=1, capital_relation='at least'),
+    fixed(
+      'change_case:capital_word_frequency',
+      capital_frequency=1,
+      capital_relation='at least',
+    ),
     order,
   ),
   pattern(
@@ -332,7 +361,9 @@ PATTERNS = (
     r'|at least|no more than|up to) <NUMBER>)',
     _capital_words,
   ),
-  pattern(r'(?P<amount><AMOUNT>) (?:such )?capitali[sz]ed words?', _capital_words),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:such )?capitali[sz]ed words?', _capital_words
+  ),
   pattern(
     r'\b(?:write|written|respond|answer|reply|response|output|should|must|be'
     r'|it|is|entirely|completely|wholly|only|fully|provide|give|all|rewrite'

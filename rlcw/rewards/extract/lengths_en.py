@@ -23,7 +23,7 @@ _GIVEN = compiled(
   r'|last|first|top|above|my|other|about an?|about the)\s+$'
 )
 _TAIL = (
-  r' (?:that|which|who|whose|of (?:code|dialogue|advice|wisdom)|from|each'
+  r' (?:that|which|who|whose|of (?:code|dialogue|advice|wisdom)|from|(?:in )?each'
   r'|per\b|related|starting|beginning)'
 )
 # Then the words are those in capitals.
@@ -50,7 +50,9 @@ def _length(name: str, exact: bool) -> Build:
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
     framed = _FRAME.search(found.before) is not None
-    framed |= re.search('long|length|total|all', found.masked('post')) is not None
+    framed |= (
+      re.search('long|length|total|all', found.masked('post')) is not None
+    )
     # "A story about 300 words" may be a story about words.
     vague = re.match('about|some|around|over|within', found.masked('amount'))
     if vague and not framed:
@@ -97,7 +99,9 @@ def _characters(found: Found) -> list[Fact]:
 
 
 PATTERNS = (
-  pattern(_unit('word', _TAIL + _CAPITALS), _length('length:words', False), whole),
+  pattern(
+    _unit('word', _TAIL + _CAPITALS), _length('length:words', False), whole
+  ),
   pattern(
     r'\bword (?:count|length)(?:\s?(?:of|is|:|should be|must be|to be))*\s?'
     r'(?P<amount><AMOUNT>)(?P<post>(?: <AFTER>)?)',
@@ -108,7 +112,9 @@ PATTERNS = (
     _limit,
   ),
   pattern(_unit('sentence'), _length('length:sentences', True), whole),
-  pattern(_unit('paragraph', r' \d'), _length('length:paragraphs', True), whole),
+  pattern(
+    _unit('paragraph', r' \d'), _length('length:paragraphs', True), whole
+  ),
   pattern(
     _unit('line', _TAIL + '|[^.]*Chinese char'),
     _length('length:lines', True),

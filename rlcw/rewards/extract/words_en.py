@@ -4,7 +4,14 @@ import re
 
 from rlcw.rewards.extract import amounts
 from rlcw.rewards.extract.amounts import Amount
-from rlcw.rewards.extract.english import IS_MARKER, anywhere, order, ours, pattern, whole
+from rlcw.rewards.extract.english import (
+  IS_MARKER,
+  anywhere,
+  order,
+  ours,
+  pattern,
+  whole,
+)
 from rlcw.rewards.extract.facts import Build, Fact, Found, fixed, related
 
 # --- Words ------------------------------------------------------------------
@@ -15,16 +22,19 @@ _NOUN = (
   r'|items|line|expressions?|strings?)'
 )
 # Words that do not stand for themselves after "the word".
-_STOP = (
-  'count limit for in that with which related like such from of to above below '
-  'following you as make do use write be keep ensure please include avoid then '
-  'also end begin start finish add put wrap highlight not the a an and or it at '
-  'is are must should can may long into out on appears occurs '
-  'before after other else until when if so they we what'
-).split()
-_BARE = rf"(?!(?:{'|'.join(_STOP)})\b)[A-Za-z][\w'-]*"
+_STOP = '|'.join(
+  (
+    'a above add after also an and appears are as at avoid be before begin '
+    'beginning below can containing count describing do else end ending ensure '
+    'finish following for from having highlight if in include into is it keep '
+    'like limit long make may must not occurs of on or other out please put '
+    'related rhyming should so start starting such that the then they to until '
+    'use we what when which with wrap write you '
+  ).split()
+)
+_BARE = rf"(?!(?:{_STOP})\b)[A-Za-z][\w'-]*"
 _LIST = (
-  rf'(?P<list>[\[(]?<Q>(?:(?:,? (?:and|or|nor|&)|,|/|;) ?(?:{_NOUN} )?<Q>)*[\])]?'
+  rf'(?P<list>[\[(]?<Q>(?:(?:,? (?:and|or|nor|&)|,|/|;) ?(?:also )?(?:{_NOUN} )?<Q>)*[\])]?'
   # Without quotes, several only after a plural or a colon.
   rf'|(?(noun)(?:(?<=words )|(?<=: )){_BARE}(?:(?:,? (?:and|or) |, ){_BARE})*'
   rf'|(?!))|(?(noun)(?:(?<=word )|(?<=name )){_BARE}(?: or {_BARE})*|(?!)))'
@@ -89,7 +99,9 @@ def _appear(found: Found) -> list[Fact]:
     return []
   allowed = re.search('may|can', found.text('must').lower())
   if allowed and not found.has('neg'):
-    if not found.has('times') or amounts.read(found.masked('times')).high is None:
+    if (
+      not found.has('times') or amounts.read(found.masked('times')).high is None
+    ):
       return []
   return _used(found, found.has('neg'))
 
@@ -210,7 +222,8 @@ PATTERNS = (
     anywhere,
   ),
   pattern(
-    r'(?P<neg>\b<NOT>\s+)?(?:\b(?P<use><USE>)\s+)?(?:any |the )?' + _LETTER
+    r'(?P<neg>\b<NOT>\s+)?(?:\b(?P<use><USE>)\s+)?(?:any |the )?'
+    + _LETTER
     + r'(?! ?<MUST>? ?(?:appear|occur))(?: (?:anywhere|whatsoever))?'
     rf'(?: in your (?:entire )?\w+)?{_TIMES}',
     _letter,

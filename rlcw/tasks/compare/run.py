@@ -94,7 +94,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     reward_model.load(config.unseen, base),
     factory.make_judge(config.judge, base.mesh, base, workdir=workdir),
   )
-  briefs = load_run_briefs(trained, 'heldout', base.system)
+  first = next(iter(runs.values()))
+  briefs = load_run_briefs(trained, 'heldout', base.system, first)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
     meters['judge'] = scorers.judge.usage

@@ -16,6 +16,7 @@ from rlcw.models import language_model, lora, weights
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
+from rlcw.rewards.extract import records
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -52,10 +53,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
   started = time.perf_counter()
+  extracted = (
+    records.extract_once(config.briefs, workdir)
+    if config.get('extract_rules', False)
+    else None
+  )
   model = language_model.with_system(load(config), config.system)
-  briefs = load_run_briefs(config, 'train', model.system)
+  briefs = load_run_briefs(config, 'train', model.system, workdir)
   try:
-    load_run_briefs(config, 'heldout')
+    load_run_briefs(config, 'heldout', workdir=workdir)
   except ValueError as error:
     console.notice(f'{error}; without them, evaluate needs --config.briefs')
   optimizer = objective.make_optimizer(config)
@@ -122,6 +128,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'compilations': history[-1]['compilations'],
     'compile_seconds': history[-1]['seconds_compiling'],
   }
+  if extracted:
+    summary['extracted'] = extracted
   if spent := judge_usage(history, scorer.usage()):
     summary['usage'] = {'judge': spent}
     usage.log('grpo', summary['usage'])
