@@ -2,15 +2,15 @@
 
   python scripts/measure_extract.py IFEVAL.jsonl --half=both
 
-The file has IFEval's layout: prompts that state rules, and `instruction_id_list`
-with `kwargs`.  The patterns were written with the first half of IFEval's 541
+The file has IFEval's layout: prompts that state rules, `instruction_id_list`
+and `kwargs`.  The patterns were written with the first half of IFEval's 541
 prompts, drawn by a fixed seed, in view (`--half=seen`), and with none of the
 other half (`--half=unseen`).
 
 A rule is right where the conditions that it puts on a reply are those of the
 file (`combine.conditions`), so "at most 9 words" and "fewer than 10" agree.  As
-in IFEval, a rule about case implies English.  Rules whose ids the file lacks are
-not counted; what a prompt states and the file omits counts as an error.
+in IFEval, a rule about case implies English.  Rules whose ids the file lacks
+are not counted; one that a prompt states and the file omits is an error.
 """
 
 import argparse
@@ -30,7 +30,10 @@ SAME = {
   'length:sentences': 'length_constraints:number_sentences',
 }
 CASE = 'change_case:english_lowercase', 'change_case:english_capital'
-ENGLISH = ('language:response_language', {'language': 'en'})
+ENGLISH: tuple[str, dict[str, Any]] = (
+  'language:response_language',
+  {'language': 'en'},
+)
 
 
 def half_of(records: list[Any], half: str) -> list[Any]:
@@ -50,13 +53,8 @@ def measure(records: Sequence[dict[str, Any]], shown: bool) -> Counter[str]:
   counts: Counter[Any] = Counter()
   known = {name for each in records for name in each['instruction_id_list']}
   for record in records:
-    given = list(
-      zip(
-        record['instruction_id_list'],
-        layouts.without_nulls(record['kwargs']),
-        strict=True,
-      )
-    )
+    kwargs = layouts.without_nulls(record['kwargs'])
+    given = [*zip(record['instruction_id_list'], kwargs, strict=True)]
     stated = [
       (r.instruction_id, r.kwargs) for r in read(record['prompt']).rules
     ]
@@ -65,7 +63,7 @@ def measure(records: Sequence[dict[str, Any]], shown: bool) -> Counter[str]:
       ('given', stated, given),
       ('read', [*given, *cased], stated),
     ):
-      there = frozenset[Any]().union(*(conditions(*rule) for rule in other))
+      there = frozenset[Any]().union(*(conditions(*each) for each in other))
       for rule, kwargs in rules:
         id = SAME.get(rule, rule)
         if id not in known:

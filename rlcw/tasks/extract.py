@@ -78,9 +78,10 @@ def ask(
     return found, {}
   settings = ConfigDict(config.agent.to_dict())
   # So that a run that was killed repeats no call.
-  settings.cache = settings.cache or str(workdir / 'replies.sqlite')
+  cache = str(settings.cache or workdir / 'replies.sqlite')
+  settings.cache = cache
   model = llm.make_ask(settings, make_mesh(**config.mesh))
-  key = secret.load(settings.cache, workdir)
+  key = secret.load(cache, workdir)
   ledger = Ledger(workdir, {'agent': model.usage})
   counts = Counts(questions=0, repaired=0, unanswered=0)
   rows = [n for n, record in enumerate(plain) if not records.has_rules(record)]

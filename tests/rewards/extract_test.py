@@ -1,18 +1,9 @@
 """Rules read from prompts: common wordings, and texts that state no rule."""
 
-import random
-import time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from rlcw.data import datasets
-from rlcw.rewards import constraints
-from rlcw.rewards.extract import amounts
-from rlcw.rewards.extract.amounts import Amount
-from rlcw.rewards.extract.combine import conditions
 from rlcw.rewards.extract.read import read
 from rlcw.rewards.rules import compose
 from rlcw.rewards.rules.registry import DEMAND, VERIFIERS
@@ -95,6 +86,8 @@ ENGLISH: dict[str, Rules] = {
   'Write a tweet in under 280 characters.': {
     'length:characters': {'at_most': 279}
   },
+  'The number of sentences should be at least 12.': sentences(at_least=12),
+  'Limit the number of words to 90.': words(at_most=90),
   # Words
   'Write a toast. Include the words "sea", “owl” and ‘moss’.': includes(
     'sea', 'owl', 'moss'
@@ -121,7 +114,21 @@ ENGLISH: dict[str, Rules] = {
   'Use the letter "e" at most 5 times.': letter('e', 6, 'less than'),
   'The letter q must appear at least 4 times.': letter('q', 4, 'at least'),
   'Write a song without the letter e.': letter('e', 1, 'less than'),
+  'The words "love" and "heart" are forbidden.': avoids('love', 'heart'),
+  'The word "love" should be avoided.': avoids('love'),
+  'These words must not appear: "love", "heart".': avoids('love', 'heart'),
+  'Do not use the following words: love, heart, moon.': avoids(
+    'love', 'heart', 'moon'
+  ),
+  'The letter e must not be used.': letter('e', 1, 'less than'),
+  'Use at least 5 occurrences of the letter z.': letter('z', 5, 'at least'),
+  'Write on, with the letter n appearing at least 7 times.': letter(
+    'n', 7, 'at least'
+  ),
   # Marks
+  'There should be no commas.': NO_COMMA,
+  'Make sure not to use commas.': NO_COMMA,
+  'Commas should be avoided.': NO_COMMA,
   'Write a riddle and do not use any commas.': NO_COMMA,
   'Refrain from using commas.': NO_COMMA,
   'No commas please.': NO_COMMA,
@@ -138,6 +145,14 @@ ENGLISH: dict[str, Rules] = {
   'Wrap your entire response in double quotation marks.': {
     'startend:quotation': {}
   },
+  'The last words of your reply must be "Good night."': ends('Good night.'),
+  'Sign off with "Yours, Ella".': ends('Yours, Ella'),
+  'End your response with: "The end"': ends('The end'),
+  'The letter should end with the sentence "We shall see."': ends(
+    'We shall see.'
+  ),
+  'The first words must be "At dawn".': starts('At dawn'),
+  'Enclose the reply in quotation marks.': {'startend:quotation': {}},
   # Format
   'Give the whole answer in JSON format.': JSON,
   'Please use JSON.': JSON,
@@ -178,7 +193,24 @@ ENGLISH: dict[str, Rules] = {
       'first_word': 'Then',
     }
   },
+  'Write five chapters. Begin each chapter with Chapter X.': {
+    'detectable_format:multiple_sections': {
+      'num_sections': 5,
+      'section_spliter': 'Chapter',
+    }
+  },
+  "Plan my trip of 3 days. Mark each day with 'Day X'.": {
+    'detectable_format:multiple_sections': {
+      'num_sections': 3,
+      'section_spliter': 'Day',
+    }
+  },
+  'Write two versions of a toast. Separate them with ***.': {
+    'length_constraints:number_paragraphs': {'num_paragraphs': 2}
+  },
   # Case, language, verse, manner
+  'Capital letters are not allowed.': {'change_case:english_lowercase': {}},
+  'All letters must be uppercase.': {'change_case:english_capital': {}},
   'Answer in all lowercase letters.': {'change_case:english_lowercase': {}},
   'Write it without any capital letters.': {
     'change_case:english_lowercase': {}

@@ -52,7 +52,7 @@ _one = rf'(?:{"|".join([*_TENS, *reversed(_ONES)])})'
 _scale = '(?:dozen|hundred|thousand)'
 # Without word boundaries, which those who use it have around the amount.
 NUMBER = (
-  rf'(?:\d{{1,3}}(?:,\d{{3}})+|\d+|(?:{_one}|\ba)[- ]{_scale}'
+  rf'(?:\d{{1,3}}(?:,\d{{3}}){{1,2}}|\d{{1,6}}(?!\d)|(?:{_one}|\ba)[- ]{_scale}'
   rf'(?:(?: and|,)? {_one}(?:-{_one})?)?|{_one}(?:-{_one})?)'
 )
 _LEAST = (
@@ -81,7 +81,8 @@ _RANGE = (
 )
 # Not after a letter, a currency or a point, where no amount begins.
 AMOUNT = (
-  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more|fewer|less)'
+  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more'
+  rf'|fewer|less)'
   rf'|{NUMBER} ?\+|(?:{_BEFORE}) ?(?:a total of )?{NUMBER}|{NUMBER})'
 )
 _ONCE = 'once or twice|once|twice|thrice'
@@ -92,7 +93,8 @@ TIMES = (
   rf'(?: {AFTER})?|at all)'
 )
 
-NUMBER_ZH = r'(?:\d+(?:,\d{3})*|[零〇一二三四五六七八九十百千万两俩]+)'
+_NUMERAL = '[零〇一二三四五六七八九十百千万两俩]{1,12}'
+NUMBER_ZH = rf'(?:(?<!\d)\d{{1,6}}(?:,\d{{3}})?(?!\d)|{_NUMERAL})'
 _LEAST_ZH = '至少|不少于|最少|不低于|起码|不得少于|不能少于|不小于|大于等于'
 _ABOVE_ZH = '多于|超过|大于|高于'
 _MOST_ZH = (
@@ -107,7 +109,8 @@ _BEFORE_ZH = '|'.join(
 )
 AFTER_ZH = '(?:以内|之内|以下|以上|左右|上下|或以上|或以下|之间|起步|内)'
 AMOUNT_ZH = (
-  rf'(?:(?:{_BEFORE_ZH}|在)*{NUMBER_ZH}(?:(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
+  rf'(?:(?:{_BEFORE_ZH}|在){{0,3}}{NUMBER_ZH}'
+  rf'(?:(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
 )
 
 

@@ -89,16 +89,18 @@ def _simple(placed: Placed) -> Iterator[Stated]:
       listed, spans = words.setdefault(fact.name, ([], []))
       listed += fact.kwargs[_WORDS[fact.name]]
       spans.append(span)
-    elif not fact.name.startswith(('_', 'length:')):
-      if not any(_implies(other, fact) for other, _ in placed):
-        yield Stated(fact.name, fact.kwargs, (span,))
+    elif not (
+      fact.name.startswith(('_', 'length:'))
+      or any(_implies(other, fact) for other, _ in placed)
+    ):
+      yield Stated(fact.name, fact.kwargs, (span,))
   for name, (listed, spans) in words.items():
     unique = [*{fold(word): word for word in reversed(listed)}.values()][::-1]
     yield Stated(name, {_WORDS[name]: unique}, tuple(spans))
 
 
 def _implies(fact: Fact, other: Fact) -> bool:
-  """Whether the bound of a fact is narrower than that of another one."""
+  """Returns whether the bound of a fact is narrower than that of another."""
   if fact.name != other.name or not fact.kwargs:
     return False
   count = next((k for k in fact.kwargs if k.endswith('frequency')), '')
@@ -150,11 +152,13 @@ def _joined(placed: Placed, masked: Masked) -> Iterator[Stated]:
         }
         yield Stated(_FIRST_WORD, joined, (place, span))
   for _, span in facts.get('_divider', [])[:1]:
-    for kwargs, place in exact[:1]:
+    things = [each for each in facts.get('_things', []) if each[1] < span]
+    for kwargs, place in [*exact, *things[-1:]][:1]:
       number = {'num_paragraphs': kwargs['count']}
       yield Stated(_DIVIDED, number, tuple(sorted((place, span))))
   for kwargs, span in facts.get('_heading', [])[:1]:
-    for counted, place in parts[:1]:
+    own = [({'count': kwargs['count']}, span)] if kwargs['count'] else []
+    for counted, place in [*own, *parts][:1]:
       section = {
         'num_sections': counted['count'],
         'section_spliter': kwargs['name'],
@@ -220,17 +224,7 @@ def conditions(
     case 'length_constraints', 'words' | 'sentences':
       return _compared(unit, '', given, f'num_{unit}', 'relation')
     case 'length', _:
-      least, most = given.get('at_least'), given.get('at_most')
-      found = {(unit, '', '>=', least), (unit, '', '<', (most or 0) + 1)}
-      return frozenset(
-        each
-        for each, bound in zip(
-          sorted(found, key=lambda e: e[2], reverse=True),
-          (least, most),
-          strict=True,
-        )
-        if bound is not None
-      )
+      return _bounded(unit, given)
   texts = {
     name: re.sub(r'[\s.]+', '', fold(value))
     if isinstance(value, str)
@@ -245,3 +239,12 @@ def _compared(
 ) -> frozenset[tuple[Any, ...]]:
   sign = '<' if given[relation] == 'less than' else '>='
   return frozenset([(kind, fold(text), sign, given[count])])
+
+
+def _bounded(unit: str, given: Mapping[str, Any]) -> frozenset[tuple[Any, ...]]:
+  found = set()
+  if 'at_least' in given:
+    found.add((unit, '', '>=', given['at_least']))
+  if 'at_most' in given:
+    found.add((unit, '', '<', given['at_most'] + 1))
+  return frozenset(found)

@@ -35,6 +35,15 @@ PARTS = {
     '(?:must|should|has to|have to|needs? to|shall|is to|can|may|does|do|will'
     '|to)'
   ),
+  'APPEAR': (
+    '(?:appear(?:s|ing)?|occur(?:s|ring)?|shows? up|(?:be|is|are|being) (?:used'
+    '|mentioned|included|repeated|present))'
+  ),
+  'BANNED': (
+    r"(?:(?:is|are)(?: not|n't) (?:allowed|permitted)|(?:is|are) (?:forbidden"
+    '|banned|prohibited|off limits)|(?:must|should|have to|has to|are to|is to)'
+    ' be (?:avoided|omitted|excluded|left out))'
+  ),
   'CAPITALS': (
     '(?:all[ -])?(?:capital(?:i[sz]ed)?(?: letters?)?|caps|upper[ -]?case'
     '(?: letters?)?)'
@@ -73,7 +82,8 @@ _OTHERS = compiled(
   r'(?:\w+\s+){0,2}$'
   r'|\b(?:about|titled|called|named|regarding)\s+(?:an?\s+|the\s+)?$'
 )
-# Before what is asked of each part of the reply, unless the whole comes between.
+# Before what is asked of each part of the reply, unless the whole is named
+# between.
 _EACH = compiled(
   r'\b(?:each|every|per|any|no (?:sentence|paragraph|line|stanza))\b'
   r'(?:(?!\b(?:whole|entire|total|overall|altogether)\b)[^;.\n])*$'

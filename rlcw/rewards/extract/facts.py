@@ -76,6 +76,12 @@ class Found:
     # Bounded, as a text without full stops is one sentence.
     return self._masked.text[max(start, self.span[0] - 300) : self.span[0]]
 
+  def counted(self, noun: str) -> int | None:
+    """Returns the number before the plural of a noun, anywhere in the text."""
+    pattern = rf'(?<!\w)({amounts.NUMBER}) (?:[\w-]+ ){{0,2}}{noun}s\b'
+    match = re.search(pattern, self._masked.text, re.IGNORECASE)
+    return amounts.number(match[1]) if match else None
+
   @property
   def after(self) -> str:
     """The masked text after the match."""

@@ -46,7 +46,8 @@ _ORDINALS = {
 } | {'last': -1, 'final': -1}
 _NTH = (
   rf'(?:(?:the )?(?:very )?(?P<nth>{"|".join(_ORDINALS)}|\d+(?:st|nd|rd|th))'
-  r' paragraph|(?:paragraph|paragraph number|number) #?(?P<number>\d+|<NUMBER>))'
+  r' paragraph|(?:paragraph|paragraph number|number) #?(?P<number>\d+'
+  r'|<NUMBER>))'
 )
 _WORD = r'(?:the )?(?:exact )?(?:word )?(?P<word><Q>|[A-Za-z][\w-]*)'
 
@@ -74,8 +75,13 @@ def _parts(found: Found) -> list[Fact]:
 
 
 def _heading(found: Found) -> list[Fact]:
+  """Returns the name in the headings, and the number of what they head."""
   name = re.sub(r'[\s.]*(?:\d+|X|#|I)?$', '', found.quote('name')).strip()
-  return [Fact('_heading', {'name': name})] if name else []
+  if not name:
+    return []
+  each = re.search(r'\b(?:each|every) ([a-z]+)', found.sentence, re.IGNORECASE)
+  counted = each and found.counted(each[1])
+  return [Fact('_heading', {'name': name, 'count': counted or 0})]
 
 
 def _postscript(found: Found) -> list[Fact]:
@@ -111,20 +117,25 @@ def _whole_case(found: Found) -> bool:
 
 _LOWER, _UPPER = 'change_case:english_lowercase', 'change_case:english_capital'
 _NEGATED = compiled(
-  r"\b(?:no|not|without|avoid|never|any)\b(?: \w+){0,2}\s+$|n't(?: \w+){0,2}\s+$"
+  r'\b(?:no|not|without|avoid|never|any)\b(?: \w+){0,2}\s+$'
+  r"|n't(?: \w+){0,2}\s+$"
   r'|\bnot a single (?:letter|word)[^,.\n]*$'
 )
 # "Capital letters" alone does not say which.
 _ALL = compiled(
-  r'\b(?:all|only|every|entire|entirely|completely|fully|just|in)\b[^.,\n]{0,40}$'
+  r'\b(?:all|only|every|entire|entirely|completely|fully|just'
+  r'|in)\b[^.,\n]{0,40}$'
 )
+
+
+_BANNED = compiled(r'\s*(?:<BANNED>|(?:must|should|may|can)(?: not|n\'t))')
 
 
 def _case(name: str) -> Build:
   def build(found: Found) -> list[Fact]:
     if re.search(r'\bnot all\s*$', found.before):
       return []
-    if _NEGATED.search(found.before):
+    if _NEGATED.search(found.before) or _BANNED.match(found.after):
       return [Fact(_UPPER if name == _LOWER else _LOWER, {})]
     if name == _UPPER and not _ALL.search(found.before):
       return []
@@ -261,8 +272,9 @@ PATTERNS = (
   ),
   pattern(
     r'\b(?:headed|head them|headings numbered from|marked with'
-    r'|(?:start|begin|mark|label)\w*[^.\n"]{0,50}?(?:section|part)'
-    r'[^.\n"]{0,20}(?:with|as|by)|(?:sections|parts|chapters):) (?P<name><Q>)',
+    r'|(?:start|begin|mark|label)\w*[^.\n"]{0,50}?(?:section|part'
+    r'|each|every)[^.\n"]{0,20}(?:with|as|by)|(?:sections|parts'
+    r'|chapters):) (?P<name><Q>)',
     _heading,
   ),
   pattern(
@@ -274,6 +286,13 @@ PATTERNS = (
     r'(?<!\*)\*{6}(?!\*)|\b(?:6|six) (?:\w+ )?ast?erisks?',
     fixed('combination:two_responses'),
     anywhere,
+  ),
+  # Any things, for `_divider`: "two versions".
+  pattern(
+    r'(?P<amount>(?:exactly )?<NUMBER>) (?:[\w-]+ ){0,2}?(?!days|years|weeks'
+    r'|hours|minutes|dollars|times|words|sentences|lines|characters|asterisks'
+    r'|bullets?|points|placeholders|symbols)[a-z]{3,}s\b',
+    exactly('_things', 'count'),
   ),
   # Two things, such as an essay and a poem, for `_divider`.
   pattern(
@@ -300,12 +319,14 @@ PATTERNS = (
   pattern(
     r'\b(?:post ?script|note)\b[^.\n"]{0,60}?"?(?P<marker><MARKER>)'
     r'|\b(?:add|with|include|opens with|starting with) (?:an? )?'
-    r'(?P<short><MARKER>)|\b(?:post ?script|note)\b[^.\n"]{0,40}?(?P<quoted><Q>)',
+    r'(?P<short><MARKER>)|\b(?:post ?script'
+    r'|note)\b[^.\n"]{0,40}?(?P<quoted><Q>)',
     _postscript,
   ),
   # --- The whole reply
   pattern(
-    r'\buse (?:valid |the )?JSON\b|\b(?:wrap|format|output|respond|answer|reply|want|writ|put|present|list'
+    r'\buse (?:valid |the )?JSON\b|\b(?:wrap|format|output|respond|answer'
+    r'|reply|want|writ|put|present|list'
     r'|should|must|be|provid|return|us|giv|only|contain|generat|creat)\w*\b'
     r'(?! how)[^.\n?]{0,60}?\b(?:in|as|using|into|with|be|use|valid|a) '
     r'(?:an? |the |valid |pure |proper |well-formed |single )*JSON\b'
@@ -315,8 +336,8 @@ PATTERNS = (
   ),
   pattern(
     r'\b(?:wrap|put|enclos|surround|plac|stand)\w*[^.\n]{0,60}?\b(?:in|with'
-    r'|inside|within|by|between|last,) (?:in )?(?:a pair of )?double[ -]quot'
-    r'(?:es\b|ation marks|e marks)'
+    r'|inside|within|by|between|last,) (?:in )?(?:a pair of )?(?:double[ -]quot'
+    r'(?:es\b|ation marks|e marks)|quotation marks)'
     r'|\bdouble[ -]quot(?:es|ation marks)(?: \w+){0,4} around',
     fixed('startend:quotation'),
     order,
@@ -329,13 +350,20 @@ PATTERNS = (
     _repeat,
   ),
   pattern(
+    r'\b(?:copy|restate|reproduce|rewrite) (?:(?:the|this|exact|entire|whole|my'
+    r'|below|above) )*(?:request|question|prompt)(?P<where>)[^.\n"]{0,20}'
+    r'(?:word[ -](?:for|by)[ -]word|verbatim|exactly|without)',
+    _repeat,
+  ),
+  pattern(
     r'\b(?:repeat|first,? repeat|give this request|copying this request)'
     r'(?P<where>)[^".\n]{0,60} ?:? ?(?P<prompt><Q>)',
     _repeat,
   ),
   pattern(r'\blower[ -]?cased?s?\b(?: letters?)?', _case(_LOWER), _whole_case),
   pattern(
-    r'\b(?:capitals|capital letters?|capitali[sz](?:ed|ations?)(?: letters?)?|caps'
+    r'\b(?:capitals|capital letters?|capitali[sz](?:ed|ations?)(?: letters?)?'
+    r'|caps'
     r'|upper[ -]?case(?: letters?)?)\b',
     _case(_UPPER),
     _whole_case,
@@ -362,7 +390,9 @@ PATTERNS = (
     _capital_words,
   ),
   pattern(
-    r'(?P<amount><AMOUNT>) (?:such )?capitali[sz]ed words?', _capital_words
+    r'(?P<amount><AMOUNT>) (?:such )?(?:capitali[sz]ed|upper[ -]?case'
+    r'|all[ -]caps) words?',
+    _capital_words,
   ),
   pattern(
     r'\b(?:write|written|respond|answer|reply|response|output|should|must|be'

@@ -1,6 +1,7 @@
 """English wordings of lengths: "at least 300 words", "in three sentences"."""
 
 import re
+from collections.abc import Iterable
 
 from rlcw.rewards.extract import amounts
 from rlcw.rewards.extract.english import compiled, pattern, whole
@@ -23,7 +24,8 @@ _GIVEN = compiled(
   r'|last|first|top|above|my|other|about an?|about the)\s+$'
 )
 _TAIL = (
-  r' (?:that|which|who|whose|of (?:code|dialogue|advice|wisdom)|from|(?:in )?each'
+  r' (?:that|which|who|whose|of (?:code|dialogue|advice|wisdom)|from'
+  r'|(?:in )?each'
   r'|per\b|related|starting|beginning)'
 )
 # Then the words are those in capitals.
@@ -73,7 +75,8 @@ def _unit(unit: str, tail: str = _TAIL) -> str:
   return (
     rf'(?P<amount><AMOUNT>)[ -]{_ADJECTIVES}'
     rf'(?P<unit>(?P<one>{unit})s?)\b'
-    r'(?P<post>(?:,? (?:long|in (?:length|total|all(?! cap| upper))|total|altogether))*'
+    r'(?P<post>(?:,? (?:long|in (?:length|total|all(?! cap| upper))|total'
+    r'|altogether))*'
     rf'(?:,? <AFTER>)?)(?!{tail})'
   )
 
@@ -85,22 +88,44 @@ def _count(found: Found) -> list[Fact]:
   return [bounds('length:words', amount)]
 
 
+def _number(name: str) -> Build:
+  """Returns a builder of "the number of words should be …"."""
+
+  def build(found: Found) -> list[Fact]:
+    amount = found.amount()
+    limited = re.search(r'\b(?:limit|keep|restrict)', found.before.lower())
+    if amount.bare and limited:
+      amount = amounts.Amount(None, amount.high)
+    return [bounds(name, amount)]
+
+  return build
+
+
 def _limit(found: Found) -> list[Fact]:
   return [Fact('length:words', {'at_most': found.amount().low})]
 
 
-def _characters(found: Found) -> list[Fact]:
+def _characters(found: Found) -> Iterable[Fact]:
   amount = found.amount()
-  if not _SPACES.search(found.sentence):
-    # With spaces counted, the upper bound alone follows for the rest.
-    if amount.low or (amount.high or 0) < _FEWEST_CHARACTERS:
-      return []
+  # With spaces counted, only an upper bound holds for the others too.
+  bounded = not amount.low and (amount.high or 0) >= _FEWEST_CHARACTERS
+  if not bounded and not _SPACES.search(found.sentence):
+    return []
   return _length('length:characters', True)(found)
 
 
 PATTERNS = (
   pattern(
     _unit('word', _TAIL + _CAPITALS), _length('length:words', False), whole
+  ),
+  *(
+    pattern(
+      rf'\bnumber of {unit}s(?: in \w+ \w+)?(?: (?:should|must|is|to|be'
+      r'|has to|needs to))+ (?P<amount><AMOUNT>)(?P<post>(?: <AFTER>)?)',
+      _number(f'length:{unit}s'),
+      whole,
+    )
+    for unit in ('word', 'sentence', 'paragraph', 'line')
   ),
   pattern(
     r'\bword (?:count|length)(?:\s?(?:of|is|:|should be|must be|to be))*\s?'

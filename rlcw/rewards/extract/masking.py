@@ -1,8 +1,8 @@
 """Prompts with their quotations masked, so that no quoted text is a rule."""
 
+import bisect
 import dataclasses
 import re
-from collections.abc import Iterator
 from functools import cached_property
 
 # Stands for each character of a quotation, and for the dots in P.S. and e.g.
@@ -11,7 +11,8 @@ _PLAIN = str.maketrans(
   '‘’‛ʼ＇“”„‟＂「」『』，：；！？（）', "'" * 5 + '"' * 9 + ',:;!?()'
 )
 _ABBREVIATIONS = re.compile(
-  r'(?<![A-Za-z0-9])(?:P\.? ?P\.? ?S\.?|P\. ?S\.?|i\.e\.?|e\.g\.?|etc\.|vs\.|Mr\.|Mrs\.|Ms\.'
+  r'(?<![A-Za-z0-9])(?:P\.? ?P\.? ?S\.?|P\. ?S\.?|i\.e\.?|e\.g\.?|etc\.|vs\.'
+  r'|Mr\.|Mrs\.|Ms\.'
   r'|Dr\.|min\.|max\.|approx\.)(?![A-Za-z0-9])',
   re.IGNORECASE,
 )
@@ -31,6 +32,11 @@ _QUOTED = (
 _SENTENCE = re.compile('[^.!?。！？；;\n]*[.!?。！？；;\n]*["\')）]*')
 
 
+def _mask(match: re.Match[str]) -> str:
+  inside = len(match[1])
+  return match[0] if MASK in match[1] else f'"{MASK * inside}"'
+
+
 @dataclasses.dataclass(frozen=True)
 class Masked:
   """A text, and the same with the inside of quotations masked.
@@ -43,23 +49,13 @@ class Masked:
   @cached_property
   def text(self) -> str:
     """The masked text."""
-    masked = [*self.raw]
-    for start, end in self._quotations():
-      masked[start - 1] = masked[end] = '"'
-      masked[start:end] = MASK * (end - start)
-    shown = ''.join(masked).translate(_PLAIN)
-    return _ABBREVIATIONS.sub(lambda m: m[0].replace('.', DOT), shown)
-
-  def _quotations(self) -> Iterator[tuple[int, int]]:
-    rest = self.raw
+    masked = self.raw
     for pattern in _QUOTED:
-      for match in pattern.finditer(rest):
-        start, end = match.span(1)
-        if MASK not in match[1]:
-          yield start, end
-          # So that no other kind of quotation is looked for in this one.
-          masked = MASK * (end - start + 2)
-          rest = rest[: start - 1] + masked + rest[end + 1 :]
+      # Masked at once, so that no other kind of quotation is found inside.
+      masked = pattern.sub(_mask, masked)
+    return _ABBREVIATIONS.sub(
+      lambda match: match[0].replace('.', DOT), masked.translate(_PLAIN)
+    )
 
   @cached_property
   def sentences(self) -> list[tuple[int, int]]:
@@ -76,7 +72,8 @@ class Masked:
 
   def sentence_at(self, place: int) -> tuple[int, int]:
     """Returns the span of the sentence that a character is in."""
-    for start, end in self.sentences:
-      if place < end:
-        return min(start, place), end
-    return place, len(self.raw)
+    index = bisect.bisect(self.sentences, place, key=lambda span: span[1])
+    if index == len(self.sentences):
+      return place, len(self.raw)
+    start, end = self.sentences[index]
+    return min(start, place), end

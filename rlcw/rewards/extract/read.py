@@ -1,8 +1,8 @@
 """Reads the rules that a prompt states, in English or Chinese.
 
   1. mask      quotations, so that no quoted text is taken for a rule
-  2. find      facts, by the patterns of `lengths_en`, `words_en`, `forms_en`
-               and `chinese`
+  2. find      facts, by the patterns of `lengths_en`, `words_en`, `forms_en`,
+               `words_zh` and `forms_zh`
   3. combine   facts to rules, each with the spans that state it
   4. validate  the rules
   5. list      the sentences that read like a requirement, and state no rule
@@ -18,7 +18,13 @@ import re
 from typing import NamedTuple
 
 from rlcw.rewards import constraints
-from rlcw.rewards.extract import chinese, forms_en, lengths_en, words_en
+from rlcw.rewards.extract import (
+  forms_en,
+  forms_zh,
+  lengths_en,
+  words_en,
+  words_zh,
+)
 from rlcw.rewards.extract.combine import Placed, Stated, combine
 from rlcw.rewards.extract.facts import Fact
 from rlcw.rewards.extract.masking import Masked
@@ -28,7 +34,8 @@ PATTERNS = (
   *lengths_en.PATTERNS,
   *words_en.PATTERNS,
   *forms_en.PATTERNS,
-  *chinese.PATTERNS,
+  *words_zh.PATTERNS,
+  *forms_zh.PATTERNS,
 )
 # In characters: of a longer prompt the end is not read.
 LONGEST = 20_000

@@ -22,19 +22,18 @@ _NOUN = (
   r'|items|line|expressions?|strings?)'
 )
 # Words that do not stand for themselves after "the word".
-_STOP = '|'.join(
-  (
-    'a above add after also an and appears are as at avoid be before begin '
-    'beginning below can containing count describing do else end ending ensure '
-    'finish following for from having highlight if in include into is it keep '
-    'like limit long make may must not occurs of on or other out please put '
-    'related rhyming should so start starting such that the then they to until '
-    'use we what when which with wrap write you '
-  ).split()
+_STOP = (
+  'a|above|add|after|also|an|and|appears|are|as|at|avoid|be|before|begin'
+  '|beginning|below|can|containing|count|describing|do|else|end|ending'
+  '|ensure|finish|following|for|from|having|highlight|if|in|include|into|is'
+  '|it|keep|like|limit|long|make|may|must|not|occurs|of|on|or|other|out'
+  '|please|put|related|rhyming|should|so|start|starting|such|that|the|then'
+  '|they|to|until|use|we|what|when|which|with|wrap|write|you'
 )
 _BARE = rf"(?!(?:{_STOP})\b)[A-Za-z][\w'-]*"
 _LIST = (
-  rf'(?P<list>[\[(]?<Q>(?:(?:,? (?:and|or|nor|&)|,|/|;) ?(?:also )?(?:{_NOUN} )?<Q>)*[\])]?'
+  rf'(?P<list>[\[(]?<Q>(?:(?:,? (?:and|or|nor|&)|,|/'
+  rf'|;) ?(?:also )?(?:{_NOUN} )?<Q>)*[\])]?'
   # Without quotes, several only after a plural or a colon.
   rf'|(?(noun)(?:(?<=words )|(?<=: )){_BARE}(?:(?:,? (?:and|or) |, ){_BARE})*'
   rf'|(?!))|(?(noun)(?:(?<=word )|(?<=name )){_BARE}(?: or {_BARE})*|(?!)))'
@@ -97,12 +96,12 @@ def _appear(found: Found) -> list[Fact]:
     return []
   if re.search(r'\b(?:letter|character|symbol)s?\s*$', found.before):
     return []
+  if found.has('ban'):
+    return _used(found, True)
   allowed = re.search('may|can', found.text('must').lower())
-  if allowed and not found.has('neg'):
-    if (
-      not found.has('times') or amounts.read(found.masked('times')).high is None
-    ):
-      return []
+  limited = found.has('times') and amounts.read(found.masked('times')).high
+  if allowed and not found.has('neg') and not limited:
+    return []
   return _used(found, found.has('neg'))
 
 
@@ -114,7 +113,7 @@ _LETTER = (
 
 
 def _letter(found: Found) -> list[Fact]:
-  if found.has('neg') and not found.has('times'):
+  if found.has('ban') or (found.has('neg') and not found.has('times')):
     amount = Amount(None, 0)
   elif found.has('times') and not found.has('neg'):
     amount = amounts.read(found.masked('times'))
@@ -181,14 +180,15 @@ _WITH = (
   '|whole|<REPLY>) ?)*:?\\s*'
 )
 _PHRASE = (
-  r'(?P<phrase><Q>|(?:(?<=phrase )|(?<=phrase: )|(?<=phrase:)|(?<=like: ))'
+  r'(?P<phrase><Q>|(?:(?<=phrase )|(?<=phrase: )|(?<=phrase:)|(?<=like: )'
+  r'|(?<=sentence: ))'
   r'[^"\n]+)'
 )
 
 
 def _phrase(name: str, argument: str) -> Build:
   def build(found: Found) -> list[Fact]:
-    phrase = found.quote('phrase')
+    phrase = found.quote('phrase') or found.quote('last')
     phrase = re.split(r'(?<=[.!?]) (?=No |Do not|Don|with no)', phrase)[0]
     # A postscript's, or an asterisk of a highlight.
     if IS_MARKER.fullmatch(phrase) or not re.search(r'\w', phrase):
@@ -213,49 +213,66 @@ PATTERNS = (
     order,
   ),
   pattern(
-    rf'(?:(?P<noun>\b{_NOUN}) ?)?{_LIST},?(?: {_NOUN})? (?P<must><MUST> ?)?'
-    r"(?P<neg>(?:not|n't) )?(?:only )?(?:appears?|occurs?|be (?:used|mentioned"
-    r'|included|repeated|present)|(?:is|are) (?:used|mentioned|included'
-    r'|repeated))(?:(?: anywhere)? (?:in|throughout) (?:\w+ ){0,2}\w+)??'
-    rf'{_TIMES}',
+    rf'(?:(?P<noun>\b{_NOUN}) ?)?{_LIST},?(?: {_NOUN})? (?:(?P<must><MUST> ?)?'
+    r"(?P<neg>(?:not|n't) )?(?:only )?<APPEAR>"
+    r'(?:(?: anywhere)? (?:in|throughout) (?:\w+ ){0,2}\w+)??'
+    rf'{_TIMES}|(?P<ban><BANNED>))',
+    _appear,
+    anywhere,
+  ),
+  pattern(
+    rf'(?P<noun>\b{_NOUN}) (?:<MUST> ?(?P<neg>not )<APPEAR>|(?P<ban><BANNED>))'
+    rf'[^.:\n]{{0,30}}: ?{_LIST}',
     _appear,
     anywhere,
   ),
   pattern(
     r'(?P<neg>\b<NOT>\s+)?(?:\b(?P<use><USE>)\s+)?(?:any |the )?'
     + _LETTER
-    + r'(?! ?<MUST>? ?(?:appear|occur))(?: (?:anywhere|whatsoever))?'
+    + r"(?!,? (?:(?:<MUST> )?(?:n't |not )?(?:only )?<APPEAR>|<BANNED>))(?:"
+    r' (?:anywhere|whatsoever))?'
     rf'(?: in your (?:entire )?\w+)?{_TIMES}',
     _letter,
     order,
   ),
   pattern(
-    _LETTER + r",? (?P<must><MUST> ?)?(?P<neg>(?:not|n't) )?(?:only )?"
-    rf'(?:appears?|occurs?|be used)(?: in \w+ \w+)??{_TIMES}',
+    _LETTER
+    + r",? (?:(?P<use><MUST> ?)?(?P<neg>(?:not|n't) )?(?:only )?<APPEAR>"
+    rf'(?: (?:in|throughout) (?:\w+ ){{0,2}}\w+)??{_TIMES}'
+    r'|(?P<ban><BANNED>))',
     _letter,
     anywhere,
   ),
+  pattern(
+    r'(?P<times><AMOUNT>) (?:occurrences?|instances?) of (?:the )?' + _LETTER,
+    _letter,
+  ),
   pattern(r'(?P<amount><AMOUNT>) hashtags?\b', _hashtags),
   pattern(
-    rf'\b(?:begin|start|open)(?:s|ning|ing)?(?: (?:off|out))? {_WITH}{_PHRASE}',
+    rf'\b(?:begin|start|open)(?:s|ning|ing)?(?: (?:off|out))? {_WITH}{_PHRASE}'
+    r'|\b(?:first|opening) (?:words?|phrase|sentence|line)(?: (?:of|in) '
+    rf'(?:the |your )?(?:entire )?<REPLY>)? (?:<MUST> ){_WITH}(?P<last><Q>)',
     _phrase('startend:start_checker', 'start_phrase'),
     _whole_order,
   ),
   pattern(
-    r'\b(?:end|finish|conclud|clos|wrap)(?:e?s|ing|e)?(?: up| off)? '
-    rf'{_WITH}{_PHRASE}',
+    r'\b(?:end|finish|conclud|clos|wrap|sign)(?:e?s|ing|e)?(?: up| off)? '
+    rf'{_WITH}{_PHRASE}'
+    r'|\b(?:last|final|closing) (?:words?|phrase|sentence|line)(?: (?:of|in) '
+    rf'(?:the |your )?(?:entire )?<REPLY>)? (?:<MUST> ){_WITH}(?P<last><Q>)',
     _phrase('startend:end_checker', 'end_phrase'),
     _whole_order,
   ),
   pattern(
-    rf'\b<NOT>\s+(?:(?:<USE>|the use of|any|an?|single|all|of|ever|it) )*{_MARKS}',
+    rf'\b<NOT>\s+(?:(?:<USE>|the use of|any|an?|single|all|of|ever|it'
+    rf'|to) )*{_MARKS}',
     _marks,
     order,
   ),
   pattern(rf'\b(?:no|zero|free (?:of|from))\s+(?:use of )?{_MARKS}', _marks),
   pattern(
-    rf"\b{_MARKS} (?:are|is|must|should|may|can|shall) ?(?:not|n't|never)"
-    ' (?:be )?(?:allowed|permitted|used|present|appear|included)',
+    rf"\b{_MARKS} (?:(?:must|should|may|can|shall) ?(?:not|n't|never) <APPEAR>"
+    '|<BANNED>)',
     _marks,
   ),
   pattern(r'\bcomma-free\b', fixed('punctuation:no_comma'), ours),
