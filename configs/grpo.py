@@ -307,6 +307,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # folder, GGUF file, Hub id or workdir of a run
       model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       briefs='@briefs.jsonl',  # prompts with rules, see docs/data.md
+      # Whether to find the rules that prompts state in their own words, where
+      # briefs list none; the result is briefs.jsonl in the workdir.
+      extract_rules=False,
       language='en',  # briefs in others are left out
       heldout=0.1,  # share of the briefs whose records have no "split"
       system='',  # system message of briefs without their own

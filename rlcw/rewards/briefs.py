@@ -11,6 +11,7 @@ from rlcw.data.files import Record
 from rlcw.data.messages import USER, Message, Prompt
 from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.constraints import LANGUAGES
+from rlcw.rewards.extract import records
 from rlcw.rewards.rubrics import Rubric
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.runtime import console
@@ -31,17 +32,24 @@ class Brief:
   paraphrase: int = 0  # index of the wording of every rule
   earlier: tuple[Message, ...] = ()  # system message and turns before
   rubric: Rubric = ()  # not shown to the model, unlike the rules
+  stated: bool = False  # the prompt states its rules, so none is added in words
 
   @property
   def request(self) -> Prompt:
-    """The messages that the model gets, with the rules in words in the last."""
-    text = constraints.write_brief(
-      self.prompt,
-      self.instruction_id_list,
-      self.kwargs,
-      self.language,
-      self.paraphrase,
-    )
+    """The messages that the model gets, with the rules in words in the last.
+
+    Where the prompt states them already it stays as it is, so that the model
+    reads each rule once.
+    """
+    text = self.prompt
+    if not self.stated:
+      text = constraints.write_brief(
+        self.prompt,
+        self.instruction_id_list,
+        self.kwargs,
+        self.language,
+        self.paraphrase,
+      )
     return messages.simplest([*self.earlier, Message(USER, text)])
 
   @property
@@ -128,7 +136,7 @@ def load_briefs(
 
 
 def load_run_briefs(
-  config: Config, split: str, system: str = ''
+  config: Config, split: str, system: str = '', workdir: str | Path = ''
 ) -> list[Brief]:
   """Loads the briefs of a `grpo` run, from its settings.
 
@@ -136,12 +144,15 @@ def load_run_briefs(
     config: of the run.
     split: of the briefs.
     system: the system message if the run has none, that of its model.
+    workdir: of the run, with the briefs that it has extracted, if it does.
 
   Raises:
     FileNotFoundError, ValueError: see `load_briefs`.
   """
+  # Older runs lack the setting.
+  extracts = config.get('extract_rules', False)
   return load_briefs(
-    config.briefs,
+    Path(workdir) / records.BRIEFS if extracts else config.briefs,
     split=split,
     language=config.language,
     # Older runs have trained on all briefs without a split.
@@ -165,13 +176,15 @@ def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
     instruction_ids(record),
     arguments(record),
     paraphrase=_paraphrase(record),
+    stated=_stated(record),
     earlier=tuple(earlier),
     rubric=read_rubric(record),
     **datasets.shared_fields(record, heldout),
   )
   # Now rather than in the middle of a run.
   constraints.validate(brief.instruction_id_list, brief.kwargs)
-  if brief.instruction_id_list and brief.language not in LANGUAGES:
+  worded = brief.instruction_id_list and not brief.stated
+  if worded and brief.language not in LANGUAGES:
     raise ValueError(
       f'language={brief.language!r:.40}; expected one in which rules can be '
       f'worded: {" or ".join(LANGUAGES)}'
@@ -227,6 +240,13 @@ def _from_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
   except (ValueError, RecursionError):
     return value
+
+
+def _stated(record: Record) -> bool:
+  value = record.get('stated', False)
+  if not isinstance(value, bool):
+    raise ValueError(f'stated={value!r:.80}; expected true or false')
+  return value
 
 
 def _paraphrase(record: Record) -> int:

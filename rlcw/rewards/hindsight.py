@@ -46,9 +46,12 @@ def relabel(
     writing: `[G]` these scores.
 
   Returns:
-    The brief and its verdicts; None if no reply keeps a rule, or if the replies
-    that do keep them all (then something else was held against each).
+    The brief and its verdicts; None if no reply keeps a rule, if the replies
+    that do keep them all (then something else was held against each), or if the
+    prompt itself states the rules, which stay in it.
   """
+  if brief.stated:
+    return None
   kept = [
     {index for index, verdict in enumerate(verdicts) if verdict}
     for verdicts in follow

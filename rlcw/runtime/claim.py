@@ -32,6 +32,7 @@ _REMADE = {
   'briefs': '',
   'compare': '',
   'evaluate': '',
+  'extract': '',
   'generate': 'replies.jsonl',
   'judge': 'verdicts.jsonl',
   'plan': '',

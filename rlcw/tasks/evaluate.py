@@ -64,7 +64,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       system=trained.get('system', '') or base.system,
     )
     if config.briefs not in ('', trained.briefs)
-    else load_run_briefs(trained, 'heldout', base.system)
+    else load_run_briefs(trained, 'heldout', base.system, config.run)
   )
   judge = factory.make_judge(
     config.judge, base.mesh, base, workdir=workdir, offload=trained.offload

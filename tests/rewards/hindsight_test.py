@@ -1,5 +1,7 @@
 """Hindsight for rules, on hand-worked groups and by properties."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +70,11 @@ def test_a_group_without_a_reply_to_learn_from_has_no_new_brief(
 def test_a_brief_of_one_rule_cannot_be_relabelled() -> None:
   brief = Brief('1', 'Hi', ('punctuation:no_comma',), ({},))
   assert relabel([[F], [F], [None]], brief=brief) is None
+
+
+def test_a_prompt_that_states_its_rules_cannot_lose_one() -> None:
+  brief = dataclasses.replace(BRIEF, stated=True)
+  assert relabel([[T, F, F, F], [F, F, F, F]], brief=brief) is None
 
 
 def test_what_was_held_against_a_reply_beside_rules_stays() -> None:

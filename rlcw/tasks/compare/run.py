@@ -93,7 +93,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
   scorers = load_scorers(config, trained, base, workdir)
   primary = processes.is_primary_process()
-  briefs = load_run_briefs(trained, 'heldout', base.system)
+  first = next(iter(runs.values()))
+  briefs = load_run_briefs(trained, 'heldout', base.system, first)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
     meters['judge'] = scorers.judge.usage

@@ -138,17 +138,20 @@ def check(config: Config) -> None:
     raise FileNotFoundError(f'eval.unseen: {runs.unfinished(unseen)}')
 
 
-def load_briefs(config: Config, system: str = '') -> list[Brief]:
+def load_briefs(
+  config: Config, system: str = '', workdir: str | Path = ''
+) -> list[Brief]:
   """Loads the P held-out briefs of a run's evaluations.
 
-  With `eval.briefs` they are so many, drawn by the seed.
+  With `eval.briefs` they are so many, drawn by the seed.  Arguments are those
+  of `load_run_briefs`.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: there is no held-out brief, or one is not valid.
   """
   try:
-    briefs = load_run_briefs(config, 'heldout', system)
+    briefs = load_run_briefs(config, 'heldout', system, workdir)
   except ValueError as error:
     raise ValueError(
       f'eval_every={config.eval_every} needs held-out briefs: {error}'

@@ -16,6 +16,7 @@ from rlcw.models import compute, language_model, lora, weights
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
+from rlcw.rewards.extract import records
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
@@ -52,15 +53,20 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
+  started = time.perf_counter()
+  extracted = (
+    records.extract_once(config.briefs, workdir)
+    if config.get('extract_rules', False)
+    else None
+  )
   evaluates = config.get('eval_every', 0) > 0
   if evaluates:
-    evaluation.load_briefs(config)
-  started = time.perf_counter()
+    evaluation.load_briefs(config, workdir=workdir)
   model = language_model.with_system(load(config), config.system)
-  briefs = load_run_briefs(config, 'train', model.system)
+  briefs = load_run_briefs(config, 'train', model.system, workdir)
   scoring.check_rubrics(config, briefs)
   try:
-    load_run_briefs(config, 'heldout')
+    load_run_briefs(config, 'heldout', workdir=workdir)
   except ValueError as error:
     console.notice(f'{error}; without them, evaluate needs --config.briefs')
   optimizer = objective.make_optimizer(config)
@@ -86,7 +92,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   next_batch = make_next_batch(model, scorer, frozen, briefs, config, workdir)
   evaluator = None
   if evaluates:
-    heldout = evaluation.load_briefs(config, model.system)
+    heldout = evaluation.load_briefs(config, model.system, workdir)
     answer = evaluation.make_answer(
       model, frozen, scorer, unseen, heldout, config
     )
@@ -141,6 +147,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'compilations': history[-1]['compilations'],
     'compile_seconds': history[-1]['seconds_compiling'],
   }
+  if extracted:
+    summary['extracted'] = extracted
   if evaluator is not None:
     summary |= evaluator.summary(history)
   if spent := judge_usage(history, scorer.usage()):

@@ -87,6 +87,8 @@ def rollout(plan: Plan) -> Iterator[Program]:
 def evaluation(plan: Plan) -> Iterator[Program]:
   """Yields the programs of an evaluation, each for all of its batches."""
   config = plan.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.extract_rules = False  # as many briefs before that as after it
   briefs = len(load_briefs(config))
   size = round_up_groups(batch_size(config, briefs), plan.mesh)
   passes, config.kl_weight = -(-briefs // size), 0.0

@@ -190,6 +190,12 @@ def read_runs(config: Config) -> Runs:
       f'The run has reached step {now["step"]} since it was evaluated at step '
       f'{read["step"]}.'
     )
+  if read_rules := grpo.get('extracted'):
+    notes.append(
+      'The rules were read from the prompts: {rules} in {with_rules} of '
+      '{prompts} prompts. {unread} sentences read like a requirement and state '
+      'no rule that is known.'.format(**read_rules)
+    )
   reward_folder, reward_model = _reward_model(
     config, folder, grpo_config, notes
   )

@@ -1,0 +1,230 @@
+"""Numbers and amounts as prompts state them, in English and Chinese.
+
+An amount is "300", "at least three", "between 50 and 70", "300+", 不超过20,
+三到五 and so on.  Patterns find it as one text, and `read` returns its bounds.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+_ONES = [
+  'zero',
+  'one',
+  'two',
+  'three',
+  'four',
+  'five',
+  'six',
+  'seven',
+  'eight',
+  'nine',
+  'ten',
+  'eleven',
+  'twelve',
+  'thirteen',
+  'fourteen',
+  'fifteen',
+  'sixteen',
+  'seventeen',
+  'eighteen',
+  'nineteen',
+]
+_TENS = [
+  'twenty',
+  'thirty',
+  'forty',
+  'fifty',
+  'sixty',
+  'seventy',
+  'eighty',
+  'ninety',
+]
+_WORDS = {word: n for n, word in enumerate(_ONES)} | {
+  word: 10 * n for n, word in enumerate(_TENS, 2)
+}
+_SCALES = {'dozen': 12, 'hundred': 100, 'thousand': 1000}
+_DIGITS = {digit: n for n, digit in enumerate('零一二三四五六七八九')}
+_DIGITS |= {'两': 2, '俩': 2, '〇': 0}
+_UNITS = {'十': 10, '百': 100, '千': 1000, '万': 10_000}
+
+_one = rf'(?:{"|".join([*_TENS, *reversed(_ONES)])})'
+_scale = '(?:dozen|hundred|thousand)'
+# Without word boundaries, which those who use it have around the amount.
+NUMBER = (
+  rf'(?:\d{{1,3}}(?:,\d{{3}}){{1,2}}|\d{{1,6}}(?!\d)|(?:{_one}|\ba)[- ]{_scale}'
+  rf'(?:(?: and|,)? {_one}(?:-{_one})?)?|{_one}(?:-{_one})?)'
+)
+_LEAST = (
+  'at (?:the )?(?:very )?least|no (?:fewer|less) than|not (?:fewer|less) than'
+  '|a minimum of|(?:the )?minimum(?: of| is)?|min\\.?|upwards of|≥'
+)
+_ABOVE = 'more than|over|above|greater than|in excess of'
+_MOST = (
+  'at (?:the )?(?:very )?most|(?:no|not) (?:more|longer|greater) than'
+  '|a maximum of|(?:the )?(?:maximum|limit)(?: of| is)?|max\\.?|up to|within'
+  '|(?:do )?not (?:to )?exceed(?:ing)?|does not exceed|without exceeding|≤'
+)
+_BELOW = '(?:fewer|less|shorter|lower) than|under|below'
+_EXACT = 'exactly|precisely|just|only'
+_ABOUT = 'about|around|approximately|approx\\.?|roughly|some|circa|~|nearly'
+_BEFORE = '|'.join((_LEAST, _ABOVE, _MOST, _BELOW, _EXACT, _ABOUT))
+# Words after the unit that bound the amount before it.
+AFTER = (
+  r'(?:or (?:more|fewer|less|so)|(?:at )?(?:minimum|maximum)|min\b|max\b'
+  r'|at (?:the )?(?:very )?(?:least|most)|exactly|or above|or under'
+  r'|and (?:above|over|up)|plus)'
+)
+_RANGE = (
+  rf'between {NUMBER} and {NUMBER}|from {NUMBER} to {NUMBER}'
+  rf'|{NUMBER} ?(?:-|–|—|~|to|or) ?{NUMBER}'
+)
+# Not after a letter, a currency or a point, where no amount begins.
+AMOUNT = (
+  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more'
+  rf'|fewer|less)'
+  rf'|{NUMBER} ?\+|(?:{_BEFORE}) ?(?:a total of )?{NUMBER}|{NUMBER})'
+)
+_ONCE = 'once or twice|once|twice|thrice'
+# How often: "at least twice", "3 times".
+TIMES = (
+  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_ONCE})(?: or (?:more|less)'
+  rf'| (?:or more )?times)?|{AMOUNT} (?:or (?:more|fewer|less) )?times?'
+  rf'(?: {AFTER})?|at all)'
+)
+
+_NUMERAL = '[零〇一二三四五六七八九十百千万两俩]{1,12}'
+NUMBER_ZH = rf'(?:(?<!\d)\d{{1,6}}(?:,\d{{3}})?(?!\d)|{_NUMERAL})'
+_LEAST_ZH = '至少|不少于|最少|不低于|起码|不得少于|不能少于|不小于|大于等于'
+_ABOVE_ZH = '多于|超过|大于|高于'
+_MOST_ZH = (
+  '不超过|不多于|最多|至多|不得超过|不能超过|不要超过|不得多于|不大于|不高于'
+  '|控制在|限制?在'
+)
+_BELOW_ZH = '少于|不到|低于|小于|不足'
+_EXACT_ZH = '正好|恰好|刚好|只有|只|整整|共|一共'
+_ABOUT_ZH = '大约|约|大概|差不多|左右'
+_BEFORE_ZH = '|'.join(
+  (_LEAST_ZH, _MOST_ZH, _ABOVE_ZH, _BELOW_ZH, _EXACT_ZH, _ABOUT_ZH)
+)
+AFTER_ZH = '(?:以内|之内|以下|以上|左右|上下|或以上|或以下|之间|起步|内)'
+AMOUNT_ZH = (
+  rf'(?:(?:{_BEFORE_ZH}|在){{0,3}}{NUMBER_ZH}'
+  rf'(?:(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
+)
+
+
+class Amount(NamedTuple):
+  """Bounds of a count.
+
+  Attributes:
+    low: least count, None if it is not bounded below.
+    high: largest count, None if it is not bounded above.
+    bare: whether the text gives a number alone, without any bound.
+  """
+
+  low: int | None
+  high: int | None
+  bare: bool = False
+
+  @property
+  def single(self) -> int | None:
+    """The one number that fits; None if several do."""
+    return self.low if self.low == self.high else None
+
+
+def number(text: str) -> int:
+  """Returns a number given in digits, English words or Chinese numerals."""
+  text = text.strip().lower().replace(',', '')
+  if text.isdecimal():
+    return int(text)
+  if re.fullmatch(NUMBER_ZH, text):
+    return _chinese(text)
+  total = part = 0
+  for word in re.findall('[a-z]+', text):
+    if word in _SCALES:
+      part = (part or 1) * _SCALES[word]
+    else:
+      part += _WORDS.get(word, 0)
+  return total + part
+
+
+def _chinese(text: str) -> int:
+  total = part = digit = 0
+  if not any(unit in text for unit in _UNITS):
+    return int(''.join(str(_DIGITS[each]) for each in text))
+  for each in text:
+    if each == '万':
+      total, part, digit = (total + part + digit) * 10_000, 0, 0
+    elif each in _UNITS:
+      part, digit = part + (digit or 1) * _UNITS[each], 0
+    else:
+      digit = _DIGITS[each]
+  return total + part + digit
+
+
+def about(count: int) -> Amount:
+  """Returns the counts that "about" a number allows: within a tenth of it."""
+  return Amount(math.ceil(count * 0.9), math.floor(count * 1.1))
+
+
+def read(text: str) -> Amount:
+  """Returns the bounds of an amount: `AMOUNT` or `TIMES` with `AFTER`, or zh.
+
+  "About" allows a tenth more or less; a number alone is exact, and marked.
+  """
+  text = text.lower()
+  if text.strip() == 'at all':
+    return Amount(1, None)
+  zh = re.search('[\u4e00-\u9fff]', text) is not None
+  counts = _counts_zh(text) if zh else _counts(text)
+  if len(counts) > 1:
+    return Amount(min(counts), max(counts))
+  for pattern, bound in _BOUNDS_ZH if zh else _BOUNDS:
+    if re.search(pattern, text):
+      return bound(counts[0])
+  return Amount(counts[0], counts[0], bare=True)
+
+
+def _counts(text: str) -> list[int]:
+  for word, count in (('once', '1'), ('twice', '2'), ('thrice', '3')):
+    text = re.sub(rf'\b{word}\b', count, text)
+  return [number(n) for n in re.findall(rf'(?<![a-z]){NUMBER}', text)]
+
+
+def _counts_zh(text: str) -> list[int]:
+  text = re.sub(_BEFORE_ZH, ' ', text)
+  # 两三句 is two to three.
+  text = re.sub(
+    r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![百千万])',
+    r'\1到\2',
+    text,
+  )
+  return [number(n) for n in re.findall(NUMBER_ZH, text)]
+
+
+def _least(n: int) -> Amount:
+  return Amount(n, None)
+
+
+def _most(n: int) -> Amount:
+  return Amount(None, n)
+
+
+# In order: a negated bound ("no more than") comes before the plain one.
+_BOUNDS = (
+  (rf'{_LEAST}|or more|or above|and (?:above|over|up)|\+|plus|minimum', _least),
+  (rf'{_MOST}|or (?:fewer|less|under)|maximum', _most),
+  (_ABOVE, lambda n: Amount(n + 1, None)),
+  (_BELOW, lambda n: Amount(None, n - 1)),
+  (_EXACT, lambda n: Amount(n, n)),
+  (rf'{_ABOUT}|or so', about),
+)
+_BOUNDS_ZH = (
+  (rf'{_LEAST_ZH}|以上|起步', _least),
+  (rf'{_MOST_ZH}|以内|之内|以下|内', _most),
+  (_ABOVE_ZH, lambda n: Amount(n + 1, None)),
+  (_BELOW_ZH, lambda n: Amount(None, n - 1)),
+  (_ABOUT_ZH + '|上下', about),
+  (_EXACT_ZH, lambda n: Amount(n, n)),
+)

@@ -1,0 +1,72 @@
+"""Chinese wordings of rules.
+
+The masked text has narrow commas and colons; the full stop is 。.
+"""
+
+import re
+
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.english import PARTS
+from rlcw.rewards.extract.facts import (
+  Build,
+  Found,
+  Pattern,
+)
+
+_PARTS = PARTS | {
+  'AMOUNT': amounts.AMOUNT_ZH,
+  'AFTER': amounts.AFTER_ZH,
+  'NUMBER': amounts.NUMBER_ZH,
+  'NOT': (
+    '(?:(?:请|切)?勿|不要|不得|不能|不可以?|不许|不准|不应|不该|不允许|不必|禁止'
+    '|严禁|避免|避开|杜绝|禁用|别|不|无)(?:再|有|使用|用|出现|含有?|包含|提及|提到'
+    '|带|写|加|说|任何|到)*'
+  ),
+  'LIST': '<Q>(?:(?:、|,|和|与|及|以及|或者?|/|或是| )*<Q>)*',
+  'WORD': (
+    '(?:以下|下列|如下|这些|这|那|两|三|四|五|几|个|关键|的|词语?|字眼|单词|短语'
+    '|词汇|一词|内容|:|到|有| )*'
+  ),
+}
+NEAR = '[^。\n]'
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+  while (
+    filled := re.sub('<([A-Z]+)>', lambda m: f'(?:{_PARTS[m[1]]})', pattern)
+  ) != pattern:
+    pattern = filled
+  return re.compile(pattern, re.IGNORECASE)
+
+
+# Before what somebody else writes, or the name of something.
+_OTHERS = re.compile(
+  '(?:(?<!请)(?:他|她|他们|她们|人们|有人)[^,。\n]{0,8}|写了|说了|写过|认识|背下'
+  '|学会|读了|(?:关于|名为|题为|叫做?)[^,。\n]{0,3})$'
+)
+# Before what is asked of parts of the reply.
+_OF_PARTS = re.compile(
+  '(?:每|各|任何)(?:(?!全文|全篇|全诗|总|整)[^。\n])*$|(?:标题|题目|开头|结尾|首句|末句)[^,。\n]{0,6}$'
+  '|(?:第|最后|这|那|上|下|前|后|中间)[^,。\n]{0,1}$'
+)
+
+
+_NEGATIVE = compiled(
+  '(?:<NOT>|(?:不要|不得|不能|避免|请勿|禁止)[^,。;\n]{0,16})$'
+)
+
+
+def ours(found: Found) -> bool:
+  return not _OTHERS.search(found.before)
+
+
+def whole(found: Found) -> bool:
+  return ours(found) and not _OF_PARTS.search(found.before)
+
+
+def pattern(text: str, build: Build, accepts=ours) -> Pattern:
+  return Pattern(compiled(text), build, accepts)
+
+
+def positive(found: Found) -> bool:
+  return ours(found) and not _NEGATIVE.search(found.before)

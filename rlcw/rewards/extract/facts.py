@@ -1,0 +1,172 @@
+"""Facts that patterns find in a prompt: rules, or parts of rules."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.amounts import Amount
+from rlcw.rewards.extract.masking import MASK, Masked
+
+Arguments = dict[str, Any]
+
+
+class Fact(NamedTuple):
+  """A rule, or a part of one if its name begins with `_`."""
+
+  name: str
+  kwargs: Arguments
+
+
+class Found:
+  """A match of a pattern in a masked text."""
+
+  def __init__(self, masked: Masked, match: re.Match[str]):
+    self._masked, self._match = masked, match
+    self.span = match.span()
+
+  def has(self, group: str) -> bool:
+    """Returns whether a group has matched some text."""
+    return bool(self._match.groupdict().get(group))
+
+  def text(self, group: str) -> str:
+    """Returns the original text of a group, '' if there is none."""
+    if not self.has(group):
+      return ''
+    start, end = self._match.span(group)
+    return self._masked.raw[start:end]
+
+  def masked(self, group: str) -> str:
+    """Returns the masked text of a group, '' if there is none."""
+    return self._match.groupdict().get(group) or ''
+
+  def quotes(self, group: str) -> list[str]:
+    """Returns the quotations in a group."""
+    if not self.has(group):
+      return []
+    start, end = self._match.span(group)
+    found = re.finditer(f'{MASK}+', self._masked.text[start:end])
+    raw = self._masked.raw[start:end]
+    return [raw[slice(*each.span())] for each in found]
+
+  def quote(self, group: str) -> str:
+    """Returns the first quotation in a group, or else its text."""
+    return [*self.quotes(group), self.text(group)][0].strip()
+
+  def amount(self, group: str = 'amount', after: str = 'post') -> Amount:
+    """Returns the amount of a group, and of a bound after its unit."""
+    return amounts.read(f'{self.masked(group)} {self.masked(after)}')
+
+  @property
+  def whole(self) -> str:
+    """The masked text of the match."""
+    return self._match[0]
+
+  @cached_property
+  def sentence(self) -> str:
+    """The masked sentence that the match begins in."""
+    start, end = self._masked.sentence_at(self.span[0])
+    return self._masked.text[start:end]
+
+  @cached_property
+  def before(self) -> str:
+    """The masked sentence up to the match."""
+    start, _ = self._masked.sentence_at(self.span[0])
+    # Bounded, as a text without full stops is one sentence.
+    return self._masked.text[max(start, self.span[0] - 300) : self.span[0]]
+
+  def counted(self, noun: str) -> int | None:
+    """Returns the number before the plural of a noun, anywhere in the text."""
+    pattern = rf'(?<!\w)({amounts.NUMBER}) (?:[\w-]+ ){{0,2}}{noun}s\b'
+    match = re.search(pattern, self._masked.text, re.IGNORECASE)
+    return amounts.number(match[1]) if match else None
+
+  @property
+  def after(self) -> str:
+    """The masked text after the match."""
+    return self._masked.text[self.span[1] :]
+
+
+Build = Callable[[Found], Iterable[Fact]]
+
+
+class Pattern(NamedTuple):
+  """A wording, and the facts that it states.
+
+  Attributes:
+    expression: to be found in the masked text.
+    build: returns the facts of a match, none if it is no rule.
+    accepts: whether a match may be a rule, by the text around it.
+  """
+
+  expression: re.Pattern[str]
+  build: Build
+  accepts: Callable[[Found], bool] = lambda found: True
+
+  def find(self, masked: Masked) -> Iterator[tuple[Fact, tuple[int, int]]]:
+    """Yields the facts of all matches, with their spans."""
+    for match in self.expression.finditer(masked.text):
+      found = Found(masked, match)
+      if match[0] and self.accepts(found):
+        for fact in self.build(found):
+          yield fact, found.span
+
+
+def fixed(name: str, **kwargs: Any) -> Build:
+  """Returns a builder of one fact, always the same."""
+  return lambda found: [Fact(name, kwargs)]
+
+
+def bounds(name: str, amount: Amount) -> Fact:
+  """Returns a rule with `at_least` and `at_most`."""
+  given = {'at_least': amount.low, 'at_most': amount.high}
+  return Fact(name, {k: v for k, v in given.items() if v is not None})
+
+
+def related(
+  name: str, kwargs: Arguments, count: str, relation: str, amount: Amount
+) -> list[Fact]:
+  """Returns rules with a count and a relation, one for each bound.
+
+  Args:
+    name: of the rule.
+    kwargs: its other arguments.
+    count: name of the argument that is the count.
+    relation: name of the argument that is the relation.
+    amount: the bounds.
+  """
+  facts = []
+  if amount.low:
+    facts.append(
+      Fact(name, {**kwargs, count: amount.low, relation: 'at least'})
+    )
+  if amount.high is not None:
+    more = {count: amount.high + 1, relation: 'less than'}
+    facts.append(Fact(name, {**kwargs, **more}))
+  return facts
+
+
+def exactly(name: str, argument: str) -> Build:
+  """Returns a builder of a rule that has only an exact number."""
+
+  def build(found: Found) -> list[Fact]:
+    single = found.amount().single
+    return [Fact(name, {argument: single})] if single else []
+
+  return build
+
+
+def least(name: str, argument: str) -> Build:
+  """Returns a builder of a rule that has only a least number.
+
+  A number alone is one: "with 3 placeholders".
+  """
+
+  def build(found: Found) -> list[Fact]:
+    amount = found.amount()
+    if amount.low and (amount.bare or amount.high is None):
+      return [Fact(name, {argument: amount.low})]
+    return []
+
+  return build

@@ -1,0 +1,463 @@
+"""English wordings of format, case, language, verse and manner."""
+
+import re
+
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.amounts import Amount
+from rlcw.rewards.extract.english import (
+  IS_MARKER,
+  anywhere,
+  compiled,
+  order,
+  ours,
+  pattern,
+)
+from rlcw.rewards.extract.facts import (
+  Build,
+  Fact,
+  Found,
+  exactly,
+  fixed,
+  least,
+  related,
+)
+from rlcw.rewards.rules import languages
+
+# --- Parts of the reply -----------------------------------------------------
+
+_BULLETS = exactly('detectable_format:number_bullet_lists', 'num_bullets')
+_ORDINALS = {
+  word: n
+  for n, word in enumerate(
+    [
+      'first',
+      'second',
+      'third',
+      'fourth',
+      'fifth',
+      'sixth',
+      'seventh',
+      'eighth',
+      'ninth',
+      'tenth',
+    ],
+    1,
+  )
+} | {'last': -1, 'final': -1}
+_NTH = (
+  rf'(?:(?:the )?(?:very )?(?P<nth>{"|".join(_ORDINALS)}|\d+(?:st|nd|rd|th))'
+  r' paragraph|(?:paragraph|paragraph number|number) #?(?P<number>\d+'
+  r'|<NUMBER>))'
+)
+_WORD = r'(?:the )?(?:exact )?(?:word )?(?P<word><Q>|[A-Za-z][\w-]*)'
+
+
+def _first_word(found: Found) -> list[Fact]:
+  text = (found.masked('nth') or found.masked('number')).lower()
+  digits = re.match(r'\d+', text)
+  nth = (
+    int(digits[0]) if digits else _ORDINALS.get(text) or amounts.number(text)
+  )
+  word = found.quote('word').rstrip('.,')
+  return [Fact('_first_word', {'nth': nth, 'word': word})] if word else []
+
+
+_GIVEN = compiled(r'\b(?:the|these|those|following|my|other)\s+$')
+
+
+def _parts(found: Found) -> list[Fact]:
+  """Returns a number of sections, which another fact may head or divide."""
+  amount = found.amount()
+  if not amount.low or _GIVEN.search(found.before):
+    return []
+  exact = amount.single is not None
+  return [Fact('_parts', {'count': amount.low, 'exact': exact})]
+
+
+def _heading(found: Found) -> list[Fact]:
+  """Returns the name in the headings, and the number of what they head."""
+  name = re.sub(r'[\s.]*(?:\d+|X|#|I)?$', '', found.quote('name')).strip()
+  if not name:
+    return []
+  each = re.search(r'\b(?:each|every) ([a-z]+)', found.sentence, re.IGNORECASE)
+  counted = each and found.counted(each[1])
+  return [Fact('_heading', {'name': name, 'count': counted or 0})]
+
+
+def _postscript(found: Found) -> list[Fact]:
+  marker = found.text('marker') or found.text('short') or found.quote('quoted')
+  # A note may be any text.
+  if found.has('quoted') and not IS_MARKER.fullmatch(marker):
+    return []
+  return [
+    Fact('detectable_content:postscript', {'postscript_marker': marker.strip()})
+  ]
+
+
+# --- Case and language ------------------------------------------------------
+
+# Before the case of a part: "a title in all capitals".
+_OF_WORDS = compiled(
+  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?)\b[^,.;\n]{0,60}$'
+)
+_TO_STRESS = re.compile(
+  r'[^,.\n]{0,3} (?:words?\b|to (?:stress|highlight|emphasi)|for )',
+  re.IGNORECASE,
+)
+
+
+def _whole_case(found: Found) -> bool:
+  of_all = re.search(r'words in your (?:entire )?re', found.before)
+  return (
+    ours(found)
+    and (of_all is not None or not _OF_WORDS.search(found.before))
+    and not _TO_STRESS.match(found.after)
+  )
+
+
+_LOWER, _UPPER = 'change_case:english_lowercase', 'change_case:english_capital'
+_NEGATED = compiled(
+  r'\b(?:no|not|without|avoid|never|any)\b(?: \w+){0,2}\s+$'
+  r"|n't(?: \w+){0,2}\s+$"
+  r'|\bnot a single (?:letter|word)[^,.\n]*$'
+)
+# "Capital letters" alone does not say which.
+_ALL = compiled(
+  r'\b(?:all|only|every|entire|entirely|completely|fully|just'
+  r'|in)\b[^.,\n]{0,40}$'
+)
+
+
+_BANNED = compiled(r'\s*(?:<BANNED>|(?:must|should|may|can)(?: not|n\'t))')
+
+
+def _case(name: str) -> Build:
+  def build(found: Found) -> list[Fact]:
+    if re.search(r'\bnot all\s*$', found.before):
+      return []
+    if _NEGATED.search(found.before) or _BANNED.match(found.after):
+      return [Fact(_UPPER if name == _LOWER else _LOWER, {})]
+    if name == _UPPER and not _ALL.search(found.before):
+      return []
+    return [Fact(name, {})]
+
+  return build
+
+
+def _capital_words(found: Found) -> list[Fact]:
+  amount = found.amount()
+  if amount.bare:
+    amount = Amount(amount.low, None)
+  return related(
+    'change_case:capital_word_frequency',
+    {},
+    'capital_frequency',
+    'capital_relation',
+    amount,
+  )
+
+
+_CODES = {name.lower(): code for code, (name, _) in languages.NAMES.items()}
+_CODES |= {'farsi': 'fa', 'mandarin': 'zh'}
+_LANGUAGE = f'(?P<language>{"|".join(_CODES)})'
+# After a language, and not after an adjective: "English villages".
+_END = (
+  r'(?= language\b|\s*(?:[.,;:!?)(\n"]|$|—|-)|\s+(?:and|with|but|only|no|not'
+  r'|using|in|about|that|please|throughout|at|so|which|for|as|while)\b)'
+)
+_IN_OTHER = compiled(
+  r'\b(?:taught|spoken|sung|said|held|published|born|made|set|filmed|words?'
+  r'|conducted|interested|fluent|speaks?|reads?|course|class|lessons?)\s+'
+  r'(?:(?:in|into|using|use|to|the|only) )*\w+(?: \w+)?$'
+)
+
+
+_IN_PART = compiled(
+  r'\b(?:columns?|rows?|titles?|headings?|sentences?|lines?|phrases?)\b'
+  r'[^,.;\n]{0,30}\b(?:in|into) \w+$'
+)
+
+
+def _language(found: Found) -> list[Fact]:
+  text = found.before + found.whole
+  if _IN_OTHER.search(text) or _IN_PART.search(text):
+    return []
+  code = _CODES[found.text('language').lower()]
+  return [Fact('language:response_language', {'language': code})]
+
+
+# --- Verse ------------------------------------------------------------------
+
+
+def _scheme(found: Found) -> list[Fact]:
+  scheme = found.text('scheme') or found.text('before')
+  return [Fact('poem:rhyme', {'scheme': scheme.upper()})]
+
+
+def _acrostic(found: Found) -> list[Fact]:
+  letters = found.quote('letters') or found.quote('spelt')
+  return [Fact('poem:acrostic', {'letters': letters})]
+
+
+def _clauses(found: Found) -> list[Fact]:
+  lines, size = (amounts.number(found.masked(n)) for n in ('lines', 'size'))
+  return [Fact('poem:clauses', {'num_lines': lines, 'num_characters': size})]
+
+
+def _repeat(found: Found) -> list[Fact]:
+  prompt = found.quote('prompt') if found.has('prompt') else ''
+  where = found.masked('where').lower()
+  return [Fact('_repeat', {'prompt': prompt, 'where': where})]
+
+
+def _script(found: Found) -> list[Fact]:
+  return [Fact('style:script', {'script': found.text('script').lower()})]
+
+
+PATTERNS = (
+  # --- Parts of the reply
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:markdown |short |main |such )*(?:bullet(?:ed)?'
+    r'(?: points?| items?)?s?)\b(?P<post>)',
+    _BULLETS,
+  ),
+  pattern(
+    r'(?P<amount>(?:exactly )?<NUMBER>) (?!bullet)(?:\w+ ){1,8}?(?:using|as|in'
+    r'|with) (?:markdown )?bullet points\b',
+    _BULLETS,
+  ),
+  pattern(
+    r'\bbegin (?P<amount>exactly <NUMBER>) of the lines with <Q>,? as bullet',
+    _BULLETS,
+  ),
+  pattern(
+    r'\bdouble[ -]ang(?:ular|le)[ -]brackets|<<[^<>\n]+>>'
+    r'|\btitle\b[^.\n]{0,60}<< ?(?:and|\.\.\.|…)? ?>>',
+    fixed('detectable_format:title'),
+    anywhere,
+  ),
+  pattern(
+    r'\b(?:highlight|italici[sz]e|emphasi[sz]e)\w*(?: (?!words)\w+){0,5}? '
+    r'(?P<amount><AMOUNT>)(?! words| times)',
+    least('_highlights', 'count'),
+  ),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:\w+ ){0,2}?(?:sections?|passages?|parts?|phrases?'
+    r')(?: \w+){0,4}? (?:highlighted|italici[sz]ed|in italics)',
+    least('_highlights', 'count'),
+  ),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:italic|highlighted|bold)(?:i[sz]ed)? '
+    r'(?:text )?(?:sections?|parts?|passages?|texts?|phrases?)',
+    least('_highlights', 'count'),
+  ),
+  pattern(
+    r'\bput \*\w+\* around (?P<amount><AMOUNT>) passages?',
+    least('_highlights', 'count'),
+  ),
+  pattern(
+    r'\b(?:highlight|italici[sz]e) (?:some|the|a few|key|important|main)\b',
+    fixed('_highlights', count=1),
+  ),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:[\w-]+ )?(?:sections?|parts?|chapters?|stanzas?'
+    r'|verses?|paragraphs?|acts?|scenes?)\b',
+    _parts,
+  ),
+  pattern(
+    r'\b(?:mark|label|start|begin|head|number|indicat|denot|titl|nam)(?:s|k?e?d'
+    r'|l?ed|e|l?ing|ning|s)?\b[^.\n"]{0,60}?(?:with|by|as|from|like|them'
+    r'|headings)[: ]\s*(?P<name>[A-Za-z][A-Za-z]*) (?:X|1|#|I|N)(?!\w)',
+    _heading,
+  ),
+  pattern(
+    r'\b(?:headed|head them|headings numbered from|marked with'
+    r'|(?:start|begin|mark|label)\w*[^.\n"]{0,50}?(?:section|part'
+    r'|each|every)[^.\n"]{0,20}(?:with|as|by)|(?:sections|parts'
+    r'|chapters):) (?P<name><Q>)',
+    _heading,
+  ),
+  pattern(
+    r'(?<!\*)\*\*\*(?!\*)|\b(?:3|three) (?:\w+ )?ast?erisks?',
+    fixed('_divider'),
+    anywhere,
+  ),
+  pattern(
+    r'(?<!\*)\*{6}(?!\*)|\b(?:6|six) (?:\w+ )?ast?erisks?',
+    fixed('combination:two_responses'),
+    anywhere,
+  ),
+  # Any things, for `_divider`: "two versions".
+  pattern(
+    r'(?P<amount>(?:exactly )?<NUMBER>) (?:[\w-]+ ){0,2}?(?!days|years|weeks'
+    r'|hours|minutes|dollars|times|words|sentences|lines|characters|asterisks'
+    r'|bullets?|points|placeholders|symbols)[a-z]{3,}s\b',
+    exactly('_things', 'count'),
+  ),
+  # Two things, such as an essay and a poem, for `_divider`.
+  pattern(
+    r'\bseparat\w+ (?:your |the )?[\w ]{1,30}? and (?:the )?[\w ]{1,40}?'
+    r' (?:by|with|using)\b',
+    fixed('_parts', count=2, exact=True),
+  ),
+  pattern(
+    rf'{_NTH}(?: of (?:the|your) \w+)?(?: of which)? (?:<MUST> )?'
+    rf'(?:start|begin)s? with {_WORD}',
+    _first_word,
+    anywhere,
+  ),
+  pattern(rf'\b(?:start|begin) {_NTH} with {_WORD}', _first_word, anywhere),
+  pattern(
+    rf'\bfirst word of {_NTH} (?:is|must be|should be|has to be) {_WORD}',
+    _first_word,
+    anywhere,
+  ),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:\w+ )?placeholders?\b(?P<post>(?: <AFTER>)?)',
+    least('detectable_content:number_placeholders', 'num_placeholders'),
+  ),
+  pattern(
+    r'\b(?:post ?script|note)\b[^.\n"]{0,60}?"?(?P<marker><MARKER>)'
+    r'|\b(?:add|with|include|opens with|starting with) (?:an? )?'
+    r'(?P<short><MARKER>)|\b(?:post ?script'
+    r'|note)\b[^.\n"]{0,40}?(?P<quoted><Q>)',
+    _postscript,
+  ),
+  # --- The whole reply
+  pattern(
+    r'\buse (?:valid |the )?JSON\b|\b(?:wrap|format|output|respond|answer'
+    r'|reply|want|writ|put|present|list'
+    r'|should|must|be|provid|return|us|giv|only|contain|generat|creat)\w*\b'
+    r'(?! how)[^.\n?]{0,60}?\b(?:in|as|using|into|with|be|use|valid|a) '
+    r'(?:an? |the |valid |pure |proper |well-formed |single )*JSON\b'
+    r'(?! (?:file|parser|schema|data|librar))',
+    fixed('detectable_format:json_format'),
+    order,
+  ),
+  pattern(
+    r'\b(?:wrap|put|enclos|surround|plac|stand)\w*[^.\n]{0,60}?\b(?:in|with'
+    r'|inside|within|by|between|last,) (?:in )?(?:a pair of )?(?:double[ -]quot'
+    r'(?:es\b|ation marks|e marks)|quotation marks)'
+    r'|\bdouble[ -]quot(?:es|ation marks)(?: \w+){0,4} around',
+    fixed('startend:quotation'),
+    order,
+  ),
+  pattern(
+    r'\brepeat(?:ing)? (?:(?:the|this|exact|entire|whole|full|all|original|my'
+    r'|below|above),? )*(?:request|question|prompt|sentence|text|instructions?'
+    r'|query|message)\b[^.\n"]{0,30}?(?P<where>above|below|following|itself)?'
+    r'(?:(?= )|(?=[.,:;\n(])|$)(?:[^"\n]{0,60}: (?P<prompt><Q>))?',
+    _repeat,
+  ),
+  pattern(
+    r'\b(?:copy|restate|reproduce|rewrite) (?:(?:the|this|exact|entire|whole|my'
+    r'|below|above) )*(?:request|question|prompt)(?P<where>)[^.\n"]{0,20}'
+    r'(?:word[ -](?:for|by)[ -]word|verbatim|exactly|without)',
+    _repeat,
+  ),
+  pattern(
+    r'\b(?:repeat|first,? repeat|give this request|copying this request)'
+    r'(?P<where>)[^".\n]{0,60} ?:? ?(?P<prompt><Q>)',
+    _repeat,
+  ),
+  pattern(r'\blower[ -]?cased?s?\b(?: letters?)?', _case(_LOWER), _whole_case),
+  pattern(
+    r'\b(?:capitals|capital letters?|capitali[sz](?:ed|ations?)(?: letters?)?'
+    r'|caps'
+    r'|upper[ -]?case(?: letters?)?)\b',
+    _case(_UPPER),
+    _whole_case,
+  ),
+  pattern(
+    r'\b(?:use|include|add) (?:some |a few )?words? (?:in|with) <CAPITALS>',
+    fixed(
+      'change_case:capital_word_frequency',
+      capital_frequency=1,
+      capital_relation='at least',
+    ),
+    order,
+  ),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:such )?(?:\w+ )?words?(?: that are)?(?: in (?:the'
+    r'|your) \w+)?(?: should be| must be| written| appear)?(?: entirely)? '
+    r'(?:in|with) <CAPITALS>',
+    _capital_words,
+  ),
+  pattern(
+    r'(?:words? (?:in|with|of|written in) <CAPITALS>|(?:<CAPITALS>|stress)'
+    r' words?)[^.\n]{0,40}? (?P<amount><TIMES>|(?:less than|fewer than|at most'
+    r'|at least|no more than|up to) <NUMBER>)',
+    _capital_words,
+  ),
+  pattern(
+    r'(?P<amount><AMOUNT>) (?:such )?(?:capitali[sz]ed|upper[ -]?case'
+    r'|all[ -]caps) words?',
+    _capital_words,
+  ),
+  pattern(
+    r'\b(?:write|written|respond|answer|reply|response|output|should|must|be'
+    r'|it|is|entirely|completely|wholly|only|fully|provide|give|all|rewrite'
+    r"|it's|translate|poem|story|text|essay|letter|song|joke)\b[^.\n?]{0,60}?"
+    r'\b(?:in|into|using|use|to) (?:(?:the|only|entirely|completely|fully) )*'
+    rf'{_LANGUAGE}\b{_END}',
+    _language,
+    order,
+  ),
+  pattern(
+    rf'\b(?:use|using|speak) (?:(?:only|the) )*{_LANGUAGE}\b(?: language)?'
+    rf'{_END}',
+    _language,
+    order,
+  ),
+  pattern(
+    rf'\b{_LANGUAGE}(?: language)?(?:,? (?:and )?no other language| only\b)',
+    _language,
+  ),
+  pattern(r'\b(?P<script>simplified|traditional) Chinese', _script),
+  # --- Verse
+  pattern(
+    r'\b(?:write|compose|create|make|be|give|as|form of|into|generate)'
+    r'(?: (?:me|it|this))? an? (?:\w+ ){0,2}haiku\b',
+    fixed('poem:haiku'),
+    order,
+  ),
+  pattern(
+    r'\b(?:scheme|pattern)(?: of| is|:| should be| must be)? "?(?P<scheme>'
+    r'(?-i:[A-Z]{2,16}))(?!\w)|(?<!\w)(?P<before>(?-i:[A-Z]{2,16}))'
+    r' (?:rhyme|rhyming) (?:scheme|pattern)',
+    _scheme,
+  ),
+  pattern(
+    r'\bacrostic\b[^".\n]{0,50}?(?:of|for|on|spell\w*|with|:) (?:the \w+ )?'
+    r'(?P<letters><Q>|(?-i:[A-Z]{2,}))|\bfirst letters[^".\n]{0,40}?spell\w*'
+    r'(?: out)?(?: the \w+)? (?P<spelt><Q>)',
+    _acrostic,
+  ),
+  pattern(
+    r'(?P<lines><NUMBER>) lines,?(?: of| with| each of)* (?P<size><NUMBER>)'
+    r' Chinese characters',
+    _clauses,
+  ),
+  # --- Manner
+  pattern(
+    r'\b<NOT>\s+(?:ever )?(?:mention|say|reveal|speak|refer|state|disclose)\w*'
+    r'[^.\n]{0,30}?\b(?:AI|language model|artificial intelligence)\b',
+    fixed('style:no_self_reference'),
+    order,
+  ),
+  pattern(
+    r'\b(?:with(?:out| no)|no|not include|not add|skip)(?: \w+){0,4}?'
+    r' (?:introduction|intro|preamble|explanation|commentary)s?\b'
+    r'|\bneither introduce\b'
+    r'|\b(?:just|only) (?:write|give|output|return|provide) the (?:poem|story'
+    r'|piece|letter|text|song|limerick|haiku|essay)\b',
+    fixed('style:piece_alone'),
+    order,
+  ),
+  pattern(
+    r'\bnot repeat any lines?|\bnot have the same line twice'
+    r'|\b(?:no|any|without) repeat(?:ed|ing) lines?|\bevery line must differ'
+    r'|\bno (?:two lines|line)[^.\n]{0,20}(?:same|repeats?|repeated|twice)',
+    fixed('style:no_repeated_line'),
+  ),
+)

@@ -1,0 +1,149 @@
+"""English wordings of lengths: "at least 300 words", "in three sentences"."""
+
+import re
+from collections.abc import Iterable
+
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.english import compiled, pattern, whole
+from rlcw.rewards.extract.facts import Build, Fact, Found, bounds
+
+_ADJECTIVES = (
+  '(?:(?:total|english|short|simple|long|complete|full|non-blank|non-empty'
+  '|separate|different|distinct|well-developed|concise|brief|non-space) )*'
+)
+# Before a number alone that is a length.
+_FRAME = compiled(
+  r'(?:^|[,:(]|\b(?:in|of|with|use|using|write|be|to|contain|contains|has'
+  r'|containing|is|at|have|having|include|includes|including|into|compose'
+  r'|generate|create|give me|give|provide|produce|make|exactly|and|an?|me'
+  r'))\s*$'
+)
+# Before a number of things that are there already, or that are the topic.
+_GIVEN = compiled(
+  r'\b(?:(?:list|set|group|pair|series|collection) of|the|these|those|following'
+  r'|last|first|top|above|my|other|about an?|about the)\s+$'
+)
+_TAIL = (
+  r' (?:that|which|who|whose|of (?:code|dialogue|advice|wisdom)|from'
+  r'|(?:in )?each'
+  r'|per\b|related|starting|beginning)'
+)
+# Then the words are those in capitals.
+_CAPITALS = (
+  r'|,? (?:(?:that|which) (?:are|is) )?(?:(?:appear |written )?(?:entirely )?'
+  r'(?:in|with) <CAPITALS>|entirely in|in the \w+ should be)'
+)
+_SPACES = compiled(
+  'non-space|spaces (?:are )?not (?:counted|included)|not counting spaces'
+  '|(?:excluding|without) (?:white ?)?spaces'
+)
+# Fewer characters than these are persons: "a story with 3 characters".
+_FEWEST_CHARACTERS = 20
+
+
+def _length(name: str, exact: bool) -> Build:
+  """Returns a builder of bounds on the whole reply.
+
+  Args:
+    name: of the rule.
+    exact: whether a number alone is exact; else it is about the number.
+  """
+
+  def build(found: Found) -> list[Fact]:
+    amount = found.amount()
+    framed = _FRAME.search(found.before) is not None
+    framed |= (
+      re.search('long|length|total|all', found.masked('post')) is not None
+    )
+    # "A story about 300 words" may be a story about words.
+    vague = re.match('about|some|around|over|within', found.masked('amount'))
+    if vague and not framed:
+      return []
+    if amount.bare:
+      # "A 300-word story"
+      compound = found.masked('unit').lower() == found.masked('one').lower()
+      if _GIVEN.search(found.before) or not (framed or compound):
+        return []
+      if not exact:
+        amount = amounts.about(amount.low or 0)
+    return [bounds(name, amount)]
+
+  return build
+
+
+def _unit(unit: str, tail: str = _TAIL) -> str:
+  return (
+    rf'(?P<amount><AMOUNT>)[ -]{_ADJECTIVES}'
+    rf'(?P<unit>(?P<one>{unit})s?)\b'
+    r'(?P<post>(?:,? (?:long|in (?:length|total|all(?! cap| upper))|total'
+    r'|altogether))*'
+    rf'(?:,? <AFTER>)?)(?!{tail})'
+  )
+
+
+def _count(found: Found) -> list[Fact]:
+  amount = found.amount()
+  if amount.bare:
+    amount = amounts.about(amount.low or 0)
+  return [bounds('length:words', amount)]
+
+
+def _number(name: str) -> Build:
+  """Returns a builder of "the number of words should be …"."""
+
+  def build(found: Found) -> list[Fact]:
+    amount = found.amount()
+    limited = re.search(r'\b(?:limit|keep|restrict)', found.before.lower())
+    if amount.bare and limited:
+      amount = amounts.Amount(None, amount.high)
+    return [bounds(name, amount)]
+
+  return build
+
+
+def _limit(found: Found) -> list[Fact]:
+  return [Fact('length:words', {'at_most': found.amount().low})]
+
+
+def _characters(found: Found) -> Iterable[Fact]:
+  amount = found.amount()
+  # With spaces counted, only an upper bound holds for the others too.
+  bounded = not amount.low and (amount.high or 0) >= _FEWEST_CHARACTERS
+  if not bounded and not _SPACES.search(found.sentence):
+    return []
+  return _length('length:characters', True)(found)
+
+
+PATTERNS = (
+  pattern(
+    _unit('word', _TAIL + _CAPITALS), _length('length:words', False), whole
+  ),
+  *(
+    pattern(
+      rf'\bnumber of {unit}s(?: in \w+ \w+)?(?: (?:should|must|is|to|be'
+      r'|has to|needs to))+ (?P<amount><AMOUNT>)(?P<post>(?: <AFTER>)?)',
+      _number(f'length:{unit}s'),
+      whole,
+    )
+    for unit in ('word', 'sentence', 'paragraph', 'line')
+  ),
+  pattern(
+    r'\bword (?:count|length)(?:\s?(?:of|is|:|should be|must be|to be))*\s?'
+    r'(?P<amount><AMOUNT>)(?P<post>(?: <AFTER>)?)',
+    _count,
+  ),
+  pattern(
+    r'\bword limit(?:\s?(?:of|is|:|should be|to))*\s?(?P<amount><NUMBER>)',
+    _limit,
+  ),
+  pattern(_unit('sentence'), _length('length:sentences', True), whole),
+  pattern(
+    _unit('paragraph', r' \d'), _length('length:paragraphs', True), whole
+  ),
+  pattern(
+    _unit('line', _TAIL + '|[^.]*Chinese char'),
+    _length('length:lines', True),
+    whole,
+  ),
+  pattern(_unit('character'), _characters, whole),
+)

@@ -1,0 +1,96 @@
+"""Reads the rules that a prompt states, in English or Chinese.
+
+  1. mask      quotations, so that no quoted text is taken for a rule
+  2. find      facts, by the patterns of `lengths_en`, `words_en`, `forms_en`,
+               `words_zh` and `forms_zh`
+  3. combine   facts to rules, each with the spans that state it
+  4. validate  the rules
+  5. list      the sentences that read like a requirement, and state no rule
+
+A wording that a rule would check more or less strictly than the prompt asks is
+left to the list.  "About 300 words", and "a 300-word story", allow a tenth more
+or less; a number of sentences, paragraphs, lines or bullet points is exact; of
+placeholders, sections and highlights, which rules only bound below, a number
+alone is the least.
+"""
+
+import re
+from typing import NamedTuple
+
+from rlcw.rewards import constraints
+from rlcw.rewards.extract import (
+  forms_en,
+  forms_zh,
+  lengths_en,
+  words_en,
+  words_zh,
+)
+from rlcw.rewards.extract.combine import Placed, Stated, combine
+from rlcw.rewards.extract.facts import Fact
+from rlcw.rewards.extract.masking import Masked
+from rlcw.rewards.rules.ifeval import ANSWERS
+
+PATTERNS = (
+  *lengths_en.PATTERNS,
+  *words_en.PATTERNS,
+  *forms_en.PATTERNS,
+  *words_zh.PATTERNS,
+  *forms_zh.PATTERNS,
+)
+# In characters: of a longer prompt the end is not read.
+LONGEST = 20_000
+
+_ANSWERS = 'detectable_format:constrained_response'
+_REQUIREMENT = re.compile(
+  r'\b(?:must(?:n\'t)?|should(?:n\'t)?|ha(?:s|ve) to|needs? to|required'
+  r'|(?:do|does) not|don\'t|never|avoid|refrain|make sure|ensure|be sure'
+  r'|at (?:least|most)|(?:no|not) (?:more|fewer|less) than|exactly|without'
+  r'|limit|in the style of|tone)\b'
+  '|必须|须|务必|要求|应当?|不要|不得|不能|不可|不许|禁止|避免|至少|不超过|最多|确保'
+  '|保持|语气|口吻|风格',
+  re.IGNORECASE,
+)
+
+
+class Reading(NamedTuple):
+  """The rules of a prompt, and the sentences that may ask for more."""
+
+  rules: list[Stated]
+  unread: list[str]
+
+
+def read(text: str) -> Reading:
+  """Reads the rules that a prompt states.
+
+  Args:
+    text: the request as its writer has put it.
+  """
+  masked = Masked(text[:LONGEST])
+  rules = [rule for rule in combine(_find(masked), masked) if _is_valid(rule)]
+  spans = [span for rule in rules for span in rule.spans]
+  unread = [
+    masked.raw[start:end]
+    for start, end in masked.sentences
+    if _REQUIREMENT.search(masked.text[start:end])
+    and not any(first < end and start < last for first, last in spans)
+  ]
+  return Reading(rules, unread)
+
+
+def _find(masked: Masked) -> Placed:
+  placed = [found for each in PATTERNS for found in each.find(masked)]
+  text = masked.raw.lower()
+  # Quoted, so that no pattern sees them.
+  places = [text.find(answer[:-1].lower()) for answer in ANSWERS]
+  if min(places) >= 0:
+    last = max(places) + len(ANSWERS[-1])
+    placed.append((Fact(_ANSWERS, {}), (min(places), last)))
+  return placed
+
+
+def _is_valid(rule: Stated) -> bool:
+  try:
+    constraints.validate([rule.instruction_id], [rule.kwargs])
+  except ValueError:
+    return False
+  return True

@@ -1,0 +1,279 @@
+"""English wordings of words, letters and marks to use or to avoid."""
+
+import re
+
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.amounts import Amount
+from rlcw.rewards.extract.english import (
+  IS_MARKER,
+  anywhere,
+  order,
+  ours,
+  pattern,
+  whole,
+)
+from rlcw.rewards.extract.facts import Build, Fact, Found, fixed, related
+
+# --- Words ------------------------------------------------------------------
+
+_NOUN = (
+  r'(?:(?:the|these|this|both|all|any|either|following|exact|specific|of|two'
+  r'|three|four|five|six|\d+) )*(?:key ?words?|words?|phrases?|terms?|names?'
+  r'|items|line|expressions?|strings?)'
+)
+# Words that do not stand for themselves after "the word".
+_STOP = (
+  'a|above|add|after|also|an|and|appears|are|as|at|avoid|be|before|begin'
+  '|beginning|below|can|containing|count|describing|do|else|end|ending'
+  '|ensure|finish|following|for|from|having|highlight|if|in|include|into|is'
+  '|it|keep|like|limit|long|make|may|must|not|occurs|of|on|or|other|out'
+  '|please|put|related|rhyming|should|so|start|starting|such|that|the|then'
+  '|they|to|until|use|we|what|when|which|with|wrap|write|you'
+)
+_BARE = rf"(?!(?:{_STOP})\b)[A-Za-z][\w'-]*"
+_LIST = (
+  rf'(?P<list>[\[(]?<Q>(?:(?:,? (?:and|or|nor|&)|,|/'
+  rf'|;) ?(?:also )?(?:{_NOUN} )?<Q>)*[\])]?'
+  # Without quotes, several only after a plural or a colon.
+  rf'|(?(noun)(?:(?<=words )|(?<=: )){_BARE}(?:(?:,? (?:and|or) |, ){_BARE})*'
+  rf'|(?!))|(?(noun)(?:(?<=word )|(?<=name )){_BARE}(?: or {_BARE})*|(?!)))'
+)
+_TIMES = '(?:,?(?: for)? (?P<times><TIMES>))?'
+
+
+def _listed(found: Found) -> list[str]:
+  """Returns the words of a list, quoted or not."""
+  words = found.quotes('list') or re.split(
+    ',? (?:and|or) |, ?', found.text('list').strip(' :')
+  )
+  # American punctuation puts a comma inside of the quotes.
+  return [word.strip().rstrip(',.;') for word in words if word.strip(' ,.;')]
+
+
+def _used(found: Found, negated: bool) -> list[Fact]:
+  """Returns rules about the words of a list."""
+  words, times = _listed(found), found.masked('times').strip()
+  if not words:
+    return []
+  if not times or times.lower() == 'at all':
+    if negated:
+      return [Fact('keywords:forbidden_words', {'forbidden_words': words})]
+    # Any one of several would do.
+    if re.search(r'\bor\b', found.masked('list')):
+      return []
+    return [Fact('keywords:existence', {'keywords': words})]
+  if negated:
+    return []
+  amount = amounts.read(times)
+  return [
+    fact
+    for word in words
+    for fact in related(
+      'keywords:frequency', {'keyword': word}, 'frequency', 'relation', amount
+    )
+  ]
+
+
+def _use(found: Found) -> list[Fact]:
+  """Include the words "a" and "b"; do not use "c"."""
+  negated = found.has('neg')
+  named = found.has('noun') and found.has('times')
+  if not negated and not found.has('use') and not named:
+    return []
+  if not found.has('noun'):
+    # Without "the word", a quotation may be a title or an example.
+    includes = re.match('inclu|contai|mentio|incorp', found.text('use').lower())
+    if not found.quotes('list') or not (includes or negated):
+      return []
+    if re.match(r'\s*as\b', found.after):
+      return []
+  return _used(found, negated)
+
+
+def _appear(found: Found) -> list[Fact]:
+  """The word "a" must appear twice."""
+  if not (found.has('noun') or found.quotes('list')):
+    return []
+  if re.search(r'\b(?:letter|character|symbol)s?\s*$', found.before):
+    return []
+  if found.has('ban'):
+    return _used(found, True)
+  allowed = re.search('may|can', found.text('must').lower())
+  limited = found.has('times') and amounts.read(found.masked('times')).high
+  if allowed and not found.has('neg') and not limited:
+    return []
+  return _used(found, found.has('neg'))
+
+
+# --- Letters ----------------------------------------------------------------
+
+_LETTER = (
+  r'(?:letter|character|symbol)s? (?P<letter><Q>|[^\s\w"]|[A-Za-z0-9])(?!\w)'
+)
+
+
+def _letter(found: Found) -> list[Fact]:
+  if found.has('ban') or (found.has('neg') and not found.has('times')):
+    amount = Amount(None, 0)
+  elif found.has('times') and not found.has('neg'):
+    amount = amounts.read(found.masked('times'))
+  elif found.has('use') and not found.has('neg'):
+    amount = Amount(1, None)
+  else:
+    return []
+  return related(
+    'keywords:letter_frequency',
+    {'letter': found.quote('letter')},
+    'let_frequency',
+    'let_relation',
+    amount,
+  )
+
+
+def _hashtags(found: Found) -> list[Fact]:
+  amount = found.amount()
+  if amount.bare:
+    amount = Amount(amount.low, None)
+  return related(
+    'keywords:letter_frequency',
+    {'letter': '#'},
+    'let_frequency',
+    'let_relation',
+    amount,
+  )
+
+
+# --- Marks ------------------------------------------------------------------
+
+_RULE_OF_MARK = {
+  'comma': 'punctuation:no_comma',
+  'exclamation': 'punctuation:no_exclamation',
+  'emoji|emoticon': 'punctuation:no_emoji',
+  'clich': 'style:no_cliche',
+}
+_MARK = (
+  '(?:commas?|exclamation (?:mark|point|sign)s?|exclamations?|emojis?'
+  '|emoticons?|clich[eé]s?|question marks?|semi-?colons?|colons?|periods?'
+  '|full stops?|hashtags?|dashes|hyphens|quotation marks?|apostrophes?)'
+)
+_MARKS = (
+  rf'(?P<marks>{_MARK}(?:(?:,? (?:and|or|nor)|,) (?:any |no )?{_MARK})*)'
+  r'(?![\w-]| splice)'
+)
+
+
+def _marks(found: Found) -> list[Fact]:
+  marks = found.masked('marks').lower()
+  return [
+    Fact(name, {})
+    for mark, name in _RULE_OF_MARK.items()
+    if re.search(mark, marks)
+  ]
+
+
+# --- Beginnings and ends ----------------------------------------------------
+
+_WITH = (
+  '(?:(?:with|by|as|using|saying|the|this|following|exact|exactly|very|single'
+  '|last|first|words?|phrase|sentence|line|text|statement|question|of|like'
+  '|expression|quote|is|be|being|reads?|it|and|your|its|my|must|should|a|entire'
+  '|whole|<REPLY>) ?)*:?\\s*'
+)
+_PHRASE = (
+  r'(?P<phrase><Q>|(?:(?<=phrase )|(?<=phrase: )|(?<=phrase:)|(?<=like: )'
+  r'|(?<=sentence: ))'
+  r'[^"\n]+)'
+)
+
+
+def _phrase(name: str, argument: str) -> Build:
+  def build(found: Found) -> list[Fact]:
+    phrase = found.quote('phrase') or found.quote('last')
+    phrase = re.split(r'(?<=[.!?]) (?=No |Do not|Don|with no)', phrase)[0]
+    # A postscript's, or an asterisk of a highlight.
+    if IS_MARKER.fullmatch(phrase) or not re.search(r'\w', phrase):
+      return []
+    return [Fact(name, {argument: phrase.strip()})]
+
+  return build
+
+
+def _whole_order(found: Found) -> bool:
+  nth = re.search(r'\bparagraph #?\w+ (?:\w+ )*$|of which $', found.before)
+  return whole(found) and order(found) and not nth
+
+
+PATTERNS = (
+  pattern(
+    rf'(?P<neg>\b<NOT>\s+(?:ever |even |to )?)?(?:\b(?P<use><USE>)\s+)?'
+    rf'(?:any of |either of |also )?(?P<noun>\b{_NOUN})?'
+    rf':? ?{_LIST}(?! each)'
+    rf'(?: in (?:it|the \w+|your (?:entire )?\w+))?{_TIMES}',
+    _use,
+    order,
+  ),
+  pattern(
+    rf'(?:(?P<noun>\b{_NOUN}) ?)?{_LIST},?(?: {_NOUN})? (?:(?P<must><MUST> ?)?'
+    r"(?P<neg>(?:not|n't) )?(?:only )?<APPEAR>"
+    r'(?:(?: anywhere)? (?:in|throughout) (?:\w+ ){0,2}\w+)??'
+    rf'{_TIMES}|(?P<ban><BANNED>))',
+    _appear,
+    anywhere,
+  ),
+  pattern(
+    rf'(?P<noun>\b{_NOUN}) (?:<MUST> ?(?P<neg>not )<APPEAR>|(?P<ban><BANNED>))'
+    rf'[^.:\n]{{0,30}}: ?{_LIST}',
+    _appear,
+    anywhere,
+  ),
+  pattern(
+    r'(?P<neg>\b<NOT>\s+)?(?:\b(?P<use><USE>)\s+)?(?:any |the )?'
+    + _LETTER
+    + r"(?!,? (?:(?:<MUST> )?(?:n't |not )?(?:only )?<APPEAR>|<BANNED>))(?:"
+    r' (?:anywhere|whatsoever))?'
+    rf'(?: in your (?:entire )?\w+)?{_TIMES}',
+    _letter,
+    order,
+  ),
+  pattern(
+    _LETTER
+    + r",? (?:(?P<use><MUST> ?)?(?P<neg>(?:not|n't) )?(?:only )?<APPEAR>"
+    rf'(?: (?:in|throughout) (?:\w+ ){{0,2}}\w+)??{_TIMES}'
+    r'|(?P<ban><BANNED>))',
+    _letter,
+    anywhere,
+  ),
+  pattern(
+    r'(?P<times><AMOUNT>) (?:occurrences?|instances?) of (?:the )?' + _LETTER,
+    _letter,
+  ),
+  pattern(r'(?P<amount><AMOUNT>) hashtags?\b', _hashtags),
+  pattern(
+    rf'\b(?:begin|start|open)(?:s|ning|ing)?(?: (?:off|out))? {_WITH}{_PHRASE}'
+    r'|\b(?:first|opening) (?:words?|phrase|sentence|line)(?: (?:of|in) '
+    rf'(?:the |your )?(?:entire )?<REPLY>)? (?:<MUST> ){_WITH}(?P<last><Q>)',
+    _phrase('startend:start_checker', 'start_phrase'),
+    _whole_order,
+  ),
+  pattern(
+    r'\b(?:end|finish|conclud|clos|wrap|sign)(?:e?s|ing|e)?(?: up| off)? '
+    rf'{_WITH}{_PHRASE}'
+    r'|\b(?:last|final|closing) (?:words?|phrase|sentence|line)(?: (?:of|in) '
+    rf'(?:the |your )?(?:entire )?<REPLY>)? (?:<MUST> ){_WITH}(?P<last><Q>)',
+    _phrase('startend:end_checker', 'end_phrase'),
+    _whole_order,
+  ),
+  pattern(
+    rf'\b<NOT>\s+(?:(?:<USE>|the use of|any|an?|single|all|of|ever|it'
+    rf'|to) )*{_MARKS}',
+    _marks,
+    order,
+  ),
+  pattern(rf'\b(?:no|zero|free (?:of|from))\s+(?:use of )?{_MARKS}', _marks),
+  pattern(
+    rf"\b{_MARKS} (?:(?:must|should|may|can|shall) ?(?:not|n't|never) <APPEAR>"
+    '|<BANNED>)',
+    _marks,
+  ),
+  pattern(r'\bcomma-free\b', fixed('punctuation:no_comma'), ours),
+)

@@ -1,0 +1,249 @@
+"""Chinese wordings of lengths, words, marks, beginnings and ends."""
+
+import re
+
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.chinese import (
+  NEAR,
+  ours,
+  pattern,
+  positive,
+  whole,
+)
+from rlcw.rewards.extract.facts import (
+  Build,
+  Fact,
+  Found,
+  bounds,
+  fixed,
+  related,
+)
+
+# --- Lengths ----------------------------------------------------------------
+
+_WITH_MARKS = re.compile(
+  '[,(]*(?:(?<!不)含标点|包含标点|包括标点|标点计入|标点也算|连标点|算上标点'
+  '|计标点)'
+)
+
+
+def _characters(found: Found) -> list[Fact]:
+  """Han characters, with the punctuation if the text says so."""
+  amount = found.amount()
+  if amount.bare:
+    # 一字 begins idioms, such as 一字不差.
+    if (amount.low or 0) < 2:
+      return []
+    amount = amounts.about(amount.low or 0)
+  marks = _WITH_MARKS.match(found.after) or found.has('symbol')
+  return [bounds('length:characters' if marks else 'length:words', amount)]
+
+
+# Before a number alone that is a length: 写一段祝福 counts nothing.
+_FRAME = re.compile(
+  '(?:^|[,:。;(\n]|写|共|用|分成?|分为|作|为|有|全文|全诗|全篇|以|出|成|来|要求|限)'
+  '[ ]*$'
+)
+_FRAME_OF_ONE = re.compile('(?:用|以|限|只有?|仅|共)$')
+
+
+def _length(name: str) -> Build:
+  def build(found: Found) -> list[Fact]:
+    amount = found.amount()
+    frame = _FRAME if (amount.low or 0) > 1 else _FRAME_OF_ONE
+    if amount.bare and not frame.search(found.before):
+      return []
+    return [bounds(name, amount)]
+
+  return build
+
+
+# --- Words ------------------------------------------------------------------
+
+
+def _words(found: Found) -> list[str]:
+  return [word.strip() for word in found.quotes('list') if word.strip()]
+
+
+def _include(found: Found) -> list[Fact]:
+  if '或' in found.masked('list'):
+    return []
+  return [Fact('keywords:existence', {'keywords': _words(found)})]
+
+
+def _avoid(found: Found) -> list[Fact]:
+  return [Fact('keywords:forbidden_words', {'forbidden_words': _words(found)})]
+
+
+def _times(found: Found) -> list[Fact]:
+  text = f'{found.masked("bound")}{found.masked("amount")}'
+  amount = amounts.read(f'{text} {found.masked("post")}')
+  if found.has('letter'):
+    return related(
+      'keywords:letter_frequency',
+      {'letter': found.quote('list')},
+      'let_frequency',
+      'let_relation',
+      amount,
+    )
+  name, names = 'keywords:frequency', ('frequency', 'relation')
+  return [
+    fact
+    for word in _words(found)
+    for fact in related(name, {'keyword': word}, *names, amount)
+  ]
+
+
+_RULE_OF_MARK = {
+  '逗号': 'punctuation:no_comma',
+  '感?叹号': 'punctuation:no_exclamation',
+  '表情|emoji': 'punctuation:no_emoji',
+  '陈词滥调|套话': 'style:no_cliche',
+}
+_MARK = (
+  '(?:逗号|感叹号|叹号|表情符号|表情|emoji|陈词滥调|套话|问号|分号|冒号|句号'
+  '|顿号|省略号)'
+)
+_MARKS = rf'(?P<marks>{_MARK}(?:(?:、|,|和|与|及|以及|或者?){_MARK})*)'
+
+
+def _marks(found: Found) -> list[Fact]:
+  marks = found.masked('marks').lower()
+  return [
+    Fact(name, {})
+    for mark, name in _RULE_OF_MARK.items()
+    if re.search(mark, marks)
+  ]
+
+
+# --- Beginnings and ends ----------------------------------------------------
+
+
+def _phrase(name: str, argument: str) -> Build:
+  def build(found: Found) -> list[Fact]:
+    phrase = found.quote('phrase')
+    # A bullet, or a part: 第二段以…开头.
+    if not re.search(r'\w', phrase) or re.match('的(?!话)', found.after):
+      return []
+    return [Fact(name, {argument: phrase})]
+
+  return build
+
+
+def _of_reply(found: Found) -> bool:
+  part = re.search(
+    '(?:第[^,。;]{1,3}段|每|各|行首|段首)[^,。;]{0,6}$', found.before
+  )
+  return ours(found) and part is None
+
+
+_MUST = (
+  '(?:必须|须要?|应当?|要|需要?|得|都|也|共|总共|在文中|在全文中|在文章中)*'
+)
+_USE = (
+  '(?:包含|包括|含有|使用|用到|用上|运用|出现|提到|提及|加入|融入|嵌入|写进去?'
+  '|写入|带上|带有|用)'
+)
+# 至少出现三次, where the bound is before the verb.
+_BOUND = '至少|最少|起码|最多|至多|不得超过|不超过|不少于|只'
+
+PATTERNS = (
+  # --- Lengths
+  pattern(
+    '(?P<amount><AMOUNT>)个?(?:汉|中文)?(?:字(?P<symbol>符)?)'
+    '(?!母|体|典|段|眼|句|谜|条|面|迹|不|之|千|成语|词|诀|经|开头|结尾)'
+    '(?P<post><AFTER>?)',
+    _characters,
+    whole,
+  ),
+  pattern(
+    r'(?:字数|篇幅|长度)(?:要求|限制|控制)?(?:应|须|要|请)?(?:在|为|是|:| )*'
+    r'(?P<amount><AMOUNT>)(?![\d～~至到或–—-]|个?字)个?(?P<post><AFTER>?)',
+    _characters,
+    whole,
+  ),
+  pattern(
+    '(?P<amount><AMOUNT>)(?:句话|个句子|句(?=[。,;!?\n]|以内|左右|以上|以下|$))'
+    '(?P<post><AFTER>?)',
+    _length('length:sentences'),
+    whole,
+  ),
+  pattern(
+    '(?P<amount><AMOUNT>)个?(?:自然)?段落?(?!间|时|子)(?P<post><AFTER>?)',
+    _length('length:paragraphs'),
+    whole,
+  ),
+  pattern(
+    '(?P<amount><AMOUNT>)行(?!业|动|为|人|程|星|李|列|诗?的|音)'
+    '(?P<post><AFTER>?)',
+    _length('length:lines'),
+    whole,
+  ),
+  # --- Words and marks
+  pattern(
+    f'{_USE}<WORD>(?P<list><LIST>)'
+    '(?!开头|开始|结尾|结束|为题|作|写起|收尾|引出|(?:这|个|一|的|词语?)*<AMOUNT>[次遍])',
+    _include,
+    positive,
+  ),
+  pattern(
+    f'(?:词语?|单词|字眼)(?:写进去?|用上|包含进去?|加进去?|用进去?){NEAR}{{0,4}}'
+    '(?P<list><LIST>)',
+    _include,
+  ),
+  pattern(
+    f'<NOT>(?:在[^,。;\n]{{0,12}}(?:中|里))?{_USE}?<WORD>(?P<list><LIST>)',
+    _avoid,
+  ),
+  pattern(
+    '(?:(?P<letter>字符|字母|汉字)|单词|关键词)?(?P<list><LIST>)'
+    '(?:(?:这|两|三|几|个|一|的|词语?|字|单词)*)'
+    f'{_MUST}(?P<bound>(?:{_BOUND})?)(?:的?出现次数:?|出现|使用|提到'
+    f'|用)?{_MUST}(?P<amount><AMOUNT>)'
+    '(?:次|遍)(?P<post><AFTER>?)',
+    _times,
+  ),
+  pattern(
+    f'(?:出现|使用|提到|用到){_MUST}(?:(?P<letter>字符|字母|汉字)|单词|关键词)?'
+    '(?P<list><Q>)(?:这个词|一词|这个字)?(?P<amount><AMOUNT>)(?:次|遍)'
+    '(?P<post><AFTER>?)',
+    _times,
+  ),
+  pattern(
+    '(?:出现|使用|提到|用到)(?P<amount><AMOUNT>)(?:次|遍)(?P<post><AFTER>?)'
+    '(?:(?P<letter>字符|字母|汉字)|单词|关键词)?(?P<list><Q>)',
+    _times,
+  ),
+  pattern(f'<NOT>(?:任何|一个|的)*{_MARKS}', _marks),
+  pattern(f'一个{_MARKS}(?:也|都)(?:别|不|没)', _marks),
+  # --- Beginnings and ends
+  pattern(
+    '(?:以|用|从|由)(?P<phrase><Q>)(?:这句话|这几个字|一句|二字|作为?|来|为)*'
+    '(?:开头|开始|开篇|起头|写起|打头)',
+    _phrase('startend:start_checker', 'start_phrase'),
+    _of_reply,
+  ),
+  pattern(
+    '(?:开头|开篇|起首)(?:第一句)?(?:必须|须|要|应|请|一定)*(?:是|为|写|用)'
+    '(?P<phrase><Q>)',
+    _phrase('startend:start_checker', 'start_phrase'),
+    _of_reply,
+  ),
+  pattern(
+    '(?:以|用|由)(?P<phrase><Q>)(?:这句话|这几个字|一句|二字|作为?|来|为)*'
+    '(?:结尾|结束|收尾|收束|作结|告终)',
+    _phrase('startend:end_checker', 'end_phrase'),
+    _of_reply,
+  ),
+  pattern(
+    '(?:结尾|末尾|文末)(?:最后一句)?(?:必须|须|要|应|请|一定)*(?:是|为|写|用)'
+    '(?P<phrase><Q>)',
+    _phrase('startend:end_checker', 'end_phrase'),
+    _of_reply,
+  ),
+  pattern(
+    f'(?:全文|整篇|整个|全部|全诗|回答|回复|内容){NEAR}{{0,12}}双引号'
+    f'|双引号{NEAR}{{0,6}}(?:全文|整篇)',
+    fixed('startend:quotation'),
+  ),
+)

@@ -1,0 +1,338 @@
+"""Rules read from prompts: common wordings, and texts that state no rule."""
+
+from typing import Any
+
+import pytest
+
+from rlcw.rewards.extract.read import read
+from rlcw.rewards.rules import compose
+from rlcw.rewards.rules.registry import DEMAND, VERIFIERS
+
+Rules = dict[str, Any]
+NO_COMMA: Rules = {'punctuation:no_comma': {}}
+JSON: Rules = {'detectable_format:json_format': {}}
+
+
+def words(**bounds: int) -> Rules:
+  return {'length:words': bounds}
+
+
+def sentences(**bounds: int) -> Rules:
+  return {'length:sentences': bounds}
+
+
+def includes(*keywords: str) -> Rules:
+  return {'keywords:existence': {'keywords': [*keywords]}}
+
+
+def avoids(*forbidden: str) -> Rules:
+  return {'keywords:forbidden_words': {'forbidden_words': [*forbidden]}}
+
+
+def often(keyword: str, frequency: int, relation: str) -> Rules:
+  given = {'keyword': keyword, 'frequency': frequency, 'relation': relation}
+  return {'keywords:frequency': given}
+
+
+def letter(letter: str, count: int, relation: str) -> Rules:
+  given = {'letter': letter, 'let_frequency': count, 'let_relation': relation}
+  return {'keywords:letter_frequency': given}
+
+
+def starts(phrase: str) -> Rules:
+  return {'startend:start_checker': {'start_phrase': phrase}}
+
+
+def ends(phrase: str) -> Rules:
+  return {'startend:end_checker': {'end_phrase': phrase}}
+
+
+def found(text: str) -> Rules:
+  rules = read(text).rules
+  assert len({rule.instruction_id for rule in rules}) == len(rules)
+  return {rule.instruction_id: rule.kwargs for rule in rules}
+
+
+ENGLISH: dict[str, Rules] = {
+  # Lengths
+  'Write a story of at least 300 words.': words(at_least=300),
+  'Write an essay in no more than two hundred words.': words(at_most=200),
+  'Tell me about owls in fewer than 50 words.': words(at_most=49),
+  'Use more than 1,200 words.': words(at_least=1201),
+  'Describe it in exactly twenty-five words.': words(at_least=25, at_most=25),
+  'Write between 50 and 70 words on rain.': words(at_least=50, at_most=70),
+  'Write a poem, 100-150 words.': words(at_least=100, at_most=150),
+  'Write about the sea in about 100 words.': words(at_least=90, at_most=110),
+  'Write a 300-word story on moss.': words(at_least=270, at_most=330),
+  'Give me a 300+ word pitch.': words(at_least=300),
+  'Summarise it in 80 words or less.': words(at_most=80),
+  'Summarise it in under 80 words.': words(at_most=79),
+  'Write 40 words or more about tin.': words(at_least=40),
+  'Keep it to a maximum of 60 words.': words(at_most=60),
+  'Write a letter. Word count: 200.': words(at_least=180, at_most=220),
+  'Write a letter. Word limit: 200.': words(at_most=200),
+  'Use at least 50 words. Use at most 80 words.': words(
+    at_least=50, at_most=80
+  ),
+  'Write three sentences about plums.': sentences(at_least=3, at_most=3),
+  'Answer in a maximum of 3 sentences.': sentences(at_most=3),
+  'Reply with 3 to 5 sentences.': sentences(at_least=3, at_most=5),
+  'Write a toast in two paragraphs.': {
+    'length:paragraphs': {'at_least': 2, 'at_most': 2}
+  },
+  'Write a four-line poem about tin.': {
+    'length:lines': {'at_least': 4, 'at_most': 4}
+  },
+  'Write a tweet in under 280 characters.': {
+    'length:characters': {'at_most': 279}
+  },
+  'The number of sentences should be at least 12.': sentences(at_least=12),
+  'Limit the number of words to 90.': words(at_most=90),
+  # Words
+  'Write a toast. Include the words "sea", “owl” and ‘moss’.': includes(
+    'sea', 'owl', 'moss'
+  ),
+  "Be sure to use the keywords 'sea' and 'owl'.": includes('sea', 'owl'),
+  'The poem should contain the word rain.': includes('rain'),
+  'Include the following words: lamp, plum, tin.': includes(
+    'lamp', 'plum', 'tin'
+  ),
+  'Write a story that mentions "the old ferry".': includes('the old ferry'),
+  'Include the word "sea" and also the word "owl".': includes('sea', 'owl'),
+  'Write a poem, but do not use the words "love" or "heart".': avoids(
+    'love', 'heart'
+  ),
+  "Avoid the words: 'love', 'heart'.": avoids('love', 'heart'),
+  'Write it without using the word love.': avoids('love'),
+  'Don’t mention "the war".': avoids('the war'),
+  'The word "love" must not appear.': avoids('love'),
+  'Use the word "sea" at least twice.': often('sea', 2, 'at least'),
+  'The word rain should appear 3 or more times.': often('rain', 3, 'at least'),
+  'Mention the word "owl" no more than three times.': often(
+    'owl', 4, 'less than'
+  ),
+  'Use the letter "e" at most 5 times.': letter('e', 6, 'less than'),
+  'The letter q must appear at least 4 times.': letter('q', 4, 'at least'),
+  'Write a song without the letter e.': letter('e', 1, 'less than'),
+  'The words "love" and "heart" are forbidden.': avoids('love', 'heart'),
+  'The word "love" should be avoided.': avoids('love'),
+  'These words must not appear: "love", "heart".': avoids('love', 'heart'),
+  'Do not use the following words: love, heart, moon.': avoids(
+    'love', 'heart', 'moon'
+  ),
+  'The letter e must not be used.': letter('e', 1, 'less than'),
+  'Use at least 5 occurrences of the letter z.': letter('z', 5, 'at least'),
+  'Write on, with the letter n appearing at least 7 times.': letter(
+    'n', 7, 'at least'
+  ),
+  # Marks
+  'There should be no commas.': NO_COMMA,
+  'Make sure not to use commas.': NO_COMMA,
+  'Commas should be avoided.': NO_COMMA,
+  'Write a riddle and do not use any commas.': NO_COMMA,
+  'Refrain from using commas.': NO_COMMA,
+  'No commas please.': NO_COMMA,
+  'Commas are not allowed in the song.': NO_COMMA,
+  'Write about dogs without using commas.': NO_COMMA,
+  'Do not use commas, emojis or exclamation marks.': NO_COMMA
+  | {'punctuation:no_emoji': {}, 'punctuation:no_exclamation': {}},
+  'Avoid clichés.': {'style:no_cliche': {}},
+  # Beginnings and ends
+  'Begin your letter with "Dear Sam,".': starts('Dear Sam,'),
+  'The story must start with the words "It was late".': starts('It was late'),
+  'End it with "Good night."': ends('Good night.'),
+  'Finish with this exact phrase: So what is next?': ends('So what is next?'),
+  'Wrap your entire response in double quotation marks.': {
+    'startend:quotation': {}
+  },
+  'The last words of your reply must be "Good night."': ends('Good night.'),
+  'Sign off with "Yours, Ella".': ends('Yours, Ella'),
+  'End your response with: "The end"': ends('The end'),
+  'The letter should end with the sentence "We shall see."': ends(
+    'We shall see.'
+  ),
+  'The first words must be "At dawn".': starts('At dawn'),
+  'Enclose the reply in quotation marks.': {'startend:quotation': {}},
+  # Format
+  'Give the whole answer in JSON format.': JSON,
+  'Please use JSON.': JSON,
+  'Your answer must contain exactly 4 bullet points.': {
+    'detectable_format:number_bullet_lists': {'num_bullets': 4}
+  },
+  'Add a title in double angular brackets, i.e. <<title>>.': {
+    'detectable_format:title': {}
+  },
+  'Highlight at least 3 sections with markdown, i.e. *this*.': {
+    'detectable_format:number_highlighted_sections': {'num_highlights': 3}
+  },
+  'Write 3 sections, each marked with SECTION X.': {
+    'detectable_format:multiple_sections': {
+      'num_sections': 3,
+      'section_spliter': 'SECTION',
+    }
+  },
+  'Include at least two placeholders such as [name].': {
+    'detectable_content:number_placeholders': {'num_placeholders': 2}
+  },
+  'At the end add a postscript starting with P.P.S.': {
+    'detectable_content:postscript': {'postscript_marker': 'P.P.S.'}
+  },
+  'Give two different replies, separated by 6 asterisks: ******.': {
+    'combination:two_responses': {}
+  },
+  'Write a toast.\n\nRepeat the request above word for word, then answer it.': {
+    'combination:repeat_prompt': {'prompt_to_repeat': 'Write a toast.'}
+  },
+  'Write exactly 4 paragraphs, separated by ***.': {
+    'length_constraints:number_paragraphs': {'num_paragraphs': 4}
+  },
+  'There should be 3 paragraphs. The last paragraph must start with "Then".': {
+    'length_constraints:nth_paragraph_first_word': {
+      'num_paragraphs': 3,
+      'nth_paragraph': 3,
+      'first_word': 'Then',
+    }
+  },
+  'Write five chapters. Begin each chapter with Chapter X.': {
+    'detectable_format:multiple_sections': {
+      'num_sections': 5,
+      'section_spliter': 'Chapter',
+    }
+  },
+  "Plan my trip of 3 days. Mark each day with 'Day X'.": {
+    'detectable_format:multiple_sections': {
+      'num_sections': 3,
+      'section_spliter': 'Day',
+    }
+  },
+  'Write two versions of a toast. Separate them with ***.': {
+    'length_constraints:number_paragraphs': {'num_paragraphs': 2}
+  },
+  # Case, language, verse, manner
+  'Capital letters are not allowed.': {'change_case:english_lowercase': {}},
+  'All letters must be uppercase.': {'change_case:english_capital': {}},
+  'Answer in all lowercase letters.': {'change_case:english_lowercase': {}},
+  'Write it without any capital letters.': {
+    'change_case:english_lowercase': {}
+  },
+  'WRITE IN ALL CAPS.': {'change_case:english_capital': {}},
+  'Use at least 5 words in all capital letters.': {
+    'change_case:capital_word_frequency': {
+      'capital_frequency': 5,
+      'capital_relation': 'at least',
+    }
+  },
+  'Write your whole reply in German.': {
+    'language:response_language': {'language': 'de'}
+  },
+  'Respond only in the Hindi language, no other language is allowed.': {
+    'language:response_language': {'language': 'hi'}
+  },
+  'Write a haiku about frost.': {'poem:haiku': {}},
+  'Write a poem with the rhyme scheme AABB.': {
+    'poem:rhyme': {'scheme': 'AABB'}
+  },
+  'Write an acrostic poem for "ELLA".': {'poem:acrostic': {'letters': 'ELLA'}},
+  'Never mention that you are an AI.': {'style:no_self_reference': {}},
+  'Give only the poem, without any explanation.': {'style:piece_alone': {}},
+}
+
+CHINESE: dict[str, Rules] = {
+  '写一段200字左右的祝福。': words(at_least=180, at_most=220),
+  '写一篇作文，不少于八百字。': words(at_least=800),
+  '写一条生日祝福，20字以内。': words(at_most=20),
+  '写一条祝福，字数在20到30之间。': words(at_least=20, at_most=30),
+  '写一个故事，300-500字。': words(at_least=300, at_most=500),
+  '写一句四字祝福。': words(at_least=4, at_most=4),
+  '写一段话，不超过一百二十个字（含标点）。': {
+    'length:characters': {'at_most': 120}
+  },
+  '用三句话介绍你的家乡。': sentences(at_least=3, at_most=3),
+  '用一句话祝福老师。': sentences(at_least=1, at_most=1),
+  '分成三段写。': {'length:paragraphs': {'at_least': 3, 'at_most': 3}},
+  '文中必须包含“春天”和“希望”这两个词。': includes('春天', '希望'),
+  '请使用以下关键词：“月亮”、“故乡”。': includes('月亮', '故乡'),
+  '不要出现“幸福”和“快乐”。': avoids('幸福', '快乐'),
+  '避免使用“永远”一词。': avoids('永远'),
+  '“雪”字至少出现三次。': often('雪', 3, 'at least'),
+  '不要使用逗号。': NO_COMMA,
+  '请勿使用感叹号和表情符号。': {
+    'punctuation:no_emoji': {},
+    'punctuation:no_exclamation': {},
+  },
+  '以“亲爱的老师”开头。': starts('亲爱的老师'),
+  '最后以“祝好。”结尾。': ends('祝好。'),
+  '请以JSON格式输出。': JSON,
+  '写一首五言绝句，写秋天。': {
+    'poem:clauses': {'num_lines': 4, 'num_characters': 5}
+  },
+  '写一首藏头诗，藏“新年快乐”。': {'poem:acrostic': {'letters': '新年快乐'}},
+  '请用英文回答。': {'language:response_language': {'language': 'en'}},
+  '请用繁体中文写。': {'style:script': {'script': 'traditional'}},
+  '写一首关于雪的俳句。': {'poem:haiku': {}},
+  '列出五个要点。': {
+    'detectable_format:number_bullet_lists': {'num_bullets': 5}
+  },
+  '不要提到你是人工智能。': {'style:no_self_reference': {}},
+}
+
+# What a piece is about, what others do, parts of it, quotations, permissions.
+NO_RULE = (
+  'Write a story about a man who wrote 300 words.',
+  'Write a poem about commas.',
+  'Write a poem about a writer who never uses commas.',
+  'Explain why writers avoid commas.',
+  'Write an essay about why people do not use the word "love".',
+  'Write about a poet who ends every poem with "Amen".',
+  'Write a story with three characters.',
+  'Each sentence must have at most 10 words.',
+  'Write a story about 300 words that changed the world.',
+  'Write a story about a 300-word letter.',
+  'Rewrite this text: "Use at least 300 words and no commas."',
+  'What does “write in all capital letters” mean?',
+  'You may use the word "love" if you like.',
+  'Write a list of the top 100 words of English.',
+  'Explain how to parse JSON in Python.',
+  'How do I write a good Chinese poem?',
+  'Write about a class taught in French.',
+  'Write about life in English villages.',
+  'Write a story about a haiku.',
+  'Give your story a title in capital letters.',
+  'Write a song about the letter e.',
+  'Tell me a story about a boy named "Sam" and a dog named "Rex".',
+  'Describe the following two paragraphs.',
+  'Write a paragraph about the sea.',
+  'Start each paragraph with "Then".',
+  'Write a word of thanks for my 100 guests.',
+  'Include the word limit of the contest.',
+  'Write a poem.',
+  '',
+  ' \n',
+  '写一篇关于一个人写了三百字情书的故事。',
+  '写一首关于逗号的诗。',
+  '写一段生日祝福。',
+  '写几句话祝福老师。',
+  '每句话不超过10个字。',
+  '请修改这句话：“不要使用逗号，写200字。”',
+  '写一个关于英文老师的故事。',
+  '一字不差地背诵这首诗。',
+  '给第一个借书给我的老师写一封信。',
+)
+
+
+@pytest.mark.parametrize('text', [*ENGLISH, *CHINESE])
+def test_a_common_wording_is_read_with_its_arguments(text: str) -> None:
+  assert found(text) == (ENGLISH | CHINESE)[text]
+
+
+@pytest.mark.parametrize('text', NO_RULE)
+def test_content_states_no_rule(text: str) -> None:
+  assert found(text) == {}
+
+
+def test_every_rule_is_in_a_table_or_in_the_round_trip() -> None:
+  tabled = {name for rules in (ENGLISH | CHINESE).values() for name in rules}
+  made = {name for name in VERIFIERS if name in compose.RECIPES}
+  assert tabled <= set(VERIFIERS)
+  others = {DEMAND, 'detectable_format:constrained_response'}
+  assert set(VERIFIERS) - made == others
