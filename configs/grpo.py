@@ -417,7 +417,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       patience=0,
       eval=dict(
         briefs=0,  # so many of the held-out briefs; 0: all
-        replies_per_brief=1,  # of the policy, and of the base once
+        replies_per_brief=1,  # above 1 only at a temperature above 0
         temperature=0.0,  # 0: greedy
         batch_size=32,  # briefs at a time
         # A reward model that training does not use, as in compare; '' for none.
