@@ -1,9 +1,18 @@
 """Rules read from prompts: common wordings, and texts that state no rule."""
 
+import random
+import time
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from rlcw.data import datasets
+from rlcw.rewards import constraints
+from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract.amounts import Amount
+from rlcw.rewards.extract.combine import conditions
 from rlcw.rewards.extract.read import read
 from rlcw.rewards.rules import compose
 from rlcw.rewards.rules.registry import DEMAND, VERIFIERS
@@ -336,3 +345,92 @@ def test_every_rule_is_in_a_table_or_in_the_round_trip() -> None:
   assert tabled <= set(VERIFIERS)
   others = {DEMAND, 'detectable_format:constrained_response'}
   assert set(VERIFIERS) - made == others
+
+
+def _shared_conditions(rules: Any) -> frozenset[Any]:
+  return frozenset[Any]().union(*(conditions(*rule) for rule in rules))
+
+
+@pytest.mark.parametrize('language', constraints.LANGUAGES)
+def test_the_rules_of_composed_briefs_are_read_back(language: str) -> None:
+  records = [record for _, record in datasets.read_records('@themes.jsonl')]
+  themes = [each for each in records if each['language'] == language]
+  briefs, _ = compose.write_briefs(themes, 120, 0, least=1, most=4)
+  for brief in briefs:
+    ids, kwargs = brief['instruction_id_list'], brief['kwargs']
+    text = constraints.write_brief(
+      brief['prompt'], ids, kwargs, language, brief['paraphrase']
+    )
+    stated = [(rule.instruction_id, rule.kwargs) for rule in read(text).rules]
+    # IFEval's ids of lengths come back as ours, which ask for the same.
+    assert _shared_conditions(stated) == _shared_conditions(
+      zip(ids, kwargs, strict=True)
+    ), text
+
+
+@pytest.mark.parametrize(
+  ('text', 'amount'),
+  [
+    ('at least three', Amount(3, None)),
+    ('no more than 1,500', Amount(None, 1500)),
+    ('fewer than ten', Amount(None, 9)),
+    ('two hundred and fifty', Amount(250, 250, bare=True)),
+    ('a dozen', Amount(12, 12, bare=True)),
+    ('about 95', Amount(86, 104)),
+    ('once or twice', Amount(1, 2)),
+    ('exactly once', Amount(1, 1)),
+    ('at most twice', Amount(None, 2)),
+    ('不超过两百五十', Amount(None, 250)),
+    ('一千二百', Amount(1200, 1200, bare=True)),
+    ('两三', Amount(2, 3)),
+    ('少于十', Amount(None, 9)),
+    ('三到五', Amount(3, 5)),
+    ('100 左右', Amount(90, 110)),
+  ],
+)
+def test_an_amount_is_read_with_its_bounds(text: str, amount: Amount) -> None:
+  assert amounts.read(text) == amount
+
+
+@given(st.text(max_size=100))
+@settings(max_examples=40, deadline=None)
+def test_any_text_is_read_and_every_rule_is_valid(text: str) -> None:
+  for rule in read(text).rules:
+    constraints.validate([rule.instruction_id], [rule.kwargs])
+    assert all(0 <= start < end <= len(text) for start, end in rule.spans)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.sampled_from(('word', 'sentence', 'paragraph')))
+def test_any_number_is_read_in_digits(count: int, unit: str) -> None:
+  text = f'Use at least {count} {unit}s.'
+  assert found(text) == {f'length:{unit}s': {'at_least': count}}
+
+
+def test_contradicting_bounds_are_no_rule() -> None:
+  assert found('Use at least 90 words. Use at most 50 words.') == {}
+
+
+def test_the_words_that_state_a_rule_are_given_and_the_rest_is_listed() -> None:
+  text = 'Write a toast. Do not use commas. You must sound like a pirate.'
+  reading = read(text)
+  [rule] = reading.rules
+  assert [text[a:b] for a, b in rule.spans] == ['Do not use commas']
+  assert reading.unread == ['You must sound like a pirate.']
+
+
+def test_reading_a_long_text_is_fast() -> None:
+  rng = random.Random(0)
+  pieces = (
+    'use ',
+    'the words ',
+    '"a", ',
+    '1',
+    'at least ',
+    '不要',
+    '* ',
+    'P.S.',
+  )
+  started = time.process_time()
+  read(''.join(rng.choices(pieces, k=800)))
+  assert time.process_time() - started < 5

@@ -1,19 +1,19 @@
-"""Chinese wordings of rules.
+"""Parts of Chinese wordings, and tests of the text around a match.
 
 The masked text has narrow commas and colons; the full stop is 。.
 """
 
 import re
+from collections.abc import Callable
 
-from rlcw.rewards.extract import amounts
-from rlcw.rewards.extract.english import PARTS
+from rlcw.rewards.extract import amounts, english
 from rlcw.rewards.extract.facts import (
   Build,
   Found,
   Pattern,
 )
 
-_PARTS = PARTS | {
+_PARTS = english.PARTS | {
   'AMOUNT': amounts.AMOUNT_ZH,
   'AFTER': amounts.AFTER_ZH,
   'NUMBER': amounts.NUMBER_ZH,
@@ -32,11 +32,8 @@ NEAR = '[^。\n]'
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-  while (
-    filled := re.sub('<([A-Z]+)>', lambda m: f'(?:{_PARTS[m[1]]})', pattern)
-  ) != pattern:
-    pattern = filled
-  return re.compile(pattern, re.IGNORECASE)
+  """Returns a pattern with its parts filled in; see `english.compiled`."""
+  return english.compiled(pattern, _PARTS)
 
 
 # Before what somebody else writes, or the name of something.
@@ -46,7 +43,8 @@ _OTHERS = re.compile(
 )
 # Before what is asked of parts of the reply.
 _OF_PARTS = re.compile(
-  '(?:每|各|任何)(?:(?!全文|全篇|全诗|总|整)[^。\n])*$|(?:标题|题目|开头|结尾|首句|末句)[^,。\n]{0,6}$'
+  '(?:每|各|任何)(?:(?!全文|全篇|全诗|总|整)[^。\n])*$'
+  '|(?:标题|题目|开头|结尾|首句|末句)[^,。\n]{0,6}$'
   '|(?:第|最后|这|那|上|下|前|后|中间)[^,。\n]{0,1}$'
 )
 
@@ -57,16 +55,22 @@ _NEGATIVE = compiled(
 
 
 def ours(found: Found) -> bool:
+  """Returns whether a match is about the reply, not about its content."""
   return not _OTHERS.search(found.before)
 
 
 def whole(found: Found) -> bool:
+  """Returns whether a match is about the whole reply, not parts of it."""
   return ours(found) and not _OF_PARTS.search(found.before)
 
 
-def pattern(text: str, build: Build, accepts=ours) -> Pattern:
+def pattern(
+  text: str, build: Build, accepts: Callable[[Found], bool] = ours
+) -> Pattern:
+  """Returns a pattern of a Chinese wording; see `Pattern`."""
   return Pattern(compiled(text), build, accepts)
 
 
 def positive(found: Found) -> bool:
+  """Returns whether nothing before a match negates it."""
   return ours(found) and not _NEGATIVE.search(found.before)

@@ -4,6 +4,7 @@ Patterns have names of `PARTS` in angle brackets: <Q> is a quotation.
 """
 
 import re
+from collections.abc import Callable, Mapping
 
 from rlcw.rewards.extract import amounts
 from rlcw.rewards.extract.facts import Build, Found, Pattern
@@ -61,10 +62,10 @@ PARTS = {
 IS_MARKER = re.compile(r'\s*P\.?\s?(?:P\.?\s?)?S\.?[,:]?\s*', re.IGNORECASE)
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
-  """Returns a pattern with its parts, which ignores case."""
+def compiled(pattern: str, parts: Mapping[str, str] = PARTS) -> re.Pattern[str]:
+  """Returns a pattern with its parts filled in, which ignores case."""
   while (
-    filled := re.sub('<([A-Z]+)>', lambda m: f'(?:{PARTS[m[1]]})', pattern)
+    filled := re.sub('<([A-Z]+)>', lambda m: f'(?:{parts[m[1]]})', pattern)
   ) != pattern:
     pattern = filled
   return re.compile(pattern, re.IGNORECASE)
@@ -139,6 +140,8 @@ def anywhere(found: Found) -> bool:
   return True
 
 
-def pattern(text: str, build: Build, accepts=ours) -> Pattern:
+def pattern(
+  text: str, build: Build, accepts: Callable[[Found], bool] = ours
+) -> Pattern:
   """Returns a pattern of an English wording; see `Pattern`."""
   return Pattern(compiled(text), build, accepts)
