@@ -161,7 +161,8 @@ def numbers(folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Every column of metrics but times, and of what a reply is worth."""
   rows = datasets.read_jsonl(folder / 'metrics.jsonl')
   columns = {
-    name: np.array([row[name] for row in rows], float)
+    # the first row alone has the evaluation before it
+    name: np.array([row.get(name, np.nan) for row in rows], float)
     for name in rows[0]
     if 'second' not in name and name != 'compilations'
   }
