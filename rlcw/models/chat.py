@@ -383,6 +383,10 @@ class ChatFormat:
 
   def decode(self, ids: Any) -> str:
     """Decodes ids to text, without control tokens and outer white space."""
+    return self.decode_whole(ids).strip()
+
+  def decode_whole(self, ids: Any) -> str:
+    """Decodes ids to text, without control tokens."""
     hidden = self.control_ids
     text = self.tokenizer.decode(
       [id for id in np.asarray(ids).tolist() if id not in hidden],
@@ -390,7 +394,7 @@ class ChatFormat:
       skip_special_tokens=False,
       clean_up_tokenization_spaces=False,
     )
-    return str(text).strip()
+    return str(text)
 
   def _error(self, reason: str) -> ValueError:
     return self.template.error(reason)

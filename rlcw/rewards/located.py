@@ -14,7 +14,7 @@ Letters: P briefs, G replies to each, T reply tokens.
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,20 +57,74 @@ def token_mask(
   text = decode(ids)
   # The last occurrence: a thought may quote the reply.
   offset = text.rfind(reply)
-  if offset < 0:
+  if offset < 0 or not spans:
     return mask
-  count = range(len(ids) + 1)
+  pieces = _pieces(decode, ids, text)
+  places = [piece.place for piece in pieces]
   for start, end in spans:
     start, end = offset + start, offset + end
-    # A token may end within a character, so a text of the first tokens is
-    # compared, not measured.
-    first = bisect.bisect_left(
-      count, True, key=lambda n: len(decode(ids[:n])) > start
-    )
-    last = bisect.bisect_left(
-      count, True, key=lambda n: decode(ids[:n])[:end] == text[:end]
-    )
-    mask[first - 1 : last] = True
+    first = bisect.bisect_right(places, start) - 1
+    last = bisect.bisect_left(places, end)
+    for piece in pieces[first:last]:
+      tokens = ids[piece.first : piece.last]
+      mask[piece.first : piece.last] |= _piece_mask(
+        decode, tokens, piece.text, start - piece.place, end - piece.place
+      )
+  return mask
+
+
+class _Piece(NamedTuple):
+  """Some tokens with the whole characters that they have."""
+
+  first: int  # token
+  last: int  # token, exclusive
+  place: int  # of the first character in the text of all tokens
+  text: str
+
+
+def _pieces(
+  decode: Callable[[Any], str], ids: np.ndarray, text: str
+) -> list[_Piece]:
+  """Divides ids into short pieces whose texts join to the text of all.
+
+  A search in a piece costs little, where one in the whole text would decode
+  most of it again for each span.
+  """
+  pieces, first, place = [], 0, 0
+  for last in range(1, len(ids) + 1):
+    # After the token before: some tokenizers drop the space before a text.
+    before = max(first - 1, 0)
+    part = decode(ids[before:last])[len(decode(ids[before:first])) :]
+    # A character that is not whole yet is decoded as the mark of an error.
+    if last == len(ids) or part[-1:] not in ('', '\ufffd'):
+      pieces.append(_Piece(first, last, place, part))
+      first, place = last, place + len(part)
+  # Such as where bytes of no character stand in a row.
+  if ''.join(piece.text for piece in pieces) != text:
+    return [_Piece(0, len(ids), 0, text)]
+  return pieces
+
+
+def _piece_mask(
+  decode: Callable[[Any], str],
+  ids: np.ndarray,
+  text: str,
+  start: int,
+  end: int,
+) -> np.ndarray:
+  """Marks the tokens of a text that have a character from start to end."""
+  mask, count = np.zeros(len(ids), bool), range(len(ids) + 1)
+  if start <= 0 and end >= len(text):
+    return ~mask
+  # A token may end within a character, so a text of the first tokens is
+  # compared, not measured.
+  first = bisect.bisect_left(
+    count, True, key=lambda n: len(decode(ids[:n])) > max(start, 0)
+  )
+  last = bisect.bisect_left(
+    count, True, key=lambda n: decode(ids[:n])[:end] == text[:end]
+  )
+  mask[first - 1 : last] = True
   return mask
 
 
@@ -105,6 +159,6 @@ def locate_violations(
     for g in np.flatnonzero(violated_PxG[p]).tolist():
       spans[p][g] = broken_spans(brief, text[p][g])
       ids = token_PxGxT[p, g, : length_PxG[p, g]]
-      mask = token_mask(chat.decode, ids, text[p][g], spans[p][g])
+      mask = token_mask(chat.decode_whole, ids, text[p][g], spans[p][g])
       mask_PxGxT[p, g, : len(ids)] = mask
   return spans, mask_PxGxT

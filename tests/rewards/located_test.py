@@ -1,5 +1,7 @@
 """Tokens at which replies break rules."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,34 @@ def test_a_token_is_marked_if_it_has_a_part_of_a_marked_character(
     for _ in character.encode()
   ]
   assert found.tolist() == expected
+
+
+@pytest.mark.parametrize('drops', [False, True])
+def test_many_spans_in_a_long_reply_cost_little(drops: bool) -> None:
+  words, decoded = [' The', ' sea', ','], 0
+
+  def decode(some: np.ndarray) -> str:
+    nonlocal decoded
+    decoded += len(some)
+    text = ''.join(words[n] for n in some)
+    # as tokenizers of SentencePiece do at the start of a text
+    return text.removeprefix(' ') if drops else text
+
+  ids = np.arange(1500) % 3
+  text = decode(ids).strip()
+  spans = [m.span() for m in re.finditer('The', text)]
+  decoded = 0
+  found = located.token_mask(decode, ids, text, spans)
+  assert found.tolist() == (ids == 0).tolist()
+  assert decoded < 10 * len(ids)
+
+
+def test_white_space_can_be_marked() -> None:
+  words = ['A', '  ', 'b']
+  found = located.token_mask(
+    lambda ids: ''.join(words[n] for n in ids), np.arange(3), 'A  b', [(1, 3)]
+  )
+  assert found.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
