@@ -104,9 +104,7 @@ def relabel(
     learned.briefs,
     *arrays[:2],
     rollout,
-    scores._replace(
-      violated=violated, valid=valid, broken_share=broken_share
-    ),
+    scores._replace(violated=violated, valid=valid, broken_share=broken_share),
     changed_P,
   )
   return learned._replace(arrays=arrays, scores=scores)
