@@ -26,6 +26,7 @@ class Relabelled(NamedTuple):
   brief: Brief
   violated: np.ndarray  # [G]
   valid: np.ndarray  # [G]
+  broken_share: np.ndarray  # [G] of its rules; 1 if refused
 
 
 def relabel(
@@ -40,8 +41,9 @@ def relabel(
   Args:
     brief: whose rules every reply breaks.
     follow: `[G][rules]`, None for a missing verdict.
-    refused: `[G]`, true where a reply violates for another reason than a rule:
-      it was cut, or a verifier of the user refused it.
+    refused: `[G]`, 1 where a reply violates for another reason than a rule: it
+      was cut, or a verifier of the user refused it; NaN where a verifier gave
+      no verdict, else 0.
     scored: `[G]`, true for a reply that has a writing score.
     writing: `[G]` these scores.
 
@@ -53,7 +55,7 @@ def relabel(
     {index for index, verdict in enumerate(verdicts) if verdict}
     for verdicts in follow
   ]
-  able = [g for g in np.flatnonzero(~refused & scored) if kept[g]]
+  able = [g for g in np.flatnonzero((refused == 0) & scored) if kept[g]]
   if not able:
     return None
   best = max(able, key=lambda g: (len(kept[g]), writing[g]))
@@ -65,7 +67,7 @@ def relabel(
   left = [[verdicts[index] for index in rules] for verdicts in follow]
   broken = np.array([False in verdicts for verdicts in left])
   unknown = np.array([None in verdicts for verdicts in left])
-  violated = broken | refused
+  violated = broken | (refused == 1)
   return Relabelled(
     dataclasses.replace(
       brief,
@@ -73,5 +75,8 @@ def relabel(
       kwargs=tuple(brief.kwargs[r] for r in rules),
     ),
     violated,
-    scored & (violated | ~unknown),
+    scored & (violated | ~(unknown | np.isnan(refused))),
+    np.where(
+      refused == 1, 1.0, [each.count(False) / len(rules) for each in left]
+    ),
   )

@@ -51,7 +51,7 @@ class Scores(NamedTuple):
   violated: np.ndarray
   writing: np.ndarray  # the weighted sum of its parts; NaN without a score
   valid: np.ndarray  # true with a score and all verdicts that matter
-  refused: np.ndarray  # cut, or refused by a user's verifier
+  refused: np.ndarray  # 1: cut, or refused by a user's verifier; NaN: unknown
   broken_share: np.ndarray  # of the rules that the reply breaks; 1 if refused
   ref_logp: jax.Array | None  # [P, G, T]
   good: np.ndarray  # [P], the judge's score of each first reply; NaN if unasked
@@ -134,6 +134,12 @@ def weighted_sum(
   """Returns the sum `[P, G]` of all parts, each times its weight."""
   weighted = [weights[name] * part for name, part in parts.items()]
   return functools.reduce(np.add, weighted)
+
+
+def _either(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+  """1 where either is, as it outweighs a missing verdict; else NaN or 0."""
+  # Where neither is 1, the sum keeps NaN.
+  return np.where((one == 1) | (other == 1), 1.0, one + other)
 
 
 # --- Scores -----------------------------------------------------------------
@@ -272,8 +278,10 @@ class Scorer:
       violated=(broken == 1) | ~finished,
       writing=writing_PxG,
       valid=scored & ~unknown,
-      refused=refused | ~finished,
-      broken_share=np.where(refused | ~finished, 1.0, self.share(follow)),
+      refused=np.where(finished, refused, 1.0),
+      broken_share=np.where(
+        (refused == 1) | ~finished, 1.0, self.share(follow)
+      ),
       ref_logp=ref_logp,
       good=good_P,
       stats=stats,
@@ -417,8 +425,8 @@ class Scorer:
 
     Returns:
       A verdict per rule `[P][G][rules]`; `[P, G]`, 1 if the reply violates
-      anything, else NaN if a verdict is missing, else 0; and `[P, G]`, true if
-      a user's verifier refuses the reply.
+      anything, else NaN if a verdict is missing, else 0; and the same of the
+      users' verifiers alone.
     """
     question = self.question('demand')
     follow = questions.follow(self.judge_model, question, briefs, text)
@@ -426,7 +434,7 @@ class Scorer:
     # The rules' verdicts are still logged when they do not count.
     if 'rules' not in self.config.verifiers:
       broken = np.zeros_like(broken)
-    refused = np.zeros(broken.shape, bool)
+    refused = np.zeros_like(broken)
     for name in self.config.verifiers:
       if name == 'rules':
         continue
@@ -435,11 +443,8 @@ class Scorer:
       )
       # Above 0 means that the reply is fine.  NaN <= 0 is False, hence `where`.
       other = np.where(np.isnan(value), np.nan, value <= 0)
-      # A violation outweighs a missing verdict.  In the last case both are 0 or
-      # NaN, so the sum keeps NaN.
-      broken = np.where((broken == 1) | (other == 1), 1.0, broken + other)
-      refused |= other == 1
-    return follow, broken, refused
+      refused = _either(refused, other)
+    return follow, _either(broken, refused), refused
 
   def share(self, follow: list[list[list[bool | None]]]) -> np.ndarray:
     """Share `[P, G]` of a brief's rules that each reply breaks."""

@@ -23,7 +23,7 @@ def relabel(follow, refused=None, writing=None, scored=None, brief=BRIEF):
   return hindsight.relabel(
     brief,
     follow,
-    np.zeros(count, bool) if refused is None else np.array(refused, bool),
+    np.zeros(count) if refused is None else np.array(refused, float),
     np.ones(count, bool) if scored is None else np.array(scored, bool),
     np.zeros(count) if writing is None else np.array(writing, float),
   )
@@ -57,6 +57,7 @@ def test_of_sets_as_large_that_of_the_best_written_reply_counts() -> None:
     ([[T, T, F, F], [F, F, F, F]], [T, F], [T, T]),  # only by a cut reply
     ([[T, T, F, F], [F, F, F, F]], [F, F], [F, T]),  # only by an unscored one
     ([[T, T, T, T], [F, F, F, F]], [T, F], [T, T]),  # all, and it was refused
+    ([[T, T, F, F], [F, F, F, F]], [np.nan, F], [T, T]),  # only by an unknown
   ],
 )
 def test_a_group_without_a_reply_to_learn_from_has_no_new_brief(
@@ -85,6 +86,21 @@ def test_a_missing_verdict_matters_only_at_a_rule_that_is_left() -> None:
   # the second may keep both, the third breaks one whatever the other is
   assert found.violated.tolist() == [F, F, T]
   assert found.valid.tolist() == [T, F, T]
+
+
+def test_a_reply_without_a_verifier_s_verdict_stays_unknown() -> None:
+  found = relabel(
+    [[T, T, F, F], [T, T, F, F], [T, F, F, F]], refused=[F, np.nan, np.nan]
+  )
+  assert found is not None
+  assert found.violated.tolist() == [F, F, T]
+  assert found.valid.tolist() == [T, F, T]
+
+
+def test_shares_are_of_the_rules_that_are_left() -> None:
+  found = relabel([[T, T, F, F], [T, F, F, F], [T, T, F, F]], refused=[F, F, T])
+  assert found is not None
+  assert found.broken_share.tolist() == [0, 0.5, 1]
 
 
 @given(

@@ -84,6 +84,7 @@ def relabel(
   if not relabels(config):
     return learned
   violated, valid = scores.violated.copy(), scores.valid.copy()
+  broken_share = scores.broken_share.copy()
   for p, brief in enumerate(briefs):
     new = _relabelled(brief, scores, p)
     ids = chat.encode_prompt(new.brief.request) if new else []
@@ -94,6 +95,7 @@ def relabel(
     prompt_PxL[p], length_P[p] = 0, len(ids)
     prompt_PxL[p, : len(ids)] = ids
     violated[p], valid[p] = new.violated, new.valid
+    broken_share[p] = new.broken_share
   changed_P = learned.changed_P
   if not np.concatenate(shards.gather(changed_P)).any():
     return learned
@@ -102,7 +104,7 @@ def relabel(
     learned.briefs,
     *arrays[:2],
     rollout,
-    scores._replace(violated=violated, valid=valid),
+    scores._replace(violated=violated, valid=valid, broken_share=broken_share),
     changed_P,
   )
   return learned._replace(arrays=arrays, scores=scores)
