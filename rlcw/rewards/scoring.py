@@ -310,6 +310,7 @@ class Scorer:
       scores: of the replies to the briefs before.
       changed_P: this process's briefs that have changed.
     """
+    usage_before, started = self.usage(), time.perf_counter()
     score_PxG, ref_logp = None, scores.ref_logp
     if self.reads_base:
       everywhere_P = np.concatenate(self.shards.gather(changed_P))
@@ -333,7 +334,10 @@ class Scorer:
       return np.where(changed_P[:, None], new_PxG, old_PxG)
 
     writing_PxG = merge(writing_PxG, scores.writing)
+    more = {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
+    more['seconds_writing'] = time.perf_counter() - started
     return scores._replace(
+      stats=scores.stats | {k: scores.stats[k] + v for k, v in more.items()},
       writing=writing_PxG,
       valid=scores.valid & np.isfinite(writing_PxG),
       ref_logp=ref_logp,
