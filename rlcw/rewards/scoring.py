@@ -78,8 +78,8 @@ def check(config: Config) -> None:
 
   Raises:
     ValueError: `writing` is no sum of names, a function cannot be imported, a
-      part needs a judge and there is none, or `overlong_buffer` is longer than
-      a reply.
+      part needs a judge and there is none, `overlong_buffer` is longer than a
+      reply, or a penalty is for rules that do not count.
   """
   parts = sums.parse(config.writing)
   for name in parts:
@@ -94,6 +94,13 @@ def check(config: Config) -> None:
   for name in config.verifiers:
     if name != 'rules':
       import_function(name, 'verifiers', 'rules')
+  # Configs of earlier versions do not have the setting.
+  penalty = config.mixing.get('located_penalty', 0.0)
+  if penalty and 'rules' not in config.verifiers:
+    raise ValueError(
+      f'mixing.located_penalty={penalty:g} is for tokens that break rules, but '
+      f"verifiers={[*config.verifiers]}: expected 'rules' among them, or 0"
+    )
   buffer = config.get('overlong_buffer', 0)
   if buffer > config.max_new_tokens:
     raise ValueError(

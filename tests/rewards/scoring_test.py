@@ -137,6 +137,16 @@ def test_a_name_that_is_none_is_told(
     scoring.check(settings_of(**{setting: value}))
 
 
+def test_a_penalty_of_rules_takes_rules_that_count(mine: str) -> None:
+  changes = {'mixing__located_penalty': 0.5, 'verifiers': (f'{mine}:kind',)}
+  with pytest.raises(
+    ValueError, match=r'located_penalty=0\.5.*expected .rules'
+  ):
+    scoring.check(settings_of(**changes))
+  changes['verifiers'] = ('rules', f'{mine}:kind')
+  scoring.check(settings_of(**changes))
+
+
 @pytest.mark.parametrize(
   ('function', 'message'),
   [
