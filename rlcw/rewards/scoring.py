@@ -79,8 +79,8 @@ def check(config: Config) -> None:
 
   Raises:
     ValueError: `writing` is no sum of names, a function cannot be imported, a
-      part needs a judge and there is none, or `overlong_buffer` is longer than
-      a reply.
+      part needs a judge and there is none, `overlong_buffer` is longer than a
+      reply, or a penalty is for rules that do not count.
   """
   parts = sums.parse(config.writing)
   for name in parts:
@@ -95,6 +95,13 @@ def check(config: Config) -> None:
   for name in config.verifiers:
     if name != 'rules':
       import_function(name, 'verifiers', 'rules')
+  # Configs of earlier versions do not have the setting.
+  penalty = config.mixing.get('located_penalty', 0.0)
+  if penalty and 'rules' not in config.verifiers:
+    raise ValueError(
+      f'mixing.located_penalty={penalty:g} is for tokens that break rules, but '
+      f"verifiers={[*config.verifiers]}: expected 'rules' among them, or 0"
+    )
   buffer = config.get('overlong_buffer', 0)
   if buffer > config.max_new_tokens:
     raise ValueError(
@@ -311,6 +318,7 @@ class Scorer:
       scores: of the replies to the briefs before.
       changed_P: this process's briefs that have changed.
     """
+    usage_before, started = self.usage(), time.perf_counter()
     score_PxG, ref_logp = None, scores.ref_logp
     if self.reads_base:
       everywhere_P = np.concatenate(self.shards.gather(changed_P))
@@ -334,7 +342,10 @@ class Scorer:
       return np.where(changed_P[:, None], new_PxG, old_PxG)
 
     writing_PxG = merge(writing_PxG, scores.writing)
+    more = {f'judge_{k}': v - usage_before[k] for k, v in self.usage().items()}
+    more['seconds_writing'] = time.perf_counter() - started
     return scores._replace(
+      stats=scores.stats | {k: scores.stats[k] + v for k, v in more.items()},
       writing=writing_PxG,
       valid=scores.valid & np.isfinite(writing_PxG),
       ref_logp=ref_logp,

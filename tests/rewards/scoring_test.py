@@ -137,6 +137,16 @@ def test_a_name_that_is_none_is_told(
     scoring.check(settings_of(**{setting: value}))
 
 
+def test_a_penalty_of_rules_takes_rules_that_count(mine: str) -> None:
+  changes = {'mixing__located_penalty': 0.5, 'verifiers': (f'{mine}:kind',)}
+  with pytest.raises(
+    ValueError, match=r'located_penalty=0\.5.*expected .rules'
+  ):
+    scoring.check(settings_of(**changes))
+  changes['verifiers'] = ('rules', f'{mine}:kind')
+  scoring.check(settings_of(**changes))
+
+
 @pytest.mark.parametrize(
   ('function', 'message'),
   [
@@ -561,6 +571,46 @@ def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:
   assert scorer.usage() == {}
   with pytest.raises(ValueError, match='brief one makes a demand'):
     scorer.verify(BRIEFS, REPLIES)
+
+
+def test_questions_about_relabelled_replies_are_counted(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  scorer, asked = scoring.Scorer.__new__(scoring.Scorer), {'questions': 3.0}
+  stats = {'judge_questions': 3.0, 'seconds_writing': 1.0, 'unscored': 0.0}
+
+  def write(*_: Any) -> tuple[np.ndarray, dict[str, Any], list[Any]]:
+    asked['questions'] += 5
+    return np.ones((1, 2)), {}, []
+
+  scorer.reads_base = False
+  local: Any = types.SimpleNamespace(local_rows=lambda rows: rows)
+  scorer.shards = local
+  monkeypatch.setattr(scorer, 'usage', lambda: dict(asked))
+  monkeypatch.setattr(scorer, 'write', write)
+  flags = np.ones((1, 2), bool)
+  rollout: Any = types.SimpleNamespace(
+    finished=flags, token=np.zeros((1, 2, 4))
+  )
+  scores = scoring.Scores(
+    [['a', 'b']],
+    [[[True], [False]]],
+    violated=~flags,
+    writing=np.zeros((1, 2)),
+    valid=flags,
+    refused=np.zeros((1, 2)),
+    broken_share=np.zeros((1, 2)),
+    ref_logp=None,
+    good=np.zeros(1),
+    stats=stats,
+  )
+  prompt: Any = np.zeros((1, 3))
+  found = scorer.score_again(
+    [], prompt, prompt[:, 0], rollout, scores, np.array([True])
+  )
+  assert found.stats['judge_questions'] == 8
+  assert found.stats['seconds_writing'] >= 1
+  assert found.stats['unscored'] == 0
 
 
 # --- Whole runs -------------------------------------------------------------
