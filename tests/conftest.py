@@ -25,6 +25,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
+# Threads of torch and NumPy would wait for each other in two processes.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 # Tracing makes many objects, few of which are garbage in cycles.
 gc.set_threshold(20_000, 20, 20)
 

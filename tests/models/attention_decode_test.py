@@ -26,7 +26,11 @@ from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-decode = functools.partial(attention_decode.decode, interpret=True)
+decode = jax.jit(
+  functools.partial(attention_decode.decode, interpret=True),
+  static_argnames='window',
+)
+plain = jax.jit(attention_kernels.plain, static_argnames='window')
 
 
 class Shape(NamedTuple):
@@ -85,9 +89,7 @@ def test_the_kernel_equals_the_reference(case: str) -> None:
   for index in (0, shape.T // 2, shape.T - 1):
     ours = decode(*inputs, jnp.int32(index), window=window)
     assert ours.shape == inputs[0].shape
-    _assert_close(
-      ours, attention_kernels.plain(*inputs, start=index, window=window)
-    )
+    _assert_close(ours, plain(*inputs, start=index, window=window))
 
 
 sizes = functools.partial(st.integers, 1)
@@ -104,9 +106,7 @@ def test_any_shape_equals_the_reference(data: Any) -> None:
   index = data.draw(st.integers(0, T - 1))
   window = data.draw(st.sampled_from([None, 1, 3, 99]))
   ours = decode(*inputs, jnp.int32(index), window=window)
-  _assert_close(
-    ours, attention_kernels.plain(*inputs, start=index, window=window)
-  )
+  _assert_close(ours, plain(*inputs, start=index, window=window))
 
 
 def test_bfloat16_is_close_and_stays() -> None:
@@ -116,9 +116,7 @@ def test_bfloat16_is_close_and_stays() -> None:
   )
   ours = decode(*half, jnp.int32(30), window=6)
   assert ours.dtype == jnp.bfloat16
-  _assert_close(
-    ours, attention_kernels.plain(*whole, start=30, window=6), atol=0.05
-  )
+  _assert_close(ours, plain(*whole, start=30, window=6), atol=0.05)
 
 
 def test_what_is_not_seen_is_not_computed() -> None:
@@ -136,9 +134,7 @@ def test_what_is_not_seen_is_not_computed() -> None:
     jnp.int32(index),
     window=window,
   )
-  _assert_close(
-    ours, attention_kernels.plain(q, own, prefix, start=index, window=window)
-  )
+  _assert_close(ours, plain(q, own, prefix, start=index, window=window))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +179,7 @@ def test_the_kernel_is_split_over_the_mesh(
     out = jax.jit(ours)(*inputs)
   prompts, own_heads = share
   assert f'f32[{prompts},{own_heads},2,2,8]' in text  # a device's queries
-  _assert_close(out, attention_kernels.plain(*inputs, start=5, window=6))
+  _assert_close(out, plain(*inputs, start=5, window=6))
 
 
 @pytest.fixture

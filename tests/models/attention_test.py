@@ -144,6 +144,15 @@ CASES = {
 }
 
 
+@functools.cache
+def _expected(case: str) -> tuple[Any, Any]:
+  """Inputs, and what `_both` returns of the reference."""
+  shape, brief, window = CASES[case]
+  inputs = _inputs(shape, brief)
+  plain = functools.partial(attention_kernels.plain, window=window)
+  return inputs, _both(plain, *inputs)
+
+
 @pytest.mark.parametrize('kernel', KERNELS)
 @pytest.mark.parametrize(
   'case',
@@ -152,15 +161,10 @@ CASES = {
   ),
 )
 def test_a_kernel_equals_the_reference(kernel: str, case: str) -> None:
-  shape, brief, window = CASES[case]
-  inputs = _inputs(shape, brief)
-  ours, plain = (
-    functools.partial(f, window=window)
-    for f in (KERNELS[kernel], attention_kernels.plain)
-  )
-  (out, grads), (expected, expected_grads) = (
-    _both(f, *inputs) for f in (ours, plain)
-  )
+  shape, _, window = CASES[case]
+  inputs, (expected, expected_grads) = _expected(case)
+  ours = functools.partial(KERNELS[kernel], window=window)
+  out, grads = _both(ours, *inputs)
   if shape.L < 20:
     _assert_close(expected, _oracle(*inputs, window=window))
   assert all(jnp.abs(x).max() > 0.1 for x in jax.tree.leaves(expected_grads))
@@ -168,12 +172,15 @@ def test_a_kernel_equals_the_reference(kernel: str, case: str) -> None:
   _assert_close(grads, expected_grads, atol=3e-5)
 
 
+def _jitted(kernel: str, window: int | None) -> Callable[..., jax.Array]:
+  f = {**KERNELS, 'plain': attention_kernels.plain}[kernel]
+  return jax.jit(functools.partial(f, window=window))
+
+
 @pytest.mark.parametrize('kernel', ['plain', *KERNELS])
 def test_bfloat16_is_close_and_stays(kernel: str) -> None:
   inputs = _inputs(Shape(), dtype=jnp.bfloat16)
-  ours = {**KERNELS, 'plain': attention_kernels.plain}[kernel](
-    *inputs, window=6
-  )
+  ours = _jitted(kernel, 6)(*inputs)
   assert ours.dtype == jnp.bfloat16
   _assert_close(ours, _oracle(*inputs, window=6), atol=0.05)
 
@@ -181,14 +188,14 @@ def test_bfloat16_is_close_and_stays(kernel: str) -> None:
 @pytest.mark.parametrize('kernel', ['plain', *KERNELS])
 @pytest.mark.parametrize('window', [None, 4])
 def test_padding_of_a_brief_is_inert(kernel: str, window: int | None) -> None:
-  run = {**KERNELS, 'plain': attention_kernels.plain}[kernel]
+  run = _jitted(kernel, window)
   q, own, prefix = _inputs(Shape())
   assert prefix is not None
   real_PxSx1x1 = (jnp.arange(9) < prefix.length_P[:, None])[..., None, None]
   assert not real_PxSx1x1.all()
   kv = jax.tree.map(lambda x: jnp.where(real_PxSx1x1, x, 77.0), prefix.kv)
   changed = prefix._replace(kv=kv)
-  one, other = (run(q, own, x, window=window) for x in (prefix, changed))
+  one, other = (run(q, own, x) for x in (prefix, changed))
   np.testing.assert_array_equal(one, other)
 
 
