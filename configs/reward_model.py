@@ -37,7 +37,8 @@ def qwen2_5_7b() -> dict[str, Any]:
 
   Replies have up to 2,048 tokens, as those of configs/grpo.py:qwen2_5_7b.
 
-  v5e:4x4 (16 chips): 2.5 of 15.75 GiB.
+  v5e:4x4 (16 chips): 2.5 of 15.75 GiB, a step takes 2.0 s or more, as
+  planned by the same command with --config.task=plan.
   """
   return dict(
     model='Qwen/Qwen2.5-7B-Instruct',

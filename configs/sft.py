@@ -38,7 +38,8 @@ def qwen2_5_7b() -> dict[str, Any]:
 
   rlcw --config=configs/sft.py:qwen2_5_7b --workdir=runs/large/sft
 
-  v5e:4x4 (16 chips): 9.6 of 15.75 GiB, at least 2.5 s a step.
+  v5e:4x4 (16 chips): 9.6 of 15.75 GiB, a step takes 2.5 s or more, as
+  planned by the same command with --config.task=plan.
   """
   return dict(
     model='Qwen/Qwen2.5-7B-Instruct',
