@@ -231,6 +231,12 @@ ENGLISH: dict[str, Rules] = {
       'capital_relation': 'at least',
     }
   },
+  'Have more than 4 words be in all capital letters.': {
+    'change_case:capital_word_frequency': {
+      'capital_frequency': 5,
+      'capital_relation': 'at least',
+    }
+  },
   'Write your whole reply in German.': {
     'language:response_language': {'language': 'de'}
   },
