@@ -378,8 +378,9 @@ PATTERNS = (
     order,
   ),
   pattern(
-    r'(?P<amount><AMOUNT>) (?:such )?(?:\w+ )?words?(?: or phrases)?(?: that are)?(?: in (?:the'
-    r'|your) \w+)?(?: should be| must be| be| written| appear)?(?: entirely)? '
+    r'(?P<amount><AMOUNT>) (?:such )?(?:\w+ )?words?(?: or phrases)?'
+    r'(?: that are)?(?: in (?:the|your) \w+)?'
+    r'(?: should be| must be| be| written| appear)?(?: entirely)? '
     r'(?:in|with) <CAPITALS>',
     _capital_words,
   ),
