@@ -265,7 +265,7 @@ def test_the_update_equals_that_of_padded_arrays(
 
   # so far that the parameters of before are rounding
   expected = jax.tree.map(lambda p, g: p - 1e6 * g, params, padded(params))
-  for microbatches in (1, 4):
+  for microbatches in (1, 2):
     after, _ = taken(mesh, microbatches, settings, rate=1e6)
     assert forward_variants.distance(after, expected) <= 1e-5
 
@@ -281,7 +281,7 @@ def test_eight_devices_equal_one(axes: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(told_many[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('microbatches', quick([1, 2, 8], 8))
+@pytest.mark.parametrize('microbatches', quick([1, 2, 8], 2))
 @pytest.mark.parametrize('how', quick(losses.AGGREGATIONS, 'token_mean'))
 def test_groups_without_a_gradient_may_be_left_out(
   how: str, microbatches: int

@@ -29,7 +29,7 @@ def write(count: int, seed: int = 0, **rules: int) -> list[dict[str, Any]]:
 
 def test_some_reply_keeps_every_rule_of_a_brief() -> None:
   used = collections.Counter()
-  for brief in write(3000, most=5):
+  for brief in write(1000, most=5):
     rules = brief['instruction_id_list'], brief['kwargs']
     tried = {}
     for reply in Writer(brief).replies():

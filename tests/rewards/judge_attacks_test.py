@@ -134,7 +134,7 @@ def test_attacks_reach_no_reply_beside_them(
 ) -> None:
   """The verdict on an honest reply is the same whatever stands next to it."""
   mesh = make_mesh(devices=jax.devices()[:1])
-  local = LogprobJudge(language_model.load(make_judge('llama3'), mesh), 1)
+  local = LogprobJudge(language_model.load(make_judge('llama3'), mesh), 6)
   question = QUESTIONS[0]._replace(limit=60)
   worst = ['chatml', 'cue', 'json', 'flood-markers', 'empty', 'nul']
   groups = [[PLAIN['en'], ATTACKS[name]] for name in worst]

@@ -34,7 +34,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
   'quality_gate': ('quality_gate', {}),
 }
 
-thorough = settings(max_examples=80, deadline=None)
+thorough = settings(max_examples=40, deadline=None)
 quick = settings(max_examples=20, deadline=None)  # for what runs per variant
 every_variant = pytest.mark.parametrize('variant', VARIANTS)
 every_scale = pytest.mark.parametrize(

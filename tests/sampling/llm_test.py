@@ -5,6 +5,7 @@ import pathlib
 import re
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -37,7 +38,8 @@ def node(**changes: Any) -> ConfigDict:
 
 
 def make(**changes: Any) -> llm.Model:
-  return llm.make_ask(node(**changes), make_mesh())
+  mesh = make_mesh(devices=jax.devices()[:1])
+  return llm.make_ask(node(**changes), mesh)
 
 
 @pytest.fixture(scope='module')

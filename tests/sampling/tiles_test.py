@@ -45,7 +45,13 @@ def test_briefs_are_not_copied_for_more_memory() -> None:
     assert tiles.tiling(8, 8, length, 64, gather=True).sizes == sizes
 
 
-@settings(max_examples=10, deadline=None)
+COUNTS = 3, 6  # of tiles: few shapes to compile for, and 6 are always enough
+_slots = jax.jit(tiles.slots, static_argnums=(0, 1))
+_take_tiles = jax.jit(tiles.take_tiles, static_argnums=2)
+_take_rows, _put_rows = jax.jit(tiles.take_rows), jax.jit(tiles.put_rows)
+
+
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_live_rows_are_taken_and_put_back(data: st.DataObject) -> None:
   """A second gathering, too, of one shard."""
@@ -60,22 +66,18 @@ def test_live_rows_are_taken_and_put_back(data: st.DataObject) -> None:
     assert needed == sum(
       -(-int((live & (brief == p)).sum()) // 2) for p in range(3)
     )
-    count = needed + data.draw(st.integers(0, 2))
-    if not count:
-      return
-    slot = tiles.slots(first, count, jnp.array(origin), jnp.array(live))
+    count = data.draw(st.sampled_from([c for c in COUNTS if c >= needed]))
+    slot = _slots(first, count, origin, live)
     empty = np.asarray(slot) == live.size
     assert sorted(np.asarray(slot)[~empty]) == [*np.flatnonzero(live)]
     width = live.shape[1]
-    owner = tiles.take_tiles(jnp.array(brief[:, 0]), slot, width)
-    taken = np.array(tiles.take_rows(jnp.array(origin), slot))
+    owner = _take_tiles(brief[:, 0], slot, width)
+    taken = np.array(_take_rows(origin, slot))
     # All rows of a tile are of the brief that it has the keys of.
     rows = np.where(empty, np.asarray(owner)[:, None], taken // 4)
     assert (rows == np.asarray(owner)[:, None]).all()
     origin = np.where(empty, 12, taken)
-    put = tiles.put_rows(
-      jnp.full((3, 4), -1), jnp.array(taken), jnp.array(origin)
-    )
+    put = _put_rows(jnp.full((3, 4), -1), taken, origin)
     assert sorted(put[put >= 0]) == sorted(taken[~empty])
     assert ((put == np.arange(12).reshape(3, 4)) | (put == -1)).all()
     live = ~empty & np.array(

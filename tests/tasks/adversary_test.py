@@ -176,7 +176,7 @@ def _files(folder: pathlib.Path) -> dict[str, Any]:
 def test_killed_anywhere_it_ends_the_same(tmp_path: pathlib.Path) -> None:
   few = {'rounds': 8}
   whole = _play(tmp_path / 'whole', scripted_game.World(0.4, 0.3), **few)
-  deaths = np.random.default_rng(0).integers(1, whole['calls'], 8)
+  deaths = np.random.default_rng(0).integers(1, whole['calls'], 4)
   for death in [*deaths.tolist(), whole['calls'] - 1]:
     folder = tmp_path / f'dies_at_{death}'
     with pytest.raises(KeyboardInterrupt):

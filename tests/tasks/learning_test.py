@@ -5,6 +5,7 @@ that end in time, beside a writing reward for different words.
 """
 
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,16 @@ def test_more_briefs_are_sampled_and_those_without_signal_dropped(
     'oversample': 1.5,
     'kl_weight': 0.0,
   }
-  config = settings(apprentice, tmp_path, steps=2, **changes)
+  config = settings(
+    apprentice, tmp_path, steps=2, checkpoint_every=1, **changes
+  )
   whole = run(config, tmp_path / 'whole')
-  config.steps = 1
-  run(config, tmp_path / 'parts')
-  config.steps = 2
+  # as if it had been killed in its second step
+  shutil.copytree(tmp_path / 'whole', tmp_path / 'parts')
+  (tmp_path / 'parts' / 'summary.json').unlink()
+  shutil.rmtree(tmp_path / 'parts' / 'checkpoints' / '2')
   parts = run(config, tmp_path / 'parts')
+  assert len(parts) == 2
   for name in ('loss', 'grad_norm', 'padding', 'dropped_groups', 'reward'):
     assert [row[name] for row in parts] == [row[name] for row in whole]
   assert [row['dropped_groups'] for row in whole] == pytest.approx([1 / 3] * 2)
