@@ -378,7 +378,8 @@ PATTERNS = (
     order,
   ),
   pattern(
-    r'(?P<amount><AMOUNT>) (?:such )?(?:\w+ )?words?(?: or phrases)?(?: that are)?(?: in (?:the'
+    r'(?P<amount><AMOUNT>) (?:such )?(?:\w+ )?words?(?: or phrases)?'
+    r'(?: that are)?(?: in (?:the'
     r'|your) \w+)?(?: should be| must be| be| written| appear)?(?: entirely)? '
     r'(?:in|with) <CAPITALS>',
     _capital_words,

@@ -30,7 +30,8 @@ _TAIL = (
 )
 # Then the words are those in capitals.
 _CAPITALS = (
-  r'|,? (?:or phrases )?(?:(?:that|which) (?:are|is) |be )?(?:(?:appear |written )?(?:entirely )?'
+  r'|,? (?:or phrases )?(?:(?:that|which) (?:are|is) |be )?(?:(?:appear '
+  r'|written )?(?:entirely )?'
   r'(?:in|with) <CAPITALS>|entirely in|in the \w+ should be)'
 )
 _SPACES = compiled(
