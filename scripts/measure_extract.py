@@ -30,7 +30,8 @@ SAME = {
   'length:sentences': 'length_constraints:number_sentences',
 }
 CASE = 'change_case:english_lowercase', 'change_case:english_capital'
-ENGLISH: tuple[str, dict[str, Any]] = (
+Rule = tuple[str, dict[str, Any]]
+ENGLISH: Rule = (
   'language:response_language',
   {'language': 'en'},
 )
@@ -59,10 +60,11 @@ def measure(records: Sequence[dict[str, Any]], shown: bool) -> Counter[str]:
       (r.instruction_id, r.kwargs) for r in read(record['prompt']).rules
     ]
     cased = [ENGLISH] if any(name in CASE for name, _ in given) else []
-    for name, other, rules in (
+    both: list[tuple[str, list[Rule], list[Rule]]] = [
       ('given', stated, given),
       ('read', [*given, *cased], stated),
-    ):
+    ]
+    for name, other, rules in both:
       there = frozenset[Any]().union(*(conditions(*each) for each in other))
       for rule, kwargs in rules:
         id = SAME.get(rule, rule)

@@ -4,11 +4,13 @@ A tiny model that seldom writes the keywords of its briefs has to, in replies
 that end in time, beside a writing reward for different words.
 """
 
+import json
 import pathlib
 import shutil
 from typing import Any
 
 import numpy as np
+import pipeline
 import pytest
 from tiny_grpo import run, settings
 
@@ -156,3 +158,24 @@ def test_programs_are_compiled_once_for_each_width(
   # a width has a program for the reference and one for the update
   assert rows[-1]['compilations'] - rows[0]['compilations'] <= 2 * len(sizes)
   assert rows[-1]['compilations'] == rows[-3]['compilations']
+
+
+@pytest.mark.slow
+def test_a_run_on_plain_prompts_reads_their_rules_once(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = settings(apprentice, tmp_path, writing='tiny_grpo:variety', steps=1)
+  config.extract_rules = True
+  file = tmp_path / 'briefs.jsonl'
+  prompts = [
+    json.dumps({'prompt': f'{n}. Use the word "sea".', 'split': 'train'})
+    for n in range(16)
+  ]
+  file.write_text('\n'.join(prompts) + '\n')
+  summary = pipeline.run('grpo', config, tmp_path / 'run')
+  assert summary['extracted']['by_instruction'] == {'keywords:existence': 16}
+  briefs = datasets.read_jsonl(tmp_path / 'run' / 'briefs.jsonl')
+  assert all(brief['stated'] for brief in briefs)
+  [group, *_] = datasets.read_jsonl(tmp_path / 'run' / 'rollouts.jsonl')
+  # The model is asked once, in the words of the prompt.
+  assert group['prompt'] in {brief['prompt'] for brief in briefs}
