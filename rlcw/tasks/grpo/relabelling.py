@@ -79,10 +79,12 @@ def relabel(
     config: of the `grpo` task.
   """
   shards: processes.DataShards = scorer.shards
-  prompt_PxL, length_P, key_P = (np.array(shards.local_rows(a)) for a in arrays)
+  prompt_PxL, length_P, key_P = (shards.local_rows(a) for a in arrays)
+  length_P = np.array(length_P)
   learned = Learned(arrays, length_P, scores, briefs, [None] * len(briefs))
   if not relabels(config):
     return learned
+  prompt_PxL, key_P = np.array(prompt_PxL), np.asarray(key_P)
   violated, valid = scores.violated.copy(), scores.valid.copy()
   broken_share = scores.broken_share.copy()
   for p, brief in enumerate(briefs):
