@@ -10,7 +10,6 @@
 """
 
 import contextlib
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,8 +26,6 @@ from rlcw.losses import Ratio
 from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
-from rlcw.runtime.optimizers import make_optimizer as make_optimizer
-from rlcw.runtime.optimizers import make_rate as make_rate
 from rlcw.runtime.signals import Stopped
 
 Params = Any  # a nested dict of arrays
@@ -291,13 +288,12 @@ def take_step(
   # Each update counts itself, and donates the state that it is called with.
   after = state.step + 1 if batch.later else None
   stats = []
-  # Later the state is that of no whole step, which could not be saved.
-  pauses = itertools.chain(
-    [processes.stop_together], itertools.repeat(lambda: None)
-  )
-  for (parts, divisor), pause in zip(batch.minibatches, pauses, strict=False):
-    state, found = update(state, parts, frozen, divisor, pause)
+  pauses: list[Callable[[], None]] = [processes.stop_together]
+  for parts, divisor in batch.minibatches:
+    state, found = update(state, parts, frozen, divisor, *pauses)
     stats.append(found)
+    # From now on the state is that of no whole step, which could not be saved.
+    pauses = []
   return state if after is None else state.replace(step=after), stats
 
 

@@ -16,7 +16,7 @@ from rlcw.data import datasets
 from rlcw.models import weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
-from rlcw.runtime import checkpoint, metrics
+from rlcw.runtime import checkpoint, metrics, optimizers
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import objective
@@ -137,7 +137,7 @@ def test_golden_grpo_step() -> None:
   If you meant to change the loss, the optimiser or the model, put the new
   numbers here; otherwise something broke.
   """
-  adam = train.make_optimizer(1e-2, warmup_steps=1, max_grad_norm=1.0)
+  adam = optimizers.make_optimizer(1e-2, warmup_steps=1, max_grad_norm=1.0)
   told, _ = take_steps(2, single(), optimizer=adam)
   for values, golden in zip(told, GOLDEN, strict=True):
     assert values == pytest.approx(golden, rel=2e-4)
@@ -244,7 +244,7 @@ def test_a_step_with_nothing_to_learn_from_changes_nothing(
 ) -> None:
   """Neither parameters nor moments nor the schedule's count; Adam moves on."""
   mesh = make_mesh(devices=jax.devices()[:devices])
-  optimizer = train.make_optimizer(0.1, warmup_steps=4, max_grad_norm=1.0)
+  optimizer = optimizers.make_optimizer(0.1, warmup_steps=4, max_grad_norm=1.0)
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh))
   state = train.init_state(params, optimizer, mesh)
   update = train.make_update(masked_loss, optimizer, state, 2)
@@ -475,14 +475,14 @@ def test_every_step_is_a_line_with_its_sample_rate_and_tempo(
     jax.device_put({'x': jnp.float32(1.0)}, replicated(single())),
     next_batch,
     scalar_loss,
-    train.make_optimizer(0.3, warmup_steps=2, max_grad_norm=1.0),
+    optimizers.make_optimizer(0.3, warmup_steps=2, max_grad_norm=1.0),
     single(),
     name='test',
     steps=4,
     workdir=tmp_path,
     checkpoint_every=100,
     line='extra {extra:d}, loss {loss:.1f}, rate {learning_rate:.1f}',
-    rate=train.make_rate(0.3, 2),
+    rate=optimizers.make_rate(0.3, 2),
     config=ConfigDict({'loggers': ()}),
   )
   said = capsys.readouterr()
