@@ -59,7 +59,7 @@ def tiny() -> dict[str, Any]:
 def gemma3_270m() -> dict[str, Any]:
   """Gemma 3 270M, a base model that needs SFT before GRPO.
 
-  ./scripts/gemma.sh
+  ./scripts/models.sh gemma3_270m
   rlcw --config=configs/sft.py --workdir=runs/gemma/sft \
     --config.model=models/gemma-3-270m.Q4_K_M.gguf
   rlcw --config=configs/grpo.py:gemma3_270m --workdir=runs/gemma/grpo \
@@ -68,6 +68,42 @@ def gemma3_270m() -> dict[str, Any]:
   Runs on a laptop, with the quickstart's reward model.
   """
   return dict(model='models/gemma-3-270m.Q4_K_M.gguf')
+
+
+def qwen_coder_0_5b() -> dict[str, Any]:
+  """Qwen2.5-Coder-0.5B-Instruct with adapters; writes English and Chinese.
+
+  ./scripts/models.sh qwen_coder_0_5b
+  rlcw --config=configs/reward_model.py:qwen_coder_0_5b \
+    --workdir=runs/qwen_0_5b/reward_model
+  rlcw --config=configs/grpo.py:qwen_coder_0_5b --workdir=runs/qwen_0_5b/grpo
+
+  For Chinese briefs add --config.language=zh to both.
+  """
+  return dict(
+    model='models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf',
+    reward_model='runs/qwen_0_5b/reward_model',
+    train='lora',
+    learning_rate=2e-4,
+  )
+
+
+def qwen_coder_1_5b() -> dict[str, Any]:
+  """Qwen2.5-Coder-1.5B-Instruct with adapters; writes English and Chinese.
+
+  ./scripts/models.sh qwen_coder_1_5b
+  rlcw --config=configs/reward_model.py:qwen_coder_1_5b \
+    --workdir=runs/qwen_1_5b/reward_model
+  rlcw --config=configs/grpo.py:qwen_coder_1_5b --workdir=runs/qwen_1_5b/grpo
+
+  For Chinese briefs add --config.language=zh to both.
+  """
+  return dict(
+    model='models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf',
+    reward_model='runs/qwen_1_5b/reward_model',
+    train='lora',
+    learning_rate=2e-4,
+  )
 
 
 def large(model: str, topology: str, **other: Any) -> dict[str, Any]:
@@ -279,6 +315,8 @@ MODELS = (
   smollm2,
   tiny,
   gemma3_270m,
+  qwen_coder_0_5b,
+  qwen_coder_1_5b,
   qwen2_5_7b,
   qwen2_5_32b,
   qwen2_5_72b,

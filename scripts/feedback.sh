@@ -4,7 +4,7 @@
 # in an adversarial game.  One small model plays every role for a few steps, so
 # this demonstrates the pipeline and not its quality.  Takes under half an hour
 # on 2 cores; after an interruption, run it again to resume.
-source "$(dirname "$0")/environment.sh"
+source "$(dirname "$0")/environment.sh" ""
 
 runs=runs/feedback
 mkdir -p $runs

@@ -325,27 +325,5 @@ def gemma_path() -> pathlib.Path:
   """A real base model of another family, as one GGUF file."""
   path = ROOT / 'models' / 'gemma-3-270m.Q4_K_M.gguf'
   if not path.exists():
-    pytest.skip(f'{path} is absent: scripts/gemma.sh fetches it')
+    pytest.skip(f'{path} is absent: scripts/models.sh gemma3_270m fetches it')
   return path
-
-
-@pytest.fixture(scope='session')
-def smollm2(smollm2_path: pathlib.Path) -> Any:
-  """The real model as `(ModelConfig, params)`."""
-  import jax
-
-  from rlcw.models import weights
-
-  config, params = weights.load(smollm2_path)
-  return config, jax.tree.map(jax.numpy.asarray, params)
-
-
-@pytest.fixture(scope='session')
-def smollm2_torch(smollm2_path: pathlib.Path) -> Any:
-  """The real model as Transformers reads it from the same file."""
-  import torch
-  import transformers
-
-  return transformers.AutoModelForCausalLM.from_pretrained(
-    smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32
-  ).eval()

@@ -17,12 +17,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-import transformers
 from cases import quick
 from conftest import FAMILIES
 
-from rlcw.models import decoder, tokenizer, weights
-from rlcw.models.chat import ChatFormat
+from rlcw.models import decoder, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.runtime.mesh import make_mesh
@@ -34,11 +32,6 @@ _WINDOWED = ('qwen2-window', 'gemma3')
 # decoding compiles longest, and does not know these from others
 _DECODED = sorted(FAMILIES.keys() - {'llama', 'r1-distill-llama'})
 _CLASSIFIER = 'ForSequenceClassification'
-_PROMPTS = [
-  'The lighthouse keeper wrote a letter to the sea, and',
-  'Once upon a time, in a village without clocks,',
-  'The recipe for rain is simple:',
-]
 
 
 class Case(NamedTuple):
@@ -375,63 +368,3 @@ def test_gguf_loads_equal_to_safetensors(
     ours[1],
     expected[1],
   )
-
-
-def _assert_greedy_text_equals_transformers(
-  loaded: tuple[ModelConfig, Params],
-  theirs: Any,
-  path: pathlib.Path,
-  start: tuple[int, ...] = (),
-) -> None:
-  read = tokenizer.load(path)
-  rows = [[*start, *tokenizer.encode(read, prompt)] for prompt in _PROMPTS]
-  prompt_PxL = np.zeros((len(rows), max(map(len, rows))), np.int32)
-  for row_L, ids in zip(prompt_PxL, rows, strict=True):
-    row_L[: len(ids)] = ids
-  rollout = sample(
-    loaded[1],
-    prompt_PxL,
-    np.array([len(ids) for ids in rows]),
-    np.arange(len(rows)),
-    Greedy(),
-    0,
-    0,
-    config=loaded[0],
-    group_size=1,
-    max_new_tokens=32,
-    eos=(),
-  )
-  theirs.generation_config.eos_token_id = None
-  for i, ids in enumerate(rows):
-    brief = torch.tensor([ids])
-    written = theirs.generate(
-      brief,
-      attention_mask=torch.ones_like(brief),
-      do_sample=False,
-      max_new_tokens=32,
-    )[0]
-    text = ChatFormat(read).decode_reply(written[len(ids) :].tolist())
-    assert len(text.split()) > 10
-    assert rollout.token[i, 0].tolist() == written[len(ids) :].tolist(), text
-
-
-@pytest.mark.slow
-def test_smollm2_writes_what_it_writes_in_transformers(
-  smollm2: Any, smollm2_torch: Any, smollm2_path: pathlib.Path
-) -> None:
-  _assert_greedy_text_equals_transformers(smollm2, smollm2_torch, smollm2_path)
-
-
-@pytest.mark.slow
-def test_gemma_writes_what_it_writes_in_transformers(
-  gemma_path: pathlib.Path,
-) -> None:
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
-    gemma_path.parent,
-    gguf_file=gemma_path.name,
-    dtype=torch.float32,
-    attn_implementation='eager',
-  ).eval()
-  loaded = weights.load(gemma_path)
-  bos = 2  # it was trained to expect one
-  _assert_greedy_text_equals_transformers(loaded, theirs, gemma_path, (bos,))
