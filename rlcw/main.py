@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import io
 import json
+import os
 import pkgutil
 import shlex
 import sys
@@ -90,6 +91,8 @@ def prepare_workdir(
 
 def main(argv: list[str]) -> None:
   """Runs the task that a command line names, unless it is done already."""
+  # Transformers would say that PyTorch is absent, which is as intended.
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   given = command.read(argv, {name: source(name) for name in TASKS})
   config, workdir = given.config, given.workdir
   # Orbax logs 40 lines per save, and warnings about settings that are intended
