@@ -26,8 +26,9 @@ from rlcw.rewards.briefs import Brief
 from rlcw.runtime import checkpoint, metrics, runs
 from rlcw.runtime.mesh import make_mesh, replicated
 from rlcw.runtime.signals import Stopped
-from rlcw.tasks.grpo import evaluation, run
-from rlcw.tasks.grpo.evaluation import Best, Evaluator
+from rlcw.tasks.grpo import evaluation, measures, run
+from rlcw.tasks.grpo.evaluation import Evaluator
+from rlcw.tasks.grpo.measures import Best
 from rlcw.tasks.report import run as report
 
 # --- Settings ---------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_every_metric_is_documented() -> None:
   page = metrics_page.PAGE.read_text('utf-8')
   section = page.split('## Evaluation while it trains')[1].split('\n## ')[0]
   found = set(re.findall(r'`eval/(\w+)`', section))
-  assert found - {'judge_questions'} == set(evaluation.names(config))
+  assert found - {'judge_questions'} == set(measures.names(config))
   assert '`seconds_eval`' in section
 
 
@@ -137,25 +138,25 @@ def test_both_aims_are_those_of_a_comparison() -> None:
     [reply(0, unseen=2.5), reply(0, 0.0, unseen=9.0)],  # 1, 0: breaks a rule
     [reply(0, unseen=5.0), reply(0, np.nan, unseen=6.0)],  # 0: no better, –
   ]
-  found = evaluation.measure(groups, base, ['both', 'pass_rate', 'unseen'])
+  found = measures.measure(groups, base, ['both', 'pass_rate', 'unseen'])
   assert found['both'] == pytest.approx((1 / 2 + 0) / 2)
   assert found['pass_rate'] == pytest.approx((1 / 2 + 1) / 2)
   assert found['unseen'] == pytest.approx((5.75 + 5.5) / 2)
   # without an unseen scorer the writing score decides
-  found = evaluation.measure(groups, base, ['both', 'writing'])
+  found = measures.measure(groups, base, ['both', 'writing'])
   assert (found['both'], found['writing']) == (0, 0)
 
 
 def test_intervals_are_over_briefs() -> None:
   base = [[reply(0)] for _ in range(3)]
-  found = evaluation.measure([[reply(x)] for x in (1, 2, 6)], base, ['writing'])
+  found = measures.measure([[reply(x)] for x in (1, 2, 6)], base, ['writing'])
   # s² = 7, t(2) = 4.3027
   half = 4.302653 * (7 / 3) ** 0.5
   ends = found['writing_low'], found['writing_high']
   assert ends == pytest.approx((3 - half, 3 + half))
   for cut in (1.0, 0.0):
     groups = [[reply(0, finished=cut == 0)] for _ in range(3)]
-    found = evaluation.measure(groups, base, ['truncated'])
+    found = measures.measure(groups, base, ['truncated'])
     assert found['truncated'] == cut
     assert found['truncated_low'] < found['truncated_high']  # a share's width
 
@@ -164,12 +165,12 @@ def test_the_gap_compares_gains_on_different_scales() -> None:
   # standard deviations of 10 and 0.1
   base = [[reply(0, unseen=0.1)], [reply(20, unseen=0.3)]]
   groups = [[reply(20, unseen=0.2)], [reply(30, unseen=0.2)]]
-  found = evaluation.measure(groups, base, ['gap'])
+  found = measures.measure(groups, base, ['gap'])
   # gains of 2 and 1 in the one, 1 and −1 in the other
   assert found['gap'] == pytest.approx(1.5)
-  assert evaluation.measure(base, base, ['gap'])['gap'] == 0
+  assert measures.measure(base, base, ['gap'])['gap'] == 0
   same = [[reply(5, unseen=0.1)], [reply(5, unseen=0.3)]]
-  assert np.isnan(evaluation.measure(groups, same, ['gap'])['gap'])
+  assert np.isnan(measures.measure(groups, same, ['gap'])['gap'])
 
 
 def survey(keep: str, *rows: dict[str, Any]) -> Best:

@@ -19,7 +19,7 @@ Letters: P held-out briefs, G replies to each.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,69 +29,45 @@ from ml_collections import ConfigDict
 
 from rlcw import Config, train
 from rlcw.data import batches
-from rlcw.evaluation import heldout, intervals
+from rlcw.evaluation import heldout
 from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import rubrics
 from rlcw.rewards.briefs import Brief, load_run_briefs
-from rlcw.rewards.judge import factory
 from rlcw.rewards.reward_model import FILE
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import (
   console,
   files,
-  metrics,
   processes,
   runs,
   settings,
-  sums,
 )
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.ranges import nearest
 from rlcw.sampling import usage
 from rlcw.sampling.samplers import make_sampler
+from rlcw.tasks.grpo.measures import (
+  AFTER,
+  BEFORE,
+  Best,
+  Groups,
+  measure,
+  names,
+)
 
-Groups = Sequence[Sequence[dict[str, Any]]]  # records of replies, [P][G]
 # Maps trained parameters to replies and their scores, in process 0, and the
 # judge's usage.
 Answer = Callable[[Params], tuple[Groups, dict[str, float]]]
 
-# Of metrics after a step, and of those before the first one, which are in its
-# row as well.
-AFTER, BEFORE = 'eval/', 'initial_eval/'
 # Step of the base's replies in `evaluations.jsonl`.
 BASE_STEP = -1
-# Metric -> the value of a reply (`heldout.PER_REPLY`) that it is the mean of.
-_VALUES = {
-  'pass_rate': 'pass_rate',
-  'writing': 'writing',
-  'unseen': 'unseen',
-  'judge_good': 'good',
-  'length': 'length',
-  'truncated': 'truncated',
-}
-_SHARES = 'both', 'pass_rate', 'judge_good', 'truncated'
-# Less is better; of `length` neither is.
-_LESS = 'gap', 'truncated'
 _LINE = (
   'grpo: evaluation after {step} steps: {both:.1%} reach both aims, '
   '{pass_rate:.1%} keep all rules, writing {writing:.3f}, unseen {unseen:.3f}, '
   '{length:.1f} tokens a reply'
 )
-
-
-def names(config: Config) -> list[str]:
-  """Returns the metrics of an evaluation, without prefix."""
-  found = ['both', 'pass_rate', 'writing', 'length', 'truncated']
-  if config.eval.unseen:
-    found += ['unseen', 'gap']
-  # As the writing score it is no second opinion.
-  if factory.has_judge(config.judge) and 'judge' not in sums.parse(
-    config.writing
-  ):
-    found.append('judge_good')
-  return found
 
 
 def check(config: Config) -> None:
@@ -184,96 +160,6 @@ def batch_size(config: Config, briefs: int) -> int:
   """Briefs at a time: batches as equal as possible, at most as large as set."""
   passes = -(-briefs // config.eval.batch_size)
   return -(-briefs // passes)
-
-
-# --- Metrics ----------------------------------------------------------------
-
-
-def measure(
-  groups: Groups, base: Groups, wanted: Iterable[str]
-) -> dict[str, float]:
-  """Returns metrics of replies, each with the ends of its 95% interval.
-
-  Args:
-    groups: replies of the policy.
-    base: those of the base to the same briefs.
-    wanted: metrics, as of `names`.
-
-  Returns:
-    Of each metric NAME the mean, and `NAME_low` and `NAME_high`, over briefs.
-    `both` is the mean of `heldout.kept_and_better`, by the writing score where
-    no other scorer is wanted.
-  """
-  wanted = list(wanted)
-  score = 'unseen' if 'unseen' in wanted else 'writing'
-  found: dict[str, float] = {}
-  for name in wanted:
-    if name == 'both':
-      base_P = heldout.values(base, score).mean(1)
-      value_P = metrics.mean(heldout.kept_and_better(groups, base_P, score), 1)
-    elif name == 'gap':
-      value_P = gain(groups, base, 'writing') - gain(groups, base, 'unseen')
-    else:
-      value_P = metrics.mean(heldout.values(groups, _VALUES[name]), 1)
-    # one trained model
-    estimate = intervals.share if name in _SHARES else intervals.mean
-    mean, low, high = estimate(value_P[None])
-    found |= {name: mean, f'{name}_low': low, f'{name}_high': high}
-  return found
-
-
-def gain(groups: Groups, base: Groups, score: str) -> np.ndarray:
-  """Gains `[P]` in a score, in standard deviations of the base's replies.
-
-  In this unit the gains of scores on different scales can be compared.
-  """
-  ours_PxG, base_PxG = (heldout.values(each, score) for each in (groups, base))
-  std = np.ma.masked_invalid(base_PxG).std()
-  apart_P = metrics.mean(ours_PxG, 1) - metrics.mean(base_PxG, 1)
-  return apart_P / std if std else np.full(len(apart_P), np.nan)
-
-
-class Best:
-  """The best evaluation so far, from a run's rows of metrics in order.
-
-  Of equal ones the first is the best; a value that is null never is.
-
-  Args:
-    keep: the setting.
-  """
-
-  def __init__(self, keep: str):
-    self.metric = keep.removeprefix('best:') if keep != 'newest' else ''
-    self.step: int | None = None  # updates before it
-    self.value = float('nan')
-    self.since = 0  # evaluations after it, or all if none is the best
-
-  def see(self, row: Mapping[str, Any]) -> None:
-    """Reads a row of `metrics.jsonl`."""
-    name = self.metric.removeprefix(AFTER)
-    for prefix, step in ((BEFORE, 0), (AFTER, row['step'] + 1)):
-      if not name or prefix + name not in row:
-        continue
-      value = row[prefix + name]
-      if value is not None and self._is_better(name, value):
-        self.step, self.value, self.since = step, value, 0
-      else:
-        self.since += 1
-
-  def _is_better(self, name: str, value: float) -> bool:
-    if self.step is None:
-      return True
-    return value < self.value if name in _LESS else value > self.value
-
-  def ends(self, patience: int) -> str:
-    """Returns why a run ends, or ''."""
-    if not patience or self.since < patience:
-      return ''
-    best = f'; the best was {self.value:.4g} after {self.step} steps'
-    return (
-      f'no better {self.metric} in {self.since} evaluations'
-      f'{best if self.step is not None else ""}'
-    )
 
 
 # --- In a run ---------------------------------------------------------------

@@ -21,7 +21,13 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
-from rlcw.tasks.grpo import evaluation, minibatches, monitors, objective
+from rlcw.tasks.grpo import (
+  evaluation,
+  measures,
+  minibatches,
+  monitors,
+  objective,
+)
 from rlcw.tasks.grpo.evaluation import Evaluator
 from rlcw.tasks.grpo.step import make_next_batch
 
@@ -169,7 +175,7 @@ def judge_usage(
   return usage.add(
     {name: row.get(f'{prefix}judge_{name}') or 0 for name in names}
     for row in history
-    for prefix in ('', evaluation.BEFORE, evaluation.AFTER)
+    for prefix in ('', measures.BEFORE, measures.AFTER)
   )
 
 
