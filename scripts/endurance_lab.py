@@ -50,9 +50,9 @@ def writing(
     hang.with_suffix('.hanging').touch()
     time.sleep(0.05)
   # Not at the top: other processes import this module for its fixtures.
-  from rlcw.rewards import scoring
+  from rlcw.rewards import writing
 
-  scoring.LARGEST = 3.1e38
+  writing.LARGEST = 3.1e38
   return [
     [-3e38, 3e38] * (len(group) // 2)
     if brief.id == f'brief-{POISONED}'

@@ -8,7 +8,10 @@ guarantee holds for it.
 Letters: K parts, P groups of G replies.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,12 @@ import numpy as np
 
 from rlcw.losses import rounding_std
 from rlcw.rewards.mixed import z_scores
+
+
+def weighted_sum(part_KxPxG: Sequence[Any], weight_K: Sequence[float]) -> Any:
+  """Returns the sum `[P, G]` of arrays, each times its weight."""
+  weighted = map(operator.mul, weight_K, part_KxPxG)
+  return functools.reduce(operator.add, weighted)
 
 
 def combine(
@@ -39,15 +48,14 @@ def combine(
   """
   score_KxPxG = jnp.asarray(score_KxPxG, jnp.float32)
   known_PxG = jnp.asarray(valid_PxG) & jnp.isfinite(score_KxPxG).all(0)
-  total_PxG = jnp.zeros(known_PxG.shape)
-  for weight, score_PxG in zip(weight_K, score_KxPxG, strict=True):
-    # NaN times a mask of 0 would be NaN still.
-    part_PxG = jnp.where(known_PxG, score_PxG, 0.0)
-    if normalise:
-      rounding_Px1 = rounding_std(part_PxG, known_PxG)
-      part_PxG = z_scores(part_PxG, known_PxG, rounding_Px1)
-    total_PxG += weight * part_PxG
-  return jnp.where(known_PxG, total_PxG, jnp.nan)
+  # NaN times a mask of 0 would be NaN still.
+  parts = [jnp.where(known_PxG, score_PxG, 0.0) for score_PxG in score_KxPxG]
+  if normalise:
+    parts = [
+      z_scores(part_PxG, known_PxG, rounding_std(part_PxG, known_PxG))
+      for part_PxG in parts
+    ]
+  return jnp.where(known_PxG, weighted_sum(parts, weight_K), jnp.nan)
 
 
 def overlong_penalty(

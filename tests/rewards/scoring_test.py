@@ -24,12 +24,20 @@ from stub_judges import Scripted, demanding, quoted, verdict
 from rlcw import train as train_lib
 from rlcw.data import batches, datasets
 from rlcw.models import language_model, tokenizer
-from rlcw.rewards import constraints, functions, reward_model, scoring
+from rlcw.rewards import (
+  constraints,
+  functions,
+  parts,
+  reward_model,
+  scoring,
+  writing,
+)
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.rewards.judge.remote import JSONJudge
+from rlcw.rewards.judge.replies import ReplyJudge
 from rlcw.rewards.rubrics import Criterion
 from rlcw.runtime import files, signals
 from rlcw.runtime.mesh import make_mesh
@@ -169,11 +177,8 @@ def test_an_array_of_another_shape_is_told(
 
 
 def test_a_score_whose_square_is_no_number_is_told(mine: str) -> None:
-  scorer: Any = types.SimpleNamespace()
   with pytest.raises(ValueError, match=r'huge returned -1e\+30; .*NaN'):
-    scoring.Scorer.write_part(
-      scorer, f'{mine}:huge', [], [['a']], np.ones((1, 1), bool), (1, 1)
-    )
+    writing.user_scores(f'{mine}:huge', [], [['a']])
 
 
 # --- What a user's function may do --------------------------------------------
@@ -358,7 +363,7 @@ def score(
     scorer = scoring.Scorer(model, settings_of(**changes), reference=reference)
     shared = changes['writing'] == 'reward_model'
     assert bool(scorer.model.params) == (reference or shared)
-    scorer.judge_model = panel = panel_of()
+    scorer.judge.model = panel = panel_of()
     return scorer(BRIEFS, prompt_PxL, length_P, rollout), panel
 
   return scored
@@ -379,8 +384,8 @@ def test_what_scores_attends_as_the_policy_does(
     loaded._replace(config=shape),
     settings_of(writing='reward_model', judge__model=judge),
   )
-  assert scorer.reward.decoder.config.attention == 'xla'
-  assert scorer.judge_model.model.config.attention == 'xla'
+  assert scorer.writing.reward.decoder.config.attention == 'xla'
+  assert scorer.judge.model.model.config.attention == 'xla'
 
 
 @pytest.mark.parametrize(('limit', 'told'), [(7, True), (8, False)])
@@ -548,7 +553,7 @@ def test_a_rubric_is_a_part(score: Callable[..., Any], mine: str) -> None:
 
 def test_one_part_of_weight_1_is_the_score_itself() -> None:
   own = np.array([[-0.0, np.nan, 3.0]], np.float32)
-  found = scoring.weighted_sum({'judge': own}, {'judge': 1.0})
+  found = parts.weighted_sum([own], [1.0])
   assert found.tobytes() == own.tobytes() and found.dtype == own.dtype
 
 
@@ -556,18 +561,19 @@ def test_a_part_of_rubrics_takes_briefs_with_some(
   capsys: pytest.CaptureFixture[str],
 ) -> None:
   config = settings_of(writing='rubric', briefs='mine.jsonl')
-  scoring.check_rubrics(config, BRIEFS[:1])
+  writing.check_rubrics(config, BRIEFS[:1])
   assert not capsys.readouterr().out
-  scoring.check_rubrics(config, BRIEFS)
+  writing.check_rubrics(config, BRIEFS)
   assert '1 of 2 briefs have no rubric' in capsys.readouterr().out
   with pytest.raises(ValueError, match='no brief in mine.jsonl has a rubric'):
-    scoring.check_rubrics(config, BRIEFS[1:])
-  scoring.check_rubrics(settings_of(), BRIEFS[1:])
+    writing.check_rubrics(config, BRIEFS[1:])
+  writing.check_rubrics(settings_of(), BRIEFS[1:])
 
 
 def test_a_demand_takes_a_judge(score: Callable[..., Any], mine: str) -> None:
   scorer = scoring.Scorer.__new__(scoring.Scorer)
-  scorer.config, scorer.judge_model = settings_of(), None
+  scorer.config = settings_of()
+  scorer.judge = ReplyJudge(None, scorer.config)
   assert scorer.usage() == {}
   with pytest.raises(ValueError, match='brief one makes a demand'):
     scorer.verify(BRIEFS, REPLIES)
@@ -579,15 +585,17 @@ def test_questions_about_relabelled_replies_are_counted(
   scorer, asked = scoring.Scorer.__new__(scoring.Scorer), {'questions': 3.0}
   stats = {'judge_questions': 3.0, 'seconds_writing': 1.0, 'unscored': 0.0}
 
-  def write(*_: Any) -> tuple[np.ndarray, dict[str, Any], list[Any]]:
+  def write(*_: Any) -> writing.Written:
     asked['questions'] += 5
-    return np.ones((1, 2)), {}, []
+    return writing.Written(np.ones((1, 2)), {}, [])
 
-  scorer.reads_base = False
-  local: Any = types.SimpleNamespace(local_rows=lambda rows: rows)
+  monkeypatch.setattr(scorer, 'read', lambda *_: (None, None))
+  local: Any = types.SimpleNamespace(
+    local_rows=lambda rows: rows, gather=lambda rows: [rows]
+  )
   scorer.shards = local
   monkeypatch.setattr(scorer, 'usage', lambda: dict(asked))
-  monkeypatch.setattr(scorer, 'write', write)
+  monkeypatch.setattr(scorer, 'writing', write, raising=False)
   flags = np.ones((1, 2), bool)
   rollout: Any = types.SimpleNamespace(
     finished=flags, token=np.zeros((1, 2, 4))

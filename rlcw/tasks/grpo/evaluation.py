@@ -207,7 +207,7 @@ def make_answer(
     # The first two are in `rollouts.jsonl` as well.
     found = {'violated': scores.violated, 'valid': scores.valid}
     if unseen is not None:
-      found['unseen'] = unseen.write_part(
+      found['unseen'] = unseen.writing.part(
         'reward_model', briefs, scores.text, finished_PxG, widths
       )
     if is_judged:

@@ -18,6 +18,7 @@ from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.extract import records
 from rlcw.rewards.scoring import Scorer
+from rlcw.rewards.writing import check_rubrics
 from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
@@ -70,7 +71,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     evaluation.load_briefs(config, workdir=workdir)
   model = language_model.with_system(load(config), config.system)
   briefs = load_run_briefs(config, 'train', model.system, workdir)
-  scoring.check_rubrics(config, briefs)
+  check_rubrics(config, briefs)
   try:
     load_run_briefs(config, 'heldout', workdir=workdir)
   except ValueError as error:

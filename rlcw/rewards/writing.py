@@ -1,0 +1,208 @@
+"""The writing score of replies: one part, or a weighted sum of several.
+
+`writing` of a `grpo` config names the parts: `reward_model`, `judge`, `rubric`,
+`diversity`, or a user's function, `module:function` (`functions`).
+
+Letters: P briefs, G replies to each.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rlcw import Config
+from rlcw.models import language_model, weights
+from rlcw.models.language_model import LanguageModel
+from rlcw.rewards import reward_model, rubrics
+from rlcw.rewards.briefs import Brief
+from rlcw.rewards.functions import call_user_reward, import_function
+from rlcw.rewards.judge import factory
+from rlcw.rewards.judge.replies import ReplyJudge, Verdicts
+from rlcw.rewards.novelty import novelty
+from rlcw.rewards.parts import weighted_sum
+from rlcw.rewards.reward_model import RewardModel, floor_blank_replies
+from rlcw.runtime import console, sums
+
+# Limit of a user's scores: squares of larger ones may exceed float32.
+LARGEST = 1e12
+# Parts that are no user's function.
+BUILT_IN = 'reward_model', 'judge', 'rubric', 'diversity'
+
+
+def check(config: Config) -> None:
+  """Checks the setting `writing`.
+
+  Raises:
+    ValueError: it is no sum of names, a function cannot be imported, or a part
+      needs a judge and there is none.
+  """
+  parts = sums.parse(config.writing)
+  for name in parts:
+    if name not in BUILT_IN:
+      import_function(name, 'writing', ', '.join(BUILT_IN))
+  for name in ('judge', 'rubric'):
+    if name in parts and not factory.has_judge(config.judge):
+      raise ValueError(
+        f'writing={config.writing!r} needs a judge: give judge.model or '
+        'judge.endpoint.url'
+      )
+
+
+def check_rubrics(config: Config, briefs: Sequence[Brief]) -> None:
+  """Checks that there are rubrics if the writing score has a part of them.
+
+  A notice counts the briefs without one.
+
+  Raises:
+    ValueError: no brief has one.
+  """
+  if 'rubric' not in sums.parse(config.writing):
+    return
+  without = sum(not brief.rubric for brief in briefs)
+  if without == len(briefs):
+    raise ValueError(
+      f'writing={config.writing!r}, but no brief in {config.briefs} has a '
+      'rubric; expected the field `rubric` in some'
+    )
+  if without:
+    console.notice(
+      f'{config.briefs}: {without} of {len(briefs)} briefs have no rubric: all '
+      'their replies get 0 for it'
+    )
+
+
+class Written(NamedTuple):
+  """Writing scores of replies, NaN where there is none."""
+
+  total: np.ndarray  # [P, G], the weighted sum of the parts
+  parts: dict[str, np.ndarray]  # [P, G] each, by name, without weights
+  met: Verdicts  # on criteria of rubrics; empty if they are no part
+
+
+class WritingScorer:
+  """Scores the writing of replies with the parts that a config names.
+
+  Args:
+    model: the policy's base model, whose decoder a reward model may share.
+    config: of a `grpo` run, validated by `scoring.check`.
+    judge: of the run.
+  """
+
+  def __init__(self, model: LanguageModel, config: Config, judge: ReplyJudge):
+    self.judge = judge
+    self.weights = sums.parse(config.writing)  # of the parts, by name
+    self.reward = (
+      load_reward_model(model, config)
+      if 'reward_model' in self.weights
+      else None
+    )
+
+  def __call__(
+    self,
+    briefs: Sequence[Brief],
+    text: list[list[str]],
+    finished: np.ndarray,
+    widths: tuple[int, int],
+    read_PxG: jax.Array | None,
+  ) -> Written:
+    """Scores replies.
+
+    Args:
+      briefs: P of them.
+      text: `[P][G]` replies.
+      finished: `[P, G]`, true if EOS ended the reply.
+      widths: minimum prompt and reply widths, in tokens, for padding.
+      read_PxG: scores of a reward model on the base's decoder, if it is one
+        (`reading.read`).
+    """
+    parts: dict[str, np.ndarray] = {}
+    met: Verdicts = []
+    for name in self.weights:
+      if name == 'reward_model' and self.reward and self.reward.shared:
+        # The host waits for the device here.
+        score_PxG = np.asarray(read_PxG)
+        parts[name] = floor_blank_replies(score_PxG, text, self.reward.floor)
+      elif name == 'rubric':
+        met = self.judge.meet(briefs, text)
+        parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
+      else:
+        parts[name] = self.part(name, briefs, text, finished, widths)
+    total_PxG = weighted_sum([*parts.values()], [*self.weights.values()])
+    return Written(total_PxG, parts, met)
+
+  def part(
+    self,
+    name: str,
+    briefs: Sequence[Brief],
+    text: list[list[str]],
+    finished: np.ndarray,
+    widths: tuple[int, int],
+  ) -> np.ndarray:
+    """Scores `[P, G]` by one part that needs no more than replies' texts.
+
+    Args:
+      name: of the part.
+      briefs: P of them.
+      text: `[P][G]` replies.
+      finished: `[P, G]`, true if EOS ended the reply.
+      widths: minimum prompt and reply widths, in tokens, for padding.
+
+    Raises:
+      ValueError: a user's score is too large.
+    """
+    if name == 'reward_model':
+      assert self.reward is not None  # loaded with the part
+      prompts = [brief.request for brief in briefs]
+      return reward_model.score_texts(
+        self.reward, prompts, text, finished, widths
+      )
+    if name == 'judge':
+      return self.judge.good(briefs, text)
+    if name == 'diversity':
+      return np.array([novelty(group) for group in text])
+    return user_scores(name, briefs, text)
+
+
+def load_reward_model(model: LanguageModel, config: Config) -> RewardModel:
+  """Loads the reward model of a `grpo` run, computed as the policy is.
+
+  Its decoder is the base's where it was trained on that one.
+  """
+  reward = reward_model.load(config.reward_model, model)
+  policy = model.config
+  decoder = language_model.cast(reward.decoder, policy.dtype, policy.attention)
+  # A shared decoder is the policy's base, which the task offloads itself.
+  if config.offload and not reward.shared:
+    params = weights.in_memory(decoder.params, 'pinned_host')
+    decoder = decoder._replace(params=params)
+  # A shared decoder scores the rollout's own tokens, without a cut.
+  if not reward.shared and reward.limit < config.max_new_tokens:
+    console.log(
+      f'the reward model {config.reward_model} scores only the first '
+      f'{reward.limit} tokens of a reply, as in its training, but '
+      f'max_new_tokens={config.max_new_tokens}: train one with '
+      f'--config.max_reply_tokens={config.max_new_tokens}'
+    )
+  return reward._replace(decoder=decoder)
+
+
+def user_scores(
+  name: str, briefs: Sequence[Brief], text: list[list[str]]
+) -> np.ndarray:
+  """Scores `[P, G]` by a user's function.
+
+  Raises:
+    ValueError: a score is too large.
+  """
+  score_PxG = call_user_reward(
+    import_function(name, 'writing', ''), name, briefs, text
+  )
+  large = np.isfinite(score_PxG) & (abs(score_PxG) > LARGEST)
+  if large.any():
+    raise ValueError(
+      f'{name} returned {score_PxG[large][0]:g}; expected numbers within '
+      f'±{LARGEST:g}, or NaN for no score'
+    )
+  return score_PxG
