@@ -1,10 +1,6 @@
 """The writing reward: a linear head on a decoder's features of a reply.
 
-The features are hidden states after the final norm, pooled over the reply.
-`mean` averages over its text without EOS, so that finished and truncated
-replies are scored alike; `last` takes the last token's state, as sequence
-classifiers do: the last token that the chat template puts after a reply.
-Thoughts before a reply are not scored.  If the decoder is also the frozen
+The features are those of `pooled`.  If the decoder is also the frozen
 reference policy, one forward pass gives both the reference log-probabilities
 and the score.
 """
@@ -41,6 +37,13 @@ from rlcw.models.decoder import Params
 from rlcw.models.groups import forward_groups, reply_logprobs
 from rlcw.models.language_model import PLAIN, LanguageModel, Placement
 from rlcw.models.packing import Groups
+from rlcw.rewards.pooled import (
+  end_of_reply,
+  features,
+  read_mask,
+  reply_features,
+  reply_rows,
+)
 from rlcw.runtime import processes, runs
 from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
@@ -50,7 +53,6 @@ FILE = 'reward_model.safetensors'
 # others, and the lowest training score.
 END = 'rlcw_end_of_reply'
 FLOOR = 'rlcw_lowest_score'
-POOLING = ('mean', 'last')
 # Tokens of a reply for each one that the policy sampled, at most: of the same
 # tokenizer, which may split a text in another way than it was sampled; and of
 # another one, such as of English for a Chinese text.
@@ -68,7 +70,7 @@ class RewardModel(NamedTuple):
   """A linear head, its pooling, and the decoder that computes the features."""
 
   head: Head
-  pooling: str  # one of POOLING
+  pooling: str  # one of `pooled.POOLING`
   decoder: LanguageModel
   shared: bool  # the decoder is the policy's pretrained model
   limit: int = 4096  # tokens per reply, as in training; longer ones are cut
@@ -80,15 +82,6 @@ class RewardModel(NamedTuple):
   stretch: float = (
     _OTHER_STRETCH  # tokens read per token of the policy, at most
   )
-
-
-def end_of_reply(chat: ChatFormat, pooling: str) -> list[int]:
-  """Ids that a reward model reads after a whole reply.
-
-  With `last` they are all that the chat template puts there, for whoever
-  renders a conversation with it and reads the last token.
-  """
-  return chat.after_reply if pooling == 'last' else chat.end
 
 
 def save(
@@ -261,25 +254,6 @@ def load_classifier(
   return RewardModel(head, 'last', decoder, shared=False, end=end, floor=floor)
 
 
-def read_mask(
-  span_Nx2: np.ndarray, length_N: np.ndarray, width: int, pooling: str
-) -> np.ndarray:
-  """Mask `[N, T]` of the tokens whose hidden states are averaged.
-
-  Args:
-    span_Nx2: first and last place (exclusive) of each reply's text.
-    length_N: tokens of each row, those before and after the text included.
-    width: T.
-    pooling: `mean` for the text, `last` for the last token.
-  """
-  position_T = np.arange(width)
-  # Right padding: the last real token is at length − 1.
-  if pooling == 'last':
-    return position_T == length_N[:, None] - 1
-  first_Nx1, stop_Nx1 = np.split(span_Nx2, 2, axis=1)
-  return (position_T >= first_Nx1) & (position_T < stop_Nx1)
-
-
 def rollout_mask(
   chat: ChatFormat, rollout: Rollout, pooling: str
 ) -> np.ndarray:
@@ -290,67 +264,6 @@ def rollout_mask(
   rows = zip(token_NxT, length_N, strict=True)
   span_Nx2 = np.array([chat.reply_span(ids[:n]) for ids, n in rows])
   return read_mask(span_Nx2, length_N, width, pooling).reshape(*shape, width)
-
-
-def reply_rows(
-  chat: ChatFormat,
-  contents: Sequence[Sequence[int]],
-  ended: Sequence[bool] | np.ndarray,
-  end: Sequence[int],
-  limit: int,
-) -> tuple[list[list[int]], np.ndarray]:
-  """Rows of ids to be read after a prompt.
-
-  Args:
-    chat: of the model that reads them.
-    contents: ids of the replies' texts; a reply of more than `limit` tokens is
-      cut.
-    ended: false where the reply was cut off already.
-    end: ids after a whole reply.
-    limit: most tokens of a text with its end.
-
-  Returns:
-    The rows, and the places `[N, 2]` of the texts in them.
-  """
-  # Where prompts open a thought, it ends here, empty.
-  before = chat.encode_thought('')
-  rows, spans = [], []
-  for content, whole in zip(contents, ended, strict=True):
-    row = [*content, *(end if whole else [])][:limit]
-    rows.append(before + row)
-    spans.append((len(before), len(before) + min(len(content), limit)))
-  return rows, np.array(spans)
-
-
-def reply_features(
-  hidden_PxGxTxD: jax.Array, mask_PxGxT: jax.Array
-) -> jax.Array:
-  """Mean hidden state `[P, G, D]` over the true tokens of the mask, float32.
-
-  An all-false mask gives zeros.
-  """
-  # `where`, not a product: 0 · NaN is NaN, so padding could leak through one.
-  hidden = jnp.where(mask_PxGxT[..., None], hidden_PxGxTxD, 0.0)
-  count = jnp.maximum(mask_PxGxT.sum(-1, keepdims=True), 1)
-  # bfloat16 would lose small terms in a sum over thousands of tokens.
-  return hidden.sum(2, dtype=jnp.float32) / count
-
-
-@functools.partial(jax.jit, static_argnames=('config', 'width'))
-def features(
-  params: Params,
-  groups: Groups,
-  mask_PxGxT: jax.Array,
-  *,
-  config: ModelConfig,
-  width: int = 0,
-) -> jax.Array:
-  """Features `[P, G, D]` of G replies to each of P prompts.
-
-  Prompts and replies are packed into rows of `width` tokens.
-  """
-  hidden_SxNxD, layout = forward_groups(config, params, groups, width)
-  return reply_features(layout.of_replies(hidden_SxNxD), mask_PxGxT)
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'width', 'reference'))

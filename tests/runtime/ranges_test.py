@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rlcw.models import config as model_config
 from rlcw.models import lora, weights
-from rlcw.rewards import mixing, reward_model
+from rlcw.rewards import mixing, pooled
 from rlcw.rewards.judge import questions
 from rlcw.runtime import configs, ranges, settings
 from rlcw.runtime.ranges import Choice, Number
@@ -79,7 +79,7 @@ def test_names_are_those_of_the_code() -> None:
     'mixing.name': mixing.MIXERS,
     'mixing.all_violating': (*mixing.ALL_VIOLATING, 'relabel'),
     'mixing.violation': mixing.VIOLATIONS,
-    'pooling': reward_model.POOLING,
+    'pooling': pooled.POOLING,
     'train': lora.LEARNING,
     'dtype': weights.DTYPES,
     'lora.targets': model_config.PROJECTIONS,

@@ -25,7 +25,7 @@ from rlcw.data import datasets
 from rlcw.models import compute, language_model, packing, tokenizer
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
-from rlcw.rewards import reward_model
+from rlcw.rewards import pooled, reward_model
 from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout
@@ -162,7 +162,7 @@ def test_a_group_without_room_for_a_pair_is_refused(
 
 
 def test_a_long_reply_is_cut_and_has_no_end(tiny_folder: pathlib.Path) -> None:
-  for pooling in reward_model.POOLING:
+  for pooling in pooled.POOLING:
     text, groups = make_groups(
       PAIRS[:1], tiny_folder, max_reply_tokens=7, pooling=pooling
     )
@@ -322,7 +322,7 @@ def test_packed_groups_learn_what_padded_ones_do(
     _, reading = padded.forward_replies(
       model_config, params, own.prompt, own.length, own.token
     )
-    features_BxRxD = reward_model.reply_features(reading, arrays['mask'])
+    features_BxRxD = pooled.reply_features(reading, arrays['mask'])
     score_BxR = features_BxRxD @ params['score']
     return objective.group_loss(score_BxR, np.zeros(2), arrays, 'none')
 
@@ -509,10 +509,10 @@ def test_longer_texts_beside_a_policy_compile_nothing_new(
     )
 
   score('a', 'b')
-  compiled = reward_model.features._cache_size()
+  compiled = pooled.features._cache_size()
   score('wave ' * 4, 'salt ' * 9)  # up to 32 tokens, and beyond
   long = score('x' * 32 + 'y' * 99, 'x' * 32, finished=cut)
-  assert reward_model.features._cache_size() == compiled
+  assert pooled.features._cache_size() == compiled
   # the rest of a longer one is not read
   assert long[0, 0] == long[0, 1]
   assert score('x' * 31, 'x')[0, 0] != long[0, 0]
@@ -529,7 +529,7 @@ def test_a_run_remembers_what_it_read_after_a_reply(
   again = reward_model.load(str(tmp_path), base)
   assert again.end == [1] and again.shared
   # the newline after <|im_end|> is in no rollout
-  end = reward_model.end_of_reply(base.chat, 'last')
+  end = pooled.end_of_reply(base.chat, 'last')
   assert end == base.chat.after_reply and len(end) == 2
   reward_model.save(head, tmp_path, end)
   again = reward_model.load(str(tmp_path), base)
@@ -542,7 +542,7 @@ def test_a_run_remembers_what_it_read_after_a_reply(
 
 
 @pytest.mark.parametrize('name', ['gemma', 'chatml-base', 'llama3', 'r1'])
-@pytest.mark.parametrize('pooling', reward_model.POOLING)
+@pytest.mark.parametrize('pooling', pooled.POOLING)
 def test_training_reads_the_tokens_that_grpo_scores(
   name: str, pooling: str
 ) -> None:
@@ -557,12 +557,12 @@ def test_training_reads_the_tokens_that_grpo_scores(
   row = groups.token[0, 0][: np.trim_zeros(groups.token[0, 0], 'b').size]
   read = groups.token[0, 0][groups.mask[0, 0]].tolist()
   # from its text, as every reward model but the policy's own decoder reads it
-  end = reward_model.end_of_reply(made, pooling)
-  [again], span = reward_model.reply_rows(
+  end = pooled.end_of_reply(made, pooling)
+  [again], span = pooled.reply_rows(
     made, [made.encode_content(reply)], [True], end, 512
   )
   size = np.array([len(again)])
-  mask = reward_model.read_mask(span, size, len(again), pooling)
+  mask = pooled.read_mask(span, size, len(again), pooling)
   assert again == row.tolist() and np.array(again)[mask[0]].tolist() == read
   whole = made.tokenizer.apply_chat_template(
     [
@@ -599,7 +599,7 @@ def test_a_reply_is_read_with_the_end_of_training(
   def read(tokens: np.ndarray, end: int | None) -> Any:
     finished = np.array([[True, False]])
     rollout = Rollout(tokens, np.zeros(tokens.shape), length, finished)  # type: ignore
-    mask = reward_model.read_mask(
+    mask = pooled.read_mask(
       np.zeros((2, 2), int), length.reshape(-1), 4, 'last'
     )
     return reward_model.score_and_reference(
@@ -673,7 +673,7 @@ def test_texts_score_as_their_tokens_do(
   head = reward_model.Head(
     rng.normal(size=32).astype('float32'), np.float32(0.1)
   )
-  for pooling in reward_model.POOLING:
+  for pooling in pooled.POOLING:
     model = reward_model.RewardModel(head, pooling, base, shared=True)
     prompts, replies = ['A letter', 'To the sea'], [['one', 'two!'], ['', 'x']]
     finished = np.array([[True, False], [True, True]])
@@ -723,7 +723,7 @@ def test_a_text_cannot_make_a_control_token(tiny_folder: pathlib.Path) -> None:
 def test_features_are_means_over_the_text_only() -> None:
   hidden = np.arange(12, dtype=np.float32).reshape(1, 1, 4, 3)
   text = np.array([[[True, True, False, False]]])
-  features_PxGxD = reward_model.reply_features(hidden, text)  # type: ignore
+  features_PxGxD = pooled.reply_features(hidden, text)  # type: ignore
   np.testing.assert_allclose(features_PxGxD[0, 0], [1.5, 2.5, 3.5])
-  empty = reward_model.reply_features(hidden, text & False)  # type: ignore
+  empty = pooled.reply_features(hidden, text & False)  # type: ignore
   np.testing.assert_array_equal(empty[0, 0], np.zeros(3))

@@ -17,7 +17,7 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups, Part
-from rlcw.rewards import reward_model
+from rlcw.rewards import pooled, reward_model
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import (
   group_shards,
@@ -179,7 +179,7 @@ def reward(plan: Plan, model: ModelConfig, name: str = 'reward') -> Program:
   read = read_bytes(model, plan.mesh)
   return Program(
     name,
-    lambda: reward_model.features.lower(
+    lambda: pooled.features.lower(
       plan.frozen[name],
       groups,
       mask,
@@ -264,7 +264,7 @@ def features(plan: Plan) -> Program:
   params = plan.base or {k: v for k, v in plan.learned.items() if k != 'score'}
   return Program(
     'features',
-    lambda: reward_model.features.lower(
+    lambda: pooled.features.lower(
       params,
       Groups(rows.prompt, rows.prompt_length, rows.token, rows.read),
       rows.mask,

@@ -17,7 +17,7 @@ from rlcw import Config
 from rlcw.data import batches, datasets
 from rlcw.data.messages import messages, transcript
 from rlcw.models.chat import ChatFormat, reply_of
-from rlcw.rewards import reward_model
+from rlcw.rewards import pooled
 from rlcw.runtime import console
 
 # Probability that a token of a synthetic loser is replaced by a random one.
@@ -270,20 +270,18 @@ def _tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Token ids and pooling masks of the replies, both `[N, R, T]`."""
   real = [reply is not None for reply in replies]
-  rows, span_Nx2 = reward_model.reply_rows(
+  rows, span_Nx2 = pooled.reply_rows(
     chat,
     [[] if reply is None else reply for reply in replies],
     real,
-    reward_model.end_of_reply(chat, config.pooling),
+    pooled.end_of_reply(chat, config.pooling),
     config.max_reply_tokens,
   )
   # None is padding: a row without tokens, whose mask is false throughout.
   token, count = batches.pad(
     row if there else [] for row, there in zip(rows, real, strict=True)
   )
-  mask = reward_model.read_mask(
-    span_Nx2, count, token.shape[-1], config.pooling
-  )
+  mask = pooled.read_mask(span_Nx2, count, token.shape[-1], config.pooling)
   return token.reshape(*shape_NxR, -1), mask.reshape(*shape_NxR, -1)
 
 

@@ -22,7 +22,7 @@ from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.packing import Part
-from rlcw.rewards import reward_model
+from rlcw.rewards import pooled
 from rlcw.runtime import optimizers
 from rlcw.tasks.reward_model.groups import Groups
 
@@ -129,7 +129,7 @@ def make_loss(
     params: Params, frozen: Params, part: Part
   ) -> dict[str, losses.Ratio]:
     params, arrays = lora.join(params, frozen), part.arrays
-    features_BxRxD = reward_model.features(
+    features_BxRxD = pooled.features(
       params,
       arrays['groups'],
       arrays['mask'],

@@ -29,7 +29,7 @@ from rlcw.evaluation import plots, stats
 from rlcw.models import compute, formats, language_model, lora, packing
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import reward_model
+from rlcw.rewards import pooled, reward_model
 from rlcw.runtime import console, files, loggers, optimizers, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
 from rlcw.tasks.reward_model import objective
@@ -103,7 +103,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   head = reward_model.Head(weight_D, np.asarray(bias))
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   if processes.is_primary_process():
-    end = reward_model.end_of_reply(model.chat, config.pooling)
+    end = pooled.end_of_reply(model.chat, config.pooling)
     floor = scores['train'][groups['train'].real].min()
     reward_model.save(head, workdir, end, floor)
   summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
@@ -215,7 +215,7 @@ def group_features(
     packed = packing.partition(length_B, count_NxR[index_B], L, T)
     index_B = index_B[packed.order_P]
     rows = groups.take(index_B)
-    part = reward_model.features(
+    part = pooled.features(
       model.params,
       packing.Groups(
         rows.prompt[:, :L],

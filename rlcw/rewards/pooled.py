@@ -1,0 +1,114 @@
+"""Features of a reply: a decoder's hidden states, pooled over the reply.
+
+The hidden states are those after the final norm.  `mean` averages over the
+reply's text without EOS, so that finished and truncated replies are scored
+alike; `last` takes the last token's state, as sequence classifiers do: the last
+token that the chat template puts after a reply.  Thoughts before a reply are
+not read.
+
+Letters: P prompts, G replies to each, N replies, T tokens, D model.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlcw.models.chat import ChatFormat
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Params
+from rlcw.models.groups import forward_groups
+from rlcw.models.packing import Groups
+
+POOLING = ('mean', 'last')
+
+
+def end_of_reply(chat: ChatFormat, pooling: str) -> list[int]:
+  """Ids that a reward model reads after a whole reply.
+
+  With `last` they are all that the chat template puts there, for whoever
+  renders a conversation with it and reads the last token.
+  """
+  return chat.after_reply if pooling == 'last' else chat.end
+
+
+def read_mask(
+  span_Nx2: np.ndarray, length_N: np.ndarray, width: int, pooling: str
+) -> np.ndarray:
+  """Mask `[N, T]` of the tokens whose hidden states are averaged.
+
+  Args:
+    span_Nx2: first and last place (exclusive) of each reply's text.
+    length_N: tokens of each row, those before and after the text included.
+    width: T.
+    pooling: `mean` for the text, `last` for the last token.
+  """
+  position_T = np.arange(width)
+  # Right padding: the last real token is at length − 1.
+  if pooling == 'last':
+    return position_T == length_N[:, None] - 1
+  first_Nx1, stop_Nx1 = np.split(span_Nx2, 2, axis=1)
+  return (position_T >= first_Nx1) & (position_T < stop_Nx1)
+
+
+def reply_rows(
+  chat: ChatFormat,
+  contents: Sequence[Sequence[int]],
+  ended: Sequence[bool] | np.ndarray,
+  end: Sequence[int],
+  limit: int,
+) -> tuple[list[list[int]], np.ndarray]:
+  """Rows of ids to be read after a prompt.
+
+  Args:
+    chat: of the model that reads them.
+    contents: ids of the replies' texts; a reply of more than `limit` tokens is
+      cut.
+    ended: false where the reply was cut off already.
+    end: ids after a whole reply.
+    limit: most tokens of a text with its end.
+
+  Returns:
+    The rows, and the places `[N, 2]` of the texts in them.
+  """
+  # Where prompts open a thought, it ends here, empty.
+  before = chat.encode_thought('')
+  rows, spans = [], []
+  for content, whole in zip(contents, ended, strict=True):
+    row = [*content, *(end if whole else [])][:limit]
+    rows.append(before + row)
+    spans.append((len(before), len(before) + min(len(content), limit)))
+  return rows, np.array(spans)
+
+
+def reply_features(
+  hidden_PxGxTxD: jax.Array, mask_PxGxT: jax.Array
+) -> jax.Array:
+  """Mean hidden state `[P, G, D]` over the true tokens of the mask, float32.
+
+  An all-false mask gives zeros.
+  """
+  # `where`, not a product: 0 · NaN is NaN, so padding could leak through one.
+  hidden = jnp.where(mask_PxGxT[..., None], hidden_PxGxTxD, 0.0)
+  count = jnp.maximum(mask_PxGxT.sum(-1, keepdims=True), 1)
+  # bfloat16 would lose small terms in a sum over thousands of tokens.
+  return hidden.sum(2, dtype=jnp.float32) / count
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'width'))
+def features(
+  params: Params,
+  groups: Groups,
+  mask_PxGxT: jax.Array,
+  *,
+  config: ModelConfig,
+  width: int = 0,
+) -> jax.Array:
+  """Features `[P, G, D]` of G replies to each of P prompts.
+
+  Prompts and replies are packed into rows of `width` tokens.
+  """
+  hidden_SxNxD, layout = forward_groups(config, params, groups, width)
+  return reply_features(layout.of_replies(hidden_SxNxD), mask_PxGxT)
