@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 from cases import quick
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rlcw.models import attention_decode, attention_kernels, weights
 from rlcw.models.attention import attend
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.rollout import Rollout, sample
+from rlcw.sampling import decoding, rollout
+from rlcw.sampling.rollout import Rollout
 from rlcw.sampling.samplers import Temperature
+from rlcw.tasks.plan.sampling import lower_decode
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 decode = jax.jit(
@@ -216,7 +219,7 @@ def test_decoding_on_tpu_runs_the_kernel(
 
 
 def _sampled(attention: str) -> tuple[str, Rollout]:
-  """The program that samples on this CPU, and what it does."""
+  """The program that decodes on this CPU, and what sampling gives."""
   config = ModelConfig(
     64, 32, 32, 1, 2, 1, head_dim=128, attention=attention, dtype='bfloat16'
   )
@@ -226,10 +229,16 @@ def _sampled(attention: str) -> tuple[str, Rollout]:
   params['embed'] = jax.random.normal(jax.random.key(0), (64, 32))
   prompt, length = jnp.ones((2, 5), jnp.int32), jnp.array([5, 3])
   inputs = params, prompt, length, length, Temperature(1.0), 0, 0
-  program = sample.lower(
-    *inputs, config=config, group_size=2, max_new_tokens=6, eos=(63,)
-  ).compile()
-  return program.as_text(), program(*inputs)
+  options: dict[str, Any] = dict(
+    config=config, group_size=2, max_new_tokens=6, eos=(63,)
+  )
+  mesh = make_mesh()
+  with jax.set_mesh(mesh):
+    setup = rollout.make_setup(prompt.shape, **options)
+    start = functools.partial(decoding.start.lower, *inputs, setup=setup)
+    abstract = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    program = lower_decode(mesh, start, abstract, inputs[4], setup).compile()
+  return program.as_text(), rollout.sample(*inputs, **options)
 
 
 @pytest.mark.slow
@@ -242,15 +251,16 @@ def test_a_cpu_samples_as_if_there_were_no_kernel(with_tpu: None) -> None:
 
 # Runs in its own process, as libtpu reads its environment when it is loaded.
 COMPILE = """
-import json, re, sys, time
+import functools, json, re, sys, time
 import jax, jax.numpy as jnp
 from jax.experimental import topologies
 from rlcw.models.config import ModelConfig
 from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime.mesh import make_mesh, over_groups
-from rlcw.sampling.rollout import sample
+from rlcw.sampling import decoding, rollout
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.plan import hlo
+from rlcw.tasks.plan.sampling import lower_decode
 
 chips = topologies.get_topology_desc(
   platform='tpu', topology_name=sys.argv[1]
@@ -271,22 +281,32 @@ def compiled(fields, axes):
     for size in ((4, 200), (4,))
   )
   with jax.set_mesh(mesh):
-    lowered = sample.lower(
-      params, prompt, length, length, Temperature(1.0), 0, 0,
+    setup = rollout.make_setup(
+      prompt.shape,
       config=config, group_size=3, max_new_tokens=300, eos=(0,),
     )
-  return lowered.compile().as_text()
+    method = Temperature(1.0)
+    start = functools.partial(
+      decoding.start.lower,
+      params, prompt, length, length, method, 0, 0, setup=setup,
+    )
+    decode = lower_decode(mesh, start, params, method, setup)
+    return [each.compile().as_text() for each in (start(), decode)]
 
 for line in sys.stdin:
   started = time.perf_counter()
-  text = compiled(*json.loads(line))
+  prefill, text = compiled(*json.loads(line))
   # the cache would be copied at every turn if its layout were not the kernel's
+  computations, entry = hlo._computations(text)
   copies = [
-    x for x in text.splitlines()
-    if ' copy(' in x and re.search(r'\\b300,(\\d+,)?128\\b', x)
+    x
+    for name, times in hlo._run_counts(computations, entry).items()
+    for x in computations[name]
+    if times > 1 and ' copy(' in x and re.search(r'\\b300,(\\d+,)?128\\b', x)
   ]
   seconds = time.perf_counter() - started
-  print('RESULT', json.dumps([hlo.kernels(text), copies, seconds]))
+  found = [hlo.kernels(prefill), hlo.kernels(text)]
+  print('RESULT', json.dumps([*found, copies, seconds]))
 """
 HEADS = {'head_dim': 128, 'num_heads': 4, 'num_kv_heads': 2}
 FIELDS = (
@@ -308,7 +328,7 @@ def test_sampling_compiles_for_a_tpu(topology: str) -> None:
   cases.append((FIELDS[1], (1, 1, 1)))
   settings = {
     'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': str(ROOT),
+    'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_WORKER_HOSTNAMES': 'localhost',
@@ -325,8 +345,9 @@ def test_sampling_compiles_for_a_tpu(topology: str) -> None:
   lines = [x for x in result.stdout.splitlines() if x.startswith('RESULT ')]
   found = [json.loads(line.removeprefix('RESULT ')) for line in lines]
   assert len(found) == len(cases)
-  for (_, axes), (names, copies, seconds) in zip(cases, found, strict=True):
-    print(f'{topology} {axes}: {names}, compiled in {seconds:.1f} s')
-    assert names.pop(attention_decode.NAME) == 2 * 300
+  for (_, axes), row in zip(cases, found, strict=True):
+    names, loop, copies, seconds = row
+    print(f'{topology} {axes}: {names}, {loop}, compiled in {seconds:.1f} s')
+    assert loop == {attention_decode.NAME: 2 * 300}
     assert all(name.startswith('splash') for name in names) and names
     assert copies == []

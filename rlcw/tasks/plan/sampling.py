@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
@@ -103,7 +103,7 @@ def programs(
   whole = shapes.reply_tokens * shapes.prompts * shapes.group
   yield Program(
     'decode',
-    lambda: lower_decode(plan, start, weights, method, setup),
+    lambda: lower_decode(plan.mesh, start, weights, method, setup),
     outside,
     roofline.decode(model, shapes, rows, read),
     sharing(model, plan.mesh),
@@ -116,7 +116,7 @@ def programs(
 
 
 def lower_decode(
-  plan: Plan,
+  mesh: Mesh,
   start: Callable[[], Any],
   weights: Params,
   method: Sampler,
@@ -125,7 +125,7 @@ def lower_decode(
   """Lowers decoding with all rows and the longest cache.
 
   Args:
-    plan: of a step.
+    mesh: of the devices to lower for.
     start: lowers the program before.
     weights: of the rollout.
     method: of sampling.
@@ -137,9 +137,7 @@ def lower_decode(
       lambda leaf: jax.ShapeDtypeStruct(
         leaf.shape,
         leaf.dtype,
-        sharding=NamedSharding(
-          plan.mesh, tiles.spec(plan.mesh, leaf.shape, heads)
-        ),
+        sharding=NamedSharding(mesh, tiles.spec(mesh, leaf.shape, heads)),
       ),
       tree,
     )
@@ -152,13 +150,13 @@ def lower_decode(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape[1:],
       leaf.dtype,
-      sharding=NamedSharding(plan.mesh, PartitionSpec(*leaf.sharding.spec[1:])),
+      sharding=NamedSharding(mesh, PartitionSpec(*leaf.sharding.spec[1:])),
     ),
     weights['blocks'],
   )
   return decoding.decode.lower(
     {name: tree for name, tree in weights.items() if name != 'blocks'},
-    [layer] * plan.model.num_layers,
+    [layer] * setup.config.num_layers,
     placed(briefs, 1),
     [placed(jax.eval_shape(grow, kv), 2) for kv in cache],
     placed(rows),
