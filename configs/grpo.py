@@ -361,7 +361,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         targets=('query', 'key', 'value', 'output', 'gate', 'up', 'down'),
       ),
       # --- Steps
-      steps=32,  # updates; may grow when a finished run is continued
+      steps=32,  # rollouts; may grow when a finished run is continued
       prompts_per_step=8,  # briefs
       group_size=8,  # replies to each brief
       # Above 1, replies are sampled to so many times more briefs, and those are
@@ -404,9 +404,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         # rlmr…: distance of the best violator below the group's mean reward, in
         # standard deviations of the group's writing scores
         margin=0.5,  # at least 0.001
-        # rlmr…, for groups in which every reply breaks a rule (suppress: all
-        # advantages negative, rank: by writing alone, skip: advantages of 0,
-        # relabel: learn from a brief with the rules that some replies keep)
+        # only rlmr…, for groups in which every reply breaks a rule (suppress:
+        # all advantages negative, rank: by writing alone, skip: advantages of
+        # 0, relabel: learn from a brief with the rules that some replies keep)
         all_violating='skip',
         weight=1.0,  # of the rules, for linear and gdpo
         # A reply that breaks any rule violates wholly; or by the share of its

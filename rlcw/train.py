@@ -10,8 +10,7 @@
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,9 +22,10 @@ from jax.sharding import Mesh
 
 from rlcw import Config
 from rlcw.losses import Ratio
-from rlcw.runtime import claim, console, files, metrics, processes
+from rlcw.runtime import claim, console, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import replicated
+from rlcw.runtime.rows import Rows
 from rlcw.runtime.signals import Stopped
 
 Params = Any  # a nested dict of arrays
@@ -59,20 +59,13 @@ class Minibatch(NamedTuple):
 class Batch(NamedTuple):
   """One training batch and the metrics of producing it."""
 
-  parts: Sequence[Any]  # of the first minibatch, and often the only one
+  minibatches: Sequence[Minibatch]  # an update each, in their order
   metrics: Mapping[str, Any]
   started: float  # time.perf_counter() when the device became free
   seconds: float = 0.0  # from then until the batch was complete
   # Counts such as `tokens`, of which the metrics have the rates per second.
   counts: Mapping[str, float] = {}
   sample: str = ''  # a text to show, if any
-  divisor: jax.Array | None = None  # of the first minibatch
-  later: Sequence[Minibatch] = ()  # in the order of their updates
-
-  @property
-  def minibatches(self) -> list[Minibatch]:
-    """All minibatches: the step has an update for each."""
-    return [Minibatch(self.parts, self.divisor), *self.later]
 
 
 class Evaluation(Protocol):
@@ -286,7 +279,7 @@ def take_step(
     Stopped: within the first update; the state is unchanged.
   """
   # Each update counts itself, and donates the state that it is called with.
-  after = state.step + 1 if batch.later else None
+  after = state.step + 1 if len(batch.minibatches) > 1 else None
   stats = []
   pauses: list[Callable[[], None]] = [processes.stop_together]
   for parts, divisor in batch.minibatches:
@@ -365,99 +358,52 @@ def fit(
     OSError: a disk is full or gone; earlier checkpoints are intact.
   """
   claim.settle()
-  checkpoints = Checkpoints(workdir / 'checkpoints')
+  folder = workdir / 'checkpoints'
+  checkpoints = Checkpoints(folder)
   state = init_state(params, optimizer, mesh)
+  if checkpoints.latest() is not None:
+    state = restore(checkpoints, state)
+    console.log(f'{name}: resumes from step {int(state.step)} of {steps}')
+  first = int(state.step)
+  writer = metrics.Writer(workdir, first, watch, config)
+  rows = Rows(writer, name, steps, line)
+  update = make_update(loss_fn, optimizer, state, microbatches, rate)
 
   def save() -> None:
     rest = state.replace(params=None)
     checkpoints.save(int(state.step), state.params, rest)
 
-  def log_stop(stopped: Stopped, step: int) -> None:
-    where = f'step {step} of {steps} is saved in {workdir / "checkpoints"}'
-    console.log(
-      f'{name}: stopped {stopped.seconds:.1f} s after the signal: '
-      f'{where if step else "no step was done"}'
-    )
+  def finish() -> None:
+    rows.write()
+    # At `first` there is nothing new.
+    if int(state.step) > first:
+      save()
+    checkpoints.wait()
 
-  if checkpoints.latest() is not None:
-    state = restore(checkpoints, state)
-    console.log(f'{name}: resumes from step {int(state.step)} of {steps}')
-  first = int(state.step)
-  compilations = metrics.Compilations()
-  update = make_update(loss_fn, optimizer, state, microbatches, rate)
-  writer = metrics.Writer(workdir, first, watch, config)
   # Also after an error: the state that is being written may be the only one.
-  with contextlib.closing(checkpoints), writer as write:
-
-    def write_row(
-      step: int,
-      batch: Batch,
-      stats: Any,
-      found: Mapping[str, Any],
-      until: float,
-    ) -> bool:
-      """Writes a row of metrics; returns whether training has diverged."""
-      # Blocks until the device has finished the step.
-      stats = metrics.join_updates(jax.device_get(stats))
-      total = until - batch.started - found.get('seconds_eval', 0.0)
-      times = {'seconds_update': total - batch.seconds, 'seconds_step': total}
-      compiled = {
-        'compilations': compilations.count,
-        'seconds_compiling': compilations.seconds,
-      }
-      rates = {f'{k}_per_second': n / total for k, n in batch.counts.items()}
-      row = {**batch.metrics, **stats, **times, **rates, **compiled, **found}
-      row = files.clean(row)
-      console.log(f'{name}: step {step} of {steps}: {console.line(line, row)}')
-      if batch.sample:
-        console.log(batch.sample)
-      write(step, row, batch.sample)
-      return stats['bad_steps'] >= max_bad_steps
-
+  with contextlib.closing(checkpoints), writer:
     ended = evaluation.settle(state, save) if evaluation else ''
-    pending = None  # the arguments of `write_row` for the step in flight
     for step in console.progress(name, first, steps, 'step', lines=False):
       if ended:
         break
-      try:
+      with _ends_saved(finish, name, (step, steps, folder)):
         processes.stop_together()
         batch = next_batch(state, step)
         state, stats = take_step(update, state, batch, frozen or {})
-      except (Ended, Stopped) as error:
-        if pending is not None:
-          write_row(*pending, until=time.perf_counter())
-        # At `first` there is nothing new.
-        if step > first:
-          save()
-        checkpoints.wait()
-        if isinstance(error, Stopped):
-          log_stop(error, step)
-        raise
       # This step runs on the device while the host writes the row of the step
       # before it.  So divergence is noticed one step late, which is harmless:
       # a bad step does not change the parameters.
-      diverged = pending is not None and write_row(
-        *pending, until=batch.started
-      )
-      try:
+      diverged = rows.write(batch.started) >= max_bad_steps
+      with _ends_unsaved(checkpoints.wait, name):
         found = evaluation(state, step) if evaluation else {}
-      except Stopped as error:
-        # Without the row's other part this step cannot be saved.
-        checkpoints.wait()
-        console.log(
-          f'{name}: {error}, in an evaluation; steps since the last checkpoint '
-          'will be repeated'
-        )
-        raise
-      pending = (step, batch, stats, found)
+      rows.add(step, batch, stats, found)
       done = step + 1
       saves = done % checkpoint_every == 0 or done == steps or diverged
       if saves or found:
         # Rows are written before the checkpoint: a resumed run removes the
         # rows of steps that it repeats, but cannot restore missing ones.
         jax.block_until_ready(state)
-        diverged |= write_row(*pending, until=time.perf_counter())
-        pending = None
+        diverged |= rows.write() >= max_bad_steps
       if evaluation and found:
         ended = evaluation.settle(state, save)
       if saves or diverged or ended:
@@ -466,14 +412,50 @@ def fit(
         checkpoints.wait()
         raise FloatingPointError(
           f'{name}: loss or gradient not finite in {max_bad_steps} steps in a '
-          f'row, up to step {step}; the last good state is saved in '
-          f'{workdir / "checkpoints"}. A lower learning rate may help.'
+          f'row, up to step {step}; the last good state is saved in {folder}. '
+          'A lower learning rate may help.'
         )
+  done = int(state.step)
   if ended:
-    console.log(f'{name}: ended after {int(state.step)} steps: {ended}')
-  try:
+    console.log(f'{name}: ended after {done} steps: {ended}')
+  with _ends_saved(lambda: None, name, (done, steps, folder)):
     processes.stop_together()
-  except Stopped as error:
-    log_stop(error, int(state.step))
-    raise
   return state
+
+
+@contextlib.contextmanager
+def _ends_saved(
+  finish: Callable[[], None], name: str, at: tuple[int, int, Path]
+) -> Iterator[None]:
+  """Calls `finish` where the context ends a run between two steps.
+
+  A stop is logged, `at` the number of steps done, of the steps of the run, with
+  the folder of checkpoints.
+  """
+  try:
+    yield
+  except (Ended, Stopped) as error:
+    finish()
+    if isinstance(error, Stopped):
+      done, steps, folder = at
+      where = f'step {done} of {steps} is saved in {folder}'
+      console.log(
+        f'{name}: stopped {error.seconds:.1f} s after the signal: '
+        f'{where if done else "no step was done"}'
+      )
+    raise
+
+
+@contextlib.contextmanager
+def _ends_unsaved(wait: Callable[[], None], name: str) -> Iterator[None]:
+  """Logs that a stop in the context, an evaluation, leaves steps to repeat."""
+  try:
+    yield
+  except Stopped as error:
+    # Without the row's other part this step cannot be saved.
+    wait()
+    console.log(
+      f'{name}: {error}, in an evaluation; steps since the last checkpoint '
+      'will be repeated'
+    )
+    raise

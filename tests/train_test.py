@@ -194,13 +194,16 @@ def scalar_loss(
 
 
 def fit(
-  workdir: pathlib.Path, targets: list[float], **settings: Any
+  workdir: pathlib.Path,
+  targets: list[float],
+  optimizer: optax.GradientTransformation = optax.sgd(0.25),  # noqa: B008
+  **settings: Any,
 ) -> train.TrainState:
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     target = jnp.full((2,), targets[step])
-    return train.Batch([{'target': target}], {}, time.perf_counter())
+    minibatch = train.Minibatch([{'target': target}])
+    return train.Batch([minibatch], {}, time.perf_counter())
 
-  optimizer = optax.sgd(0.25)
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(single()))
   return train.fit(
     params,
@@ -214,6 +217,21 @@ def fit(
     checkpoint_every=100,
     **settings,
   )
+
+
+@pytest.mark.parametrize('decays', [(0.0, 0.1), (0.1, 0.0)])
+def test_a_run_is_not_resumed_with_another_optimizer(
+  tmp_path: pathlib.Path, decays: tuple[float, float]
+) -> None:
+  first, second = (
+    optimizers.make_optimizer(0.1, max_grad_norm=1.0, weight_decay=decay)
+    for decay in decays
+  )
+  fit(tmp_path, [0.0], first)
+  with pytest.raises(ValueError, match='opt_state.*settings.*weight_decay'):
+    fit(tmp_path, [0.0, 0.0], second)
+  state = fit(tmp_path, [0.0, 0.0], first)
+  assert int(state.step) == 2
 
 
 def test_a_bad_step_is_skipped_and_counted(tmp_path: pathlib.Path) -> None:
@@ -294,12 +312,11 @@ def fit_updates(
   """Trains with an update for each target of a step."""
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    first, *later = (
+    minibatches = [
       train.Minibatch([{'target': jnp.full(2, target)}])
       for target in targets[step]
-    )
-    started = time.perf_counter()
-    return train.Batch(first.parts, {}, started, later=later)
+    ]
+    return train.Batch(minibatches, {}, time.perf_counter())
 
   return train.fit(
     jax.device_put({'x': jnp.float32(1.0)}, replicated(single())),
@@ -408,7 +425,7 @@ def test_a_source_of_batches_that_ends_leaves_a_saved_state(
     if ended and now == step:
       raise train.Ended('no reply got a score')
     batch = {'target': jnp.zeros(2)}
-    return train.Batch([batch], {}, time.perf_counter())
+    return train.Batch([train.Minibatch([batch])], {}, time.perf_counter())
 
   def run() -> train.TrainState:
     return train.fit(
@@ -464,7 +481,7 @@ def test_every_step_is_a_line_with_its_sample_rate_and_tempo(
     # The second step is skipped, so it does not count for the warm-up.
     target = jnp.full((2,), float('nan') if step == 1 else 0.0)
     return train.Batch(
-      [{'target': target}],
+      [train.Minibatch([{'target': target}])],
       {'extra': step, 'word': '[bold]'},
       time.perf_counter(),
       counts={'tokens': 10},

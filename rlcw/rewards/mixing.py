@@ -298,6 +298,14 @@ def check(settings: Config, advantage_scale: str) -> None:
       f'advantage_scale={advantage_scale!r} has no effect on mixing.name='
       f"{name!r}, which gives advantages itself: expected 'reward_std'"
     )
+  takers = [name for name, (_, takes) in MIXERS.items() if takes == _RLMR]
+  alone = settings.get('all_violating', 'skip')
+  if alone != 'skip' and name not in takers:
+    raise ValueError(
+      f'mixing.all_violating={alone!r} does not fit mixing.name={name!r}, '
+      "which treats such groups like any other: expected 'skip', or "
+      f'mixing.name one of {", ".join(takers)}'
+    )
   # Configs of earlier versions do not have the setting.
   if settings.get('violation', 'any') == 'share' and name not in TAKE_SHARES:
     raise ValueError(

@@ -82,12 +82,21 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: none of the checkpoints can be read.
+      ValueError: none of the checkpoints can be read, or they are of arrays
+        other than `like`.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       raise FileNotFoundError(
         f'no checkpoint in {self._folder}: has the run finished?'
+      )
+    misfits = [self._misfit(step, like) for step in steps]
+    # Of one alone, its description may be damaged.
+    if all(misfits):
+      raise ValueError(
+        f'{self._folder}: the run was begun with settings of another state: '
+        f'{misfits[0]}; expected those that it was begun with, for example of '
+        'weight_decay, moment_dtype, train or model, or another --workdir'
       )
     problem = ''
     for place, step in enumerate(steps):
@@ -107,6 +116,28 @@ class Checkpoints:
       f'of the oldest: {problem} They were not changed; delete the folder to '
       'start the run from step 0.'
     )
+
+  def _misfit(self, step: int, like: dict[str, Any]) -> str:
+    """Returns where the arrays of a checkpoint are not those of `like`, or ''.
+
+    Called in all processes.
+    """
+    problem = ''
+    for name, tree in like.items():
+      with contextlib.suppress(Exception):  # see `_read`, which names it
+        item = self._folder.absolute() / str(step) / name
+        handler = ocp.StandardCheckpointHandler()
+        # It is annotated as of another library of paths, and takes any.
+        saved = _shapes(handler.metadata(item).tree)  # pyright: ignore
+        here = _shapes(tree)
+        different = [p for p in saved | here if saved.get(p) != here.get(p)]
+        if different and not problem:
+          path = different[0]
+          problem = (
+            f'{path} is {saved.get(path, "missing")} in the checkpoint of step '
+            f'{step}, and {here.get(path, "missing")} by the settings given'
+          )
+    return next(filter(None, processes.gather(problem)), '')
 
   def _read(
     self, step: int, like: dict[str, Any]
@@ -180,6 +211,20 @@ class Checkpoints:
     except OSError as error:  # the disk is no longer mounted
       return str(error)
     return f'{free:.1f} MiB are free'
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+  """Returns the shape and dtype of each array of a tree, by its path."""
+
+  def key(entry: Any) -> str:
+    # Orbax reads named tuples and objects as dicts, and tuples as lists.
+    names = (getattr(entry, each, None) for each in ('key', 'name', 'idx'))
+    return str(next(name for name in names if name is not None))
+
+  return {
+    '.'.join(map(key, path)): f'{jnp.dtype(leaf.dtype).name}{[*leaf.shape]}'
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def checksum(tree: Any) -> int:

@@ -100,7 +100,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # `Batch.started` is the time from which the device is free for this update
     jax.block_until_ready(state.params)
     counts = {'tokens': tokens_N[all_rows].sum()}
-    return train.Batch(parts, {}, time.perf_counter(), counts=counts)
+    return train.Batch(
+      [train.Minibatch(parts)], {}, time.perf_counter(), counts=counts
+    )
 
   state = train.fit(
     learned,

@@ -22,7 +22,7 @@ from rlcw.models import decoder, layers, lora, packing
 from rlcw.models.config import LoraConfig
 from rlcw.models.packing import Groups
 from rlcw.runtime.mesh import make_mesh, over_groups
-from rlcw.tasks.grpo import objective, step
+from rlcw.tasks.grpo import mix, objective
 
 # --- Which groups share a row -----------------------------------------------
 
@@ -312,14 +312,14 @@ def test_a_step_without_a_live_group_changes_nothing() -> None:
 def test_the_first_groups_with_a_signal_are_kept() -> None:
   config = ConfigDict({'prompts_per_step': 3})
   signal = np.array([0, 1, 0, 1, 1, 1])[:, None] * np.array([[-1.0, 1.0]])
-  kept = step.kept_groups(signal, config)
+  kept = mix.kept_groups(signal, config)
   assert kept.tolist() == [False, True, False, True, True, False]
   # too few: the first of the others fill up
-  few = step.kept_groups(signal * (np.arange(6) == 4)[:, None], config)
+  few = mix.kept_groups(signal * (np.arange(6) == 4)[:, None], config)
   assert few.tolist() == [True, True, False, False, True, False]
   # an advantage of rounding is no signal
   assert (
-    step.kept_groups(1e-4 * signal, config).tolist() == [True] * 3 + [False] * 3
+    mix.kept_groups(1e-4 * signal, config).tolist() == [True] * 3 + [False] * 3
   )
 
 

@@ -244,3 +244,18 @@ def test_settings_that_do_not_combine_are_refused(
 @pytest.mark.parametrize('name', mixing.TAKE_SHARES)
 def test_shares_are_accepted_where_they_mean_something(name: str) -> None:
   mixing.check(ConfigDict({'name': name, 'violation': 'share'}), 'reward_std')
+
+
+@pytest.mark.parametrize('value', [*mixing.ALL_VIOLATING, 'relabel'])
+@pytest.mark.parametrize('name', mixing.MIXERS)
+def test_all_violating_acts_or_is_refused(name: str, value: str) -> None:
+  settings = ConfigDict({'name': name, 'all_violating': value})
+  if value == 'skip' or 'rlmr' in name:
+    mixing.check(settings, 'reward_std')
+    return
+  message = (
+    f"^mixing.all_violating='{value}' does not fit mixing.name='{name}'.*"
+    r"expected 'skip', or .* one of rlmr, rlmr_bonus, rlmr_clip$"
+  )
+  with pytest.raises(ValueError, match=message):
+    mixing.check(settings, 'reward_std')

@@ -96,6 +96,30 @@ def test_where_none_can_be_read_nothing_is_touched(
   assert saved(tmp_path) == {'1', '2'}
 
 
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'y': jnp.int32(0)}, 'y is missing in .* step 2, and int32.. by the'),
+    ({'step': jnp.float32(0)}, 'step is int32.. in .*, and float32.. by'),
+    ({'step': jnp.zeros(3, jnp.int32)}, r'and int32\[3\] by the settings'),
+  ],
+)
+def test_a_state_of_other_settings_is_refused_in_one_line(
+  tmp_path: pathlib.Path,
+  changed: dict[str, Any],
+  message: str,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  save(tmp_path, 1, 2)
+  with pytest.raises(ValueError, match=f'{message}.*expected those') as error:
+    Checkpoints(tmp_path).restore(
+      params=PARAMS, rest={'step': jnp.int32(0)} | changed
+    )
+  assert '\n' not in str(error.value)
+  assert not capsys.readouterr().out
+  assert saved(tmp_path) == {'1', '2'}
+
+
 def test_a_reader_leaves_a_save_that_is_going_on_alone(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -272,7 +296,7 @@ def descend(workdir: pathlib.Path, steps: int = 8) -> bytes:
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     arrays = {'target': jnp.full(2, step, jnp.float32)}
-    return train.Batch([arrays], {}, time.perf_counter())
+    return train.Batch([train.Minibatch([arrays])], {}, time.perf_counter())
 
   def loss(params: Any, _: Any, arrays: Any) -> dict[str, losses.Ratio]:
     error = jnp.square(params['x'] - arrays['target'][:, None, None])

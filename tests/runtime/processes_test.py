@@ -47,7 +47,8 @@ def descend(
   def notice(state: train.TrainState, step: int) -> train.Batch:
     if step == notice_at:
       signal.raise_signal(signal.SIGTERM)
-    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
+    minibatch = train.Minibatch([{'target': jnp.zeros(2)}])
+    return train.Batch([minibatch], {}, time.perf_counter())
 
   mesh = make_mesh(devices=jax.devices()[:1])
   params = jax.device_put({'x': jnp.float32(1.0)}, replicated(mesh))
@@ -88,7 +89,8 @@ def test_a_step_that_is_interrupted_is_not_saved(
     if step == 2:
       signal.raise_signal(signal.SIGINT)
       processes.stop_together()
-    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
+    minibatch = train.Minibatch([{'target': jnp.zeros(2)}])
+    return train.Batch([minibatch], {}, time.perf_counter())
 
   with signals.listening(), pytest.raises(signals.Stopped) as stopped:
     descend(tmp_path / 'a', next_batch=next_batch)
@@ -113,7 +115,7 @@ def test_a_run_stops_between_the_parts_of_an_update(
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     batch: Any = parts(step)
-    return train.Batch(batch, {}, time.perf_counter())
+    return train.Batch([train.Minibatch(batch)], {}, time.perf_counter())
 
   with signals.listening(), pytest.raises(signals.Stopped):
     descend(tmp_path / 'a', next_batch=next_batch)
@@ -139,7 +141,8 @@ def test_a_run_that_fails_waits_for_the_checkpoint_that_is_written(
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     if step == 2:
       raise RuntimeError('reward')
-    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
+    minibatch = train.Minibatch([{'target': jnp.zeros(2)}])
+    return train.Batch([minibatch], {}, time.perf_counter())
 
   with pytest.raises(RuntimeError, match='reward'):
     descend(tmp_path, next_batch=next_batch, checkpoint_every=2)

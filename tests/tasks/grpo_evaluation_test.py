@@ -250,7 +250,8 @@ def train_scalar(
     return groups, {'judge_questions': 3}
 
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    return train.Batch([{'target': jnp.zeros(2)}], {}, time.perf_counter())
+    minibatch = train.Minibatch([{'target': jnp.zeros(2)}])
+    return train.Batch([minibatch], {}, time.perf_counter())
 
   def loss(params: Any, _: Any, arrays: Any) -> dict[str, losses.Ratio]:
     error = jnp.square(params['x'] - arrays['target'])

@@ -16,7 +16,9 @@ from rlcw.models import language_model
 from rlcw.rewards import mixing, reward_model
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.decoding import reply_keys
-from rlcw.tasks.grpo import logs, step
+from rlcw.tasks.grpo import logs, mix, step
+
+CONFIG = pipeline.shipped('grpo')  # rlmr, δ 0.5, skip
 
 
 def drawn(
@@ -92,8 +94,7 @@ def mixed_step() -> tuple[dict[str, Any], mixing.Advantages]:
     'good': np.full(4, np.nan),
     'scoring': {},
   }
-  config = pipeline.shipped('grpo')  # rlmr, δ 0.5, skip
-  return stats, step.make_mix(config)(writing, violated, valid)
+  return stats, step.make_mix(CONFIG)(writing, violated, valid)
 
 
 def test_a_group_of_violators_only_stays_in_the_kl_term() -> None:
@@ -105,7 +106,7 @@ def test_a_group_of_violators_only_stays_in_the_kl_term() -> None:
 
 def test_metrics_are_of_the_replies_that_have_a_score() -> None:
   stats, mixed = mixed_step()
-  row = logs.step_metrics(stats, mixed)
+  row = logs.step_metrics(stats, mixed, CONFIG)
   # of the first group: mean 307/3, std √(8/9), two of three keep the rules
   std = (8 / 9) ** 0.5
   penalty = (103 - 307 / 3 + 0.5 * std) * 3 / 2
@@ -155,8 +156,8 @@ def test_the_parts_of_a_step_become_one_reward(
   config = pipeline.shipped('grpo')
   config.update(writing='m:a + judge', max_new_tokens=16)
   config.update(changes)
-  stats = step.with_penalty(parts_of_step(), config)
-  found = step.combine(stats, config)
+  stats = mix.with_penalty(parts_of_step(), config)
+  found = mix.combine(stats, config)
   np.testing.assert_allclose(found[0], reward[0], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(found[1, :2], reward[1], rtol=1e-5, atol=1e-5)
   assert np.isnan(found[1, 2:]).all()
@@ -164,10 +165,10 @@ def test_the_parts_of_a_step_become_one_reward(
 
 def test_one_part_is_mixed_as_it_is() -> None:
   stats, config = parts_of_step(), pipeline.shipped('grpo')
-  assert step.with_penalty(stats, config) is stats
-  assert step.combine(stats, config) is stats['writing']
+  assert mix.with_penalty(stats, config) is stats
+  assert mix.combine(stats, config) is stats['writing']
   config.update(overlong_buffer=4, max_new_tokens=16)
-  found = step.combine(step.with_penalty(stats, config), config)
+  found = mix.combine(mix.with_penalty(stats, config), config)
   penalty = [[0, -0.5, -0.75, -1], [-1, 0, 0, 0]]
   np.testing.assert_array_equal(found, stats['writing'] + np.array(penalty))
 
@@ -176,18 +177,18 @@ def test_each_part_has_a_metric() -> None:
   stats, mixed = mixed_step()
   part = np.array([[1, 2, 3, np.nan]] * 4)
   more = {'writing/judge': part, 'writing/overlong': -part}
-  row = logs.step_metrics(stats | more, mixed)
+  row = logs.step_metrics(stats | more, mixed, CONFIG)
   assert (row['writing/judge'], row['writing/overlong']) == (2, -2)
-  assert {*row} - {*logs.step_metrics(stats, mixed)} == {*more}
+  assert {*row} - {*logs.step_metrics(stats, mixed, CONFIG)} == {*more}
 
 
 def test_an_advantage_of_rounding_is_no_signal() -> None:
   stats, mixed = mixed_step()
   nearly = np.full((4, 4), 6e-5) * [1, -1, 1, -1]
-  row = logs.step_metrics(stats, mixed._replace(advantage=nearly))
+  row = logs.step_metrics(stats, mixed._replace(advantage=nearly), CONFIG)
   assert row['no_signal_groups'] == 1
   nearly[0, 0] = -2e-3
-  row = logs.step_metrics(stats, mixed._replace(advantage=nearly))
+  row = logs.step_metrics(stats, mixed._replace(advantage=nearly), CONFIG)
   assert row['no_signal_groups'] == 3 / 4
 
 

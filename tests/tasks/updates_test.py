@@ -94,13 +94,8 @@ def test_the_clip_acts_from_the_second_update_on(ratio: str) -> None:
   state = train.init_state(make_params(), optimizer, train_test.single())
   loss = objective.make_loss(CONFIG, config)
   update = train.make_update(loss, optimizer, state)
-  batch = train.Batch(
-    packed[0].parts,
-    {},
-    0.0,
-    divisor=packed[0].divisor,
-    later=[train.Minibatch(b.parts, b.divisor) for b in packed[1:]],
-  )
+  minibatches = [train.Minibatch(b.parts, b.divisor) for b in packed]
+  batch = train.Batch(minibatches, {}, 0.0)
   state, stats = train.take_step(update, state, batch, {})
   first, second = jax.device_get(stats)
   assert int(state.step) == 1

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlcw import losses
+from rlcw import Config, losses
 from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.mixing import Advantages
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import monitors
-from rlcw.tasks.grpo.relabelling import Learned
+from rlcw.tasks.grpo import monitors, samples
+from rlcw.tasks.grpo.relabelling import Learned, relabels
 
 
 def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
@@ -77,7 +77,9 @@ def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return joined | {'scoring': scoring}
 
 
-def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
+def step_metrics(
+  stats: dict[str, Any], mixed: Advantages, config: Config
+) -> dict[str, Any]:
   """Metrics of one step, a row of `metrics.jsonl`.
 
   `entropy` is the sampled estimate −mean(log p) in nats per token.
@@ -118,7 +120,35 @@ def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
     'judge_good': metrics.mean(stats['good']),
     'kl': np.nan,  # without a KL term; else the update replaces it
     **stats['scoring'],
+    **(
+      {'relabelled_groups': stats['relabelled'].mean()}
+      if relabels(config)
+      else {}
+    ),
   }
+
+
+def sample(
+  step: int,
+  learned: Learned,
+  rollout: Rollout,
+  mixed: dict[str, Any],
+  config: Config,
+) -> str:
+  """Returns the text that shows a step, or '' if none is due.
+
+  Arguments are those of `log_rollouts`, and the settings.
+  """
+  if not config.show_every or step % config.show_every:
+    return ''
+  return samples.describe(
+    step,
+    learned.asked,
+    learned.scores,
+    np.asarray(rollout.finished),
+    mixed['advantage'],
+    learned.relabelled,
+  )
 
 
 def log_rollouts(

@@ -7,7 +7,7 @@ T reply tokens.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +130,45 @@ def kept_groups(advantage_PxG: np.ndarray, config: Config) -> np.ndarray:
   kept_P = np.zeros(len(advantage_PxG), bool)
   kept_P[first] = True
   return kept_P
+
+
+class MixedStep(NamedTuple):
+  """A step's replies, mixed: of all processes, if not noted."""
+
+  stats: dict[str, Any]  # of `logs.gather_stats`, with the penalties
+  mixed: mixing.Advantages
+  kept_P: np.ndarray  # groups that are learned from
+  rows: dict[str, Any]  # of `local_rows`, of this process
+
+
+def mix_step(
+  mix: Callable[..., mixing.Advantages],
+  stats: dict[str, Any],
+  learned: Learned,
+  rollout: Rollout,
+  shards: processes.DataShards,
+  chat: ChatFormat,
+  config: Config,
+) -> MixedStep:
+  """Step 4: makes an advantage for each reply of a step.
+
+  Args:
+    mix: of `make_mix`.
+    stats: of the step (`logs.gather_stats`).
+    learned: the briefs that are learned from, and scores.
+    rollout: this process's replies.
+    shards: splits groups over processes.
+    chat: decodes replies.
+    config: of the `grpo` task.
+  """
+  stats = with_penalty(stats, config)
+  writing_PxG = combine(stats, config)
+  mixed = mix(writing_PxG, violations(stats, config), stats['valid'])
+  kept_P = kept_groups(mixed.advantage, config)
+  rows = local_rows(mixed, kept_P, learned, rollout, shards, chat, config)
+  if writing_PxG is not stats['writing']:
+    rows['writing_reward'] = shards.local_slice(writing_PxG)
+  return MixedStep(stats, mixed, kept_P, rows)
 
 
 def local_rows(

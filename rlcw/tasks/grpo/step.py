@@ -48,22 +48,8 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes
 from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import (
-  logs,
-  minibatches,
-  objective,
-  relabelling,
-  samples,
-)
-from rlcw.tasks.grpo.mix import (
-  combine,
-  kept_groups,
-  local_rows,
-  make_mix,
-  signals,
-  violations,
-  with_penalty,
-)
+from rlcw.tasks.grpo import logs, minibatches, objective, relabelling
+from rlcw.tasks.grpo.mix import make_mix, mix_step, signals
 from rlcw.tasks.grpo.outages import Outages, end_in_outage
 from rlcw.tasks.grpo.relabelling import BriefArrays
 
@@ -141,26 +127,10 @@ def make_next_batch(
     )
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
-    stats = with_penalty(stats, config)
-    writing_PxG = combine(stats, config)
-    mixed = mix(writing_PxG, violations(stats, config), stats['valid'])
-    kept_P = kept_groups(mixed.advantage, config)
-    rows = local_rows(
-      mixed, kept_P, learned, local_rollout, shards, model.chat, config
+    stats, mixed, kept_P, rows = mix_step(
+      mix, stats, learned, local_rollout, shards, model.chat, config
     )
-    if writing_PxG is not stats['writing']:
-      rows['writing_reward'] = shards.local_slice(writing_PxG)
     logs.log_rollouts(shards, rollout_log, step, learned, local_rollout, rows)
-    sample = ''
-    if config.show_every and step % config.show_every == 0:
-      sample = samples.describe(
-        step,
-        chosen,
-        learned.scores,
-        np.asarray(local_rollout.finished),
-        rows['advantage'],
-        learned.relabelled,
-      )
     end_in_outage(outages, stats, scorer)
 
     # 5. Batch.
@@ -173,11 +143,8 @@ def make_next_batch(
       config,
       shards.sharding,
     )
-    values = logs.step_metrics(stats, mixed)
-    if relabelling.relabels(config):
-      values['relabelled_groups'] = stats['relabelled'].mean()
     scored = time.perf_counter()
-    values |= {
+    values = logs.step_metrics(stats, mixed, config) | {
       'idle_slots': 1 - stats['length'].sum() / slots,
       'padding': objective.padding(packed),
       'dropped_groups': 1 - kept_P.mean(),
@@ -186,15 +153,12 @@ def make_next_batch(
       'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
     }
-    first, *later = (train.Minibatch(b.parts, b.divisor) for b in packed)
     return train.Batch(
-      first.parts,
+      [train.Minibatch(each.parts, each.divisor) for each in packed],
       values,
       started,
       scored - started,
-      sample=sample,
-      divisor=first.divisor,
-      later=later,
+      sample=logs.sample(step, learned, local_rollout, rows, config),
     )
 
   return next_batch

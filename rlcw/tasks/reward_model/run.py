@@ -277,7 +277,9 @@ def fit_head(
   def next_batch(state: train.TrainState, step: int) -> train.Batch:
     # Asynchronous dispatch: wait, so that the update before is not timed here.
     jax.block_until_ready(state.params)
-    return train.Batch([batch], {}, time.perf_counter(), counts=counts)
+    return train.Batch(
+      [train.Minibatch([batch])], {}, time.perf_counter(), counts=counts
+    )
 
   optimizer = optax.adam(config.learning_rate)
   # The head is small: it is replicated on every device.
@@ -354,7 +356,9 @@ def fit_decoder(
     lengths = groups.prompt_length[index_B], read_NxR[index_B]
     parts, padding = objective.pack(arrays, lengths, config, shards.sharding)
     counts = {'pairs': pairs_N[index_B].sum()}
-    return train.Batch(parts, {'padding': padding}, started, counts=counts)
+    return train.Batch(
+      [train.Minibatch(parts)], {'padding': padding}, started, counts=counts
+    )
 
   whole, part = objective.SETTINGS.sizes(config)
   state = train.fit(
