@@ -33,7 +33,8 @@ def logits(
   config: ModelConfig, params: Params, token_PxL: np.ndarray
 ) -> np.ndarray:
   head_VxD = np.asarray(decoder.head_weight(params))
-  return np.asarray(hidden(config, params, token_PxL)) @ head_VxD.T
+  product = np.asarray(hidden(config, params, token_PxL)) @ head_VxD.T
+  return np.asarray(layers.final_logits(config, product))
 
 
 def torch_logits(theirs: Any, token_PxL: np.ndarray) -> np.ndarray:
@@ -94,6 +95,7 @@ def loss(read: Callable[..., Any], config: ModelConfig) -> Callable[..., Any]:
       decoder.head_weight(params),
       token_PxGxT.reshape(-1),
       temperature=0.8,
+      config=config,
     )
     return jnp.sum(jnp.asarray(weight_N, jnp.float32) * logp_N), states
 
@@ -139,7 +141,7 @@ def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
     if packed:
       hidden, layout = groups_lib.forward_groups(config, params, groups, width)
       logp = groups_lib.reply_logprobs(
-        params, hidden, layout, jnp.asarray(groups.token), 0.8
+        config, params, hidden, layout, jnp.asarray(groups.token), 0.8
       )
     else:
       before, _ = padded.forward_replies(config, params, *groups[:3])
@@ -148,6 +150,7 @@ def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
         decoder.head_weight(params),
         jnp.asarray(groups.token).reshape(-1),
         0.8,
+        config=config,
       ).reshape(shape)
     logp = jnp.where(mask, logp, 0.0)
     return (weight * logp).sum(), logp

@@ -22,7 +22,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from rlcw.models.attention_kernels import KV, Prefix, over_mesh
+from rlcw.models.attention_kernels import (
+  KV,
+  Prefix,
+  over_mesh,
+  softly_capped,
+)
 
 NAME = 'decode_attention'  # of the kernel in a compiled program
 LANES = 128  # width of a TPU vector register
@@ -52,7 +57,7 @@ def sharded_decode(
 
 
 # Jitted so that all layers share one trace.
-@functools.partial(jax.jit, static_argnames=('window', 'interpret'))
+@functools.partial(jax.jit, static_argnames=('window', 'cap', 'interpret'))
 def decode(
   q_PxGx1xKxRxH: jax.Array,
   own: KV,
@@ -60,6 +65,7 @@ def decode(
   index: jax.Array,
   *,
   window: int | None = None,
+  cap: float | None = None,
   interpret: bool = False,
 ) -> jax.Array:
   """Attention of one query per reply, as `attention.attend`, no gradient.
@@ -74,6 +80,7 @@ def decode(
     index: number of the reply's own tokens before the query.
     window: number of keys that a query attends to, including its own; `None`
       for all.
+    cap: of scores, as there.
     interpret: runs the kernel on a CPU, for tests.
 
   Returns:
@@ -115,7 +122,7 @@ def decode(
   # queries are rows of one product, over the replies each has its own keys.
   state = [(*n, width) for n in ((1, G * R), (G, R)) for width in (1, 1, H)]
   out_PxKxGxRxH = pl.pallas_call(
-    functools.partial(_kernel, sizes=(S, T), steps=(steps_s, steps_t)),
+    functools.partial(_kernel, sizes=(S, T), steps=(steps_s, steps_t), cap=cap),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=2,
       # The last axis visits the brief's blocks, then each chunk of replies.
@@ -205,6 +212,7 @@ def _kernel(
   *state,
   sizes: tuple[int, int],
   steps: tuple[int, int],
+  cap: float | None,
 ):
   """Processes one block of keys: of the brief, or of several replies.
 
@@ -236,7 +244,9 @@ def _kernel(
   @pl.when(is_visible(p, j, block_s))
   def _():
     bounds = first[p] - j * block_s, end[p] - j * block_s
-    _accumulate(brief_state, q_1xNxH[...], brief_k, brief_v, bounds, sizes[0])
+    _accumulate(
+      brief_state, q_1xNxH[...], brief_k, brief_v, bounds, sizes[0], cap
+    )
 
   rows, block_t = own_k.shape[:2]
   chunk, t = _divide(j - steps[0], steps[1])
@@ -247,7 +257,7 @@ def _kernel(
     bounds = first[prompts] - t * block_t, end[prompts] - t * block_t
     chunk_state = [x.at[chunk_rows] for x in reply_state]
     _accumulate(
-      chunk_state, q_GxRxH[chunk_rows], own_k, own_v, bounds, sizes[1]
+      chunk_state, q_GxRxH[chunk_rows], own_k, own_v, bounds, sizes[1], cap
     )
 
   @pl.when(j == pl.num_programs(2) - 1)
@@ -255,11 +265,19 @@ def _kernel(
     _merge(out_GxRxH, brief_state, reply_state)
 
 
-def _accumulate(state, q_BxNxH, k_BxSxH, v_BxSxH, bounds, size: int) -> None:
+def _accumulate(
+  state,
+  q_BxNxH,
+  k_BxSxH,
+  v_BxSxH,
+  bounds,
+  size: int,
+  cap: float | None,
+) -> None:
   """Adds a block of keys with at least one visible key to running softmaxes.
 
   `bounds` are the first visible key and the end, counted from the block's
-  start; `size` is the length of the whole cache.
+  start; `size` is the length of the whole cache, `cap` that of scores.
   """
   top, total, out = state
   block = k_BxSxH.shape[1]
@@ -270,6 +288,7 @@ def _accumulate(state, q_BxNxH, k_BxSxH, v_BxSxH, bounds, size: int) -> None:
     k_BxSxH[...],
     preferred_element_type=jnp.float32,
   )
+  scores = softly_capped(scores, cap)
   mask = (key_1x1xS >= bounds[0]) & (key_1x1xS < bounds[1])
   scores = jnp.where(mask, scores, -jnp.inf)
   # Rescales the sums so far from the old maximum to the new one, which is

@@ -77,6 +77,11 @@ def masks(
   return own_PxGxLxS, brief_PxLxS
 
 
+def softly_capped(scores: jax.Array, cap: float | None) -> jax.Array:
+  """Returns c · tanh(scores / c), of any shape; without a cap the scores."""
+  return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+
 def plain(
   q_PxGxLxKxRxH: jax.Array,
   own: KV,
@@ -85,6 +90,7 @@ def plain(
   *,
   start: jax.Array | int = 0,
   window: int | None = None,
+  cap: float | None = None,
 ) -> jax.Array:
   """Attention in plain XLA operations; see `attention.attend`.
 
@@ -98,6 +104,7 @@ def plain(
   )
   f32 = {'preferred_element_type': jnp.float32}
   own_scores = jnp.einsum('pglkrh,pgskh->pgklrs', q, own.k, **f32)
+  own_scores = softly_capped(own_scores, cap)
   mask = own_PxGxLxS[:, :, None, :, None, :]
   own_scores = jnp.where(mask, own_scores, -jnp.inf)
   # A softmax does not depend on the value subtracted before the exponential,
@@ -113,6 +120,7 @@ def plain(
     # The group axis next to the query axes: XLA merges them into one matrix
     # product per prompt and head.
     scores = jnp.einsum('pglkrh,pskh->pkglrs', q, brief.k, **f32)
+    scores = softly_capped(scores, cap)
     mask = brief_PxLxS[:, None, None, :, None, :]
     scores = jnp.where(mask, scores, -jnp.inf)
     brief_top = jnp.swapaxes(scores.max(-1, keepdims=True), 1, 2)
@@ -145,10 +153,14 @@ def compiles_for(platform: str) -> bool:
   return any(importlib.util.find_spec(name) for name in names)
 
 
-def cudnn_supports(q_PxGxLxKxRxH: jax.Array) -> bool:
-  """Returns True if cuDNN supports this dtype and head size on every GPU."""
+def cudnn_supports(q_PxGxLxKxRxH: jax.Array, cap: float | None = None) -> bool:
+  """Returns True if cuDNN supports dtype and head size on every GPU.
+
+  It has no soft cap of scores.
+  """
   head, dtype = q_PxGxLxKxRxH.shape[-1], q_PxGxLxKxRxH.dtype
-  return dtype in (jnp.float16, jnp.bfloat16) and head <= 128 and head % 8 == 0
+  fits = head <= 128 and head % 8 == 0
+  return cap is None and dtype in (jnp.float16, jnp.bfloat16) and fits
 
 
 def cudnn(
@@ -299,6 +311,7 @@ def splash(
   segment_PxGxL: jax.Array | None = None,
   *,
   window: int | None = None,
+  cap: float | None = None,
   interpret: bool = False,
 ) -> jax.Array:
   """Attention of whole sequences as one block-sparse problem per group.
@@ -357,6 +370,7 @@ def splash(
     ),
     head_shards=1,
     q_seq_shards=1,
+    attn_logits_soft_cap=cap,
     interpret=interpret,
   )
   # The kernel takes one [heads, length, H] problem; `vmap` adds the prompts.

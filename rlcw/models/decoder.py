@@ -21,7 +21,6 @@ Letters: P prompts, G replies in a group, L length, T reply length, S keys,
 D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab.
 """
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import flax.linen as nn
@@ -29,143 +28,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rlcw.models import packing
-from rlcw.models.attention import (
-  Rope,
-  attend,
-  rope_at,
-  rotate,
-  segment_positions,
-)
+from rlcw.models.attention import Rope, rope_at, segment_positions
 from rlcw.models.attention_kernels import KV, Prefix
+from rlcw.models.blocks import Block, LayerKind, layer_kinds
 from rlcw.models.config import ModelConfig
-from rlcw.models.layers import Linear, RMSNorm, elementwise, weight
+from rlcw.models.layers import RMSNorm, weight
 from rlcw.models.packing import Layout
 from rlcw.runtime.mesh import constrain
 
 Params = Any  # a nested dict of arrays
-
-_ACTIVATIONS = {
-  'silu': nn.silu,
-  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
-}
-
-
-def _select(
-  local: jax.Array | bool | None,
-  if_local: Callable[[], Any],
-  if_global: Callable[[], Any],
-) -> Any:
-  """Returns `if_local()` in a local layer, else `if_global()`.
-
-  `local` is an array while scanning over layers, and static otherwise.
-  """
-  if local is None or isinstance(local, bool):
-    return if_local() if local else if_global()
-  return lax.cond(local, if_local, if_global)
-
-
-def _update_cache(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
-  """Writes new keys and values `[P, G, L, K, H]` at `index` of a cache.
-
-  Returns:
-    The new cache, with keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`, and
-    a view of it in attention's layout `[P, G, S, K, H]`.
-  """
-
-  # The cache has the layouts in which XLA's matrix products read keys and
-  # values on a CPU; in any other, it would be copied for every token.
-  def write(old: jax.Array, x_PxGxLxKxH: jax.Array, axis: int) -> jax.Array:
-    x = jnp.moveaxis(x_PxGxLxKxH, 2, axis)
-    return lax.dynamic_update_slice_in_dim(old, x, index, axis)
-
-  k, v = write(cache.k, new.k, -1), write(cache.v, new.v, -2)
-  return KV(k, v), KV(jnp.moveaxis(k, -1, 2), jnp.moveaxis(v, -2, 2))
-
-
-class Block(nn.Module):
-  """A pre-norm transformer block: attention, then a gated MLP."""
-
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(
-    self,
-    x_PxGxLxD: jax.Array,
-    local: jax.Array | bool | None,
-    ropes: tuple[Rope, Rope],
-    prefix_length_P: jax.Array | None,
-    prefix_kv: KV | None,
-    segment_PxGxL: jax.Array | None = None,
-    layout: Layout | None = None,
-    cache: KV | None = None,
-    index: jax.Array | int = 0,
-  ) -> tuple[jax.Array, KV]:
-    """Runs one layer on activations `[P, G, L, D]`.
-
-    A `local` layer uses the second rope and the sliding window.  With a
-    `cache` (layout of `_update_cache`), the new keys and values are written at
-    `index`, and queries attend to the cache.
-
-    Returns:
-      The new activations, and the updated cache or, without a cache, the keys
-      and values `[P, G, L, K, H]` of this call.
-    """
-    c, x = self.config, x_PxGxLxD
-
-    def linear(name: str, size: int, axes: tuple[str, str], bias: bool = False):
-      adapted = c.lora is not None and name in c.lora.targets
-      lora = c.lora if adapted else None
-      return Linear(size, axes, bias, lora, name=name)
-
-    def norm(name: str) -> RMSNorm:
-      return RMSNorm(c.norm_eps, c.norm_offset, name=name)
-
-    def heads(name: str, count: int, axis: str) -> jax.Array:
-      project = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)
-      return project(y).reshape(*x.shape[:3], count, c.head_dim)
-
-    y = norm('attention_norm')(x)
-    q = heads('query', c.num_heads, 'heads')
-    k = heads('key', c.num_kv_heads, 'kv')
-    v = heads('value', c.num_kv_heads, 'kv')
-    if c.qk_norm:
-      q, k = norm('query_norm')(q), norm('key_norm')(k)
-    rope = _select(local, lambda: ropes[1], lambda: ropes[0])
-    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-    q, k = rotate(q, rope) * scale, rotate(k, rope)
-    # `kv` is returned, `own` is the same in attention's layout.
-    kv = own = KV(k, v)
-    if cache is not None:
-      kv, own = _update_cache(cache, own, index)
-    # [P, G, L, K, R, H]: the R query heads of a key/value head are adjacent.
-    q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
-    prefix = None
-    if prefix_kv is not None and prefix_length_P is not None:
-      prefix = Prefix(prefix_kv, prefix_length_P)
-
-    def attention(window: int | None) -> jax.Array:
-      options: Any = {'window': window, 'implementation': c.attention}
-      if layout is not None:
-        return packing.attend(q, own, layout, prefix, **options)
-      return attend(q, own, prefix, segment_PxGxL, start=index, **options)
-
-    # Two static windows under a `cond` rather than a traced one: the kernels
-    # need the mask at compile time to skip blocks.
-    y = _select(local, lambda: attention(c.window), lambda: attention(None))
-    y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
-    y = linear('output', c.model_dim, ('embed', 'heads'))(y)
-    x += norm('attention_post_norm')(y) if c.sandwich_norms else y
-    y = norm('mlp_norm')(x)
-    gate = linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
-    up = linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
-    y = elementwise(
-      lambda gate, up: _ACTIVATIONS[c.activation](gate) * up, gate, up
-    )
-    y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
-    x += norm('mlp_post_norm')(y) if c.sandwich_norms else y
-    # Left to itself, XLA may shard activations between blocks badly.
-    return constrain(x), kv
 
 
 def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
@@ -211,9 +82,18 @@ class Decoder(nn.Module):
     Returns:
       Hidden states after the final norm `[P, G, L, D]`, and keys and values
       `[layers, P, G, L, K, H]`.
+
+    Raises:
+      ValueError: rows of one text each that is longer than its rope allows.
     """
     c = self.config
     length = token_PxGxL.shape[-1]
+    packed = layout is not None or segment_PxGxL is not None
+    if c.rope.limit and not packed and length > c.rope.limit:
+      raise ValueError(
+        f'a text of {length} tokens is longer than {c.rope.limit}, the '
+        'greatest length that the frequencies of its rotary embedding are for'
+      )
     position_PxGxL = jnp.broadcast_to(jnp.arange(length), token_PxGxL.shape)
     if layout is not None:
       position_PxGxL = layout.position[:, None]
@@ -231,7 +111,9 @@ class Decoder(nn.Module):
       weight(self, 'head', axes, shape)
     # Axis 0 of a scanned input is the layer; other inputs are shared by all.
     per_layer, shared = 0, nn.broadcast
-    local = per_layer if c.local_layers else shared
+    kind = LayerKind(
+      *(jnp.array(of) if of else None for of in (c.local_layers, c.rope_layers))
+    )
     # Saves the outputs of products with weights; attention scores, which have
     # batch dimensions and grow with the square of the length, are recomputed.
     products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -241,13 +123,13 @@ class Decoder(nn.Module):
       nn.remat(Block, prevent_cse=False, policy=None if c.remat else products),
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=cast(Any, (local, shared, shared, per_layer, shared, shared)),
+      in_axes=cast(Any, (per_layer, shared, shared, per_layer, shared, shared)),
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )
     x, kv = blocks(c, name='blocks')(
       _embed(c, embed_VxD, token_PxGxL),
-      jnp.array(c.local_layers) if c.local_layers else None,
+      kind,
       _ropes(c, position_PxGxL),
       prefix_length_P,
       prefix_kv,
@@ -373,16 +255,17 @@ def decode_step(
     lambda x: lax.dynamic_slice_in_dim(x, index, 1, axis=2), ropes
   )
   new_cache = []
-  local = c.local_layers or (False,) * c.num_layers
-  # Unrolled: `sliding` is static here, so no layer needs a `cond`.
-  for sliding, (block, (k, v)), kv in zip(local, layers, cache, strict=True):
+  # Unrolled: a layer's kind is static here, so none needs a `cond`.
+  for kind, (block, (k, v)), kv in zip(
+    layer_kinds(c), layers, cache, strict=True
+  ):
     # Views in attention's layout [P, S, K, H].
     brief = KV(jnp.moveaxis(k, -1, 1), jnp.swapaxes(v, 1, 2))
     x, kv = _apply(
       Block(c),
       block,
       x,
-      sliding,
+      kind,
       rope,
       prefix.length_P,
       brief,

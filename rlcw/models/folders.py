@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlcw.models.config import ModelConfig, text_config
+from rlcw.models.config import ModelConfig
+from rlcw.models.families import text_config
 from rlcw.runtime.files import read_json
 
 _DTYPES = ('F32', 'F16', 'BF16')

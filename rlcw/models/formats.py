@@ -15,8 +15,9 @@ import numpy as np
 
 from rlcw.models import hub
 from rlcw.models.attention import frequencies
-from rlcw.models.config import RopeConfig
+from rlcw.models.families import FAMILIES
 from rlcw.models.folders import Source, open_safetensors
+from rlcw.models.ropes import RopeConfig
 from rlcw.runtime import runs
 
 
@@ -168,10 +169,7 @@ def open_gguf(file: Path) -> Source:
 
 
 _MODEL_TYPES = {
-  'llama': 'llama',
-  'qwen2': 'qwen2',
-  'qwen3': 'qwen3',
-  'gemma3': 'gemma3_text',
+  family.gguf: name for name, family in FAMILIES.items() if family.gguf
 }
 _GEMMA_27B_LAYERS = 62
 

@@ -45,6 +45,7 @@ def forward_groups(
 
 
 def reply_logprobs(
+  config: ModelConfig,
   params: Params,
   hidden_SxNxD: jax.Array,
   layout: Layout,
@@ -52,11 +53,12 @@ def reply_logprobs(
   temperature: jax.Array | float,
 ) -> jax.Array:
   """Log-probabilities `[P, G, T]` alone of `reply_logprobs_and_entropy`."""
-  inputs = params, hidden_SxNxD, layout, token_PxGxT, temperature
+  inputs = config, params, hidden_SxNxD, layout, token_PxGxT, temperature
   return reply_logprobs_and_entropy(*inputs, entropy=False)[0]
 
 
 def reply_logprobs_and_entropy(
+  config: ModelConfig,
   params: Params,
   hidden_SxNxD: jax.Array,
   layout: Layout,
@@ -82,6 +84,7 @@ def reply_logprobs_and_entropy(
     head_weight(params),
     target_SxN.reshape(-1),
     temperature,
+    config=config,
     entropy=entropy,
   )
   return [layout.of_replies(x_N.reshape(target_SxN.shape)) for x_N in found]

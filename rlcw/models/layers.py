@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from rlcw.models.config import LoraConfig
+from rlcw.models.attention_kernels import softly_capped
+from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.runtime.mesh import GROUPS, ambient_shards
 
 FEW_ROWS = 256  # up to this many, a CPU multiplies with weights on the left
@@ -128,6 +129,16 @@ class Linear(nn.Module):
     return y.reshape(*x.shape[:-1], self.features)
 
 
+def final_logits(config: ModelConfig, product: jax.Array) -> jax.Array:
+  """Logits `[..., V]` of a product of hidden states with the head.
+
+  Scaled and capped softly in the families that do so.
+  """
+  if config.logit_scale != 1.0:
+    product = product * config.logit_scale
+  return softly_capped(product, config.logit_cap)
+
+
 LOGITS = 2048 * 49152  # upper limit of logits in memory: 400 MB in float32
 
 
@@ -137,9 +148,10 @@ def token_logprobs(
   target_N: jax.Array,
   temperature: jax.Array | float = 1.0,
   chunk: int = 0,
+  config: ModelConfig | None = None,
 ) -> jax.Array:
   """Log-probabilities `[N]` alone of `token_logprobs_and_entropy`."""
-  inputs = hidden_NxD, head_VxD, target_N, temperature, chunk
+  inputs = hidden_NxD, head_VxD, target_N, temperature, chunk, config
   return token_logprobs_and_entropy(*inputs, entropy=False)[0]
 
 
@@ -149,6 +161,7 @@ def token_logprobs_and_entropy(
   target_N: jax.Array,
   temperature: jax.Array | float = 1.0,
   chunk: int = 0,
+  config: ModelConfig | None = None,
   *,
   entropy: bool = True,
 ) -> list[jax.Array]:
@@ -165,6 +178,7 @@ def token_logprobs_and_entropy(
     target_N: token ids.
     temperature: T, the temperature of sampling.
     chunk: rows per chunk; 0 for as many as `LOGITS` allows.
+    config: of a model whose logits are `final_logits`; None for products.
     entropy: false to leave the entropy out.
 
   Returns:
@@ -176,7 +190,7 @@ def token_logprobs_and_entropy(
   inputs = hidden_NxD, head_VxD, target_N, jnp.asarray(1.0 / temperature)
   shards = ambient_shards()
   if shards == 1 or len(hidden_NxD) % shards:
-    return _logprobs(chunk, entropy, *inputs)
+    return _logprobs(chunk, entropy, config, *inputs)
 
   # Under plain XLA partitioning, the loop over chunks would gather the head
   # anew in every iteration.
@@ -186,7 +200,7 @@ def token_logprobs_and_entropy(
     # Marked as varying, the head's gradients are summed over shards once, after
     # all chunks, rather than in every chunk.
     head_VxD = lax.pcast(head_VxD, GROUPS, to='varying')
-    return _logprobs(chunk, entropy, hidden_NxD, head_VxD, *rest)
+    return _logprobs(chunk, entropy, config, hidden_NxD, head_VxD, *rest)
 
   split, replicated = PartitionSpec(GROUPS), PartitionSpec()
   return jax.shard_map(
@@ -201,6 +215,7 @@ def token_logprobs_and_entropy(
 def _logprobs(
   chunk: int,
   entropy: bool,
+  config: ModelConfig | None,
   hidden_NxD: jax.Array,
   head_VxD: jax.Array,
   target_N: jax.Array,
@@ -219,6 +234,8 @@ def _logprobs(
       head_VxD.astype(hidden_CxD.dtype),
       preferred_element_type=jnp.float32,
     )
+    if config is not None:
+      logits_CxV = final_logits(config, logits_CxV)
     chosen_C = jnp.take_along_axis(logits_CxV, target_C[:, None], axis=-1)[:, 0]
     normaliser_C = jax.nn.logsumexp(logits_CxV * inverse_temperature, axis=-1)
     logp_C = chosen_C * inverse_temperature - normaliser_C

@@ -343,6 +343,7 @@ def attend(
   preface: Prefix | None = None,
   *,
   window: int | None = None,
+  cap: float | None = None,
   implementation: str = 'auto',
 ) -> jax.Array:
   """`attention.attend` of packed rows: briefs, then replies on their briefs.
@@ -353,12 +354,17 @@ def attend(
     layout: of the rows.
     preface: a prefix of every brief of a row, if any.
     window: as there.
+    cap: as there.
     implementation: as there.
 
   Returns:
     `[S, 1, N, K, R, H]`, 0 at padding.
   """
-  options: Any = {'window': window, 'implementation': implementation}
+  options: Any = {
+    'window': window,
+    'cap': cap,
+    'implementation': implementation,
+  }
   (q_brief, q), (k_brief, k), (v_brief, v) = (
     layout.split(layout.slots(x[:, 0])) for x in (q_Sx1xNxKxRxH, *own)
   )

@@ -1,6 +1,6 @@
 """Loads, saves, initialises and shards weights.
 
-One table maps each of our parameters to its names in checkpoints.  Our kernels
+`names` maps each of our parameters to its names in checkpoints.  Our kernels
 are `[out, in]`, as in Hugging Face's files, so nothing is transposed; blocks
 are stacked over layers.  The parameters of a model and their shapes follow from
 tracing its initialisation.
@@ -29,45 +29,10 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params, as_dtype
 from rlcw.models.folders import INDEX, Source
 from rlcw.models.formats import open_source
+from rlcw.models.names import EMBED, HEAD, members, names
 from rlcw.runtime import files, processes
 from rlcw.runtime.mesh import TABLES, replicated
 
-# path of our parameter: (Hugging Face name, GGUF name)
-_TOP = {
-  'embed': ('model.embed_tokens.weight', 'token_embd.weight'),
-  'head': ('lm_head.weight', 'output.weight'),
-  'final_norm/scale': ('model.norm.weight', 'output_norm.weight'),
-  'score': ('score.weight', 'cls.output.weight'),
-}
-_BLOCK = {
-  'attention_norm/scale': ('input_layernorm.weight', 'attn_norm.weight'),
-  'query/kernel': ('self_attn.q_proj.weight', 'attn_q.weight'),
-  'query/bias': ('self_attn.q_proj.bias', 'attn_q.bias'),
-  'query_norm/scale': ('self_attn.q_norm.weight', 'attn_q_norm.weight'),
-  'key/kernel': ('self_attn.k_proj.weight', 'attn_k.weight'),
-  'key/bias': ('self_attn.k_proj.bias', 'attn_k.bias'),
-  'key_norm/scale': ('self_attn.k_norm.weight', 'attn_k_norm.weight'),
-  'value/kernel': ('self_attn.v_proj.weight', 'attn_v.weight'),
-  'value/bias': ('self_attn.v_proj.bias', 'attn_v.bias'),
-  'output/kernel': ('self_attn.o_proj.weight', 'attn_output.weight'),
-  'mlp_norm/scale': ('post_attention_layernorm.weight', 'ffn_norm.weight'),
-  'gate/kernel': ('mlp.gate_proj.weight', 'ffn_gate.weight'),
-  'up/kernel': ('mlp.up_proj.weight', 'ffn_up.weight'),
-  'down/kernel': ('mlp.down_proj.weight', 'ffn_down.weight'),
-}
-# In Gemma 3, `post_attention_layernorm` is a norm after attention; in all other
-# families it is the norm before the MLP.
-_SANDWICH = {
-  'attention_post_norm/scale': (
-    'post_attention_layernorm.weight',
-    'post_attention_norm.weight',
-  ),
-  'mlp_norm/scale': ('pre_feedforward_layernorm.weight', 'ffn_norm.weight'),
-  'mlp_post_norm/scale': (
-    'post_feedforward_layernorm.weight',
-    'post_ffw_norm.weight',
-  ),
-}
 DTYPES = ('float32', 'bfloat16')
 # Most bytes of a file of an export, as in transformers.
 SHARD_BYTES = 5 * 10**9
@@ -76,18 +41,6 @@ _HEAD = re.compile(
   r'(model\.)?(v_head|value_head|score|classifier|reward_head|regression_head'
   r'|cls\.output)\b'
 )
-_LAYER = {'hf': 'model.layers.{}.', 'gguf': 'blk.{}.'}
-
-
-def names(config: ModelConfig, path: str, format: str = 'hf') -> list[str]:
-  """Names of one of our parameters in a checkpoint, one for each layer."""
-  column = ('hf', 'gguf').index(format)
-  if not path.startswith('blocks/'):
-    return [_TOP[path][column]]
-  rows = _BLOCK | _SANDWICH if config.sandwich_norms else _BLOCK
-  name = rows[path.removeprefix('blocks/')][column]
-  layer = _LAYER[format]
-  return [layer.format(i) + name for i in range(config.num_layers)]
 
 
 def _flat(tree: Params) -> dict[str, Any]:
@@ -182,7 +135,11 @@ def _read(
   for path, layer_names in tensor_names.items():
     # Files have one tensor per layer, without our leading axis of layers.
     stacked = path.startswith('blocks/')
-    expected |= dict.fromkeys(layer_names, shapes[path].shape[stacked:])
+    rows, *rest = shapes[path].shape[stacked:]
+    parts = members(config, path)
+    if len(parts) > 1:
+      rows = max(part.stop for part in parts.values())
+    expected |= dict.fromkeys(layer_names, (rows, *rest))
   stored = dict(source.shapes)
   if config.tied_head and 'score' not in shapes:
     _drop_duplicate_head(source, stored)
@@ -221,7 +178,7 @@ def _read(
   # A generator of tensors, so that only one of them is in memory at a time.
   params = {
     path: _assemble(
-      (source.read(name) for name in layer_names),
+      (source.read(name)[members(config, path)[path]] for name in layer_names),
       shapes[path].shape,
       path.startswith('blocks/'),
       shapes[path].dtype,
@@ -238,15 +195,14 @@ def _drop_duplicate_head(source: Source, stored: dict[str, Any]) -> None:
   Raises:
     ValueError: the head differs from the embedding.
   """
-  embed, head = _TOP['embed'][0], _TOP['head'][0]
-  if source.format == 'gguf' or head not in stored or embed not in stored:
+  if source.format == 'gguf' or {EMBED, HEAD} - stored.keys():
     return
-  if not np.array_equal(source.read(head), source.read(embed)):
+  if not np.array_equal(source.read(HEAD), source.read(EMBED)):
     raise ValueError(
-      f'{source.path}: tie_word_embeddings is true, but {head} differs from '
-      f'{embed}'
+      f'{source.path}: tie_word_embeddings is true, but {HEAD} differs from '
+      f'{EMBED}'
     )
-  del stored[head]
+  del stored[HEAD]
 
 
 def _assemble(
@@ -332,21 +288,26 @@ def save(
     max_shard_bytes: upper limit of a file, unless one tensor is larger; one
       file is in process 0's memory at a time.
   """
-  # (name, parameter, index of the tensor in it): a layer, or all of it.
+  flat = _flat(params)
+  # (name, parameters, index of the tensor in them): a layer, or all of them.
   leaves = [
-    (name, leaf, layer if path.startswith('blocks/') else ...)
-    for path, leaf in _flat(params).items()
-    for layer, name in enumerate(names(config, path))
+    (name, [flat[part] for part in parts], layer)
+    for path in flat
+    if path == next(iter(parts := members(config, path)))
+    for layer, name in _indices(config, path)
   ]
   width, total = np.dtype(dtype).itemsize, 0
   shards: list[list[Any]] = [[]]
   shard_bytes = 0
-  for name, leaf, layer in leaves:
-    size = width * int(np.prod(leaf.shape if layer is ... else leaf.shape[1:]))
+  for name, parts, layer in leaves:
+    size = width * sum(
+      math.prod(leaf.shape if layer is ... else leaf.shape[1:])
+      for leaf in parts
+    )
     if shards[-1] and shard_bytes + size > max_shard_bytes:
       shards.append([])
       shard_bytes = 0
-    shards[-1].append((name, leaf, layer))
+    shards[-1].append((name, parts, layer))
     shard_bytes, total = shard_bytes + size, total + size
   weight_map = {}
   for number, shard in enumerate(shards, 1):
@@ -359,23 +320,36 @@ def save(
     files.replace(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
 
 
+def _indices(config: ModelConfig, path: str) -> list[tuple[Any, str]]:
+  """Index in a parameter, and name, of each of its tensors."""
+  found = names(config, path)
+  return (
+    [*enumerate(found)] if path.startswith('blocks/') else [(..., found[0])]
+  )
+
+
 def _save_shard(
-  shard: Sequence[tuple[str, Any, Any]], file: Path, dtype: str
+  shard: Sequence[tuple[str, list[Any], Any]], file: Path, dtype: str
 ) -> None:
   """Writes one file of `save`.
 
   Args:
-    shard: name, parameter and layer of each tensor; `...` for all of it.
+    shard: name, parameters and layer of each tensor; `...` for all of them.
     file: to be written.
     dtype: of the tensors.
   """
   tensors = {}
-  for name, leaf, layer in shard:
-    array = leaf if layer is ... else leaf[layer]
+  for name, parts, layer in shard:
+    arrays = [leaf if layer is ... else leaf[layer] for leaf in parts]
     # A collective: the other processes take part, and keep nothing.
-    array = processes.to_host(array) if isinstance(array, jax.Array) else array
+    arrays = [
+      processes.to_host(each) if isinstance(each, jax.Array) else each
+      for each in arrays
+    ]
     if processes.is_primary_process():
-      tensors[name] = np.asarray(array, dtype)
+      arrays = [np.asarray(each, dtype) for each in arrays]
+      whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+      tensors[name] = whole
   if tensors:
     # Transformers refuses files without this entry.
     save_tensors(tensors, file, {'format': 'pt'})

@@ -316,7 +316,7 @@ def score_and_reference(
   logp_PxGxT = None
   if reference:
     logp_PxGxT = reply_logprobs(
-      params, hidden_SxNxD, layout, rollout.token, temperature
+      config, params, hidden_SxNxD, layout, rollout.token, temperature
     )
   if head is None or mask_PxGxT is None:
     return None, logp_PxGxT

@@ -28,7 +28,7 @@ from rlcw.models.decoder import (
   reply_ropes,
   split_brief,
 )
-from rlcw.models.layers import product
+from rlcw.models.layers import final_logits, product
 from rlcw.sampling import tiles
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.samplers import Sampler, inverse_cdf
@@ -113,6 +113,7 @@ def reply_keys(
 
 
 def draw(
+  config: ModelConfig,
   sampler: Sampler,
   hidden_PxGxD: jax.Array,
   head_VxD: jax.Array,
@@ -123,6 +124,7 @@ def draw(
   """Draws the t-th token of every reply.
 
   Args:
+    config: of the model.
     sampler: draws from the softmax, or its likeliest part.
     hidden_PxGxD: hidden states at the tokens before.
     head_VxD: output embedding.
@@ -138,6 +140,7 @@ def draw(
   # Accumulated in float32: bfloat16 logits are too coarse for the importance
   # ratios that are made of these log-probabilities.
   logits_BxV = product(hidden_BxD, head_VxD, jnp.float32)
+  logits_BxV = final_logits(config, logits_BxV)
   if allowed_BxV is not None:
     logits_BxV = jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
   logp_BxV, weight_BxV = sampler(logits_BxV)
@@ -197,7 +200,7 @@ def add_token(
     state_PxG.reshape(-1), setup.budget - t
   )
   token_PxG, logp_PxG = draw(
-    method, hidden_PxGxD, head_VxD, rows.key, t, allowed_BxV
+    setup.config, method, hidden_PxGxD, head_VxD, rows.key, t, allowed_BxV
   )
   if grammar:
     state_PxG = grammar.advance(state_PxG, token_PxG)

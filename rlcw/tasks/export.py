@@ -19,24 +19,15 @@ from rlcw.models import formats, language_model, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
+from rlcw.models.families import FAMILIES
 from rlcw.rewards import reward_model
 from rlcw.runtime import console, processes
 from rlcw.runtime.files import read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # The `architectures` of a config.json, by `model_type`.
-_CAUSAL = {
-  'llama': 'LlamaForCausalLM',
-  'qwen2': 'Qwen2ForCausalLM',
-  'qwen3': 'Qwen3ForCausalLM',
-  'gemma3_text': 'Gemma3ForCausalLM',
-}
-_CLASSIFIER = {
-  'llama': 'LlamaForSequenceClassification',
-  'qwen2': 'Qwen2ForSequenceClassification',
-  'qwen3': 'Qwen3ForSequenceClassification',
-  'gemma3_text': 'Gemma3TextForSequenceClassification',
-}
+_CAUSAL = {name: family.causal for name, family in FAMILIES.items()}
+_CLASSIFIER = {name: family.classifier for name, family in FAMILIES.items()}
 
 
 @with_mesh

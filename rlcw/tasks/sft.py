@@ -239,6 +239,7 @@ def make_loss(config: ModelConfig) -> train.LossFn:
       head_weight(params),
       # the target of a position is the token after it
       jnp.take_along_axis(token_BxL, place_BxT + 1, axis=1).reshape(-1),
+      config=config,
     )
     return {'loss': losses.cross_entropy(logp_N, arrays['mask'].reshape(-1))}
 

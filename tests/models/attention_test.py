@@ -384,7 +384,7 @@ def compiled(fields, axes):
   ))
   def loss(params, groups):
     hidden, layout = forward_groups(config, params, groups, 1152)
-    logp = reply_logprobs(params, hidden, layout, groups.token, 0.7)
+    logp = reply_logprobs(config, params, hidden, layout, groups.token, 0.7)
     return jnp.sum(jnp.square(logp))
   with jax.set_mesh(mesh):
     lowered = jax.jit(jax.value_and_grad(loss)).lower(params, groups)

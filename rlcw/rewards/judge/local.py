@@ -28,6 +28,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, head_weight, prefill
 from rlcw.models.groups import forward_groups
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.layers import final_logits
 from rlcw.models.packing import Groups
 from rlcw.models.tokenizer import encode_inside, encode_untrusted
 from rlcw.rewards.judge.questions import (
@@ -258,4 +259,4 @@ def probability(
   logit_PxGx2 = jnp.einsum(
     'pgd,vd->pgv', last_PxGxD, head_2xD, preferred_element_type=jnp.float32
   )
-  return jax.nn.softmax(logit_PxGx2)[..., 0]
+  return jax.nn.softmax(final_logits(config, logit_PxGx2))[..., 0]

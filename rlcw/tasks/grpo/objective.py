@@ -186,6 +186,7 @@ def read(
   # At the temperature of the rollout, or the ratio of policy to sampler would
   # not be 1 before the first update.
   return reply_logprobs_and_entropy(
+    model_config,
     params,
     hidden_SxNxD,
     layout,

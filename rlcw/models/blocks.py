@@ -1,0 +1,181 @@
+"""One layer of the decoder, of any family.
+
+Letters as in `decoder`: P prompts, G replies in a group, L length, S keys,
+D model, N query heads, K key/value heads, R = N / K, H head.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rlcw.models import packing
+from rlcw.models.attention import Rope, attend, rotate, unless
+from rlcw.models.attention_kernels import KV, Prefix
+from rlcw.models.config import ModelConfig
+from rlcw.models.layers import Linear, RMSNorm, elementwise
+from rlcw.models.packing import Layout
+from rlcw.runtime.mesh import constrain
+
+_ACTIVATIONS = {
+  'silu': nn.silu,
+  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
+}
+
+
+def _select(
+  local: jax.Array | bool | None,
+  if_local: Callable[[], Any],
+  if_global: Callable[[], Any],
+) -> Any:
+  """Returns `if_local()` in a local layer, else `if_global()`.
+
+  `local` is an array while scanning over layers, and static otherwise.
+  """
+  if local is None or isinstance(local, bool):
+    return if_local() if local else if_global()
+  return lax.cond(local, if_local, if_global)
+
+
+def _update_cache(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
+  """Writes new keys and values `[P, G, L, K, H]` at `index` of a cache.
+
+  Returns:
+    The new cache, with keys `[P, G, K, H, S]` and values `[P, G, K, S, H]`, and
+    a view of it in attention's layout `[P, G, S, K, H]`.
+  """
+
+  # The cache has the layouts in which XLA's matrix products read keys and
+  # values on a CPU; in any other, it would be copied for every token.
+  def write(old: jax.Array, x_PxGxLxKxH: jax.Array, axis: int) -> jax.Array:
+    x = jnp.moveaxis(x_PxGxLxKxH, 2, axis)
+    return lax.dynamic_update_slice_in_dim(old, x, index, axis)
+
+  k, v = write(cache.k, new.k, -1), write(cache.v, new.v, -2)
+  return KV(k, v), KV(jnp.moveaxis(k, -1, 2), jnp.moveaxis(v, -2, 2))
+
+
+class LayerKind(NamedTuple):
+  """What distinguishes a layer of a model from its others.
+
+  Each is an array while scanning over layers, and static otherwise; `None`
+  where all layers are alike.
+  """
+
+  local: jax.Array | bool | None = None  # has the sliding window
+  rotates: jax.Array | bool | None = None  # False: no rotary embedding
+
+
+def layer_kinds(config: ModelConfig) -> list[LayerKind]:
+  """The kind of each layer."""
+  local, rotates = (
+    list(given) or [None] * config.num_layers
+    for given in (config.local_layers, config.rope_layers)
+  )
+  return [LayerKind(*kind) for kind in zip(local, rotates, strict=True)]
+
+
+class Block(nn.Module):
+  """A transformer block: attention, then a gated MLP."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_PxGxLxD: jax.Array,
+    kind: LayerKind,
+    ropes: tuple[Rope, Rope],
+    prefix_length_P: jax.Array | None,
+    prefix_kv: KV | None,
+    segment_PxGxL: jax.Array | None = None,
+    layout: Layout | None = None,
+    cache: KV | None = None,
+    index: jax.Array | int = 0,
+  ) -> tuple[jax.Array, KV]:
+    """Runs one layer on activations `[P, G, L, D]`.
+
+    A local layer uses the second rope and the sliding window.  With a `cache`
+    (layout of `_update_cache`), the new keys and values are written at `index`,
+    and queries attend to the cache.
+
+    Returns:
+      The new activations, and the updated cache or, without a cache, the keys
+      and values `[P, G, L, K, H]` of this call.
+    """
+    c, x = self.config, x_PxGxLxD
+
+    def linear(name: str, size: int, axes: tuple[str, str], bias: bool = False):
+      adapted = c.lora is not None and name in c.lora.targets
+      lora = c.lora if adapted else None
+      return Linear(size, axes, bias, lora, name=name)
+
+    def norm(name: str) -> RMSNorm:
+      return RMSNorm(c.norm_eps, c.norm_offset, name=name)
+
+    def heads(name: str, count: int, axis: str) -> jax.Array:
+      project = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)
+      z = project(y)
+      if c.qk_norm_joint and name != 'value':
+        z = norm(f'{name}_norm')(z)
+      return z.reshape(*x.shape[:3], count, c.head_dim)
+
+    def residual(name: str, y: jax.Array) -> jax.Array:
+      y = norm(name)(y) if c.post_norms else y
+      return x + (y if c.residual_scale == 1.0 else y * c.residual_scale)
+
+    y = norm('attention_norm')(x) if c.pre_norms else x
+    q = heads('query', c.num_heads, 'heads')
+    k = heads('key', c.num_kv_heads, 'kv')
+    v = heads('value', c.num_kv_heads, 'kv')
+    if c.qk_norm:
+      q, k = norm('query_norm')(q), norm('key_norm')(k)
+    rope = _select(kind.local, lambda: ropes[1], lambda: ropes[0])
+    if kind.rotates is not None:
+      rope = unless(kind.rotates, rope)
+    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+    q, k = rotate(q, rope) * scale, rotate(k, rope)
+    if rope.query is not None:
+      q *= rope.query.astype(q.dtype)
+    # `kv` is returned, `own` is the same in attention's layout.
+    kv = own = KV(k, v)
+    if cache is not None:
+      kv, own = _update_cache(cache, own, index)
+    # [P, G, L, K, R, H]: the R query heads of a key/value head are adjacent.
+    q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
+    prefix = None
+    if prefix_kv is not None and prefix_length_P is not None:
+      prefix = Prefix(prefix_kv, prefix_length_P)
+
+    def attention(window: int | None) -> jax.Array:
+      options: Any = {
+        'window': window,
+        'cap': c.score_cap,
+        'implementation': c.attention,
+      }
+      if layout is not None:
+        return packing.attend(q, own, layout, prefix, **options)
+      return attend(q, own, prefix, segment_PxGxL, start=index, **options)
+
+    # Two static windows under a `cond` rather than a traced one: the kernels
+    # need the mask at compile time to skip blocks.
+    globally = None if c.local_layers else c.window
+    y = _select(
+      kind.local, lambda: attention(c.window), lambda: attention(globally)
+    )
+    y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
+    y = linear('output', c.model_dim, ('embed', 'heads'))(y)
+    x = residual('attention_post_norm', y)
+    y = norm('mlp_norm')(x) if c.pre_norms else x
+    gate = linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
+    up = linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
+    y = elementwise(
+      lambda gate, up: _ACTIVATIONS[c.activation](gate) * up, gate, up
+    )
+    y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
+    x = residual('mlp_post_norm', y)
+    # Left to itself, XLA may shard activations between blocks badly.
+    return constrain(x), kv
