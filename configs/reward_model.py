@@ -99,9 +99,10 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # Features of a reply: mean over its tokens, or the last token, as in
       # sequence classifiers (needed for export).
       pooling='mean',  # mean | last
-      # none | balance | length
+      # none | balance | length | projection
       # balance: reweights pairs so that the longer reply wins half of them
       # length: fits a separate length term and drops it from the score
+      # projection: takes the direction of length out of the trained head
       debias='none',
       # Add two synthetic losers per prompt, one with random tokens and one that
       # loops: a head fitted to fluent replies alone may score such text highly.

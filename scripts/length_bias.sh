@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Measures the length bias of reward models: trains one without a correction,
-# one on balanced pairs and one with a separate length term, and prints their
-# accuracies beside that of preferring the longer reply.
+# one on balanced pairs, one with a separate length term and one with the
+# direction of length taken out of its head, and prints their accuracies beside
+# that of preferring the longer reply.
 #
 #   ./scripts/length_bias.sh WORKDIR PREFERENCES.jsonl [--config.x=y ...]
 set -euo pipefail
 workdir="$1" file="$2"
 shift 2
-for debias in none balance length; do
+for debias in none balance length projection; do
   python -m rlcw.main --config="$(dirname "$0")/../configs/reward_model.py" \
     --workdir="$workdir/$debias" --config.preferences="$file" \
     --config.debias="$debias" "$@"
@@ -25,7 +26,7 @@ def show(share):
 ROW = '{:<10} {:>8} {:>8} {:>15} {:>8} {:>12}'
 # the interval of `matched`, over prompts
 print(ROW.format('', 'all', 'matched', '95%', 'shorter', 'correlation'))
-for name in 'none', 'balance', 'length':
+for name in 'none', 'balance', 'length', 'projection':
   file = pathlib.Path(sys.argv[1]) / name / 'summary.json'
   summary = json.loads(file.read_text())
   low, high = summary['matched_interval'] or (None, None)

@@ -209,7 +209,7 @@ RANGES: dict[str, Range] = {
     ('query', 'key', 'value', 'output', 'gate', 'up', 'down'), several=True
   ),
   'pooling': Choice(('mean', 'last')),
-  'debias': Choice(('none', 'balance', 'length')),
+  'debias': Choice(('none', 'balance', 'length', 'projection')),
   'mixing.name': Choice(
     (
       'rlmr',

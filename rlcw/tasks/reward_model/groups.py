@@ -132,7 +132,7 @@ def make_groups(
     preferences: prompts with replies of known worth.
     chat: of the model.
     config: of the `reward_model` task.
-    debias: none, balance or length; see `pair_weights`.
+    debias: see `pair_weights`.
     system: a system message for prompts without their own.
 
   Raises:
@@ -303,7 +303,7 @@ def pair_weights(
     worth_NxR: worth of each reply, NaN at padding.
     length_NxR: characters.
     least_gap: pairs closer in worth than this have weight 0.
-    debias: none, balance or length.
+    debias: as in the config; only balance changes the weights.
     new_NxRxR: false at pairs that another group has; their weight is 0.
   """
   gap_NxRxR = worth_NxR[:, :, None] - worth_NxR[:, None, :]

@@ -161,7 +161,7 @@ def group_loss(
     slope_2: slopes of the length covariates.
     arrays: `weight` `[N, R, R]`; and with `debias='length'` `covariate`
       `[N, R, 2]` and `real` `[N, R]`.
-    debias: none, balance or length.
+    debias: as in the config; only length changes the loss.
   """
   explained_NxR = 0.0
   if debias == 'length':

@@ -39,6 +39,7 @@ from rlcw.tasks.reward_model.groups import (
   check_weights,
   make_groups,
 )
+from rlcw.tasks.reward_model.projection import length_direction, project_out
 
 # Line of a step (`console.line`).
 LINE = (
@@ -91,6 +92,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # The decoder has changed, so its features are computed again, and not
     # cached.
     features = {k: group_features(g, model, config) for k, g in groups.items()}
+  if config.debias == 'projection':
+    head = without_length(head, features['train'], groups['train'])
   # The head is scaled to scores of std 1 over the training replies.  Before
   # that, a difference of two scores is the log-odds that the loss fits;
   # `odds` restores them for the evaluation.
@@ -380,6 +383,24 @@ def fit_decoder(
   params = lora.join(state.params, frozen)
   score_D = np.asarray(params.pop('score'))
   return model._replace(params=params), head._replace(weight=score_D)
+
+
+def without_length(
+  head: reward_model.Head, features_NxRxD: np.ndarray, groups: Groups
+) -> reward_model.Head:
+  """Takes the direction of length out of a head (`projection`).
+
+  In units of each feature's spread, as the head was fitted, so that those that
+  vary most do not decide the direction alone.
+  """
+  given_NxR = groups.real & ~groups.made
+  features_MxD = features_NxRxD[given_NxR]
+  std_D = features_MxD.std(0) + 1e-6
+  direction_D = length_direction(
+    features_MxD / std_D, groups.length[given_NxR], groups.worth[given_NxR]
+  )
+  weight_D = project_out(head.weight * std_D, direction_D) / std_D
+  return head._replace(weight=weight_D)
 
 
 def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
