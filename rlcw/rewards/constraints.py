@@ -22,12 +22,18 @@ from typing import Any
 
 from rlcw.rewards.rules import ifeval, languages, wording
 from rlcw.rewards.rules import text as text_lib
+from rlcw.rewards.rules.ifbench import table as ifbench
 from rlcw.rewards.rules.registry import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]
 Ids = Sequence[str]
 Kwargs = Sequence[Arguments]
 LANGUAGES = 'en', 'zh'  # languages with wordings
+
+# Every rule that can be checked.  Those of IFBench are apart, so that none is
+# drawn for a brief or extracted from a prompt.
+UNSUPPORTED = ifbench.UNSUPPORTED
+_KNOWN = VERIFIERS | ifbench.RULES
 
 # In characters.  Far more than any brief asks for, and short enough for every
 # check to be fast.
@@ -46,6 +52,17 @@ def _is_count(value: object) -> tuple[bool, str]:
   return (
     type(value) is int and 0 < value <= LONGEST,
     f'a whole number of 1 or more, at most {LONGEST}',
+  )
+
+
+def _is_whole(value: object, least: int) -> tuple[bool, str]:
+  """As `_is_count`; IFBench's files have whole numbers as floats too."""
+  number = (
+    int(value) if isinstance(value, float) and value.is_integer() else value
+  )
+  return (
+    type(number) is int and least <= number <= LONGEST,
+    f'a whole number of {least} or more, at most {LONGEST}',
   )
 
 
@@ -75,6 +92,13 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
       return single, 'one character that is not white space'
     case 'at_least' | 'at_most' | 'nth_paragraph':
       return _is_count(value)
+    case 'N' | 'm' | 'n' | 'small_n' | 'min_words' | 'max_words':
+      return _is_whole(value, 1)
+    case 'n_start' | 'n_end':  # indices, the first of which is 0
+      return _is_whole(value, 0)
+    case 'percentage':
+      number = isinstance(value, int | float) and not isinstance(value, bool)
+      return number and 0 <= value <= 100, 'a number from 0 to 100'
     case 'scheme':
       letters = value if isinstance(value, str) else ''
       # X marks a free line.  A letter that occurs once would rhyme with none.
@@ -129,6 +153,9 @@ def _errors(parameters: Mapping[str, bool], given: Arguments) -> Iterator[str]:
   # These come last, because they compare values whose types are now checked.
   if given.get('at_least', 0) > given.get('at_most', math.inf):
     yield 'at_least must be no more than at_most'
+  for low, high in (('min_words', 'max_words'), ('n_start', 'n_end')):
+    if given.get(low, 0) > given.get(high, math.inf):
+      yield f'{low} must be no more than {high}'
   if given.get('nth_paragraph', 0) > given.get('num_paragraphs', math.inf):
     yield 'nth_paragraph must be no more than num_paragraphs'
 
@@ -139,12 +166,16 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
   Raises:
     ValueError: the id is unknown, or an argument does not fit.
   """
-  if not isinstance(instruction_id, str) or instruction_id not in VERIFIERS:
+  if instruction_id in [*UNSUPPORTED]:
+    raise ValueError(
+      f'{instruction_id} is not supported: it {UNSUPPORTED[instruction_id]}'
+    )
+  if not isinstance(instruction_id, str) or instruction_id not in _KNOWN:
     # A cutoff of 0 lists every id, the most similar first.
     wanted = str(instruction_id)[:99]
     known = difflib.get_close_matches(wanted, VERIFIERS, 99, 0)
     raise ValueError(f'no instruction {instruction_id!r:.99}, only {known}')
-  verifier = VERIFIERS[instruction_id]
+  verifier = _KNOWN[instruction_id]
   if not isinstance(kwargs, Mapping):
     raise ValueError(
       f'{instruction_id}: {reprlib.repr(kwargs)} are no arguments; expected a '
@@ -155,7 +186,12 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
   # Lazy: the first error is raised before later ones are computed.
   for error in _errors(verifier.parameters, given):
     raise ValueError(f'{instruction_id}: {error}')
-  return verifier, given
+  whole = {
+    name: int(value)
+    for name, value in given.items()
+    if isinstance(value, float) and value.is_integer()
+  }
+  return verifier, given | whole
 
 
 def validate(

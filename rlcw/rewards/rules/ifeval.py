@@ -30,7 +30,7 @@ ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 _PUNKT_READS = re.compile(r'(?:[^.?!]*+[.?!]++){,1500}[^.?!]*')
 
 # Token boundaries of NLTK's Treebank tokeniser, with English contractions.
-_TOKEN_ENDS = re.compile(
+TOKEN_ENDS = re.compile(
   r"""[;@\#$%&*?!\[\](){}<>"“”‘’«»„`\u2012-\u2015]|--|\.\.+|''"""
   r"""|[:,](?=\D|$)|(?=n't\b)|(?='(?:s|m|d|ll|re|ve)\b)"""
   r"|(?<=\bd)(?='ye\b)|(?<=\bmore)(?='n\b)|(?<=\s't)(?=is\b|was\b)"
@@ -46,11 +46,12 @@ def compare(count: int, relation: str, bound: int) -> bool:
 
 
 @functools.cache
-def _punkt() -> Any:
+def punkt() -> Any:
+  """Returns NLTK's English Punkt tokeniser."""
   # Imported at first use: it loads a model that only one rule needs.
-  import punkt
+  import punkt as package
 
-  return punkt.tokenizer_for('english')
+  return package.tokenizer_for('english')
 
 
 def keywords_existence(reply: str, keywords: Sequence[str]) -> bool:
@@ -99,7 +100,7 @@ def number_sentences(reply: str, num_sentences: int, relation: str) -> bool:
   benchmark's briefs has.
   """
   match = _PUNKT_READS.match(reply, 0, 20_000)
-  spans = _punkt().span_tokenize(match.group() if match else '')
+  spans = punkt().span_tokenize(match.group() if match else '')
   # Counting stops at the bound, since further sentences change no verdict.
   count = len([*itertools.islice(spans, num_sentences)])
   return compare(count, relation, num_sentences)
@@ -255,7 +256,7 @@ def capital_word_frequency(
   """
   # Only the number of tokens matters, so boundaries become spaces instead of
   # NLTK's tokens being rebuilt.
-  tokens = _TOKEN_ENDS.sub(' ', reply).split()
+  tokens = TOKEN_ENDS.sub(' ', reply).split()
   count = len([token for token in tokens if token.isupper()])
   return compare(count, capital_relation, capital_frequency)
 
