@@ -9,7 +9,6 @@ with `instruction_id_list`, null at a rule without one.
 
 import argparse
 from collections import Counter
-from typing import Any
 
 from rlcw.data import datasets, layouts
 from rlcw.rewards import constraints

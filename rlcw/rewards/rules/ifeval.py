@@ -17,7 +17,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import languages
@@ -46,12 +46,20 @@ def compare(count: int, relation: str, bound: int) -> bool:
 
 
 @functools.cache
-def punkt() -> Any:
-  """Returns NLTK's English Punkt tokeniser."""
+def _punkt() -> Any:
   # Imported at first use: it loads a model that only one rule needs.
-  import punkt as package
+  import punkt
 
-  return package.tokenizer_for('english')
+  return punkt.tokenizer_for('english')
+
+
+def punkt_spans(text: str) -> Iterator[tuple[int, int]]:
+  """Places of the sentences that NLTK's English Punkt model finds.
+
+  Only the first 20,000 characters are used.
+  """
+  match = _PUNKT_READS.match(text, 0, 20_000)
+  return _punkt().span_tokenize(match.group() if match else '')
 
 
 def keywords_existence(reply: str, keywords: Sequence[str]) -> bool:
@@ -99,10 +107,8 @@ def number_sentences(reply: str, num_sentences: int, relation: str) -> bool:
   Only the first 20,000 characters are used, more than any reply to the
   benchmark's briefs has.
   """
-  match = _PUNKT_READS.match(reply, 0, 20_000)
-  spans = punkt().span_tokenize(match.group() if match else '')
   # Counting stops at the bound, since further sentences change no verdict.
-  count = len([*itertools.islice(spans, num_sentences)])
+  count = len([*itertools.islice(punkt_spans(reply), num_sentences)])
   return compare(count, relation, num_sentences)
 
 

@@ -6,49 +6,49 @@ condition under which a check returns true.
 
 import itertools
 import re
-from collections.abc import Sequence
 
 from rlcw.rewards.rules.ifbench.units import (
   MARKS,
   bare_words,
+  punkt_sentences,
   runs,
   sentences,
   without_marks,
 )
 
-# Coordinating ones.
-CONJUNCTIONS = frozenset('for and nor but or yet so'.split())
-PRONOUNS = frozenset(
-  """
-  i me my mine myself we us our ours ourselves you your yours yourself
-  yourselves he him his himself she her hers herself it its itself they them
-  their theirs themselves
-  """.split()
-)
+_CONJUNCTIONS = 'for and nor but or yet so'  # coordinating ones
+_PERSONAL = """
+  i me my myself we our ours ourselves you your yours yourself yourselves he him
+  his himself she her hers herself it its itself they them their theirs
+  themselves
+"""
+_POINTING = 'this that these those'
+# NLTK's list of words of grammar, which is longer than Snowball's.
+_OTHER_STOPS = """
+  what which who whom am is are was were be been being have has had having do
+  does did doing a an the and but if or because as until while of at by for with
+  about against between into through during before after above below to from up
+  down in out on off over under again further then once here there when where
+  why how all any both each few more most other some such no nor not only own
+  same so than too very s t can will just don should now d ll m o re ve y ain
+  aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn
+  wasn weren won wouldn
+"""
 # The benchmark's list, which its prompts give.
-NAMES = """
+_NAMES = """
   Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan
   Charlotte Alexander Amelia Benjamin Harper Leo Zoe Daniel Chloe Samuel Lily
   Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria Elijah
   Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew
   Aria Joseph Claire Ryan Stella Jonathan
-""".split()
-# English words of grammar (NLTK's list, after Snowball's).
-STOP_WORDS = PRONOUNS | frozenset(
-  """
-  you're you've you'll you'd she's it's that'll
-  what which who whom this that these those am is are was were be been being
-  have has had having do does did doing a an the and but if or because as until
-  while of at by for with about against between into through during before
-  after above below to from up down in out on off over under again further then
-  once here there when where why how all any both each few more most other some
-  such no nor not only own same so than too very s t can will just don should
-  now d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn
-  mustn needn shan shouldn wasn weren won wouldn
-  """.split()
-) - {'mine', 'us'}
+"""
+CONJUNCTIONS = frozenset(_CONJUNCTIONS.split())
+PRONOUNS = frozenset(f'{_PERSONAL} mine us {_POINTING}'.split())
+STOP_WORDS = frozenset(f'{_PERSONAL} {_POINTING} {_OTHER_STOPS}'.split())
+NAMES = _NAMES.split()
+_NAME = re.compile(rf'\b(?:{"|".join(NAMES)})\b')
 # How often each keyword of `keywords_multiple` is wanted.
-_TIMES = 1, 2, 3, 5, 7
+TIMES = 1, 2, 3, 5, 7
 _TOLERANCE = 2  # per cent, of `overlap`
 
 
@@ -71,7 +71,7 @@ def keywords_multiple(
   keywords = keyword1, keyword2, keyword3, keyword4, keyword5
   return all(
     text.count(keyword.lower()) == times
-    for keyword, times in zip(keywords, _TIMES, strict=True)
+    for keyword, times in zip(keywords, TIMES, strict=True)
   )
 
 
@@ -82,8 +82,7 @@ def numbers(reply: str, N: int) -> bool:
 
 def person_names(reply: str, N: int) -> bool:
   """At least `N` different names of the list occur as words."""
-  found = re.findall(rf'\b(?:{"|".join(NAMES)})\b', reply)
-  return len({*found}) >= N
+  return len({*_NAME.findall(reply)}) >= N
 
 
 def pronouns(reply: str, N: int) -> bool:
@@ -138,20 +137,20 @@ def _trigrams(text: str) -> set[str]:
   return {text[n : n + 3] for n in range(len(text) - 2)}
 
 
-def _ends(reply: str) -> list[int]:
-  """Numbers of sentences that end with . with ? and with !."""
+def ends(reply: str) -> list[int]:
+  """Returns the numbers of sentences that end with . with ? and with !."""
   parts = sentences(reply)
   return [sum(part.endswith(mark) for part in parts) for mark in '.?!']
 
 
 def sentence_balance(reply: str) -> bool:
   """As many sentences end with . as with ? and as with !."""
-  return len({*_ends(reply)}) == 1
+  return len({*ends(reply)}) == 1
 
 
 def sentence_type(reply: str) -> bool:
   """Twice as many sentences end with . as with ?."""
-  declarative, interrogative, _ = _ends(reply)
+  declarative, interrogative, _ = ends(reply)
   return declarative == 2 * interrogative
 
 
@@ -178,29 +177,27 @@ def alliteration_increment(reply: str) -> bool:
 
   All words that begin like a neighbour count, in whichever runs they are.
   """
-  counts = [_alliterating(sentence) for sentence in sentences(reply)]
+  counts = [sum(alliterations(sentence)) for sentence in sentences(reply)]
   return all(one < other for one, other in itertools.pairwise(counts))
 
 
-def _alliterating(sentence: str) -> int:
+def alliterations(sentence: str) -> list[int]:
+  """Returns the lengths of the runs of words that begin with one character."""
   words = [word.lstrip(MARKS) for word in sentence.lower().split()]
   letters = [word[0] for word in words if word]
   lengths = [len([*run]) for _, run in itertools.groupby(letters)]
-  return sum(length for length in lengths if length > 1)
+  return [length for length in lengths if length > 1]
 
 
 def increment(reply: str, small_n: int) -> bool:
-  """Each sentence has `small_n` more words than the one before it."""
-  return _grows([len(bare_words(part)) for part in sentences(reply)], small_n)
-
-
-def _grows(counts: Sequence[int], by: int) -> bool:
+  """Each of Punkt's sentences has `small_n` more words than the one before."""
+  counts = [len(bare_words(part)) for part in punkt_sentences(reply)]
   return all(
-    other - one == by for one, other in itertools.pairwise(counts)
+    other - one == small_n for one, other in itertools.pairwise(counts)
   )
 
 
 def keyword(reply: str, word: str, N: int) -> bool:
   """The `N`th sentence has the word, even within another; ignores case."""
   parts = sentences(reply)
-  return N <= len(parts) and word.lower() in parts[N - 1].lower()
+  return len(parts) >= N and word.lower() in parts[N - 1].lower()

@@ -8,6 +8,7 @@ import datetime
 import itertools
 import re
 import string
+from collections.abc import Sequence
 
 from rlcw.rewards.rules.ifbench.units import MARKS, sentences
 
@@ -33,50 +34,44 @@ def word_reverse(reply: str) -> bool:
   return 'bald eagle' in text
 
 
-def _rows(reply: str, delimiter: str) -> list[list[str]]:
+def _rows(reply: str, delimiter: str = ',') -> list[list[str]]:
   try:
-    return [*csv.reader(reply.strip().split('\n'), delimiter=delimiter)]
+    return [*csv.reader(reply.split('\n'), delimiter=delimiter)]
   except csv.Error:
     return []
 
 
-def csv_city(reply: str) -> bool:
-  """CSV with the header ID, Country, City, Year, Count and 7 rows of 5."""
-  rows = _rows(reply, ',')
+def _is_table(rows: Sequence[Sequence[str]], header: str, count: int) -> bool:
+  """Checks for a header and `count` rows with as many fields."""
+  names = header.split()
   return (
-    len(rows) == 8
-    and [name.strip() for name in rows[0]]
-    == ['ID', 'Country', 'City', 'Year', 'Count']
-    and all(len(row) == 5 for row in rows)
+    len(rows) == count + 1
+    and [name.strip() for name in rows[0]] == names
+    and all(len(row) == len(names) for row in rows)
   )
+
+
+def csv_city(reply: str) -> bool:
+  """CSV with the five columns and 7 rows, and no blank line after them."""
+  return _is_table(_rows(reply), 'ID Country City Year Count', 7)
 
 
 def csv_quotes(reply: str) -> bool:
-  """Tab-separated fields in double quotes: a header of 5 names and 3 rows."""
-  lines = reply.strip().split('\n')
-  rows = [line.split('\t') for line in lines]
-  header = ['StudentID', 'Subject', 'Grade', 'Semester', 'Score']
-  return (
-    len(rows) == 4
-    and [name.strip().strip('"') for name in rows[0]] == header
-    and all(len(row) == 5 for row in rows)
-    and all(
-      field.strip().startswith('"') and field.strip().endswith('"')
-      for row in rows
-      for field in row
-    )
-  )
+  """Five columns and 3 rows; tabs separate fields, all in double quotes."""
+  rows = [
+    [field.strip() for field in line.split('\t')] for line in reply.split('\n')
+  ]
+  if not all(re.fullmatch('"[^"]*"', field) for row in rows for field in row):
+    return False
+  bare = [[field.strip('"') for field in row] for row in rows]
+  return _is_table(bare, 'StudentID Subject Grade Semester Score', 3)
 
 
 def csv_special_character(reply: str) -> bool:
-  """CSV of 14 rows under the header; a quoted field has a special character."""
-  rows = _rows(reply, ',')
-  header = ['ProductID', 'Category', 'Brand', 'Price', 'Stock']
-  return (
-    len(rows) == 15
-    and [name.strip() for name in rows[0]] == header
-    and all(len(row) == 5 for row in rows)
-    and re.search(r'"[^"\n]*[^\w\s"][^"\n]*"', reply) is not None
+  """CSV with the five columns and 14 rows; a field in quotes has a mark."""
+  quoted = re.findall('"([^"\n]*)"', reply)
+  return any(re.search(r'[^\w\s]', field) for field in quoted) and _is_table(
+    _rows(reply), 'ProductID Category Brand Price Stock', 14
   )
 
 
@@ -100,13 +95,13 @@ def european_capitals_sort(reply: str) -> bool:
 
 def mcq_count_length(reply: str) -> bool:
   """Four questions, each longer than the one before it, with five options."""
-  questions = re.split(r'^\W*Question\b', reply, flags=re.MULTILINE)
+  questions = re.split(r'^[^\w\n]*Question\b', reply, flags=re.MULTILINE)
   first, *rest = questions
   if first.strip() or len(rest) != _QUESTIONS:
     return False
   lengths = []
   for question in rest:
-    stem, *choices = re.split(r'^\W*[A-Ea-e][).:]', question, flags=re.M)
+    stem, *choices = re.split(r'^[^\w\n]*[A-Ea-e][).:]', question, flags=re.M)
     if len(choices) != _CHOICES:
       return False
     lengths.append(len(stem))

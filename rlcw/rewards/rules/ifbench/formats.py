@@ -6,15 +6,17 @@ Each docstring states the condition under which a check returns true.
 import itertools
 import re
 
-from rlcw.rewards.rules.checks import EMOJI
+import regex
+
 from rlcw.rewards.rules.ifbench.units import (
   MARKS,
-  bare_words,
   sentences,
   tokens,
   without_marks,
 )
 
+# Digits and letters of flags are none alone.
+_EMOJI = regex.compile(r'(?V1)[\p{Emoji}--[0-9#*\p{Regional_Indicator}]]')
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
 _NESTED = 5
 _QUOTES = 3
@@ -25,7 +27,7 @@ def emoji(reply: str) -> bool:
   parts = [without_marks(part).strip() for part in sentences(reply)]
   starts = [part[:1] for part in parts[1:]] + ['']
   return all(
-    re.search(EMOJI, part[-2:] + start)
+    _EMOJI.search(part[-2:] + start)
     for part, start in zip(parts, starts, strict=True)
   )
 
@@ -37,7 +39,7 @@ def line_indent(reply: str) -> bool:
   return all(one < other for one, other in itertools.pairwise(indents))
 
 
-def list_(reply: str, sep: str) -> bool:
+def separated(reply: str, sep: str) -> bool:
   """The separator occurs at least twice, anywhere."""
   return reply.count(sep) > 1
 
@@ -52,13 +54,22 @@ def newline(reply: str) -> bool:
 def no_bullets_bullets(reply: str) -> bool:
   """Two sentences or more, then two lines or more that begin with *.
 
-  No other line may follow these, not even a blank one.
+  A line is blank only once, before the first *, and no other follows that.
   """
-  lines = reply.split('\n')
-  bullets = [line.strip().startswith('*') for line in lines]
-  first = bullets.index(True) if True in bullets else len(lines)
-  count = sum(len(sentences(line)) for line in lines[:first])
-  return count >= 2 and len(bullets[first:]) >= 2 and all(bullets[first:])
+  *lines, last = reply.split('\n')
+  first = next((n for n, line in enumerate(lines) if _is_bullet(line)), None)
+  if first is None:
+    return False
+  before = lines[:first] if lines[first - 1].strip() else lines[: first - 1]
+  return (
+    all(map(str.strip, before))
+    and sum(len(sentences(line.strip())) for line in before) >= 2
+    and all(map(_is_bullet, [*lines[first:], last]))
+  )
+
+
+def _is_bullet(line: str) -> bool:
+  return line.strip().startswith('*')
 
 
 def no_whitespace(reply: str) -> bool:
@@ -89,7 +100,19 @@ def output_template(reply: str) -> bool:
 
 
 def parentheses(reply: str) -> bool:
-  """Brackets that match are nested five deep."""
+  """Five brackets are open when one of them is closed."""
+  return are_nested(reply, until_closed=False)
+
+
+def are_nested(reply: str, *, until_closed: bool) -> bool:
+  """Checks for brackets that are nested five deep.
+
+  A closing one that does not match makes the count begin anew.
+
+  Args:
+    reply: any text.
+    until_closed: whether all of them must be closed, or one.
+  """
   expected: list[str] = []
   deepest = 0
   for mark in reply:
@@ -97,18 +120,20 @@ def parentheses(reply: str) -> bool:
       expected.append(_CLOSING[mark])
       deepest = max(deepest, len(expected))
     elif mark in _CLOSING.values():
-      if not expected or expected.pop() != mark:
+      if expected[-1:] != [mark]:
         expected, deepest = [], 0
-      elif deepest - len(expected) >= _NESTED:
+        continue
+      expected.pop()
+      if deepest >= _NESTED and not (until_closed and expected):
         return True
   return False
 
 
 def quote_unquote(reply: str) -> bool:
-  """After every quotation in double quotes an explanation follows."""
+  """After every quotation in double quotes something follows."""
   text = re.sub('[“”]', '"', reply)
   after = text.split('"')[2::2]
-  return all(part.strip(MARKS + ' \n') for part in after)
+  return all(map(str.strip, after))
 
 
 def quotes(reply: str) -> bool:
@@ -136,8 +161,13 @@ def sub_bullets(reply: str) -> bool:
 
 def thesis(reply: str) -> bool:
   """An HTML element in italics is not blank, and text follows it."""
-  match = re.search('<(i|em)>(.*?)</\\1>(.*)', reply, re.DOTALL)
-  return match is not None and bool(match[2].strip() and match[3].strip())
+  for tag in ('i', 'em'):
+    inside, closed, after = reply.partition(f'<{tag}>')[2].partition(
+      f'</{tag}>'
+    )
+    if closed and inside.strip() and after.strip():
+      return True
+  return False
 
 
 def title_case(reply: str) -> bool:

@@ -8,24 +8,23 @@ from rlcw.rewards.rules import ifeval
 MARKS = string.punctuation
 _NO_MARKS = str.maketrans('', '', MARKS)
 
-# A dot that ends no sentence.
+# Dots that end no sentence: of titles, addresses, numbers, initials,
+# abbreviations such as a.m., and companies.
 _INNER_DOT = re.compile(
-  r'(?<=\bMr)\.|(?<=\bMrs)\.|(?<=\bMs)\.|(?<=\bSt)\.|(?<=\bDr)\.'
+  r'(?<=Mr|St|Ms|Dr)\.|(?<=Mrs)\.|(?<= Inc| Ltd)\.'
   r'|\.(?=com|net|org|io|gov|edu|me)|(?<=[0-9])\.(?=[0-9])'
-  r'|(?<=Ph)\.(?=D\.)|(?<=Ph\.D)\.'
-  # An initial, or the dots of a.m. and U.S.A.
-  r'|(?<=\s[A-Za-z])\.|(?<=[A-Za-z])\.(?=[A-Za-z]\.)'
-  r'|(?<=[A-Za-z]\.[A-Za-z])\.'
-  r'|(?<= Inc)\.|(?<= Ltd)\.|(?<= Jr)\.|(?<= Sr)\.|(?<= Co)\.'
+  r'|(?<=Ph)\.(?=D\.)|(?<=Ph\.D)\.|(?<=\s[A-Za-z])\.'
+  r'|(?<=[A-Za-z])\.(?=[A-Za-z]\.)|(?<=[A-Za-z]\.[A-Za-z])\.'
+  r'|(?<= Jr| Sr| Co)\.'
 )
-# One after which a sentence begins all the same.
-_STARTERS = (
-  r'(?:Mr|Mrs|Ms|Dr|Prof|Capt|Cpt|Lt|He\s|She\s|It\s|They\s|Their\s|Our\s|We\s'
-  r'|But\s|However\s|That\s|This\s|Wherever)'
+# After these abbreviations one ends if the next word often begins another.
+_STARTER = (
+  r'(?= (?:Mrs?|Ms|Dr|Prof|Capt|Cpt|Lt|Wherever'
+  r'|(?:He|She|It|They|Their|Our|We|But|However|That|This)\s))'
 )
-_ENDS_ALL_THE_SAME = re.compile(
-  rf'(?:(?<=[A-Z]\.[A-Z])|(?<= Inc)|(?<= Ltd)|(?<= Jr)|(?<= Sr)|(?<= Co))'
-  rf'\.(?= {_STARTERS})'
+_CAPITALS_END = re.compile(rf'(?<=[A-Z]\.[A-Z])\.{_STARTER}')
+_COMPANY_ENDS = re.compile(
+  rf'(?<= Inc| Ltd)\.{_STARTER}|(?<= Jr| Sr| Co)\.{_STARTER}'
 )
 # Stand for a dot that ends nothing, and for the end of a sentence.
 _DOT, _END = '\ue000', '\ue001'
@@ -34,15 +33,16 @@ _DOT, _END = '\ue000', '\ue001'
 def sentences(reply: str) -> list[str]:
   """Sentences, without outer white space; a blank one may be among them.
 
-  One ends with each . ? or !, but not with the dot of an abbreviation; a
-  closing quote goes to the next one's beginning.
+  One ends with each . ? or !, but not with the dot of an abbreviation.  The
+  mark changes places with a quote after it, and so belongs to the same one.
   """
   text = f' {reply}  '.replace('\n', ' ')
-  text = _ENDS_ALL_THE_SAME.sub(_END, text)
   text = re.sub(r'\.{2,}', lambda dots: _DOT * len(dots[0]) + _END, text)
+  text = _CAPITALS_END.sub(_DOT + _END, text)
+  # Here the dot is dropped, so that the sentence ends with none.
+  text = _COMPANY_ENDS.sub(_END, text)
   text = _INNER_DOT.sub(_DOT, text)
-  text = text.replace('.”', '”.')
-  text = re.sub('([.!?])"', r'"\1', text)
+  text = re.sub('([.!?])"', r'"\1', text.replace('.”', '”.'))
   text = re.sub('[.?!]', rf'\g<0>{_END}', text).replace(_DOT, '.')
   parts = [part.strip() for part in text.split(_END)]
   return parts if parts[-1] else parts[:-1]
@@ -63,11 +63,16 @@ def runs(text: str) -> list[str]:
   return re.findall(r'\w+', text)
 
 
+def punkt_sentences(text: str) -> list[str]:
+  """Sentences that NLTK's English Punkt model finds."""
+  return [text[start:end] for start, end in ifeval.punkt_spans(text)]
+
+
 def tokens(text: str) -> list[str]:
   """Words and punctuation marks, by NLTK's Treebank conventions."""
   found: list[str] = []
-  for start, end in ifeval.punkt().span_tokenize(text):
-    sentence = ifeval.TOKEN_ENDS.sub(r' \g<0> ', text[start:end])
+  for sentence in punkt_sentences(text):
+    spaced = ifeval.TOKEN_ENDS.sub(r' \g<0> ', sentence)
     # Only a sentence's last dot is a token of its own.
-    found += re.sub(r'(?<!\.)\.(?=[\s"\')\]}>]*$)', ' .', sentence).split()
+    found += re.sub(r'(?<!\.)\.(?=[\s"\')\]}>]*$)', ' .', spaced).split()
   return found

@@ -13,11 +13,10 @@ from rlcw.rewards.rules.ifbench.units import (
   bare_words,
   sentences,
   tokens,
-  without_marks,
 )
 
 _CONSONANTS = frozenset(string.ascii_lowercase) - frozenset('aeiou')
-_LEAST_PALINDROMES, _PALINDROME = 10, 5
+LEAST_PALINDROMES, _LONG = 10, 5
 
 
 def alphabet(reply: str) -> bool:
@@ -54,11 +53,16 @@ def keywords_specific_position(
 
 
 def last_first(reply: str) -> bool:
-  """Each sentence begins with the word that ends the one before it."""
-  parts = [part.lower().strip(MARKS + ' ').split() for part in sentences(reply)]
+  """Each sentence begins with the word that ends the one before it.
+
+  A mark right after the first word counts as a part of it.
+  """
+  outer = MARKS + ' '
+  parts = [part.lower() for part in sentences(reply)]
+  ends = [part.rstrip(outer).split()[-1:] for part in parts]
+  starts = [part.lstrip(outer).split()[:1] for part in parts]
   return all(
-    one and other and one[-1].strip(MARKS) == other[0].strip(MARKS)
-    for one, other in itertools.pairwise(parts)
+    end and end == start for end, start in zip(ends, starts[1:], strict=False)
   )
 
 
@@ -70,14 +74,14 @@ def no_consecutive(reply: str) -> bool:
 
 def odd_even_syllables(reply: str) -> bool:
   """Words with odd and even numbers of syllables alternate."""
-  parities = [
-    {count % 2 for count in poetry.syllables(word)}
-    for word in bare_words(reply.lower())
-  ]
+  words = bare_words(reply.lower())
+  # A word with several pronunciations may be both.
+  known = {
+    word: {count % 2 for count in poetry.syllables(word)} for word in {*words}
+  }
+  parities = [known[word] for word in words]
   return any(
-    all(
-      (place + first) % 2 in parity for place, parity in enumerate(parities)
-    )
+    all((place + first) % 2 in parity for place, parity in enumerate(parities))
     for first in range(2)
   )
 
@@ -87,9 +91,13 @@ def palindrome(reply: str) -> bool:
 
   A word may be counted more than once.
   """
-  words = bare_words(reply.lower())
-  found = [w for w in words if len(w) >= _PALINDROME and w == w[::-1]]
-  return len(found) >= _LEAST_PALINDROMES
+  found = filter(is_long_palindrome, bare_words(reply.lower()))
+  return len([*found]) >= LEAST_PALINDROMES
+
+
+def is_long_palindrome(word: str) -> bool:
+  """Checks for a word of 5 or more characters that is one backwards too."""
+  return len(word) >= _LONG and word == word[::-1]
 
 
 def paragraph_last_first(reply: str) -> bool:
