@@ -35,7 +35,10 @@ RULES: dict[str, Verifier] = {
   ),
   'custom:character_reverse': _same(customs.character_reverse),
   'custom:csv_city': _same(customs.csv_city),
-  'custom:csv_quotes': _same(customs.csv_quotes),
+  # Its tabs are no visible text.
+  'custom:csv_quotes': Verifier(
+    customs.csv_quotes, customs.csv_quotes, raw=True
+  ),
   'custom:csv_special_character': _same(customs.csv_special_character),
   'custom:date_format_list': _same(customs.date_format_list),
   'custom:european_capitals_sort': _same(customs.european_capitals_sort),

@@ -23,7 +23,7 @@ def alphabet(reply: str) -> bool:
   """Each word begins with the letter after that of the word before it."""
   words = bare_words(reply)
   first = words[0][0].lower() if words else ''
-  if first not in string.ascii_lowercase:
+  if not first or first not in string.ascii_lowercase:
     return False
   start = string.ascii_lowercase.index(first)
   letters = itertools.islice(
