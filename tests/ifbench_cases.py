@@ -168,8 +168,8 @@ CASES: dict[str, list[Case]] = {
   'format:newline': [
     ({}, 'The\n\nsea.\n', True, True),
     ({}, 'The sea', False, False),
-    ({}, 'The - sea\n\nis\n \n', False, False),
-    ({}, 'the sea\n-is\n \n*', False, False),
+    # a line of spaces counts
+    ({}, 'The sea\n - \nis', True, False),
   ],
   'format:no_bullets_bullets': [
     ({}, 'Rain. Sun.\n* a\n* b', True, True),
