@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
       # On its held-out pairs the accuracy of that reward model and of the judge
       # is measured.
       preferences='@preferences.jsonl',
-      # glob of `verify` workdirs on IFEval's prompts, each named after its arm
+      # glob of `verify` workdirs on the prompts of IFEval, IFBench or both,
+      # each named after its arm
       benchmark='',
       # Of the arms that start with one of these prefixes, such as a sweep over
       # weights, only the best is compared with the other arms.

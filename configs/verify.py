@@ -3,8 +3,8 @@ r"""Checks replies against the rules of their briefs.
   rlcw --config=configs/verify.py --workdir=runs/verdicts \
     --config.input=replies.jsonl
 
-With --config.mode=benchmark, it applies IFEval's rules exactly, so that its
-four accuracies are comparable with published ones.
+With --config.mode=benchmark, it applies the rules of IFEval and IFBench
+exactly, so that their four accuracies are comparable with published ones.
 
 Cost: seconds per thousand replies on a CPU core.
 Expect: verdicts.jsonl in the workdir: each input line with "strict" and "loose"
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
       # JSONL of {"prompt", "response", "instruction_id_list", "kwargs"}
       input='replies.jsonl',
       output='',  # empty: verdicts.jsonl in the workdir
-      # `reward` tightens the rules that IFEval lets pass too easily.
+      # `reward` tightens the rules that a benchmark lets pass too easily.
       mode='reward',  # reward | benchmark
       # answers for demands, which no rule can check; needed only if a brief has
       # some

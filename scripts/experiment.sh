@@ -3,18 +3,23 @@
 # compares them on held-out briefs.  Takes an estimated four hours on 2 cores;
 # after an interruption, run it again to resume.
 #
-#   IFEVAL=input_data.jsonl ./scripts/experiment.sh
+#   IFEVAL=input_data.jsonl IFBENCH=IFBench_test.jsonl ./scripts/experiment.sh
 #
 # also measures whether general instruction following suffered, on IFEval's
-# prompts (github.com/google-research, instruction_following_eval/data).
+# prompts (github.com/google-research, instruction_following_eval/data), and on
+# the rules of IFBench's, none of which is trained on (github.com/allenai/IFBench,
+# data).  Either may be left out.
 
-# Resolve the path before changing the folder.
+# Resolve the paths before changing the folder.
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
+[ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
 cd "$(dirname "$0")/.."
 ./scripts/models.sh gemma3_270m
 source scripts/environment.sh
 
 runs=runs/experiment
+benchmarks=ifeval
+[ -z "${IFBENCH:-}" ] || benchmarks='if[eb]*'
 train() {  # ARM SEED
   rlcw --config=configs/experiment.py:"$1" --workdir="$runs/$1-$2" \
     --config.seed="$2"
@@ -22,7 +27,7 @@ train() {  # ARM SEED
 compare() {
   # Made anew if there are new arms.
   rlcw --config=configs/compare.py --workdir=$runs/comparison \
-    --config.benchmark="$runs/ifeval/*"
+    --config.benchmark="$runs/$benchmarks/*"
 }
 
 rlcw --config=configs/reward_model.py --workdir=$runs/reward_model
@@ -50,16 +55,19 @@ for arm in rlmr_rank rlmr_suppress rlmr_writing_std rlmr_no_scale; do
   train $arm 0
 done
 
-if [ -n "${IFEVAL:-}" ]; then
+measure() {  # NAME ANSWERS PROMPTS
   for arm in base rlmr; do
     model=$runs/rlmr-0
     [ $arm = rlmr ] || model=models/SmolLM2-135M-Instruct.Q4_1.gguf
-    rlcw --config=configs/generate.py --workdir=$runs/answers/$arm \
-      --config.model=$model --config.input="$IFEVAL" --config.temperature=0.0 \
+    rlcw --config=configs/generate.py --workdir="$runs/$2/$arm" \
+      --config.model=$model --config.input="$3" --config.temperature=0.0 \
       --config.max_new_tokens=256
-    rlcw --config=configs/verify.py --workdir=$runs/ifeval/$arm \
-      --config.input=$runs/answers/$arm/replies.jsonl \
+    rlcw --config=configs/verify.py --workdir="$runs/$1/$arm" \
+      --config.input="$runs/$2/$arm/replies.jsonl" \
       --config.mode=benchmark
   done
-fi
+}
+
+[ -z "${IFEVAL:-}" ] || measure ifeval answers "$IFEVAL"
+[ -z "${IFBENCH:-}" ] || measure ifbench answers_ifbench "$IFBENCH"
 compare

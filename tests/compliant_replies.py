@@ -117,7 +117,7 @@ class Writer:
       line, size = [], 0
       for token in [*left]:
         parts = text_lib.words(token)
-        more = sum(max(poetry._syllables(part)) for part in parts)
+        more = sum(max(poetry.syllables(part)) for part in parts)
         if size + more <= wanted:
           left.remove(token)
           line.append(token)

@@ -22,6 +22,7 @@ from stub_judges import Scripted
 from rlcw.data import datasets
 from rlcw.evaluation import winrate
 from rlcw.rewards import briefs, mixing, reward_model
+from rlcw.rewards.constraints import IFBENCH
 from rlcw.rewards.judge import factory
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
@@ -478,3 +479,32 @@ def test_runs_that_cannot_be_compared_are_refused(
   verdicts.write_bytes(verdicts.read_bytes().replace(b'"key": 7', b'"key": 8'))
   with pytest.raises(ValueError, match='rlmr of .* other prompts than base'):
     benchmark(str(tmp_path / 'ifeval' / '*'))
+
+
+def test_two_benchmarks_are_told_apart_by_their_rules(
+  tmp_path: pathlib.Path,
+) -> None:
+  def verified(name: str, arm: str, rule: str, kept: list[Any]) -> None:
+    folder = tmp_path / name / arm
+    folder.mkdir(parents=True)
+    told = {'mode': 'benchmark', 'prompt_strict': 0.5}
+    files.write_json(
+      folder / 'summary.json', told | {'by_instruction': {rule: {}}}
+    )
+    rows = [
+      {'key': key, 'strict': {'follow_all_instructions': verdict}}
+      for key, verdict in enumerate(kept)
+    ]
+    (folder / 'verdicts.jsonl').write_bytes(
+      b''.join(map(files.json_line, rows))
+    )
+
+  verified('ifeval', 'base', 'punctuation:no_comma', [True, False])
+  verified('ifbench', 'base', 'words:vowel', [False, None, False])
+  verified('ifbench', 'rlmr', 'words:start_verb', [True, None, False])
+  pattern = str(tmp_path / '*' / '*')
+  assert [*benchmark(pattern)] == ['base']
+  found = benchmark(pattern, IFBENCH)
+  assert [*found] == ['base', 'rlmr']
+  # over the two prompts with a verdict
+  assert found['rlmr']['gain']['mean'] == 0.5

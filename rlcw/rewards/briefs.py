@@ -72,16 +72,18 @@ class Brief:
   ) -> list[bool | None]:
     """Verdicts on a reply, one for each rule, None at a demand.
 
+    None also at a rule that cannot be checked (`constraints.UNSUPPORTED`).
+
     Args:
       reply: any text.
       loose: use IFEval's loose verdicts (`constraints.follow_loose`).
-      benchmark: use IFEval's own checks where the rule has one.
+      benchmark: use the check of the rule's benchmark, if it is of one.
     """
     demands = self.demands
     checkable = [
       index
-      for index in range(len(self.instruction_id_list))
-      if index not in demands
+      for index, rule in enumerate(self.instruction_id_list)
+      if index not in demands and rule not in constraints.UNSUPPORTED
     ]
     check = constraints.follow_loose if loose else constraints.follow
     # Demands keep their place in the list, so that verdicts and rules align;
@@ -189,6 +191,12 @@ def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
       f'language={brief.language!r:.40}; expected one in which rules can be '
       f'worded: {" or ".join(LANGUAGES)}'
     )
+  for rule in brief.instruction_id_list if worded else ():
+    if not constraints.is_worded(rule, brief.language):
+      raise ValueError(
+        f'language={brief.language!r}; expected en, in which alone {rule} can '
+        'be worded, or stated=true where the prompt states it'
+      )
   return brief
 
 

@@ -5,29 +5,40 @@ reply; `rules.wording` words the rule in English and Chinese, several ways each.
 A verifier accepts any string and takes time linear in its length.  A blank
 reply, or one of more than `LONGEST` characters, follows no rule.
 
-Ids and arguments are IFEval's (Zhou et al. 2023, arXiv 2311.07911), with ids of
-our own for further rules.  Each IFEval rule has two checks: one for rewards
-(`rules.checks`), one that reproduces the benchmark's numbers (`rules.ifeval`).
+Ids and arguments are IFEval's (Zhou et al. 2023, arXiv 2311.07911) and
+IFBench's (2507.02833), with ids of our own for further rules.  Each rule of a
+benchmark has a check for rewards (`rules.checks`, `rules.ifbench.strict`) and
+one that reproduces the benchmark's numbers (`rules.ifeval`, `rules.ifbench`).
 A missing argument is an error, where IFEval would draw one at random.
 
-`write_briefs` (in `rules.compose`) draws rules that are compatible.
+`write_briefs` (in `rules.compose`) draws rules that are compatible, none of
+which is IFBench's: these measure rules unseen in training.
 """
 
 import difflib
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from rlcw.rewards.rules import ifeval, languages, wording
 from rlcw.rewards.rules import text as text_lib
+from rlcw.rewards.rules.ifbench import table as ifbench
 from rlcw.rewards.rules.registry import VERIFIERS, Verifier
 
 Arguments = Mapping[str, Any]
 Ids = Sequence[str]
 Kwargs = Sequence[Arguments]
 LANGUAGES = 'en', 'zh'  # languages with wordings
+
+# Rules that a benchmark has and that cannot be checked here -> why.
+UNSUPPORTED = ifbench.UNSUPPORTED
+# Every rule that can be checked.  Those of IFBench are apart, so that none is
+# drawn for a brief or extracted from a prompt.
+_KNOWN = VERIFIERS | ifbench.RULES
+
+IFEVAL, IFBENCH = 'IFEval', 'IFBench'
 
 # In characters.  Far more than any brief asks for, and short enough for every
 # check to be fast.
@@ -46,6 +57,17 @@ def _is_count(value: object) -> tuple[bool, str]:
   return (
     type(value) is int and 0 < value <= LONGEST,
     f'a whole number of 1 or more, at most {LONGEST}',
+  )
+
+
+def _is_whole(value: object, least: int) -> tuple[bool, str]:
+  """As `_is_count` with another least number; a float may be whole too."""
+  number = (
+    int(value) if isinstance(value, float) and value.is_integer() else value
+  )
+  return (
+    type(number) is int and least <= number <= LONGEST,
+    f'a whole number of {least} or more, at most {LONGEST}',
   )
 
 
@@ -75,6 +97,13 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
       return single, 'one character that is not white space'
     case 'at_least' | 'at_most' | 'nth_paragraph':
       return _is_count(value)
+    case 'N' | 'm' | 'n' | 'small_n' | 'min_words' | 'max_words':
+      return _is_whole(value, 1)
+    case 'n_start' | 'n_end':  # indices, the first of which is 0
+      return _is_whole(value, 0)
+    case 'percentage':
+      share = value if type(value) in (int, float) else -1
+      return 0 <= cast(float, share) <= 100, 'a number from 0 to 100'
     case 'scheme':
       letters = value if isinstance(value, str) else ''
       # X marks a free line.  A letter that occurs once would rhyme with none.
@@ -129,6 +158,9 @@ def _errors(parameters: Mapping[str, bool], given: Arguments) -> Iterator[str]:
   # These come last, because they compare values whose types are now checked.
   if given.get('at_least', 0) > given.get('at_most', math.inf):
     yield 'at_least must be no more than at_most'
+  for low, high in (('min_words', 'max_words'), ('n_start', 'n_end')):
+    if given.get(low, 0) > given.get(high, math.inf):
+      yield f'{low} must be no more than {high}'
   if given.get('nth_paragraph', 0) > given.get('num_paragraphs', math.inf):
     yield 'nth_paragraph must be no more than num_paragraphs'
 
@@ -139,12 +171,16 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
   Raises:
     ValueError: the id is unknown, or an argument does not fit.
   """
-  if not isinstance(instruction_id, str) or instruction_id not in VERIFIERS:
+  if instruction_id in [*UNSUPPORTED]:
+    raise ValueError(
+      f'{instruction_id} is not supported: it {UNSUPPORTED[instruction_id]}'
+    )
+  if not isinstance(instruction_id, str) or instruction_id not in _KNOWN:
     # A cutoff of 0 lists every id, the most similar first.
     wanted = str(instruction_id)[:99]
     known = difflib.get_close_matches(wanted, VERIFIERS, 99, 0)
     raise ValueError(f'no instruction {instruction_id!r:.99}, only {known}')
-  verifier = VERIFIERS[instruction_id]
+  verifier = _KNOWN[instruction_id]
   if not isinstance(kwargs, Mapping):
     raise ValueError(
       f'{instruction_id}: {reprlib.repr(kwargs)} are no arguments; expected a '
@@ -155,13 +191,24 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
   # Lazy: the first error is raised before later ones are computed.
   for error in _errors(verifier.parameters, given):
     raise ValueError(f'{instruction_id}: {error}')
-  return verifier, given
+  # IFBench's files have whole numbers as floats, as tables with nulls do.
+  whole = {
+    name: int(value)
+    for name, value in given.items()
+    if isinstance(value, float) and value.is_integer()
+  }
+  return verifier, given | whole
 
 
 def validate(
-  instruction_ids: Ids, kwargs: Kwargs
+  instruction_ids: Ids, kwargs: Kwargs, *, skipped: Collection[str] = ()
 ) -> list[tuple[Verifier, Arguments]]:
   """Validates a brief's rules, and returns each verifier with its arguments.
+
+  Args:
+    instruction_ids: of the rules.
+    kwargs: the arguments of each rule.
+    skipped: ids of rules that are left out.
 
   Raises:
     ValueError: an id is unknown, an argument does not fit, or the two lists
@@ -172,7 +219,11 @@ def validate(
       f'{len(instruction_ids)} ids but {len(kwargs)} kwargs: expected one '
       'mapping of arguments for each id'
     )
-  return [*map(_rule, instruction_ids, kwargs)]
+  return [
+    _rule(name, given)
+    for name, given in zip(instruction_ids, kwargs, strict=True)
+    if name not in [*skipped]
+  ]
 
 
 def follow(
@@ -184,7 +235,7 @@ def follow(
     reply: any text, checked unchanged.
     instruction_ids: of the rules.
     kwargs: the arguments of each rule.
-    benchmark: use IFEval's own check if the rule has one.
+    benchmark: use the check of the rule's benchmark, if it is of one.
 
   Raises:
     ValueError: see `validate`.
@@ -216,6 +267,22 @@ def follow_loose(
   return [any(of_rule) for of_rule in zip(*verdicts, strict=True)]
 
 
+def benchmark_of(instruction_ids: Iterable[str]) -> str:
+  """Names the benchmark that has the rules: IFBENCH if any is its, or IFEVAL.
+
+  The two share no rule.
+  """
+  known = {*ifbench.RULES, *UNSUPPORTED}
+  return IFEVAL if known.isdisjoint(instruction_ids) else IFBENCH
+
+
+def is_worded(instruction_id: str, language: str) -> bool:
+  """Returns whether a known rule has a sentence in a language."""
+  return language in LANGUAGES and (
+    language == 'en' or instruction_id not in ifbench.RULES
+  )
+
+
 def breaks(verdicts: Sequence[bool | None]) -> float:
   """Violation flag of a reply: 1 if it fails any rule, else 0.
 
@@ -240,7 +307,7 @@ def describe(
   Args:
     instruction_id: of the rule.
     kwargs: its arguments.
-    language: en or zh.
+    language: en or zh; IFBench's rules are in English in both.
     paraphrase: index of the wording, modulo the number that the rule has.
 
   Raises:
@@ -261,8 +328,8 @@ def name(instruction_id: str, kwargs: Arguments | None = None) -> str:
   """Names a rule in a few plain words, as in "at most 120 words".
 
   Args:
-    instruction_id: of the rule; an unknown one, such as that of a later
-      version, is its own name.
+    instruction_id: of the rule; one of IFBench's or an unknown one, such as
+      that of a later version, is its own name.
     kwargs: its arguments, to be part of the name; without them, or with ones
       that do not fit, the name is a general one, as in "number of words".
   """

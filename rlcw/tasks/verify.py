@@ -1,8 +1,9 @@
 """Task `verify`: checks replies against the rules of their briefs.
 
-Rules and verdicts are in IFEval's format (Zhou et al. 2023, arXiv 2311.07911).
-In mode `benchmark`, rules are checked exactly as IFEval does, so that its four
-numbers are comparable with published ones.
+Rules and verdicts are in IFEval's format (Zhou et al. 2023, arXiv 2311.07911),
+which IFBench's is too (2507.02833).  In mode `benchmark`, rules are checked
+exactly as the two do, so that their four numbers are comparable with published
+ones.  A rule of theirs that needs a part-of-speech tagger gets no verdict.
 """
 
 import itertools
@@ -68,6 +69,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'mode': config.mode,
     **summarise(verified),
   }
+  for rule, reason in constraints.UNSUPPORTED.items():
+    if rule in summary['by_instruction']:
+      console.notice(f'{rule} has no verdicts: it {reason}')
   console.table(
     f'verify: {len(verified)} replies', ('', 'count', *VERDICTS), table(summary)
   )
@@ -87,7 +91,7 @@ def read_brief(record: dict[str, Any], place: str) -> Brief:
       if name not in record:
         raise ValueError(f'no field {name}; expected the rules of the brief')
     ids, kwargs = briefs.instruction_ids(record), briefs.arguments(record)
-    constraints.validate(ids, kwargs)
+    constraints.validate(ids, kwargs, skipped=constraints.UNSUPPORTED)
     prompt = transcript(layouts.prompt_of({'prompt': ''} | record))
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from None
@@ -152,14 +156,14 @@ def verify(
     record: the line of the input.
     brief: its brief.
     demands: the judge's verdicts, as returned by `ask`.
-    benchmark: check rules exactly as IFEval does.
+    benchmark: check rules exactly as their benchmarks do.
 
   Returns:
     The record with `strict` and `loose`; a verdict is None at a demand without
-    an answer.
+    an answer, and at a rule that cannot be checked.
   """
   verdicts, reply = {}, record['response']
-  # IFEval knows no thoughts.
+  # The benchmarks know no thoughts.
   reply = reply if benchmark else reply_of(reply)
   for name in VERDICTS:
     rules = brief.follow(reply, loose=name == 'loose', benchmark=benchmark)

@@ -267,6 +267,23 @@ def test_intervals_of_one_seed_are_called_so(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures('blank_plots')
+def test_each_benchmark_has_its_section(tmp_path: pathlib.Path) -> None:
+  keys = ('prompt_strict', 'prompt_loose')
+  keys += ('instruction_strict', 'instruction_loose')
+  gain = {'mean': 0.1, 'low': -0.1, 'high': 0.3}
+  found = {
+    'base': dict.fromkeys(keys, 0.25) | {'gain': None},
+    'rlmr': dict.fromkeys(keys, 0.375) | {'gain': gain},
+  }
+  for name, other in (('benchmark', 'ifbench'), ('ifbench', 'benchmark')):
+    write(tmp_path, ('rlmr',), {name: found, other: {}})
+    text = (tmp_path / 'report.html').read_text('utf-8')
+    headings = {'benchmark': 'IFEval: did', 'ifbench': 'IFBench: are rules'}
+    assert headings[name] in text and headings[other] not in text
+    assert '37.5%' in text and '(-10.0% to +30.0%)' in text
+
+
+@pytest.mark.usefixtures('blank_plots')
 def test_a_rate_that_is_not_identified_is_called_so(
   tmp_path: pathlib.Path,
 ) -> None:

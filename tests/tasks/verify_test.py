@@ -85,6 +85,29 @@ def test_the_benchmark_has_its_own_verdicts(tmp_path: pathlib.Path) -> None:
   assert summary['instruction_strict'] == 1 / 4
 
 
+def test_ifbench_is_read_with_a_rule_that_cannot_be_checked(
+  tmp_path: pathlib.Path,
+) -> None:
+  # The numbers are floats, and other rules' arguments null.
+  ids = ['count:numbers', 'words:start_verb']
+  kwargs = [{'N': 2.0, 'keyword': None}, {'N': None}]
+  records = [
+    {'response': reply, 'instruction_id_list': ids[:n], 'kwargs': kwargs[:n]}
+    for reply, n in (('Sing 1, 2', 1), ('Sing 1, 2', 2), ('Sing 1', 2))
+  ]
+  summary = verify(tmp_path, records, mode='benchmark')
+  assert summary['prompt_strict'] == 1 / 2  # without a verdict on the second
+  assert summary['instruction_strict'] == 2 / 3
+  assert summary['notices'] == [
+    'words:start_verb has no verdicts: it needs a part-of-speech tagger'
+  ]
+  lines = datasets.read_jsonl(tmp_path / 'verdicts.jsonl')
+  told = [line['strict']['follow_all_instructions'] for line in lines]
+  assert told == [True, None, False]
+  with pytest.raises(ValueError, match='2 ids but 1 kwargs'):
+    verify(tmp_path, [records[1] | {'kwargs': kwargs[:1]}])
+
+
 def test_thoughts_are_no_part_of_a_reply(tmp_path: pathlib.Path) -> None:
   texts = (
     '<think>\nOh, well.\n</think>\n\nCheers',

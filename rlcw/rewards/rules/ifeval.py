@@ -17,7 +17,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import languages
@@ -30,7 +30,7 @@ ANSWERS = 'My answer is yes.', 'My answer is no.', 'My answer is maybe.'
 _PUNKT_READS = re.compile(r'(?:[^.?!]*+[.?!]++){,1500}[^.?!]*')
 
 # Token boundaries of NLTK's Treebank tokeniser, with English contractions.
-_TOKEN_ENDS = re.compile(
+TOKEN_ENDS = re.compile(
   r"""[;@\#$%&*?!\[\](){}<>"“”‘’«»„`\u2012-\u2015]|--|\.\.+|''"""
   r"""|[:,](?=\D|$)|(?=n't\b)|(?='(?:s|m|d|ll|re|ve)\b)"""
   r"|(?<=\bd)(?='ye\b)|(?<=\bmore)(?='n\b)|(?<=\s't)(?=is\b|was\b)"
@@ -51,6 +51,15 @@ def _punkt() -> Any:
   import punkt
 
   return punkt.tokenizer_for('english')
+
+
+def punkt_spans(text: str) -> Iterator[tuple[int, int]]:
+  """Places of the sentences that NLTK's English Punkt model finds.
+
+  Only the first 20,000 characters are used.
+  """
+  match = _PUNKT_READS.match(text, 0, 20_000)
+  return _punkt().span_tokenize(match.group() if match else '')
 
 
 def keywords_existence(reply: str, keywords: Sequence[str]) -> bool:
@@ -98,10 +107,8 @@ def number_sentences(reply: str, num_sentences: int, relation: str) -> bool:
   Only the first 20,000 characters are used, more than any reply to the
   benchmark's briefs has.
   """
-  match = _PUNKT_READS.match(reply, 0, 20_000)
-  spans = _punkt().span_tokenize(match.group() if match else '')
   # Counting stops at the bound, since further sentences change no verdict.
-  count = len([*itertools.islice(spans, num_sentences)])
+  count = len([*itertools.islice(punkt_spans(reply), num_sentences)])
   return compare(count, relation, num_sentences)
 
 
@@ -255,7 +262,7 @@ def capital_word_frequency(
   """
   # Only the number of tokens matters, so boundaries become spaces instead of
   # NLTK's tokens being rebuilt.
-  tokens = _TOKEN_ENDS.sub(' ', reply).split()
+  tokens = TOKEN_ENDS.sub(' ', reply).split()
   count = len([token for token in tokens if token.isupper()])
   return compare(count, capital_relation, capital_frequency)
 

@@ -89,8 +89,8 @@ def pronunciations(word: str) -> list[list[str]]:
   return known
 
 
-def _syllables(word: str) -> set[int]:
-  """Possible numbers of syllables of a word.
+def syllables(word: str) -> set[int]:
+  """Returns the possible numbers of syllables of a word.
 
   Words that are not in the dictionary get their groups of vowels counted.
   """
@@ -127,7 +127,7 @@ def is_haiku(reply: str) -> bool:
     # A set of sums, as the combinations themselves would grow exponentially.
     totals = {0}
     for word in text_lib.words(line):
-      totals = {total + n for total in totals for n in _syllables(word)}
+      totals = {total + n for total in totals for n in syllables(word)}
     if syllables not in totals:
       return False
   return True

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import ifeval, languages, wording_en, wording_zh
+from rlcw.rewards.rules.ifbench.wording import SENTENCES
 
 TABLES = {'en': wording_en.WORDINGS, 'zh': wording_zh.WORDINGS}
 PARAPHRASES = 3  # least number of wordings of a rule
@@ -36,7 +37,7 @@ def render(
   language: str,
   paraphrase: int,
 ) -> str:
-  """Renders a validated rule as one sentence.
+  """Renders a validated rule as one sentence; IFBench's in English only.
 
   Args:
     instruction_id: of the rule.
@@ -44,7 +45,10 @@ def render(
     language: en or zh.
     paraphrase: index of the wording, modulo the number that the rule has.
   """
-  templates = TABLES[language][instruction_id]
+  if instruction_id in SENTENCES:
+    language, templates = 'en', (SENTENCES[instruction_id],)
+  else:
+    templates = TABLES[language][instruction_id]
   index = paraphrase % len(templates)
   return templates[index].format(**_fields(arguments, language, index))
 

@@ -23,8 +23,9 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import reward_model
+from rlcw.rewards import constraints, reward_model
 from rlcw.rewards.briefs import Brief, load_run_briefs
+from rlcw.rewards.constraints import IFBENCH, IFEVAL
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
@@ -147,6 +148,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'notes': notes,
     'scorers': accuracy,
     'benchmark': benchmark(config.benchmark),
+    'ifbench': benchmark(config.benchmark, IFBENCH),
     'warnings': {name: log.warnings for name, log in logs.items()},
     **table,
   }
@@ -442,11 +444,13 @@ def scorer_accuracy(
   return accuracy
 
 
-def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
-  """Reads IFEval's four numbers of each arm from finished `verify` runs.
+def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
+  """Reads a benchmark's four numbers of each arm from `verify` runs.
 
   Args:
     pattern: glob pattern of their folders, which are named by arm; '' for none.
+      It may match runs on several benchmarks' prompts.
+    of: name of the benchmark.
 
   Returns:
     By arm, the four numbers and `gain`: the mean difference of `prompt_strict`
@@ -458,7 +462,7 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
       its prompts are not those of the base.
   """
   scores: dict[str, dict[str, Any]] = {}
-  strict: dict[str, dict[Any, bool]] = {}
+  strict: dict[str, dict[Any, bool | None]] = {}
   files = sorted(glob.glob(f'{pattern}/summary.json')) if pattern else []
   for file in map(Path, files):
     summary = read_json(file)
@@ -469,12 +473,14 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
       raise ValueError(
         f'{file}: expected the summary of a `verify` run with mode=benchmark'
       )
+    if constraints.benchmark_of(summary.get('by_instruction', ())) != of:
+      continue
     scores[file.parent.name] = numbers
     rows = datasets.read_jsonl(file.with_name('verdicts.jsonl'))
-    # prompts are matched between arms by IFEval's `key`
+    # prompts are matched between arms by the benchmark's `key`
     if not all('key' in row for row in rows):
       raise ValueError(
-        f'{file.parent}/verdicts.jsonl: expected IFEval records, found a line '
+        f'{file.parent}/verdicts.jsonl: expected {of} records, found a line '
         'without `key`'
       )
     strict[file.parent.name] = {
@@ -487,9 +493,11 @@ def benchmark(pattern: str) -> dict[str, dict[str, Any]]:
     if base is None:
       scores[name]['gain'] = None
       continue
-    # in the order of the base's keys: prompts are paired
+    # in the order of the base's keys: prompts are paired; one with a rule that
+    # cannot be checked may have no verdict
+    paired = [key for key in base if None not in (base[key], kept[key])]
     ours_1xP, base_1xP = (
-      np.array([[each[key] for key in base]], float) for each in (kept, base)
+      np.array([[each[key] for key in paired]], float) for each in (kept, base)
     )
     gain = intervals.difference(ours_1xP, base_1xP, 1)
     # an arm's benchmark is of one run
