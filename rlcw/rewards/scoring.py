@@ -212,6 +212,12 @@ class Scorer:
     other.reads_base = self.reward is not None and self.reward.shared
     return other
 
+  def reference_alone(self) -> 'Scorer':
+    """This scorer, with its models, for `read` of the reference alone."""
+    other = copy.copy(self)
+    other.reward = None
+    return other
+
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""
     return dict(self.judge_model.usage()) if self.judge_model else {}

@@ -21,7 +21,13 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
-from rlcw.tasks.grpo import evaluation, minibatches, monitors, objective
+from rlcw.tasks.grpo import (
+  demonstrating,
+  evaluation,
+  minibatches,
+  monitors,
+  objective,
+)
 from rlcw.tasks.grpo.evaluation import Evaluator
 from rlcw.tasks.grpo.step import make_next_batch
 
@@ -183,6 +189,7 @@ def check(config: Config) -> None:
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
+  demonstrating.check(config)
   evaluation.check(config)
 
 
