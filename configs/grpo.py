@@ -377,6 +377,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       microbatch_groups=4,
       max_new_tokens=64,  # longer replies are cut, and count as violations
       temperature=0.7,  # of sampling
+      # Whether briefs end with a note on how replies are scored (MeRF, arXiv
+      # 2506.18485), in training alone: scorers and evaluations read plain ones.
+      tell_scoring=False,
       # --- Rewards
       # Writing score: reward_model, judge, rubric (of the briefs), diversity
       # (in the group), your module:function, or several with weights, as in
@@ -416,6 +419,11 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
         # rule, for rules that can point to them; 0 for none.
         located_penalty=0.0,
       ),
+      # Weight of the reply that a brief has in its record (`response`, or of a
+      # pair `chosen`), which is learned from beside the group if it is better
+      # (RIL, arXiv 2510.19307); 0: none is.
+      demonstration_weight=0.0,
+      demonstration_warmup=0,  # steps of linear growth of that weight
       # reward_std | none | writing_std (only with rlmr, rlmr_bonus, writing and
       # gate); rlmr_clip and gdpo give advantages themselves
       advantage_scale='reward_std',

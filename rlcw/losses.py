@@ -203,6 +203,29 @@ def located_advantages(
   return advantage_N[:, None] - penalty * located_NxT
 
 
+def demonstration_loss(
+  logp_NxT: jax.Array,
+  advantage_N: jax.Array,
+  mask_NxT: jax.Array,
+  aggregation: str,
+) -> Ratio:
+  """Policy loss `−ρ A` of replies that the policy has not sampled.
+
+  The ratio `ρ = π / sg(π)` is 1 in each update, so that nothing is clipped, and
+  its gradient is that of log π.  (Source: RIL, arXiv 2510.19307.)
+
+  Args:
+    logp_NxT: log-probabilities under the current policy.
+    advantage_N: of the replies, at least 0.
+    mask_NxT: true at real tokens.
+    aggregation: see `aggregate`.
+  """
+  logp_NxT = jnp.where(mask_NxT, logp_NxT, 0.0)
+  rho_NxT = jnp.exp(logp_NxT - lax.stop_gradient(logp_NxT))
+  loss_NxT = -rho_NxT * advantage_N[:, None]
+  return aggregate(loss_NxT, mask_NxT, aggregation, mask_NxT.shape[-1])
+
+
 def _log_ratio(
   logp: jax.Array, ref_logp: jax.Array, mask: jax.Array
 ) -> jax.Array:

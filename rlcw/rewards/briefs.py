@@ -33,6 +33,7 @@ class Brief:
   earlier: tuple[Message, ...] = ()  # system message and turns before
   rubric: Rubric = ()  # not shown to the model, unlike the rules
   stated: bool = False  # the prompt states its rules, so none is added in words
+  demonstration: str = ''  # a reply to learn from, if the record has one
 
   @property
   def request(self) -> Prompt:
@@ -181,6 +182,7 @@ def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
     stated=_stated(record),
     earlier=tuple(earlier),
     rubric=read_rubric(record),
+    demonstration=_demonstration(record),
     **datasets.shared_fields(record, heldout),
   )
   # Now rather than in the middle of a run.
@@ -255,6 +257,16 @@ def _stated(record: Record) -> bool:
   if not isinstance(value, bool):
     raise ValueError(f'stated={value!r:.80}; expected true or false')
   return value
+
+
+def _demonstration(record: Record) -> str:
+  """Returns the reply of a record, of a pair the chosen one; '' if it is bad.
+
+  Those are not to be imitated that have a label of 0, or were cut off.
+  """
+  reply = record.get('chosen', record.get('response'))
+  bad = record.get('finished') in (False, [False]) or not record.get('label', 1)
+  return reply if isinstance(reply, str) and not bad else ''
 
 
 def _paraphrase(record: Record) -> int:

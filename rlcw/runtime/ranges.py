@@ -159,6 +159,8 @@ RANGES: dict[str, Range] = {
   'mixing.margin': Number(1e-3, 1e3),
   'mixing.weight': Number(0, 1e6),
   'mixing.located_penalty': _NOT_NEGATIVE,
+  'demonstration_weight': _NOT_NEGATIVE,
+  'demonstration_warmup': _count(0),
   'clip_low': Number(0, 1, above=True),
   'clip_high': _POSITIVE,
   # A bound of 1 would leave no gradient to the replies that were sampled.

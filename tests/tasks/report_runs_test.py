@@ -411,3 +411,27 @@ def test_an_unfinished_evaluation_is_said_to_be_one(
   (tmp_path / 'evaluate/summary.json').unlink()
   with pytest.raises(FileNotFoundError, match='evaluate` run has not finished'):
     run.run(config, tmp_path / 'out')
+
+
+def test_a_note_and_a_demonstration_are_shown_beside_the_plain_brief(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = _runs(tmp_path)
+  path = tmp_path / 'grpo/rollouts.jsonl'
+  (group, *_) = map(json.loads, path.read_text().splitlines())
+  demonstration = {
+    'text': 'Ahoy, <b>Ines.',
+    'writing': None,
+    'violated': True,
+    'advantage': 0.0,
+  }
+  more = {'note': 'Scoring: by <i>ear.', 'demonstration': demonstration}
+  _write_lines(path, [group | more])
+  run.run(config, tmp_path / 'out')
+  text = _text(tmp_path / 'out')
+  for each in (
+    group['prompt'],
+    'read a note after the brief: Scoring: by <i>ear.',
+    'as it breaks a rule Ahoy, <b>Ines.',
+  ):
+    assert each in text, each

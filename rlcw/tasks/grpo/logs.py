@@ -18,6 +18,7 @@ from rlcw.rewards.mixing import Advantages
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import monitors, samples
+from rlcw.tasks.grpo.motivating import note
 from rlcw.tasks.grpo.relabelling import Learned, relabels
 
 
@@ -158,6 +159,7 @@ def log_rollouts(
   learned: Learned,
   rollout: Rollout,
   mixed: dict[str, Any],
+  config: Config,
 ) -> None:
   """Appends every reply with all its scores to the log, a line per group.
 
@@ -168,7 +170,8 @@ def log_rollouts(
     learned: briefs and scores of this process's groups.
     rollout: this process's replies.
     mixed: of `mix.local_rows`, and `writing_reward` `[P', G]` if it is not the
-      writing score.
+      writing score; `records` `[P']` are added to those of the groups.
+    config: of the `grpo` task.
   """
   scores = learned.scores
   columns = {
@@ -193,12 +196,15 @@ def log_rollouts(
       'step': step,
       'brief_id': brief.id,
       'prompt': brief.text,
+      # which the policy read after it
+      **({'note': text} if (text := note(brief, config)) else {}),
       'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
       # then `violated` and `writing` are of this brief
       **(
         {'learned_prompt': new.text} if (new := learned.relabelled[p]) else {}
       ),
       **rubrics.record(brief.rubric),
+      **(mixed['records'][p] if 'records' in mixed else {}),
       'replies': [
         {name: values[p][g] for name, values in rows.items()}
         | scores.details(p, g)

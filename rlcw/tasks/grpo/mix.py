@@ -20,6 +20,7 @@ from rlcw.rewards.located import locate_violations
 from rlcw.rewards.parts import overlong_penalty
 from rlcw.runtime import processes, sums
 from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.grpo import demonstrating
 from rlcw.tasks.grpo.relabelling import Learned
 
 
@@ -117,17 +118,17 @@ def violations(stats: dict[str, Any], config: Config) -> np.ndarray:
   return stats[names[config.mixing.get('violation', 'any')]]
 
 
-def kept_groups(advantage_PxG: np.ndarray, config: Config) -> np.ndarray:
+def kept_groups(advantage_PxR: np.ndarray, config: Config) -> np.ndarray:
   """Selects the groups `[P]` of a step that are learned from.
 
   All, or with `oversample` the first ones that have a signal; if they are too
   few, the first ones without it too.  (Source: dynamic sampling of DAPO, arXiv
   2503.14476, §3.2, which samples again until a batch is full.)
   """
-  signal_P = np.any(abs(advantage_PxG) > losses.LEAST_ADVANTAGE, axis=1)
+  signal_P = np.any(abs(advantage_PxR) > losses.LEAST_ADVANTAGE, axis=1)
   # Stable: among equals, the order of the epoch's permutation.
   first = np.argsort(~signal_P, kind='stable')[: config.prompts_per_step]
-  kept_P = np.zeros(len(advantage_PxG), bool)
+  kept_P = np.zeros(len(advantage_PxR), bool)
   kept_P[first] = True
   return kept_P
 
@@ -138,6 +139,7 @@ class MixedStep(NamedTuple):
   stats: dict[str, Any]  # of `logs.gather_stats`, with the penalties
   mixed: mixing.Advantages
   kept_P: np.ndarray  # groups that are learned from
+  shown_P: np.ndarray  # advantages of demonstrations; zeros without them
   rows: dict[str, Any]  # of `local_rows`, of this process
 
 
@@ -148,6 +150,7 @@ def mix_step(
   rollout: Rollout,
   shards: processes.DataShards,
   chat: ChatFormat,
+  step: int,
   config: Config,
 ) -> MixedStep:
   """Step 4: makes an advantage for each reply of a step.
@@ -159,16 +162,23 @@ def mix_step(
     rollout: this process's replies.
     shards: splits groups over processes.
     chat: decodes replies.
+    step: of the run.
     config: of the `grpo` task.
   """
   stats = with_penalty(stats, config)
   writing_PxG = combine(stats, config)
   mixed = mix(writing_PxG, violations(stats, config), stats['valid'])
-  kept_P = kept_groups(mixed.advantage, config)
+  shown_P = np.zeros(len(mixed.advantage), np.float32)
+  if demonstrating.shows(config):
+    shown_P = demonstrating.advantages(stats, writing_PxG, mixed, step, config)
+  signal_PxR = np.concatenate([mixed.advantage, shown_P[:, None]], axis=1)
+  kept_P = kept_groups(signal_PxR, config)
   rows = local_rows(mixed, kept_P, learned, rollout, shards, chat, config)
+  if demonstrating.shows(config):
+    rows['demonstrated'] = shards.local_slice(shown_P)
   if writing_PxG is not stats['writing']:
     rows['writing_reward'] = shards.local_slice(writing_PxG)
-  return MixedStep(stats, mixed, kept_P, rows)
+  return MixedStep(stats, mixed, kept_P, shown_P, rows)
 
 
 def local_rows(
@@ -216,7 +226,7 @@ def local_rows(
 def signals(
   mixed: mixing.Advantages, rows: dict[str, Any], shards: processes.DataShards
 ) -> np.ndarray:
-  """Groups `[P]` with an advantage other than 0, of a reply or a token.
+  """Groups `[P]` with an advantage other than 0, of any text or token.
 
   Args:
     mixed: of all groups.
@@ -227,4 +237,7 @@ def signals(
   if 'located' in rows:
     located_P = rows['located'].any((1, 2))
     signal_P = signal_P | np.concatenate(shards.gather(located_P))
+  if 'demonstrated' in rows:
+    shown_P = rows['demonstrated'] > 0
+    signal_P = signal_P | np.concatenate(shards.gather(shown_P))
   return signal_P

@@ -109,7 +109,8 @@ def pack(
 
   Args:
     arrays: of `step.batch_arrays`, `[P, …]`.
-    lengths: `[P]` and `[P, G]` tokens of all briefs and replies, on the host.
+    lengths: tokens `[P]` of all briefs and `[P, R]` of their texts (`_texts`),
+      on the host.
     config: of the `grpo` task.
     sharding: of groups.
     kept_P: groups that the loss is of; None for all.
@@ -172,13 +173,14 @@ def read(
   Returns:
     As `reply_logprobs_and_entropy`.
   """
-  rollout, live_P = part.arrays['rollout'], part.arrays['live']
+  live_P = part.arrays['live']
+  token_PxRxT, count_PxR = _texts(part.arrays)
   groups = Groups(
     part.arrays['prompt'],
     # Groups that are not live only fill the part up: they have no tokens.
     jnp.where(live_P, part.arrays['length'], 0),
-    rollout.token,
-    jnp.where(live_P[:, None], rollout.length, 0),
+    token_PxRxT,
+    jnp.where(live_P[:, None], count_PxR, 0),
   )
   hidden_SxNxD, layout = forward_groups(
     model_config, params, groups, part.width
@@ -190,9 +192,25 @@ def read(
     params,
     hidden_SxNxD,
     layout,
-    rollout.token,
+    token_PxRxT,
     config.temperature,
     entropy=entropy,
+  )
+
+
+def _texts(arrays: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+  """Tokens `[P, R, T]` of the R texts after each brief, and counts `[P, R]`.
+
+  R is G or, with demonstrations, which come last, G + 1.
+  """
+  rollout = arrays['rollout']
+  if 'demonstration' not in arrays:
+    return rollout.token, rollout.length
+  shown = arrays['demonstration']
+  count_Px1 = jnp.where(arrays['demonstrated'][:, None] > 0, shown.length, 0)
+  return (
+    jnp.concatenate([rollout.token, shown.token], axis=1),
+    jnp.concatenate([rollout.length, count_Px1], axis=1),
   )
 
 
@@ -203,9 +221,12 @@ def make_old_policy(
 
   They are those of the trainer's program, from which the sampler's may differ.
   """
-  return jax.jit(
-    lambda params, part: read(model_config, config, params, part)[0]
-  )
+
+  def old_policy(params: Params, part: Part) -> jax.Array:
+    logp_PxRxT, *_ = read(model_config, config, params, part)
+    return logp_PxRxT[:, : part.arrays['rollout'].token.shape[1]]
+
+  return jax.jit(old_policy)
 
 
 def read_old_policy(
@@ -246,7 +267,8 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   The ratio is against the sampler's log-probabilities.  With `tis` it is
   against the trainer's before the first update, and truncated importance
   weights correct for the difference of the two.  That of relabelled groups is
-  always against the trainer's.
+  always against the trainer's.  The loss of demonstrations is added to that of
+  the replies, whose divisor stays.
   """
   tis, bonus = config.get('tis', 0.0), config.get('entropy_weight', 0.0)
 
@@ -261,7 +283,9 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     mask_PxGxT = jnp.arange(length) < count_PxG[..., None]
     mask_PxGxT &= arrays['valid'][..., None]
     params = lora.join(params, frozen)
-    logp_PxGxT, *entropy = read(model_config, config, params, part, bonus > 0)
+    size = rollout.token.shape[1]
+    logp_PxRxT, *entropy = read(model_config, config, params, part, bonus > 0)
+    logp_PxGxT = logp_PxRxT[:, :size]
     # From here on a row for each reply, [P · G, T]: the loss needs no groups,
     # as the advantages already compare a reply with its group.
     logp, mask, sampler_logp = (
@@ -273,7 +297,7 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     own_logp = lax.stop_gradient(own_logp)
     if 'relabelled' in arrays:
       # Their replies were sampled for another brief.
-      relabelled_N = jnp.repeat(arrays['relabelled'], rollout.token.shape[1])
+      relabelled_N = jnp.repeat(arrays['relabelled'], size)
       sampler_logp = jnp.where(relabelled_N[:, None], own_logp, sampler_logp)
       old_logp = sampler_logp
     if tis:
@@ -304,9 +328,21 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     terms = {k: term for k, term in terms._asdict().items() if term is not None}
     if tis:
       terms |= _gap_terms(old_logp, sampler_logp, mask, tis)
-    for entropy_PxGxT in entropy:
-      entropy_NxT = entropy_PxGxT.reshape(-1, length)
+    for entropy_PxRxT in entropy:
+      entropy_NxT = entropy_PxRxT[:, :size].reshape(-1, length)
       terms |= _entropy_terms(terms['loss'], entropy_NxT, mask, config)
+    if 'demonstration' in arrays:
+      logp_PxT, count_P = logp_PxRxT[:, size], _texts(arrays)[1][:, size]
+      count_P = jnp.where(arrays['live'], count_P, 0)
+      shown = losses.demonstration_loss(
+        logp_PxT,
+        arrays['demonstrated'],
+        jnp.arange(length) < count_P[:, None],
+        config.aggregation,
+      )
+      # Beside the loss of the replies, whose divisor stays theirs.
+      total = terms['loss'].numerator + shown.numerator
+      terms['loss'] = losses.Ratio(total, terms['loss'].denominator)
     return terms
 
   return loss_fn

@@ -22,6 +22,8 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import processes
 from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.grpo import motivating
+from rlcw.tasks.grpo.motivating import PlainScorer
 
 # Token ids [P, L], lengths [P] and key numbers [P] of briefs (`step`).
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
@@ -61,7 +63,7 @@ def relabel(
   arrays: BriefArrays,
   rollout: Rollout,
   scores: Scores,
-  scorer: Scorer,
+  scorer: Scorer | PlainScorer,
   chat: ChatFormat,
   config: Config,
 ) -> Learned:
@@ -89,7 +91,7 @@ def relabel(
   broken_share = scores.broken_share.copy()
   for p, brief in enumerate(briefs):
     new = _relabelled(brief, scores, p)
-    ids = chat.encode_prompt(new.brief.request) if new else []
+    ids = motivating.encode(new.brief, chat, config) if new else []
     # With fewer rules a brief is shorter in nearly every wording.
     if new is None or len(ids) > prompt_PxL.shape[1]:
       continue

@@ -23,6 +23,7 @@ from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 from rlcw.tasks.grpo import (
+  demonstrating,
   evaluation,
   measures,
   minibatches,
@@ -190,6 +191,7 @@ def check(config: Config) -> None:
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
+  demonstrating.check(config)
   evaluation.check(config)
 
 

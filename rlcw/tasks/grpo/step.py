@@ -1,6 +1,7 @@
 """One GRPO step: brief → replies → scores → mix → batch.
 
-  1. briefs    `draw_briefs`: P briefs, a function of (seed, step)
+  1. briefs    `draw_briefs`: P briefs, a function of (seed, step), which may
+               tell how they are scored (`motivating`)
   2. replies   `sample_rollout`: G replies to each from the current policy
   3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
                scores and reference log-probabilities, while the host checks
@@ -48,7 +49,15 @@ from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes
 from rlcw.sampling.rollout import Rollout, sample_and_count
 from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.grpo import logs, minibatches, objective, relabelling
+from rlcw.tasks.grpo import (
+  demonstrating,
+  logs,
+  minibatches,
+  motivating,
+  objective,
+  relabelling,
+)
+from rlcw.tasks.grpo.demonstrating import Demonstrations
 from rlcw.tasks.grpo.mix import make_mix, mix_step, signals
 from rlcw.tasks.grpo.outages import Outages, end_in_outage
 from rlcw.tasks.grpo.relabelling import BriefArrays
@@ -74,12 +83,18 @@ def make_next_batch(
     config: of the `grpo` task.
     workdir: `rollouts.jsonl` is appended to here.
   """
-  prompts = [model.chat.encode_prompt(brief.request) for brief in briefs]
+  prompts = [motivating.encode(b, model.chat, config) for b in briefs]
   model.chat.check_context(
     {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
     config.max_new_tokens,
   )
   tokenized = batches.pad(prompts)
+  scores_of, demos = scorer, None
+  if motivating.tells(config):
+    scores_of = motivating.PlainScorer(scorer, model.chat)
+  if demonstrating.shows(config):
+    alone = scores_of.without_reference()
+    demos = Demonstrations(briefs, model.chat, alone, config)
   if len(briefs) < config.prompts_per_step:
     console.notice(
       f'prompts_per_step={config.prompts_per_step}, but there are only '
@@ -114,29 +129,37 @@ def make_next_batch(
     # one reply per brief, only to monitor reward hacking; it is no reward.
     prompt_PxL, length_P, _ = brief_arrays
     second_opinion = step % config.monitors.judge_every == 0
-    scores = scorer(chosen, prompt_PxL, length_P, rollout, second_opinion)
+    scores = scores_of(chosen, prompt_PxL, length_P, rollout, second_opinion)
     learned = relabelling.relabel(
-      chosen, brief_arrays, rollout, scores, scorer, model.chat, config
+      chosen, brief_arrays, rollout, scores, scores_of, model.chat, config
     )
+    shown = demos and demos.show(indices, chosen, brief_arrays)
 
     # 4. Mix.  Two numbers and a few flags per reply are cheap to gather, and
     # with them every process computes the same advantages.
     local_rollout = shards.local_rows(rollout)
-    stats = logs.gather_stats(
-      shards.gather(logs.local_stats(local_rollout, learned))
-    )
+    found = logs.local_stats(local_rollout, learned)
+    if shown:
+      learned = demonstrating.add_costs(learned, shown)
+      found |= demonstrating.local_stats(shown, learned)
+      found['scoring'] = learned.scores.stats
+    stats = logs.gather_stats(shards.gather(found))
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
-    stats, mixed, kept_P, rows = mix_step(
-      mix, stats, learned, local_rollout, shards, model.chat, config
+    stats, mixed, kept_P, shown_P, rows = mix_step(
+      mix, stats, learned, local_rollout, shards, model.chat, step, config
     )
-    logs.log_rollouts(shards, rollout_log, step, learned, local_rollout, rows)
-    end_in_outage(outages, stats, scorer)
+    if shown:
+      rows['records'] = demonstrating.records(shown, rows['demonstrated'])
+    logs.log_rollouts(
+      shards, rollout_log, step, learned, local_rollout, rows, config
+    )
+    end_in_outage(outages, stats, scores_of)
 
     # 5. Batch.
     packed = make_batch(
-      batch_arrays(learned, rollout, rows, shards, config),
-      (stats['prompt_length'], stats['length']),
+      batch_arrays(learned, rollout, shown, rows, shards, config),
+      lengths(stats, shown_P),
       (signals(mixed, rows, shards), kept_P),
       functools.partial(old_policy, params),
       step,
@@ -144,7 +167,10 @@ def make_next_batch(
       shards.sharding,
     )
     scored = time.perf_counter()
-    values = logs.step_metrics(stats, mixed, config) | {
+    values = logs.step_metrics(stats, mixed, config)
+    if shown:
+      values |= demonstrating.metrics_of(stats, shown_P)
+    values |= {
       'idle_slots': 1 - stats['length'].sum() / slots,
       'padding': objective.padding(packed),
       'dropped_groups': 1 - kept_P.mean(),
@@ -274,7 +300,7 @@ def make_batch(
 
   Args:
     arrays: of `batch_arrays`.
-    lengths: `[P]` and `[P, G]` tokens of all briefs and replies, on the host.
+    lengths: of `lengths`.
     signal: `[P]`, groups that have an advantage, and `kept_groups` `[P]`.
     old_policy: `objective.make_old_policy` of the step's parameters.
     step: of the run.
@@ -295,9 +321,26 @@ def make_batch(
   ]
 
 
+def lengths(
+  stats: dict[str, Any], shown_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens of all briefs `[P]` and of the texts `[P, R]` of their updates.
+
+  Args:
+    stats: of the step.
+    shown_P: advantages of demonstrations, of which those at 0 have no tokens.
+  """
+  length_PxR = stats['length']
+  if 'shown_length' in stats:
+    shown_P = np.where(shown_P > 0, stats['shown_length'], 0)
+    length_PxR = np.concatenate([length_PxR, shown_P[:, None]], axis=1)
+  return stats['prompt_length'], length_PxR
+
+
 def batch_arrays(
   learned: relabelling.Learned,
   rollout: Rollout,
+  shown: demonstrating.Shown | None,
   mixed: dict[str, Any],
   shards: processes.DataShards,
   config: Config,
@@ -308,8 +351,9 @@ def batch_arrays(
     learned: the briefs, and the scores for the reference log-probabilities
       `[P, G, T]`, if any.
     rollout: the replies.
+    shown: the demonstrations, if there are any.
     mixed: this process's rows of `valid`, `advantage` and, if these have a
-      penalty, `located` tokens `[P', G, T]`.
+      penalty, `located` tokens `[P', G, T]`, and of `demonstrated` `[P']`.
     shards: splits rows over devices.
     config: of the `grpo` task.
   """
@@ -317,7 +361,10 @@ def batch_arrays(
   arrays = {'prompt': prompt_PxL, 'length': length_P, 'rollout': rollout}
   if learned.scores.ref_logp is not None:
     arrays['ref_logp'] = learned.scores.ref_logp
-  rows = {n: mixed[n] for n in ('valid', 'advantage', 'located') if n in mixed}
+  if shown is not None:
+    arrays['demonstration'] = shown.rollout
+  names = 'valid', 'advantage', 'located', 'demonstrated'
+  rows = {name: mixed[name] for name in names if name in mixed}
   if relabelling.relabels(config):
     rows['relabelled'] = learned.changed_P
   # XLA chose the sharding of the rollout's outputs; one fixed sharding here

@@ -9,7 +9,12 @@ import numpy as np
 from rlcw.models.packing import Part
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import minibatches, objective, relabelling
+from rlcw.tasks.grpo import (
+  demonstrating,
+  minibatches,
+  objective,
+  relabelling,
+)
 from rlcw.tasks.plan import load
 from rlcw.tasks.plan.roofline import Shapes
 from rlcw.tasks.plan.shapes import Plan
@@ -34,12 +39,12 @@ def make_microbatch(plan: Plan) -> Microbatch:
 
 
 def _grpo(plan: Plan) -> Microbatch:
-  config, group = plan.config, plan.shapes.group
+  config, learned = plan.config, learned_from(plan)
   micro, size = minibatches.micro(config), minibatches.size(config)
   # Each update packs its own groups; together they are so many passes.
   each = [
-    pack(plan._replace(length_PxG=rows), micro)
-    for rows in learned_from(plan).length_PxG.reshape(-1, size, group)
+    pack(learned._replace(length_PxG=rows), micro)
+    for rows in learned.length_PxG.reshape(-1, size, learned.shapes.group)
   ]
   passes = plan.updates // len(each)
   tokens = passes * sum(packed.tokens for packed in each)
@@ -53,9 +58,15 @@ def _grpo(plan: Plan) -> Microbatch:
 
 
 def learned_from(plan: Plan) -> Plan:
-  """The plan of the groups that are learned from alone."""
-  prompts = plan.config.prompts_per_step
-  return plan._replace(length_PxG=plan.length_PxG[:prompts])
+  """The plan of the groups that are learned from alone.
+
+  Their demonstrations, if a run has any, are as long as the first replies.
+  """
+  length_PxG = plan.length_PxG[: plan.config.prompts_per_step]
+  if demonstrating.shows(plan.config):
+    length_PxG = np.concatenate([length_PxG, length_PxG[:, :1]], axis=1)
+  shapes = plan.shapes._replace(group=length_PxG.shape[1])
+  return plan._replace(length_PxG=length_PxG, shapes=shapes)
 
 
 def batch(plan: Plan, prompts: int) -> dict[str, Any]:
@@ -87,6 +98,14 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
     arrays['relabelled'] = of(jnp.bool_, prompts)
   if plan.config.mixing.get('located_penalty', 0.0):
     arrays['located'] = of(jnp.bool_, prompts, group, reply)
+  if demonstrating.shows(plan.config):
+    arrays['demonstrated'] = of(jnp.float32, prompts)
+    arrays['demonstration'] = Rollout(
+      token=of(jnp.int32, prompts, 1, reply),
+      logp=of(jnp.float32, prompts, 1, reply),
+      length=of(jnp.int32, prompts, 1),
+      finished=of(jnp.bool_, prompts, 1),
+    )
   return arrays
 
 

@@ -43,7 +43,8 @@ _FIELDS = {
     ]
     + ['seconds_step?']
   ),
-  'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric? learned_prompt?',
+  'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric? note? '
+  'learned_prompt? demonstration?',
   'grpo/evaluations.jsonl': 'step brief_id prompt replies rubric?',
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
   'warnings? unmonitored? ended?',
@@ -61,6 +62,7 @@ _FIELDS = {
   'evaluate/config.json': 'run?',
   'replies': _REPLY
   + ' violated valid writing_reward? reward advantage unseen? spans?',
+  'demonstration': 'text writing violated advantage',
   'warnings': 'monitor step value threshold text',
   'base': _REPLY,
   'trained': _REPLY,
@@ -80,6 +82,7 @@ _TYPES = {
       'text',
       'prompt',
       'learned_prompt',
+      'note',
       'language',
       'genre',
       'monitor',

@@ -1,0 +1,114 @@
+"""Briefs that tell their scoring, in training alone (`tell_scoring`).
+
+The tokens of a step's briefs have the note of `rewards.motivation`, so policy,
+reference and update read it.  Scores are of replies to the plain briefs: where
+the reward model shares the reference's decoder, two passes take the place of
+one.
+
+Letters: P briefs in a step, G replies to each, L prompt tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlcw import Config
+from rlcw.models.chat import ChatFormat
+from rlcw.rewards import motivation
+from rlcw.rewards.briefs import Brief
+from rlcw.rewards.scoring import Scorer, Scores
+from rlcw.sampling.outage import Trouble
+from rlcw.sampling.rollout import Rollout
+
+
+def tells(config: Config) -> bool:
+  """True if briefs of training rollouts tell the scoring."""
+  # Configs of earlier versions do not have the setting.
+  return config.get('tell_scoring', False)
+
+
+def note(brief: Brief, config: Config) -> str:
+  """The note of a brief in training; '' if there is none."""
+  if not tells(config):
+    return ''
+  return motivation.note(config.mixing.name, brief.language)
+
+
+def encode(brief: Brief, chat: ChatFormat, config: Config) -> list[int]:
+  """Token ids of a brief, as the policy reads it in training."""
+  prompt = brief.request
+  if text := note(brief, config):
+    prompt = motivation.with_note(prompt, text)
+  return chat.encode_prompt(prompt)
+
+
+class PlainScorer:
+  """A `Scorer` of replies to plain briefs, whose reference reads the others.
+
+  Its methods are called as those of the scorer, with the tokens of the briefs
+  that the policy read.
+
+  Args:
+    scorer: of the run.
+    chat: encodes plain briefs.
+  """
+
+  def __init__(self, scorer: Scorer, chat: ChatFormat):
+    self._scorer, self._chat = scorer.without_reference(), chat
+    self._reference = scorer.reference_alone() if scorer.reference else None
+    self.shards = scorer.shards
+
+  def without_reference(self) -> 'PlainScorer':
+    """See `Scorer`."""
+    return PlainScorer(self._scorer, self._chat)
+
+  def trouble(self) -> Trouble:
+    """See `Scorer`."""
+    return self._scorer.trouble()
+
+  def __call__(
+    self,
+    briefs: Sequence[Brief],
+    prompt_PxL: jax.Array,
+    length_P: jax.Array,
+    rollout: Rollout,
+    second_opinion: bool = False,
+  ) -> Scores:
+    """See `Scorer`."""
+    plain = self._plain(briefs, prompt_PxL.shape[-1])
+    scores = self._scorer(briefs, *plain, rollout, second_opinion)
+    if self._reference is None:
+      return scores
+    _, ref_logp = self._reference.read(prompt_PxL, length_P, rollout)
+    return scores._replace(ref_logp=ref_logp)
+
+  def score_again(
+    self,
+    briefs: Sequence[Brief],
+    prompt_PxL: jax.Array,
+    length_P: jax.Array,
+    rollout: Rollout,
+    scores: Scores,
+    changed_P: np.ndarray,
+  ) -> Scores:
+    """See `Scorer`."""
+    plain = self._plain(briefs, prompt_PxL.shape[-1])
+    again = self._scorer.score_again(
+      briefs, *plain, rollout, scores._replace(ref_logp=None), changed_P
+    )
+    if self._reference is None:
+      return again
+    # The log-probabilities of unchanged groups are computed again, and equal.
+    _, ref_logp = self._reference.read(prompt_PxL, length_P, rollout)
+    return again._replace(ref_logp=ref_logp)
+
+  def _plain(self, briefs: Sequence[Brief], width: int) -> Any:
+    """Global token ids `[P, L]` and lengths `[P]` of the plain briefs."""
+    prompt_PxL = np.zeros((len(briefs), width), np.int32)
+    length_P = np.zeros(len(briefs), np.int32)
+    for p, brief in enumerate(briefs):
+      ids = self._chat.encode_prompt(brief.request)
+      prompt_PxL[p, : len(ids)], length_P[p] = ids, len(ids)
+    return self.shards.to_global((prompt_PxL, length_P))
