@@ -1,6 +1,8 @@
 """Checkpoints as others write and name them, for the tests of ours."""
 
+import collections
 import math
+import operator
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,15 @@ _ARCHITECTURES = {
   'qwen2': gguf.MODEL_ARCH.QWEN2,
   'qwen3': gguf.MODEL_ARCH.QWEN3,
   'gemma3_text': gguf.MODEL_ARCH.GEMMA3,
+  'gemma2': gguf.MODEL_ARCH.GEMMA2,
+  'smollm3': gguf.MODEL_ARCH.SMOLLM3,
+  'olmo2': gguf.MODEL_ARCH.OLMO2,
+  'granite': gguf.MODEL_ARCH.GRANITE,
+  'phi3': gguf.MODEL_ARCH.PHI3,
+  'mistral': gguf.MODEL_ARCH.LLAMA,
 }
+# Whose rotary pairs llama.cpp's converter interleaves.
+_INTERLEAVED = 'llama', 'mistral', 'smollm3', 'granite'
 
 
 def state(theirs: Any) -> Tensors:
@@ -32,13 +42,21 @@ def state(theirs: Any) -> Tensors:
 
 def under_their_names(config: ModelConfig, params: Params) -> Tensors:
   """Our parameters as a checkpoint has them."""
-  found: Tensors = {}
+  # (first row, tensor) of each parameter in a tensor
+  found: dict[str, list[Any]] = collections.defaultdict(list)
   for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
     path = '/'.join(key.key for key in keys)
-    stacked = leaf if path.startswith('blocks/') else leaf[None]
-    rows = weights.names(config, path)
-    found |= dict(zip(rows, np.asarray(stacked), strict=True))
-  return found
+    stacked = np.asarray(leaf if path.startswith('blocks/') else leaf[None])
+    first = weights.members(config, path)[path].start or 0
+    for name, array in zip(weights.names(config, path), stacked, strict=True):
+      found[name].append((first, array))
+  return {
+    name: np.concatenate([each for _, each in sorted(parts, key=_first)])
+    for name, parts in found.items()
+  }
+
+
+_first = operator.itemgetter(0)
 
 
 def assert_holds(loaded: tuple[ModelConfig, Params], tensors: Tensors) -> None:
@@ -102,6 +120,19 @@ def write_gguf(
   if c.model_type == 'gemma3_text':
     rope = rope['full_attention']
     writer.add_sliding_window(c.sliding_window)
+  if c.model_type in ('gemma2', 'phi3'):
+    writer.add_sliding_window(c.sliding_window or 0)
+  if c.model_type == 'gemma2':
+    writer.add_attn_logit_softcapping(c.attn_logit_softcapping)
+    writer.add_final_logit_softcapping(c.final_logit_softcapping)
+  if c.model_type == 'granite':
+    writer.add_attention_scale(c.attention_multiplier)
+    writer.add_embedding_scale(c.embedding_multiplier)
+    writer.add_residual_scale(c.residual_multiplier)
+    writer.add_logit_scale(c.logits_scaling)
+  if c.model_type == 'phi3':
+    size = c.hidden_size // c.num_attention_heads
+    writer.add_rope_dimension_count(int(size * rope['partial_rotary_factor']))
   writer.add_rope_freq_base(rope['rope_theta'])
   tensors: Tensors = {}
   if rope['rope_type'] == 'linear':
@@ -109,16 +140,22 @@ def write_gguf(
     writer.add_rope_scaling_factor(rope['factor'])
   elif rope['rope_type'] == 'llama3':
     tensors['rope_freqs.weight'] = _llama3_divisors(rope, head_dim)
-  if c.model_type == 'llama':
+  elif rope['rope_type'] == 'yarn':
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope['factor'])
+    writer.add_rope_scaling_orig_ctx_len(
+      rope['original_max_position_embeddings']
+    )
+  if c.model_type in ('llama', 'mistral'):
     writer.add_vocab_size(c.vocab_size)
     writer.add_rope_dimension_count(head_dim)
   heads = {'q_proj': c.num_attention_heads, 'k_proj': c.num_key_value_heads}
   table = gguf.get_tensor_name_map(architecture, c.num_hidden_layers)
   for name, tensor in state(theirs).items():
     kind = name.split('.')[-2]
-    if c.model_type == 'llama' and kind in heads:
+    if c.model_type in _INTERLEAVED and kind in heads:
       tensor = _interleaved(tensor, heads[kind])
-    if c.model_type == 'gemma3_text' and name.endswith('norm.weight'):
+    if c.model_type.startswith('gemma') and name.endswith('norm.weight'):
       tensor = tensor + 1
     short = table.get_name(name, try_suffixes=('.weight', '.bias'))
     assert short is not None, name

@@ -115,6 +115,106 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
   ),
 }
 
+_YARN = {
+  'rope_type': 'yarn',
+  'rope_theta': 10_000.0,
+  'factor': 4.0,
+  'original_max_position_embeddings': 8,
+}
+# The same of families with fewer tests, every peculiarity of which is on.
+MODERN: dict[str, tuple[str, dict[str, Any]]] = {
+  'qwen2-yarn': ('Qwen2', {'rope_parameters': _YARN}),
+  'llama-dynamic': (
+    'Llama',
+    {
+      'rope_parameters': {
+        'rope_type': 'dynamic',
+        'rope_theta': 10_000.0,
+        'factor': 2.0,
+      }
+    },
+  ),
+  'mistral': (
+    'Mistral',
+    {'sliding_window': 6, 'head_dim': 12, 'tie_word_embeddings': False},
+  ),
+  'ministral': (
+    'Ministral',
+    _WINDOW
+    | {
+      'layer_types': [
+        'full_attention',
+        'sliding_attention',
+        'sliding_attention',
+      ]
+    },
+  ),
+  'ministral3': (
+    'Ministral3',
+    {
+      'head_dim': 12,
+      'tie_word_embeddings': False,
+      'rope_parameters': _YARN
+      | {'mscale': 1.0, 'mscale_all_dim': 0.5, 'llama_4_scaling_beta': 0.5},
+    },
+  ),
+  'smollm3': (
+    'SmolLM3',
+    _WINDOW
+    | {
+      'num_hidden_layers': 4,
+      'no_rope_layer_interval': 2,
+      'use_sliding_window': True,
+    },
+  ),
+  'olmo2': ('Olmo2', {'tie_word_embeddings': False}),
+  'olmo3': (
+    'Olmo3',
+    _WINDOW
+    | {
+      'num_hidden_layers': 4,
+      'rope_parameters': {
+        'full_attention': _YARN | {'attention_factor': 1.2},
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 500.0},
+      },
+    },
+  ),
+  'granite': (
+    'Granite',
+    {
+      'embedding_multiplier': 3.0,
+      'attention_multiplier': 0.25,
+      'residual_multiplier': 0.5,
+      'logits_scaling': 2.0,
+    },
+  ),
+  'phi3': (
+    'Phi3',
+    {
+      'sliding_window': 6,
+      'original_max_position_embeddings': 64,
+      'tie_word_embeddings': False,
+      'rope_parameters': {
+        'rope_type': 'longrope',
+        'rope_theta': 10_000.0,
+        'partial_rotary_factor': 0.75,
+        'short_factor': [1.0, 1.5, 2.0],
+        'long_factor': [3.0, 4.0, 5.0],
+      },
+    },
+  ),
+  'gemma2': (
+    'Gemma2',
+    _WINDOW
+    | {
+      'head_dim': 12,
+      'query_pre_attn_scalar': 10,
+      'attn_logit_softcapping': 2.0,
+      'final_logit_softcapping': 3.0,
+    },
+  ),
+}
+
 
 @pytest.fixture(scope='session')
 def make_model() -> Callable[..., Any]:
@@ -127,7 +227,7 @@ def make_model() -> Callable[..., Any]:
     import torch
     import transformers
 
-    name, peculiar = FAMILIES[family]
+    name, peculiar = (FAMILIES | MODERN)[family]
     config = getattr(transformers, f'{name}Config')(
       **_SETTINGS | peculiar | settings
     )
@@ -138,7 +238,8 @@ def make_model() -> Callable[..., Any]:
     for key, weight in model.named_parameters():
       # ones and zeros would hide what is not applied
       if 'norm' in key:
-        torch.nn.init.normal_(weight, float(name != 'Gemma3Text'), 0.2)
+        mean = float(not name.startswith('Gemma'))
+        torch.nn.init.normal_(weight, mean, 0.2)
       elif 'bias' in key:
         torch.nn.init.normal_(weight, 0.0, 0.2)
     return model

@@ -1,7 +1,7 @@
 """Folders of Hugging Face: `config.json` and safetensors, tensor by tensor.
 
 Nothing is unpickled, and only the requested tensors are read.  Of a multimodal
-Gemma 3 the text decoder is read, under the names of a text model.
+model the text decoder is read, under the names of a text model.
 """
 
 import re
@@ -112,6 +112,10 @@ def open_safetensors(folder: Path) -> Source:
       errors.append(f'{name} is not in {file.name}, the file in {INDEX}')
   if errors:
     raise ValueError(f'{folder} cannot be read:\n  ' + '\n  '.join(errors))
+
+  if multimodal:
+    tied = 'lm_head.weight' not in shapes
+    config = {'tie_word_embeddings': tied, **config}
 
   def read(name: str) -> np.ndarray:
     # The file is mapped anew for each tensor: pages of one long-lived mapping

@@ -150,28 +150,35 @@ def open_gguf(file: Path) -> Source:
     divisor_h = dequantise('rope_freqs.weight')
   shapes.pop('rope_freqs.weight', None)
   config = _gguf_config(file, reader, shapes, divisor_h)
-  interleaved = {
-    'attn_q': config['num_attention_heads'],
-    'attn_k': config['num_key_value_heads'],
-  }
+  family = FAMILIES[config['model_type']]
+  assert family.gguf is not None
+  interleaved = {}
+  if family.gguf.interleaved:
+    interleaved = {
+      'attn_q': config['num_attention_heads'],
+      'attn_k': config['num_key_value_heads'],
+    }
+  offset = family.switches.get('norm_offset', 0.0)
 
   def read(name: str) -> np.ndarray:
     array, kind = dequantise(name), name.split('.')[-2]
-    # llama.cpp's converter interleaves rotary pairs for Llama only.
-    if config['model_type'] == 'llama' and kind in interleaved:
+    if kind in interleaved:
       return _deinterleave(array, interleaved[kind])
-    if config['model_type'] == 'gemma3_text' and name.endswith('norm.weight'):
+    if offset and name.endswith('norm.weight'):
       # Gemma's safetensors store a norm's scale minus 1; GGUF adds the 1.
-      return array - 1.0
+      return array - offset
     return array
 
   return Source(file, 'gguf', config, shapes, read)
 
 
 _MODEL_TYPES = {
-  family.gguf: name for name, family in FAMILIES.items() if family.gguf
+  family.gguf.architecture: name
+  for name, family in FAMILIES.items()
+  if family.gguf is not None
 }
-_GEMMA_27B_LAYERS = 62
+# Numbers of layers of Gemma's 27B models, whose query scale is another one.
+_GEMMA_27B_LAYERS = {'gemma2': 46, 'gemma3': 62}
 
 
 def _gguf_config(
@@ -219,16 +226,25 @@ def _gguf_config(
   theta = get('rope.freq_base', number, 10_000.0)
   head_dim = get('attention.key_length', int, dim // max(heads, 1))
   rotary = get('rope.dimension_count', int, head_dim)
+  details = FAMILIES[_MODEL_TYPES[family]]
+  partial = None
   if rotary != head_dim:
-    raise ValueError(
-      f'{file}: {family}.rope.dimension_count={rotary} is not supported; '
-      f'expected {head_dim}, the head dimension'
-    )
+    if 'partial_rotary_factor' not in details.rope_extras:
+      raise ValueError(
+        f'{file}: {family}.rope.dimension_count={rotary} is not supported; '
+        f'expected {head_dim}, the head dimension'
+      )
+    partial = rotary / max(head_dim, 1)
   rope: dict[str, Any] | None = None
   kind = get('rope.scaling.type', str, 'none')
   if kind != 'none':
-    factor = get('rope.scaling.factor', number, None)
-    rope = {'rope_type': kind, 'factor': factor}
+    rope = {
+      'rope_type': kind,
+      'factor': get('rope.scaling.factor', number, None),
+    }
+  if rope is not None and kind == 'yarn':
+    length = get('rope.scaling.original_context_length', int)
+    rope |= {'original_max_position_embeddings': length}
   if divisor_h is not None:
     rope = _llama3(file, divisor_h, theta, head_dim)
   config = {
@@ -243,21 +259,37 @@ def _gguf_config(
     'max_position_embeddings': get('context_length', int, None),
     'rope_theta': theta,
     'rope_scaling': rope,
+    'partial_rotary_factor': partial,
     'rms_norm_eps': get('attention.layer_norm_rms_epsilon', number),
     'tie_word_embeddings': 'output.weight' not in shapes,
     'bos_token_id': header_field('tokenizer.ggml.bos_token_id', int, None),
     'eos_token_id': header_field('tokenizer.ggml.eos_token_id', int, None),
   }
-  if family == 'gemma3':
+  assert details.gguf is not None
+  config |= {
+    # Some converters write a window of 0 for none.
+    field: get(key, number, None) or None
+    for field, key in details.gguf.numbers.items()
+  }
+  if family in _GEMMA_27B_LAYERS:
     # The header omits the query scale: the head dimension in all text models
     # but the 27B, which is recognised by its number of layers.
-    large = layers == _GEMMA_27B_LAYERS
+    large = layers == _GEMMA_27B_LAYERS[family]
     config |= {
       'query_pre_attn_scalar': dim / heads if large and heads else head_dim,
       'sliding_window': get('attention.sliding_window', int),
+    }
+  if family == 'gemma3':
+    config |= {
       'sliding_window_pattern': get('attention.sliding_window_pattern', int, 6),
       'rope_local_base_freq': get('rope.freq_base_swa', number, 10_000.0),
     }
+  window = get('attention.sliding_window', int, 0)
+  if family == 'olmo2' and window:
+    raise ValueError(
+      f'{file}: olmo2.attention.sliding_window={window} of OLMo 3 is not read '
+      'from GGUF; expected its safetensors'
+    )
   return {key: value for key, value in config.items() if value is not None}
 
 

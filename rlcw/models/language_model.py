@@ -123,6 +123,11 @@ def load(
     )
     format = chat.load(model, config.vocab_size, config.context)
     config = _computed(config, placed)
+    if config.score_cap and mesh.devices.flat[0].platform == 'gpu':
+      console.notice(
+        f'{model} caps attention scores softly, which cuDNN cannot: attention '
+        'is computed in plain XLA operations'
+      )
     return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')

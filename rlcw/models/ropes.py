@@ -42,7 +42,7 @@ class RopeConfig:
 
 PLAIN = RopeConfig()
 
-# Fields that each type requires.  `su` is an older name of `longrope`.
+# Fields that each type requires.
 _REQUIRED: dict[str, tuple[str, ...]] = {
   'default': (),
   'linear': ('factor',),
@@ -50,7 +50,6 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
   'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
   'yarn': ('factor',),
   'longrope': ('short_factor', 'long_factor'),
-  'su': ('short_factor', 'long_factor'),
 }
 
 
@@ -126,6 +125,8 @@ def _rope(
 ) -> RopeConfig:
   """Rotary settings of one layer type; `theta` where the file has none."""
   kind = parameters.get('rope_type', 'default')
+  if kind in ('su', 'yarn') and 'short_factor' in parameters:
+    kind = 'longrope'  # its names in early files of Phi-3
   if kind not in _REQUIRED:
     raise ValueError(
       f'rope type {kind!r} is not supported; expected one of {(*_REQUIRED,)}'
@@ -138,7 +139,7 @@ def _rope(
     or parameters.get('original_max_position_embeddings')
     or greatest
   )
-  if kind in ('llama3', 'yarn', 'longrope', 'su') and not length:
+  if kind in ('llama3', 'yarn', 'longrope') and not length:
     missing.append('original_max_position_embeddings')
   if kind == 'dynamic' and not greatest:
     missing.append('max_position_embeddings')
@@ -162,7 +163,7 @@ def _rope(
     return _banded(rope, kind, parameters, length)
   if kind == 'yarn':
     return _yarn(rope, parameters, length)
-  if kind in ('longrope', 'su'):
+  if kind == 'longrope':
     return _longrope(rope, parameters, length, greatest)
   return rope
 
@@ -192,6 +193,8 @@ def _yarn(
 ) -> RopeConfig:
   """YaRN (arXiv 2309.00071)."""
   factor = parameters['factor']
+  if rope.theta <= 1:
+    raise ValueError(f'rope_theta={rope.theta} must be above 1 with YaRN')
   bands = {
     'factor': factor,
     'low_freq_factor': parameters.get('beta_slow') or 1.0,
@@ -221,6 +224,11 @@ def _longrope(
   group share the keys of their brief, so these cannot depend on a reply's
   length.
   """
+  if length < 2 or not (greatest or parameters.get('factor')):
+    raise ValueError(
+      f'rope type longrope has original_max_position_embeddings={length} and '
+      f'max_position_embeddings={greatest}; expected at least 2, or a factor'
+    )
   factor = parameters.get('factor') or greatest / length
   own = parameters.get('attention_factor')
   if own is None:

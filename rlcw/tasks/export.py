@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlcw import Config
-from rlcw.models import formats, language_model, lora, weights
+from rlcw.models import formats, language_model, lora, names, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
@@ -27,7 +27,11 @@ from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # The `architectures` of a config.json, by `model_type`.
 _CAUSAL = {name: family.causal for name, family in FAMILIES.items()}
-_CLASSIFIER = {name: family.classifier for name, family in FAMILIES.items()}
+_CLASSIFIER = {
+  name: family.classifier
+  for name, family in FAMILIES.items()
+  if family.classifier
+}
 
 
 @with_mesh
@@ -158,10 +162,18 @@ def write_header(
 
   Returns:
     The content of config.json.
+
+  Raises:
+    ValueError: there is no such class for the model's family.
   """
   # for a GGUF file, `source.config` is derived from its metadata
   source = formats.open_source(language_model.origin(config.model))
   header = dict(source.config)
+  if header['model_type'] not in architectures:
+    raise ValueError(
+      f'transformers has no sequence classifier of {header["model_type"]!r}; '
+      f'expected a reward model of one of {(*architectures,)}'
+    )
   # describe the old weights, or a classifier's old labels
   for old in ('torch_dtype', 'transformers_version', 'id2label', 'label2id'):
     header.pop(old, None)
@@ -237,17 +249,28 @@ def save_adapters(
   outputs O.
   """
   assert config.lora is not None
-  tensors, targets = {}, []
-  for name in config.lora.targets:
-    kernels = weights.names(config, f'blocks/{name}/kernel')
+  tensors, ranks = {}, {}
+  for path in (f'blocks/{name}/kernel' for name in config.lora.targets):
+    kernels = names.names(config, path)
     # 'q_proj' of 'model.layers.0.self_attn.q_proj.weight'
-    targets.append(kernels[0].split('.')[-2])
-    for half, peft_name in (('lora_a', 'lora_A'), ('lora_b', 'lora_B')):
-      # our arrays have a leading axis of layers, `peft` one tensor per layer
-      leaf = processes.to_host(learned['blocks'][name][half])
-      for kernel, array in zip(kernels, leaf, strict=True):
-        stem = kernel.removesuffix('.weight')
-        tensors[f'base_model.model.{stem}.{peft_name}.weight'] = array
+    module = kernels[0].split('.')[-2]
+    if module in ranks:
+      continue
+    # our arrays have a leading axis of layers, `peft` one tensor per layer
+    a_LxRxI, b_LxOxR = _of_tensor(config, learned['blocks'], path)
+    ranks[module] = a_LxRxI.shape[1]
+    for kernel, *halves in zip(kernels, a_LxRxI, b_LxOxR, strict=True):
+      stem = 'base_model.model.' + kernel.removesuffix('.weight')
+      for half, array in zip('AB', halves, strict=True):
+        tensors[f'{stem}.lora_{half}.weight'] = array
+  rank, alpha = config.lora.rank, config.lora.alpha
+  wider = {module: each for module, each in ranks.items() if each != rank}
+  patterns = {}
+  if wider:
+    patterns = {
+      'rank_pattern': wider,
+      'alpha_pattern': {m: alpha * each / rank for m, each in wider.items()},
+    }
   file = folder / 'adapter_model.safetensors'
   if processes.is_primary_process():
     weights.save_tensors(tensors, file, {'format': 'pt'})
@@ -257,11 +280,39 @@ def save_adapters(
       'peft_type': 'LORA',
       'task_type': 'CAUSAL_LM',
       **base,
-      'r': config.lora.rank,
-      'lora_alpha': config.lora.alpha,
+      'r': rank,
+      'lora_alpha': alpha,
+      **patterns,
       'lora_dropout': 0.0,
-      'target_modules': targets,
+      'target_modules': [*ranks],
       'bias': 'none',
       'inference_mode': True,
     },
   )
+
+
+def _of_tensor(
+  config: ModelConfig, blocks: Params, path: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Adapters `[L, R, I]` and `[L, O, R]` of a checkpoint's tensor.
+
+  Those of several kernels in one tensor become one of their ranks together,
+  whose `lora_B` is block diagonal: each reads its own rows of `lora_A`.
+  """
+  parts = names.members(config, path)
+  halves = []
+  for part, rows in parts.items():
+    kernel = blocks.get(part.split('/')[1], {})
+    if 'lora_a' in kernel:
+      pair = [processes.to_host(kernel[name]) for name in ('lora_a', 'lora_b')]
+      halves.append((rows, *pair))
+  if len(parts) == 1:
+    return halves[0][1:]
+  outputs = max(rows.stop for rows in parts.values())
+  a_LxRxI = np.concatenate([a for _, a, _ in halves], axis=1)
+  b_LxOxR = np.zeros((len(a_LxRxI), outputs, a_LxRxI.shape[1]), a_LxRxI.dtype)
+  first = 0
+  for rows, _, b in halves:
+    b_LxOxR[:, rows, first : first + b.shape[2]] = b
+    first += b.shape[2]
+  return a_LxRxI, b_LxOxR

@@ -295,7 +295,7 @@ def test_json_that_is_none(
     ({'rope_parameters': LLAMA3 | {'factor': -8}}, ['factor=-8']),
     ({'rope_parameters': LLAMA3 | {'rope_theta': 0}}, ['rope_theta=0']),
     ({'rope_parameters': LLAMA3 | {'rope_type': 3}}, ['rope_type=3']),
-    ({'rope_parameters': LLAMA3 | {'rope_type': 'yarn'}}, ["'yarn'", 'linear']),
+    ({'rope_parameters': LLAMA3 | {'rope_type': 'su'}}, ["'su'", 'linear']),
     ({'rope_parameters': LLAMA3 | {'low_freq_factor': 4}}, ['low_freq_factor']),
     ({'rope_theta': 5e5}, ['rope_theta=500000.0', 'rope_parameters']),
     ({'rope_scaling': {'type': 'linear'}}, ['rope_scaling', 'contradicts']),

@@ -27,6 +27,8 @@ def _header(
   } | more
 
 
+_GEMMA = {'head_dim': 256, 'query_pre_attn_scalar': 256}
+
 # The config.json of models too large to be downloaded for their shapes.  Values
 # that change no shape (eps, rotary angles) are not the models' own.
 MODELS = {
@@ -36,6 +38,31 @@ MODELS = {
   'Qwen/Qwen3-8B': _header('qwen3', 151936, 4096, 12288, 36, 32, 8),
   'meta-llama/Llama-3.1-8B-Instruct': _header(
     'llama', 128256, 4096, 14336, 32, 32, 8, tie_word_embeddings=False
+  ),
+  'mistralai/Mistral-7B-Instruct-v0.3': _header(
+    'mistral', 32768, 4096, 14336, 32, 32, 8, sliding_window=None
+  ),
+  'mistralai/Ministral-3-8B-Base-2512': _header(
+    'ministral3', 131072, 4096, 14336, 34, 32, 8
+  ),
+  'HuggingFaceTB/SmolLM3-3B': _header(
+    'smollm3', 128256, 2048, 11008, 36, 16, 4
+  ),
+  'allenai/OLMo-2-1124-7B-Instruct': _header(
+    'olmo2', 100352, 4096, 11008, 32, 32, 32
+  ),
+  'allenai/Olmo-3-7B-Instruct': _header(
+    'olmo3', 100278, 4096, 11008, 32, 32, 32
+  ),
+  'ibm-granite/granite-3.3-8b-instruct': _header(
+    'granite', 49159, 4096, 12800, 40, 32, 8, tie_word_embeddings=True
+  ),
+  'microsoft/phi-4': _header('phi3', 100352, 5120, 17920, 40, 40, 10),
+  'google/gemma-2-9b-it': _header(
+    'gemma2', 256000, 3584, 14336, 42, 16, 8, **_GEMMA, sliding_window=4096
+  ),
+  'google/gemma-3-12b-it': _header(
+    'gemma3_text', 262208, 3840, 15360, 48, 16, 8, **_GEMMA, sliding_window=1024
   ),
 }
 
