@@ -375,7 +375,7 @@ def fit(
   def log_stop(stopped: Stopped, step: int) -> None:
     where = f'step {step} of {steps} is saved in {workdir / "checkpoints"}'
     console.log(
-      f'{name}: stopped {stopped.seconds:.1f} s after the signal: '
+      f'{name}: stopped {stopped.seconds:.1f} s after the {stopped.cause}: '
       f'{where if step else "no step was done"}'
     )
 

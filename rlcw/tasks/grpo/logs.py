@@ -17,14 +17,21 @@ from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.mixing import Advantages
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import monitors
+from rlcw.tasks.grpo import signs
 from rlcw.tasks.grpo.relabelling import Learned
+
+# Metrics that are means over replies: (reply, its prompt) -> a share.
+SIGNS = {
+  'repetition': lambda text, _: signs.repeated(text),
+  'copied': signs.copied,
+  'marks': lambda text, _: signs.marks(text),
+}
 
 
 def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
   """Statistics of this process's replies, for all processes to gather.
 
-  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`,
+  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), the `SIGNS`,
   `good`, `prompt_length` and `relabelled` (all `[P']`).
   """
   scores = learned.scores
@@ -44,9 +51,15 @@ def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
     'length': length,
     # Only the sum: gathering [P, G, T] through the host would be slow.
     'logp': logp.sum(),
-    'repetition': np.array(
-      [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
-    ),
+    **{
+      name: np.array(
+        [
+          np.mean([sign(text, brief.text) for text in group])
+          for brief, group in zip(learned.asked, scores.text, strict=True)
+        ]
+      )
+      for name, sign in SIGNS.items()
+    },
     'good': scores.good,
     'prompt_length': learned.length_P,
     'relabelled': learned.changed_P,
@@ -114,7 +127,7 @@ def step_metrics(stats: dict[str, Any], mixed: Advantages) -> dict[str, Any]:
     'length_mean': length.mean(),
     'truncated': 1 - stats['finished'].mean(),
     'entropy': -stats['logp'] / length.sum(),
-    'repetition': stats['repetition'].mean(),
+    **{name: stats[name].mean() for name in SIGNS},
     'judge_good': metrics.mean(stats['good']),
     'kl': np.nan,  # without a KL term; else the update replaces it
     **stats['scoring'],
@@ -128,7 +141,7 @@ def log_rollouts(
   learned: Learned,
   rollout: Rollout,
   mixed: dict[str, Any],
-) -> None:
+) -> list[dict[str, Any]]:
   """Appends every reply with all its scores to the log, a line per group.
 
   Args:
@@ -139,6 +152,9 @@ def log_rollouts(
     rollout: this process's replies.
     mixed: of `mix.local_rows`, and `writing_reward` `[P', G]` if it is not the
       writing score.
+
+  Returns:
+    The lines of all groups in process 0, which alone has them.
   """
   scores = learned.scores
   columns = {
@@ -179,5 +195,7 @@ def log_rollouts(
   ]
   # In the order of the rows, so that the file is the same however many
   # processes took part.
-  for group in itertools.chain(*shards.gather_to_primary(groups)):
+  everywhere = [*itertools.chain(*shards.gather_to_primary(groups))]
+  for group in everywhere:
     files.append_jsonl(rollout_log, group)
+  return everywhere

@@ -54,6 +54,7 @@ from rlcw.tasks.grpo import (
   objective,
   relabelling,
   samples,
+  signs,
 )
 from rlcw.tasks.grpo.mix import (
   combine,
@@ -150,7 +151,9 @@ def make_next_batch(
     )
     if writing_PxG is not stats['writing']:
       rows['writing_reward'] = shards.local_slice(writing_PxG)
-    logs.log_rollouts(shards, rollout_log, step, learned, local_rollout, rows)
+    logged = logs.log_rollouts(
+      shards, rollout_log, step, learned, local_rollout, rows
+    )
     sample = ''
     if config.show_every and step % config.show_every == 0:
       sample = samples.describe(
@@ -181,6 +184,9 @@ def make_next_batch(
       'idle_slots': 1 - stats['length'].sum() / slots,
       'padding': objective.padding(packed),
       'dropped_groups': 1 - kept_P.mean(),
+      'phrase': signs.phrase(
+        [[reply['text'] for reply in group['replies']] for group in logged]
+      ),
       'tokens_per_second': stats['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's
