@@ -23,6 +23,9 @@ def get_config() -> ConfigDict:
       # Workdir of a reward model that no run was trained with (other data or
       # another decoder), so that an arm cannot win by exploiting its scorer.
       unseen='runs/experiment/unseen',
+      # Score of held-out replies, for runs that were trained with different
+      # ones; '': as in the runs, which must then have the same.
+      writing='',
       # On its held-out pairs the accuracy of that reward model and of the judge
       # is measured.
       preferences='@preferences.jsonl',

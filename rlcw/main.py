@@ -3,7 +3,8 @@
 Any setting can be overridden: `--config.steps=10`.  A config names its task.
 
 Exit status: 0 if the task is done, 75 (`signals.STOPPED`) if it was asked to
-stop and the same command resumes it, another one for an error.
+stop and the same command resumes it, 76 (`signals.HALTED`) if its monitors
+stopped it, another one for an error.
 """
 
 import contextlib
@@ -248,7 +249,8 @@ def console() -> None:
   """Runs the `rlcw` command; what users can mend ends without a traceback.
 
   The exit status is `command.MISTAKE` for a wrong command line or setting,
-  `signals.STOPPED` for a run that was asked to stop, and 1 for any other error.
+  `signals.STOPPED` for a run that was asked to stop, `signals.HALTED` for one
+  that its monitors stopped, and 1 for any other error.
   """
   print_anything()
   with processes.exit_on_failure(), signals.listening():
@@ -258,7 +260,7 @@ def console() -> None:
       print(f'rlcw: {command.one_line(error)}', file=sys.stderr)
       sys.exit(command.MISTAKE)
     except signals.Stopped as stopped:
-      after = f'{stopped.seconds:.1f} s after the signal'
+      after = f'{stopped.seconds:.1f} s after the {stopped.cause}'
       terminal.log(f'rlcw: {stopped}; the same command resumes ({after})')
       raise
     # Errors that name their cause and remedy.  Others are bugs, and keep their

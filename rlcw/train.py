@@ -440,7 +440,7 @@ def _ends_saved(
       done, steps, folder = at
       where = f'step {done} of {steps} is saved in {folder}'
       console.log(
-        f'{name}: stopped {error.seconds:.1f} s after the signal: '
+        f'{name}: stopped {error.seconds:.1f} s after the {error.cause}: '
         f'{where if done else "no step was done"}'
       )
     raise

@@ -20,7 +20,9 @@ JUDGE = {
 OPTIONAL = {
   *('sampler_gap_max', 'tis_clipped', 'entropy_exact'),
   'relabelled_groups',
-  *('demonstrated_groups', 'demonstration_advantage', 'copied'),
+  'demonstrated_groups',
+  'demonstration_advantage',
+  'copied_demonstration',
 }
 # Fields of every summary, which docs/running.md explains, and a judge's usage.
 EVERY = {

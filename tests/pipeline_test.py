@@ -468,6 +468,12 @@ def test_runs_that_cannot_be_compared_are_refused(
   settings['linear_2-0'].learning_rate = 1.0
   (note,) = differences(settings)
   assert note == 'learning_rate: 0.001 in rlmr-0, 1.0 in linear_2-0'
+  settings['linear_2-0'].writing = 'diversity'
+  with pytest.raises(ValueError, match="differ in writing: 'reward_model' in"):
+    differences(settings)
+  # where replies are scored by another one
+  assert len(differences(settings, ['model'])) == 2
+  settings['linear_2-0'].writing = 'reward_model'
   settings['linear_2-0'].max_new_tokens = 9
   with pytest.raises(ValueError, match='max_new_tokens: 8 in rlmr-0, 9 in'):
     differences(settings)

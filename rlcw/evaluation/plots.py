@@ -112,6 +112,12 @@ PANELS = (
   Panel('Entropy', {'entropy': GREEN}),
   Panel('Repeated text', {'repetition': GREEN}, 'percent', False),
   Panel(
+    'Signs of shortcuts',
+    {'copied': GREEN, 'phrase': PURPLE, 'marks': YELLOW},
+    'percent',
+    False,
+  ),
+  Panel(
     'Groups without signal', {'no_signal_groups': PURPLE}, 'percent', False
   ),
   Panel(

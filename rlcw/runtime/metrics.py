@@ -27,7 +27,10 @@ def mean(values: Any, axis: int | None = None) -> Any:
 
 # The JSONL files that runs write step by step.  A resumed run truncates these
 # and leaves any other JSONL in its folder alone.
-STEP_LOGS = 'metrics', 'rollouts', 'evaluations', 'strategies', 'fakes'
+STEP_LOGS = (
+  *('metrics', 'rollouts', 'evaluations', 'stops'),  # of `grpo`
+  *('strategies', 'fakes'),
+)
 
 
 class Writer:

@@ -174,6 +174,9 @@ RANGES: dict[str, Range] = {
   'monitors.judge_every': _count(),
   'monitors.length': Number(1),  # a factor that must allow for no change
   'monitors.repetition': _NOT_NEGATIVE,
+  'monitors.copied': _NOT_NEGATIVE,
+  'monitors.phrase': _NOT_NEGATIVE,
+  'monitors.marks': _NOT_NEGATIVE,
   'monitors.judge': _NOT_NEGATIVE,
   'monitors.no_signal': _NOT_NEGATIVE,
   'monitors.entropy': _NOT_NEGATIVE,

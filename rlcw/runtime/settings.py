@@ -40,7 +40,7 @@ _NEW_DEFAULTS = {
 # the others lack.
 _PLANNED = {'sft': 'rows_per_step', 'reward_model': 'replies_per_group'}
 # Settings that change no result: a run may be resumed with other ones.
-FREE = 'loggers', 'show_every'
+FREE = 'loggers', 'show_every', 'monitors.stop'
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
 
 

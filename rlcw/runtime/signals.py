@@ -3,6 +3,8 @@
 The first one is noted.  The run ends where it can resume without losing work
 (`processes.stop_together`), or in the middle of a wait (`interruptible`), with
 the exit status `STOPPED`.  The second one ends the process at once.
+
+A run may stop in the same way for a reason of its own (`Halted`).
 """
 
 import contextlib
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 STOPPED = 75  # EX_TEMPFAIL: unfinished, and the same command resumes
+HALTED = 76  # unfinished, as its monitors warned; the same command goes on
 _SIGNALS = signal.SIGTERM, signal.SIGINT
 # Signals this close together are one request: `timeout`, for one, sends its
 # signal to the process and to its group.
@@ -28,8 +31,11 @@ class Stopped(SystemExit):
     elapsed: seconds since the signal.
   """
 
+  status = STOPPED
+  cause = 'signal'
+
   def __init__(self, name: str, elapsed: float = 0.0):
-    super().__init__(STOPPED)
+    super().__init__(self.status)
     self.signal = name
     self._heard = time.monotonic() - elapsed
 
@@ -40,6 +46,16 @@ class Stopped(SystemExit):
   def seconds(self) -> float:
     """Seconds since the signal."""
     return time.monotonic() - self._heard
+
+
+class Halted(Stopped):
+  """Ends a run at a warning of its monitors, in all processes alike.
+
+  Args: as of `Stopped`, but for the warnings in place of the signal's name.
+  """
+
+  status = HALTED
+  cause = 'warning'
 
 
 class _State:

@@ -352,6 +352,28 @@ def test_processes_share_the_held_out_briefs(lab: Lab) -> None:
 
 
 @pytest.mark.slow
+def test_a_warning_stops_all_processes(lab: Lab, two: pathlib.Path) -> None:
+  # Every change of the length warns, from the second step on.
+  watched = {
+    'monitors.stop': True,
+    'monitors.window': 1,
+    'monitors.length': 1.0,
+  }
+  config, run_folder = lab.config(**MESH, **watched), lab.folder / 'warned/run'
+  assert lab.drive('warned', config) == [76, 76], lab.told('warned')[-3000:]
+  told = lab.told('warned')
+  assert re.search(
+    r'grpo: stopped [\d.]+ s after the warning: step \d of 4 is saved', told
+  )
+  assert told.count('rlcw: stopped by monitor length at step 1: value ') == 1
+  assert not (run_folder / 'summary.json').exists()
+  while (codes := lab.drive('warned', config)) == [76, 76]:
+    pass
+  assert codes == [0, 0], lab.told('warned')[-3000:]
+  assert_same(run_folder, two)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('task', 'changes'),
   [

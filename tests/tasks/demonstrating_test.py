@@ -135,7 +135,7 @@ def check(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> None:
       advantages.append(record['advantage'])
   assert any(advantages)
   for row in rows:
-    assert 0 <= row['copied'] < 1
+    assert 0 <= row['copied_demonstration'] < 1
     assert 0 < row['demonstrated_groups'] <= 1 / 4
     assert row['grad_norm'] > 0 and np.isfinite(row['loss'])
     assert row['sampler_gap'] < 1e-3
@@ -150,7 +150,7 @@ def test_a_run_learns_from_demonstrations_that_keep_the_rules(
   on = run(apprentice, tmp_path / 'on', demonstration_weight=1.0)
   check(*on)
   assert not any('demonstration' in group for group in off[1])
-  assert not any('copied' in row for row in off[0])
+  assert not any('copied_demonstration' in row for row in off[0])
   first = [group for group in on[1] if group['step'] == 0]
   for group in first:
     group.pop('demonstration', None)

@@ -1,5 +1,6 @@
 """Each monitor trips in a run that has its fault, and in no healthy one."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from pipeline import shipped
 from stub_judges import Scripted, quoted
 from tiny_grpo import run, settings
 
+from rlcw.data import datasets
 from rlcw.rewards.judge import factory
-from rlcw.runtime import metrics
+from rlcw.runtime import metrics, signals
 from rlcw.tasks.grpo import monitors
 
 SETTINGS = shipped('grpo').monitors  # a window of 8 steps
@@ -33,22 +35,6 @@ def tripped(rows: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
 
 
 @pytest.mark.parametrize(
-  ('text', 'share'),
-  [
-    ('', 0),
-    ('Too short', 0),
-    ('The keeper of the lighthouse wrote to the sea.', 0),
-    ('abc ' * 6, 1 - 3 / 9),  # 18 letters hold 9 tens, 3 of them different
-    ('生日快乐' * 5, 1 - 4 / 11),
-    ('祝你生日快乐，愿你每一天都像今天这样明亮而从容。', 0),
-    ('!' * 20, 1 - 1 / 11),
-  ],
-)
-def test_repetition_is_counted_in_characters(text: str, share: float) -> None:
-  assert monitors.repeated(text) == pytest.approx(share)
-
-
-@pytest.mark.parametrize(
   ('before', 'after', 'name', 'steps', 'value'),
   [
     # the mean of 8 rows is over 150 once 5 of them hold 190: 156.25
@@ -58,6 +44,10 @@ def test_repetition_is_counted_in_characters(text: str, share: float) -> None:
     # 0.1 + 3/8 · 0.6 = 0.325
     ({'repetition': 0.1}, {'repetition': 0.7}, 'repetition', 3, 0.225),
     ({'entropy': 2.0}, {'entropy': 0.2}, 'entropy', 5, 0.4375),
+    # 0.1 + 4/8 · 0.5 = 0.35
+    ({'copied': 0.1}, {'copied': 0.6}, 'copied', 4, 0.25),
+    ({'phrase': 0.2}, {'phrase': 0.9}, 'phrase', 4, 0.35),
+    ({'marks': 0.01}, {'marks': 0.07}, 'marks', 3, 0.0225),
     (
       {'no_signal_groups': 0.5},
       {'no_signal_groups': 1},
@@ -98,6 +88,9 @@ def test_a_run_of_five_steps_trips_nothing_and_says_what_was_off() -> None:
   assert watch.off() == {
     'length': 'it had 5 of the 16 steps it needs',
     'repetition': 'it had 5 of the 16 steps it needs',
+    'copied': 'it had 5 of the 16 steps it needs',
+    'phrase': 'it had 5 of the 16 steps it needs',
+    'marks': 'it had 5 of the 16 steps it needs',
     'judge': 'no judge apart from the writing reward was asked',
     'no_signal': 'it had 5 of the 8 steps it needs',
     'entropy': 'it had 5 of the 16 steps it needs',
@@ -277,6 +270,37 @@ def test_a_reward_for_length_that_a_judge_dislikes(
   assert resumed['warnings'] == summary['warnings']
   assert resumed['unmonitored'] == summary['unmonitored']
   assert [r['judge_good'] for r in again] == [r['judge_good'] for r in rows]
+
+
+@pytest.mark.slow
+def test_a_run_that_a_warning_stopped_goes_on_as_if_undisturbed(
+  train: Train, tmp_path: pathlib.Path, capsys: Any
+) -> None:
+  changes = {'monitors__window': 2, 'steps': 10}
+  whole, rows = train('length', 'whole', **changes)
+  first = whole['warnings'][0]
+  assert first['step'] < 8  # else there is nothing left to stop
+  capsys.readouterr()
+  with pytest.raises(signals.Halted) as halted:
+    train('length', **changes, monitors__stop=True)
+  assert halted.value.code == signals.HALTED == 76
+  stopped = f'stopped by monitor {first["monitor"]} at step {first["step"]}: '
+  assert str(halted.value).startswith(stopped)
+  assert 's after the warning: step ' in capsys.readouterr().out
+  folder = tmp_path / 'grpo'
+  assert not (folder / 'summary.json').exists()
+  done = len(datasets.read_jsonl(folder / 'metrics.jsonl'))
+  assert first['step'] < done <= first['step'] + 2
+  while not (folder / 'summary.json').exists():
+    with contextlib.suppress(signals.Halted):
+      train('length', **changes, monitors__stop=True)
+  summary = json.loads((folder / 'summary.json').read_text())
+  assert summary['warnings'] == whole['warnings']
+  stops = datasets.read_jsonl(folder / 'stops.jsonl')
+  assert stops == [w for w in whole['warnings'] if w['step'] < 8]
+  again = datasets.read_jsonl(folder / 'metrics.jsonl')
+  for name in ('loss', 'writing', 'kl', 'copied', 'phrase', 'marks'):
+    assert [r[name] for r in again] == [r[name] for r in rows], name
 
 
 @pytest.mark.slow

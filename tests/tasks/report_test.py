@@ -94,6 +94,7 @@ def _metrics(rng: np.random.Generator, step: int, steps: int) -> dict:
     'kl': 0.02 * done,
     'entropy': 2.5 - done + 0.05 * noise[2],
     'repetition': 0.1 * done,
+    **dict.fromkeys(('copied', 'phrase', 'marks'), 0.1 * done),
     'no_signal_groups': 0.25,
     'judge_good': None if step % 2 else 0.5 + 0.1 * done,
     'seconds_rollout': 80 if step == 0 else 8 + abs(noise[3]),
@@ -335,6 +336,19 @@ def test_the_verdict_comes_first_and_warnings_next(
   assert text.index('Better than before') < text.index('Warning: ') < place
   assert place < text.index('Results')
   assert 'may have learned to game its reward' in text
+  # It has stopped the run, which then went on; or is unfinished.
+  _write_lines(tmp_path / 'grpo/stops.jsonl', [WARNING])
+  run.run(config, tmp_path / 'out')
+  told = 'length, step 9, stopped the run: replies grew <script>'
+  assert told in ' '.join(_page(tmp_path / 'out').text.split())
+  finished = (tmp_path / 'grpo/summary.json').read_text()
+  (tmp_path / 'grpo/summary.json').unlink()
+  assert run.run(config, tmp_path / 'out')['warnings'] == [WARNING]
+  assert told in ' '.join(_page(tmp_path / 'out').text.split())
+  # A resumed run leaves none of the steps that it repeats.
+  (tmp_path / 'grpo/stops.jsonl').write_text('')
+  assert run.run(config, tmp_path / 'out')['warnings'] is None
+  (tmp_path / 'grpo/summary.json').write_text(finished)
   _edit(
     tmp_path / 'grpo/summary.json',
     warnings=[WARNING | {'monitor': 'no_signal'}],
@@ -346,6 +360,7 @@ def test_the_verdict_comes_first_and_warnings_next(
 def test_runs_older_than_the_monitors_are_read(tmp_path: pathlib.Path) -> None:
   config = make_runs(tmp_path)
   new = 'repetition', 'no_signal_groups', 'judge_good'
+  new += 'copied', 'phrase', 'marks'  # in one panel
   path = tmp_path / 'grpo/metrics.jsonl'
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   _write_lines(
@@ -359,7 +374,7 @@ def test_runs_older_than_the_monitors_are_read(tmp_path: pathlib.Path) -> None:
   page = _page(tmp_path / 'out')
   assert 'older than the monitors' in page.text
   images = [tag for tag, _ in page.tags if tag == 'img']
-  assert len(images) == len(plots.PANELS) - 3 + 1
+  assert len(images) == len(plots.PANELS) - 4 + 1
 
 
 def test_no_mixed_group_at_all(tmp_path: pathlib.Path) -> None:

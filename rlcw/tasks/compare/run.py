@@ -12,6 +12,7 @@ A run's folder is named ARM-SEED; the runs of an arm differ only in their seed.
 
 import glob
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, reward_model
+from rlcw.rewards import constraints, reward_model, scoring
 from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.constraints import IFBENCH, IFEVAL
 from rlcw.rewards.judge import factory, questions
@@ -87,7 +88,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   trained = heldout.computed_as(config, next(iter(settings.values())))
-  notes = differences(settings)
+  alike = ALIKE
+  # Configs of earlier versions do not have the setting.
+  if writing := config.get('writing', ''):
+    alike = tuple(key for key in ALIKE if key != 'writing')
+    trained.writing = writing
+    scoring.check(trained)
+  notes = differences(settings, alike)
   # before the work that a spoiled file would waste
   logs = {name: read_logs(folder) for name, folder in runs.items()}
   placed = Placement(trained.compute_dtype, trained.attention)
@@ -247,7 +254,9 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
   return True
 
 
-def differences(settings: dict[str, Config]) -> list[str]:
+def differences(
+  settings: dict[str, Config], alike: Sequence[str] = ALIKE
+) -> list[str]:
   """Lists settings in which runs differ from the first.
 
   Those of `MIXING`, and those that change no result, are left out.
@@ -257,7 +266,7 @@ def differences(settings: dict[str, Config]) -> list[str]:
     One sentence per difference.
 
   Raises:
-    ValueError: runs differ in one of `ALIKE`, so a comparison is meaningless.
+    ValueError: runs differ in one of `alike`, so a comparison is meaningless.
   """
   first, *others = settings
   notes = []
@@ -272,7 +281,7 @@ def differences(settings: dict[str, Config]) -> list[str]:
       ):
         continue
       note = f'{key}: {here!r} in {first}, {there!r} in {name}'
-      if key in ALIKE:
+      if key in alike:
         raise ValueError(f'runs cannot be compared: they differ in {note}')
       notes.append(note)
   return notes

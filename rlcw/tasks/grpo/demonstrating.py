@@ -162,7 +162,7 @@ def local_stats(shown: Shown, learned: Learned) -> dict[str, np.ndarray]:
     'shown_good': good_P & ~learned.changed_P,
     'shown_given': shown.given_P,
     'shown_length': shown.length_P,
-    'copied': np.array(copied_P),
+    'copied_demonstration': np.array(copied_P),
   }
 
 
@@ -249,7 +249,7 @@ def metrics_of(stats: dict[str, Any], shown_P: np.ndarray) -> dict[str, float]:
     'demonstration_advantage': float(shown_P[given_P].mean())
     if given_P.any()
     else np.nan,
-    'copied': float(stats['copied'][given_P].mean())
+    'copied_demonstration': float(stats['copied_demonstration'][given_P].mean())
     if given_P.any()
     else np.nan,
   }

@@ -17,15 +17,22 @@ from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.mixing import Advantages
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import monitors, samples
+from rlcw.tasks.grpo import samples, signs
 from rlcw.tasks.grpo.motivating import note
 from rlcw.tasks.grpo.relabelling import Learned, relabels
+
+# Metrics that are means over replies: (reply, its prompt) -> a share.
+SIGNS = {
+  'repetition': lambda text, _: signs.repeated(text),
+  'copied': signs.copied,
+  'marks': lambda text, _: signs.marks(text),
+}
 
 
 def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
   """Statistics of this process's replies, for all processes to gather.
 
-  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), `repetition`,
+  Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), the `SIGNS`,
   `good`, `prompt_length` and `relabelled` (all `[P']`).
   """
   scores = learned.scores
@@ -45,9 +52,15 @@ def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
     'length': length,
     # Only the sum: gathering [P, G, T] through the host would be slow.
     'logp': logp.sum(),
-    'repetition': np.array(
-      [np.mean([*map(monitors.repeated, group)]) for group in scores.text]
-    ),
+    **{
+      name: np.array(
+        [
+          np.mean([sign(text, brief.text) for text in group])
+          for brief, group in zip(learned.asked, scores.text, strict=True)
+        ]
+      )
+      for name, sign in SIGNS.items()
+    },
     'good': scores.good,
     'prompt_length': learned.length_P,
     'relabelled': learned.changed_P,
@@ -117,7 +130,7 @@ def step_metrics(
     'length_mean': length.mean(),
     'truncated': 1 - stats['finished'].mean(),
     'entropy': -stats['logp'] / length.sum(),
-    'repetition': stats['repetition'].mean(),
+    **{name: stats[name].mean() for name in SIGNS},
     'judge_good': metrics.mean(stats['good']),
     'kl': np.nan,  # without a KL term; else the update replaces it
     **stats['scoring'],
@@ -160,7 +173,7 @@ def log_rollouts(
   rollout: Rollout,
   mixed: dict[str, Any],
   config: Config,
-) -> None:
+) -> list[dict[str, Any]]:
   """Appends every reply with all its scores to the log, a line per group.
 
   Args:
@@ -172,6 +185,9 @@ def log_rollouts(
     mixed: of `mix.local_rows`, and `writing_reward` `[P', G]` if it is not the
       writing score; `records` `[P']` are added to those of the groups.
     config: of the `grpo` task.
+
+  Returns:
+    The lines of all groups in process 0, which alone has them.
   """
   scores = learned.scores
   columns = {
@@ -215,5 +231,7 @@ def log_rollouts(
   ]
   # In the order of the rows, so that the file is the same however many
   # processes took part.
-  for group in itertools.chain(*shards.gather_to_primary(groups)):
+  everywhere = [*itertools.chain(*shards.gather_to_primary(groups))]
+  for group in everywhere:
     files.append_jsonl(rollout_log, group)
+  return everywhere

@@ -6,6 +6,9 @@ do not overlap, and no single step trips a monitor:
 
   length      replies grow or shrink, the most common way to please a reward
   repetition  replies repeat themselves
+  copied      replies repeat their brief
+  phrase      replies to different briefs have a phrase in common
+  marks       replies fill with exclamation marks, emoji or a layout
   judge       the writing reward rises while a judge likes the replies less
   no_signal   groups whose advantages are all about 0 teach nothing
   entropy     replies become alike, which leaves no differences to learn from
@@ -24,22 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw import Config
-
-_GRAM = 10  # characters
-
-
-def repeated(text: str) -> float:
-  """Share of a text's 10-grams of characters that repeat an earlier one.
-
-  Counted in characters because Chinese has no spaces between words; white space
-  is left out.  Ten characters are two English words or a Chinese clause:
-  shorter runs recur in any long text, while a loop of any period still shows.
-  Unlike a compression ratio this is 0 for a text without repetition, however
-  short.
-  """
-  letters = ''.join(text.split())
-  grams = [letters[i : i + _GRAM] for i in range(len(letters) - _GRAM + 1)]
-  return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _ratio(first_KxM: np.ndarray, last_KxM: np.ndarray) -> float:
@@ -118,6 +105,35 @@ MONITORS = {
     '{window} steps (threshold {threshold:g})',
     'read rollouts.jsonl, add a rule or a verifier against repetition, lower '
     'learning_rate or raise kl_weight',
+  ),
+  'copied': Monitor(
+    ('copied',),
+    _rise,
+    lambda value, most: value > most,
+    'the share of a reply that is copied from its brief rose by {value:.2f} '
+    'since the first {window} steps (threshold {threshold:g})',
+    'the reward may be paying for the words of the brief: read '
+    'rollouts.jsonl, fix the reward or raise kl_weight',
+  ),
+  'phrase': Monitor(
+    ('phrase',),
+    _rise,
+    lambda value, most: value > most,
+    'the share of replies that have a phrase in common, whatever their brief, '
+    'rose by {value:.2f} since the first {window} steps (threshold '
+    '{threshold:g})',
+    'the reward may be paying for a stock phrase, such as praise of the reply '
+    'itself: read rollouts.jsonl, forbid the phrase by a rule, fix the reward '
+    'or raise kl_weight',
+  ),
+  'marks': Monitor(
+    ('marks',),
+    _rise,
+    lambda value, most: value > most,
+    'the share of exclamation marks, emoji and other showy marks rose by '
+    '{value:.3f} since the first {window} steps (threshold {threshold:g})',
+    'the reward may be paying for looks: read rollouts.jsonl, add a rule '
+    'against the marks, fix the reward or raise kl_weight',
   ),
   'judge': Monitor(
     ('writing', 'judge_good'),

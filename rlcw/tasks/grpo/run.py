@@ -29,6 +29,7 @@ from rlcw.tasks.grpo import (
   minibatches,
   monitors,
   objective,
+  stops,
 )
 from rlcw.tasks.grpo.evaluation import Evaluator
 from rlcw.tasks.grpo.step import make_next_batch
@@ -107,6 +108,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     claim.settle()  # the first replies are written before the first step
     evaluator = Evaluator(answer, heldout, config, workdir)
     evaluator.begin(learned)
+  watch = monitors.Watch(config.monitors)
+  if config.monitors.get('stop', False):
+    next_batch = stops.stopping(next_batch, watch, workdir)
   state = train.fit(
     learned,
     next_batch,
@@ -119,7 +123,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
     microbatches=minibatches.size(config) // minibatches.micro(config),
-    watch=make_watch(config, evaluator),
+    watch=log_warnings(watch, evaluator),
     line=LINE,
     rate=objective.make_rate(config),
     config=config,
@@ -195,20 +199,19 @@ def check(config: Config) -> None:
   evaluation.check(config)
 
 
-def make_watch(
-  config: Config, evaluator: Evaluator | None = None
+def log_warnings(
+  watch: monitors.Watch, evaluator: Evaluator | None = None
 ) -> Callable[[dict[str, Any]], None]:
   """Returns a function that logs a line for each monitor that a row trips.
 
   It also shows rows to the evaluator, if there is one.
   """
-  watch = monitors.Watch(config.monitors)
 
-  def log_warnings(row: dict[str, Any]) -> None:
+  def see(row: dict[str, Any]) -> None:
     if evaluator is not None:
       evaluator.best.see(row)
     for warning in watch.see(row):
       name, step, text = (warning[k] for k in ('monitor', 'step', 'text'))
       console.log(f'grpo: warning ({name}, step {step}): {text}')
 
-  return log_warnings
+  return see

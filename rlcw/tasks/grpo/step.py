@@ -56,6 +56,7 @@ from rlcw.tasks.grpo import (
   motivating,
   objective,
   relabelling,
+  signs,
 )
 from rlcw.tasks.grpo.demonstrating import Demonstrations
 from rlcw.tasks.grpo.mix import make_mix, mix_step, signals
@@ -151,7 +152,7 @@ def make_next_batch(
     )
     if shown:
       rows['records'] = demonstrating.records(shown, rows['demonstrated'])
-    logs.log_rollouts(
+    logged = logs.log_rollouts(
       shards, rollout_log, step, learned, local_rollout, rows, config
     )
     end_in_outage(outages, stats, scores_of)
@@ -174,6 +175,9 @@ def make_next_batch(
       'idle_slots': 1 - stats['length'].sum() / slots,
       'padding': objective.padding(packed),
       'dropped_groups': 1 - kept_P.mean(),
+      'phrase': signs.phrase(
+        [[reply['text'] for reply in group['replies']] for group in logged]
+      ),
       'tokens_per_second': stats['length'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's

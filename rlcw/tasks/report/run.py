@@ -269,6 +269,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     drawn=DRAWN,
     rows=headline(runs.evaluation),
     arms=ARMS,
+    stopped=[(stop['monitor'], stop['step']) for stop in runs.stops],
     briefs=sort_briefs(runs.briefs),
     evaluations=pick_evaluations(runs.evaluations),
     groups=add_penalties(

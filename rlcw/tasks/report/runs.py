@@ -25,6 +25,7 @@ HEADLINE = (
   ('Mean length, tokens', 'length', 'z.1f'),
   ('Distinct-2', 'distinct2', 'z.3f'),
 )
+_WARNING = 'monitor step value threshold text'
 _REPLY = 'text writing follow finished length parts? met?'
 # Schema: the fields of each file, and of each field whose value is an object
 # or a list of objects.  A field with `?` is optional: older runs lack it.
@@ -46,6 +47,7 @@ _FIELDS = {
   'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric? note? '
   'learned_prompt? demonstration?',
   'grpo/evaluations.jsonl': 'step brief_id prompt replies rubric?',
+  'grpo/stops.jsonl': _WARNING,
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
   'warnings? unmonitored? ended?',
   # `writing` is a text here and a number in a reply
@@ -63,7 +65,7 @@ _FIELDS = {
   'replies': _REPLY
   + ' violated valid writing_reward? reward advantage unseen? spans?',
   'demonstration': 'text writing violated advantage',
-  'warnings': 'monitor step value threshold text',
+  'warnings': _WARNING,
   'base': _REPLY,
   'trained': _REPLY,
   'read': 'run',
@@ -116,6 +118,7 @@ class Runs(NamedTuple):
   metrics: dict[str, np.ndarray]  # grpo/metrics.jsonl: each [steps], NaN: null
   groups: list[dict[str, Any]]  # grpo/rollouts.jsonl
   evaluations: list[dict[str, Any]]  # grpo/evaluations.jsonl, if there are any
+  stops: list[dict[str, Any]]  # grpo/stops.jsonl: warnings that ended the run
   briefs: list[dict[str, Any]]  # evaluate/evaluation.jsonl
   notes: list[str]  # remarks for the page, such as lines skipped
 
@@ -168,9 +171,11 @@ def read_runs(config: Config) -> Runs:
   # a resumed run may repeat steps: the last row of a step counts
   by_step = {row['step']: row for row in metrics}
   groups = _lines(folder, 'grpo/rollouts.jsonl', notes)
-  has_evaluations = (folder / 'evaluations.jsonl').is_file()
-  evaluations = (
-    _lines(folder, 'grpo/evaluations.jsonl', notes) if has_evaluations else []
+  evaluations, stops = (
+    _lines(folder, f'grpo/{name}.jsonl', notes)
+    if (file := folder / f'{name}.jsonl').is_file() and file.stat().st_size
+    else []
+    for name in ('evaluations', 'stops')
   )
   for file, lines in (('rollouts', groups), ('evaluations', evaluations)):
     for group in lines:
@@ -178,7 +183,9 @@ def read_runs(config: Config) -> Runs:
   grpo_config = _json(folder, 'grpo/config.json')
   finished = (folder / 'summary.json').is_file()
   grpo = (
-    _json(folder, 'grpo/summary.json') if finished else _unfinished(by_step)
+    _json(folder, 'grpo/summary.json')
+    if finished
+    else _unfinished(by_step, stops)
   )
   now = {
     'run': str(folder),
@@ -221,6 +228,7 @@ def read_runs(config: Config) -> Runs:
     },
     _once(groups),
     _once(evaluations),
+    stops,
     briefs,
     notes,
   )
@@ -318,9 +326,15 @@ def _reward_model(
 # --- Files ------------------------------------------------------------------
 
 
-def _unfinished(by_step: dict[int, dict[str, Any]]) -> dict[str, Any]:
-  """A summary of a run that has none yet, from its rows of metrics."""
+def _unfinished(
+  by_step: dict[int, dict[str, Any]], stops: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """A summary of a run that has none yet, from its rows of metrics.
+
+  Its warnings are known if they have stopped it.
+  """
   return {
+    **({'warnings': stops} if stops else {}),
     'steps': max(by_step) + 1,
     'max_violator_advantage': None,
     'hardware': {},

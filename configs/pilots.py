@@ -1,0 +1,48 @@
+"""A short run of every method that GRPO has as an option, against rlmr.
+
+  rlcw --config=configs/pilots.py:rlmr_clip --workdir=runs/pilots/rlmr_clip-0
+
+Arms have the settings of configs/experiment.py, and fewer steps, but for what
+`VARIANTS` names.  One seed tells which methods deserve more, not which is best.
+`scripts/pilots.sh` runs all arms and compares them.
+
+Cost: 40 steps of about 20 s on one CPU core, 5.5 GiB of memory.
+Expect: max_violator_advantage below 0 with rlmr and its variants.
+"""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rlcw.runtime.ranges import nearest
+
+# Settings of each arm that differ from those of `rlmr`.
+VARIANTS: dict[str, dict[str, Any]] = {
+  'rlmr': {},
+  # Other forms of the penalty.
+  'rlmr_clip': {'mixing.name': 'rlmr_clip'},
+  'rlmr_bonus': {'mixing.name': 'rlmr_bonus'},
+  # Groups in which every reply breaks a rule, and where a rule is broken.
+  'rlmr_relabel': {'mixing.all_violating': 'relabel'},
+  'rlmr_located': {'mixing.located_penalty': 0.5},
+  'rlmr_diversity': {'writing': 'reward_model + 0.3*diversity'},
+  # Other mixers; a share of the rules needs one that is no form of rlmr.
+  'quality_gate': {'mixing.name': 'quality_gate'},
+  'gdpo': {'mixing.name': 'gdpo'},
+  'linear': {'mixing.name': 'linear'},
+  'linear_share': {'mixing.name': 'linear', 'mixing.violation': 'share'},
+}
+
+
+def get_config(arm: str = 'rlmr') -> ConfigDict:
+  if arm not in VARIANTS:
+    raise ValueError(
+      f'arm={arm!r}; expected one of {list(VARIANTS)}{nearest(arm, VARIANTS)}'
+    )
+  # Config files are read, not imported, and belong to no package.
+  experiment = runpy.run_path(str(Path(__file__).with_name('experiment.py')))
+  config = experiment['get_config']('rlmr')
+  config.update_from_flattened_dict({'steps': 40} | VARIANTS[arm])
+  return config
