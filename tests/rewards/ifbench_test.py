@@ -113,6 +113,7 @@ def test_loose_leaves_out_asterisks_and_outer_lines(
       ['By J. Low Jr. in the U.S.', 'He ran'],
     ),
     ('At Ace Co. This is... odd', ['At Ace Co', 'This is...', 'odd']),
+    ('In 1.2.3', ['In 1.2.', '3']),
     ('', []),
   ],
 )

@@ -123,12 +123,12 @@ def is_haiku(reply: str) -> bool:
   verses = lines(reply)
   if len(verses) != len(_HAIKU) or max(map(len, verses)) > _MAX_LINE:
     return False
-  for line, syllables in zip(verses, _HAIKU, strict=True):
+  for line, wanted in zip(verses, _HAIKU, strict=True):
     # A set of sums, as the combinations themselves would grow exponentially.
     totals = {0}
     for word in text_lib.words(line):
       totals = {total + n for total in totals for n in syllables(word)}
-    if syllables not in totals:
+    if wanted not in totals:
       return False
   return True
 

@@ -16,13 +16,13 @@ from rlcw.rewards.rules import checks, ifeval, poetry, text
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
-  """Checks of one rule: for rewards, and IFEval's own for its benchmark.
+  """Checks of one rule: for rewards, and that of the benchmark it is from.
 
   Both map a reply and the rule's arguments to true if the reply follows it.
 
   Attributes:
     check: for rewards, on the reply as a reader sees it (`text.plain`).
-    benchmark: on the unchanged reply; None for rules that IFEval lacks.
+    benchmark: on the unchanged reply; None for rules of no benchmark.
     raw: `check` needs the unchanged reply too.
   """
 
@@ -50,7 +50,7 @@ class Verifier:
       reply: unchanged.
       plain: the same by `text.plain`.
       given: arguments of the rule.
-      benchmark: prefer IFEval's check.
+      benchmark: prefer the benchmark's check.
     """
     if benchmark and self.benchmark:
       return reply.strip() != '' and self.benchmark(reply, **given)

@@ -65,7 +65,7 @@ def sentence_type(reply: str) -> bool:
 
 
 def stop_words(reply: str, percentage: float) -> bool:
-  """Of the words, of which there is one, so many are stop words at most."""
+  """No more than `percentage` of the words are stop words; there is a word."""
   return bool(units.runs(reply)) and counts.stop_words(reply, percentage)
 
 

@@ -8,11 +8,11 @@ from rlcw.rewards.rules import ifeval
 MARKS = string.punctuation
 _NO_MARKS = str.maketrans('', '', MARKS)
 
-# Dots that end no sentence: of titles, addresses, numbers, initials,
-# abbreviations such as a.m., and companies.
+# Dots that end no sentence: of titles, addresses, initials, abbreviations such
+# as a.m., and companies.
 _INNER_DOT = re.compile(
   r'(?<=Mr|St|Ms|Dr)\.|(?<=Mrs)\.|(?<= Inc| Ltd)\.'
-  r'|\.(?=com|net|org|io|gov|edu|me)|(?<=[0-9])\.(?=[0-9])'
+  r'|\.(?=com|net|org|io|gov|edu|me)'
   r'|(?<=Ph)\.(?=D\.)|(?<=Ph\.D)\.|(?<=\s[A-Za-z])\.'
   r'|(?<=[A-Za-z])\.(?=[A-Za-z]\.)|(?<=[A-Za-z]\.[A-Za-z])\.'
   r'|(?<= Jr| Sr| Co)\.'
@@ -41,6 +41,8 @@ def sentences(reply: str) -> list[str]:
   text = _CAPITALS_END.sub(_DOT + _END, text)
   # Here the dot is dropped, so that the sentence ends with none.
   text = _COMPANY_ENDS.sub(_END, text)
+  # In 1.2.3 the second dot ends one: the match before it has taken the 2.
+  text = re.sub(r'([0-9])\.([0-9])', rf'\1{_DOT}\2', text)
   text = _INNER_DOT.sub(_DOT, text)
   text = re.sub('([.!?])"', r'"\1', text.replace('.”', '”.'))
   text = re.sub('[.?!]', rf'\g<0>{_END}', text).replace(_DOT, '.')
