@@ -145,12 +145,6 @@ class Scorer:
     other.reference = False
     return other
 
-  def reference_alone(self) -> 'Scorer':
-    """This scorer, with its models, for `read` of the reference alone."""
-    other = copy.copy(self)
-    other.reward = None
-    return other
-
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""
     return self.judge.usage()

@@ -9,14 +9,13 @@ Letters: P briefs in a step, G replies to each, L prompt tokens.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
 from rlcw import Config
 from rlcw.models.chat import ChatFormat
-from rlcw.rewards import motivation
+from rlcw.rewards import motivation, reading
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.sampling.outage import Trouble
@@ -57,7 +56,7 @@ class PlainScorer:
 
   def __init__(self, scorer: Scorer, chat: ChatFormat):
     self._scorer, self._chat = scorer.without_reference(), chat
-    self._reference = scorer.reference_alone() if scorer.reference else None
+    self._reference = scorer if scorer.reference else None
     self.shards = scorer.shards
 
   def without_reference(self) -> 'PlainScorer':
@@ -79,9 +78,7 @@ class PlainScorer:
     """See `Scorer`."""
     plain = self._plain(briefs, prompt_PxL.shape[-1])
     scores = self._scorer(briefs, *plain, rollout, second_opinion)
-    if self._reference is None:
-      return scores
-    _, ref_logp = self._reference.read(prompt_PxL, length_P, rollout)
+    ref_logp = self._read(prompt_PxL, length_P, rollout)
     return scores._replace(ref_logp=ref_logp)
 
   def score_again(
@@ -98,13 +95,23 @@ class PlainScorer:
     again = self._scorer.score_again(
       briefs, *plain, rollout, scores._replace(ref_logp=None), changed_P
     )
-    if self._reference is None:
-      return again
     # The log-probabilities of unchanged groups are computed again, and equal.
-    _, ref_logp = self._reference.read(prompt_PxL, length_P, rollout)
+    ref_logp = self._read(prompt_PxL, length_P, rollout)
     return again._replace(ref_logp=ref_logp)
 
-  def _plain(self, briefs: Sequence[Brief], width: int) -> Any:
+  def _read(
+    self, prompt_PxL: jax.Array, length_P: jax.Array, rollout: Rollout
+  ) -> jax.Array | None:
+    """Log-probabilities `[P, G, T]` under the reference, if it is needed."""
+    if self._reference is None:
+      return None
+    arrays = prompt_PxL, length_P, rollout
+    model, config = self._reference.model, self._reference.config
+    return reading.read(model, None, *arrays, config, reference=True)[1]
+
+  def _plain(
+    self, briefs: Sequence[Brief], width: int
+  ) -> tuple[jax.Array, jax.Array]:
     """Global token ids `[P, L]` and lengths `[P]` of the plain briefs."""
     prompt_PxL = np.zeros((len(briefs), width), np.int32)
     length_P = np.zeros(len(briefs), np.int32)
