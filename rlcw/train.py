@@ -357,14 +357,16 @@ def fit(
       in a row; the last good state is saved.
     OSError: a disk is full or gone; earlier checkpoints are intact.
   """
-  claim.settle()
   folder = workdir / 'checkpoints'
   checkpoints = Checkpoints(folder)
   state = init_state(params, optimizer, mesh)
-  if checkpoints.latest() is not None:
+  if resumes := checkpoints.latest() is not None:
     state = restore(checkpoints, state)
-    console.log(f'{name}: resumes from step {int(state.step)} of {steps}')
+  # Not before: settings that a saved state does not fit are not this run's.
+  claim.settle()
   first = int(state.step)
+  if resumes:
+    console.log(f'{name}: resumes from step {first} of {steps}')
   writer = metrics.Writer(workdir, first, watch, config)
   rows = Rows(writer, name, steps, line)
   update = make_update(loss_fn, optimizer, state, microbatches, rate)

@@ -374,6 +374,43 @@ def test_a_warning_stops_all_processes(lab: Lab, two: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_share_notes_and_demonstrations(lab: Lab) -> None:
+  """One of them is told to stop; the reward model reads plain briefs."""
+  lines = [
+    {
+      'id': f'{n}',
+      'prompt': f'Write a note on {n} boats.',
+      'instruction_id_list': ['punctuation:no_exclamation'],
+      'kwargs': [{}],
+      **({'response': 'Boats.' + '!' * (n % 2)} if n % 3 else {}),
+    }
+    for n in range(16)
+  ]
+  file = lab.folder / 'shown.jsonl'
+  file.write_bytes(b''.join(map(files.json_line, lines)))
+  config = lab.config(
+    **MESH,
+    briefs=str(file),
+    heldout=0.0,
+    tell_scoring=True,
+    demonstration_weight=1.0,
+    demonstration_warmup=2,
+    updates_per_rollout=2,
+    prompts_per_step=8,
+    microbatch_groups=4,
+  )
+  assert lab.drive('shown', config, 'TERM:1:3') == [75, 75]
+  assert lab.drive('shown', config) == [0, 0], lab.told('shown')[-999:]
+  ours, theirs = lab.folder / 'shown' / 'run', lab.alone('one_shown', config)
+  assert_alike(ours, theirs)
+  groups = datasets.read_jsonl(ours / 'rollouts.jsonl')
+  shown = [each['demonstration'] for each in groups if 'demonstration' in each]
+  assert any(each['violated'] for each in shown)
+  assert not any(each['advantage'] for each in shown if each['violated'])
+  assert any(each['advantage'] for each in shown)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('task', 'changes'),
   [
