@@ -96,6 +96,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       least_gap=0.0,
       seed=0,  # of synthetic losers, batches and new weights
       train='head',  # head | lora | all
+      layers=0,  # of the decoder, the first ones, that are read; 0: all
       # Features of a reply: mean over its tokens, or the last token, as in
       # sequence classifiers (needed for export).
       pooling='mean',  # mean | last

@@ -119,6 +119,23 @@ class ModelConfig:
     if any(self.local_layers) and not self.window:
       raise ValueError('sliding_attention layers need a sliding_window')
 
+  def first_layers(self, count: int) -> 'ModelConfig':
+    """The configuration of the first layers alone; 0 for all of them.
+
+    Raises:
+      ValueError: there are fewer layers.
+    """
+    if count > self.num_layers:
+      raise ValueError(
+        f'layers={count}: the model has {self.num_layers}; expected at most '
+        'as many, or 0 for all'
+      )
+    return dataclasses.replace(
+      self,
+      num_layers=count or self.num_layers,
+      local_layers=self.local_layers[: count or None],
+    )
+
   @classmethod
   def from_hf(cls, config: Mapping[str, Any]) -> 'ModelConfig':
     """Reads the fields of a Hugging Face `config.json`.

@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from rlcw import Config
@@ -188,6 +189,23 @@ def with_system(model: LanguageModel, system: str) -> LanguageModel:
       f'{own!r:.80}; --config.system replaces it'
     )
   return model
+
+
+def first_layers(model: LanguageModel, count: int) -> LanguageModel:
+  """Returns a model of the first layers alone; 0 for all of them.
+
+  Their weights are copied, so that the others can be freed.
+
+  Raises:
+    ValueError: the model has fewer layers.
+  """
+  config, params = model.config.first_layers(count), model.params
+  if config == model.config:
+    return model
+  if params:  # not of a model without weights
+    blocks = jax.tree.map(lambda leaf: leaf[:count], params['blocks'])
+    params = {**params, 'blocks': blocks}
+  return model._replace(config=config, params=params)
 
 
 def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:

@@ -133,12 +133,17 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     decoder = language_model.without_weights(run.model, base.mesh, placed)
   else:
     decoder = language_model.reuse(run.model, base.mesh, base)
+  whole = decoder.config
+  # Runs of earlier versions lack the setting.
+  decoder = language_model.first_layers(decoder, run.get('layers', 0))
   try:
     head, (end, floor) = Head(**load_file(file)), _saved(file, decoder)
   except (SafetensorError, TypeError, ValueError) as error:
     raise ValueError(f'{file} is damaged: {error}') from None
   # A policy's replies have one token after their text.
   fits = run.pooling == 'mean' or len(end) == 1
+  # The reference's pass gives no features of an earlier layer.
+  fits = fits and decoder.config == whole
   shared = run.model == base.source and fits
   if head.weight.shape != (decoder.config.model_dim,):
     raise ValueError(

@@ -167,7 +167,8 @@ def _sft(config: Config, mesh: Mesh) -> Plan:
 
 def _reward_model(config: Config, mesh: Mesh) -> Plan:
   reward_objective.check(config, mesh)
-  model, is_trained = shape_of(config.model), config.train != 'head'
+  is_trained = config.train != 'head'
+  model = shape_of(config.model).first_layers(config.layers)
   configure = compute.configure if is_trained else compute.configure_frozen
   model, learned = configure(model, config), {}
   if is_trained:

@@ -59,6 +59,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
+  model = language_model.first_layers(model, config.layers)
   load = functools.partial(
     datasets.load_preferences,
     config.preferences,
