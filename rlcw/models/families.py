@@ -28,7 +28,7 @@ class Gguf(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """What distinguishes the models of a `model_type`."""
+  """Peculiarities of the models of a `model_type`."""
 
   # Class names in transformers: of a language model, and of a classifier, ''
   # where there is none.
@@ -415,7 +415,7 @@ def text_config(config: Fields) -> dict[str, Any]:
 
 
 def _reason(config: Fields) -> str:
-  """What this decoder lacks for a model of another family; '' if unknown."""
+  """Names what another family needs and this decoder lacks; '' if unknown."""
   name = config['model_type']
   if name in _LACKING:
     return f': {_LACKING[name]}'

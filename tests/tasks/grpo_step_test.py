@@ -90,7 +90,7 @@ def mixed_step() -> tuple[dict[str, Any], mixing.Advantages]:
     'finished': np.ones((4, 4), bool),
     'length': np.full((4, 4), 5),
     'logp': -80.0,
-    'repetition': np.zeros(4),
+    **{name: np.zeros(4) for name in logs.SIGNS},
     'good': np.full(4, np.nan),
     'scoring': {},
   }

@@ -4,6 +4,7 @@ import json
 import pathlib
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import hypothesis.strategies as st
@@ -72,12 +73,11 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
 
   class Fake:
     reference = kl
+    model, config = 'the base', ConfigDict()
     shards = SimpleNamespace(to_global=lambda arrays: arrays)
 
     def without_reference(self) -> 'Fake':
       return self
-
-    reference_alone = without_reference
 
     def __call__(self, briefs: Any, prompt: Any, length: Any, *_: Any) -> Any:
       remember('scores', prompt, length)
@@ -86,9 +86,10 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
     def score_again(self, briefs: Any, prompt: Any, length: Any, *_: Any):
       return self(briefs, prompt, length)
 
-    def read(self, prompt: Any, length: Any, _: Any) -> tuple[None, str]:
-      remember('reference', prompt, length)
-      return None, 'of the reference'
+  def read(model: Any, reward: None, prompt: Any, length: Any, *_: Any, **how):
+    assert (model, reward, how) == ('the base', None, {'reference': True})
+    remember('reference', prompt, length)
+    return None, 'of the reference'
 
   chat: Any = SimpleNamespace(encode_prompt=spelled)
   config = ConfigDict({'tell_scoring': True, 'mixing': {'name': 'rlmr'}})
@@ -102,14 +103,15 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
   scorer = motivating.PlainScorer(fake, chat)
   scored: Any = SimpleNamespace(_replace=lambda **new: new)
   arrays: Any = prompt_PxL, length_P
-  first: Any = scorer(briefs, *arrays, scored)
-  again: Any = scorer.score_again(briefs, *arrays, scored, scored, length_P)
+  with mock.patch.object(motivating.reading, 'read', read):
+    first: Any = scorer(briefs, *arrays, scored)
+    again: Any = scorer.score_again(briefs, *arrays, scored, scored, length_P)
   text = motivation.note('rlmr', language)
   assert seen['scores'] == [brief.text for brief in briefs] * 2
   noted = [f'{brief.text}\n\n{text}' for brief in briefs] * 2
   assert seen['reference'] == (noted if kl else [])
-  for found in (first, again) if kl else ():
-    assert found == {'ref_logp': 'of the reference'}
+  for found in (first, again):
+    assert found == {'ref_logp': 'of the reference' if kl else None}
 
 
 def test_briefs_have_no_note_by_default() -> None:

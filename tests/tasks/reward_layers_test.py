@@ -91,7 +91,9 @@ def test_a_classifier_has_the_first_layers(
   assert header['num_hidden_layers'] == 1
   # a classifier has no bias
   gaps = [
-    np.diff(reward_model.score_texts(reward_model.load(str(each), base), *TEXTS))
+    np.diff(
+      reward_model.score_texts(reward_model.load(str(each), base), *TEXTS)
+    )
     for each in (run, out / 'model')
   ]
   np.testing.assert_allclose(gaps[1], gaps[0], atol=1e-4)
