@@ -80,7 +80,7 @@ THEMES = (
 )
 SETTINGS = {
   'train': 'lora',
-  'learning_rate': 1e-3,
+  'learning_rate': 5e-4,
   'prompts_per_step': 4,
   'max_new_tokens': 24,
   # Rules are not what is tested, and would hold a shortcut back.
