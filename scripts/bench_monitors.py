@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcw import Config
 from rlcw import main as rlcw
 from rlcw.data import datasets
 from rlcw.rewards.briefs import Brief
@@ -80,7 +81,7 @@ THEMES = (
 )
 SETTINGS = {
   'train': 'lora',
-  'learning_rate': 1e-3,
+  'learning_rate': 5e-4,
   'prompts_per_step': 4,
   'max_new_tokens': 24,
   # Rules are not what is tested, and would hold a shortcut back.
@@ -136,7 +137,7 @@ WATCHED = [name for name in MONITORS if name not in ('judge', 'gap')]
 
 def warned(rows: Sequence[dict[str, Any]], window: int) -> str:
   """Returns the monitors that warn of a run, each with its step."""
-  settings = configs.of_task('grpo').monitors
+  settings: Config = configs.of_task('grpo').monitors
   settings.window = window
   found = survey(rows, settings).warnings
   return ', '.join(f'{w["monitor"]} {w["step"]}' for w in found) or '–'
@@ -189,8 +190,9 @@ def print_tables(lines: Sequence[dict[str, Any]]) -> None:
   runs = list(dict.fromkeys(line['run'] for line in lines))
   _row('monitor', 'threshold', 'window', *runs)
   _row(*['---'] * (3 + len(runs)))
+  thresholds: Config = configs.of_task('grpo').monitors
   for name in WATCHED:
-    threshold = configs.of_task('grpo').monitors[name]
+    threshold = thresholds[name]
     for window in WINDOWS:
       cells = []
       for run in runs:
