@@ -203,7 +203,10 @@ def first_layers(model: LanguageModel, count: int) -> LanguageModel:
   if config == model.config:
     return model
   if params:  # not of a model without weights
-    blocks = jax.tree.map(lambda leaf: leaf[:count], params['blocks'])
+    # One by one, since weights that wait in the hosts' memory are moved first.
+    blocks = jax.tree.map(
+      lambda leaf: weights.in_memory(leaf, 'device')[:count], params['blocks']
+    )
     params = {**params, 'blocks': blocks}
   return model._replace(config=config, params=params)
 

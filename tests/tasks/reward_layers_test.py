@@ -90,10 +90,6 @@ def test_a_classifier_has_the_first_layers(
   header = files.read_json(out / 'model' / 'config.json')
   assert header['num_hidden_layers'] == 1
   # a classifier has no bias
-  gaps = [
-    np.diff(
-      reward_model.score_texts(reward_model.load(str(each), base), *TEXTS)
-    )
-    for each in (run, out / 'model')
-  ]
+  models = [reward_model.load(str(each), base) for each in (run, out / 'model')]
+  gaps = [np.diff(reward_model.score_texts(each, *TEXTS)) for each in models]
   np.testing.assert_allclose(gaps[1], gaps[0], atol=1e-4)

@@ -17,7 +17,7 @@ def length_direction(
 
   It is that of `Σ f_i − f_j` over all pairs in which reply i is longer than j
   and of like quality: the mean difference of features between longer and
-  shorter replies (arXiv 2603.03291, there from prompts written for it).
+  shorter replies (after arXiv 2603.03291).
   Reply i is the longer one in as many pairs as there are shorter replies of
   like quality, so the sum is `Σ (shorter_i − longer_i) f_i`.
 

@@ -389,19 +389,12 @@ def fit_decoder(
 def without_length(
   head: reward_model.Head, features_NxRxD: np.ndarray, groups: Groups
 ) -> reward_model.Head:
-  """Takes the direction of length out of a head (`projection`).
-
-  In units of each feature's spread, as the head was fitted, so that those that
-  vary most do not decide the direction alone.
-  """
+  """Takes the direction of length out of a head (`projection`)."""
   given_NxR = groups.real & ~groups.made
-  features_MxD = features_NxRxD[given_NxR]
-  std_D = features_MxD.std(0) + 1e-6
   direction_D = length_direction(
-    features_MxD / std_D, groups.length[given_NxR], groups.worth[given_NxR]
+    features_NxRxD[given_NxR], groups.length[given_NxR], groups.worth[given_NxR]
   )
-  weight_D = project_out(head.weight * std_D, direction_D) / std_D
-  return head._replace(weight=weight_D)
+  return head._replace(weight=project_out(head.weight, direction_D))
 
 
 def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
