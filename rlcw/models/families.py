@@ -404,8 +404,9 @@ def text_config(config: Fields) -> dict[str, Any]:
       'supported; expected None (float32, float16, bfloat16) or a GGUF file'
     )
   part = config.get('text_config')
-  for prefix, each in (('', config), ('text_config.', part)):
-    for field in _EXPERTS if isinstance(each, Mapping) else ():
+  parts = {'text_config.': part} if isinstance(part, Mapping) else {}
+  for prefix, each in {'': config, **parts}.items():
+    for field in _EXPERTS:
       if each.get(field) not in (None, 0, 1):
         raise ValueError(
           f'{prefix}{field}={each[field]!r:.80}: a mixture of experts is not '

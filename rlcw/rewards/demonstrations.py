@@ -88,11 +88,11 @@ def combine(
     shown_KxP: the parts of the demonstrations' scores.
     normalise: subtract each part's mean over the group and divide by its std.
   """
-  score_KxPxG = jnp.asarray(score_KxPxG, jnp.float32)
-  known_PxG = jnp.asarray(valid_PxG) & jnp.isfinite(score_KxPxG).all(0)
+  parts_KxPxG = jnp.asarray(score_KxPxG, jnp.float32)
+  known_PxG = jnp.asarray(valid_PxG) & jnp.isfinite(parts_KxPxG).all(0)
   total_P = jnp.zeros(len(known_PxG))
   for weight, score_PxG, part_P in zip(
-    weight_K, score_KxPxG, jnp.asarray(shown_KxP, jnp.float32), strict=True
+    weight_K, parts_KxPxG, jnp.asarray(shown_KxP, jnp.float32), strict=True
   ):
     if normalise:
       score_PxG = jnp.where(known_PxG, score_PxG, 0.0)

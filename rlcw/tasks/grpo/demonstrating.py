@@ -129,14 +129,12 @@ class Demonstrations:
     """
     token_Px1xT = self._token_NxT[index_P][:, None]
     length_Px1 = self._length_N[index_P][:, None]
-    rows = Rollout(
-      token=token_Px1xT,  # pyright: ignore: host arrays
-      logp=np.zeros(token_Px1xT.shape, np.float32),  # pyright: ignore
-      length=length_Px1,  # pyright: ignore
-      finished=np.ones(length_Px1.shape, bool),  # pyright: ignore
-    )
+    logp_Px1xT = np.zeros(token_Px1xT.shape, np.float32)
+    finished_Px1 = np.ones(length_Px1.shape, bool)
     shards: processes.DataShards = self._scorer.shards
-    rollout = shards.to_global(rows)
+    rollout = Rollout(
+      *shards.to_global((token_Px1xT, logp_Px1xT, length_Px1, finished_Px1))
+    )
     scores = self._scorer(briefs, *arrays[:2], rollout)
     return Shown(rollout, length_Px1[:, 0], self._given_N[index_P], scores)
 

@@ -394,7 +394,7 @@ def without_length(
   direction_D = length_direction(
     features_NxRxD[given_NxR], groups.length[given_NxR], groups.worth[given_NxR]
   )
-  return head._replace(weight=project_out(head.weight, direction_D))
+  return head._replace(weight=project_out(np.asarray(head.weight), direction_D))
 
 
 def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
