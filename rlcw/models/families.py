@@ -1,4 +1,4 @@
-"""Model families: what is peculiar to each, read from its `config.json`.
+"""Model families: the peculiarities of each, read from its `config.json`.
 
 All are one decoder.  A family is a row of `FAMILIES`: the switches of
 `ModelConfig` that all its models have, the fields that its files may leave out,
@@ -28,7 +28,7 @@ class Gguf(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """What distinguishes the models of a `model_type`."""
+  """Peculiarities of the models of a `model_type`."""
 
   # Class names in transformers: of a language model, and of a classifier, ''
   # where there is none.
@@ -363,7 +363,7 @@ _OFF_BY_NULL = (
   'final_logit_softcapping',
 )
 _EXPERTS = 'num_experts', 'num_local_experts', 'n_routed_experts'
-# Models that many have, and what this decoder lacks for them.
+# Widespread models, and their parts that this decoder lacks.
 _LACKING = dict.fromkeys(
   ('gemma4', 'gemma4_text', 'gemma4_unified', 'gemma4_unified_text'),
   'global_head_dim gives global layers heads of another size than local ones, '
@@ -415,7 +415,7 @@ def text_config(config: Fields) -> dict[str, Any]:
 
 
 def _reason(config: Fields) -> str:
-  """What this decoder lacks for a model of another family; '' if unknown."""
+  """Names a part of such a model that this decoder lacks; '' if unknown."""
   name = config['model_type']
   if name in _LACKING:
     return f': {_LACKING[name]}'
