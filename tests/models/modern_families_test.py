@@ -23,7 +23,7 @@ from cases import quick
 from conftest import FAMILIES, MODERN
 from safetensors.numpy import load_file
 
-from rlcw.models import decoder, families, weights
+from rlcw.models import decoder, families, layers, weights
 from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.ropes import RopeConfig
@@ -205,7 +205,7 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
   @jax.grad
   def gradient(params: Params) -> jax.Array:
     hidden = forward_variants.hidden(case.config, params, token_PxL[:, :-1])
-    logp_N = decoder.layers.token_logprobs(
+    logp_N = layers.token_logprobs(
       hidden.reshape(-1, hidden.shape[-1]),
       decoder.head_weight(params),
       jnp.asarray(token_PxL[:, 1:].reshape(-1)),
@@ -468,9 +468,7 @@ def test_what_is_not_supported_is_refused_in_one_line(
 
 def test_a_text_beyond_the_frequencies_is_refused() -> None:
   config = _read(rope_scaling={'type': 'dynamic', 'factor': 4.0})
-  params = jax.eval_shape(
-    lambda: weights.init_params(config, jax.random.key(0))
-  )
+  params = weights.abstract_params(config)
   with pytest.raises(ValueError, match='65 tokens is longer than 64'):
     jax.eval_shape(
       lambda p: forward_variants.hidden(config, p, jnp.zeros((1, 65), int)),
