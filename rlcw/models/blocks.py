@@ -59,7 +59,7 @@ def _update_cache(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
 
 
 class LayerKind(NamedTuple):
-  """Peculiarities of a layer among those of its model.
+  """Kind of a layer, where the layers of a model differ.
 
   Each is an array while scanning over layers, and static otherwise; `None`
   where all layers are alike.

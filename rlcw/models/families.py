@@ -1,4 +1,4 @@
-"""Model families: what is peculiar to each, read from its `config.json`.
+"""Model families: the peculiarities of each, read from its `config.json`.
 
 All are one decoder.  A family is a row of `FAMILIES`: the switches of
 `ModelConfig` that all its models have, the fields that its files may leave out,
@@ -363,7 +363,7 @@ _OFF_BY_NULL = (
   'final_logit_softcapping',
 )
 _EXPERTS = 'num_experts', 'num_local_experts', 'n_routed_experts'
-# Models that many have, and what this decoder lacks for them.
+# Widespread models, and their parts that this decoder lacks.
 _LACKING = dict.fromkeys(
   ('gemma4', 'gemma4_text', 'gemma4_unified', 'gemma4_unified_text'),
   'global_head_dim gives global layers heads of another size than local ones, '
@@ -416,7 +416,7 @@ def text_config(config: Fields) -> dict[str, Any]:
 
 
 def _reason(config: Fields) -> str:
-  """Names what another family needs and this decoder lacks; '' if unknown."""
+  """Names a part of such a model that this decoder lacks; '' if unknown."""
   name = config['model_type']
   if name in _LACKING:
     return f': {_LACKING[name]}'

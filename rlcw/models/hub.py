@@ -45,8 +45,10 @@ def fetch(model: str | Path) -> Path:
     hint = f'; {_SCRIPT} downloads this one' if path.name == _DEFAULT else ''
     raise FileNotFoundError(f'no model at {model}: {_EXPECTED}{hint}')
   try:
-    # Subfolders have the same weights in other formats.
-    folder = hub.snapshot(repository, 'model', _FILES, ['*/*'], _is_complete)
+    # Subfolders, and `consolidated` of Mistral, have the same weights in other
+    # formats.
+    others = ['*/*', 'consolidated*']
+    folder = hub.snapshot(repository, 'model', _FILES, others, _is_complete)
   except FileNotFoundError as error:
     text = f'no model at {model}: {error}; {_EXPECTED}'
     raise FileNotFoundError(text) from error.__cause__

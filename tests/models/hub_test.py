@@ -133,7 +133,8 @@ def test_only_what_is_needed_is_downloaded_and_no_pickle(fake: Hub) -> None:
     generation_config.json model.safetensors model-00001-of-00002.safetensors
     model.safetensors.index.json chat_template.jinja merges.txt vocab.txt
     pytorch_model.bin model.pt consolidated.pth weights.pkl tf_model.h5
-    README.md onnx/config.json original/model.safetensors"""
+    README.md onnx/config.json original/model.safetensors
+    consolidated.safetensors"""
   wanted = huggingface_hub.utils.filter_repo_objects(
     files.split(),
     allow_patterns=fake.asked[-1]['allow_patterns'],
