@@ -280,7 +280,7 @@ def test_each_benchmark_has_its_section(tmp_path: pathlib.Path) -> None:
     text = (tmp_path / 'report.html').read_text('utf-8')
     headings = {'benchmark': 'IFEval: did', 'ifbench': 'IFBench: are rules'}
     assert headings[name] in text and headings[other] not in text
-    assert '37.5%' in text and '(-10.0% to +30.0%)' in text
+    assert '37.5%' in text and '(−10.0% to +30.0%)' in text
 
 
 @pytest.mark.usefixtures('blank_plots')
