@@ -20,6 +20,7 @@ JUDGE = {
 OPTIONAL = {
   *('sampler_gap_max', 'tis_clipped', 'entropy_exact'),
   'relabelled_groups',
+  *('judge_pairs', 'pairs_unanswered', 'pairs_swayed'),
 }
 # Fields of every summary, which docs/running.md explains, and a judge's usage.
 EVERY = {

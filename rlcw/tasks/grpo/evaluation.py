@@ -86,10 +86,10 @@ def names(config: Config) -> list[str]:
   found = ['both', 'pass_rate', 'writing', 'length', 'truncated']
   if config.eval.unseen:
     found += ['unseen', 'gap']
-  # As the writing score it is no second opinion.
-  if factory.has_judge(config.judge) and 'judge' not in sums.parse(
-    config.writing
-  ):
+  # As the writing score, which it is in place of comparisons, it is no second
+  # opinion.
+  parts = sums.parse(config.writing)
+  if factory.has_judge(config.judge) and not {'judge', 'pairs'} & {*parts}:
     found.append('judge_good')
   return found
 
@@ -297,7 +297,7 @@ def make_answer(
     briefs: the P held-out ones.
     config: of the `grpo` task, validated by `check`.
   """
-  scorer = scorer.without_reference()
+  scorer = scorer.heldout()
   longest = max(len(model.chat.encode_prompt(b.request)) for b in briefs)
   # The unseen scorer reads texts, padded to these widths.
   widths = batches.power_of_two(longest), config.max_new_tokens
