@@ -381,10 +381,18 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # 2506.18485), in training alone: scorers and evaluations read plain ones.
       tell_scoring=False,
       # --- Rewards
-      # Writing score: reward_model, judge, rubric (of the briefs), diversity
-      # (in the group), your module:function, or several with weights, as in
+      # Writing score: reward_model, judge, pairs (that the judge compares),
+      # rubric (of the briefs), diversity (in the group), your module:function,
+      # or several with weights, as in
       # '0.7*reward_model + 0.3*judge - 0.2*my_rewards:cliches'.
       writing='reward_model',
+      # Of the part pairs: the judge compares replies of a group, each pair in
+      # both orders, and a reply's score is its mean probability to be better.
+      pairs=dict(
+        # round: each meets some others; pivot: all meet one, drawn per group
+        mode='round',
+        opponents=2,  # of each reply, for round; at most group_size - 1
+      ),
       # Several parts are added in standard deviations within their group;
       # False: in their own units.
       normalise_parts=True,

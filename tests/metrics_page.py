@@ -23,6 +23,7 @@ OPTIONAL = {
   'demonstrated_groups',
   'demonstration_advantage',
   'copied_demonstration',
+  *('judge_pairs', 'pairs_unanswered', 'pairs_swayed'),
 }
 # Fields of every summary, which docs/running.md explains, and a judge's usage.
 EVERY = {

@@ -29,7 +29,7 @@ from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.replies import ReplyJudge, Verdicts
 from rlcw.rewards.writing import WritingScorer, Written
-from rlcw.runtime import processes
+from rlcw.runtime import processes, sums
 from rlcw.sampling.outage import Trouble
 from rlcw.sampling.rollout import Rollout
 
@@ -51,17 +51,26 @@ class Scores(NamedTuple):
   parts: Mapping[str, np.ndarray] = MappingProxyType({})
   # [P][G], one verdict per criterion of the rubric; empty if it is no part.
   met: Sequence[list[list[bool | None]]] = ()
+  # Where comparisons are a part, the pairs of each group that were compared
+  # [P][K, 2], and the probabilities that one is better [P, G, G].
+  pairs: Sequence[np.ndarray] = ()
+  against: np.ndarray | None = None
 
   def details(self, p: int, g: int) -> dict[str, Any]:
     """Returns the fields of a reply's record that explain its `writing`.
 
     Returns:
       `parts`, the scores by name, if there are several; `met`, a verdict per
-      criterion, if the rubric is one.
+      criterion, if the rubric is one; `against`, the probability that it is
+      better than each reply of its group, if comparisons are one.
     """
     parts = {name: float(part[p, g]) for name, part in self.parts.items()}
     found: dict[str, Any] = {'parts': parts} if parts else {}
-    return found | ({'met': self.met[p][g]} if self.met else {})
+    if self.met:
+      found['met'] = self.met[p][g]
+    if self.against is not None:
+      found['against'] = self.against[p, g].tolist()
+    return found
 
 
 def check(config: Config) -> None:
@@ -111,6 +120,8 @@ class Scorer:
     workdir: of the run, for the judge (`factory.make_judge`).
     reference: false for no log-probabilities under the reference.  Unless the
       reward model shares its decoder, it is then not kept in memory.
+    heldout: true for replies of several models, which are compared by their
+      scores (`WritingScorer.heldout`).
   """
 
   def __init__(
@@ -120,6 +131,7 @@ class Scorer:
     workdir: Path | None = None,
     *,
     reference: bool = True,
+    heldout: bool = False,
   ):
     self.config, self.reference = config, reference
     self.shards = processes.DataShards(model.mesh)
@@ -130,8 +142,15 @@ class Scorer:
       config,
     )
     self.writing = WritingScorer(model, config, self.judge)
+    if heldout:
+      self.writing = self.writing.heldout()
     self._missing = ''  # the parts that gave nothing for any reply, last time
     self.model = model if self.reads_base else model._replace(params={})
+
+  @property
+  def has_parts(self) -> bool:
+    """True if the writing score is a sum of several parts."""
+    return len(sums.parse(self.config.writing)) > 1
 
   @property
   def reads_base(self) -> bool:
@@ -143,6 +162,15 @@ class Scorer:
     """This scorer, with its models, without reference log-probabilities."""
     other = copy.copy(self)
     other.reference = False
+    return other
+
+  def heldout(self) -> 'Scorer':
+    """This scorer, with its models, for held-out replies while a run trains.
+
+    It gives no reference log-probabilities.
+    """
+    other = self.without_reference()
+    other.writing = self.writing.heldout()
     return other
 
   def usage(self) -> dict[str, float]:
@@ -160,6 +188,7 @@ class Scorer:
     length_P: jax.Array,
     rollout: Rollout,
     second_opinion: bool = False,
+    step: int = 0,
   ) -> Scores:
     """Computes writing scores, verdicts and reference log-probabilities.
 
@@ -170,6 +199,7 @@ class Scorer:
       rollout: G replies to each prompt; global.
       second_opinion: also ask the judge about each brief's first reply
         (`Scores.good`), if it does not give the writing score anyway.
+      step: of the run, by which replies are drawn that are compared.
 
     Returns:
       `Scores` of this process's rows, but `ref_logp` of all.  A reply that the
@@ -186,8 +216,10 @@ class Scorer:
     follow, broken, refused = self.verify(briefs, text)
     verified = time.perf_counter()
     finished = np.asarray(rollout.finished)
+    groups = self.shards.local_slice(np.arange(len(prompt_PxL)))
+    pairs = self.writing.draw(step, groups, len(text[0]))
     written = self.writing(
-      briefs, text, finished, widths, self.shards.local_rows(score_PxG)
+      briefs, text, finished, widths, self.shards.local_rows(score_PxG), pairs
     )
     seconds_writing = time.perf_counter() - verified
     good_P = np.full(len(text), np.nan)
@@ -219,9 +251,12 @@ class Scorer:
         'seconds_verifying': verified - started,
         'seconds_writing': seconds_writing,
         **self.spent(usage_before),
+        **written.stats,
       },
-      parts=written.parts if len(written.parts) > 1 else {},
+      parts=written.parts if self.has_parts else {},
       met=written.met,
+      pairs=pairs,
+      against=written.against,
     )
 
   def score_again(
@@ -261,14 +296,22 @@ class Scorer:
       np.asarray(local[0]),
       (prompt_PxL.shape[-1], rollout.token.shape[-1]),
       local[1],
+      [
+        pairs if changed else pairs[:0]
+        for pairs, changed in zip(scores.pairs, changed_P, strict=False)
+      ],
     )
 
-    def merge(new_PxG: np.ndarray, old_PxG: np.ndarray) -> np.ndarray:
-      return np.where(changed_P[:, None], new_PxG, old_PxG)
+    def merge(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+      by_group = changed_P.reshape(-1, *[1] * (new.ndim - 1))
+      return np.where(by_group, new, old)
 
-    writing_PxG = merge(written.total, scores.writing)
+    writing_PxG, against_PxGxG = merge(written.total, scores.writing), None
     more = self.spent(usage_before)
     more['seconds_writing'] = time.perf_counter() - started
+    if written.against is not None and scores.against is not None:
+      against_PxGxG = merge(written.against, scores.against)
+      more['judge_pairs'] = written.stats['judge_pairs']
     return scores._replace(
       stats=scores.stats | {k: scores.stats[k] + v for k, v in more.items()},
       writing=writing_PxG,
@@ -286,6 +329,7 @@ class Scorer:
       ]
       if written.met
       else [],
+      against=against_PxGxG,
     )
 
   def read(

@@ -1,13 +1,15 @@
 """The writing score of replies: one part, or a weighted sum of several.
 
-`writing` of a `grpo` config names the parts: `reward_model`, `judge`, `rubric`,
-`diversity`, or a user's function, `module:function` (`functions`).
+`writing` of a `grpo` config names the parts: `reward_model`, `judge`, `pairs`,
+`rubric`, `diversity`, or a user's function, `module:function` (`functions`).
 
-Letters: P briefs, G replies to each.
+Letters: P briefs, G replies to each, N pairs of replies.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import copy
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.models import language_model, weights
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import reward_model, rubrics
+from rlcw.rewards import pairwise, reward_model, rubrics
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
@@ -24,30 +26,69 @@ from rlcw.rewards.novelty import novelty
 from rlcw.rewards.parts import weighted_sum
 from rlcw.rewards.reward_model import RewardModel, floor_blank_replies
 from rlcw.runtime import console, sums
+from rlcw.runtime.ranges import nearest
 
 # Limit of a user's scores: squares of larger ones may exceed float32.
 LARGEST = 1e12
 # Parts that are no user's function.
-BUILT_IN = 'reward_model', 'judge', 'rubric', 'diversity'
+BUILT_IN = 'reward_model', 'judge', 'pairs', 'rubric', 'diversity'
 
 
 def check(config: Config) -> None:
   """Checks the setting `writing`.
 
   Raises:
-    ValueError: it is no sum of names, a function cannot be imported, or a part
-      needs a judge and there is none.
+    ValueError: it is no sum of names, a function cannot be imported, a part
+      needs a judge and there is none, or `pairs` does not fit the groups.
   """
   parts = sums.parse(config.writing)
   for name in parts:
     if name not in BUILT_IN:
       import_function(name, 'writing', ', '.join(BUILT_IN))
-  for name in ('judge', 'rubric'):
+  for name in ('judge', 'pairs', 'rubric'):
     if name in parts and not factory.has_judge(config.judge):
       raise ValueError(
         f'writing={config.writing!r} needs a judge: give judge.model or '
         'judge.endpoint.url'
       )
+  if 'pairs' in parts:
+    check_pairs(config)
+
+
+def check_pairs(config: Config) -> None:
+  """Checks the settings of comparisons within groups.
+
+  Raises:
+    ValueError: the mode is unknown, or a group has too few replies.
+  """
+  mode, opponents = config.pairs.mode, config.pairs.opponents
+  if mode not in pairwise.MODES:
+    raise ValueError(
+      f'pairs.mode={mode!r}: expected one of {pairwise.MODES}'
+      f'{nearest(mode, pairwise.MODES)}'
+    )
+  others = config.group_size - 1
+  if others < 1:
+    raise ValueError(
+      f'writing={config.writing!r} compares the replies of a group, but '
+      f'group_size={config.group_size}; expected 2 or more'
+    )
+  if mode == 'round' and not 1 <= opponents <= others:
+    raise ValueError(
+      f'pairs.opponents={opponents}: in a group of group_size='
+      f'{config.group_size} a reply has {others} others; expected 1 to {others}'
+    )
+
+
+def pair_questions(config: Config) -> int:
+  """Number of questions about the pairs of a group; 0 without comparisons.
+
+  Each pair is asked about in both orders.
+  """
+  if 'pairs' not in sums.parse(config.writing):
+    return 0
+  pairs = config.pairs
+  return 2 * pairwise.count(pairs.mode, config.group_size, pairs.opponents)
 
 
 def check_rubrics(config: Config, briefs: Sequence[Brief]) -> None:
@@ -79,6 +120,10 @@ class Written(NamedTuple):
   total: np.ndarray  # [P, G], the weighted sum of the parts
   parts: dict[str, np.ndarray]  # [P, G] each, by name, without weights
   met: Verdicts  # on criteria of rubrics; empty if they are no part
+  # [P, G, G], probability that one reply is better than another, NaN where they
+  # were not compared; None if comparisons are no part.
+  against: np.ndarray | None = None
+  stats: Mapping[str, float] = MappingProxyType({})  # of the comparisons
 
 
 class WritingScorer:
@@ -91,13 +136,51 @@ class WritingScorer:
   """
 
   def __init__(self, model: LanguageModel, config: Config, judge: ReplyJudge):
-    self.judge = judge
+    self.config, self.judge = config, judge
     self.weights = sums.parse(config.writing)  # of the parts, by name
     self.reward = (
       load_reward_model(model, config)
       if 'reward_model' in self.weights
       else None
     )
+
+  def heldout(self) -> 'WritingScorer':
+    """This scorer for replies of several models, whose scores are compared.
+
+    Scores within a group have no meaning beside those of another model: the
+    judge's probability of Good takes the place of `pairs`.
+    """
+    if 'pairs' not in self.weights:
+      return self
+    console.notice(
+      f'writing={self.config.writing!r}: pairs ranks the replies of one group '
+      'alone, so held-out replies get the judge’s P(Good) in its place'
+    )
+    other = copy.copy(self)
+    other.weights = dict(self.weights)
+    weight = other.weights.pop('pairs')
+    other.weights['judge'] = weight + other.weights.get('judge', 0.0)
+    return other
+
+  def draw(
+    self, step: int, groups: Sequence[int], size: int
+  ) -> list[np.ndarray]:
+    """Draws the pairs `[K, 2]` of each group that are compared (`pairwise`).
+
+    They are a function of (seed, step, group), so a resumed run has the same.
+
+    Args:
+      step: of the run.
+      groups: numbers of this process's groups in the step.
+      size: replies of a group.
+    """
+    if 'pairs' not in self.weights:
+      return []
+    mode, opponents = self.config.pairs.mode, self.config.pairs.opponents
+    return [
+      pairwise.draw(mode, size, opponents, (self.config.seed, step, group))
+      for group in groups
+    ]
 
   def __call__(
     self,
@@ -106,6 +189,7 @@ class WritingScorer:
     finished: np.ndarray,
     widths: tuple[int, int],
     read_PxG: jax.Array | None,
+    pairs: Sequence[np.ndarray] = (),
   ) -> Written:
     """Scores replies.
 
@@ -116,9 +200,11 @@ class WritingScorer:
       widths: minimum prompt and reply widths, in tokens, for padding.
       read_PxG: scores of a reward model on the base's decoder, if it is one
         (`reading.read`).
+      pairs: of `draw`.
     """
     parts: dict[str, np.ndarray] = {}
     met: Verdicts = []
+    compared: dict[str, Any] = {}
     for name in self.weights:
       if name == 'reward_model' and self.reward and self.reward.shared:
         # The host waits for the device here.
@@ -127,10 +213,47 @@ class WritingScorer:
       elif name == 'rubric':
         met = self.judge.meet(briefs, text)
         parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
+      elif name == 'pairs':
+        against_PxGxG, stats = self.compare(briefs, text, pairs)
+        parts[name] = pairwise.scores(against_PxGxG)
+        compared = {'against': against_PxGxG, 'stats': stats}
       else:
         parts[name] = self.part(name, briefs, text, finished, widths)
     total_PxG = weighted_sum([*parts.values()], [*self.weights.values()])
-    return Written(total_PxG, parts, met)
+    return Written(total_PxG, parts, met, **compared)
+
+  def compare(
+    self,
+    briefs: Sequence[Brief],
+    text: list[list[str]],
+    pairs: Sequence[np.ndarray],
+  ) -> tuple[np.ndarray, dict[str, float]]:
+    """Lets the judge compare pairs of replies, in both orders.
+
+    Args:
+      briefs: P of them.
+      text: `[P][G]` replies.
+      pairs: of each group, `[K, 2]`.
+
+    Returns:
+      `pairwise.win_matrix`; and the metrics `judge_pairs`, the number of pairs,
+      and as shares of them `pairs_unanswered`, without a verdict, and
+      `pairs_swayed`, in which the order decided.
+    """
+    met = [(p, *pair) for p, each in enumerate(pairs) for pair in each]
+    won_Nx2 = self.judge.prefer(
+      [briefs[p] for p, _, _ in met],
+      [text[p][one] for p, one, _ in met],
+      [text[p][other] for p, _, other in met],
+    )
+    known_N = np.isfinite(won_Nx2).all(1)
+    swayed_N = known_N & ((won_Nx2[:, 0] > 0.5) != (won_Nx2[:, 1] > 0.5))
+    total = max(len(met), 1)
+    return pairwise.win_matrix(pairs, won_Nx2.mean(1), len(text[0])), {
+      'judge_pairs': float(len(met)),
+      'pairs_unanswered': (~known_N).sum() / total,
+      'pairs_swayed': swayed_N.sum() / total,
+    }
 
   def part(
     self,

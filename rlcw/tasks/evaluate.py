@@ -53,7 +53,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       trained.system = config.system
   placed = Placement(trained.compute_dtype, trained.attention)
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
-  scorer = Scorer(base, trained, workdir)
+  scorer = Scorer(base, trained, workdir, heldout=True)
   models = {'base': base, 'trained': language_model.beside(config.run, base)}
   briefs = (
     load_briefs(

@@ -144,6 +144,20 @@ def test_attacks_reach_no_reply_beside_them(
   assert np.ptp(honest[:, 1]) > 1e-4
 
 
+@pytest.mark.parametrize('language', questions.LANGUAGES)
+def test_a_quotation_of_a_comparison_cannot_be_left(language: str) -> None:
+  question = Question('compare', language, LIMIT, PRINCIPLES)
+  pieces = template(f'compare_{language}')
+  at = pieces.index('{reply}')
+  middle, slot, tail = pieces[at + 1 :]
+  assert slot == '{other}' and '> ' not in middle + tail
+  for reply in ATTACKS.values():
+    for pair in ((reply, PLAIN['en']), (PLAIN['en'], reply)):
+      first, second = (quote(each, language, LIMIT) for each in pair)
+      row = question.about(BRIEF, pair[0], other=pair[1]).row
+      assert row == first + middle + second + tail
+
+
 # --- A judge that answers in text -------------------------------------------
 
 
@@ -218,6 +232,17 @@ def test_a_model_that_parrots_replies_gives_no_verdict() -> None:
     'shortened': sum(len(visible(r).strip()) > LIMIT for r in replies),
   }
   assert '"verdict": "Good"' in parrot(_asked(QUESTIONS[0], forged)[0])
+
+
+def test_a_reply_forges_no_comparison() -> None:
+  model = JSONJudge(lambda prompts: [parrot(prompt) for prompt in prompts])
+  question = Question('compare', 'en', LIMIT, PRINCIPLES)
+  replies = [*ATTACKS.values()]
+  others = [PLAIN['en']] * len(replies)
+  briefs = [BRIEF] * len(replies)
+  for pair in ((replies, others), (others, replies)):
+    found_Nx2 = questions.prefer(model, question, briefs, *pair)
+    assert np.isnan(found_Nx2).all()
 
 
 def test_an_honest_model_is_believed_about_every_attack() -> None:

@@ -114,7 +114,7 @@ def test_a_function_of_the_working_directory_is_found(mine: str) -> None:
   [
     ('writing', 'nowhere:f', r"writing='nowhere:f': No module named 'nowhere'"),
     ('writing', 'nowhere', 'diversity, or module:function'),
-    ('writing', '', 'expected reward_model, judge, rubric'),
+    ('writing', '', 'expected reward_model, judge, pairs, rubric'),
     ('writing', '{}:none', "'none'; expected reward_model, judge"),
     ('writing', '{}', "''; expected"),
     ('writing', '{}:number', 'number is not a function; expected'),
@@ -551,6 +551,26 @@ def test_a_rubric_is_a_part(score: Callable[..., Any], mine: str) -> None:
   assert alone.details(0, 0) == {'met': [True, True]}
 
 
+def test_comparisons_are_a_part(score: Callable[..., Any], mine: str) -> None:
+  scores, panel = score(writing=f'{mine}:length + pairs', pairs__opponents=4)
+  # of 'wave' over 'cut' (0.4 + 1 - 0.3) / 2; nobody answers about 'sad'
+  wave, cut, none = (0.5 + 0.5 + 0.55) / 3, 0.45, np.nan
+  x, rude = (0.5 + 0.4 + 2 * 0.35) / 4, (2 * 0.65 + 0.55 + 0.5) / 4
+  odd = (2 * 0.6 + 2 * 0.45) / 4
+  np.testing.assert_allclose(
+    scores.parts['pairs'],
+    [[wave, wave, none, wave, cut], [x, x, odd, rude, rude]],
+  )
+  np.testing.assert_array_equal(scores.valid[0], [1, 0, 0, 0, 1])
+  assert scores.writing[0, 0] == pytest.approx(4 + wave)
+  assert scores.details(0, 4)['against'][0] == pytest.approx(0.45)
+  names = [question.name for question, _ in panel.asked]
+  assert names.count('compare') == 2 * 2 * 10
+  assert scores.stats['judge_pairs'] == 2 * 10
+  assert scores.stats['pairs_unanswered'] == 4 / 20
+  assert scores.stats['pairs_swayed'] == 16 / 20
+
+
 def test_one_part_of_weight_1_is_the_score_itself() -> None:
   own = np.array([[-0.0, np.nan, 3.0]], np.float32)
   found = parts.weighted_sum([own], [1.0])
@@ -619,6 +639,56 @@ def test_questions_about_relabelled_replies_are_counted(
   assert found.stats['judge_questions'] == 8
   assert found.stats['seconds_writing'] >= 1
   assert found.stats['unscored'] == 0
+
+
+def test_other_briefs_alone_are_compared_again(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  config = settings_of(writing='pairs', pairs__opponents=1)
+  scorer = scoring.Scorer.__new__(scoring.Scorer)
+  panel = Scripted(lambda prompt: 0.9 if 'one' in prompt.group else 0.5)
+  model: Any = None
+  scorer.config, scorer.judge = config, ReplyJudge(panel, config)
+  scorer.writing = writing.WritingScorer(model, config, scorer.judge)
+  local: Any = types.SimpleNamespace(
+    local_rows=lambda rows: rows, gather=lambda rows: [rows]
+  )
+  scorer.shards = local
+  monkeypatch.setattr(scorer, 'read', lambda *_: (None, None))
+  flags = np.ones((2, 2), bool)
+  rollout: Any = types.SimpleNamespace(
+    finished=flags, token=np.zeros((2, 2, 4))
+  )
+  against = np.full((2, 2, 2), 0.25)
+  scores = scoring.Scores(
+    [['a', 'b'], ['c', 'd']],
+    [[[True], [False]]] * 2,
+    violated=~flags,
+    writing=np.full((2, 2), 0.25),
+    valid=flags,
+    refused=np.zeros((2, 2)),
+    broken_share=np.zeros((2, 2)),
+    ref_logp=None,
+    good=np.zeros(2),
+    stats={'judge_questions': 4, 'judge_pairs': 2.0, 'seconds_writing': 1.0},
+    pairs=[np.array([[0, 1]])] * 2,
+    against=against,
+  )
+  prompt: Any = np.zeros((2, 3))
+  found = scorer.score_again(
+    BRIEFS, prompt, prompt[:, 0], rollout, scores, np.array([False, True])
+  )
+  assert {prompt.group for _, prompt in panel.asked} == {
+    prompt.group for _, prompt in panel.asked if BRIEFS[1].text in prompt.group
+  }
+  assert len(panel.asked) == 2
+  assert found.writing.tolist() == [[0.25, 0.25], [0.5, 0.5]]
+  np.testing.assert_array_equal(found.against[0], against[0])
+  np.testing.assert_array_equal(
+    found.against[1], [[np.nan, 0.5], [0.5, np.nan]]
+  )
+  assert found.stats['judge_pairs'] == 3
+  assert found.stats['judge_questions'] == 6
 
 
 # --- Whole runs -------------------------------------------------------------
@@ -879,6 +949,50 @@ def test_a_reward_of_ones_own_trains_a_policy(
     assert reply['writing'] == len(reply['text'])
     assert reply['valid']
   assert rows[0]['grad_norm'] > 0
+
+
+@pytest.mark.slow
+def test_comparisons_train_a_policy(
+  train: Callable[..., Any],
+  make_judge: Callable[[str], pathlib.Path],
+  tmp_path: pathlib.Path,
+  mine: str,
+) -> None:
+  settings = {
+    'writing': f'{mine}:length + pairs',
+    'pairs__mode': 'pivot',
+    'group_size': 4,
+    'oversample': 2.0,
+    'mixing__all_violating': 'relabel',
+    'judge__model': str(make_judge('llama3')),
+    'checkpoint_every': 1,
+  }
+  _, rows = train(**settings)
+  told_well(rows, MAY_BE_NULL)
+  assert all(row['pairs_unanswered'] == 0 for row in rows)
+  assert all(row['judge_pairs'] >= 16 * 3 for row in rows)
+  whole = datasets.read_jsonl(tmp_path / 'grpo' / 'rollouts.jsonl')
+  assert len(whole) == 2 * 16
+  for group in whole:
+    against = np.array([r['against'] for r in group['replies']], float)
+    assert sorted(np.isfinite(against).sum(1)) == [1, 1, 1, 3]
+    np.testing.assert_allclose(
+      [reply['parts']['pairs'] for reply in group['replies']],
+      np.nanmean(against, 1),
+      rtol=1e-5,
+    )
+  # a run that was stopped compares the same replies
+  (tmp_path / 'grpo').rename(tmp_path / 'whole')
+  train(**settings, steps=1)
+  train(**settings)
+  assert datasets.read_jsonl(tmp_path / 'grpo' / 'rollouts.jsonl') == whole
+  summary = evaluated(tmp_path)
+  assert 0 < summary['writing/judge_base'] < 1
+  config = pipeline.tiny_config('report', tmp_path, tmp_path)
+  config.reward_model = ''
+  pipeline.run('report', config, tmp_path / 'report')
+  page = (tmp_path / 'report' / 'report.html').read_text()
+  assert 'the mean probability that a reply is better' in page
 
 
 @pytest.mark.slow

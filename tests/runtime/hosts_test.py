@@ -27,6 +27,7 @@ from rlcw.data import datasets
 from rlcw.models import language_model
 from rlcw.rewards import reward_model
 from rlcw.runtime import files
+from rlcw.sampling import prompts
 
 STEPS = 4
 HEARTBEAT = 10
@@ -267,8 +268,21 @@ def test_however_the_mesh_lies_on_the_processes(
   assert_alike(lab.folder / name / 'run', lab.alone(f'one_{name}', config))
 
 
+def questions_about(group: dict[str, Any]) -> int:
+  """Comparisons of a group's replies: two for each pair that differs."""
+  seen = [prompts.visible(reply['text']).strip() for reply in group['replies']]
+  return sum(
+    won is not None and one != other
+    for one, reply in zip(seen, group['replies'], strict=True)
+    for other, won in zip(seen, reply.get('against', ()), strict=False)
+  )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('writing', ['reward_model', 'reward_model + 2*rubric'])
+@pytest.mark.parametrize(
+  'writing',
+  ['reward_model', 'reward_model + 2*rubric', 'reward_model + pairs'],
+)
 def test_each_process_asks_judges_of_its_own_replies(
   lab: Lab, make_judge: Callable[[str], pathlib.Path], writing: str
 ) -> None:
@@ -290,7 +304,7 @@ def test_each_process_asks_judges_of_its_own_replies(
   ]
   file = lab.folder / 'demands.jsonl'
   file.write_bytes(b''.join(map(files.json_line, briefs)))
-  name = 'rubrics' if 'rubric' in writing else 'judged'
+  name = 'judged_' + writing.rpartition(' ')[2].strip('2*')
   other = lab.folder / f'other_{name}'
   shutil.copytree(lab.model, other / 'model')
   shutil.copytree(lab.folder / 'reward_model', other / 'reward_model')
@@ -313,7 +327,11 @@ def test_each_process_asks_judges_of_its_own_replies(
     r['judge_questions'] for r in datasets.read_jsonl(ours / 'metrics.jsonl')
   )
   monitored = 2 * 8  # in steps 0 and 2, a reply to each brief
-  assert told == 4 * asked + monitored > monitored
+  compared = sum(
+    map(questions_about, datasets.read_jsonl(ours / 'rollouts.jsonl'))
+  )
+  assert (compared > 0) == ('pairs' in writing)
+  assert told == 4 * asked + monitored + compared > monitored
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_names_have_their_weights(text: str, weights: dict[str, float]) -> None:
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    ('judge +', "'\\+' is no term; expected reward_model, judge, rubric, "),
+    ('judge +', "'\\+' is no term; expected reward_model, judge, pairs, "),
     ('+ + judge', 'is no term'),
     ('0.5*', 'is no term'),
     ('*judge', 'is no term'),

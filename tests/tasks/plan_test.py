@@ -697,6 +697,24 @@ def test_a_judge_that_is_loaded_is_planned(tiny_folder: pathlib.Path) -> None:
       assert (held, program.copy) == ((0, size) if offload else (size, 0))
 
 
+@pytest.mark.parametrize(
+  ('mode', 'pairs'),
+  [('round', 4), ('pivot', 3)],  # of four replies
+)
+def test_comparisons_are_planned_as_texts_of_two_replies(
+  tiny_folder: pathlib.Path, mode: str, pairs: int
+) -> None:
+  changes = {'writing': 'pairs', 'pairs.mode': mode, 'judge.batch_size': 8}
+  changes |= {'judge.model': f'{tiny_folder}/.', 'kl_weight': 0.0}
+  planned = made(settings(tiny_folder, **changes))
+  *_, judge, compared, _, _ = programs.phases(planned)
+  assert (judge.name, compared.name) == ('judge', 'pairs')
+  assert planned.shapes.group == 4
+  assert compared.runs == -(-planned.shapes.prompts * pairs // 8)
+  # a second opinion reads one reply for each brief
+  assert compared.work.flops > pairs * judge.work.flops
+
+
 def test_an_evaluation_is_planned_as_its_share_of_a_step(
   tiny_folder: pathlib.Path,
 ) -> None:
@@ -778,16 +796,16 @@ def test_a_judge_reads_what_it_is_asked_about(
   tiny_folder: pathlib.Path,
 ) -> None:
   flops = {}
-  for writing in ('judge', 'reward_model', 'reward_model + 2*rubric'):
+  for writing in ('judge', 'reward_model', 'reward_model + 2*rubric', 'pairs'):
     changes = {'writing': writing, 'judge.model': str(tiny_folder)}
     planned = made(settings(tiny_folder, **changes))
-    assert ('reward' in planned.frozen) == (writing != 'judge')
+    assert ('reward' in planned.frozen) == ('reward_model' in writing)
     *_, program, _, _ = programs.phases(planned)
     flops[writing] = program.work.flops
     with jax.set_mesh(planned.mesh):
       program.lower().compile()
   assert flops['judge'] > flops['reward_model'] > 0
-  assert flops['reward_model + 2*rubric'] == flops['judge']
+  assert flops['reward_model + 2*rubric'] == flops['judge'] < flops['pairs']
 
 
 SAME = 'resharding', 'prefill', 'optimiser'

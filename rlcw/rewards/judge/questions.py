@@ -200,20 +200,76 @@ def compare(
     disagree; NaN if either has no answer.  A blank reply loses to any other,
     whatever the model answers.
   """
-  # Judges favour a position, often the first.  The second prompt of each pair
-  # swaps the replies, so such a preference cancels to a tie.
-  prompts = [
-    [question.about(brief, a, other=b), question.about(brief, b, other=a)]
-    for brief, a, b in zip(briefs, ours, theirs, strict=True)
-  ]
+  prompts = _both_orders(question, briefs, ours, theirs)
   # Without pairs there may be no second axis.
   first_Px2 = model(question, prompts).first.reshape(-1, 2)
   # In the second prompt ours is the second reply.
   ours_P = (first_Px2[:, 0] > 0.5) * 0.5 + (first_Px2[:, 1] <= 0.5) * 0.5
-  none_P, other_P = ([*map(blank, texts)] for texts in (ours, theirs))
-  certain_P = (1.0 + np.array(other_P, int) - np.array(none_P, int)) / 2
-  ours_P = np.where(np.logical_or(none_P, other_P), certain_P, ours_P)
-  return np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
+  ours_P = np.where(np.isfinite(first_Px2).all(1), ours_P, np.nan)
+  return _blank_loses(ours_P, ours, theirs)
+
+
+def prefer(
+  model: Judge,
+  question: Question,
+  briefs: Sequence[str],
+  ours: Sequence[str],
+  theirs: Sequence[str],
+) -> np.ndarray:
+  """Probabilities `[N, 2]` that `ours` is better than `theirs`.
+
+  Called in all processes.  Pairs that look the same to the model are ties, and
+  it is not asked about them.
+
+  Args:
+    model: the judge.
+    question: the question `compare`.
+    briefs: of each of N pairs.
+    ours: replies, one of each pair.
+    theirs: the others.
+
+  Returns:
+    The answers where ours was shown first and where it was shown second; NaN
+    without an answer.  A blank reply loses to any other, whatever the model
+    answers.
+  """
+  prompts = _both_orders(question, briefs, ours, theirs)
+  asked = [n for n, (one, other) in enumerate(prompts) if one != other]
+  ours_Nx2 = np.full((len(prompts), 2), 0.5)
+  # A model on a mesh is called by all processes or by none.
+  if any(processes.gather(bool(asked))):
+    answers = model(question, [prompts[n] for n in asked])
+    first_Ax2 = np.asarray(answers.first, float).reshape(-1, 2)
+    ours_Nx2[asked] = np.stack([first_Ax2[:, 0], 1 - first_Ax2[:, 1]], 1)
+  return np.stack(
+    [_blank_loses(each_N, ours, theirs) for each_N in ours_Nx2.T], 1
+  )
+
+
+def _both_orders(
+  question: Question,
+  briefs: Sequence[str],
+  ours: Sequence[str],
+  theirs: Sequence[str],
+) -> list[list[Prompt]]:
+  """Two prompts for each pair, the second with its replies swapped.
+
+  Judges favour a position, often the first: so such a preference cancels.
+  """
+  return [
+    [question.about(brief, a, other=b), question.about(brief, b, other=a)]
+    for brief, a, b in zip(briefs, ours, theirs, strict=True)
+  ]
+
+
+def _blank_loses(
+  ours_N: np.ndarray, ours: Sequence[str], theirs: Sequence[str]
+) -> np.ndarray:
+  """Answers about pairs, but a blank reply loses where there is an answer."""
+  none_N, other_N = (np.array([*map(blank, t)], bool) for t in (ours, theirs))
+  certain_N = (1.0 + other_N - none_N) / 2
+  known_N = np.isfinite(ours_N) & (none_N | other_N)
+  return np.where(known_N, certain_N, ours_N)
 
 
 def follow(

@@ -52,6 +52,15 @@ class ReplyJudge:
     question = self._question('judge')
     return questions.judge(self.model, question, prompts, text).first
 
+  def prefer(
+    self, briefs: Sequence[Brief], ours: Sequence[str], theirs: Sequence[str]
+  ) -> np.ndarray:
+    """Probabilities `[N, 2]` that `ours` is better (`questions.prefer`)."""
+    assert self.model is not None  # ensured by `scoring.check`
+    prompts = [brief.text for brief in briefs]
+    question = self._question('compare')
+    return questions.prefer(self.model, question, prompts, ours, theirs)
+
   def meet(self, briefs: Sequence[Brief], text: Texts) -> Verdicts:
     """Verdicts on the criteria of the briefs' rubrics."""
     question = self._question('criterion')

@@ -170,7 +170,7 @@ def load_scorers(
 ) -> Scorers:
   """Loads the scorers, which share the base's weights where they can."""
   return Scorers(
-    Scorer(base, trained),
+    Scorer(base, trained, heldout=True),
     reward_model.load(config.unseen, base),
     factory.make_judge(
       config.judge, base.mesh, base, workdir=workdir, offload=trained.offload

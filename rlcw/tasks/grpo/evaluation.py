@@ -183,7 +183,7 @@ def make_answer(
     briefs: the P held-out ones.
     config: of the `grpo` task, validated by `check`.
   """
-  scorer = scorer.without_reference()
+  scorer = scorer.heldout()
   longest = max(len(model.chat.encode_prompt(b.request)) for b in briefs)
   # The unseen scorer reads texts, padded to these widths.
   widths = batches.power_of_two(longest), config.max_new_tokens

@@ -37,10 +37,10 @@ def names(config: Config) -> list[str]:
   found = ['both', 'pass_rate', 'writing', 'length', 'truncated']
   if config.eval.unseen:
     found += ['unseen', 'gap']
-  # As the writing score it is no second opinion.
-  if factory.has_judge(config.judge) and 'judge' not in sums.parse(
-    config.writing
-  ):
+  # As the writing score, which it is in place of comparisons, it is no second
+  # opinion.
+  parts = sums.parse(config.writing)
+  if factory.has_judge(config.judge) and not {'judge', 'pairs'} & {*parts}:
     found.append('judge_good')
   return found
 

@@ -56,7 +56,8 @@ def _fall_beside_rise(first_Kx2: np.ndarray, last_Kx2: np.ndarray) -> float:
   writing, good = change_2
   # An unsure judge falls by chance in half of all runs, so noise must not warn.
   clear = (abs(change_2) > 2 * np.sqrt(variance_2)).all()
-  return float(-good) if clear and writing > 0 > good else 0.0
+  # On average, comparisons within groups give a constant, but for rounding.
+  return float(-good) if clear and writing > 1e-9 and good < 0 else 0.0
 
 
 def _rise_alone(first_1x5: np.ndarray, last_1x5: np.ndarray) -> float:

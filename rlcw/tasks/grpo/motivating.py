@@ -74,10 +74,11 @@ class PlainScorer:
     length_P: jax.Array,
     rollout: Rollout,
     second_opinion: bool = False,
+    step: int = 0,
   ) -> Scores:
     """See `Scorer`."""
     plain = self._plain(briefs, prompt_PxL.shape[-1])
-    scores = self._scorer(briefs, *plain, rollout, second_opinion)
+    scores = self._scorer(briefs, *plain, rollout, second_opinion, step)
     ref_logp = self._read(prompt_PxL, length_P, rollout)
     return scores._replace(ref_logp=ref_logp)
 

@@ -18,7 +18,7 @@ from rlcw.rewards import mixing, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.extract import records
 from rlcw.rewards.scoring import Scorer
-from rlcw.rewards.writing import check_rubrics
+from rlcw.rewards.writing import check_rubrics, pair_questions
 from rlcw.runtime import claim, console, loggers, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
@@ -74,6 +74,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   model = language_model.with_system(load(config), config.system)
   briefs = load_run_briefs(config, 'train', model.system, workdir)
   check_rubrics(config, briefs)
+  if asked := pair_questions(config):
+    console.log(
+      f'grpo: the judge compares replies by {asked} questions for each group, '
+      f'{asked * objective.sampled_prompts(config):,} a step'
+    )
   try:
     load_run_briefs(config, 'heldout', workdir=workdir)
   except ValueError as error:

@@ -130,7 +130,9 @@ def make_next_batch(
     # one reply per brief, only to monitor reward hacking; it is no reward.
     prompt_PxL, length_P, _ = brief_arrays
     second_opinion = step % config.monitors.judge_every == 0
-    scores = scores_of(chosen, prompt_PxL, length_P, rollout, second_opinion)
+    scores = scores_of(
+      chosen, prompt_PxL, length_P, rollout, second_opinion, step
+    )
     learned = relabelling.relabel(
       chosen, brief_arrays, rollout, scores, scores_of, model.chat, config
     )

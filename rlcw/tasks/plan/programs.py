@@ -17,7 +17,7 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups, Part
-from rlcw.rewards import pooled, reward_model
+from rlcw.rewards import pairwise, pooled, reward_model
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import (
   group_shards,
@@ -62,6 +62,8 @@ def phases(plan: Plan) -> Iterator[Program]:
       yield reward(plan, plan.reward)
     if plan.judge is not None:
       yield judge(plan, plan.judge)
+      if 'pairs' in plan.parts:
+        yield comparisons(plan, plan.judge)
     if objective.reads_old_policy(plan.config):
       yield old_policy(plan)
   if plan.task == 'reward_model':
@@ -196,14 +198,56 @@ def reward(plan: Plan, model: ModelConfig, name: str = 'reward') -> Program:
 def judge(plan: Plan, model: ModelConfig) -> Program:
   """The judge's passes over replies, in a step in which it is asked.
 
-  The principles before every brief, and the question after every reply, are
-  left out: their number of tokens is unknown without the judge's tokenizer.  A
-  rubric counts as one question: its criteria are unknown without the briefs.
+  A rubric counts as one question: its criteria are unknown without the briefs.
   """
-  config, shapes = plan.config, plan.shapes
-  size, place = config.judge.batch_size, over_groups(plan.mesh)
   # As a second opinion it sees a reply to each brief.
-  group = shapes.group if {'judge', 'rubric'} & {*plan.parts} else 1
+  group = plan.shapes.group if {'judge', 'rubric'} & {*plan.parts} else 1
+  shapes = plan.shapes._replace(group=group)
+  return _questions(plan, model, 'judge', shapes, plan.length_PxG[:, :group])
+
+
+def comparisons(plan: Plan, model: ModelConfig) -> Program:
+  """The judge's passes over pairs of replies, each in both orders."""
+  settings, shapes = plan.config.pairs, plan.shapes
+  drawn = (
+    pairwise.draw(settings.mode, shapes.group, settings.opponents, (0, p))
+    for p in range(shapes.prompts)
+  )
+  length_N = np.concatenate(
+    [
+      length_G[pairs].sum(1)
+      for length_G, pairs in zip(plan.length_PxG, drawn, strict=True)
+    ]
+  )
+  shapes = shapes._replace(
+    prompts=len(length_N), group=2, reply_tokens=2 * shapes.reply_tokens
+  )
+  return _questions(
+    plan, model, 'pairs', shapes, np.stack([length_N, length_N], 1)
+  )
+
+
+def _questions(
+  plan: Plan,
+  model: ModelConfig,
+  phase: str,
+  shapes: roofline.Shapes,
+  length_PxG: np.ndarray,
+) -> Program:
+  """The judge's passes over texts.
+
+  The principles before every brief, and the question after every text, are
+  left out: their number of tokens is unknown without the judge's tokenizer.
+
+  Args:
+    plan: of the run.
+    model: the judge's.
+    phase: its name.
+    shapes: P briefs, with G texts each.
+    length_PxG: tokens of the texts.
+  """
+  config, group = plan.config, shapes.group
+  size, place = config.judge.batch_size, over_groups(plan.mesh)
   name = 'judge' if 'judge' in plan.frozen else 'reference'
   passes = -(-shapes.prompts // size)
   # Padded to powers of two, and a row is longer than its reply.
@@ -215,8 +259,9 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
   )
   # Groups are repeated to fill the last pass.
   rows = np.arange(padded.prompts) % shapes.prompts
-  length_PxG = plan.length_PxG[rows, :group]
-  packed = load.pack(length_PxG, shapes, size, group_shards(plan.mesh), padded)
+  packed = load.pack(
+    length_PxG[rows], shapes, size, group_shards(plan.mesh), padded
+  )
 
   def of(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
@@ -228,7 +273,7 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
     of(size, group),
   )
   return Program(
-    'judge',
+    phase,
     lambda: local.probability.lower(
       plan.frozen[name],
       None,

@@ -26,7 +26,7 @@ HEADLINE = (
   ('Distinct-2', 'distinct2', 'z.3f'),
 )
 _WARNING = 'monitor step value threshold text'
-_REPLY = 'text writing follow finished length parts? met?'
+_REPLY = 'text writing follow finished length parts? met? against?'
 # Schema: the fields of each file, and of each field whose value is an object
 # or a list of objects.  A field with `?` is optional: older runs lack it.
 _FIELDS = {
@@ -97,7 +97,7 @@ _TYPES = {
     (list,),
   ),
   **dict.fromkeys(('warnings', 'read', 'verifiers', 'kwargs'), (list,)),
-  **dict.fromkeys(('rubric', 'met', 'spans'), (list,)),
+  **dict.fromkeys(('rubric', 'met', 'spans', 'against'), (list,)),
   **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
   **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
