@@ -56,8 +56,12 @@ def test_notebook_runs_the_quickstart_s_tasks(notebook: Any) -> None:
   run = re.findall(r"^run_task\(\s*'(\w+)'", whole, re.M)
   assert run == [*loop.split(), 'report']
   assert 'source scripts/environment.sh' in whole
-  model = shipped('grpo').model
-  assert model in (ROOT / 'scripts' / 'environment.sh').read_text()
+  model = pathlib.Path(shipped('grpo').model)
+  assert model.parent.name == 'models'
+  assert (
+    f'fetch_model {model.name} '
+    in (ROOT / 'scripts' / 'environment.sh').read_text()
+  )
   assert f"'{model}'" in whole
 
 

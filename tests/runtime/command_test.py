@@ -209,7 +209,7 @@ def test_help_on_a_variant_has_its_values(
   shown = capsys.readouterr().out
   assert (
     '--config.steps=2  (an integer of at least 1)\n'
-    '    updates; may grow when a finished run is continued\n'
+    '    rollouts; may grow when a finished run is continued\n'
   ) in shown
   assert '--config.seed=7' in shown
   assert '  gdpo         ' in shown and 'rlcw --config=' in shown

@@ -401,7 +401,9 @@ def test_a_plan_has_the_arrays_that_training_has(
 
   def fit(learned: Any, next_batch: Any, *_: Any, **more: Any) -> Any:
     state: Any = SimpleNamespace(params=learned)
-    seen.update(more, learned=learned, parts=next_batch(state, 0).parts)
+    seen.update(
+      more, learned=learned, parts=next_batch(state, 0).minibatches[0].parts
+    )
     return state
 
   monkeypatch.setattr(train, 'fit', fit)

@@ -272,7 +272,7 @@ def test_microbatches_are_the_rows_of_a_step(
     config.microbatch_rows = size
     seen = reach(monkeypatch, config, tmp_path)
     state: Any = SimpleNamespace(params=seen['learned'])
-    parts = seen['next_batch'](state, 0).parts
+    parts = seen['next_batch'](state, 0).minibatches[0].parts
     assert len(parts) == seen['microbatches'] == (2 if size else 1)
     tokens[size] = np.concatenate([part['token'] for part in parts])
     # as a plan has them; of a row's targets there may be more in a plan
