@@ -561,7 +561,7 @@ def test_comparisons_are_a_part(score: Callable[..., Any], mine: str) -> None:
     scores.parts['pairs'],
     [[wave, wave, none, wave, cut], [x, x, odd, rude, rude]],
   )
-  np.testing.assert_array_equal(scores.valid[0], [1, 0, 0, 0, 1])
+  np.testing.assert_array_equal(scores.valid[0], [1, 1, 0, 0, 1])
   assert scores.writing[0, 0] == pytest.approx(4 + wave)
   assert scores.details(0, 4)['against'][0] == pytest.approx(0.45)
   names = [question.name for question, _ in panel.asked]
