@@ -55,7 +55,7 @@ def frequencies(rope: RopeConfig, head_dim: int) -> jax.Array:
 
 
 def _yarn_kept(rope: RopeConfig, channels: int) -> jax.Array:
-  """How much of each pair's frequency `[H / 2]` YaRN keeps, from 0 to 1.
+  """Share of each pair's frequency `[H / 2]` that YaRN keeps, from 0 to 1.
 
   It interpolates by the number of a pair, and not by its turns.
   """
