@@ -142,11 +142,12 @@ MODERN: dict[str, tuple[str, dict[str, Any]]] = {
     'Ministral',
     _WINDOW
     | {
+      'head_dim': 12,
       'layer_types': [
         'full_attention',
         'sliding_attention',
         'sliding_attention',
-      ]
+      ],
     },
   ),
   'ministral3': (

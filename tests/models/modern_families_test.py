@@ -283,7 +283,7 @@ def test_peft_reads_adapters_of_fused_projections(
   shapes = weights.abstract_params(config)['blocks']
   learned = {
     name: {
-      half: rng.normal(size=shapes[name][half].shape).astype(np.float32)
+      half: jnp.asarray(rng.normal(size=shapes[name][half].shape), 'float32')
       for half in ('lora_a', 'lora_b')
     }
     for name in targets
