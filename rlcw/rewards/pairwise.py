@@ -18,8 +18,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MODES = 'round', 'pivot'
-
 
 def count(mode: str, size: int, opponents: int) -> int:
   """Returns the number of pairs K of a group of `size` replies (`draw`)."""

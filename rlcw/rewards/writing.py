@@ -26,7 +26,6 @@ from rlcw.rewards.novelty import novelty
 from rlcw.rewards.parts import weighted_sum
 from rlcw.rewards.reward_model import RewardModel, floor_blank_replies
 from rlcw.runtime import console, sums
-from rlcw.runtime.ranges import nearest
 
 # Limit of a user's scores: squares of larger ones may exceed float32.
 LARGEST = 1e12
@@ -59,14 +58,9 @@ def check_pairs(config: Config) -> None:
   """Checks the settings of comparisons within groups.
 
   Raises:
-    ValueError: the mode is unknown, or a group has too few replies.
+    ValueError: a group has too few replies.
   """
   mode, opponents = config.pairs.mode, config.pairs.opponents
-  if mode not in pairwise.MODES:
-    raise ValueError(
-      f'pairs.mode={mode!r}: expected one of {pairwise.MODES}'
-      f'{nearest(mode, pairwise.MODES)}'
-    )
   others = config.group_size - 1
   if others < 1:
     raise ValueError(

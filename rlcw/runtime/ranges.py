@@ -169,6 +169,7 @@ RANGES: dict[str, Range] = {
   'tis': Number(1, also=(0,)),  # a lower cap would weigh all tokens alike
   'kl_weight': _NOT_NEGATIVE,
   'overlong_buffer': _count(0),
+  'pairs.opponents': _count(),
   'entropy_weight': _NOT_NEGATIVE,
   # --- Monitors
   'monitors.window': _count(),
@@ -230,6 +231,7 @@ RANGES: dict[str, Range] = {
     )
   ),
   'mixing.violation': Choice(('any', 'share')),
+  'pairs.mode': Choice(('round', 'pivot')),
   'mixing.all_violating': Choice(('suppress', 'rank', 'skip', 'relabel')),
   'advantage_scale': Choice(('reward_std', 'none', 'writing_std')),
   'ratio': Choice(tuple(RATIOS)),
