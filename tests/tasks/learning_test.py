@@ -179,3 +179,31 @@ def test_a_run_on_plain_prompts_reads_their_rules_once(
   [group, *_] = datasets.read_jsonl(tmp_path / 'run' / 'rollouts.jsonl')
   # The model is asked once, in the words of the prompt.
   assert group['prompt'] in {brief['prompt'] for brief in briefs}
+
+
+@pytest.mark.slow
+def test_a_second_update_of_a_rollout_saves_rollouts(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """Rollouts until half of the replies keep every rule, over five steps.
+
+  Prints them for one update, two of half of the groups, and two of all groups.
+  """
+  arms = {'one': {}, 'halves': {}, 'twice': {'minibatch_groups': 8}}
+  needed: dict[str, list[int]] = {name: [] for name in arms}
+  for name, changes in arms.items():
+    for seed in range(3):
+      config = settings(
+        apprentice,
+        tmp_path,
+        writing='tiny_grpo:variety',
+        steps=150,
+        seed=seed,
+        updates_per_rollout=1 if name == 'one' else 2,
+        **changes,
+      )
+      rows = run(config, tmp_path / f'{name}-{seed}')
+      means = [kept(rows[n : n + FEW]) for n in range(len(rows) - FEW)]
+      needed[name].append(FEW + int(np.argmax(np.array(means) >= 0.5)))
+  print(needed)
+  assert np.mean(needed['twice']) < np.mean(needed['one'])
