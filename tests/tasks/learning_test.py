@@ -188,6 +188,7 @@ def test_a_second_update_of_a_rollout_saves_rollouts(
   """Rollouts until half of the replies keep every rule, over five steps.
 
   Prints them for one update, two of half of the groups, and two of all groups.
+  With seeds 0, 1 and 2 it was 30, 41, 27; 17, 18, 21; and 17, 22, 22.
   """
   arms = {'one': {}, 'halves': {}, 'twice': {'minibatch_groups': 8}}
   needed: dict[str, list[int]] = {name: [] for name in arms}
@@ -206,4 +207,4 @@ def test_a_second_update_of_a_rollout_saves_rollouts(
       means = [kept(rows[n : n + FEW]) for n in range(len(rows) - FEW)]
       needed[name].append(FEW + int(np.argmax(np.array(means) >= 0.5)))
   print(needed)
-  assert np.mean(needed['twice']) < np.mean(needed['one'])
+  assert max(needed['halves'] + needed['twice']) < np.mean(needed['one'])
