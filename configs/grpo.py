@@ -70,6 +70,16 @@ def gemma3_270m() -> dict[str, Any]:
   return dict(model='models/gemma-3-270m.Q4_K_M.gguf')
 
 
+def _qwen_coder(size: str, runs: str) -> dict[str, Any]:
+  """Settings of a Qwen2.5-Coder, with its own reward model in `runs`."""
+  return dict(
+    model=f'models/Qwen2.5-Coder-{size}-Instruct.Q4_K_M.gguf',
+    reward_model=f'{runs}/reward_model',
+    train='lora',
+    learning_rate=2e-4,
+  )
+
+
 def qwen_coder_0_5b() -> dict[str, Any]:
   """Qwen2.5-Coder-0.5B-Instruct with adapters; writes English and Chinese.
 
@@ -80,12 +90,7 @@ def qwen_coder_0_5b() -> dict[str, Any]:
 
   For Chinese briefs add --config.language=zh to both.
   """
-  return dict(
-    model='models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf',
-    reward_model='runs/qwen_0_5b/reward_model',
-    train='lora',
-    learning_rate=2e-4,
-  )
+  return _qwen_coder('0.5B', 'runs/qwen_0_5b')
 
 
 def qwen_coder_1_5b() -> dict[str, Any]:
@@ -98,12 +103,7 @@ def qwen_coder_1_5b() -> dict[str, Any]:
 
   For Chinese briefs add --config.language=zh to both.
   """
-  return dict(
-    model='models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf',
-    reward_model='runs/qwen_1_5b/reward_model',
-    train='lora',
-    learning_rate=2e-4,
-  )
+  return _qwen_coder('1.5B', 'runs/qwen_1_5b')
 
 
 def large(model: str, topology: str, **other: Any) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Decoder configuration: the shapes and switches of all model families.
 
-`families` reads it from a checkpoint's `config.json`.
+`config_json` reads it from a checkpoint.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rlcw.models import families
+from rlcw.models import config_json
 from rlcw.models.ropes import PLAIN, RopeConfig
 
 # Projections that can have a LoRA adapter, under their names in the parameters.
@@ -134,6 +134,7 @@ class ModelConfig:
       self,
       num_layers=count or self.num_layers,
       local_layers=self.local_layers[: count or None],
+      rope_layers=self.rope_layers[: count or None],
     )
 
   @classmethod
@@ -143,4 +144,4 @@ class ModelConfig:
     Raises:
       ValueError: names the field, its value and the supported values.
     """
-    return cls(**families.model_fields(config))
+    return cls(**config_json.model_fields(config))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw.models.config import ModelConfig
-from rlcw.models.families import text_config
+from rlcw.models.config_json import text_config
 from rlcw.runtime.files import read_json
 
 _DTYPES = ('F32', 'F16', 'BF16')

@@ -112,10 +112,8 @@ def overlap(reply: str, demonstration: str) -> float:
   of fewer words.
   """
   ours, theirs = (
-    [tuple(words[at : at + _ORDER]) for at in range(len(words) - _ORDER + 1)]
-    for words in (
-      text_lib.words(text_lib.fold(text)) for text in (reply, demonstration)
-    )
+    text_lib.ngrams(text_lib.words(text_lib.fold(text)), _ORDER)
+    for text in (reply, demonstration)
   )
   known = {*theirs}
   return sum(gram in known for gram in ours) / len(ours) if ours else 0.0

@@ -30,11 +30,7 @@ def novelty(replies: Sequence[str]) -> np.ndarray:
   """
   words = [text_lib.words(text_lib.fold(reply)) for reply in replies]
   grams = [
-    {
-      tuple(each[at : at + order])
-      for order in ORDERS
-      for at in range(len(each) - order + 1)
-    }
+    {gram for order in ORDERS for gram in text_lib.ngrams(each, order)}
     for each in words
   ]
   count = Counter(gram for each in grams for gram in each)

@@ -223,8 +223,9 @@ def save_classifier(
   own: dict[str, Any] = {}
   if model.config.num_layers != header['num_hidden_layers']:
     own['num_hidden_layers'] = model.config.num_layers
-    if 'layer_types' in header:
-      own['layer_types'] = header['layer_types'][: model.config.num_layers]
+    for field in ('layer_types', 'no_rope_layers'):
+      if header.get(field):
+        own[field] = header[field][: model.config.num_layers]
   if reward.end != model.chat.after_reply:  # a head of an earlier version
     own[reward_model.END] = reward.end
   if np.isfinite(reward.floor):

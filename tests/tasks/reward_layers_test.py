@@ -36,10 +36,14 @@ def save_short_run(
 
 def test_the_first_layers_keep_their_kinds() -> None:
   config = ModelConfig(
-    *(64, 8, 16, 3, 2, 1, 4), window=4, local_layers=(True, False, True)
+    *(64, 8, 16, 3, 2, 1, 4),
+    window=4,
+    local_layers=(True, False, True),
+    rope_layers=(False, True, True),
   )
   first = config.first_layers(2)
   assert (first.num_layers, first.local_layers) == (2, (True, False))
+  assert first.rope_layers == (False, True)
   for count in (0, 3):
     assert config.first_layers(count) == config
   assert dataclasses.replace(config, local_layers=()).first_layers(1).window

@@ -90,6 +90,11 @@ def words(text: str) -> list[str]:
   return regex.findall(f'[{_HAN}]|{WORD.pattern}', text)
 
 
+def ngrams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:
+  """Runs of `order` words, in order."""
+  return [tuple(words[at : at + order]) for at in range(len(words) - order + 1)]
+
+
 def word_starts(text: str) -> list[int]:
   """Places of the first characters of all words, see `words`."""
   pattern = f'[{_HAN}]|{WORD.pattern}'

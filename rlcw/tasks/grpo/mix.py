@@ -21,6 +21,7 @@ from rlcw.rewards.parts import overlong_penalty
 from rlcw.runtime import processes, sums
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import demonstrating
+from rlcw.tasks.grpo.demonstrating import Shown
 from rlcw.tasks.grpo.relabelling import Learned
 
 
@@ -148,6 +149,7 @@ def mix_step(
   stats: dict[str, Any],
   learned: Learned,
   rollout: Rollout,
+  shown: Shown | None,
   shards: processes.DataShards,
   chat: ChatFormat,
   step: int,
@@ -160,6 +162,7 @@ def mix_step(
     stats: of the step (`logs.gather_stats`).
     learned: the briefs that are learned from, and scores.
     rollout: this process's replies.
+    shown: the demonstrations, if a run has them.
     shards: splits groups over processes.
     chat: decodes replies.
     step: of the run.
@@ -169,13 +172,14 @@ def mix_step(
   writing_PxG = combine(stats, config)
   mixed = mix(writing_PxG, violations(stats, config), stats['valid'])
   shown_P = np.zeros(len(mixed.advantage), np.float32)
-  if demonstrating.shows(config):
+  if shown:
     shown_P = demonstrating.advantages(stats, writing_PxG, mixed, step, config)
   signal_PxR = np.concatenate([mixed.advantage, shown_P[:, None]], axis=1)
   kept_P = kept_groups(signal_PxR, config)
   rows = local_rows(mixed, kept_P, learned, rollout, shards, chat, config)
-  if demonstrating.shows(config):
+  if shown:
     rows['demonstrated'] = shards.local_slice(shown_P)
+    rows['records'] = demonstrating.records(shown, rows['demonstrated'])
   if writing_PxG is not stats['writing']:
     rows['writing_reward'] = shards.local_slice(writing_PxG)
   return MixedStep(stats, mixed, kept_P, shown_P, rows)

@@ -150,10 +150,16 @@ def make_next_batch(
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
     stats, mixed, kept_P, shown_P, rows = mix_step(
-      mix, stats, learned, local_rollout, shards, model.chat, step, config
+      mix,
+      stats,
+      learned,
+      local_rollout,
+      shown,
+      shards,
+      model.chat,
+      step,
+      config,
     )
-    if shown:
-      rows['records'] = demonstrating.records(shown, rows['demonstrated'])
     logged = logs.log_rollouts(
       shards, rollout_log, step, learned, local_rollout, rows, config
     )
