@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 import io
 import pathlib
 import re
@@ -55,6 +56,7 @@ def docstrings(source: str) -> list[tuple[int, str]]:
   return found
 
 
+@functools.cache
 def measure(source: str) -> Prose:
   """Counts of one file's docstrings, comments and lines of code."""
   texts = [text for _, text in docstrings(source)]

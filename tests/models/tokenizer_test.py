@@ -133,6 +133,7 @@ def test_the_template_of_a_folder(small: Any) -> None:
   assert (ids.count(start), ids.count(end)) == (2, 1)
 
 
+@pytest.mark.slow  # transformers takes 40 s to read it
 @pytest.mark.parametrize('text', [*TEXTS, '\t\tx <b>y</b>', 'ꙮ\x01\ue000'])
 def test_gemma_ids_equal_transformers(
   text: str, gemma: Any, their_gemma: Any
@@ -152,6 +153,7 @@ def test_gemma_cuts_long_runs_of_spaces_as_sentencepiece_does(
   assert gemma.convert_ids_to_tokens(ids) == pieces
 
 
+@pytest.mark.slow
 def test_gemma_has_the_roles_that_transformers_has(
   gemma: Any, their_gemma: Any
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_base_model_goes_on_from_the_message(gemma: Any) -> None:
 
 
 # Gemma has tokens for runs of up to 31 spaces.
+@pytest.mark.slow
 @given(
   st.text(st.characters(codec='utf-8', exclude_characters='▁'), max_size=31)
 )

@@ -74,8 +74,12 @@ def _check_quotation(question: Question, reply: str) -> None:
   assert len(quotation) <= 3 * LIMIT + 80
 
 
+# Gemma's has 262,144 tokens, so reading it takes long.
+GEMMA = pytest.param('gemma', marks=pytest.mark.slow)
+
+
 @pytest.fixture(
-  scope='module', params=['tiny', 'all_special', 'smollm2', 'gemma']
+  scope='module', params=['tiny', 'all_special', 'smollm2', GEMMA]
 )
 def text(
   request: pytest.FixtureRequest, make_judge: Callable[[str], pathlib.Path]

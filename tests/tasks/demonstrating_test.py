@@ -145,10 +145,15 @@ def check(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> None:
 def test_a_run_learns_from_demonstrations_that_keep_the_rules(
   apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
 ) -> None:
-  """And its groups are those of a run without them."""
+  check(*run(apprentice, tmp_path / 'on', demonstration_weight=1.0))
+
+
+@pytest.mark.slow
+def test_the_groups_are_those_of_a_run_without_demonstrations(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
+) -> None:
   off = run(apprentice, tmp_path / 'off')
   on = run(apprentice, tmp_path / 'on', demonstration_weight=1.0)
-  check(*on)
   assert not any('demonstration' in group for group in off[1])
   assert not any('copied_demonstration' in row for row in off[0])
   first = [group for group in on[1] if group['step'] == 0]

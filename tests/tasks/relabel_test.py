@@ -98,6 +98,7 @@ def test_policy_and_reference_read_the_new_brief(relabelled) -> None:
   assert first['grad_norm'] > 0
 
 
+@pytest.mark.slow
 def test_without_an_all_violating_group_nothing_changes(
   apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
 ) -> None:
