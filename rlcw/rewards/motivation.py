@@ -10,32 +10,39 @@ from rlcw.data.messages import Message, Prompt
 
 # Mixers that score replies by writing alone, or by rules alone.
 _WRITING_ALONE, _RULES_ALONE = 'writing', 'constraint'
+_FAILURES = {
+  'en': (
+    'a reply that is left unfinished counts as a failure',
+    'a reply that breaks a rule or is left unfinished counts as a failure',
+  ),
+  'zh': ('没有写完的回复算作失败', '违反任何一条要求或没有写完的回复算作失败'),
+}
 _NOTES = {
   'en': (
-    'Scoring: a reply that breaks a rule or is left unfinished counts as a '
-    'failure; among the others, the better written reply wins.',
+    'Scoring: {}; among the others, the better written reply wins.',
     'Scoring: the better written reply wins.',
-    'Scoring: a reply that breaks a rule or is left unfinished counts as a '
-    'failure; all others count alike.',
+    'Scoring: {}; all others count alike.',
   ),
   'zh': (
-    '评分方式：违反任何一条要求或没有写完的回复算作失败；其余回复中，写得更好的'
-    '获胜。',
+    '评分方式：{}；其余回复中，写得更好的获胜。',
     '评分方式：写得更好的回复获胜。',
-    '评分方式：违反任何一条要求或没有写完的回复算作失败；其余回复得分相同。',
+    '评分方式：{}；其余回复得分相同。',
   ),
 }
 
 
-def note(mixer: str, language: str) -> str:
+def note(mixer: str, language: str, checked: bool = True) -> str:
   """Words the scoring of a run.
 
   Args:
     mixer: `mixing.name` of the run.
     language: of the brief; English where it is neither en nor zh.
+    checked: the run has verifiers, so that a reply can break a rule.
   """
-  both, writing, rules = _NOTES.get(language, _NOTES['en'])
-  return {_WRITING_ALONE: writing, _RULES_ALONE: rules}.get(mixer, both)
+  language = language if language in _NOTES else 'en'
+  both, writing, rules = _NOTES[language]
+  form = {_WRITING_ALONE: writing, _RULES_ALONE: rules}.get(mixer, both)
+  return form.format(_FAILURES[language][checked])
 
 
 def with_note(prompt: Prompt, text: str) -> Prompt:

@@ -43,6 +43,19 @@ def test_the_note_words_the_scoring(
   assert not any(word in text for word in not_words)
 
 
+@pytest.mark.parametrize(
+  ('language', 'expected'),
+  [
+    ('en', 'Scoring: a reply that is left unfinished counts as a failure; '),
+    ('zh', '评分方式：没有写完的回复算作失败；'),
+  ],
+)
+def test_without_verifiers_the_note_has_no_rules(
+  language: str, expected: str
+) -> None:
+  assert motivation.note('rlmr', language, checked=False).startswith(expected)
+
+
 def test_the_note_ends_the_last_message() -> None:
   assert motivation.with_note('Write.', 'N.') == 'Write.\n\nN.'
   turns = Message('system', 'S'), Message('user', 'A')
@@ -92,7 +105,9 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
     return None, 'of the reference'
 
   chat: Any = SimpleNamespace(encode_prompt=spelled)
-  config = ConfigDict({'tell_scoring': True, 'mixing': {'name': 'rlmr'}})
+  config = ConfigDict(
+    {'tell_scoring': True, 'mixing': {'name': 'rlmr'}, 'verifiers': ('rules',)}
+  )
   briefs = [Brief('x', each, *RULES, language) for each in prompts]
   rows = [motivating.encode(brief, chat, config) for brief in briefs]
   length_P = np.array([len(row) for row in rows])

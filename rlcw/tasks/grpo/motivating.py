@@ -32,7 +32,8 @@ def note(brief: Brief, config: Config) -> str:
   """The note of a brief in training; '' if there is none."""
   if not tells(config):
     return ''
-  return motivation.note(config.mixing.name, brief.language)
+  checked = bool(config.verifiers)
+  return motivation.note(config.mixing.name, brief.language, checked)
 
 
 def encode(brief: Brief, chat: ChatFormat, config: Config) -> list[int]:
