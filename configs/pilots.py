@@ -28,6 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
   'rlmr_relabel': {'mixing.all_violating': 'relabel'},
   'rlmr_located': {'mixing.located_penalty': 0.5},
   'rlmr_diversity': {'writing': 'reward_model + 0.3*diversity'},
+  # The policy reads how it is scored.
+  'rlmr_told': {'tell_scoring': True},
   # Other mixers; a share of the rules needs one that is no form of rlmr.
   'quality_gate': {'mixing.name': 'quality_gate'},
   'gdpo': {'mixing.name': 'gdpo'},

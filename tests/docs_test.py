@@ -174,7 +174,11 @@ def test_links_and_anchors_resolve(page: pathlib.Path) -> None:
   assert broken_links(page.read_text('utf-8'), page.parent) == []
 
 
-@pytest.mark.parametrize('page', TEXTS, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+  'page',
+  [*TEXTS, *CONFIGS, *sorted((ROOT / 'scripts').rglob('*.[ps][yh]'))],
+  ids=lambda page: page.name,
+)
 def test_paths_exist(page: pathlib.Path) -> None:
   assert missing_paths(page.read_text('utf-8')) == []
 
