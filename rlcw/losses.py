@@ -361,6 +361,62 @@ def truncated_weight(
   return jnp.minimum(jnp.exp(gap), most)
 
 
+def importance_ratio(
+  difference_NxT: jax.Array, mask_NxT: jax.Array, ratio: str
+) -> jax.Array:
+  """Ratios `[N, T]` ρ of tokens or of whole replies.
+
+  Args:
+    difference_NxT: log π − log π_old, 0 where the mask is false.
+    mask_NxT: true at the reply's tokens.
+    ratio: `token`, or `sequence` for the geometric mean over a reply's tokens
+      (GSPO, arXiv 2507.18071, eq. 6).
+
+  Raises:
+    ValueError: an unknown `ratio`.
+  """
+  if ratio == 'sequence':
+    length_Nx1 = jnp.maximum(mask_NxT.sum(-1, keepdims=True), 1)
+    # The mean of log-ratios is the log of their geometric mean.  All tokens of
+    # a reply share this ratio, and its gradient.
+    mean_Nx1 = difference_NxT.sum(-1, keepdims=True) / length_Nx1
+    log_ratio = jnp.broadcast_to(mean_Nx1, difference_NxT.shape)
+  elif ratio == 'token':
+    log_ratio = difference_NxT
+  else:
+    raise ValueError(f'ratio={ratio!r}; expected one of {RATIOS}')
+  return jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+def clipped_surrogate(
+  rho_NxT: jax.Array,
+  advantage: jax.Array,
+  clip_low: jax.Array | float,
+  clip_high: jax.Array | float,
+  dual_clip: jax.Array | float | None,
+) -> tuple[jax.Array, jax.Array]:
+  """The surrogate `[N, T]` s of `grpo`, and where a clip acts on it.
+
+  Args:
+    rho_NxT: importance ratios.
+    advantage: `[N, 1]` or `[N, T]`.
+    clip_low: ε_low.
+    clip_high: ε_high.
+    dual_clip: c; None for no bound.
+  """
+  unclipped = rho_NxT * advantage
+  clipped = jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage
+  # The minimum keeps the clip one-sided: where a clipped ratio would understate
+  # the loss (a bad token that became likelier), the gradient remains.
+  surrogate_NxT, cut_NxT = jnp.minimum(unclipped, clipped), clipped < unclipped
+  if dual_clip is not None:
+    floor = dual_clip * advantage
+    below_NxT = (advantage < 0) & (surrogate_NxT < floor)
+    surrogate_NxT = jnp.where(below_NxT, floor, surrogate_NxT)
+    cut_NxT |= below_NxT
+  return surrogate_NxT, cut_NxT
+
+
 class GRPOTerms(NamedTuple):
   """The GRPO loss and its diagnostics, each a sum and a denominator."""
 
@@ -422,31 +478,13 @@ def grpo(
     raise ValueError(f'kl={kl!r}; expected one of {KL_ESTIMATORS}')
   max_length = mask_NxT.shape[-1]
   # Masked before `exp`, as in `k3_kl`.
-  difference = jnp.where(mask_NxT, logp_NxT - old_logp_NxT, 0.0)
-  if ratio == 'sequence':
-    length_Nx1 = jnp.maximum(mask_NxT.sum(-1, keepdims=True), 1)
-    # The mean of log-ratios is the log of their geometric mean.  All tokens of
-    # a reply share this ratio, and its gradient.
-    mean = difference.sum(-1, keepdims=True) / length_Nx1
-    log_ratio = jnp.broadcast_to(mean, difference.shape)
-  elif ratio == 'token':
-    log_ratio = difference
-  else:
-    raise ValueError(f'ratio={ratio!r}; expected one of {RATIOS}')
-  log_ratio = jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-  rho_NxT = jnp.exp(log_ratio)
+  difference_NxT = jnp.where(mask_NxT, logp_NxT - old_logp_NxT, 0.0)
+  rho_NxT = importance_ratio(difference_NxT, mask_NxT, ratio)
   # [N, 1] or [N, T].
   advantage = advantage.reshape(len(advantage), -1)
-  unclipped = rho_NxT * advantage
-  clipped = jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage
-  # The minimum keeps the clip one-sided: where a clipped ratio would understate
-  # the loss (a bad token that became likelier), the gradient remains.
-  surrogate_NxT, cut_NxT = jnp.minimum(unclipped, clipped), clipped < unclipped
-  if dual_clip is not None:
-    floor_Nx1 = dual_clip * advantage
-    below_NxT = (advantage < 0) & (surrogate_NxT < floor_Nx1)
-    surrogate_NxT = jnp.where(below_NxT, floor_Nx1, surrogate_NxT)
-    cut_NxT |= below_NxT
+  surrogate_NxT, cut_NxT = clipped_surrogate(
+    rho_NxT, advantage, clip_low, clip_high, dual_clip
+  )
   loss_NxT = -surrogate_NxT
   if weight_NxT is not None:
     loss_NxT *= lax.stop_gradient(weight_NxT)
@@ -471,5 +509,5 @@ def grpo(
     clip_fraction=token_mean(cut_NxT),
     # On fresh samples this is 0 but for numerics: a large gap means that the
     # sampler and the training forward pass disagree.
-    sampler_gap=token_mean(jnp.abs(difference)),
+    sampler_gap=token_mean(jnp.abs(difference_NxT)),
   )
