@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
       # Workdir of a reward model that no run was trained with (other data or
       # another decoder), so that an arm cannot win by exploiting its scorer.
       unseen='runs/experiment/unseen',
+      briefs='',  # other briefs than the held-out ones of the runs
       # Score of held-out replies, for runs that were trained with different
       # ones; '': as in the runs, which must then have the same.
       writing='',

@@ -4,6 +4,7 @@ Several processes share each batch of briefs, and then have all replies.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
+from rlcw.rewards import briefs as briefs_lib
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scores
@@ -58,6 +60,32 @@ def computed_as(config: Config, trained: Config) -> Config:
     for name, default in defaults.items():
       found[name] = config.get(name) or trained.get(name, default)
   return found
+
+
+def load_briefs(
+  path: str, trained: Config, system: str, workdir: str | Path
+) -> list[Brief]:
+  """Loads the briefs that a run is measured on.
+
+  Args:
+    path: of other briefs than the held-out ones of the run, or ''.  All but
+      those with the split `train` are loaded.
+    trained: settings of the run.
+    system: the system message if the run has none, that of its model.
+    workdir: of the run.
+
+  Raises:
+    FileNotFoundError, ValueError: see `rewards.briefs.load_briefs`.
+  """
+  if path in ('', trained.briefs):
+    return briefs_lib.load_run_briefs(trained, 'heldout', system, workdir)
+  return briefs_lib.load_briefs(
+    path,
+    split='heldout',
+    language=trained.language,
+    heldout=1.0,
+    system=trained.get('system', '') or system,
+  )
 
 
 def answer(

@@ -21,7 +21,7 @@ from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model
 from rlcw.models.language_model import Placement
 from rlcw.rewards import constraints, rubrics
-from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
+from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
@@ -55,17 +55,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
   scorer = Scorer(base, trained, workdir, heldout=True)
   models = {'base': base, 'trained': language_model.beside(config.run, base)}
-  briefs = (
-    load_briefs(
-      config.briefs,
-      split='heldout',
-      language=trained.language,
-      heldout=1.0,  # all but those marked as training briefs
-      system=trained.get('system', '') or base.system,
-    )
-    if config.briefs not in ('', trained.briefs)
-    else load_run_briefs(trained, 'heldout', base.system, config.run)
-  )
+  briefs = heldout.load_briefs(config.briefs, trained, base.system, config.run)
   judge = factory.make_judge(
     config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
   )

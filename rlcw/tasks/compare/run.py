@@ -25,7 +25,7 @@ from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel, Placement
 from rlcw.rewards import constraints, reward_model, scoring
-from rlcw.rewards.briefs import Brief, load_run_briefs
+from rlcw.rewards.briefs import Brief
 from rlcw.rewards.constraints import IFBENCH, IFEVAL
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -88,12 +88,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   trained = heldout.computed_as(config, next(iter(settings.values())))
-  alike = ALIKE
-  # Configs of earlier versions do not have the setting.
-  if writing := config.get('writing', ''):
-    alike = tuple(key for key in ALIKE if key != 'writing')
-    trained.writing = writing
+  # Configs of earlier versions do not have these settings.
+  given = {key: config.get(key, '') for key in ('briefs', 'writing')}
+  if given['writing']:
+    trained.writing = given['writing']
     scoring.check(trained)
+  alike = [key for key in ALIKE if not given.get(key)]
   notes = differences(settings, alike)
   # before the work that a spoiled file would waste
   logs = {name: read_logs(folder) for name, folder in runs.items()}
@@ -102,7 +102,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   scorers = load_scorers(config, trained, base, workdir)
   primary = processes.is_primary_process()
   first = next(iter(runs.values()))
-  briefs = load_run_briefs(trained, 'heldout', base.system, first)
+  briefs = heldout.load_briefs(given['briefs'], trained, base.system, first)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
     meters['judge'] = scorers.judge.usage
