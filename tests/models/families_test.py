@@ -1,6 +1,6 @@
 """Every family against transformers, from its files to its gradients.
 
-`pytest tests/models/families_test.py -s` ends with a table of the differences found.
+`pytest tests/models/families_test.py -s` ends with a table of differences.
 """
 
 import collections
