@@ -11,6 +11,7 @@ too.  Compare them only between texts of as many words, which `cut` makes.
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,11 @@ from sacrebleu.metrics.bleu import BLEU
 
 # Chinese puts no spaces between words, so characters count.
 _WORD, _CHARACTER = re.compile(r'\S+'), re.compile(r'\S')
+# Words without punctuation, as `classes` compares them; letters in Chinese.
+_LETTERS, _LETTER = re.compile(r'\w+'), re.compile(r'\w')
+# Overlap of two replies of one class; docs/evaluation.md has its agreement with
+# NoveltyBench's own classes.
+SAME_CLASS = 0.4
 
 
 def cut(
@@ -107,6 +113,36 @@ def compression_ratio(texts: Sequence[str]) -> float:
   # a reply may contain lone surrogates, which strict UTF-8 cannot encode
   data = '\n'.join(texts).encode('utf-8', 'backslashreplace')
   return len(data) / len(zlib.compress(data, 9))
+
+
+def overlap(a: Counter[str], b: Counter[str]) -> float:
+  """F1 of the words that two texts share, 0 to 1; 1 where both are empty."""
+  size = a.total() + b.total()
+  return 2 * (a & b).total() / size if size else 1.0
+
+
+def classes(texts: Sequence[str], language: str = 'en') -> list[int]:
+  """Classes of replies that say the same, numbered as they first occur.
+
+  A reply joins the first class whose first reply it overlaps with by at least
+  `SAME_CLASS`, else it begins a class.  Their number is NoveltyBench's
+  "distinct" (arXiv 2504.05228), where a trained classifier decides.
+
+  Args:
+    texts: replies to one prompt.
+    language: of the replies; in Chinese (`zh`) characters are compared.
+  """
+  unit = _LETTER if language == 'zh' else _LETTERS
+  firsts: list[Counter[str]] = []
+  found = []
+  for text in texts:
+    words = Counter(unit.findall(text.lower()))
+    alike = (n for n, f in enumerate(firsts) if overlap(words, f) >= SAME_CLASS)
+    number = next(alike, len(firsts))
+    if number == len(firsts):
+      firsts.append(words)
+    found.append(number)
+  return found
 
 
 def vendi(features_NxD: np.ndarray) -> float:

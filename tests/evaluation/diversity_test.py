@@ -36,6 +36,27 @@ def test_self_bleu_reads_chinese_by_characters() -> None:
   assert diversity.self_bleu(alike, 'zh') > diversity.self_bleu(alike, 'en')
 
 
+def test_replies_that_share_most_words_are_of_one_class() -> None:
+  # 2 * 2 of 3 + 3 words are shared, then 2 * 1 of 3 + 3
+  texts = ['The sea sang.', 'the SEA, sings!', 'No sea there', 'the sea sang']
+  assert diversity.classes(texts) == [0, 0, 1, 0]
+  assert diversity.classes(['', 'a', '', '!']) == [0, 1, 0, 0]
+  assert diversity.classes([]) == []
+
+
+def test_classes_of_chinese_are_of_characters() -> None:
+  texts = ['愿你平安喜乐。', '愿你平安！', '春天来了']
+  assert diversity.classes(texts, 'zh') == [0, 0, 1]
+  assert diversity.classes(texts) == [0, 1, 2]
+
+
+@given(st.lists(st.text('ab \n', max_size=6), max_size=6))
+def test_equal_texts_are_of_one_class(texts: list[str]) -> None:
+  found = diversity.classes(texts + texts)
+  assert found[: len(texts)] == found[len(texts) :]
+  assert set(found) == set(range(len(set(found))))
+
+
 def test_the_longest_replies_are_cut_to_the_shortest_of_their_rank() -> None:
   one = ['a b c d', 'e', 'f  g\nh']
   other = ['k l', 'm n o', 'p q']
