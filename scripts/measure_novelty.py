@@ -24,7 +24,7 @@ from rlcw.evaluation import diversity
 
 
 class Agreement(NamedTuple):
-  """How our classes of replies agree with given ones."""
+  """Agreement of our classes of replies with given ones."""
 
   ours: float  # classes per prompt
   given: float

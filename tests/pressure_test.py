@@ -1,5 +1,7 @@
 """The arms of configs/pressure.py."""
 
+from typing import Any
+
 import pytest
 
 from configs import experiment, pressure
@@ -9,7 +11,7 @@ from rlcw.runtime.settings import leaves
 
 @pytest.mark.parametrize('arm', pressure.VARIANTS)
 def test_an_arm_differs_in_its_mixer_alone(arm: str) -> None:
-  config = pressure.get_config(arm)
+  config: Any = pressure.get_config(arm)
   mixing.check(config.mixing, config.advantage_scale)
   scoring.check(config)
   plain = dict(leaves(experiment.get_config('rlmr')))
