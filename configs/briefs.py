@@ -24,5 +24,6 @@ def get_config() -> ConfigDict:
       # The number of rules of each brief is drawn from this range.
       least_rules=1,  # at least
       most_rules=3,  # and at most
+      rules=(),  # ids of rules to draw from; (): all
     )
   )

@@ -42,6 +42,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     config.seed,
     least=config.least_rules,
     most=config.most_rules,
+    # Configs of earlier versions do not have the setting.
+    allowed=config.get('rules', ()),
   )
   output = Path(config.output or workdir / 'briefs.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)

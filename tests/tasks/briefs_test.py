@@ -49,6 +49,23 @@ def test_the_seed_alone_decides(tmp_path: pathlib.Path) -> None:
   assert texts[0] == texts[1] != texts[2]
 
 
+def test_rules_are_drawn_from_those_asked_for(tmp_path: pathlib.Path) -> None:
+  asked = 'length:characters', 'keywords:existence', 'style:no_cliche'
+  summary = briefs(tmp_path, rules=asked, count=40)
+  assert {*summary['by_instruction']} == {*asked}
+
+
+@pytest.mark.parametrize(
+  'name', ['style:no_clich', 'first_word', 'count:words']
+)
+def test_a_rule_that_cannot_be_drawn_is_named(
+  name: str, tmp_path: pathlib.Path
+) -> None:
+  with pytest.raises(ValueError, match=f"^rules: '{name}'; expected some of "):
+    briefs(tmp_path, rules=('length:words', name))
+  assert not (tmp_path / 'briefs.jsonl').exists()
+
+
 def test_a_theme_that_is_not_legal_is_named_by_its_line(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -8,13 +8,14 @@ rules about the same aspect of the reply, although they might agree.
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import wording
 from rlcw.rewards.rules.arguments import RECIPES, Arguments, Theme, read_theme
 from rlcw.rewards.rules.registry import VERIFIERS
 from rlcw.rewards.rules.text import HAN_RUN, count_words
+from rlcw.runtime.ranges import nearest
 
 Rule = tuple[str, Arguments]
 # Tries per brief to find enough compatible rules.
@@ -145,7 +146,11 @@ def _cut(rules: Sequence[Rule]) -> str:
 
 
 def _draw_rules(
-  rng: random.Random, theme: Theme, least: int, most: int
+  rng: random.Random,
+  theme: Theme,
+  least: int,
+  most: int,
+  allowed: Collection[str],
 ) -> tuple[list[Rule], int]:
   """Draws `least` to `most` compatible rules, and counts the rejected ones.
 
@@ -153,7 +158,11 @@ def _draw_rules(
     ValueError: too few compatible rules were found in all attempts.
   """
   rejected = 0
-  fitting = [name for name, recipe in RECIPES.items() if recipe.fits(theme)]
+  fitting = [
+    name
+    for name, recipe in RECIPES.items()
+    if name in allowed and recipe.fits(theme)
+  ]
   for _ in range(_ATTEMPTS):
     rules: list[Rule] = []
     target = rng.randint(least, most)
@@ -185,6 +194,7 @@ def write_briefs(
   *,
   least: int = 1,
   most: int = 3,
+  allowed: Collection[str] = (),
 ) -> tuple[list[dict[str, Any]], int]:
   """Writes random briefs, as records that `briefs.load_briefs` reads.
 
@@ -195,19 +205,26 @@ def write_briefs(
     seed: of the order of themes and of all random choices.
     least: least number of rules in a brief.
     most: largest number of rules in a brief.
+    allowed: ids of the rules to draw from; all where it is empty.
 
   Returns:
     The briefs, and the number of rules rejected as contradictory.
 
   Raises:
     ValueError: a theme is not valid, there is none, the range of rules is
-      empty, or too many rules are asked for.
+      empty, too many rules are asked for, or none can be drawn by an id.
   """
   if not themes or not 0 < least <= most:
     raise ValueError(
       f'{len(themes)} themes, {least} to {most} rules: expected at least one '
       'theme, and 1 <= least <= most'
     )
+  for name in allowed:
+    if name not in RECIPES:
+      raise ValueError(
+        f'rules: {name!r}; expected some of {", ".join(RECIPES)}'
+        f'{nearest(name, RECIPES)}'
+      )
   parsed = [*map(read_theme, themes)]
   order = random.Random(seed).sample(range(len(parsed)), len(parsed))
   briefs, rejections = [], 0
@@ -216,7 +233,7 @@ def write_briefs(
     # A generator for each brief makes it independent of the others and of
     # `count`.
     rng = random.Random(f'{seed} {index}')
-    rules, rejected = _draw_rules(rng, theme, least, most)
+    rules, rejected = _draw_rules(rng, theme, least, most, allowed or RECIPES)
     rejections += rejected
     briefs.append(
       {
