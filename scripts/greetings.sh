@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Chinese greetings, by both strategies of arXiv 2508.21476, on models that read
+# Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent and the
+# judge.
+#
+#   ./scripts/greetings.sh          # cut down: an estimated 45 minutes, 2 cores
+#   LONG=1 ./scripts/greetings.sh   # an estimated 30 hours
+#
+# After an interruption, run it again to resume.  Cut down, a handful of pairs
+# and three steps show that every part works, not which strategy is better.
+# With DATA=FOLDER, the published greetings (sft.jsonl, labelled_dev.jsonl) take
+# the place of our own pairs, and the writer begins with supervised fine-tuning.
+[ -z "${DATA:-}" ] || DATA=$(realpath -e "$DATA") || exit
+cd "$(dirname "$0")/.."
+./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b
+source scripts/environment.sh
+
+runs=runs/greetings
+queries=6 themes=96 labelled=60 rounds=1 steps=3 seeds=0 sft=20
+arms='rlmr_reward rlmr_judge'
+[ -z "${LONG:-}" ] || {
+  runs=runs/greetings_long
+  queries=64 themes=384 labelled=2000 rounds=8 steps=40 seeds='0 1' sft=200
+  arms='writing_reward writing_judge rlmr_reward rlmr_judge'
+}
+small=models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
+large=models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
+writer=$small
+mkdir -p $runs
+
+# --- Data -------------------------------------------------------------------
+# Briefs with rules; a theme is in train or heldout.
+rlcw --config=configs/briefs.py --workdir=$runs/briefs \
+  --config.input=@themes_greetings_zh.jsonl --config.count=$themes \
+  --config.rules="('length:characters', 'length:sentences', \
+'keywords:existence', 'keywords:forbidden_words', 'style:no_cliche', \
+'style:script', 'punctuation:no_emoji', 'punctuation:no_exclamation', \
+'startend:start_checker', 'startend:end_checker')"
+# Replies to half of the labelled prompts are for the game; pairs of others are
+# for the scorer that training never sees.
+python - "${DATA:-}" $labelled $queries $runs <<'PYTHON'
+import json, pathlib, sys
+
+from rlcw.data import datasets
+
+data, labelled, queries, folder = sys.argv[1:]
+folder = pathlib.Path(folder)
+if data:
+  replies = datasets.read_jsonl(f'{data}/labelled_dev.jsonl')
+  pairs = datasets.read_jsonl(f'{data}/preference_dev.jsonl')
+else:
+  pairs = [
+    {key: pair[key] for key in ('prompt', 'chosen', 'rejected')}
+    for pair in datasets.read_jsonl('@preferences.jsonl')
+    if pair['language'] == 'zh'
+  ]
+  replies = [
+    {'prompt': pair['prompt'], 'response': pair[side], 'label': label}
+    for pair in pairs[::2]
+    for side, label in (('chosen', 1), ('rejected', 0))
+  ]
+asked = {reply['prompt'] for reply in replies[: int(labelled)]}
+files = {
+  'labelled': replies[: int(labelled)],
+  'unseen': [pair for pair in pairs if pair['prompt'] not in asked],
+  'queries': datasets.read_jsonl('@themes_greetings_zh.jsonl')[: int(queries)],
+}
+for name, rows in files.items():
+  lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+  (folder / f'{name}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+PYTHON
+[ -z "${DATA:-}" ] || {
+  rlcw --config=configs/sft.py --workdir=$runs/sft --config.model=$small \
+    --config.examples="$DATA/sft.jsonl" --config.language= \
+    --config.steps=$sft --config.train=lora --config.learning_rate=2e-4
+  writer=$runs/sft
+}
+
+# --- Strategy 1: debate -> pairs -> reward model ----------------------------
+rlcw --config=configs/curate.py --workdir=$runs/pairs --config.language=zh \
+  --config.queries=$runs/queries.jsonl --config.candidates=3 \
+  --config.writer.model=$writer --config.writer.max_new_tokens=64 \
+  --config.agent.model=$large --config.agent.max_new_tokens=128
+rlcw --config=configs/reward_model.py --workdir=$runs/reward_model \
+  --config.model=$small --config.preferences=$runs/pairs/preferences.jsonl \
+  --config.language=zh
+
+# --- Strategy 2: game -> principles -> judge --------------------------------
+rlcw --config=configs/adversary.py --workdir=$runs/game \
+  --config.labelled=$runs/labelled.jsonl --config.agents.model=$large \
+  --config.agents.max_new_tokens=160 --config.rounds=$rounds \
+  --config.batches=1 --config.construction=@construction_zh \
+  --config.judge.principles=@principles_greetings_zh \
+  --config.judge.language=zh
+
+# --- Writers ----------------------------------------------------------------
+rlcw --config=configs/reward_model.py --workdir=$runs/unseen \
+  --config.model=$large --config.preferences=$runs/unseen.jsonl \
+  --config.language=
+for seed in $seeds; do
+  for arm in $arms; do
+    # rlmr_judge: the mixer rlmr, and writing scored by the judge
+    writing=judge
+    [ "${arm#*_}" = judge ] || writing=reward_model
+    rlcw --config=configs/grpo.py:qwen_coder_0_5b --config.language=zh \
+      --workdir=$runs/writers/$arm-$seed --config.seed=$seed \
+      --config.model=$writer --config.reward_model=$runs/reward_model \
+      --config.briefs=$runs/briefs/briefs.jsonl --config.steps=$steps \
+      --config.mixing.name="${arm%_*}" --config.writing=$writing \
+      --config.judge.model=$large --config.judge.language=zh \
+      --config.judge.principles=$runs/game/principles.md
+  done
+done
+rlcw --config=configs/compare.py --workdir=$runs/comparison \
+  --config.runs="$runs/writers/*-[0-9]" --config.unseen=$runs/unseen \
+  --config.preferences=$runs/unseen.jsonl --config.writing=reward_model \
+  --config.judge.model=
