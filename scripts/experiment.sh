@@ -15,7 +15,7 @@
 [ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
 cd "$(dirname "$0")/.."
 ./scripts/models.sh gemma3_270m
-source scripts/environment.sh
+source scripts/environment.sh ""
 
 runs=runs/experiment
 benchmarks=ifeval

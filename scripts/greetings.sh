@@ -13,7 +13,7 @@
 [ -z "${DATA:-}" ] || DATA=$(realpath -e "$DATA") || exit
 cd "$(dirname "$0")/.."
 ./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b
-source scripts/environment.sh
+source scripts/environment.sh ""
 
 runs=runs/greetings
 queries=6 themes=96 labelled=60 rounds=1 steps=3 seeds=0 sft=20

@@ -12,7 +12,7 @@
 [ -z "${UNSEEN:-}" ] || UNSEEN=$(realpath -e "$UNSEEN") || exit
 cd "$(dirname "$0")/.."
 [ -n "${UNSEEN:-}" ] || ./scripts/models.sh gemma3_270m
-source scripts/environment.sh
+source scripts/environment.sh ""
 
 steps=${STEPS:-40}
 runs=runs/pilots/$steps

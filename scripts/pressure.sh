@@ -16,7 +16,7 @@
 # After an interruption, run it again to resume.  The second form lets several
 # shells share the first part: give each other arms.
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+source scripts/environment.sh ""
 
 runs=runs/pressure
 steps=${STEPS:-60}

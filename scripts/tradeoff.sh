@@ -12,7 +12,7 @@
 run=$(realpath -e "$1") || exit
 [ -z "${NOVELTY:-}" ] || NOVELTY=$(realpath -e "$NOVELTY") || exit
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+source scripts/environment.sh ""
 
 runs=runs/tradeoff/$(basename "$(dirname "$run")")-$(basename "$run")
 mkdir -p "$runs"

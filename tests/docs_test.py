@@ -310,3 +310,11 @@ def test_a_wrong_command_is_found(line: str) -> None:
   (command,) = commands(line)
   with pytest.raises(Exception):  # noqa: B017 - of several packages
     parse(command)
+
+
+def test_scripts_name_the_extras_they_install() -> None:
+  """A sourced file without arguments would read those of the script."""
+  for file in SCRIPTS:
+    for line in file.read_text('utf-8').splitlines():
+      if line.startswith('source '):
+        assert re.search(r'environment\.sh"? "(\[[\w,]+\])?"$', line), file.name
