@@ -20,7 +20,7 @@ class Trouble(NamedTuple):
   """The last reason why a model gave no answer."""
 
   text: str = ''  # without control characters; '' if nothing is known
-  lasting: bool = False  # trying again cannot help: status 401, 403 or 404
+  lasting: bool = False  # trying again cannot help: status 401, 404, …
 
   def __or__(self, other: 'Trouble') -> 'Trouble':  # pyright: ignore
     """Joins the troubles of two models."""
