@@ -334,7 +334,7 @@ def test_a_prompt_keeps_its_messages() -> None:
     ({'prompt': HH, 'input': 'x', 'output': 'y'}, 'input is no part of prompt'),
     (
       {'prompt': ASK, 'response_0': REPLY, 'response_1': WORSE},
-      r"no response in the fields \['prompt', 'response_0', 'response_1'\]; exp",
+      r"no response in the fields \['prompt', 'response_0', 'response_1'\]",
     ),
     (ONE | {'response': '\u200b\u2060'}, 'response is blank'),
     (

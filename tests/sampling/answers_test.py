@@ -10,7 +10,13 @@ from server import SOON, Fault, Server, completion, echo, prompt_of, serving
 from rlcw.sampling import http
 from rlcw.sampling.cache import Cut
 from rlcw.sampling.endpoint import Endpoint
-from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of
+from rlcw.sampling.outage import (
+  NoAnswers,
+  Patience,
+  Trouble,
+  refuse_silence,
+  trouble_of,
+)
 from rlcw.sampling.usage import Ledger, log
 
 
@@ -341,6 +347,32 @@ def test_the_name_of_a_variable_is_accepted(name: str) -> None:
 
 
 # --- Outages, and totals ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('counts', 'silent'),
+  [
+    ({'questions': 2, 'unanswered': 2}, True),
+    ({'questions': 2, 'unanswered': 1}, False),
+    ({'questions': 2}, False),
+    ({}, False),  # not asked
+  ],
+)
+def test_a_task_ends_if_its_model_answers_nothing(
+  counts: dict[str, int], silent: bool
+) -> None:
+  class Judge:
+    def usage(self) -> dict[str, int]:
+      return counts
+
+    def trouble(self) -> Trouble:
+      return Trouble('it is down')
+
+  if silent:
+    with pytest.raises(NoAnswers, match='judge: no verdict: it is down'):
+      refuse_silence('judge: no verdict', Judge())
+  else:
+    refuse_silence('judge: no verdict', Judge())
 
 
 def test_patience_ends_after_three_rounds_in_a_row() -> None:
