@@ -6,8 +6,11 @@ import regex
 _BREAKS = regex.compile('\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]')
 # `regex` has newer tables of Unicode than Python, whose oldest supported
 # version takes the emoji of the last years for unassigned code points.  The
-# blank of Braille counts as a symbol there, but shows nothing.
-_HIDDEN = regex.compile(r'[[\p{C}\p{DI}\u2800]--[\n]]', regex.V1)
+# blanks of Braille, of music and of hieroglyphs count as symbols and letters
+# there, but show nothing.
+_HIDDEN = regex.compile(
+  r'[[\p{C}\p{DI}\u2800\U0001d159\U00013441\U00013442]--[\n]]', regex.V1
+)
 
 
 def visible(text: str) -> str:

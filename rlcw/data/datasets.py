@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rlcw.data import files, layouts
+from rlcw.data.characters import blank
 from rlcw.data.files import Placed, Record
 from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
 from rlcw.runtime import console
@@ -29,9 +30,12 @@ _SPLITS = {
   'test': HELDOUT,
   'testing': HELDOUT,
   'eval': HELDOUT,
+  'evaluation': HELDOUT,
   'validation': HELDOUT,
   'valid': HELDOUT,
   'val': HELDOUT,
+  'held_out': HELDOUT,
+  'held-out': HELDOUT,
 }
 
 
@@ -104,20 +108,20 @@ def read_records(path: str | Path) -> Placed:
       extra `data` is not installed.
   """
   placed = _read_tfds(path) if str(path).startswith(TFDS) else files.read(path)
-  converted, diverging = [], []
+  converted, unusable = [], []
   for place, record in placed:
     try:
       converted.append((place, layouts.convert(record)))
-    except layouts.Diverging as error:
-      diverging.append(f'{place}: {error}')
+    except layouts.Unusable as error:
+      unusable.append(f'{place}: {error}')
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
-  if diverging and not converted:
-    raise ValueError(diverging[0])
-  if diverging:
+  if unusable and not converted:
+    raise ValueError(unusable[0])
+  if unusable:
     console.notice(
-      f'{len(diverging)} of {len(placed)} records left out, the first at '
-      f'{diverging[0]}'
+      f'{len(unusable)} of {len(placed)} records left out, the first at '
+      f'{unusable[0]}'
     )
   return converted
 
@@ -200,7 +204,10 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   selected = []
   other: Counter[str] = Counter()
   for place, record in placed:
-    given = record.setdefault('language', language)
+    # As in csv, where an empty cell is no language.
+    if record.get('language', '') == '':
+      record['language'] = language
+    given = record['language']
     if not isinstance(given, str):
       raise ValueError(f'{place}: language={given!r:.80}; expected a text')
     if given == language:
@@ -268,9 +275,9 @@ def shared_fields(record: Record, heldout: float) -> dict[str, str]:
     heldout: see `split_of`, for a record without a split.
   """
   names = 'language', 'genre', 'theme', 'split'
-  fields = {n: text_of(record, n) for n in names if n in record}
+  fields = {n: text_of(record, n) for n in names if record.get(n, '') != ''}
   split = fields.get('split')
-  if not split:
+  if split is None:
     split = split_of(layouts.prompt_of(record), heldout)
   return fields | {'split': _SPLITS.get(split.lower(), split.lower())}
 
@@ -289,8 +296,11 @@ def digest(prompt: Prompt) -> str:
 
 
 def _reply(record: Record, name: str) -> str:
+  if name not in record:
+    fields = sorted(map(str, record))
+    raise ValueError(f'no {name} in the fields {fields}; {layouts.EXPECTED}')
   reply = text_of(record, name)
-  if not reply.strip():
+  if blank(reply):
     raise ValueError(f'{name} is blank; expected a reply')
   return reply
 
@@ -419,9 +429,7 @@ def load_examples(
   def parse(record: Record) -> Example:
     prompt = layouts.prompt_of(record)
     # All replies of a conversation are learnt.
-    if any(
-      m.role == ASSISTANT and not m.content.strip() for m in messages(prompt)
-    ):
+    if any(m.role == ASSISTANT and blank(m.content) for m in messages(prompt)):
       raise ValueError('an earlier reply is blank; expected a text')
     fields = shared_fields(record, heldout)
     return Example(

@@ -17,12 +17,11 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlcw.data import hub
-from rlcw.runtime.files import parse
 
 ASSETS = Path(__file__).parent / 'assets'
 
@@ -40,7 +39,8 @@ _ABOUT = {
 }
 # A split in the name of a shard or of its folder, as the Hub finds it.
 _SPLIT = re.compile(
-  r'(?:^|[/_.-])(train|dev|validation|valid|val|test|eval|heldout)(?=[/_.-])'
+  r'(?:^|[/_.-])(train(?:ing)?|dev|valid(?:ation)?|val|test(?:ing)?'
+  r'|eval(?:uation)?|held[_-]?out)(?=[/_.\d-])'
 )
 
 
@@ -185,7 +185,7 @@ def _lines(file: Path, text: str) -> Iterator[tuple[str, Record]]:
   for number, line in enumerate(text.split('\n'), 1):
     if line.strip():
       place = f'{file}:{number}'
-      yield place, parse(line, place)
+      yield place, _to_record(_parse(line, place), place)
 
 
 def _read_parquet(file: Path) -> Placed:
@@ -201,7 +201,10 @@ def _read_parquet(file: Path) -> Placed:
     if data.startswith(b'\x1f\x8b'):
       data = gzip.decompress(data)
     source = pyarrow.BufferReader(data)
-    rows = parquet.ParquetFile(source).read().to_pylist()
+    table = parquet.ParquetFile(source).read()
+    if twice := _twice(table.column_names):
+      raise ValueError(f'{twice!r:.80} names several columns')
+    rows = table.to_pylist()
     return _place(file, [_json_value(row) for row in rows])
   # ValueError: for example of a nanosecond, which Python's times cannot hold.
   except (
@@ -237,9 +240,8 @@ def _read_csv(file: Path, delimiter: str) -> Placed:
   rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
   placed, first = [], 2
   try:
-    twice = [n for n, k in Counter(rows.fieldnames or []).items() if k > 1]
-    if twice:
-      raise ValueError(f'{file}:1: {twice[0]!r:.80} names several columns')
+    if twice := _twice(rows.fieldnames or []):
+      raise ValueError(f'{file}:1: {twice!r:.80} names several columns')
     for row in rows:
       place = f'{file}:{first}'
       first = rows.line_num + 1
@@ -251,36 +253,56 @@ def _read_csv(file: Path, delimiter: str) -> Placed:
   return placed
 
 
-# Fields that may hold other values than texts, which csv has as text.
-_STRUCTURED = {
+# Fields that may hold other values than texts, which csv has as text: texts or
+# messages, lists, and numbers with true and false.
+_MESSAGES = {
   'prompt',
+  'response',
+  'completion',
+  'output',
   'chosen',
   'rejected',
-  'completion',
-  'completions',
   'messages',
   'conversations',
   'conversation',
+}
+_LISTS = {
+  'completions',
+  'finished',
   'history',
   'instruction_id_list',
+  'keywords',
   'kwargs',
+  'responses',
+  'rubric',
+  'scores',
 }
-_NUMBERS = {'score', 'label', 'kto_tag', 'paraphrase'}
+_NUMBERS = {'score', 'label', 'kto_tag', 'paraphrase', 'stated', 'finished'}
 
 
 def _cell(field: str, text: str) -> Any:
   """Parses a cell; text where it is neither JSON nor a literal of Python."""
-  if field in _NUMBERS:
-    text = text.lower()
-  elif field not in _STRUCTURED or text[0] not in '[{':
-    return text
+  if field in _MESSAGES | _LISTS and text[0] in '[{':
+    value = _evaluate(text)
+    items = value if isinstance(value, list) else [value]
+    is_text = field in _MESSAGES and not all(isinstance(i, dict) for i in items)
+    return text if is_text else value
+  return _evaluate(text.lower(), text) if field in _NUMBERS else text
+
+
+def _evaluate(text: str, default: Any = None) -> Any:
   # pandas writes lists as Python does.
   for evaluate in (json.loads, ast.literal_eval):
     try:
       return evaluate(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
       continue
-  return text
+  return text if default is None else default
+
+
+def _twice(names: Iterable[str]) -> str | None:
+  """Returns a name that occurs twice: one of its values would be lost."""
+  return next((name for name, n in Counter(names).items() if n > 1), None)
 
 
 def _place(file: Path, items: Sequence[Any]) -> Placed:
@@ -292,10 +314,17 @@ def _place(file: Path, items: Sequence[Any]) -> Placed:
 
 def _parse(text: str, place: str) -> Any:
   try:
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=_unique)
   # The file is untrusted: deep nesting exhausts the parser's stack.
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{place}: not JSON: {error}') from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Record:
+  record = dict(pairs)
+  if len(record) < len(pairs):
+    raise ValueError(f'{_twice(k for k, _ in pairs)!r:.80} occurs twice')
+  return record
 
 
 def _to_record(value: Any, place: str) -> Record:

@@ -15,14 +15,25 @@ from rlcw.data.messages import ASSISTANT, SYSTEM, USER, Message, Prompt
 Record = dict[str, Any]
 
 _CONVERSATION = 'messages', 'conversations', 'conversation'
-# The request of a record without messages, and the text that it is about.
-_REQUEST = 'query', 'question', 'instruction'
+# The request of a record without messages, and the text that it is about.  The
+# latter is the request of a record that has no other.
+_REQUEST = 'prompt', 'query', 'question', 'instruction'
 _INPUT = 'input', 'context'
 _REPLY = 'response', 'completion', 'output'
-_SYSTEM = 'system', 'system_prompt'
-_LABEL = 'label', 'kto_tag'
+_SYSTEM = 'system', 'system_prompt', 'system_message'
 # Fields of a conversation that say more than its texts do.
-_UNSUPPORTED = 'tools', 'images', 'videos', 'audios'
+_UNSUPPORTED = (
+  'tools',
+  'functions',
+  'image',
+  'images',
+  'video',
+  'videos',
+  'audio',
+  'audios',
+)
+# In some files all structures are JSON in a text.
+_NONE = None, '', [], {}, '[]', '{}', 'null'
 _WRITTEN_MESSAGES = re.compile(
   r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
 )
@@ -35,10 +46,10 @@ EXPECTED = (
 )
 
 
-class Diverging(ValueError):
-  """Raised for a pair whose replies answer different prompts.
+class Unusable(ValueError):
+  """Raised for a pair of which published data sets, such as HH, have some.
 
-  They cannot be compared.  Some are in published data sets, such as HH.
+  Its replies answer different prompts, or HH's conversation ends before one.
   """
 
 
@@ -54,12 +65,13 @@ def convert(record: Record) -> Record:
   record = without_nulls(record)
   conversation = _pop_messages(record) or _pop_request(record)
   replies, conversation = _pop_replies(record, conversation)
-  for name in _LABEL[1:]:
-    if name in record:
-      record['label'] = record.pop(name)
+  if 'kto_tag' in record:
+    tag = record.pop('kto_tag')
+    if record.setdefault('label', tag) != tag:
+      raise ValueError('label differs from kto_tag; expected one')
   if conversation is None:
     return record | replies
-  unsupported = [name for name in _UNSUPPORTED if record.get(name)]
+  unsupported = [n for n in _UNSUPPORTED if record.get(n) not in _NONE]
   if unsupported:
     raise ValueError(f'{unsupported[0]} is not supported')
   conversation = _with_earlier(record, conversation)
@@ -106,7 +118,8 @@ def _with_earlier(record: Record, conversation: list[Message]) -> list[Message]:
 
   Returns the conversation after them.
   """
-  history = record.pop('history', [])
+  history = record.pop('history', '')
+  history = [] if history == '' else history
   if not isinstance(history, list) or not all(
     isinstance(pair, list) and len(pair) == 2 for pair in history
   ):
@@ -140,7 +153,11 @@ def _pop_messages(record: Record) -> list[Message] | None:
     return None
   if not names:
     return None
-  conversation = messages.parse(record.pop(names[0]), names[0])
+  conversation, *others = [
+    messages.parse(record.pop(name), name) for name in names
+  ]
+  if any(other != conversation for other in others):
+    raise ValueError(f'{" and ".join(names)} differ; expected one')
   if isinstance(prompt, str):
     if prompt not in [each.content for each in conversation]:
       raise ValueError(f'prompt is no message of {names[0]}; expected the same')
@@ -150,20 +167,21 @@ def _pop_messages(record: Record) -> list[Message] | None:
 
 def _pop_request(record: Record) -> list[Message] | None:
   """Returns the request of a record as a message, without those fields."""
-  for name in ('prompt', *_REQUEST):
-    if name in record:
-      break
-  else:
+  names = [name for name in (*_REQUEST, *_INPUT) if name in record]
+  if not names:
     return None
-  request = _text(record.pop(name), name)
+  request, *others = [_text(record.pop(name), name) for name in names]
   turns = _turns(request)
+  for name, text in zip(names[1:], others, strict=True):
+    if name in _INPUT and names[0] != 'prompt' and not turns:
+      # LLaMA-Factory joins the two like this.
+      request = '\n'.join(filter(None, [request, text]))
+    # A prompt is often made of other fields.
+    elif text not in request:
+      raise ValueError(f'{name} is no part of {names[0]}; expected one of them')
   if turns:
     # Such a prompt ends with a blank message of the assistant.
     return turns if turns[-1].content else turns[:-1]
-  if name != 'prompt':
-    about = [_text(record.pop(n), n) for n in _INPUT if n in record]
-    # LLaMA-Factory joins the two like this.
-    request = '\n'.join(text for text in [request, *about] if text)
   return [Message(USER, request)]
 
 
@@ -194,7 +212,7 @@ def _pop_replies(
   replies |= {name: side[-1].content for name, side in sides.items()}
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:
-    raise Diverging('chosen and rejected answer different prompts')
+    raise Unusable('chosen and rejected answer different prompts')
   prompt = [message for each in prompts for message in each]
   if not prompt:
     return replies, conversation
@@ -220,8 +238,11 @@ def _side(value: Any, name: str) -> list[Message]:
     return side
   text = _text(value, name)
   side = _turns(text)
-  ends = bool(side) and side[-1].role == ASSISTANT
-  return side if ends else [Message(ASSISTANT, text)]
+  if not side or side[-1].role != ASSISTANT:
+    return [Message(ASSISTANT, text)]
+  if not side[-1].content:
+    raise Unusable(f'{name} ends before the reply')
+  return side
 
 
 def _turns(text: str) -> list[Message]:

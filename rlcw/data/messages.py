@@ -37,15 +37,20 @@ _ROLES = {
 _UNSUPPORTED = (
   'tool_calls',
   'function_call',
+  'image',
   'images',
   'audio',
+  'video',
   'videos',
   'reasoning_content',
   'reasoning',
   'thinking',
+  'thought',
 )
 # Fields of a reply that tell whether to learn it: OpenAI's, and other tools'.
-_WEIGHT = 'weight', 'train', 'loss'
+_WEIGHT = 'weight', 'train', 'training', 'loss', 'loss_weight'
+# Parts of a message's content that are nothing but text.
+_TEXT = None, 'text', 'input_text', 'output_text'
 
 
 def messages(prompt: Prompt, system: str = '') -> tuple[Message, ...]:
@@ -129,7 +134,7 @@ def parse_message(value: Any, name: str) -> Message:
     if value.get(field):
       raise ValueError(f'{name} has {field}, which is not supported')
   for field in _WEIGHT:
-    if _ROLES[role.lower()] == ASSISTANT and value.get(field, 1) == 0:
+    if _ROLES[role.lower()] == ASSISTANT and value.get(field, 1) != 1:
       raise ValueError(
         f'{name} has {field}={value[field]!r}, which is not supported: all '
         'replies of a conversation are learnt'
@@ -144,8 +149,9 @@ def parse_message(value: Any, name: str) -> Message:
 
 def _part(part: Any, name: str) -> str:
   """Returns the text of one part of a message's content."""
+  is_text = not isinstance(part, dict) or part.get('type') in _TEXT
   text = part.get('text') if isinstance(part, dict) else part
-  if not isinstance(text, str):
+  if not is_text or not isinstance(text, str):
     raise ValueError(
       f'{name}: content has {part!r:.80}; expected parts of text'
     )

@@ -4,7 +4,7 @@ This is the one place that knows which ids end a reply, and which ids stand
 before and after one.
 
   prompt   ids up to the reply, as the chat template renders it
-  thought  `<think>…</think>` before a reply, which is no part of it
+  thought  `<think>…</think>` or the like before a reply, no part of it
   content  the reply's text
   end      what the template puts after it, up to the first EOS id
 """
@@ -23,6 +23,7 @@ from rlcw.models import gguf_tokenizer, hub
 from rlcw.models import tokenizer as tokenizer_lib
 from rlcw.models.template import Message, Template
 from rlcw.models.tokenizer import (
+  OTHER_THOUGHTS,
   THOUGHT,
   encode,
   encode_inside,
@@ -40,11 +41,17 @@ def reply_of(text: str, thinking: bool = False) -> str:
     text: of a model.
     thinking: true if the prompt has opened a thought.
   """
-  opened, closed = THOUGHT
+  opened, closed = _markers(text)
   _, end, reply = text.rpartition(closed)
   if reply.lstrip().startswith(opened) or (thinking and not end):
     return ''
   return reply.strip() if end else text
+
+
+def _markers(text: str) -> tuple[str, str]:
+  """Returns what begins and ends the thoughts of a model's text."""
+  text = text.lstrip()
+  return next((m for m in OTHER_THOUGHTS if text.startswith(m[0])), THOUGHT)
 
 
 def load(
@@ -260,8 +267,9 @@ class ChatFormat:
 
   def reply_span(self, ids: Any) -> tuple[int, int]:
     """First and last place (exclusive) of the reply's text in sampled ids."""
-    stop, closed = self._stop(ids), THOUGHT[1]
+    stop = self._stop(ids)
     text = self.decode(ids[:stop])
+    _, closed = _markers(text)
     thoughts = text.count(closed)
     if not thoughts:
       return (0 if reply_of(text, self.thinking) == text else stop), stop

@@ -6,6 +6,7 @@ or a reply is the chat format's (`chat`).
 """
 
 import functools
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ END_MARKERS = {
 
 # What begins and ends a model's thoughts before its reply.
 THOUGHT = '<think>', '</think>'
+# What else does, at the start of a text: Mistral's, and those that are asked
+# for in prompts.
+OTHER_THOUGHTS = (
+  ('[THINK]', '[/THINK]'),
+  ('<thinking>', '</thinking>'),
+  ('<thought>', '</thought>'),
+  ('<reasoning>', '</reasoning>'),
+)
+_THOUGHTS = {*THOUGHT, *itertools.chain(*OTHER_THOUGHTS)}
 
 # Spelling of control tokens.  Some files do not mark them as special: there
 # DeepSeek's <｜User｜> is an ordinary added token.
@@ -125,10 +135,10 @@ def control_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
   marked = {
     id
     for id, token in tokenizer.added_tokens_decoder.items()
-    if token.content not in THOUGHT
+    if token.content not in _THOUGHTS
     and (token.special or token.content in unmarked)
   }
-  thoughts = {tokenizer.get_vocab().get(token) for token in THOUGHT}
+  thoughts = {tokenizer.get_vocab().get(token) for token in _THOUGHTS}
   return frozenset(marked | ({*tokenizer.all_special_ids} - thoughts))
 
 

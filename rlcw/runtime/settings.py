@@ -170,7 +170,7 @@ def refuse_secret(name: str, value: Any) -> None:
 
   Raises:
     ValueError: a `…key_variable` is a key instead of the name of a variable, or
-      a `…url` contains a user or a password.  The message shows no value.
+      a `…url` has a user, a password or a query.  The message shows no value.
   """
   if not isinstance(value, str):
     return
@@ -180,10 +180,10 @@ def refuse_secret(name: str, value: Any) -> None:
       f'{name}: expected the name of an environment variable, such as '
       'OPENAI_API_KEY, and not the key itself (the value is not shown)'
     )
-  if last == 'url' and '@' in _authority(value):
+  if last == 'url' and _may_hold_secret(value):
     raise ValueError(
-      f'{name}: expected a URL without user and password (the value is not '
-      'shown); the key is read from the environment, see key_variable'
+      f'{name}: expected a URL without user, password and query (the value is '
+      'not shown); the key is read from the environment, see key_variable'
     )
 
 
@@ -201,11 +201,12 @@ def _names_variable(value: str) -> bool:
   return bool(_VARIABLE.fullmatch(value)) and words
 
 
-def _authority(url: str) -> str:
+def _may_hold_secret(url: str) -> bool:
   try:
-    return urllib.parse.urlsplit(url).netloc
+    parts = urllib.parse.urlsplit(url)
   except ValueError:
-    return ''
+    return False
+  return '@' in parts.netloc or bool(parts.query)
 
 
 def leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:

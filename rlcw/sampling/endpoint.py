@@ -267,7 +267,7 @@ class Endpoint:
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
       f'{type(error).__name__}: {excerpt(reason, 300)}'
     )
-    self._trouble = Trouble(text, lasting=status in (401, 403, 404))
+    self._trouble = Trouble(text, lasting=status in _LASTING)
     if type(error) not in self._logged_errors:
       self._logged_errors.add(type(error))
       console.log(f'endpoint: {text}')
@@ -323,10 +323,13 @@ def _text(completion: Any) -> str:
 # content_filter, Mistral's model_length, DeepSeek's
 # insufficient_system_resource, vLLM's abort, and others.
 _CUT_BY = re.compile(
-  'length|max_|limit|filter|safety|error|abort|cancel|refusal|recitation|'
-  'insufficient|incomplete',
+  'length|max_|limit|exceed|context|truncat|timeout|incomplete|insufficient|'
+  'filter|safety|prohibit|block|recitation|refusal|'
+  'error|malformed|abort|cancel|interrupt|pause',
   re.I,
 )
+# Statuses that trying again cannot change: a key, a bill, or another address.
+_LASTING = 301, 302, 307, 308, 401, 402, 403, 404, 405, 410
 
 
 def _joined(content: Any) -> Any:

@@ -6,6 +6,7 @@ The official client of the OpenAI API sends its requests through this one.
 import asyncio
 import ipaddress
 import json
+import re
 import urllib.parse
 from typing import Any
 
@@ -93,10 +94,14 @@ async def _read(
 _OF_TRANSFER = 'content-encoding', 'content-length', 'transfer-encoding'
 
 
+# Fields of an error with its status, or a word for it.
+_CODES = 'code', 'status', 'status_code'
 # Words in an error's code or type, for servers that give no number.
 _STATUS_OF = {
   'rate_limit': 429,
+  'too_many_requests': 429,
   'quota': 429,
+  'exhausted': 429,
   'overloaded': 503,
   'unavailable': 503,
   'timeout': 504,
@@ -117,9 +122,12 @@ def _hidden_status(content: bytes) -> int | None:
   """
   try:
     answer: Any = json.loads(content)
-    first = answer['choices'][0] if answer.get('choices') else {}
-    error: Any = answer.get('error') or first.get('error')
-    status = _status_of(error)
+    choices = answer.get('choices')
+    error: Any = answer.get('error') or (
+      # Without choices the answer itself may be the error.
+      choices[0].get('error') if choices else answer
+    )
+    status = _status_of(error if isinstance(error, dict) else {'type': error})
   # Anything else is for the reader of the answer to refuse.
   except (
     AttributeError,
@@ -135,11 +143,19 @@ def _hidden_status(content: bytes) -> int | None:
 
 def _status_of(error: dict[str, Any]) -> int:
   """Returns the status that an error gives as a number, or else in words."""
-  code: Any = error.get('code')
-  named = f'{code} {error.get("type")}'.lower()
-  words = (status for word, status in _STATUS_OF.items() if word in named)
-  is_number = isinstance(code, int) or str(code).isdecimal()
-  return int(code if is_number else next(words, 0))
+  codes: list[Any] = [error.get(name) for name in _CODES]
+  for code in codes:
+    if isinstance(code, (int, float)) or str(code).isdecimal():
+      return int(code)
+  named = _status_in(f'{codes} {error.get("type")}')
+  # A message may speak of anything, so no run ends at once for its words.
+  said = _status_in(f'{error.get("message")}')
+  return named or (said if said >= 429 else 0)
+
+
+def _status_in(text: str) -> int:
+  text = re.sub(r'[\s-]+', '_', text.lower())
+  return next((n for word, n in _STATUS_OF.items() if word in text), 0)
 
 
 def _is_loopback(url: str) -> bool:

@@ -20,7 +20,7 @@ class Trouble(NamedTuple):
   """The last reason why a model gave no answer."""
 
   text: str = ''  # without control characters; '' if nothing is known
-  lasting: bool = False  # trying again cannot help: status 401, 403 or 404
+  lasting: bool = False  # trying again cannot help: status 401, 404, …
 
   def __or__(self, other: 'Trouble') -> 'Trouble':  # pyright: ignore
     """Joins the troubles of two models."""
@@ -79,6 +79,26 @@ class Patience:
     found = trouble()
     if found.lasting or self.rounds >= MOST:
       raise NoAnswers(describe(self.subject, self.rounds, found))
+
+
+def refuse_silence(subject: str, model: Any) -> None:
+  """Ends a task whose model has answered none of its questions so far.
+
+  For tasks without rounds.  All processes must call it together.
+
+  Args:
+    subject: of the error, as of `Patience`.
+    model: has methods `usage`, for `questions` and `unanswered`, and perhaps
+      `trouble`.
+
+  Raises:
+    NoAnswers: there were questions, and no answer.
+  """
+  names = 'questions', 'unanswered'
+  counts = processes.gather([model.usage().get(name, 0) for name in names])
+  asked, unanswered = map(sum, zip(*counts, strict=True))
+  if asked == unanswered > 0:
+    raise NoAnswers(describe(subject, 1, trouble_of_all(model)))
 
 
 def describe(subject: str, rounds: int, trouble: Trouble) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model
-from rlcw.models.language_model import Placement
+from rlcw.models.language_model import LanguageModel, Placement
 from rlcw.rewards import constraints, rubrics
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
@@ -34,7 +34,7 @@ from rlcw.runtime import (
   settings,
 )
 from rlcw.runtime.mesh import make_mesh, with_mesh
-from rlcw.sampling import usage
+from rlcw.sampling import outage, usage
 from rlcw.sampling.usage import Ledger
 
 MODELS = ('base', 'trained')
@@ -68,7 +68,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   replies = {}
   for name, file in kept.items():
     answer = functools.partial(
-      heldout.answer, models[name], scorer, briefs, trained, config
+      answer_scored, models[name], scorer, briefs, trained, config
     )
     replies[name] = stored(file, key, answer)
     ledger.save()
@@ -104,6 +104,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   print_tables(summary)
   usage.log('evaluate', used)
   return summary | {'usage': used}
+
+
+def answer_scored(
+  model: LanguageModel, scorer: Scorer, *settings: Any
+) -> list[list[dict[str, Any]]]:
+  """Returns `heldout.answer`, if the scorer has answered any question."""
+  replies = heldout.answer(model, scorer, *settings)
+  outage.refuse_silence('evaluate: the judge answered nothing', scorer)
+  return replies
 
 
 def stored(file: Path, key: Any, make: Callable[[], Any]) -> Any:
@@ -210,6 +219,7 @@ def compare(
     [ours for _, ours, _ in own],
     [theirs for _, _, theirs in own],
   )
+  outage.refuse_silence('evaluate: the judge compared no replies', judge)
   won_N = np.array(shards.gather_items([*won]))
   longer_N = np.array([len(a) - len(b) for _, a, b in pairs])
   return winrate.summary(won_N, longer_N, np.array([p for p, _, _ in pairs]))

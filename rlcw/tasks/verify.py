@@ -23,6 +23,7 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.runtime import console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
+from rlcw.sampling import outage, usage
 
 # IFEval's two kinds: loose ones also accept the reply without asterisks or
 # without its first or last line.
@@ -48,7 +49,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   asked = [read_brief(record, place) for place, record in records]
   replies = [reply_of(record['response']) for _, record in records]
   shards = processes.DataShards(make_mesh(**config.mesh))
-  demands = ask(asked, replies, config, shards)
+  demands, used = ask(asked, replies, config, shards)
   output = Path(config.output or workdir / 'verdicts.jsonl')
   verified: list[dict[str, Any]] = []
   steps = console.progress('verify', 0, len(records), 'reply', _BATCH)
@@ -68,6 +69,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   summary = {
     'mode': config.mode,
     **summarise(verified),
+    **({'usage': used} if used else {}),
   }
   for rule, reason in constraints.UNSUPPORTED.items():
     if rule in summary['by_instruction']:
@@ -76,6 +78,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     f'verify: {len(verified)} replies', ('', 'count', *VERDICTS), table(summary)
   )
   console.log(f'verify: {output}')
+  usage.log('verify', used)
   return summary
 
 
@@ -103,7 +106,7 @@ def ask(
   replies: Sequence[str],
   config: Config,
   shards: processes.DataShards,
-) -> list[list[bool | None]]:
+) -> tuple[list[list[bool | None]], dict[str, dict[str, float]]]:
   """Asks the judge about the demands of N briefs, one reply to each.
 
   Args:
@@ -114,9 +117,11 @@ def ask(
 
   Returns:
     N lists with an entry per rule or demand: the verdict at a demand, None at
-    a demand without an answer.  `verify` ignores the entries at rules.
+    a demand without an answer.  `verify` ignores the entries at rules.  And the
+    judge's use; nothing without one.
 
   Raises:
+    NoAnswers: the judge gave no verdict at all.
     ValueError: a brief makes a demand and no judge is configured.
   """
   rows = [row for row, brief in enumerate(asked) if brief.demands]
@@ -125,7 +130,7 @@ def ask(
   ]
   # without demands no judge is needed, and none is loaded
   if not rows:
-    return verdicts
+    return verdicts, {}
   base, changing, workdir = None, False, None
   placed = language_model.placement(config, config.judge.model)
   judge_model = factory.make_judge(
@@ -141,7 +146,9 @@ def ask(
   )
   for row, [answer] in zip(rows, shards.gather_items(answers), strict=True):
     verdicts[row] = answer
-  return verdicts
+  assert judge_model is not None  # by `questions.follow`
+  outage.refuse_silence('verify: no demand got a verdict', judge_model)
+  return verdicts, usage.totals({'judge': judge_model.usage}, shards.gather)
 
 
 def verify(

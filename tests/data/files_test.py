@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcw.data import datasets
+from rlcw.data import datasets, files
 
 RECORDS: list[dict[str, Any]] = [
   {'id': 'a', 'prompt': 'Grüße\u2028"x",y', 'kwargs': [{'at_most': 5}, {}]},
@@ -75,6 +75,8 @@ FORMATS = [
   ('x.json.gz', gzipped(write_array), 1),
   ('x.parquet.gz', gzipped(write_parquet), 1),
   ('x.csv.gz', gzipped(write_csv), 2),
+  ('x.csv', write_csv, 2),
+  ('x.tsv', write_csv, 2),
   ('x.ndjson', write_lines, 2),
   ('x.json', write_lines, 2),
   ('x.json', write_array, 1),
@@ -106,6 +108,8 @@ def test_every_format_has_the_same_records(
     ('x.csv', 'prompt\n"a\nb\n', r'x\.csv:2: not csv'),
     ('x.jsonl', '{"a": 1}\n[]', r'x\.jsonl:2: expected a JSON object'),
     ('x.csv', 'prompt,a,a\nx,y,z', r"x\.csv:1: 'a' names several columns"),
+    ('x.jsonl', '{"a": {"b": 1, "b": 2}}', r"x\.jsonl:1: .*'b' occurs twice"),
+    ('x.json', '[{"a": 1, "a": 2}]', r"x\.json: .*'a' occurs twice"),
   ],
 )
 def test_what_is_wrong_with_a_file_is_named(
@@ -120,6 +124,18 @@ def test_a_broken_parquet_file_is_named(tmp_path: pathlib.Path) -> None:
   write_parquet(tmp_path / 'x.parquet')
   (tmp_path / 'x.parquet').write_bytes(b'PAR1')
   with pytest.raises(ValueError, match=r'x\.parquet: not parquet'):
+    datasets.read_records(tmp_path / 'x.parquet')
+
+
+def test_a_column_of_parquet_is_not_lost_to_another_of_its_name(
+  tmp_path: pathlib.Path,
+) -> None:
+  pyarrow = pytest.importorskip('pyarrow', reason='the extra `data` is absent')
+  parquet = pytest.importorskip('pyarrow.parquet')
+  columns = [pyarrow.array(['a']), pyarrow.array(['b'])]
+  table = pyarrow.Table.from_arrays(columns, names=['prompt', 'prompt'])
+  parquet.write_table(table, tmp_path / 'x.parquet')
+  with pytest.raises(ValueError, match=r"x\.parquet: .*'prompt' names several"):
     datasets.read_records(tmp_path / 'x.parquet')
 
 
@@ -147,6 +163,32 @@ def test_a_quoted_cell_may_span_lines(tmp_path: pathlib.Path) -> None:
     (f'{file}:2', {'prompt': 'a\nb', 'score': 1}),
     (f'{file}:4', {'prompt': 'c', 'score': 2}),
   ]
+
+
+def test_a_cell_has_the_value_that_its_field_may_have(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.csv'
+  row = {
+    'prompt': '[1]',
+    'system': '[Poet]',
+    'responses': '["x", "y"]',
+    'scores': '[1, 2]',
+    'finished': 'True',
+    'stated': 'FALSE',
+    'keywords': "['sea']",
+    'label': 'Good',
+  }
+  with file.open('w', newline='') as opened:
+    csv.writer(opened).writerows([row.keys(), row.values()])
+  [(_, read)] = files.read(file)
+  assert read == row | {
+    'responses': ['x', 'y'],
+    'scores': [1, 2],
+    'finished': True,
+    'stated': False,
+    'keywords': ['sea'],
+  }
 
 
 @pytest.mark.parametrize(
@@ -202,6 +244,7 @@ def test_a_folder_and_a_glob_are_read_as_one(tmp_path: pathlib.Path) -> None:
 def test_shards_have_the_split_of_their_folder_in_a_glob_too(
   tmp_path: pathlib.Path,
 ) -> None:
+  (tmp_path / 'y').mkdir()
   # the folder `train` that all are in says nothing
   for split in ('train', 'test'):
     folder = tmp_path / 'train' / 'x' / split
@@ -213,6 +256,16 @@ def test_shards_have_the_split_of_their_folder_in_a_glob_too(
       ('test', 'test'),
       ('train', 'train'),
     ]
+  for name in ('training', 'held_out', 'evaluation', 'test2', 'trainer'):
+    write_lines(tmp_path / 'y' / f'{name}.jsonl', [{'prompt': name}])
+  found = {r['prompt']: r.get('split') for _, r in files.read(tmp_path / 'y')}
+  assert found == {
+    'training': 'training',
+    'held_out': 'held_out',
+    'evaluation': 'evaluation',
+    'test2': 'test',
+    'trainer': None,
+  }
   [_, (_, last)] = datasets.read_records(str(tmp_path / 'train/x/t*/0.jsonl'))
   assert last['split'] == 'train'
 

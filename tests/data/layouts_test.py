@@ -191,6 +191,43 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     },
     ONE,
   ),
+  'input alone': ({'input': ASK, 'output': REPLY}, ONE),
+  'argilla, pair': (
+    {'system': 'Rhyme.', 'input': ASK, 'chosen': REPLY, 'rejected': WORSE},
+    PAIR | {'prompt': [SYSTEM, USER]},
+  ),
+  'a prompt made of other fields': (
+    {
+      'prompt': 'A toast.\nto Ines.',
+      'instruction': ASK,
+      'input': 'to Ines.',
+      'output': REPLY,
+    },
+    ONE | {'prompt': 'A toast.\nto Ines.'},
+  ),
+  'system_message': (
+    ONE | {'system_message': 'Rhyme.'},
+    ONE | {'prompt': [SYSTEM, USER]},
+  ),
+  'no history': (
+    {'instruction': ASK, 'output': REPLY, 'history': ''},
+    ONE,
+  ),
+  'no tools': (
+    {'messages': [USER, GOOD], 'tools': '[]'},
+    ONE | {'tools': '[]'},
+  ),
+  'the same conversation twice': (
+    {
+      'messages': [USER, GOOD],
+      'conversations': [share('human', ASK), share('gpt', REPLY)],
+    },
+    ONE,
+  ),
+  'label twice': (
+    {'prompt': ASK, 'completion': REPLY, 'label': True, 'kto_tag': True},
+    ONE | {'label': True},
+  ),
   'system twice': (
     {'prompt': [SYSTEM, USER], 'system': 'Rhyme.', 'response': REPLY},
     {'prompt': [SYSTEM, USER], 'response': REPLY},
@@ -265,6 +302,41 @@ def test_a_prompt_keeps_its_messages() -> None:
       r'messages\[1\] has weight=0',
     ),
     ({'messages': [USER, GOOD | {'train': False}]}, 'has train=False'),
+    ({'messages': [USER, GOOD | {'weight': 0.5}]}, r'has weight=0\.5'),
+    ({'messages': [USER, GOOD | {'loss': 'false'}]}, "has loss='false'"),
+    ({'messages': [USER, GOOD | {'training': 0}]}, 'has training=0'),
+    ({'messages': [USER | {'image': 'x'}, GOOD]}, 'has image'),
+    (
+      {'messages': [USER, GOOD], 'functions': [{'name': 'f'}]},
+      'functions is not supported',
+    ),
+    (
+      {'messages': [say('user', [{'type': 'image_url', 'text': ASK}]), GOOD]},
+      'parts of text',
+    ),
+    (
+      {
+        'messages': [USER, GOOD],
+        'conversations': [share('human', 'x'), share('gpt', REPLY)],
+      },
+      'messages and conversations differ',
+    ),
+    (
+      {'prompt': ASK, 'completion': REPLY, 'label': 1, 'kto_tag': False},
+      'label differs from kto_tag',
+    ),
+    (
+      ONE | {'input': 'to Ines.'},
+      'input is no part of prompt; expected one of them',
+    ),
+    (ONE | {'context': ['x']}, r"context=\['x'\]; expected a text"),
+    (ONE | {'question': 'Else?'}, 'question is no part of prompt'),
+    ({'prompt': HH, 'input': 'x', 'output': 'y'}, 'input is no part of prompt'),
+    (
+      {'prompt': ASK, 'response_0': REPLY, 'response_1': WORSE},
+      r"no response in the fields \['prompt', 'response_0', 'response_1'\]",
+    ),
+    (ONE | {'response': '\u200b\u2060'}, 'response is blank'),
     (
       {'messages': [USER, GOOD | {'reasoning_content': 'So …'}]},
       r'messages\[1\] has reasoning_content',
@@ -361,12 +433,16 @@ def test_hh_s_irregular_records_are_joined_or_left_out(
   records = [
     {'chosen': twice + 'd', 'rejected': twice + 'e'},
     {'chosen': '\n\nHuman: a\n\nAssistant: b', 'rejected': HH + 'c'},
+    {'chosen': HH + 'b', 'rejected': HH},
   ]
   file.write_text('\n'.join(map(json.dumps, records)))
   console.take_notices()
   [pair] = datasets.load_preferences(file)
   assert (pair.prompt, pair.replies) == ('a\n\nb', ('c\n\nd', 'c\n\ne'))
   assert console.take_notices() == [
-    f'1 of 2 records left out, the first at {file}:2: chosen and rejected '
+    f'2 of 3 records left out, the first at {file}:2: chosen and rejected '
     'answer different prompts'
   ]
+  file.write_text(json.dumps(records[2]))
+  with pytest.raises(ValueError, match=r':1: rejected ends before the reply'):
+    datasets.load_preferences(file)

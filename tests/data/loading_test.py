@@ -38,9 +38,13 @@ def test_what_is_in_another_language_is_counted(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(
-    PAIR, PAIR | {'language': 'zh'}, PAIR | {'language': None}, PAIR | {'id': 3}
+    PAIR,
+    PAIR | {'language': 'zh'},
+    PAIR | {'language': None},
+    PAIR | {'language': ''},
   )
   assert len(datasets.load_preferences(file, language='en')) == 3
+  assert {p.language for p in datasets.load_preferences(file)} == {'en', 'zh'}
   assert console.take_notices() == [
     f"{file}: zh: 1 of 4 records left out, as language='en'"
   ]

@@ -299,6 +299,10 @@ def test_a_template_without_a_generation_prompt_gets_one() -> None:
     ('a</think>b</think> c ', False, 'c'),
     ('I <think> so', False, 'I <think> so'),
     ('<think></think>', False, ''),
+    ('[THINK]hm[/THINK]The sea.', False, 'The sea.'),
+    (' <thinking>hm</thinking>\nThe sea.', False, 'The sea.'),
+    ('<reasoning>hm', False, ''),
+    ('The [/THINK] sea.', False, 'The [/THINK] sea.'),
   ],
 )
 def test_the_reply_follows_the_thought(
@@ -334,6 +338,22 @@ def test_thoughts_are_cut_from_sampled_replies(special: bool) -> None:
       f'<｜Assistant｜><think>\n{thought}\n</think>\n\nThe sea.'
       '<｜end▁of▁sentence｜>'
     )
+
+
+def test_thoughts_between_tokens_of_their_own_are_cut() -> None:
+  family, special, _, ends = FAMILIES['mistral']
+  marks = '[THINK]', '[/THINK]'
+  made = ChatFormat(make_tokenizer(family, (*special, *marks), (), ends))
+  ids = [
+    *made.tokenizer.convert_tokens_to_ids(marks[:1]),
+    *encode(made.tokenizer, 'hm'),
+    *made.tokenizer.convert_tokens_to_ids(marks[1:]),
+    *encode(made.tokenizer, 'The sea.'),
+    *made.end,
+  ]
+  assert made.decode_reply(ids) == 'The sea.'
+  start, stop = made.reply_span(ids)
+  assert made.tokenizer.decode(ids[start:stop]) == 'The sea.'
 
 
 def test_a_thought_spelled_in_plain_tokens_is_cut() -> None:

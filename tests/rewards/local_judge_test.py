@@ -124,6 +124,16 @@ def test_passes_and_devices_change_nothing(
     LogprobJudge(judge, 12)
 
 
+def test_a_system_message_comes_before_the_question(one: LanguageModel) -> None:
+  tokens = LogprobJudge(one, 2, system='Be just.').opening('Is it kind?')
+  plain = LogprobJudge(one, 2).opening('Is it kind?')
+  messages = [('system', 'Be just.'), ('user', 'Is it kind?')]
+  expected = one.chat.encode_prompt(messages)
+  assert tokens == expected[: len(tokens)]
+  assert plain == one.chat.encode_prompt(messages[1:])[: len(plain)]
+  assert tokens != plain
+
+
 def test_principles_are_read_once_and_shapes_repeat(
   one: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,9 @@ from rlcw.rewards.rules import poetry, text
 FAMILY = '👩\u200d👩\u200d👧'
 SCOTLAND = '🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f'
 # Shows nothing: zero-width, bidirectional, tag, variation selector, fillers.
-HIDDEN = '\u200b\u202e\U000e0041\ufe0f\u3164\u115f\u2060\u00ad\u2800\x00'
+HIDDEN = (
+  '\u200b\u202e\U000e0041\ufe0f\u3164\u115f\u2060\u00ad\u2800\U0001d159\x00'
+)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,13 @@ CASES: list[Case] = [
       'P.\u200bS. Write!',
       'PS：祝好',
       'P.S. 😀',
+      '<b>P.S.</b> Write!',
+      '<p class="x"><strong>P.S.</strong> Write!</p>',
+      '[b]P.S.[/b] Write!',
+      '[PS] Write!',
+      '\\textbf{P.S.} Write!',
+      '&nbsp;P.S. Write!',
+      '💌 **P.S.** Write!',
     )
   ],
   *[
@@ -170,6 +179,8 @@ CASES: list[Case] = [
       'P.S. Write!',
       'bye.\n**P.S.**',
       'bye.\n**P.S.**\n> …\n***',
+      'bye.\n<b>P.S.</b>',
+      'bye.\n<b>PSA</b> Write!',
       'bye.\n**P.P.S.** Write!',
       'bye.\nPsalms are sung.',
       'bye. P.S. Write!',
@@ -193,6 +204,7 @@ CASES: list[Case] = [
       ('﹃你好﹄', True),
       ('« Bonjour. »', True),
       ('„Hallo“', True),
+      ('❝Hello❞', True),
       ('「你好』', False),
       ('‘Hello’', False),
       ('『　』', False),
@@ -204,6 +216,9 @@ CASES: list[Case] = [
   (SCRIPT, {'script': 'traditional'}, '爲甚麽不來？', True),
   (SCRIPT, {'script': 'traditional'}, '幺麽小醜，裏裡麪麵着著啓啟衆眾', True),
   (SCRIPT, {'script': 'traditional'}, '坏人来了', False),
+  (SCRIPT, {'script': 'simplified'}, '衞生', False),
+  (SCRIPT, {'script': 'traditional'}, '衞生', True),
+  (SCRIPT, {'script': 'simplified'}, '群众在床前，乾坤瞭望', True),
   (SCRIPT, {'script': 'simplified'}, '为甚麽不来？', True),
   (SCRIPT, {'script': 'simplified'}, '為什么不来？', False),
   ('keywords:existence', {'keywords': ['rain']}, 'Ｒａｉｎ falls', True),
@@ -382,7 +397,10 @@ def test_a_flood_of_marks_takes_little_time(unit: str) -> None:
 @pytest.mark.parametrize(
   'marker', ['P.S.', '又及：', '*', '***', '“', 'a' * 99]
 )
-@pytest.mark.parametrize('unit', ['*', '\n*', '\n', '> ', '\np.', '\n“ ', '“'])
+@pytest.mark.parametrize(
+  'unit',
+  ['*', '\n*', '\n', '> ', '\np.', '\n“ ', '“', '<b>', '<a b ', '\n<a b', '[p'],
+)
 def test_a_flood_of_decorations_takes_little_time(
   unit: str, marker: str
 ) -> None:

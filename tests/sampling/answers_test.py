@@ -10,7 +10,13 @@ from server import SOON, Fault, Server, completion, echo, prompt_of, serving
 from rlcw.sampling import http
 from rlcw.sampling.cache import Cut
 from rlcw.sampling.endpoint import Endpoint
-from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of
+from rlcw.sampling.outage import (
+  NoAnswers,
+  Patience,
+  Trouble,
+  refuse_silence,
+  trouble_of,
+)
 from rlcw.sampling.usage import Ledger, log
 
 
@@ -42,6 +48,10 @@ def _choice(content: Any, finish_reason: Any, **message: Any) -> Fault:
     ('insufficient_system_resource', False),
     ('abort', False),
     ('refusal', False),
+    ('model_context_window_exceeded', False),
+    ('PROHIBITED_CONTENT', False),
+    ('truncated', False),
+    ('tool_calls', True),
     ('stop_sequence', True),
     ('end_turn', True),
   ],
@@ -118,6 +128,11 @@ IN_CHOICE['choices'][0] |= {
     Fault(json.dumps({'error': {'type': 'overloaded_error'}}), headers=SOON),
     _error(503, choices=[]),
     Fault(json.dumps(IN_CHOICE), headers=SOON),
+    Fault(json.dumps({'error': 'Rate limit exceeded'}), headers=SOON),
+    Fault(json.dumps({'code': 503, 'message': 'busy'}), headers=SOON),
+    Fault(
+      json.dumps({'error': {'message': 'Too many requests'}}), headers=SOON
+    ),
   ],
 )
 def test_an_error_inside_an_answer_is_tried_again(fault: Fault) -> None:
@@ -132,6 +147,8 @@ def test_an_error_inside_an_answer_is_tried_again(fault: Fault) -> None:
     (_error(401), True),
     (Fault('{}', status=403), True),
     (Fault('{}', status=404), True),
+    (Fault('{}', status=402), True),
+    (Fault('{}', status=405), True),
     (_error(400), False),
     (_error('busy'), False),
     (_error(None), False),
@@ -310,6 +327,7 @@ def test_a_server_on_this_machine_needs_no_proxy(
     ('key_variable', 'OPENAI API KEY'),
     ('url', 'https://user:hunter2@example.com/v1'),
     ('url', 'https://hunter2@example.com/v1'),
+    ('url', 'https://example.com/v1?key=hunter2'),
   ],
 )
 def test_a_secret_is_no_setting_and_not_shown(setting: str, value: str) -> None:
@@ -329,6 +347,32 @@ def test_the_name_of_a_variable_is_accepted(name: str) -> None:
 
 
 # --- Outages, and totals ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('counts', 'silent'),
+  [
+    ({'questions': 2, 'unanswered': 2}, True),
+    ({'questions': 2, 'unanswered': 1}, False),
+    ({'questions': 2}, False),
+    ({}, False),  # not asked
+  ],
+)
+def test_a_task_ends_if_its_model_answers_nothing(
+  counts: dict[str, int], silent: bool
+) -> None:
+  class Judge:
+    def usage(self) -> dict[str, int]:
+      return counts
+
+    def trouble(self) -> Trouble:
+      return Trouble('it is down')
+
+  if silent:
+    with pytest.raises(NoAnswers, match='judge: no verdict: it is down'):
+      refuse_silence('judge: no verdict', Judge())
+  else:
+    refuse_silence('judge: no verdict', Judge())
 
 
 def test_patience_ends_after_three_rounds_in_a_row() -> None:
@@ -387,6 +431,11 @@ def test_usage_adds_up_over_the_processes_of_a_run(
     ({'code': 'insufficient_quota'}, 429),
     ({'code': None, 'type': 'authentication_error'}, 401),
     ({'message': 'unknown'}, 0),
+    ({'message': 'the model is not found'}, 0),  # words are no proof
+    ({'message': 'Rate limit exceeded'}, 429),
+    ({'type': 'Internal Server Error'}, 500),
+    ({'status': 'RESOURCE_EXHAUSTED'}, 429),
+    ({'code': None, 'status_code': 503.0}, 503),
   ],
 )
 def test_an_error_gives_its_status_as_a_number_or_in_words(

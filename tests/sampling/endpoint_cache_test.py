@@ -106,6 +106,20 @@ def test_the_cache_tells_settings_apart(
     assert {name: sent.get(name) for name in change} == change
 
 
+def test_another_system_message_is_another_question(
+  tmp_path: pathlib.Path,
+) -> None:
+  def handler(request: dict[str, Any], n: int) -> str:
+    return ' '.join(message['content'] for message in request['messages'])
+
+  with serving(handler) as server:
+    settings = {'url': server.url, 'model': 'm', 'cache': tmp_path / 'c.sqlite'}
+    for system in ('', 'Be just.', 'Be kind.', 'Be just.'):
+      [reply] = Endpoint(**settings, system=system).ask(['a'])
+      assert reply == f'{system} a'.strip()
+    assert len(server.requests) == 3
+
+
 def test_no_cache_asks_each_time() -> None:
   with serving(_numbered) as server:
     it = _endpoint(server, cache='')

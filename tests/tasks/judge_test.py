@@ -212,6 +212,23 @@ def test_a_key_that_is_refused_ends_the_run_at_once(
   assert not (tmp_path / 'verdicts.jsonl').exists()
 
 
+@pytest.mark.parametrize('system', ['Be just.', 'Be kind.'])
+def test_a_system_message_comes_before_the_question(
+  system: str, tmp_path: pathlib.Path
+) -> None:
+  def handler(request: dict[str, Any], n: int) -> str:
+    first, second = request['messages']
+    assert first == {'role': 'system', 'content': system}
+    return verdict(second['content'], 'Good')
+
+  config = shipped(tmp_path, ROWS[:1])
+  with serving(handler) as server:
+    config.judge.endpoint.update(url=server.url, model='m')
+    config.judge.system = system
+    [row], _ = judge(config, tmp_path)
+  assert row['verdict'] == 'Good'
+
+
 def test_a_cached_verdict_is_found_by_any_run(tmp_path: pathlib.Path) -> None:
   with serving(
     lambda request, n: verdict(prompt_of(request), 'Good')

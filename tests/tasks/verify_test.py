@@ -8,6 +8,7 @@ import numpy as np
 import pipeline
 import pytest
 import stub_judges
+from server import Fault, completion, prompt_of, serving
 
 from rlcw.data import datasets
 from rlcw.rewards.judge import factory, questions
@@ -279,6 +280,35 @@ def test_demands_are_put_to_the_judge(
   # what got no verdict does not count
   assert summary['prompt_strict'] == 1 / 4
   assert summary['by_instruction']['soft:demand']['strict'] == 1 / 2
+
+
+@pytest.mark.parametrize('status', [200, 401])
+def test_a_judge_s_use_is_counted_and_its_silence_is_an_error(
+  status: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  demand: Record = {
+    'prompt': 'A card.',
+    'response': 'Her garden.',
+    'instruction_id_list': ['soft:demand'],
+    'kwargs': [{'demand': 'Mention her garden.'}],
+  }
+
+  def handler(request: dict[str, Any], n: int) -> Fault:
+    answer = stub_judges.verdict(prompt_of(request), 'Pass')
+    return Fault(completion(answer), status=status)
+
+  with serving(handler) as server:
+    judge = {'endpoint': {'url': server.url, 'model': 'm'}}
+    if status == 401:
+      with pytest.raises(ValueError, match='no demand got a verdict: .*401'):
+        verify(tmp_path, [demand], judge=judge)
+      assert not (tmp_path / 'verdicts.jsonl').exists()
+      return
+    summary = verify(tmp_path, [demand], judge=judge)
+  assert summary['prompt_strict'] == 1
+  used = summary['usage']['judge']
+  assert (used['questions'], used['requests']) == (1, 1)
+  assert 'verify: judge: 1 questions, 1 requests' in capsys.readouterr().out
 
 
 def test_demands_without_a_judge_are_an_error(tmp_path: pathlib.Path) -> None:

@@ -77,7 +77,7 @@ def ends_with(reply: str, end_phrase: str) -> bool:
 # Of English, Chinese, Japanese, French, German and Nordic texts.
 _QUOTES = {
   *('""', '“”', '「」', '『』', '〈〉', '〝〞', '〝〟'),
-  *('«»', '„“', '„”', '””', '»«', '»»'),
+  *('«»', '„“', '„”', '””', '»«', '»»', '‟”', '❝❞'),
 }
 
 
@@ -229,6 +229,8 @@ def has_placeholders(reply: str, num_placeholders: int) -> bool:
 
 # Marks of Markdown, lists and quotations, and punctuation.
 _DECORATION = r'[^\p{L}\p{N}\p{M}\p{So}\n]'
+# The rest of a tag of HTML or BBCode after its bracket: b>, /b>, p class="x">.
+_TAG = r'/?[a-z]\w{0,9}(?:\s[^<>\[\]\n]{0,80})?[>\]]'
 
 
 def _marker(postscript_marker: str) -> str:
@@ -245,20 +247,28 @@ def _marker(postscript_marker: str) -> str:
     core = letters + rf'(?:\.|(?!{INNER}))'
   else:
     core = whole_word(core)
-  return rf'(?:\d{{1,2}}[.)])?{_DECORATION}*+{core}'
+  # An emoji may decorate a line, unless the marker begins with one.
+  emoji = '' if regex.match(r'\p{So}', core) else r'|\p{So}'
+  # Of a tag, LaTeX's command, an entity and a number the letters count as well.
+  marked = (
+    rf'[<\[](?!{core}){_TAG}|\\[a-z]{{1,12}}\{{|&[a-z]{{2,8}};'
+    rf'|\d{{1,2}}[.)]|{_DECORATION}{emoji}'
+  )
+  return rf'(?:{marked})*+{core}'
 
 
 def has_postscript(reply: str, postscript_marker: str) -> bool:
   """A line after the first begins with the marker, and text follows it.
 
-  Marks may stand around it: **P.S.**, > P.S., - P.S.  IFEval accepts the marker
-  anywhere, even as the whole reply.
+  Marks may stand around it: **P.S.**, > P.S., <b>P.S.</b>.  IFEval accepts the
+  marker anywhere, even as the whole reply.
   """
   text = fold(reply)
   marker = regex.search(rf'\n{_marker(postscript_marker)}', text)
   if marker is None:
     return False
-  return regex.search(r'[\p{L}\p{N}\p{So}]', text, pos=marker.end()) is not None
+  after = regex.sub(rf'[<\[]{_TAG}', '', text[marker.end() :])
+  return regex.search(r'[\p{L}\p{N}\p{So}]', after) is not None
 
 
 def is_an_answer(reply: str) -> bool:

@@ -114,6 +114,12 @@ def _barred() -> dict[str, set[str]]:
   standard in Taiwan or Hong Kong (床, 群) are allowed in traditional text.
   """
   traditional = _always_converted('TSCharacters')
+  forms = set[str]().union(*_variants('TSCharacters').values())
+  for table in ('TWVariants', 'HKVariants'):
+    for character, regional in _variants(table).items():
+      # Some of them are simplified as well: 群 is the simplified form of 羣.
+      if character in traditional:
+        traditional |= {*regional} - forms
   # ST converts to OpenCC's standard of traditional Chinese.  Its sources are
   # simplified characters, to which TS converts others, and a few traditional
   # variants (麽, 縆), to which it converts none.

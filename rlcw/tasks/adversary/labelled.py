@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcw.data import datasets, layouts
+from rlcw.data.characters import blank
 from rlcw.data.messages import transcript
 from rlcw.models.chat import reply_of
 
@@ -100,7 +101,7 @@ def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:
 def _text(record: dict[str, Any], field: str) -> str:
   """A field's text; ValueError if it is missing, blank or not a string."""
   text = record.get(field)
-  if not isinstance(text, str) or not text.strip():
+  if not isinstance(text, str) or blank(text):
     raise ValueError(f'{field}={text!r:.80}; expected a string')
   # A text that is nothing but a thought is taken for the reply.
   return reply_of(text) or text

@@ -43,11 +43,13 @@ from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.runs import is_finished, is_run, unfinished
 from rlcw.runtime.settings import FREE
 from rlcw.runtime.settings import read as read_settings
-from rlcw.sampling import usage
+from rlcw.sampling import outage, usage
 from rlcw.sampling.usage import Ledger
 from rlcw.tasks.compare import arms, page
 from rlcw.tasks.compare.arms import BASE
 from rlcw.tasks.compare.logs import read_logs
+
+_SILENCE = 'compare: the judge answered nothing'
 
 # Settings that decide how held-out replies are sampled and scored: runs that
 # differ in one of them cannot be compared.
@@ -124,6 +126,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       begun = name == BASE
       model = base if begun else language_model.beside(runs[name], base)
       answered = heldout.answer(model, scorers.scorer, briefs, trained, config)
+      outage.refuse_silence(_SILENCE, scorers.scorer)
       # the base comes first in the loop, so others can be compared with it
       rate(file, answered, replies.get(BASE), briefs, scorers, config)
       ledger.save()
@@ -309,6 +312,7 @@ def rate(
   if scorers.judge is not None:
     shards = scorers.scorer.shards
     judge(scorers.judge, answered, base, briefs, config, shards)
+    outage.refuse_silence(_SILENCE, scorers.judge)
   if processes.is_primary_process():
     # half precision is enough: features are used for diversity only
     np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
