@@ -218,6 +218,8 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
   case.theirs(target, labels=target).loss.backward()
   theirs = {k: v.grad.numpy() for k, v in case.theirs.named_parameters()}
   ours = checkpoints.under_their_names(case.config, gradient(case.params))
+  for name, _ in case.theirs.named_buffers():  # not trained
+    assert not ours.pop(name, np.zeros(1)).any()
   assert ours.keys() == theirs.keys()
   for name, expected in theirs.items():
     difference = forward_variants.distance(ours[name], expected)
