@@ -164,8 +164,8 @@ class Block(nn.Module):
     kv, own = None, shared
     if k is not None and v is not None:
       kv = own = KV(k, v)
-    if own is not None and cache is not None:
-      kv, own = _update_cache(cache, own, index)
+      if cache is not None:
+        kv, own = _update_cache(cache, own, index)
     # [P, G, L, K, R, H]: the R query heads of a key/value head are adjacent.
     q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
     prefix = None

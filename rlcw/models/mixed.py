@@ -126,7 +126,7 @@ class MixedBlocks(nn.Module):
 
 
 class LayerInputs(nn.Module):
-  """A further embedding of each token for each layer (Gemma 3n and 4)."""
+  """A further embedding of each token for each layer (Gemma 4)."""
 
   config: ModelConfig
 
