@@ -66,6 +66,60 @@ def assert_holds(loaded: tuple[ModelConfig, Params], tensors: Tensors) -> None:
     np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 
+def multimodal(name: str, **text: Any) -> Any:
+  """A multimodal `Gemma3` or `Gemma4` of random weights.
+
+  Args:
+    name: of the family.
+    text: settings of its text decoder.
+  """
+  import torch
+  import transformers
+
+  vision: dict[str, Any] = {
+    'hidden_size': 8,
+    'intermediate_size': 8,
+    'num_hidden_layers': 1,
+    'num_attention_heads': 1,
+    'patch_size': 14,
+  }
+  settings: dict[str, Any] = {}
+  if name == 'Gemma3':
+    text = {'query_pre_attn_scalar': 10} | text
+    vision |= {'image_size': 28}
+    settings |= {'mm_tokens_per_image': 4}
+  else:
+    text = {
+      'num_hidden_layers': 4,
+      'global_head_dim': 16,
+      'num_kv_shared_layers': 2,
+      'hidden_size_per_layer_input': 4,
+      'vocab_size_per_layer_input': text['vocab_size'],
+    } | text
+    vision |= {'num_key_value_heads': 1, 'position_embedding_size': 16}
+  text = {
+    'hidden_size': 16,
+    'intermediate_size': 24,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 2,
+    'num_key_value_heads': 1,
+    'head_dim': 8,
+    'sliding_window': 4,
+    'initializer_range': 0.2,
+  } | text
+  layers = text['num_hidden_layers'] // 2
+  config = getattr(transformers, f'{name}Config')(
+    text_config=text
+    | {'layer_types': ['sliding_attention', 'full_attention'] * layers},
+    vision_config=vision,
+    eos_token_id=[1, 7],
+    **settings,
+  )
+  torch.manual_seed(0)
+  kind = getattr(transformers, f'{name}ForConditionalGeneration')
+  return kind._from_config(config, attn_implementation='eager').eval()
+
+
 def _interleaved(kernel_OxI: np.ndarray, heads: int) -> np.ndarray:
   """What llama.cpp's converter does to Llama's queries and keys."""
   out, inner = kernel_OxI.shape

@@ -121,6 +121,23 @@ _YARN = {
   'factor': 4.0,
   'original_max_position_embeddings': 8,
 }
+_GEMMA4 = {
+  'num_hidden_layers': 6,
+  'sliding_window': 6,
+  'head_dim': 12,
+  'global_head_dim': 16,
+  'layer_types': [
+    *('sliding_attention', 'sliding_attention', 'full_attention') * 2
+  ],
+  'rope_parameters': {
+    'full_attention': {
+      'rope_type': 'proportional',
+      'rope_theta': 10_000.0,
+      'partial_rotary_factor': 0.5,
+    },
+    'sliding_attention': {'rope_type': 'default', 'rope_theta': 500.0},
+  },
+}
 # The same of families with fewer tests, every peculiarity of which is on.
 MODERN: dict[str, tuple[str, dict[str, Any]]] = {
   'qwen2-yarn': ('Qwen2', {'rope_parameters': _YARN}),
@@ -204,6 +221,26 @@ MODERN: dict[str, tuple[str, dict[str, Any]]] = {
       },
     },
   ),
+  'gemma4': (
+    'Gemma4Text',
+    _GEMMA4
+    | {
+      'hidden_size_per_layer_input': 0,
+      'attention_k_eq_v': True,
+      'num_global_key_value_heads': 1,
+      'final_logit_softcapping': 3.0,
+    },
+  ),
+  'gemma4-small': (
+    'Gemma4Text',
+    _GEMMA4
+    | {
+      'hidden_size_per_layer_input': 6,
+      'vocab_size_per_layer_input': TINY_VOCAB,
+      'num_kv_shared_layers': 3,
+      'use_double_wide_mlp': True,
+    },
+  ),
   'gemma2': (
     'Gemma2',
     _WINDOW
@@ -239,10 +276,13 @@ def make_model() -> Callable[..., Any]:
     for key, weight in model.named_parameters():
       # ones and zeros would hide what is not applied
       if 'norm' in key:
-        mean = float(not name.startswith('Gemma'))
+        mean = float(name not in ('Gemma2', 'Gemma3Text'))
         torch.nn.init.normal_(weight, mean, 0.2)
       elif 'bias' in key:
         torch.nn.init.normal_(weight, 0.0, 0.2)
+    for key, factor in model.named_buffers():
+      if key.endswith('layer_scalar'):
+        torch.nn.init.uniform_(factor, 0.5, 1.5)
     return model
 
   return make

@@ -31,7 +31,8 @@ def frequencies(rope: RopeConfig, head_dim: int) -> jax.Array:
 
   `linear` is position interpolation (arXiv 2306.15595), `llama3` the banded
   scaling of Llama 3.1, `yarn` that of arXiv 2309.00071, `longrope` that of
-  arXiv 2402.13753.  There are fewer pairs if a fraction of a head rotates.
+  arXiv 2402.13753.  There are fewer pairs if a fraction of a head rotates, but
+  with `proportional` (Gemma 4) the others' frequency is 0.
   """
   channels = rope.channels(head_dim)
   pairs = -(-channels // 2)
@@ -43,6 +44,9 @@ def frequencies(rope: RopeConfig, head_dim: int) -> jax.Array:
   slow_h = frequency_h / rope.factor
   if rope.kind == 'linear':
     return slow_h
+  if rope.kind == 'proportional':
+    rotates_h = jnp.arange(pairs) < int(rope.fraction * head_dim // 2)
+    return jnp.where(rotates_h, slow_h, 0.0)
   if rope.kind == 'yarn':
     keep_h = _yarn_kept(rope, channels)
   else:

@@ -4,8 +4,8 @@ Letters as in `decoder`: P prompts, G replies in a group, L length, S keys,
 D model, N query heads, K key/value heads, R = N / K, H head.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,13 @@ from rlcw.models import packing
 from rlcw.models.attention import Rope, attend, rotate, unless
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.config import ModelConfig
-from rlcw.models.layers import Linear, RMSNorm, elementwise
+from rlcw.models.layers import (
+  Linear,
+  RMSNorm,
+  elementwise,
+  normalised,
+  weight,
+)
 from rlcw.models.packing import Layout
 from rlcw.runtime.mesh import constrain
 
@@ -54,12 +60,17 @@ def _update_cache(cache: KV, new: KV, index: jax.Array | int) -> tuple[KV, KV]:
     x = jnp.moveaxis(x_PxGxLxKxH, 2, axis)
     return lax.dynamic_update_slice_in_dim(old, x, index, axis)
 
-  k, v = write(cache.k, new.k, -1), write(cache.v, new.v, -2)
-  return KV(k, v), KV(jnp.moveaxis(k, -1, 2), jnp.moveaxis(v, -2, 2))
+  updated = KV(write(cache.k, new.k, -1), write(cache.v, new.v, -2))
+  return updated, cache_view(updated)
+
+
+def cache_view(cache: KV) -> KV:
+  """A cache (see `_update_cache`) in attention's layout `[P, G, S, K, H]`."""
+  return KV(jnp.moveaxis(cache.k, -1, 2), jnp.moveaxis(cache.v, -2, 2))
 
 
 class LayerKind(NamedTuple):
-  """Kind of a layer, where the layers of a model differ.
+  """Kind of a layer, where the layers of a model differ, but not in shape.
 
   Each is an array while scanning over layers, and static otherwise; `None`
   where all layers are alike.
@@ -71,6 +82,8 @@ class LayerKind(NamedTuple):
 
 def layer_kinds(config: ModelConfig) -> list[LayerKind]:
   """The kind of each layer."""
+  if config.mixed:  # each has a configuration of its own
+    return [LayerKind()] * config.num_layers
   local, rotates = (
     list(given) or [None] * config.num_layers
     for given in (config.local_layers, config.rope_layers)
@@ -95,16 +108,19 @@ class Block(nn.Module):
     layout: Layout | None = None,
     cache: KV | None = None,
     index: jax.Array | int = 0,
-  ) -> tuple[jax.Array, KV]:
+    shared: KV | None = None,
+    layer_input_PxGxLxE: jax.Array | None = None,
+  ) -> tuple[jax.Array, KV | None]:
     """Runs one layer on activations `[P, G, L, D]`.
 
     A local layer uses the second rope and the sliding window.  With a `cache`
     (layout of `_update_cache`), the new keys and values are written at `index`,
-    and queries attend to the cache.
+    and queries attend to the cache.  With `shared` keys and values
+    `[P, G, S, K, H]`, those of another layer, the layer has none of its own.
 
     Returns:
       The new activations, and the updated cache or, without a cache, the keys
-      and values `[P, G, L, K, H]` of this call.
+      and values `[P, G, L, K, H]` of this call; None if they are `shared`.
     """
     c, x = self.config, x_PxGxLxD
 
@@ -129,21 +145,27 @@ class Block(nn.Module):
 
     y = norm('attention_norm')(x) if c.pre_norms else x
     q = heads('query', c.num_heads, 'heads')
-    k = heads('key', c.num_kv_heads, 'kv')
-    v = heads('value', c.num_kv_heads, 'kv')
+    k = v = None
+    if shared is None:
+      k = heads('key', c.num_kv_heads, 'kv')
+      v = k if c.keys_are_values else heads('value', c.num_kv_heads, 'kv')
     if c.qk_norm:
-      q, k = norm('query_norm')(q), norm('key_norm')(k)
+      q, k = norm('query_norm')(q), k if k is None else norm('key_norm')(k)
+    if c.value_norm and v is not None:
+      v = normalised(v, c.norm_eps).astype(v.dtype)
     rope = _select(kind.local, lambda: ropes[1], lambda: ropes[0])
     if kind.rotates is not None:
       rope = unless(kind.rotates, rope)
     scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-    q, k = rotate(q, rope) * scale, rotate(k, rope)
+    q, k = rotate(q, rope) * scale, k if k is None else rotate(k, rope)
     if rope.query is not None:
       q *= rope.query.astype(q.dtype)
     # `kv` is returned, `own` is the same in attention's layout.
-    kv = own = KV(k, v)
-    if cache is not None:
-      kv, own = _update_cache(cache, own, index)
+    kv, own = None, shared
+    if k is not None and v is not None:
+      kv = own = KV(k, v)
+      if cache is not None:
+        kv, own = _update_cache(cache, own, index)
     # [P, G, L, K, R, H]: the R query heads of a key/value head are adjacent.
     q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
     prefix = None
@@ -177,5 +199,54 @@ class Block(nn.Module):
     )
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x = residual('mlp_post_norm', y)
+    if layer_input_PxGxLxE is not None:
+      size = layer_input_PxGxLxE.shape[-1]
+      gate = linear('layer_gate', size, ('norm', 'embed'))(x)
+      y = _ACTIVATIONS[c.activation](gate) * layer_input_PxGxLxE
+      y = linear('layer_output', c.model_dim, ('embed', 'norm'))(y)
+      x = x + norm('layer_post_norm')(y)
+    if c.layer_scale:
+      factor = weight(
+        self, 'layer_scale', ('norm',), (1,), nn.initializers.ones
+      )
+      # Not trained, as in transformers, where it is no parameter.
+      x = x * lax.stop_gradient(factor).astype(x.dtype)
     # Left to itself, XLA may shard activations between blocks badly.
     return constrain(x), kv
+
+
+def with_remat(config: ModelConfig) -> type[Block]:
+  """`Block` whose backward pass recomputes, see `ModelConfig.remat`."""
+  # Saves the outputs of products with weights; attention scores, which have
+  # batch dimensions and grow with the square of the length, are recomputed.
+  products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  # A scan already keeps the recomputation apart from the forward pass, so
+  # `remat` needs no barrier against common-subexpression elimination.
+  policy = None if config.remat else products
+  return cast(Any, nn.remat(Block, prevent_cse=False, policy=policy))
+
+
+def scanned(step: type[nn.Module], count: int, axes: Sequence[Any]) -> Any:
+  """A module that runs `count` steps, whose parameters are stacked.
+
+  Args:
+    step: module of one step, on activations and further inputs.
+    count: of steps.
+    axes: for each of these inputs 0 if its leading axis is that of steps, or
+      `nn.broadcast` if all steps share it.
+  """
+  return nn.scan(
+    step,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    in_axes=cast(Any, (*axes,)),
+    length=count,
+    metadata_params={nn.PARTITION_NAME: 'layers'},
+  )
+
+
+def ropes_of(
+  config: ModelConfig, layer: int, ropes: tuple[Rope, Rope]
+) -> tuple[Rope, Rope]:
+  """Ropes of a layer by its `ModelConfig.layer`, which is not a local one."""
+  return (ropes[config.is_local(layer)],) * 2 if config.mixed else ropes

@@ -78,6 +78,18 @@ class ModelConfig:
   local_layers: tuple[bool, ...] = ()
   local_rope: RopeConfig | None = None  # of local layers; None: `rope`
   rope_layers: tuple[bool, ...] = ()  # False: no positions; (): all rotate
+  # Heads of global layers; None: all layers are alike.
+  global_head_dim: int | None = None
+  global_kv_heads: int = 0
+  # Values of global layers are their keys, before norm and rotation.
+  keys_are_values: bool = False
+  value_norm: bool = False  # a norm of each value, without a scale
+  layer_scale: bool = False  # a stored factor of each layer's activations
+  layer_input_dim: int = 0  # of further embeddings of a token for each layer
+  # So many last layers have no keys and values of their own, but read those of
+  # the last layer before them that is local or global like them.
+  shared_layers: int = 0
+  shared_mlp_dim: int = 0  # of these layers
   # Checkpoints have query, key and value in one tensor, and gate and up.
   fused: bool = False
   context: int | None = None  # most tokens of a text; None: not known
@@ -100,6 +112,8 @@ class ModelConfig:
         'because rotary embedding works on pairs'
       )
     rotary = self.rope.channels(self.head_dim)
+    if self.mixed:
+      self._check_layers()
     if not 2 <= rotary <= self.head_dim:
       raise ValueError(
         f'partial_rotary_factor={self.rope.fraction}: {rotary} of '
@@ -119,6 +133,62 @@ class ModelConfig:
     if any(self.local_layers) and not self.window:
       raise ValueError('sliding_attention layers need a sliding_window')
 
+  def _check_layers(self) -> None:
+    """Checks the shapes of layers that differ."""
+    assert self.global_head_dim is not None
+    if self.global_head_dim < 2 or self.global_head_dim % 2:
+      raise ValueError(
+        f'global_head_dim={self.global_head_dim}; expected an even number of '
+        'at least 2'
+      )
+    if self.num_heads % self.global_kv_heads:
+      raise ValueError(
+        f'num_heads={self.num_heads} is not a multiple of the '
+        f'{self.global_kv_heads} key/value heads of global layers'
+      )
+    own = self.num_layers - self.shared_layers
+    kinds = [self.is_local(n) for n in range(self.num_layers)]
+    if {*kinds[own:]} - {*kinds[: max(own, 0)]}:
+      raise ValueError(
+        f'num_kv_shared_layers={self.shared_layers} of {self.num_layers}: a '
+        'layer among them has no earlier one of its type to read the keys of'
+      )
+
+  @property
+  def mixed(self) -> bool:
+    """Whether layers differ in their shapes."""
+    return self.global_head_dim is not None
+
+  def is_local(self, layer: int) -> bool:
+    """Whether a layer is local, in a model with a list of them."""
+    return bool(self.local_layers) and self.local_layers[layer]
+
+  def layer(self, number: int) -> 'ModelConfig':
+    """The configuration of a model whose layers are all like this one."""
+    if self.global_head_dim is None:
+      return self
+    local = self.is_local(number)
+    kv = self.num_kv_heads if local else self.global_kv_heads
+    shared = number >= self.num_layers - self.shared_layers
+    return dataclasses.replace(
+      self,
+      head_dim=self.head_dim if local else self.global_head_dim,
+      num_kv_heads=kv,
+      mlp_dim=self.shared_mlp_dim if shared else self.mlp_dim,
+      keys_are_values=self.keys_are_values and not local,
+      window=self.window if local else None,
+      local_layers=(),
+      global_head_dim=None,
+    )
+
+  def kv_layer(self, layer: int) -> int:
+    """Number of the layer whose keys and values a layer reads."""
+    own = self.num_layers - self.shared_layers
+    if layer < own:
+      return layer
+    kind = self.is_local(layer)
+    return next(n for n in reversed(range(own)) if self.is_local(n) == kind)
+
   def first_layers(self, count: int) -> 'ModelConfig':
     """The configuration of the first layers alone; 0 for all of them.
 
@@ -135,6 +205,9 @@ class ModelConfig:
       num_layers=count or self.num_layers,
       local_layers=self.local_layers[: count or None],
       rope_layers=self.rope_layers[: count or None],
+      shared_layers=max(self.shared_layers - self.num_layers + count, 0)
+      if count
+      else self.shared_layers,
     )
 
   @classmethod

@@ -43,13 +43,9 @@ _OFF_BY_NULL = (
 _EXPERTS = 'num_experts', 'num_local_experts', 'n_routed_experts'
 # Widespread models, and their parts that this decoder lacks.
 _LACKING = dict.fromkeys(
-  ('gemma4', 'gemma4_text', 'gemma4_unified', 'gemma4_unified_text'),
-  'global_head_dim gives global layers heads of another size than local ones, '
-  'and the layers of this decoder are stacked, so all have the same shapes',
-) | dict.fromkeys(
   ('gemma3n', 'gemma3n_text'),
-  'hidden_size_per_layer_input and num_kv_shared_layers (embeddings of each '
-  'layer, shared keys and values) have no counterpart in this decoder',
+  'altup_num_inputs and laurel_rank (several streams of activations, and their '
+  'low-rank branches) have no counterpart in this decoder',
 )
 _LAYER_LISTS = 'layer_types', 'layers_block_type', 'block_types'
 _LAYER_TYPES = 'sliding_attention', 'full_attention'

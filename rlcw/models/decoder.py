@@ -21,7 +21,7 @@ Letters: P prompts, G replies in a group, L length, T reply length, S keys,
 D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,13 +30,24 @@ from jax import lax
 
 from rlcw.models.attention import Rope, rope_at, segment_positions
 from rlcw.models.attention_kernels import KV, Prefix
-from rlcw.models.blocks import Block, LayerKind, layer_kinds
+from rlcw.models.blocks import (
+  Block,
+  LayerKind,
+  cache_view,
+  layer_kinds,
+  ropes_of,
+  scanned,
+  with_remat,
+)
 from rlcw.models.config import ModelConfig
 from rlcw.models.layers import RMSNorm, weight
+from rlcw.models.mixed import LayerInputs, MixedBlocks
 from rlcw.models.packing import Layout
+from rlcw.models.stacks import split
 from rlcw.runtime.mesh import constrain
 
 Params = Any  # a nested dict of arrays
+LAYER_INPUTS = 'layer_inputs'  # parameters of `LayerInputs`
 
 
 def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
@@ -49,7 +60,8 @@ def _embed(config: ModelConfig, embed_VxD: jax.Array, token: jax.Array):
 
 def _ropes(config: ModelConfig, position_PxGxL: jax.Array) -> tuple[Rope, Rope]:
   """Rotary cosines and sines of global and of local layers."""
-  full = rope_at(position_PxGxL, config.rope, config.head_dim)
+  head_dim = config.global_head_dim or config.head_dim
+  full = rope_at(position_PxGxL, config.rope, head_dim)
   if config.local_rope in (None, config.rope):
     return full, full
   return full, rope_at(position_PxGxL, config.local_rope, config.head_dim)
@@ -81,7 +93,7 @@ class Decoder(nn.Module):
 
     Returns:
       Hidden states after the final norm `[P, G, L, D]`, and keys and values
-      `[layers, P, G, L, K, H]`.
+      `[layers, P, G, L, K, H]`, or a tree of such `stacks`.
 
     Raises:
       ValueError: rows of one text each that is longer than its rope allows.
@@ -109,33 +121,29 @@ class Decoder(nn.Module):
     # `token_logprobs` multiplies by it in chunks.
     if not c.tied_head:
       weight(self, 'head', axes, shape)
-    # Axis 0 of a scanned input is the layer; other inputs are shared by all.
-    per_layer, shared = 0, nn.broadcast
-    kind = LayerKind(
-      *(jnp.array(of) if of else None for of in (c.local_layers, c.rope_layers))
-    )
-    # Saves the outputs of products with weights; attention scores, which have
-    # batch dimensions and grow with the square of the length, are recomputed.
-    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    # A scan already keeps the recomputation apart from the forward pass, so
-    # `remat` needs no barrier against common-subexpression elimination.
-    blocks = nn.scan(
-      nn.remat(Block, prevent_cse=False, policy=None if c.remat else products),
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      in_axes=cast(Any, (per_layer, shared, shared, per_layer, shared, shared)),
-      length=c.num_layers,
-      metadata_params={nn.PARTITION_NAME: 'layers'},
-    )
-    x, kv = blocks(c, name='blocks')(
-      _embed(c, embed_VxD, token_PxGxL),
-      kind,
-      _ropes(c, position_PxGxL),
-      prefix_length_P,
-      prefix_kv,
-      segment_PxGxL,
-      layout,
-    )
+    x, ropes = _embed(c, embed_VxD, token_PxGxL), _ropes(c, position_PxGxL)
+    if c.mixed:
+      layer_input = None
+      if c.layer_input_dim:
+        layer_input = LayerInputs(c, name=LAYER_INPUTS)(token_PxGxL, x)
+      x, kv = MixedBlocks(c, name='blocks')(
+        *(x, layer_input, ropes, prefix_length_P, prefix_kv),
+        *(segment_PxGxL, layout),
+      )
+    else:
+      # Axis 0 of a scanned input is the layer; other inputs are shared by all.
+      per_layer, shared = 0, nn.broadcast
+      axes = per_layer, shared, shared, per_layer, shared, shared
+      kind = LayerKind(
+        *(
+          jnp.array(of) if of else None
+          for of in (c.local_layers, c.rope_layers)
+        )
+      )
+      blocks = scanned(with_remat(c), c.num_layers, axes)(c, name='blocks')
+      x, kv = blocks(
+        *(x, kind, ropes, prefix_length_P, prefix_kv, segment_PxGxL, layout)
+      )
     return RMSNorm(c.norm_eps, c.norm_offset, name='final_norm')(x), kv
 
 
@@ -201,14 +209,18 @@ def split_brief(brief: KV) -> list[KV]:
   """Splits the keys of briefs into layers, for `decode_step`.
 
   Args:
-    brief: keys and values `[layers, P, S, K, H]`.
+    brief: keys and values `[layers, P, S, K, H]`, or a tree of such `stacks`.
 
   Returns:
-    For each layer keys `[P, K, H, S]` and values `[P, K, S, H]`, the layouts in
-    which they are read, as in `_update_cache`.
+    For each layer that has its own keys `[P, K, H, S]` and values
+    `[P, K, S, H]`, the layouts in which they are read, as in `_update_cache`.
   """
-  k, v = jnp.moveaxis(brief.k, 2, -1), jnp.swapaxes(brief.v, 2, 3)
-  return [KV(*layer) for layer in zip(k, v, strict=True)]
+
+  def layers(brief: KV) -> list[KV]:
+    k, v = jnp.moveaxis(brief.k, 2, -1), jnp.swapaxes(brief.v, 2, 3)
+    return [KV(*layer) for layer in zip(k, v, strict=True)]
+
+  return split(brief, layers)
 
 
 def reply_ropes(
@@ -238,12 +250,12 @@ def decode_step(
   Args:
     config: of the model.
     params: of the model.
-    layers: weights of each block, and its part of `split_brief`.
+    layers: weights of each block, and the part of `split_brief` that it reads.
     ropes: from `reply_ropes`, called outside the loop.
     token_PxG: ids of the new tokens.
     prefix: the briefs; only their lengths are read, as `layers` has their keys.
-    cache: for each layer keys `[P, G, K, H, S]` and values `[P, G, K, S, H]` of
-      the replies.
+    cache: for each layer that has its own keys `[P, G, K, H, S]` and values
+      `[P, G, K, S, H]` of the replies.
     index: position of the new token in its reply, from 0.
 
   Returns:
@@ -254,24 +266,32 @@ def decode_step(
   rope = jax.tree.map(
     lambda x: lax.dynamic_slice_in_dim(x, index, 1, axis=2), ropes
   )
+  inputs = [None] * c.num_layers
+  if c.layer_input_dim:
+    more = params[LAYER_INPUTS], token_PxG[:, :, None], x
+    inputs = _apply(LayerInputs(c), *more)
   new_cache = []
   # Unrolled: a layer's kind is static here, so none needs a `cond`.
-  for kind, (block, (k, v)), kv in zip(
-    layer_kinds(c), layers, cache, strict=True
+  for n, (kind, (block, (k, v))) in enumerate(
+    zip(layer_kinds(c), layers, strict=True)
   ):
     # Views in attention's layout [P, S, K, H].
     brief = KV(jnp.moveaxis(k, -1, 1), jnp.swapaxes(v, 1, 2))
+    source = c.kv_layer(n)
     x, kv = _apply(
-      Block(c),
+      Block(c.layer(n)),
       block,
       x,
       kind,
-      rope,
+      ropes_of(c, n, rope),
       prefix.length_P,
       brief,
-      cache=kv,
+      cache=cache[n] if source == n else None,
       index=index,
+      shared=None if source == n else cache_view(new_cache[source]),
+      layer_input_PxGxLxE=inputs[n],
     )
-    new_cache.append(kv)
+    if kv is not None:
+      new_cache.append(kv)
   norm = RMSNorm(c.norm_eps, c.norm_offset)
   return _apply(norm, params['final_norm'], x)[:, :, 0], new_cache

@@ -10,6 +10,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from rlcw.models import fields
+
 # Fields of a valid `config.json`.
 Fields = Mapping[str, Any]
 
@@ -288,6 +290,111 @@ _GEMMA3 = Family(
   **_GEMMA,
 )
 
+# Gemma 4: norms whose scales are stored as they are, also of values; global
+# layers with other heads, whose keys may be their values; in small models,
+# embeddings of each layer, and layers that read the keys of earlier ones.
+
+
+def _is_gemma4_local(config: Fields, layer: int) -> bool:
+  return layer + 1 < config['num_hidden_layers'] and (layer + 1) % 6 != 0
+
+
+def _global_heads(config: Fields) -> tuple[int, int]:
+  """Size and number of the key/value heads of global layers.
+
+  Published files have a field for each, files of newer versions of transformers
+  an object for each global layer.
+  """
+  kv = config.get('num_key_value_heads', config['num_attention_heads'])
+  types = config.get('layer_types') or [
+    'sliding_attention' if _is_gemma4_local(config, layer) else 'full_attention'
+    for layer in range(config['num_hidden_layers'])
+  ]
+  if types[-1] == 'sliding_attention':
+    raise ValueError(
+      f'layer_types={types!r}; expected full_attention of the last layer'
+    )
+  if 'per_layer_config' not in config:
+    if config.get('attention_k_eq_v'):
+      kv = config.get('num_global_key_value_heads', kv)
+    return config['global_head_dim'], kv
+  given = config['per_layer_config']
+  expected = {str(n) for n, kind in enumerate(types) if kind[0] == 'f'}
+  own = {'head_dim': config['head_dim'], 'num_key_value_heads': kv}
+  alike = next(iter(given.values()), None)
+  if (
+    {*map(str, given)} != expected
+    or any(each != alike for each in given.values())
+    or not isinstance(alike, Mapping)
+    or alike.keys() - own.keys()
+  ):
+    raise ValueError(
+      f'per_layer_config={given!r:.200} is not supported; expected the same '
+      f'{[*own]} for each layer with full_attention, {sorted(expected)}'
+    )
+  head_dim, kv = (own | fields.valid(alike)).values()
+  return head_dim, kv
+
+
+def _gemma4(config: Fields) -> dict[str, Any]:
+  head_dim, kv = _global_heads(config)
+  inputs = config['hidden_size_per_layer_input']
+  if inputs and config['vocab_size_per_layer_input'] != config['vocab_size']:
+    raise ValueError(
+      f'vocab_size_per_layer_input={config["vocab_size_per_layer_input"]} is '
+      f'not supported; expected vocab_size={config["vocab_size"]}'
+    )
+  wider = 2 if config.get('use_double_wide_mlp') else 1
+  return {
+    'embed_scale': config['hidden_size'] ** 0.5,
+    'logit_cap': config.get('final_logit_softcapping'),
+    'global_head_dim': head_dim,
+    'global_kv_heads': kv,
+    'keys_are_values': config.get('attention_k_eq_v', False),
+    'layer_input_dim': inputs,
+    'shared_layers': config.get('num_kv_shared_layers', 0),
+    'shared_mlp_dim': wider * config['intermediate_size'],
+  }
+
+
+_GEMMA4 = Family(
+  'Gemma4ForCausalLM',
+  '',
+  switches={
+    'post_norms': True,
+    'activation': 'gelu_tanh',
+    'qk_norm': True,
+    'value_norm': True,
+    'layer_scale': True,
+    'query_scale': 1.0,
+  },
+  defaults={
+    'tie_word_embeddings': True,
+    'global_head_dim': 512,
+    'hidden_size_per_layer_input': 256,
+    'vocab_size_per_layer_input': 262_144,
+    'rope_parameters': {
+      'sliding_attention': {'rope_type': 'default', 'rope_theta': 10_000.0},
+      'full_attention': {
+        'rope_type': 'proportional',
+        'rope_theta': 1e6,
+        'partial_rotary_factor': 0.25,
+      },
+    },
+  },
+  required=('head_dim', 'sliding_window'),
+  supported={
+    'hidden_activation': ('gelu_pytorch_tanh',),
+    'final_logit_softcapping': (),
+    # Only of images: text is causal.
+    'use_bidirectional_attention': (False, 'vision'),
+    'enable_moe_block': (False,),
+  },
+  read=_gemma4,
+  is_local=_is_gemma4_local,
+  theta=1e6,
+)
+
 FAMILIES = {
   'llama': _LLAMA,
   'qwen2': _QWEN2,
@@ -302,6 +409,7 @@ FAMILIES = {
   'phi3': _PHI3,
   'gemma2': _GEMMA2,
   'gemma3_text': _GEMMA3,
+  'gemma4_text': _GEMMA4,
 }
 
 # Multimodal models whose text decoder is read: the `model_type` of that part,
@@ -321,6 +429,20 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
     'rms_norm_eps': 1e-6,
     'query_pre_attn_scalar': 256,
     'sliding_window': 4096,
+  },
+  'gemma4': {
+    'model_type': 'gemma4_text',
+    'vocab_size': 262_144,
+    'hidden_size': 2304,
+    'intermediate_size': 9216,
+    'num_hidden_layers': 30,
+    'num_attention_heads': 8,
+    'num_key_value_heads': 4,
+    'head_dim': 256,
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'max_position_embeddings': 131_072,
+    'rms_norm_eps': 1e-6,
+    'sliding_window': 512,
   },
   'mistral3': {'model_type': 'mistral'},
 }

@@ -22,11 +22,18 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
       'max_position_embeddings',
       'original_max_position_embeddings',
       'no_rope_layer_interval',
+      'global_head_dim',
+      'num_global_key_value_heads',
+      'vocab_size_per_layer_input',
     ),
   ),
   'an integer of at least 0': (
     lambda value: type(value) is int and value >= 0,
-    ('max_window_layers',),
+    (
+      'max_window_layers',
+      'hidden_size_per_layer_input',
+      'num_kv_shared_layers',
+    ),
   ),
   'a positive number': (
     # False for NaN and infinities, which Python's JSON parser accepts.
@@ -57,7 +64,14 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
   ),
   'true or false': (
     lambda value: type(value) is bool,
-    ('tie_word_embeddings', 'use_sliding_window', 'truncate'),
+    (
+      'tie_word_embeddings',
+      'use_sliding_window',
+      'truncate',
+      'attention_k_eq_v',
+      'use_double_wide_mlp',
+      'enable_moe_block',
+    ),
   ),
   'a string': (
     lambda value: isinstance(value, str),
@@ -88,6 +102,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
       'full_attention',
       'sliding_attention',
       'text_config',
+      'per_layer_config',
     ),
   ),
 }

@@ -25,7 +25,10 @@ _BUFFER = re.compile(
 )
 # A multimodal model's other parts, and the prefixes of its text decoder by old
 # and new versions of transformers.
-_OTHER_PARTS = re.compile(r'(model\.)?(vision_tower|multi_modal_projector)\.')
+_OTHER_PARTS = re.compile(
+  r'(model\.)?(vision_tower|multi_modal_projector|embed_vision|audio_tower'
+  r'|embed_audio)\.'
+)
 _TEXT_PARTS = {
   'language_model.model.': 'model.',
   'language_model.lm_head.': 'lm_head.',

@@ -25,7 +25,10 @@ _QWEN2 = _LLAMA3.replace('{1,3}', '')
 _PRE_TOKENIZERS = {
   'gpt-2': (_GPT2,),
   'smollm': (r'\p{N}', _GPT2),
+  'refact': (r'\p{N}', _GPT2),
   'llama-bpe': (_LLAMA3,),
+  'smaug-bpe': (_LLAMA3,),
+  'dbrx': (_LLAMA3,),
   'qwen2': (_QWEN2,),
   'deepseek-r1-qwen': (_QWEN2,),
 }

@@ -8,7 +8,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from rlcw import Config
@@ -203,11 +202,7 @@ def first_layers(model: LanguageModel, count: int) -> LanguageModel:
   if config == model.config:
     return model
   if params:  # not of a model without weights
-    # One by one, since weights that wait in the hosts' memory are moved first.
-    blocks = jax.tree.map(
-      lambda leaf: weights.in_memory(leaf, 'device')[:count], params['blocks']
-    )
-    params = {**params, 'blocks': blocks}
+    params = weights.first_layers(config, params)
   return model._replace(config=config, params=params)
 
 

@@ -33,6 +33,12 @@ def weight(
   return cast(jax.Array, module.param(name, init, shape))
 
 
+def normalised(x: jax.Array, eps: float) -> jax.Array:  # [..., D]
+  """Divides vectors by their root mean square; in float32."""
+  y = x.astype(jnp.float32)
+  return y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+
+
 class RMSNorm(nn.Module):
   """Root-mean-square norm in float32 with a learned scale."""
 
@@ -44,8 +50,7 @@ class RMSNorm(nn.Module):
     # The effective scale starts at 1, also where it is stored minus 1 (Gemma).
     init = nn.initializers.constant(1.0 - self.offset)
     scale_D = weight(self, 'scale', ('norm',), x.shape[-1:], init)
-    y = x.astype(jnp.float32)
-    y *= lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+    y = normalised(x, self.eps)
     return (y * (scale_D + self.offset)).astype(x.dtype)
 
 

@@ -8,6 +8,7 @@ after another along its rows.
 import itertools
 
 from rlcw.models.config import ModelConfig
+from rlcw.models.stacks import stacks
 
 # path of our parameter: (Hugging Face name, GGUF name)
 EMBED, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
@@ -16,6 +17,18 @@ _TOP = {
   'head': (HEAD, 'output.weight'),
   'final_norm/scale': ('model.norm.weight', 'output_norm.weight'),
   'score': ('score.weight', 'cls.output.weight'),
+  'layer_inputs/embed': (
+    'model.embed_tokens_per_layer.weight',
+    'per_layer_token_embd.weight',
+  ),
+  'layer_inputs/projection/kernel': (
+    'model.per_layer_model_projection.weight',
+    'per_layer_model_proj.weight',
+  ),
+  'layer_inputs/norm/scale': (
+    'model.per_layer_projection_norm.weight',
+    'per_layer_proj_norm.weight',
+  ),
 }
 _BLOCK = {
   'attention_norm/scale': ('input_layernorm.weight', 'attn_norm.weight'),
@@ -32,6 +45,13 @@ _BLOCK = {
   'gate/kernel': ('mlp.gate_proj.weight', 'ffn_gate.weight'),
   'up/kernel': ('mlp.up_proj.weight', 'ffn_up.weight'),
   'down/kernel': ('mlp.down_proj.weight', 'ffn_down.weight'),
+  'layer_gate/kernel': ('per_layer_input_gate.weight', 'inp_gate.weight'),
+  'layer_output/kernel': ('per_layer_projection.weight', 'proj.weight'),
+  'layer_post_norm/scale': (
+    'post_per_layer_input_norm.weight',
+    'post_norm.weight',
+  ),
+  'layer_scale': ('layer_scalar', 'layer_output_scale.weight'),
 }
 # Beside a norm after attention, which has its name, the norm before the MLP is
 # called otherwise.
@@ -69,9 +89,33 @@ def names(config: ModelConfig, path: str, format: str = 'hf') -> list[str]:
       for name, kernels in _FUSED.items()
       for kernel in kernels
     }
-  name = rows[path.removeprefix('blocks/')][column]
-  layer = _LAYER[format]
-  return [layer.format(i) + name for i in range(config.num_layers)]
+  layers, path = _of_stack(config, path)
+  name, layer = rows[path][column], _LAYER[format]
+  return [layer.format(i) + name for i in layers]
+
+
+def _of_stack(config: ModelConfig, path: str) -> tuple[range, str]:
+  """Layers of a parameter's stack, and its path in a block."""
+  return next(
+    (layers, path.removeprefix(prefix))
+    for prefix, layers in stacks(config).items()
+    if path.startswith(prefix)
+  )
+
+
+def unread(config: ModelConfig, format: str = 'hf') -> set[str]:
+  """Names of weights for keys and values that layers do not use.
+
+  Checkpoints may have them in layers that read those of another one.
+  """
+  first = config.num_layers - config.shared_layers
+  column = ('hf', 'gguf').index(format)
+  return {
+    _LAYER[format].format(layer) + row[column]
+    for layer in range(first, config.num_layers)
+    for path, row in _BLOCK.items()
+    if path.startswith(('key', 'value'))
+  }
 
 
 def members(config: ModelConfig, path: str) -> dict[str, slice]:

@@ -15,18 +15,22 @@ class RopeConfig:
   `linear` divides all frequencies by `factor`.  `llama3` and `yarn` keep those
   of pairs that make more than `high_factor` full turns over the original
   length, divide those of pairs with fewer than `low_factor`, and interpolate in
-  between.  `longrope` divides each by its own number.
+  between.  `longrope` divides each by its own number.  `proportional` divides
+  all by `factor`, and leaves the last pairs of a head as they are.
   """
 
   theta: float = 10_000.0
-  kind: str = 'default'  # default | linear | llama3 | yarn | longrope
+  # default | linear | llama3 | yarn | longrope | proportional
+  kind: str = 'default'
   factor: float = 1.0
   low_factor: float = 1.0
   high_factor: float = 4.0
   original_length: int = 8192
   truncate: bool = True  # yarn: interpolates between whole pairs
   divisors: tuple[float, ...] = ()  # longrope: of each pair
-  fraction: float = 1.0  # of a head's channels, its first ones, that rotate
+  # Of a head's channels, its first ones, that rotate; with `proportional`, of
+  # its pairs.
+  fraction: float = 1.0
   magnitude: float = 1.0  # of rotated queries and keys
   # Queries at a position p are multiplied by 1 + query_growth · log(1 + ⌊p /
   # original_length⌋), as in Llama 4 and Ministral 3.
@@ -37,7 +41,8 @@ class RopeConfig:
 
   def channels(self, head_dim: int) -> int:
     """Number of channels of a head that rotate, before pairs are completed."""
-    return int(head_dim * self.fraction)
+    whole = self.kind == 'proportional'
+    return head_dim if whole else int(head_dim * self.fraction)
 
 
 PLAIN = RopeConfig()
@@ -50,6 +55,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
   'llama3': ('factor', 'low_freq_factor', 'high_freq_factor'),
   'yarn': ('factor',),
   'longrope': ('short_factor', 'long_factor'),
+  'proportional': (),
 }
 
 
@@ -89,9 +95,13 @@ def read(
   # of the two is given precedence, the result is the same.
   outside = 'rope_theta', 'partial_rotary_factor'
   old = {name: config[name] for name in outside if name in config}
+  local = _fields(parameters.get('sliding_attention', {}))
   for name in _EXTRAS.keys() - extras:
     neutral = _EXTRAS[name]
-    for part in (old, scaling, full):
+    for part in (old, scaling, full, local):
+      proportional = part.get('rope_type') == 'proportional'
+      if proportional and name == 'partial_rotary_factor':
+        continue
       if part.get(name, neutral) != neutral:
         raise ValueError(
           f'{name}={part[name]!r} is not supported; expected {neutral}'
@@ -104,7 +114,6 @@ def read(
       + '; expected one of them, or both alike'
     )
   if nested:
-    local = _fields(parameters.get('sliding_attention', {}))
     return rope, _rope(config, local, local_theta or 10_000.0)
   return rope, None if local_theta is None else RopeConfig(local_theta)
 
@@ -154,6 +163,9 @@ def _rope(
     rope = dataclasses.replace(
       rope, query_growth=growth, original_length=length
     )
+  if kind == 'proportional':
+    factor = parameters.get('factor', 1.0)
+    return dataclasses.replace(rope, kind=kind, factor=factor)
   if kind == 'linear':
     return dataclasses.replace(rope, kind=kind, factor=parameters['factor'])
   if kind == 'dynamic':

@@ -25,11 +25,12 @@ from jax.sharding import Mesh, Sharding
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from rlcw.models import stacks
 from rlcw.models.config import ModelConfig
-from rlcw.models.decoder import Decoder, Params, as_dtype
+from rlcw.models.decoder import LAYER_INPUTS, Decoder, Params, as_dtype
 from rlcw.models.folders import INDEX, Source
 from rlcw.models.formats import open_source
-from rlcw.models.names import EMBED, HEAD, members, names
+from rlcw.models.names import EMBED, HEAD, members, names, unread
 from rlcw.runtime import files, processes
 from rlcw.runtime.mesh import TABLES, replicated
 
@@ -140,7 +141,8 @@ def _read(
     if len(parts) > 1:
       rows = max(part.stop for part in parts.values())
     expected |= dict.fromkeys(layer_names, (rows, *rest))
-  stored = dict(source.shapes)
+  unused = unread(config, source.format)
+  stored = {k: v for k, v in source.shapes.items() if k not in unused}
   if config.tied_head and 'score' not in shapes:
     _drop_duplicate_head(source, stored)
   for name in stored:
@@ -442,6 +444,25 @@ def _is_shared(was: jax.Array, now: jax.Array) -> bool:
   """
   same_place = was.sharding.is_equivalent_to(now.sharding, now.ndim)
   return was.dtype == now.dtype and same_place
+
+
+def first_layers(config: ModelConfig, params: Params) -> Params:
+  """Weights of the first layers alone, copied: those of `config`."""
+  count, blocks = config.num_layers, params['blocks']
+  # One by one, since weights that wait in the hosts' memory are moved first.
+  if not config.mixed:
+    blocks = jax.tree.map(lambda a: in_memory(a, 'device')[:count], blocks)
+    return {**params, 'blocks': blocks}
+  layers = stacks.split(jax.tree.map(lambda a: in_memory(a, 'device'), blocks))
+  params = {**params, 'blocks': stacks.join(config, layers[:count])}
+  if LAYER_INPUTS in params:
+    width, inputs = count * config.layer_input_dim, params[LAYER_INPUTS]
+    kernel = inputs['projection']['kernel'][:width]
+    params[LAYER_INPUTS] = inputs | {
+      'embed': inputs['embed'][:, :width],
+      'projection': {'kernel': kernel},
+    }
+  return params
 
 
 def in_memory(params: Params, kind: str) -> Params:

@@ -166,13 +166,17 @@ def empty_rollout(
 
 
 def empty_cache(config: ModelConfig, prompts: int, group_size: int) -> list[KV]:
-  """KV cache of length 0, one `KV` per layer."""
-  # Keys are transposed: in both products of a decode step, the contracted axis
-  # (H of keys, S of values) is the second to last.
-  shape = prompts, group_size, config.num_kv_heads
-  k_PxGxKxHx0 = jnp.zeros((*shape, config.head_dim, 0), config.dtype)
-  v_PxGxKx0xH = jnp.zeros((*shape, 0, config.head_dim), config.dtype)
-  return [KV(k_PxGxKxHx0, v_PxGxKx0xH)] * config.num_layers
+  """KV cache of length 0, one `KV` per layer that has its own keys."""
+
+  def empty(c: ModelConfig) -> KV:
+    # Keys are transposed: in both products of a decode step, the contracted
+    # axis (H of keys, S of values) is the second to last.
+    shape = prompts, group_size, c.num_kv_heads
+    k_PxGxKxHx0 = jnp.zeros((*shape, c.head_dim, 0), c.dtype)
+    return KV(k_PxGxKxHx0, jnp.zeros((*shape, 0, c.head_dim), c.dtype))
+
+  own = config.num_layers - config.shared_layers
+  return [empty(config.layer(n)) for n in range(own)]
 
 
 def add_token(
@@ -238,8 +242,9 @@ def start(
   Args are those of `rollout.sample_and_count`.
 
   Returns:
-    The replies; for each layer the keys and values of the briefs, and an empty
-    cache for those of the replies, as `Setup.turned`; and `tiles.needed`.
+    The replies; for each layer that has its own the keys and values of the
+    briefs, and an empty cache for those of the replies, as `Setup.turned`; and
+    `tiles.needed`.
   """
   config, tiling = setup.config, setup.tiling
   shape_PxG = (len(prompt_PxL), tiling.group)
@@ -312,7 +317,9 @@ def decode(
   prefix = Prefix(briefs[0], rows.length)
   ropes = reply_ropes(config, prefix, setup.budget)
   head_VxD = head_weight(params)
-  blocks = list(zip(layers, briefs, strict=True))
+  blocks = [
+    (layer, briefs[config.kv_layer(n)]) for n, layer in enumerate(layers)
+  ]
 
   end = jnp.minimum(setup.budget, t + MOST_TOKENS)
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rlcw.models import stacks
 from rlcw.models.attention_kernels import KV
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.sampling import tiles
@@ -36,14 +37,19 @@ def split_blocks(
     dtype: as in `as_dtype`.
     spent: those of `blocks` that are deleted once they are split.
   """
-  leaves, treedef = jax.tree.flatten(blocks)
-  cast = jax.eval_shape(functools.partial(as_dtype, dtype=dtype), blocks)
-  gone, layers = {*map(id, spent)}, []
-  for leaf, like in zip(leaves, jax.tree.leaves(cast), strict=True):
-    layers.append(_layers_of(leaf, like.dtype))
-    if id(leaf) in gone:
-      leaf.delete()
-  return [treedef.unflatten(each) for each in zip(*layers, strict=True)]
+  gone = {*map(id, spent)}
+
+  def layers_of(stack: Params) -> list[Params]:
+    leaves, treedef = jax.tree.flatten(stack)
+    cast = jax.eval_shape(functools.partial(as_dtype, dtype=dtype), stack)
+    layers = []
+    for leaf, like in zip(leaves, jax.tree.leaves(cast), strict=True):
+      layers.append(_layers_of(leaf, like.dtype))
+      if id(leaf) in gone:
+        leaf.delete()
+    return [treedef.unflatten(each) for each in zip(*layers, strict=True)]
+
+  return stacks.split(blocks, layers_of)
 
 
 @functools.cache
@@ -66,22 +72,30 @@ class Weights:
 
   def __init__(self, params: Params, dtype: str):
     self._params, self._dtype = params, dtype
-    self._shardings = [x.sharding for x in jax.tree.leaves(params['blocks'])]
+    self._stacked = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      params['blocks'],
+    )
     self._layers: list[Params] = []
 
   def stacked(self) -> Params:
     """Returns the parameters for `start`, which ends those of `layers`."""
     if self._layers:
-      leaves, trees = zip(*map(jax.tree.flatten, self._layers), strict=True)
-      stacked = []
-      for layers, sharding in zip(
-        zip(*leaves, strict=True), self._shardings, strict=True
-      ):
-        stacked.append(_stack_on(sharding)(layers))
+
+      def stacked(like: Any, *layers: jax.Array) -> jax.Array:
+        whole = _stack_on(like.sharding)(layers)
         for layer in layers:
           layer.delete()
+        return whole
+
+      blocks = stacks.transform(
+        lambda numbers, like: jax.tree.map(
+          stacked, like, *(self._layers[n] for n in numbers)
+        ),
+        self._stacked,
+      )
       self._layers = []
-      self._params = self._params | {'blocks': trees[0].unflatten(stacked)}
+      self._params = self._params | {'blocks': blocks}
     return self._params
 
   def layers(self) -> list[Params]:

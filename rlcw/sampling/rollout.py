@@ -149,11 +149,11 @@ def sample_and_count(
       rollout = put_back(rollout, rows)
       rows, slot_PxG = gather_rows(rows, setup=setup, count=sizes.pop(0))
       # Layer by layer, so that little is in memory twice.
-      for n in range(config.num_layers):
+      for n in range(len(cache)):
         briefs[n], cache[n] = gather_layer(briefs[n], cache[n], slot_PxG)
     size = next(s for s in cache_sizes(setup) if s >= t)
     if size > cache[0].v.shape[-2]:
-      for n in range(config.num_layers):
+      for n in range(len(cache)):
         cache[n] = grow_cache(cache[n], setup=setup, size=size)
     enough, model = sizes[0] if sizes else 0, (others, layers)
     rows, cache, after, left = decode(

@@ -9,13 +9,22 @@ The folder `WORKDIR/model` also loads in vLLM, SGLang and `peft`.  It contains:
 """
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from rlcw import Config
-from rlcw.models import formats, language_model, lora, names, weights
+from rlcw.models import (
+  formats,
+  language_model,
+  lora,
+  names,
+  stacks,
+  weights,
+)
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
@@ -255,17 +264,24 @@ def save_adapters(
   """
   assert config.lora is not None
   tensors, ranks = {}, {}
-  for path in (f'blocks/{name}/kernel' for name in config.lora.targets):
-    kernels = names.names(config, path)
-    # 'q_proj' of 'model.layers.0.self_attn.q_proj.weight'
-    module = kernels[0].split('.')[-2]
-    if module in ranks:
+  flat: dict[str, Any] = flatten_dict(learned, sep='/')  # pyright: ignore
+  for target, prefix in itertools.product(
+    config.lora.targets, stacks.stacks(config)
+  ):
+    path = f'{prefix}{target}/kernel'
+    stems = [
+      'base_model.model.' + name.removesuffix('.weight')
+      for name in names.names(config, path)
+    ]
+    # Not all layers have all projections, and a tensor may have several.
+    written = f'{stems[0]}.lora_A.weight' in tensors
+    if written or f'{prefix}{target}/lora_a' not in flat:
       continue
     # our arrays have a leading axis of layers, `peft` one tensor per layer
-    a_LxRxI, b_LxOxR = _of_tensor(config, learned['blocks'], path)
-    ranks[module] = a_LxRxI.shape[1]
-    for kernel, *halves in zip(kernels, a_LxRxI, b_LxOxR, strict=True):
-      stem = 'base_model.model.' + kernel.removesuffix('.weight')
+    a_LxRxI, b_LxOxR = _of_tensor(config, flat, path)
+    # 'q_proj' of 'base_model.model.model.layers.0.self_attn.q_proj'
+    ranks[stems[0].split('.')[-1]] = a_LxRxI.shape[1]
+    for stem, *halves in zip(stems, a_LxRxI, b_LxOxR, strict=True):
       for half, array in zip('AB', halves, strict=True):
         tensors[f'{stem}.lora_{half}.weight'] = array
   rank, alpha = config.lora.rank, config.lora.alpha
@@ -297,7 +313,7 @@ def save_adapters(
 
 
 def _of_tensor(
-  config: ModelConfig, blocks: Params, path: str
+  config: ModelConfig, learned: dict[str, Any], path: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Adapters `[L, R, I]` and `[L, O, R]` of a checkpoint's tensor.
 
@@ -307,9 +323,9 @@ def _of_tensor(
   parts = names.members(config, path)
   halves = []
   for part, rows in parts.items():
-    kernel = blocks.get(part.split('/')[1], {})
-    if 'lora_a' in kernel:
-      pair = [processes.to_host(kernel[name]) for name in ('lora_a', 'lora_b')]
+    paths = [part.replace('kernel', half) for half in ('lora_a', 'lora_b')]
+    if paths[0] in learned:
+      pair = [processes.to_host(learned[each]) for each in paths]
       halves.append((rows, *pair))
   if len(parts) == 1:
     return halves[0][1:]

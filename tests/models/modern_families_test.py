@@ -5,6 +5,7 @@ largest differences from transformers.
 """
 
 import collections
+import copy
 import dataclasses
 import json
 import pathlib
@@ -23,10 +24,12 @@ from cases import quick
 from conftest import FAMILIES, MODERN
 from safetensors.numpy import load_file
 
-from rlcw.models import decoder, families, layers, weights
+from rlcw.models import decoder, families, layers, lora, weights
 from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.ropes import RopeConfig
+from rlcw.runtime.mesh import make_mesh
+from rlcw.sampling import moving
 from rlcw.sampling.rollout import sample
 from rlcw.sampling.samplers import Greedy
 from rlcw.tasks import export
@@ -115,6 +118,8 @@ _OFF: dict[str, dict[str, Any]] = {
   'granite': {'residual_scale': 1.0},
   'phi3': {'window': None},
   'gemma2': {'score_cap': None},
+  'gemma4': {'value_norm': False},
+  'gemma4-small': {'local_rope': None},
 }
 
 
@@ -218,6 +223,8 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
   case.theirs(target, labels=target).loss.backward()
   theirs = {k: v.grad.numpy() for k, v in case.theirs.named_parameters()}
   ours = checkpoints.under_their_names(case.config, gradient(case.params))
+  for name, _ in case.theirs.named_buffers():  # not trained
+    assert not ours.pop(name, np.zeros(1)).any()
   assert ours.keys() == theirs.keys()
   for name, expected in theirs.items():
     difference = forward_variants.distance(ours[name], expected)
@@ -267,40 +274,83 @@ def test_gguf_loads_equal_to_safetensors(
   )
 
 
+# Of a tensor with several projections, or projections that some layers lack.
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'targets', [('query', 'value', 'down'), ('gate', 'key', 'query', 'up')]
 )
-@pytest.mark.parametrize('case', ['phi3'], indirect=True)
-def test_peft_reads_adapters_of_fused_projections(
+@pytest.mark.parametrize(
+  'case', ['phi3', 'gemma4', 'gemma4-small'], indirect=True
+)
+def test_peft_reads_adapters(
   targets: tuple[str, ...], case: Case, tmp_path: pathlib.Path
 ) -> None:
   import peft
 
-  lora = LoraConfig(2, 3.0, targets)
-  config = dataclasses.replace(case.config, lora=lora)
+  adapters = LoraConfig(2, 3.0, targets)
+  config = dataclasses.replace(case.config, lora=adapters)
   rng = np.random.default_rng(0)
-  shapes = weights.abstract_params(config)['blocks']
-  learned = {
-    name: {
-      half: jnp.asarray(rng.normal(size=shapes[name][half].shape), 'float32')
-      for half in ('lora_a', 'lora_b')
-    }
-    for name in targets
-  }
+  learned = jax.tree.map(
+    lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 4, 'float32'),
+    lora.adapters(weights.abstract_params(config)),
+  )
   base = {'base_model_name_or_path': str(case.folder)}
-  export.save_adapters(config, {'blocks': learned}, base, tmp_path)
+  export.save_adapters(config, learned, base, tmp_path)
   theirs = type(case.theirs).from_pretrained(case.folder).eval()
   theirs = peft.PeftModel.from_pretrained(theirs, str(tmp_path))
-  blocks = case.params['blocks']
-  params = case.params | {
-    'blocks': blocks | {k: blocks[k] | v for k, v in learned.items()}
-  }
+  params = lora.join(learned, case.params)
   ours = forward_variants.logits(config, params, _tokens())
   expected = forward_variants.torch_logits(theirs, _tokens())
   plain = forward_variants.torch_logits(case.theirs, _tokens())
   assert np.abs(expected - plain).max() > 0.1
   np.testing.assert_allclose(ours, expected, atol=1e-3)
+  merged = lora.merge(config, params)
+  ours = forward_variants.logits(case.config, merged, _tokens())
+  np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [1, 4])
+@pytest.mark.parametrize('case', ['gemma4', 'gemma4-small'], indirect=True)
+def test_first_layers_of_different_shapes_are_theirs(
+  count: int, case: Case
+) -> None:
+  config = case.config.first_layers(count)
+  params = weights.first_layers(config, jax.device_put(case.params))
+  assert jax.tree.map(np.shape, params) == jax.tree.map(
+    np.shape, weights.abstract_params(config)
+  )
+  ours = forward_variants.hidden(config, params, _tokens())
+  theirs = copy.deepcopy(case.theirs.model)
+  theirs.layers = theirs.layers[:count]
+  theirs.config.num_hidden_layers = count
+  if config.layer_input_dim:
+    width = count * config.layer_input_dim
+    table = theirs.embed_tokens_per_layer.weight
+    table.data = table.data[:, :width]
+    project = theirs.per_layer_model_projection.weight
+    project.data = project.data[:width]
+  with torch.no_grad():
+    expected = theirs(torch.from_numpy(_tokens())).last_hidden_state
+  np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', ['gemma4', 'gemma4-small'], indirect=True)
+def test_weights_in_memory_once_sample_the_same(case: Case) -> None:
+  prompt_PxL, options = _tokens()[:, :9], {}
+  options |= dict(config=case.config, group_size=2, max_new_tokens=5, eos=())
+  inputs = prompt_PxL, np.array([9, 4]), np.arange(2), Greedy(), 0, 0
+  expected = sample(case.params, *inputs, **options)
+  once = moving.Weights(jax.device_put(case.params), 'float32')
+  for _ in range(2):
+    ours = sample(once, *inputs, **options)
+    np.testing.assert_array_equal(ours.token, expected.token)
+  mesh = make_mesh(2, 2, 2)
+  with jax.set_mesh(mesh):
+    _, spread = weights.load(case.folder, mesh)
+    ours = sample(spread, *inputs, **options)
+  np.testing.assert_array_equal(ours.token, expected.token)
 
 
 # --- Headers ----------------------------------------------------------------
@@ -313,6 +363,14 @@ HEADER = {
   'num_attention_heads': 2,
   'rms_norm_eps': 1e-5,
   'max_position_embeddings': 64,
+}
+
+
+GEMMA4 = {
+  'model_type': 'gemma4_text',
+  'head_dim': 8,
+  'sliding_window': 8,
+  'hidden_size_per_layer_input': 0,
 }
 
 
@@ -389,6 +447,26 @@ def _read(**fields: Any) -> ModelConfig:
       {'context': 256},
     ),
     (
+      GEMMA4,
+      {
+        'local_layers': (True, True, True, False),
+        'global_head_dim': 512,
+        'rope': RopeConfig(1e6, 'proportional', fraction=0.25),
+        'local_rope': RopeConfig(10_000.0),
+        'tied_head': True,
+      },
+    ),
+    # Without attention_k_eq_v, global layers have as many heads as local ones.
+    (
+      GEMMA4 | {'num_global_key_value_heads': 1},
+      {'global_kv_heads': 2, 'keys_are_values': False},
+    ),
+    (
+      GEMMA4
+      | {'attention_k_eq_v': True, 'per_layer_config': {'3': {'head_dim': 16}}},
+      {'global_kv_heads': 2, 'global_head_dim': 16, 'keys_are_values': True},
+    ),
+    (
       {'rope_scaling': {'type': 'dynamic', 'factor': 4.0}},
       {'context': 64, 'rope': RopeConfig(limit=64)},
     ),
@@ -450,8 +528,33 @@ def test_fields_that_a_file_leaves_out_have_their_defaults(
       ["model_type='llava'", 'multimodal'],
     ),
     (
-      {'model_type': 'gemma4', 'text_config': {}},
-      ["model_type='gemma4'", 'global_head_dim'],
+      {'model_type': 'gemma4', 'text_config': {'num_experts': 128}},
+      ['num_experts=128', 'mixture of experts'],
+    ),
+    (GEMMA4 | {'enable_moe_block': True}, ['enable_moe_block=True']),
+    (GEMMA4 | {'use_bidirectional_attention': 'all'}, ["attention='all'"]),
+    (GEMMA4 | {'num_kv_shared_layers': 4}, ['num_kv_shared_layers=4 of 4']),
+    (
+      GEMMA4 | {'hidden_size_per_layer_input': 4},
+      ['vocab_size_per_layer_input=262144', 'vocab_size=50'],
+    ),
+    (
+      GEMMA4 | {'layer_types': ['sliding_attention'] * 4},
+      ['layer_types', 'full_attention of the last layer'],
+    ),
+    (GEMMA4 | {'per_layer_config': {'2': {'head_dim': 8}}}, ["['3']"]),
+    (
+      GEMMA4 | {'per_layer_config': {'3': {'sliding_window': 8}}},
+      ['per_layer_config', "'head_dim'"],
+    ),
+    (GEMMA4 | {'per_layer_config': {'3': {'head_dim': -8}}}, ['head_dim=-8']),
+    (GEMMA4 | {'global_head_dim': 7}, ['global_head_dim=7', 'even']),
+    (
+      GEMMA4
+      | {
+        'rope_parameters': {'sliding_attention': {'partial_rotary_factor': 0.5}}
+      },
+      ['partial_rotary_factor=0.5'],
     ),
     ({'model_type': 'gpt_oss'}, ["model_type='gpt_oss'", 'expected']),
   ],

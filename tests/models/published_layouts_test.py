@@ -11,7 +11,6 @@ import forward_variants
 import gguf
 import numpy as np
 import pytest
-import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
@@ -37,35 +36,7 @@ def add(folder: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
 @pytest.fixture(scope='module')
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Any:
   """A multimodal Gemma 3 of random weights, and its folder."""
-  config = transformers.Gemma3Config(
-    text_config={
-      'vocab_size': 50,
-      'hidden_size': 16,
-      'intermediate_size': 24,
-      'num_hidden_layers': 2,
-      'num_attention_heads': 2,
-      'num_key_value_heads': 1,
-      'head_dim': 8,
-      'query_pre_attn_scalar': 10,
-      'sliding_window': 4,
-      'layer_types': ['sliding_attention', 'full_attention'],
-      'initializer_range': 0.2,
-    },
-    vision_config={
-      'hidden_size': 8,
-      'intermediate_size': 8,
-      'num_hidden_layers': 1,
-      'num_attention_heads': 1,
-      'image_size': 28,
-      'patch_size': 14,
-    },
-    mm_tokens_per_image=4,
-    eos_token_id=[1, 7],
-  )
-  torch.manual_seed(0)
-  model = transformers.Gemma3ForConditionalGeneration._from_config(
-    config, attn_implementation='eager'
-  ).eval()
+  model = checkpoints.multimodal('Gemma3', vocab_size=50)
   folder = tmp_path_factory.mktemp('multimodal')
   model.save_pretrained(folder)
   return model, folder

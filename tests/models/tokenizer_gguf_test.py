@@ -15,7 +15,7 @@ from tokenizers import models, trainers
 from tokenizers import pre_tokenizers as pre
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from rlcw.models import tokenizer
+from rlcw.models import gguf_tokenizer, tokenizer
 from rlcw.models.chat import ChatFormat
 from tests.models.tokenizer_test import TEXTS
 
@@ -82,19 +82,17 @@ def _reference(
   if 'qwen' in name:
     return transformers.Qwen2Tokenizer(vocab=vocab, merges=merges)
   one = transformers.GPT2Tokenizer(vocab=vocab, merges=merges)
-  if name == 'smollm':  # as in the tokenizer.json of SmolLM2
+  if name in ('smollm', 'refact'):  # as in the tokenizer.json of SmolLM2
     digits = pre.Digits(individual_digits=True)
     byte_level = pre.ByteLevel(add_prefix_space=False, use_regex=True)
     one.backend_tokenizer.pre_tokenizer = pre.Sequence([digits, byte_level])
-  if name == 'llama-bpe':
+  if name in ('llama-bpe', 'smaug-bpe', 'dbrx'):
     regex = inspect.signature(TikTokenConverter).parameters['pattern'].default
     one.backend_tokenizer.pre_tokenizer = _cut(regex)
   return one
 
 
-@pytest.mark.parametrize(
-  'name', ['gpt-2', 'smollm', 'llama-bpe', 'qwen2', 'deepseek-r1-qwen']
-)
+@pytest.mark.parametrize('name', gguf_tokenizer._PRE_TOKENIZERS)
 def test_each_family_cuts_as_its_class_in_transformers(
   name: str, learned: Any, tmp_path: pathlib.Path
 ) -> None:

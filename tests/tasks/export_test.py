@@ -14,6 +14,7 @@ import pipeline
 import pytest
 import torch
 import transformers
+from cases import quick
 from safetensors.numpy import load_file
 
 from rlcw.data import datasets
@@ -97,6 +98,32 @@ def test_adapters_go_out_to_peft(
   served = peft.PeftModel.from_pretrained(base, folder)
   trained = ours(language_model.load(runs / 'sft', mesh()))
   assert np.abs(trained - theirs(served)).max() <= 1e-4
+
+
+@pytest.mark.parametrize('family', quick(['Gemma3', 'Gemma4'], 'Gemma3'))
+def test_the_text_part_of_a_multimodal_model_goes_out(
+  family: str, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  base, workdir = tmp_path / 'base', tmp_path / 'out'
+  whole = checkpoints.multimodal(family, vocab_size=300)
+  whole.save_pretrained(base)
+  for file in tiny_folder.glob('*token*'):
+    shutil.copy(file, base)
+  workdir.mkdir()
+  folder = export(base, workdir)
+  served = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, attn_implementation='eager'
+  )
+  assert type(served).__name__ == f'{family}ForCausalLM'
+  expected = theirs(whole)
+  assert np.abs(expected).max() > 1
+  np.testing.assert_allclose(theirs(served), expected, atol=1e-5)
+  model = language_model.load(folder, mesh())
+  checkpoints.assert_holds(
+    (model.config, model.params), load_file(folder / 'model.safetensors')
+  )
+  # adapters of it go out beside its text part, which `peft` could not find
+  assert export_task.peft_base(str(base)) == {}
 
 
 @pytest.mark.parametrize('start', ['folder', 'gguf', 'run'])

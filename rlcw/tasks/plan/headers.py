@@ -64,6 +64,24 @@ MODELS = {
   'google/gemma-3-12b-it': _header(
     'gemma3_text', 262208, 3840, 15360, 48, 16, 8, **_GEMMA, sliding_window=1024
   ),
+  'google/gemma-4-31B-it': _header(
+    *('gemma4_text', 262144, 5376, 21504, 60, 32, 16),
+    head_dim=256,
+    sliding_window=1024,
+    hidden_size_per_layer_input=0,
+    attention_k_eq_v=True,
+    num_global_key_value_heads=4,
+    final_logit_softcapping=30.0,
+  ),
+  'google/gemma-4-E2B-it': _header(
+    *('gemma4_text', 262144, 1536, 6144, 35, 8, 1),
+    head_dim=256,
+    sliding_window=512,
+    num_kv_shared_layers=20,
+    use_double_wide_mlp=True,
+    final_logit_softcapping=30.0,
+    layer_types=(['sliding_attention'] * 4 + ['full_attention']) * 7,
+  ),
 }
 
 

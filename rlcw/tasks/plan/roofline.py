@@ -107,15 +107,32 @@ class Times(NamedTuple):
 
 def linear_weights(c: ModelConfig) -> int:
   """Number of weights in the blocks' products: two FLOPs each per token."""
-  heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-  attention = c.model_dim * (2 * heads + 2 * kv)
-  return c.num_layers * (attention + 3 * c.model_dim * c.mlp_dim)
+  further = c.layer_input_dim * c.model_dim
+  total = c.num_layers * further  # that makes the layers' inputs
+  for n, layer in enumerate(_layers(c)):
+    heads, kv = (
+      count * layer.head_dim for count in (c.num_heads, layer.num_kv_heads)
+    )
+    own = (1 if layer.keys_are_values else 2) if c.kv_layer(n) == n else 0
+    total += c.model_dim * (2 * heads + own * kv + 3 * layer.mlp_dim)
+    total += 2 * further
+  return total
+
+
+def _layers(c: ModelConfig) -> list[ModelConfig]:
+  return [c.layer(n) for n in range(c.num_layers)]
+
+
+def _heads(c: ModelConfig) -> int:
+  """Channels of all query heads of all layers."""
+  return sum(c.num_heads * layer.head_dim for layer in _layers(c))
 
 
 def all_weights(c: ModelConfig) -> int:
   """Number of weights of the blocks, the embedding and the head."""
-  tables = 1 if c.tied_head else 2
-  return linear_weights(c) + tables * c.vocab_size * c.model_dim
+  width = (1 if c.tied_head else 2) * c.model_dim
+  width += c.num_layers * c.layer_input_dim
+  return linear_weights(c) + c.vocab_size * width
 
 
 def blocks_flops(c: ModelConfig, s: Shapes) -> float:
@@ -144,7 +161,7 @@ def attention_flops(c: ModelConfig, s: Shapes) -> float:
 def _pair_flops(c: ModelConfig, pairs: float) -> float:
   """FLOPs of attention between so many queries and keys."""
   # Two products, QKᵀ and PV, of two FLOPs each per pair and channel.
-  return 4.0 * c.num_layers * c.num_heads * c.head_dim * pairs
+  return 4.0 * _heads(c) * pairs
 
 
 def _causal(length: int) -> int:
@@ -158,8 +175,10 @@ def logit_flops(c: ModelConfig, tokens: float) -> float:
 
 
 def token_bytes(c: ModelConfig) -> int:
-  """Bytes of a token's keys and values in all layers."""
-  return 2 * c.num_layers * c.num_kv_heads * c.head_dim * _bytes(c.dtype)
+  """Bytes of a token's keys and values in all layers that have their own."""
+  own = _layers(c)[: c.num_layers - c.shared_layers]
+  width = sum(layer.num_kv_heads * layer.head_dim for layer in own)
+  return 2 * width * _bytes(c.dtype)
 
 
 def cache_bytes(c: ModelConfig, s: Shapes) -> int:
@@ -178,8 +197,10 @@ def pass_bytes(c: ModelConfig, s: Shapes) -> float:
   Queries, keys, values and results once.  Without kernels also the score of
   every query by every key, masked ones included, written and read once.
   """
-  width = 2 * (c.num_heads + c.num_kv_heads) * c.head_dim
-  once = c.num_layers * s.tokens * width * _bytes(c.dtype)
+  width = 2 * sum(
+    (c.num_heads + layer.num_kv_heads) * layer.head_dim for layer in _layers(c)
+  )
+  once = s.tokens * width * _bytes(c.dtype)
   if c.attention == 'auto':
     return once
   # A reply's queries see its brief's keys and its own.
@@ -197,7 +218,8 @@ def decode_bytes(c: ModelConfig, s: Shapes, decoding: Decoding) -> float:
   """
   rows, briefs = decoding
   # The decode kernel needs heads that fill whole lanes of a vector register.
-  if c.attention == 'auto' and c.head_dim % LANES == 0:
+  lanes = all(layer.head_dim % LANES == 0 for layer in _layers(c))
+  if c.attention == 'auto' and lanes:
     own, scores = rows @ (np.arange(len(rows)) + 1), 0
   else:
     keys = s.prompt_tokens + s.reply_tokens

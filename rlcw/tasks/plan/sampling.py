@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlcw.models import lora
+from rlcw.models import lora, stacks
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import param_shardings
@@ -145,18 +145,22 @@ def lower_decode(
   rows, briefs, cache, _ = start().out_info
   size = rollout.cache_sizes(setup)[-1]
   grow = functools.partial(moving.grow_cache, setup=setup, size=size)
-  # All layers have the same shapes.
-  layer = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape[1:],
-      leaf.dtype,
-      sharding=NamedSharding(mesh, PartitionSpec(*leaf.sharding.spec[1:])),
-    ),
-    weights['blocks'],
-  )
+
+  def layers_of(stack: Params) -> list[Params]:
+    # All layers of a stack have the same shapes.
+    layer = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape[1:],
+        leaf.dtype,
+        sharding=NamedSharding(mesh, PartitionSpec(*leaf.sharding.spec[1:])),
+      ),
+      stack,
+    )
+    return [layer] * jax.tree.leaves(stack)[0].shape[0]
+
   return decoding.decode.lower(
     {name: tree for name, tree in weights.items() if name != 'blocks'},
-    [layer] * setup.config.num_layers,
+    stacks.split(weights['blocks'], layers_of),
     placed(briefs, 1),
     [placed(jax.eval_shape(grow, kv), 2) for kv in cache],
     placed(rows),
