@@ -176,18 +176,31 @@ def with_system(model: LanguageModel, system: str) -> LanguageModel:
     system: the setting; '' keeps that of the model.
   """
   model = model._replace(system=system or model.system)
+  note_system(model, model.system)
+  return model
+
+
+def note_system(
+  model: LanguageModel, system: str, setting: str = '--config.system'
+) -> None:
+  """Says how a model reads a system message, or which one it has without.
+
+  Args:
+    model: any.
+    system: the message; '' for none.
+    setting: that gives it.
+  """
   own = model.chat.default_system
-  if model.system and model.chat.reads_system == 'user':
+  if system and model.chat.reads_system == 'user':
     console.notice(
       f'{model.source} has no system role: the system message is put before '
       "the user's first message"
     )
-  elif not model.system and own is not None:
+  elif not system and own is not None:
     console.notice(
       f'the chat template of {model.source} adds its own system message, '
-      f'{own!r:.80}; --config.system replaces it'
+      f'{own!r:.80}; {setting} replaces it'
     )
-  return model
 
 
 def first_layers(model: LanguageModel, count: int) -> LanguageModel:

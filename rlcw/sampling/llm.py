@@ -199,6 +199,7 @@ class LocalModel:
     self.system = settings.get('system', '')
     if self.system:
       self.identity.append(self.system)
+    language_model.note_system(model, self.system, 'its setting system')
     self._usage, self._lock = Usage(), threading.Lock()
     # Opened once now, so that an invalid file fails before hours of work.
     with cache.opened(settings.cache):

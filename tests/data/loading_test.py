@@ -215,7 +215,8 @@ FIELDS = [
   'responses', 'messages', 'conversations', 'completion', 'completions',
   'instruction', 'input', 'output', 'system', 'history', 'query', 'kto_tag',
   'language', 'split', 'genre', 'theme', 'instruction_id_list', 'kwargs',
-  'paraphrase', 'tools', 'key',
+  'paraphrase', 'tools', 'key', 'context', 'question', 'system_message',
+  'functions', 'conversation',
 ]  # fmt: skip
 WHOLE = [
   PAIR,

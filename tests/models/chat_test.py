@@ -577,3 +577,9 @@ def test_which_system_message_is_read_is_said(
   said = console.take_notices()
   assert len(said) == (notice is not None)
   assert notice is None or notice in said[0]
+  # a judge's system message is its setting alone
+  language_model.note_system(model, given, '--config.judge.system')
+  said = console.take_notices()
+  assert any('--config.judge.system' in each for each in said) == (
+    name == 'qwen2.5' and not given
+  )

@@ -81,9 +81,9 @@ def make_judge(
   if offload and (base is None or settings.model != base.source):
     waiting = weights.in_memory(model.params, 'pinned_host')
     model = model._replace(params=waiting)
-  return LogprobJudge(
-    model, settings.batch_size, changing, settings.get('system', '')
-  )
+  system = settings.get('system', '')  # absent in runs of earlier versions
+  language_model.note_system(model, system, '--config.judge.system')
+  return LogprobJudge(model, settings.batch_size, changing, system)
 
 
 def reply_limit(max_reply_characters: int, max_tokens: int | None) -> int:
