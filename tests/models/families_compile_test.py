@@ -1,11 +1,15 @@
-"""Each family's peculiarity, compiled for a TPU slice: the kernels it takes."""
+"""The kernels that each family's peculiarity takes on TPU and on GPU."""
 
+import dataclasses
 from typing import Any
 
+import jax
 import pytest
 import tpu_sampling
 
-from rlcw.models import attention_decode
+from rlcw.models import attention_decode, attention_kernels, weights
+from rlcw.models.config import ModelConfig
+from rlcw.models.decoder import Decoder
 
 _HEADER = {
   'vocab_size': 512,
@@ -69,3 +73,27 @@ def test_each_peculiarity_takes_the_kernels_of_a_tpu() -> None:
     assert loop == {attention_decode.NAME: 4 * 300}, name
     assert prefill, name
     assert all(kernel.startswith('splash') for kernel in prefill), name
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_cudnn_reads_heads_of_at_most_128_without_caps(
+  name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(
+    attention_kernels, 'compiles_for', lambda platform: platform == 'cuda'
+  )
+  used = []
+
+  def cudnn(q: jax.Array, *rest: Any, **options: Any) -> jax.Array:
+    used.append(q.shape[-1])
+    return q
+
+  monkeypatch.setattr(attention_kernels, 'cudnn', cudnn)
+  config = ModelConfig.from_hf(_HEADER | CASES[name])
+  config = dataclasses.replace(config, dtype='bfloat16')
+  jax.eval_shape(
+    lambda params, token: Decoder(config).apply({'params': params}, token),
+    weights.abstract_params(config),
+    jax.ShapeDtypeStruct((1, 1, 8), 'int32'),
+  )
+  assert {*used} == (set() if 'gemma' in CASES[name]['model_type'] else {128})
