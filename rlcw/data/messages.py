@@ -49,8 +49,8 @@ _UNSUPPORTED = (
 )
 # Fields of a reply that tell whether to learn it: OpenAI's, and other tools'.
 _WEIGHT = 'weight', 'train', 'training', 'loss', 'loss_weight'
-# Parts of a message's content that are nothing but text.
-_TEXT = None, 'text', 'input_text', 'output_text'
+# Types of the parts of a message's content that are nothing but text.
+TEXT = None, 'text', 'input_text', 'output_text'
 
 
 def messages(prompt: Prompt, system: str = '') -> tuple[Message, ...]:
@@ -149,7 +149,7 @@ def parse_message(value: Any, name: str) -> Message:
 
 def _part(part: Any, name: str) -> str:
   """Returns the text of one part of a message's content."""
-  is_text = not isinstance(part, dict) or part.get('type') in _TEXT
+  is_text = not isinstance(part, dict) or part.get('type') in TEXT
   text = part.get('text') if isinstance(part, dict) else part
   if not is_text or not isinstance(text, str):
     raise ValueError(

@@ -13,6 +13,7 @@ ended too early is a `cache.Cut`.
 import asyncio
 import dataclasses
 import functools
+import json
 import math
 import os
 import re
@@ -26,6 +27,8 @@ import openai
 from anyio import from_thread
 
 from rlcw import Config
+from rlcw.data.characters import blank
+from rlcw.data.messages import TEXT
 from rlcw.models.chat import reply_of
 from rlcw.models.tokenizer import valid_unicode
 from rlcw.runtime import console, processes, settings
@@ -220,7 +223,7 @@ class Endpoint:
       error: the server's answer.
       sent: settings of the request.
     """
-    reason = str(error)
+    reason = _complaint(error)
     for name in _MAY_BE_REFUSED:
       # A value that is out of range is a user's mistake.
       if (
@@ -258,6 +261,8 @@ class Endpoint:
         reason += f', a redirect to {place}'
     elif isinstance(error, openai.APIConnectionError) and error.__cause__:
       reason += f' ({error.__cause__})'
+    elif isinstance(error, json.JSONDecodeError):  # a page of another address
+      reason = f'the answer is not JSON: {error.doc!r}'
     key = self._key()
     # A server's error message may repeat the key, which must not be logged.
     if key:
@@ -307,7 +312,7 @@ def _text(completion: Any) -> str:
   reason = getattr(choice, 'finish_reason', None)
   text = _joined(content)
   reply = reply_of(text) if isinstance(text, str) else ''
-  if not reply.strip():
+  if blank(reply):
     # Reasoning models reach `max_tokens` before their reply begins; then the
     # finish reason, 'length', explains the empty reply.
     refusal = getattr(choice.message, 'refusal', None)
@@ -323,7 +328,8 @@ def _text(completion: Any) -> str:
 # content_filter, Mistral's model_length, DeepSeek's
 # insufficient_system_resource, vLLM's abort, and others.
 _CUT_BY = re.compile(
-  'length|max_|limit|exceed|context|truncat|timeout|incomplete|insufficient|'
+  'length|max_|limit|budget|exceed|context|truncat|time_?out|out_of|'
+  'incomplete|insufficient|repetition|'
   'filter|safety|prohibit|block|recitation|refusal|'
   'error|malformed|abort|cancel|interrupt|pause',
   re.I,
@@ -334,11 +340,13 @@ _LASTING = 301, 302, 307, 308, 401, 402, 403, 404, 405, 410
 
 def _joined(content: Any) -> Any:
   """Joins the texts of a content in parts; thoughts are of another type."""
-  if not isinstance(content, list) or not all(
-    isinstance(part, dict) for part in content
-  ):
+  if not isinstance(content, list):
     return content
-  texts = [part.get('text') for part in content if part.get('type') == 'text']
+  texts = [
+    part.get('text') if isinstance(part, dict) else part
+    for part in content
+    if not isinstance(part, dict) or part.get('type') in TEXT
+  ]
   return ''.join(text for text in texts if isinstance(text, str))
 
 
@@ -351,6 +359,22 @@ def _tokens(usage: Any, name: str) -> int:
   # True is an integer in Python, and JSON may have 12.0 for 12.
   valid = type(count) in (int, float) and 0 <= count <= _MOST_TOKENS
   return int(count) if valid else 0
+
+
+def _complaint(error: openai.APIStatusError) -> str:
+  """Returns what an error says of a setting: OpenAI's, FastAPI's, or a text.
+
+  Not all of its body, which may repeat the request with every setting.
+  """
+  body: Any = error.body
+  found = body.get('detail', body) if isinstance(body, dict) else body
+  details = found if isinstance(found, list) else [found]
+  names = 'message', 'param', 'loc', 'msg'
+  said = [
+    [each.get(name) for name in names] if isinstance(each, dict) else each
+    for each in details
+  ]
+  return f'{error} {said}'
 
 
 # Settings that a server may refuse, in the order in which they are looked for.

@@ -51,6 +51,7 @@ def _choice(content: Any, finish_reason: Any, **message: Any) -> Fault:
     ('model_context_window_exceeded', False),
     ('PROHIBITED_CONTENT', False),
     ('truncated', False),
+    ('time_out', False),
     ('tool_calls', True),
     ('stop_sequence', True),
     ('end_turn', True),
@@ -85,7 +86,10 @@ def test_a_reply_that_is_not_whole_is_marked_and_counted(
     ),
     ('<think>A sea?', None),
     ('<think>A sea?</think>', None),
+    ([{'type': 'output_text', 'text': 'The '}, 'sea.'], 'The sea.'),
+    ('[THINK]A sea?[/THINK]The sea.', 'The sea.'),
     ([{'type': 'thinking', 'thinking': 'A sea?'}], None),
+    ('\u200b\u2060 ', None),
     ([], None),
   ],
 )
@@ -164,6 +168,14 @@ def test_an_error_that_stays_is_told(fault: Fault, lasting: bool) -> None:
   assert 'busy' in it.trouble.text or 'status 40' in it.trouble.text
 
 
+def test_a_page_of_another_address_is_shown() -> None:
+  fault = Fault('<html>Welcome to nginx!</html>')
+  with serving(lambda request, n: fault) as server:
+    it = _endpoint(server)
+    assert it.ask(['a']) == [None]
+  assert "not JSON: '<html>Welcome to nginx!" in it.trouble.text
+
+
 def test_trouble_ends_with_a_reply() -> None:
   fault = Fault('{}', status=401)
   with serving(lambda request, n: echo(request, n) if n else fault) as server:
@@ -206,7 +218,9 @@ def test_a_setting_that_a_server_refuses_is_left_out(
   def handler(request: dict[str, Any], n: int) -> str | Fault:
     for name, message in NEWER.items():
       if name in request:
-        error = {'message': message, 'param': name}
+        error: Any = {'message': message, 'param': name}
+        if status == 422:  # as FastAPI says it
+          error = [{'loc': ['body', name], 'msg': 'Extra inputs not permitted'}]
         return Fault(json.dumps({'error': error}), status=status)
     return echo(request, n)
 
