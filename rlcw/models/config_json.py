@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlcw.models import fields, ropes
-from rlcw.models.families import FAMILIES, MULTIMODAL, Family, Fields
+from rlcw.models.families import FAMILIES, Family, Fields
+from rlcw.models.multimodal import MULTIMODAL
 
 # Of a multimodal model's `config.json`, outside of its text part.
 _SHARED_FIELDS = (

@@ -394,6 +394,12 @@ _GEMMA4 = Family(
   is_local=_is_gemma4_local,
   theta=1e6,
 )
+# The text decoder of 12B, which has no embeddings of each layer.
+_GEMMA4_UNIFIED = dataclasses.replace(
+  _GEMMA4,
+  causal='Gemma4UnifiedForCausalLM',
+  defaults=_GEMMA4.defaults | {'hidden_size_per_layer_input': 0},
+)
 
 FAMILIES = {
   'llama': _LLAMA,
@@ -410,39 +416,5 @@ FAMILIES = {
   'gemma2': _GEMMA2,
   'gemma3_text': _GEMMA3,
   'gemma4_text': _GEMMA4,
-}
-
-# Multimodal models whose text decoder is read: the `model_type` of that part,
-# and the values of fields that it may leave out, as in transformers.
-MULTIMODAL: dict[str, dict[str, Any]] = {
-  'gemma3': {
-    'model_type': 'gemma3_text',
-    'vocab_size': 262_208,
-    'hidden_size': 2304,
-    'intermediate_size': 9216,
-    'num_hidden_layers': 26,
-    'num_attention_heads': 8,
-    'num_key_value_heads': 4,
-    'head_dim': 256,
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'max_position_embeddings': 131_072,
-    'rms_norm_eps': 1e-6,
-    'query_pre_attn_scalar': 256,
-    'sliding_window': 4096,
-  },
-  'gemma4': {
-    'model_type': 'gemma4_text',
-    'vocab_size': 262_144,
-    'hidden_size': 2304,
-    'intermediate_size': 9216,
-    'num_hidden_layers': 30,
-    'num_attention_heads': 8,
-    'num_key_value_heads': 4,
-    'head_dim': 256,
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'max_position_embeddings': 131_072,
-    'rms_norm_eps': 1e-6,
-    'sliding_window': 512,
-  },
-  'mistral3': {'model_type': 'mistral'},
+  'gemma4_unified_text': _GEMMA4_UNIFIED,
 }

@@ -119,7 +119,7 @@ _OFF: dict[str, dict[str, Any]] = {
   'phi3': {'window': None},
   'gemma2': {'score_cap': None},
   'gemma4': {'value_norm': False},
-  'gemma4-small': {'local_rope': None},
+  'gemma4-small': {'layer_scale': False},
 }
 
 
@@ -197,7 +197,7 @@ def test_a_shared_brief_equals_repeated_ones(case: Case, table: Any) -> None:
     forward_variants.repeated, case.config, case.params
   )
   for one, other in zip(shared, repeated, strict=True):
-    assert np.abs(one - other).max() <= 1e-5
+    assert np.abs(one - other).max() <= 5e-5
   difference = forward_variants.distance(ours, theirs)
   assert table(case.family, 'shared brief', difference) <= 1e-5
 
@@ -331,7 +331,8 @@ def test_first_layers_of_different_shapes_are_theirs(
     project = theirs.per_layer_model_projection.weight
     project.data = project.data[:width]
   with torch.no_grad():
-    expected = theirs(torch.from_numpy(_tokens())).last_hidden_state
+    tokens = torch.from_numpy(_tokens())
+    expected = theirs(tokens, use_cache=False).last_hidden_state
   np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
