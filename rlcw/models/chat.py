@@ -418,12 +418,18 @@ def _end_ids(folder: Path) -> tuple[int, ...]:
   for name in ('generation_config.json', 'config.json'):
     file = folder / name
     config = read_json(file) if file.is_file() else {}
-    value = config.get('eos_token_id')
-    ids = value if isinstance(value, list) else [value]
-    for id in ids:
-      if id is not None and (type(id) is not int or id < 0):
-        raise ValueError(
-          f'{file}: eos_token_id={value!r:.80}; expected an id or a list of ids'
-        )
-    found |= {*ids} - {None}
+    # A model of images and text has the configuration of its text inside.
+    for part in (config, config.get('text_config')):
+      if isinstance(part, dict):
+        found |= _ids(part.get('eos_token_id'), file)
   return tuple(sorted(found))
+
+
+def _ids(value: Any, file: Path) -> set[int]:
+  values = value if isinstance(value, list) else [value]
+  ids = [each for each in values if each is not None]
+  if any(type(id) is not int or id < 0 for id in ids):
+    raise ValueError(
+      f'{file}: eos_token_id={value!r:.80}; expected an id or a list of ids'
+    )
+  return {*ids}

@@ -173,6 +173,8 @@ def test_all_files_say_what_ends_a_reply(tmp_path: pathlib.Path) -> None:
   assert chat.load(folder).eos_ids == (1, 2)
   save(folder, text, generation_config={'eos_token_id': None})
   assert chat.load(folder).eos_ids == (1,)
+  save(folder, text, config={'text_config': {'eos_token_id': [3]}})
+  assert chat.load(folder).eos_ids == (1, 3)
 
 
 @pytest.mark.parametrize('value', ['2', [2.0], [True], -1, {'a': 1}])
