@@ -161,7 +161,8 @@ class Block(nn.Module):
     if rope.query is not None:
       q *= rope.query.astype(q.dtype)
     # `kv` is returned, `own` is the same in attention's layout.
-    kv, own = None, shared
+    kv: KV | None = None
+    own: Any = shared
     if k is not None and v is not None:
       kv = own = KV(k, v)
       if cache is not None:
@@ -249,4 +250,7 @@ def ropes_of(
   config: ModelConfig, layer: int, ropes: tuple[Rope, Rope]
 ) -> tuple[Rope, Rope]:
   """Ropes of a layer by its `ModelConfig.layer`, which is not a local one."""
-  return (ropes[config.is_local(layer)],) * 2 if config.mixed else ropes
+  if not config.mixed:
+    return ropes
+  own = ropes[config.is_local(layer)]
+  return own, own

@@ -319,18 +319,20 @@ def _global_heads(config: Fields) -> tuple[int, int]:
       kv = config.get('num_global_key_value_heads', kv)
     return config['global_head_dim'], kv
   given = config['per_layer_config']
-  expected = {str(n) for n, kind in enumerate(types) if kind[0] == 'f'}
+  # Numbers of layers, which files fill up with zeros: 05, 11.
+  numbers = [int(n) if str(n).isdecimal() else n for n in given]
+  expected = [n for n, kind in enumerate(types) if kind == 'full_attention']
   own = {'head_dim': config['head_dim'], 'num_key_value_heads': kv}
   alike = next(iter(given.values()), None)
   if (
-    {*map(str, given)} != expected
+    {*numbers} != {*expected}
     or any(each != alike for each in given.values())
     or not isinstance(alike, Mapping)
     or alike.keys() - own.keys()
   ):
     raise ValueError(
       f'per_layer_config={given!r:.200} is not supported; expected the same '
-      f'{[*own]} for each layer with full_attention, {sorted(expected)}'
+      f'{[*own]} for each layer with full_attention, {expected}'
     )
   head_dim, kv = (own | fields.valid(alike)).values()
   return head_dim, kv

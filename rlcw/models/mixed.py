@@ -56,17 +56,17 @@ class Pattern(nn.Module):
       number, name = self.run.first + place, str(place)
       local = c.is_local(number)
       read = shared.get(local)
-      prefix = read.prefix if read else prefixes and prefixes[name]
+      prefix = prefixes[name] if prefixes else None
       x, kv = block(c.layer(number), name=name)(
         x,
         LayerKind(),
         ropes_of(c, number, ropes),
         prefix_length_P,
-        prefix,
+        read.prefix if read else prefix,
         segment_PxGxL,
         layout,
-        shared=read and read.own,
-        layer_input_PxGxLxE=inputs and inputs[name],
+        shared=read.own if read else None,
+        layer_input_PxGxLxE=inputs[name] if inputs else None,
       )
       if kv is not None:
         found[name] = kv

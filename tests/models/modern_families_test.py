@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 from cases import quick
 from conftest import FAMILIES, MODERN
 from safetensors.numpy import load_file
@@ -543,7 +544,7 @@ def test_fields_that_a_file_leaves_out_have_their_defaults(
       GEMMA4 | {'layer_types': ['sliding_attention'] * 4},
       ['layer_types', 'full_attention of the last layer'],
     ),
-    (GEMMA4 | {'per_layer_config': {'2': {'head_dim': 8}}}, ["['3']"]),
+    (GEMMA4 | {'per_layer_config': {'2': {'head_dim': 8}}}, ['[3]']),
     (
       GEMMA4 | {'per_layer_config': {'3': {'sliding_window': 8}}},
       ['per_layer_config', "'head_dim'"],
@@ -568,6 +569,16 @@ def test_what_is_not_supported_is_refused_in_one_line(
   assert '\n' not in str(error.value)
   for part in parts:
     assert part in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['Gemma4', 'Gemma4Unified'])
+def test_a_text_part_of_defaults_alone_is_read(name: str) -> None:
+  theirs = getattr(transformers, f'{name}TextConfig')()
+  kind = theirs.model_type.removesuffix('_text')
+  ours = ModelConfig.from_hf({'model_type': kind, 'text_config': {}})
+  expected = ModelConfig.from_hf(theirs.to_dict())
+  assert ours == expected
+  assert (ours.global_head_dim, ours.num_layers) == (512, 30)
 
 
 def test_a_text_beyond_the_frequencies_is_refused() -> None:
