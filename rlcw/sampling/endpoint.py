@@ -340,13 +340,11 @@ _LASTING = 301, 302, 307, 308, 401, 402, 403, 404, 405, 410
 
 def _joined(content: Any) -> Any:
   """Joins the texts of a content in parts; thoughts are of another type."""
-  if not isinstance(content, list):
+  if not isinstance(content, list) or not all(
+    isinstance(part, dict) for part in content
+  ):
     return content
-  texts = [
-    part.get('text') if isinstance(part, dict) else part
-    for part in content
-    if not isinstance(part, dict) or part.get('type') in TEXT
-  ]
+  texts = [part.get('text') for part in content if part.get('type') in TEXT]
   return ''.join(text for text in texts if isinstance(text, str))
 
 

@@ -86,7 +86,7 @@ def test_a_reply_that_is_not_whole_is_marked_and_counted(
     ),
     ('<think>A sea?', None),
     ('<think>A sea?</think>', None),
-    ([{'type': 'output_text', 'text': 'The '}, 'sea.'], 'The sea.'),
+    ([{'type': 'output_text', 'text': 'The '}, {'text': 'sea.'}], 'The sea.'),
     ('[THINK]A sea?[/THINK]The sea.', 'The sea.'),
     ([{'type': 'thinking', 'thinking': 'A sea?'}], None),
     ('\u200b\u2060 ', None),
