@@ -156,11 +156,11 @@ class ModelConfig:
 
   @property
   def mixed(self) -> bool:
-    """Whether layers differ in their shapes."""
+    """True if layers differ in their shapes."""
     return self.global_head_dim is not None
 
   def is_local(self, layer: int) -> bool:
-    """Whether a layer is local, in a model with a list of them."""
+    """True if a layer is local, in a model with a list of them."""
     return bool(self.local_layers) and self.local_layers[layer]
 
   def layer(self, number: int) -> 'ModelConfig':

@@ -96,6 +96,7 @@ def _page() -> dict[str, float]:
   quick(
     FAMILIES | MODERN,
     *('ministral3', 'smollm3', 'olmo3', 'granite', 'phi3', 'gemma2'),
+    'gemma4-small',
   ),
   indirect=True,
 )
