@@ -178,4 +178,7 @@ class Block(nn.Module):
     y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
     x = residual('mlp_post_norm', y)
     # Left to itself, XLA may shard activations between blocks badly.
-    return constrain(x), kv
+    x = constrain(x)
+    # Kept for a caller that asks for them (`groups.forward_layers`) only.
+    self.sow('intermediates', 'activations', x)
+    return x, kv

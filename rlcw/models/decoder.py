@@ -121,7 +121,7 @@ class Decoder(nn.Module):
     # `remat` needs no barrier against common-subexpression elimination.
     blocks = nn.scan(
       nn.remat(Block, prevent_cse=False, policy=None if c.remat else products),
-      variable_axes={'params': 0},
+      variable_axes={'params': 0, 'intermediates': 0},
       split_rngs={'params': True},
       in_axes=cast(Any, (per_layer, shared, shared, per_layer, shared, shared)),
       length=c.num_layers,
