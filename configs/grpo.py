@@ -516,8 +516,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # read by the task `plan` alone
       plan=group_plan_settings()
       | dict(
-        # a model with the reward model's shapes; '' if the reward model shares
-        # the reference's decoder, so that one pass computes both
+        # the reward model's run, or a model of its shapes; '' if it shares the
+        # reference's decoder, so that one pass computes both
         reward_model='',
         unseen='',  # the same for eval.unseen
       ),

@@ -13,7 +13,7 @@ against length and of calibration in reward_model.png.
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from rlcw.models.compute import compute_settings, group_plan_settings
 from rlcw.runtime.configs import vary
@@ -96,7 +96,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       least_gap=0.0,
       seed=0,  # of synthetic losers, batches and new weights
       train='head',  # head | lora | all
-      layers=0,  # of the decoder, the first ones, that are read; 0: all
+      # of the decoder, the first ones, that are read; 0: all; auto: the fewest
+      # whose head is as good as one on all (docs/reward_model.md)
+      layers=config_dict.FieldReference(0, field_type=object),
       # Features of a reply: mean over its tokens, or the last token, as in
       # sequence classifiers (needed for export).
       pooling='mean',  # mean | last

@@ -213,7 +213,10 @@ class Block(nn.Module):
       # Not trained, as in transformers, where it is no parameter.
       x = x * lax.stop_gradient(factor).astype(x.dtype)
     # Left to itself, XLA may shard activations between blocks badly.
-    return constrain(x), kv
+    x = constrain(x)
+    # Kept for a caller that asks for them (`groups.forward_layers`) only.
+    self.sow('intermediates', 'activations', x)
+    return x, kv
 
 
 def with_remat(config: ModelConfig) -> type[Block]:
@@ -238,7 +241,7 @@ def scanned(step: type[nn.Module], count: int, axes: Sequence[Any]) -> Any:
   """
   return nn.scan(
     step,
-    variable_axes={'params': 0},
+    variable_axes={'params': 0, 'intermediates': 0},
     split_rngs={'params': True},
     in_axes=cast(Any, (*axes,)),
     length=count,

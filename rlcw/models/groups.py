@@ -4,14 +4,16 @@ Letters: P prompts, G replies in a group, L length, T reply length, S rows,
 N tokens of a row, D model.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
-from rlcw.models import packing
+from rlcw.models import packing, stacks
 from rlcw.models.attention_kernels import Prefix
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder, Params, head_weight
-from rlcw.models.layers import token_logprobs_and_entropy
+from rlcw.models.layers import RMSNorm, token_logprobs_and_entropy
 from rlcw.models.packing import Groups, Layout
 
 
@@ -42,6 +44,46 @@ def forward_groups(
     {'params': params}, token_SxN[:, None], preface, layout=layout
   )
   return hidden_Sx1xNxD[:, 0], layout
+
+
+def forward_layers(
+  config: ModelConfig,
+  params: Params,
+  groups: Groups,
+  layers: Sequence[int],
+  width: int = 0,
+) -> tuple[list[jax.Array], Layout]:
+  """Hidden states of several numbers of first layers, from one pass.
+
+  They are those of `forward_groups` for `config.first_layers`, and the memory
+  is that of all layers' activations.
+
+  Args:
+    config: of the model.
+    params: of the model.
+    groups: as in `forward_groups`.
+    layers: numbers of first layers, at least 1.
+    width: as in `forward_groups`.
+
+  Returns:
+    For each number, hidden states `[S, N, D]`; and the layout of the rows.
+  """
+  layout = packing.lay_out(groups, width)
+  token_SxN = layout.rows(layout.join(groups.prompt, groups.token))
+  _, kept = Decoder(config).apply(
+    {'params': params},
+    token_SxN[:, None],
+    layout=layout,
+    mutable=['intermediates'],
+  )
+  by_layer = stacks.split(kept['intermediates']['blocks'])
+  norm = RMSNorm(config.norm_eps, config.norm_offset)
+  variables = {'params': params['final_norm']}
+  hidden = []
+  for k in layers:
+    (x_Sx1xNxD,) = by_layer[k - 1]['activations']
+    hidden.append(norm.apply(variables, x_Sx1xNxD[:, 0]))
+  return hidden, layout
 
 
 def reply_logprobs(

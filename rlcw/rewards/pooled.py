@@ -6,7 +6,8 @@ alike; `last` takes the last token's state, as sequence classifiers do: the last
 token that the chat template puts after a reply.  Thoughts before a reply are
 not read.
 
-Letters: P prompts, G replies to each, N replies, T tokens, D model.
+Letters: P prompts, G replies to each, N replies, T tokens, D model,
+K numbers of layers.
 """
 
 import functools
@@ -19,7 +20,7 @@ import numpy as np
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
-from rlcw.models.groups import forward_groups
+from rlcw.models.groups import forward_groups, forward_layers
 from rlcw.models.packing import Groups
 
 POOLING = ('mean', 'last')
@@ -112,3 +113,22 @@ def features(
   """
   hidden_SxNxD, layout = forward_groups(config, params, groups, width)
   return reply_features(layout.of_replies(hidden_SxNxD), mask_PxGxT)
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'width', 'layers'))
+def layer_features(
+  params: Params,
+  groups: Groups,
+  mask_PxGxT: jax.Array,
+  *,
+  config: ModelConfig,
+  layers: tuple[int, ...],
+  width: int = 0,
+) -> jax.Array:
+  """`features` `[P, G, K, D]` of K numbers of first layers, from one pass."""
+  hidden, layout = forward_layers(config, params, groups, layers, width)
+  features = [
+    reply_features(layout.of_replies(each_SxNxD), mask_PxGxT)
+    for each_SxNxD in hidden
+  ]
+  return jnp.stack(features, 2)

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from rlcw import Config
 from rlcw.data import batches
 from rlcw.data.characters import blank
 from rlcw.data.messages import Prompt, messages, transcript
@@ -85,7 +86,11 @@ class RewardModel(NamedTuple):
 
 
 def save(
-  head: Head, workdir: Path, end: Sequence[int], floor: float = float('nan')
+  head: Head,
+  workdir: Path,
+  end: Sequence[int],
+  floor: float = float('nan'),
+  layers: int = 0,
 ) -> None:
   """Writes a head to `reward_model.safetensors` in its run's folder.
 
@@ -94,9 +99,14 @@ def save(
     workdir: of the run.
     end: ids that it was trained to read after a whole reply.
     floor: lowest score of the training replies.
+    layers: of the decoder, that are read; 0: those of the run's settings.
   """
   arrays = {k: np.asarray(v, np.float32) for k, v in head._asdict().items()}
-  metadata = {'end': json.dumps([*end]), 'floor': repr(float(floor))}
+  metadata = {
+    'end': json.dumps([*end]),
+    'floor': repr(float(floor)),
+    'layers': str(layers),
+  }
   weights.save_tensors(arrays, workdir / FILE, metadata)
 
 
@@ -134,12 +144,12 @@ def load(source: str, base: LanguageModel) -> RewardModel:
   else:
     decoder = language_model.reuse(run.model, base.mesh, base)
   whole = decoder.config
-  # Runs of earlier versions lack the setting.
-  decoder = language_model.first_layers(decoder, run.get('layers', 0))
   try:
     head, (end, floor) = Head(**load_file(file)), _saved(file, decoder)
+    layers = layers_of(source, run)
   except (SafetensorError, TypeError, ValueError) as error:
     raise ValueError(f'{file} is damaged: {error}') from None
+  decoder = language_model.first_layers(decoder, layers)
   # A policy's replies have one token after their text.
   fits = run.pooling == 'mean' or len(end) == 1
   # The reference's pass gives no features of an earlier layer.
@@ -175,14 +185,37 @@ def _stretch(decoder: LanguageModel, policy: LanguageModel) -> float:
   return _STRETCH if same else _OTHER_STRETCH
 
 
+def layers_of(workdir: str | Path, run: Config) -> int:
+  """Number of first layers that a run's reward model reads; 0 for all.
+
+  Args:
+    workdir: of the run.
+    run: its settings.
+
+  Raises:
+    FileNotFoundError: the run chooses it, and has not finished.
+  """
+  file = Path(workdir) / FILE
+  saved = int(_metadata(file).get('layers', 0)) if file.exists() else 0
+  # Runs of earlier versions lack the setting.
+  layers = saved or run.get('layers', 0)
+  if layers == 'auto':
+    raise FileNotFoundError(runs.unfinished(workdir))
+  return layers
+
+
 def _saved(file: Path, decoder: LanguageModel) -> tuple[list[int], float]:
   """The ids after a whole reply, and the lowest training score."""
-  with safe_open(file, 'numpy') as opened:
-    saved = opened.metadata() or {}
+  saved = _metadata(file)
   # Files without the ids are older than them; they read the tokenizer's EOS.
   eos = [int(decoder.tokenizer.eos_token_id)]
   end = json.loads(saved['end']) if 'end' in saved else eos
   return end, float(saved.get('floor', 'nan'))
+
+
+def _metadata(file: Path) -> dict[str, str]:
+  with safe_open(file, 'numpy') as opened:
+    return opened.metadata() or {}
 
 
 def load_trained_decoder(

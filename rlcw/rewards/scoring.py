@@ -208,7 +208,7 @@ class Scorer:
     usage_before = self.usage()
     # JAX dispatches this asynchronously: the device computes while the host
     # decodes the replies and checks the rules below.
-    score_PxG, ref_logp = self.read(prompt_PxL, length_P, rollout)
+    score_PxG, ref_logp = self.read(briefs, prompt_PxL, length_P, rollout)
     widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
     rollout = self.shards.local_rows(rollout)
     text = self.texts(rollout)
@@ -282,7 +282,9 @@ class Scorer:
     """
     usage_before, started = self.usage(), time.perf_counter()
     everywhere_P = np.concatenate(self.shards.gather(changed_P))
-    score_PxG, ref_logp = self.read(prompt_PxL, length_P, rollout, everywhere_P)
+    score_PxG, ref_logp = self.read(
+      briefs, prompt_PxL, length_P, rollout, everywhere_P
+    )
     if scores.ref_logp is not None and ref_logp is not None:
       ref_logp = reading.where(
         everywhere_P[:, None, None], ref_logp, scores.ref_logp
@@ -334,12 +336,17 @@ class Scorer:
 
   def read(
     self,
+    briefs: Sequence[Brief],
     prompt_PxL: jax.Array,
     length_P: jax.Array,
     rollout: Rollout,
     live_P: np.ndarray | None = None,
   ) -> tuple[jax.Array | None, jax.Array | None]:
-    """`reading.read` of a rollout; twice None if it is not needed."""
+    """`reading.read` of a rollout; twice None if it is not needed.
+
+    `briefs` are this process's, whose tokens the prompts are.
+    """
+    del briefs
     if not self.reads_base:
       return None, None
     return reading.read(

@@ -58,8 +58,15 @@ def check_pairs(config: Config) -> None:
   """Checks the settings of comparisons within groups.
 
   Raises:
-    ValueError: a group has too few replies.
+    ValueError: a group has too few replies, or the weights cancel.
   """
+  weights = sums.parse(config.writing)
+  if abs(weights['pairs'] + weights.get('judge', 0)) < sums.LEAST_WEIGHT:
+    raise ValueError(
+      f'writing={config.writing!r}: held-out replies get P(Good) in the place '
+      'of pairs, which judge would take away again; expected weights of pairs '
+      'and judge whose sum is not 0'
+    )
   mode, opponents = config.pairs.mode, config.pairs.opponents
   others = config.group_size - 1
   if others < 1:

@@ -150,7 +150,7 @@ RANGES: dict[str, Range] = {
   'beta1': Number(0, 1 - 1e-6),
   'beta2': Number(0, 1 - 1e-6),
   'l2': _NOT_NEGATIVE,
-  'layers': _count(0),
+  'layers': _count(0, also=('auto',)),
   'lora.rank': _count(),
   'lora.alpha': _POSITIVE,
   # --- Advantages and loss

@@ -314,6 +314,10 @@ def test_held_out_replies_are_judged_by_themselves(
     ({'pairs.opponents': 0}, r'pairs\.opponents=0: .*expected 1 to 3'),
     ({'pairs.opponents': 4}, r'=4: .* has 3 others; expected 1 to 3'),
     ({'group_size': 1}, 'group_size=1; expected 2 or more'),
+    (
+      {'writing': '0.3*pairs + diversity - 0.3*judge'},
+      'pairs and judge whose sum is not 0',
+    ),
   ],
 )
 def test_groups_that_allow_no_such_pairs_are_refused(
@@ -330,6 +334,7 @@ def test_groups_that_allow_no_such_pairs_are_refused(
     ({'pairs.opponents': 3}, 12),
     ({'pairs.mode': 'pivot', 'pairs.opponents': 9}, 6),
     ({'writing': 'judge + 2*pairs', 'group_size': 8}, 16),
+    ({'writing': 'pairs - 2*judge'}, 8),
     ({'writing': 'judge'}, 0),
   ],
 )

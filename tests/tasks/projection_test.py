@@ -8,9 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rlcw.rewards.reward_model import Head
-from rlcw.tasks.reward_model import run
 from rlcw.tasks.reward_model.groups import Groups
+from rlcw.tasks.reward_model.head import without_length
 from rlcw.tasks.reward_model.projection import length_direction, project_out
 
 
@@ -100,6 +99,5 @@ def test_synthetic_losers_and_padding_do_not_turn_it() -> None:
   features_NxRxD = np.zeros((2, 4, 2))
   features_NxRxD[:, :2, 1] = groups.length[:, :2]
   features_NxRxD[:, 2:] = 99, 0
-  head = Head(np.array([1.0, 1.0]), np.zeros(()))
-  weight_D = run.without_length(head, features_NxRxD, groups).weight
+  weight_D = without_length(np.array([1.0, 1.0]), features_NxRxD, groups)
   np.testing.assert_allclose(weight_D, [1, 0])

@@ -11,10 +11,13 @@ import pytest
 from rlcw.models import language_model
 from rlcw.models.config import ModelConfig
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import reward_model
-from rlcw.runtime import files
+from rlcw.models.packing import Groups
+from rlcw.rewards import pooled, reward_model
+from rlcw.runtime import command, files, ranges
 from rlcw.runtime.mesh import make_mesh
+from rlcw.tasks.plan.headers import shape_of as plan_shape
 from rlcw.tasks.plan.plans import make_plan
+from rlcw.tasks.reward_model import depth
 from tests.tasks.reward_model_test import save_run
 
 TEXTS = ['To the sea'], [['A wave.', 'Salt and rope']], np.ones((1, 2), bool)
@@ -75,12 +78,86 @@ def test_layers_that_add_nothing_are_left_out(
   )
 
 
+def test_one_pass_gives_the_features_of_fewer_layers(
+  base: LanguageModel,
+) -> None:
+  rng = np.random.default_rng(0)
+  groups = Groups(
+    rng.integers(300, size=(2, 4)),
+    np.array([4, 2]),
+    rng.integers(300, size=(2, 3, 5)),
+    np.array([[5, 3, 1], [2, 0, 4]]),
+  )
+  mask = np.arange(5) < groups.count[..., None]
+  found = pooled.layer_features(
+    base.params, groups, mask, config=base.config, layers=(1, 2)
+  )
+  for k, layers in enumerate((1, 2)):
+    first = language_model.first_layers(base, layers)
+    expected = pooled.features(first.params, groups, mask, config=first.config)
+    np.testing.assert_allclose(found[:, :, k], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('layers', 'planned'), [('0', 2), ('1', 1), ('auto', 2)]
+)
 def test_a_plan_is_of_the_first_layers(
-  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+  layers: str, planned: int, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
-  config.layers = 1
-  assert make_plan(config, make_mesh()).model.num_layers == 1
+  command.override(config, [f'--config.layers={layers}'])
+  ranges.check(config)
+  assert make_plan(config, make_mesh()).model.num_layers == planned
+
+
+def test_a_plan_counts_the_layers_of_a_reward_model_run(
+  base: LanguageModel, tmp_path: pathlib.Path
+) -> None:
+  head = save_short_run(tmp_path, base.source)
+  first = base.config.first_layers(1)
+  assert plan_shape(str(tmp_path)) == first
+  # what a run has found is in the head's file
+  config = files.read_json(tmp_path / 'config.json') | {'layers': 'auto'}
+  files.write_json(tmp_path / 'config.json', config)
+  with pytest.raises(FileNotFoundError, match='has not finished'):
+    plan_shape(str(tmp_path))
+  reward_model.save(head, tmp_path, [1], layers=1)
+  assert plan_shape(str(tmp_path)) == first
+  files.write_json(tmp_path / 'config.json', config | {'layers': 0})
+  reward_model.save(head, tmp_path, [1], layers=2)
+  assert plan_shape(str(tmp_path)) == base.config
+
+
+@pytest.mark.parametrize('layers', ['-1', 'all', '1.5', 'True', ''])
+def test_a_number_of_layers_or_auto_is_expected(layers: str) -> None:
+  config = pipeline.shipped('reward_model')
+  command.override(config, [f'--config.layers={layers}'])
+  with pytest.raises(ValueError, match="layers=.* of at least 0 or 'auto'"):
+    ranges.check(config)
+
+
+@pytest.mark.parametrize(
+  'learns', ['head', pytest.param('lora', marks=pytest.mark.slow)]
+)
+def test_a_run_finds_its_layers_and_keeps_their_number(
+  learns: str,
+  base: LanguageModel,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  one_device: None,
+) -> None:
+  config = pipeline.tiny_config('reward_model', tiny_folder, tmp_path)
+  config.update(preferences=pipeline.few_pairs(tmp_path), layers='auto')
+  config.train = learns
+  # whatever a random model's features are worth
+  monkeypatch.setattr(depth, 'fewest', lambda tried: 0)
+  summary = pipeline.run('reward_model', config, tmp_path / 'run')
+  assert summary['layers'] == 1 < base.config.num_layers
+  assert [each['layers'] for each in summary['layers_tried']] == [1, 2]
+  reward = reward_model.load(str(tmp_path / 'run'), base)
+  assert reward.decoder.config.num_layers == 1
+  assert np.isfinite(reward_model.score_texts(reward, *TEXTS)).all()
 
 
 def test_a_classifier_has_the_first_layers(

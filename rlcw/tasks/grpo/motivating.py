@@ -9,6 +9,7 @@ Letters: P briefs in a step, G replies to each, L prompt tokens.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +18,7 @@ from rlcw import Config
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards import motivation, reading
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.scoring import Scorer, Scores
-from rlcw.sampling.outage import Trouble
+from rlcw.rewards.scoring import Scorer
 from rlcw.sampling.rollout import Rollout
 
 
@@ -44,72 +44,40 @@ def encode(brief: Brief, chat: ChatFormat, config: Config) -> list[int]:
   return chat.encode_prompt(prompt)
 
 
-class PlainScorer:
-  """A `Scorer` of replies to plain briefs, whose reference reads the others.
+class PlainScorer(Scorer):
+  """A scorer whose reward model reads the plain briefs, in a pass of its own.
 
-  Its methods are called as those of the scorer, with the tokens of the briefs
-  that the policy read.
+  The reference reads the briefs as the policy did.
 
   Args:
-    scorer: of the run.
-    chat: encodes plain briefs.
+    scorer: of the run, whose models it has.
   """
 
-  def __init__(self, scorer: Scorer, chat: ChatFormat):
-    self._scorer, self._chat = scorer.without_reference(), chat
-    self._reference = scorer if scorer.reference else None
-    self.shards = scorer.shards
+  def __init__(self, scorer: Scorer):
+    vars(self).update(vars(scorer))
 
-  def without_reference(self) -> 'PlainScorer':
-    """See `Scorer`."""
-    return PlainScorer(self._scorer, self._chat)
-
-  def trouble(self) -> Trouble:
-    """See `Scorer`."""
-    return self._scorer.trouble()
-
-  def __call__(
+  def read(
     self,
     briefs: Sequence[Brief],
     prompt_PxL: jax.Array,
     length_P: jax.Array,
     rollout: Rollout,
-    second_opinion: bool = False,
-    step: int = 0,
-  ) -> Scores:
+    live_P: np.ndarray | None = None,
+  ) -> tuple[jax.Array | None, jax.Array | None]:
     """See `Scorer`."""
-    plain = self._plain(briefs, prompt_PxL.shape[-1])
-    scores = self._scorer(briefs, *plain, rollout, second_opinion, step)
-    ref_logp = self._read(prompt_PxL, length_P, rollout)
-    return scores._replace(ref_logp=ref_logp)
-
-  def score_again(
-    self,
-    briefs: Sequence[Brief],
-    prompt_PxL: jax.Array,
-    length_P: jax.Array,
-    rollout: Rollout,
-    scores: Scores,
-    changed_P: np.ndarray,
-  ) -> Scores:
-    """See `Scorer`."""
-    plain = self._plain(briefs, prompt_PxL.shape[-1])
-    again = self._scorer.score_again(
-      briefs, *plain, rollout, scores._replace(ref_logp=None), changed_P
-    )
-    # The log-probabilities of unchanged groups are computed again, and equal.
-    ref_logp = self._read(prompt_PxL, length_P, rollout)
-    return again._replace(ref_logp=ref_logp)
-
-  def _read(
-    self, prompt_PxL: jax.Array, length_P: jax.Array, rollout: Rollout
-  ) -> jax.Array | None:
-    """Log-probabilities `[P, G, T]` under the reference, if it is needed."""
-    if self._reference is None:
-      return None
-    arrays = prompt_PxL, length_P, rollout
-    model, config = self._reference.model, self._reference.config
-    return reading.read(model, None, *arrays, config, reference=True)[1]
+    score_PxG = ref_logp = None
+    more: Any = rollout, self.config, live_P
+    reward = self.writing.reward
+    if reward is not None and reward.shared:
+      plain = self._plain(briefs, prompt_PxL.shape[-1])
+      score_PxG, _ = reading.read(
+        self.model, reward, *plain, *more, reference=False
+      )
+    if self.reference:
+      _, ref_logp = reading.read(
+        self.model, None, prompt_PxL, length_P, *more, reference=True
+      )
+    return score_PxG, ref_logp
 
   def _plain(
     self, briefs: Sequence[Brief], width: int
@@ -118,6 +86,6 @@ class PlainScorer:
     prompt_PxL = np.zeros((len(briefs), width), np.int32)
     length_P = np.zeros(len(briefs), np.int32)
     for p, brief in enumerate(briefs):
-      ids = self._chat.encode_prompt(brief.request)
+      ids = self.model.chat.encode_prompt(brief.request)
       prompt_PxL[p, : len(ids)], length_P[p] = ids, len(ids)
     return self.shards.to_global((prompt_PxL, length_P))

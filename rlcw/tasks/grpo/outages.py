@@ -9,7 +9,6 @@ from rlcw import train
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
-from rlcw.tasks.grpo.motivating import PlainScorer
 
 
 class Outages(NamedTuple):
@@ -28,7 +27,7 @@ class Outages(NamedTuple):
 
 
 def end_in_outage(
-  outages: Outages, stats: dict[str, Any], scorer: Scorer | PlainScorer
+  outages: Outages, stats: dict[str, Any], scorer: Scorer
 ) -> None:
   """Ends a run whose scorers have answered nothing for some steps.
 

@@ -23,7 +23,6 @@ from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import processes
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import motivating
-from rlcw.tasks.grpo.motivating import PlainScorer
 
 # Token ids [P, L], lengths [P] and key numbers [P] of briefs (`step`).
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
@@ -63,7 +62,7 @@ def relabel(
   arrays: BriefArrays,
   rollout: Rollout,
   scores: Scores,
-  scorer: Scorer | PlainScorer,
+  scorer: Scorer,
   chat: ChatFormat,
   config: Config,
 ) -> Learned:

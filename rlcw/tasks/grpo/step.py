@@ -92,7 +92,7 @@ def make_next_batch(
   tokenized = batches.pad(prompts)
   scores_of, demos = scorer, None
   if motivating.tells(config):
-    scores_of = motivating.PlainScorer(scorer, model.chat)
+    scores_of = motivating.PlainScorer(scorer)
   if demonstrating.shows(config):
     alone = scores_of.without_reference()
     demos = Demonstrations(briefs, model.chat, alone, config)

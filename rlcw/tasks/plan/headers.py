@@ -5,7 +5,8 @@ from typing import Any
 
 from rlcw.models import formats
 from rlcw.models.config import ModelConfig
-from rlcw.runtime import files
+from rlcw.rewards import reward_model
+from rlcw.runtime import files, runs
 
 
 def _header(
@@ -86,13 +87,21 @@ MODELS = {
 
 
 def shape_of(model: str) -> ModelConfig:
-  """Config of a model in `MODELS`, in a local folder or on the Hub.
+  """Config of a model in `MODELS`, in a local folder, on the Hub, or of a run.
+
+  That of a `reward_model` run has the layers that its reward model reads.
 
   Raises:
-    FileNotFoundError, ValueError: as `formats.open_source`.
+    FileNotFoundError, ValueError: as `formats.open_source` or `runs.lineage`.
   """
   if model in MODELS:
     return ModelConfig.from_hf(MODELS[model])
+  found, start = runs.lineage(model)
+  if found:
+    workdir, run = found[0]
+    is_reward = run.task == 'reward_model'
+    layers = reward_model.layers_of(workdir, run) if is_reward else 0
+    return shape_of(start).first_layers(layers)
   # A folder with a config.json alone will do: weights are not needed.
   header = Path(model) / 'config.json'
   if header.is_file():

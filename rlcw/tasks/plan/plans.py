@@ -25,6 +25,7 @@ from rlcw.tasks.plan import load, shapes
 from rlcw.tasks.plan.headers import shape_of
 from rlcw.tasks.plan.roofline import Shapes
 from rlcw.tasks.plan.shapes import Plan
+from rlcw.tasks.reward_model import depth
 from rlcw.tasks.reward_model import objective as reward_objective
 
 
@@ -168,7 +169,7 @@ def _sft(config: Config, mesh: Mesh) -> Plan:
 def _reward_model(config: Config, mesh: Mesh) -> Plan:
   reward_objective.check(config, mesh)
   is_trained = config.train != 'head'
-  model = shape_of(config.model).first_layers(config.layers)
+  model = shape_of(config.model).first_layers(depth.most(config))
   configure = compute.configure if is_trained else compute.configure_frozen
   model, learned = configure(model, config), {}
   if is_trained:

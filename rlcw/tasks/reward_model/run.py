@@ -21,9 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from rlcw import Config, losses, train
+from rlcw import Config, train
 from rlcw.data import batches, datasets
 from rlcw.evaluation import plots, stats
 from rlcw.models import compute, formats, language_model, lora, packing
@@ -32,20 +31,14 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import pooled, reward_model
 from rlcw.runtime import console, files, loggers, optimizers, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
-from rlcw.tasks.reward_model import objective
+from rlcw.tasks.reward_model import depth, objective
 from rlcw.tasks.reward_model.groups import (
   Groups,
   check_pairs,
   check_weights,
   make_groups,
 )
-from rlcw.tasks.reward_model.projection import length_direction, project_out
-
-# Line of a step (`console.line`).
-LINE = (
-  'loss {loss:.4f}, accuracy {accuracy:.1%}, {pairs_per_second:,.0f} pairs/s, '
-  'learning rate {learning_rate:.2e}, {seconds_step:.2f} s'
-)
+from rlcw.tasks.reward_model.head import LINE, fit_head, without_length
 
 
 @with_mesh
@@ -58,29 +51,18 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   """
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
-  model = language_model.load(config.model, make_mesh(**config.mesh))
-  model = language_model.first_layers(model, config.layers)
-  load = functools.partial(
-    datasets.load_preferences,
-    config.preferences,
-    language=config.language,
-    heldout=config.heldout,
-  )
-  given = {split: load(split=split) for split in ('train', 'heldout')}
-  for split, preferences in given.items():
-    check_pairs(preferences, config, split)
-  model = language_model.with_system(model, config.system)
+  model, groups = prepare(config)
+  cache = workdir.parent / '.features'
+  layers, tried, features = config.layers, [], {}
+  if layers == 'auto':
+    layers, tried, features['train'] = choose_layers(
+      groups['train'], model, config, cache
+    )
+  model = language_model.first_layers(model, layers)
   model, learned, frozen = divide(model, config)
-  groups = {
-    split: make_groups(given[split], model.chat, config, debias, model.system)
-    # Held-out pairs all weigh 1: the accuracy is of the data as they are.
-    for split, debias in (('train', config.debias), ('heldout', 'none'))
-  }
-  check_weights(groups['train'], config)
-  features = {
-    split: cached_features(group, model, config, workdir.parent / '.features')
-    for split, group in groups.items()
-  }
+  for split, group in groups.items():
+    if split not in features:
+      features[split] = cached_features(group, model, config, cache)
   head, slope_2 = fit_head(features['train'], groups['train'], config, workdir)
   if config.train != 'head':
     # Of the parameters, only those are left in memory that training needs.
@@ -94,7 +76,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # cached.
     features = {k: group_features(g, model, config) for k, g in groups.items()}
   if config.debias == 'projection':
-    head = without_length(head, features['train'], groups['train'])
+    weight_D = without_length(
+      np.asarray(head.weight), features['train'], groups['train']
+    )
+    head = head._replace(weight=weight_D)
   # The head is scaled to scores of std 1 over the training replies.  Before
   # that, a difference of two scores is the log-odds that the loss fits;
   # `odds` restores them for the evaluation.
@@ -109,15 +94,42 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if processes.is_primary_process():
     end = pooled.end_of_reply(model.chat, config.pooling)
     floor = scores['train'][groups['train'].real].min()
-    reward_model.save(head, workdir, end, floor)
+    reward_model.save(head, workdir, end, floor, model.config.num_layers)
   summary = judge(groups['heldout'], scores['heldout'] * odds, workdir)
   train_Mx2 = pair_scores(groups['train'], scores['train'])
   summary |= {
     'train_pairs': len(train_Mx2),
     'train_accuracy': stats.accuracy(train_Mx2),
+    'layers': model.config.num_layers,
   }
+  if tried:
+    summary['layers_tried'] = [each._asdict() for each in tried]
   print_table(summary)
   return summary
+
+
+def prepare(config: Config) -> tuple[LanguageModel, dict[str, Groups]]:
+  """Loads the model, with all of its layers, and the pairs of both splits."""
+  model = language_model.load(config.model, make_mesh(**config.mesh))
+  # before the data are read
+  model.config.first_layers(depth.most(config))
+  load = functools.partial(
+    datasets.load_preferences,
+    config.preferences,
+    language=config.language,
+    heldout=config.heldout,
+  )
+  given = {split: load(split=split) for split in ('train', 'heldout')}
+  for split, preferences in given.items():
+    check_pairs(preferences, config, split)
+  model = language_model.with_system(model, config.system)
+  groups = {
+    split: make_groups(given[split], model.chat, config, debias, model.system)
+    # Held-out pairs all weigh 1: the accuracy is of the data as they are.
+    for split, debias in (('train', config.debias), ('heldout', 'none'))
+  }
+  check_weights(groups['train'], config)
+  return model, groups
 
 
 def check(config: Config) -> None:
@@ -151,8 +163,44 @@ def divide(
   return model, learned, frozen
 
 
-def cached_features(
+def choose_layers(
   groups: Groups, model: LanguageModel, config: Config, folder: Path
+) -> tuple[int, list[depth.Depth], np.ndarray]:
+  """Chooses how many layers of a decoder are read (`depth`).
+
+  Args:
+    groups: to train on.
+    model: the decoder with all of its layers.
+    config: of the task.
+    folder: of cached features.
+
+  Returns:
+    The number of layers, the numbers that were tried, and the features
+    `[N, R, D]` of the chosen one.
+  """
+  layers = depth.depths(model.config.num_layers)
+  reading, _, _ = divide(model, config)
+  features = cached_features(groups, reading, config, folder, layers)
+  tried = depth.measure(features, layers, groups, config)
+  k = depth.fewest(tried)
+  console.table(
+    f'layers=auto: {layers[k]} of {model.config.num_layers}',
+    ('layers', 'right, pairs kept apart', 'more than the best', 'error'),
+    [
+      (str(n), *(console.number(share, '.2%') for share in shares))
+      for n, *shares in tried
+    ],
+  )
+  # A copy, so that the others can be freed.
+  return layers[k], tried, features[:, :, k].copy()
+
+
+def cached_features(
+  groups: Groups,
+  model: LanguageModel,
+  config: Config,
+  folder: Path,
+  layers: tuple[int, ...] = (),
 ) -> np.ndarray:
   """Returns `group_features`, cached on disk for other heads on this decoder.
 
@@ -160,6 +208,7 @@ def cached_features(
   arrays that the features depend on.
   """
   identity = formats.digest(model.source), model.config, jax.default_backend()
+  identity += (layers,) if layers else ()
   digest = hashlib.blake2b(repr(identity).encode(), digest_size=16)
   for array in (groups.prompt, groups.token, groups.mask):
     digest.update(np.ascontiguousarray(array).tobytes())
@@ -170,7 +219,7 @@ def cached_features(
   if all(processes.gather(features_NxRxD is not None)):
     assert features_NxRxD is not None
     return features_NxRxD
-  features_NxRxD = group_features(groups, model, config)
+  features_NxRxD = group_features(groups, model, config, layers)
   if processes.is_primary_process():
     folder.mkdir(exist_ok=True)
     with files.atomic(kept) as partial, partial.open('wb') as out:
@@ -196,13 +245,20 @@ def _read_features(kept: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def group_features(
-  groups: Groups, model: LanguageModel, config: Config
+  groups: Groups,
+  model: LanguageModel,
+  config: Config,
+  layers: tuple[int, ...] = (),
 ) -> np.ndarray:
   """Features `[N, R, D]` of each reply, `batch_size` groups at a time.
 
+  With K numbers of `layers` they are `[N, R, K, D]`, of so many first layers.
   Groups of similar length share a batch, whose widths are powers of two: little
   padding and few compilations.
   """
+  read: Any = pooled.features
+  if layers:
+    read = functools.partial(pooled.layer_features, layers=layers)
   size, total = config.batch_size, len(groups.prompt)
   count_NxR = groups.read
   reply_N = count_NxR.max(1)
@@ -219,7 +275,7 @@ def group_features(
     packed = packing.partition(length_B, count_NxR[index_B], L, T)
     index_B = index_B[packed.order_P]
     rows = groups.take(index_B)
-    part = pooled.features(
+    part = read(
       model.params,
       packing.Groups(
         rows.prompt[:, :L],
@@ -234,82 +290,6 @@ def group_features(
     for n, features_RxD in zip(index_B, processes.to_host(part), strict=True):
       found[n] = features_RxD
   return np.stack(found)
-
-
-def fit_head(
-  features_NxRxD: np.ndarray, groups: Groups, config: Config, workdir: Path
-) -> tuple[reward_model.Head, np.ndarray]:
-  """Fits a linear head with the Bradley–Terry loss, an L2 penalty and Adam.
-
-  Every step uses all groups.  The fit is on standardised features, which scales
-  penalty and learning rate alike for all of them; the weight that is returned
-  applies to the features as they are.
-
-  Returns:
-    The head, without bias, and the slopes `[2]` of the length covariates.
-  """
-  real_MxD = features_NxRxD[groups.real]
-  # Padding has no features and must not shift the mean.
-  mean_D, std_D = real_MxD.mean(0), real_MxD.std(0) + 1e-6
-  # A feature that varies by rounding alone would be scaled up to noise.
-  rounding_D = losses.ROUNDING * abs(real_MxD).max(0)
-  std_D = np.where(std_D > rounding_D, std_D, np.inf)
-  standard = (features_NxRxD - mean_D) / std_D
-  batch = {
-    'features': np.asarray(standard, np.float32),
-    'real': groups.real,
-    'weight': groups.weight,
-    'covariate': groups.covariate,
-  }
-
-  def loss_fn(
-    params: Params, frozen: Params, arrays: Any
-  ) -> dict[str, losses.Ratio]:
-    del frozen  # The decoder has run already: its features are in `arrays`.
-    score_NxR = arrays['features'] @ params['weight']
-    terms = objective.group_loss(
-      score_NxR, params['slope'], arrays, config.debias
-    )
-    loss = terms['loss']
-    penalty = config.l2 * jnp.square(params['weight']).sum()
-    # `train.fit` divides by the denominator, so that the penalty counts once.
-    total = loss.numerator + penalty * loss.denominator
-    return terms | {'loss': losses.Ratio(total, loss.denominator)}
-
-  counts = {'pairs': len(groups.pairs())}
-
-  def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    # Asynchronous dispatch: wait, so that the update before is not timed here.
-    jax.block_until_ready(state.params)
-    return train.Batch(
-      [train.Minibatch([batch])], {}, time.perf_counter(), counts=counts
-    )
-
-  optimizer = optax.adam(config.learning_rate)
-  # The head is small: it is replicated on every device.
-  mesh = make_mesh()
-  params = jax.device_put(
-    {'weight': jnp.zeros(mean_D.shape[0]), 'slope': jnp.zeros(2)},
-    replicated(mesh),
-  )
-  state = train.fit(
-    params,
-    next_batch,
-    loss_fn,
-    optimizer,
-    mesh,
-    name='reward model',
-    steps=config.steps,
-    workdir=workdir if config.train == 'head' else workdir / 'head',
-    checkpoint_every=config.steps,
-    line=LINE,
-    rate=optax.constant_schedule(config.learning_rate),
-    config=config,
-  )
-  weight_D = np.asarray(state.params['weight']) / std_D
-  return reward_model.Head(weight_D, np.zeros(())), np.asarray(
-    state.params['slope']
-  )
 
 
 def fit_decoder(
@@ -384,17 +364,6 @@ def fit_decoder(
   params = lora.join(state.params, frozen)
   score_D = np.asarray(params.pop('score'))
   return model._replace(params=params), head._replace(weight=score_D)
-
-
-def without_length(
-  head: reward_model.Head, features_NxRxD: np.ndarray, groups: Groups
-) -> reward_model.Head:
-  """Takes the direction of length out of a head (`projection`)."""
-  given_NxR = groups.real & ~groups.made
-  direction_D = length_direction(
-    features_NxRxD[given_NxR], groups.length[given_NxR], groups.worth[given_NxR]
-  )
-  return head._replace(weight=project_out(np.asarray(head.weight), direction_D))
 
 
 def pair_scores(groups: Groups, value_NxR: np.ndarray) -> np.ndarray:
