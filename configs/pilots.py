@@ -1,4 +1,4 @@
-"""A short run of every method that GRPO has as an option, against rlmr.
+"""A short run of every method of GRPO, against rlmr.
 
   rlcw --config=configs/pilots.py:rlmr_clip --workdir=runs/pilots/rlmr_clip-0
 

@@ -1,4 +1,4 @@
-"""RLMR and its rivals at equal pressure on the rules.
+r"""RLMR and its rivals at equal pressure on the rules.
 
   rlcw --config=configs/pressure.py:rlmr_2_rank \
     --workdir=runs/pressure/selection/rlmr_2_rank-0

@@ -272,7 +272,7 @@ def test_two_ropes_that_differ_contradict_in_one_line(
     *[
       ({field: {'rope_type': kind, 'factor': 4.0}}, [f'rope type {kind!r}'])
       for field in ('rope_scaling', 'rope_parameters')
-      for kind in ('proportional', 'axial', 'su', 'mrope')
+      for kind in ('axial', 'su', 'mrope')
     ],
     *[
       ({'quantization_config': {'quant_method': kind}}, [kind, 'quantised'])
