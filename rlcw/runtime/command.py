@@ -24,6 +24,8 @@ MISTAKE = 2  # exit status of a wrong command line or setting
 USAGE = 'rlcw --config=NAME[:VARIANT] --workdir=DIR [--config.KEY=VALUE ...]'
 _HELP = '-h', '--help', '-help', '--helpshort', '--helpfull'
 _SETTING = re.compile(r'--?(?:no)?config\.([^=]*)(=.*)?', re.DOTALL)
+# Several names, as in `a,b`.
+_NAMES = re.compile(r'[^\s\'"(),]+(,[^\s\'"(),]+)+')
 _TYPES = {
   bool: 'True or False',
   int: 'an integer',
@@ -135,7 +137,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
   before = dict(_nodes(config))
   _refuse_unknown(arguments, before)
   values = flags.FlagValues()
-  argv = ['rlcw', *arguments]
+  argv = ['rlcw', *(_as_tuple(word, before) for word in arguments)]
   try:
     config_flags.DEFINE_config_dict(
       'config', config, flag_values=values, sys_argv=argv
@@ -147,7 +149,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     if not match:
       raise ValueError(str(error)) from None
     name, task = match[1], str(config.get('task'))
-    expected = ranges.of(task, name) or _TYPES.get(type(before[name]), 'others')
+    expected = ranges.of(task, name) or _type_of(before[name])
     given = next(word for word in arguments if f'config.{name}' in word)
     raise ValueError(f'{given:.160}; expected {expected}') from None
   if surplus:
@@ -162,6 +164,28 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
         f'--config.{parent}: {"lacks" if name in before else "has no setting"} '
         f'{name!r}; set single ones, as with --config.{name}=VALUE'
       )
+
+
+def _has_names(value: Any) -> bool:
+  return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+
+
+def _type_of(value: Any) -> str:
+  """Describes the values that may take the place of a setting's."""
+  if _has_names(value):
+    return 'a name, or several with commas, as in one,two'
+  return _TYPES.get(type(value), 'others')
+
+
+def _as_tuple(argument: str, known: Mapping[str, Any]) -> str:
+  """Writes names with commas as a tuple, where the setting is one of names."""
+  match = _SETTING.fullmatch(argument)
+  if not match or not _has_names(known.get(match[1])):
+    return argument
+  given = (match[2] or '=')[1:]
+  if not _NAMES.fullmatch(given):
+    return argument
+  return f'--config.{match[1]}={tuple(given.split(","))!r}'
 
 
 def _nodes(config: Any, prefix: str = '') -> Any:
