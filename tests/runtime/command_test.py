@@ -282,3 +282,24 @@ def test_a_config_file_of_an_earlier_version_gets_new_settings(
   config = command.read([*argv, '--config.kl=k2'], tasks).config
   assert (config.steps, config.kl, config.show_every) == (3, 'k2', 10)
   assert config.mesh.to_dict() == {'data': 1, 'fsdp': -1, 'tensor': 1}
+
+
+@pytest.mark.parametrize(
+  ('given', 'expected'),
+  [
+    ('length:words', ('length:words',)),
+    ('length:words,style:no_cliche', ('length:words', 'style:no_cliche')),
+    ("('length:words', 'length:lines')", ('length:words', 'length:lines')),
+    ('()', ()),
+  ],
+)
+def test_names_have_commas(given: str, expected: tuple[str, ...]) -> None:
+  config = configs.load('briefs')
+  command.override(config, [f'--config.rules={given}'])
+  assert tuple(config.rules) == expected
+
+
+def test_loggers_have_commas() -> None:
+  config = configs.load('grpo')
+  command.override(config, ['--config.loggers=tensorboard,wandb'])
+  assert tuple(config.loggers) == ('tensorboard', 'wandb')
