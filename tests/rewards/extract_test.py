@@ -78,6 +78,10 @@ ENGLISH: dict[str, Rules] = {
   'Summarise it in under 80 words.': words(at_most=79),
   'Write 40 words or more about tin.': words(at_least=40),
   'Keep it to a maximum of 60 words.': words(at_most=60),
+  'Keep it short, max. 40 words.': words(at_most=40),
+  'Min. 40 words.': words(at_least=40),
+  'Word limit: 40 words.': words(at_most=40),
+  'Maximum: 3 sentences.': sentences(at_most=3),
   'Write a letter. Word count: 200.': words(at_least=180, at_most=220),
   'Write a letter. Word limit: 200.': words(at_most=200),
   'Use at least 50 words. Use at most 80 words.': words(

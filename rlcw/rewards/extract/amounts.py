@@ -8,6 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
+from rlcw.rewards.extract.masking import DOT
+
 _ONES = [
   'zero',
   'one',
@@ -57,17 +59,21 @@ NUMBER = (
 )
 _LEAST = (
   'at (?:the )?(?:very )?least|no (?:fewer|less) than|not (?:fewer|less) than'
-  '|a minimum of|(?:the )?minimum(?: of| is)?|min\\.?|upwards of|≥'
+  '|a minimum of|(?:the )?minimum(?: of| is|:)?'
+  f'|min[.{DOT}]?:?|upwards of|≥'
 )
 _ABOVE = 'more than|over|above|greater than|in excess of'
 _MOST = (
   'at (?:the )?(?:very )?most|(?:no|not) (?:more|longer|greater) than'
-  '|a maximum of|(?:the )?(?:maximum|limit)(?: of| is)?|max\\.?|up to|within'
+  '|a maximum of|(?:the )?(?:maximum|limit)(?: of| is|:)?'
+  f'|max[.{DOT}]?:?|up to|within'
   '|(?:do )?not (?:to )?exceed(?:ing)?|does not exceed|without exceeding|≤'
 )
 _BELOW = '(?:fewer|less|shorter|lower) than|under|below'
 _EXACT = 'exactly|precisely|just|only'
-_ABOUT = 'about|around|approximately|approx\\.?|roughly|some|circa|~|nearly'
+_ABOUT = (
+  f'about|around|approximately|approx[.{DOT}]?|roughly|some|circa|~|nearly'
+)
 _BEFORE = '|'.join((_LEAST, _ABOVE, _MOST, _BELOW, _EXACT, _ABOUT))
 # Words after the unit that bound the amount before it.
 AFTER = (
