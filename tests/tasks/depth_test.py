@@ -97,6 +97,9 @@ def test_one_standard_error_below_the_best_is_as_good() -> None:
   ]
   assert depth.fewest(tried) == 1
   assert depth.fewest(tried[2:]) == 0
+  rounded = depth.Depth(1, 0.6, -0.1 - 0.2, 0.3)
+  assert rounded.gain < -rounded.error
+  assert depth.fewest([rounded, *tried[2:]]) == 0
 
 
 def test_a_fold_is_scored_by_heads_that_have_not_seen_it() -> None:

@@ -53,7 +53,8 @@ def depths(layers: int) -> tuple[int, ...]:
 
 def fewest(tried: Sequence[Depth]) -> int:
   """Index of the first that is not worse than the best by its error."""
-  return [each.gain >= -each.error for each in tried].index(True)
+  # With few wrong pairs the two are often equal, but for rounding.
+  return [each.gain + each.error >= -1e-9 for each in tried].index(True)
 
 
 def measure(
