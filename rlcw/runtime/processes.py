@@ -32,6 +32,7 @@ VARIABLES = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 # The coordinator detects a dead process by its heartbeat and ends all others,
 # so a wait may be as long as the slowest step: 7 days, in milliseconds.
 _NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+_FAILED_TIMEOUT_MS = 5_000
 # Most bytes of a message to the key-value store; longer values are cut.
 _PIECE = 2**18
 # Serial numbers of the calls of `gather`, `gather_to_primary`, `gather_items`
@@ -84,10 +85,12 @@ def start(detect: bool, heartbeat: int) -> None:
 
 @contextlib.contextmanager
 def exit_on_failure() -> Iterator[None]:
-  """Ends this process immediately if the code in the context fails.
+  """Ends this process within seconds if the code in the context fails.
 
   Python's normal exit runs the shutdown barrier of `jax.distributed`, which
   waits for the other processes, while they wait for this one in a collective.
+  An error of all processes alike is told by each: the first one to end would
+  have the others aborted, so they wait for each other, but not for long.
   """
   try:
     yield
@@ -104,6 +107,8 @@ def exit_on_failure() -> Iterator[None]:
     # `os._exit` skips exit handlers and does not flush.
     sys.stdout.flush()
     sys.stderr.flush()
+    with contextlib.suppress(Exception):
+      _client().wait_at_barrier('rlcw/failed', _FAILED_TIMEOUT_MS)
     os._exit(error.code if is_exit and isinstance(error.code, int) else 1)
 
 
