@@ -20,7 +20,7 @@ from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model
 from rlcw.models.language_model import Placement
-from rlcw.rewards import constraints, rubrics
+from rlcw.rewards import constraints, plain, revision, rubrics
 from rlcw.rewards.briefs import Brief, load_briefs, load_run_briefs
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -76,9 +76,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   key = processes.from_primary(lambda: inputs.describe(config))
   kept = {name: workdir / f'replies_{name}.json' for name in MODELS}
   replies = {}
+  scores_of = plain.scorer_of(scorer, briefs, base.chat, trained)
   for name, file in kept.items():
     answer = functools.partial(
-      heldout.answer, models[name], scorer, briefs, trained, config
+      heldout.answer, models[name], scores_of, briefs, trained, config
     )
     replies[name] = stored(file, key, answer)
     ledger.save()
@@ -88,6 +89,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       'language': brief.language,
       'genre': brief.genre,
       'prompt': brief.text,
+      **revision.record(brief, trained),
       'instruction_id_list': brief.instruction_id_list,
       'kwargs': brief.kwargs,
       **rubrics.record(brief.rubric),

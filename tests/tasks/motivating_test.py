@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from rlcw.data import datasets
 from rlcw.data.messages import Message, transcript
 from rlcw.models.chat import ChatFormat
-from rlcw.rewards import motivation
+from rlcw.rewards import motivation, plain
 from rlcw.rewards.briefs import Brief
 from rlcw.tasks.grpo import motivating
 
@@ -100,10 +100,10 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
   for p, row in enumerate(rows):
     prompt_PxL[p, : len(row)] = row
   fake: Any = Fake()
-  scorer = motivating.PlainScorer(fake, chat)
-  scored: Any = SimpleNamespace(_replace=lambda **new: new)
+  scorer = plain.PlainScorer(fake, chat)
+  scored: Any = SimpleNamespace(_replace=lambda **new: new, given=None)
   arrays: Any = prompt_PxL, length_P
-  with mock.patch.object(motivating.reading, 'read', read):
+  with mock.patch.object(plain.reading, 'read', read):
     first: Any = scorer(briefs, *arrays, scored)
     again: Any = scorer.score_again(briefs, *arrays, scored, scored, length_P)
   text = motivation.note('rlmr', language)

@@ -154,7 +154,7 @@ def _divisor(
   arrays: dict[str, Any], kept_P: jax.Array | np.ndarray, how: str
 ) -> jax.Array:
   rollout, counted_PxG = arrays['rollout'], arrays['valid'] & kept_P[:, None]
-  counted_PxG = jnp.where(counted_PxG, rollout.length, 0)
+  counted_PxG = jnp.where(counted_PxG, rollout.drawn_length, 0)
   return losses.divisor(counted_PxG, how, rollout.token.shape[-1])
 
 
@@ -277,10 +277,10 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   ) -> dict[str, losses.Ratio]:
     arrays, rollout = part.arrays, part.arrays['rollout']
     length = rollout.token.shape[-1]
-    # Tokens count if they are real, not padding, and their reply could be
+    # Tokens count if the policy has drawn them, and their reply could be
     # scored.
     count_PxG = jnp.where(arrays['live'][:, None], rollout.length, 0)
-    mask_PxGxT = jnp.arange(length) < count_PxG[..., None]
+    mask_PxGxT = rollout.replace(length=count_PxG).drawn
     mask_PxGxT &= arrays['valid'][..., None]
     params = lora.join(params, frozen)
     size = rollout.token.shape[1]

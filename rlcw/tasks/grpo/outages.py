@@ -6,10 +6,10 @@ import operator
 from typing import Any, NamedTuple
 
 from rlcw import train
+from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
-from rlcw.tasks.grpo.motivating import PlainScorer
 
 
 class Outages(NamedTuple):

@@ -19,11 +19,11 @@ from rlcw import Config
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards import hindsight
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import processes
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import motivating
-from rlcw.tasks.grpo.motivating import PlainScorer
 
 # Token ids [P, L], lengths [P] and key numbers [P] of briefs (`step`).
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]

@@ -14,7 +14,7 @@ from rlcw import Config, train
 from rlcw.data import datasets
 from rlcw.models import compute, language_model, lora, weights
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import mixing, scoring
+from rlcw.rewards import mixing, revision, scoring
 from rlcw.rewards.briefs import load_run_briefs
 from rlcw.rewards.extract import records
 from rlcw.rewards.scoring import Scorer
@@ -201,6 +201,7 @@ def check(config: Config) -> None:
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
   demonstrating.check(config)
+  revision.check(config)
   evaluation.check(config)
 
 

@@ -44,6 +44,7 @@ from rlcw.models import lora, packing
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
+from rlcw.rewards import plain, revision
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes
@@ -90,9 +91,10 @@ def make_next_batch(
     config.max_new_tokens,
   )
   tokenized = batches.pad(prompts)
-  scores_of, demos = scorer, None
-  if motivating.tells(config):
-    scores_of = motivating.PlainScorer(scorer, model.chat)
+  notes = [motivating.note(brief, config) for brief in briefs]
+  second_turns = revision.encode(briefs, model.chat, config, notes)
+  scores_of = plain.scorer_of(scorer, briefs, model.chat, config, any(notes))
+  demos = None
   if demonstrating.shows(config):
     alone = scores_of.without_reference()
     demos = Demonstrations(briefs, model.chat, alone, config)
@@ -120,8 +122,9 @@ def make_next_batch(
 
     # 2. Replies, sampled on-policy: from the parameters of this very step.
     params = lora.join(state.params, frozen)
+    second = second_turns and shards.to_global(second_turns.of(indices))
     rollout, slots, resharding = sample_rollout(
-      model, params, brief_arrays, step, config
+      model, params, brief_arrays, second, step, config
     )
     sampled = time.perf_counter()
     processes.stop_together()
@@ -186,7 +189,7 @@ def make_next_batch(
       'phrase': signs.phrase(
         [[reply['text'] for reply in group['replies']] for group in logged]
       ),
-      'tokens_per_second': stats['length'].sum() / (sampled - started),
+      'tokens_per_second': stats['drawn'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
@@ -247,6 +250,7 @@ def sample_rollout(
   model: LanguageModel,
   params: Params,
   briefs: BriefArrays,
+  second: tuple[jax.Array, jax.Array] | None,
   step: int,
   config: Config,
 ) -> tuple[Rollout, int, float]:
@@ -257,6 +261,7 @@ def sample_rollout(
     params: its parameters, sharded as they are trained.
     briefs: token ids `[P, L]`, lengths `[P]` and numbers `[P]`.  The random
       keys are a function of (seed, step, number, reply).
+    second: ids `[P, S]` and lengths `[P]` of their second turns, if any.
     step: of the run.
     config: of the `grpo` task.
 
@@ -278,6 +283,7 @@ def sample_rollout(
     Temperature(config.temperature),
     config.seed,
     step,
+    second=second,
     config=decoder,
     group_size=config.group_size,
     max_new_tokens=config.max_new_tokens,
