@@ -108,7 +108,7 @@ def pack(
   """Lays the groups of an update out in packed rows.
 
   Args:
-    arrays: of `step.batch_arrays`, `[P, …]`.
+    arrays: of `updates.batch_arrays`, `[P, …]`.
     lengths: tokens `[P]` of all briefs and `[P, R]` of their texts (`_texts`),
       on the host.
     config: of the `grpo` task.
@@ -259,10 +259,10 @@ def read_old_policy(
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   """Returns the GRPO loss as `train.fit` takes it.
 
-  The loss reads a `Part` of a batch of `step.batch_arrays` in packed rows.  Its
-  result is `losses.GRPOTerms` as a dict, without the terms that a batch without
-  reference log-probabilities lacks, and with those of `_gap_terms` for `tis`
-  and of `_entropy_terms` for `entropy_weight`.
+  The loss reads a `Part` of a batch of `updates.batch_arrays` in packed rows.
+  Its result is `losses.GRPOTerms` as a dict, without the terms that a batch
+  without reference log-probabilities lacks, and with those of `_gap_terms` for
+  `tis` and of `_entropy_terms` for `entropy_weight`.
 
   The ratio is against the sampler's log-probabilities.  With `tis` it is
   against the trainer's before the first update, and truncated importance
