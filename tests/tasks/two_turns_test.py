@@ -12,6 +12,7 @@ import pipeline
 import pytest
 import tiny_grpo
 import train_test
+from cases import quick
 from ml_collections import ConfigDict
 from train_test import CONFIG, SETTINGS, G, P, T
 
@@ -29,7 +30,9 @@ def given() -> np.ndarray:
   return np.broadcast_to((place_T == 2) | (place_T == 3), (P, G, T))
 
 
-@pytest.mark.parametrize('aggregation', losses.AGGREGATIONS)
+@pytest.mark.parametrize(
+  'aggregation', quick(losses.AGGREGATIONS, 'token_mean')
+)
 def test_given_tokens_have_no_gradient(aggregation: str) -> None:
   """Loss and gradient are those of padded arrays and a mask made by hand."""
   config: Any = ConfigDict(
@@ -193,6 +196,7 @@ def test_a_run_scores_the_second_reply_and_resumes(
     assert [r.get(name) for r in again] == [r.get(name) for r in rows]
 
 
+@pytest.mark.slow
 def test_the_reference_reads_both_turns(
   apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
 ) -> None:
@@ -203,7 +207,7 @@ def test_the_reference_reads_both_turns(
 
 
 def test_a_run_refuses_what_does_not_go_with_two_turns(
-  apprentice: pathlib.Path, tmp_path: pathlib.Path
+  apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
 ) -> None:
   config = write(apprentice, tmp_path, mixing__all_violating='relabel')
   with pytest.raises(ValueError, match='relabel.*does not fit two_turns'):
