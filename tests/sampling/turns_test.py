@@ -168,7 +168,7 @@ def test_log_probabilities_are_those_of_the_whole_conversation(
   logp_PxGxT = np.where(drawn_PxGxT, logp_N.reshape(drawn_PxGxT.shape), 0)
   np.testing.assert_allclose(rollout.logp, logp_PxGxT, atol=1e-4, rtol=0)
   second = (rollout.last_reply().length > 0) & rollout.finished
-  assert second.sum() > 8 and not second.all()
+  assert second.sum() > 4 and not second.all()
   given_PxGxT = np.asarray(rollout.given)
   for p, g in zip(*np.nonzero(second), strict=True):
     given = np.flatnonzero(given_PxGxT[p, g])
