@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
       # Append the rules in each record's instruction_id_list to its prompt, in
       # words.
       write_rules=False,
+      # Whether to reply first without those rules, and then to rewrite that
+      # reply by them, as in grpo; both replies have max_new_tokens together.
+      two_turns=False,
       samples=1,  # replies to each brief
       temperature=0.7,  # 0: greedy
       # Set at most one of top_k and top_p.

@@ -380,6 +380,11 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # Whether briefs end with a note on how replies are scored (MeRF, arXiv
       # 2506.18485), in training alone: scorers and evaluations read plain ones.
       tell_scoring=False,
+      # Whether the policy first replies to the request without the rules that
+      # are added to it, and then rewrites its reply by them (arXiv 2405.14655).
+      # The second reply is scored; both, and the second request between them,
+      # have max_new_tokens together.
+      two_turns=False,
       # --- Rewards
       # Writing score: reward_model, judge, pairs (that the judge compares),
       # rubric (of the briefs), diversity (in the group), your module:function,

@@ -20,6 +20,7 @@ JUDGE = {
 OPTIONAL = {
   *('sampler_gap_max', 'tis_clipped', 'entropy_exact'),
   'relabelled_groups',
+  'unrevised',
   'demonstrated_groups',
   'demonstration_advantage',
   'copied_demonstration',

@@ -3,6 +3,7 @@
 Several processes share each batch of briefs, and then have all replies.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rlcw.models import lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import briefs as briefs_lib
-from rlcw.rewards import constraints
+from rlcw.rewards import constraints, revision
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console, processes
@@ -105,7 +106,7 @@ def answer(
 
   Args:
     model: the policy.
-    scorer: as `scoring.Scorer`.
+    scorer: as `scoring.Scorer`, or `plain.scorer_of` that for two turns.
     briefs: P held-out briefs.
     trained: the training run's settings (`computed_as`).
     config: the evaluation's settings, for batch size, group size and seed.
@@ -121,7 +122,10 @@ def answer(
     no log p_base; `strict` and `loose`, verdicts on the whole reply.  The mean
     of `kl` over replies estimates the KL divergence from the base model.
   """
-  prompts = [model.chat.encode_prompt(brief.request) for brief in briefs]
+  two_turns = revision.revises(trained)
+  asked = revision.first_turn if two_turns else operator.attrgetter('request')
+  prompts = [model.chat.encode_prompt(asked(brief)) for brief in briefs]
+  second_turns = revision.encode(briefs, model.chat, trained)
   model.chat.check_context(
     {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
     trained.max_new_tokens,
@@ -154,6 +158,7 @@ def answer(
       sampler or Temperature(trained.temperature),
       config.seed,
       0,
+      second=second_turns and shards.to_global(second_turns.of(own)),
       config=decoder,
       group_size=config.replies_per_brief,
       max_new_tokens=trained.max_new_tokens,
@@ -189,12 +194,13 @@ def describe(
     ref_logp: of their tokens, `[P, G, T]`, or None.
     fields: further ones, `[P, G]` each.
   """
-  finished, length = np.asarray(rollout.finished), np.asarray(rollout.length)
+  finished = np.asarray(rollout.finished)
+  length = np.asarray(rollout.last_reply().length)
   kl_PxG = np.full(length.shape, np.nan)
   if ref_logp is not None:
     gap_PxGxT = np.asarray(rollout.logp - ref_logp)
     # the mask leaves out padding after a reply's last token
-    kl_PxG = gap_PxGxT.sum(-1, where=np.asarray(rollout.mask))
+    kl_PxG = gap_PxGxT.sum(-1, where=np.asarray(rollout.drawn))
   records = [
     [
       {

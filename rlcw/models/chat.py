@@ -107,11 +107,25 @@ class ChatFormat:
       messages: roles and texts; a text alone is one user message.
     """
     text = self.template.prompt(messages)
-    ids = self._begin + encode(self.tokenizer, text)
-    if self.vocab_size is not None and max(ids, default=0) >= self.vocab_size:
-      token = self.tokenizer.convert_ids_to_tokens(max(ids))
-      raise self._error(f'it has no embedding for {token!r}, in a prompt')
-    return ids
+    return self._embedded(self._begin + encode(self.tokenizer, text))
+
+  def encode_next_turn(
+    self, messages: Sequence[Message], request: str
+  ) -> list[int]:
+    """Token ids between a reply and the next one.
+
+    They are those after the id that ended the reply, up to the start of the
+    next: what is left of the reply's end, a user's message, and the cue.
+
+    Args:
+      messages: before the reply, roles and texts.
+      request: the user's message.
+    """
+    ids = encode_inside(
+      self.tokenizer, self.template.between_replies(messages, request)
+    )
+    ended = ids[: len(self.end)] == self.end
+    return self._embedded(ids[len(self.end) * ended :])
 
   def encode_reply(self, text: str) -> list[int]:
     """Token ids of a reply, up to and including the id that ends it.
@@ -384,6 +398,13 @@ class ChatFormat:
   @functools.cached_property
   def _closing(self) -> list[int]:
     return encode_inside(self.tokenizer, self.template.after_reply)
+
+  def _embedded(self, ids: list[int]) -> list[int]:
+    """Returns the ids of a prompt, each of which has an embedding."""
+    if self.vocab_size is not None and max(ids, default=0) >= self.vocab_size:
+      token = self.tokenizer.convert_ids_to_tokens(max(ids))
+      raise self._error(f'it has no embedding for {token!r}, in a prompt')
+    return ids
 
   def _stop(self, ids: Any) -> int:
     stops = np.isin(ids, [*self.eos_ids, *self.stop_ids])

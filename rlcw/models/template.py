@@ -137,6 +137,20 @@ class Template:
       '{%- endif -%}'
     ) + self.tokenizer.get_chat_template()
 
+  def between_replies(self, messages: Sequence[Message], request: str) -> str:
+    """Text from the end of a reply to the start of the next.
+
+    Args:
+      messages: before the reply.
+      request: the user's message after it.
+    """
+    reply = ('assistant', self._marker)
+    text = self.prompt([*messages, reply, ('user', request)])
+    _, found, after = text.partition(self._marker)
+    if not found:
+      raise self.error('its chat template leaves out earlier replies')
+    return after
+
   @property
   def after_reply(self) -> str:
     """Text after a reply."""

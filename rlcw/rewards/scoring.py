@@ -55,6 +55,8 @@ class Scores(NamedTuple):
   # [P][K, 2], and the probabilities that one is better [P, G, G].
   pairs: Sequence[np.ndarray] = ()
   against: np.ndarray | None = None
+  # [P][G], the replies of first turns (`revision`); empty in one turn.
+  draft: Sequence[list[str]] = ()
 
   def details(self, p: int, g: int) -> dict[str, Any]:
     """Returns the fields of a reply's record that explain its `writing`.
@@ -62,7 +64,8 @@ class Scores(NamedTuple):
     Returns:
       `parts`, the scores by name, if there are several; `met`, a verdict per
       criterion, if the rubric is one; `against`, the probability that it is
-      better than each reply of its group, if comparisons are one.
+      better than each reply of its group, if comparisons are one.  And `draft`,
+      the reply of the first turn, if there are two.
     """
     parts = {name: float(part[p, g]) for name, part in self.parts.items()}
     found: dict[str, Any] = {'parts': parts} if parts else {}
@@ -70,6 +73,8 @@ class Scores(NamedTuple):
       found['met'] = self.met[p][g]
     if self.against is not None:
       found['against'] = self.against[p, g].tolist()
+    if self.draft:
+      found['draft'] = self.draft[p][g]
     return found
 
 

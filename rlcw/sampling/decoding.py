@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
@@ -29,10 +30,11 @@ from rlcw.models.decoder import (
   split_brief,
 )
 from rlcw.models.layers import final_logits, product
-from rlcw.sampling import tiles
+from rlcw.sampling import tiles, turns
 from rlcw.sampling.grammar import Grammar
 from rlcw.sampling.samplers import Sampler, inverse_cdf
 from rlcw.sampling.tiles import Tiling
+from rlcw.sampling.turns import Turn
 
 # Tokens of a reply that one call of `decode` appends at most: some seconds of a
 # large model, after which the host may look for a request to stop.
@@ -46,11 +48,47 @@ class Rollout(struct.PyTreeNode):
   logp: jax.Array  # [P, G, T] float32, under softmax(logits / temperature)
   length: jax.Array  # [P, G] int32, EOS included
   finished: jax.Array  # [P, G] bool, false if the reply was cut off
+  # [P, G, T] bool, true at a second request (`turns`); None without one
+  given: jax.Array | None = None
 
   @property
   def mask(self) -> jax.Array:
     """Mask `[P, G, T]`, true at real tokens, EOS included."""
     return jnp.arange(self.token.shape[-1]) < self.length[..., None]
+
+  @property
+  def drawn(self) -> jax.Array:
+    """Mask `[P, G, T]`, true at the tokens that the policy has drawn."""
+    return self.mask if self.given is None else self.mask & ~self.given
+
+  @property
+  def drawn_length(self) -> jax.Array:
+    """Number `[P, G]` of tokens that the policy has drawn."""
+    return self.length if self.given is None else self.drawn.sum(-1)
+
+  def last_reply(self) -> 'Rollout':
+    """The replies to the second request, as NumPy arrays.
+
+    Without one, the rollout itself.  A row that was cut off before its second
+    reply has no token of it.
+    """
+    if self.given is None:
+      return self
+    token, logp, length, given = (
+      np.asarray(x) for x in (self.token, self.logp, self.length, self.given)
+    )
+    place_T = np.arange(token.shape[-1])
+    after_PxG = np.where(given, place_T + 1, 0).max(-1)
+    start_PxG = np.where(given.any(-1), after_PxG, length)
+    at_PxGxT = start_PxG[..., None] + place_T
+    inside_PxGxT = at_PxGxT < length[..., None]
+    at_PxGxT = np.minimum(at_PxGxT, place_T[-1])
+
+    def take(x: np.ndarray) -> np.ndarray:
+      return np.where(inside_PxGxT, np.take_along_axis(x, at_PxGxT, -1), 0)
+
+    found: Any = take(token), take(logp), length - start_PxG, self.finished
+    return Rollout(*found)
 
 
 class Setup(NamedTuple):
@@ -97,6 +135,7 @@ class Rows(struct.PyTreeNode):
   state: jax.Array  # [P, G] int16, of the grammar
   origin: jax.Array  # [P, G] int32, see `tiles.origins`
   length: jax.Array  # [P] int32, of the tile's brief
+  second: Turn | None = None  # the request after the first reply, if any
 
 
 def reply_keys(
@@ -153,15 +192,17 @@ def draw(
 
 
 def empty_rollout(
-  prompts: int, group_size: int, max_new_tokens: int
+  prompts: int, group_size: int, max_new_tokens: int, two_turns: bool = False
 ) -> Rollout:
   """A rollout without tokens, of the final shape."""
   shape_PxG = (prompts, group_size)
+  shape_PxGxT = (*shape_PxG, max_new_tokens)
   return Rollout(
-    token=jnp.zeros((*shape_PxG, max_new_tokens), jnp.int32),
-    logp=jnp.zeros((*shape_PxG, max_new_tokens)),
+    token=jnp.zeros(shape_PxGxT, jnp.int32),
+    logp=jnp.zeros(shape_PxGxT),
     length=jnp.zeros(shape_PxG, jnp.int32),
     finished=jnp.zeros(shape_PxG, bool),
+    given=jnp.zeros(shape_PxGxT, bool) if two_turns else None,
   )
 
 
@@ -190,6 +231,8 @@ def add_token(
 ) -> Rows:
   """Draws the t-th token of every reply, and records that of live ones.
 
+  Tokens of a second request are recorded in place of drawn ones.
+
   Args:
     rows: the replies, with t tokens each.
     hidden_PxGxD: hidden states at the tokens before.
@@ -211,14 +254,28 @@ def add_token(
   # Finished replies are decoded on, as the shapes are fixed, but their tokens
   # are replaced by padding.
   live = ~rollout.finished
+  drawn, second, given = live, rows.second, rollout.given
+  if second is not None and given is not None:
+    drawn = live & ~second.given
+    token_PxG = jnp.where(second.given, second.next, token_PxG)
+    given = given.at[:, :, t].set(live & second.given)
   token_PxG = jnp.where(live, token_PxG, 0).astype(jnp.int32)
+  ends_PxG = setup.ends(token_PxG) & drawn
+  if second is not None:
+    # The end of a first reply is not that of its row, unless it was cut off.
+    whole_PxG = ends_PxG & ~setup.cuts(token_PxG)
+    ends_PxG &= ~(second.first & whole_PxG)
+    second = second.advance(whole_PxG)
   rollout = Rollout(
     token=rollout.token.at[:, :, t].set(token_PxG),
-    logp=rollout.logp.at[:, :, t].set(jnp.where(live, logp_PxG, 0.0)),
+    logp=rollout.logp.at[:, :, t].set(jnp.where(drawn, logp_PxG, 0.0)),
     length=rollout.length + live,
-    finished=rollout.finished | (setup.ends(token_PxG) & live),
+    finished=rollout.finished | ends_PxG,
+    given=given,
   )
-  return rows.replace(rollout=rollout, last=token_PxG, state=state_PxG)
+  return rows.replace(
+    rollout=rollout, last=token_PxG, state=state_PxG, second=second
+  )
 
 
 # --- Programs ---------------------------------------------------------------
@@ -234,6 +291,7 @@ def start(
   seed: jax.Array | int,
   step: jax.Array | int,
   grammar: Grammar | None = None,
+  second: tuple[jax.Array, jax.Array] | None = None,
   *,
   setup: Setup,
 ) -> tuple[Rows, list[KV], list[KV], jax.Array]:
@@ -251,12 +309,13 @@ def start(
   params = as_dtype(params, config.dtype)
   last_PxD, prefix = prefill(config, params, prompt_PxL, length_P)
   rows = Rows(
-    rollout=empty_rollout(*shape_PxG, setup.budget),
+    rollout=empty_rollout(*shape_PxG, setup.budget, second is not None),
     last=jnp.zeros(shape_PxG, jnp.int32),
     key=reply_keys(seed, step, brief_id_P, tiling.group),
     state=jnp.zeros(shape_PxG, jnp.int16),
     origin=tiles.origins(tiling),
     length=length_P,
+    second=second and turns.begin(*second, tiling.group),
   )
   # The first token of all G replies is drawn from the same hidden state, that
   # of the brief's last token.

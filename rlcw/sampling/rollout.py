@@ -81,6 +81,7 @@ def sample_and_count(
   seed: jax.Array | int,
   step: jax.Array | int,
   grammar: Grammar | None = None,
+  second: tuple[jax.Array, jax.Array] | None = None,
   *,
   config: ModelConfig,
   group_size: int,
@@ -103,6 +104,9 @@ def sample_and_count(
     step: of the run; different steps have different randomness.
     grammar: automaton that constrains the replies, or None; it must be able to
       reach its end within T tokens.
+    second: ids `[P, S]` of a second request after each first reply, and their
+      counts `[P]`, at least 1 (`turns`); None for replies in one turn.  Not
+      with a grammar.
     config: of the model.
     group_size: G.
     max_new_tokens: T.
@@ -131,8 +135,8 @@ def sample_and_count(
     gather=gather,
   )
   whole = params.stacked() if isinstance(params, Weights) else params
-  inputs = whole, prompt_PxL, length_P, brief_id_P, method, seed, step, grammar
-  rows, briefs, cache, left = start(*inputs, setup=setup)
+  inputs = whole, prompt_PxL, length_P, brief_id_P, method, seed, step
+  rows, briefs, cache, left = start(*inputs, grammar, second, setup=setup)
   if isinstance(params, Weights):
     layers = params.layers()
   else:

@@ -20,10 +20,11 @@ from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, rubrics
+from rlcw.rewards import constraints, plain, revision, rubrics
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
+from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import (
   console,
@@ -66,9 +67,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   key = processes.from_primary(lambda: inputs.describe(config))
   kept = {name: workdir / f'replies_{name}.json' for name in MODELS}
   replies = {}
+  scores_of = plain.scorer_of(scorer, briefs, base.chat, trained)
   for name, file in kept.items():
     answer = functools.partial(
-      answer_scored, models[name], scorer, briefs, trained, config
+      answer_scored, models[name], scores_of, briefs, trained, config
     )
     replies[name] = stored(file, key, answer)
     ledger.save()
@@ -78,6 +80,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       'language': brief.language,
       'genre': brief.genre,
       'prompt': brief.text,
+      **revision.record(brief, trained),
       'instruction_id_list': brief.instruction_id_list,
       'kwargs': brief.kwargs,
       **rubrics.record(brief.rubric),
@@ -107,7 +110,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def answer_scored(
-  model: LanguageModel, scorer: Scorer, *settings: Any
+  model: LanguageModel, scorer: Scorer | PlainScorer, *settings: Any
 ) -> list[list[dict[str, Any]]]:
   """Returns `heldout.answer`, if the scorer has answered any question."""
   replies = heldout.answer(model, scorer, *settings)

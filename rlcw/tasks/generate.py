@@ -21,7 +21,8 @@ from rlcw.data import batches, datasets, layouts, messages
 from rlcw.data.messages import Prompt
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import briefs
+from rlcw.rewards import briefs, revision
+from rlcw.rewards.revision import SecondTurns
 from rlcw.runtime import (
   claim,
   console,
@@ -72,6 +73,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     {place: len(row) for (place, _), row in zip(placed, ids, strict=True)},
     config.max_new_tokens,
   )
+  second_turns = None
+  if revision.revises(config):
+    asked = [briefs.read_brief(record) for record in records]
+    second_turns = revision.encode(asked, model.chat, config)
   output = Path(config.output or workdir / 'replies.jsonl')
   # lines of an earlier run that was killed; they are not sampled again
   done = files.lines_done(output, 'responses', config.input, len(prompts))
@@ -85,11 +90,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   for first in processes.stoppable(steps):
     rows = np.arange(first, min(first + size, len(prompts)))
     before = time.perf_counter()
-    rollout = answer(model, ids, rows, sampler, config, own)
+    rollout = answer(model, ids, rows, sampler, config, own, second_turns)
     sampling_seconds += time.perf_counter() - before
     sampled = decode(model, shards.local_rows(rollout))
     # the rollout may have more rows, which fill the batch (see `answer`)
-    for row, (replies, finished, tokens) in zip(
+    for row, (replies, finished, tokens, drafts) in zip(
       rows, itertools.chain(*shards.gather_to_primary(sampled)), strict=False
     ):
       files.append_jsonl(
@@ -99,6 +104,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
           # `verify`, `score` and `judge` read a single `response`
           **({'response': replies[0]} if config.samples == 1 else {}),
           'responses': replies,
+          **({'drafts': drafts} if second_turns else {}),
           'finished': finished,
         },
       )
@@ -121,6 +127,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
   """Prompt of a record; with `write_rules`, its rules are added in words.
 
+  With `two_turns` it is the first turn, without them.
+
   Raises:
     ValueError: the record has no prompt; names the file and the line.
   """
@@ -128,6 +136,8 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
     prompt = layouts.prompt_of(record)
     if not messages.transcript(prompt).strip():
       raise ValueError(f'prompt={prompt!r:.80}; expected a non-blank text')
+    if revision.revises(config):
+      return revision.first_turn(briefs.read_brief(record))
     if config.write_rules:
       return briefs.read_brief(record).request
   except ValueError as error:
@@ -137,24 +147,30 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
 
 def decode(
   model: LanguageModel, rollout: Rollout
-) -> list[tuple[list[str], list[bool], int]]:
-  """Texts of each group's replies, whether they ended, and all their tokens."""
+) -> list[tuple[list[str], list[bool], int, list[str]]]:
+  """Decodes the replies of each group.
+
+  Returns:
+    Their texts, whether they ended, all their tokens, and the texts of first
+    turns, if there are two.
+  """
   # one transfer for all arrays of the batch
-  token, length, finished = jax.device_get(
-    (rollout.token, rollout.length, rollout.finished)
-  )
+  found: Any = jax.device_get(rollout)
+  last: Any = found.last_reply()
+
+  def texts(token_GxT: np.ndarray, length_G: np.ndarray) -> list[str]:
+    rows = zip(token_GxT, length_G, strict=True)
+    return [model.chat.decode_reply(ids[:n]) for ids, n in rows]
+
   return [
     (
-      [
-        model.chat.decode_reply(ids[:n])
-        for ids, n in zip(token_GxT, length_G, strict=True)
-      ],
-      finished_G.tolist(),
-      int(length_G.sum()),
+      texts(last.token[p], last.length[p]),
+      found.finished[p].tolist(),
+      int(found.drawn_length[p].sum()),
+      # A text ends at the first end of its row.
+      [] if found.given is None else texts(found.token[p], found.length[p]),
     )
-    for token_GxT, length_G, finished_G in zip(
-      token, length, finished, strict=True
-    )
+    for p in range(len(found.token))
   ]
 
 
@@ -165,6 +181,7 @@ def answer(
   sampler: Any,
   config: Config,
   own: Weights | None = None,
+  second_turns: SecondTurns | None = None,
 ) -> Rollout:
   """Samples G replies to each of the briefs `rows`, in a batch of fixed size.
 
@@ -178,6 +195,7 @@ def answer(
     sampler: as returned by `make_sampler`.
     config: the settings of the task.
     own: its weights, if they are only sampled from; None for `model.params`.
+    second_turns: of all briefs, if they have two.
 
   Returns:
     A rollout `[P, G, T]`, of which the first `len(rows)` rows count.
@@ -201,6 +219,10 @@ def answer(
     sampler,
     config.seed,
     0,
+    second=second_turns
+    and shards.to_global(
+      tuple(map(shards.local_slice, second_turns.of(padded_P)))
+    ),
     config=model.config,
     group_size=config.samples,
     max_new_tokens=config.max_new_tokens,

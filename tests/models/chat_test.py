@@ -90,6 +90,31 @@ def test_conversations_equal_transformers(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+  'name', [n for n in FAMILIES if n not in ('base', 'r1')]
+)
+@pytest.mark.parametrize('text', ['More', '  two\n\nlines', '写 <b>'])
+def test_a_next_turn_equals_transformers(name: str, text: str) -> None:
+  made = of(name)
+  for before in (TALK[:1], TALK[:3]):
+    messages = [*before, ('assistant', 'The keeper wrote.'), ('user', text)]
+    first = made.encode_prompt([*before])
+    # An earlier reply has no thought, where a cue has an empty one.
+    thought = encode(made.tokenizer, '<think>\n\n</think>\n\n')
+    if first[-len(thought) :] == thought:
+      first = first[: -len(thought)]
+    reply = made.encode_reply('The keeper wrote.')
+    ids = [*first, *reply, *made.encode_next_turn(before, text)]
+    assert ids == theirs(made.tokenizer, messages, True)
+
+
+def test_a_base_model_reads_the_next_turn_after_a_blank_line() -> None:
+  made = of('base')
+  assert made.decode(made.encode_next_turn(TALK[:1], 'More')) == 'More'
+  whole = made.decode_whole(made.encode_next_turn(TALK[:1], 'More'))
+  assert whole == '\n\nMore'
+
+
+@pytest.mark.parametrize(
   ('name', 'ends', 'after', 'system'),
   [
     ('chatml', ['<|im_end|>', '<|endoftext|>'], ['<|im_end|>', 'Ċ'], 'system'),

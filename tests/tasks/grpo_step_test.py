@@ -88,7 +88,7 @@ def mixed_step() -> tuple[dict[str, Any], mixing.Advantages]:
     'valid': valid,
     'broken': violated.astype(float),
     'finished': np.ones((4, 4), bool),
-    'length': np.full((4, 4), 5),
+    **dict.fromkeys(('length', 'drawn', 'scored'), np.full((4, 4), 5)),
     'logp': -80.0,
     **{name: np.zeros(4) for name in logs.SIGNS},
     'good': np.full(4, np.nan),

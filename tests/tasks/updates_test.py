@@ -15,7 +15,7 @@ from train_test import CONFIG, SETTINGS, G, L, P, T
 from rlcw import losses, train
 from rlcw.models import packing
 from rlcw.runtime.mesh import over_groups
-from rlcw.tasks.grpo import objective, step
+from rlcw.tasks.grpo import objective, updates
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def old_policy() -> Any:
 
 def make_batch(config: ConfigDict, *arrays: Any) -> list[objective.Batch]:
   """The batch of step 0."""
-  return step.make_batch(*arrays, old_policy(), 0, config, sharding())
+  return updates.make_batch(*arrays, old_policy(), 0, config, sharding())
 
 
 def own_logp(

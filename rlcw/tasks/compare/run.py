@@ -24,7 +24,7 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, reward_model, scoring
+from rlcw.rewards import constraints, plain, reward_model, scoring
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.constraints import IFBENCH, IFEVAL
 from rlcw.rewards.judge import factory, questions
@@ -59,6 +59,7 @@ ALIKE = (
   'language',
   'temperature',
   'max_new_tokens',
+  'two_turns',
   'writing',
   'reward_model',
   'verifiers',
@@ -113,6 +114,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if primary:
     folder.mkdir(exist_ok=True)
   shared = processes.from_primary(lambda: identity(briefs, trained, config))
+  scores_of = plain.scorer_of(scorers.scorer, briefs, base.chat, trained)
   replies, features = {}, {}
   file_of = names.file_names((BASE, *runs))
   for name in (BASE, *runs):
@@ -125,7 +127,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     ):
       begun = name == BASE
       model = base if begun else language_model.beside(runs[name], base)
-      answered = heldout.answer(model, scorers.scorer, briefs, trained, config)
+      answered = heldout.answer(model, scores_of, briefs, trained, config)
       outage.refuse_silence(_SILENCE, scorers.scorer)
       # the base comes first in the loop, so others can be compared with it
       rate(file, answered, replies.get(BASE), briefs, scorers, config)

@@ -33,7 +33,7 @@ from rlcw.evaluation import heldout
 from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import rubrics
+from rlcw.rewards import plain, revision, rubrics
 from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.reward_model import FILE
 from rlcw.rewards.scoring import Scorer, Scores
@@ -195,11 +195,12 @@ def make_answer(
     )
   )
   is_judged = 'judge_good' in names(config)
+  scores_of = plain.scorer_of(scorer, briefs, model.chat, config)
 
   def score(briefs: list[Brief], *batch: Any) -> Scores:
     prompt_PxL, length_P, rollout = batch
     # True: for the judge's opinion.
-    return scorer(briefs, prompt_PxL, length_P, rollout, True)
+    return scores_of(briefs, prompt_PxL, length_P, rollout, True)
 
   def more_scores(
     briefs: list[Brief], scores: Scores, finished_PxG: np.ndarray
@@ -351,6 +352,7 @@ class Evaluator:
         'step': step,
         'brief_id': brief.id,
         'prompt': brief.text,
+        **revision.record(brief, self._config),
         **rubrics.record(brief.rubric),
         # Nothing is learned from them, nor are they compared with the base's
         # log-probabilities.

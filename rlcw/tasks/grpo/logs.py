@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from rlcw import Config, losses
-from rlcw.rewards import constraints, rubrics
+from rlcw.rewards import constraints, revision, rubrics
 from rlcw.rewards.mixing import Advantages
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
@@ -36,8 +36,8 @@ def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
   `good`, `prompt_length` and `relabelled` (all `[P']`).
   """
   scores = learned.scores
-  logp, length, finished = jax.device_get(
-    (rollout.logp, rollout.length, rollout.finished)
+  logp, length, drawn, finished = jax.device_get(
+    (rollout.logp, rollout.length, rollout.drawn_length, rollout.finished)
   )
   return {
     'writing': scores.writing,
@@ -49,7 +49,9 @@ def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
       [[constraints.breaks(r) for r in g] for g in scores.follow]
     ),
     'finished': finished,
-    'length': length,
+    'length': length,  # of the row, which may have two turns
+    'drawn': drawn,
+    'scored': np.asarray(rollout.last_reply().length),
     # Only the sum: gathering [P, G, T] through the host would be slow.
     'logp': logp.sum(),
     **{
@@ -98,7 +100,7 @@ def step_metrics(
 
   `entropy` is the sampled estimate −mean(log p) in nats per token.
   """
-  rewards, length = mixed.rewards, stats['length']
+  rewards = mixed.rewards
   # Replies that were not scored, and groups of nothing else, have no share in
   # the numbers about scores.
   share = np.where(rewards.valid.any(1), rewards.violators, np.nan)
@@ -127,9 +129,9 @@ def step_metrics(
     'no_signal_groups': np.mean(
       (abs(mixed.advantage) <= losses.LEAST_ADVANTAGE).all(1)
     ),
-    'length_mean': length.mean(),
+    'length_mean': stats['scored'].mean(),
     'truncated': 1 - stats['finished'].mean(),
-    'entropy': -stats['logp'] / length.sum(),
+    'entropy': -stats['logp'] / stats['drawn'].sum(),
     **{name: stats[name].mean() for name in SIGNS},
     'judge_good': metrics.mean(stats['good']),
     'kl': np.nan,  # without a KL term; else the update replaces it
@@ -137,6 +139,11 @@ def step_metrics(
     **(
       {'relabelled_groups': stats['relabelled'].mean()}
       if relabels(config)
+      else {}
+    ),
+    **(
+      {'unrevised': np.mean(stats['scored'] == 0)}
+      if revision.revises(config)
       else {}
     ),
   }
@@ -198,7 +205,7 @@ def log_rollouts(
     'violated': scores.violated,
     'valid': mixed['valid'],  # the update leaves out other replies
     'finished': rollout.finished,
-    'length': rollout.length,
+    'length': rollout.last_reply().length,
     'reward': mixed['reward'],
     'advantage': mixed['advantage'],
     **{k: v for k, v in mixed.items() if k == 'spans'},
@@ -214,6 +221,7 @@ def log_rollouts(
       'prompt': brief.text,
       # which the policy read after it
       **({'note': text} if (text := note(brief, config)) else {}),
+      **revision.record(brief, config),
       'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
       # then `violated` and `writing` are of this brief
       **(

@@ -108,7 +108,7 @@ def pack(
   """Lays the groups of an update out in packed rows.
 
   Args:
-    arrays: of `step.batch_arrays`, `[P, …]`.
+    arrays: of `updates.batch_arrays`, `[P, …]`.
     lengths: tokens `[P]` of all briefs and `[P, R]` of their texts (`_texts`),
       on the host.
     config: of the `grpo` task.
@@ -154,7 +154,7 @@ def _divisor(
   arrays: dict[str, Any], kept_P: jax.Array | np.ndarray, how: str
 ) -> jax.Array:
   rollout, counted_PxG = arrays['rollout'], arrays['valid'] & kept_P[:, None]
-  counted_PxG = jnp.where(counted_PxG, rollout.length, 0)
+  counted_PxG = jnp.where(counted_PxG, rollout.drawn_length, 0)
   return losses.divisor(counted_PxG, how, rollout.token.shape[-1])
 
 
@@ -259,10 +259,10 @@ def read_old_policy(
 def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   """Returns the GRPO loss as `train.fit` takes it.
 
-  The loss reads a `Part` of a batch of `step.batch_arrays` in packed rows.  Its
-  result is `losses.GRPOTerms` as a dict, without the terms that a batch without
-  reference log-probabilities lacks, and with those of `_gap_terms` for `tis`
-  and of `_entropy_terms` for `entropy_weight`.
+  The loss reads a `Part` of a batch of `updates.batch_arrays` in packed rows.
+  Its result is `losses.GRPOTerms` as a dict, without the terms that a batch
+  without reference log-probabilities lacks, and with those of `_gap_terms` for
+  `tis` and of `_entropy_terms` for `entropy_weight`.
 
   The ratio is against the sampler's log-probabilities.  With `tis` it is
   against the trainer's before the first update, and truncated importance
@@ -277,10 +277,10 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
   ) -> dict[str, losses.Ratio]:
     arrays, rollout = part.arrays, part.arrays['rollout']
     length = rollout.token.shape[-1]
-    # Tokens count if they are real, not padding, and their reply could be
+    # Tokens count if the policy has drawn them, and their reply could be
     # scored.
     count_PxG = jnp.where(arrays['live'][:, None], rollout.length, 0)
-    mask_PxGxT = jnp.arange(length) < count_PxG[..., None]
+    mask_PxGxT = rollout.replace(length=count_PxG).drawn
     mask_PxGxT &= arrays['valid'][..., None]
     params = lora.join(params, frozen)
     size = rollout.token.shape[1]

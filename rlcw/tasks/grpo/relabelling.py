@@ -19,6 +19,7 @@ from rlcw import Config
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards import hindsight
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import processes
 from rlcw.sampling.rollout import Rollout
@@ -62,7 +63,7 @@ def relabel(
   arrays: BriefArrays,
   rollout: Rollout,
   scores: Scores,
-  scorer: Scorer,
+  scorer: Scorer | PlainScorer,
   chat: ChatFormat,
   config: Config,
 ) -> Learned:

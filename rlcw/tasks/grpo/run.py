@@ -13,9 +13,10 @@ from typing import Any
 from rlcw import Config, train
 from rlcw.data import datasets
 from rlcw.models import compute, language_model, lora, weights
+from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import mixing, scoring
-from rlcw.rewards.briefs import load_run_briefs
+from rlcw.rewards import mixing, revision, scoring
+from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.extract import records
 from rlcw.rewards.scoring import Scorer
 from rlcw.rewards.writing import check_rubrics, pair_questions
@@ -72,32 +73,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if evaluates:
     evaluation.load_briefs(config, workdir=workdir)
   model = language_model.with_system(load(config), config.system)
-  briefs = load_run_briefs(config, 'train', model.system, workdir)
-  check_rubrics(config, briefs)
-  if asked := pair_questions(config):
-    console.log(
-      f'grpo: the judge compares replies by {asked} questions for each group, '
-      f'{asked * objective.sampled_prompts(config):,} a step'
-    )
-  try:
-    load_run_briefs(config, 'heldout', workdir=workdir)
-  except ValueError as error:
-    console.notice(f'{error}; without them, evaluate needs --config.briefs')
+  briefs = load_training_briefs(config, model.system, workdir)
   optimizer = objective.make_optimizer(config)
-  learned, frozen = lora.split(
-    model.config, model.params, model.mesh, config.seed
-  )
-  # Trained weights stay float32, as small updates would be rounded away in
-  # bfloat16.  The reference, and the frozen base of adapters, may be bfloat16.
-  model = language_model.cast(model, config.compute_dtype, config.attention)
-  # With adapters the base is the reference too: both share one copy in memory.
-  frozen = frozen and model.params
-  # The reference scores once per step and can wait in host memory
-  # meanwhile.  The base of adapters cannot: the rollout and the update read it
-  # as well.
-  if config.offload and not frozen:
-    waiting = weights.in_memory(model.params, 'pinned_host')
-    model = model._replace(params=waiting)
+  model, learned, frozen = split(model, config)
   unseen = evaluation.load_unseen(model, config) if evaluates else None
   scorer = Scorer(model, config, workdir, reference=config.kl_weight > 0)
   # Without a KL term the scorer may have let go of the base's weights, a second
@@ -138,6 +116,78 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if not processes.is_primary_process():
     return {}
   history = datasets.read_jsonl(workdir / 'metrics.jsonl')
+  summary = {
+    'steps': int(state.step),
+    **summarise(history, config),
+    'process_seconds': time.perf_counter() - started,
+  }
+  if extracted:
+    summary['extracted'] = extracted
+  if evaluator is not None:
+    summary |= evaluator.summary(history)
+  if spent := judge_usage(history, scorer.usage()):
+    summary['usage'] = {'judge': spent}
+    usage.log('grpo', summary['usage'])
+  return summary
+
+
+def load_training_briefs(
+  config: Config, system: str, workdir: Path
+) -> list[Brief]:
+  """Loads the training briefs, and logs their questions to the judge.
+
+  Args:
+    config: of the run.
+    system: the system message of briefs without their own.
+    workdir: of the run.
+
+  Raises:
+    FileNotFoundError, ValueError: see `load_run_briefs` and `check_rubrics`.
+  """
+  briefs = load_run_briefs(config, 'train', system, workdir)
+  check_rubrics(config, briefs)
+  if asked := pair_questions(config):
+    console.log(
+      f'grpo: the judge compares replies by {asked} questions for each group, '
+      f'{asked * objective.sampled_prompts(config):,} a step'
+    )
+  try:
+    load_run_briefs(config, 'heldout', workdir=workdir)
+  except ValueError as error:
+    console.notice(f'{error}; without them, evaluate needs --config.briefs')
+  return briefs
+
+
+def split(
+  model: LanguageModel, config: Config
+) -> tuple[LanguageModel, Params, Params]:
+  """Splits a model's parameters into those that are trained and the others.
+
+  Returns:
+    The model before training, which is the reference; the parameters that are
+    trained; and those that complete them, or empty.
+  """
+  learned, frozen = lora.split(
+    model.config, model.params, model.mesh, config.seed
+  )
+  # Trained weights stay float32, as small updates would be rounded away in
+  # bfloat16.  The reference, and the frozen base of adapters, may be bfloat16.
+  model = language_model.cast(model, config.compute_dtype, config.attention)
+  # With adapters the base is the reference too: both share one copy in memory.
+  frozen = frozen and model.params
+  # The reference scores once per step and can wait in host memory
+  # meanwhile.  The base of adapters cannot: the rollout and the update read it
+  # as well.
+  if config.offload and not frozen:
+    waiting = weights.in_memory(model.params, 'pinned_host')
+    model = model._replace(params=waiting)
+  return model, learned, frozen
+
+
+def summarise(
+  history: Sequence[Mapping[str, Any]], config: Config
+) -> dict[str, Any]:
+  """Returns the part of the summary that rows of `metrics.jsonl` tell."""
   # None, for −inf: a step without a mixed group has no violator to compare.
   worst = [
     row['max_violator_advantage']
@@ -145,8 +195,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     if row['max_violator_advantage'] is not None
   ]
   watched = monitors.survey(history, config.monitors)
-  summary = {
-    'steps': int(state.step),
+  return {
     'warnings': watched.warnings,
     'unmonitored': watched.off(),
     'max_violator_advantage': max(worst, default=None),
@@ -160,18 +209,9 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'wall_seconds': sum(
       row['seconds_step'] + (row.get('seconds_eval') or 0) for row in history
     ),
-    'process_seconds': time.perf_counter() - started,
     'compilations': history[-1]['compilations'],
     'compile_seconds': history[-1]['seconds_compiling'],
   }
-  if extracted:
-    summary['extracted'] = extracted
-  if evaluator is not None:
-    summary |= evaluator.summary(history)
-  if spent := judge_usage(history, scorer.usage()):
-    summary['usage'] = {'judge': spent}
-    usage.log('grpo', summary['usage'])
-  return summary
 
 
 def judge_usage(
@@ -201,6 +241,7 @@ def check(config: Config) -> None:
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
   demonstrating.check(config)
+  revision.check(config)
   evaluation.check(config)
 
 

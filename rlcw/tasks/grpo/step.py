@@ -11,9 +11,9 @@
                reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
                every rule-breaker's advantage A = (r − mean r) / std r negative;
                the other mixers are baselines
-  5. batch     `make_batch`: the groups that each update learns from, in parts:
-               a clipped policy gradient that reads each brief once for its
-               group (`objective.make_loss`)
+  5. batch     `updates.make_updates`: the groups that each update learns from,
+               in parts: a clipped policy gradient that reads each brief once
+               for its group (`objective.make_loss`)
 
 `make_next_batch` calls the stages in this order, and logs the step's metrics
 and its replies (`logs`).
@@ -40,11 +40,14 @@ import numpy as np
 
 from rlcw import Config, train
 from rlcw.data import batches
-from rlcw.models import lora, packing
+from rlcw.models import lora
+from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
+from rlcw.rewards import plain, revision
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes
 from rlcw.sampling.rollout import Rollout, sample_and_count
@@ -52,16 +55,16 @@ from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import (
   demonstrating,
   logs,
-  minibatches,
   motivating,
   objective,
   relabelling,
   signs,
 )
 from rlcw.tasks.grpo.demonstrating import Demonstrations
-from rlcw.tasks.grpo.mix import make_mix, mix_step, signals
+from rlcw.tasks.grpo.mix import MixedStep, make_mix, mix_step
 from rlcw.tasks.grpo.outages import Outages, end_in_outage
-from rlcw.tasks.grpo.relabelling import BriefArrays
+from rlcw.tasks.grpo.relabelling import BriefArrays, Learned
+from rlcw.tasks.grpo.updates import make_updates
 
 # --- The step ---------------------------------------------------------------
 
@@ -84,23 +87,14 @@ def make_next_batch(
     config: of the `grpo` task.
     workdir: `rollouts.jsonl` is appended to here.
   """
-  prompts = [motivating.encode(b, model.chat, config) for b in briefs]
-  model.chat.check_context(
-    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
-    config.max_new_tokens,
-  )
-  tokenized = batches.pad(prompts)
-  scores_of, demos = scorer, None
-  if motivating.tells(config):
-    scores_of = motivating.PlainScorer(scorer)
+  tokenized = encode_briefs(briefs, model.chat, config)
+  notes = [motivating.note(brief, config) for brief in briefs]
+  second_turns = revision.encode(briefs, model.chat, config, notes)
+  scores_of = plain.scorer_of(scorer, briefs, model.chat, config, any(notes))
+  demos = None
   if demonstrating.shows(config):
     alone = scores_of.without_reference()
     demos = Demonstrations(briefs, model.chat, alone, config)
-  if len(briefs) < config.prompts_per_step:
-    console.notice(
-      f'prompts_per_step={config.prompts_per_step}, but there are only '
-      f'{len(briefs)} briefs: a step has some of them several times'
-    )
   mix = make_mix(config)
   old_policy = objective.make_old_policy(model.config, config)
   shards = processes.DataShards(model.mesh)
@@ -115,94 +109,117 @@ def make_next_batch(
     processes.stop_together()
 
     # 1. Briefs.
-    indices, brief_arrays = draw_briefs(tokenized, step, config, shards)
-    chosen = [briefs[index] for index in indices]
+    indices, arrays = draw_briefs(tokenized, step, config, shards)
+    second = second_turns and shards.to_global(second_turns.of(indices))
 
     # 2. Replies, sampled on-policy: from the parameters of this very step.
     params = lora.join(state.params, frozen)
     rollout, slots, resharding = sample_rollout(
-      model, params, brief_arrays, step, config
+      model, params, arrays, second, step, config
     )
     sampled = time.perf_counter()
     processes.stop_together()
 
-    # 3. Scores of this process's rows.  Every few steps the judge also rates
-    # one reply per brief, only to monitor reward hacking; it is no reward.
-    prompt_PxL, length_P, _ = brief_arrays
-    second_opinion = step % config.monitors.judge_every == 0
-    scores = scores_of(
-      chosen, prompt_PxL, length_P, rollout, second_opinion, step
+    # 3. Scores of this process's rows.
+    chosen = [briefs[index] for index in indices]
+    learned = score_replies(
+      chosen, arrays, rollout, scores_of, model.chat, step, config
     )
-    learned = relabelling.relabel(
-      chosen, brief_arrays, rollout, scores, scores_of, model.chat, config
-    )
-    shown = demos and demos.show(indices, chosen, brief_arrays)
+    shown = demos and demos.show(indices, chosen, arrays)
 
-    # 4. Mix.  Two numbers and a few flags per reply are cheap to gather, and
-    # with them every process computes the same advantages.
-    local_rollout = shards.local_rows(rollout)
-    found = logs.local_stats(local_rollout, learned)
-    if shown:
-      learned = demonstrating.add_costs(learned, shown)
-      found |= demonstrating.local_stats(shown, learned)
-      found['scoring'] = learned.scores.stats
-    stats = logs.gather_stats(shards.gather(found))
+    # 4. Mix.
+    local = shards.local_rows(rollout)
+    stats, learned = gather_step(local, learned, shown, shards)
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
-    stats, mixed, kept_P, shown_P, rows = mix_step(
-      mix,
-      stats,
-      learned,
-      local_rollout,
-      shown,
-      shards,
-      model.chat,
-      step,
-      config,
+    mixed = mix_step(
+      mix, stats, learned, local, shown, shards, model.chat, step, config
     )
     logged = logs.log_rollouts(
-      shards, rollout_log, step, learned, local_rollout, rows, config
+      shards, rollout_log, step, learned, local, mixed.rows, config
     )
-    end_in_outage(outages, stats, scores_of)
+    end_in_outage(outages, mixed.stats, scores_of)
 
     # 5. Batch.
-    packed = make_batch(
-      batch_arrays(learned, rollout, shown, rows, shards, config),
-      lengths(stats, shown_P),
-      (signals(mixed, rows, shards), kept_P),
+    updates = make_updates(
+      learned,
+      rollout,
+      shown,
+      mixed,
       functools.partial(old_policy, params),
       step,
       config,
-      shards.sharding,
+      shards,
     )
     scored = time.perf_counter()
-    values = logs.step_metrics(stats, mixed, config)
-    if shown:
-      values |= demonstrating.metrics_of(stats, shown_P)
-    values |= {
-      'idle_slots': 1 - stats['length'].sum() / slots,
-      'padding': objective.padding(packed),
-      'dropped_groups': 1 - kept_P.mean(),
-      'phrase': signs.phrase(
-        [[reply['text'] for reply in group['replies']] for group in logged]
-      ),
-      'tokens_per_second': stats['length'].sum() / (sampled - started),
+    times = {
+      'tokens_per_second': stats['drawn'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's
       'seconds_scoring': scored - sampled,
     }
     return train.Batch(
-      [train.Minibatch(each.parts, each.divisor) for each in packed],
-      values,
+      [train.Minibatch(each.parts, each.divisor) for each in updates],
+      step_metrics(mixed, updates, slots, logged, config) | times,
       started,
       scored - started,
-      sample=logs.sample(step, learned, local_rollout, rows, config),
+      sample=logs.sample(step, learned, local, mixed.rows, config),
     )
 
   return next_batch
 
 
+def step_metrics(
+  mixed: MixedStep,
+  updates: list[objective.Batch],
+  slots: int,
+  logged: list[dict[str, Any]],
+  config: Config,
+) -> dict[str, Any]:
+  """Metrics of a step, without those of time.
+
+  Args:
+    mixed: of the step.
+    updates: of the step.
+    slots: of `sample_rollout`.
+    logged: lines of the step in the log, in process 0.
+    config: of the `grpo` task.
+  """
+  stats, kept_P = mixed.stats, mixed.kept_P
+  values = logs.step_metrics(stats, mixed.mixed, config)
+  if demonstrating.shows(config):
+    values |= demonstrating.metrics_of(stats, mixed.shown_P)
+  texts = [[reply['text'] for reply in group['replies']] for group in logged]
+  return values | {
+    'idle_slots': 1 - stats['length'].sum() / slots,
+    'padding': objective.padding(updates),
+    'dropped_groups': 1 - kept_P.mean(),
+    'phrase': signs.phrase(texts),
+  }
+
+
 # --- 1. Briefs --------------------------------------------------------------
+
+
+def encode_briefs(
+  briefs: list[Brief], chat: ChatFormat, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+  """Token ids `[N, L]` and lengths `[N]` of briefs, as the policy reads them.
+
+  Raises:
+    ValueError: one does not fit the model's context with its replies.
+  """
+  prompts = [motivating.encode(brief, chat, config) for brief in briefs]
+  chat.check_context(
+    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
+    config.max_new_tokens,
+  )
+  if len(briefs) < config.prompts_per_step:
+    console.notice(
+      f'prompts_per_step={config.prompts_per_step}, but there are only '
+      f'{len(briefs)} briefs: a step has some of them several times'
+    )
+  return batches.pad(prompts)
 
 
 def draw_briefs(
@@ -247,6 +264,7 @@ def sample_rollout(
   model: LanguageModel,
   params: Params,
   briefs: BriefArrays,
+  second: tuple[jax.Array, jax.Array] | None,
   step: int,
   config: Config,
 ) -> tuple[Rollout, int, float]:
@@ -257,6 +275,7 @@ def sample_rollout(
     params: its parameters, sharded as they are trained.
     briefs: token ids `[P, L]`, lengths `[P]` and numbers `[P]`.  The random
       keys are a function of (seed, step, number, reply).
+    second: ids `[P, S]` and lengths `[P]` of their second turns, if any.
     step: of the run.
     config: of the `grpo` task.
 
@@ -278,6 +297,7 @@ def sample_rollout(
     Temperature(config.temperature),
     config.seed,
     step,
+    second=second,
     config=decoder,
     group_size=config.group_size,
     max_new_tokens=config.max_new_tokens,
@@ -293,92 +313,66 @@ def sample_rollout(
 # --- 3. Scores: see rewards/scoring.py, `Scorer` ------------------------------
 
 
-# --- 4. Mix: see mix.py, `make_mix` -------------------------------------------
-
-
-# --- 5. Batch ---------------------------------------------------------------
-
-
-def make_batch(
-  arrays: dict[str, Any],
-  lengths: tuple[np.ndarray, np.ndarray],
-  signal: tuple[np.ndarray, np.ndarray],
-  old_policy: Callable[[packing.Part], jax.Array],
+def score_replies(
+  briefs: list[Brief],
+  arrays: BriefArrays,
+  rollout: Rollout,
+  scorer: Scorer | PlainScorer,
+  chat: ChatFormat,
   step: int,
   config: Config,
-  sharding: Any,
-) -> list[objective.Batch]:
-  """Step 5: divides the groups that are learned from among the updates.
+) -> Learned:
+  """Step 3: scores replies, to the briefs that groups learn from.
+
+  Every few steps the judge also rates one reply per brief, only to monitor
+  reward hacking; it is no reward.
 
   Args:
-    arrays: of `batch_arrays`.
-    lengths: of `lengths`.
-    signal: `[P]`, groups that have an advantage, and `kept_groups` `[P]`.
-    old_policy: `objective.make_old_policy` of the step's parameters.
+    briefs: this process's.
+    arrays: their tokens, of all processes.
+    rollout: replies of all processes.
+    scorer: of the replies.
+    chat: encodes briefs.
     step: of the run.
     config: of the `grpo` task.
-    sharding: of groups.
   """
-  signal_P, kept_P = signal
-  live_P = kept_P
-  if objective.signals_only(config):
-    live_P = kept_P & signal_P
-  if objective.reads_old_policy(config):
-    arrays['old_logp'] = objective.read_old_policy(
-      old_policy, arrays, lengths, config, sharding, live_P
-    )
-  return [
-    objective.pack(arrays, lengths, config, sharding, chosen_P, live_P)
-    for chosen_P in minibatches.draw(kept_P, config, step)
-  ]
+  prompt_PxL, length_P, _ = arrays
+  second_opinion = step % config.monitors.judge_every == 0
+  scores = scorer(briefs, prompt_PxL, length_P, rollout, second_opinion, step)
+  return relabelling.relabel(
+    briefs, arrays, rollout, scores, scorer, chat, config
+  )
 
 
-def lengths(
-  stats: dict[str, Any], shown_P: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens of all briefs `[P]` and of the texts `[P, R]` of their updates.
-
-  Args:
-    stats: of the step.
-    shown_P: advantages of demonstrations, of which those at 0 have no tokens.
-  """
-  length_PxR = stats['length']
-  if 'shown_length' in stats:
-    shown_P = np.where(shown_P > 0, stats['shown_length'], 0)
-    length_PxR = np.concatenate([length_PxR, shown_P[:, None]], axis=1)
-  return stats['prompt_length'], length_PxR
+# --- 4. Mix: see mix.py, `mix_step` -------------------------------------------
 
 
-def batch_arrays(
-  learned: relabelling.Learned,
+def gather_step(
   rollout: Rollout,
+  learned: Learned,
   shown: demonstrating.Shown | None,
-  mixed: dict[str, Any],
   shards: processes.DataShards,
-  config: Config,
-) -> dict[str, Any]:
-  """Arrays that updates are made of, every one split over the P groups.
+) -> tuple[dict[str, Any], Learned]:
+  """Gathers the statistics of a step that its advantages are made of.
+
+  Two numbers and a few flags per reply are cheap to gather, and with them every
+  process computes the same advantages.
 
   Args:
-    learned: the briefs, and the scores for the reference log-probabilities
-      `[P, G, T]`, if any.
-    rollout: the replies.
-    shown: the demonstrations, if there are any.
-    mixed: this process's rows of `valid`, `advantage` and, if these have a
-      penalty, `located` tokens `[P', G, T]`, and of `demonstrated` `[P']`.
-    shards: splits rows over devices.
-    config: of the `grpo` task.
+    rollout: this process's replies.
+    learned: the briefs that are learned from, and scores.
+    shown: the demonstrations, if a run has them.
+    shards: splits groups over processes.
+
+  Returns:
+    `logs.gather_stats`, and `learned` with the costs of demonstrations.
   """
-  prompt_PxL, length_P, _ = learned.arrays
-  arrays = {'prompt': prompt_PxL, 'length': length_P, 'rollout': rollout}
-  if learned.scores.ref_logp is not None:
-    arrays['ref_logp'] = learned.scores.ref_logp
-  if shown is not None:
-    arrays['demonstration'] = shown.rollout
-  names = 'valid', 'advantage', 'located', 'demonstrated'
-  rows = {name: mixed[name] for name in names if name in mixed}
-  if relabelling.relabels(config):
-    rows['relabelled'] = learned.changed_P
-  # XLA chose the sharding of the rollout's outputs; one fixed sharding here
-  # keeps the update from being compiled again.
-  return jax.device_put(arrays, shards.sharding) | shards.to_global(rows)
+  found = logs.local_stats(rollout, learned)
+  if shown:
+    learned = demonstrating.add_costs(learned, shown)
+    found |= demonstrating.local_stats(shown, learned)
+    found['scoring'] = learned.scores.stats
+  return logs.gather_stats(shards.gather(found)), learned
+
+
+# --- 5. Batch: see updates.py, `make_updates` ---------------------------------

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlcw.models.packing import Part
+from rlcw.rewards import revision
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import (
@@ -85,6 +86,9 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
       logp=of(jnp.float32, prompts, group, reply),
       length=of(jnp.int32, prompts, group),
       finished=of(jnp.bool_, prompts, group),
+      given=of(jnp.bool_, prompts, group, reply)
+      if revision.revises(plan.config)
+      else None,
     ),
     'valid': of(jnp.bool_, prompts, group),
     'advantage': of(jnp.float32, prompts, group),

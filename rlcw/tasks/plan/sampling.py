@@ -13,6 +13,7 @@ from rlcw.models import lora, stacks
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import param_shardings
+from rlcw.rewards import revision
 from rlcw.runtime.mesh import group_shards
 from rlcw.sampling import decoding, moving, rollout, tiles
 from rlcw.sampling.decoding import Setup
@@ -84,6 +85,9 @@ def programs(
     *(weights, prompt, length, length),
     method,
     *(config.seed, 0),
+    None,
+    # As long as the briefs.
+    (prompt, length) if revision.revises(config) else None,
   )
   start = functools.partial(decoding.start.lower, *inputs, setup=setup)
   yield Program(

@@ -26,7 +26,7 @@ HEADLINE = (
   ('Distinct-2', 'distinct2', 'z.3f'),
 )
 _WARNING = 'monitor step value threshold text'
-_REPLY = 'text writing follow finished length parts? met? against?'
+_REPLY = 'text writing follow finished length parts? met? against? draft?'
 # Schema: the fields of each file, and of each field whose value is an object
 # or a list of objects.  A field with `?` is optional: older runs lack it.
 _FIELDS = {
@@ -45,15 +45,15 @@ _FIELDS = {
     + ['seconds_step?']
   ),
   'grpo/rollouts.jsonl': 'step brief_id prompt replies rubric? note? '
-  'learned_prompt? demonstration?',
-  'grpo/evaluations.jsonl': 'step brief_id prompt replies rubric?',
+  'learned_prompt? demonstration? turns?',
+  'grpo/evaluations.jsonl': 'step brief_id prompt replies rubric? turns?',
   'grpo/stops.jsonl': _WARNING,
   'grpo/summary.json': 'steps wall_seconds max_violator_advantage hardware '
   'warnings? unmonitored? ended?',
   # `writing` is a text here and a number in a reply
   'grpo/config.json': 'steps? reward_model? verifiers? mixing?',
   'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
-  'trained instruction_id_list kwargs? rubric?',
+  'trained instruction_id_list kwargs? rubric? turns?',
   'evaluate/summary.json': ' '.join(
     [f'{key}_{arm}' for _, key, _ in HEADLINE for arm in ARMS]
     + [
@@ -85,6 +85,7 @@ _TYPES = {
       'prompt',
       'learned_prompt',
       'note',
+      'draft',
       'language',
       'genre',
       'monitor',
@@ -97,7 +98,7 @@ _TYPES = {
     (list,),
   ),
   **dict.fromkeys(('warnings', 'read', 'verifiers', 'kwargs'), (list,)),
-  **dict.fromkeys(('rubric', 'met', 'spans', 'against'), (list,)),
+  **dict.fromkeys(('rubric', 'met', 'spans', 'against', 'turns'), (list,)),
   **dict.fromkeys(('finished', 'violated', 'valid'), (bool,)),
   **dict.fromkeys(('step', 'steps', 'briefs', 'replies_per_brief'), (int,)),
 }
