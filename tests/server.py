@@ -161,7 +161,7 @@ def serving(handler: Handler) -> Iterator[Server]:
     listener.bind(('127.0.0.1', 0))
     server = Server(f'http://127.0.0.1:{listener.getsockname()[1]}/v1')
     config = uvicorn.Config(
-      _application(server, handler), log_level=60, lifespan='off'
+      _application(server, handler), log_config=None, lifespan='off'
     )
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run, args=([listener],))
