@@ -52,6 +52,10 @@ class PlainScorer:
     """See `Scorer`."""
     return self._scorer.trouble()
 
+  def usage(self) -> dict[str, float]:
+    """See `Scorer`."""
+    return self._scorer.usage()
+
   def __call__(
     self,
     briefs: Sequence[Brief],
