@@ -248,7 +248,7 @@ def test_evaluate_and_report_have_both_turns(
   for line in lines:
     assert line['turns'] == [line['prompt'], 'Again.']
     for reply in (*line['base'], *line['trained']):
-      assert reply['draft'] and reply['follow'] is not None
+      assert isinstance(reply['draft'], str) and reply['follow'] is not None
   report = pipeline.tiny_config('report', apprentice, tmp_path)
   report.reward_model = ''
   pipeline.run('report', report, tmp_path / 'report')
