@@ -17,124 +17,85 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
-from rlcw.models.chat import ChatFormat
 from rlcw.rewards import reading, revision
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.scoring import Scorer, Scores
-from rlcw.sampling.outage import Trouble
+from rlcw.rewards.scoring import Scorer
 from rlcw.sampling.rollout import Rollout
 
 
-class PlainScorer:
-  """A `Scorer` of replies to plain briefs, whose reference reads the others.
+class PlainScorer(Scorer):
+  """A scorer whose reward model reads the plain briefs, in a pass of its own.
 
-  Its methods are called as those of the scorer, with the tokens of the briefs
-  that the policy read.
+  The reference reads the briefs as the policy did.
 
   Args:
-    scorer: reads the plain briefs, and all that the policy read with its
-      reference.
-    chat: encodes the plain briefs.
-    width: least number of tokens that these are padded to.
+    scorer: of the run, whose models it has.
+    width: least number of tokens that plain briefs are padded to.
   """
 
-  def __init__(self, scorer: Scorer, chat: ChatFormat, width: int = 0):
-    self._scorer, self._chat = scorer.without_reference(), chat
-    self._reference = scorer if scorer.reference else None
+  def __init__(self, scorer: Scorer, width: int = 0):
+    vars(self).update(vars(scorer))
     self._width = width
-    self.shards = scorer.shards
 
-  def without_reference(self) -> 'PlainScorer':
+  def width(self, prompt_PxL: jax.Array) -> int:
     """See `Scorer`."""
-    return PlainScorer(self._scorer, self._chat, self._width)
+    return max(prompt_PxL.shape[-1], self._width)
 
-  def trouble(self) -> Trouble:
-    """See `Scorer`."""
-    return self._scorer.trouble()
-
-  def usage(self) -> dict[str, float]:
-    """See `Scorer`."""
-    return self._scorer.usage()
-
-  def __call__(
+  def read(
     self,
     briefs: Sequence[Brief],
     prompt_PxL: jax.Array,
     length_P: jax.Array,
     rollout: Rollout,
-    second_opinion: bool = False,
-    step: int = 0,
-  ) -> Scores:
+    live_P: np.ndarray | None = None,
+  ) -> tuple[jax.Array | None, jax.Array | None]:
     """See `Scorer`."""
-    plain, scored = self._plain(briefs, prompt_PxL.shape[-1]), rollout
-    found: dict[str, Any] = {}
-    if rollout.given is not None:
-      local = self.shards.local_rows(rollout)
-      found['draft'] = self._scorer.texts(local)
-      scored = self.shards.to_global(local.last_reply())
-    scores = self._scorer(briefs, *plain, scored, second_opinion, step)
-    ref_logp = self._read(prompt_PxL, length_P, rollout)
-    return scores._replace(ref_logp=ref_logp, **found)
-
-  def score_again(
-    self,
-    briefs: Sequence[Brief],
-    prompt_PxL: jax.Array,
-    length_P: jax.Array,
-    rollout: Rollout,
-    scores: Scores,
-    changed_P: np.ndarray,
-  ) -> Scores:
-    """See `Scorer`; of replies in one turn."""
-    plain = self._plain(briefs, prompt_PxL.shape[-1])
-    again = self._scorer.score_again(
-      briefs, *plain, rollout, scores._replace(ref_logp=None), changed_P
-    )
-    # The log-probabilities of unchanged groups are computed again, and equal.
-    ref_logp = self._read(prompt_PxL, length_P, rollout)
-    return again._replace(ref_logp=ref_logp)
-
-  def _read(
-    self, prompt_PxL: jax.Array, length_P: jax.Array, rollout: Rollout
-  ) -> jax.Array | None:
-    """Log-probabilities `[P, G, T]` under the reference, if it is needed."""
-    if self._reference is None:
-      return None
-    arrays = prompt_PxL, length_P, rollout
-    model, config = self._reference.model, self._reference.config
-    return reading.read(model, None, *arrays, config, reference=True)[1]
+    score_PxG = ref_logp = None
+    more: Any = self.config, live_P
+    reward = self.writing.reward
+    if reward is not None and reward.shared:
+      plain = self._plain(briefs, self.width(prompt_PxL))
+      scored = rollout
+      if rollout.given is not None:
+        last = self.shards.local_rows(rollout).last_reply()
+        scored = self.shards.to_global(last)
+      score_PxG, _ = reading.read(
+        self.model, reward, *plain, scored, *more, reference=False
+      )
+    if self.reference:
+      _, ref_logp = reading.read(
+        *(self.model, None, prompt_PxL, length_P, rollout),
+        *more,
+        reference=True,
+      )
+    return score_PxG, ref_logp
 
   def _plain(
     self, briefs: Sequence[Brief], width: int
   ) -> tuple[jax.Array, jax.Array]:
     """Global token ids `[P, L]` and lengths `[P]` of the plain briefs."""
-    width = max(width, self._width)
     prompt_PxL = np.zeros((len(briefs), width), np.int32)
     length_P = np.zeros(len(briefs), np.int32)
     for p, brief in enumerate(briefs):
-      ids = self._chat.encode_prompt(brief.request)
+      ids = self.model.chat.encode_prompt(brief.request)
       prompt_PxL[p, : len(ids)], length_P[p] = ids, len(ids)
     return self.shards.to_global((prompt_PxL, length_P))
 
 
 def scorer_of(
-  scorer: Scorer,
-  briefs: Sequence[Brief],
-  chat: ChatFormat,
-  config: Config,
-  noted: bool = False,
-) -> Scorer | PlainScorer:
+  scorer: Scorer, briefs: Sequence[Brief], config: Config, noted: bool = False
+) -> Scorer:
   """Returns a scorer of what the policy of a run writes.
 
   Args:
     scorer: of replies to plain briefs.
     briefs: all that it may be called with.
-    chat: of the policy.
     config: of the run.
     noted: true if the policy reads a note beside the briefs.
   """
   if revision.revises(config):
     # A first turn is shorter than a brief with its rules.
-    longest = max(len(chat.encode_prompt(b.request)) for b in briefs)
-    return PlainScorer(scorer, chat, batches.power_of_two(longest))
-  return PlainScorer(scorer, chat) if noted else scorer
+    encode = scorer.model.chat.encode_prompt
+    longest = max(len(encode(brief.request)) for brief in briefs)
+    return PlainScorer(scorer, batches.power_of_two(longest))
+  return PlainScorer(scorer) if noted else scorer

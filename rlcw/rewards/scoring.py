@@ -214,8 +214,10 @@ class Scorer:
     # JAX dispatches this asynchronously: the device computes while the host
     # decodes the replies and checks the rules below.
     score_PxG, ref_logp = self.read(briefs, prompt_PxL, length_P, rollout)
-    widths = prompt_PxL.shape[-1], rollout.token.shape[-1]
+    widths = self.width(prompt_PxL), rollout.token.shape[-1]
     rollout = self.shards.local_rows(rollout)
+    draft = () if rollout.given is None else self.texts(rollout)
+    rollout = rollout.last_reply()
     text = self.texts(rollout)
     started = time.perf_counter()
     follow, broken, refused = self.verify(briefs, text)
@@ -262,6 +264,7 @@ class Scorer:
       met=written.met,
       pairs=pairs,
       against=written.against,
+      draft=draft,
     )
 
   def score_again(
@@ -301,7 +304,7 @@ class Scorer:
       briefs,
       scores.text,
       np.asarray(local[0]),
-      (prompt_PxL.shape[-1], rollout.token.shape[-1]),
+      (self.width(prompt_PxL), rollout.token.shape[-1]),
       local[1],
       [
         pairs if changed else pairs[:0]
@@ -339,6 +342,10 @@ class Scorer:
       against=against_PxGxG,
     )
 
+  def width(self, prompt_PxL: jax.Array) -> int:
+    """Least number of tokens that briefs are padded to, for other readers."""
+    return prompt_PxL.shape[-1]
+
   def read(
     self,
     briefs: Sequence[Brief],
@@ -349,7 +356,8 @@ class Scorer:
   ) -> tuple[jax.Array | None, jax.Array | None]:
     """`reading.read` of a rollout; twice None if it is not needed.
 
-    `briefs` are this process's, whose tokens the prompts are.
+    `briefs` are this process's.  `prompt_PxL` has their tokens as the policy
+    read them, which `plain.PlainScorer` encodes anew for the reward model.
     """
     del briefs
     if not self.reads_base:

@@ -24,7 +24,6 @@ from rlcw.rewards import constraints, plain, revision, rubrics
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
-from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import (
   console,
@@ -67,7 +66,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   key = processes.from_primary(lambda: inputs.describe(config))
   kept = {name: workdir / f'replies_{name}.json' for name in MODELS}
   replies = {}
-  scores_of = plain.scorer_of(scorer, briefs, base.chat, trained)
+  scores_of = plain.scorer_of(scorer, briefs, trained)
   for name, file in kept.items():
     answer = functools.partial(
       answer_scored, models[name], scores_of, briefs, trained, config
@@ -110,7 +109,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def answer_scored(
-  model: LanguageModel, scorer: Scorer | PlainScorer, *settings: Any
+  model: LanguageModel, scorer: Scorer, *settings: Any
 ) -> list[list[dict[str, Any]]]:
   """Returns `heldout.answer`, if the scorer has answered any question."""
   replies = heldout.answer(model, scorer, *settings)

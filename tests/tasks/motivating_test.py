@@ -72,39 +72,32 @@ def spelled(prompt: Any) -> list[int]:
   prompts=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=4),
   language=st.sampled_from(['en', 'zh']),
   kl=st.booleans(),
+  shared=st.booleans(),
 )
 def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
-  prompts: list[str], language: str, kl: bool
+  prompts: list[str], language: str, kl: bool, shared: bool
 ) -> None:
-  seen: dict[str, list[str]] = {'scores': [], 'reference': []}
-
-  def remember(kind: str, prompt_PxL: Any, length_P: Any) -> None:
-    seen[kind] += [
-      ''.join(map(chr, row[:n]))
-      for row, n in zip(prompt_PxL, length_P, strict=True)
-    ]
-
-  class Fake:
-    reference = kl
-    model, config = 'the base', ConfigDict()
-    shards = SimpleNamespace(to_global=lambda arrays: arrays)
-
-    def without_reference(self) -> 'Fake':
-      return self
-
-    def __call__(self, briefs: Any, prompt: Any, length: Any, *_: Any) -> Any:
-      remember('scores', prompt, length)
-      return SimpleNamespace(_replace=lambda **new: new)
-
-    def score_again(self, briefs: Any, prompt: Any, length: Any, *_: Any):
-      return self(briefs, prompt, length)
-
-  def read(model: Any, reward: None, prompt: Any, length: Any, *_: Any, **how):
-    assert (model, reward, how) == ('the base', None, {'reference': True})
-    remember('reference', prompt, length)
-    return None, 'of the reference'
-
   chat: Any = SimpleNamespace(encode_prompt=spelled)
+  fake: Any = SimpleNamespace(
+    reference=kl,
+    model=SimpleNamespace(chat=chat),
+    config=ConfigDict(),
+    shards=SimpleNamespace(to_global=lambda arrays: arrays),
+    writing=SimpleNamespace(reward=SimpleNamespace(shared=shared)),
+  )
+  seen: dict[str, list[str]] = {}
+
+  def read(
+    model: Any, reward: Any, prompt: Any, length: Any, *more: Any, **how
+  ):
+    assert (model, more) == (fake.model, (rollout, fake.config, 'live'))
+    kind = 'reference' if how['reference'] else 'scores'
+    assert reward is (None if how['reference'] else fake.writing.reward)
+    seen[kind] = [
+      ''.join(map(chr, row[:n])) for row, n in zip(prompt, length, strict=True)
+    ]
+    return f'{kind}: scores', f'{kind}: log-probabilities'
+
   config = ConfigDict(
     {'tell_scoring': True, 'mixing': {'name': 'rlmr'}, 'verifiers': ('rules',)}
   )
@@ -114,19 +107,20 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
   prompt_PxL = np.zeros((len(rows), 512), np.int32)
   for p, row in enumerate(rows):
     prompt_PxL[p, : len(row)] = row
-  fake: Any = Fake()
-  scorer = plain.PlainScorer(fake, chat)
-  scored: Any = SimpleNamespace(_replace=lambda **new: new, given=None)
-  arrays: Any = prompt_PxL, length_P
+  rollout: Any = SimpleNamespace(given=None)
+  arrays: Any = prompt_PxL, length_P, rollout, 'live'
   with mock.patch.object(plain.reading, 'read', read):
-    first: Any = scorer(briefs, *arrays, scored)
-    again: Any = scorer.score_again(briefs, *arrays, scored, scored, length_P)
+    found = plain.PlainScorer(fake).read(briefs, *arrays)
   text = motivation.note('rlmr', language)
-  assert seen['scores'] == [brief.text for brief in briefs] * 2
-  noted = [f'{brief.text}\n\n{text}' for brief in briefs] * 2
-  assert seen['reference'] == (noted if kl else [])
-  for found in (first, again):
-    assert found == {'ref_logp': 'of the reference' if kl else None}
+  noted = [f'{brief.text}\n\n{text}' for brief in briefs]
+  assert seen.get('scores') == (
+    [brief.text for brief in briefs] if shared else None
+  )
+  assert seen.get('reference') == (noted if kl else None)
+  assert found == (
+    'scores: scores' if shared else None,
+    'reference: log-probabilities' if kl else None,
+  )
 
 
 def test_briefs_have_no_note_by_default() -> None:

@@ -114,7 +114,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if primary:
     folder.mkdir(exist_ok=True)
   shared = processes.from_primary(lambda: identity(briefs, trained, config))
-  scores_of = plain.scorer_of(scorers.scorer, briefs, base.chat, trained)
+  scores_of = plain.scorer_of(scorers.scorer, briefs, trained)
   replies, features = {}, {}
   file_of = names.file_names((BASE, *runs))
   for name in (BASE, *runs):

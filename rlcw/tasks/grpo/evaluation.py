@@ -195,7 +195,7 @@ def make_answer(
     )
   )
   is_judged = 'judge_good' in names(config)
-  scores_of = plain.scorer_of(scorer, briefs, model.chat, config)
+  scores_of = plain.scorer_of(scorer, briefs, config)
 
   def score(briefs: list[Brief], *batch: Any) -> Scores:
     prompt_PxL, length_P, rollout = batch

@@ -6,7 +6,6 @@ import operator
 from typing import Any, NamedTuple
 
 from rlcw import train
-from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import processes
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble
@@ -28,7 +27,7 @@ class Outages(NamedTuple):
 
 
 def end_in_outage(
-  outages: Outages, stats: dict[str, Any], scorer: Scorer | PlainScorer
+  outages: Outages, stats: dict[str, Any], scorer: Scorer
 ) -> None:
   """Ends a run whose scorers have answered nothing for some steps.
 

@@ -19,7 +19,6 @@ from rlcw import Config
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards import hindsight
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import processes
 from rlcw.sampling.rollout import Rollout
@@ -63,7 +62,7 @@ def relabel(
   arrays: BriefArrays,
   rollout: Rollout,
   scores: Scores,
-  scorer: Scorer | PlainScorer,
+  scorer: Scorer,
   chat: ChatFormat,
   config: Config,
 ) -> Learned:

@@ -47,7 +47,6 @@ from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import plain, revision
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.plain import PlainScorer
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes
 from rlcw.sampling.rollout import Rollout, sample_and_count
@@ -90,7 +89,7 @@ def make_next_batch(
   tokenized = encode_briefs(briefs, model.chat, config)
   notes = [motivating.note(brief, config) for brief in briefs]
   second_turns = revision.encode(briefs, model.chat, config, notes)
-  scores_of = plain.scorer_of(scorer, briefs, model.chat, config, any(notes))
+  scores_of = plain.scorer_of(scorer, briefs, config, any(notes))
   demos = None
   if demonstrating.shows(config):
     alone = scores_of.without_reference()
@@ -317,7 +316,7 @@ def score_replies(
   briefs: list[Brief],
   arrays: BriefArrays,
   rollout: Rollout,
-  scorer: Scorer | PlainScorer,
+  scorer: Scorer,
   chat: ChatFormat,
   step: int,
   config: Config,
