@@ -53,12 +53,12 @@ def agreement(
   )
 
 
-def distinct(path: str, language: str) -> tuple[float, float]:
+def distinct(path: str) -> tuple[float, float]:
   """Mean number of classes per prompt of a file, and of replies per prompt."""
   groups = defaultdict(list)
   for record in datasets.read_jsonl(path):
     groups[str(record['prompt'])].append(record['response'])
-  found = [len({*diversity.classes(g, language)}) for g in groups.values()]
+  found = [len({*diversity.classes(g)}) for g in groups.values()]
   return float(np.mean(found)), float(np.mean([*map(len, groups.values())]))
 
 
@@ -67,11 +67,10 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('file', nargs='+')
   parser.add_argument('--given', action='store_true', help='files have classes')
-  parser.add_argument('--language', default='en', help='of the replies')
   options = parser.parse_args()
   for path in options.file:
     if not options.given:
-      ours, replies = distinct(path, options.language)
+      ours, replies = distinct(path)
       print(f'{path}: {ours:.2f} classes of {replies:.1f} replies to a prompt')
       continue
     found = agreement(

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 
+from rlcw.rewards.rules import text as text_lib
+
 # Chinese puts no spaces between words, so characters count.
 _WORD, _CHARACTER = re.compile(r'\S+'), re.compile(r'\S')
-# Words without punctuation, as `classes` compares them; letters in Chinese.
-_LETTERS, _LETTER = re.compile(r'\w+'), re.compile(r'\w')
 # Overlap of two replies of one class; docs/evaluation.md has its agreement with
 # NoveltyBench's own classes.
 SAME_CLASS = 0.4
@@ -121,22 +121,18 @@ def overlap(a: Counter[str], b: Counter[str]) -> float:
   return 2 * (a & b).total() / size if size else 1.0
 
 
-def classes(texts: Sequence[str], language: str = 'en') -> list[int]:
+def classes(texts: Sequence[str]) -> list[int]:
   """Classes of replies that say the same, numbered as they first occur.
 
   A reply joins the first class whose first reply it overlaps with by at least
   `SAME_CLASS`, else it begins a class.  Their number is NoveltyBench's
-  "distinct" (arXiv 2504.05228), where a trained classifier decides.
-
-  Args:
-    texts: replies to one prompt.
-    language: of the replies; in Chinese (`zh`) characters are compared.
+  "distinct" (arXiv 2504.05228), where a trained classifier decides.  A Han
+  character is a word.
   """
-  unit = _LETTER if language == 'zh' else _LETTERS
   firsts: list[Counter[str]] = []
   found = []
   for text in texts:
-    words = Counter(unit.findall(text.lower()))
+    words = Counter(text_lib.words(text_lib.fold(text)))
     alike = (n for n, f in enumerate(firsts) if overlap(words, f) >= SAME_CLASS)
     number = next(alike, len(firsts))
     if number == len(firsts):

@@ -32,6 +32,7 @@ VARIABLES = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 # The coordinator detects a dead process by its heartbeat and ends all others,
 # so a wait may be as long as the slowest step: 7 days, in milliseconds.
 _NO_TIMEOUT_MS = 7 * 24 * 3600 * 1000
+# Longest wait of processes that fail for each other (`exit_on_failure`).
 _FAILED_TIMEOUT_MS = 10_000
 # Most bytes of a message to the key-value store; longer values are cut.
 _PIECE = 2**18

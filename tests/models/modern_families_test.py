@@ -198,10 +198,13 @@ def test_a_shared_brief_equals_repeated_ones(case: Case, table: Any) -> None:
   (_, repeated), theirs = forward_variants.gradient(
     forward_variants.repeated, case.config, case.params
   )
+  # Weights that differ in their last bit change Gemma 4's gradients by 1e-5 to
+  # 3e-5, and those of the others by 2e-6.
+  bound = 5e-5 if case.family.startswith('gemma4') else 1e-5
   for one, other in zip(shared, repeated, strict=True):
-    assert np.abs(one - other).max() <= 5e-5
+    assert np.abs(one - other).max() <= bound
   difference = forward_variants.distance(ours, theirs)
-  assert table(case.family, 'shared brief', difference) <= 1e-5
+  assert table(case.family, 'shared brief', difference) <= bound
 
 
 @_each()
