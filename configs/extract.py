@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
       # records with a prompt, in any layout; those that list rules are kept
       input='prompts.jsonl',
       output='',  # empty: briefs.jsonl in the workdir
-      # Whether each unread sentence becomes a demand (`soft:demand`), which the
+      # Whether each unread text becomes a demand (`soft:demand`), which the
       # judge of `grpo` then checks.
       demands=False,
       # asked for the rules that no pattern finds; no model: patterns alone

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from rlcw import main
+from rlcw.rewards.rules import wording_en
+from rlcw.rewards.rules.registry import VERIFIERS
 from rlcw.runtime import command as command_lib
 from rlcw.runtime import configs
 from rlcw.runtime.settings import leaves
@@ -241,6 +243,19 @@ def test_the_table_of_recipes_is_that_of_the_code() -> None:
     assert f'arXiv {paper}' in (recipes[name].__doc__ or '')
     config = dict(leaves(grpo.get_config(name)))
     assert {key: config[key] for key in made} == made
+
+
+def test_the_table_of_rules_is_that_of_the_code() -> None:
+  page = (ROOT / 'docs' / 'rules.md').read_text('utf-8')
+  for name, rule in VERIFIERS.items():
+    words = wording_en.WORDINGS[name][0].replace('{s}', 's')
+    arguments = ' '.join(
+      f'`{each}`' if required else f'[`{each}`]'
+      for each, required in rule.parameters.items()
+    )
+    ours = 'yes' if rule.benchmark else ''
+    assert f'| `{name}` | `{words}` | {arguments} | {ours} |\n' in page
+  assert page.count('\n| `') == len(VERIFIERS)
 
 
 @pytest.mark.parametrize('name', ['faq', 'metrics', 'python'])

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from rlcw.data import messages
+from rlcw.data.characters import blank
 from rlcw.data.messages import ASSISTANT, SYSTEM, USER, Message, Prompt
 
 Record = dict[str, Any]
@@ -91,15 +92,19 @@ def prompt_of(record: Record) -> Prompt:
 
   Raises:
     ValueError: it has none; lists its fields, and the layouts that are read.
+      Or the user's last message is blank.
   """
   value = record.get('prompt')
-  if isinstance(value, str):
-    return value
   if value is None:
     raise ValueError(
       f'no prompt in the fields {sorted(map(str, record))}; {EXPECTED}'
     )
-  return messages.simplest(messages.parse(value, 'prompt'))
+  prompt = value
+  if not isinstance(prompt, str):
+    prompt = messages.simplest(messages.parse(value, 'prompt'))
+  if blank(messages.messages(prompt)[-1].content):
+    raise ValueError(f'prompt={value!r:.80}; expected a request, not a blank')
+  return prompt
 
 
 def without_nulls(value: Any) -> Any:

@@ -15,7 +15,6 @@ A missing argument is an error, where IFEval would draw one at random.
 which is IFBench's: these measure rules unseen in training.
 """
 
-import difflib
 import math
 import re
 import reprlib
@@ -26,6 +25,7 @@ from rlcw.rewards.rules import ifeval, languages, wording
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.ifbench import table as ifbench
 from rlcw.rewards.rules.registry import VERIFIERS, Verifier
+from rlcw.runtime.ranges import nearest
 
 Arguments = Mapping[str, Any]
 Ids = Sequence[str]
@@ -176,10 +176,11 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
       f'{instruction_id} is not supported: it {UNSUPPORTED[instruction_id]}'
     )
   if not isinstance(instruction_id, str) or instruction_id not in _KNOWN:
-    # A cutoff of 0 lists every id, the most similar first.
     wanted = str(instruction_id)[:99]
-    known = difflib.get_close_matches(wanted, VERIFIERS, 99, 0)
-    raise ValueError(f'no instruction {instruction_id!r:.99}, only {known}')
+    raise ValueError(
+      f'no instruction {instruction_id!r:.99}'
+      + (nearest(wanted, VERIFIERS) or f'; expected one of {[*VERIFIERS]}')
+    )
   verifier = _KNOWN[instruction_id]
   if not isinstance(kwargs, Mapping):
     raise ValueError(

@@ -317,6 +317,7 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     *difflib.get_close_matches(name, known, 3),
     *(each for end in ends for each in by_end[end]),
     *(each for each in known if len(name) > 2 and each.startswith(name)),
+    *(each for each in known if len(name) > 3 and name in each),
   ]
   found = [repr(each) for each in [*dict.fromkeys(found)][:3]]
   return f'; did you mean {" or ".join(found)}?' if found else ''

@@ -56,7 +56,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   for sentence in summary['unread_most_often']:
     console.log(f'extract: no rule for: {" ".join(sentence.split()):.200}')
-  console.log(f'extract: {summary["unread"]} sentences unread; {output}')
+  console.log(f'extract: {summary["unread"]} texts unread; {output}')
   return summary
 
 

@@ -134,8 +134,6 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
   """
   try:
     prompt = layouts.prompt_of(record)
-    if not messages.transcript(prompt).strip():
-      raise ValueError(f'prompt={prompt!r:.80}; expected a non-blank text')
     if revision.revises(config):
       return revision.first_turn(briefs.read_brief(record))
     if config.write_rules:

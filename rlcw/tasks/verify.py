@@ -95,7 +95,9 @@ def read_brief(record: dict[str, Any], place: str) -> Brief:
         raise ValueError(f'no field {name}; expected the rules of the brief')
     ids, kwargs = briefs.instruction_ids(record), briefs.arguments(record)
     constraints.validate(ids, kwargs, skipped=constraints.UNSUPPORTED)
-    prompt = transcript(layouts.prompt_of({'prompt': ''} | record))
+    prompt = (
+      transcript(layouts.prompt_of(record)) if record.get('prompt') else ''
+    )
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from None
   return Brief(place, prompt, ids, kwargs)

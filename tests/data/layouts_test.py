@@ -337,6 +337,13 @@ def test_a_prompt_keeps_its_messages() -> None:
       r"no response in the fields \['prompt', 'response_0', 'response_1'\]",
     ),
     (ONE | {'response': '\u200b\u2060'}, 'response is blank'),
+    (ONE | {'prompt': ''}, "prompt=''; expected a request, not a blank"),
+    (ONE | {'prompt': ' \u200b\n'}, 'expected a request, not a blank'),
+    ({'messages': [say('user', ' '), GOOD]}, 'expected a request, not a blank'),
+    (
+      {'messages': [SYSTEM, USER, GOOD, say('user', ''), GOOD]},
+      'expected a request, not a blank',
+    ),
     (
       {'messages': [USER, GOOD | {'reasoning_content': 'So …'}]},
       r'messages\[1\] has reasoning_content',

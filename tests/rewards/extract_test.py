@@ -429,6 +429,36 @@ def test_the_words_that_state_a_rule_are_given_and_the_rest_is_listed() -> None:
   assert reading.unread == ['You must sound like a pirate.']
 
 
+@pytest.mark.parametrize(
+  ('text', 'unread'),
+  [
+    (
+      'Write in three sentences, avoid the passive voice, and do not use '
+      'commas.',
+      ['avoid the passive voice'],
+    ),
+    (
+      'Use at most 50 words and make sure that, in the end, the cat dies.',
+      ['make sure that, in the end, the cat dies.'],
+    ),
+    ('不超过100字，不要使用比喻，语气要温暖。', ['不要使用比喻，语气要温暖。']),
+    (
+      'Write a poem without commas, in the style of Poe.',
+      ['in the style of Poe.'],
+    ),
+    # all of these sentences is read
+    ('Please make sure that you use exactly 3 bullet points.', []),
+    ('Include a title, which must be wrapped in <<angular brackets>>.', []),
+  ],
+)
+def test_the_clauses_beside_a_rule_are_read_too(
+  text: str, unread: list[str]
+) -> None:
+  reading = read(text)
+  assert reading.rules
+  assert reading.unread == unread
+
+
 def test_reading_a_long_text_is_fast() -> None:
   rng = random.Random(0)
   pieces = (

@@ -262,7 +262,11 @@ def test_however_the_mesh_lies_on_the_processes(
   lab: Lab, count: int, mesh: tuple[int, int, int]
 ) -> None:
   axes = zip(('mesh.data', 'mesh.fsdp', 'mesh.tensor'), mesh, strict=True)
-  config, name = lab.config(**dict(axes)), f'{count}_{mesh}'
+  # Each mesh sums in another order, and Adam's first steps are as large for a
+  # gradient that is rounding as for any other.  A larger learning rate lets
+  # that change a draw.
+  config = lab.config(learning_rate=1e-4, **dict(axes))
+  name = f'{count}_{mesh}'
   codes = lab.drive(name, config, count=count, devices=8 // count)
   assert codes == [0] * count, lab.told(name)[-3000:]
   assert_alike(lab.folder / name / 'run', lab.alone(f'one_{name}', config))

@@ -56,14 +56,29 @@ def test_rules_are_drawn_from_those_asked_for(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-  'name', ['style:no_clich', 'first_word', 'count:words']
+  ('name', 'hint'),
+  [
+    ('style:no_clich', r"; did you mean 'style:no_cliche'"),
+    ('first_word', r"; did you mean '\w+:nth_paragraph_first_word'"),
+    ('zzz', '; expected some of length:words, '),
+  ],
 )
 def test_a_rule_that_cannot_be_drawn_is_named(
-  name: str, tmp_path: pathlib.Path
+  name: str, hint: str, tmp_path: pathlib.Path
 ) -> None:
-  with pytest.raises(ValueError, match=f"^rules: '{name}'; expected some of "):
+  words = f"^rules: '{name}' is no rule that briefs draw{hint}"
+  with pytest.raises(ValueError, match=words):
     briefs(tmp_path, rules=('length:words', name))
   assert not (tmp_path / 'briefs.jsonl').exists()
+
+
+def test_a_brief_has_no_more_rules_than_there_are_to_draw_from(
+  tmp_path: pathlib.Path,
+) -> None:
+  with pytest.raises(
+    ValueError, match=r'^at least 3 rules of the 2 in `rules`'
+  ):
+    briefs(tmp_path, rules=('length:words', 'style:no_cliche'), least_rules=3)
 
 
 def test_a_theme_that_is_not_legal_is_named_by_its_line(

@@ -791,6 +791,24 @@ def test_a_part_of_the_writing_score_may_share_the_reference(
     assert ('reference' in planned.frozen) == planned.shared
 
 
+@pytest.mark.parametrize('plain', ['tell_scoring', 'two_turns'])
+def test_scorers_that_read_other_texts_have_a_pass_of_their_own(
+  plain: str, tiny_folder: pathlib.Path
+) -> None:
+  def passes(kl_weight: float, **changes: Any) -> dict[str, float]:
+    changes |= {'plan.reward_model': '', 'kl_weight': kl_weight}
+    planned = made(settings(tiny_folder, **changes))
+    found = {each.name: each.work.flops for each in programs.phases(planned)}
+    return {n: found[n] for n in ('reward', 'reference') if n in found}
+
+  one, two = passes(0.01), passes(0.01, **{plain: True})
+  assert [*one] == ['reference']
+  assert [*two] == ['reward', 'reference']
+  # scores need no logits
+  assert 0 < two['reward'] < two['reference'] == one['reference']
+  assert [*passes(0.0, **{plain: True})] == ['reference']
+
+
 @pytest.mark.slow
 def test_a_judge_reads_what_it_is_asked_about(
   tiny_folder: pathlib.Path,

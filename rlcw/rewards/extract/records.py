@@ -18,7 +18,7 @@ from rlcw.runtime import console, files, processes
 
 # Of a run that extracts its briefs.
 BRIEFS = 'briefs.jsonl'
-_SHOWN = 20  # sentences in a summary
+_SHOWN = 20  # unread texts in a summary
 
 
 def has_rules(record: Record) -> bool:
@@ -46,13 +46,13 @@ def brief_of(
 
   Args:
     record: with a prompt.
-    demands: whether each sentence that no rule was read from, but that reads
-      like a requirement, becomes a demand, which a judge must check.
+    demands: whether each text that no rule was read from, but that reads like a
+      requirement, becomes a demand, which a judge must check.
     proposed: further rules of the prompt.
 
   Returns:
     The record with `instruction_id_list`, `kwargs`, `stated`; `matched`, the
-    texts that state each rule; and `unread`, the sentences without a rule.
+    texts that state each rule; and `unread`, the texts without a rule.
 
   Raises:
     ValueError: the record has no prompt.
@@ -67,9 +67,9 @@ def brief_of(
   ]
   quoted = [text[a:b] for rule in proposed for a, b in rule.spans]
   unread = [
-    sentence
-    for sentence in reading.unread
-    if not any(quote in sentence or sentence in quote for quote in quoted)
+    words
+    for words in reading.unread
+    if not any(quote in words or words in quote for quote in quoted)
   ]
   if demands:
     rules += [(DEMAND, {'demand': each}, [each]) for each in unread]
@@ -84,7 +84,7 @@ def brief_of(
 
 
 def summarise(briefs: Sequence[Record]) -> dict[str, Any]:
-  """Counts the rules of extracted briefs, and lists some unread sentences."""
+  """Counts the rules of extracted briefs, and lists some unread texts."""
   ours = [brief for brief in briefs if 'unread' in brief]
   rules = Counter(rule for b in ours for rule in b['instruction_id_list'])
   unread = Counter(each for brief in ours for each in brief['unread'])
@@ -131,7 +131,7 @@ def extract_once(prompts: str, workdir: Path) -> dict[str, Any]:
   summary = processes.from_primary(make)
   console.notice(
     f'{summary["rules"]} rules read from {prompts}: in {summary["with_rules"]} '
-    f'of {summary["prompts"]} prompts; {summary["unread"]} sentences read like '
+    f'of {summary["prompts"]} prompts; {summary["unread"]} texts read like '
     f'a requirement and state no rule that is known; see {path}'
   )
   return summary

@@ -222,9 +222,14 @@ def write_briefs(
   for name in allowed:
     if name not in RECIPES:
       raise ValueError(
-        f'rules: {name!r}; expected some of {", ".join(RECIPES)}'
-        f'{nearest(name, RECIPES)}'
+        f'rules: {name!r} is no rule that briefs draw'
+        + (nearest(name, RECIPES) or f'; expected some of {", ".join(RECIPES)}')
       )
+  if allowed and least > len(allowed):
+    raise ValueError(
+      f'at least {least} rules of the {len(allowed)} in `rules`; expected a '
+      'smaller least_rules'
+    )
   parsed = [*map(read_theme, themes)]
   order = random.Random(seed).sample(range(len(parsed)), len(parsed))
   briefs, rejections = [], 0

@@ -17,7 +17,7 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups, Part
-from rlcw.rewards import pairwise, pooled, reward_model
+from rlcw.rewards import pairwise, pooled, revision, reward_model
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import (
   group_shards,
@@ -26,7 +26,7 @@ from rlcw.runtime.mesh import (
   round_up_groups,
 )
 from rlcw.sampling.samplers import Temperature, make_sampler
-from rlcw.tasks.grpo import minibatches, objective
+from rlcw.tasks.grpo import minibatches, motivating, objective
 from rlcw.tasks.grpo.evaluation import batch_size, load_briefs
 from rlcw.tasks.plan import load, roofline, sampling
 from rlcw.tasks.plan.microbatches import (
@@ -55,9 +55,13 @@ def phases(plan: Plan) -> Iterator[Program]:
   if plan.task == 'grpo':
     yield from rollout(plan)
     # A reward model on the reference's decoder needs no pass of its own, only a
-    # head.
-    if plan.config.kl_weight > 0 or plan.shared:
-      yield reference(plan)
+    # head, where both read the same texts.
+    log_probs, scores = plan.config.kl_weight > 0, plan.shared
+    if log_probs and scores and reads_plain_briefs(plan):
+      yield reference(plan, log_probs=False)._replace(name='reward')
+      scores = False
+    if log_probs or scores:
+      yield reference(plan, scores, log_probs)
     if plan.reward is not None:
       yield reward(plan, plan.reward)
     if plan.judge is not None:
@@ -73,6 +77,11 @@ def phases(plan: Plan) -> Iterator[Program]:
     yield optimiser(plan)
   if plan.config.get('eval_every', 0):
     yield from evaluation(plan)
+
+
+def reads_plain_briefs(plan: Plan) -> bool:
+  """True if scorers read other texts than the policy; see `rewards.plain`."""
+  return motivating.tells(plan.config) or revision.revises(plan.config)
 
 
 def rollout(plan: Plan) -> Iterator[Program]:
@@ -128,8 +137,16 @@ def evaluation(plan: Plan) -> Iterator[Program]:
     )
 
 
-def reference(plan: Plan) -> Program:
-  """The reference's pass, which may give the writing scores as well."""
+def reference(
+  plan: Plan, scores: bool = True, log_probs: bool = True
+) -> Program:
+  """A pass of the reference's decoder over all replies.
+
+  Args:
+    plan: of a step.
+    scores: give the writing scores, if the reward model shares the decoder.
+    log_probs: give the reference's log-probabilities, if there is a KL term.
+  """
   config, model = plan.config, lora.without(plan.model)
   packed = pack(plan, config.microbatch_groups)
   arrays = batch(plan, packed.groups)
@@ -138,21 +155,23 @@ def reference(plan: Plan) -> Program:
   head = reward_model.Head(
     np.zeros(model.model_dim, np.float32), np.zeros((), np.float32)
   )
-  logits = packed.tokens if config.kl_weight > 0 else 0
+  scores &= plan.shared
+  log_probs &= config.kl_weight > 0
+  logits = packed.tokens if log_probs else 0
   read = packed.parts * read_bytes(model, plan.mesh)
   return Program(
     'reference',
     lambda: reward_model.score_and_reference.lower(
       plan.frozen['reference'],
-      head if plan.shared else None,
+      head if scores else None,
       arrays['prompt'],
       arrays['length'],
       arrays['rollout'],
       config.temperature,
-      mask if plan.shared else None,
+      mask if scores else None,
       config=model,
       width=packed.widest,
-      reference=config.kl_weight > 0,
+      reference=log_probs,
     ),
     plan.resident['reference'],
     roofline.score(model, plan.shapes, packed.tokens, read, logits),

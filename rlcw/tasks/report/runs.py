@@ -204,7 +204,7 @@ def read_runs(config: Config) -> Runs:
   if read_rules := grpo.get('extracted'):
     notes.append(
       'The rules were read from the prompts: {rules} in {with_rules} of '
-      '{prompts} prompts. {unread} sentences read like a requirement and state '
+      '{prompts} prompts. {unread} texts read like a requirement and state '
       'no rule that is known.'.format(**read_rules)
     )
   reward_folder, reward_model = _reward_model(
