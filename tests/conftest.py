@@ -232,6 +232,10 @@ MODERN: dict[str, tuple[str, dict[str, Any]]] = {
       'final_logit_softcapping': 3.0,
     },
   ),
+  'gemma4-unified': (
+    'Gemma4UnifiedText',
+    _GEMMA4 | {'attention_k_eq_v': True, 'num_global_key_value_heads': 1},
+  ),
   'gemma4-small': (
     'Gemma4Text',
     _GEMMA4

@@ -396,6 +396,12 @@ _GEMMA4 = Family(
   is_local=_is_gemma4_local,
   theta=1e6,
 )
+# The text decoder of 12B, which has no embeddings of each layer.
+_GEMMA4_UNIFIED = dataclasses.replace(
+  _GEMMA4,
+  causal='Gemma4UnifiedForCausalLM',
+  defaults=_GEMMA4.defaults | {'hidden_size_per_layer_input': 0},
+)
 
 FAMILIES = {
   'llama': _LLAMA,
@@ -412,4 +418,5 @@ FAMILIES = {
   'gemma2': _GEMMA2,
   'gemma3_text': _GEMMA3,
   'gemma4_text': _GEMMA4,
+  'gemma4_unified_text': _GEMMA4_UNIFIED,
 }

@@ -1,12 +1,6 @@
 """The decode kernel, interpreted, against the reference; and what runs it."""
 
 import functools
-import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import hypothesis
@@ -14,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tpu_sampling
 from cases import quick
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
@@ -28,7 +23,6 @@ from rlcw.sampling.rollout import Rollout
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.plan.sampling import lower_decode
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 decode = jax.jit(
   functools.partial(attention_decode.decode, interpret=True),
   static_argnames='window',
@@ -249,65 +243,6 @@ def test_a_cpu_samples_as_if_there_were_no_kernel(with_tpu: None) -> None:
   jax.tree.map(np.testing.assert_array_equal, rollout, expected)
 
 
-# Runs in its own process, as libtpu reads its environment when it is loaded.
-COMPILE = """
-import functools, json, re, sys, time
-import jax, jax.numpy as jnp
-from jax.experimental import topologies
-from rlcw.models.config import ModelConfig
-from rlcw.models.weights import abstract_params, param_shardings
-from rlcw.runtime.mesh import make_mesh, over_groups
-from rlcw.sampling import decoding, rollout
-from rlcw.sampling.samplers import Temperature
-from rlcw.tasks.plan import hlo
-from rlcw.tasks.plan.sampling import lower_decode
-
-chips = topologies.get_topology_desc(
-  platform='tpu', topology_name=sys.argv[1]
-).devices
-
-def compiled(fields, axes):
-  count = axes[0] * axes[1] * axes[2]
-  mesh = make_mesh(*axes, devices=chips[:count])
-  fields['local_layers'] = tuple(fields.get('local_layers', ()))
-  config = ModelConfig(512, 256, 512, num_layers=2, **fields)
-  params = jax.tree.map(
-    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-    abstract_params(config),
-    param_shardings(config, mesh),
-  )
-  prompt, length = (
-    jax.ShapeDtypeStruct(size, jnp.int32, sharding=over_groups(mesh))
-    for size in ((4, 200), (4,))
-  )
-  with jax.set_mesh(mesh):
-    setup = rollout.make_setup(
-      prompt.shape,
-      config=config, group_size=3, max_new_tokens=300, eos=(0,),
-    )
-    method = Temperature(1.0)
-    start = functools.partial(
-      decoding.start.lower,
-      params, prompt, length, length, method, 0, 0, setup=setup,
-    )
-    decode = lower_decode(mesh, start, params, method, setup)
-    return [each.compile().as_text() for each in (start(), decode)]
-
-for line in sys.stdin:
-  started = time.perf_counter()
-  prefill, text = compiled(*json.loads(line))
-  # the cache would be copied at every turn if its layout were not the kernel's
-  computations, entry = hlo._computations(text)
-  copies = [
-    x
-    for name, times in hlo._run_counts(computations, entry).items()
-    for x in computations[name]
-    if times > 1 and ' copy(' in x and re.search(r'\\b300,(\\d+,)?128\\b', x)
-  ]
-  seconds = time.perf_counter() - started
-  found = [hlo.kernels(prefill), hlo.kernels(text)]
-  print('RESULT', json.dumps([*found, copies, seconds]))
-"""
 HEADS = {'head_dim': 128, 'num_heads': 4, 'num_kv_heads': 2}
 FIELDS = (
   HEADS | {'dtype': 'bfloat16'},
@@ -322,29 +257,9 @@ def test_sampling_compiles_for_a_tpu(topology: str) -> None:
 
   splash attention, in windowed models by one of two at each layer.
   """
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('libtpu is absent: pip install -e .[tpu]')
   cases = [(FIELDS[0], (2, 1, 2)), (FIELDS[0], (1, 2, 2))]
   cases.append((FIELDS[1], (1, 1, 1)))
-  settings = {
-    'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
-    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-    'TPU_SKIP_MDS_QUERY': '1',
-    'TPU_WORKER_HOSTNAMES': 'localhost',
-  }
-  result = subprocess.run(
-    [sys.executable, '-c', COMPILE, topology],
-    input='\n'.join(json.dumps(case) for case in cases),
-    env=os.environ | settings,
-    capture_output=True,
-    text=True,
-    timeout=900,
-  )
-  assert result.returncode == 0, result.stderr[-3000:]
-  lines = [x for x in result.stdout.splitlines() if x.startswith('RESULT ')]
-  found = [json.loads(line.removeprefix('RESULT ')) for line in lines]
-  assert len(found) == len(cases)
+  found = tpu_sampling.compiled(topology, cases)
   for (_, axes), row in zip(cases, found, strict=True):
     names, loop, copies, seconds = row
     print(f'{topology} {axes}: {names}, {loop}, compiled in {seconds:.1f} s')

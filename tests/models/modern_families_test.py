@@ -575,9 +575,11 @@ def test_what_is_not_supported_is_refused_in_one_line(
     assert part in str(error.value)
 
 
-def test_a_text_part_of_defaults_alone_is_read() -> None:
-  theirs = transformers.Gemma4TextConfig()
-  ours = ModelConfig.from_hf({'model_type': 'gemma4', 'text_config': {}})
+@pytest.mark.parametrize('name', ['Gemma4', 'Gemma4Unified'])
+def test_a_text_part_of_defaults_alone_is_read(name: str) -> None:
+  theirs = getattr(transformers, f'{name}TextConfig')()
+  kind = theirs.model_type.removesuffix('_text')
+  ours = ModelConfig.from_hf({'model_type': kind, 'text_config': {}})
   expected = ModelConfig.from_hf(theirs.to_dict())
   assert ours == expected
   assert (ours.global_head_dim, ours.num_layers) == (512, 30)

@@ -1,12 +1,13 @@
-"""The kernels that each family's peculiarity takes on GPU."""
+"""The kernels that each family's peculiarity takes on TPU and on GPU."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import pytest
+import tpu_sampling
 
-from rlcw.models import attention_kernels, weights
+from rlcw.models import attention_decode, attention_kernels, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Decoder
 
@@ -59,6 +60,19 @@ CASES: dict[str, dict[str, Any]] = {
   }
   | _GEMMA,
 }
+
+
+@pytest.mark.slow
+def test_each_peculiarity_takes_the_kernels_of_a_tpu() -> None:
+  """The brief is read by splash attention, replies by the decode kernel."""
+  cases = [(_HEADER | fields, (1, 1, 1)) for fields in CASES.values()]
+  rows = tpu_sampling.compiled('v5e:2x2', cases)
+  for name, row in zip(CASES, rows, strict=True):
+    prefill, loop, _, seconds = row
+    print(f'{name}: {prefill}, {loop}, compiled in {seconds:.1f} s')
+    assert loop == {attention_decode.NAME: 4 * 300}, name
+    assert prefill, name
+    assert all(kernel.startswith('splash') for kernel in prefill), name
 
 
 @pytest.mark.parametrize('name', CASES)
