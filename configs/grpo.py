@@ -391,8 +391,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # or several with weights, as in
       # '0.7*reward_model + 0.3*judge - 0.2*my_rewards:cliches'.
       writing='reward_model',
-      # Of the part pairs: the judge compares replies of a group, each pair in
-      # both orders, and a reply's score is its mean probability to be better.
+      # How the judge compares replies of a group, each pair in both orders: for
+      # the part pairs, in which a reply's score is its mean probability to be
+      # better, and for refit.
       pairs=dict(
         # round: each meets some others; pivot: all meet one, drawn per group
         mode='round',
@@ -405,6 +406,12 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # before max_new_tokens, as in DAPO; 0 for off.
       overlong_buffer=0,
       reward_model='runs/quickstart/reward_model',  # workdir of that run
+      # Whether the head of the reward model follows the policy: it is fitted to
+      # its own pairs and those of replies that the judge compares meanwhile.
+      refit=dict(
+        every=0,  # steps between comparisons; 0: never
+        share=0.5,  # of the compared pairs in the weights of all
+      ),
       # `rules` checks the rules and demands of each brief; `module:function`
       # adds a verifier of your own.
       verifiers=('rules',),

@@ -27,8 +27,9 @@ ORDER = (
   ('losses',),
 )
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}
-# `plan` compiles what these tasks run.
+# `plan` compiles what these tasks run; `grpo` may fit its reward model anew.
 TASK_EDGES = {('plan', task) for task in ('grpo', 'reward_model', 'sft')}
+TASK_EDGES.add(('grpo', 'reward_model'))
 
 Edges = dict[str, set[str]]
 

@@ -25,6 +25,7 @@ OPTIONAL = {
   'demonstration_advantage',
   'copied_demonstration',
   *('judge_pairs', 'pairs_unanswered', 'pairs_swayed'),
+  *('refit_pairs', 'refit_right_before', 'refit_right_after'),
 }
 # Fields of every summary, which docs/running.md explains, and a judge's usage.
 EVERY = {

@@ -170,6 +170,8 @@ RANGES: dict[str, Range] = {
   'kl_weight': _NOT_NEGATIVE,
   'overlong_buffer': _count(0),
   'pairs.opponents': _count(),
+  'refit.every': _count(0),
+  'refit.share': Number(0, 0.99, above=True),
   'entropy_weight': _NOT_NEGATIVE,
   # --- Monitors
   'monitors.window': _count(),

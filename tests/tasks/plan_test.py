@@ -809,6 +809,21 @@ def test_scorers_that_read_other_texts_have_a_pass_of_their_own(
   assert [*passes(0.0, **{plain: True})] == ['reference']
 
 
+def test_a_reward_model_that_follows_has_its_share_of_passes(
+  tiny_folder: pathlib.Path,
+) -> None:
+  changes = {'judge.model': str(tiny_folder), 'plan.reward_model': ''}
+  planned = made(settings(tiny_folder, **changes, **{'refit.every': 4}))
+  found = [each.name for each in programs.phases(planned)]
+  without = programs.phases(made(settings(tiny_folder, **changes)))
+  assert [name for name in found if not name.startswith('refit')] == [
+    each.name for each in without
+  ]
+  rare = [e for e in programs.phases(planned) if e.name.startswith('refit')]
+  assert [each.name for each in rare] == ['refit pairs', 'refit reference']
+  assert all(each.per_step == 0.25 and each.work.flops > 0 for each in rare)
+
+
 @pytest.mark.slow
 def test_a_judge_reads_what_it_is_asked_about(
   tiny_folder: pathlib.Path,

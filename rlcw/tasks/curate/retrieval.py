@@ -43,7 +43,7 @@ def nearest(
   if embedder == 'tfidf':
     query_QxV, text_NxV = tfidf(queries, corpus)
   else:
-    query_QxV, text_NxV = _sentences(queries, corpus, embedder)
+    query_QxV, text_NxV = sentences(queries, corpus, embedder)
   found = []
   for first in range(0, len(queries), _BLOCK):
     cosine_QxN: Any = query_QxV[first : first + _BLOCK] @ text_NxV.T
@@ -100,7 +100,7 @@ def _runs(text: str) -> Counter[str]:
   return Counter(run for run in runs if not run.isspace())
 
 
-def _sentences(
+def sentences(
   queries: Sequence[str], corpus: Sequence[str], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
   """Sentence embeddings of norm 1, `[Q, D]` and `[N, D]`."""

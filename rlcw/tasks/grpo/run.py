@@ -30,6 +30,7 @@ from rlcw.tasks.grpo import (
   minibatches,
   monitors,
   objective,
+  refitting,
   stops,
 )
 from rlcw.tasks.grpo.evaluation import Evaluator
@@ -241,6 +242,7 @@ def check(config: Config) -> None:
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
   demonstrating.check(config)
+  refitting.check(config)
   revision.check(config)
   evaluation.check(config)
 

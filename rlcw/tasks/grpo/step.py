@@ -56,6 +56,7 @@ from rlcw.tasks.grpo import (
   logs,
   motivating,
   objective,
+  refitting,
   relabelling,
   signs,
 )
@@ -89,6 +90,9 @@ def make_next_batch(
   tokenized = encode_briefs(briefs, model.chat, config)
   notes = [motivating.note(brief, config) for brief in briefs]
   second_turns = revision.encode(briefs, model.chat, config, notes)
+  refitter = refitting.start(scorer, config, workdir)
+  if refitter:
+    scorer = refitter.scorer
   scores_of = plain.scorer_of(scorer, briefs, config, any(notes))
   demos = None
   if demonstrating.shows(config):
@@ -106,6 +110,8 @@ def make_next_batch(
     jax.block_until_ready(state.params)
     started = time.perf_counter()
     processes.stop_together()
+    if refitter:
+      refitter.resume(step)
 
     # 1. Briefs.
     indices, arrays = draw_briefs(tokenized, step, config, shards)
@@ -125,9 +131,11 @@ def make_next_batch(
       chosen, arrays, rollout, scores_of, model.chat, step, config
     )
     shown = demos and demos.show(indices, chosen, arrays)
+    local = shards.local_rows(rollout)
+    if refitter:
+      learned = refitter.compare(step, learned, local)
 
     # 4. Mix.
-    local = shards.local_rows(rollout)
     stats, learned = gather_step(local, learned, shown, shards)
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
@@ -138,6 +146,7 @@ def make_next_batch(
       shards, rollout_log, step, learned, local, mixed.rows, config
     )
     end_in_outage(outages, mixed.stats, scores_of)
+    refitted = refitter.refit(step) if refitter else {}
 
     # 5. Batch.
     updates = make_updates(
@@ -159,7 +168,7 @@ def make_next_batch(
     }
     return train.Batch(
       [train.Minibatch(each.parts, each.divisor) for each in updates],
-      step_metrics(mixed, updates, slots, logged, config) | times,
+      step_metrics(mixed, updates, slots, logged, config) | refitted | times,
       started,
       scored - started,
       sample=logs.sample(step, learned, local, mixed.rows, config),

@@ -26,7 +26,7 @@ from rlcw.runtime.mesh import (
   round_up_groups,
 )
 from rlcw.sampling.samplers import Temperature, make_sampler
-from rlcw.tasks.grpo import minibatches, motivating, objective
+from rlcw.tasks.grpo import minibatches, motivating, objective, refitting
 from rlcw.tasks.grpo.evaluation import batch_size, load_briefs
 from rlcw.tasks.plan import load, roofline, sampling
 from rlcw.tasks.plan.microbatches import (
@@ -68,6 +68,8 @@ def phases(plan: Plan) -> Iterator[Program]:
       yield judge(plan, plan.judge)
       if 'pairs' in plan.parts:
         yield comparisons(plan, plan.judge)
+    if refitting.refits(plan.config):
+      yield from refit(plan)
     if objective.reads_old_policy(plan.config):
       yield old_policy(plan)
   if plan.task == 'reward_model':
@@ -342,6 +344,19 @@ def features(plan: Plan) -> Program:
     sharing(plan.model, plan.mesh),
     before=True,
   )
+
+
+def refit(plan: Plan) -> Iterator[Program]:
+  """The passes that a reward model takes to follow the policy, now and then."""
+  passes = []
+  if plan.judge is not None and 'pairs' not in plan.parts:
+    passes.append(comparisons(plan, plan.judge))
+  name = 'reference' if plan.reward is None else 'reward'
+  passes.append(reward(plan, plan.reward or plan.model, name))
+  for program in passes:
+    yield program._replace(
+      name=f'refit {program.name}', per_step=1 / plan.config.refit.every
+    )
 
 
 def old_policy(plan: Plan) -> Program:

@@ -123,6 +123,27 @@ def fit_head(
   return Head(weight_D, np.zeros(())), np.asarray(state.params['slope'])
 
 
+def scaled(
+  weight_D: np.ndarray, real_MxD: np.ndarray, centred: bool = True
+) -> tuple[Head, float]:
+  """Scales a head to scores of std 1, and perhaps mean 0, over some replies.
+
+  Before that, a difference of two scores is the log-odds that the loss fits.
+
+  Args:
+    weight_D: of the head.
+    real_MxD: features of the replies.
+    centred: false for no bias.
+
+  Returns:
+    The head, and the std that its weight was divided by.
+  """
+  std = float((real_MxD @ weight_D).std()) + 1e-6
+  weight_D = weight_D / std
+  bias = -real_MxD.mean(0) @ weight_D if centred else 0.0
+  return Head(weight_D, np.asarray(bias)), std
+
+
 def without_length(
   weight_D: np.ndarray, features_NxRxD: np.ndarray, groups: Groups
 ) -> np.ndarray:

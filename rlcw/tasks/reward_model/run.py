@@ -38,7 +38,14 @@ from rlcw.tasks.reward_model.groups import (
   check_weights,
   make_groups,
 )
-from rlcw.tasks.reward_model.head import LINE, fit_head, without_length
+from rlcw.tasks.reward_model.head import (
+  LINE,
+  fit_head,
+  scaled,
+  without_length,
+)
+
+CACHE = '.features'  # beside the workdirs of runs
 
 
 @with_mesh
@@ -52,7 +59,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   # Before any model is loaded, so that a mistake costs no time.
   check(config)
   model, groups = prepare(config)
-  cache = workdir.parent / '.features'
+  cache = workdir.parent / CACHE
   layers, tried, features = config.layers, [], {}
   if layers == 'auto':
     layers, tried, features['train'] = choose_layers(
@@ -80,16 +87,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       np.asarray(head.weight), features['train'], groups['train']
     )
     head = head._replace(weight=weight_D)
-  # The head is scaled to scores of std 1 over the training replies.  Before
-  # that, a difference of two scores is the log-odds that the loss fits;
-  # `odds` restores them for the evaluation.
-  real_MxD = features['train'][groups['train'].real]
-  odds = float((real_MxD @ head.weight).std()) + 1e-6
-  weight_D = head.weight / odds
   # Centred scores are easier to read.  The loss does not need a bias, and a
-  # sequence classifier (pooling 'last') has none.
-  bias = -real_MxD.mean(0) @ weight_D if config.pooling == 'mean' else 0.0
-  head = reward_model.Head(weight_D, np.asarray(bias))
+  # sequence classifier (pooling 'last') has none.  `odds` restores the log-odds
+  # of the loss for the evaluation.
+  head, odds = scaled(
+    np.asarray(head.weight),
+    features['train'][groups['train'].real],
+    centred=config.pooling == 'mean',
+  )
   scores = {k: f @ head.weight + head.bias for k, f in features.items()}
   if processes.is_primary_process():
     end = pooled.end_of_reply(model.chat, config.pooling)
@@ -113,23 +118,36 @@ def prepare(config: Config) -> tuple[LanguageModel, dict[str, Groups]]:
   model = language_model.load(config.model, make_mesh(**config.mesh))
   # before the data are read
   model.config.first_layers(depth.most(config))
-  load = functools.partial(
-    datasets.load_preferences,
-    config.preferences,
-    language=config.language,
-    heldout=config.heldout,
-  )
-  given = {split: load(split=split) for split in ('train', 'heldout')}
-  for split, preferences in given.items():
-    check_pairs(preferences, config, split)
   model = language_model.with_system(model, config.system)
   groups = {
-    split: make_groups(given[split], model.chat, config, debias, model.system)
-    # Held-out pairs all weigh 1: the accuracy is of the data as they are.
-    for split, debias in (('train', config.debias), ('heldout', 'none'))
+    split: read_groups(split, model, config)
+    for split in (datasets.TRAIN, datasets.HELDOUT)
   }
   check_weights(groups['train'], config)
   return model, groups
+
+
+def read_groups(split: str, model: LanguageModel, config: Config) -> Groups:
+  """Reads the pairs of a split.
+
+  Args:
+    split: `train` or `heldout`.
+    model: whose tokens they become, with a system message.
+    config: of the task.
+
+  Raises:
+    FileNotFoundError, ValueError: they cannot be read, or there are none.
+  """
+  given = datasets.load_preferences(
+    config.preferences,
+    split=split,
+    language=config.language,
+    heldout=config.heldout,
+  )
+  check_pairs(given, config, split)
+  # Held-out pairs all weigh 1: the accuracy is of the data as they are.
+  debias = config.debias if split == 'train' else 'none'
+  return make_groups(given, model.chat, config, debias, model.system)
 
 
 def check(config: Config) -> None:
