@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rlcw.runtime.ranges import nearest
+from rlcw.runtime.configs import check_variant
 
 VARIANTS = {
   # Baselines: one score alone, a weighted sum, or, for a reply that breaks a
@@ -39,10 +39,7 @@ SCALES = {'rlmr_writing_std': 'writing_std', 'rlmr_no_scale': 'none'}
 
 
 def get_config(arm: str = 'rlmr') -> ConfigDict:
-  if arm not in VARIANTS:
-    raise ValueError(
-      f'arm={arm!r}; expected one of {list(VARIANTS)}{nearest(arm, VARIANTS)}'
-    )
+  check_variant(arm, VARIANTS, 'arm')
   # Config files are read, not imported, and belong to no package.
   grpo = runpy.run_path(str(Path(__file__).with_name('grpo.py')))
   config = grpo['get_config']()

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlcw.runtime.ranges import nearest
+from rlcw.runtime.configs import check_variant
 
 # Settings of each arm that differ from those of `rlmr`.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -39,10 +39,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(arm: str = 'rlmr') -> ConfigDict:
-  if arm not in VARIANTS:
-    raise ValueError(
-      f'arm={arm!r}; expected one of {list(VARIANTS)}{nearest(arm, VARIANTS)}'
-    )
+  check_variant(arm, VARIANTS, 'arm')
   # Config files are read, not imported, and belong to no package.
   experiment = runpy.run_path(str(Path(__file__).with_name('experiment.py')))
   config = experiment['get_config']('rlmr')

@@ -11,7 +11,7 @@ import inspect
 import runpy
 import tokenize
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,19 @@ def vary(
     ValueError: there is no such variant.
   """
   for name in variant.split('+'):
-    if name not in known:
-      raise ValueError(
-        f'variant={name!r}; expected one of {list(known)}'
-        + nearest(name, known)
-      )
+    check_variant(name, known)
     config.update(known[name]())
   return config
+
+
+def check_variant(
+  name: str, known: Collection[str], kind: str = 'variant'
+) -> None:
+  """Raises ValueError if a config file has no variant of a name."""
+  if name not in known:
+    raise ValueError(
+      f'{kind}={name!r}; expected one of {list(known)}{nearest(name, known)}'
+    )
 
 
 def variants(path: Path) -> dict[str, str]:
