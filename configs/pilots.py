@@ -30,6 +30,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
   'rlmr_diversity': {'writing': 'reward_model + 0.3*diversity'},
   # The policy reads how it is scored.
   'rlmr_told': {'tell_scoring': True},
+  # A reply without the rules, and then one with them; both have the budget.
+  'rlmr_two_turns': {'two_turns': True, 'max_new_tokens': 192},
   # Other mixers; a share of the rules needs one that is no form of rlmr.
   'quality_gate': {'mixing.name': 'quality_gate'},
   'gdpo': {'mixing.name': 'gdpo'},
