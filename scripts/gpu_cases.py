@@ -17,6 +17,7 @@ from rlcw.tasks.plan.roofline import Shapes
 # them with that file.
 SETTINGS = dict(
   seed=0,
+  steps=32,
   train='all',
   lora=dict(
     rank=16,

@@ -21,6 +21,7 @@ from rlcw.losses import Ratio
 from rlcw.models import formats
 from rlcw.models.config import ModelConfig
 from rlcw.sampling.rollout import Rollout
+from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
 from rlcw.tasks.plan.roofline import Shapes
 
@@ -266,3 +267,9 @@ def test_shapes_are_those_of_the_real_header(
 def test_settings_are_the_configs() -> None:
   config = grpo.get_config().to_dict()
   assert {k: config[k] for k in gpu_cases.SETTINGS} == gpu_cases.SETTINGS
+
+
+def test_the_settings_are_enough_for_a_step() -> None:
+  run = gpu_cases.prepare('tiny', TINY, 'float32', HOST)
+  objective.make_optimizer(run.settings)
+  objective.make_loss(run.config, run.settings)
