@@ -32,6 +32,7 @@ OWN = dict(
   compute_dtype='float32',
   remat=False,
   kl_weight=0.0,
+  steps=1,
   warmup_steps=0,
   temperature=1.0,
   learning_rate=1e-6,
