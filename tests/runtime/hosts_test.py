@@ -339,6 +339,21 @@ def test_each_process_asks_judges_of_its_own_replies(
 
 
 @pytest.mark.slow
+def test_processes_fit_one_reward_model_anew(
+  lab: Lab, make_judge: Callable[[str], pathlib.Path]
+) -> None:
+  """One of them is told to stop after the first fit."""
+  judge = {'judge.model': str(make_judge('llama')), 'refit.every': 2}
+  config = lab.config(**MESH, **judge)
+  assert lab.drive('refitted', config, 'TERM:1:3') == [75, 75]
+  assert lab.drive('refitted', config) == [0, 0], lab.told('refitted')[-999:]
+  ours = lab.folder / 'refitted' / 'run'
+  assert_alike(ours, lab.alone('one_refitted', config))
+  compared = numbers(ours)['refit_pairs']
+  np.testing.assert_array_equal(compared > 0, [True, False, True, False])
+
+
+@pytest.mark.slow
 def test_processes_share_the_held_out_briefs(lab: Lab) -> None:
   """One of them is told to stop in the second evaluation."""
   config = lab.config(
