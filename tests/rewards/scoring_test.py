@@ -41,7 +41,7 @@ from rlcw.rewards.judge.replies import ReplyJudge
 from rlcw.rewards.rubrics import Criterion
 from rlcw.runtime import files, signals
 from rlcw.runtime.mesh import make_mesh
-from rlcw.sampling.outage import Patience, Trouble
+from rlcw.sampling.outage import NoAnswers, Patience, Trouble
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import run as grpo
 from rlcw.tasks.grpo import step
@@ -924,13 +924,10 @@ def test_nobody_answers_and_nothing_is_learned(
   base = language_model.load(make_judge('llama3'), make_mesh(**config.mesh))
   _, learned = language_model.restore(tmp_path / 'grpo', base)
   jax.tree.map(np.testing.assert_array_equal, learned, base.params)
-  summary = evaluated(tmp_path)
-  assert summary['writing_base'] is summary['writing_trained'] is None
-  nothing = {'mean': None, 'low': None, 'high': None, 'over': 'briefs only'}
-  assert summary['writing_difference'] == nothing
-  rows = datasets.read_jsonl(tmp_path / 'evaluate' / 'evaluation.jsonl')
-  assert len(rows) == 4
-  assert all(reply['writing'] is None for row in rows for reply in row['base'])
+  # Numbers of silence are worth nothing, so there are none.
+  with pytest.raises(NoAnswers, match='evaluate: the judge answered nothing'):
+    evaluated(tmp_path)
+  assert not (tmp_path / 'evaluate' / 'summary.json').exists()
 
 
 @pytest.mark.slow
