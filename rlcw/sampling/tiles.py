@@ -118,9 +118,15 @@ def slots(
   return slot.reshape(count, tiles.width)
 
 
+def _flat(array_NxC: jax.Array) -> jax.Array:
+  """Joins the first two axes; the others may be empty, as a new cache is."""
+  count = array_NxC.shape[0] * array_NxC.shape[1]
+  return array_NxC.reshape(count, *array_NxC.shape[2:])
+
+
 def take_rows(array_NxC: jax.Array, slot_NxC: jax.Array) -> jax.Array:
   """Takes rows `[N, C, ...]` of one shard by `slots`; any row if empty."""
-  flat = array_NxC.reshape(-1, *array_NxC.shape[2:])
+  flat = _flat(array_NxC)
   return flat[jnp.minimum(slot_NxC, len(flat) - 1)]
 
 
@@ -139,8 +145,7 @@ def put_rows(
   whole_PxG: jax.Array, rows_NxC: jax.Array, origin_NxC: jax.Array
 ) -> jax.Array:
   """Writes rows `[N, C, ...]` of one shard to their places in `[P, G, ...]`."""
-  flat = whole_PxG.reshape(-1, *whole_PxG.shape[2:])
-  rows = rows_NxC.reshape(-1, *rows_NxC.shape[2:])
+  flat, rows = _flat(whole_PxG), _flat(rows_NxC)
   # The origin of an empty row is past the end.
   return (
     flat.at[origin_NxC.reshape(-1)]

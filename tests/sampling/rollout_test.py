@@ -467,3 +467,10 @@ def test_a_token_out_of_place_cuts_a_reply_off(tiny: Any) -> None:
   mask = np.asarray(cut.mask)
   np.testing.assert_array_equal(cut.token, np.where(mask, whole.token, 0))
   np.testing.assert_array_equal(cut.logp, np.where(mask, whole.logp, 0))
+
+
+def test_rows_end_before_the_cache_has_a_token() -> None:
+  """They are gathered at once, as a cache of no tokens is."""
+  slot_NxC = jnp.array([[1, 5], [0, 6]])  # 6: empty
+  taken = tiles.take_rows(jnp.zeros((2, 3, 4, 0)), slot_NxC)
+  assert taken.shape == (2, 2, 4, 0)
