@@ -410,7 +410,7 @@ def test_replies_and_their_gradient_compile_for_a_tpu() -> None:
   cases = [(f, axes) for f in fields for axes in [(1, 1, 1), (1, 2, 2)]]
   settings = {
     'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': str(ROOT),
+    'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_WORKER_HOSTNAMES': 'localhost',

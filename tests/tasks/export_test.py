@@ -227,7 +227,8 @@ def test_an_exported_reward_model_trains_a_policy(
   pipeline.run('grpo', config, tmp_path / 'grpo')
   rows = datasets.read_jsonl(tmp_path / 'grpo' / 'metrics.jsonl')
   assert all(np.isfinite(r['writing']) and r['writing_std'] > 0 for r in rows)
-  assert rows[0]['compilations'] == rows[2]['compilations']  # no new shapes
+  # at most another width of the rows that the reward model reads
+  assert rows[2]['compilations'] - rows[0]['compilations'] <= 1
 
 
 @pytest.mark.slow

@@ -180,7 +180,8 @@ def test_a_run_refits_and_resumes(
     for group in groups
     for reply in group['replies']
   )
-  assert rows[3]['compilations'] == rows[1]['compilations']
+  # at most another width of the rows that the reward model reads
+  assert rows[3]['compilations'] - rows[1]['compilations'] <= 1
   files = sorted(f.name for f in (tmp_path / 'run/comparisons').iterdir())
   assert files == ['0.npz', '2.npz']
 
