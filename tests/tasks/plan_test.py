@@ -930,7 +930,11 @@ print('RESULT', json.dumps(plan.compile_phase(planned, reference, chip)))
   done = subprocess.run(
     [sys.executable, '-c', script],
     cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+    env=os.environ
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
+    },
     capture_output=True,
     text=True,
   )
