@@ -103,8 +103,20 @@ def prompt_of(record: Record) -> Prompt:
   if not isinstance(prompt, str):
     prompt = messages.simplest(messages.parse(value, 'prompt'))
   if blank(messages.messages(prompt)[-1].content):
-    raise ValueError(f'prompt={value!r:.80}; expected a request, not a blank')
+    raise ValueError('a prompt is blank; expected a request')
   return prompt
+
+
+def optional_prompt(record: Record) -> Prompt:
+  """Returns the prompt of a converted record, '' if there is none to read.
+
+  Raises:
+    ValueError: see `prompt_of`.
+  """
+  value = record.get('prompt') or ''
+  if isinstance(value, str) and blank(value):
+    return ''
+  return prompt_of(record)
 
 
 def without_nulls(value: Any) -> Any:

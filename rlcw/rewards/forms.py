@@ -184,7 +184,7 @@ def rules(value: Any) -> Brief:
   ids, kwargs = briefs.instruction_ids(record), briefs.arguments(record)
   constraints.validate(ids, kwargs)
   # A judge of demands reads the request as well.
-  prompt = layouts.prompt_of(record) if record.get('prompt') else ''
+  prompt = layouts.optional_prompt(record)
   return Brief(
     '',
     messages.transcript(prompt),

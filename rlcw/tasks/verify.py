@@ -95,9 +95,7 @@ def read_brief(record: dict[str, Any], place: str) -> Brief:
         raise ValueError(f'no field {name}; expected the rules of the brief')
     ids, kwargs = briefs.instruction_ids(record), briefs.arguments(record)
     constraints.validate(ids, kwargs, skipped=constraints.UNSUPPORTED)
-    prompt = (
-      transcript(layouts.prompt_of(record)) if record.get('prompt') else ''
-    )
+    prompt = transcript(layouts.optional_prompt(record))
   except ValueError as error:
     raise ValueError(f'{place}: {error}') from None
   return Brief(place, prompt, ids, kwargs)

@@ -337,12 +337,12 @@ def test_a_prompt_keeps_its_messages() -> None:
       r"no response in the fields \['prompt', 'response_0', 'response_1'\]",
     ),
     (ONE | {'response': '\u200b\u2060'}, 'response is blank'),
-    (ONE | {'prompt': ''}, "prompt=''; expected a request, not a blank"),
-    (ONE | {'prompt': ' \u200b\n'}, 'expected a request, not a blank'),
-    ({'messages': [say('user', ' '), GOOD]}, 'expected a request, not a blank'),
+    (ONE | {'prompt': ''}, 'a prompt is blank'),
+    (ONE | {'prompt': ' \u200b\n'}, 'a prompt is blank'),
+    ({'messages': [say('user', ' '), GOOD]}, 'a prompt is blank'),
     (
       {'messages': [SYSTEM, USER, GOOD, say('user', ''), GOOD]},
-      'expected a request, not a blank',
+      'a prompt is blank',
     ),
     (
       {'messages': [USER, GOOD | {'reasoning_content': 'So …'}]},

@@ -118,7 +118,7 @@ def test_a_head_learns_what_the_judge_prefers(debias: str) -> None:
   assert right(np.asarray(after.weight)) > 0.9
   assert right(np.asarray(before.weight)) < 0.8
   old_score = old.features @ after.weight
-  assert np.mean(old_score[:, 0] > old_score[:, 1]) > 0.9
+  assert np.mean(old_score[:, 0] > old_score[:, 1]) > 0.8
   scores_M = old.features[old.groups.real] @ after.weight + after.bias
   assert abs(scores_M.mean()) < 1e-6 and scores_M.std() == pytest.approx(
     1, 1e-4

@@ -173,7 +173,7 @@ BAD: list[tuple[Any, list[str]]] = [
   ),
   (
     {'response': 'a', **NO_COMMA, 'instruction_id_list': ['punctuation:none']},
-    ["'punctuation:none'", 'only', 'punctuation:no_comma'],
+    ["'punctuation:none'", 'did you mean', 'punctuation:no_comma'],
   ),
   (
     {'response': 'a', **NO_COMMA, 'kwargs': [{'commas': 0}]},
