@@ -1,5 +1,6 @@
 """A reward model that follows the policy: its fit, and in runs of `grpo`."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -158,7 +159,19 @@ def trained(
     judge__model='scripted',
     monitors__judge_every=1000,
   )
+  pairs = [
+    {
+      'prompt': f'Write {n}.',
+      'chosen': 'the sea plum',
+      'rejected': 'moss tin the lamp',
+      'split': 'heldout' if n % 4 == 0 else 'train',
+    }
+    for n in range(16)
+  ]
+  file = tmp_path / 'pairs.jsonl'
+  file.write_text('\n'.join(map(json.dumps, pairs)))
   reward = pipeline.tiny_config('reward_model', apprentice, tmp_path)
+  reward.preferences = str(file)
   pipeline.run('reward_model', reward, tmp_path / 'reward_model')
   return config, panel
 
@@ -202,18 +215,20 @@ def test_a_run_refits_and_resumes(
 
 
 def test_comparisons_that_are_damaged_are_left_out(
-  trained: tuple[Any, Scripted], tmp_path: pathlib.Path, capsys: Any
+  tmp_path: pathlib.Path, capsys: Any
 ) -> None:
-  config, _ = trained
-  config.steps = 1
-  tiny_grpo.run(config, tmp_path / 'run')
-  file = tmp_path / 'run/comparisons/0.npz'
+  file = tmp_path / '0.npz'
+  one = compared([[NAN, 0.8], [0.2, NAN]])
+  np.savez(file, **one._asdict())
+  again = refitting.load(file)
+  assert again is not None
+  for ours, theirs in zip(one, again, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
   file.write_bytes(file.read_bytes()[:100])
-  config.steps = 2
-  rows = tiny_grpo.run(config, tmp_path / 'run')
-  assert len(rows) == 2
-  told = capsys.readouterr()
-  assert f'{file} is left out, as it cannot be read' in told.out + told.err
+  for lost in (file, tmp_path / '2.npz'):
+    assert refitting.load(lost) is None
+    told = capsys.readouterr()
+    assert f'{lost} is left out' in told.out + told.err
 
 
 @pytest.mark.parametrize(
