@@ -61,9 +61,7 @@ def measure(config: Config, workdir: pathlib.Path) -> None:
   rows = []
   for k, (count, *apart) in enumerate(tried):
     train = features['train'][:, :, k]
-    arrays, std_D = head.standardise(train, groups['train'])
-    weight_D = np.asarray(fit(arrays, np.ones((1, len(train)), bool)))[0]
-    weight_D = weight_D / std_D
+    weight_D = depth.fit_to_all(train, groups['train'], fit)
     if config.debias == 'projection':
       weight_D = head.without_length(weight_D, train, groups['train'])
     score_NxR = features['heldout'][:, :, k] @ weight_D

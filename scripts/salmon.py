@@ -31,7 +31,7 @@ from rlcw.evaluation.page import show
 from rlcw.models import language_model
 from rlcw.runtime import command, configs, files
 from rlcw.runtime.mesh import make_mesh
-from rlcw.tasks.reward_model import depth, head, run
+from rlcw.tasks.reward_model import depth, run
 
 ROW = '{:<28} {:>6} {:>7} {:>16}'
 MOST, STOP = 8, 0.2  # principles of a pair; of the geometric distribution
@@ -174,9 +174,9 @@ def measure(config: Config, workdir: pathlib.Path) -> None:
     features[name] = run.cached_features(
       groups[name], reading, config, workdir / '.features'
     )
-  arrays, std_D = head.standardise(features['train'], groups['train'])
-  everything = np.ones((1, len(features['train'])), bool)
-  weight_D = np.asarray(depth.make_fit(config)(arrays, everything))[0] / std_D
+  weight_D = depth.fit_to_all(
+    features['train'], groups['train'], depth.make_fit(config)
+  )
   found = {}
   print(ROW.format('the deciding principle is', 'pairs', 'right', '95%'))
   for name, label in {'train': '(training pairs)', **KINDS}.items():

@@ -223,9 +223,7 @@ def fit(
   features_NxRxD, groups = joined(
     old.groups, old.features, new, share, capacity
   )
-  arrays, std_D = heads.standardise(features_NxRxD, groups)
-  everything = np.ones((1, capacity), bool)
-  weight_D = np.asarray(old.fit(arrays, everything))[0] / std_D
+  weight_D = depth.fit_to_all(features_NxRxD, groups, old.fit)
   if old.config.debias == 'projection':
     weight_D = heads.without_length(weight_D, old.features, old.groups)
   head, _ = heads.scaled(weight_D, old.features[old.groups.real])

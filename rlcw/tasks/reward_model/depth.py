@@ -124,6 +124,21 @@ def make_fit(config: Config) -> Fit:
   return jax.jit(jax.vmap(fit, in_axes=(None, 0)))
 
 
+def fit_to_all(
+  features_NxRxD: np.ndarray, groups: Groups, fit: Fit
+) -> np.ndarray:
+  """Weight `[D]` of a head fitted to all groups, for features as they are.
+
+  Args:
+    features_NxRxD: of the replies.
+    groups: the replies.
+    fit: of `make_fit`.
+  """
+  arrays, std_D = head.standardise(features_NxRxD, groups)
+  everything = np.ones((1, len(features_NxRxD)), bool)
+  return np.asarray(fit(arrays, everything))[0] / std_D
+
+
 def held_out(
   features_NxRxD: np.ndarray,
   groups: Groups,
