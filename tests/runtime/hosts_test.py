@@ -178,7 +178,9 @@ def numbers(folder: pathlib.Path) -> dict[str, np.ndarray]:
   return columns
 
 
-def assert_alike(ours: pathlib.Path, theirs: pathlib.Path) -> None:
+def assert_alike(
+  ours: pathlib.Path, theirs: pathlib.Path, atol: float = 1e-4
+) -> None:
   """Equal but for the rounding of sums."""
   assert replies(ours) == replies(theirs)
   mine, other = numbers(ours), numbers(theirs)
@@ -188,7 +190,7 @@ def assert_alike(ours: pathlib.Path, theirs: pathlib.Path) -> None:
       mine[name], other[name], rtol=1e-3, atol=1e-4, err_msg=name
     )
   for x, y in zip(final_params(ours), final_params(theirs), strict=True):
-    np.testing.assert_allclose(x, y, atol=1e-4)
+    np.testing.assert_allclose(x, y, atol=atol)
 
 
 def assert_same(ours: pathlib.Path, theirs: pathlib.Path) -> None:
@@ -269,7 +271,9 @@ def test_however_the_mesh_lies_on_the_processes(
   name = f'{count}_{mesh}'
   codes = lab.drive(name, config, count=count, devices=8 // count)
   assert codes == [0] * count, lab.told(name)[-3000:]
-  assert_alike(lab.folder / name / 'run', lab.alone(f'one_{name}', config))
+  alone = lab.alone(f'one_{name}', config)
+  # Parameters move a tenth as far as in the other tests.
+  assert_alike(lab.folder / name / 'run', alone, atol=1e-5)
 
 
 def questions_about(group: dict[str, Any]) -> int:
