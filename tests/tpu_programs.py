@@ -1,4 +1,4 @@
-"""Sampling programs compiled for a TPU slice, on a machine without one."""
+"""Programs compiled for a TPU slice, on a machine without one."""
 
 import importlib.util
 import json
@@ -91,6 +91,21 @@ def compiled(
     For each case, kernels of the prefill and of decoding; copies of the cache
     in the loop; and seconds of compilation.
   """
+  return run(_COMPILE, topology, cases)
+
+
+def run(script: str, topology: str, cases: Sequence[Any]) -> list[Any]:
+  """Runs a script that compiles for a slice, in a process of its own.
+
+  Args:
+    script: reads a case from each line of its input, and prints a line
+      `RESULT` with what it found, both in JSON.
+    topology: of the slice, the script's argument.
+    cases: of the input.
+
+  Returns:
+    What it found for each case.
+  """
   if importlib.util.find_spec('libtpu') is None:
     pytest.skip('libtpu is absent: pip install -e .[tpu]')
   settings = {
@@ -101,7 +116,7 @@ def compiled(
     'TPU_WORKER_HOSTNAMES': 'localhost',
   }
   result = subprocess.run(
-    [sys.executable, '-c', _COMPILE, topology],
+    [sys.executable, '-c', script, topology],
     input='\n'.join(json.dumps(case) for case in cases),
     env=os.environ | settings,
     capture_output=True,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tpu_sampling
+import tpu_programs
 from cases import quick
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
@@ -259,7 +259,7 @@ def test_sampling_compiles_for_a_tpu(topology: str) -> None:
   """
   cases = [(FIELDS[0], (2, 1, 2)), (FIELDS[0], (1, 2, 2))]
   cases.append((FIELDS[1], (1, 1, 1)))
-  found = tpu_sampling.compiled(topology, cases)
+  found = tpu_programs.compiled(topology, cases)
   for (_, axes), row in zip(cases, found, strict=True):
     names, loop, copies, seconds = row
     print(f'{topology} {axes}: {names}, {loop}, compiled in {seconds:.1f} s')

@@ -1,12 +1,6 @@
 """Every platform's attention against briefs repeated by hand, in NumPy."""
 
 import functools
-import importlib.util
-import json
-import os
-import pathlib
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tpu_programs
 from cases import quick
 from hypothesis import strategies as st
 from jax._src.cudnn import fused_attention_stablehlo
@@ -24,7 +19,6 @@ from rlcw.models.attention import attend
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.runtime.mesh import make_mesh
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 # the same functions that a TPU and a GPU run, computed here
 KERNELS = {
   'splash': functools.partial(attention_kernels.splash, interpret=True),
@@ -358,7 +352,7 @@ from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime.mesh import make_mesh, over_groups
 
 chips = topologies.get_topology_desc(
-  platform='tpu', topology_name='v5e:2x2'
+  platform='tpu', topology_name=sys.argv[1]
 ).devices
 SMALL = dict(
   vocab_size=512, model_dim=256, mlp_dim=512, num_layers=2, num_heads=4,
@@ -403,29 +397,10 @@ def test_replies_and_their_gradient_compile_for_a_tpu() -> None:
 
   rematerialisation the forward one twice; windowed layers have another set.
   """
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip('libtpu is absent: pip install -e .[tpu]')
   windowed = {'window': 64, 'local_layers': (True, False)}
   fields = [{'head_dim': 128}, {'head_dim': 64}, {'head_dim': 128, **windowed}]
   cases = [(f, axes) for f in fields for axes in [(1, 1, 1), (1, 2, 2)]]
-  settings = {
-    'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
-    'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
-    'TPU_SKIP_MDS_QUERY': '1',
-    'TPU_WORKER_HOSTNAMES': 'localhost',
-  }
-  result = subprocess.run(
-    [sys.executable, '-c', COMPILE],
-    input='\n'.join(json.dumps(case) for case in cases),
-    env=os.environ | settings,
-    capture_output=True,
-    text=True,
-    timeout=900,
-  )
-  assert result.returncode == 0, result.stderr[-3000:]
-  lines = [x for x in result.stdout.splitlines() if x.startswith('RESULT ')]
-  found = [json.loads(line.removeprefix('RESULT ')) for line in lines]
+  found = tpu_programs.run(COMPILE, 'v5e:2x2', cases)
   for (field, axes), (calls, seconds) in zip(cases, found, strict=True):
     print(f'{field} on {axes}: {calls} kernels, compiled in {seconds:.1f} s')
     assert calls == (16 if 'window' in field else 8)

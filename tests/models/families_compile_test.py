@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import pytest
-import tpu_sampling
+import tpu_programs
 
 from rlcw.models import attention_decode, attention_kernels, weights
 from rlcw.models.config import ModelConfig
@@ -66,7 +66,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_each_peculiarity_takes_the_kernels_of_a_tpu() -> None:
   """The brief is read by splash attention, replies by the decode kernel."""
   cases = [(_HEADER | fields, (1, 1, 1)) for fields in CASES.values()]
-  rows = tpu_sampling.compiled('v5e:2x2', cases)
+  rows = tpu_programs.compiled('v5e:2x2', cases)
   for name, row in zip(CASES, rows, strict=True):
     prefill, loop, _, seconds = row
     print(f'{name}: {prefill}, {loop}, compiled in {seconds:.1f} s')
