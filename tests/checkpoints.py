@@ -4,6 +4,7 @@ import collections
 import math
 import operator
 import pathlib
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +28,12 @@ _ARCHITECTURES = {
   'granite': gguf.MODEL_ARCH.GRANITE,
   'phi3': gguf.MODEL_ARCH.PHI3,
   'mistral': gguf.MODEL_ARCH.LLAMA,
+  'ministral3': gguf.MODEL_ARCH.MISTRAL3,
+  'olmo3': gguf.MODEL_ARCH.OLMO2,
+  'gemma4_text': gguf.MODEL_ARCH.GEMMA4,
 }
 # Whose rotary pairs llama.cpp's converter interleaves.
-_INTERLEAVED = 'llama', 'mistral', 'smollm3', 'granite'
+_INTERLEAVED = 'llama', 'mistral', 'ministral3', 'smollm3', 'granite'
 
 
 def state(theirs: Any) -> Tensors:
@@ -144,6 +148,40 @@ def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> np.ndarray:
   return np.array(divisors, np.float32)
 
 
+def _add_gemma4(writer: gguf.GGUFWriter, tensors: Tensors, config: Any) -> None:
+  """Adds what only files of Gemma 4 have, or have for each layer."""
+  c, layers = config, config.num_hidden_layers
+  shared = layers - c.num_kv_shared_layers
+  local = [kind == 'sliding_attention' for kind in c.layer_types]
+  own = c.per_layer_config[str(local.index(False))]
+  kv = own.get('num_key_value_heads', c.num_key_value_heads)
+  wider = 2 if c.use_double_wide_mlp else 1
+  writer.add_head_count_kv(
+    [c.num_key_value_heads if each else kv for each in local]
+  )
+  writer.add_feed_forward_length(
+    [c.intermediate_size * (wider if n >= shared else 1) for n in range(layers)]
+  )
+  writer.add_key_length(own['head_dim'])
+  writer.add_value_length(own['head_dim'])
+  writer.add_key_length_swa(c.head_dim)
+  writer.add_value_length_swa(c.head_dim)
+  writer.add_rope_dimension_count(own['head_dim'])
+  writer.add_rope_dimension_count_swa(c.head_dim)
+  writer.add_rope_freq_base_swa(
+    c.rope_parameters['sliding_attention']['rope_theta']
+  )
+  writer.add_shared_kv_layers(c.num_kv_shared_layers)
+  writer.add_embedding_length_per_layer_input(c.hidden_size_per_layer_input)
+  if c.final_logit_softcapping:
+    writer.add_final_logit_softcapping(c.final_logit_softcapping)
+  pairs = own['head_dim'] // 2
+  share = c.rope_parameters['full_attention']['partial_rotary_factor']
+  tensors['rope_freqs.weight'] = np.where(
+    np.arange(pairs) < int(pairs * share), 1.0, 1e30
+  ).astype(np.float32)
+
+
 def write_gguf(
   path: pathlib.Path,
   theirs: Any,
@@ -156,24 +194,29 @@ def write_gguf(
     theirs: the model.
     edit: changes the header and the tensors before they are written.
   """
-  c = theirs.config
+  c = types.SimpleNamespace(**theirs.config.to_dict())
   architecture = _ARCHITECTURES[c.model_type]
   writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
   writer.add_context_length(c.max_position_embeddings)
   writer.add_embedding_length(c.hidden_size)
-  writer.add_feed_forward_length(c.intermediate_size)
+  if c.model_type != 'gemma4_text':
+    writer.add_feed_forward_length(c.intermediate_size)
   writer.add_block_count(c.num_hidden_layers)
   writer.add_head_count(c.num_attention_heads)
-  writer.add_head_count_kv(c.num_key_value_heads)
+  if c.model_type != 'gemma4_text':
+    writer.add_head_count_kv(c.num_key_value_heads)
   writer.add_layer_norm_rms_eps(c.rms_norm_eps)
   head_dim = getattr(c, 'head_dim', None)
-  if head_dim is not None:
+  if head_dim is not None and c.model_type != 'gemma4_text':
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
   rope = c.rope_parameters
-  if c.model_type == 'gemma3_text':
-    rope = rope['full_attention']
+  rope = rope.get('full_attention', rope)
+  if c.model_type in ('gemma3_text', 'gemma4_text', 'olmo3'):
     writer.add_sliding_window(c.sliding_window)
+  if c.model_type in ('gemma4_text', 'olmo3'):
+    local = [kind == 'sliding_attention' for kind in c.layer_types]
+    writer.add_sliding_window_pattern(local)
   if c.model_type in ('gemma2', 'phi3'):
     writer.add_sliding_window(c.sliding_window or 0)
   if c.model_type == 'gemma2':
@@ -189,6 +232,8 @@ def write_gguf(
     writer.add_rope_dimension_count(int(size * rope['partial_rotary_factor']))
   writer.add_rope_freq_base(rope['rope_theta'])
   tensors: Tensors = {}
+  if c.model_type == 'gemma4_text':
+    _add_gemma4(writer, tensors, c)
   if rope['rope_type'] == 'linear':
     writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.add_rope_scaling_factor(rope['factor'])
@@ -200,6 +245,15 @@ def write_gguf(
     writer.add_rope_scaling_orig_ctx_len(
       rope['original_max_position_embeddings']
     )
+    for field, add in {
+      'attention_factor': writer.add_rope_scaling_yarn_attn_factor,
+      'beta_fast': writer.add_rope_scaling_yarn_beta_fast,
+      'beta_slow': writer.add_rope_scaling_yarn_beta_slow,
+      'mscale_all_dim': writer.add_rope_scaling_yarn_log_mul,
+      'llama_4_scaling_beta': writer.add_attn_temperature_scale,
+    }.items():
+      if rope.get(field) is not None:
+        add(rope[field])
   if c.model_type in ('llama', 'mistral'):
     writer.add_vocab_size(c.vocab_size)
     writer.add_rope_dimension_count(head_dim)
@@ -209,8 +263,12 @@ def write_gguf(
     kind = name.split('.')[-2]
     if c.model_type in _INTERLEAVED and kind in heads:
       tensor = _interleaved(tensor, heads[kind])
-    if c.model_type.startswith('gemma') and name.endswith('norm.weight'):
+    if c.model_type in ('gemma2', 'gemma3_text') and name.endswith(
+      'norm.weight'
+    ):
       tensor = tensor + 1
+    if name.endswith('layer_scalar'):
+      name += '.weight'
     short = table.get_name(name, try_suffixes=('.weight', '.bias'))
     assert short is not None, name
     tensors[short] = tensor

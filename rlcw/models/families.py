@@ -130,6 +130,7 @@ _MINISTRAL3 = _of_class(
   },
   is_local=_always,
   rope_extras=('llama_4_scaling_beta',),
+  gguf=Gguf('mistral3', interleaved=True),
 )
 
 
@@ -177,6 +178,7 @@ _OLMO3 = _of_class(
   is_local=_but_every(4),
   theta=500_000.0,
   local_theta=lambda config: config.get('rope_theta', 500_000.0),
+  gguf=Gguf('olmo2'),
 )
 
 
@@ -395,6 +397,9 @@ _GEMMA4 = Family(
   read=_gemma4,
   is_local=_is_gemma4_local,
   theta=1e6,
+  gguf=Gguf(
+    'gemma4', numbers={'final_logit_softcapping': 'final_logit_softcapping'}
+  ),
 )
 # The text decoder of 12B, which has no embeddings of each layer.
 _GEMMA4_UNIFIED = dataclasses.replace(

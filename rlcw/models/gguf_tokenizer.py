@@ -1,6 +1,6 @@
 """The tokenizer of a GGUF file, rebuilt from the fields in its header."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,16 @@ _LLAMA3 = (
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 _QWEN2 = _LLAMA3.replace('{1,3}', '')
+# Words begin with upper case or the like, and go on in lower case.
+_UPPER, _LOWER = (
+  r'[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]',
+  r'[\p{Ll}\p{Lm}\p{Lo}\p{M}]',
+)
+_TEKKEN = (
+  rf'[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+'
+  rf'|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*'
+  r'|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
 
 # GGUF gives only the name of the pre-tokenizer, which splits text before BPE
 # merges.  Each expression splits the pieces that the one before it produced.
@@ -31,7 +41,11 @@ _PRE_TOKENIZERS = {
   'dbrx': (_LLAMA3,),
   'qwen2': (_QWEN2,),
   'deepseek-r1-qwen': (_QWEN2,),
+  'tekken': (_TEKKEN,),
 }
+# Those with tokens that no sequence of their merges produces, and a token that
+# begins a text unless their files say otherwise.
+_WHOLE_WORDS = 'llama-bpe', 'tekken'
 
 # The token types of GGUF that are treated differently here.
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
@@ -97,11 +111,12 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
 
   header = _Header(file)
   kind, pre = header.scalar('ggml.model', str), header.scalar('ggml.pre', str)
-  if kind != 'llama' and (kind != 'gpt2' or pre not in _PRE_TOKENIZERS):
+  byte_level = kind == 'gpt2' and pre in _PRE_TOKENIZERS
+  if kind not in ('llama', 'gemma4') and not byte_level:
     raise ValueError(
       f'{file}: tokenizer {kind!r}/{pre!r} is not supported in GGUF; expected '
-      f"'gpt2' with one of {sorted(_PRE_TOKENIZERS)}, or 'llama', which is "
-      'SentencePiece'
+      f"'gpt2' with one of {sorted(_PRE_TOKENIZERS)}, or 'llama' or 'gemma4', "
+      'which are SentencePiece'
     )
   tokens = header.array('ggml.tokens', str)
   types = header.array('ggml.token_type', int, len(tokens))
@@ -114,10 +129,12 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
     return None if index is None else tokens[index]
 
   bos, unknown = token('bos'), token('unknown')
-  if kind == 'llama':
+  if byte_level:
+    tokenizer = _byte_level(header, tokens, pre)
+  elif kind == 'llama':
     tokenizer = _sentencepiece(header, tokens, types, unknown)
   else:
-    tokenizer = _byte_level(header, tokens, pre)
+    tokenizer = _gemma4(header, tokens, unknown)
   # No text yields these tokens by merging, so they are matched beforehand.
   tokenizer.add_tokens(
     [
@@ -128,8 +145,10 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
   )
   # Files without the field are older than it; the default is llama.cpp's.
   add_bos = header.scalar(
-    'ggml.add_bos_token', bool, kind == 'llama' or pre == 'llama-bpe'
+    'ggml.add_bos_token', bool, kind == 'llama' or pre in _WHOLE_WORDS
   )
+  if kind == 'gemma4':
+    add_bos = False  # its chat template does, whatever the file says
   ends = [header.scalar(f'ggml.{role}_token_id', int) for role in _ENDS]
   loaded = PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
@@ -155,18 +174,9 @@ def _byte_level(header: _Header, tokens: Sequence[str], pre: str) -> Any:
   )
 
   vocab = {token: i for i, token in enumerate(tokens)}
-  merges = []
-  for merge in header.array('ggml.merges', str):
-    # Checked here, as the library's own error does not name the field.
-    left, space, right = merge.partition(' ')
-    if not space or not {left, right, left + right} <= vocab.keys():
-      raise header.error(
-        'ggml.merges', f'has {merge!r}; expected two known tokens'
-      )
-    merges.append((left, right))
-  # Llama 3 has tokens that no sequence of its merges produces.
-  ignore_merges = pre == 'llama-bpe'
-  tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=ignore_merges))
+  merges = _merges(header, vocab)
+  whole = pre in _WHOLE_WORDS
+  tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=whole))
   if _QWEN2 in _PRE_TOKENIZERS[pre]:
     tokenizer.normalizer = normalizers.NFC()
   splits = [
@@ -177,6 +187,40 @@ def _byte_level(header: _Header, tokens: Sequence[str], pre: str) -> Any:
   to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
   tokenizer.decoder = decoders.ByteLevel()
+  return tokenizer
+
+
+def _merges(header: _Header, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
+  merges = []
+  for merge in header.array('ggml.merges', str):
+    # Checked here, as the library's own error does not name the field.
+    left, space, right = merge.partition(' ')
+    if not space or not {left, right, left + right} <= vocab.keys():
+      raise header.error(
+        'ggml.merges', f'has {merge!r}; expected two known tokens'
+      )
+    merges.append((left, right))
+  return merges
+
+
+def _gemma4(header: _Header, tokens: Sequence[str], unknown: str | None) -> Any:
+  """Builds Gemma 4's BPE tokenizer over characters, of the file's merges."""
+  from tokenizers import Tokenizer, decoders, models, normalizers
+
+  vocab = {token: i for i, token in enumerate(tokens)}
+  tokenizer = Tokenizer(
+    models.BPE(
+      vocab,
+      _merges(header, vocab),
+      unk_token=unknown,
+      fuse_unk=True,
+      byte_fallback=True,
+    )
+  )
+  tokenizer.normalizer = normalizers.Replace(' ', '▁')
+  tokenizer.decoder = decoders.Sequence(
+    [decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse()]
+  )
   return tokenizer
 
 

@@ -75,7 +75,7 @@ EPS = 'llama.attention.layer_norm_rms_epsilon'
     (_blocks(3), ['missing: blk.2.attn_q.weight']),
     (_blocks(1), ['unknown: blk.1.attn_q.weight']),
     (_blocks(0), ['num_hidden_layers=0']),
-    (_blocks(2**32 - 1), ['num_hidden_layers=4294967295', 'tensors']),
+    (_blocks(2**32 - 1), ['llama.block_count=4294967295', 'tensors']),
     (_field(HEADS, 0, GGUFValueType.UINT32), ['num_attention_heads=0']),
     (_field(HEADS, 3, GGUFValueType.UINT32), ['num_heads=3']),
     (_field(HEADS, 'four', GGUFValueType.STRING), [HEADS, "'four'"]),

@@ -236,6 +236,20 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
     assert table(case.family, 'gradient', difference) <= 1e-4, name
 
 
+# Of OLMo 3 both kinds of layers have one theta.
+_OLMO3 = {
+  'full_attention': {
+    'rope_type': 'yarn',
+    'rope_theta': 10_000.0,
+    'factor': 4.0,
+    'original_max_position_embeddings': 8,
+    'attention_factor': 1.25,
+    'beta_fast': 16.0,
+  },
+  'sliding_attention': {'rope_type': 'default', 'rope_theta': 10_000.0},
+}
+
+
 # A GGUF header cannot say all.
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -245,8 +259,13 @@ def test_gradients_equal_torch(case: Case, table: Any) -> None:
     ('qwen2-yarn', {}),
     ('smollm3', {'no_rope_layer_interval': 4, 'use_sliding_window': False}),
     ('olmo2', {}),
+    ('olmo3', {'rope_parameters': _OLMO3}),
+    ('olmo3', {'rope_parameters': _OLMO3, 'layer_types': None}),
+    ('ministral3', {}),
     ('granite', {}),
     ('gemma2', {'query_pre_attn_scalar': 12}),
+    ('gemma4', {}),
+    ('gemma4-small', {}),
     (
       'phi3',
       {

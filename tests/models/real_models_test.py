@@ -7,7 +7,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import forward_variants
-import jax
 import numpy as np
 import pytest
 import torch
@@ -41,72 +40,88 @@ NEW_TOKENS = 32
 
 
 class Real(NamedTuple):
-  """A model, as it was loaded here and by Transformers."""
+  """What a model computes here, and the same model of Transformers.
+
+  The larger ones do not fit into memory twice.
+  """
 
   name: str
-  config: Any
-  params: Any
-  theirs: Any
   chat: ChatFormat
-
-  def encode(self, text: str) -> list[int]:
-    # Gemma was trained to expect its start token, which a chat would add.
-    start = [2] if self.name == 'gemma3_270m' else []
-    return start + tokenizer.encode(self.chat.tokenizer, text)
+  logits_1xLxV: np.ndarray
+  replies: dict[str, np.ndarray]  # by language, [P, T]
+  theirs: Any
 
 
-@pytest.fixture(scope='module', params=FILES)
-def real(request: pytest.FixtureRequest) -> Real:
-  path = pathlib.Path(ROOT, 'models', FILES[request.param])
-  if not path.exists():
-    pytest.skip(f'{path} is absent: scripts/models.sh {request.param}')
-  config, params = weights.load(path)
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
-    path.parent,
-    gguf_file=path.name,
-    dtype=torch.float32,
-    attn_implementation='eager',
-  )
-  return Real(
-    request.param,
-    config,
-    jax.tree.map(jax.numpy.asarray, params),
-    theirs.eval(),
-    ChatFormat(tokenizer.load(path)),
-  )
+PROMPTS = {'en': ENGLISH, 'zh': CHINESE}
 
 
-def test_logits_equal_transformers(real: Real) -> None:
-  text = ' '.join(ENGLISH + CHINESE)
-  token_1xL = np.array([real.encode(text)[:64]])
-  ours = forward_variants.logits(real.config, real.params, token_1xL)
-  theirs = forward_variants.torch_logits(real.theirs, token_1xL)
-  assert np.abs(ours - theirs).max() <= 1e-3
+def _encode(name: str, chat: ChatFormat, text: str) -> list[int]:
+  # Gemma was trained to expect its start token, which a chat would add.
+  start = [2] if name == 'gemma3_270m' else []
+  return start + tokenizer.encode(chat.tokenizer, text)
 
 
-@pytest.mark.parametrize('prompts', [ENGLISH, CHINESE], ids=['en', 'zh'])
-def test_greedy_replies_equal_transformers(
-  real: Real, prompts: list[str]
-) -> None:
-  rows = [real.encode(prompt) for prompt in prompts]
+def _text(name: str, chat: ChatFormat) -> np.ndarray:
+  return np.array([_encode(name, chat, ' '.join(ENGLISH + CHINESE))[:64]])
+
+
+def _greedy(config: Any, params: Any, rows: list[list[int]]) -> np.ndarray:
   prompt_PxL = np.zeros((len(rows), max(map(len, rows))), np.int32)
   for row_L, ids in zip(prompt_PxL, rows, strict=True):
     row_L[: len(ids)] = ids
   rollout = sample(
-    real.params,
+    params,
     prompt_PxL,
     np.array([len(ids) for ids in rows]),
     np.arange(len(rows)),
     Greedy(),
     0,
     0,
-    config=real.config,
+    config=config,
     group_size=1,
     max_new_tokens=NEW_TOKENS,
     eos=(),
   )
+  return np.asarray(rollout.token[:, 0])
+
+
+@pytest.fixture(scope='module', params=FILES)
+def real(request: pytest.FixtureRequest) -> Real:
+  name = request.param
+  path = pathlib.Path(ROOT, 'models', FILES[name])
+  if not path.exists():
+    pytest.skip(f'{path} is absent: scripts/models.sh {name}')
+  chat = ChatFormat(tokenizer.load(path))
+  config, params = weights.load(path)
+  logits_1xLxV = forward_variants.logits(config, params, _text(name, chat))
+  replies = {
+    language: _greedy(
+      config, params, [_encode(name, chat, prompt) for prompt in prompts]
+    )
+    for language, prompts in PROMPTS.items()
+  }
+  del params
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    path.parent,
+    gguf_file=path.name,
+    dtype=torch.float32,
+    attn_implementation='eager',
+  )
+  return Real(name, chat, np.asarray(logits_1xLxV), replies, theirs.eval())
+
+
+def test_logits_equal_transformers(real: Real) -> None:
+  text_1xL = _text(real.name, real.chat)
+  theirs_1xLxV = forward_variants.torch_logits(real.theirs, text_1xL)
+  assert np.abs(real.logits_1xLxV - theirs_1xLxV).max() <= 1e-3
+
+
+@pytest.mark.parametrize('language', PROMPTS)
+def test_greedy_replies_equal_transformers(real: Real, language: str) -> None:
   real.theirs.generation_config.eos_token_id = None
-  for i, ids in enumerate(rows):
+  replies = real.replies[language]
+  for prompt, reply in zip(PROMPTS[language], replies, strict=True):
+    ids = _encode(real.name, real.chat, prompt)
     brief = torch.tensor([ids])
     written = real.theirs.generate(
       brief,
@@ -116,6 +131,4 @@ def test_greedy_replies_equal_transformers(
       max_new_tokens=NEW_TOKENS,
     )[0, len(ids) :].tolist()
     assert len(written) == NEW_TOKENS
-    assert rollout.token[i, 0].tolist() == written, real.chat.decode_reply(
-      written
-    )
+    assert reply.tolist() == written, real.chat.decode_reply(written)

@@ -14,6 +14,7 @@ import transformers
 from tokenizers import models, trainers
 from tokenizers import pre_tokenizers as pre
 from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.integrations.gguf import gguf_tokenizer_mapping
 
 from rlcw.models import gguf_tokenizer, tokenizer
 from rlcw.models.chat import ChatFormat
@@ -89,6 +90,9 @@ def _reference(
   if name in ('llama-bpe', 'smaug-bpe', 'dbrx'):
     regex = inspect.signature(TikTokenConverter).parameters['pattern'].default
     one.backend_tokenizer.pre_tokenizer = _cut(regex)
+  if name == 'tekken':
+    regex = gguf_tokenizer_mapping.GGUF_PRE_TOKENIZER_SPLITS['tekken']
+    one.backend_tokenizer.pre_tokenizer = _cut(regex)
   return one
 
 
@@ -116,14 +120,18 @@ def test_each_family_cuts_as_its_class_in_transformers(
     assert ours.decode(ids) == theirs.decode(ids), text
 
 
-def test_llama_3_has_words_that_no_merge_makes(tmp_path: pathlib.Path) -> None:
+def test_some_have_words_that_no_merge_makes(tmp_path: pathlib.Path) -> None:
   fields: dict[str, Any] = {
     'tokens': ['a', 'b', 'aa', 'ab', 'aab', '<|eot_id|>'],
     'token_type': [1, 1, 1, 1, 1, 3],
     'merges': ['a a', 'a b', 'a ab'],
     'eos_token_id': 5,
   }
-  for name, ids in {'llama-bpe': [4], 'qwen2': [2, 1]}.items():
+  for name, ids in {
+    'llama-bpe': [4],
+    'tekken': [4],
+    'qwen2': [2, 1],
+  }.items():
     path = _write_gguf(tmp_path / f'{name}.gguf', pre=name, **fields)
     assert tokenizer.encode(tokenizer.load(path), 'aab') == ids
 
@@ -178,6 +186,7 @@ def test_every_family_has_its_end(end: str, tmp_path: pathlib.Path) -> None:
   [
     ('llama-bpe', None, True),  # as llama.cpp reads older files
     ('llama-bpe', False, False),
+    ('tekken', None, True),
     ('qwen2', None, False),
     ('qwen2', True, True),
   ],
@@ -230,6 +239,43 @@ def test_sentencepiece_merges_the_highest_score_first(
   fields = SENTENCEPIECE | {'scores': lower, 'add_space_prefix': False}
   one = tokenizer.load(_write_gguf(tmp_path / 'y.gguf', **fields))
   assert tokenizer.encode(one, 'b ab a') == [6, 8, 6, 8]
+
+
+def test_gemma_4_merges_in_the_order_of_its_file(
+  tmp_path: pathlib.Path,
+) -> None:
+  bytes_ = [f'<0x{n:02X}>' for n in range(256)]
+  words = ['▁', '\n', *'abé', 'ab', '▁a', '▁▁', 'b▁', '\n\n', 'aé']
+  tokens = ['<pad>', '<eos>', '<bos>', '<unk>', '<|turn>', *bytes_, *words]
+  pairs = ['▁ a', 'a b', '▁ ▁', 'b ▁', '\n \n', 'a é']
+  path = _write_gguf(
+    tmp_path / 'x.gguf',
+    model='gemma4',
+    pre=None,
+    tokens=tokens,
+    token_type=[3, 3, 3, 2, 3, *[6] * 256, *[1] * len(words)],
+    scores=[0.0] * len(tokens),
+    merges=pairs,
+    bos_token_id=2,
+    eos_token_id=1,
+    unknown_token_id=3,
+    padding_token_id=0,
+    add_bos_token=True,
+  )
+  one = tokenizer.load(path)
+  theirs = transformers.GemmaTokenizer(
+    vocab={token: i for i, token in enumerate(tokens)},
+    merges=[tuple(pair.split(' ')) for pair in pairs],
+  )
+  draw = random.Random(0)
+  drawn = [''.join(draw.choices(' \nabé语🙂', k=20)) for _ in range(300)]
+  for text in ['', ' ', 'a b\n\nab', '  ab aé', *drawn]:
+    ids = tokenizer.encode(one, text)
+    assert ids == theirs.encode(text, add_special_tokens=False), text
+    assert one.decode(ids) == theirs.decode(ids) == text
+  # The chat template begins a text, not the tokenizer.
+  assert ChatFormat(one).encode_prompt('ab') == [tokens.index('ab')]
+  assert tokenizer.encode(one, '<|turn>a')[0] == 4
 
 
 def test_a_text_that_spells_a_byte_is_not_the_byte(
