@@ -21,6 +21,8 @@ from rlcw.sampling.samplers import Temperature
 
 END, STOP = 1, 2  # of the scripted rows
 BUDGET = 9
+# Shapes are the same in all examples, or each would compile its programs.
+ROWS, LONGEST = 12, 4
 
 
 def spoken(
@@ -46,7 +48,7 @@ def spoken(
 def scripted(scripts: np.ndarray, requests: list[list[int]]) -> Rollout:
   """A rollout `[P, 1, T]` whose rows draw the tokens of their scripts."""
   count = np.array([len(request) for request in requests], np.int32)
-  token = np.zeros((len(requests), max(count)), np.int32)
+  token = np.zeros((len(requests), LONGEST), np.int32)
   for row, request in zip(token, requests, strict=True):
     row[: len(request)] = request
   setup: Any = Setup(
@@ -73,7 +75,7 @@ def scripted(scripts: np.ndarray, requests: list[list[int]]) -> Rollout:
   return rows.rollout.replace(finished=whole)
 
 
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(data=st.data())
 def test_a_row_has_its_request_between_two_replies(data: Any) -> None:
   tokens = st.lists(
@@ -82,8 +84,12 @@ def test_a_row_has_its_request_between_two_replies(data: Any) -> None:
     max_size=BUDGET,
   )
   # A request may have tokens that end or cut a reply: they do neither.
-  request = st.lists(st.sampled_from([END, STOP, 7, 8]), min_size=1, max_size=4)
-  pairs = data.draw(st.lists(st.tuples(tokens, request), min_size=8))
+  request = st.lists(
+    st.sampled_from([END, STOP, 7, 8]), min_size=1, max_size=LONGEST
+  )
+  pairs = data.draw(
+    st.lists(st.tuples(tokens, request), min_size=ROWS, max_size=ROWS)
+  )
   scripts = np.array([script for script, _ in pairs], np.int32)
   rollout = scripted(scripts, [request for _, request in pairs])
   replies, given_PxGxT = rollout.last_reply(), np.asarray(rollout.given)

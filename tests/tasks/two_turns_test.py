@@ -92,8 +92,6 @@ def test_given_tokens_have_no_gradient(aggregation: str) -> None:
 # --- Runs -------------------------------------------------------------------
 
 WORDS = 'Now:', 'Again.', 'Better.'
-
-
 RULE = {'forbidden_words': ['moss', 'tin']}
 
 
@@ -140,24 +138,24 @@ def groups_of(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return datasets.read_jsonl(workdir / 'rollouts.jsonl')
 
 
-def test_a_run_scores_the_second_reply_and_resumes(
+ALL = {
+  'updates_per_rollout': 2,
+  'tis': 2.0,
+  'entropy_weight': 0.01,
+  'oversample': 1.5,
+  'tell_scoring': True,
+  'overlong_buffer': 8,
+  'mixing__located_penalty': 0.5,
+  'eval_every': 2,
+  'eval__briefs': 4,
+}
+
+
+def test_a_run_scores_the_second_reply(
   apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
 ) -> None:
   """With all that goes with two turns."""
-  config = write(
-    apprentice,
-    tmp_path,
-    steps=3,
-    updates_per_rollout=2,
-    tis=2.0,
-    entropy_weight=0.01,
-    oversample=1.5,
-    tell_scoring=True,
-    overlong_buffer=8,
-    mixing__located_penalty=0.5,
-    eval_every=2,
-    eval__briefs=4,
-  )
+  config = write(apprentice, tmp_path, **ALL)
   rows = tiny_grpo.run(config, tmp_path / 'run')
   groups = groups_of(tmp_path / 'run')
   replies = [reply for group in groups for reply in group['replies']]
@@ -187,11 +185,19 @@ def test_a_run_scores_the_second_reply_and_resumes(
     assert row['unrevised'] == pytest.approx((length == 0).mean())
   evaluated = datasets.read_jsonl(tmp_path / 'run' / 'evaluations.jsonl')
   assert all('draft' in r for group in evaluated for r in group['replies'])
+
+
+@pytest.mark.slow
+def test_a_run_of_two_turns_resumes(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
+) -> None:
+  config = write(apprentice, tmp_path, **ALL | {'steps': 3})
+  rows = tiny_grpo.run(config, tmp_path / 'run')
   config.steps = 2
   tiny_grpo.run(config, tmp_path / 'resumed')
   config.steps = 3
   again = tiny_grpo.run(config, tmp_path / 'resumed')
-  assert groups_of(tmp_path / 'resumed') == groups
+  assert groups_of(tmp_path / 'resumed') == groups_of(tmp_path / 'run')
   for name in ('loss', 'grad_norm', 'entropy', 'eval/writing'):
     assert [r.get(name) for r in again] == [r.get(name) for r in rows]
 
@@ -257,3 +263,48 @@ def test_evaluate_and_report_have_both_turns(
   page = (tmp_path / 'report' / 'report.html').read_text()
   assert page.count('First reply') >= len(lines)
   assert 'Then, after the first reply' in page
+
+
+def test_generate_has_both_turns_and_goes_on(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
+) -> None:
+  write(apprentice, tmp_path)
+  config = pipeline.tiny_config('generate', apprentice, tmp_path)
+  config.input = str(tmp_path / 'briefs.jsonl')
+  config.two_turns, config.max_new_tokens = True, 32
+  config.batch_size = 8
+  pipeline.run('generate', config, tmp_path / 'whole')
+  file = tmp_path / 'whole' / 'replies.jsonl'
+  lines = datasets.read_jsonl(file)
+  assert [line['id'] for line in lines] == [str(n) for n in range(12)]
+  replies = [
+    pair
+    for line in lines
+    for pair in zip(line['drafts'], line['responses'], strict=True)
+  ]
+  assert len(replies) == 12 * config.samples
+  assert any(draft and text and draft != text for draft, text in replies)
+  assert not any('Again' in text for pair in replies for text in pair)
+  summary = json.loads((tmp_path / 'whole' / 'summary.json').read_text())
+  words = sum(len(text.split()) for pair in replies for text in pair)
+  assert words <= summary['tokens'] <= 32 * len(replies)
+  # killed after its first batch
+  (tmp_path / 'parts').mkdir()
+  (tmp_path / 'parts' / 'replies.jsonl').write_text(
+    ''.join(file.read_text().splitlines(True)[:8])
+  )
+  pipeline.run('generate', config, tmp_path / 'parts')
+  assert datasets.read_jsonl(tmp_path / 'parts' / 'replies.jsonl') == lines
+
+
+def test_generate_revises_a_record_without_rules_too(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path, one_device: None
+) -> None:
+  file = tmp_path / 'briefs.jsonl'
+  file.write_text('{"prompt": "A sea."}\n')
+  config = pipeline.tiny_config('generate', apprentice, tmp_path)
+  config.input, config.two_turns = str(file), True
+  config.max_new_tokens = 32
+  pipeline.run('generate', config, tmp_path / 'run')
+  [line] = datasets.read_jsonl(tmp_path / 'run' / 'replies.jsonl')
+  assert len(line['drafts']) == len(line['responses'])
