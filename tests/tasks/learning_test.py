@@ -64,31 +64,22 @@ def test_a_run_with_its_advantages_turned_round_does_not(
   assert kept(run(config, tmp_path / 'grpo')[-FEW:]) < 0.1
 
 
+# More briefs than a step learns from.
+OVERSAMPLED = {
+  'writing': 'tiny_grpo:variety',
+  'prompts_per_step': 4,
+  'microbatch_groups': 2,
+  'oversample': 1.5,
+  'kl_weight': 0.0,
+}
+
+
 def test_more_briefs_are_sampled_and_those_without_signal_dropped(
   apprentice: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-  """And a run that is continued has the steps of one that went through."""
-  changes = {
-    'writing': 'tiny_grpo:variety',
-    'prompts_per_step': 4,
-    'microbatch_groups': 2,
-    'oversample': 1.5,
-    'kl_weight': 0.0,
-  }
-  config = settings(
-    apprentice, tmp_path, steps=2, checkpoint_every=1, **changes
-  )
-  whole = run(config, tmp_path / 'whole')
-  # as if it had been killed in its second step
-  shutil.copytree(tmp_path / 'whole', tmp_path / 'parts')
-  (tmp_path / 'parts' / 'summary.json').unlink()
-  shutil.rmtree(tmp_path / 'parts' / 'checkpoints' / '2')
-  parts = run(config, tmp_path / 'parts')
-  assert len(parts) == 2
-  for name in ('loss', 'grad_norm', 'padding', 'dropped_groups', 'reward'):
-    assert [row[name] for row in parts] == [row[name] for row in whole]
-  assert [row['dropped_groups'] for row in whole] == pytest.approx([1 / 3] * 2)
-  groups = datasets.read_jsonl(tmp_path / 'whole' / 'rollouts.jsonl')
+  rows = run(settings(apprentice, tmp_path, steps=2, **OVERSAMPLED), tmp_path)
+  assert [row['dropped_groups'] for row in rows] == pytest.approx([1 / 3] * 2)
+  groups = datasets.read_jsonl(tmp_path / 'rollouts.jsonl')
   for number in range(2):
     signal, kept = np.array(
       [
@@ -103,6 +94,24 @@ def test_more_briefs_are_sampled_and_those_without_signal_dropped(
     assert all(
       signal[:n][kept[:n]].sum() == 4 for n in np.flatnonzero(signal & ~kept)
     )
+
+
+@pytest.mark.slow
+def test_a_run_that_drops_groups_goes_on_as_if_it_had_not_stopped(
+  apprentice: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = settings(
+    apprentice, tmp_path, steps=2, checkpoint_every=1, **OVERSAMPLED
+  )
+  whole = run(config, tmp_path / 'whole')
+  # as if it had been killed in its second step
+  shutil.copytree(tmp_path / 'whole', tmp_path / 'parts')
+  (tmp_path / 'parts' / 'summary.json').unlink()
+  shutil.rmtree(tmp_path / 'parts' / 'checkpoints' / '2')
+  parts = run(config, tmp_path / 'parts')
+  assert len(parts) == 2
+  for name in ('loss', 'grad_norm', 'padding', 'dropped_groups', 'reward'):
+    assert [row[name] for row in parts] == [row[name] for row in whole]
 
 
 @pytest.mark.slow

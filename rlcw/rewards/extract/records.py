@@ -12,7 +12,6 @@ from typing import Any
 from rlcw.data import datasets, layouts, messages
 from rlcw.data.files import Record
 from rlcw.rewards.extract.combine import Stated
-from rlcw.rewards.extract.read import read
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.runtime import console, files, processes
 
@@ -59,6 +58,9 @@ def brief_of(
   """
   if has_rules(record):
     return record
+  # Its patterns take half a second to compile, which most commands do not need.
+  from rlcw.rewards.extract.read import read
+
   text = request_of(record)
   reading = read(text)
   rules = [
