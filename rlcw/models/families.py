@@ -225,7 +225,7 @@ _PHI3 = _of_class(
   defaults={'original_max_position_embeddings': 4096},
   is_local=_always,
   rope_extras=('partial_rotary_factor',),
-  gguf=Gguf('phi3', numbers={'sliding_window': 'attention.sliding_window'}),
+  gguf=Gguf('phi3'),
 )
 
 

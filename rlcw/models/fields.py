@@ -27,8 +27,8 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
       'vocab_size_per_layer_input',
     ),
   ),
-  'an integer of at least 0': (
-    lambda value: type(value) is int and value >= 0,
+  'an integer from 0 to 2**24': (
+    lambda value: type(value) is int and 0 <= value <= 2**24,
     (
       'max_window_layers',
       'hidden_size_per_layer_input',

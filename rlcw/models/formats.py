@@ -111,8 +111,8 @@ def open_gguf(file: Path) -> Source:
   import gguf
 
   reader = gguf_reader(file)
-  shards = reader.get_field('split.count')
-  count = int(shards.contents()) if shards is not None else 1
+  header = gguf_header.Header(file, reader)
+  count = header.general('split.count', int, 1)
   if count > 1:
     raise ValueError(
       f'{file} is one of {count} shards; expected a single file, as '
@@ -129,7 +129,7 @@ def open_gguf(file: Path) -> Source:
   def dequantise(name: str) -> np.ndarray:
     # By chunks of rows, because the library makes several temporary copies.
     tensor, rows = stored[name], 4096
-    array = np.empty(shapes[name], np.float32)
+    array = np.empty(tensor.shape[::-1], np.float32)
     try:
       for first in range(0, len(array), rows):
         part = tensor.data[first : first + rows]
@@ -143,10 +143,15 @@ def open_gguf(file: Path) -> Source:
 
   # Not a weight: what rotary frequencies are divided by.
   divisor_h = None
-  if shapes.get('rope_freqs.weight'):
+  table = shapes.pop('rope_freqs.weight', None)
+  if table is not None and (len(table) != 1 or not 0 < table[0] <= 2**16):
+    raise ValueError(
+      f'{file}: rope_freqs.weight: shape {table}; expected a number for each '
+      'pair of a head'
+    )
+  if table is not None:
     divisor_h = dequantise('rope_freqs.weight')
-  shapes.pop('rope_freqs.weight', None)
-  config = gguf_header.config(file, reader, shapes, divisor_h)
+  config = gguf_header.config(header, shapes, divisor_h)
   family = FAMILIES[config['model_type']]
   assert family.gguf is not None
   interleaved = {}

@@ -23,8 +23,12 @@ _MODEL_TYPES = {
 _GEMMA_27B_LAYERS = {'gemma2': 46, 'gemma3': 62}
 
 
-class _Header:
-  """Reads the fields of a file's architecture, which are untrusted."""
+class Header:
+  """Reads the fields of a file's architecture, which are untrusted.
+
+  Raises:
+    ValueError: a field is missing or damaged; names the file and the field.
+  """
 
   def __init__(self, file: Path, reader: Any):
     self.file = file
@@ -42,7 +46,8 @@ class _Header:
       raise ValueError(f'{self.file}: {key} is not text: {error}') from None
     if isinstance(value, bool) or not isinstance(value, kind):
       raise ValueError(f'{self.file}: {key}={value!r:.80}; expected {kind}')
-    return value
+    # Integers beyond 64 bits are no numbers of JAX.
+    return float(value) if kind is _NUMBER else value
 
   def get(self, key: str, kind: Any, *default: Any) -> Any:
     """A value of the architecture's own field."""
@@ -65,21 +70,19 @@ class _Header:
 
 
 def config(
-  file: Path, reader: Any, shapes: Shapes, divisor_h: np.ndarray | None
+  header: Header, shapes: Shapes, divisor_h: np.ndarray | None
 ) -> dict[str, Any]:
   """Converts a header to the fields of a `config.json`.
 
   Args:
-    file: for errors.
-    reader: of the file.
+    header: of the file.
     shapes: of its tensors, by name.
     divisor_h: what it divides the rotary frequencies by, `[H / 2]`.
 
   Raises:
     ValueError: a field is missing, damaged or not supported; names it.
   """
-  header = _Header(file, reader)
-  family = header.architecture
+  family, file = header.architecture, header.file
   experts = header.get('expert_count', int, 0)
   if experts > 1:
     raise ValueError(
@@ -111,7 +114,6 @@ def config(
   details = FAMILIES[found['model_type']].gguf
   assert details is not None
   found |= {
-    # Some converters write a window of 0 for none.
     field: header.get(key, _NUMBER, None) or None
     for field, key in details.numbers.items()
   }
@@ -124,26 +126,32 @@ def config(
   return {key: value for key, value in found.items() if value is not None}
 
 
-def _model_type(header: _Header) -> str:
+def _model_type(header: Header) -> str:
   family = header.architecture
   if family == 'olmo2' and header.get('attention.sliding_window', int, 0):
     return 'olmo3'
-  if family == 'mistral3' and _scaling(header) == 'none':
+  growth = header.get('attention.temperature_scale', _NUMBER, 0.0)
+  if family == 'mistral3' and _scaling(header) == 'none' and not growth:
     # Mistral Small 3, which computes what a Llama does.
     return 'llama'
   return _MODEL_TYPES[family]
 
 
-def _scaling(header: _Header) -> str:
-  return header.get('rope.scaling.type', str, 'none')
+def _scaling(header: Header) -> str:
+  key = 'rope.scaling.type'
+  kind = header.get(key, str, 'none')
+  factor = header.get('rope.scaling.factor', _NUMBER, 1.0)
+  if kind == 'none' and factor not in (0, 1):
+    raise header.error(key, kind, f'a type, as there is a factor of {factor}')
+  return kind
 
 
-def _head_dim(header: _Header, config: Mapping[str, Any]) -> int:
+def _head_dim(header: Header, config: Mapping[str, Any]) -> int:
   shared = config['hidden_size'] // max(config['num_attention_heads'], 1)
   return header.get('attention.key_length', int, shared)
 
 
-def _sizes(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
   """Sizes of layers that are alike."""
   heads = config['num_attention_heads']
   return {
@@ -154,7 +162,7 @@ def _sizes(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(
-  header: _Header, config: Mapping[str, Any], divisor_h: np.ndarray | None
+  header: Header, config: Mapping[str, Any], divisor_h: np.ndarray | None
 ) -> dict[str, Any]:
   """Rotary settings in the older form, with `rope_scaling`."""
   theta = header.get('rope.freq_base', _NUMBER, 10_000.0)
@@ -169,6 +177,9 @@ def _rope(
     partial = rotary / max(head_dim, 1)
   kind, scaling = _scaling(header), None
   if divisor_h is not None:
+    if kind != 'none':
+      expected = "'none' beside a table of frequencies"
+      raise header.error('rope.scaling.type', kind, expected)
     scaling = _llama3(header.file, divisor_h, theta, head_dim)
   elif kind == 'yarn':
     scaling = _yarn(header)
@@ -191,7 +202,7 @@ _YARN = {
 }
 
 
-def _yarn(header: _Header) -> dict[str, Any]:
+def _yarn(header: Header) -> dict[str, Any]:
   found: dict[str, Any] = {'rope_type': 'yarn'}
   length = header.get('rope.scaling.original_context_length', int)
   found['original_max_position_embeddings'] = length
@@ -199,6 +210,11 @@ def _yarn(header: _Header) -> dict[str, Any]:
     value = header.get(f'rope.scaling.{key}', _NUMBER, None)
     if value is not None:
       found[field] = value
+  # 1 where the length of rotated queries and keys is left as it is, 0 where it
+  # grows with the factor.
+  slope = header.get('rope.scaling.yarn_log_multiplier', _NUMBER, None)
+  if slope is not None:
+    found |= {'mscale': 1.0, 'mscale_all_dim': slope}
   return found
 
 
@@ -236,7 +252,7 @@ def _llama3(
 # --- What few architectures have --------------------------------------------
 
 
-def _layer_types(header: _Header, layers: int, period: int) -> list[str]:
+def _layer_types(header: Header, layers: int, period: int) -> list[str]:
   """Which layers have a window: all but each of a period's last, or a list."""
   key = 'attention.sliding_window_pattern'
   pattern = header.get(key, int | list, period)
@@ -244,13 +260,14 @@ def _layer_types(header: _Header, layers: int, period: int) -> list[str]:
     if pattern < 1:
       raise header.error(key, pattern, 'at least 1')
     pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
-  if len(pattern) != layers or not all(each in (0, 1) for each in pattern):
+  flags = all(type(each) in (bool, int) and each in (0, 1) for each in pattern)
+  if len(pattern) != layers or not flags:
     raise header.error(key, pattern, f'true or false for {layers} layers')
   kinds = 'full_attention', 'sliding_attention'
   return [kinds[each] for each in pattern]
 
 
-def _gemma2(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
+def _gemma2(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
   # The header omits the query scale: the head dimension in all text models but
   # the 27B, which is recognised by its number of layers.
   dim, heads, layers = (
@@ -265,51 +282,62 @@ def _gemma2(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _gemma3(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
+def _gemma3(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
   return _gemma2(header, config) | {
     'layer_types': _layer_types(header, config['num_hidden_layers'], 6),
     'rope_local_base_freq': header.get('rope.freq_base_swa', _NUMBER, 10_000.0),
   }
 
 
-def _olmo2(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
+def _olmo2(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
   if config['model_type'] == 'olmo2':
     return {}
+  local = header.get('rope.freq_base_swa', _NUMBER, config['rope_theta'])
   return {
     'sliding_window': header.get('attention.sliding_window', int),
     'layer_types': _layer_types(header, config['num_hidden_layers'], 4),
-  }
-
-
-def _mistral3(header: _Header, config: Mapping[str, Any]) -> dict[str, Any]:
-  if config['model_type'] == 'llama':
-    return {}
-  # 1 where the length of rotated queries and keys is left as it is, 0 where it
-  # grows with the factor.
-  scale = header.get('rope.scaling.yarn_log_multiplier', _NUMBER, 0.0)
-  growth = header.get('attention.temperature_scale', _NUMBER, 0.0)
-  return {
-    'rope_parameters': config['rope_scaling']
-    | {
-      'rope_theta': config['rope_theta'],
-      'mscale': 1.0,
-      'mscale_all_dim': scale,
-      'llama_4_scaling_beta': growth,
+    # Local layers have a rope without scaling.
+    'rope_parameters': {
+      'full_attention': {'rope_theta': config['rope_theta']}
+      | (config['rope_scaling'] or {}),
+      'sliding_attention': {'rope_type': 'default', 'rope_theta': local},
     },
     'rope_scaling': None,
   }
 
 
-_MORE: dict[str, Callable[[_Header, Mapping[str, Any]], dict[str, Any]]] = {
+def _mistral3(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
+  if config['model_type'] == 'llama':
+    return {}
+  if _scaling(header) != 'yarn':
+    raise header.error('rope.scaling.type', _scaling(header), "'yarn'")
+  growth = header.get('attention.temperature_scale', _NUMBER, 0.0)
+  return {
+    'rope_parameters': config['rope_scaling']
+    | {'rope_theta': config['rope_theta'], 'llama_4_scaling_beta': growth},
+    'rope_scaling': None,
+  }
+
+
+def _phi3(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
+  # Some converters write a window of 0 for none.
+  del config
+  return {
+    'sliding_window': header.get('attention.sliding_window', int, 0) or None
+  }
+
+
+_MORE: dict[str, Callable[[Header, Mapping[str, Any]], dict[str, Any]]] = {
   'gemma2': _gemma2,
   'gemma3': _gemma3,
   'olmo2': _olmo2,
   'mistral3': _mistral3,
+  'phi3': _phi3,
 }
 
 
 def _gemma4(
-  header: _Header,
+  header: Header,
   config: Mapping[str, Any],
   shapes: Shapes,
   divisor_h: np.ndarray | None,
@@ -317,9 +345,23 @@ def _gemma4(
   """Sizes of local and of global layers, and their ropes."""
   layers = config['num_hidden_layers']
   types = _layer_types(header, layers, 6)
-  whole = [n for n, kind in enumerate(types) if kind == 'full_attention']
-  local = [n for n in range(layers) if n not in whole]
+  whole, local = (
+    [n for n, each in enumerate(types) if each == f'{kind}_attention']
+    for kind in ('full', 'sliding')
+  )
   shared = header.get('attention.shared_kv_layers', int, 0)
+  if not 0 <= shared < max(layers, 1):
+    expected = f'0 to {layers - 1}'
+    raise header.error('attention.shared_kv_layers', shared, expected)
+  head_dim = header.get('attention.key_length', int)
+  local_dim = header.get('attention.key_length_swa', int)
+  for key, kind, expected in (
+    ('rope.scaling.type', str, 'none'),
+    ('rope.dimension_count', int, head_dim),
+    ('rope.dimension_count_swa', int, local_dim),
+  ):
+    if (value := header.get(key, kind, expected)) != expected:
+      raise header.error(key, value, f'{expected!r}')
 
   def alike(key: str, members: list[int]) -> int | None:
     values = header.of_layers(key, layers)
@@ -337,14 +379,13 @@ def _gemma4(
     raise header.error(
       'feed_forward_length', widths, 'one width, of shared layers up to twice'
     )
-  rotary = header.get('attention.key_length', int)
   return {
     'intermediate_size': single,
     'use_double_wide_mlp': wide,
     'layer_types': types,
-    'head_dim': header.get('attention.key_length_swa', int),
+    'head_dim': local_dim,
     'num_key_value_heads': alike(kv, local or whole),
-    'global_head_dim': rotary,
+    'global_head_dim': head_dim,
     'num_global_key_value_heads': alike(kv, whole),
     # Files without values have keys that are both.
     'attention_k_eq_v': any(
@@ -362,7 +403,7 @@ def _gemma4(
       'full_attention': {
         'rope_type': 'proportional',
         'rope_theta': header.get('rope.freq_base', _NUMBER, 1e6),
-        'partial_rotary_factor': _share(header.file, divisor_h, rotary),
+        'partial_rotary_factor': _share(header.file, divisor_h, head_dim),
       },
       'sliding_attention': {
         'rope_type': 'default',
@@ -374,13 +415,13 @@ def _gemma4(
 
 def _share(file: Path, divisor_h: np.ndarray | None, head_dim: int) -> float:
   """Share of a head's pairs that rotate: their divisor is 1, of others huge."""
-  if divisor_h is None:
-    return 1.0
-  turning = int((divisor_h == 1).sum())
-  fits = divisor_h.shape == (head_dim // 2,) and turning > 0
-  if not fits or np.any(divisor_h[turning:] < 1e20):
+  table = np.ones(0) if divisor_h is None else divisor_h
+  turning = int((table == 1).sum())
+  fits = table.shape == (head_dim // 2,) and turning > 0
+  # Not `any(… < 1e20)`, which NaN passes.
+  if not fits or not np.all(table[turning:] >= 1e20):
     raise ValueError(
       f'{file}: rope_freqs.weight is not the table of Gemma 4 with '
       f'head_dim={head_dim}; expected ones, and then numbers above 1e20'
     )
-  return turning / len(divisor_h)
+  return turning / len(table)

@@ -121,11 +121,15 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
   tokens = header.array('ggml.tokens', str)
   types = header.array('ggml.token_type', int, len(tokens))
 
-  def token(role: str) -> str | None:
+  def id_of(role: str) -> int | None:
     key = f'ggml.{role}_token_id'
     index = header.scalar(key, int)
     if index is not None and not 0 <= index < len(tokens):
       raise header.error(key, f'is {index}; expected 0 to {len(tokens) - 1}')
+    return index
+
+  def token(role: str) -> str | None:
+    index = id_of(role)
     return None if index is None else tokens[index]
 
   bos, unknown = token('bos'), token('unknown')
@@ -145,11 +149,9 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
   )
   # Files without the field are older than it; the default is llama.cpp's.
   add_bos = header.scalar(
-    'ggml.add_bos_token', bool, kind == 'llama' or pre in _WHOLE_WORDS
+    'ggml.add_bos_token', bool, kind != 'gpt2' or pre in _WHOLE_WORDS
   )
-  if kind == 'gemma4':
-    add_bos = False  # its chat template does, whatever the file says
-  ends = [header.scalar(f'ggml.{role}_token_id', int) for role in _ENDS]
+  ends = map(id_of, _ENDS)
   loaded = PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     chat_template=header.scalar('chat_template', str),

@@ -40,8 +40,9 @@ OTHER_THOUGHTS = (
 _THOUGHTS = {*THOUGHT, *itertools.chain(*OTHER_THOUGHTS)}
 
 # Spelling of control tokens.  Some files do not mark them as special: there
-# DeepSeek's <｜User｜> is an ordinary added token.
-_CONTROL_LIKE = re.compile(r'<(\|.*\||｜.*｜|start_of_turn)>')
+# DeepSeek's <｜User｜>, or Gemma 4's <|channel> and <channel|>, are ordinary
+# added tokens.
+_CONTROL_LIKE = re.compile(r'<(\|.*|.*\||｜.*｜|start_of_turn)>')
 # A lone surrogate, which cannot occur after `valid_unicode`.
 _SEPARATOR = '\ud800'
 

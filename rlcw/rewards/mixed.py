@@ -18,13 +18,15 @@ STD_FLOOR = 1e-3
 class MixedRewards(NamedTuple):
   """Rewards of P groups of G replies, with each group's statistics."""
 
-  reward: jax.Array  # [P, G], relative to the group's best writing score
+  reward: jax.Array  # [P, G], less `best`
   baseline: jax.Array  # [P], subtracted from rewards to give advantages
   valid: jax.Array  # [P, G], false: not scored; the reply's advantage is 0
   penalty: jax.Array  # [P], ζ, subtracted from each violator's reward
   writing_std: jax.Array  # [P], of the valid writing scores
   violators: jax.Array  # [P], share of valid replies that violate
   std_floor: jax.Array  # [P], of `group_advantages`: less may be rounding
+  # [P], the group's best writing score; 0 for rewards in a unit of their own.
+  best: jax.Array
   # [P, G], of mixers that define advantages rather than rewards; else None.
   advantage: jax.Array | None = None
 
@@ -64,6 +66,7 @@ def unmixed(
     violators=(broken > 0).sum(-1) / count,
     # Of the scores as given: `w` no longer shows how large they were.
     std_floor=jnp.maximum(STD_FLOOR, rounding_std(writing, valid)[:, 0]),
+    best=jnp.where(valid.any(-1), best[:, 0], 0.0),
   )
   return w, broken, valid, plain
 
@@ -76,8 +79,10 @@ def with_reward(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
 
 def with_own_unit(plain: MixedRewards, reward: jax.Array) -> MixedRewards:
   """The result with rewards that do not scale with the writing scores."""
-  floor = jnp.full_like(plain.std_floor, STD_FLOOR)
-  return with_reward(plain, reward)._replace(std_floor=floor)
+  return with_reward(plain, reward)._replace(
+    std_floor=jnp.full_like(plain.std_floor, STD_FLOOR),
+    best=jnp.zeros_like(plain.best),
+  )
 
 
 def z_scores(

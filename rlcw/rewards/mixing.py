@@ -60,7 +60,7 @@ class Advantages(NamedTuple):
   """Mixed rewards of all P groups and their advantages, on the host."""
 
   rewards: MixedRewards
-  reward: Any  # [P, G], w − ζ·v in the unit of w; NaN where not valid
+  reward: Any  # [P, G], by the mixer's formula; NaN where not valid
   advantage: Any  # [P, G]
   max_violator_advantage: Any  # [], −inf where no group is mixed
 
@@ -263,6 +263,8 @@ MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
 # Mixers whose rewards scale with the writing scores.  Only theirs can be
 # divided by std(w): others would blow up in a group of near-equal scores.
 IN_WRITING_UNITS = 'rlmr', 'rlmr_bonus', 'writing', 'gate'
+# Mixers whose rewards are w − ζ·v, with a penalty of 0 for some.
+SUBTRACT_PENALTY = 'rlmr', 'rlmr_bonus', 'rlmr_clip', 'writing', 'linear'
 # Mixers that give advantages, which nothing scales any more.
 GIVE_ADVANTAGES = 'rlmr_clip', 'gdpo'
 # Mixers that take the share of rules broken.  The guarantee of the others is

@@ -273,9 +273,47 @@ def test_gemma_4_merges_in_the_order_of_its_file(
     ids = tokenizer.encode(one, text)
     assert ids == theirs.encode(text, add_special_tokens=False), text
     assert one.decode(ids) == theirs.decode(ids) == text
-  # The chat template begins a text, not the tokenizer.
-  assert ChatFormat(one).encode_prompt('ab') == [tokens.index('ab')]
+  assert ChatFormat(one).encode_prompt('ab') == [2, tokens.index('ab')]
   assert tokenizer.encode(one, '<|turn>a')[0] == 4
+
+
+def test_control_tokens_of_gemma_4_need_no_mark(
+  tmp_path: pathlib.Path,
+) -> None:
+  """llama.cpp's converter has these as ordinary added tokens."""
+  markers = ['<|channel>', '<channel|>', '<|tool_call>', '<|"|>']
+  letters = [*dict.fromkeys(''.join(markers)), 'an']
+  path = _write_gguf(
+    tmp_path / 'x.gguf',
+    model='gemma4',
+    pre=None,
+    tokens=['<eos>', '<bos>', *markers, *letters],
+    token_type=[3, 3, *[4] * len(markers), *[1] * len(letters)],
+    merges=['a n'],
+    bos_token_id=1,
+    eos_token_id=0,
+  )
+  chat = ChatFormat(tokenizer.load(path))
+  ids = range(2, 2 + len(markers))
+  assert {*ids} <= {*chat.stop_ids}
+  for id, marker in zip(ids, markers, strict=True):
+    plain = tokenizer.encode_untrusted(chat.tokenizer, f'a{marker}a')
+    assert id not in plain
+    assert chat.tokenizer.decode(plain) == f'a{marker}a'
+    assert tokenizer.encode(chat.tokenizer, marker) == [id]
+  an = 2 + len(markers) + letters.index('an')
+  assert chat.decode_reply([an, 2, an]) == 'an'
+
+
+@pytest.mark.parametrize('role', ['eos', 'eot', 'eom'])
+def test_the_end_of_a_turn_is_a_token(
+  role: str, tmp_path: pathlib.Path
+) -> None:
+  path = _write_gguf(tmp_path / 'x.gguf', **{f'{role}_token_id': 4})
+  with pytest.raises(
+    ValueError, match=f'{role}_token_id is 4; expected 0 to 3'
+  ):
+    tokenizer.load(path)
 
 
 def test_a_text_that_spells_a_byte_is_not_the_byte(

@@ -126,6 +126,31 @@ def test_metrics_are_of_the_replies_that_have_a_score() -> None:
   )
 
 
+@pytest.mark.parametrize(
+  ('name', 'expected'),
+  [
+    ('writing', [[9, 4, 6], [2, 1, 3]]),
+    ('linear', [[4, 4, 6], [-3, 1, -2]]),  # weight 5
+    ('gate', [[4, 4, 6], [1, 1, 1]]),
+    ('constraint', [[0, 1, 1], [0, 1, 0]]),
+    ('quality_gate', [[0, 0.5, 0.5], [0, 0.5, 0]]),
+    # z of w and of 1 − v
+    ('gdpo', [[-0.116, -0.428, 0.545], [-0.707, 0.189, 0.518]]),
+  ],
+)
+def test_the_reward_that_is_shown_is_the_mixers(
+  name: str, expected: list[list[float]]
+) -> None:
+  config = pipeline.shipped('grpo')
+  config.mixing.update(name=name, weight=5.0 if name == 'linear' else 1.0)
+  writing = np.array([[9, 4, 6, 0], [2, 1, 3, 0]], np.float32)
+  violated = np.array([[1, 0, 0, 0], [1, 0, 1, 0]], bool)
+  valid = np.array([[1, 1, 1, 0]] * 2, bool)
+  shown = step.make_mix(config)(writing, violated, valid).reward
+  assert np.isnan(shown[:, 3]).all()
+  np.testing.assert_allclose(shown[:, :3], expected, atol=2e-3)
+
+
 def parts_of_step() -> dict[str, Any]:
   """Statistics of two groups with scores of two parts."""
   a = np.array([[1, 3, 1, 3], [5, 7, np.nan, 9]], np.float32)

@@ -95,8 +95,11 @@ def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
     mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
     advantage_PxG = mixing.advantages(mixed, config.advantage_scale)
     # Mixed rewards are relative to their group's best: good for advantages, but
-    # not for a mean over groups.
-    reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG
+    # not for a mean over groups.  Those of `all_violating` are not shown.
+    if config.mixing.name in mixing.SUBTRACT_PENALTY:
+      reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG
+    else:
+      reward_PxG = mixed.reward + mixed.best[:, None]
     reward_PxG = jnp.where(mixed.valid, reward_PxG, jnp.nan)
     # RLMR guarantees that this is below 0; the run logs it as a check.
     worst = mixing.max_violator_advantage(
