@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
       # the generator's first strategy: a shipped list of rules or a file
       construction='@construction_en',
       rounds=8,  # at most
-      batches=2,  # per phase and round
+      batches=2,  # of attacks, and of labelled replies, in a round
       batch_size=4,  # replies
       patience=3,  # stop after this many rounds without better dev agreement
       max_calls=20_000,  # prompts sent to models, over the whole game

@@ -21,9 +21,9 @@ def get_config() -> ConfigDict:
       output='',  # empty: briefs.jsonl in the workdir
       count=1000,  # briefs
       seed=0,  # of the order of themes and the choice of rules
-      # The number of rules of each brief is drawn from this range.
-      least_rules=1,  # at least
-      most_rules=3,  # and at most
+      # The number of rules of each brief is drawn from least to most.
+      least_rules=1,
+      most_rules=3,  # the most rules of a brief
       rules=(),  # ids of rules to draw from; (): all
     )
   )

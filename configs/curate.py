@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
       # Retrieval: the `neighbours` texts of the corpus nearest to a query, of
       # which the writer sees the `examples` with the highest `popularity`.
       popularity='popularity',  # name of the field
-      embedder='tfidf',  # or a sentence-transformers model
+      # tfidf, or a model of sentence-transformers (pip install -e .[embed])
+      embedder='tfidf',
       neighbours=20,  # found for a query
       examples=3,  # of these, shown to the writer
       candidates=4,  # per query

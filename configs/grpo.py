@@ -15,9 +15,9 @@ which compiles a step for the slice `plan.topology`.  It needs neither a TPU nor
 weights, only `pip install -e .[tpu]`.  The large variants have not been trained
 yet.
 
-Cost: 32 steps of about 27 s on 2 CPU cores, 7 GiB of memory; with train=lora
-23 s and 3 GiB.
-Expect: 43 to 46% of the replies to held-out briefs keep every rule, 31% before
+Cost: 32 steps of 20 to 30 s on 2 CPU cores, 7 GiB of memory; with train=lora
+3 GiB.
+Expect: 38 to 47% of the replies to held-out briefs keep every rule, 31% before
 training; max_violator_advantage below 0 in every step.
 """
 
@@ -443,16 +443,21 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # pair `chosen`), which is learned from beside the group if it is better
       # (RIL, arXiv 2510.19307); 0: none is.
       demonstration_weight=0.0,
-      demonstration_warmup=0,  # steps of linear growth of that weight
-      # reward_std | none | writing_std (only with rlmr, rlmr_bonus, writing and
-      # gate); rlmr_clip and gdpo give advantages themselves
+      # steps in which demonstration_weight grows linearly from 0
+      demonstration_warmup=0,
+      # What a group's advantages are divided by: reward_std (of its mixed
+      # rewards, as in GRPO), none, or writing_std (of its writing scores; only
+      # with rlmr, rlmr_bonus, writing and gate).  rlmr_clip and gdpo give
+      # advantages themselves.
       advantage_scale='reward_std',
-      # Importance ratio per token (GRPO) or per sequence (GSPO), and how the
-      # terms of a batch are averaged.
+      # Importance ratio: of each token (GRPO) or of whole replies (GSPO).
       ratio='token',  # token | sequence
+      # Average of the loss: token_mean over all tokens of a step, sequence_mean
+      # over replies of their mean, constant as token_mean but divided by the
+      # tokens that replies of full length would have (Dr. GRPO).
       aggregation='token_mean',  # token_mean | sequence_mean | constant
       clip_low=0.2,  # ratios below 1 - clip_low have no gradient
-      clip_high=0.2,  # nor have ratios above 1 + clip_high
+      clip_high=0.2,  # ratios above 1 + clip_high have no gradient
       # Above 1, ratios above it have no gradient for negative advantages (3 in
       # arXiv 1912.09729); 0: no bound.
       dual_clip=0.0,

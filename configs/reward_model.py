@@ -102,9 +102,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # Features of a reply: mean over its tokens, or the last token, as in
       # sequence classifiers (needed for export).
       pooling='mean',  # mean | last
-      # none | balance | length | projection
-      # balance: reweights pairs so that the longer reply wins half of them
-      # length: fits a separate length term and drops it from the score
+      # Against a preference for length (docs/reward_model.md).  none: nothing;
+      # balance: reweights pairs so that the longer reply wins half of them;
+      # length: fits a separate length term and drops it from the score;
       # projection: takes the direction of length out of the trained head
       debias='none',
       # Add two synthetic losers per prompt, one with random tokens and one that
@@ -115,7 +115,7 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       batch_size=8,  # groups whose features are computed at once
       steps=300,  # of fitting the head
       learning_rate=1e-2,  # of the head
-      l2=1e-2,  # on the head's weights for standardised features
+      l2=1e-2,  # weight of the penalty on the head's squared weights
       # With train=lora or all, training continues with decoder and head
       # together, after the head alone (arXiv 2202.10054).
       lora=dict(

@@ -6,6 +6,8 @@
 #
 #   ./scripts/length_bias.sh WORKDIR PREFERENCES.jsonl [--config.x=y ...]
 set -euo pipefail
+# The environment that the other scripts make, if there is one.
+export PATH="$(cd "$(dirname "$0")/.." && pwd)/.venv/bin:$PATH"
 workdir="$1" file="$2"
 shift 2
 for debias in none balance length projection; do

@@ -28,7 +28,7 @@ def compute_settings() -> dict[str, Any]:
     # slower.
     compute_dtype='float32',  # float32 | bfloat16
     # xla turns custom attention kernels off, in case one fails: on GPU and
-    # TPU none has run yet, they have only been compiled for TPU.
+    # TPU none has run yet, they have only been compiled.
     attention='auto',  # auto | xla
     moment_dtype='float32',  # float32 | bfloat16, of Adam's first moment
   )
@@ -37,7 +37,7 @@ def compute_settings() -> dict[str, Any]:
 def plan_settings() -> dict[str, Any]:
   """Returns the settings that the task `plan` alone reads."""
   return dict(
-    topology='v5e:4x4',  # TPU slice
+    topology='v5e:4x4',  # TPU slice: v5e, v5p or v6e, and its shape
     compare_attention=False,  # also compile everything with attention=xla
   )
 

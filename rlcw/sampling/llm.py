@@ -75,7 +75,8 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
         url='',  # up to and including /v1
         model='',  # the server's name of it
         schemas=False,  # the server can constrain answers to a JSON schema
-        key_variable='OPENAI_API_KEY',  # environment variable; may be unset
+        # environment variable with the API key; it may be unset
+        key_variable='OPENAI_API_KEY',
         concurrency=16,  # requests at a time
         timeout=120.0,  # seconds
         retries=4,  # after these there is no reply; 14 take a minute
