@@ -91,215 +91,7 @@ class Ended(ValueError):
   """Raised by `next_batch`, in all processes, to end a run that is saved."""
 
 
-def abstract_state(
-  params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-  """Shapes, dtypes and shardings of a state; moments shard like parameters.
-
-  Args:
-    params: arrays or `jax.ShapeDtypeStruct`s with shardings.
-    optimizer: of the run.
-    mesh: the scalars are replicated over it.
-  """
-  on_all_devices = replicated(mesh)
-
-  def abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-  count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=on_all_devices)
-  # Optax can tell which leaves of its state mirror the parameters (moments)
-  # and which do not (step counters).
-  moments = optax.tree_utils.tree_map_params(
-    optimizer,
-    lambda moment, param: abstract(moment, param.sharding),
-    jax.eval_shape(optimizer.init, params),
-    params,
-    transform_non_params=lambda leaf: abstract(leaf, on_all_devices),
-  )
-  return TrainState(count, params, moments, count)
-
-
-def init_state(
-  params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-  """The state before the first step."""
-  shapes = abstract_state(params, optimizer, mesh)
-  places = jax.tree.map(lambda leaf: leaf.sharding, shapes.opt_state)
-  return TrainState(
-    step=jax.device_put(jnp.int32(0), shapes.step.sharding),
-    params=params,
-    opt_state=jax.jit(optimizer.init, out_shardings=places)(params),
-    bad_steps=jax.device_put(jnp.int32(0), shapes.step.sharding),
-  )
-
-
-def make_update(
-  loss_fn: LossFn,
-  optimizer: optax.GradientTransformation,
-  state: TrainState,
-  microbatches: int = 1,
-  rate: optax.Schedule | None = None,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """Makes the step `(state, parts, frozen, divisor) -> (state, metrics)`.
-
-  The parts of a batch give the same update as the whole, because sums are
-  accumulated and divided once; only the activations of one part at a time are
-  in memory.  Parts of equal shapes share one compiled program.
-
-  Args:
-    loss_fn: returns sums, see `LossFn`.
-    optimizer: of the run.
-    state: gives the shardings of the new state.  The step donates the buffers
-      of the state that it is called with.
-    microbatches: the largest number of parts of a minibatch; of one, no sum is
-      kept beside its gradient.
-    rate: the optimiser's learning rate, for the metrics.
-
-  Returns:
-    The step.  Its `frozen` parameters complete the state's, without gradient;
-    its `divisor` is that of `Minibatch`.  It calls `pause` between two parts,
-    when the state is still unchanged.
-  """
-  accumulate = make_accumulate(loss_fn, state)
-  apply = make_apply(optimizer, state, rate)
-  shardings = jax.tree.map(lambda a: a.sharding, state.params)
-  zeros = jax.jit(
-    lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings
-  )
-  add = jax.jit(lambda a, b: {name: a[name].join(b[name]) for name in a})
-
-  def update(
-    state: TrainState,
-    parts: Sequence[Any],
-    frozen: Params,
-    divisor: jax.Array | None = None,
-    pause: Callable[[], None] = lambda: None,
-  ) -> tuple[TrainState, dict[str, jax.Array]]:
-    # Zeros, so that the first part runs the program of the others.
-    grads = zeros(state.params) if microbatches > 1 else None
-    total = None
-    for part in parts:
-      if total is not None:
-        pause()
-      before = total
-      grads, terms = accumulate(grads, state.params, frozen, part)
-      total = terms if total is None else add(total, terms)
-      # JAX would dispatch all parts at once, and a request to stop would wait
-      # for them all.  One part in advance keeps the device busy.
-      jax.block_until_ready(before)
-    return apply(state, grads, total, divisor)
-
-  return update
-
-
-def make_accumulate(loss_fn: LossFn, state: TrainState) -> Callable[..., Any]:
-  """Makes the jitted `(grads, params, frozen, part) -> (grads, terms)`.
-
-  It adds the gradient of a part's losses to `grads`, which are donated, or
-  returns that gradient if they are None; `terms` are those of `loss_fn`.
-  """
-
-  def accumulate(grads: Any, params: Params, frozen: Params, part: Any) -> Any:
-    # The gradient of the numerator alone: quotients of parts with different
-    # token counts would not add up to the quotient of the batch.
-    def numerator(params: Params) -> tuple[jax.Array, Any]:
-      terms = loss_fn(params, frozen, part)
-      return terms['loss'].numerator, terms
-
-    gradient, terms = jax.grad(numerator, has_aux=True)(params)
-    if grads is not None:
-      gradient = jax.tree.map(jnp.add, grads, gradient)
-    return gradient, terms
-
-  shardings = jax.tree.map(lambda a: a.sharding, state.params)
-  return jax.jit(accumulate, donate_argnums=0, out_shardings=(shardings, None))
-
-
-def make_apply(
-  optimizer: optax.GradientTransformation,
-  state: TrainState,
-  rate: optax.Schedule | None,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """Makes the jitted `(state, grads, terms, divisor) -> (state, metrics)`.
-
-  A step is skipped, with the metric `skipped` 1, if its loss or gradient is not
-  finite, or if its gradient is 0 throughout, such as that of a batch without a
-  valid reply: Adam would move the parameters by its momentum alone.  A skipped
-  step changes only `step` and, in the first case, `bad_steps`; the schedule of
-  the learning rate does not count it.
-  """
-
-  def apply(state: TrainState, grads: Any, terms: Any, divisor: Any):
-    if divisor is None:
-      divisor = terms['loss'].denominator
-    terms = terms | {'loss': Ratio(terms['loss'].numerator, divisor)}
-    grads = jax.tree.map(lambda g: Ratio(g, divisor).quotient, grads)
-    stats = {name: ratio.quotient for name, ratio in terms.items()}
-    norm = optax.tree.norm(grads)
-    # Decided on the device, so that the host need not wait for the loss: the
-    # update is computed in any case, and `where` selects old or new values.
-    finite = jnp.isfinite(stats['loss']) & jnp.isfinite(norm)
-    good = finite & (norm > 0)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old),
-      (params, opt_state),
-      (state.params, state.opt_state),
-    )
-    # A step without a gradient neither adds to the bad ones in a row nor ends
-    # them.
-    bad_steps = jnp.where(good, 0, state.bad_steps + ~finite)
-    stats |= {'grad_norm': norm, 'bad_steps': bad_steps}
-    stats['skipped'] = (~good).astype(jnp.int32)
-    if rate is not None:
-      # Adam's count, which leaves out the updates that were skipped.
-      counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, 'count')
-      stats['learning_rate'] = jnp.asarray(rate(counts[0][1]), jnp.float32)
-    return TrainState(state.step + 1, params, opt_state, bad_steps), stats
-
-  # Donating the old state halves the memory of parameters and moments.  Fixed
-  # output shardings keep XLA from choosing others, which would recompile.
-  shardings = jax.tree.map(lambda a: a.sharding, state)
-  return jax.jit(apply, donate_argnums=0, out_shardings=(shardings, None))
-
-
-def take_step(
-  update: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
-  state: TrainState,
-  batch: Batch,
-  frozen: Params,
-) -> tuple[TrainState, list[dict[str, jax.Array]]]:
-  """Makes the updates of a batch, which together are one step of the state.
-
-  Returns:
-    The state, and the metrics of each update.
-
-  Raises:
-    Stopped: within the first update; the state is unchanged.
-  """
-  # Each update counts itself, and donates the state that it is called with.
-  after = state.step + 1 if len(batch.minibatches) > 1 else None
-  stats = []
-  pauses: list[Callable[[], None]] = [processes.stop_together]
-  for parts, divisor in batch.minibatches:
-    state, found = update(state, parts, frozen, divisor, *pauses)
-    stats.append(found)
-    # From now on the state is that of no whole step, which could not be saved.
-    pauses = []
-  return state if after is None else state.replace(step=after), stats
-
-
-def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
-  """Restores the newest readable state, with the shardings of `like`.
-
-  Raises:
-    FileNotFoundError: there is no checkpoint.
-    ValueError: none of the checkpoints can be read.
-  """
-  rest = like.replace(params=None)
-  saved = checkpoints.restore(params=like.params, rest=rest)
-  return saved['rest'].replace(params=saved['params'])
+# --- The loop -----------------------------------------------------------------
 
 
 def fit(
@@ -461,3 +253,220 @@ def _ends_unsaved(wait: Callable[[], None], name: str) -> Iterator[None]:
       'will be repeated'
     )
     raise
+
+
+def take_step(
+  update: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+  state: TrainState,
+  batch: Batch,
+  frozen: Params,
+) -> tuple[TrainState, list[dict[str, jax.Array]]]:
+  """Makes the updates of a batch, which together are one step of the state.
+
+  Returns:
+    The state, and the metrics of each update.
+
+  Raises:
+    Stopped: within the first update; the state is unchanged.
+  """
+  # Each update counts itself, and donates the state that it is called with.
+  after = state.step + 1 if len(batch.minibatches) > 1 else None
+  stats = []
+  pauses: list[Callable[[], None]] = [processes.stop_together]
+  for parts, divisor in batch.minibatches:
+    state, found = update(state, parts, frozen, divisor, *pauses)
+    stats.append(found)
+    # From now on the state is that of no whole step, which could not be saved.
+    pauses = []
+  return state if after is None else state.replace(step=after), stats
+
+
+def restore(checkpoints: Checkpoints, like: TrainState) -> TrainState:
+  """Restores the newest readable state, with the shardings of `like`.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    ValueError: none of the checkpoints can be read.
+  """
+  rest = like.replace(params=None)
+  saved = checkpoints.restore(params=like.params, rest=rest)
+  return saved['rest'].replace(params=saved['params'])
+
+
+# --- An update ----------------------------------------------------------------
+
+
+def make_update(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  microbatches: int = 1,
+  rate: optax.Schedule | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Makes the step `(state, parts, frozen, divisor) -> (state, metrics)`.
+
+  The parts of a batch give the same update as the whole, because sums are
+  accumulated and divided once; only the activations of one part at a time are
+  in memory.  Parts of equal shapes share one compiled program.
+
+  Args:
+    loss_fn: returns sums, see `LossFn`.
+    optimizer: of the run.
+    state: gives the shardings of the new state.  The step donates the buffers
+      of the state that it is called with.
+    microbatches: the largest number of parts of a minibatch; of one, no sum is
+      kept beside its gradient.
+    rate: the optimiser's learning rate, for the metrics.
+
+  Returns:
+    The step.  Its `frozen` parameters complete the state's, without gradient;
+    its `divisor` is that of `Minibatch`.  It calls `pause` between two parts,
+    when the state is still unchanged.
+  """
+  accumulate = make_accumulate(loss_fn, state)
+  apply = make_apply(optimizer, state, rate)
+  shardings = jax.tree.map(lambda a: a.sharding, state.params)
+  zeros = jax.jit(
+    lambda params: jax.tree.map(jnp.zeros_like, params), out_shardings=shardings
+  )
+  add = jax.jit(lambda a, b: {name: a[name].join(b[name]) for name in a})
+
+  def update(
+    state: TrainState,
+    parts: Sequence[Any],
+    frozen: Params,
+    divisor: jax.Array | None = None,
+    pause: Callable[[], None] = lambda: None,
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    # Zeros, so that the first part runs the program of the others.
+    grads = zeros(state.params) if microbatches > 1 else None
+    total = None
+    for part in parts:
+      if total is not None:
+        pause()
+      before = total
+      grads, terms = accumulate(grads, state.params, frozen, part)
+      total = terms if total is None else add(total, terms)
+      # JAX would dispatch all parts at once, and a request to stop would wait
+      # for them all.  One part in advance keeps the device busy.
+      jax.block_until_ready(before)
+    return apply(state, grads, total, divisor)
+
+  return update
+
+
+def make_accumulate(loss_fn: LossFn, state: TrainState) -> Callable[..., Any]:
+  """Makes the jitted `(grads, params, frozen, part) -> (grads, terms)`.
+
+  It adds the gradient of a part's losses to `grads`, which are donated, or
+  returns that gradient if they are None; `terms` are those of `loss_fn`.
+  """
+
+  def accumulate(grads: Any, params: Params, frozen: Params, part: Any) -> Any:
+    # The gradient of the numerator alone: quotients of parts with different
+    # token counts would not add up to the quotient of the batch.
+    def numerator(params: Params) -> tuple[jax.Array, Any]:
+      terms = loss_fn(params, frozen, part)
+      return terms['loss'].numerator, terms
+
+    gradient, terms = jax.grad(numerator, has_aux=True)(params)
+    if grads is not None:
+      gradient = jax.tree.map(jnp.add, grads, gradient)
+    return gradient, terms
+
+  shardings = jax.tree.map(lambda a: a.sharding, state.params)
+  return jax.jit(accumulate, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def make_apply(
+  optimizer: optax.GradientTransformation,
+  state: TrainState,
+  rate: optax.Schedule | None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """Makes the jitted `(state, grads, terms, divisor) -> (state, metrics)`.
+
+  A step is skipped, with the metric `skipped` 1, if its loss or gradient is not
+  finite, or if its gradient is 0 throughout, such as that of a batch without a
+  valid reply: Adam would move the parameters by its momentum alone.  A skipped
+  step changes only `step` and, in the first case, `bad_steps`; the schedule of
+  the learning rate does not count it.
+  """
+
+  def apply(state: TrainState, grads: Any, terms: Any, divisor: Any):
+    if divisor is None:
+      divisor = terms['loss'].denominator
+    terms = terms | {'loss': Ratio(terms['loss'].numerator, divisor)}
+    grads = jax.tree.map(lambda g: Ratio(g, divisor).quotient, grads)
+    stats = {name: ratio.quotient for name, ratio in terms.items()}
+    norm = optax.tree.norm(grads)
+    # Decided on the device, so that the host need not wait for the loss: the
+    # update is computed in any case, and `where` selects old or new values.
+    finite = jnp.isfinite(stats['loss']) & jnp.isfinite(norm)
+    good = finite & (norm > 0)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(good, new, old),
+      (params, opt_state),
+      (state.params, state.opt_state),
+    )
+    # A step without a gradient neither adds to the bad ones in a row nor ends
+    # them.
+    bad_steps = jnp.where(good, 0, state.bad_steps + ~finite)
+    stats |= {'grad_norm': norm, 'bad_steps': bad_steps}
+    stats['skipped'] = (~good).astype(jnp.int32)
+    if rate is not None:
+      # Adam's count, which leaves out the updates that were skipped.
+      counts = optax.tree_utils.tree_get_all_with_path(state.opt_state, 'count')
+      stats['learning_rate'] = jnp.asarray(rate(counts[0][1]), jnp.float32)
+    return TrainState(state.step + 1, params, opt_state, bad_steps), stats
+
+  # Donating the old state halves the memory of parameters and moments.  Fixed
+  # output shardings keep XLA from choosing others, which would recompile.
+  shardings = jax.tree.map(lambda a: a.sharding, state)
+  return jax.jit(apply, donate_argnums=0, out_shardings=(shardings, None))
+
+
+# --- The state ----------------------------------------------------------------
+
+
+def init_state(
+  params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """The state before the first step."""
+  shapes = abstract_state(params, optimizer, mesh)
+  places = jax.tree.map(lambda leaf: leaf.sharding, shapes.opt_state)
+  return TrainState(
+    step=jax.device_put(jnp.int32(0), shapes.step.sharding),
+    params=params,
+    opt_state=jax.jit(optimizer.init, out_shardings=places)(params),
+    bad_steps=jax.device_put(jnp.int32(0), shapes.step.sharding),
+  )
+
+
+def abstract_state(
+  params: Params, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes, dtypes and shardings of a state; moments shard like parameters.
+
+  Args:
+    params: arrays or `jax.ShapeDtypeStruct`s with shardings.
+    optimizer: of the run.
+    mesh: the scalars are replicated over it.
+  """
+  on_all_devices = replicated(mesh)
+
+  def abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=on_all_devices)
+  # Optax can tell which leaves of its state mirror the parameters (moments)
+  # and which do not (step counters).
+  moments = optax.tree_utils.tree_map_params(
+    optimizer,
+    lambda moment, param: abstract(moment, param.sharding),
+    jax.eval_shape(optimizer.init, params),
+    params,
+    transform_non_params=lambda leaf: abstract(leaf, on_all_devices),
+  )
+  return TrainState(count, params, moments, count)
