@@ -239,6 +239,15 @@ def write_gguf(
     writer.add_rope_scaling_factor(rope['factor'])
   elif rope['rope_type'] == 'llama3':
     tensors['rope_freqs.weight'] = _llama3_divisors(rope, head_dim)
+  elif rope['rope_type'] == 'longrope':
+    length = c.original_max_position_embeddings
+    factor = c.max_position_embeddings / length
+    scale = math.sqrt(1 + math.log(factor) / math.log(length))
+    writer.add_rope_scaling_attn_factors(scale)
+    writer.add_rope_scaling_orig_ctx_len(length)
+    for name in ('short', 'long'):
+      table = np.array(rope[f'{name}_factor'], np.float32)
+      tensors[f'rope_factors_{name}.weight'] = table
   elif rope['rope_type'] == 'yarn':
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
     writer.add_rope_scaling_factor(rope['factor'])

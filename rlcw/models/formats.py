@@ -141,17 +141,17 @@ def open_gguf(file: Path) -> Source:
     pages.madvise(mmap.MADV_DONTNEED)
     return array
 
-  # Not a weight: what rotary frequencies are divided by.
-  divisor_h = None
-  table = shapes.pop('rope_freqs.weight', None)
-  if table is not None and (len(table) != 1 or not 0 < table[0] <= 2**16):
-    raise ValueError(
-      f'{file}: rope_freqs.weight: shape {table}; expected a number for each '
-      'pair of a head'
-    )
-  if table is not None:
-    divisor_h = dequantise('rope_freqs.weight')
-  config = gguf_header.config(header, shapes, divisor_h)
+  # Not weights: what rotary frequencies are divided by.
+  tables = {}
+  for name in gguf_header.TABLES & shapes.keys():
+    shape = shapes.pop(name)
+    if len(shape) != 1 or not 0 < shape[0] <= 2**16:
+      raise ValueError(
+        f'{file}: {name}: shape {shape}; expected a number for each pair of a '
+        'head'
+      )
+    tables[name] = dequantise(name)
+  config = gguf_header.config(header, shapes, tables)
   family = FAMILIES[config['model_type']]
   assert family.gguf is not None
   interleaved = {}

@@ -11,6 +11,11 @@ from rlcw.models.families import FAMILIES
 from rlcw.models.ropes import RopeConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
+# What rotary frequencies are divided by, each `[H / 2]`.
+Tables = Mapping[str, np.ndarray]
+_FREQS = 'rope_freqs.weight'
+_SHORT, _LONG = 'rope_factors_short.weight', 'rope_factors_long.weight'
+TABLES = {_FREQS, _SHORT, _LONG}
 
 _NUMBER = int | float
 # The first family of an architecture; `_model_type` tells the others apart.
@@ -69,15 +74,13 @@ class Header:
     )
 
 
-def config(
-  header: Header, shapes: Shapes, divisor_h: np.ndarray | None
-) -> dict[str, Any]:
+def config(header: Header, shapes: Shapes, tables: Tables) -> dict[str, Any]:
   """Converts a header to the fields of a `config.json`.
 
   Args:
     header: of the file.
     shapes: of its tensors, by name.
-    divisor_h: what it divides the rotary frequencies by, `[H / 2]`.
+    tables: those of `TABLES` that the file has.
 
   Raises:
     ValueError: a field is missing, damaged or not supported; names it.
@@ -118,9 +121,9 @@ def config(
     for field, key in details.numbers.items()
   }
   if family == 'gemma4':
-    found |= _gemma4(header, found, shapes, divisor_h)
+    found |= _gemma4(header, found, shapes, tables)
   else:
-    found |= _sizes(header, found) | _rope(header, found, divisor_h)
+    found |= _sizes(header, found) | _rope(header, found, tables)
   if family in _MORE:
     found |= _MORE[family](header, found)
   return {key: value for key, value in found.items() if value is not None}
@@ -162,7 +165,7 @@ def _sizes(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rope(
-  header: Header, config: Mapping[str, Any], divisor_h: np.ndarray | None
+  header: Header, config: Mapping[str, Any], tables: Tables
 ) -> dict[str, Any]:
   """Rotary settings in the older form, with `rope_scaling`."""
   theta = header.get('rope.freq_base', _NUMBER, 10_000.0)
@@ -176,11 +179,13 @@ def _rope(
       raise header.error('rope.dimension_count', rotary, expected)
     partial = rotary / max(head_dim, 1)
   kind, scaling = _scaling(header), None
-  if divisor_h is not None:
-    if kind != 'none':
-      expected = "'none' beside a table of frequencies"
-      raise header.error('rope.scaling.type', kind, expected)
-    scaling = _llama3(header.file, divisor_h, theta, head_dim)
+  if tables and kind not in ('none', 'longrope'):
+    expected = "'none' beside a table of frequencies"
+    raise header.error('rope.scaling.type', kind, expected)
+  if _FREQS in tables:
+    scaling = _llama3(header.file, tables[_FREQS], theta, head_dim)
+  elif _SHORT in tables or kind == 'longrope':
+    scaling = _longrope(header, tables)
   elif kind == 'yarn':
     scaling = _yarn(header)
   elif kind != 'none':
@@ -190,6 +195,22 @@ def _rope(
     'rope_theta': theta,
     'rope_scaling': scaling,
     'partial_rotary_factor': partial,
+  }
+
+
+def _longrope(header: Header, tables: Tables) -> dict[str, Any]:
+  if not {_SHORT, _LONG} <= tables.keys():
+    raise ValueError(
+      f'{header.file}: {_SHORT} or {_LONG} is missing; expected both'
+    )
+  return {
+    'rope_type': 'longrope',
+    'short_factor': tables[_SHORT].tolist(),
+    'long_factor': tables[_LONG].tolist(),
+    'attention_factor': header.get('rope.scaling.attn_factor', _NUMBER, None),
+    'original_max_position_embeddings': header.get(
+      'rope.scaling.original_context_length', int
+    ),
   }
 
 
@@ -320,10 +341,11 @@ def _mistral3(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _phi3(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
-  # Some converters write a window of 0 for none.
-  del config
+  length = 'original_max_position_embeddings'
   return {
-    'sliding_window': header.get('attention.sliding_window', int, 0) or None
+    # Some converters write a window of 0 for none.
+    'sliding_window': header.get('attention.sliding_window', int, 0) or None,
+    length: (config['rope_scaling'] or {}).get(length),
   }
 
 
@@ -340,7 +362,7 @@ def _gemma4(
   header: Header,
   config: Mapping[str, Any],
   shapes: Shapes,
-  divisor_h: np.ndarray | None,
+  tables: Tables,
 ) -> dict[str, Any]:
   """Sizes of local and of global layers, and their ropes."""
   layers = config['num_hidden_layers']
@@ -403,7 +425,7 @@ def _gemma4(
       'full_attention': {
         'rope_type': 'proportional',
         'rope_theta': header.get('rope.freq_base', _NUMBER, 1e6),
-        'partial_rotary_factor': _share(header.file, divisor_h, head_dim),
+        'partial_rotary_factor': _share(header.file, tables, head_dim),
       },
       'sliding_attention': {
         'rope_type': 'default',
@@ -413,9 +435,9 @@ def _gemma4(
   }
 
 
-def _share(file: Path, divisor_h: np.ndarray | None, head_dim: int) -> float:
+def _share(file: Path, tables: Tables, head_dim: int) -> float:
   """Share of a head's pairs that rotate: their divisor is 1, of others huge."""
-  table = np.ones(0) if divisor_h is None else divisor_h
+  table = tables.get(_FREQS, np.ones(0))
   turning = int((table == 1).sum())
   fits = table.shape == (head_dim // 2,) and turning > 0
   # Not `any(… < 1e20)`, which NaN passes.

@@ -50,6 +50,10 @@ def divisors(values: list[float] | None) -> Edit:
   return edit
 
 
+def without_long(_: gguf.GGUFWriter, tensors: checkpoints.Tensors) -> None:
+  tensors.pop('rope_factors_long.weight')
+
+
 def both(*edits: Edit) -> Edit:
   def edit(writer: gguf.GGUFWriter, tensors: checkpoints.Tensors) -> None:
     for each in edits:
@@ -136,6 +140,7 @@ LARGE = 2**63
     ('ministral3', field(SCALING, 'linear'), "='linear'.*expected 'yarn'"),
     ('ministral3', divisors([1] * 6), f"{SCALING}='yarn'.*beside a table"),
     ('llama', field(SCALING, 'bogus'), "rope type 'bogus' is not supported"),
+    ('phi3', without_long, 'rope_factors_long.weight is missing'),
     ('llama', divisors([]), r'rope_freqs.weight: shape \(0,\)'),
   ],
 )
