@@ -155,6 +155,22 @@ def _read(
           else 'expected a language model'
         )
       )
+  factors = {
+    name
+    for path, layer_names in tensor_names.items()
+    if path.endswith('/layer_scale')
+    for name in layer_names
+  }
+  # Transformers begins with ones, and llama.cpp needs none.
+  without = not factors & stored.keys()
+  if without:
+    stored |= {name: expected[name] for name in factors}
+
+  def read(name: str) -> np.ndarray:
+    if without and name in factors:
+      return np.ones(expected[name], np.float32)
+    return source.read(name)
+
   # An unknown tensor is an error too: ignoring a bias or norm that our decoder
   # lacks would silently give other logits.
   errors = [f'missing: {name}' for name in sorted(expected.keys() - stored)]
@@ -180,7 +196,7 @@ def _read(
   # A generator of tensors, so that only one of them is in memory at a time.
   params = {
     path: _assemble(
-      (source.read(name)[members(config, path)[path]] for name in layer_names),
+      (read(name)[members(config, path)[path]] for name in layer_names),
       shapes[path].shape,
       path.startswith('blocks/'),
       shapes[path].dtype,

@@ -204,6 +204,27 @@ def test_all_pairs_of_a_head_may_rotate(
   assert (rope.kind, rope.fraction) == ('proportional', 1.0)
 
 
+def test_factors_of_layers_are_optional(
+  make_model: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  def drop(count: int) -> Edit:
+    def edit(_: gguf.GGUFWriter, tensors: checkpoints.Tensors) -> None:
+      found = [name for name in tensors if 'layer_output_scale' in name]
+      for name in found[:count]:
+        del tensors[name]
+
+    return edit
+
+  theirs = make_model('gemma4')
+  path = checkpoints.write_gguf(tmp_path / 'x.gguf', theirs, drop(6))
+  params = checkpoints.under_their_names(*weights.load(path))
+  factors = {name: a for name, a in params.items() if 'layer_scalar' in name}
+  assert len(factors) == 6 and all(a == 1 for a in factors.values())
+  path = checkpoints.write_gguf(tmp_path / 'y.gguf', theirs, drop(1))
+  with pytest.raises(ValueError, match='missing: blk.0.layer_output_scale'):
+    weights.load(path)
+
+
 def test_local_layers_of_olmo_3_have_their_own_theta(
   make_model: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:

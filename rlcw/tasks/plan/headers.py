@@ -46,6 +46,11 @@ MODELS = {
   'mistralai/Ministral-3-8B-Base-2512': _header(
     'ministral3', 131072, 4096, 14336, 34, 32, 8
   ),
+  'mistralai/Ministral-8B-Instruct-2410': _header(
+    *('ministral', 131072, 4096, 12288, 36, 32, 8),
+    sliding_window=32768,
+    layer_types=(['full_attention'] + ['sliding_attention'] * 3) * 9,
+  ),
   'HuggingFaceTB/SmolLM3-3B': _header(
     'smollm3', 128256, 2048, 11008, 36, 16, 4
   ),
