@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
       # Score of held-out replies, for runs that were trained with different
       # ones; '': as in the runs, which must then have the same.
       writing='',
+      # Workdir of the reward model of that score; '': as in the runs.
+      reward_model='',
       # On its held-out pairs the accuracy of that reward model and of the judge
       # is measured.
       preferences='@preferences.jsonl',

@@ -31,7 +31,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
   # The policy reads how it is scored.
   'rlmr_told': {'tell_scoring': True},
   # A reply without the rules, and then one with them; both have the budget.
+  # It is compared with a base that has two turns as well.
   'rlmr_two_turns': {'two_turns': True, 'max_new_tokens': 192},
+  # Beside each group, the best of 16 replies of the base that keep the rules.
+  'rlmr_demonstrations': {
+    'briefs': 'runs/pilots/demonstrations.jsonl',
+    'demonstration_weight': 1.0,
+  },
+  # Heads without the direction of length, and on as few layers as suffice.
+  'rlmr_projection': {'reward_model': 'runs/pilots/projection'},
+  'rlmr_layers': {'reward_model': 'runs/pilots/layers'},
   # Other mixers; a share of the rules needs one that is no form of rlmr.
   'quality_gate': {'mixing.name': 'quality_gate'},
   'gdpo': {'mixing.name': 'gdpo'},

@@ -21,22 +21,60 @@ arms=("$@")
 print(*runpy.run_path("configs/pilots.py")["VARIANTS"], sep="\n")')
 
 rlcw --config=configs/reward_model.py --workdir=runs/experiment/reward_model
+rlcw --config=configs/reward_model.py --workdir=runs/pilots/projection \
+  --config.debias=projection
+rlcw --config=configs/reward_model.py --workdir=runs/pilots/layers \
+  --config.layers=auto
+demonstrations=runs/pilots/demonstrations.jsonl
+[ -s $demonstrations ] || python - $demonstrations <<'PYTHON'
+import json, pathlib, sys
+
+import rlcw
+from rlcw.data import datasets
+
+briefs = datasets.read_jsonl('@briefs.jsonl')
+briefs = [brief for brief in briefs if brief['language'] == 'en']
+train = [brief for brief in briefs if brief['split'] == 'train']
+model = 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
+groups = rlcw.sample(model, train, n=16, max_new_tokens=64, temperature=0.7)
+verdicts = rlcw.check(train, groups)
+scores = rlcw.score('runs/experiment/reward_model', train, groups)
+for brief, *columns in zip(train, groups, verdicts, scores, strict=True):
+  good = [
+    (score, reply)
+    for reply, found, score in zip(*columns, strict=True)
+    if reply.finished and reply and all(verdict.kept for verdict in found)
+  ]
+  if good:
+    brief['response'] = max(good)[1]
+shown = sum('response' in brief for brief in train)
+print(f'{shown} of {len(train)} briefs have a demonstration')
+lines = [json.dumps(brief, ensure_ascii=False) + '\n' for brief in briefs]
+part = pathlib.Path(sys.argv[1] + '.part')
+part.write_text(''.join(lines), encoding='utf-8')
+part.rename(sys.argv[1])
+PYTHON
 [ -n "${UNSEEN:-}" ] || rlcw --config=configs/reward_model.py \
   --workdir=runs/experiment/unseen \
   --config.model=models/gemma-3-270m.Q4_K_M.gguf
+# Runs with two turns are compared with a base that has two turns.
+folder_of() { case $1 in *two_turns) echo "$runs/two_turns" ;; *) echo "$runs" ;; esac; }
 for arm in "${arms[@]}"; do
-  rlcw --config=configs/pilots.py:"$arm" --workdir="$runs/$arm-0" \
+  rlcw --config=configs/pilots.py:"$arm" --workdir="$(folder_of "$arm")/$arm-0" \
     --config.steps="$steps"
 done
-# Replies are scored alike, also those of the arm with another writing score.
-rlcw --config=configs/compare.py --workdir="$runs/comparison" \
-  --config.runs="$runs/*-0" --config.unseen="${UNSEEN:-runs/experiment/unseen}" \
-  --config.writing=reward_model --config.judge.model=
+# Replies are scored alike, also those of arms with another writing score.
+for folder in "$runs" "$runs/two_turns"; do
+  compgen -G "$folder/*-0" > /dev/null || continue
+  rlcw --config=configs/compare.py --workdir="$folder/comparison" \
+    --config.runs="$folder/*-0" \
+    --config.unseen="${UNSEEN:-runs/experiment/unseen}" \
+    --config.briefs=@briefs.jsonl --config.writing=reward_model \
+    --config.reward_model=runs/experiment/reward_model --config.judge.model=
+done
 python - "$runs" <<'PYTHON'
 import json, pathlib, sys
 
-runs = pathlib.Path(sys.argv[1])
-arms = json.loads((runs / 'comparison' / 'summary.json').read_text())['arms']
 COLUMNS = {
   'both aims': ('kept_and_better', '.1%'), 'all rules': ('pass_rate', '.1%'),
   'unseen': ('unseen', '.2f'), 'distinct-2': ('distinct2', '.3f'),
@@ -44,11 +82,16 @@ COLUMNS = {
 }
 print(f'| {" | ".join(["arm", *COLUMNS, "seconds"])} |')
 print('|---' * (len(COLUMNS) + 2) + '|')
-for arm, found in arms.items():
-  numbers = [format(found['numbers'][k], f) for k, f in COLUMNS.values()]
-  summary = runs / f'{arm}-0' / 'summary.json'
-  seconds = '–'  # the base was not trained
-  if summary.exists():
-    seconds = f"{json.loads(summary.read_text())['wall_seconds']:.0f}"
-  print(f'| {" | ".join([arm, *numbers, seconds])} |')
+runs = pathlib.Path(sys.argv[1])
+for folder in (runs, runs / 'two_turns'):
+  file = folder / 'comparison' / 'summary.json'
+  if not file.exists():
+    continue
+  for arm, found in json.loads(file.read_text())['arms'].items():
+    numbers = [format(found['numbers'][k], f) for k, f in COLUMNS.values()]
+    summary, seconds = folder / f'{arm}-0' / 'summary.json', '–'
+    if summary.exists():  # the base was not trained
+      seconds = f"{json.loads(summary.read_text())['wall_seconds']:.0f}"
+    name = f'{arm}, two turns' if arm == 'base' and folder != runs else arm
+    print(f'| {" | ".join([name, *numbers, seconds])} |')
 PYTHON

@@ -64,6 +64,8 @@ ALIKE = (
   'reward_model',
   'verifiers',
 )
+# Of these, what `compare` may name itself for runs that differ in it.
+GIVEN = 'briefs', 'writing', 'reward_model'
 # Replies to each brief that the judge reads; it is the slowest scorer.
 JUDGED_PER_BRIEF = 1
 # Settings in which arms are meant to differ.
@@ -92,10 +94,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   trained = heldout.computed_as(config, next(iter(settings.values())))
   # Configs of earlier versions do not have these settings.
-  given = {key: config.get(key, '') for key in ('briefs', 'writing')}
-  if given['writing']:
-    trained.writing = given['writing']
-    scoring.check(trained)
+  given = {key: config.get(key, '') for key in GIVEN}
+  for key in ('writing', 'reward_model'):
+    if given[key]:
+      trained[key] = given[key]
+      scoring.check(trained)
   alike = [key for key in ALIKE if not given.get(key)]
   notes = differences(settings, alike)
   # before the work that a spoiled file would waste
