@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rlcw.models import gguf_header, hub
+from rlcw.models import gguf_config, gguf_ropes, hub
 from rlcw.models.families import FAMILIES
 from rlcw.models.folders import Source, open_safetensors
+from rlcw.models.gguf_header import Header
 from rlcw.runtime import runs
 
 
@@ -111,7 +112,7 @@ def open_gguf(file: Path) -> Source:
   import gguf
 
   reader = gguf_reader(file)
-  header = gguf_header.Header(file, reader)
+  header = Header(file, reader)
   count = header.general('split.count', int, 1)
   if count > 1:
     raise ValueError(
@@ -143,7 +144,7 @@ def open_gguf(file: Path) -> Source:
 
   # Not weights: what rotary frequencies are divided by.
   tables = {}
-  for name in gguf_header.TABLES & shapes.keys():
+  for name in gguf_ropes.TABLES & shapes.keys():
     shape = shapes.pop(name)
     if len(shape) != 1 or not 0 < shape[0] <= 2**16:
       raise ValueError(
@@ -151,7 +152,7 @@ def open_gguf(file: Path) -> Source:
         'head'
       )
     tables[name] = dequantise(name)
-  config = gguf_header.config(header, shapes, tables)
+  config = gguf_config.read(header, shapes, tables)
   family = FAMILIES[config['model_type']]
   assert family.gguf is not None
   interleaved = {}
