@@ -39,6 +39,10 @@ _SPLITS = {
 }
 
 
+# Worth of the chosen and the rejected reply of a pair.
+PAIR = 1.0, 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Preference:
   """Replies to one prompt, and their relative worth.
@@ -114,7 +118,7 @@ def read_records(path: str | Path) -> Placed:
       converted.append((place, layouts.convert(record)))
     except layouts.Unusable as error:
       unusable.append(f'{place}: {error}')
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise ValueError(f'{place}: {error}') from None
   if unusable and not converted:
     raise ValueError(unusable[0])
@@ -340,7 +344,7 @@ def load_preferences(
     prompt = layouts.prompt_of(record)
     if 'chosen' in record or 'rejected' in record:
       replies = _reply(record, 'chosen'), _reply(record, 'rejected')
-      worth = 1.0, 0.0
+      worth = PAIR
     elif 'scores' in record:
       replies, worth = _scored(record)
     else:
@@ -362,7 +366,8 @@ def load_preferences(
   for each in loaded:
     # Pairs stay apart even for equal prompts: worth 1 and 0 compares the two
     # replies of a pair only, whereas scores compare all replies to a prompt.
-    if each.worth == (1.0, 0.0) and len(each.replies) == 2:
+    # By identity: two scores may be 1 and 0 as well.
+    if each.worth is PAIR:
       pairs.append(each)
     else:
       scored.setdefault(each.prompt, []).append(each)

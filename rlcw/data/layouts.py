@@ -38,7 +38,9 @@ _NONE = None, '', [], {}, '[]', '{}', 'null'
 _WRITTEN_MESSAGES = re.compile(
   r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
 )
-_TURN = re.compile(r'\n\n(Human|Assistant):')
+# Anthropic's HH; some copies have lost their outer blank lines.
+_TURN = re.compile(r'(?:^|\r?\n\s*)(Human|Assistant):')
+_DIALOGUE = re.compile(r'\s*Human:.*\n\s*Assistant:', re.DOTALL)
 
 EXPECTED = (
   'expected one of these layouts: prompt with response, completion, or chosen '
@@ -50,7 +52,8 @@ EXPECTED = (
 class Unusable(ValueError):
   """Raised for a pair of which published data sets, such as HH, have some.
 
-  Its replies answer different prompts, or HH's conversation ends before one.
+  Its replies answer different prompts, its scores contradict it, or HH's
+  conversation ends before a reply.
   """
 
 
@@ -160,25 +163,30 @@ def _with_earlier(record: Record, conversation: list[Message]) -> list[Message]:
 
 def _pop_messages(record: Record) -> list[Message] | None:
   """Returns the messages of a record that has some, without those fields."""
-  names = [name for name in _CONVERSATION if name in record]
-  prompt = record.get('prompt')
-  if isinstance(prompt, list):
-    names = ['prompt']
-  elif isinstance(record.get('chosen'), list) and isinstance(prompt, str):
-    # UltraFeedback: `messages` repeats the prompt with the chosen reply.
-    record.pop('messages', None)
-    return None
+  prompt, chosen = record.get('prompt'), record.get('chosen')
+  names = ['prompt'] if isinstance(prompt, list) else []
+  names += [name for name in _CONVERSATION if name in record]
   if not names:
     return None
-  conversation, *others = [
-    messages.parse(record.pop(name), name) for name in names
-  ]
+  parsed = [messages.parse(record.pop(name), name) for name in names]
+  if isinstance(chosen, list):
+    # UltraFeedback: `messages` repeats the prompt with the chosen reply.
+    side = messages.parse(chosen, 'chosen')
+    parsed = [each[:-1] if each[-1:] == side[-1:] else each for each in parsed]
+    if len(side) > 1 and all(each == side[:-1] for each in parsed):
+      return None if isinstance(prompt, str) else parsed[0]
+  conversation, *others = parsed
   if any(other != conversation for other in others):
     raise ValueError(f'{" and ".join(names)} differ; expected one')
+  texts = [each.content for each in conversation]
   if isinstance(prompt, str):
-    if prompt not in [each.content for each in conversation]:
+    if prompt not in texts:
       raise ValueError(f'prompt is no message of {names[0]}; expected the same')
     del record['prompt']
+  for name in (*_REQUEST[1:], *_INPUT):
+    text = record.get(name)
+    if isinstance(text, str) and not any(text in each for each in texts):
+      raise ValueError(f'{name} is in no message of {names[0]}; expected one')
   return conversation
 
 
@@ -211,10 +219,12 @@ def _pop_replies(
   begin, or the one given.
   """
   replies: Record = {}
-  for name in _REPLY:
-    if name in record and conversation is not None:
-      replies['response'] = _reply(record.pop(name), name)
-      break
+  if conversation is not None:
+    given = {n: _reply(record.pop(n), n) for n in _REPLY if n in record}
+    if len({*given.values()}) > 1:
+      raise ValueError(f'{" and ".join(given)} differ; expected one')
+    if given:
+      replies['response'] = next(iter(given.values()))
   if isinstance(record.get('completions'), list) and conversation is not None:
     rated = record.pop('completions')
     replies |= {
@@ -227,6 +237,13 @@ def _pop_replies(
     if name in record
   }
   replies |= {name: side[-1].content for name, side in sides.items()}
+  both = replies.keys() >= {'response', 'chosen'}
+  if both and replies['response'] != replies['chosen']:
+    raise ValueError('response differs from chosen; expected one of them')
+  scores = [record.get(f'score_{name}') for name in sides]
+  known = all(type(each) in (int, float) for each in scores)
+  if len(scores) == 2 and known and scores[0] < scores[1]:
+    raise Unusable(f'score_chosen={scores[0]} is below score_rejected')
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:
     raise Unusable('chosen and rejected answer different prompts')
@@ -267,9 +284,9 @@ def _turns(text: str) -> list[Message]:
 
   It has none if it is another text.
   """
-  if not _TURN.match(text):
+  if not _DIALOGUE.match(text):
     return []
-  _, *pieces = _TURN.split(text)
+  _, *pieces = _TURN.split(text.lstrip())
   roles = {'Human': USER, 'Assistant': ASSISTANT}
   said = [
     Message(roles[role], content.strip())

@@ -77,6 +77,11 @@ def open_safetensors(folder: Path) -> Source:
 
   if _has_adapters_alone(folder):
     raise _adapters_error(folder)
+  if (folder / 'adapter_config.json').is_file():
+    raise ValueError(
+      f'{folder} has the weights of a model beside adapter_config.json of '
+      'peft; expected one of them: merge the adapters, or remove their files'
+    )
   if not (folder / 'config.json').exists():
     raise _no_config_error(folder)
   header = folder / 'config.json'

@@ -262,10 +262,12 @@ def _stated(record: Record) -> bool:
 def _demonstration(record: Record) -> str:
   """Returns the reply of a record, of a pair the chosen one; '' if it is bad.
 
-  Those are not to be imitated that have a label of 0, or were cut off.
+  Those are not to be imitated that have a label of 0 or less, or were cut off.
   """
   reply = record.get('chosen', record.get('response'))
-  bad = record.get('finished') in (False, [False]) or not record.get('label', 1)
+  bad = record.get('finished') in (False, [False]) or (
+    'label' in record and not datasets.number_of(record, 'label') > 0
+  )
   return reply if isinstance(reply, str) and not bad else ''
 
 

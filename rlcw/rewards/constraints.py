@@ -51,22 +51,11 @@ _AT_MOST = f' of at most {LONGEST_TEXT} characters'
 _MOST_TEXTS = 200
 
 
-def _is_count(value: object) -> tuple[bool, str]:
+def _is_count(value: object, least: int = 1) -> tuple[bool, str]:
   # Not isinstance: a bool is an int too, and `true` in JSON is a mistake here.
   # No reply has more of anything than characters.
   return (
-    type(value) is int and 0 < value <= LONGEST,
-    f'a whole number of 1 or more, at most {LONGEST}',
-  )
-
-
-def _is_whole(value: object, least: int) -> tuple[bool, str]:
-  """As `_is_count` with another least number; a float may be whole too."""
-  number = (
-    int(value) if isinstance(value, float) and value.is_integer() else value
-  )
-  return (
-    type(number) is int and least <= number <= LONGEST,
+    type(value) is int and least <= value <= LONGEST,
     f'a whole number of {least} or more, at most {LONGEST}',
   )
 
@@ -98,9 +87,9 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
     case 'at_least' | 'at_most' | 'nth_paragraph':
       return _is_count(value)
     case 'N' | 'm' | 'n' | 'small_n' | 'min_words' | 'max_words':
-      return _is_whole(value, 1)
+      return _is_count(value)
     case 'n_start' | 'n_end':  # indices, the first of which is 0
-      return _is_whole(value, 0)
+      return _is_count(value, least=0)
     case 'percentage':
       share = value if type(value) in (int, float) else -1
       return 0 <= cast(float, share) <= 100, 'a number from 0 to 100'
@@ -188,17 +177,18 @@ def _rule(instruction_id: str, kwargs: Arguments) -> tuple[Verifier, Arguments]:
       'mapping of names to values'
     )
   # IFEval's files list every argument at every rule, null where unused.
-  given = {name: value for name, value in kwargs.items() if value is not None}
+  # In tables with nulls, whole numbers are floats.
+  given = {
+    name: int(value)
+    if isinstance(value, float) and value.is_integer()
+    else value
+    for name, value in kwargs.items()
+    if value is not None
+  }
   # Lazy: the first error is raised before later ones are computed.
   for error in _errors(verifier.parameters, given):
     raise ValueError(f'{instruction_id}: {error}')
-  # IFBench's files have whole numbers as floats, as tables with nulls do.
-  whole = {
-    name: int(value)
-    for name, value in given.items()
-    if isinstance(value, float) and value.is_integer()
-  }
-  return verifier, given | whole
+  return verifier, given
 
 
 def validate(

@@ -40,6 +40,14 @@ def check(config: Config) -> None:
   make_sampler(config.temperature, config.top_k, config.top_p)
 
 
+# Fields of the input's own replies, and of what was said of them.
+_OF_REPLIES = {
+  *('response', 'responses', 'chosen', 'rejected', 'drafts', 'finished'),
+  *('score', 'scores', 'label', 'strict', 'loose', 'verdict', 'reason'),
+  'p_good',
+}
+
+
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Samples `samples` replies to every brief.
@@ -100,7 +108,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       files.append_jsonl(
         output,
         {
-          **records[row],
+          **{k: v for k, v in records[row].items() if k not in _OF_REPLIES},
           # `verify`, `score` and `judge` read a single `response`
           **({'response': replies[0]} if config.samples == 1 else {}),
           'responses': replies,

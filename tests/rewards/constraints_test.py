@@ -1,6 +1,7 @@
 """Tests of rlcw.rewards.constraints."""
 
 import functools
+import math
 import re
 from typing import Any
 
@@ -87,6 +88,16 @@ CASES: dict[str, list[Case]] = {
     ({'forbidden_words': ['very', 'love']}, 'It was lovely.', True),
     ({'forbidden_words': ['very', 'love']}, 'All you need is LOVE!', False),
     ({'forbidden_words': ['.*']}, 'anything', True),
+    # no letter at an edge, so no word that it could be a part of
+    ({'forbidden_words': ['—']}, 'the sea—cold', False),
+    ({'forbidden_words': ['…']}, 'Hm…', False),
+    ({'forbidden_words': ['!']}, 'Wow!', False),
+    ({'forbidden_words': ['...']}, 'wait...', False),
+    ({'forbidden_words': ['😊']}, 'hi😊you', False),
+    ({'forbidden_words': ['#love']}, 'I#love it', False),
+    ({'forbidden_words': ['#love']}, '#lovely', True),
+    ({'forbidden_words': ['c++']}, 'abc++', True),
+    ({'forbidden_words': ['c++']}, 'c++11', False),
     ({'forbidden_words': ['爱']}, '我喜爱你', False),
     ({'forbidden_words': ['爱', '恨']}, '我喜欢你', True),
   ],
@@ -393,6 +404,18 @@ def test_loose(
   assert constraints.follow_loose(reply, [name], [kwargs]) == [loose]
 
 
+def test_whole_numbers_may_be_floats_as_in_tables_with_nulls() -> None:
+  for value in (2, 2.0):
+    for name, argument in (
+      ('length:words', 'at_least'),
+      ('detectable_format:number_bullet_lists', 'num_bullets'),
+    ):
+      reply = '* rain\n* sea'
+      assert constraints.check(name, reply, {argument: value})
+      [(_, kwargs)] = constraints.validate([name], [{argument: value}])
+      assert type(kwargs[argument]) is int
+
+
 def test_verdicts_keep_the_order_of_the_rules() -> None:
   ids = ['punctuation:no_comma', 'length:words', 'length:words']
   kwargs = [{}, {'at_most': 1}, {'at_most': 2, 'num_bullets': None}]
@@ -407,7 +430,8 @@ def test_verdicts_keep_the_order_of_the_rules() -> None:
     ('length:words', {'at_least': 3, 'at_most': 2}, ['no more than']),
     ('length:words', {'at_most': 0}, ['at_most', '1 or more', 'not 0']),
     ('length:words', {'at_most': True}, ['at_most', 'whole number']),
-    ('length:words', {'at_most': 3.0}, ['at_most', 'whole number']),
+    ('length:words', {'at_most': 3.5}, ['at_most', 'whole number']),
+    ('length:words', {'at_most': math.inf}, ['at_most', 'whole number']),
     ('length:words', {'at_most': '3'}, ['at_most', 'whole number']),
     ('length:words', {'most': 3}, ["'most'", 'at_least, at_most']),
     ('length:words', {'reply': 'a'}, ["'reply'", 'at_least, at_most']),

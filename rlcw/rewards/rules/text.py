@@ -152,12 +152,15 @@ def count_lines(reply: str) -> int:
 def whole_word(word: str) -> str:
   """Pattern of `regex` for the folded word, if not a part of another word.
 
-  In scripts that do not put spaces between words it may be.
+  In scripts that do not put spaces between words it may be, and beside an end
+  of it that is no letter: a dash, an emoji.
   """
   pattern = regex.escape(word)
   if regex.search(_UNSPACED, word):
     return pattern
-  return rf'(?<!{INNER}){pattern}(?!{INNER})'
+  before = rf'(?<!{INNER})' if regex.match(INNER, word) else ''
+  after = rf'(?!{INNER})' if regex.search(rf'{INNER}\Z', word) else ''
+  return before + pattern + after
 
 
 def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
