@@ -31,8 +31,13 @@ from rlcw.models.tokenizer import (
 )
 from rlcw.runtime.files import read_json
 
+# What begins and ends a thought.
+Markers = tuple[str, str]
 
-def reply_of(text: str, thinking: bool = False) -> str:
+
+def reply_of(
+  text: str, thinking: bool = False, markers: Markers | None = None
+) -> str:
   """Returns the reply in a model's text, without the thought before it.
 
   It is blank if the thought never ends.
@@ -40,18 +45,20 @@ def reply_of(text: str, thinking: bool = False) -> str:
   Args:
     text: of a model.
     thinking: true if the prompt has opened a thought.
+    markers: of that thought; by default those that the text begins with.
   """
-  opened, closed = _markers(text)
+  opened, closed = _markers(text) or markers or THOUGHT
   _, end, reply = text.rpartition(closed)
   if reply.lstrip().startswith(opened) or (thinking and not end):
     return ''
   return reply.strip() if end else text
 
 
-def _markers(text: str) -> tuple[str, str]:
-  """Returns what begins and ends the thoughts of a model's text."""
+def _markers(text: str) -> Markers | None:
+  """Returns what begins and ends the thought that a text begins with."""
   text = text.lstrip()
-  return next((m for m in OTHER_THOUGHTS if text.startswith(m[0])), THOUGHT)
+  pairs = THOUGHT, *OTHER_THOUGHTS
+  return next((pair for pair in pairs if text.startswith(pair[0])), None)
 
 
 def load(
@@ -139,9 +146,9 @@ class ChatFormat:
 
     They are those of the thought in the text, or of the end of an empty one.
     """
-    if not self.thinking:
+    if not self.thinking or self.template.thought is None:
       return []
-    opened, closed = THOUGHT
+    opened, closed = self.template.thought
     thought, end, _ = text.rpartition(closed)
     if not end:
       return encode_inside(self.tokenizer, f'\n{closed}\n\n')
@@ -155,8 +162,8 @@ class ChatFormat:
   def encode_content(self, text: str) -> list[int]:
     """Token ids of a reply, as the template writes it, without its end."""
     # Such prompts have had their thought, if only an empty one.
-    if THOUGHT[0] in self.template.cue:
-      text = reply_of(text)
+    if self.template.thought is not None:
+      text = reply_of(text, markers=self.template.thought)
     return encode_untrusted(self.tokenizer, self.template.content(text))
 
   def encode_conversation(
@@ -277,16 +284,17 @@ class ChatFormat:
         `encode_prompt`.
     """
     text = self.decode(ids[: self._stop(ids)])
-    return reply_of(text, self.thinking if thinking is None else thinking)
+    return self._reply_of(text, self.thinking if thinking is None else thinking)
 
   def reply_span(self, ids: Any) -> tuple[int, int]:
     """First and last place (exclusive) of the reply's text in sampled ids."""
     stop = self._stop(ids)
     text = self.decode(ids[:stop])
-    _, closed = _markers(text)
+    _, closed = _markers(text) or self.template.thought or THOUGHT
     thoughts = text.count(closed)
     if not thoughts:
-      return (0 if reply_of(text, self.thinking) == text else stop), stop
+      whole = self._reply_of(text, self.thinking) == text
+      return (0 if whole else stop), stop
     # The fewest tokens that have all of the thought.
     start = bisect.bisect_left(
       range(stop),
@@ -296,6 +304,9 @@ class ChatFormat:
     while start < stop and not self.decode(ids[start : start + 1]):
       start += 1  # blank lines before the reply
     return start, stop
+
+  def _reply_of(self, text: str, thinking: bool) -> str:
+    return reply_of(text, thinking, self.template.thought)
 
   @property
   def thinking(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from rlcw.models.tokenizer import THOUGHT, valid_unicode
+from rlcw.models.tokenizer import OTHER_THOUGHTS, THOUGHT, valid_unicode
 
 Message = tuple[str, str]  # role and text
 ROLES = ('system', 'user', 'assistant')
@@ -164,10 +164,18 @@ class Template:
       raise self.error("its chat template leaves out the user's message")
     return cue
 
+  @functools.cached_property
+  def thought(self) -> tuple[str, str] | None:
+    """What begins and ends the thought that prompts have, if they have one."""
+    pairs = THOUGHT, *OTHER_THOUGHTS
+    return next((pair for pair in pairs if pair[0] in self.cue), None)
+
   @property
   def thinking(self) -> bool:
     """True if prompts open a thought that the model has to end."""
-    opened, closed = THOUGHT
+    if self.thought is None:
+      return False
+    opened, closed = self.thought
     return self.cue.rfind(opened) > self.cue.rfind(closed)
 
   @functools.cached_property

@@ -36,6 +36,7 @@ OTHER_THOUGHTS = (
   ('<thinking>', '</thinking>'),
   ('<thought>', '</thought>'),
   ('<reasoning>', '</reasoning>'),
+  ('<seed:think>', '</seed:think>'),
 )
 _THOUGHTS = {*THOUGHT, *itertools.chain(*OTHER_THOUGHTS)}
 

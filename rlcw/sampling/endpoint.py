@@ -225,11 +225,13 @@ class Endpoint:
     """
     reason = _complaint(error)
     for name in _MAY_BE_REFUSED:
+      spelling = _SPELLINGS.get(name, name)
       # A value that is out of range is a user's mistake.
+      wrong = name not in _SPELLINGS and _OUT_OF_RANGE.search(reason)
       if (
         name not in sent
-        or not re.search(rf'\b{name}\b', reason)
-        or _OUT_OF_RANGE.search(reason)
+        or not re.search(rf'\b(?:{spelling})\b', reason, re.I)
+        or wrong
       ):
         continue
       if name not in self._refused:
@@ -330,8 +332,8 @@ def _text(completion: Any) -> str:
 _CUT_BY = re.compile(
   'length|max_|limit|budget|exceed|context|truncat|time_?out|out_of|'
   'incomplete|insufficient|repetition|'
-  'filter|safety|prohibit|block|recitation|refusal|'
-  'error|malformed|abort|cancel|interrupt|pause',
+  'filter|safety|sensitive|spii|prohibit|block|recitation|refusal|other|'
+  'preempt|error|malformed|abort|cancel|interrupt|pause',
   re.I,
 )
 # Statuses that trying again cannot change: a key, a bill, or another address.
@@ -378,9 +380,14 @@ def _complaint(error: openai.APIStatusError) -> str:
 # Settings that a server may refuse, in the order in which they are looked for.
 _MAY_BE_REFUSED = 'max_tokens', 'temperature', 'response_format'
 _NEWER = {'max_tokens': 'max_completion_tokens'}
+# Names under which servers complain of them.
+_SPELLINGS = {
+  'response_format': r'response[_ ]format|structured[_ ]outputs?|json_schema'
+}
 _OUT_OF_RANGE = re.compile(
   r'too (large|long|big|high|small|low)|at (most|least)|exceed|greater than|'
-  r'less than|between|maximum|minimum|context',
+  r'less than|between|maximum|minimum|context|range|(must|should) be|positive|'
+  r'\[-?\d',
   re.I,
 )
 

@@ -14,7 +14,7 @@ from conftest import CHATML
 
 from rlcw.models import chat, language_model, template
 from rlcw.models.chat import ChatFormat, reply_of
-from rlcw.models.tokenizer import encode, encode_untrusted
+from rlcw.models.tokenizer import OTHER_THOUGHTS, encode, encode_untrusted
 from rlcw.runtime import console
 from tests.models import tokenizer_gguf_test
 
@@ -365,6 +365,36 @@ def test_thoughts_are_cut_from_sampled_replies(special: bool) -> None:
       f'<｜Assistant｜><think>\n{thought}\n</think>\n\nThe sea.'
       '<｜end▁of▁sentence｜>'
     )
+
+
+@pytest.mark.parametrize('pair', OTHER_THOUGHTS)
+def test_prompts_may_open_thoughts_of_other_spellings(
+  pair: tuple[str, str],
+) -> None:
+  opened, closed = pair
+  template, _, ends = FAMILIES['chatml'][0], (), FAMILIES['chatml'][3]
+  cue = "'<|im_start|>assistant\n'"
+  assert template and cue in template
+  template = template.replace(cue, f"'<|im_start|>assistant\n{opened}\n'")
+  made = ChatFormat(
+    make_tokenizer(template, ('<|im_start|>', '<|im_end|>'), (), ends)
+  )
+  assert made.thinking
+  ids = encode(made.tokenizer, f'hm{closed}The sea.') + made.end
+  assert made.decode_reply(ids) == 'The sea.'
+  start, stop = made.reply_span(ids)
+  assert made.tokenizer.decode(ids[start:stop]).startswith('The sea.')
+  assert made.decode_reply(encode(made.tokenizer, 'hm, the sea')) == ''
+  prompt = made.encode_prompt('A letter')
+  for text in (
+    'The sea.',
+    f'hm{closed}The sea.',
+    f'{opened}hm{closed}The sea.',
+  ):
+    row = made.encode_reply(text)
+    assert made.decode_reply(row) == 'The sea.'
+    whole = made.tokenizer.decode([*prompt, *row])
+    assert (whole.count(opened), whole.count(closed)) == (1, 1)
 
 
 def test_thoughts_between_tokens_of_their_own_are_cut() -> None:

@@ -52,6 +52,10 @@ def _choice(content: Any, finish_reason: Any, **message: Any) -> Fault:
     ('PROHIBITED_CONTENT', False),
     ('truncated', False),
     ('time_out', False),
+    ('sensitive', False),
+    ('SPII', False),
+    ('OTHER', False),
+    ('preempted', False),
     ('tool_calls', True),
     ('stop_sequence', True),
     ('end_turn', True),
@@ -248,6 +252,9 @@ def test_a_setting_that_a_server_refuses_is_left_out(
   [
     'max_tokens is too large: 7. This model supports at most 5.',
     'temperature must be between 0 and 2',
+    'Invalid max_tokens value, the valid range of max_tokens is [1, 5]',
+    'Range of max_tokens should be [1, 5]',
+    'max_tokens must be strictly positive',
     'no such model',
     'max_completion_tokens is not supported',
   ],
@@ -259,6 +266,25 @@ def test_a_mistake_of_the_user_is_an_error(message: str) -> None:
     assert it.ask(['a']) == [None]
     assert len(server.requests) == 1
   assert message in it.trouble.text
+
+
+@pytest.mark.parametrize(
+  'message',
+  [
+    'Structured outputs are not supported by this model',
+    'This model does not support response format json_schema',
+    'response_format: schemas of the maximum depth are not supported',
+  ],
+)
+def test_a_server_without_schemas_answers_without_them(message: str) -> None:
+  def handler(request: dict[str, Any], n: int) -> str | Fault:
+    if 'response_format' in request:
+      return Fault(json.dumps({'error': {'message': message}}), status=400)
+    return echo(request, n)
+
+  with serving(handler) as server:
+    it = _endpoint(server)
+    assert it.ask(['a'], {'title': 'Answer', 'type': 'object'}) == ['re: a']
 
 
 # --- Bounds -----------------------------------------------------------------
