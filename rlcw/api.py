@@ -254,6 +254,8 @@ def sample(
   ):
     if type(value) is not int or value < 1:
       raise ValueError(f'{name}={value!r}; expected an integer of at least 1')
+  if type(seed) is not int or not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed!r}; expected an integer from 0 to 2**32 - 1')
   sampler = make_sampler(temperature, top_k, top_p)
   one = forms.is_prompt(prompts)
   asked = [forms.brief(each) for each in ([prompts] if one else prompts)]

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rlcw.models import gguf_tokenizer, hub
+from rlcw.runtime.files import read_json
 
 # Tokens that end a reply or a turn in any supported family.
 END_MARKERS = {
@@ -67,6 +68,14 @@ def load(path: str | Path) -> PreTrainedTokenizerFast:
     )
     if not tokenizer.is_fast:
       raise ValueError('it has no fast form')
+    # Processors of multimodal models keep the template here, where only they
+    # look for it.
+    template = path / 'chat_template.json'
+    if not tokenizer.chat_template and template.is_file():
+      text = read_json(template).get('chat_template')
+      if not isinstance(text, str):
+        raise ValueError(f'{template.name} has no text "chat_template"')
+      tokenizer.chat_template = text
     return tokenizer
   # The library raises errors of many kinds for damaged files.
   except Exception as error:

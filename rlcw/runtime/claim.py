@@ -135,7 +135,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS
   # Runs of earlier versions have kept no digests.
-  recorded = files.read_json(file).get('inputs', {}) if file.exists() else {}
+  recorded = settings.read_inputs(file)['inputs'] if file.exists() else {}
   longer = config.get('steps', 0) > before.get('steps', 0)
   changed = {
     name: values

@@ -37,7 +37,7 @@ def local_folder(name: str) -> Path:
     raise ValueError(
       f'workdir={name!r}; expected a folder whose name is UTF-8'
     ) from None
-  return Path(name)
+  return Path(name).expanduser()
 
 
 def clean(value: Any) -> Any:
@@ -90,11 +90,15 @@ def _name_file_in_errors(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
   """Yields a file to write, which replaces `path` once the block is done.
 
-  A crash, a power cut or a full disk leaves `path` as it was.
+  A crash, a power cut or a full disk leaves `path` as it was.  Of a link, the
+  file that it leads to is replaced.
 
   Raises:
     OSError: the file cannot be written; its name is in the error.
   """
+  path = path.resolve()
+  if path.exists() and not path.is_file():
+    raise OSError(f'{path} is no file; expected one, or a new name')
   partial = path.with_name(path.name + '.partial')
   try:
     with _name_file_in_errors(partial):

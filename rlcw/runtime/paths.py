@@ -73,6 +73,7 @@ def matches(value: str) -> list[Path]:
   """
   if not value or value.startswith(('@', 'tfds:')):
     return []
+  value = os.path.expanduser(value)
   if os.path.exists(value):
     return [Path(value)]
   return sorted(map(Path, glob.glob(value, recursive=True)))
@@ -82,9 +83,13 @@ def make_absolute(config: Any) -> None:
   """Makes the paths in settings absolute, in place."""
   for name in inputs(config):
     if matches(value := get(config, name)):
-      change(config, name, os.path.abspath(value))
+      change(config, name, _absolute(value))
   for name in _names(config, _OUTPUTS):
-    change(config, name, os.path.abspath(get(config, name)))
+    change(config, name, _absolute(get(config, name)))
+
+
+def _absolute(value: str) -> str:
+  return os.path.abspath(os.path.expanduser(value))
 
 
 def locate(config: Any, workdir: str | Path, home: str = '') -> None:

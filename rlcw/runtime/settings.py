@@ -121,9 +121,31 @@ def read(workdir: str | Path) -> Config:
       f'{workdir} is not the workdir of a run: it has no config.json'
     )
   config = upgrade(ConfigDict(files.read_json(file)))
-  home = files.read_json(inputs).get('workdir', '') if inputs.exists() else ''
+  home = read_inputs(inputs)['workdir'] if inputs.exists() else ''
   paths.locate(config, workdir, home)
   return config
+
+
+def read_inputs(file: Path) -> dict[str, Any]:
+  """Returns what a run has recorded of its inputs, and its `workdir`.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  recorded = {'workdir': '', 'inputs': {}} | files.read_json(file)
+  expected = {'path': str, 'digest': str}
+  valid = isinstance(recorded['workdir'], str) and (
+    isinstance(recorded['inputs'], dict)
+  )
+  if not valid or not all(
+    isinstance(each, dict)
+    and all(isinstance(each.get(k), kind) for k, kind in expected.items())
+    for each in recorded['inputs'].values()
+  ):
+    raise ValueError(
+      f'{file} is damaged; expected a workdir, and inputs with path and digest'
+    )
+  return recorded
 
 
 def task_of(config: Any) -> str:

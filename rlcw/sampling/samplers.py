@@ -9,6 +9,7 @@ Shape letters: B rows, V vocab; S parts of the vocabulary of W tokens, N blocks
 of C tokens (`inverse_cdf`).
 """
 
+import math
 from typing import Any
 
 import jax
@@ -50,7 +51,9 @@ class TopK:
 
   def __call__(self, logits_BxV: jax.Array) -> tuple[jax.Array, jax.Array]:
     logp_BxV = jax.nn.log_softmax(logits_BxV / self.temperature)
-    least_Bx1 = lax.top_k(logp_BxV, self.k)[0][:, -1:]
+    # More than all tokens are all of them.
+    k = min(self.k, logp_BxV.shape[-1])
+    least_Bx1 = lax.top_k(logp_BxV, k)[0][:, -1:]
     return logp_BxV, jnp.where(logp_BxV >= least_Bx1, jnp.exp(logp_BxV), 0.0)
 
 
@@ -93,10 +96,12 @@ def make_sampler(
   Raises:
     ValueError: a setting is out of range, or both `top_k` and `top_p` are set.
   """
-  if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+  numbers = all(type(each) in (int, float) for each in (temperature, top_p))
+  valid = numbers and 0 <= temperature < math.inf and 0 < top_p <= 1
+  if not valid or type(top_k) is not int or top_k < 0:
     raise ValueError(
-      f'temperature={temperature}, top_k={top_k}, top_p={top_p}; expected '
-      'temperature >= 0, top_k >= 0, 0 < top_p <= 1'
+      f'temperature={temperature!r}, top_k={top_k!r}, top_p={top_p!r}; '
+      'expected temperature >= 0, a whole top_k >= 0, 0 < top_p <= 1'
     )
   if top_k and top_p < 1:
     raise ValueError(

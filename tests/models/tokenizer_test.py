@@ -1,5 +1,6 @@
 """Our GGUF tokenizer against Transformers', and what it promises."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -131,6 +132,23 @@ def test_the_template_of_a_folder(small: Any) -> None:
   )
   start, end = small.convert_tokens_to_ids(['<|im_start|>', '<|im_end|>'])
   assert (ids.count(start), ids.count(end)) == (2, 1)
+
+
+def test_the_template_of_a_processor_is_that_of_its_tokenizer(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  small = tokenizer.load(tiny_folder)
+  template = small.chat_template
+  small.chat_template = None
+  small.save_pretrained(tmp_path)
+  assert not tokenizer.load(tmp_path).chat_template
+  file = tmp_path / 'chat_template.json'
+  file.write_text(json.dumps({'chat_template': template}))
+  assert tokenizer.load(tmp_path).chat_template == template
+  for damaged in ('{"chat_template": ', '{"template": "x"}'):
+    file.write_text(damaged)
+    with pytest.raises(ValueError, match=r'chat_template\.json'):
+      tokenizer.load(tmp_path)
 
 
 @pytest.mark.slow  # transformers takes 40 s to read it

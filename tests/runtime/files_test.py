@@ -1,12 +1,13 @@
 """Files of runs: written whole or not at all, and named where damaged."""
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from rlcw.runtime import files, metrics, settings
+from rlcw.runtime import files, metrics, paths, settings
 from rlcw.runtime.inputs import reads
 from rlcw.runtime.loggers import Loggers
 from rlcw.sampling.usage import Ledger
@@ -94,6 +95,32 @@ def test_a_spoiled_file_of_a_run_is_named(
   (tmp_path / name).write_text(text, 'latin-1')
   with pytest.raises(ValueError, match=name):
     read(str(tmp_path))
+
+
+def test_a_link_stays_one_and_a_pipe_is_no_file(
+  tmp_path: pathlib.Path,
+) -> None:
+  target, link = tmp_path / 'target', tmp_path / 'link'
+  target.write_text('old')
+  link.symlink_to(target)
+  files.replace(link, 'new')
+  assert link.is_symlink() and target.read_text() == 'new'
+  assert not [*tmp_path.glob('*.partial')]
+  pipe = tmp_path / 'pipe'
+  os.mkfifo(pipe)
+  with pytest.raises(OSError, match='pipe is no file'):
+    files.replace(pipe, 'new')
+
+
+def test_home_is_a_folder_and_not_a_name(
+  monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert files.local_folder('~/runs/a') == tmp_path / 'runs/a'
+  assert files.local_folder('a~/b') == pathlib.Path('a~/b')
+  (tmp_path / 'briefs.jsonl').write_text('')
+  assert paths.matches('~/briefs.jsonl') == [tmp_path / 'briefs.jsonl']
+  assert paths.matches('~/*.jsonl') == [tmp_path / 'briefs.jsonl']
 
 
 @pytest.mark.parametrize('error', [OSError(28, 'full'), KeyboardInterrupt()])

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
@@ -106,3 +107,24 @@ def test_a_default_that_has_changed_is_no_difference() -> None:
   # `report` once had to be given all three runs
   old = {'grpo': 'runs/quickstart/grpo', 'evaluate': 'x'}
   assert settings.differences(old, {'grpo': '', 'evaluate': 'x'}) == {}
+
+
+@pytest.mark.parametrize(
+  'damaged',
+  [
+    {'inputs': None},
+    {'inputs': [1]},
+    {'inputs': {'model': 5}},
+    {'inputs': {'model': {}}},
+    {'inputs': {'model': {'path': 'a', 'digest': 1}}},
+    {'workdir': 5},
+  ],
+)
+def test_damaged_records_of_inputs_are_named(
+  damaged: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'inputs.json'
+  file.write_text(json.dumps(damaged))
+  (tmp_path / 'config.json').write_text('{"task": "verify"}')
+  with pytest.raises(ValueError, match=r'inputs\.json is damaged'):
+    settings.read(tmp_path)

@@ -52,6 +52,13 @@ def test_recorded_logp_is_of_the_whole_softmax(
   np.testing.assert_allclose(logp_BxV, expected_BxV, rtol=1e-5, atol=1e-5)
 
 
+def test_more_than_all_tokens_are_all_of_them() -> None:
+  logits_BxV = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7)))
+  found, expected = TopK(1000, 0.7)(logits_BxV), TopK(7, 0.7)(logits_BxV)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize('k', [1, 2, 7, 40])
 def test_top_k_draws_from_the_k_likeliest(k: int) -> None:
   logits_BxV = _random_logits()

@@ -193,7 +193,7 @@ def summarise(
   worst = [
     row['max_violator_advantage']
     for row in history
-    if row['max_violator_advantage'] is not None
+    if row.get('max_violator_advantage') is not None
   ]
   watched = monitors.survey(history, config.monitors)
   return {
