@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import pipeline
 import pytest
 from absl import app
 from ml_collections import ConfigDict
@@ -401,3 +402,34 @@ def test_a_folder_without_locks_is_used_with_a_warning(
   with lock.held(tmp_path):
     pass
   assert 'cannot be locked' in capsys.readouterr().out
+
+
+def test_an_output_is_no_input_and_was_begun_by_its_run(
+  tmp_path: pathlib.Path,
+) -> None:
+  def write(workdir: str, **changes: Any) -> None:
+    config = pipeline.shipped('briefs')
+    config.count = 2
+    config.update(changes)
+    main.begin(config, tmp_path / workdir, 'rlcw')
+
+  themes = tmp_path / 'themes.jsonl'
+  lines = (
+    (pipeline.ROOT / 'rlcw/data/assets/themes.jsonl').read_text().splitlines()
+  )
+  themes.write_text('\n'.join(lines[:9]) + '\n')
+  before = themes.read_text()
+  with pytest.raises(ValueError, match='output=.* is also input'):
+    write('a', input=str(themes), output=str(themes))
+  assert themes.read_text() == before
+  mine = tmp_path / 'mine.jsonl'
+  mine.write_text('{"kept": true}\n')
+  with pytest.raises(ValueError, match='output=.* exists, and was not begun'):
+    write('b', input=str(themes), output=str(mine))
+  assert mine.read_text() == '{"kept": true}\n'
+  new = tmp_path / 'new.jsonl'
+  write('c', input=str(themes), output=str(new))
+  assert len(new.read_text().splitlines()) == 2
+  write('c', input=str(themes), output=str(new))  # it is finished
+  with pytest.raises(ValueError, match='was not begun'):
+    write('d', input=str(themes), output=str(new), seed=1)

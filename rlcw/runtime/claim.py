@@ -111,6 +111,36 @@ def settle() -> None:
     _pending.pop().settle()
 
 
+def output(config: ConfigDict, workdir: Path, name: str) -> Path:
+  """Returns the file for a task's lines: `output`, or one in the workdir.
+
+  Args:
+    config: settings with `output`.
+    workdir: of the run.
+    name: of the file in the workdir.
+
+  Raises:
+    ValueError: `output` is an input, or a file that this run has not begun: its
+      content would be lost, or taken for that of this run.
+  """
+  file = Path(config.output or workdir / name)
+
+  def refuse() -> None:
+    for key in paths.inputs(config):
+      read = paths.matches(str(paths.get(config, key)))
+      if file.resolve() in [each.resolve() for each in read]:
+        raise ValueError(f'output={file} is also {key}; expected another file')
+    if file.exists() and not (workdir / 'config.json').exists():
+      raise ValueError(
+        f'output={file} exists, and was not begun in {workdir}; expected a new '
+        'file'
+      )
+
+  if config.output:
+    processes.from_primary(refuse)
+  return file
+
+
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 

@@ -7,7 +7,7 @@ from typing import Any
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.rewards.rules import arguments, compose
-from rlcw.runtime import console, files
+from rlcw.runtime import claim, console, files
 
 
 def check(config: Config) -> None:
@@ -45,7 +45,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # Configs of earlier versions do not have the setting.
     allowed=config.get('rules', ()),
   )
-  output = Path(config.output or workdir / 'briefs.jsonl')
+  output = claim.output(config, workdir, 'briefs.jsonl')
   output.parent.mkdir(parents=True, exist_ok=True)
   with files.atomic(output) as partial:
     partial.write_bytes(b''.join(map(files.json_line, briefs)))

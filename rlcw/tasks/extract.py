@@ -11,7 +11,7 @@ from rlcw.data import datasets
 from rlcw.data.files import Record
 from rlcw.rewards.extract import proposals, records
 from rlcw.rewards.extract.combine import Stated
-from rlcw.runtime import console, processes
+from rlcw.runtime import claim, console, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import NoAnswers, describe
@@ -45,7 +45,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     records.brief_of(record, config.demands, proposed)
     for record, proposed in zip(plain, asked, strict=True)
   ]
-  output = Path(config.output or workdir / records.BRIEFS)
+  output = claim.output(config, workdir, records.BRIEFS)
   records.write(output, briefs)
   summary = records.summarise(briefs) | answers
   console.table(

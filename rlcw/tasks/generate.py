@@ -85,7 +85,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if revision.revises(config):
     asked = [briefs.read_brief(record) for record in records]
     second_turns = revision.encode(asked, model.chat, config)
-  output = Path(config.output or workdir / 'replies.jsonl')
+  output = claim.output(config, workdir, 'replies.jsonl')
   # lines of an earlier run that was killed; they are not sampled again
   done = files.lines_done(output, 'responses', config.input, len(prompts))
   claim.settle()

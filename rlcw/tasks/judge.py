@@ -18,7 +18,7 @@ from rlcw.evaluation import stats
 from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import console, files, processes
+from rlcw.runtime import claim, console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of_all
@@ -62,7 +62,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     settings, mesh, workdir=workdir, placed=placed
   )
   assert judge_model is not None
-  output = Path(config.output or workdir / 'verdicts.jsonl')
+  output = claim.output(config, workdir, 'verdicts.jsonl')
   shards = processes.DataShards(mesh)
   ledger = Ledger(workdir, {'judge': judge_model.usage}, shards.gather)
   patience = Patience('judge: no reply of a batch got a verdict')

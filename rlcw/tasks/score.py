@@ -13,7 +13,7 @@ from rlcw.data.annotate import Record, annotate
 from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards import reward_model
-from rlcw.runtime import console, processes
+from rlcw.runtime import claim, console, processes
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 
 
@@ -30,7 +30,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   mesh = make_mesh(**config.mesh)
   placed = language_model.placement(config, config.run)
   reward = reward_model.load_alone(config.run, mesh, placed)
-  output = Path(config.output or workdir / 'scores.jsonl')
+  output = claim.output(config, workdir, 'scores.jsonl')
   _, parts = processes.DataShards(mesh).index_and_count
   size = round_up_groups(config.batch_size, mesh) // parts
   nothing: Record = {'prompt': 'x', 'response': 'x'}

@@ -21,7 +21,7 @@ from rlcw.models.chat import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import console, files, processes
+from rlcw.runtime import claim, console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import outage, usage
 
@@ -50,7 +50,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   replies = [reply_of(record['response']) for _, record in records]
   shards = processes.DataShards(make_mesh(**config.mesh))
   demands, used = ask(asked, replies, config, shards)
-  output = Path(config.output or workdir / 'verdicts.jsonl')
+  output = claim.output(config, workdir, 'verdicts.jsonl')
   verified: list[dict[str, Any]] = []
   steps = console.progress('verify', 0, len(records), 'reply', _BATCH)
   for first in processes.stoppable(steps):

@@ -33,6 +33,10 @@ EARLIER = [say('user', 'Hi.'), say('assistant', 'Hello!')]
 PAIR = {'prompt': ASK, 'chosen': REPLY, 'rejected': WORSE}
 ONE = {'prompt': ASK, 'response': REPLY}
 TURNS = [*EARLIER, USER]
+SIDES = {
+  'chosen': [say('assistant', REPLY)],
+  'rejected': [say('assistant', WORSE)],
+}
 HH = '\n\nHuman: Hi.\n\nAssistant: Hello!\n\nHuman: A toast.\n\nAssistant: '
 
 LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -382,6 +386,27 @@ def test_a_prompt_keeps_its_messages() -> None:
       {'prompt': 'Other.', 'chosen': [USER, GOOD], 'rejected': [USER, BAD]},
       'another prompt than prompt',
     ),
+    # what two fields of one record say
+    (
+      {'prompt': [USER], 'messages': [SYSTEM, USER], 'response': REPLY},
+      'prompt and messages differ',
+    ),
+    (
+      {'prompt': [USER], 'conversations': [SYSTEM, USER], 'response': REPLY},
+      'prompt and conversations differ',
+    ),
+    (
+      {'prompt': ASK, 'messages': [SYSTEM, say('user', 'x')]} | SIDES,
+      'prompt is no message of messages',
+    ),
+    (
+      {'messages': [USER, GOOD], 'instruction': 'Always in verse.'},
+      'instruction is in no message of messages',
+    ),
+    ({'messages': [USER, GOOD], 'context': 'x'}, 'context is in no message'),
+    (ONE | {'completion': 'Else.'}, 'response and completion differ'),
+    (PAIR | {'response': 'Else.'}, 'response differs from chosen'),
+    (PAIR | {'score_chosen': 2, 'score_rejected': 8.0}, 'score_chosen=2 is'),
     ({'prompt': ASK, 'completion': [USER, GOOD]}, 'expected the reply alone'),
     ({'prompt': ASK, 'completions': [{'response': 'x'}]}, 'overall_score'),
     ({'prompt': ASK, 'completions': ['x']}, 'overall_score'),
@@ -395,6 +420,55 @@ def test_one_line_says_why_a_record_is_refused(
   with pytest.raises(ValueError, match=rf'x\.jsonl:2: .*{message}') as raised:
     datasets.load_examples(file)
   assert '\n' not in str(raised.value)
+
+
+def test_messages_beside_a_prompt_may_say_the_same(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  long = [SYSTEM, USER, GOOD, say('user', 'More.')]
+  for record, expected in (
+    ({'prompt': [USER], 'messages': [USER], 'response': REPLY}, ASK),
+    ({'prompt': ASK, 'messages': [USER, GOOD], 'question': ASK}, ASK),
+    # UltraFeedback
+    (
+      {'prompt': ASK, 'messages': [USER, GOOD]}
+      | {'chosen': [USER, GOOD], 'rejected': [USER, BAD]},
+      ASK,
+    ),
+    # the sides without the conversation, which is in `messages`
+    ({'prompt': 'More.', 'messages': long} | SIDES, long),
+    ({'prompt': 'More.', 'messages': [*long, GOOD]} | SIDES, long),
+    ({'prompt': long, 'messages': [*long, GOOD]} | SIDES, long),
+  ):
+    file.write_text(json.dumps(record))
+    [example] = datasets.load_examples(file)
+    assert example.response == REPLY
+    said = messages.to_json(example.prompt)
+    assert said == expected
+
+
+def test_two_scores_are_no_pair(tmp_path: pathlib.Path) -> None:
+  file = tmp_path / 'x.jsonl'
+  rows = [
+    {'prompt': ASK, 'responses': ['a', 'b'], 'scores': [1, 0]},
+    {'prompt': ASK, 'responses': ['c', 'd'], 'scores': [0.5, 0.7]},
+  ]
+  file.write_text('\n'.join(map(json.dumps, rows)))
+  [merged] = datasets.load_preferences(file)
+  assert merged.replies == ('a', 'b', 'c', 'd')
+  assert merged.worth == (1, 0, 0.5, 0.7)
+
+
+def test_deep_nesting_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
+  file = tmp_path / 'x.jsonl'
+  for depth in (700, 5000):
+    nested = '[' * depth + ']' * depth
+    file.write_text(f'\n{{"prompt": "a", "x": {nested}}}')
+    try:
+      datasets.read_records(file)
+    except ValueError as error:
+      assert str(error).startswith(f'{file}:2: ')
 
 
 def documented() -> list[tuple[str, dict[str, Any]]]:
@@ -453,3 +527,37 @@ def test_hh_s_irregular_records_are_joined_or_left_out(
   file.write_text(json.dumps(records[2]))
   with pytest.raises(ValueError, match=r':1: rejected ends before the reply'):
     datasets.load_preferences(file)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    str.strip,
+    lambda text: text.lstrip('\n'),
+    lambda text: text.replace('\n\n', '\n'),
+    lambda text: text.replace('\n', '\r\n'),
+  ],
+)
+def test_hh_may_have_lost_its_blank_lines(
+  change: Any, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  spoken = [say('user', 'Hi.'), say('assistant', 'Hello!'), USER]
+  for record in (
+    {'prompt': change(HH), 'chosen': ' ' + REPLY, 'rejected': WORSE},
+    {'chosen': change(HH + REPLY), 'rejected': change(HH + WORSE)},
+  ):
+    file.write_text(json.dumps(record))
+    [pair] = datasets.load_preferences(file)
+    assert messages.to_json(pair.prompt) == spoken
+    assert pair.chosen.strip() == REPLY
+
+
+def test_a_text_with_a_human_in_it_is_no_dialogue(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  for text in ('Human: what a word.', 'The last human\n\nHuman: a play.'):
+    file.write_text(json.dumps({'prompt': text, 'response': REPLY}))
+    [example] = datasets.load_examples(file)
+    assert example.prompt == text
