@@ -28,7 +28,8 @@ Assumed: briefs and seeds are drawn independently, and means are about normal;
 few briefs (5 or 10) make a share's interval too wide rather than too narrow.
 With one run A is unknown and left out: then the interval is of this one run,
 over briefs only (`scope`).  One brief alone shows no variance: its interval is
-NaN.  If all values are equal, an interval has no width, except that of a share.
+NaN.  If all values are equal, an interval has no width, except those of shares
+and their differences.
 """
 
 from typing import Any, NamedTuple
@@ -215,6 +216,9 @@ def difference(
   """Returns the mean of ours less that of theirs, on the same P briefs.
 
   The seeds of both arms are independent.  A brief counts if both have a value.
+  Where shares differ alike for all briefs, which says little if these are few,
+  the interval is that of two shares (Newcombe, Statistics in Medicine 17, 1998,
+  method 10).
 
   Args:
     ours_SxP: values of one arm.
@@ -225,12 +229,19 @@ def difference(
   one_1xP, other_1xP = (
     np.isfinite(side).any(-2, keepdims=True) for side in sides
   )
+  sides = [np.where(one_1xP & other_1xP, side, np.nan) for side in sides]
   with np.errstate(divide='ignore', invalid='ignore'):
-    ours, theirs = (
-      _side(np.where(one_1xP & other_1xP, side, np.nan), None) for side in sides
-    )
+    ours, theirs = (_side(side, None) for side in sides)
     half = _half_width(ours, theirs)
   # a sign from rounding would be read as a gain
   equal = np.isclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-15)
   gap = np.where(equal, 0.0, ours.mean - theirs.mean)[()]
-  return Interval(gap, *np.clip([gap - half, gap + half], -limit, limit))
+  below = above = half
+  if np.isfinite(limit):
+    one, other = (share(side) for side in sides)
+    flat = half <= 1e-9  # less is rounding
+    apart = np.hypot(one.mean - one.low, other.high - other.mean)
+    below = np.where(flat, apart, half)
+    apart = np.hypot(one.high - one.mean, other.mean - other.low)
+    above = np.where(flat, apart, half)
+  return Interval(gap, *np.clip([gap - below, gap + above], -limit, limit))

@@ -316,3 +316,21 @@ def test_the_scope_names_the_chance_that_is_left_out() -> None:
   assert intervals.scope(1, 1) == 'briefs only'
   assert intervals.scope(3) == intervals.scope(3, 2) == 'briefs and seeds'
   assert intervals.scope(3, 1) == 'briefs, seeds of one arm only'
+
+
+@pytest.mark.parametrize('briefs', [2, 5, 10, 20, 60])
+@pytest.mark.parametrize('rates', [(0.95, 0.99), (0.02, 0.1), (0.99, 0.99)])
+def test_few_briefs_that_differ_alike_are_no_certainty(
+  briefs: int, rates: tuple[float, float]
+) -> None:
+  rng = np.random.default_rng(0)
+  ours, theirs = (
+    (rng.random((2000, 1, briefs)) < rate).astype(float) for rate in rates
+  )
+  found = intervals.difference(ours, theirs, 1)
+  truth = rates[0] - rates[1]
+  assert np.mean((found.low <= truth) & (truth <= found.high)) > 0.95
+  assert (found.high - found.low).min() > 0
+  # two briefs alone are no proof of a gain
+  one = intervals.difference(np.ones((1, 2)), np.zeros((1, 2)), 1)
+  assert one.mean == 1 and one.low < 0
