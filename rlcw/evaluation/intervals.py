@@ -222,7 +222,8 @@ def difference(
 
   Args:
     ours_SxP: values of one arm.
-    theirs_TxP: values of the other.
+    theirs_TxP: values of the other; if it is the same array, the difference is
+      0 and has no width.
     limit: the largest difference there can be: 1 for shares.
   """
   sides = np.asarray(ours_SxP, float), np.asarray(theirs_TxP, float)
@@ -237,7 +238,7 @@ def difference(
   equal = np.isclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-15)
   gap = np.where(equal, 0.0, ours.mean - theirs.mean)[()]
   below = above = half
-  if np.isfinite(limit):
+  if np.isfinite(limit) and ours_SxP is not theirs_TxP:
     one, other = (share(side) for side in sides)
     flat = half <= 1e-9  # less is rounding
     apart = np.hypot(one.mean - one.low, other.high - other.mean)

@@ -248,6 +248,7 @@ def advantages(mixed: MixedRewards, scale: str = 'reward_std') -> jax.Array:
 # --- Settings ---------------------------------------------------------------
 
 _RLMR = 'margin', 'all_violating'
+_NUMBERS = {'margin': 0.5, 'weight': 1.0}  # as they are shipped
 # Name in a config -> (mixer, the settings of `mixing` passed to it).
 MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
   'rlmr': (rlmr, _RLMR),
@@ -300,6 +301,17 @@ def check(settings: Config, advantage_scale: str) -> None:
       f'advantage_scale={advantage_scale!r} has no effect on mixing.name='
       f"{name!r}, which gives advantages itself: expected 'reward_std'"
     )
+  for setting, default in _NUMBERS.items():
+    given = settings.get(setting, default)
+    if setting not in MIXERS[name][1] and given != default:
+      readers = [
+        each for each, (_, takes) in MIXERS.items() if setting in takes
+      ]
+      raise ValueError(
+        f'mixing.{setting}={given!r} has no effect on mixing.name='
+        f'{name!r}: expected {default}, or mixing.name one of '
+        f'{", ".join(readers)}'
+      )
   takers = [name for name, (_, takes) in MIXERS.items() if takes == _RLMR]
   alone = settings.get('all_violating', 'skip')
   if alone != 'skip' and name not in takers:

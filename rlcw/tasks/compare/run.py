@@ -517,7 +517,9 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
     ours_1xP, base_1xP = (
       np.array([[each[key] for key in paired]], float) for each in (kept, base)
     )
-    gain = intervals.difference(ours_1xP, base_1xP, 1)
+    # The base differs from itself by nothing.
+    theirs_1xP = ours_1xP if kept is base else base_1xP
+    gain = intervals.difference(ours_1xP, theirs_1xP, 1)
     # an arm's benchmark is of one run
     scores[name]['gain'] = gain._asdict() | {'over': intervals.scope(1)}
   return scores

@@ -91,6 +91,11 @@ def check(config: Config) -> None:
           f'or {name}={off!r}'
         )
     return
+  if keep != 'newest' and config.eval_every > config.steps:
+    raise ValueError(
+      f'keep={keep!r}, but with eval_every={config.eval_every} none of the '
+      f'{config.steps} steps is evaluated; expected at most {config.steps}'
+    )
   known = [f'best:{AFTER}{name}' for name in names(config) if name != 'length']
   if keep not in ('newest', *known):
     raise ValueError(
