@@ -240,10 +240,11 @@ def _pop_replies(
   both = replies.keys() >= {'response', 'chosen'}
   if both and replies['response'] != replies['chosen']:
     raise ValueError('response differs from chosen; expected one of them')
-  scores = [record.get(f'score_{name}') for name in sides]
-  known = all(type(each) in (int, float) for each in scores)
-  if len(scores) == 2 and known and scores[0] < scores[1]:
-    raise Unusable(f'score_chosen={scores[0]} is below score_rejected')
+  best: Any = record.get('score_chosen')
+  worst: Any = record.get('score_rejected')
+  numbers = all(isinstance(each, int | float) for each in (best, worst))
+  if len(sides) == 2 and numbers and best < worst:
+    raise Unusable(f'score_chosen={best} is below score_rejected={worst}')
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:
     raise Unusable('chosen and rejected answer different prompts')

@@ -123,7 +123,8 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
     ValueError: `output` is an input, or a file that this run has not begun: its
       content would be lost, or taken for that of this run.
   """
-  file = Path(config.output or workdir / name)
+  given: Any = config.output
+  file = Path(given or workdir / name)
 
   def refuse() -> None:
     for key in paths.inputs(config):
@@ -136,7 +137,7 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
         'file'
       )
 
-  if config.output:
+  if given:
     processes.from_primary(refuse)
   return file
 
