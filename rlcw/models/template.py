@@ -166,7 +166,7 @@ class Template:
 
   @functools.cached_property
   def thought(self) -> tuple[str, str] | None:
-    """What begins and ends the thought that prompts have, if they have one."""
+    """Markers around the thought that prompts have; None without one."""
     pairs = THOUGHT, *OTHER_THOUGHTS
     return next((pair for pair in pairs if pair[0] in self.cue), None)
 
