@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a short run of every method that GRPO has as an option, each arm of
-# configs/pilots.py, and prints how they compare on held-out briefs.  Takes an
-# estimated three hours on 2 cores; after an interruption, run it again to
+# configs/pilots.py, and prints how they compare on held-out briefs.  Takes
+# about three hours on 2 cores; after an interruption, run it again to
 # resume.
 #
 #   ./scripts/pilots.sh                     # all arms, 40 steps each
