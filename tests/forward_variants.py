@@ -1,8 +1,11 @@
 """Ways to read the same tokens, which the tests hold against each other."""
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +159,17 @@ def _scored(config: Any, groups: Groups, width: int, packed: bool) -> Any:
     return (weight * logp).sum(), logp
 
   return jax.jit(jax.value_and_grad(of, has_aux=True))
+
+
+@contextlib.contextmanager
+def double(config: Any, params: Any) -> Iterator[tuple[Any, Any]]:
+  """A model in float64, where what is equal differs by 1e-15."""
+  # float32 is what the model names where it wants precision.
+  with jax.enable_x64(True), mock.patch.object(jnp, 'float32', jnp.float64):
+    yield (
+      dataclasses.replace(config, dtype='float64'),
+      jax.tree.map(lambda a: jnp.asarray(np.asarray(a), 'float64'), params),
+    )
 
 
 def assert_packing_changes_nothing(

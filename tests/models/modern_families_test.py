@@ -183,17 +183,17 @@ def test_greedy_replies_equal_transformers(case: Case, table: Any) -> None:
     assert table(case.family, 'decoding', difference) <= 1e-4
 
 
-def _bound(case: Case) -> float:
-  # Weights that differ in their last bit change Gemma 4's gradients by 1e-5 to
-  # 3e-5, and those of the others by 2e-6.
-  return 5e-5 if case.family.startswith('gemma4') else 1e-5
-
-
 @_each()
 def test_packed_groups_equal_padded_ones(case: Case) -> None:
-  forward_variants.assert_packing_changes_nothing(
-    case.config, case.params, spare=(7,), bound=_bound(case)
-  )
+  # In float32 the last bit of Gemma 4's weights changes more than 1e-5.
+  if not case.family.startswith('gemma4'):
+    forward_variants.assert_packing_changes_nothing(
+      case.config, case.params, spare=(7,)
+    )
+  with forward_variants.double(case.config, case.params) as (config, params):
+    forward_variants.assert_packing_changes_nothing(
+      config, params, spare=(7,), bound=1e-12
+    )
 
 
 @_each()
@@ -204,7 +204,9 @@ def test_a_shared_brief_equals_repeated_ones(case: Case, table: Any) -> None:
   (_, repeated), theirs = forward_variants.gradient(
     forward_variants.repeated, case.config, case.params
   )
-  bound = _bound(case)
+  # Weights that differ in their last bit change Gemma 4's gradients by 1e-5 to
+  # 3e-5, and those of the others by 2e-6.
+  bound = 5e-5 if case.family.startswith('gemma4') else 1e-5
   for one, other in zip(shared, repeated, strict=True):
     assert np.abs(one - other).max() <= bound
   difference = forward_variants.distance(ours, theirs)
