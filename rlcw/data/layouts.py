@@ -38,9 +38,10 @@ _NONE = None, '', [], {}, '[]', '{}', 'null'
 _WRITTEN_MESSAGES = re.compile(
   r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
 )
-# Anthropic's HH; some copies have lost their outer blank lines.
-_TURN = re.compile(r'(?:^|\r?\n\s*)(Human|Assistant):')
-_DIALOGUE = re.compile(r'\s*Human:.*\n\s*Assistant:', re.DOTALL)
+# Anthropic's HH.  Some copies have lost outer or all blank lines.
+_TURN = re.compile(r'\n\n(Human|Assistant):')
+_STRIPPED = re.compile(r'Human:.*\n\s*Assistant:', re.DOTALL)
+_CLOSE_TURN = re.compile(r'\n+(Human|Assistant):')
 
 EXPECTED = (
   'expected one of these layouts: prompt with response, completion, or chosen '
@@ -285,9 +286,14 @@ def _turns(text: str) -> list[Message]:
 
   It has none if it is another text.
   """
-  if not _DIALOGUE.match(text):
-    return []
-  _, *pieces = _TURN.split(text.lstrip())
+  turn = _TURN
+  if not turn.match(text):
+    bare = text.replace('\r\n', '\n').strip()
+    if not _STRIPPED.match(bare):
+      return []
+    text = f'\n\n{bare}'
+    turn = turn if '\n\nAssistant:' in text else _CLOSE_TURN
+  _, *pieces = turn.split(text)
   roles = {'Human': USER, 'Assistant': ASSISTANT}
   said = [
     Message(roles[role], content.strip())

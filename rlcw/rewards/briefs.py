@@ -265,9 +265,10 @@ def _demonstration(record: Record) -> str:
   Those are not to be imitated that have a label of 0 or less, or were cut off.
   """
   reply = record.get('chosen', record.get('response'))
-  bad = record.get('finished') in (False, [False]) or (
-    'label' in record and not datasets.number_of(record, 'label') > 0
-  )
+  label = record.get('label', 1)
+  bad = record.get('finished') in (False, [False]) or not label
+  if isinstance(label, int | float):  # a text is no judgement
+    bad = bad or not label > 0
   return reply if isinstance(reply, str) and not bad else ''
 
 

@@ -462,13 +462,11 @@ def test_two_scores_are_no_pair(tmp_path: pathlib.Path) -> None:
 
 def test_deep_nesting_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
   file = tmp_path / 'x.jsonl'
-  for depth in (700, 5000):
+  for depth in (900, 5000):
     nested = '[' * depth + ']' * depth
     file.write_text(f'\n{{"prompt": "a", "x": {nested}}}')
-    try:
+    with pytest.raises(ValueError, match=r'x\.jsonl:2: '):
       datasets.read_records(file)
-    except ValueError as error:
-      assert str(error).startswith(f'{file}:2: ')
 
 
 def documented() -> list[tuple[str, dict[str, Any]]]:
@@ -551,6 +549,24 @@ def test_hh_may_have_lost_its_blank_lines(
     [pair] = datasets.load_preferences(file)
     assert messages.to_json(pair.prompt) == spoken
     assert pair.chosen.strip() == REPLY
+
+
+def test_turns_of_hh_end_at_blank_lines_where_it_has_them(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.jsonl'
+  quoted = 'A toast in these words:\nHuman: Hi.\nAssistant: Ho.'
+  prompt = f'\n\nHuman: {quoted}\n\nAssistant:'
+  for text in (prompt, prompt.strip(), prompt.replace('\n', '\r\n')):
+    file.write_text(json.dumps({'prompt': text, 'response': REPLY}))
+    [example] = datasets.load_examples(file)
+    assert example.prompt.replace('\r\n', '\n') == quoted
+  # a prompt without a cue for the reply
+  file.write_text(
+    json.dumps({'prompt': f'\n\nHuman: {ASK}', 'response': REPLY})
+  )
+  [example] = datasets.load_examples(file)
+  assert example.prompt == ASK
 
 
 def test_a_text_with_a_human_in_it_is_no_dialogue(

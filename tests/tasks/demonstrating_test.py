@@ -93,6 +93,26 @@ def test_briefs_without_a_demonstration_that_fits_are_refused() -> None:
     demonstrating.Demonstrations(briefs, chat, None, settings())
 
 
+@pytest.mark.parametrize(
+  ('label', 'shown'),
+  [
+    (1, True),
+    (True, True),
+    (0.5, True),
+    ('poem', True),  # no judgement
+    (0, False),
+    (False, False),
+    (-1, False),
+    (float('nan'), False),
+  ],
+)
+def test_replies_that_are_labelled_bad_are_no_demonstrations(
+  label: Any, shown: bool
+) -> None:
+  brief = read_brief({'prompt': 'Write.', 'response': 'Sea.', 'label': label})
+  assert brief.demonstration == ('Sea.' if shown else '')
+
+
 # One keeps the rule, one breaks it, one is too long, and one is missing.
 SHOWN = 'sea rain moss tin', 'rain moss tin lamp', 'sea ' * 40, ''
 
