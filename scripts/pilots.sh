@@ -21,12 +21,15 @@ arms=("$@")
 print(*runpy.run_path("configs/pilots.py")["VARIANTS"], sep="\n")')
 
 rlcw --config=configs/reward_model.py --workdir=runs/experiment/reward_model
-rlcw --config=configs/reward_model.py --workdir=runs/pilots/projection \
-  --config.debias=projection
-rlcw --config=configs/reward_model.py --workdir=runs/pilots/layers \
-  --config.layers=auto
+# What some arms need.
+wants() { [[ " ${arms[*]} " == *" $1 "* ]]; }
+! wants rlmr_projection || rlcw --config=configs/reward_model.py \
+  --workdir=runs/pilots/projection --config.debias=projection
+! wants rlmr_layers || rlcw --config=configs/reward_model.py \
+  --workdir=runs/pilots/layers --config.layers=auto
 demonstrations=runs/pilots/demonstrations.jsonl
-[ -s $demonstrations ] || python - $demonstrations <<'PYTHON'
+! wants rlmr_demonstrations || [ -s $demonstrations ] ||
+  python - $demonstrations <<'PYTHON'
 import json, pathlib, sys
 
 import rlcw
@@ -57,10 +60,11 @@ PYTHON
 [ -n "${UNSEEN:-}" ] || rlcw --config=configs/reward_model.py \
   --workdir=runs/experiment/unseen \
   --config.model=models/gemma-3-270m.Q4_K_M.gguf
-# Runs with two turns are compared with a base that has two turns.
-folder_of() { case $1 in *two_turns) echo "$runs/two_turns" ;; *) echo "$runs" ;; esac; }
 for arm in "${arms[@]}"; do
-  rlcw --config=configs/pilots.py:"$arm" --workdir="$(folder_of "$arm")/$arm-0" \
+  # Runs with two turns are compared with a base that has two turns.
+  folder=$runs
+  [[ $arm != *two_turns ]] || folder=$runs/two_turns
+  rlcw --config=configs/pilots.py:"$arm" --workdir="$folder/$arm-0" \
     --config.steps="$steps"
 done
 # Replies are scored alike, also those of arms with another writing score.
@@ -78,7 +82,7 @@ import json, pathlib, sys
 COLUMNS = {
   'both aims': ('kept_and_better', '.1%'), 'all rules': ('pass_rate', '.1%'),
   'unseen': ('unseen', '.2f'), 'distinct-2': ('distinct2', '.3f'),
-  'Vendi': ('vendi', '.2f'), 'KL': ('kl', '.1f'),
+  'Vendi': ('vendi', '.2f'), 'KL': ('kl', '.1f'), 'length': ('length', '.1f'),
 }
 print(f'| {" | ".join(["arm", *COLUMNS, "seconds"])} |')
 print('|---' * (len(COLUMNS) + 2) + '|')
