@@ -15,6 +15,7 @@ Letters: P prompts, G replies to each.
 
 import contextlib
 import itertools
+import numbers
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -254,7 +255,7 @@ def sample(
   ):
     if type(value) is not int or value < 1:
       raise ValueError(f'{name}={value!r}; expected an integer of at least 1')
-  if type(seed) is not int or not 0 <= seed < 2**32:
+  if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
     raise ValueError(f'seed={seed!r}; expected an integer from 0 to 2**32 - 1')
   sampler = make_sampler(temperature, top_k, top_p)
   one = forms.is_prompt(prompts)

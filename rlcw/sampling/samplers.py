@@ -10,6 +10,7 @@ of C tokens (`inverse_cdf`).
 """
 
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -96,9 +97,14 @@ def make_sampler(
   Raises:
     ValueError: a setting is out of range, or both `top_k` and `top_p` are set.
   """
-  numbers = all(type(each) in (int, float) for each in (temperature, top_p))
-  valid = numbers and 0 <= temperature < math.inf and 0 < top_p <= 1
-  if not valid or type(top_k) is not int or top_k < 0:
+  valid = (
+    all(isinstance(each, numbers.Real) for each in (temperature, top_p))
+    and isinstance(top_k, numbers.Integral)
+    and 0 <= temperature < math.inf
+    and top_k >= 0
+    and 0 < top_p <= 1
+  )
+  if not valid:
     raise ValueError(
       f'temperature={temperature!r}, top_k={top_k!r}, top_p={top_p!r}; '
       'expected temperature >= 0, a whole top_k >= 0, 0 < top_p <= 1'
