@@ -79,11 +79,10 @@ def _model_type(header: Header) -> str:
   family = header.architecture
   if family == 'olmo2' and header.get('attention.sliding_window', int, 0):
     return 'olmo3'
-  growth = header.get('attention.temperature_scale', NUMBER, 0.0)
   if (
     family == 'mistral3'
     and gguf_ropes.scaling_of(header) == 'none'
-    and not growth
+    and not header.get('attention.temperature_scale', NUMBER, 0.0)
   ):
     # Mistral Small 3, which computes what a Llama does.
     return 'llama'

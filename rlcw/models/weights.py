@@ -141,6 +141,7 @@ def _read(
     if len(parts) > 1:
       rows = max(part.stop for part in parts.values())
     expected |= dict.fromkeys(layer_names, (rows, *rest))
+  source = _with_factors(source, tensor_names)
   unused = unread(config, source.format)
   stored = {k: v for k, v in source.shapes.items() if k not in unused}
   if config.tied_head and 'score' not in shapes:
@@ -155,22 +156,6 @@ def _read(
           else 'expected a language model'
         )
       )
-  factors = {
-    name
-    for path, layer_names in tensor_names.items()
-    if path.endswith('/layer_scale')
-    for name in layer_names
-  }
-  # Transformers begins with ones, and llama.cpp needs none.
-  without = not factors & stored.keys()
-  if without:
-    stored |= {name: expected[name] for name in factors}
-
-  def read(name: str) -> np.ndarray:
-    if without and name in factors:
-      return np.ones(expected[name], np.float32)
-    return source.read(name)
-
   # An unknown tensor is an error too: ignoring a bias or norm that our decoder
   # lacks would silently give other logits.
   errors = [f'missing: {name}' for name in sorted(expected.keys() - stored)]
@@ -196,7 +181,7 @@ def _read(
   # A generator of tensors, so that only one of them is in memory at a time.
   params = {
     path: _assemble(
-      (read(name)[members(config, path)[path]] for name in layer_names),
+      (source.read(name)[members(config, path)[path]] for name in layer_names),
       shapes[path].shape,
       path.startswith('blocks/'),
       shapes[path].dtype,
@@ -205,6 +190,31 @@ def _read(
     for path, layer_names in tensor_names.items()
   }
   return unflatten_dict(params, sep='/')
+
+
+def _with_factors(source: Source, names: dict[str, list[str]]) -> Source:
+  """Adds the factors of layers to a checkpoint that has none: they are 1.
+
+  Transformers begins with that, and llama.cpp needs none.
+
+  Args:
+    source: the checkpoint.
+    names: of tensors, by the path of our parameter.
+  """
+  factors = {
+    name
+    for path, layer_names in names.items()
+    if path.endswith('/layer_scale')
+    for name in layer_names
+  }
+  if factors & source.shapes.keys():
+    return source
+  return source._replace(
+    shapes={**source.shapes, **dict.fromkeys(factors, (1,))},
+    read=lambda name: (
+      np.ones(1, np.float32) if name in factors else source.read(name)
+    ),
+  )
 
 
 def _drop_duplicate_head(source: Source, stored: dict[str, Any]) -> None:

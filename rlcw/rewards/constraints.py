@@ -84,9 +84,9 @@ def _validate_argument(name: str, value: object) -> tuple[bool, str]:
         letter.strip() == letter and text_lib.count_characters(letter) == 1
       )
       return single, 'one character that is not white space'
-    case 'at_least' | 'at_most' | 'nth_paragraph':
+    case 'at_least' | 'at_most' | 'nth_paragraph' | 'min_words' | 'max_words':
       return _is_count(value)
-    case 'N' | 'm' | 'n' | 'small_n' | 'min_words' | 'max_words':
+    case 'N' | 'm' | 'n' | 'small_n':
       return _is_count(value)
     case 'n_start' | 'n_end':  # indices, the first of which is 0
       return _is_count(value, least=0)

@@ -105,17 +105,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     for row, (replies, finished, tokens, drafts) in zip(
       rows, itertools.chain(*shards.gather_to_primary(sampled)), strict=False
     ):
-      files.append_jsonl(
-        output,
-        {
-          **{k: v for k, v in records[row].items() if k not in _OF_REPLIES},
-          # `verify`, `score` and `judge` read a single `response`
-          **({'response': replies[0]} if config.samples == 1 else {}),
-          'responses': replies,
-          **({'drafts': drafts} if second_turns else {}),
-          'finished': finished,
-        },
-      )
+      line = {k: v for k, v in records[row].items() if k not in _OF_REPLIES}
+      if config.samples == 1:  # which `verify`, `score` and `judge` read
+        line['response'] = replies[0]
+      line['responses'] = replies
+      if second_turns:
+        line['drafts'] = drafts
+      files.append_jsonl(output, line | {'finished': finished})
       totals['replies'] += config.samples
       totals['tokens'] += tokens
       totals['finished'] += sum(finished)
