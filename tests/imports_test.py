@@ -5,6 +5,8 @@ import graphlib
 import importlib
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -189,3 +191,12 @@ def test_nothing_is_left_to_do() -> None:
     if marker.search(line)
   ]
   assert found == []
+
+
+def test_patterns_of_extract_are_compiled_when_they_are_needed() -> None:
+  """They take half a second, of every command."""
+  check = (
+    'import sys, rlcw.rewards.briefs; '
+    "sys.exit('rlcw.rewards.extract.english' in sys.modules)"
+  )
+  subprocess.run([sys.executable, '-c', check], cwd=ROOT, check=True)

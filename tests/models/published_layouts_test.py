@@ -42,6 +42,15 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Any:
   return model, folder
 
 
+def test_adapters_beside_weights_are_refused(
+  gemma: Any, tmp_path: pathlib.Path
+) -> None:
+  copy = corruption.copy(gemma[1], tmp_path)
+  (copy / 'adapter_config.json').write_text('{}')
+  with pytest.raises(ValueError, match='beside adapter_config.json of peft'):
+    weights.load(copy)
+
+
 @pytest.mark.parametrize(
   'prefix', ['language_model.model.', 'model.language_model.']
 )

@@ -259,3 +259,16 @@ def test_all_violating_acts_or_is_refused(name: str, value: str) -> None:
   )
   with pytest.raises(ValueError, match=message):
     mixing.check(settings, 'reward_std')
+
+
+@pytest.mark.parametrize('name', mixing.MIXERS)
+def test_a_number_that_a_mixer_does_not_read_is_refused(name: str) -> None:
+  for setting, default in (('margin', 0.5), ('weight', 1.0)):
+    settings = ConfigDict({'name': name, setting: default})
+    mixing.check(settings, 'reward_std')
+    settings[setting] = 2.0
+    if setting in mixing.MIXERS[name][1]:
+      mixing.check(settings, 'reward_std')
+    else:
+      with pytest.raises(ValueError, match=f'{setting}=2.0 has no effect'):
+        mixing.check(settings, 'reward_std')

@@ -97,6 +97,22 @@ def test_one_reply_alone_is_ready_to_be_judged(
   assert not any('response' in row for row in replies[1])
 
 
+@pytest.mark.parametrize('samples', [1, 2])
+def test_the_input_s_own_replies_are_not_taken_for_samples(
+  samples: int, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'briefs.jsonl'
+  old = {'response': 'OLD', 'label': 1, 'score': 2.0, 'verdict': 'Good'}
+  files.append_jsonl(file, {'key': 0, 'prompt': 'A sea.'} | old)
+  pair = {'chosen': 'OLD', 'rejected': 'OLDER', 'split': 'train'}
+  files.append_jsonl(file, {'key': 1, 'prompt': 'A sea.'} | pair)
+  rows = generate(tiny_folder, file, tmp_path / 'run', samples=samples)
+  own = {'response'} if samples == 1 else set()
+  assert rows[0].keys() == {'key', 'prompt', 'responses', 'finished'} | own
+  assert rows[1].keys() == rows[0].keys() | {'split'}
+  assert 'OLD' not in json.dumps(rows)
+
+
 def test_rules_are_written_into_the_brief() -> None:
   from ml_collections import ConfigDict
 

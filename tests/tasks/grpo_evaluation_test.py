@@ -40,6 +40,10 @@ from rlcw.tasks.report import run as report
     ({'keep': 'best:eval/both'}, "keep='best:eval/both' needs evaluations"),
     ({'patience': 2}, 'patience=2 needs evaluations: expected eval_every'),
     ({'initial_eval': True}, 'initial_eval=True needs evaluations'),
+    (
+      {'steps': 3, 'eval_every': 4, 'keep': 'best:eval/both'},
+      'with eval_every=4 none of the 3 steps is evaluated',
+    ),
     ({'eval_every': 2, 'keep': 'best'}, "keep='best'; expected newest or"),
     (
       {'eval_every': 2, 'keep': 'best:eval/bot'},
