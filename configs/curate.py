@@ -23,7 +23,9 @@ def get_config() -> ConfigDict:
   return ConfigDict(
     dict(
       task='curate',
-      queries='@themes.jsonl',  # JSONL of {"prompt"}
+      # JSONL of {"prompt"}; without a writer of {"prompt", "response"}, whose
+      # replies are the candidates, optional "label": 1 or 0, to compare with
+      queries='@themes.jsonl',
       # JSONL of {"response"} or {"chosen"}, optional "prompt": example texts
       # that the writer sees; empty: no examples
       corpus='@preferences.jsonl',

@@ -2,7 +2,8 @@ r"""Supervised fine-tuning on examples, as a cold start for GRPO.
 
   rlcw --config=configs/sft.py --workdir=runs/sft
 
-GRPO starts from the result with --config.model=runs/sft.
+GRPO starts from the result with --config.model=runs/sft.  With `principles` it
+learns to judge, for --config.judge.model=runs/sft with the same principles.
 
 Examples are packed into rows of `row_tokens` tokens and do not attend to each
 other.  An example longer than a row is an error: a truncated reply would teach
@@ -68,6 +69,9 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # {"prompt", "response"} or any other layout of docs/data.md
       examples='@preferences.jsonl',
       language='en',  # '': all
+      # Principles of a judge to train, a file or @NAME: examples are replies
+      # with a label, 1 for Good or 0 for Bad, and verdicts are what it learns.
+      principles='',
       system='',  # system message of examples without their own
       heldout=0.1,  # share of the prompts whose records have no "split"
       seed=0,  # of the order of examples and of new weights

@@ -120,10 +120,30 @@ def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
   It equals the share of (good, bad) pairs of replies in which the good one
   scores higher, a tie counting half.
   """
+  pair_Mx2 = _good_and_bad(score_N, label_N)
+  return accuracy(pair_Mx2) if len(pair_Mx2) else float('nan')
+
+
+def matched_auc(
+  score_N: np.ndarray, label_N: np.ndarray, length_N: np.ndarray
+) -> tuple[float, int]:
+  """The `auc` over pairs of `matched` length, and the number M of these pairs.
+
+  Scores by length alone get about 0.5.  NaN where there is no such pair.
+  """
+  pair_Mx2 = _good_and_bad(score_N, label_N)[
+    matched(_good_and_bad(length_N, label_N))
+  ]
+  share = accuracy(pair_Mx2) if len(pair_Mx2) else float('nan')
+  return share, len(pair_Mx2)
+
+
+def _good_and_bad(value_N: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+  """Values `[M, 2]` of all pairs of a good and a bad reply."""
   # all pairs `[A, B]` at once: labelled sets are small
-  good_A, bad_B = score_N[label_N], score_N[~label_N]
-  pairs = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
-  return accuracy(pairs.reshape(-1, 2)) if pairs.size else float('nan')
+  good_A, bad_B = value_N[label_N], value_N[~label_N]
+  pair_AxBx2 = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
+  return pair_AxBx2.reshape(-1, 2)
 
 
 def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:

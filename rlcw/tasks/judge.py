@@ -24,13 +24,15 @@ from rlcw.sampling import usage
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of_all
 from rlcw.sampling.usage import Ledger
 
-# Label, key in the summary and format; the last four need labelled replies.
+# Label, key in the summary and format; all but the first need labelled replies.
 _ROWS = (
   ('Good', 'good', '.1%'),
   ('agrees with labels', 'agreement', '.1%'),
   ('agrees, mean over labels', 'balanced_agreement', '.1%'),
   ('AUC', 'auc', '.3f'),
   ('AUC of length alone', 'length_only_auc', '.3f'),
+  ('AUC, pairs of like length', 'matched_auc', '.3f'),
+  ('pairs of like length', 'matched_pairs', ',.0f'),
 )
 
 
@@ -163,18 +165,23 @@ def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
 
   Returns:
     `agreement`, `balanced_agreement` (the mean over labels) and `auc` of the
-    judge, and `length_only_auc` of the length in characters.
+    judge, `length_only_auc` of the length in characters, and the judge's
+    `matched_auc` over the `matched_pairs` of a good and a bad reply of like
+    length.
   """
   if not all(row.get('label') in (0, 1) for row in rows):
     return {}
-  label = np.array([row['label'] for row in rows], bool)
-  right = np.array(good) == label
+  label_N = np.array([row['label'] for row in rows], bool)
+  right_N = np.array(good) == label_N
+  score_N = np.array([row['p_good'] for row in rows])
+  length_N = np.array([len(reply_of(row['response'])) for row in rows])
+  matched_auc, pairs = stats.matched_auc(score_N, label_N, length_N)
   return {
-    'agreement': right.mean(),
-    'balanced_agreement': stats.balanced(right, label),
-    'auc': stats.auc(np.array([row['p_good'] for row in rows]), label),
+    'agreement': right_N.mean(),
+    'balanced_agreement': stats.balanced(right_N, label_N),
+    'auc': stats.auc(score_N, label_N),
     # judges favour long replies: the judge's AUC should be clearly higher
-    'length_only_auc': stats.auc(
-      np.array([len(reply_of(row['response'])) for row in rows]), label
-    ),
+    'length_only_auc': stats.auc(length_N, label_N),
+    'matched_auc': matched_auc,
+    'matched_pairs': pairs,
   }

@@ -5,6 +5,9 @@
    has a new random order
 3. the loss is the mean −log p of the replies' tokens, EOS included
 4. the loss on held-out examples is measured before and after training
+
+With `principles` the examples are labelled replies, and a judge is trained: the
+reply to learn is the verdict on each, Good or Bad (`encode_verdicts`).
 """
 
 import functools
@@ -17,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
@@ -26,8 +30,13 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.compute import BatchSettings
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype, forward_packed, head_weight
+from rlcw.models.language_model import LanguageModel
+from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge.local import LogprobJudge
+from rlcw.rewards.judge.questions import Question
 from rlcw.runtime import console, loggers, optimizers, processes
-from rlcw.runtime.mesh import make_mesh, with_mesh
+from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
+from rlcw.tasks.adversary import labelled
 
 SETTINGS = BatchSettings('rows_per_step', 'microbatch_rows')
 
@@ -51,18 +60,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
   model_config = compute.configure(model.config, config)
-  load = functools.partial(
-    datasets.load_examples,
-    config.examples,
-    language=config.language,
-    heldout=config.heldout,
-  )
-  examples = {split: load(split=split) for split in ('train', 'heldout')}
   model = language_model.with_system(model, config.system)
+  encode = encode_verdicts if config.principles else encode_examples
+  examples = encode(config, model)
   arrays = {
-    split: make_arrays(
-      each, model.chat, config.row_tokens, config.seed, model.system
-    )
+    split: pack_rows(each, config.row_tokens, config.seed)
     for split, each in examples.items()
   }
   total = len(arrays['train']['token'])
@@ -144,15 +146,130 @@ def check(config: Config) -> None:
   """Checks the settings that cost time if they are found wrong later.
 
   Raises:
+    FileNotFoundError, ValueError: see `verdict_question`.
     ValueError: see `loggers.check` and `BatchSettings.check`.
   """
   loggers.check(config)
+  if config.principles:
+    verdict_question(config)
   SETTINGS.check(config, make_mesh(**config.mesh))
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
   """The optimiser of a run (`optimizers.optimizer_of`)."""
   return optimizers.optimizer_of(config, config.steps, config.moment_dtype)
+
+
+# Token ids of an example, and a mask of those that are targets.
+Encoded = tuple[list[int], list[bool]]
+
+
+def encode_examples(
+  config: Config, model: LanguageModel
+) -> dict[str, list[Encoded]]:
+  """Reads and encodes the examples of both splits.
+
+  Raises:
+    FileNotFoundError, ValueError: as of `datasets.load_examples`.
+    ValueError: an example is longer than the model's context.
+  """
+  load = functools.partial(
+    datasets.load_examples,
+    config.examples,
+    language=config.language,
+    heldout=config.heldout,
+  )
+  return {
+    split: encode(load(split=split), model.chat, model.system)
+    for split in ('train', 'heldout')
+  }
+
+
+def encode(
+  examples: Sequence[datasets.Example], chat: ChatFormat, system: str = ''
+) -> list[Encoded]:
+  """Encodes examples; the targets are all the assistant's messages.
+
+  Args:
+    examples: prompts and replies.
+    chat: of the model.
+    system: a system message for examples without their own.
+
+  Raises:
+    ValueError: an example is longer than the model's context.
+  """
+  encoded = [
+    chat.encode_conversation(
+      [*messages(each.prompt, system), Message(ASSISTANT, each.response)]
+    )
+    for each in examples
+  ]
+  for each, (ids, _) in zip(examples, encoded, strict=True):
+    chat.check_context(
+      {f'{transcript(each.prompt)[:40]!r}': len(ids)}, 0, 'reply tokens'
+    )
+  return encoded
+
+
+def verdict_question(config: Config) -> Question:
+  """The question of a judge that is trained by `principles`.
+
+  Raises:
+    FileNotFoundError: there is no such file of principles.
+    ValueError: it is blank, or the language is none of the question.
+  """
+  if config.language not in questions.LANGUAGES:
+    raise ValueError(
+      f'language={config.language!r}; with principles, expected one of '
+      f'{questions.LANGUAGES}, for the question'
+    )
+  settings = ConfigDict(
+    dict(
+      language=config.language,
+      principles=config.principles,
+      max_reply_characters=0,
+    )
+  )
+  return factory.make_question('judge', settings)
+
+
+def encode_verdicts(
+  config: Config, model: LanguageModel
+) -> dict[str, list[Encoded]]:
+  """Reads labelled replies, and encodes a judge's question about each.
+
+  The prompt is that of a judge which is loaded here, with the same principles;
+  the target is the label that is right.  Replies of the split `dev` train too.
+
+  Raises:
+    FileNotFoundError: there is no such file of replies.
+    ValueError: a reply is invalid, a split has replies of one label only, or a
+      question is longer than the model's context.
+  """
+  question = verdict_question(config)
+  # Not the model's own system message, as a judge does not have it either.
+  judge = LogprobJudge(model, group_shards(model.mesh), system=config.system)
+  replies = labelled.load(
+    config.examples,
+    config.language,
+    dev=0.0,
+    heldout=config.heldout,
+    needed=('train', 'heldout'),
+  )
+  encoded = {
+    split: [
+      judge.example(question, question.about(r.prompt, r.response), r.label)
+      for name in splits
+      for r in replies[name]
+    ]
+    for split, splits in (
+      ('train', ('train', 'dev')),
+      ('heldout', ('heldout',)),
+    )
+  }
+  longest = max(len(ids) for each in encoded.values() for ids, _ in each)
+  model.chat.check_context({"a judge's question": longest}, 0, 'reply tokens')
+  return encoded
 
 
 def make_arrays(
@@ -162,16 +279,19 @@ def make_arrays(
   seed: int,
   system: str = '',
 ) -> dict[str, np.ndarray]:
+  """Encodes examples (`encode`) and packs them (`pack_rows`)."""
+  return pack_rows(encode(examples, chat, system), row_tokens, seed)
+
+
+def pack_rows(
+  encoded: Sequence[Encoded], row_tokens: int, seed: int
+) -> dict[str, np.ndarray]:
   """Packs examples into B rows of L tokens, at most T of them targets.
 
-  The targets are the tokens of all the assistant's messages.
-
   Args:
-    examples: prompts and replies.
-    chat: of the model.
+    encoded: token ids of each example, and the mask of its targets.
     row_tokens: L.
     seed: of the order in which examples are packed.
-    system: a system message for examples without their own.
 
   Returns:
     token: ids `[B, L]`.
@@ -181,19 +301,9 @@ def make_arrays(
     mask: `[B, T]`, false where `place` is padding.
 
   Raises:
-    ValueError: an example is longer than a row, or than the model's context.
+    ValueError: an example is longer than a row.
   """
-  encoded = [
-    chat.encode_conversation(
-      [*messages(each.prompt, system), Message(ASSISTANT, each.response)]
-    )
-    for each in examples
-  ]
   lengths = [len(ids) for ids, _ in encoded]
-  for each, (ids, _) in zip(examples, encoded, strict=True):
-    chat.check_context(
-      {f'{transcript(each.prompt)[:40]!r}': len(ids)}, 0, 'reply tokens'
-    )
   tokens, segments, places = [], [], []
   for row in batches.pack(lengths, row_tokens, seed):
     token, segment, place = [], [], []

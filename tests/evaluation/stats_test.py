@@ -83,3 +83,19 @@ def test_auc_by_hand() -> None:
   # of four pairs two are right, one is a tie
   assert stats.auc(score_N, label_N) == 2.5 / 4
   assert np.isnan(stats.auc(score_N, np.ones(4, bool)))
+
+
+def test_auc_between_replies_of_like_length_by_hand() -> None:
+  score_N = np.array([3.0, 1.0, 2.0, 1.0])
+  label_N = np.array([True, True, False, False])
+  # 100 and 91 differ by 9%, 91 and 81 by 11%
+  length_N = np.array([100, 200, 91, 81])
+  assert stats.matched_auc(score_N, label_N, length_N) == (1.0, 1)
+  length_N = np.array([100, 100, 100, 81])
+  assert stats.matched_auc(score_N, label_N, length_N) == (0.5, 2)
+  # the length says nothing about replies of one length
+  same_N = np.full(4, 30)
+  assert stats.matched_auc(same_N, label_N, same_N) == (0.5, 4)
+  for labels_N in (label_N, np.ones(4, bool)):
+    auc, pairs = stats.matched_auc(score_N, labels_N, np.array([1, 2, 4, 8]))
+    assert np.isnan(auc) and not pairs

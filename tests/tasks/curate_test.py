@@ -166,6 +166,49 @@ def test_planted_labels_are_recovered(
   assert all(p.id.startswith('q') for p in read)
 
 
+def test_replies_of_the_queries_are_judged_without_a_writer(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  agent = Scripted(lambda prompt, sample: answer(prompt, 0, 0))
+  monkeypatch.setattr(run.llm, 'make_ask', lambda *_: agent)
+  warm, cold = 'warm wishes', 'cold wishes of a keeper'
+  lines = [
+    {'prompt': 'to A', 'id': 'a', 'response': warm, 'label': 1},
+    {'prompt': 'to B', 'response': cold, 'label': 1},
+    {'prompt': 'to A', 'response': cold, 'label': 0},
+    {'prompt': 'to A', 'response': cold},  # again
+    {'prompt': 'to B', 'response': f'<think>x</think>{warm}'},  # no label
+  ]
+  file = tmp_path / 'queries.jsonl'
+  file.write_bytes(b''.join(map(files.json_line, lines)))
+  config = pipeline.shipped('curate')
+  config.queries = str(file)
+  config.agent.model = 'x'
+  summary, rows, pairs = _run(config, tmp_path / 'run')
+  assert [
+    (row['prompt'], [c['reply'] for c in row['candidates']]) for row in rows
+  ] == [('to A', [warm, cold]), ('to B', [cold, warm])]
+  assert [(p['chosen'], p['rejected']) for p in pairs] == [(warm, cold)] * 2
+  assert pairs[0]['id'] == 'a'
+  assert summary['left_out']['duplicate'] == 1
+  assert list(summary['usage']) == ['agent']
+  # Two good replies and a bad one; a good one is found bad.
+  found = summary['agreement']
+  assert found['replies'] == 3 and found['answered'] == 1
+  assert found['agreement'] == pytest.approx(2 / 3)
+  assert found['balanced'] == 0.75
+  assert found['auc'] == 0.75
+  # The long ones are of one length: equal verdicts.
+  assert (found['matched_auc'], found['matched_pairs']) == (0.5, 1)
+  # The same from the trace.
+  again, *_ = _run(config, tmp_path / 'run')
+  assert again['agreement'] == found
+  # A query without a reply is named.
+  files.append_jsonl(file, {'prompt': 'to C'})
+  with pytest.raises(ValueError, match=r'jsonl:6: None found.* in response'):
+    _run(config, tmp_path / 'other')
+
+
 def test_batches_and_restarts_change_nothing(
   world: None, tmp_path: pathlib.Path
 ) -> None:

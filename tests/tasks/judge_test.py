@@ -124,6 +124,8 @@ def test_a_server_judges_every_line_and_labels_are_compared(
   # a beats d and ties with b, c beats d alone
   assert told['auc'] == pytest.approx(2.5 / 4)
   assert told['length_only_auc'] == 0.5
+  # all replies have one letter
+  assert (told['matched_auc'], told['matched_pairs']) == (told['auc'], 4)
   assert told['usage']['unanswered'] == 2
   assert told['usage']['cost'] == 8
 

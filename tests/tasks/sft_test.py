@@ -22,6 +22,7 @@ from rlcw.losses import Ratio
 from rlcw.models import attention, language_model, tokenizer, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Decoder, head_weight
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks import sft
@@ -319,6 +320,80 @@ def test_a_short_last_batch_counts_each_row_once(
     for size in (2, 3, 5)
   ]
   assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_a_judge_learns_verdicts(
+  make_judge: Callable[[str], pathlib.Path], tmp_path: pathlib.Path
+) -> None:
+  replies = tmp_path / 'replies.jsonl'
+  for n in range(24):
+    files.append_jsonl(
+      replies,
+      {
+        'prompt': f'Letter {n}',
+        'response': ('The sea was kind.', 'No, no, no.')[n % 2],
+        'label': 1 - n % 2,
+        'split': ('train', 'train', 'dev', 'dev', 'heldout', 'heldout')[n % 6],
+      },
+    )
+  principles = tmp_path / 'principles.md'
+  principles.write_text('1. Be kind.')
+  config = pipeline.tiny_config('sft', make_judge('llama3'), tmp_path)
+  config.update(
+    examples=str(replies),
+    principles=str(principles),
+    row_tokens=512,
+    rows_per_step=8,
+    learning_rate=1e-2,
+    steps=8,
+  )
+  summary = pipeline.run('sft', config, tmp_path / 'sft')
+  assert (summary['train_examples'], summary['heldout_examples']) == (16, 8)
+  # 0.69 is that of either label at random, if it learned only the two words
+  assert summary['heldout_loss_trained'] < 0.6 < summary['heldout_loss_base']
+
+
+def test_a_verdict_is_what_the_judge_of_the_same_prompt_gives(
+  make_judge: Callable[[str], pathlib.Path],
+) -> None:
+  model = language_model.load(
+    make_judge('llama3'), make_mesh(devices=jax.devices()[:1])
+  )
+  config = pipeline.shipped('sft')
+  config.principles = '@principles_writing_en'
+  question = sft.verdict_question(config)
+  judge = LogprobJudge(model, 1, system='Be kind.')
+  # Untrusted text is no control token.
+  prompt = question.about('To the <|im_end|> sea', 'Dear <|im_end|> sea')
+  probability = judge(question, [[prompt]]).first.item()
+  for first in (True, False):
+    ids, mask = judge.example(question, prompt, first)
+    assert sum(mask) == mask[-1] == 1
+    hidden = forward_variants.hidden(
+      model.config, model.params, np.array([ids])
+    )
+    logit_V = (hidden @ head_weight(model.params).T)[0, -2]
+    other = judge.example(question, prompt, not first)[0]
+    assert other[:-1] == ids[:-1]
+    right = jax.nn.softmax(logit_V[np.array([ids[-1], other[-1]])])[0]
+    assert right == pytest.approx(probability if first else 1 - probability)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'match'),
+  [
+    ({'principles': 'none.md'}, 'no file none.md'),
+    ({'language': ''}, "language=''; with principles"),
+  ],
+)
+def test_a_wrong_question_of_a_judge_to_train_is_refused_at_once(
+  changes: dict[str, str], match: str
+) -> None:
+  config = pipeline.shipped('sft')
+  config.principles = '@principles_writing_en'
+  config.update(changes)
+  with pytest.raises((ValueError, FileNotFoundError), match=match):
+    sft.check(config)
 
 
 @pytest.mark.parametrize('record', [{'prompt': 'x'}, {'response': 'x'}])

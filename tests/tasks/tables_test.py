@@ -10,6 +10,7 @@ import pytest
 
 from rlcw.tasks import evaluate
 from rlcw.tasks.adversary import run as adversary
+from rlcw.tasks.adversary import strategy
 from rlcw.tasks.compare import page
 from rlcw.tasks.curate import pairs
 from rlcw.tasks.curate import run as curate
@@ -34,10 +35,7 @@ JUDGED = {
   'length_controlled_win_rate': 0.5,
   'length_controlled_win_rate_interval': [0.25, 0.7],
 }
-SCORES = dict.fromkeys(
-  ('agreement', 'balanced', 'matched', 'auc', 'length_only_auc', 'answered'),
-  0.75,
-)
+SCORES = dict.fromkeys((key for _, key, _ in strategy.SCORES), 0.75)
 ARM = {
   'runs': ['[bold]a-0'],
   'numbers': {key: 0.5 for _, key, _ in page.ROWS},
@@ -103,6 +101,14 @@ TABLES: list[tuple[Callable[..., None], Any, list[str]]] = [
       'candidates with a label | 6 | 75.0%',
       'labels overturned | 3 | 50.0%',
       'replies left out: cut | 2 | 20.0%',
+    ],
+  ),
+  (
+    curate.print_table,
+    pairs.summarise(Counter()) | {'agreement': SCORES | {'replies': 7}},
+    [
+      'curate: 7 replies that came with a label',
+      'agrees, mean over labels | 75.0%',
     ],
   ),
   (

@@ -212,6 +212,27 @@ class LogprobJudge:
     brief = encode_untrusted(tokenizer, group[0].group)
     return brief, [row + closing for row in rows]
 
+  def example(
+    self, question: Question, prompt: Prompt, first: bool
+  ) -> tuple[list[int], list[bool]]:
+    """Tokens of a question with its answer, for training on verdicts.
+
+    Args:
+      question: that the prompt asks.
+      prompt: about one reply.
+      first: whether the first label is right.
+
+    Returns:
+      The tokens, and a mask that is true at the last, the label's.
+
+    Raises:
+      ValueError: as of `labels`.
+    """
+    brief, [row] = self.tokens([prompt])
+    ids = [*self.opening(prompt.shared), *brief, *row]
+    label = self.labels(question)[0 if first else 1]
+    return [*ids, label], [*[False] * len(ids), True]
+
 
 @functools.partial(jax.jit, static_argnames='config')
 def _prefill(

@@ -5,7 +5,7 @@ by `dev`, and only reports agreement on `heldout`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ class Labelled:
 
 
 def load(
-  path: str | Path, language: str, *, dev: float, heldout: float
+  path: str | Path,
+  language: str,
+  *,
+  dev: float,
+  heldout: float,
+  needed: Sequence[str] = SPLITS,
 ) -> dict[str, list[Labelled]]:
   """Loads labelled replies in a language, by split.
 
@@ -44,11 +49,12 @@ def load(
       that split.
     heldout: share of the prompts held out, of those whose records name no
       split.
+    needed: splits that must have replies of both labels.
 
   Raises:
     FileNotFoundError: there is no such file; lists those that exist.
-    ValueError: names the line that is invalid, or the split without replies of
-      both labels.
+    ValueError: names the line that is invalid, or the needed split without
+      replies of both labels.
   """
   replies: list[Labelled] = []
   for place, record in datasets.read_language(path, language):
@@ -67,7 +73,8 @@ def load(
       for each in replies
     ]
   splits = {s: [each for each in replies if each.split == s] for s in SPLITS}
-  for split, members in splits.items():
+  for split in needed:
+    members = splits[split]
     # With one label alone, neither balanced agreement nor an AUC is defined.
     if len({each.label for each in members}) < 2:
       raise ValueError(

@@ -132,17 +132,6 @@ def make_detector(
   )
 
 
-# Label, name of a score of `strategy.held_out`, format.
-_ROWS = (
-  ('agrees with labels', 'agreement', '.1%'),
-  ('agrees, mean over labels', 'balanced', '.1%'),
-  ('agrees, replies of like length', 'matched', '.1%'),
-  ('AUC', 'auc', '.3f'),
-  ('AUC of length alone', 'length_only_auc', '.3f'),
-  ('answered', 'answered', '.1%'),
-)
-
-
 def print_table(summary: Mapping[str, Any]) -> None:
   """Prints the main numbers of a summary."""
   sides = summary['heldout_before'], summary['heldout_after']
@@ -151,7 +140,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
     ('', 'before', 'after'),
     [
       (label, *(console.number(side[key], style) for side in sides))
-      for label, key, style in _ROWS
+      for label, key, style in strategy.SCORES
     ],
   )
   console.log(

@@ -217,6 +217,19 @@ def rejection_reason(
   return ', '.join(fallen)
 
 
+# Label, name of a score of `held_out`, format.
+SCORES = (
+  ('agrees with labels', 'agreement', '.1%'),
+  ('agrees, mean over labels', 'balanced', '.1%'),
+  ('agrees, replies of like length', 'matched', '.1%'),
+  ('AUC', 'auc', '.3f'),
+  ('AUC of length alone', 'length_only_auc', '.3f'),
+  ('AUC, pairs of like length', 'matched_auc', '.3f'),
+  ('pairs of like length', 'matched_pairs', ',.0f'),
+  ('answered', 'answered', '.1%'),
+)
+
+
 def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   """Scores on held-out replies, beside a baseline that reads only length.
 
@@ -228,8 +241,14 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   length_N = np.array([len(each.response) for each in labelled])
   scores = score(Reading(good_N, np.zeros(0)), labelled)
   names = 'agreement', 'balanced', 'matched', 'auc'
+  known_N = np.isfinite(good_N)
+  matched_auc, pairs = stats.matched_auc(
+    good_N[known_N], label_N[known_N], length_N[known_N]
+  )
   return {
     **{name: scores[name] for name in names},
     'answered': np.isfinite(good_N).mean(),
     'length_only_auc': stats.auc(length_N, label_N),
+    'matched_auc': matched_auc,
+    'matched_pairs': pairs,
   }

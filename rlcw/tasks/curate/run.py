@@ -13,16 +13,20 @@ For each query, after arXiv 2508.21476:
 everything else is computed from it.  Its lines are appended in the order of the
 queries, and replies are cached: a killed run resumes after the last whole
 line, and repeats no call that was answered.
+
+Without a writer the queries' own replies are the candidates, and where these
+have a `label`, the debate's is compared with it.
 """
 
 import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from rlcw import Config
@@ -47,6 +51,8 @@ from rlcw.sampling.outage import (
 )
 from rlcw.sampling.prompts import visible
 from rlcw.sampling.usage import Ledger
+from rlcw.tasks.adversary import strategy
+from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.curate import retrieval
 from rlcw.tasks.curate.debate import Case, Debate, label
 from rlcw.tasks.curate.pairs import (
@@ -59,6 +65,7 @@ from rlcw.tasks.curate.pairs import (
 )
 
 Record = dict[str, Any]
+KNOWN = 'known_label'  # field of a candidate: the label that its record had
 
 
 class Query(NamedTuple):
@@ -66,6 +73,14 @@ class Query(NamedTuple):
 
   record: Record
   examples: list[str] | None  # None without a corpus
+  # Without a writer: the query's own replies, and the labels of some of them.
+  replies: list[str] | None = None
+  labels: Mapping[str, int] = {}
+
+  def case(self, reply: str) -> Case:
+    """A candidate for the debate, with its own label if it has one."""
+    known = {KNOWN: self.labels[reply]} if reply in self.labels else {}
+    return Case(self.record['prompt'], {'reply': reply, **known})
 
   @property
   def skipped(self) -> bool:
@@ -104,15 +119,21 @@ def run(config: Config, workdir: Path) -> Record:
   pairs.unlink(missing_ok=True)
   pairs.touch()
   counts: Counter[str] = Counter()
+  known: list[tuple[Labelled, int | None]] = []
 
   def keep(row: Record) -> None:
     counts.update(count(row))
+    known.extend(
+      (Labelled(row['prompt'], c['reply'], bool(c[KNOWN]), ''), c['label'])
+      for c in row['candidates']
+      if KNOWN in c
+    )
     if row['outcome'] == 'pair':
       files.append_jsonl(pairs, pair_of(row))
 
   for row in rows:
     keep(row)
-  models = {'writer': curator.writer.usage, 'agent': curator.agent.usage}
+  models = {name: model.usage for name, model in curator.models.items()}
   ledger = Ledger(workdir, models)
 
   def note() -> str:
@@ -141,6 +162,13 @@ def run(config: Config, workdir: Path) -> Record:
     'answers': curator.debate.counts,  # of this process
     'usage': ledger.totals(),
   }
+  if known:
+    replies, labels = zip(*known, strict=True)
+    summary['agreement'] = {'replies': len(replies)} | strategy.held_out(
+      # None, where the debate gave no label, becomes NaN
+      np.array(labels, float),
+      list(replies),
+    )
   print_table(summary)
   console.log(f'curate: {pairs}')
   usage.log('curate', summary['usage'])
@@ -170,6 +198,16 @@ def print_table(summary: Record) -> None:
       for label, n, total in rows
     ],
   )
+  if 'agreement' in summary:
+    found = summary['agreement']
+    console.table(
+      f'curate: {found["replies"]} replies that came with a label',
+      ('', 'debate'),
+      [
+        (label, console.number(found[key], style))
+        for label, key, style in strategy.SCORES
+      ],
+    )
 
 
 @contextlib.contextmanager
@@ -202,7 +240,7 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
     # By default both models share a cache in the workdir, so that a resumed run
     # repeats no call.
     node.cache = node.cache or str(workdir / 'replies.sqlite')
-  writer = llm.make_ask(nodes[0], mesh)
+  writer = None if have_replies(config) else llm.make_ask(nodes[0], mesh)
   # If both are the same local model, its weights are loaded once.
   base = writer.model if isinstance(writer, llm.LocalModel) else None
   agent = llm.make_ask(nodes[1], mesh, base)
@@ -222,6 +260,12 @@ def read_queries(config: Config) -> list[Query]:
       language.
   """
   given = _read(config.queries, config.language, ('prompt',))
+  if have_replies(config):
+    _read(config.queries, config.language, ('response',))
+    groups: dict[str, list[Record]] = {}
+    for record in given:
+      groups.setdefault(record['prompt'], []).append(record)
+    return [_with_replies(group) for group in groups.values()]
   # Of queries with the same prompt the last one is kept, at the first's place.
   records = list({record['prompt']: record for record in given}.values())
   if len(records) < len(given):
@@ -252,6 +296,28 @@ def read_queries(config: Config) -> list[Query]:
     best = indices[: config.examples]
     queries.append(Query(record, [texts[n] for n in best]))
   return queries
+
+
+def have_replies(config: Config) -> bool:
+  """Returns whether no writer is named, and a query has a `response`."""
+  return not factory.has_judge(config.writer) and any(
+    'response' in record
+    for _, record in datasets.read_language(config.queries, config.language)
+  )
+
+
+def _with_replies(records: Sequence[Record]) -> Query:
+  """A query of the records with its prompt: their replies are its candidates.
+
+  A `label` of 1 or 0 is compared with the debate's.
+  """
+  labels = {
+    reply_of(record['response']): int(record['label'])
+    for record in records
+    if record.get('label') in (0, 1)
+  }
+  replies = [reply_of(record['response']) for record in records]
+  return Query(records[0], None, replies, labels)
 
 
 def _read(
@@ -292,7 +358,7 @@ class Curator:
   """Samples candidates for queries, and labels them by debate.
 
   Args:
-    writer: samples candidates.
+    writer: samples candidates; None if the queries have replies of their own.
     agent: plays all roles of the debate.
     config: of the task.
     id_secret: of the questions to the agent (`secret.load`).
@@ -300,12 +366,14 @@ class Curator:
 
   def __init__(
     self,
-    writer: llm.Model,
+    writer: llm.Model | None,
     agent: llm.Model,
     config: Config,
     id_secret: bytes = secret.PROCESS,
   ):
     self.writer, self.agent, self.config = writer, agent, config
+    self.models = {'writer': writer} if writer else {}
+    self.models['agent'] = agent
     # Of the writer's replies and of the agent's, which are both quoted.
     budgets = [node.max_new_tokens for node in (config.writer, config.agent)]
     limit = factory.reply_limit(
@@ -316,19 +384,19 @@ class Curator:
 
   def usage(self) -> dict[str, dict[str, float]]:
     """Counts of each model's prompts and replies so far."""
-    return {'writer': self.writer.usage(), 'agent': self.agent.usage()}
+    return {name: model.usage() for name, model in self.models.items()}
 
   def trouble(self) -> Trouble:
     """The last reasons for missing replies and answers."""
     refused = self.debate.counts.refused
-    cut = self.writer.usage().get('cut')
+    cut = self.usage().get('writer', {}).get('cut')
     texts = {
       f'an answer was refused: {refused}': refused,
       f'{cut} replies of the writer were cut, at '
       f'writer.max_new_tokens={self.config.writer.max_new_tokens}': cut,
     }
     text = '; '.join(text for text, holds in texts.items() if holds)
-    return trouble_of(self.writer, self.agent) | Trouble(text)
+    return trouble_of(*self.models.values()) | Trouble(text)
 
   def __call__(self, queries: Sequence[Query]) -> list[Record]:
     """Returns the lines of the trace for some queries.
@@ -339,7 +407,7 @@ class Curator:
     """
     before, written = self.usage(), self.write(queries)
     cases = [
-      [Case(query.record['prompt'], {'reply': reply}) for reply in replies]
+      [query.case(reply) for reply in replies]
       for query, (replies, _) in zip(queries, written, strict=True)
     ]
     flat = [case for group in cases for case in group]
@@ -367,12 +435,16 @@ class Curator:
   def write(
     self, queries: Sequence[Query]
   ) -> list[tuple[list[str], dict[str, int]]]:
-    """Samples candidates for each query; none for a skipped query.
+    """Samples candidates for each query, or takes those that it has.
+
+    A skipped query gets none.
 
     Returns:
       For each query the candidates, at most `candidates` of them, and the
       number of replies that were left out, by reason (`LEFT_OUT`).
     """
+    if self.writer is None:
+      return [candidates_of(query.replies or []) for query in queries]
     count = self.config.candidates
     prompts = [self.brief(query) for query in queries if not query.skipped]
     # One batch for all queries; `islice` below hands each query its replies.

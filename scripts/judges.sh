@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Which judge agrees with labels?  Compares, on replies held apart: Qwen2.5-Coder
+# 0.5B and 1.5B with the shipped principles for Chinese greetings, the 1.5B with
+# eight labelled examples among them, and the 0.5B after training on verdicts.
+#
+#   ./scripts/judges.sh WORKDIR LABELLED.jsonl [NAME=PRINCIPLES.md ...]
+#
+# LABELLED.jsonl has lines of {"prompt", "response", "label"}, with 1 for Good and
+# 0 for Bad.  Each further argument adds the 1.5B with other principles, such as
+# those of a game.  After an interruption, run it again to resume.
+workdir=$(realpath -m "$1") labelled=$(realpath -e "$2") || exit
+shift 2
+for other in "$@"; do others+=("${other%%=*}=$(realpath -e "${other#*=}")") || exit; done
+cd "$(dirname "$0")/.."
+./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b
+source scripts/environment.sh ""
+
+steps=${STEPS:-60}
+small=models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
+large=models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
+principles=@principles_greetings_zh
+mkdir -p "$workdir"
+
+python - "$labelled" "$workdir" <<'PYTHON'
+import json, pathlib, sys
+
+from rlcw.rewards.judge import questions
+from rlcw.tasks.adversary import labelled
+
+file, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+splits = labelled.load(
+  file, 'zh', dev=0.0, heldout=0.3, needed=('train', 'heldout')
+)
+train = [*splits['train'], *splits['dev']]
+for name, replies in ('train', train), ('heldout', splits['heldout']):
+  lines = [
+    json.dumps(
+      {
+        'prompt': reply.prompt,
+        'response': reply.response,
+        'label': int(reply.label),
+        'split': name,
+      },
+      ensure_ascii=False,
+    )
+    for reply in replies
+  ]
+  (folder / f'{name}.jsonl').write_text('\n'.join(lines) + '\n', 'utf-8')
+# Principles with examples: four replies of each label.
+shown = [
+  f'- {"Good" if label else "Bad"}：{reply.response}'
+  for label in (True, False)
+  for reply in [each for each in train if each.label == label][:4]
+]
+text = questions.read('@principles_greetings_zh')
+text += '\n\n已有定论的例子：\n' + '\n'.join(shown) + '\n'
+(folder / 'examples.md').write_text(text, 'utf-8')
+# A judge that is trained learns from labels, not from long rules.
+(folder / 'short.md').write_text('真挚、具体、不落俗套。\n', 'utf-8')
+PYTHON
+cat "$workdir/train.jsonl" "$workdir/heldout.jsonl" > "$workdir/labelled.jsonl"
+
+judge() {  # NAME MODEL PRINCIPLES
+  rlcw --config=configs/judge.py --workdir="$workdir/$1" \
+    --config.input="$workdir/heldout.jsonl" --config.judge.model="$2" \
+    --config.judge.principles="$3" --config.judge.language=zh
+}
+judge small $small $principles
+judge large $large $principles
+judge large_examples $large "$workdir/examples.md"
+for other in "${others[@]}"; do
+  judge "large_${other%%=*}" $large "${other#*=}"
+done
+rlcw --config=configs/sft.py --workdir="$workdir/verdicts" --config.model=$small \
+  --config.examples="$workdir/labelled.jsonl" --config.language=zh \
+  --config.principles="$workdir/short.md" --config.steps="$steps" \
+  --config.train=lora --config.learning_rate=2e-4 --config.row_tokens=512 \
+  --config.rows_per_step=2 --config.checkpoint_every=10
+judge small_trained "$workdir/verdicts" "$workdir/short.md"
+
+python - "$workdir" <<'PYTHON'
+import json, pathlib, sys
+
+from rlcw.runtime import console
+
+COLUMNS = {
+  'Good': ('good', '.1%'), 'right, mean over labels': ('balanced_agreement', '.1%'),
+  'AUC': ('auc', '.3f'), 'AUC, like length': ('matched_auc', '.3f'),
+}
+workdir = pathlib.Path(sys.argv[1])
+found = {
+  file.parent.name: json.loads(file.read_text())
+  for name in ('small', 'small_trained', 'large', 'large_*')
+  for file in sorted(workdir.glob(f'{name}/summary.json'))
+}
+any_of = found['large']
+console.table(
+  f'judges: {any_of["replies"]} held-out replies, {any_of["matched_pairs"]} pairs '
+  f'of like length; length alone has an AUC of {any_of["length_only_auc"]:.3f}',
+  ('judge', *COLUMNS),
+  [
+    (name, *(console.number(each[key], style) for key, style in COLUMNS.values()))
+    for name, each in found.items()
+  ],
+)
+PYTHON
