@@ -3,12 +3,14 @@
 import argparse
 import pathlib
 import re
+import sys
 from typing import Any
 
 import bench_monitors
 import pytest
 
 from rlcw.rewards.briefs import Brief
+from rlcw.runtime import files
 from rlcw.tasks.grpo.monitors import MONITORS
 
 BRIEF = Brief('b', 'Write a title for a poem about rain.', (), ())
@@ -78,6 +80,11 @@ def test_finished_runs_are_not_repeated_and_the_tables_have_all(
   )
   with pytest.raises(KeyboardInterrupt):
     bench_monitors.main()
+  for name, steps in ('a-0', 16), ('b-0', 3):
+    (tmp_path / 'others' / name).mkdir(parents=True)
+    for row in rows(length_mean=40)[:steps]:
+      files.append_jsonl(tmp_path / 'others' / name / 'metrics.jsonl', row)
+  monkeypatch.setattr('sys.argv', [*sys.argv, f'--beside={tmp_path}/others/*'])
   bench_monitors.main()
   assert made.count(('stock', 0)) == 2  # which was interrupted
   assert len({*made}) == len(made) - 1 == 7
@@ -88,5 +95,7 @@ def test_finished_runs_are_not_repeated_and_the_tables_have_all(
   assert '| clean | 1 | – | – | – | – |' in lines
   (length,) = (r for r in lines if r.startswith('| length | 1.5 | 8'))
   assert length.split(' | ')[3:5] == ['1.000', '2.000']
+  assert length.endswith(' | 4.000 |')  # of the others
+  assert any(line.startswith('| others | a-0 | – | length') for line in lines)
   names = {re.split(r'\W+', line)[1] for line in lines if line[:1] == '|'}
   assert {*MONITORS} - {'judge', 'gap'} <= names
