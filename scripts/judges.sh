@@ -25,7 +25,7 @@ python - "$labelled" "$workdir" <<'PYTHON'
 import json, pathlib, sys
 
 from rlcw.rewards.judge import questions
-from rlcw.tasks.adversary import labelled
+from rlcw.evaluation import labelled
 
 file, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 splits = labelled.load(

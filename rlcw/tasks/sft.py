@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from rlcw import Config, losses, train
 from rlcw.data import batches, datasets
 from rlcw.data.messages import ASSISTANT, Message, messages, transcript
+from rlcw.evaluation import labelled
 from rlcw.models import compute, language_model, layers, lora
 from rlcw.models.chat import ChatFormat
 from rlcw.models.compute import BatchSettings
@@ -36,7 +37,6 @@ from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Question
 from rlcw.runtime import console, loggers, optimizers, processes
 from rlcw.runtime.mesh import group_shards, make_mesh, with_mesh
-from rlcw.tasks.adversary import labelled
 
 SETTINGS = BatchSettings('rows_per_step', 'microbatch_rows')
 

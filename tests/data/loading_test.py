@@ -11,10 +11,10 @@ import pytest
 from hypothesis import strategies as st
 
 from rlcw.data import datasets
+from rlcw.evaluation import labelled
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime import console
 from rlcw.tasks import verify
-from rlcw.tasks.adversary import labelled
 
 PAIR = {'prompt': 'p', 'chosen': 'a', 'rejected': 'b'}
 RULED = {'instruction_id_list': ['length:words'], 'kwargs': [{'at_most': 9}]}

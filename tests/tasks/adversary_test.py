@@ -15,6 +15,7 @@ import server
 from configs import adversary as config_file
 from configs import judge as judge_file
 from rlcw.data import datasets
+from rlcw.evaluation.labelled import Labelled
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.remote import JSONJudge
 from rlcw.sampling.outage import NoAnswers
@@ -22,7 +23,6 @@ from rlcw.sampling.prompts import template
 from rlcw.tasks import judge
 from rlcw.tasks.adversary import run, strategy
 from rlcw.tasks.adversary.agents import Agents, Budget, BudgetExceeded
-from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Strategy
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pydantic
 import pytest
 
-from rlcw.evaluation import stats
+from rlcw.evaluation import stats, verdicts
+from rlcw.evaluation.labelled import Labelled
 from rlcw.rewards.judge import questions
 from rlcw.sampling import prompts
 from rlcw.tasks.adversary import strategy
-from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Reading, Rules
 
 
@@ -100,7 +100,7 @@ def _reading(labelled: str, fakes: str = '') -> Reading:
 
 
 def test_scores_by_hand() -> None:
-  scores = strategy.score(_reading('GGBGB', 'BBG-'), EVEN)
+  scores = verdicts.score(_reading('GGBGB', 'BBG-'), EVEN)
   assert scores['agreement'] == 3 / 5
   assert scores['balanced'] == pytest.approx((2 / 3 + 1 / 2) / 2)
   assert scores['fakes'] == pytest.approx(2 / 3)
@@ -110,7 +110,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_nothing_to_measure_is_nan() -> None:
-  scores = strategy.score(_reading('-----'), EVEN)
+  scores = verdicts.score(_reading('-----'), EVEN)
   assert all(np.isnan(value) for value in scores.values())
 
 
@@ -164,7 +164,7 @@ def test_a_gain_by_length_is_refused() -> None:
     (100, 1), (100, 1), (100, 1), (21, 1), (20, 0), (20, 0), (20, 0), (98, 0)
   )
   before, long = _reading('GGGGGGGG'), _reading('GGGBBBBG')
-  scores = strategy.score(long, replies)
+  scores = verdicts.score(long, replies)
   assert scores['agreement'] == 0.75
   assert scores['matched'] == 0.5
   why = strategy.rejection_reason(long, before, replies)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from rlcw.evaluation import verdicts
 from rlcw.tasks import evaluate
 from rlcw.tasks.adversary import run as adversary
-from rlcw.tasks.adversary import strategy
 from rlcw.tasks.compare import page
 from rlcw.tasks.curate import pairs
 from rlcw.tasks.curate import run as curate
@@ -35,7 +35,7 @@ JUDGED = {
   'length_controlled_win_rate': 0.5,
   'length_controlled_win_rate_interval': [0.25, 0.7],
 }
-SCORES = dict.fromkeys((key for _, key, _ in strategy.SCORES), 0.75)
+SCORES = dict.fromkeys((key for _, key, _ in verdicts.SCORES), 0.75)
 ARM = {
   'runs': ['[bold]a-0'],
   'numbers': {key: 0.5 for _, key, _ in page.ROWS},

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pydantic
 
+from rlcw.evaluation.labelled import Labelled
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Judge, Prompt, Question, Verdicts
 from rlcw.rewards.judge.remote import JSONJudge
@@ -37,7 +38,6 @@ from rlcw.sampling.prompts import (
 )
 from rlcw.sampling.secret import PROCESS
 from rlcw.tasks.adversary import strategy
-from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Strategy
 
 _NOTE = 500  # characters of a note in a prompt; the rest is cut

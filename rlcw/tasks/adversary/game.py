@@ -25,6 +25,8 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
+from rlcw.evaluation import verdicts
+from rlcw.evaluation.labelled import Labelled
 from rlcw.runtime import (
   console,
   files,
@@ -39,7 +41,6 @@ from rlcw.tasks.adversary.agents import (
   Budget,
   BudgetExceeded,
 )
-from rlcw.tasks.adversary.labelled import Labelled
 from rlcw.tasks.adversary.strategy import Reading, State, Strategy
 
 _MOST_NOTES = 8  # shown to the optimiser at once, the latest ones
@@ -112,7 +113,7 @@ class Game:
     with self.agents.answering('no labelled reply got a verdict'):
       dev, _ = self.agents.detect(judging, self.splits['dev'])
       heldout, _ = self.agents.detect(judging, self.splits['heldout'])
-    scores = strategy.held_out(heldout, self.splits['heldout'])
+    scores = verdicts.held_out(heldout, self.splits['heldout'])
     return State(construction, judging, dev.tolist(), scores)
 
   def play(self) -> str:
@@ -239,7 +240,7 @@ class Game:
     good, _ = self.agents.detect(new, [*dev, *self.fakes])
     reading = Reading(good[: len(dev)], good[len(dev) :])
     why = strategy.rejection_reason(reading, self.reading(), dev)
-    scores = strategy.score(reading, dev)
+    scores = verdicts.score(reading, dev)
     self.log_version('judging', new, cause, why, scores)
     if not why:
       # The probabilities go with the strategy: until it is replaced, neither
@@ -266,7 +267,7 @@ class Game:
 
   def agreement(self) -> float:
     """Agreement of the judging strategy with the labels of the dev replies."""
-    scores = strategy.score(self.reading(), self.splits['dev'])
+    scores = verdicts.score(self.reading(), self.splits['dev'])
     return scores['agreement']
 
   def round_metrics(self, seconds: float) -> dict[str, Any]:
@@ -274,7 +275,7 @@ class Game:
     # `state.calls` is still that of the last save.
     calls = self.budget.calls - self.state.calls
     caught, missed = self.tally['caught'], self.tally['missed']
-    scores = strategy.score(self.reading(), self.splits['dev'])
+    scores = verdicts.score(self.reading(), self.splits['dev'])
     return {
       'dev_agreement': scores['agreement'],
       'dev_balanced': scores['balanced'],

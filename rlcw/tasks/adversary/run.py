@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.data import datasets
-from rlcw.evaluation import plots
+from rlcw.evaluation import labelled, plots, verdicts
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.judge.remote import Form, JSONJudge
@@ -29,7 +29,6 @@ from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import trouble_of
 from rlcw.sampling.prompts import Asking
 from rlcw.sampling.usage import Ledger
-from rlcw.tasks.adversary import labelled, strategy
 from rlcw.tasks.adversary.agents import (
   Agents,
   Budget,
@@ -94,7 +93,7 @@ def play(
     'dev_agreement_before': rounds[0]['dev_agreement'],
     'dev_agreement': game.agreement(),
     'heldout_before': game.state.heldout,
-    'heldout_after': strategy.held_out(good_N, splits['heldout']),
+    'heldout_after': verdicts.held_out(good_N, splits['heldout']),
     # Without the initial version.
     'kept': sum(v['kept'] for v in versions if v['strategy'] == 'judging') - 1,
     'refused': sum(not v['kept'] for v in versions),
@@ -140,7 +139,7 @@ def print_table(summary: Mapping[str, Any]) -> None:
     ('', 'before', 'after'),
     [
       (label, *(console.number(side[key], style) for side in sides))
-      for label, key, style in strategy.SCORES
+      for label, key, style in verdicts.SCORES
     ],
   )
   console.log(

@@ -22,16 +22,17 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.data import datasets
-from rlcw.models.chat import reply_of
+from rlcw.evaluation import verdicts
+from rlcw.evaluation.labelled import Labelled
 from rlcw.rewards.judge import factory
 from rlcw.runtime import (
   claim,
@@ -51,10 +52,7 @@ from rlcw.sampling.outage import (
 )
 from rlcw.sampling.prompts import visible
 from rlcw.sampling.usage import Ledger
-from rlcw.tasks.adversary import strategy
-from rlcw.tasks.adversary.labelled import Labelled
-from rlcw.tasks.curate import retrieval
-from rlcw.tasks.curate.debate import Case, Debate, label
+from rlcw.tasks.curate.debate import Debate, label
 from rlcw.tasks.curate.pairs import (
   KEPT,
   candidates_of,
@@ -63,29 +61,9 @@ from rlcw.tasks.curate.pairs import (
   pair_of,
   summarise,
 )
+from rlcw.tasks.curate.queries import KNOWN, Query, have_replies, read_queries
 
 Record = dict[str, Any]
-KNOWN = 'known_label'  # field of a candidate: the label that its record had
-
-
-class Query(NamedTuple):
-  """A query's record, and the examples that are shown to the writer."""
-
-  record: Record
-  examples: list[str] | None  # None without a corpus
-  # Without a writer: the query's own replies, and the labels of some of them.
-  replies: list[str] | None = None
-  labels: Mapping[str, int] = {}
-
-  def case(self, reply: str) -> Case:
-    """A candidate for the debate, with its own label if it has one."""
-    known = {KNOWN: self.labels[reply]} if reply in self.labels else {}
-    return Case(self.record['prompt'], {'reply': reply, **known})
-
-  @property
-  def skipped(self) -> bool:
-    """True if the corpus has no text like it: it gets no candidates."""
-    return self.examples == []
 
 
 # --- Task -------------------------------------------------------------------
@@ -164,7 +142,7 @@ def run(config: Config, workdir: Path) -> Record:
   }
   if known:
     replies, labels = zip(*known, strict=True)
-    summary['agreement'] = {'replies': len(replies)} | strategy.held_out(
+    summary['agreement'] = {'replies': len(replies)} | verdicts.held_out(
       # None, where the debate gave no label, becomes NaN
       np.array(labels, float),
       list(replies),
@@ -205,7 +183,7 @@ def print_table(summary: Record) -> None:
       ('', 'debate'),
       [
         (label, console.number(found[key], style))
-        for label, key, style in strategy.SCORES
+        for label, key, style in verdicts.SCORES
       ],
     )
 
@@ -246,109 +224,6 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
   agent = llm.make_ask(nodes[1], mesh, base)
   cache = str(nodes[1].cache)
   return Curator(writer, agent, config, secret.load(cache, workdir))
-
-
-# --- Retrieval --------------------------------------------------------------
-
-
-def read_queries(config: Config) -> list[Query]:
-  """Reads the queries in the config's language, with their examples.
-
-  Raises:
-    FileNotFoundError: a file does not exist.
-    ValueError: a line is invalid, or there are no queries or no texts in the
-      language.
-  """
-  given = _read(config.queries, config.language, ('prompt',))
-  if have_replies(config):
-    _read(config.queries, config.language, ('response',))
-    groups: dict[str, list[Record]] = {}
-    for record in given:
-      groups.setdefault(record['prompt'], []).append(record)
-    return [_with_replies(group) for group in groups.values()]
-  # Of queries with the same prompt the last one is kept, at the first's place.
-  records = list({record['prompt']: record for record in given}.values())
-  if len(records) < len(given):
-    console.notice(
-      f'{config.queries}: {len(given) - len(records)} of {len(given)} queries '
-      'left out, whose prompt occurs again'
-    )
-  if not config.corpus:
-    return [Query(record, None) for record in records]
-  fields = 'response', 'chosen'
-  pieces = _read(config.corpus, config.language, fields, config.popularity)
-  texts = [
-    reply_of(next(p[name] for name in fields if name in p)) for p in pieces
-  ]
-  # Queries are compared with prompt and text together, for more words in
-  # common.
-  keys = [
-    f'{piece.get("prompt", "")} {text}'
-    for piece, text in zip(pieces, texts, strict=True)
-  ]
-  prompts = [record['prompt'] for record in records]
-  near = retrieval.nearest(prompts, keys, config.neighbours, config.embedder)
-  popularity = [piece.get(config.popularity, 0) for piece in pieces]
-  queries = []
-  for record, indices in zip(records, near, strict=True):
-    # A stable sort: of equally popular texts the nearest stay first.
-    indices.sort(key=lambda n: -popularity[n])
-    best = indices[: config.examples]
-    queries.append(Query(record, [texts[n] for n in best]))
-  return queries
-
-
-def have_replies(config: Config) -> bool:
-  """Returns whether no writer is named, and a query has a `response`."""
-  return not factory.has_judge(config.writer) and any(
-    'response' in record
-    for _, record in datasets.read_language(config.queries, config.language)
-  )
-
-
-def _with_replies(records: Sequence[Record]) -> Query:
-  """A query of the records with its prompt: their replies are its candidates.
-
-  A `label` of 1 or 0 is compared with the debate's.
-  """
-  labels = {
-    reply_of(record['response']): int(record['label'])
-    for record in records
-    if record.get('label') in (0, 1)
-  }
-  replies = [reply_of(record['response']) for record in records]
-  return Query(records[0], None, replies, labels)
-
-
-def _read(
-  path: str, language: str, fields: Sequence[str], number: str = ''
-) -> list[Record]:
-  """Reads the records of a language, each with a text in one of the fields.
-
-  Args:
-    path: of the records.
-    language: of the records.
-    fields: one of these has a text.
-    number: a field that is a number where it is present.
-
-  Raises:
-    FileNotFoundError: the file does not exist.
-    ValueError: names the line with another value.
-  """
-  records = []
-  for place, record in datasets.read_language(path, language):
-    text = next((record[name] for name in fields if name in record), None)
-    if not isinstance(text, str) or not text.strip():
-      raise ValueError(
-        f'{place}: {text!r:.80} found; expected a text in {" or ".join(fields)}'
-      )
-    try:
-      if number in record:
-        datasets.number_of(record, number)
-    except ValueError as error:
-      raise ValueError(f'{place}: {error}') from None
-    records.append(record)
-  return records
 
 
 # --- Agents -----------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlcw.tasks.adversary import labelled
+from rlcw.evaluation import labelled
 
 
 def _write(folder: pathlib.Path, records: list[dict[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Replies labelled Good or Bad, in three splits.
 
-The game reflects on errors on `train`, accepts or rejects rewritten principles
-by `dev`, and only reports agreement on `heldout`.
+The game of `tasks.adversary` reflects on errors on `train`, accepts or rejects
+rewritten principles by `dev`, and only reports agreement on `heldout`.
 """
 
 import dataclasses
