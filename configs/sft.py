@@ -70,7 +70,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       examples='@preferences.jsonl',
       language='en',  # '': all
       # Principles of a judge to train, a file or @NAME: examples are replies
-      # with a label, 1 for Good or 0 for Bad, and verdicts are what it learns.
+      # with a label, 1 for Good or 0 for Bad, or pairs, and verdicts are what
+      # it learns.  The judge needs the same principles, language and system.
       principles='',
       system='',  # system message of examples without their own
       heldout=0.1,  # share of the prompts whose records have no "split"

@@ -150,7 +150,7 @@ def check_task(config: Config) -> None:
     task = importlib.import_module(TASKS[str(config.task)])
     if hasattr(task, 'check'):
       task.check(config)
-  except ValueError as error:
+  except (ValueError, FileNotFoundError) as error:
     raise app.UsageError(str(error)) from None
 
 

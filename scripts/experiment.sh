@@ -14,7 +14,7 @@
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
 [ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
 cd "$(dirname "$0")/.."
-./scripts/models.sh gemma3_270m
+./scripts/models.sh gemma3_270m || exit
 source scripts/environment.sh ""
 
 runs=runs/experiment

@@ -13,7 +13,7 @@
 # with supervised fine-tuning.
 [ -z "${DATA:-}" ] || DATA=$(realpath -e "$DATA") || exit
 cd "$(dirname "$0")/.."
-./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b
+./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b || exit
 source scripts/environment.sh ""
 
 runs=runs/greetings${DATA:+_published}
@@ -81,8 +81,8 @@ PYTHON
 [ -z "${DATA:-}" ] || {
   rlcw --config=configs/sft.py --workdir=$runs/sft --config.model=$small \
     --config.examples="$DATA/sft.jsonl" --config.language= \
-    --config.heldout=0.02 --config.steps=$sft --config.train=lora \
-    --config.learning_rate=2e-4
+    --config.heldout=0.02 --config.row_tokens=320 --config.steps=$sft \
+    --config.train=lora --config.learning_rate=2e-4
   writer=$runs/sft
 }
 
@@ -90,10 +90,15 @@ PYTHON
 rlcw --config=configs/curate.py --workdir=$runs/pairs --config.language=zh \
   --config.queries=$runs/queries.jsonl --config.candidates=3 \
   --config.writer.model=$writer --config.writer.max_new_tokens=64 \
+  --config.writer.temperature=0.7 \
   --config.agent.model=$large --config.agent.max_new_tokens=128
+taste=$runs/pairs/preferences.jsonl
+[ "$(wc -l < $taste)" -ge 8 ] || {
+  echo "The debate gave too few pairs for a reward model: it is fitted to ours."
+  taste=@preferences.jsonl
+}
 rlcw --config=configs/reward_model.py --workdir=$runs/reward_model \
-  --config.model=$small --config.preferences=$runs/pairs/preferences.jsonl \
-  --config.language=zh
+  --config.model=$small --config.preferences=$taste --config.language=zh
 
 # --- Strategy 2: game -> principles -> judge --------------------------------
 rlcw --config=configs/adversary.py --workdir=$runs/game \
@@ -137,7 +142,7 @@ print(
   f'Debate: {pairs["pairs"]} pairs from {pairs["queries"]} queries, '
   f'{pairs["overturn_rate"]:.1%} of verdicts overturned, '
   f'the longer reply chosen in {pairs["chosen_longer"]:.1%}.\n'
-  f'Reward model on the 0.5B from these: {taste["heldout_accuracy"]:.1%} of '
+  f'Reward model on the 0.5B: {taste["heldout_accuracy"]:.1%} of '
   f'{taste["heldout_pairs"]} held-out pairs.  Scorer on the 1.5B that no writer '
   f'sees: {unseen["heldout_accuracy"]:.1%} of {unseen["heldout_pairs"]}.'
 )

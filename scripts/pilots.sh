@@ -11,7 +11,7 @@
 # is then not downloaded.
 [ -z "${UNSEEN:-}" ] || UNSEEN=$(realpath -e "$UNSEEN") || exit
 cd "$(dirname "$0")/.."
-[ -n "${UNSEEN:-}" ] || ./scripts/models.sh gemma3_270m
+[ -n "${UNSEEN:-}" ] || ./scripts/models.sh gemma3_270m || exit
 source scripts/environment.sh ""
 
 steps=${STEPS:-40}

@@ -56,6 +56,8 @@ def test_values_are_those_nearest_to_a_warning() -> None:
   assert bench_monitors.extreme(short, 'entropy', 8) == 0.25
   assert bench_monitors.extreme(short, 'phrase', 8) == 0.5
   assert bench_monitors.extreme(short, 'no_signal', 8) == 0
+  missing = [*short[:3], short[3] | {'phrase': None}, *short[4:]]
+  assert bench_monitors.extreme(missing, 'phrase', 2) == 0.5
   # 1.5 times is reached by the mean of the last 4 at step 10: (10 + 3 · 5) / 4
   assert bench_monitors.warned(short, 4) == 'length 10, phrase 10, entropy 10'
   assert bench_monitors.warned(rows(), 4) == '–'
@@ -97,5 +99,14 @@ def test_finished_runs_are_not_repeated_and_the_tables_have_all(
   assert length.split(' | ')[3:5] == ['1.000', '2.000']
   assert length.endswith(' | 4.000 |')  # of the others
   assert any(line.startswith('| others | a-0 | – | length') for line in lines)
+  # Runs of other settings are no part of the table, nor is an empty folder.
+  monkeypatch.setattr('sys.argv', [*sys.argv[:3], '--steps=9'])
+  with pytest.raises(SystemExit):
+    bench_monitors.main()
+  assert 'other settings' in capsys.readouterr().err
+  monkeypatch.setattr('sys.argv', [*sys.argv[:3], '--beside=none/*'])
+  with pytest.raises(SystemExit):
+    bench_monitors.main()
+  assert 'no folder with a metrics.jsonl' in capsys.readouterr().err
   names = {re.split(r'\W+', line)[1] for line in lines if line[:1] == '|'}
   assert {*MONITORS} - {'judge', 'gap'} <= names

@@ -5,7 +5,7 @@ rewritten principles by `dev`, and only reports agreement on `heldout`.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ def load(
   path: str | Path,
   language: str,
   *,
-  dev: float,
+  dev: float | None,
   heldout: float,
-  needed: Sequence[str] = SPLITS,
 ) -> dict[str, list[Labelled]]:
   """Loads labelled replies in a language, by split.
 
@@ -46,15 +45,14 @@ def load(
     path: see `datasets.read_records`.
     language: en or zh.
     dev: share of the training prompts that goes to `dev`, if no record names
-      that split.
+      that split; None for no such split: its records are in `train`.
     heldout: share of the prompts held out, of those whose records name no
       split.
-    needed: splits that must have replies of both labels.
 
   Raises:
     FileNotFoundError: there is no such file; lists those that exist.
-    ValueError: names the line that is invalid, or the needed split without
-      replies of both labels.
+    ValueError: names the line that is invalid, or the split without replies of
+      both labels.
   """
   replies: list[Labelled] = []
   for place, record in datasets.read_language(path, language):
@@ -62,7 +60,12 @@ def load(
       replies += _parse(record, heldout)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
-  if all(each.split != 'dev' for each in replies):
+  if dev is None:
+    replies = [
+      dataclasses.replace(each, split='train') if each.split == 'dev' else each
+      for each in replies
+    ]
+  elif all(each.split != 'dev' for each in replies):
     # Hash another text than for `heldout`: the prompts with the smallest hashes
     # are held out already, which would leave `dev` too small.
     replies = [
@@ -72,9 +75,12 @@ def load(
       else each
       for each in replies
     ]
-  splits = {s: [each for each in replies if each.split == s] for s in SPLITS}
-  for split in needed:
-    members = splits[split]
+  splits = {
+    split: [each for each in replies if each.split == split]
+    for split in SPLITS
+    if split != 'dev' or dev is not None
+  }
+  for split, members in splits.items():
     # With one label alone, neither balanced agreement nor an AUC is defined.
     if len({each.label for each in members}) < 2:
       raise ValueError(

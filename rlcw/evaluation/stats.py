@@ -120,30 +120,32 @@ def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
   It equals the share of (good, bad) pairs of replies in which the good one
   scores higher, a tie counting half.
   """
-  pair_Mx2 = _good_and_bad(score_N, label_N)
-  return accuracy(pair_Mx2) if len(pair_Mx2) else float('nan')
+  good_A, bad_B = score_N[label_N], np.sort(score_N[~label_N])
+  below_A, most_A = (
+    np.searchsorted(bad_B, good_A, s) for s in ('left', 'right')
+  )
+  pairs = len(good_A) * len(bad_B)
+  return float((below_A + most_A).sum() / 2 / pairs) if pairs else float('nan')
 
 
 def matched_auc(
   score_N: np.ndarray, label_N: np.ndarray, length_N: np.ndarray
 ) -> tuple[float, int]:
-  """The `auc` over pairs of `matched` length, and the number M of these pairs.
+  """The `auc` over pairs of `matched` length, and the number of these pairs.
 
   Scores by length alone get about 0.5.  NaN where there is no such pair.
   """
-  pair_Mx2 = _good_and_bad(score_N, label_N)[
-    matched(_good_and_bad(length_N, label_N))
-  ]
-  share = accuracy(pair_Mx2) if len(pair_Mx2) else float('nan')
-  return share, len(pair_Mx2)
+  won, pairs = 0.0, 0
+  for n in np.flatnonzero(label_N):
+    other_M = score_N[_alike(n, length_N) & ~label_N]
+    won += (score_N[n] > other_M).sum() + (score_N[n] == other_M).sum() / 2
+    pairs += len(other_M)
+  return (won / pairs if pairs else float('nan')), pairs
 
 
-def _good_and_bad(value_N: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-  """Values `[M, 2]` of all pairs of a good and a bad reply."""
-  # all pairs `[A, B]` at once: labelled sets are small
-  good_A, bad_B = value_N[label_N], value_N[~label_N]
-  pair_AxBx2 = np.stack(np.broadcast_arrays(good_A[:, None], bad_B), -1)
-  return pair_AxBx2.reshape(-1, 2)
+def _alike(n: int | np.integer, length_N: np.ndarray) -> np.ndarray:
+  """Mask `[N]` of the replies whose length matches that of reply n."""
+  return matched(np.stack(np.broadcast_arrays(length_N[n], length_N), -1))
 
 
 def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:
@@ -173,14 +175,12 @@ def right_at_length(
     where it has none.  Verdicts by length alone get 0.5.  Correcting a reply's
     wrong verdict raises its share by 0.5.
   """
-  # [N, N] over all pairs of replies
-  lengths = np.stack(np.broadcast_arrays(length_N[:, None], length_N), -1)
-  alike_NxN = matched(lengths.reshape(-1, 2)).reshape(lengths.shape[:2])
-  pair_NxN = alike_NxN & (label_N[:, None] != label_N)
-  # +1/2 for a good reply, −1/2 for a bad one: a pair's value below is 1 if its
-  # order is right, 0.5 for equal verdicts and 0 if it is wrong
-  sign_N = np.where(label_N, 0.5, -0.5)[:, None]
-  ahead_NxN = verdict_N[:, None].astype(float) - verdict_N
-  total_N = (pair_NxN * (0.5 + sign_N * ahead_NxN)).sum(1)
-  count_N = pair_NxN.sum(1)
-  return np.where(count_N, total_N / np.maximum(count_N, 1), np.nan)
+  share_N = np.full(len(label_N), np.nan)
+  # A reply at a time: all pairs at once would take memory for N² of them.
+  for n, good in enumerate(label_N):
+    other_M = verdict_N[_alike(n, length_N) & (label_N != good)].astype(float)
+    ahead_M = float(verdict_N[n]) - other_M
+    # 1 if the order is right, 0.5 for equal verdicts and 0 if it is wrong
+    if len(other_M):
+      share_N[n] = (0.5 + (0.5 if good else -0.5) * ahead_M).mean()
+  return share_N

@@ -239,7 +239,7 @@ def encode_verdicts(
   """Reads labelled replies, and encodes a judge's question about each.
 
   The prompt is that of a judge which is loaded here, with the same principles;
-  the target is the label that is right.  Replies of the split `dev` train too.
+  the target is the label that is right.
 
   Raises:
     FileNotFoundError: there is no such file of replies.
@@ -250,22 +250,14 @@ def encode_verdicts(
   # Not the model's own system message, as a judge does not have it either.
   judge = LogprobJudge(model, group_shards(model.mesh), system=config.system)
   replies = labelled.load(
-    config.examples,
-    config.language,
-    dev=0.0,
-    heldout=config.heldout,
-    needed=('train', 'heldout'),
+    config.examples, config.language, dev=None, heldout=config.heldout
   )
   encoded = {
     split: [
       judge.example(question, question.about(r.prompt, r.response), r.label)
-      for name in splits
-      for r in replies[name]
+      for r in members
     ]
-    for split, splits in (
-      ('train', ('train', 'dev')),
-      ('heldout', ('heldout',)),
-    )
+    for split, members in replies.items()
   }
   longest = max(len(ids) for each in encoded.values() for ids, _ in each)
   model.chat.check_context({"a judge's question": longest}, 0, 'reply tokens')

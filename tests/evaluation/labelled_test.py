@@ -9,6 +9,23 @@ import pytest
 from rlcw.evaluation import labelled
 
 
+def test_without_a_split_for_choices_its_records_train(
+  tmp_path: pathlib.Path,
+) -> None:
+  records = [
+    {'prompt': f'p{n}', 'response': 'r', 'label': n % 2, 'split': split}
+    for n, split in enumerate(['dev', 'dev', 'heldout', 'heldout'])
+  ]
+  file = _write(tmp_path, records)
+  splits = labelled.load(file, 'en', dev=None, heldout=0.2)
+  assert [(name, len(each)) for name, each in splits.items()] == [
+    ('train', 2),
+    ('heldout', 2),
+  ]
+  with pytest.raises(ValueError, match="0 replies in 'en' are in 'train'"):
+    labelled.load(file, 'en', dev=0.2, heldout=0.2)
+
+
 def _write(folder: pathlib.Path, records: list[dict[str, Any]]) -> str:
   file = folder / 'labelled.jsonl'
   file.write_text(''.join(json.dumps(r) + '\n' for r in records))

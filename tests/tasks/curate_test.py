@@ -203,10 +203,59 @@ def test_replies_of_the_queries_are_judged_without_a_writer(
   # The same from the trace.
   again, *_ = _run(config, tmp_path / 'run')
   assert again['agreement'] == found
-  # A query without a reply is named.
-  files.append_jsonl(file, {'prompt': 'to C'})
-  with pytest.raises(ValueError, match=r'jsonl:6: None found.* in response'):
-    _run(config, tmp_path / 'other')
+
+
+@pytest.mark.parametrize(
+  ('line', 'match'),
+  [
+    ({}, r'jsonl:2: response=None; expected a text'),
+    ({'response': 3}, r'jsonl:2: response=3; expected a text'),
+    ({'response': 'x', 'label': '1'}, r"jsonl:2: label='1'; expected 1 for"),
+    ({'response': 'x', 'label': 0.5}, r'jsonl:2: label=0.5; expected 1 for'),
+  ],
+)
+def test_a_query_s_own_reply_that_is_none_is_named(
+  line: dict[str, Any], match: str, tmp_path: pathlib.Path
+) -> None:
+  config = configure(tmp_path, [])
+  for each in ({'response': 'x'}, line):
+    files.append_jsonl(pathlib.Path(config.queries), {'prompt': 'to C'} | each)
+  with pytest.raises(ValueError, match=match):
+    run.read_queries(config)
+
+
+def test_own_replies_are_whole_and_labelled_without_contradiction(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  agent = Scripted(lambda prompt, sample: answer(prompt, 0, 0))
+  monkeypatch.setattr(run.llm, 'make_ask', lambda *_: agent)
+  config = configure(tmp_path, [])
+  config.agent.max_new_tokens = 16
+  long = 'warm ' * 100
+  lines = [
+    # What `generate` writes of replies that were cut, or are blank.
+    {'response': 'hollow and', 'finished': False},
+    {'response': 'hollow too', 'finished': [False]},
+    {'response': ' \n', 'finished': True},
+    # Two people who disagree, and two who agree.
+    {'response': long, 'label': 1},
+    {'response': long, 'label': 0},
+    {'response': 'hollow', 'label': 0},
+    {'response': 'hollow', 'label': False},
+    {'response': '<think>hollow', 'label': None},
+  ]
+  # No candidate in these, which end no run.
+  others = [{'prompt': f'to {n}', 'response': ' '} for n in range(5)]
+  for each in [*others, *({'prompt': 'to A'} | line for line in lines)]:
+    files.append_jsonl(pathlib.Path(config.queries), each)
+  config.batch_size = 1
+  summary, rows, _ = _run(config, tmp_path / 'run')
+  found = [(c['reply'], c.get('known_label')) for c in rows[-1]['candidates']]
+  assert found == [(long, None), ('hollow', 0), ('<think>hollow', None)]
+  assert rows[-1]['left_out'] == {'cut': 2, 'missing': 1, 'duplicate': 2}
+  assert summary['outcomes']['no verdict'] == 5
+  # 500 characters are more than those of 16 tokens, and all are shown.
+  assert summary['answers']['shortened'] == 0
 
 
 def test_batches_and_restarts_change_nothing(

@@ -97,11 +97,12 @@ def read(name: str) -> str:
     FileNotFoundError: there is no such file; lists the shipped names.
     ValueError: the file is blank.
   """
-  file = PROMPTS / f'{name[1:]}.md' if name.startswith('@') else Path(name)
+  shipped = name.startswith('@')
+  file = PROMPTS / f'{name[1:]}.md' if shipped else Path(name).expanduser()
   if not file.is_file():
-    shipped = sorted(f'@{p.stem}' for p in PROMPTS.glob('principles_*.md'))
+    names = sorted(f'@{p.stem}' for p in PROMPTS.glob('principles_*.md'))
     raise FileNotFoundError(
-      f'no file {file}: expected a path, or one of {shipped}'
+      f'no file {file}: expected a path, or one of {names}'
     )
   text = file.read_text('utf-8').strip()
   if not text:

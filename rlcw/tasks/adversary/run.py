@@ -138,7 +138,8 @@ def print_table(summary: Mapping[str, Any]) -> None:
     f'adversary: {summary["heldout"]} held-out replies',
     ('', 'before', 'after'),
     [
-      (label, *(console.number(side[key], style) for side in sides))
+      # A game that an earlier version began has fewer numbers of its start.
+      (label, *(console.number(side.get(key), style) for side in sides))
       for label, key, style in verdicts.SCORES
     ],
   )

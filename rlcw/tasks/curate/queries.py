@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 from rlcw import Config
 from rlcw.data import datasets
+from rlcw.data.characters import blank
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory
 from rlcw.runtime import console
+from rlcw.sampling.cache import Cut
 from rlcw.tasks.curate import retrieval
 from rlcw.tasks.curate.debate import Case
 
@@ -45,11 +47,7 @@ def read_queries(config: Config) -> list[Query]:
   """
   given = _read(config.queries, config.language, ('prompt',))
   if have_replies(config):
-    _read(config.queries, config.language, ('response',))
-    groups: dict[str, list[Record]] = {}
-    for record in given:
-      groups.setdefault(record['prompt'], []).append(record)
-    return [_with_replies(group) for group in groups.values()]
+    return _with_replies(config)
   # Of queries with the same prompt the last one is kept, at the first's place.
   records = list({record['prompt']: record for record in given}.values())
   if len(records) < len(given):
@@ -90,18 +88,46 @@ def have_replies(config: Config) -> bool:
   )
 
 
-def _with_replies(records: Sequence[Record]) -> Query:
-  """A query of the records with its prompt: their replies are its candidates.
+def _with_replies(config: Config) -> list[Query]:
+  """Queries whose candidates are the replies of the lines with their prompt.
 
-  A `label` of 1 or 0 is compared with the debate's.
+  Raises:
+    ValueError: names the line whose response is no text, or whose label is not
+      1 or 0.
   """
-  labels = {
-    reply_of(record['response']): int(record['label'])
-    for record in records
-    if record.get('label') in (0, 1)
+  groups: dict[str, list[Record]] = {}
+  for place, record in datasets.read_language(config.queries, config.language):
+    reply, known = record.get('response'), record.get('label')
+    if not isinstance(reply, str):
+      raise ValueError(f'{place}: response={reply!r:.80}; expected a text')
+    if known not in (None, 0, 1):
+      raise ValueError(
+        f'{place}: label={known!r:.80}; expected 1 for good or 0 for bad'
+      )
+    groups.setdefault(record['prompt'], []).append(record)
+  return [_query(group) for group in groups.values()]
+
+
+def _query(records: Sequence[Record]) -> Query:
+  """A query of the lines with one prompt.
+
+  A reply whose lines have different labels counts as one without a label.
+  """
+  labels: dict[str, set[int]] = {}
+  replies = []
+  for record in records:
+    # A text that is nothing but a thought is taken for the reply.
+    reply = reply_of(record['response']) or record['response']
+    reply = '' if blank(reply) else reply
+    # `generate` writes whether each reply was whole.
+    cut = record.get('finished') in (False, [False])
+    replies.append(Cut(reply) if cut else reply)
+    if record.get('label') is not None:
+      labels.setdefault(reply, set()).add(int(record['label']))
+  agreed = {
+    reply: min(all_) for reply, all_ in labels.items() if len(all_) == 1
   }
-  replies = [reply_of(record['response']) for record in records]
-  return Query(records[0], None, replies, labels)
+  return Query(records[0], None, replies, agreed)
 
 
 def _read(

@@ -249,8 +249,12 @@ class Curator:
     self.writer, self.agent, self.config = writer, agent, config
     self.models = {'writer': writer} if writer else {}
     self.models['agent'] = agent
-    # Of the writer's replies and of the agent's, which are both quoted.
-    budgets = [node.max_new_tokens for node in (config.writer, config.agent)]
+    # Of the writer's replies and of the agent's, which are both quoted; own
+    # replies are shown whole.
+    budgets = [
+      config.writer.max_new_tokens if writer else None,
+      config.agent.max_new_tokens,
+    ]
     limit = factory.reply_limit(
       config.max_reply_characters, None if None in budgets else max(budgets)
     )
@@ -297,7 +301,9 @@ class Curator:
             f'{name}: no reply to any of {asked:.0f} prompts', 1, self.trouble()
           )
         )
-    if not all(query.skipped for query in queries):
+    # Own replies that are no candidates were never asked about.
+    asked = flat or self.writer
+    if asked and not all(query.skipped for query in queries):
       labels = [label(case.record) for case in flat]
       self.patience.see(any(x is not None for x in labels), self.trouble)
     return [
@@ -315,7 +321,7 @@ class Curator:
     A skipped query gets none.
 
     Returns:
-      For each query the candidates, at most `candidates` of them, and the
+      For each query the candidates, and the
       number of replies that were left out, by reason (`LEFT_OUT`).
     """
     if self.writer is None:
