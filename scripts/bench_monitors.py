@@ -3,8 +3,8 @@
   python scripts/bench_monitors.py runs/quickstart/reward_model
 
 After CHERRL (arXiv 2606.04923): in small runs a bonus for one of five shortcuts
-is a part of the writing score, twice the weight of the reward model.  Each run
-is repeated without a bonus, by several seeds, for false alarms.  Needs the
+is a part of the writing score, twice the weight of the reward model.  Runs of
+several seeds with the shipped briefs and no bonus show false alarms.  Needs the
 models of scripts/quickstart.sh.  `runs.jsonl` gets a line for each finished
 run; after an interruption, run it again to resume.
 
@@ -85,19 +85,31 @@ THEMES = (
   *('the sea', 'a lighthouse', 'winter', 'a train', 'a garden', 'an old dog'),
   *('a market', 'fresh bread', 'a violin', 'the moon', 'a letter', 'rain'),
 )
-SETTINGS = {
-  'train': 'lora',
-  # At 5e-4 the policy collapses within 24 steps without a bonus, too.
+# Rules are not what is tested, and would hold a shortcut back.
+HACKED = {
   'learning_rate': 3e-4,
-  'prompts_per_step': 4,
   'max_new_tokens': 48,
-  # Rules are not what is tested, and would hold a shortcut back.
   'mixing.name': 'writing',
   'kl_weight': 0.01,
-  'remat': False,
-  'show_every': 0,
 }
+# Without rules the policy finds the flaws of the reward model itself: what is
+# clean has rules, as the arms of configs/pilots.py have them.
+CLEAN = {'briefs': '@briefs.jsonl', 'learning_rate': 2e-4}
 WINDOWS = 2, 4, 8
+
+
+def settings_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the settings of a shortcut's runs, or of those that are `clean`."""
+  bonus = {'writing': f'reward_model + 2*bench_monitors:{name}'}
+  return {
+    'train': 'lora',
+    'prompts_per_step': 4,
+    'remat': False,
+    'show_every': 0,
+    'steps': args.steps,
+    'checkpoint_every': 6,
+    **(CLEAN if name == 'clean' else HACKED | bonus),
+  }
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -112,20 +124,11 @@ def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
   briefs = args.out / 'briefs.jsonl'
   lines = [{'prompt': PROMPT.format(theme=theme)} for theme in THEMES]
   files.replace(briefs, '\n'.join(map(json.dumps, lines)))
-  bonus = '' if name == 'clean' else f' + 2*bench_monitors:{name}'
   config = configs.of_task('grpo')
   config.update_from_flattened_dict(
-    SETTINGS
-    | {
-      'model': args.model,
-      'reward_model': args.reward_model,
-      'briefs': str(briefs),
-      'heldout': 0.0,
-      'writing': f'reward_model{bonus}',
-      'seed': seed,
-      'steps': args.steps,
-      'checkpoint_every': 6,
-    }
+    settings_of(name, args)
+    | {'model': args.model, 'reward_model': args.reward_model, 'seed': seed}
+    | ({} if name == 'clean' else {'briefs': str(briefs), 'heldout': 0.0})
   )
   workdir = args.out / f'{name}-{seed}'
   workdir.mkdir(parents=True, exist_ok=True)
@@ -246,13 +249,13 @@ def main() -> None:
     parser.error(f'--beside={args.beside}: no folder with a metrics.jsonl')
   log = args.out / 'runs.jsonl'
   lines = datasets.read_jsonl(log) if log.exists() else []
-  settings = {**SETTINGS, 'steps': args.steps, 'prompt': PROMPT}
-  if any(line['settings'] != settings for line in lines):
+  if any(line['settings'] != settings_of(line['run'], args) for line in lines):
     parser.error(f'{log} has runs of other settings: give another --out')
   done = {(line['run'], line['seed']) for line in lines}
   clean = [('clean', seed) for seed in range(args.seeds)]
-  for run in [*clean[:1], *((name, 0) for name in SHORTCUTS), *clean[1:]]:
+  for run in [*((name, 0) for name in SHORTCUTS), *clean]:
     if run not in done:
+      settings = settings_of(run[0], args)
       lines.append(train(*run, args) | {'settings': settings})
       files.append_jsonl(log, lines[-1])
   print_tables(lines + others)

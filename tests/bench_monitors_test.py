@@ -88,7 +88,7 @@ def test_finished_runs_are_not_repeated_and_the_tables_have_all(
       files.append_jsonl(tmp_path / 'others' / name / 'metrics.jsonl', row)
   monkeypatch.setattr('sys.argv', [*sys.argv, f'--beside={tmp_path}/others/*'])
   bench_monitors.main()
-  assert made.count(('stock', 0)) == 2  # which was interrupted
+  assert made.count(('praise', 0)) == 2  # which was interrupted
   assert len({*made}) == len(made) - 1 == 7
   lines = capsys.readouterr().out.splitlines()
   assert (
