@@ -383,6 +383,7 @@ def test_a_verdict_is_what_the_judge_of_the_same_prompt_gives(
   ('changes', 'match'),
   [
     ({'principles': 'none.md'}, 'no file none.md'),
+    ({'principles': '~/none.md'}, r'no file /.*/none\.md'),
     ({'language': ''}, "language=''; with principles"),
   ],
 )
