@@ -506,8 +506,8 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # Means over the last `window` steps are compared with the first ones.
       monitors=dict(
         stop=False,  # whether a warning ends the run; the same command goes on
-        window=8,  # steps
-        length=1.5,  # replies this many times as long, or as much shorter
+        window=4,  # steps
+        length=1.5,  # replies this many times as long, or shorter by its square
         repetition=0.2,  # rise of the repeated share of a reply
         copied=0.2,  # rise of the share of a reply that its brief has
         phrase=0.3,  # rise of the share of replies that have one phrase

@@ -160,8 +160,9 @@ def extreme(rows: Sequence[dict[str, Any]], name: str, window: int) -> float:
     window: steps in a window.
 
   Returns:
-    The least for `entropy`, else the largest; for `length` the inverse of a
-    ratio below 1 counts.  NaN if the run has fewer steps than it needs.
+    The least for `entropy`, else the largest; for `length` the root of the
+    inverse of a ratio below 1 counts.  NaN if the run has fewer steps than it
+    needs.
   """
   monitor = MONITORS[name]
   value_NxM = np.array(
@@ -174,7 +175,7 @@ def extreme(rows: Sequence[dict[str, Any]], name: str, window: int) -> float:
   # A step without the metric says nothing of the other steps.
   found = [value for value in found if not np.isnan(value)]
   if name == 'length':
-    found = [max(value, 1 / value) for value in found]
+    found = [max(value, value**-0.5) for value in found]
   return (min if name == 'entropy' else max)(found, default=np.nan)
 
 

@@ -51,7 +51,7 @@ def rows(**last: float) -> list[dict[str, Any]]:
 
 
 def test_values_are_those_nearest_to_a_warning() -> None:
-  short = rows(length_mean=5, entropy=0.5, phrase=0.75)
+  short = rows(length_mean=2.5, entropy=0.5, phrase=0.75)
   assert bench_monitors.extreme(short, 'length', 4) == 2
   assert bench_monitors.extreme(short, 'entropy', 8) == 0.25
   assert bench_monitors.extreme(short, 'phrase', 8) == 0.5

@@ -17,7 +17,8 @@ from rlcw.rewards.judge import factory
 from rlcw.runtime import metrics, signals
 from rlcw.tasks.grpo import monitors
 
-SETTINGS = shipped('grpo').monitors  # a window of 8 steps
+SETTINGS = shipped('grpo').monitors
+SETTINGS.window = 8  # steps
 
 
 def rows_of(*windows: dict[str, float]) -> list[dict[str, Any]]:
@@ -39,8 +40,10 @@ def tripped(rows: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
   [
     # the mean of 8 rows is over 150 once 5 of them hold 190: 156.25
     ({'length_mean': 100}, {'length_mean': 190}, 'length', 5, 1.5625),
-    # and under 66.7 once 5 hold 40: 62.5
-    ({'length_mean': 100}, {'length_mean': 40}, 'length', 5, 0.625),
+    # and under 100 / 1.5² = 44.4 once 7 hold 35: 43.1
+    ({'length_mean': 100}, {'length_mean': 35}, 'length', 7, 0.43125),
+    # 0.45 is not below it
+    ({'length_mean': 100}, {'length_mean': 45}, None, 0, 0),
     # 0.1 + 3/8 · 0.6 = 0.325
     ({'repetition': 0.1}, {'repetition': 0.7}, 'repetition', 3, 0.225),
     ({'entropy': 2.0}, {'entropy': 0.2}, 'entropy', 5, 0.4375),
@@ -65,11 +68,11 @@ def tripped(rows: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
   ],
 )
 def test_a_monitor_compares_windows(
-  before: dict, after: dict, name: str, steps: int, value: float
+  before: dict, after: dict, name: str | None, steps: int, value: float
 ) -> None:
   rows = rows_of(before, before, after)
-  expected = (name, 15 + steps, pytest.approx(value))
-  assert tripped(rows) == [expected]
+  expected = [(name, 15 + steps, pytest.approx(value))] if name else []
+  assert tripped(rows) == expected
   assert tripped(rows[: 15 + steps]) == []
   assert tripped(rows_of(before, before, before)) == []
 
@@ -179,7 +182,7 @@ def test_a_judge_alone_proves_nothing(writing: list, good: list) -> None:
 
 
 def test_what_does_not_stand_out_of_the_noise_is_none() -> None:
-  """A fall of 0.25 where steps differ by 0.4: 1.77 standard errors."""
+  """A fall of 0.35 where steps differ by 0.4: 1.64 standard errors."""
   rows = rows_of({'writing': 0.0}, {'writing': 1.0})
   for row in rows:
     sign = 1 if row['step'] % 2 else -1

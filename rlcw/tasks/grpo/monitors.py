@@ -52,7 +52,8 @@ def _fall_beside_rise(first_Kx2: np.ndarray, last_Kx2: np.ndarray) -> float:
   """
   change_2 = last_Kx2.mean(0) - first_Kx2.mean(0)
   # The squared standard error of a difference of two means: the sum of both.
-  variance_2 = (first_Kx2.var(0) + last_Kx2.var(0)) / len(last_Kx2)
+  freedom = max(len(last_Kx2) - 1, 1)
+  variance_2 = (first_Kx2.var(0) + last_Kx2.var(0)) / freedom
   writing, good = change_2
   # An unsure judge falls by chance in half of all runs, so noise must not warn.
   clear = (abs(change_2) > 2 * np.sqrt(variance_2)).all()
@@ -91,10 +92,11 @@ MONITORS = {
   'length': Monitor(
     ('length_mean',),
     _ratio,
-    # Both ways: a reward may favour shorter replies as well as longer ones.
-    lambda value, most: not 1 / most <= value <= most,
+    # Both ways: a reward may favour shorter replies as well as longer ones.  A
+    # policy that learns to end its replies halves them, which is no fault.
+    lambda value, most: not most**-2 <= value <= most,
     'replies are {value:.2f} times as long as in the first {window} steps '
-    '(threshold: {threshold:g} times, or as much shorter)',
+    '(threshold: {threshold:g} times, or shorter by its square)',
     'the reward may be paying for length: read rollouts.jsonl, compare '
     'writing at like length, add a rule on length or raise kl_weight',
   ),
