@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.models.language_model import LanguageModel
@@ -103,6 +104,18 @@ def check(config: Config) -> None:
       f'overlong_buffer={buffer}: expected at most max_new_tokens='
       f'{config.max_new_tokens}'
     )
+
+
+def without_idle_judge(config: Config, briefs: Sequence[Brief]) -> Config:
+  """Settings for held-out replies, without a judge that none of them needs.
+
+  In training a judge may give a second opinion alone, for the monitors.
+  """
+  config = ConfigDict(config.to_dict())
+  asked = {*sums.parse(config.writing)} & {*writing.BY_JUDGE}
+  if not asked and not any(brief.demands for brief in briefs):
+    config.judge.model = config.judge.endpoint.url = ''
+  return config
 
 
 def _either(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from rlcw.runtime import console, sums
 LARGEST = 1e12
 # Parts that are no user's function.
 BUILT_IN = 'reward_model', 'judge', 'pairs', 'rubric', 'diversity'
+BY_JUDGE = 'judge', 'pairs', 'rubric'  # of these
 
 
 def check(config: Config) -> None:
@@ -44,7 +45,7 @@ def check(config: Config) -> None:
   for name in parts:
     if name not in BUILT_IN:
       import_function(name, 'writing', ', '.join(BUILT_IN))
-  for name in ('judge', 'pairs', 'rubric'):
+  for name in BY_JUDGE:
     if name in parts and not factory.has_judge(config.judge):
       raise ValueError(
         f'writing={config.writing!r} needs a judge: give judge.model or '

@@ -20,7 +20,7 @@ from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, plain, revision, rubrics
+from rlcw.rewards import constraints, plain, revision, rubrics, scoring
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -53,9 +53,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       trained.system = config.system
   placed = Placement(trained.compute_dtype, trained.attention)
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
-  scorer = Scorer(base, trained, workdir, heldout=True)
-  models = {'base': base, 'trained': language_model.beside(config.run, base)}
   briefs = heldout.load_briefs(config.briefs, trained, base.system, config.run)
+  asked = scoring.without_idle_judge(trained, briefs)
+  scorer = Scorer(base, asked, workdir, heldout=True)
+  models = {'base': base, 'trained': language_model.beside(config.run, base)}
   judge = factory.make_judge(
     config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
   )

@@ -1035,3 +1035,28 @@ def test_several_parts_train_a_policy(
   pipeline.run('report', config, tmp_path / 'report')
   page = (tmp_path / 'report' / 'report.html').read_text()
   assert 'is the sum of' in page and 'Name the sea.' in page
+
+
+@pytest.mark.parametrize(
+  ('part', 'demand', 'kept'),
+  [
+    ('reward_model', False, False),
+    ('reward_model', True, True),
+    ('reward_model + 0.5*rubric', False, True),
+    ('judge', False, True),
+    ('pairs', False, True),
+  ],
+)
+def test_a_judge_that_no_held_out_reply_needs_is_not_loaded(
+  part: str, demand: bool, kept: bool
+) -> None:
+  """It gives a second opinion in training, and would take its memory again."""
+  config = pipeline.shipped('grpo')
+  config.writing = part
+  config.judge.model, config.judge.endpoint.url = 'x', 'y'
+  briefs = [Brief('b', 'Write.', (), ())]
+  if demand:
+    briefs.append(demanding('two', 'Be wet.'))
+  found = scoring.without_idle_judge(config, briefs).judge
+  assert bool(found.model) == bool(found.endpoint.url) == kept
+  assert config.judge.model == 'x'

@@ -105,10 +105,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   logs = {name: read_logs(folder) for name, folder in runs.items()}
   placed = Placement(trained.compute_dtype, trained.attention)
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
-  scorers = load_scorers(config, trained, base, workdir)
   primary = processes.is_primary_process()
   first = next(iter(runs.values()))
   briefs = heldout.load_briefs(given['briefs'], trained, base.system, first)
+  scorers = load_scorers(config, trained, base, workdir, briefs)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
     meters['judge'] = scorers.judge.usage
@@ -131,6 +131,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       begun = name == BASE
       model = base if begun else language_model.beside(runs[name], base)
       answered = heldout.answer(model, scores_of, briefs, trained, config)
+      # Frees its weights before the next model is loaded.
+      del model
       outage.refuse_silence(_SILENCE, scorers.scorer)
       # the base comes first in the loop, so others can be compared with it
       rate(file, answered, replies.get(BASE), briefs, scorers, config)
@@ -174,9 +176,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def load_scorers(
-  config: Config, trained: Config, base: LanguageModel, workdir: Path
+  config: Config,
+  trained: Config,
+  base: LanguageModel,
+  workdir: Path,
+  briefs: Sequence[Brief],
 ) -> Scorers:
   """Loads the scorers, which share the base's weights where they can."""
+  trained = scoring.without_idle_judge(trained, briefs)
   return Scorers(
     Scorer(base, trained, heldout=True),
     reward_model.load(config.unseen, base),
