@@ -3,7 +3,7 @@
 # Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent and the
 # judge.  Prints tables of the judges (scripts/judges.sh) and of the writers.
 #
-#   ./scripts/greetings.sh          # cut down
+#   ./scripts/greetings.sh          # cut down; took 75 minutes on one core
 #   LONG=1 ./scripts/greetings.sh   # an estimated 30 hours on 2 cores
 #
 # After an interruption, run it again to resume.  Cut down, a handful of pairs
