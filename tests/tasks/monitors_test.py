@@ -50,7 +50,7 @@ def tripped(rows: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
     # 0.1 + 4/8 · 0.5 = 0.35
     ({'copied': 0.1}, {'copied': 0.6}, 'copied', 4, 0.25),
     ({'phrase': 0.2}, {'phrase': 0.9}, 'phrase', 4, 0.35),
-    ({'marks': 0.01}, {'marks': 0.07}, 'marks', 3, 0.0225),
+    ({'marks': 0.01}, {'marks': 0.07}, 'marks', 5, 0.0375),
     (
       {'no_signal_groups': 0.5},
       {'no_signal_groups': 1},
