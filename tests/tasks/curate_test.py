@@ -112,6 +112,7 @@ def configure(folder: pathlib.Path, queries: list[str], **changes: Any) -> Any:
   file.write_bytes(b''.join(map(files.json_line, lines)))
   config = pipeline.shipped('curate')
   config.update({'queries': str(file), 'corpus': '', **changes})
+  config.writer.model = 'scripted'
   return config
 
 
@@ -208,7 +209,7 @@ def test_replies_of_the_queries_are_judged_without_a_writer(
 @pytest.mark.parametrize(
   ('line', 'match'),
   [
-    ({}, r'jsonl:2: response=None; expected a text'),
+    ({}, r'jsonl:2: response=None; expected a text: without a writer'),
     ({'response': 3}, r'jsonl:2: response=3; expected a text'),
     ({'response': 'x', 'label': '1'}, r"jsonl:2: label='1'; expected 1 for"),
     ({'response': 'x', 'label': 0.5}, r'jsonl:2: label=0.5; expected 1 for'),
@@ -218,6 +219,7 @@ def test_a_query_s_own_reply_that_is_none_is_named(
   line: dict[str, Any], match: str, tmp_path: pathlib.Path
 ) -> None:
   config = configure(tmp_path, [])
+  config.writer.model = ''
   for each in ({'response': 'x'}, line):
     files.append_jsonl(pathlib.Path(config.queries), {'prompt': 'to C'} | each)
   with pytest.raises(ValueError, match=match):
@@ -230,6 +232,7 @@ def test_own_replies_are_whole_and_labelled_without_contradiction(
   agent = Scripted(lambda prompt, sample: answer(prompt, 0, 0))
   monkeypatch.setattr(run.llm, 'make_ask', lambda *_: agent)
   config = configure(tmp_path, [])
+  config.writer.model = ''
   config.agent.max_new_tokens = 16
   long = 'warm ' * 100
   lines = [
@@ -387,7 +390,7 @@ def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
 def test_what_is_shipped_is_read() -> None:
   for language in questions.LANGUAGES:
     config = pipeline.shipped('curate')
-    config.language = language
+    config.language, config.writer.model = language, 'x'
     queries = run.read_queries(config)
     assert len(queries) == 40
     assert all(len(query.examples or []) == 3 for query in queries)

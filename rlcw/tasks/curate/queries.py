@@ -7,7 +7,6 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.characters import blank
 from rlcw.models.chat import reply_of
-from rlcw.rewards.judge import factory
 from rlcw.runtime import console
 from rlcw.sampling.cache import Cut
 from rlcw.tasks.curate import retrieval
@@ -45,9 +44,9 @@ def read_queries(config: Config) -> list[Query]:
     ValueError: a line is invalid, or there are no queries or no texts in the
       language.
   """
-  given = _read(config.queries, config.language, ('prompt',))
-  if have_replies(config):
+  if not has_writer(config):
     return _with_replies(config)
+  given = _read(config.queries, config.language, ('prompt',))
   # Of queries with the same prompt the last one is kept, at the first's place.
   records = list({record['prompt']: record for record in given}.values())
   if len(records) < len(given):
@@ -80,31 +79,32 @@ def read_queries(config: Config) -> list[Query]:
   return queries
 
 
-def have_replies(config: Config) -> bool:
-  """Returns whether no writer is named, and a query has a `response`."""
-  return not factory.has_judge(config.writer) and any(
-    'response' in record
-    for _, record in datasets.read_language(config.queries, config.language)
-  )
+def has_writer(config: Config) -> bool:
+  """Returns whether a writer is named; if not, the queries have replies."""
+  return bool(config.writer.model or config.writer.endpoint.url)
 
 
 def _with_replies(config: Config) -> list[Query]:
   """Queries whose candidates are the replies of the lines with their prompt.
 
   Raises:
-    ValueError: names the line whose response is no text, or whose label is not
-      1 or 0.
+    ValueError: names the line whose prompt or response is no text, or whose
+      label is not 1 or 0.
   """
   groups: dict[str, list[Record]] = {}
   for place, record in datasets.read_language(config.queries, config.language):
     reply, known = record.get('response'), record.get('label')
     if not isinstance(reply, str):
-      raise ValueError(f'{place}: response={reply!r:.80}; expected a text')
+      raise ValueError(
+        f'{place}: response={reply!r:.80}; expected a text: without a writer '
+        "(writer.model or writer.endpoint.url), the queries' own replies are "
+        'the candidates'
+      )
     if known not in (None, 0, 1):
       raise ValueError(
         f'{place}: label={known!r:.80}; expected 1 for good or 0 for bad'
       )
-    groups.setdefault(record['prompt'], []).append(record)
+    groups.setdefault(_text(place, record, ('prompt',)), []).append(record)
   return [_query(group) for group in groups.values()]
 
 
@@ -147,11 +147,7 @@ def _read(
   """
   records = []
   for place, record in datasets.read_language(path, language):
-    text = next((record[name] for name in fields if name in record), None)
-    if not isinstance(text, str) or not text.strip():
-      raise ValueError(
-        f'{place}: {text!r:.80} found; expected a text in {" or ".join(fields)}'
-      )
+    _text(place, record, fields)
     try:
       if number in record:
         datasets.number_of(record, number)
@@ -159,3 +155,13 @@ def _read(
       raise ValueError(f'{place}: {error}') from None
     records.append(record)
   return records
+
+
+def _text(place: str, record: Record, fields: Sequence[str]) -> str:
+  """The text of the first of some fields; ValueError if it is none."""
+  text = next((record[name] for name in fields if name in record), None)
+  if not isinstance(text, str) or not text.strip():
+    raise ValueError(
+      f'{place}: {text!r:.80} found; expected a text in {" or ".join(fields)}'
+    )
+  return text

@@ -61,7 +61,7 @@ from rlcw.tasks.curate.pairs import (
   pair_of,
   summarise,
 )
-from rlcw.tasks.curate.queries import KNOWN, Query, have_replies, read_queries
+from rlcw.tasks.curate.queries import KNOWN, Query, has_writer, read_queries
 
 Record = dict[str, Any]
 
@@ -218,7 +218,7 @@ def make_curator(config: Config, workdir: Path) -> 'Curator':
     # By default both models share a cache in the workdir, so that a resumed run
     # repeats no call.
     node.cache = node.cache or str(workdir / 'replies.sqlite')
-  writer = None if have_replies(config) else llm.make_ask(nodes[0], mesh)
+  writer = llm.make_ask(nodes[0], mesh) if has_writer(config) else None
   # If both are the same local model, its weights are loaded once.
   base = writer.model if isinstance(writer, llm.LocalModel) else None
   agent = llm.make_ask(nodes[1], mesh, base)
@@ -321,8 +321,8 @@ class Curator:
     A skipped query gets none.
 
     Returns:
-      For each query the candidates, and the
-      number of replies that were left out, by reason (`LEFT_OUT`).
+      For each query the candidates, and the number of replies that were left
+      out, by reason (`LEFT_OUT`).
     """
     if self.writer is None:
       return [candidates_of(query.replies or []) for query in queries]
