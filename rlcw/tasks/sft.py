@@ -55,7 +55,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary.
 
   Raises:
-    ValueError: see `check`, `compute.configure` and `make_arrays`.
+    ValueError: see `check`, `compute.configure`, `encode_examples`,
+      `encode_verdicts` and `pack_rows`.
   """
   check(config)
   model = language_model.load(config.model, make_mesh(**config.mesh))
@@ -264,17 +265,6 @@ def encode_verdicts(
   return encoded
 
 
-def make_arrays(
-  examples: Sequence[datasets.Example],
-  chat: ChatFormat,
-  row_tokens: int,
-  seed: int,
-  system: str = '',
-) -> dict[str, np.ndarray]:
-  """Encodes examples (`encode`) and packs them (`pack_rows`)."""
-  return pack_rows(encode(examples, chat, system), row_tokens, seed)
-
-
 def pack_rows(
   encoded: Sequence[Encoded], row_tokens: int, seed: int
 ) -> dict[str, np.ndarray]:
@@ -322,7 +312,7 @@ def pack_rows(
 def make_loss(config: ModelConfig) -> train.LossFn:
   """Makes the loss: the cross-entropy of the replies' tokens, in nats.
 
-  It takes learned and frozen parameters and a batch of `make_arrays`.
+  It takes learned and frozen parameters and a batch of `pack_rows`.
   """
 
   def loss_fn(

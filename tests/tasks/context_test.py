@@ -73,9 +73,9 @@ def test_in_generate(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_in_sft(model: LanguageModel) -> None:
   examples = [datasets.Example('Write.', text) for text in ('A', 'B ' * 60)]
   with pytest.raises(ValueError, match=f'context of {CONTEXT} tokens.*reply'):
-    sft.make_arrays(examples, model.chat, 256, seed=0)
+    sft.pack_rows(sft.encode(examples, model.chat), 256, seed=0)
   # a row may be longer than the context, as it holds several examples
-  sft.make_arrays(examples[:1] * 9, model.chat, 256, seed=0)
+  sft.pack_rows(sft.encode(examples[:1] * 9, model.chat), 256, seed=0)
 
 
 def test_in_scores_and_judgements(model: LanguageModel) -> None:

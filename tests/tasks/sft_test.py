@@ -112,7 +112,9 @@ def test_the_loss_is_that_of_each_example_alone(
   config, params = weights.load(tmp_path)
   params = jax.tree.map(jnp.asarray, params)
   text = tokenizer.load(tiny_folder)
-  arrays = sft.make_arrays(EXAMPLES, ChatFormat(text), row_tokens, seed=0)
+  arrays = sft.pack_rows(
+    sft.encode(EXAMPLES, ChatFormat(text)), row_tokens, seed=0
+  )
   assert len(arrays['token']) == {96: 2, 256: 1}[row_tokens]
   assert (config.window is not None) == (family == 'gemma3')
   loss_fn = sft.make_loss(config)
@@ -159,7 +161,7 @@ def test_an_example_longer_than_a_row_is_refused(
 ) -> None:
   text = tokenizer.load(tiny_folder)
   with pytest.raises(ValueError, match='2 of 4 .* row_tokens=32.* has 71'):
-    sft.make_arrays(EXAMPLES, ChatFormat(text), 32, seed=0)
+    sft.pack_rows(sft.encode(EXAMPLES, ChatFormat(text)), 32, seed=0)
 
 
 @pytest.mark.slow
@@ -310,7 +312,7 @@ def test_a_short_last_batch_counts_each_row_once(
   tiny_folder: pathlib.Path,
 ) -> None:
   model = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
-  arrays = sft.make_arrays(EXAMPLES * 2, model.chat, 96, seed=0)
+  arrays = sft.pack_rows(sft.encode(EXAMPLES * 2, model.chat), 96, seed=0)
   assert len(arrays['token']) == 4
   loss_fn = sft.make_loss(model.config)
   losses = [

@@ -116,7 +116,7 @@ def batch(plan: Plan, prompts: int) -> dict[str, Any]:
 def _sft(plan: Plan) -> Microbatch:
   rows, size = plan.settings.sizes(plan.config)
   length, place = plan.shapes.prompt_tokens, over_groups(plan.mesh)
-  # as `sft.make_arrays` has them
+  # as `sft.pack_rows` has them
   dtypes = {
     'token': jnp.int32,
     'segment': jnp.int32,
