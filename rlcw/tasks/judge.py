@@ -14,7 +14,8 @@ from rlcw import Config
 from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.data.messages import transcript
-from rlcw.evaluation import stats
+from rlcw.evaluation.labelled import Labelled
+from rlcw.evaluation.verdicts import held_out
 from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
@@ -116,7 +117,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     'resumed_at': done,
     'unanswered': len(rows) - len(judged),
     'good': np.mean(good),
-    **compare(judged, good),
+    **compare(judged),
     'usage': used['judge'],
   }
   console.table(
@@ -156,12 +157,11 @@ def verdict_fields(p_good: float, reason: str, labels: Sequence[str]) -> Record:
   return verdict | ({'reason': reason} if reason else {})
 
 
-def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
+def compare(rows: Sequence[Record]) -> Record:
   """Agreement of verdicts with labels; empty unless every row has a label.
 
   Args:
     rows: judged replies, with `p_good`, `response` and `label`.
-    good: the verdict on each.
 
   Returns:
     `agreement`, `balanced_agreement` (the mean over labels) and `auc` of the
@@ -171,17 +171,13 @@ def compare(rows: Sequence[Record], good: Sequence[bool]) -> Record:
   """
   if not all(row.get('label') in (0, 1) for row in rows):
     return {}
-  label_N = np.array([row['label'] for row in rows], bool)
-  right_N = np.array(good) == label_N
-  score_N = np.array([row['p_good'] for row in rows])
-  length_N = np.array([len(reply_of(row['response'])) for row in rows])
-  matched_auc, pairs = stats.matched_auc(score_N, label_N, length_N)
+  replies = [
+    Labelled('', reply_of(row['response']), bool(row['label']), '')
+    for row in rows
+  ]
+  found = held_out(np.array([row['p_good'] for row in rows]), replies)
+  names = 'agreement', 'auc', 'length_only_auc', 'matched_auc', 'matched_pairs'
   return {
-    'agreement': right_N.mean(),
-    'balanced_agreement': stats.balanced(right_N, label_N),
-    'auc': stats.auc(score_N, label_N),
-    # judges favour long replies: the judge's AUC should be clearly higher
-    'length_only_auc': stats.auc(length_N, label_N),
-    'matched_auc': matched_auc,
-    'matched_pairs': pairs,
+    'balanced_agreement': found['balanced'],
+    **{name: found[name] for name in names},
   }
