@@ -414,6 +414,34 @@ def test_a_comparison_says_what_evaluate_says(
     assert np.mean(strict) == pytest.approx(told[f'pass_rate_{arm}'])
 
 
+@pytest.mark.parametrize('task', ['evaluate', 'compare'])
+def test_a_judge_that_gave_a_second_opinion_is_not_loaded_again(
+  task: str, runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: Any
+) -> None:
+  folder = tmp_path / 'rlmr-0'
+  shutil.copytree(runs / 'grpo', folder)
+  settings = json.loads((folder / 'config.json').read_text())
+  settings['judge']['model'] = 'nowhere'
+  files.write_json(folder / 'config.json', settings)
+  loaded = []
+
+  def make_judge(settings: Any, *_: Any, **__: Any) -> None:
+    loaded.append(settings.model)
+    if len(loaded) == 2:  # that of training, and the task's own
+      raise RuntimeError('enough')
+
+  monkeypatch.setattr(factory, 'make_judge', make_judge)
+  config = shipped(task)
+  config.update(
+    {'run': str(folder)}
+    if task == 'evaluate'
+    else {'runs': str(folder), 'unseen': str(runs / 'reward_model')}
+  )
+  with pytest.raises(RuntimeError, match='enough'):
+    run(task, config, tmp_path / task)
+  assert 'nowhere' not in loaded
+
+
 def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
   decoder = SimpleNamespace(mesh=make_mesh())
   eyes: Any = SimpleNamespace(
