@@ -3,7 +3,7 @@
 # Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent and the
 # judge.  Prints tables of the judges (scripts/judges.sh) and of the writers.
 #
-#   ./scripts/greetings.sh          # cut down; took 75 minutes on one core
+#   ./scripts/greetings.sh          # cut down; with DATA, 75 minutes on one core
 #   LONG=1 ./scripts/greetings.sh   # an estimated 30 hours on 2 cores
 #
 # After an interruption, run it again to resume.  Cut down, a handful of pairs
@@ -29,7 +29,6 @@ arms='rlmr_reward rlmr_judge'
 small=models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
 large=models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 writer=$small
-principles=@principles_greetings_zh
 mkdir -p $runs
 
 # --- Data -------------------------------------------------------------------
@@ -105,7 +104,7 @@ rlcw --config=configs/adversary.py --workdir=$runs/game \
   --config.labelled=$runs/labelled.jsonl --config.agents.model=$large \
   --config.agents.max_new_tokens=160 --config.rounds=$rounds \
   --config.batches=1 --config.construction=@construction_zh \
-  --config.judge.principles=$principles --config.judge.language=zh
+  --config.judge.principles=@principles_greetings_zh --config.judge.language=zh
 # These judges on replies held apart, beside other ways to a judge.
 STEPS=$verdicts ./scripts/judges.sh $runs/judges $runs/labelled.jsonl \
   game=$runs/game/principles.md
