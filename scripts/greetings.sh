@@ -1,35 +1,47 @@
 #!/usr/bin/env bash
 # Chinese greetings, by both strategies of arXiv 2508.21476, on models that read
-# Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent and the
-# judge.  Prints tables of the judges (scripts/judges.sh) and of the writers.
+# Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent.  Prints
+# tables of the judges (scripts/judges.sh), of the reward models and of the writers.
 #
 #   ./scripts/greetings.sh          # cut down; with DATA, 75 minutes on one core
-#   LONG=1 ./scripts/greetings.sh   # an estimated 30 hours on 2 cores
+#   LONG=1 ./scripts/greetings.sh   # an estimated 12 hours on one core
 #
 # After an interruption, run it again to resume.  Cut down, a handful of pairs
 # and three steps show that every part works, not which strategy is better.
-# With DATA=FOLDER, the published greetings (sft.jsonl, labelled_dev.jsonl,
-# preference_dev.jsonl) take the place of our own pairs, and the writer begins
-# with supervised fine-tuning.
+#
+#   DATA=FOLDER   published greetings (sft.jsonl, labelled_dev.jsonl,
+#                 preference_dev.jsonl) in place of our own pairs; the writer
+#                 begins with supervised fine-tuning
+#   SERVER=URL    an OpenAI-compatible server with the 1.5B model answers for
+#                 the agents, as llama.cpp's, which is several times faster on CPUs
 [ -z "${DATA:-}" ] || DATA=$(realpath -e "$DATA") || exit
 cd "$(dirname "$0")/.."
 ./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b || exit
 source scripts/environment.sh ""
 
 runs=runs/greetings${DATA:+_published}
-queries=5 themes=96 labelled=60 unseen=60 rounds=1 steps=3 prompts=4 seeds=0
-sft=10 verdicts=12
+queries=5 candidates=3 themes=96 labelled=60 played=60 debated=4 pairs=60 rounds=1 games=0
+sft=10 verdicts=12 steps=3 prompts=4 seeds=0
 arms='rlmr_reward rlmr_judge'
 [ -z "${LONG:-}" ] || {
   runs=${runs}_long
-  queries=64 themes=384 labelled=2000 unseen=2000 rounds=8 steps=40 prompts=8
-  seeds='0 1' sft=200 verdicts=100
+  queries=64 candidates=2 themes=384 labelled=2000 played=160 debated=32 pairs=2000 rounds=3
+  games='0 1 2' sft=60 verdicts=60 steps=40 seeds='0 1'
   arms='writing_reward writing_judge rlmr_reward rlmr_judge'
 }
 small=models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
 large=models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 writer=$small
 mkdir -p $runs
+agents() {  # ROLE: settings of the model that answers
+  # A model here ends its JSON within the limit; a server's answer is cut there.
+  if [ -n "${SERVER:-}" ]; then
+    echo "--config.$1.endpoint.url=$SERVER --config.$1.endpoint.model=qwen" \
+      "--config.$1.endpoint.schemas=True --config.$1.max_new_tokens=400"
+  else
+    echo "--config.$1.model=$large --config.$1.max_new_tokens=128"
+  fi
+}
 
 # --- Data -------------------------------------------------------------------
 # Briefs with rules; a theme is in train or heldout.
@@ -39,15 +51,16 @@ rlcw --config=configs/briefs.py --workdir=$runs/briefs \
 'keywords:existence', 'keywords:forbidden_words', 'style:no_cliche', \
 'style:script', 'punctuation:no_emoji', 'punctuation:no_exclamation', \
 'startend:start_checker', 'startend:end_checker')"
-# Labelled replies are for judges; pairs of other prompts are for the scorer that
-# training never sees.
-python - "${DATA:-}" $labelled $unseen $queries $runs <<'PYTHON'
+# A prompt is in one part only: labelled replies are for judges, the first half of
+# the pairs of other prompts for a reward model, and the second for the scorer
+# that training never sees.
+python - "${DATA:-}" $labelled $played $debated $pairs $queries $runs <<'PYTHON'
 import json, pathlib, sys
 
 from rlcw.data import datasets
 
-data, labelled, unseen, queries, folder = sys.argv[1:]
-folder = pathlib.Path(folder)
+data, *sizes, folder = sys.argv[1:]
+labelled, played, debated, most, queries = map(int, sizes)
 if data:
   replies = datasets.read_jsonl(f'{data}/labelled_dev.jsonl')
   pairs = datasets.read_jsonl(f'{data}/preference_dev.jsonl')
@@ -65,17 +78,31 @@ else:
 # The same split for the game and for the table of judges.
 replies = [
   reply | {'split': datasets.split_of(reply['prompt'], 0.3)}
-  for reply in replies[: int(labelled)]
+  for reply in replies[:labelled]
 ]
 asked = {reply['prompt'] for reply in replies}
+others = [pair for pair in pairs if pair['prompt'] not in asked][: 2 * most]
+prompts = list(dict.fromkeys(pair['prompt'] for pair in others))
+first = set(prompts[: len(prompts) // 2])
+heldout = [reply for reply in replies if reply['split'] == 'heldout']
+unseen = [pair for pair in others if pair['prompt'] not in first]
 files = {
   'labelled': replies,
-  'unseen': [p for p in pairs if p['prompt'] not in asked][: int(unseen)],
-  'queries': datasets.read_jsonl('@themes_greetings_zh.jsonl')[: int(queries)],
+  'played': replies[:played],
+  'debated': heldout[:debated],
+  'pairs': [pair for pair in others if pair['prompt'] in first],
+  'unseen': unseen,
+  'sides': [
+    {'prompt': pair['prompt'], 'response': pair[side]}
+    for pair in unseen
+    for side in ('chosen', 'rejected')
+  ],
+  'queries': [{'prompt': prompt} for prompt in prompts[: len(first)][:queries]],
 }
 for name, rows in files.items():
   lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-  (folder / f'{name}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
+  text = '\n'.join(lines)
+  (pathlib.Path(folder) / f'{name}.jsonl').write_text(text, encoding='utf-8')
 PYTHON
 [ -z "${DATA:-}" ] || {
   rlcw --config=configs/sft.py --workdir=$runs/sft --config.model=$small \
@@ -86,67 +113,64 @@ PYTHON
 }
 
 # --- Strategy 1: debate -> pairs -> reward model ----------------------------
-rlcw --config=configs/curate.py --workdir=$runs/pairs --config.language=zh \
-  --config.queries=$runs/queries.jsonl --config.candidates=3 \
+rlcw --config=configs/curate.py --workdir=$runs/debate --config.language=zh \
+  --config.queries=$runs/queries.jsonl --config.candidates=$candidates \
   --config.writer.model=$writer --config.writer.max_new_tokens=64 \
   --config.writer.temperature=0.7 \
-  --config.agent.model=$large --config.agent.max_new_tokens=128
-taste=$runs/pairs/preferences.jsonl
-[ "$(wc -l < $taste)" -ge 8 ] || {
-  echo "The debate gave too few pairs for a reward model: it is fitted to ours."
-  taste=@preferences.jsonl
+  $(agents agent)
+# Its verdicts on replies that have a label.
+rlcw --config=configs/curate.py --workdir=$runs/debated --config.language=zh \
+  --config.queries=$runs/debated.jsonl $(agents agent)
+reward_model() {  # NAME MODEL PAIRS LANGUAGE
+  rlcw --config=configs/reward_model.py --workdir=$runs/"$1" \
+    --config.model="$2" --config.preferences="$3" --config.language="$4" \
+    --config.debias=length
 }
-rlcw --config=configs/reward_model.py --workdir=$runs/reward_model \
-  --config.model=$small --config.preferences=$taste --config.language=zh
+reward_model reward_model $small $runs/pairs.jsonl ''
+taste=$runs/debate/preferences.jsonl
+scored=reward_model
+if [ "$(wc -l < $taste)" -ge 8 ]; then
+  reward_model taste $small $taste zh
+  scored="$scored taste"
+else
+  echo "The debate gave too few pairs for a reward model."
+fi
+for name in $scored; do
+  rlcw --config=configs/score.py --workdir=$runs/scores_"$name" \
+    --config.run=$runs/"$name" --config.input=$runs/sides.jsonl
+done
 
-# --- Strategy 2: game -> principles -> judge --------------------------------
-rlcw --config=configs/adversary.py --workdir=$runs/game \
-  --config.labelled=$runs/labelled.jsonl --config.agents.model=$large \
-  --config.agents.max_new_tokens=160 --config.rounds=$rounds \
-  --config.batches=1 --config.construction=@construction_zh \
-  --config.judge.principles=@principles_greetings_zh --config.judge.language=zh
-# These judges on replies held apart, beside other ways to a judge.
-STEPS=$verdicts ./scripts/judges.sh $runs/judges $runs/labelled.jsonl \
-  game=$runs/game/principles.md
+# --- Strategy 2: labelled replies -> principles -> judge --------------------
+# A game rewrites the principles; training on verdicts needs none.
+for seed in $games; do
+  rlcw --config=configs/adversary.py --workdir=$runs/game-"$seed" \
+    --config.labelled=$runs/played.jsonl $(agents agents) \
+    --config.rounds=$rounds --config.batches=1 --config.construction=@construction_zh \
+    --config.judge.principles=@principles_greetings_zh --config.seed="$seed" \
+    --config.judge.model=$large --config.judge.language=zh
+done
+STEPS=$verdicts ./scripts/judges.sh $runs/judges $runs/labelled.jsonl
 
 # --- Writers ----------------------------------------------------------------
-rlcw --config=configs/reward_model.py --workdir=$runs/unseen \
-  --config.model=$large --config.preferences=$runs/unseen.jsonl \
-  --config.language=
+reward_model unseen_scorer $large $runs/unseen.jsonl ''
 for seed in $seeds; do
   for arm in $arms; do
     # rlmr_judge: the mixer rlmr, and writing scored by the judge
     writing=judge
     [ "${arm#*_}" = judge ] || writing=reward_model
     rlcw --config=configs/grpo.py:qwen_coder_0_5b --config.language=zh \
-      --workdir=$runs/writers/$arm-$seed --config.seed=$seed \
+      --workdir=$runs/writers/"$arm-$seed" --config.seed="$seed" \
       --config.model=$writer --config.reward_model=$runs/reward_model \
       --config.briefs=$runs/briefs/briefs.jsonl --config.steps=$steps \
       --config.prompts_per_step=$prompts \
       --config.mixing.name="${arm%_*}" --config.writing=$writing \
-      --config.judge.model=$large --config.judge.language=zh \
-      --config.judge.principles=$runs/game/principles.md
+      --config.judge.model=$runs/judges/verdicts --config.judge.language=zh \
+      --config.judge.principles=$runs/judges/data/short.md
   done
 done
 
-python - $runs <<'PYTHON'
-import json, pathlib, sys
-
-runs = pathlib.Path(sys.argv[1])
-pairs, taste, unseen = (
-  json.loads((runs / name / 'summary.json').read_text())
-  for name in ('pairs', 'reward_model', 'unseen')
-)
-print(
-  f'Debate: {pairs["pairs"]} pairs from {pairs["queries"]} queries, '
-  f'{pairs["overturn_rate"]:.1%} of verdicts overturned, '
-  f'the longer reply chosen in {pairs["chosen_longer"]:.1%}.\n'
-  f'Reward model on the 0.5B: {taste["heldout_accuracy"]:.1%} of '
-  f'{taste["heldout_pairs"]} held-out pairs.  Scorer on the 1.5B that no writer '
-  f'sees: {unseen["heldout_accuracy"]:.1%} of {unseen["heldout_pairs"]}.'
-)
-PYTHON
+python scripts/greetings_tables.py $runs
 rlcw --config=configs/compare.py --workdir=$runs/comparison \
-  --config.runs="$runs/writers/*-[0-9]" --config.unseen=$runs/unseen \
+  --config.runs="$runs/writers/*-[0-9]" --config.unseen=$runs/unseen_scorer \
   --config.preferences=$runs/unseen.jsonl --config.writing=reward_model \
   --config.judge.model=

@@ -1,0 +1,91 @@
+r"""Prints tables of the scorers of scripts/greetings.sh.
+
+  python scripts/greetings_tables.py RUNS
+
+RUNS is the folder of its runs.  Of the debate: its yield and, on replies with a
+label, its agreement.  Of the reward models: accuracy on pairs of prompts that
+neither has seen.  Of the games: held-out replies before and after.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from rlcw.data import datasets
+from rlcw.evaluation import stats
+from rlcw.runtime import console
+
+VERDICTS = {
+  'right, mean over labels': ('balanced', '.1%'),
+  'AUC': ('auc', '.3f'),
+  'AUC, like length': ('matched_auc', '.3f'),
+}
+
+
+def cells(found: dict[str, Any], columns: dict[str, Any]) -> list[str]:
+  """Formats the numbers of a row."""
+  return [console.number(found[key], style) for key, style in columns.values()]
+
+
+def main(folder: str) -> None:
+  """Prints the tables."""
+  runs = pathlib.Path(folder)
+
+  def summary(name: str) -> dict[str, Any]:
+    return json.loads((runs / name / 'summary.json').read_text('utf-8'))
+
+  debate = summary('debate')
+  console.log(
+    f'Debate: {debate["pairs"]} pairs from {debate["queries"]} queries, '
+    f'{debate["overturn_rate"]:.1%} of verdicts overturned, the longer reply '
+    f'chosen in {debate["chosen_longer"]:.1%}.'
+  )
+  rows = [('debate', *cells(summary('debated')['agreement'], VERDICTS))]
+  for game in sorted(runs.glob('game-*')):
+    found = summary(game.name)
+    for side in ('before', 'after'):
+      each = cells(found[f'heldout_{side}'], VERDICTS)
+      rows.append((f'{game.name}, {side}', *each))
+  console.table('verdicts on held-out replies', ('', *VERDICTS), rows)
+
+  columns = {
+    'right': ('heldout_accuracy', '.1%'),
+    'length alone': ('length_only_accuracy', '.1%'),
+    'right, like length': ('matched_accuracy', '.1%'),
+    'of': ('matched_pairs', ',.0f'),
+  }
+  rows, pairs = [], 0
+  for name in ('reward_model', 'taste'):
+    file = runs / f'scores_{name}' / 'scores.jsonl'
+    if not file.exists():
+      continue
+    replies = datasets.read_jsonl(str(file))
+    both = list(zip(replies[::2], replies[1::2], strict=True))
+    found = stats.agreement(
+      np.array([[reply['score'] for reply in pair] for pair in both]),
+      np.array([[len(reply['response']) for reply in pair] for pair in both]),
+      np.unique([pair[0]['prompt'] for pair in both], return_inverse=True)[1],
+    )
+    pairs = found['heldout_pairs']
+    rows.append(
+      (name, f'{summary(name)["train_pairs"]:,}', *cells(found, columns))
+    )
+  console.table(
+    f'reward models on {pairs} pairs of other prompts',
+    ('', 'pairs of training', *columns),
+    rows,
+  )
+  found = summary('unseen_scorer')
+  console.log(
+    f'Scorer that no writer sees: {found["heldout_accuracy"]:.1%} of '
+    f'{found["heldout_pairs"]} held-out pairs.'
+  )
+
+
+if __name__ == '__main__':
+  if len(sys.argv) != 2:
+    sys.exit(__doc__)
+  main(sys.argv[1])
