@@ -37,7 +37,8 @@ agents() {  # ROLE: settings of the model that answers
   # A model here ends its JSON within the limit; a server's answer is cut there.
   if [ -n "${SERVER:-}" ]; then
     echo "--config.$1.endpoint.url=$SERVER --config.$1.endpoint.model=qwen" \
-      "--config.$1.endpoint.schemas=True --config.$1.max_new_tokens=400"
+      "--config.$1.endpoint.schemas=True --config.$1.endpoint.timeout=1800" \
+      "--config.$1.max_new_tokens=400"
   else
     echo "--config.$1.model=$large --config.$1.max_new_tokens=128"
   fi

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import openai
 
+from rlcw.runtime import console
 from rlcw.sampling.cache import Usage
 
 MOST_BYTES = 4 * 2**20  # of an answer
@@ -59,6 +60,11 @@ class Client(openai.DefaultAsyncHttpxClient):
         settings['stream'] = True
         return await _read(await super().send(request, **settings), request)
     except TimeoutError as error:
+      console.notice(
+        f'{request.url.host} gave no whole answer within endpoint.timeout='
+        f'{self._seconds:g} s; a slow server needs more of it, or fewer '
+        'requests at a time (endpoint.concurrency)'
+      )
       # The official client retries after this type of error.
       raise httpx2.ReadTimeout(
         f'not complete within timeout={self._seconds} s', request=request

@@ -20,6 +20,7 @@ from server import (
   serving,
 )
 
+from rlcw.runtime import console
 from rlcw.sampling.cache import Usage
 from rlcw.sampling.endpoint import Endpoint
 
@@ -267,6 +268,8 @@ def test_a_late_answer_does_not_go_to_another_prompt() -> None:
   with serving(handler) as server:
     it = _endpoint(server, timeout=0.2, concurrency=2)
     assert it.ask(prompts) == [f're: {prompt}' for prompt in prompts]
+    said = [n for n in console.take_notices() if 'endpoint.timeout=0.2 s' in n]
+    assert len(said) == 1
     # On a busy machine others may be late as well.
     assert it.usage.requests >= 22
 
