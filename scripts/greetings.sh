@@ -33,16 +33,9 @@ small=models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
 large=models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 writer=$small
 mkdir -p $runs
-agents() {  # ROLE: settings of the model that answers
-  # A model here ends its JSON within the limit; a server's answer is cut there.
-  if [ -n "${SERVER:-}" ]; then
-    echo "--config.$1.endpoint.url=$SERVER --config.$1.endpoint.model=qwen" \
-      "--config.$1.endpoint.schemas=True --config.$1.endpoint.timeout=1800" \
-      "--config.$1.max_new_tokens=400"
-  else
-    echo "--config.$1.model=$large --config.$1.max_new_tokens=128"
-  fi
-}
+# A model here ends its JSON within the limit; a server's answer is cut there.
+agent=$large tokens=128 server=
+[ -z "${SERVER:-}" ] || { agent='' tokens=400 server=qwen; }
 
 # --- Data -------------------------------------------------------------------
 # Briefs with rules; a theme is in train or heldout.
@@ -118,10 +111,17 @@ rlcw --config=configs/curate.py --workdir=$runs/debate --config.language=zh \
   --config.queries=$runs/queries.jsonl --config.candidates=$candidates \
   --config.writer.model=$writer --config.writer.max_new_tokens=64 \
   --config.writer.temperature=0.7 \
-  $(agents agent)
+  --config.agent.model=$agent --config.agent.max_new_tokens=$tokens \
+  --config.agent.endpoint.url="${SERVER:-}" \
+  --config.agent.endpoint.model=$server --config.agent.endpoint.schemas=True \
+  --config.agent.endpoint.timeout=1800
 # Its verdicts on replies that have a label.
 rlcw --config=configs/curate.py --workdir=$runs/debated --config.language=zh \
-  --config.queries=$runs/debated.jsonl $(agents agent)
+  --config.queries=$runs/debated.jsonl \
+  --config.agent.model=$agent --config.agent.max_new_tokens=$tokens \
+  --config.agent.endpoint.url="${SERVER:-}" \
+  --config.agent.endpoint.model=$server --config.agent.endpoint.schemas=True \
+  --config.agent.endpoint.timeout=1800
 reward_model() {  # NAME MODEL PAIRS LANGUAGE
   rlcw --config=configs/reward_model.py --workdir=$runs/"$1" \
     --config.model="$2" --config.preferences="$3" --config.language="$4" \
@@ -145,19 +145,29 @@ done
 # A game rewrites the principles; training on verdicts needs none.
 for seed in $games; do
   rlcw --config=configs/adversary.py --workdir=$runs/game-"$seed" \
-    --config.labelled=$runs/played.jsonl $(agents agents) \
+    --config.labelled=$runs/played.jsonl \
+    --config.agents.model=$agent --config.agents.max_new_tokens=$tokens \
+    --config.agents.endpoint.url="${SERVER:-}" \
+    --config.agents.endpoint.model=$server --config.agents.endpoint.schemas=True \
+    --config.agents.endpoint.timeout=1800 \
     --config.rounds=$rounds --config.batches=1 --config.construction=@construction_zh \
     --config.judge.principles=@principles_greetings_zh --config.seed="$seed" \
     --config.judge.model=$large --config.judge.language=zh
 done
 STEPS=$verdicts ./scripts/judges.sh $runs/judges $runs/labelled.jsonl
+judge=$runs/judges/verdicts short=$runs/judges/data/short.md
+# On the pairs that the reward models were tried on.
+rlcw --config=configs/judge.py --workdir=$runs/scores_judge \
+  --config.input=$runs/sides.jsonl \
+  --config.judge.model="$judge" --config.judge.principles="$short" \
+  --config.judge.language=zh
 
 # --- Writers ----------------------------------------------------------------
 reward_model unseen_scorer $large $runs/unseen.jsonl ''
 for seed in $seeds; do
   for arm in $arms; do
     # rlmr_judge: the mixer rlmr, and writing scored by the judge
-    writing=judge
+    writing=judge_logit
     [ "${arm#*_}" = judge ] || writing=reward_model
     rlcw --config=configs/grpo.py:qwen_coder_0_5b --config.language=zh \
       --workdir=$runs/writers/"$arm-$seed" --config.seed="$seed" \
@@ -165,8 +175,8 @@ for seed in $seeds; do
       --config.briefs=$runs/briefs/briefs.jsonl --config.steps=$steps \
       --config.prompts_per_step=$prompts \
       --config.mixing.name="${arm%_*}" --config.writing=$writing \
-      --config.judge.model=$runs/judges/verdicts --config.judge.language=zh \
-      --config.judge.principles=$runs/judges/data/short.md
+      --config.judge.model="$judge" --config.judge.principles="$short" \
+      --config.judge.language=zh
   done
 done
 

@@ -57,25 +57,30 @@ def main(folder: str) -> None:
     'right, like length': ('matched_accuracy', '.1%'),
     'of': ('matched_pairs', ',.0f'),
   }
+  # file of the scores, field of the score, number of examples in training
+  scorers = {
+    'reward_model': ('scores.jsonl', 'score', 'reward_model', 'train_pairs'),
+    'taste': ('scores.jsonl', 'score', 'taste', 'train_pairs'),
+    'judge': ('verdicts.jsonl', 'p_good', 'judges/verdicts', 'train_examples'),
+  }
   rows, pairs = [], 0
-  for name in ('reward_model', 'taste'):
-    file = runs / f'scores_{name}' / 'scores.jsonl'
-    if not file.exists():
+  for name, (file, field, run, examples) in scorers.items():
+    path = runs / f'scores_{name}' / file
+    if not path.exists():
       continue
-    replies = datasets.read_jsonl(str(file))
+    replies = datasets.read_jsonl(str(path))
     both = list(zip(replies[::2], replies[1::2], strict=True))
     found = stats.agreement(
-      np.array([[reply['score'] for reply in pair] for pair in both]),
+      np.array([[reply[field] for reply in pair] for pair in both]),
       np.array([[len(reply['response']) for reply in pair] for pair in both]),
       np.unique([pair[0]['prompt'] for pair in both], return_inverse=True)[1],
     )
     pairs = found['heldout_pairs']
-    rows.append(
-      (name, f'{summary(name)["train_pairs"]:,}', *cells(found, columns))
-    )
+    learned = f'{summary(run)[examples]:,}'
+    rows.append((name, learned, *cells(found, columns)))
   console.table(
-    f'reward models on {pairs} pairs of other prompts',
-    ('', 'pairs of training', *columns),
+    f'scorers on {pairs} pairs of other prompts',
+    ('', 'pairs or replies learned from', *columns),
     rows,
   )
   found = summary('unseen_scorer')

@@ -20,6 +20,8 @@ import numpy as np
 from rlcw.losses import rounding_std
 from rlcw.rewards.mixed import z_scores
 
+LOGIT = float(np.log(1e6))  # largest log-odds, of a probability of 1 − 10⁻⁶
+
 
 def weighted_sum(part_KxPxG: Sequence[Any], weight_K: Sequence[float]) -> Any:
   """Returns the sum `[P, G]` of arrays, each times its weight."""
@@ -56,6 +58,18 @@ def combine(
       for part_PxG in parts
     ]
   return jnp.where(known_PxG, weighted_sum(parts, weight_K), jnp.nan)
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+  """Returns `ln p / (1 − p)` of probabilities of any shape, NaN of NaN.
+
+  A judge that is sure, such as one that was trained on verdicts, calls all
+  replies Good with probabilities close to 1, whose log-odds still differ.  They
+  are within ±`LOGIT`: nearer to 1, probabilities in float32 are too coarse.
+  """
+  p = np.asarray(probability, np.float64)
+  with np.errstate(divide='ignore'):
+    return np.clip(np.log(p) - np.log1p(-p), -LOGIT, LOGIT)
 
 
 def overlong_penalty(

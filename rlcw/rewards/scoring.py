@@ -246,7 +246,7 @@ class Scorer:
     if (
       second_opinion
       and self.judge.model
-      and 'judge' not in self.writing.weights
+      and not self.writing.weights.keys() & writing.OF_GOOD
     ):
       good_P = self.judge.good(briefs, [group[:1] for group in text])[:, 0]
     # An unfinished reply is a violation whatever the missing verdict is.

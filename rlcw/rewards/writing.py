@@ -1,7 +1,8 @@
 """The writing score of replies: one part, or a weighted sum of several.
 
-`writing` of a `grpo` config names the parts: `reward_model`, `judge`, `pairs`,
-`rubric`, `diversity`, or a user's function, `module:function` (`functions`).
+`writing` of a `grpo` config names the parts: `reward_model`, `judge`,
+`judge_logit`, `pairs`, `rubric`, `diversity`, or a user's function,
+`module:function` (`functions`).
 
 Letters: P briefs, G replies to each, N pairs of replies.
 """
@@ -23,15 +24,16 @@ from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.replies import ReplyJudge, Verdicts
 from rlcw.rewards.novelty import novelty
-from rlcw.rewards.parts import weighted_sum
+from rlcw.rewards.parts import log_odds, weighted_sum
 from rlcw.rewards.reward_model import RewardModel, floor_blank_replies
 from rlcw.runtime import console, sums
 
 # Limit of a user's scores: squares of larger ones may exceed float32.
 LARGEST = 1e12
 # Parts that are no user's function.
-BUILT_IN = 'reward_model', 'judge', 'pairs', 'rubric', 'diversity'
-BY_JUDGE = 'judge', 'pairs', 'rubric'  # of these
+BY_JUDGE = 'judge', 'pairs', 'rubric', 'judge_logit'
+BUILT_IN = 'reward_model', *BY_JUDGE, 'diversity'
+OF_GOOD = 'judge', 'judge_logit'  # both are of the judge's P(Good)
 
 
 def check(config: Config) -> None:
@@ -39,7 +41,8 @@ def check(config: Config) -> None:
 
   Raises:
     ValueError: it is no sum of names, a function cannot be imported, a part
-      needs a judge and there is none, or `pairs` does not fit the groups.
+      needs a judge and there is none, or one that is loaded here, or `pairs`
+      does not fit the groups.
   """
   parts = sums.parse(config.writing)
   for name in parts:
@@ -51,6 +54,11 @@ def check(config: Config) -> None:
         f'writing={config.writing!r} needs a judge: give judge.model or '
         'judge.endpoint.url'
       )
+  if 'judge_logit' in parts and config.judge.endpoint.url:
+    raise ValueError(
+      f'writing={config.writing!r}: judge_logit needs a judge that gives '
+      'probabilities; expected judge.model, which is loaded here, not a server'
+    )
   if 'pairs' in parts:
     check_pairs(config)
 
@@ -283,8 +291,9 @@ class WritingScorer:
       return reward_model.score_texts(
         self.reward, prompts, text, finished, widths
       )
-    if name == 'judge':
-      return self.judge.good(briefs, text)
+    if name in OF_GOOD:
+      good_PxG = self.judge.good(briefs, text)
+      return good_PxG if name == 'judge' else log_odds(good_PxG)
     if name == 'diversity':
       return np.array([novelty(group) for group in text])
     return user_scores(name, briefs, text)

@@ -38,8 +38,9 @@ def parse(text: str) -> dict[str, float]:
     if not term:
       raise ValueError(
         f'{setting}: {signed[place:].strip()!r:.80} is no term; expected '
-        'reward_model, judge, pairs, rubric, diversity or module:function, or '
-        "several with weights, as in '0.7*reward_model + 0.3*judge'"
+        'reward_model, judge, pairs, rubric, judge_logit, diversity or '
+        'module:function, or several with weights, as in '
+        "'0.7*reward_model + 0.3*judge'"
       )
     name = term['name']
     if name in weights:

@@ -54,6 +54,18 @@ def test_a_constant_part_says_nothing_and_rounding_is_no_spread() -> None:
   assert not np.any(combine(near, [1.0], ALL, normalise=True))
 
 
+def test_log_odds_by_hand_and_of_what_float32_cannot_tell_apart() -> None:
+  p = np.array([[0.5, 0.75, 0.25], [NAN, 1.0, 0.0]], np.float32)
+  found = parts.log_odds(p)
+  third, most = np.log(3), 6 * np.log(10)
+  np.testing.assert_allclose(found, [[0, third, -third], [NAN, most, -most]])
+  # where a judge is sure, an error of rounding is small beside differences
+  sure = 1 - 10.0 ** -np.arange(1, 6)
+  exact = np.log(sure / (1 - sure))
+  found = parts.log_odds(sure.astype(np.float32))
+  np.testing.assert_allclose(found, exact, atol=4e-3)
+
+
 @given(
   hnp.arrays(
     np.float32,

@@ -449,6 +449,25 @@ def test_without_a_reference_there_are_scores_alone(
   assert own.writing[0].tolist() == [len(reply) for reply in REPLIES[0]]
 
 
+def test_log_odds_are_of_the_judge_s_probability_of_good(
+  score: Callable[..., Any],
+) -> None:
+  good, _ = score(writing='judge')
+  scores, panel = score(writing='judge_logit')
+  p = good.writing
+  np.testing.assert_allclose(scores.writing, np.log(p / (1 - p)), rtol=1e-6)
+  np.testing.assert_array_equal(scores.valid, good.valid)
+  # and no second opinion: the judge is not asked twice
+  assert len(panel.asked) == 5 + 10
+  served = settings_of(
+    writing='judge_logit + diversity',
+    judge__endpoint__url='http://127.0.0.1:9/v1',
+    judge__endpoint__model='m',
+  )
+  with pytest.raises(ValueError, match='judge_logit needs.*probabilities'):
+    scoring.check(served)
+
+
 def test_a_reply_counts_where_it_has_a_score_and_all_verdicts(
   score: Callable[..., Any],
 ) -> None:

@@ -98,7 +98,12 @@ def test_what_a_run_shows_is_no_difference() -> None:
 
 
 def test_patience_with_a_server_is_no_difference() -> None:
-  old = {'url': 'http://a/v1', 'timeout': 120.0, 'retries': 4, 'concurrency': 16}
+  old = {
+    'url': 'http://a/v1',
+    'timeout': 120.0,
+    'retries': 4,
+    'concurrency': 16,
+  }
   new = old | {'timeout': 1800.0, 'retries': 1, 'concurrency': 2}
   for role in ('agent', 'writer', 'judge'):
     before, after = ({role: {'endpoint': each}} for each in (old, new))

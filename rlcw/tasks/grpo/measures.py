@@ -10,6 +10,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.evaluation import heldout, intervals
+from rlcw.rewards import writing
 from rlcw.rewards.judge import factory
 from rlcw.runtime import metrics, sums
 
@@ -27,6 +28,8 @@ _VALUES = {
   'length': 'length',
   'truncated': 'truncated',
 }
+# Parts of the writing score that are the judge's P(Good) on held-out replies.
+_BY_GOOD = {*writing.OF_GOOD, 'pairs'}
 _SHARES = 'both', 'pass_rate', 'judge_good', 'truncated'
 # Less is better; of `length` neither is.
 _LESS = 'gap', 'truncated'
@@ -40,7 +43,7 @@ def names(config: Config) -> list[str]:
   # As the writing score, which it is in place of comparisons, it is no second
   # opinion.
   parts = sums.parse(config.writing)
-  if factory.has_judge(config.judge) and not {'judge', 'pairs'} & {*parts}:
+  if factory.has_judge(config.judge) and not parts.keys() & _BY_GOOD:
     found.append('judge_good')
   return found
 
