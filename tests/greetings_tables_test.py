@@ -1,0 +1,59 @@
+"""The tables of scripts/greetings_tables.py, from files as its runs leave them."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import greetings_tables
+import pytest
+
+Record = dict[str, Any]
+
+
+def _write(
+  runs: pathlib.Path, name: str, summary: Record, rows: Sequence[Record] = ()
+) -> None:
+  folder = runs / name
+  folder.mkdir(parents=True)
+  (folder / 'summary.json').write_text(json.dumps(summary))
+  for file in ('scores', 'verdicts'):
+    lines = [json.dumps(row) + '\n' for row in rows]
+    (folder / f'{file}.jsonl').write_text(''.join(lines))
+
+
+def test_scorers_are_compared_on_the_same_pairs(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  good = {'balanced': 0.5, 'auc': 0.75, 'matched_auc': None}
+  _write(
+    tmp_path,
+    'debate',
+    {'pairs': 3, 'queries': 5, 'overturn_rate': 0.25, 'chosen_longer': 1.0},
+  )
+  _write(tmp_path, 'debated', {'agreement': good})
+  found = {'heldout_before': good, 'heldout_after': good | {'auc': 0.875}}
+  _write(tmp_path, 'game-1', found)
+  _write(tmp_path, 'reward_model', {'train_pairs': 40})
+  _write(tmp_path, 'judges/verdicts', {'train_examples': 1234})
+  # Chosen first: right, wrong, and a tie, which is half right.
+  texts = ['long reply', 'short', 'of ten ...', 'length ten', 'a', 'b']
+  sides = [
+    {'prompt': str(n // 2), 'response': text} for n, text in enumerate(texts)
+  ]
+  scores = [
+    side | {'score': score, 'p_good': 1 - score}
+    for side, score in zip(sides, [1, 0, 0.25, 0.5, 0, 0], strict=True)
+  ]
+  _write(tmp_path, 'scores_reward_model', {}, scores)
+  _write(tmp_path, 'scores_judge', {}, scores)
+  unseen = {'heldout_accuracy': 0.9, 'heldout_pairs': 10}
+  _write(tmp_path, 'unseen_scorer', unseen)
+  greetings_tables.main(str(tmp_path))
+  lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+  assert ['debate', '50.0%', '0.750', '–'] in lines
+  assert ['game-1,', 'after', '50.0%', '0.875', '–'] in lines
+  # right; by length; of two pairs of like length one is a tie, one wrong
+  rows = {line[0]: line[1:] for line in lines if line}
+  assert rows['reward_model'] == ['40', '50.0%', '66.7%', '25.0%', '2']
+  assert rows['judge'] == ['1,234', '50.0%', '66.7%', '75.0%', '2']
