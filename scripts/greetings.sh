@@ -3,8 +3,8 @@
 # Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent.  Prints
 # tables of the judges (scripts/judges.sh), of the reward models and of the writers.
 #
-#   ./scripts/greetings.sh          # cut down; with DATA, 75 minutes on one core
-#   LONG=1 ./scripts/greetings.sh   # an estimated 12 hours on one core
+#   ./scripts/greetings.sh          # cut down; an estimated 75 minutes on one core
+#   LONG=1 ./scripts/greetings.sh   # an estimated 14 hours on one core, with SERVER
 #
 # After an interruption, run it again to resume.  Cut down, a handful of pairs
 # and three steps show that every part works, not which strategy is better.

@@ -222,6 +222,35 @@ def test_a_setting_that_an_earlier_version_lacked_has_its_default(
   assert lab.calls == 2
 
 
+@pytest.mark.parametrize(
+  ('change', 'free'),
+  [
+    ({'timeout': 1800.0, 'retries': 1, 'concurrency': 2}, True),
+    ({'key_variable': 'OTHER_KEY'}, True),
+    ({'url': 'http://b/v1'}, False),
+    ({'timeout': 1800.0, 'model': 'other'}, False),
+  ],
+)
+@pytest.mark.parametrize('role', ['agent', 'writer', 'judge'])
+def test_an_unfinished_run_goes_on_with_other_patience(
+  lab: Lab, role: str, change: dict[str, Any], free: bool
+) -> None:
+  first = {'url': 'http://a/v1', 'model': 'm', 'timeout': 120.0, 'retries': 4}
+  first |= {'concurrency': 16, 'key_variable': 'KEY'}
+  second = first | change
+  lab(**{role: {'endpoint': first}})
+  # It has ended: what got no answer would stay without one.
+  with pytest.raises(app.UsageError, match=r'endpoint\.'):
+    lab(**{role: {'endpoint': second}})
+  (lab.folder / 'score' / 'summary.json').unlink()
+  if free:
+    lab(**{role: {'endpoint': second}})
+    assert lab.calls == 2
+  else:
+    with pytest.raises(app.UsageError, match=r'endpoint\.(url|model)'):
+      lab(**{role: {'endpoint': second}})
+
+
 def test_paths_relative_and_absolute_are_the_same_run(
   lab: Lab, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

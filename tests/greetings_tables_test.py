@@ -1,4 +1,4 @@
-"""The tables of scripts/greetings_tables.py, from files as its runs leave them."""
+"""The tables of scripts/greetings_tables.py, from files of its runs."""
 
 import json
 import pathlib

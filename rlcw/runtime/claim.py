@@ -145,9 +145,10 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
-  The number of steps may grow, if no schedule depends on it.  If an input has
-  changed, the results of a task in `_REMADE` are removed; rows that it appended
-  are kept under `NAME.old`.
+  The number of steps may grow, if no schedule depends on it, and a run that has
+  not ended may have other patience with servers (`settings.PATIENCE`).  If an
+  input has changed, the results of a task in `_REMADE` are removed; rows that
+  it appended are kept under `NAME.old`.
 
   Args:
     workdir: an existing folder.
@@ -168,13 +169,15 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   # Runs of earlier versions have kept no digests.
   recorded = settings.read_inputs(file)['inputs'] if file.exists() else {}
   longer = config.get('steps', 0) > before.get('steps', 0)
+  ended = runs.is_finished(workdir) and not longer
   changed = {
     name: values
     for name, values in {
       **settings.differences(before, config),
       **_added(before, config),
     }.items()
-    if not _is_same(recorded.get(name), now.get(name))
+    if (ended or not settings.PATIENCE.fullmatch(name))
+    and not _is_same(recorded.get(name), now.get(name))
     # a path to an input that is gone stays relative
     and os.path.abspath(str(values[1])) != values[0]
   }
@@ -196,9 +199,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
       'rates would have been others; choose another --workdir, perhaps with '
       f'--config.model={workdir}'
     )
-  claim = dataclasses.replace(
-    claim, longer=longer, done=runs.is_finished(workdir) and not longer
-  )
+  claim = dataclasses.replace(claim, longer=longer, done=ended)
   changes = inputs.changes(recorded, now) if file.exists() else {}
   return _with_changes(claim, changes)
 

@@ -41,8 +41,9 @@ _NEW_DEFAULTS = {
 _PLANNED = {'sft': 'rows_per_step', 'reward_model': 'replies_per_group'}
 # Settings that change no result: a run may be resumed with other ones.
 FREE = 'loggers', 'show_every', 'monitors.stop'
-# So do these, of every model at a server.
-_FREE_OF_SERVERS = re.compile(
+# Patience with a server.  These change which questions get an answer, so a run
+# that has not ended may go on with other ones.
+PATIENCE = re.compile(
   r'(.+\.)?endpoint\.(timeout|retries|concurrency|key_variable)'
 )
 _FLAG = re.compile(r'--?config\.([\w.]+)(=.*)?')
@@ -163,16 +164,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
   """Returns the settings that differ, by dotted name: (old, new) values.
 
   Settings that only `new` has are left out: they were added to the code after
-  the old run.  So are defaults that have changed since, and settings that
-  change no result.
+  the old run.  So are defaults that have changed since, and all of `FREE`.
   """
   before, after = dict(leaves(old)), dict(leaves(new))
   changed = {
     name: (value, after.get(name))
     for name, value in before.items()
-    if value != after.get(name)
-    and name not in FREE
-    and not _FREE_OF_SERVERS.fullmatch(name)
+    if value != after.get(name) and name not in FREE
   }
   return {
     name: values

@@ -97,22 +97,6 @@ def test_what_a_run_shows_is_no_difference() -> None:
   assert settings.differences(old, {}) == {'steps': (3, None)}
 
 
-def test_patience_with_a_server_is_no_difference() -> None:
-  old = {
-    'url': 'http://a/v1',
-    'timeout': 120.0,
-    'retries': 4,
-    'concurrency': 16,
-  }
-  new = old | {'timeout': 1800.0, 'retries': 1, 'concurrency': 2}
-  for role in ('agent', 'writer', 'judge'):
-    before, after = ({role: {'endpoint': each}} for each in (old, new))
-    assert settings.differences(before, after) == {}
-  # another server may answer otherwise
-  after['judge']['endpoint']['url'] = 'http://b/v1'
-  assert [*settings.differences(before, after)] == ['judge.endpoint.url']
-
-
 def test_a_default_that_has_changed_is_no_difference() -> None:
   old = {'judge': {'max_reply_characters': 4000, 'votes': 1}}
   new = {'judge': {'max_reply_characters': 0, 'votes': 1}}
