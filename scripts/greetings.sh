@@ -6,8 +6,9 @@
 #   ./scripts/greetings.sh          # cut down; an estimated 75 minutes on one core
 #   LONG=1 ./scripts/greetings.sh   # an estimated 14 hours on one core, with SERVER
 #
-# After an interruption, run it again to resume.  Cut down, a handful of pairs
-# and three steps show that every part works, not which strategy is better.
+# After an interruption, run it again, with the same variables, to resume.  Cut
+# down, a handful of pairs and three steps show that the parts work, not which
+# strategy is better.
 #
 #   DATA=FOLDER   published greetings (sft.jsonl, labelled_dev.jsonl,
 #                 preference_dev.jsonl) in place of our own pairs; the writer
@@ -29,6 +30,7 @@ arms='rlmr_reward rlmr_judge'
   games='0 1 2' sft=60 verdicts=60 steps=40 seeds='0 1'
   arms='writing_reward writing_judge rlmr_reward rlmr_judge'
 }
+corpus=@preferences.jsonl
 small=models/Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf
 large=models/Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf
 writer=$small
@@ -91,6 +93,8 @@ files = {
     for pair in unseen
     for side in ('chosen', 'rejected')
   ],
+  # Texts that the debate's writer is shown, none of them for its own query.
+  'corpus': [pair for pair in others if pair['prompt'] in first][queries:],
   'queries': [{'prompt': prompt} for prompt in prompts[: len(first)][:queries]],
 }
 for name, rows in files.items():
@@ -98,6 +102,8 @@ for name, rows in files.items():
   text = '\n'.join(lines)
   (pathlib.Path(folder) / f'{name}.jsonl').write_text(text, encoding='utf-8')
 PYTHON
+# Our own pairs are the queries', too.
+[ -n "${DATA:-}" ] || corpus=$runs/corpus.jsonl
 [ -z "${DATA:-}" ] || {
   rlcw --config=configs/sft.py --workdir=$runs/sft --config.model=$small \
     --config.examples="$DATA/sft.jsonl" --config.language= \
@@ -109,6 +115,7 @@ PYTHON
 # --- Strategy 1: debate -> pairs -> reward model ----------------------------
 rlcw --config=configs/curate.py --workdir=$runs/debate --config.language=zh \
   --config.queries=$runs/queries.jsonl --config.candidates=$candidates \
+  --config.corpus=$corpus \
   --config.writer.model=$writer --config.writer.max_new_tokens=64 \
   --config.writer.temperature=0.7 \
   --config.agent.model=$agent --config.agent.max_new_tokens=$tokens \
@@ -122,16 +129,25 @@ rlcw --config=configs/curate.py --workdir=$runs/debated --config.language=zh \
   --config.agent.endpoint.url="${SERVER:-}" \
   --config.agent.endpoint.model=$server --config.agent.endpoint.schemas=True \
   --config.agent.endpoint.timeout=1800
-reward_model() {  # NAME MODEL PAIRS LANGUAGE
+reward_model() {  # NAME MODEL PAIRS LANGUAGE HELDOUT
   rlcw --config=configs/reward_model.py --workdir=$runs/"$1" \
     --config.model="$2" --config.preferences="$3" --config.language="$4" \
-    --config.debias=length
+    --config.debias=length --config.heldout="${5:-0.1}"
 }
 reward_model reward_model $small $runs/pairs.jsonl ''
 taste=$runs/debate/preferences.jsonl
 scored=reward_model
-if [ "$(wc -l < $taste)" -ge 8 ]; then
-  reward_model taste $small $taste zh
+if python - $taste <<'PYTHON'
+import sys
+
+from rlcw.data import datasets
+
+pairs = datasets.read_jsonl(sys.argv[1])
+splits = {datasets.split_of(pair['prompt'], 0.2) for pair in pairs}
+sys.exit(len(pairs) < 8 or len(splits) < 2)
+PYTHON
+then
+  reward_model taste $small $taste zh 0.2
   scored="$scored taste"
 else
   echo "The debate gave too few pairs for a reward model."
@@ -146,7 +162,7 @@ done
 for seed in $games; do
   rlcw --config=configs/adversary.py --workdir=$runs/game-"$seed" \
     --config.labelled=$runs/played.jsonl \
-    --config.agents.model=$agent --config.agents.max_new_tokens=$tokens \
+    --config.agents.model=$agent --config.agents.max_new_tokens=800 \
     --config.agents.endpoint.url="${SERVER:-}" \
     --config.agents.endpoint.model=$server --config.agents.endpoint.schemas=True \
     --config.agents.endpoint.timeout=1800 \

@@ -3,8 +3,8 @@ r"""Prints tables of the scorers of scripts/greetings.sh.
   python scripts/greetings_tables.py RUNS
 
 RUNS is the folder of its runs.  Of the debate: its yield and, on replies with a
-label, its agreement.  Of the reward models: accuracy on pairs of prompts that
-neither has seen.  Of the games: held-out replies before and after.
+label, its agreement.  Of the reward models and the judge: accuracy on pairs of
+prompts that none has seen.  Of the games: held-out replies before and after.
 """
 
 import json
@@ -19,6 +19,7 @@ from rlcw.evaluation import stats
 from rlcw.runtime import console
 
 VERDICTS = {
+  'replies': ('replies', ',.0f'),
   'right, mean over labels': ('balanced', '.1%'),
   'AUC': ('auc', '.3f'),
   'AUC, like length': ('matched_auc', '.3f'),
@@ -47,9 +48,12 @@ def main(folder: str) -> None:
   for game in sorted(runs.glob('game-*')):
     found = summary(game.name)
     for side in ('before', 'after'):
-      each = cells(found[f'heldout_{side}'], VERDICTS)
+      replies = {'replies': found['heldout']}
+      each = cells(found[f'heldout_{side}'] | replies, VERDICTS)
       rows.append((f'{game.name}, {side}', *each))
-  console.table('verdicts on held-out replies', ('', *VERDICTS), rows)
+  console.table(
+    'verdicts on held-out replies, of each its own', ('', *VERDICTS), rows
+  )
 
   columns = {
     'right': ('heldout_accuracy', '.1%'),

@@ -232,23 +232,32 @@ def test_a_setting_that_an_earlier_version_lacked_has_its_default(
   ],
 )
 @pytest.mark.parametrize('role', ['agent', 'writer', 'judge'])
-def test_an_unfinished_run_goes_on_with_other_patience(
-  lab: Lab, role: str, change: dict[str, Any], free: bool
+def test_a_run_goes_on_with_other_patience(
+  lab: Lab,
+  role: str,
+  change: dict[str, Any],
+  free: bool,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
   first = {'url': 'http://a/v1', 'model': 'm', 'timeout': 120.0, 'retries': 4}
   first |= {'concurrency': 16, 'key_variable': 'KEY'}
   second = first | change
   lab(**{role: {'endpoint': first}})
-  # It has ended: what got no answer would stay without one.
-  with pytest.raises(app.UsageError, match=r'endpoint\.'):
-    lab(**{role: {'endpoint': second}})
+  if not free:
+    for _ in ('ended', 'unfinished'):
+      with pytest.raises(app.UsageError, match=r'endpoint\.(url|model)'):
+        lab(**{role: {'endpoint': second}})
+      (lab.folder / 'score' / 'summary.json').unlink(missing_ok=True)
+    return
+  # What got no answer in a run that has ended stays without one.
+  lab(**{role: {'endpoint': second}})
+  assert lab.calls == 1
+  said = capsys.readouterr().out
+  assert f'ended: {role}.endpoint.' in said and 'will change nothing' in said
   (lab.folder / 'score' / 'summary.json').unlink()
-  if free:
-    lab(**{role: {'endpoint': second}})
-    assert lab.calls == 2
-  else:
-    with pytest.raises(app.UsageError, match=r'endpoint\.(url|model)'):
-      lab(**{role: {'endpoint': second}})
+  lab(**{role: {'endpoint': second}})
+  assert lab.calls == 2
+  assert 'will change nothing' not in capsys.readouterr().out
 
 
 def test_paths_relative_and_absolute_are_the_same_run(

@@ -31,8 +31,12 @@ def test_scorers_are_compared_on_the_same_pairs(
     'debate',
     {'pairs': 3, 'queries': 5, 'overturn_rate': 0.25, 'chosen_longer': 1.0},
   )
-  _write(tmp_path, 'debated', {'agreement': good})
-  found = {'heldout_before': good, 'heldout_after': good | {'auc': 0.875}}
+  _write(tmp_path, 'debated', {'agreement': good | {'replies': 31}})
+  found = {
+    'heldout': 58,
+    'heldout_before': good,
+    'heldout_after': good | {'auc': 0.875},
+  }
   _write(tmp_path, 'game-1', found)
   _write(tmp_path, 'reward_model', {'train_pairs': 40})
   _write(tmp_path, 'judges/verdicts', {'train_examples': 1234})
@@ -51,8 +55,8 @@ def test_scorers_are_compared_on_the_same_pairs(
   _write(tmp_path, 'unseen_scorer', unseen)
   greetings_tables.main(str(tmp_path))
   lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-  assert ['debate', '50.0%', '0.750', '–'] in lines
-  assert ['game-1,', 'after', '50.0%', '0.875', '–'] in lines
+  assert ['debate', '31', '50.0%', '0.750', '–'] in lines
+  assert ['game-1,', 'after', '58', '50.0%', '0.875', '–'] in lines
   # right; by length; of two pairs of like length one is a tie, one wrong
   rows = {line[0]: line[1:] for line in lines if line}
   assert rows['reward_model'] == ['40', '50.0%', '66.7%', '25.0%', '2']

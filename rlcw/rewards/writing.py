@@ -41,8 +41,8 @@ def check(config: Config) -> None:
 
   Raises:
     ValueError: it is no sum of names, a function cannot be imported, a part
-      needs a judge and there is none, or one that is loaded here, or `pairs`
-      does not fit the groups.
+      needs a judge and there is none, `judge_logit` has a server in place of a
+      judge that is loaded here, or `pairs` does not fit the groups.
   """
   parts = sums.parse(config.writing)
   for name in parts:
@@ -215,6 +215,7 @@ class WritingScorer:
     parts: dict[str, np.ndarray] = {}
     met: Verdicts = []
     compared: dict[str, Any] = {}
+    good_PxG = None  # asked for once, though two parts may be of it
     for name in self.weights:
       if name == 'reward_model' and self.reward and self.reward.shared:
         # The host waits for the device here.
@@ -227,6 +228,10 @@ class WritingScorer:
         against_PxGxG, stats = self.compare(briefs, text, pairs)
         parts[name] = pairwise.scores(against_PxGxG)
         compared = {'against': against_PxGxG, 'stats': stats}
+      elif name in OF_GOOD:
+        if good_PxG is None:
+          good_PxG = self.judge.good(briefs, text)
+        parts[name] = good_PxG if name == 'judge' else log_odds(good_PxG)
       else:
         parts[name] = self.part(name, briefs, text, finished, widths)
     total_PxG = weighted_sum([*parts.values()], [*self.weights.values()])
@@ -291,9 +296,6 @@ class WritingScorer:
       return reward_model.score_texts(
         self.reward, prompts, text, finished, widths
       )
-    if name in OF_GOOD:
-      good_PxG = self.judge.good(briefs, text)
-      return good_PxG if name == 'judge' else log_odds(good_PxG)
     if name == 'diversity':
       return np.array([novelty(group) for group in text])
     return user_scores(name, briefs, text)

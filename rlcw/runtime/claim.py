@@ -145,10 +145,10 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
-  The number of steps may grow, if no schedule depends on it, and a run that has
-  not ended may have other patience with servers (`settings.PATIENCE`).  If an
-  input has changed, the results of a task in `_REMADE` are removed; rows that
-  it appended are kept under `NAME.old`.
+  The number of steps may grow, if no schedule depends on it, and patience with
+  servers may change (`settings.PATIENCE`); a line tells where that comes too
+  late.  If an input has changed, the results of a task in `_REMADE` are
+  removed; rows that it appended are kept under `NAME.old`.
 
   Args:
     workdir: an existing folder.
@@ -176,11 +176,17 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
       **settings.differences(before, config),
       **_added(before, config),
     }.items()
-    if (ended or not settings.PATIENCE.fullmatch(name))
-    and not _is_same(recorded.get(name), now.get(name))
+    if not _is_same(recorded.get(name), now.get(name))
     # a path to an input that is gone stays relative
     and os.path.abspath(str(values[1])) != values[0]
   }
+  patience = {name for name in changed if settings.PATIENCE.fullmatch(name)}
+  changed = {k: v for k, v in changed.items() if k not in patience}
+  if ended and patience and not changed:
+    console.log(
+      f'{workdir} has a run that has ended: {", ".join(sorted(patience))} will '
+      'change nothing in it'
+    )
   if 'task' in changed:
     old, new = changed['task']
     raise OtherSettings(

@@ -41,8 +41,8 @@ _NEW_DEFAULTS = {
 _PLANNED = {'sft': 'rows_per_step', 'reward_model': 'replies_per_group'}
 # Settings that change no result: a run may be resumed with other ones.
 FREE = 'loggers', 'show_every', 'monitors.stop'
-# Patience with a server.  These change which questions get an answer, so a run
-# that has not ended may go on with other ones.
+# Patience with a server decides whether a question gets an answer, not which: a
+# run may be resumed with other patience.
 PATIENCE = re.compile(
   r'(.+\.)?endpoint\.(timeout|retries|concurrency|key_variable)'
 )

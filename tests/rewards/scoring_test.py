@@ -459,6 +459,9 @@ def test_log_odds_are_of_the_judge_s_probability_of_good(
   np.testing.assert_array_equal(scores.valid, good.valid)
   # and no second opinion: the judge is not asked twice
   assert len(panel.asked) == 5 + 10
+  both, panel = score(writing='judge + 0.5*judge_logit', normalise_parts=False)
+  np.testing.assert_allclose(both.writing, p + scores.writing / 2, rtol=1e-6)
+  assert len(panel.asked) == 5 + 10
   served = settings_of(
     writing='judge_logit + diversity',
     judge__endpoint__url='http://127.0.0.1:9/v1',
@@ -1063,6 +1066,7 @@ def test_several_parts_train_a_policy(
     ('reward_model', True, True),
     ('reward_model + 0.5*rubric', False, True),
     ('judge', False, True),
+    ('judge_logit', False, True),
     ('pairs', False, True),
   ],
 )

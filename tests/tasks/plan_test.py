@@ -829,7 +829,8 @@ def test_a_judge_reads_what_it_is_asked_about(
   tiny_folder: pathlib.Path,
 ) -> None:
   flops = {}
-  for writing in ('judge', 'reward_model', 'reward_model + 2*rubric', 'pairs'):
+  rubric = 'reward_model + 2*rubric'
+  for writing in ('judge', 'judge_logit', 'reward_model', rubric, 'pairs'):
     changes = {'writing': writing, 'judge.model': str(tiny_folder)}
     planned = made(settings(tiny_folder, **changes))
     assert ('reward' in planned.frozen) == ('reward_model' in writing)
@@ -838,7 +839,8 @@ def test_a_judge_reads_what_it_is_asked_about(
     with jax.set_mesh(planned.mesh):
       program.lower().compile()
   assert flops['judge'] > flops['reward_model'] > 0
-  assert flops['reward_model + 2*rubric'] == flops['judge'] < flops['pairs']
+  assert flops[rubric] == flops['judge'] < flops['pairs']
+  assert flops['judge_logit'] == flops['judge']
 
 
 SAME = 'resharding', 'prefill', 'optimiser'

@@ -60,6 +60,8 @@ def test_runs_are_found_by_the_evaluation(tmp_path: pathlib.Path) -> None:
   ('settings', 'words'),
   [
     ({'writing': 'judge'}, 'The writing score is a judge’s'),
+    ({'writing': 'judge_logit'}, 'a judge’s: the log-odds that it calls'),
+    ({'writing': 'diversity'}, 'the share of a reply’s groups of 2 to 4'),
     ({'writing': 'mine:score'}, 'is mine:score , a function of yours'),
     (
       {'reward_model': 'org/model'},

@@ -10,6 +10,7 @@ A run's folder is named ARM-SEED; the runs of an arm differ only in their seed.
 4. `arms` computes the statistics, `page` writes the report
 """
 
+import copy
 import glob
 import hashlib
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ from rlcw.runtime import (
 from rlcw.runtime.files import atomic, json_line, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 from rlcw.runtime.runs import is_finished, is_run, unfinished
-from rlcw.runtime.settings import FREE
+from rlcw.runtime.settings import FREE, PATIENCE, leaves
 from rlcw.runtime.settings import read as read_settings
 from rlcw.sampling import outage, usage
 from rlcw.sampling.usage import Ledger
@@ -235,6 +236,13 @@ def identity(briefs: list[Brief], trained: Config, config: Config) -> list[str]:
   asked = {
     key: config.get(key) for key in ('seed', 'replies_per_brief', 'judge')
   }
+  if judge := asked['judge']:
+    # With the default patience, as any other changes no reply.
+    asked['judge'] = judge = copy.deepcopy(judge)
+    default = factory.judge_settings()['endpoint']
+    for name in default:
+      if PATIENCE.fullmatch(f'endpoint.{name}'):
+        judge.endpoint[name] = default[name]
   # Earlier versions computed in float32 alone.
   if trained.get('compute_dtype', 'float32') != 'float32':
     asked['compute_dtype'] = trained.compute_dtype
@@ -291,7 +299,7 @@ def differences(
     ):
       here, there = settings[first][key], settings[name][key]
       # A sum may be written in several ways.
-      if here == there or (
+      if _is_alike({key: here}, {key: there}) or (
         key == 'writing' and sums.parse(here) == sums.parse(there)
       ):
         continue
@@ -300,6 +308,16 @@ def differences(
         raise ValueError(f'runs cannot be compared: they differ in {note}')
       notes.append(note)
   return notes
+
+
+def _is_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+  """Checks whether settings differ at most in what changes no result."""
+  here, there = dict(leaves(one)), dict(leaves(other))
+  return all(
+    name in FREE or PATIENCE.fullmatch(name)
+    for name in {*here, *there}
+    if here.get(name) != there.get(name)
+  )
 
 
 def rate(

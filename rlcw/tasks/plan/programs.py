@@ -17,7 +17,7 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups, Part
-from rlcw.rewards import pairwise, pooled, revision, reward_model
+from rlcw.rewards import pairwise, pooled, revision, reward_model, writing
 from rlcw.rewards.judge import local
 from rlcw.runtime.mesh import (
   group_shards,
@@ -222,7 +222,8 @@ def judge(plan: Plan, model: ModelConfig) -> Program:
   A rubric counts as one question: its criteria are unknown without the briefs.
   """
   # As a second opinion it sees a reply to each brief.
-  group = plan.shapes.group if {'judge', 'rubric'} & {*plan.parts} else 1
+  every = {*writing.OF_GOOD, 'rubric'}
+  group = plan.shapes.group if every & {*plan.parts} else 1
   shapes = plan.shapes._replace(group=group)
   return _questions(plan, model, 'judge', shapes, plan.length_PxG[:, :group])
 
