@@ -35,6 +35,27 @@ from rlcw.tasks.report import run as report
 
 
 @pytest.mark.parametrize(
+  ('writing', 'second'),
+  [
+    ('reward_model', True),
+    ('reward_model + 0.5*rubric', True),
+    ('judge', False),
+    ('judge_logit', False),
+    ('reward_model + judge_logit', False),
+    ('pairs', False),
+  ],
+)
+def test_a_judge_that_scores_the_writing_is_no_second_opinion(
+  writing: str, second: bool
+) -> None:
+  config = pipeline.shipped('grpo')
+  config.writing = writing
+  assert 'judge_good' not in measures.names(config)  # there is no judge
+  config.judge.model = 'x'
+  assert ('judge_good' in measures.names(config)) == second
+
+
+@pytest.mark.parametrize(
   ('changes', 'message'),
   [
     ({'keep': 'best:eval/both'}, "keep='best:eval/both' needs evaluations"),
