@@ -79,7 +79,8 @@ replies = [
 asked = {reply['prompt'] for reply in replies}
 others = [pair for pair in pairs if pair['prompt'] not in asked][: 2 * most]
 prompts = list(dict.fromkeys(pair['prompt'] for pair in others))
-first = set(prompts[: len(prompts) // 2])
+half = len(prompts) // 2
+first, asked_about = set(prompts[:half]), prompts[: min(queries, half // 2)]
 heldout = [reply for reply in replies if reply['split'] == 'heldout']
 unseen = [pair for pair in others if pair['prompt'] not in first]
 files = {
@@ -93,9 +94,11 @@ files = {
     for pair in unseen
     for side in ('chosen', 'rejected')
   ],
+  'queries': [{'prompt': prompt} for prompt in asked_about],
   # Texts that the debate's writer is shown, none of them for its own query.
-  'corpus': [pair for pair in others if pair['prompt'] in first][queries:],
-  'queries': [{'prompt': prompt} for prompt in prompts[: len(first)][:queries]],
+  'corpus': [
+    pair for pair in others if pair['prompt'] in first - {*asked_about}
+  ],
 }
 for name, rows in files.items():
   lines = [json.dumps(row, ensure_ascii=False) for row in rows]
