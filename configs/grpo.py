@@ -386,9 +386,10 @@ def get_config(variant: str = 'smollm2') -> ConfigDict:
       # have max_new_tokens together.
       two_turns=False,
       # --- Rewards
-      # Writing score: reward_model, judge (P(Good)), judge_logit (its log-odds),
-      # pairs (that the judge compares), rubric (of the briefs), diversity (in
-      # the group), your module:function, or several with weights, as in
+      # Writing score: reward_model, judge (its P(Good)), judge_logit (the
+      # log-odds of that), pairs (that the judge compares), rubric (of the
+      # briefs), diversity (in the group), your module:function, or several with
+      # weights, as in
       # '0.7*reward_model + 0.3*judge - 0.2*my_rewards:cliches'.
       writing='reward_model',
       # How the judge compares replies of a group, each pair in both orders: for
