@@ -257,6 +257,10 @@ def test_a_run_goes_on_with_other_patience(
   (lab.folder / 'score' / 'summary.json').unlink()
   lab(**{role: {'endpoint': second}})
   assert lab.calls == 2
+  # An ended run that is made anew takes it too.
+  lab.give('b')
+  lab(**{role: {'endpoint': first}})
+  assert lab.calls == 3
   assert 'will change nothing' not in capsys.readouterr().out
 
 

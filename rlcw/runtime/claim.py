@@ -182,11 +182,6 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   }
   patience = {name for name in changed if settings.PATIENCE.fullmatch(name)}
   changed = {k: v for k, v in changed.items() if k not in patience}
-  if ended and patience and not changed:
-    console.log(
-      f'{workdir} has a run that has ended: {", ".join(sorted(patience))} will '
-      'change nothing in it'
-    )
   if 'task' in changed:
     old, new = changed['task']
     raise OtherSettings(
@@ -207,7 +202,13 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     )
   claim = dataclasses.replace(claim, longer=longer, done=ended)
   changes = inputs.changes(recorded, now) if file.exists() else {}
-  return _with_changes(claim, changes)
+  claim = _with_changes(claim, changes)
+  if claim.done and patience:
+    console.log(
+      f'{workdir} has a run that has ended: {", ".join(sorted(patience))} will '
+      'change nothing in it'
+    )
+  return claim
 
 
 def _added(before: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
