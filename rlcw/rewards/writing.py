@@ -30,10 +30,10 @@ from rlcw.runtime import console, sums
 
 # Limit of a user's scores: squares of larger ones may exceed float32.
 LARGEST = 1e12
+BY_JUDGE = 'judge', 'pairs', 'rubric', 'judge_logit'  # parts that need a judge
+OF_GOOD = 'judge', 'judge_logit'  # of these, the ones made of its P(Good)
 # Parts that are no user's function.
-BY_JUDGE = 'judge', 'pairs', 'rubric', 'judge_logit'
 BUILT_IN = 'reward_model', *BY_JUDGE, 'diversity'
-OF_GOOD = 'judge', 'judge_logit'  # both are of the judge's P(Good)
 
 
 def check(config: Config) -> None:
