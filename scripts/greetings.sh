@@ -14,7 +14,8 @@
 #                 preference_dev.jsonl) in place of our own pairs; the writer
 #                 begins with supervised fine-tuning
 #   SERVER=URL    an OpenAI-compatible server with the 1.5B model answers for
-#                 the agents, as llama.cpp's, which is several times faster on CPUs
+#                 the agents, as llama.cpp's, which writes several times as many
+#                 tokens a second on a CPU
 [ -z "${DATA:-}" ] || DATA=$(realpath -e "$DATA") || exit
 cd "$(dirname "$0")/.."
 ./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b || exit
@@ -116,22 +117,19 @@ PYTHON
 }
 
 # --- Strategy 1: debate -> pairs -> reward model ----------------------------
-rlcw --config=configs/curate.py --workdir=$runs/debate --config.language=zh \
-  --config.queries=$runs/queries.jsonl --config.candidates=$candidates \
-  --config.corpus=$corpus \
-  --config.writer.model=$writer --config.writer.max_new_tokens=64 \
-  --config.writer.temperature=0.7 \
-  --config.agent.model=$agent --config.agent.max_new_tokens=$tokens \
-  --config.agent.endpoint.url="${SERVER:-}" \
-  --config.agent.endpoint.model=$server --config.agent.endpoint.schemas=True \
-  --config.agent.endpoint.timeout=1800
-# Its verdicts on replies that have a label.
-rlcw --config=configs/curate.py --workdir=$runs/debated --config.language=zh \
-  --config.queries=$runs/debated.jsonl \
-  --config.agent.model=$agent --config.agent.max_new_tokens=$tokens \
-  --config.agent.endpoint.url="${SERVER:-}" \
-  --config.agent.endpoint.model=$server --config.agent.endpoint.schemas=True \
-  --config.agent.endpoint.timeout=1800
+debate() {  # NAME QUERIES WRITER
+  rlcw --config=configs/curate.py --workdir=$runs/"$1" --config.language=zh \
+    --config.queries=$runs/"$2".jsonl --config.candidates=$candidates \
+    --config.corpus=$corpus --config.writer.model="$3" \
+    --config.writer.max_new_tokens=64 --config.writer.temperature=0.7 \
+    --config.agent.model=$agent --config.agent.max_new_tokens=$tokens \
+    --config.agent.endpoint.url="${SERVER:-}" \
+    --config.agent.endpoint.model=$server --config.agent.endpoint.schemas=True \
+    --config.agent.endpoint.timeout=1800
+}
+debate debate queries $writer
+# Without a writer, its verdicts on replies that have a label.
+debate debated debated ''
 reward_model() {  # NAME MODEL PAIRS LANGUAGE HELDOUT
   rlcw --config=configs/reward_model.py --workdir=$runs/"$1" \
     --config.model="$2" --config.preferences="$3" --config.language="$4" \

@@ -8,6 +8,7 @@ prompts that none has seen.  Of the games: held-out replies before and after.
 """
 
 import json
+import operator
 import pathlib
 import sys
 from typing import Any
@@ -60,6 +61,7 @@ def main(folder: str) -> None:
     'length alone': ('length_only_accuracy', '.1%'),
     'right, like length': ('matched_accuracy', '.1%'),
     'of': ('matched_pairs', ',.0f'),
+    'correlation with length': ('length_correlation', '.2f'),
   }
   # file of the scores, field of the score, number of examples in training
   scorers = {
@@ -74,11 +76,17 @@ def main(folder: str) -> None:
       continue
     replies = datasets.read_jsonl(str(path))
     both = list(zip(replies[::2], replies[1::2], strict=True))
+    score_Nx2, length_Nx2 = (
+      np.array([[value(reply) for reply in pair] for pair in both], float)
+      for value in (operator.itemgetter(field), lambda r: len(r['response']))
+    )
     found = stats.agreement(
-      np.array([[reply[field] for reply in pair] for pair in both]),
-      np.array([[len(reply['response']) for reply in pair] for pair in both]),
+      score_Nx2,
+      length_Nx2,
       np.unique([pair[0]['prompt'] for pair in both], return_inverse=True)[1],
     )
+    correlation = np.corrcoef(score_Nx2.ravel(), length_Nx2.ravel())[0, 1]
+    found['length_correlation'] = correlation
     pairs = found['heldout_pairs']
     learned = f'{summary(run)[examples]:,}'
     rows.append((name, learned, *cells(found, columns)))

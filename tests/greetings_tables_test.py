@@ -59,5 +59,5 @@ def test_scorers_are_compared_on_the_same_pairs(
   assert ['game-1,', 'after', '58', '50.0%', '0.875', '–'] in lines
   # right; by length; of two pairs of like length one is a tie, one wrong
   rows = {line[0]: line[1:] for line in lines if line}
-  assert rows['reward_model'] == ['40', '50.0%', '66.7%', '25.0%', '2']
-  assert rows['judge'] == ['1,234', '50.0%', '66.7%', '75.0%', '2']
+  assert rows['reward_model'] == ['40', '50.0%', '66.7%', '25.0%', '2', '0.75']
+  assert rows['judge'] == ['1,234', '50.0%', '66.7%', '75.0%', '2', '-0.75']
