@@ -85,8 +85,9 @@ def main(folder: str) -> None:
       length_Nx2,
       np.unique([pair[0]['prompt'] for pair in both], return_inverse=True)[1],
     )
-    correlation = np.corrcoef(score_Nx2.ravel(), length_Nx2.ravel())[0, 1]
-    found['length_correlation'] = correlation
+    found['length_correlation'] = stats.correlation(
+      score_Nx2.ravel(), length_Nx2.ravel()
+    )
     pairs = found['heldout_pairs']
     learned = f'{summary(run)[examples]:,}'
     rows.append((name, learned, *cells(found, columns)))

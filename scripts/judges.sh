@@ -95,28 +95,74 @@ rlcw --config=configs/sft.py --workdir="$workdir/verdicts" --config.model=$small
 judge small_trained "$workdir/verdicts" "$data/short.md"
 
 python - "$workdir" <<'PYTHON'
-import json, pathlib, sys
+import pathlib, sys
 
+import numpy as np
+
+from rlcw.data import datasets
+from rlcw.evaluation import stats
 from rlcw.runtime import console
+from rlcw.tasks import judge
 
 COLUMNS = {
-  'Good': ('good', '.1%'), 'right, mean over labels': ('balanced_agreement', '.1%'),
-  'AUC': ('auc', '.3f'), 'AUC, like length': ('matched_auc', '.3f'),
+  'Good': ('good', '', '.1%'),
+  'right, mean over labels': ('balanced_agreement', '', '.1%'),
+  'calibrated': ('calibrated', '', '.1%'),
+  'AUC': ('auc', 'auc_interval', '.3f'),
+  'AUC, like length': ('matched_auc', 'matched_auc_interval', '.3f'),
+  'correlation with length': ('length_correlation', '', '.2f'),
 }
+
+
+def cell(found, key, ends, style):
+  value = console.number(found[key], style)
+  return f'{value} ({console.interval(found[ends], style)})' if ends else value
+
+
+def difference(name, other):
+  """A judge's AUC between replies of like length less another's."""
+  both = [
+    pair
+    for pair in zip(rows[name], rows[other], strict=True)
+    if None not in (pair[0]['p_good'], pair[1]['p_good'])
+  ]
+  label_N = np.array([row['label'] for row, _ in both]) == 1
+  prompt_N = np.array([row['prompt'] for row, _ in both])
+  length_N = np.array([len(row['response']) for row, _ in both])
+  gap, *ends = stats.area_difference(*(
+    stats.area(
+      np.array([pair[side]['p_good'] for pair in both]),
+      label_N, prompt_N, length_N,
+    )
+    for side in (0, 1)
+  ))
+  return f'{gap:+.3f} ({console.interval(ends, "+.3f")})'
+
+
 workdir = pathlib.Path(sys.argv[1])
-found = {
-  file.parent.name: json.loads(file.read_text())
+rows = {
+  file.parent.name: datasets.read_jsonl(file)
   for name in ('small', 'small_trained', 'large', 'large_*')
-  for file in sorted(workdir.glob(f'{name}/summary.json'))
+  for file in sorted(workdir.glob(f'{name}/verdicts.jsonl'))
 }
+found = {}
+for name, each in rows.items():
+  judged = [row for row in each if not judge.is_unanswered(row)]
+  found[name] = judge.compare(judged) | {
+    'good': np.mean([row['verdict'] == 'Good' for row in judged])
+  }
 any_of = found['large']
 console.table(
-  f'judges: {any_of["replies"]} held-out replies, {any_of["matched_pairs"]} pairs '
+  f'judges: {len(rows["large"])} held-out replies, {any_of["matched_pairs"]} pairs '
   f'of like length; length alone has an AUC of {any_of["length_only_auc"]:.3f}',
   ('judge', *COLUMNS),
   [
-    (name, *(console.number(each[key], style) for key, style in COLUMNS.values()))
+    (name, *(cell(each, *column) for column in COLUMNS.values()))
     for name, each in found.items()
   ],
+)
+console.log(
+  'small_trained less large, AUC, like length: '
+  + difference('small_trained', 'large')
 )
 PYTHON

@@ -18,6 +18,7 @@ from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import briefs as briefs_lib
 from rlcw.rewards import constraints, revision
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.rules import checks
 from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console, processes
 from rlcw.runtime.mesh import round_up_groups
@@ -33,13 +34,14 @@ PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
   'good': lambda reply: reply.get('good'),
   'length': lambda reply: reply['length'],
   'truncated': lambda reply: not reply['finished'],
+  'cliche': lambda reply: not checks.has_no_cliche(reply['text']),
   'kl': lambda reply: reply['kl'],
 }
 
 _PART = 'writing/'  # before the name of a part of the writing score
 
 # Those that lie between 0 and 1, for their intervals.
-SHARES = 'pass_rate', 'pass_rate_loose', 'good', 'truncated'
+SHARES = 'pass_rate', 'pass_rate_loose', 'good', 'truncated', 'cliche'
 
 
 def computed_as(config: Config, trained: Config) -> Config:

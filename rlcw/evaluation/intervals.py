@@ -195,19 +195,32 @@ def share(
   """
   with np.errstate(divide='ignore', invalid='ignore'):
     side = _side(value_SxP, weight_SxP)
-    half, rate = _half_width(side), side.mean
-    briefs = side.known_P.sum(-1)
+    half = _half_width(side)
+  return Interval(side.mean, *wilson(side.mean, half, side.known_P.sum(-1)))
+
+
+def wilson(rate: Any, half: Any, groups: Any) -> tuple[Any, Any]:
+  """The ends of the 95% interval of a share.
+
+  Args:
+    rate: the share.
+    half: half the width of its interval, were it a mean.
+    groups: number of groups that it is of, to which the effective number is
+      set where `half` is 0.
+  """
+  rate = np.asarray(rate)
+  with np.errstate(divide='ignore', invalid='ignore'):
     # t² over the effective number
     k = np.where(
       half > 1e-9,  # less is rounding
       half**2 / (rate * (1 - rate)),
-      quantile(briefs - 1) ** 2 / briefs,
+      quantile(groups - 1) ** 2 / groups,
     )
     middle = (rate + k / 2) / (1 + k)
     half = np.sqrt(k * rate * (1 - rate) + k**2 / 4) / (1 + k)
   # rounding may leave [0, 1]
   low, high = np.clip([middle - half, middle + half], 0, 1)
-  return Interval(rate, low, high)
+  return low, high
 
 
 def difference(

@@ -4,7 +4,7 @@ Functions of pairs take scores or lengths `[N, 2]`, the preferred reply first;
 functions of labelled replies take arrays `[N]` and labels, true for good.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from rlcw.evaluation import intervals
 
 # Two lengths match if they differ by at most this share of the longer one.
 MATCHED = 0.1
+_FOLDS = 5
 
 
 def right(score_Nx2: np.ndarray) -> np.ndarray:
@@ -114,38 +115,131 @@ def agreement(
   return summary
 
 
-def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
-  """Area under the ROC curve; NaN where all labels are the same.
+def concordance(
+  score_N: np.ndarray,
+  label_N: np.ndarray,
+  length_N: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Compares every good reply with every bad one.
 
-  It equals the share of (good, bad) pairs of replies in which the good one
-  scores higher, a tie counting half.
+  Args:
+    score_N: scores.
+    label_N: true where a reply is good.
+    length_N: characters of each reply; None to compare replies of any length,
+      else those of `matched` length alone.
+
+  Returns:
+    `[N]`: the number of pairs of each reply in which the good one scores
+    higher, a tie counting half; and the number of all its pairs.
   """
-  good_A, bad_B = score_N[label_N], np.sort(score_N[~label_N])
-  below_A, most_A = (
-    np.searchsorted(bad_B, good_A, s) for s in ('left', 'right')
+  right_N, pairs_N = np.zeros((2, len(score_N)))
+  if length_N is None:
+    for side in (True, False):
+      ours_N = label_N == side
+      other_M = np.sort(score_N[~ours_N])
+      below_N, most_N = (
+        np.searchsorted(other_M, score_N[ours_N], s) for s in ('left', 'right')
+      )
+      pairs_N[ours_N] = len(other_M)
+      lower_N = (below_N + most_N) / 2
+      right_N[ours_N] = lower_N if side else len(other_M) - lower_N
+    return right_N, pairs_N
+  # A reply at a time: all pairs at once would take memory for N² of them.
+  for n, good in enumerate(label_N):
+    alike_N = matched(np.stack(np.broadcast_arrays(length_N[n], length_N), -1))
+    other_M = score_N[alike_N & (label_N != good)]
+    lower = (other_M < score_N[n]).sum() + (other_M == score_N[n]).sum() / 2
+    pairs_N[n] = len(other_M)
+    right_N[n] = lower if good else len(other_M) - lower
+  return right_N, pairs_N
+
+
+class Area(NamedTuple):
+  """Area under a ROC curve, and what its interval is computed from."""
+
+  auc: float
+  pairs: int  # of a good and a bad reply
+  # `[C]`: each group's contribution to the deviation of the area
+  pull_C: np.ndarray
+  groups: int  # that have a reply of the rarer label
+
+
+def area(
+  score_N: np.ndarray,
+  label_N: np.ndarray,
+  group_N: np.ndarray,
+  length_N: np.ndarray | None = None,
+) -> Area:
+  """Area under the ROC curve, of replies in groups.
+
+  The area is the share of (good, bad) pairs of replies in which the good one
+  scores higher, a tie counting half; NaN where there is no pair.
+
+  Args:
+    score_N: scores.
+    label_N: true where a reply is good.
+    group_N: the prompt of each reply.
+    length_N: characters of each reply, to compare only replies of `matched`
+      length; None for all.  Scores by length alone then get about 0.5.
+  """
+  right_N, pairs_N = concordance(score_N, label_N, length_N)
+  _, group_N = np.unique(group_N, return_inverse=True)
+  total = pairs_N[label_N].sum()
+  value = right_N[label_N].sum() / total if total else np.nan
+  # The derivative of the area by the weight of each group.
+  pull_N = (right_N - value * pairs_N) / (total or np.nan)
+  rarer = min(
+    len(np.unique(group_N[(label_N == side) & (pairs_N > 0)]))
+    for side in (True, False)
   )
-  pairs = len(good_A) * len(bad_B)
-  return float((below_A + most_A).sum() / 2 / pairs) if pairs else float('nan')
+  pull_C = np.bincount(group_N, pull_N)
+  return Area(float(value), int(total), pull_C, rarer)
+
+
+def _deviation(pull_C: np.ndarray, groups: int) -> float:
+  """Half the width of an interval whose groups deviate by `pull_C`."""
+  if groups < 2:
+    return np.nan
+  variance = (pull_C**2).sum() * groups / (groups - 1)
+  return float(intervals.quantile(groups - 1) * np.sqrt(variance))
+
+
+def area_interval(found: Area) -> list[float]:
+  """The 95% interval of an area, over groups (prompts).
+
+  By the infinitesimal jackknife over groups, as in Obuchowski (Biometrics 53,
+  1997), with the freedom of the label that fewer groups have; the ends are
+  Wilson's at the effective number of groups (`intervals.wilson`).
+  """
+  half = _deviation(found.pull_C, found.groups)
+  return [*intervals.wilson(found.auc, half, found.groups)]
+
+
+def area_difference(ours: Area, theirs: Area) -> intervals.Interval:
+  """Our area less theirs, on the same replies, with its 95% interval."""
+  half = _deviation(ours.pull_C - theirs.pull_C, ours.groups)
+  gap = ours.auc - theirs.auc
+  ends = np.clip([gap - half, gap + half], -1, 1)
+  return intervals.Interval(gap, *ends)
+
+
+def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
+  """Area under the ROC curve; NaN where all labels are the same."""
+  return area(score_N, label_N, np.arange(len(score_N))).auc
 
 
 def matched_auc(
   score_N: np.ndarray, label_N: np.ndarray, length_N: np.ndarray
 ) -> tuple[float, int]:
-  """The `auc` over pairs of `matched` length, and the number of these pairs.
-
-  Scores by length alone get about 0.5.  NaN where there is no such pair.
-  """
-  won, pairs = 0.0, 0
-  for n in np.flatnonzero(label_N):
-    other_M = score_N[_alike(n, length_N) & ~label_N]
-    won += (score_N[n] > other_M).sum() + (score_N[n] == other_M).sum() / 2
-    pairs += len(other_M)
-  return (won / pairs if pairs else float('nan')), pairs
+  """The `auc` over pairs of `matched` length, and the number of these pairs."""
+  return area(score_N, label_N, np.arange(len(score_N)), length_N)[:2]
 
 
-def _alike(n: int | np.integer, length_N: np.ndarray) -> np.ndarray:
-  """Mask `[N]` of the replies whose length matches that of reply n."""
-  return matched(np.stack(np.broadcast_arrays(length_N[n], length_N), -1))
+def correlation(one_N: np.ndarray, other_N: np.ndarray) -> float:
+  """Pearson's correlation; NaN where either is constant."""
+  if min(np.ptp(each) if len(each) else 0 for each in (one_N, other_N)) == 0:
+    return np.nan
+  return float(np.corrcoef(one_N, other_N)[0, 1])
 
 
 def balanced(right_N: np.ndarray, label_N: np.ndarray) -> float:
@@ -175,12 +269,45 @@ def right_at_length(
     where it has none.  Verdicts by length alone get 0.5.  Correcting a reply's
     wrong verdict raises its share by 0.5.
   """
-  share_N = np.full(len(label_N), np.nan)
-  # A reply at a time: all pairs at once would take memory for N² of them.
-  for n, good in enumerate(label_N):
-    other_M = verdict_N[_alike(n, length_N) & (label_N != good)].astype(float)
-    ahead_M = float(verdict_N[n]) - other_M
-    # 1 if the order is right, 0.5 for equal verdicts and 0 if it is wrong
-    if len(other_M):
-      share_N[n] = (0.5 + (0.5 if good else -0.5) * ahead_M).mean()
-  return share_N
+  right_N, pairs_N = concordance(verdict_N.astype(float), label_N, length_N)
+  return right_N / np.where(pairs_N > 0, pairs_N, np.nan)
+
+
+def threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
+  """The threshold above which replies are best called good.
+
+  Returns:
+    Of the thresholds with the highest balanced accuracy, the middle one; ±∞
+    where all replies have one label; NaN where there is none.
+  """
+  if not len(score_N):
+    return np.nan
+  value_K = np.unique(score_N)
+  between = (value_K[1:] + value_K[:-1]) / 2
+  threshold_K = np.concatenate([[-np.inf], between, [np.inf]])
+  accuracy_K = np.array(
+    [balanced((score_N > each) == label_N, label_N) for each in threshold_K]
+  )
+  best_K = np.flatnonzero(accuracy_K == accuracy_K.max())
+  return float(threshold_K[best_K[len(best_K) // 2]])
+
+
+def calibrated(
+  score_N: np.ndarray, label_N: np.ndarray, group_N: np.ndarray
+) -> float:
+  """Balanced accuracy of verdicts by a threshold learned on other groups.
+
+  What a judge is right in once its `threshold` is set by labels, which its
+  verdicts at P(Good) > 0.5 are not.  The groups (prompts) are in five folds,
+  and each fold's threshold is of the others; NaN where there is one group.
+  """
+  _, group_N = np.unique(group_N, return_inverse=True)
+  fold_N = group_N % _FOLDS
+  verdict_N = np.zeros(len(score_N), bool)
+  for fold in np.unique(fold_N):
+    held_N = fold_N == fold
+    if held_N.all():
+      return np.nan
+    cut = threshold(score_N[~held_N], label_N[~held_N])
+    verdict_N[held_N] = score_N[held_N] > cut
+  return balanced(verdict_N == label_N, label_N)

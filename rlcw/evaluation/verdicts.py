@@ -58,6 +58,7 @@ SCORES = (
   ('agrees with labels', 'agreement', '.1%'),
   ('agrees, mean over labels', 'balanced', '.1%'),
   ('agrees, replies of like length', 'matched', '.1%'),
+  ('agrees, calibrated, mean over labels', 'calibrated', '.1%'),
   ('AUC', 'auc', '.3f'),
   ('AUC of length alone', 'length_only_auc', '.3f'),
   ('AUC, pairs of like length', 'matched_auc', '.3f'),
@@ -72,19 +73,33 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   Args:
     good_N: probabilities of Good, NaN without an answer.
     labelled: the N held-out replies.
+
+  Returns:
+    Scores of `score`; of the AUC and of that between replies of like length
+    (`matched_auc`) the 95% intervals over prompts; `calibrated`, the balanced
+    agreement with a threshold set by other prompts' labels; and the
+    correlation of probabilities and lengths.
   """
-  label_N = np.array([each.label for each in labelled], bool)
-  length_N = np.array([len(each.response) for each in labelled])
   scores = score(Reading(good_N, np.zeros(0)), labelled)
   names = 'agreement', 'balanced', 'matched', 'auc'
   known_N = np.isfinite(good_N)
-  matched_auc, pairs = stats.matched_auc(
-    good_N[known_N], label_N[known_N], length_N[known_N]
+  label_N, prompt_N, length_N = (
+    np.array(values)
+    for values in zip(
+      *((each.label, each.prompt, len(each.response)) for each in labelled),
+      strict=True,
+    )
   )
+  known = good_N[known_N], label_N[known_N], prompt_N[known_N]
+  matched = stats.area(*known, length_N[known_N])
   return {
     **{name: scores[name] for name in names},
-    'answered': np.isfinite(good_N).mean(),
+    'auc_interval': stats.area_interval(stats.area(*known)),
+    'calibrated': stats.calibrated(*known),
+    'answered': known_N.mean(),
     'length_only_auc': stats.auc(length_N, label_N),
-    'matched_auc': matched_auc,
-    'matched_pairs': pairs,
+    'length_correlation': stats.correlation(known[0], length_N[known_N]),
+    'matched_auc': matched.auc,
+    'matched_auc_interval': stats.area_interval(matched),
+    'matched_pairs': matched.pairs,
   }

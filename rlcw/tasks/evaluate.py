@@ -177,6 +177,7 @@ def summarise(
       },
       f'finished_{name}': (1 - of_replies['truncated']).mean(),
       f'length_{name}': of_replies['length'].mean(),
+      f'cliche_{name}': of_replies['cliche'].mean(),
       f'distinct2_{name}': diversity.distinct(of_model, 2, language),
       f'kl_{name}': of_replies['kl'].mean(),
     }
@@ -235,6 +236,7 @@ _ROWS = (
   ('writing score', 'writing', 'z.3f'),
   ('finished', 'finished', 'z.1%'),
   ('length, tokens', 'length', 'z.1f'),
+  ('has a cliché', 'cliche', 'z.1%'),
   ('distinct-2', 'distinct2', 'z.3f'),
   ('KL from base, nats per reply', 'kl', 'z.2f'),
 )

@@ -14,6 +14,7 @@ from rlcw import Config
 from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.data.messages import transcript
+from rlcw.evaluation import stats
 from rlcw.evaluation.labelled import Labelled
 from rlcw.evaluation.verdicts import held_out
 from rlcw.models import language_model
@@ -25,15 +26,18 @@ from rlcw.sampling import usage
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of_all
 from rlcw.sampling.usage import Ledger
 
-# Label, key in the summary and format; all but the first need labelled replies.
+# Label, key in the summary, key of its 95% interval, format; all but the first
+# need labelled replies.
 _ROWS = (
-  ('Good', 'good', '.1%'),
-  ('agrees with labels', 'agreement', '.1%'),
-  ('agrees, mean over labels', 'balanced_agreement', '.1%'),
-  ('AUC', 'auc', '.3f'),
-  ('AUC of length alone', 'length_only_auc', '.3f'),
-  ('AUC, pairs of like length', 'matched_auc', '.3f'),
-  ('pairs of like length', 'matched_pairs', ',.0f'),
+  ('Good', 'good', '', '.1%'),
+  ('agrees with labels', 'agreement', '', '.1%'),
+  ('agrees, mean over labels', 'balanced_agreement', '', '.1%'),
+  ('agrees, calibrated, mean over labels', 'calibrated', '', '.1%'),
+  ('AUC', 'auc', 'auc_interval', '.3f'),
+  ('AUC of length alone', 'length_only_auc', '', '.3f'),
+  ('AUC, pairs of like length', 'matched_auc', 'matched_auc_interval', '.3f'),
+  ('pairs of like length', 'matched_pairs', '', ',.0f'),
+  ('correlation with length', 'length_correlation', '', '.2f'),
 )
 
 
@@ -122,10 +126,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   }
   console.table(
     f'judge: {len(judged)} of {len(rows)} replies got a verdict',
-    ('', 'value'),
+    ('', 'value', '95% interval'),
     [
-      (label, console.number(summary[key], style))
-      for label, key, style in _ROWS
+      (
+        label,
+        console.number(summary[key], style),
+        console.interval(summary.get(ends), style),
+      )
+      for label, key, ends, style in _ROWS
       if key in summary
     ],
   )
@@ -161,23 +169,31 @@ def compare(rows: Sequence[Record]) -> Record:
   """Agreement of verdicts with labels; empty unless every row has a label.
 
   Args:
-    rows: judged replies, with `p_good`, `response` and `label`.
+    rows: judged replies, with `prompt`, `p_good`, `response` and `label`.
 
   Returns:
-    `agreement`, `balanced_agreement` (the mean over labels) and `auc` of the
-    judge, `length_only_auc` of the length in characters, and the judge's
-    `matched_auc` over the `matched_pairs` of a good and a bad reply of like
-    length.
+    `balanced_agreement`, which is a mean over labels; `threshold`, the
+    probability above which a reply is best called Good; and of
+    `verdicts.held_out` the agreement, the judge's areas under the ROC curve
+    with their intervals, and what length alone would do.
   """
   if not all(row.get('label') in (0, 1) for row in rows):
     return {}
   replies = [
-    Labelled('', reply_of(row['response']), bool(row['label']), '')
+    Labelled(
+      transcript(layouts.prompt_of(row)),
+      reply_of(row['response']),
+      bool(row['label']),
+      '',
+    )
     for row in rows
   ]
-  found = held_out(np.array([row['p_good'] for row in rows]), replies)
-  names = 'agreement', 'auc', 'length_only_auc', 'matched_auc', 'matched_pairs'
+  good_N = np.array([row['p_good'] for row in rows])
+  found = held_out(good_N, replies)
+  label_N = np.array([each.label for each in replies])
+  del found['answered']  # only lines with a verdict are compared
   return {
-    'balanced_agreement': found['balanced'],
-    **{name: found[name] for name in names},
+    'balanced_agreement': found.pop('balanced'),
+    'threshold': stats.threshold(good_N, label_N),
+    **found,
   }

@@ -1,7 +1,10 @@
 """Numbers that a score is judged by, worked by hand."""
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
+from scipy import special
 
 from rlcw.evaluation import stats
 
@@ -99,3 +102,127 @@ def test_auc_between_replies_of_like_length_by_hand() -> None:
   for labels_N in (label_N, np.ones(4, bool)):
     auc, pairs = stats.matched_auc(score_N, labels_N, np.array([1, 2, 4, 8]))
     assert np.isnan(auc) and not pairs
+
+
+def test_pairs_of_each_reply_by_hand() -> None:
+  score_N = np.array([3.0, 1.0, 2.0, 1.0, 0.0])
+  label_N = np.array([True, True, False, False, False])
+  right_N, pairs_N = stats.concordance(score_N, label_N)
+  # the second reply is below the third, ties with the fourth, beats the fifth
+  assert right_N.tolist() == [3, 1.5, 1, 1.5, 2]
+  assert pairs_N.tolist() == [3, 3, 2, 2, 2]
+  length_N = np.array([100, 50, 100, 95, 50])
+  right_N, pairs_N = stats.concordance(score_N, label_N, length_N)
+  assert right_N.tolist() == [2, 1, 1, 1, 1]
+  assert pairs_N.tolist() == [2, 1, 1, 1, 1]
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_lengths_that_all_match_change_no_pair(seed: int) -> None:
+  rng = np.random.default_rng(seed)
+  score_N, label_N = rng.integers(0, 4, 12).astype(float), rng.random(12) < 0.5
+  found, matched = (
+    stats.concordance(score_N, label_N, each) for each in (None, np.ones(12))
+  )
+  np.testing.assert_array_equal(found, matched)
+  good_A, bad_B = score_N[label_N], score_N[~label_N]
+  right_AxB = (good_A[:, None] > bad_B) + (good_A[:, None] == bad_B) / 2
+  assert found[0][label_N].tolist() == right_AxB.sum(1).tolist()
+  assert found[0][~label_N].tolist() == right_AxB.sum(0).tolist()
+
+
+def test_an_area_s_interval_by_hand() -> None:
+  # Two prompts, each with a good and a bad reply: 3 of 4 pairs are right.
+  score_N, label_N = np.array([3.0, 1, 0.5, 0]), np.array([True, False] * 2)
+  found = stats.area(score_N, label_N, np.array([0, 0, 1, 1]))
+  assert (found.auc, found.pairs, found.groups) == (0.75, 4, 2)
+  # Each reply is in two pairs.  The first is right in both, half a pair more
+  # than 0.75 of them; the second in one, half a pair less; both of one prompt.
+  assert found.pull_C.tolist() == [0, 0]
+  found = stats.area(score_N, label_N, np.arange(4))
+  assert found.pull_C.tolist() == [0.125, -0.125, -0.125, 0.125]
+  # t with one degree of freedom is 12.706: half = 12.706 √(4 · 2 / 64)
+  k = (12.7062 * np.sqrt(1 / 8)) ** 2 / (0.75 * 0.25)
+  middle, half = 0.75 + k / 2, np.sqrt(k * 0.75 * 0.25 + k**2 / 4)
+  ends = np.array([middle - half, middle + half]) / (1 + k)
+  np.testing.assert_allclose(stats.area_interval(found), ends, rtol=1e-4)
+  # all pairs of two prompts right: 1 / (1 + t² / 2)
+  found = stats.area(np.arange(4.0), np.arange(4) > 1, np.array([0, 1, 0, 1]))
+  low, high = stats.area_interval(found)
+  assert low == pytest.approx(1 / (1 + 12.7062**2 / 2), rel=1e-4)
+  assert high == pytest.approx(1)
+  # one prompt is no sample of prompts
+  alone = stats.area(score_N, label_N, np.zeros(4))
+  assert np.isnan(stats.area_interval(alone)).all()
+
+
+def areas(
+  rng: np.random.Generator, prompts: int, good: float, shift: float
+) -> tuple[stats.Area, stats.Area]:
+  """Areas of two judges of the same replies, three to a prompt, of 0.76."""
+  prompt_N = np.repeat(np.arange(prompts), 3)
+  label_N = rng.random(len(prompt_N)) < good
+  common_N = 0.6 * rng.normal(size=prompts)[prompt_N]
+  score_2xN = label_N + common_N + 0.8 * rng.normal(size=(2, len(prompt_N)))
+  score_2xN[1] += shift * label_N
+  ours, theirs = (
+    stats.area(score_N, label_N, prompt_N) for score_N in score_2xN
+  )
+  return ours, theirs
+
+
+@pytest.mark.parametrize(('prompts', 'good'), [(12, 0.5), (40, 0.2)])
+def test_an_area_s_interval_covers_the_truth(prompts: int, good: float) -> None:
+  rng, truth = np.random.default_rng(0), special.ndtr(1 / np.sqrt(2))
+  covered, same = [], []
+  for _ in range(400):
+    ours, theirs = areas(rng, prompts, good, 0.0)
+    low, high = stats.area_interval(ours)
+    covered.append(low <= truth <= high)
+    _, low, high = stats.area_difference(ours, theirs)
+    same.append(low <= 0 <= high)
+  assert 0.92 <= np.mean(covered) <= 0.99
+  assert 0.92 <= np.mean(same) <= 0.99
+
+
+def test_a_better_judge_s_area_differs() -> None:
+  ours, theirs = areas(np.random.default_rng(0), 100, 0.5, 2.0)
+  gap, low, high = stats.area_difference(theirs, ours)
+  assert 0 < low < gap == theirs.auc - ours.auc < high
+
+
+def test_a_threshold_by_hand() -> None:
+  score_N = np.array([0.7, 0.8, 0.9, 0.95])
+  label_N = np.array([False, False, True, True])
+  assert stats.threshold(score_N, label_N) == pytest.approx(0.85)
+  # all Good or all Bad is as good as any where scores say the opposite
+  assert np.isinf(stats.threshold(-score_N, label_N))
+  assert np.isnan(stats.threshold(np.zeros(0), np.zeros(0, bool)))
+
+
+def test_calibration_mends_a_judge_that_calls_all_replies_good() -> None:
+  label_N = np.tile([True, False], 20)
+  score_N = np.where(label_N, 0.99, 0.9) + np.linspace(0, 0.005, 40)
+  prompt_N = np.repeat(np.arange(20), 2)
+  assert stats.balanced((score_N > 0.5) == label_N, label_N) == 0.5
+  assert stats.calibrated(score_N, label_N, prompt_N) == 1
+  assert np.isnan(stats.calibrated(score_N, label_N, np.zeros(40)))
+
+
+def test_no_threshold_is_set_by_the_replies_it_is_tried_on() -> None:
+  # Scores that say nothing: by their own labels a threshold would be right in
+  # more than half.
+  rng = np.random.default_rng(0)
+  found = [
+    stats.calibrated(rng.random(20), rng.random(20) < 0.5, np.arange(20))
+    for _ in range(200)
+  ]
+  assert 0.45 < np.mean(found) < 0.52
+
+
+def test_a_constant_correlates_with_nothing() -> None:
+  x_N = np.arange(4.0)
+  assert stats.correlation(x_N, 1 - 2 * x_N) == pytest.approx(-1)
+  assert np.isnan(stats.correlation(x_N, np.ones(4)))
+  assert np.isnan(stats.correlation(np.zeros(0), np.zeros(0)))

@@ -44,6 +44,7 @@ ROWS = (
   ('Good, by the judge', 'good', '.1%'),
   ('Length, tokens', 'length', '.1f'),
   ('Cut off (truncated)', 'truncated', '.1%'),
+  ('Has a cliché', 'cliche', '.1%'),
   ('Distinct-1', 'distinct1', '.3f'),
   ('Distinct-2', 'distinct2', '.3f'),
   ('Distinct-3', 'distinct3', '.3f'),

@@ -411,7 +411,7 @@ def judge(
     score_Mx2, pair_scores(groups, groups.length), prompt_M
   )
   score_N, length_N = score_NxR[given], groups.length[given]
-  summary['length_correlation'] = float(np.corrcoef(score_N, length_N)[0, 1])
+  summary['length_correlation'] = stats.correlation(score_N, length_N)
   if groups.made.any():
     # Each synthetic loser is compared with the group's best reply.  Padding may
     # come after them, so they are found by their mask, not by their column.
