@@ -22,6 +22,7 @@ from rlcw.runtime import console
 VERDICTS = {
   'replies': ('replies', ',.0f'),
   'right, mean over labels': ('balanced', '.1%'),
+  'calibrated': ('calibrated', '.1%'),
   'AUC': ('auc', '.3f'),
   'AUC, like length': ('matched_auc', '.3f'),
 }

@@ -25,7 +25,8 @@ def _write(
 def test_scorers_are_compared_on_the_same_pairs(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-  good = {'balanced': 0.5, 'auc': 0.75, 'matched_auc': None}
+  good = {'balanced': 0.5, 'calibrated': 0.625, 'auc': 0.75}
+  good |= {'matched_auc': None}
   _write(
     tmp_path,
     'debate',
@@ -55,8 +56,8 @@ def test_scorers_are_compared_on_the_same_pairs(
   _write(tmp_path, 'unseen_scorer', unseen)
   greetings_tables.main(str(tmp_path))
   lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-  assert ['debate', '31', '50.0%', '0.750', '–'] in lines
-  assert ['game-1,', 'after', '58', '50.0%', '0.875', '–'] in lines
+  assert ['debate', '31', '50.0%', '62.5%', '0.750', '–'] in lines
+  assert ['game-1,', 'after', '58', '50.0%', '62.5%', '0.875', '–'] in lines
   # right; by length; of two pairs of like length one is a tie, one wrong
   rows = {line[0]: line[1:] for line in lines if line}
   assert rows['reward_model'] == ['40', '50.0%', '66.7%', '25.0%', '2', '0.75']
