@@ -1,7 +1,7 @@
 r"""RLMR and its rivals at equal pressure on the rules.
 
   rlcw --config=configs/pressure.py:rlmr_2_rank \
-    --workdir=runs/pressure/selection/rlmr_2_rank-0
+    --workdir=runs/pressure/60/selection/rlmr_2_rank-0
 
 A larger margin pushes harder on the rules, and so does a larger weight of
 `linear`.  Arms cross the margin with the treatment of groups in which every

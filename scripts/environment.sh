@@ -13,7 +13,9 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "Choose another one: PYTHON=python3.12 $0" >&2
   exit 1
 fi
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# Without pip it was interrupted.
+"$venv/bin/python" -m pip --version > /dev/null 2>&1 ||
+  "$python" -m venv --clear "$venv"
 stamp="$venv/installed$extras"
 if ! cmp -s pyproject.toml "$stamp"; then
   echo "Installing rlcw$extras into $venv ..."

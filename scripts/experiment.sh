@@ -18,8 +18,6 @@ cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 
 runs=runs/experiment
-benchmarks=ifeval
-[ -z "${IFBENCH:-}" ] || benchmarks='if[eb]*'
 train() {  # ARM SEED
   rlcw --config=configs/experiment.py:"$1" --workdir="$runs/$1-$2" \
     --config.seed="$2"
@@ -27,7 +25,7 @@ train() {  # ARM SEED
 compare() {
   # Made anew if there are new arms.
   rlcw --config=configs/compare.py --workdir=$runs/comparison \
-    --config.benchmark="$runs/$benchmarks/*"
+    --config.benchmark="$runs/if[eb]*/*"
 }
 
 rlcw --config=configs/reward_model.py --workdir=$runs/reward_model

@@ -48,47 +48,73 @@ rlcw --config=configs/briefs.py --workdir=$runs/briefs \
 'keywords:existence', 'keywords:forbidden_words', 'style:no_cliche', \
 'style:script', 'punctuation:no_emoji', 'punctuation:no_exclamation', \
 'startend:start_checker', 'startend:end_checker')"
-# A prompt is in one part only: labelled replies are for judges, the first half of
-# the pairs of other prompts for a reward model, and the second for the scorer
-# that training never sees.
+# A prompt, or a theme of our own pairs, is in one part only: labelled replies are
+# for judges, the first half of the other pairs for a reward model, and the second
+# for the scorer that training never sees.
 python - "${DATA:-}" $labelled $played $debated $pairs $queries $runs <<'PYTHON'
-import json, pathlib, sys
+import hashlib, json, pathlib, sys
 
 from rlcw.data import datasets
 
 data, *sizes, folder = sys.argv[1:]
 labelled, played, debated, most, queries = map(int, sizes)
+
+
+def group(row):
+  return row.get('theme') or row['prompt']
+
+
+def is_greeting(row):
+  return row.get('genre', 'greeting') == 'greeting'
+
+
 if data:
   replies = datasets.read_jsonl(f'{data}/labelled_dev.jsonl')
   pairs = datasets.read_jsonl(f'{data}/preference_dev.jsonl')
 else:
-  pairs = [
-    {key: pair[key] for key in ('prompt', 'chosen', 'rejected')}
-    for pair in datasets.read_jsonl('@preferences.jsonl')
-    if pair['language'] == 'zh'
-  ]
+  # In the file they are in order of their genre.
+  pairs = sorted(
+    (
+      pair
+      for pair in datasets.read_jsonl('@preferences.jsonl')
+      if pair['language'] == 'zh'
+    ),
+    key=lambda pair: hashlib.sha256(pair['theme'].encode()).digest(),
+  )
+  # Judges are of greetings alone; of other genres are more pairs.
+  greetings = list(filter(is_greeting, pairs))
   replies = [
-    {'prompt': pair['prompt'], 'response': pair[side], 'label': label}
-    for pair in pairs[::2]
+    {'theme': pair['theme'], 'prompt': pair['prompt'], 'response': pair[side],
+     'label': label}
+    for pair in greetings[: len(greetings) // 2]
     for side, label in (('chosen', 1), ('rejected', 0))
   ]
-# The same split for the game and for the table of judges.
+# The same split for the game and for the table of judges.  Of the ten themes of
+# our own, 0.3 would hold out but one.
+share = 0.3 if data else 0.4
 replies = [
-  reply | {'split': datasets.split_of(reply['prompt'], 0.3)}
+  reply | {'split': datasets.split_of(group(reply), share)}
   for reply in replies[:labelled]
 ]
-asked = {reply['prompt'] for reply in replies}
-others = [pair for pair in pairs if pair['prompt'] not in asked][: 2 * most]
-prompts = list(dict.fromkeys(pair['prompt'] for pair in others))
-half = len(prompts) // 2
-first, asked_about = set(prompts[:half]), prompts[: min(queries, half // 2)]
+asked = set(map(group, replies))
+others = [pair for pair in pairs if group(pair) not in asked][: 2 * most]
+groups = list(dict.fromkeys(map(group, others)))
+first = set(groups[: len(groups) // 2])
+prompts = list(
+  dict.fromkeys(
+    pair['prompt']
+    for pair in others
+    if group(pair) in first and is_greeting(pair)
+  )
+)
+asked_about = prompts[: min(queries, len(prompts) // 2)]
 heldout = [reply for reply in replies if reply['split'] == 'heldout']
-unseen = [pair for pair in others if pair['prompt'] not in first]
+unseen = [pair for pair in others if group(pair) not in first]
 files = {
   'labelled': replies,
   'played': replies[:played],
   'debated': heldout[:debated],
-  'pairs': [pair for pair in others if pair['prompt'] in first],
+  'pairs': [pair for pair in others if group(pair) in first],
   'unseen': unseen,
   'sides': [
     {'prompt': pair['prompt'], 'response': pair[side]}
@@ -98,7 +124,9 @@ files = {
   'queries': [{'prompt': prompt} for prompt in asked_about],
   # Texts that the debate's writer is shown, none of them for its own query.
   'corpus': [
-    pair for pair in others if pair['prompt'] in first - {*asked_about}
+    pair
+    for pair in others
+    if group(pair) in first and pair['prompt'] not in asked_about
   ],
 }
 for name, rows in files.items():

@@ -11,26 +11,29 @@ import json
 import operator
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rlcw.data import datasets
-from rlcw.evaluation import stats
+from rlcw.evaluation import stats, verdicts
 from rlcw.runtime import console
 
-VERDICTS = {
-  'replies': ('replies', ',.0f'),
-  'right, mean over labels': ('balanced', '.1%'),
-  'calibrated': ('calibrated', '.1%'),
-  'AUC': ('auc', '.3f'),
-  'AUC, like length': ('matched_auc', '.3f'),
-}
+# Name, key of the number, key of its interval, format.
+VERDICTS = (
+  ('replies', 'replies', '', ',.0f'),
+  ('answered', 'answered', '', '.1%'),
+  ('right, mean over labels', 'balanced', '', '.1%'),
+  ('threshold tuned', 'balanced_tuned', '', '.1%'),
+  ('AUC', 'auc', 'auc_interval', '.3f'),
+  ('AUC, like length', 'matched_auc', 'matched_auc_interval', '.3f'),
+)
 
 
-def cells(found: dict[str, Any], columns: dict[str, Any]) -> list[str]:
-  """Formats the numbers of a row."""
-  return [console.number(found[key], style) for key, style in columns.values()]
+def cells(found: dict[str, Any], columns: Sequence[Any]) -> list[str]:
+  """Formats the numbers of a row; an earlier version's may lack some."""
+  return [verdicts.cell(found, *column) for _, *column in columns]
 
 
 def main(folder: str) -> None:
@@ -41,10 +44,11 @@ def main(folder: str) -> None:
     return json.loads((runs / name / 'summary.json').read_text('utf-8'))
 
   debate = summary('debate')
+  longer = debate['chosen_longer'] if debate['pairs'] else None
   console.log(
     f'Debate: {debate["pairs"]} pairs from {debate["queries"]} queries, '
     f'{debate["overturn_rate"]:.1%} of verdicts overturned, the longer reply '
-    f'chosen in {debate["chosen_longer"]:.1%}.'
+    f'chosen in {console.number(longer, ".1%")}.'
   )
   rows = [('debate', *cells(summary('debated')['agreement'], VERDICTS))]
   for game in sorted(runs.glob('game-*')):
@@ -54,16 +58,19 @@ def main(folder: str) -> None:
       each = cells(found[f'heldout_{side}'] | replies, VERDICTS)
       rows.append((f'{game.name}, {side}', *each))
   console.table(
-    'verdicts on held-out replies, of each its own', ('', *VERDICTS), rows
+    'verdicts on held-out replies, of each its own',
+    ('', *(name for name, *_ in VERDICTS)),
+    rows,
   )
 
-  columns = {
-    'right': ('heldout_accuracy', '.1%'),
-    'length alone': ('length_only_accuracy', '.1%'),
-    'right, like length': ('matched_accuracy', '.1%'),
-    'of': ('matched_pairs', ',.0f'),
-    'correlation with length': ('length_correlation', '.2f'),
-  }
+  columns = (
+    ('right', 'heldout_accuracy', 'heldout_interval', '.1%'),
+    ('length alone', 'length_only_accuracy', '', '.1%'),
+    ('right, like length', 'matched_accuracy', 'matched_interval', '.1%'),
+    ('length alone', 'matched_length_only', '', '.1%'),
+    ('of', 'matched_pairs', '', ',.0f'),
+    ('correlation with length', 'length_correlation', '', '+.2f'),
+  )
   # file of the scores, field of the score, number of examples in training
   scorers = {
     'reward_model': ('scores.jsonl', 'score', 'reward_model', 'train_pairs'),
@@ -94,7 +101,7 @@ def main(folder: str) -> None:
     rows.append((name, learned, *cells(found, columns)))
   console.table(
     f'scorers on {pairs} pairs of other prompts',
-    ('', 'pairs or replies learned from', *columns),
+    ('', 'pairs or replies learned from', *(name for name, *_ in columns)),
     rows,
   )
   found = summary('unseen_scorer')

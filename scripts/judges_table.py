@@ -2,88 +2,115 @@ r"""Prints the table of scripts/judges.sh: judges on the same labelled replies.
 
   python scripts/judges_table.py WORKDIR
 
-WORKDIR has a `judge` run for each judge.  Below the table is the difference
-between the trained judge and the larger one on pairs of like length.
+WORKDIR has a finished `judge` run of each judge; replies that one of them gave
+no verdict on are left out.  Below the table is the difference between the
+trained judge and the larger one on pairs of like length.
 """
 
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rlcw.data import datasets
-from rlcw.evaluation import intervals, stats
+from rlcw.evaluation import intervals, stats, verdicts
+from rlcw.evaluation.labelled import Labelled
 from rlcw.runtime import console
 from rlcw.tasks import judge
 
-Row = dict[str, Any]
+Rows = list[dict[str, Any]]
 
 # Name, key of the number, key of its interval, format.
 COLUMNS = (
   ('Good', 'good', '', '.1%'),
-  ('right, mean over labels', 'balanced_agreement', '', '.1%'),
-  ('calibrated', 'calibrated', '', '.1%'),
+  ('right, mean over labels', 'balanced', '', '.1%'),
+  ('threshold tuned', 'balanced_tuned', '', '.1%'),
   ('AUC', 'auc', 'auc_interval', '.3f'),
   ('AUC, like length', 'matched_auc', 'matched_auc_interval', '.3f'),
-  ('correlation with length', 'length_correlation', '', '.2f'),
+  ('correlation with length', 'length_correlation', '', '+.2f'),
 )
+TRAINED, LARGE = 'small_trained', 'large'
 
 
-def measure(rows: Sequence[Row]) -> dict[str, Any]:
-  """Computes the numbers of a judge."""
-  judged = [row for row in rows if not judge.is_unanswered(row)]
-  good = float(np.mean([row['verdict'] == 'Good' for row in judged]))
-  return judge.compare(judged) | {'good': good}
+def load(folder: pathlib.Path) -> dict[str, Rows]:
+  """Reads the verdicts of each judge on the replies that all have judged.
 
-
-def difference(
-  ours: Sequence[Row], theirs: Sequence[Row]
-) -> intervals.Interval:
-  """Our AUC between replies of like length less theirs, on the same replies."""
-  both = [
-    pair
-    for pair in zip(ours, theirs, strict=True)
-    if not any(map(judge.is_unanswered, pair))
+  Raises:
+    ValueError: a run is missing, or judged other replies than the first one.
+  """
+  names = ('small', TRAINED, LARGE, f'{LARGE}_*')
+  files = [
+    file.with_name('verdicts.jsonl')
+    for name in names
+    for file in sorted(folder.glob(f'{name}/summary.json'))
   ]
-  label_N = np.array([row['label'] for row, _ in both]) == 1
-  prompt_N = np.array([row['prompt'] for row, _ in both])
-  length_N = np.array([len(row['response']) for row, _ in both])
-  good_Nx2 = np.array([[row['p_good'] for row in pair] for pair in both])
+  rows = {file.parent.name: datasets.read_jsonl(str(file)) for file in files}
+  if missing := {TRAINED, LARGE} - {*rows}:
+    raise ValueError(f'{folder}: expected finished runs {sorted(missing)}')
+  of_first = replies(next(iter(rows.values())))
+  for name, each in rows.items():
+    if replies(each) != of_first:
+      raise ValueError(
+        f'{folder / name}: expected verdicts on the replies of {files[0]}'
+      )
+  answered = [
+    not any(map(judge.is_unanswered, each))
+    for each in zip(*rows.values(), strict=True)
+  ]
+  return {
+    name: [row for row, known in zip(each, answered, strict=True) if known]
+    for name, each in rows.items()
+  }
+
+
+def replies(rows: Rows) -> list[Labelled]:
+  """The labelled replies of a run."""
+  return [*map(judge.labelled_reply, rows)]
+
+
+def measure(rows: Rows) -> dict[str, Any]:
+  """Computes the numbers of a judge."""
+  good = float(np.mean([row['verdict'] == 'Good' for row in rows]))
+  return judge.agreement(rows) | {'good': good}
+
+
+def difference(ours: Rows, theirs: Rows) -> intervals.Interval:
+  """Our AUC between replies of like length less theirs, on the same replies."""
+  labelled = replies(ours)
+  label_N = np.array([each.label for each in labelled])
+  length_N = np.array([len(each.response) for each in labelled])
+  prompt_N = np.array(verdicts.numbers(each.prompt for each in labelled))
   return stats.area_difference(
-    *(stats.area(good_N, label_N, prompt_N, length_N) for good_N in good_Nx2.T)
+    *(
+      stats.area(
+        np.array([row['p_good'] for row in rows]), label_N, prompt_N, length_N
+      )
+      for rows in (ours, theirs)
+    )
   )
-
-
-def cell(found: dict[str, Any], key: str, ends: str, style: str) -> str:
-  """Formats a number, with its interval if it has one."""
-  value = console.number(found[key], style)
-  return f'{value} ({console.interval(found[ends], style)})' if ends else value
 
 
 def main(folder: str) -> None:
   """Prints the table."""
-  rows = {
-    file.parent.name: datasets.read_jsonl(str(file))
-    for name in ('small', 'small_trained', 'large', 'large_*')
-    for file in sorted(pathlib.Path(folder).glob(f'{name}/verdicts.jsonl'))
-  }
+  rows = load(pathlib.Path(folder))
   found = {name: measure(each) for name, each in rows.items()}
-  any_of = found['large']
+  # that all judges have in common
+  replies = found[LARGE]
   console.table(
-    f'judges: {len(rows["large"])} held-out replies, '
-    f'{any_of["matched_pairs"]} pairs of like length; length alone has an AUC '
-    f'of {any_of["length_only_auc"]:.3f}',
+    f'judges: {len(rows[LARGE])} held-out replies, {replies["matched_pairs"]} '
+    'pairs of like length; length alone has an AUC of '
+    f'{replies["length_only_auc"]:.3f}, {replies["length_matched_auc"]:.3f} '
+    'on these pairs',
     ('judge', *(name for name, *_ in COLUMNS)),
     [
-      (name, *(cell(each, *column) for _, *column in COLUMNS))
+      (name, *(verdicts.cell(each, *column) for _, *column in COLUMNS))
       for name, each in found.items()
     ],
   )
-  gap, *ends = difference(rows['small_trained'], rows['large'])
+  gap, *ends = difference(rows[TRAINED], rows[LARGE])
   console.log(
-    'small_trained less large, AUC between replies of like length: '
+    f'{TRAINED} less {LARGE}, AUC between replies of like length: '
     f'{console.number(gap, "+.3f")} ({console.interval(ends, "+.3f")})'
   )
 

@@ -10,16 +10,18 @@
 # 3. With SECOND=1, they are trained once on Qwen2.5-Coder-0.5B, in English and
 #    in Chinese, and compared on those briefs.
 #
-#   ./scripts/pressure.sh          # an estimated seven hours on 2 cores
+#   ./scripts/pressure.sh          # an estimated 12 hours on one core, 10 on two
 #   ./scripts/pressure.sh ARM...   # trains these arms of 1 alone
 #
 # After an interruption, run it again to resume.  The second form lets several
-# shells share the first part: give each other arms.
+# shells share the first part: give each other arms, and run the first form when
+# all have ended.  STEPS=40 trains shorter, in a folder of its own.
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 
-runs=runs/pressure
 steps=${STEPS:-60}
+runs=runs/pressure/$steps
+mkdir -p $runs
 reported=@briefs_reported.jsonl
 gemma=models/gemma-3-270m.Q4_K_M.gguf
 
@@ -28,7 +30,9 @@ train() {  # FOLDER ARM SEED SETTINGS...
     --config.seed="$3" --config.steps="$steps" "${@:4}"
 }
 
-rlcw --config=configs/reward_model.py --workdir=runs/experiment/reward_model
+# Shells that begin at once wait for the one that fits it.
+flock $runs/lock rlcw --config=configs/reward_model.py \
+  --workdir=runs/experiment/reward_model
 if [ $# -gt 0 ]; then
   for arm in "$@"; do train selection "$arm" 0; done
   exit

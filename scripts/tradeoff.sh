@@ -19,9 +19,44 @@ mkdir -p "$runs"
 for n in 1 2 3 4 5 6 7; do
   rlcw --config=configs/briefs.py --workdir="$runs/briefs$n" \
     --config.count=80 --config.least_rules=$n --config.most_rules=$n
-  # None of these briefs was trained on, whatever split its theme is in.
-  sed 's/"split": *"train"/"split": "heldout"/' \
-    "$runs/briefs$n/briefs.jsonl" > "$runs/briefs$n.jsonl"
+  # Left out are briefs on a prompt that the run was trained on, and those that
+  # ask for more words than its `max_new_tokens` may hold, which no model keeps.
+  python - "$run/config.json" "$runs/briefs$n" <<'PYTHON'
+import json, pathlib, sys
+
+from rlcw.data import datasets
+from rlcw.rewards import briefs
+from rlcw.runtime import files
+
+settings, folder = json.load(open(sys.argv[1])), pathlib.Path(sys.argv[2])
+trained = {
+  brief.prompt for brief in briefs.load_briefs(settings['briefs'], split='train')
+}
+
+
+def least_words(brief):
+  return max(
+    (
+      arguments.get('at_least', arguments.get('num_words', 0))
+      for rule, arguments in zip(brief['instruction_id_list'], brief['kwargs'])
+      if rule in ('length:words', 'length_constraints:number_words')
+      and arguments.get('relation') != 'less than'
+    ),
+    default=0,
+  )
+
+
+drawn = datasets.read_jsonl(folder / 'briefs.jsonl')
+kept = [
+  brief | {'split': 'heldout'}
+  for brief in drawn
+  if brief['prompt'] not in trained
+  and 1.5 * least_words(brief) <= settings['max_new_tokens']
+]
+lines = [json.dumps(brief, ensure_ascii=False) + '\n' for brief in kept]
+files.replace(folder.with_suffix('.jsonl'), ''.join(lines))
+print(f'{len(kept)} of {len(drawn)} briefs with {folder.name[6:]} rules are left')
+PYTHON
   rlcw --config=configs/evaluate.py --workdir="$runs/rules$n" \
     --config.run="$run" --config.briefs="$runs/briefs$n.jsonl"
 done

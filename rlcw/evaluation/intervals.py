@@ -204,9 +204,9 @@ def wilson(rate: Any, half: Any, groups: Any) -> tuple[Any, Any]:
 
   Args:
     rate: the share.
-    half: half the width of its interval, were it a mean.
-    groups: number of groups that it is of, to which the effective number is
-      set where `half` is 0.
+    half: half the width of the interval that it has as a mean.
+    groups: number of groups (briefs) that it is a share of.  It is the
+      effective number where `half` is 0.
   """
   rate = np.asarray(rate)
   with np.errstate(divide='ignore', invalid='ignore'):

@@ -7,12 +7,14 @@ functions of labelled replies take arrays `[N]` and labels, true for good.
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from rlcw.evaluation import intervals
 
 # Two lengths match if they differ by at most this share of the longer one.
 MATCHED = 0.1
 _FOLDS = 5
+_ROUNDING = 1e-9  # a smaller number is rounding
 
 
 def right(score_Nx2: np.ndarray) -> np.ndarray:
@@ -144,13 +146,17 @@ def concordance(
       lower_N = (below_N + most_N) / 2
       right_N[ours_N] = lower_N if side else len(other_M) - lower_N
     return right_N, pairs_N
+  rarer = 2 * label_N.sum() <= len(label_N)
+  other_M = np.flatnonzero(label_N != rarer)
   # A reply at a time: all pairs at once would take memory for N² of them.
-  for n, good in enumerate(label_N):
-    alike_N = matched(np.stack(np.broadcast_arrays(length_N[n], length_N), -1))
-    other_M = score_N[alike_N & (label_N != good)]
-    lower = (other_M < score_N[n]).sum() + (other_M == score_N[n]).sum() / 2
-    pairs_N[n] = len(other_M)
-    right_N[n] = lower if good else len(other_M) - lower
+  for n in np.flatnonzero(label_N == rarer):
+    both = np.broadcast_arrays(length_N[n], length_N[other_M])
+    alike_K = other_M[matched(np.stack(both, -1))]
+    gap_K = score_N[n] - score_N[alike_K]
+    right_K = ((gap_K if rarer else -gap_K) > 0) + (gap_K == 0) / 2
+    right_N[n], pairs_N[n] = right_K.sum(), len(alike_K)
+    right_N[alike_K] += right_K
+    pairs_N[alike_K] += 1
   return right_N, pairs_N
 
 
@@ -159,8 +165,7 @@ class Area(NamedTuple):
 
   auc: float
   pairs: int  # of a good and a bad reply
-  # `[C]`: each group's contribution to the deviation of the area
-  pull_C: np.ndarray
+  influence_C: np.ndarray  # of each group on the area
   groups: int  # that have a reply of the rarer label
 
 
@@ -176,63 +181,70 @@ def area(
   scores higher, a tie counting half; NaN where there is no pair.
 
   Args:
-    score_N: scores.
+    score_N: scores, finite.
     label_N: true where a reply is good.
-    group_N: the prompt of each reply.
+    group_N: number of each reply's group, such as its prompt.
     length_N: characters of each reply, to compare only replies of `matched`
-      length; None for all.  Scores by length alone then get about 0.5.
+      length; None for all.
   """
   right_N, pairs_N = concordance(score_N, label_N, length_N)
   _, group_N = np.unique(group_N, return_inverse=True)
   total = pairs_N[label_N].sum()
   value = right_N[label_N].sum() / total if total else np.nan
-  # The derivative of the area by the weight of each group.
-  pull_N = (right_N - value * pairs_N) / (total or np.nan)
-  rarer = min(
+  # The derivative of the area by the weight of a reply.
+  influence_N = (right_N - value * pairs_N) / (total or np.nan)
+  groups = min(
     len(np.unique(group_N[(label_N == side) & (pairs_N > 0)]))
     for side in (True, False)
   )
-  pull_C = np.bincount(group_N, pull_N)
-  return Area(float(value), int(total), pull_C, rarer)
+  influence_C = np.bincount(group_N, influence_N)
+  return Area(float(value), int(total), influence_C, groups)
 
 
-def _deviation(pull_C: np.ndarray, groups: int) -> float:
-  """Half the width of an interval whose groups deviate by `pull_C`."""
+def _half_width(influence_C: np.ndarray, groups: int) -> float:
+  """Half the width of an area's interval, or of a difference of areas."""
   if groups < 2:
     return np.nan
-  variance = (pull_C**2).sum() * groups / (groups - 1)
+  variance = (influence_C**2).sum() * groups / (groups - 1)
   return float(intervals.quantile(groups - 1) * np.sqrt(variance))
 
 
 def area_interval(found: Area) -> list[float]:
   """The 95% interval of an area, over groups (prompts).
 
-  By the infinitesimal jackknife over groups, as in Obuchowski (Biometrics 53,
-  1997), with the freedom of the label that fewer groups have; the ends are
-  Wilson's at the effective number of groups (`intervals.wilson`).
+  The variance is the infinitesimal jackknife's over groups, as in Obuchowski
+  (Biometrics 53, 1997), with the freedom of the label that fewer groups have;
+  the interval is symmetric in the logit of the area.  Where no group deviates,
+  as where all pairs are right, it is Wilson's for a share of these groups.
   """
-  half = _deviation(found.pull_C, found.groups)
-  return [*intervals.wilson(found.auc, half, found.groups)]
+  half = _half_width(found.influence_C, found.groups)
+  if half > _ROUNDING and 0 < found.auc < 1:
+    odds, apart = special.logit(found.auc), half / found.auc / (1 - found.auc)
+    return special.expit([odds - apart, odds + apart]).tolist()
+  return [float(end) for end in intervals.wilson(found.auc, half, found.groups)]
 
 
 def area_difference(ours: Area, theirs: Area) -> intervals.Interval:
-  """Our area less theirs, on the same replies, with its 95% interval."""
-  half = _deviation(ours.pull_C - theirs.pull_C, ours.groups)
+  """Our area less theirs, on the same replies, with its 95% interval.
+
+  Where groups deviate alike from both, it is Newcombe's of two shares
+  (`intervals.difference`).
+  """
   gap = ours.auc - theirs.auc
-  ends = np.clip([gap - half, gap + half], -1, 1)
-  return intervals.Interval(gap, *ends)
+  half = _half_width(ours.influence_C - theirs.influence_C, ours.groups)
+  below = above = half
+  if half <= _ROUNDING and ours is not theirs:
+    (low, high), (least, most) = map(area_interval, (ours, theirs))
+    below = np.hypot(ours.auc - low, most - theirs.auc)
+    above = np.hypot(high - ours.auc, theirs.auc - least)
+  if abs(gap) <= _ROUNDING:
+    gap = 0.0  # a sign from rounding would be read as a gain
+  return intervals.Interval(gap, *np.clip([gap - below, gap + above], -1, 1))
 
 
 def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
   """Area under the ROC curve; NaN where all labels are the same."""
   return area(score_N, label_N, np.arange(len(score_N))).auc
-
-
-def matched_auc(
-  score_N: np.ndarray, label_N: np.ndarray, length_N: np.ndarray
-) -> tuple[float, int]:
-  """The `auc` over pairs of `matched` length, and the number of these pairs."""
-  return area(score_N, label_N, np.arange(len(score_N)), length_N)[:2]
 
 
 def correlation(one_N: np.ndarray, other_N: np.ndarray) -> float:
@@ -266,8 +278,8 @@ def right_at_length(
 
   Returns:
     `[N]`: the share of a reply's pairs that are right, a tie counting half; NaN
-    where it has none.  Verdicts by length alone get 0.5.  Correcting a reply's
-    wrong verdict raises its share by 0.5.
+    where it has none.  Correcting a reply's wrong verdict raises its share by
+    0.5.
   """
   right_N, pairs_N = concordance(verdict_N.astype(float), label_N, length_N)
   return right_N / np.where(pairs_N > 0, pairs_N, np.nan)
@@ -277,37 +289,49 @@ def threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
   """The threshold above which replies are best called good.
 
   Returns:
-    Of the thresholds with the highest balanced accuracy, the middle one; ±∞
-    where all replies have one label; NaN where there is none.
+    Of the thresholds between scores that have the highest balanced accuracy
+    the middle one; −∞ or ∞ where calling all replies good, or bad, is as good
+    as any; NaN where all have one label.
   """
-  if not len(score_N):
+  order_N = np.argsort(score_N)
+  score_N, good_N = score_N[order_N], label_N[order_N]
+  good, bad = good_N.sum(), (~good_N).sum()
+  if not good or not bad:
     return np.nan
-  value_K = np.unique(score_N)
-  between = (value_K[1:] + value_K[:-1]) / 2
-  threshold_K = np.concatenate([[-np.inf], between, [np.inf]])
-  accuracy_K = np.array(
-    [balanced((score_N > each) == label_N, label_N) for each in threshold_K]
-  )
-  best_K = np.flatnonzero(accuracy_K == accuracy_K.max())
-  return float(threshold_K[best_K[len(best_K) // 2]])
+  # cut n is below the n-th score, and no cut is between equal scores
+  edge_N = np.concatenate([[-np.inf], score_N, [np.inf]])
+  right_N = np.concatenate([[0], np.cumsum(~good_N)]) / bad
+  right_N += 1 - np.concatenate([[0], np.cumsum(good_N)]) / good
+  right_N[edge_N[1:] == edge_N[:-1]] = -1
+  best_K = np.flatnonzero(right_N > right_N.max() - _ROUNDING)
+  cut = best_K[len(best_K) // 2]
+  low, high = edge_N[cut], edge_N[cut + 1]
+  if np.isinf(low) or np.isinf(high):
+    return float(low if np.isinf(low) else high)
+  middle = (low + high) / 2
+  # neighbouring floats have none between them
+  return float(middle if middle < high else low)
 
 
-def calibrated(
+def balanced_tuned(
   score_N: np.ndarray, label_N: np.ndarray, group_N: np.ndarray
 ) -> float:
-  """Balanced accuracy of verdicts by a threshold learned on other groups.
+  """Balanced accuracy at a `threshold` that is tuned on other groups.
 
-  What a judge is right in once its `threshold` is set by labels, which its
-  verdicts at P(Good) > 0.5 are not.  The groups (prompts) are in five folds,
-  and each fold's threshold is of the others; NaN where there is one group.
+  It is what a judge is right in once it is calibrated by labels, which its
+  verdicts at P(Good) > 0.5 are not.  The groups (prompts) are in five folds
+  at random, and a fold's threshold is that of the others.
+
+  Returns:
+    The accuracy; NaN where a threshold would be tuned on one label alone.
   """
   _, group_N = np.unique(group_N, return_inverse=True)
-  fold_N = group_N % _FOLDS
-  verdict_N = np.zeros(len(score_N), bool)
+  count = group_N.max(initial=-1) + 1
+  fold_N = np.random.default_rng(0).permutation(count)[group_N] % _FOLDS
+  cut_N = np.full(len(score_N), np.nan)
   for fold in np.unique(fold_N):
     held_N = fold_N == fold
-    if held_N.all():
-      return np.nan
-    cut = threshold(score_N[~held_N], label_N[~held_N])
-    verdict_N[held_N] = score_N[held_N] > cut
-  return balanced(verdict_N == label_N, label_N)
+    cut_N[held_N] = threshold(score_N[~held_N], label_N[~held_N])
+  if np.isnan(cut_N).any():
+    return np.nan
+  return balanced((score_N > cut_N) == label_N, label_N)

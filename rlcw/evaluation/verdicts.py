@@ -3,12 +3,14 @@
 Letters: N labelled replies, F fakes (adversarial replies, which are Bad).
 """
 
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlcw.evaluation import stats
 from rlcw.evaluation.labelled import Labelled
+from rlcw.runtime import console
 
 
 class Reading(NamedTuple):
@@ -53,18 +55,35 @@ def score(reading: Reading, labelled: list[Labelled]) -> dict[str, float]:
   }
 
 
-# Label, name of a score of `held_out`, format.
+# Label, name of a score of `held_out`, name of its 95% interval, format.
 SCORES = (
-  ('agrees with labels', 'agreement', '.1%'),
-  ('agrees, mean over labels', 'balanced', '.1%'),
-  ('agrees, replies of like length', 'matched', '.1%'),
-  ('agrees, calibrated, mean over labels', 'calibrated', '.1%'),
-  ('AUC', 'auc', '.3f'),
-  ('AUC of length alone', 'length_only_auc', '.3f'),
-  ('AUC, pairs of like length', 'matched_auc', '.3f'),
-  ('pairs of like length', 'matched_pairs', ',.0f'),
-  ('answered', 'answered', '.1%'),
+  ('agrees with labels', 'agreement', '', '.1%'),
+  ('agrees, mean over labels', 'balanced', '', '.1%'),
+  ('the same, threshold tuned on other prompts', 'balanced_tuned', '', '.1%'),
+  ('agrees, replies of like length', 'matched', '', '.1%'),
+  ('AUC', 'auc', 'auc_interval', '.3f'),
+  ('AUC of length alone', 'length_only_auc', '', '.3f'),
+  ('AUC, pairs of like length', 'matched_auc', 'matched_auc_interval', '.3f'),
+  ('AUC of length alone, these pairs', 'length_matched_auc', '', '.3f'),
+  ('pairs of like length', 'matched_pairs', '', ',.0f'),
+  ('correlation with length', 'length_correlation', '', '+.2f'),
+  ('answered', 'answered', '', '.1%'),
 )
+
+
+def cell(found: Mapping[str, Any], key: str, ends: str, style: str) -> str:
+  """Formats a score with its interval, if it has one.
+
+  Args:
+    found: scores of `held_out`; an earlier version's may lack some.
+    key: name of the score.
+    ends: name of its interval, '' if it has none.
+    style: its format.
+  """
+  value = console.number(found.get(key), style)
+  if None in (known := found.get(ends) or [None]) or np.isnan(known).any():
+    return value
+  return f'{value} ({console.interval(known, style)})'
 
 
 def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
@@ -75,31 +94,40 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
     labelled: the N held-out replies.
 
   Returns:
-    Scores of `score`; of the AUC and of that between replies of like length
-    (`matched_auc`) the 95% intervals over prompts; `calibrated`, the balanced
-    agreement with a threshold set by other prompts' labels; and the
-    correlation of probabilities and lengths.
+    `agreement`, `balanced`, `matched` and `auc` of `score`;
+    `balanced_tuned`: balanced agreement with a threshold tuned on other
+    prompts (`stats.balanced_tuned`);
+    `threshold`: the probability above which replies are best called Good;
+    `matched_auc`: the AUC over the `matched_pairs` of like length;
+    `auc_interval`, `matched_auc_interval`: 95%, over prompts;
+    `length_only_auc`, `length_matched_auc`: what the length would get;
+    `length_correlation`: of the probability with the length in characters;
+    `answered`: share of replies with an answer.
   """
   scores = score(Reading(good_N, np.zeros(0)), labelled)
   names = 'agreement', 'balanced', 'matched', 'auc'
+  label_N = np.array([each.label for each in labelled], bool)
+  length_N = np.array([len(each.response) for each in labelled], int)
+  prompt_N = np.array(numbers([each.prompt for each in labelled]), int)
   known_N = np.isfinite(good_N)
-  label_N, prompt_N, length_N = (
-    np.array(values)
-    for values in zip(
-      *((each.label, each.prompt, len(each.response)) for each in labelled),
-      strict=True,
-    )
-  )
   known = good_N[known_N], label_N[known_N], prompt_N[known_N]
-  matched = stats.area(*known, length_N[known_N])
+  alike = stats.area(*known, length_N[known_N])
   return {
     **{name: scores[name] for name in names},
     'auc_interval': stats.area_interval(stats.area(*known)),
-    'calibrated': stats.calibrated(*known),
-    'answered': known_N.mean(),
+    'balanced_tuned': stats.balanced_tuned(*known),
+    'threshold': stats.threshold(*known[:2]),
+    'answered': known_N.mean() if len(known_N) else np.nan,
     'length_only_auc': stats.auc(length_N, label_N),
     'length_correlation': stats.correlation(known[0], length_N[known_N]),
-    'matched_auc': matched.auc,
-    'matched_auc_interval': stats.area_interval(matched),
-    'matched_pairs': matched.pairs,
+    'length_matched_auc': stats.area(length_N, label_N, prompt_N, length_N).auc,
+    'matched_auc': alike.auc,
+    'matched_auc_interval': stats.area_interval(alike),
+    'matched_pairs': alike.pairs,
   }
+
+
+def numbers(items: Iterable[Hashable]) -> list[int]:
+  """Numbers equal items alike, from 0 in the order of their first."""
+  seen: dict[Hashable, int] = {}
+  return [seen.setdefault(item, len(seen)) for item in items]

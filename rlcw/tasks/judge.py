@@ -14,9 +14,8 @@ from rlcw import Config
 from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.data.messages import transcript
-from rlcw.evaluation import stats
+from rlcw.evaluation import verdicts
 from rlcw.evaluation.labelled import Labelled
-from rlcw.evaluation.verdicts import held_out
 from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
@@ -26,19 +25,8 @@ from rlcw.sampling import usage
 from rlcw.sampling.outage import NoAnswers, Patience, Trouble, trouble_of_all
 from rlcw.sampling.usage import Ledger
 
-# Label, key in the summary, key of its 95% interval, format; all but the first
-# need labelled replies.
-_ROWS = (
-  ('Good', 'good', '', '.1%'),
-  ('agrees with labels', 'agreement', '', '.1%'),
-  ('agrees, mean over labels', 'balanced_agreement', '', '.1%'),
-  ('agrees, calibrated, mean over labels', 'calibrated', '', '.1%'),
-  ('AUC', 'auc', 'auc_interval', '.3f'),
-  ('AUC of length alone', 'length_only_auc', '', '.3f'),
-  ('AUC, pairs of like length', 'matched_auc', 'matched_auc_interval', '.3f'),
-  ('pairs of like length', 'matched_pairs', '', ',.0f'),
-  ('correlation with length', 'length_correlation', '', '.2f'),
-)
+# Names in the summary of scores that are named otherwise elsewhere.
+_NAMES = {'balanced': 'balanced_agreement'}
 
 
 def check(config: Config) -> None:
@@ -81,16 +69,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     prompts = [transcript(layouts.prompt_of(each)) for each in records]
     # groups of one reply: lines of a file need not share a prompt
     replies = [[reply_of(record['response'])] for record in records]
-    verdicts = questions.judge(judge_model, question, prompts, replies)
+    judged = questions.judge(judge_model, question, prompts, replies)
     ledger.save()
     # all processes must end alike
-    answered = any(processes.gather(bool(verdicts.valid.any())))
+    answered = any(processes.gather(bool(judged.valid.any())))
     patience.see(answered, trouble)
     return [
       verdict_fields(p_good, reason, question.labels)
-      for [p_good], [reason] in zip(
-        verdicts.first, verdicts.reason, strict=True
-      )
+      for [p_good], [reason] in zip(judged.first, judged.reason, strict=True)
     ]
 
   try:
@@ -116,25 +102,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if not processes.is_primary_process():
     return {}
   good = [row['verdict'] == question.labels[0] for row in judged]
+  found = agreement(judged)
   summary = {
     'replies': len(rows),
     'resumed_at': done,
     'unanswered': len(rows) - len(judged),
     'good': np.mean(good),
-    **compare(judged),
+    **{_NAMES.get(name, name): value for name, value in found.items()},
     'usage': used['judge'],
   }
+  scores = verdicts.SCORES if found else ()
   console.table(
     f'judge: {len(judged)} of {len(rows)} replies got a verdict',
-    ('', 'value', '95% interval'),
+    ('', 'value'),
     [
-      (
-        label,
-        console.number(summary[key], style),
-        console.interval(summary.get(ends), style),
-      )
-      for label, key, ends, style in _ROWS
-      if key in summary
+      ('Good', console.number(summary['good'], '.1%')),
+      *((label, verdicts.cell(found, *score)) for label, *score in scores),
     ],
   )
   console.log(f'judge: {output}')
@@ -165,35 +148,30 @@ def verdict_fields(p_good: float, reason: str, labels: Sequence[str]) -> Record:
   return verdict | ({'reason': reason} if reason else {})
 
 
-def compare(rows: Sequence[Record]) -> Record:
+def agreement(rows: Sequence[Record]) -> Record:
   """Agreement of verdicts with labels; empty unless every row has a label.
 
   Args:
-    rows: judged replies, with `prompt`, `p_good`, `response` and `label`.
+    rows: judged replies, with `p_good`.
 
   Returns:
-    `balanced_agreement`, which is a mean over labels; `threshold`, the
-    probability above which a reply is best called Good; and of
-    `verdicts.held_out` the agreement, the judge's areas under the ROC curve
-    with their intervals, and what length alone would do.
+    `verdicts.held_out`, but `answered`, as only judged replies are compared.
   """
   if not all(row.get('label') in (0, 1) for row in rows):
     return {}
-  replies = [
-    Labelled(
-      transcript(layouts.prompt_of(row)),
-      reply_of(row['response']),
-      bool(row['label']),
-      '',
-    )
-    for row in rows
-  ]
-  good_N = np.array([row['p_good'] for row in rows])
-  found = held_out(good_N, replies)
-  label_N = np.array([each.label for each in replies])
-  del found['answered']  # only lines with a verdict are compared
-  return {
-    'balanced_agreement': found.pop('balanced'),
-    'threshold': stats.threshold(good_N, label_N),
-    **found,
-  }
+  found = verdicts.held_out(
+    np.array([row['p_good'] for row in rows], float),
+    [*map(labelled_reply, rows)],
+  )
+  del found['answered']
+  return found
+
+
+def labelled_reply(row: Record) -> Labelled:
+  """The reply of a line with a label."""
+  return Labelled(
+    transcript(layouts.prompt_of(row)),
+    reply_of(row['response']),
+    bool(row['label']),
+    '',
+  )

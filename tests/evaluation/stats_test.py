@@ -90,18 +90,22 @@ def test_auc_by_hand() -> None:
 
 def test_auc_between_replies_of_like_length_by_hand() -> None:
   score_N = np.array([3.0, 1.0, 2.0, 1.0])
-  label_N = np.array([True, True, False, False])
+  label_N, group_N = np.array([True, True, False, False]), np.arange(4)
+
+  def found(length_N: list[int]) -> tuple[float, int]:
+    area = stats.area(score_N, label_N, group_N, np.array(length_N))
+    return area.auc, area.pairs
+
   # 100 and 91 differ by 9%, 91 and 81 by 11%
-  length_N = np.array([100, 200, 91, 81])
-  assert stats.matched_auc(score_N, label_N, length_N) == (1.0, 1)
-  length_N = np.array([100, 100, 100, 81])
-  assert stats.matched_auc(score_N, label_N, length_N) == (0.5, 2)
+  assert found([100, 200, 91, 81]) == (1.0, 1)
+  assert found([100, 100, 100, 81]) == (0.5, 2)
+  auc, pairs = found([1, 2, 4, 8])
+  assert np.isnan(auc) and not pairs
   # the length says nothing about replies of one length
   same_N = np.full(4, 30)
-  assert stats.matched_auc(same_N, label_N, same_N) == (0.5, 4)
-  for labels_N in (label_N, np.ones(4, bool)):
-    auc, pairs = stats.matched_auc(score_N, labels_N, np.array([1, 2, 4, 8]))
-    assert np.isnan(auc) and not pairs
+  assert stats.area(same_N, label_N, group_N, same_N)[:2] == (0.5, 4)
+  alone = stats.area(score_N, np.ones(4, bool), group_N, same_N)
+  assert np.isnan(alone.auc) and not alone.pairs
 
 
 def test_pairs_of_each_reply_by_hand() -> None:
@@ -139,14 +143,14 @@ def test_an_area_s_interval_by_hand() -> None:
   assert (found.auc, found.pairs, found.groups) == (0.75, 4, 2)
   # Each reply is in two pairs.  The first is right in both, half a pair more
   # than 0.75 of them; the second in one, half a pair less; both of one prompt.
-  assert found.pull_C.tolist() == [0, 0]
+  assert found.influence_C.tolist() == [0, 0]
   found = stats.area(score_N, label_N, np.arange(4))
-  assert found.pull_C.tolist() == [0.125, -0.125, -0.125, 0.125]
+  assert found.influence_C.tolist() == [0.125, -0.125, -0.125, 0.125]
   # t with one degree of freedom is 12.706: half = 12.706 √(4 · 2 / 64)
-  k = (12.7062 * np.sqrt(1 / 8)) ** 2 / (0.75 * 0.25)
-  middle, half = 0.75 + k / 2, np.sqrt(k * 0.75 * 0.25 + k**2 / 4)
-  ends = np.array([middle - half, middle + half]) / (1 + k)
-  np.testing.assert_allclose(stats.area_interval(found), ends, rtol=1e-4)
+  apart = 12.7062 * np.sqrt(1 / 8) / (0.75 * 0.25)
+  odds = 3 * np.exp([-apart, apart])
+  ends = odds / (1 + odds)
+  np.testing.assert_allclose(stats.area_interval(found), ends, rtol=1e-3)
   # all pairs of two prompts right: 1 / (1 + t² / 2)
   found = stats.area(np.arange(4.0), np.arange(4) > 1, np.array([0, 1, 0, 1]))
   low, high = stats.area_interval(found)
@@ -158,67 +162,134 @@ def test_an_area_s_interval_by_hand() -> None:
 
 
 def areas(
-  rng: np.random.Generator, prompts: int, good: float, shift: float
+  rng: np.random.Generator, prompts: int, good: float, gain: float
 ) -> tuple[stats.Area, stats.Area]:
-  """Areas of two judges of the same replies, three to a prompt, of 0.76."""
+  """Areas of two judges of the same replies, of which a prompt has three.
+
+  A prompt's replies have a label and a part of their scores in common.
+  """
   prompt_N = np.repeat(np.arange(prompts), 3)
-  label_N = rng.random(len(prompt_N)) < good
+  label_N = (rng.random(prompts) < good)[prompt_N]
   common_N = 0.6 * rng.normal(size=prompts)[prompt_N]
-  score_2xN = label_N + common_N + 0.8 * rng.normal(size=(2, len(prompt_N)))
-  score_2xN[1] += shift * label_N
+  noise_2xN = common_N + 0.8 * rng.normal(size=(2, len(prompt_N)))
   ours, theirs = (
-    stats.area(score_N, label_N, prompt_N) for score_N in score_2xN
+    stats.area(gain * label_N + noise_N, label_N, prompt_N)
+    for noise_N in noise_2xN
   )
   return ours, theirs
 
 
-@pytest.mark.parametrize(('prompts', 'good'), [(12, 0.5), (40, 0.2)])
-def test_an_area_s_interval_covers_the_truth(prompts: int, good: float) -> None:
-  rng, truth = np.random.default_rng(0), special.ndtr(1 / np.sqrt(2))
+@pytest.mark.parametrize(
+  ('prompts', 'good', 'auc'),
+  [(16, 0.5, 0.75), (60, 0.2, 0.75), (60, 0.5, 0.97)],
+)
+def test_an_area_s_interval_covers_the_truth(
+  prompts: int, good: float, auc: float
+) -> None:
+  rng, gain = np.random.default_rng(0), special.ndtri(auc) * np.sqrt(2)
   covered, same = [], []
   for _ in range(400):
-    ours, theirs = areas(rng, prompts, good, 0.0)
+    ours, theirs = areas(rng, prompts, good, gain)
     low, high = stats.area_interval(ours)
-    covered.append(low <= truth <= high)
+    covered.append(low <= auc <= high)
     _, low, high = stats.area_difference(ours, theirs)
     same.append(low <= 0 <= high)
   assert 0.92 <= np.mean(covered) <= 0.99
-  assert 0.92 <= np.mean(same) <= 0.99
+  assert 0.92 <= np.mean(same) <= 1
+
+
+def test_an_area_s_interval_is_over_prompts_not_replies() -> None:
+  rng = np.random.default_rng(0)
+  score_N, label_N = rng.random(20), np.arange(20) < 10
+  one, ten = (
+    stats.area(np.repeat(score_N, n), np.repeat(label_N, n), group_N)
+    for n, group_N in ((1, np.arange(20)), (10, np.repeat(np.arange(20), 10)))
+  )
+  np.testing.assert_allclose(stats.area_interval(one), stats.area_interval(ten))
 
 
 def test_a_better_judge_s_area_differs() -> None:
-  ours, theirs = areas(np.random.default_rng(0), 100, 0.5, 2.0)
-  gap, low, high = stats.area_difference(theirs, ours)
-  assert 0 < low < gap == theirs.auc - ours.auc < high
+  rng = np.random.default_rng(0)
+  label_N = rng.random(200) < 0.5
+  ours, theirs = (
+    stats.area(gain * label_N + rng.normal(size=200), label_N, np.arange(200))
+    for gain in (2.0, 0.5)
+  )
+  gap, low, high = stats.area_difference(ours, theirs)
+  assert 0 < low < gap == ours.auc - theirs.auc < high
+  assert stats.area_difference(ours, ours) == (0, 0, 0)
+
+
+def test_few_replies_are_no_certain_difference() -> None:
+  label_N, prompt_N = np.array([True, False] * 2), np.array([0, 0, 1, 1])
+  right, tied, wrong = (
+    stats.area(score_N, label_N, prompt_N)
+    for score_N in (label_N + 0.0, np.zeros(4), 1.0 - label_N)
+  )
+  for ours, theirs in ((right, tied), (right, wrong), (tied, wrong)):
+    gap, low, high = stats.area_difference(ours, theirs)
+    assert gap == ours.auc - theirs.auc and low < 0 < high
+  other = stats.area(2.0 * label_N, label_N, prompt_N)
+  gap, low, high = stats.area_difference(right, other)
+  assert gap == 0 and low < 0 < high
 
 
 def test_a_threshold_by_hand() -> None:
-  score_N = np.array([0.7, 0.8, 0.9, 0.95])
-  label_N = np.array([False, False, True, True])
+  score_N = np.array([0.7, 0.95, 0.9, 0.8])
+  label_N = np.array([False, True, True, False])
   assert stats.threshold(score_N, label_N) == pytest.approx(0.85)
   # all Good or all Bad is as good as any where scores say the opposite
   assert np.isinf(stats.threshold(-score_N, label_N))
-  assert np.isnan(stats.threshold(np.zeros(0), np.zeros(0, bool)))
+  assert np.isinf(stats.threshold(np.full(4, 0.9), label_N))
+  assert np.isnan(stats.threshold(score_N, np.ones(4, bool)))
+  # equal scores are on one side: 3 of 4 is the best
+  score_N = np.array([0.7, 0.9, 0.9, 0.9])
+  label_N = np.array([False, True, True, False])
+  assert stats.threshold(score_N, label_N) == pytest.approx(0.8)
 
 
-def test_calibration_mends_a_judge_that_calls_all_replies_good() -> None:
+@hypothesis.given(
+  st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2)
+)
+def test_no_threshold_is_better(replies: list[tuple[int, bool]]) -> None:
+  score_N = np.array([score for score, _ in replies]) / 4
+  label_N = np.array([label for _, label in replies])
+  hypothesis.assume(0 < label_N.sum() < len(label_N))
+
+  def right(cut: float) -> float:
+    return stats.balanced((score_N > cut) == label_N, label_N)
+
+  best = max(right(cut) for cut in (-1, *np.unique(score_N)))
+  assert right(stats.threshold(score_N, label_N)) == pytest.approx(best)
+
+
+def test_a_threshold_is_between_neighbouring_floats() -> None:
+  score_N = np.array([np.nextafter(1, 0), 1.0])
+  cut = stats.threshold(score_N, np.array([False, True]))
+  assert (score_N > cut).tolist() == [False, True]
+
+
+def test_tuning_mends_a_judge_that_calls_all_replies_good() -> None:
   label_N = np.tile([True, False], 20)
   score_N = np.where(label_N, 0.99, 0.9) + np.linspace(0, 0.005, 40)
   prompt_N = np.repeat(np.arange(20), 2)
   assert stats.balanced((score_N > 0.5) == label_N, label_N) == 0.5
-  assert stats.calibrated(score_N, label_N, prompt_N) == 1
-  assert np.isnan(stats.calibrated(score_N, label_N, np.zeros(40)))
+  assert stats.balanced_tuned(score_N, label_N, prompt_N) == 1
+  # nothing to tune by
+  assert np.isnan(stats.balanced_tuned(score_N, label_N, np.zeros(40)))
+  for labels_N in (np.ones(40, bool), np.arange(40) == 0):
+    assert np.isnan(stats.balanced_tuned(score_N, labels_N, prompt_N))
 
 
-def test_no_threshold_is_set_by_the_replies_it_is_tried_on() -> None:
+def test_no_threshold_is_tuned_on_the_replies_it_is_tried_on() -> None:
   # Scores that say nothing: by their own labels a threshold would be right in
   # more than half.
   rng = np.random.default_rng(0)
   found = [
-    stats.calibrated(rng.random(20), rng.random(20) < 0.5, np.arange(20))
+    stats.balanced_tuned(rng.random(20), rng.random(20) < 0.5, np.arange(20))
     for _ in range(200)
   ]
-  assert 0.45 < np.mean(found) < 0.52
+  assert 0.42 < np.mean(found) < 0.53
 
 
 def test_a_constant_correlates_with_nothing() -> None:

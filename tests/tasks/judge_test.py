@@ -124,8 +124,9 @@ def test_a_server_judges_every_line_and_labels_are_compared(
   # a beats d and ties with b, c beats d alone
   assert told['auc'] == pytest.approx(2.5 / 4)
   assert told['length_only_auc'] == 0.5
-  # of one prompt, so there are no others to set a threshold by
-  assert told['calibrated'] is None and told['auc_interval'] == [None, None]
+  # of one prompt, so there are no others to tune a threshold on
+  assert told['balanced_tuned'] is None
+  assert told['auc_interval'] == [None, None]
   assert told['threshold'] == 0.25
   # all replies have one letter
   assert (told['matched_auc'], told['matched_pairs']) == (told['auc'], 4)

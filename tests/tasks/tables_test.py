@@ -35,7 +35,10 @@ JUDGED = {
   'length_controlled_win_rate': 0.5,
   'length_controlled_win_rate_interval': [0.25, 0.7],
 }
-SCORES = dict.fromkeys((key for _, key, _ in verdicts.SCORES), 0.75)
+SCORES: dict[str, Any] = dict.fromkeys(
+  (key for _, key, *_ in verdicts.SCORES), 0.75
+)
+SCORES['auc_interval'] = [0.5, 0.875]
 ARM = {
   'runs': ['[bold]a-0'],
   'numbers': {key: 0.5 for _, key, _ in page.ROWS},
@@ -133,7 +136,7 @@ TABLES: list[tuple[Callable[..., None], Any, list[str]]] = [
       'adversary: 40 held-out replies',
       'before | after',
       'agrees with labels | 75.0% | –',
-      'AUC | 0.750 | 0.750',
+      'AUC | 0.750 (0.500 to 0.875) | 0.750 (0.500 to 0.875)',
       'adversary: ended by rounds after 3 rounds, 2 changes of the principles '
       'kept, 1 refused; p.md',
     ],

@@ -139,8 +139,8 @@ def print_table(summary: Mapping[str, Any]) -> None:
     ('', 'before', 'after'),
     [
       # A game that an earlier version began has fewer numbers of its start.
-      (label, *(console.number(side.get(key), style) for side in sides))
-      for label, key, style in verdicts.SCORES
+      (label, *(verdicts.cell(side, *score) for side in sides))
+      for label, *score in verdicts.SCORES
     ],
   )
   console.log(

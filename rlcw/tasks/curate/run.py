@@ -182,8 +182,8 @@ def print_table(summary: Record) -> None:
       f'curate: {found["replies"]} replies that came with a label',
       ('', 'debate'),
       [
-        (label, console.number(found[key], style))
-        for label, key, style in verdicts.SCORES
+        (label, verdicts.cell(found, *score))
+        for label, *score in verdicts.SCORES
       ],
     )
 
