@@ -80,7 +80,7 @@ def difference(ours: Rows, theirs: Rows) -> intervals.Interval:
   labelled = replies(ours)
   label_N = np.array([each.label for each in labelled])
   length_N = np.array([len(each.response) for each in labelled])
-  prompt_N = np.array(verdicts.numbers(each.prompt for each in labelled))
+  prompt_N = intervals.groups(each.prompt for each in labelled)
   return stats.area_difference(
     *(
       stats.area(

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
+from rlcw.evaluation import intervals
 from rlcw.models import lora
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
@@ -248,6 +249,21 @@ def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
     return np.array([[r['parts'][name] for r in group] for group in groups])
   value = PER_REPLY[key]
   return np.array([[value(r) for r in group] for group in groups], float)
+
+
+def prompt_groups(prompts: Sequence[str], briefs: int) -> np.ndarray:
+  """Numbers the prompts of P briefs, equal ones alike, for intervals: `[P]`.
+
+  If all briefs have one prompt each has a number of its own: an interval is
+  then over other rules for this prompt, not over other prompts.
+
+  Args:
+    prompts: of the briefs, without rules; () if all differ.
+    briefs: their number.
+  """
+  if len(set(prompts)) < 2:
+    return np.arange(briefs)
+  return intervals.groups(prompts)
 
 
 def kept_and_better(

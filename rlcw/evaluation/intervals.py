@@ -24,7 +24,9 @@ in 94 to 98%.  Differences between arms whose seeds vary unequally are covered
 in at least 89%: least if one has two seeds, which vary, and the other five,
 which do not.
 
-Assumed: briefs and seeds are drawn independently, and means are about normal;
+Briefs that share a prompt are alike, so they are one brief of greater weight
+(`by_group`).  Assumed: these, and seeds, are drawn independently, and means are
+about normal;
 few briefs (5 or 10) make a share's interval too wide rather than too narrow.
 With one run A is unknown and left out: then the interval is of this one run,
 over briefs only (`scope`).  One brief alone shows no variance: its interval is
@@ -32,6 +34,7 @@ NaN.  If all values are equal, an interval has no width, except those of shares
 and their differences.
 """
 
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,6 +99,37 @@ def table(
   return (
     np.divide(total_SxP, count_SxP, out=empty_SxP, where=count_SxP > 0),
     count_SxP,
+  )
+
+
+def groups(items: Iterable[Hashable]) -> np.ndarray:
+  """Numbers equal items, such as the prompts of P briefs, alike: `[P]`."""
+  seen: dict[Hashable, int] = {}
+  return np.array([seen.setdefault(item, len(seen)) for item in items], int)
+
+
+def by_group(
+  value_SxP: np.ndarray, group_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Means of groups of alike briefs: a table of C groups and its weights.
+
+  Args:
+    value_SxP: the values; NaN is left out.
+    group_P: number of each brief's group, of `groups`.
+
+  Returns:
+    Means `[S, C]`, NaN where no value is known, and the numbers of values
+    `[S, C]`.
+  """
+  value_SxP = np.asarray(value_SxP, float)
+  known_SxP = np.isfinite(value_SxP)
+  member_PxC = group_P[:, None] == np.arange(group_P.max(initial=-1) + 1)
+  count_SxC = known_SxP @ member_PxC.astype(float)
+  total_SxC = np.where(known_SxP, value_SxP, 0.0) @ member_PxC
+  empty_SxC = np.full_like(total_SxC, np.nan)
+  return (
+    np.divide(total_SxC, count_SxC, out=empty_SxC, where=count_SxC > 0),
+    count_SxC,
   )
 
 
@@ -224,7 +258,10 @@ def wilson(rate: Any, half: Any, groups: Any) -> tuple[Any, Any]:
 
 
 def difference(
-  ours_SxP: np.ndarray, theirs_TxP: np.ndarray, limit: float = np.inf
+  ours_SxP: np.ndarray,
+  theirs_TxP: np.ndarray,
+  limit: float = np.inf,
+  group_P: np.ndarray | None = None,
 ) -> Interval:
   """Returns the mean of ours less that of theirs, on the same P briefs.
 
@@ -238,21 +275,27 @@ def difference(
     theirs_TxP: values of the other; if it is the same array, the difference is
       0 and has no width.
     limit: the largest difference there can be: 1 for shares.
+    group_P: number of each brief's group, of `groups`; None if all differ.
   """
   sides = np.asarray(ours_SxP, float), np.asarray(theirs_TxP, float)
   one_1xP, other_1xP = (
     np.isfinite(side).any(-2, keepdims=True) for side in sides
   )
-  sides = [np.where(one_1xP & other_1xP, side, np.nan) for side in sides]
+  if group_P is None:
+    group_P = np.arange(sides[0].shape[-1])
+  sides = [
+    by_group(np.where(one_1xP & other_1xP, side, np.nan), group_P)
+    for side in sides
+  ]
   with np.errstate(divide='ignore', invalid='ignore'):
-    ours, theirs = (_side(side, None) for side in sides)
+    ours, theirs = (_side(*side) for side in sides)
     half = _half_width(ours, theirs)
   # a sign from rounding would be read as a gain
   equal = np.isclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-15)
   gap = np.where(equal, 0.0, ours.mean - theirs.mean)[()]
   below = above = half
   if np.isfinite(limit) and ours_SxP is not theirs_TxP:
-    one, other = (share(side) for side in sides)
+    one, other = (share(*side) for side in sides)
     flat = half <= 1e-9  # less is rounding
     apart = np.hypot(one.mean - one.low, other.high - other.mean)
     below = np.where(flat, apart, half)

@@ -3,12 +3,12 @@
 Letters: N labelled replies, F fakes (adversarial replies, which are Bad).
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlcw.evaluation import stats
+from rlcw.evaluation import intervals, stats
 from rlcw.evaluation.labelled import Labelled
 from rlcw.runtime import console
 
@@ -108,7 +108,7 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   names = 'agreement', 'balanced', 'matched', 'auc'
   label_N = np.array([each.label for each in labelled], bool)
   length_N = np.array([len(each.response) for each in labelled], int)
-  prompt_N = np.array(numbers([each.prompt for each in labelled]), int)
+  prompt_N = intervals.groups(each.prompt for each in labelled)
   known_N = np.isfinite(good_N)
   known = good_N[known_N], label_N[known_N], prompt_N[known_N]
   alike = stats.area(*known, length_N[known_N])
@@ -125,9 +125,3 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
     'matched_auc_interval': stats.area_interval(alike),
     'matched_pairs': alike.pairs,
   }
-
-
-def numbers(items: Iterable[Hashable]) -> list[int]:
-  """Numbers equal items alike, from 0 in the order of their first."""
-  seen: dict[Hashable, int] = {}
-  return [seen.setdefault(item, len(seen)) for item in items]

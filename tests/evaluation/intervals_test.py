@@ -334,3 +334,48 @@ def test_few_briefs_that_differ_alike_are_no_certainty(
   # two briefs alone are no proof of a gain
   one = intervals.difference(np.ones((1, 2)), np.zeros((1, 2)), 1)
   assert one.mean == 1 and one.low < 0
+
+
+def test_briefs_that_share_a_prompt_are_one_of_greater_weight() -> None:
+  value_2x5 = np.array([[1.0, 2, 3, np.nan, 6], [0, 2, np.nan, np.nan, 4]])
+  group_P = intervals.groups('abaab')
+  assert group_P.tolist() == [0, 1, 0, 0, 1]
+  mean_2x2, count_2x2 = intervals.by_group(value_2x5, group_P)
+  assert mean_2x2.tolist() == [[2, 4], [0, 3]]
+  assert count_2x2.tolist() == [[2, 2], [1, 2]]
+  empty_1x2, none_1x2 = intervals.by_group(value_2x5[1:, 2:4], group_P[:2])
+  assert np.isnan(empty_1x2).all() and not none_1x2.any()
+
+
+def test_groups_change_no_mean_and_differ_only_where_briefs_are_alike() -> None:
+  rng = np.random.default_rng(0)
+  ours_1xP, theirs_1xP = rng.random((2, 1, 30))
+  apart = intervals.difference(ours_1xP, theirs_1xP)
+  same = intervals.difference(ours_1xP, theirs_1xP, group_P=np.arange(30))
+  np.testing.assert_allclose(apart, same)
+  mean = intervals.mean(*intervals.by_group(ours_1xP, np.arange(30)))
+  np.testing.assert_allclose(mean, intervals.mean(ours_1xP))
+  # each brief ten times: as many prompts as before, so the same interval
+  ours, theirs = (np.repeat(x, 10, 1) for x in (ours_1xP, theirs_1xP))
+  group_P = np.repeat(np.arange(30), 10)
+  found = intervals.difference(ours, theirs, group_P=group_P)
+  np.testing.assert_allclose(found, apart)
+  blind = intervals.difference(ours, theirs)
+  assert blind.high - blind.low < 0.4 * (apart.high - apart.low)
+
+
+@pytest.mark.parametrize('seeds', [1, 3])
+def test_intervals_of_briefs_that_share_prompts_cover_the_truth(
+  seeds: int,
+) -> None:
+  rng = np.random.default_rng(0)
+  group_P = rng.integers(0, 12, 96)
+  covered = []
+  for _ in range(400):
+    prompt_P = rng.normal(size=12)[group_P]
+    seed_Sx1 = 0.2 * rng.normal(size=(seeds, 1)) if seeds > 1 else 0.0
+    ours_SxP = prompt_P + seed_Sx1 + 0.5 * rng.normal(size=(seeds, 96))
+    theirs_SxP = 0.5 * rng.normal(size=(1, 96))
+    _, low, high = intervals.difference(ours_SxP, theirs_SxP, group_P=group_P)
+    covered.append(low <= 0 <= high)
+  assert 0.91 <= np.mean(covered) <= 0.98

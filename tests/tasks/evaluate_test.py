@@ -50,6 +50,31 @@ def test_differences_are_paired_over_briefs_and_of_one_model() -> None:
   )
 
 
+def test_briefs_of_one_prompt_are_no_more_certain_than_one() -> None:
+  base = [[_reply('a', 0, 0)] for _ in range(30)]
+  trained = [[_reply('a', 0, x % 3)] for x in range(30)]
+
+  def told(prompts: list[str]) -> dict[str, Any]:
+    both = {'base': base, 'trained': trained}
+    return evaluate.summarise(both, 'en', prompts)['writing_difference']
+
+  alike, apart = told(['xyz'[n % 3] for n in range(30)]), told([])
+  assert alike['mean'] == apart['mean'] == 1
+  # three prompts with gains of 0, 1, 2: s² = 1 and t(2) = 4.3027
+  assert alike['high'] - 1 == pytest.approx(4.302653 / np.sqrt(3))
+  assert apart['high'] - 1 == pytest.approx(2.04523 * np.sqrt(20 / 29 / 30))
+  # of one prompt alone, over the rules of its briefs
+  assert told(['x'] * 30) == apart
+
+
+def test_cliches_are_counted() -> None:
+  texts = ['A tapestry of light.', 'The bus was late.']
+  base = [[_reply(text, 1, 0) for text in texts]]
+  trained = [[_reply(texts[1], 1, 0) for _ in texts]]
+  told = evaluate.summarise({'base': base, 'trained': trained}, 'en')
+  assert (told['cliche_base'], told['cliche_trained']) == (0.5, 0)
+
+
 def test_shorter_replies_do_not_count_as_more_varied() -> None:
   """The trained model repeats a pair of words, in half as many of them."""
   rng = np.random.default_rng(0)

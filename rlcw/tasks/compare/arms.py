@@ -58,6 +58,7 @@ def measure(
   rule_ids: Sequence[Sequence[str]],
   language: str,
   best_of: Sequence[str] = (),
+  prompts: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Computes all numbers of all arms, and their pairwise differences.
 
@@ -73,6 +74,8 @@ def measure(
     best_of: prefixes of arms.  For each, `best` names the arm with the highest
       `kept_and_better`.  It is chosen on the same briefs that it is compared
       on, which favours it.
+    prompts: of the P briefs, of which those that share one are alike; () if
+      all differ.
 
   Returns:
     `arms`: for each arm its runs, numbers, numbers by run, 95% intervals, and
@@ -90,6 +93,7 @@ def measure(
   texts = dict(zip(replies, texts, strict=True))
   table, by_arm = {}, {}
   centre_D = features[BASE].mean((0, 1))
+  group_P = heldout.prompt_groups(prompts, len(rule_ids))
   for arm, names in runs.items():
     by_arm[arm] = {
       'runs': names,
@@ -102,7 +106,9 @@ def measure(
       value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
       table[arm, key] = value_SxP
       estimate = intervals.share if key in SHARES else intervals.mean
-      by_arm[arm]['numbers'][key], *ends = estimate(value_SxP)
+      by_arm[arm]['numbers'][key], *ends = estimate(
+        *intervals.by_group(value_SxP, group_P)
+      )
       by_arm[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
       by_arm[arm]['intervals'][key] = ends
     by_arm[arm]['numbers'] |= diversity_metrics(
@@ -111,7 +117,7 @@ def measure(
       language,
     )
     if arm != BASE:
-      by_arm[arm]['wins'] = wins(replies, names)
+      by_arm[arm]['wins'] = wins(replies, names, group_P)
     by_arm[arm]['rules'] = rules(replies, names, rule_ids)
     by_arm[arm]['lengths'] = np.concatenate(
       [found[n]['length'].ravel() for n in names]
@@ -132,7 +138,7 @@ def measure(
   return {
     'arms': by_arm,
     'best': chosen,
-    'against': pairwise_differences(runs, table),
+    'against': pairwise_differences(runs, table, group_P),
     'diversity_words': words,
   }
 
@@ -183,8 +189,15 @@ def diversity_metrics(
   return {name: float(np.mean(each)) for name, each in by_run.items()}
 
 
-def wins(replies: Replies, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def wins(
+  replies: Replies, names: Sequence[str], group_P: np.ndarray
+) -> dict[str, dict[str, Any]]:
   """Win rates of an arm's replies over the base's replies to the same briefs.
+
+  Args:
+    replies: of each run, and of the base.
+    names: the arm's runs.
+    group_P: number of each brief's prompt.
 
   Returns:
     `winrate.summary` by the reward model that training never used, as
@@ -192,7 +205,7 @@ def wins(replies: Replies, names: Sequence[str]) -> dict[str, dict[str, Any]]:
   """
   outcomes: dict[str, list[tuple[float, float, int, int]]] = defaultdict(list)
   for s, name in enumerate(names):
-    for p, pair in enumerate(zip(replies[name], replies[BASE], strict=True)):
+    for p, *pair in zip(group_P, replies[name], replies[BASE], strict=True):
       # The g-th replies of both were sampled with the same random key.
       for ours, theirs in zip(*pair, strict=True):
         longer = len(ours['text']) - len(theirs['text'])
@@ -229,7 +242,9 @@ def rules(
 
 
 def pairwise_differences(
-  runs: dict[str, list[str]], table: dict[tuple[str, str], np.ndarray]
+  runs: dict[str, list[str]],
+  table: dict[tuple[str, str], np.ndarray],
+  group_P: np.ndarray,
 ) -> dict[str, dict[str, dict[str, Any]]]:
   """Differences of every two arms: ours less theirs, with 95% intervals.
 
@@ -237,6 +252,7 @@ def pairwise_differences(
     runs: the names of each arm's runs.
     table: `[S, P]` of each arm and number.  All arms answer the same briefs, so
       the difficulty of a brief cancels.
+    group_P: number of each brief's prompt.
 
   Returns:
     `mean`, `interval` and `over`, the chance that the interval includes, by
@@ -253,7 +269,7 @@ def pairwise_differences(
       for key in COMPARED:
         limit = 1 if key in SHARES else np.inf
         gap, *ends = intervals.difference(
-          table[ours, key], table[theirs, key], limit
+          table[ours, key], table[theirs, key], limit, group_P
         )
         differences[ours][theirs][key] = {
           'mean': gap,

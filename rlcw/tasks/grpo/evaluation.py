@@ -276,10 +276,15 @@ class Evaluator:
       self._base = [line['replies'] for line in lines]
       found = lines[0]['usage']
       if self._config.initial_eval:
-        found |= measure(self._base, self._base, names(self._config))
+        found |= self._measure(self._base)
       return files.clean(found)
 
     self._first = _prefixed(BEFORE, processes.from_primary(measured))
+
+  def _measure(self, groups: Groups) -> dict[str, float]:
+    """Metrics of replies to the briefs."""
+    prompts = [brief.prompt for brief in self._briefs]
+    return measure(groups, self._base, names(self._config), prompts)
 
   def __call__(self, state: train.TrainState, step: int) -> dict[str, Any]:
     """See `train.Evaluation`."""
@@ -291,7 +296,7 @@ class Evaluator:
     started = time.perf_counter()
     groups, spent = self._answer(state.params)
     if processes.is_primary_process():
-      measured = measure(groups, self._base, names(self._config))
+      measured = self._measure(groups)
       for record in self._records(step, groups):
         files.append_jsonl(self._log, record)
       console.log(console.line(_LINE, {'step': step + 1, **measured}))

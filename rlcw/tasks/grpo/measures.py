@@ -49,7 +49,10 @@ def names(config: Config) -> list[str]:
 
 
 def measure(
-  groups: Groups, base: Groups, wanted: Iterable[str]
+  groups: Groups,
+  base: Groups,
+  wanted: Iterable[str],
+  prompts: Sequence[str] = (),
 ) -> dict[str, float]:
   """Returns metrics of replies, each with the ends of its 95% interval.
 
@@ -57,6 +60,8 @@ def measure(
     groups: replies of the policy.
     base: those of the base to the same briefs.
     wanted: metrics, as of `names`.
+    prompts: of the P briefs, of which those that share one are alike; () if
+      all differ.
 
   Returns:
     Of each metric NAME the mean, and `NAME_low` and `NAME_high`, over briefs.
@@ -64,6 +69,7 @@ def measure(
     no other scorer is wanted.
   """
   wanted = list(wanted)
+  group_P = heldout.prompt_groups(prompts, len(groups))
   score = 'unseen' if 'unseen' in wanted else 'writing'
   found: dict[str, float] = {}
   for name in wanted:
@@ -76,7 +82,7 @@ def measure(
       value_P = metrics.mean(heldout.values(groups, _VALUES[name]), 1)
     # one trained model
     estimate = intervals.share if name in _SHARES else intervals.mean
-    mean, low, high = estimate(value_P[None])
+    mean, low, high = estimate(*intervals.by_group(value_P[None], group_P))
     found |= {name: mean, f'{name}_low': low, f'{name}_high': high}
   return found
 

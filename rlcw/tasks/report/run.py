@@ -61,6 +61,8 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   # (verdict, brief)
   verdicts = collections.defaultdict(lambda: {arm: [] for arm in ARMS})
   for n, brief in enumerate(briefs):
+    # of an earlier version without the number of its prompt
+    group = brief.get('group', n)
     for arm in ARMS:
       for reply in brief[arm]:
         for rule, kept in zip(
@@ -68,7 +70,7 @@ def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ):
           # a demand has None where the judge gave no verdict
           if kept is not None:
-            verdicts[rule][arm].append((kept, n))
+            verdicts[rule][arm].append((kept, group))
   named = rule_names(briefs)
   rates = [
     {'id': rule, 'name': named[rule]}

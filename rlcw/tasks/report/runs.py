@@ -52,8 +52,8 @@ _FIELDS = {
   'warnings? unmonitored? ended?',
   # `writing` is a text here and a number in a reply
   'grpo/config.json': 'steps? reward_model? verifiers? mixing?',
-  'evaluate/evaluation.jsonl': 'brief_id language genre prompt rules base '
-  'trained instruction_id_list kwargs? rubric? turns?',
+  'evaluate/evaluation.jsonl': 'brief_id language genre prompt group? rules '
+  'base trained instruction_id_list kwargs? rubric? turns?',
   'evaluate/summary.json': ' '.join(
     [f'{key}_{arm}' for _, key, _ in HEADLINE for arm in ARMS]
     + [
