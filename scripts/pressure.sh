@@ -14,8 +14,9 @@
 #   ./scripts/pressure.sh ARM...   # trains these arms of 1 alone
 #
 # After an interruption, run it again to resume.  The second form lets several
-# shells share the first part: give each other arms, and run the first form when
-# all have ended.  STEPS=40 trains shorter, in a folder of its own.
+# shells share the first part: begin the others when the first trains its first
+# arm, give each other arms, and run the first form when all have ended.
+# STEPS=40 trains shorter, in a folder of its own.
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 
@@ -30,9 +31,7 @@ train() {  # FOLDER ARM SEED SETTINGS...
     --config.seed="$3" --config.steps="$steps" "${@:4}"
 }
 
-# Shells that begin at once wait for the one that fits it.
-flock $runs/lock rlcw --config=configs/reward_model.py \
-  --workdir=runs/experiment/reward_model
+rlcw --config=configs/reward_model.py --workdir=runs/experiment/reward_model
 if [ $# -gt 0 ]; then
   for arm in "$@"; do train selection "$arm" 0; done
   exit
