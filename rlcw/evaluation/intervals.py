@@ -281,10 +281,9 @@ def difference(
   one_1xP, other_1xP = (
     np.isfinite(side).any(-2, keepdims=True) for side in sides
   )
-  if group_P is None:
-    group_P = np.arange(sides[0].shape[-1])
+  own_P = np.arange(one_1xP.shape[-1]) if group_P is None else group_P
   sides = [
-    by_group(np.where(one_1xP & other_1xP, side, np.nan), group_P)
+    by_group(np.where(one_1xP & other_1xP, side, np.nan), own_P)
     for side in sides
   ]
   with np.errstate(divide='ignore', invalid='ignore'):

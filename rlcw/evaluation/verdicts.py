@@ -81,9 +81,11 @@ def cell(found: Mapping[str, Any], key: str, ends: str, style: str) -> str:
     style: its format.
   """
   value = console.number(found.get(key), style)
-  if None in (known := found.get(ends) or [None]) or np.isnan(known).any():
+  # null in a summary that was read, NaN in one that was made
+  known = np.array(found.get(ends) or [], float)
+  if not known.size or np.isnan(known).any():
     return value
-  return f'{value} ({console.interval(known, style)})'
+  return f'{value} ({console.interval(known.tolist(), style)})'
 
 
 def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
