@@ -281,7 +281,7 @@ def difference(
   one_1xP, other_1xP = (
     np.isfinite(side).any(-2, keepdims=True) for side in sides
   )
-  own_P = np.arange(len(one_1xP[0])) if group_P is None else group_P
+  own_P = np.arange(sides[0].shape[-1]) if group_P is None else group_P
   sides = [
     by_group(np.where(one_1xP & other_1xP, side, np.nan), own_P)
     for side in sides
