@@ -35,13 +35,16 @@ LIMIT = 300  # characters of a reply
 class Pasted(LogprobJudge):
   """The usual, unsafe way: one message, in which special tokens are parsed."""
 
+  def opening(self, shared: str) -> list[int]:
+    # The base class prefills the first part of a prompt and continues with two
+    # others.  Nothing can be shared here, so the first two are single tokens.
+    return self.model.chat.encode_prompt(shared)[:1]
+
   def tokens(self, group: list[Prompt]) -> tuple[list[int], list[list[int]]]:
     chat = self.model.chat
     message = chat.encode_prompt(group[0].text)
     message += tokenizer.encode(chat.tokenizer, 'Verdict:')
-    # The base class prefills the first part and continues with the second.
-    # Nothing can be shared here, so the first part is a single token.
-    return message[:1], [message[1:]]
+    return message[1:2], [message[2:]]
 
 
 def odds(
@@ -53,7 +56,7 @@ def odds(
     # Put the raw reply back in the place of its quoted form.
     quoted = [quote(reply, 'en', LIMIT) for reply in replies]
     prompts = [
-      [Prompt('', '', ''.join(p).replace(q, reply[:LIMIT]))]
+      [Prompt('', '', p.text.replace(q, reply[:LIMIT]))]
       for [p], q, reply in zip(prompts, quoted, replies, strict=True)
     ]
   good_N = judge(question, prompts).first[:, 0]

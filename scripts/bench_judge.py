@@ -18,12 +18,20 @@ import numpy as np
 
 from rlcw.data import datasets
 from rlcw.models import language_model
-from rlcw.rewards.judge import local, questions
+from rlcw.rewards.judge import questions
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Prompt, Question
 from rlcw.runtime.mesh import make_mesh
 
 ROUNDS = 5
 LEVELS = 'nothing', 'brief', 'all'  # parts of a prompt that are shared
+
+
+class Apart(LogprobJudge):
+  """A judge whose prompts have the principles in their group."""
+
+  def shared(self, question: Question) -> str:
+    return ''
 
 
 def arrange(prompts: list[list[Prompt]], level: str) -> list[list[Prompt]]:
@@ -59,8 +67,9 @@ def main(model: str, groups: str = '8', replies: str = '8') -> None:
   with jax.set_mesh(loaded.mesh):
     # At every level a call is a single batch of P · G replies.
     judges = {
-      level: local.LogprobJudge(loaded, P * G if level == 'nothing' else P)
-      for level in LEVELS
+      'nothing': Apart(loaded, P * G),
+      'brief': Apart(loaded, P),
+      'all': LogprobJudge(loaded, P),
     }
     for n in range(1 + ROUNDS):
       # The levels take turns, so that a slow moment of the machine hits all.

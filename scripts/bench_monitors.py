@@ -102,6 +102,8 @@ def settings_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
   """Returns the settings of a shortcut's runs, or of those that are `clean`."""
   bonus = {'writing': f'reward_model + 2*bench_monitors:{name}'}
   return {
+    'model': args.model,
+    'reward_model': str(pathlib.Path(args.reward_model).resolve()),
     'train': 'lora',
     'prompts_per_step': 4,
     'remat': False,
@@ -127,7 +129,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
   config = configs.of_task('grpo')
   config.update_from_flattened_dict(
     settings_of(name, args)
-    | {'model': args.model, 'reward_model': args.reward_model, 'seed': seed}
+    | {'seed': seed}
     | ({} if name == 'clean' else {'briefs': str(briefs), 'heldout': 0.0})
   )
   workdir = args.out / f'{name}-{seed}'

@@ -23,7 +23,7 @@ step is stored with the CPU time stolen by the hypervisor meanwhile, and with
 the speed of a NumPy product measured before the turn, while every process is
 idle (after a step, some are still freeing memory).
 
-The default case takes 11 minutes on 2 cores and 20 GiB of memory for the three
+The default case takes 20 minutes on 2 cores and 20 GiB of memory for the three
 tools together, and `--natural` 16 minutes more for each round of 8x8x64; the
 environments take 3 GiB of disk.  --torch-index selects a torch without CUDA;
 omit it if pip finds one by default.
@@ -167,7 +167,7 @@ def start(tool: str, python: Path, case: Path) -> Worker:
 
 def export(out: Path, model: str) -> Path:
   """Exports the model once, to a folder that all tools can load."""
-  folder = out / 'export'
+  folder = out / f'export-{formats.digest(model)[:16]}'
   if not (folder / 'summary.json').exists():
     console.log(f'exporting {model}')
     command = [sys.executable, '-m', 'rlcw.main', '--config=configs/export.py']

@@ -7,6 +7,7 @@
 source "$(dirname "$0")/environment.sh" ""
 
 runs=runs/feedback
+model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 mkdir -p $runs
 grep -m 12 '"language": "en"' rlcw/data/assets/themes.jsonl > $runs/queries.jsonl
 
@@ -34,5 +35,6 @@ stage verdicts judge --config.input=$runs/replies/replies.jsonl \
   --config.judge.model=$model \
   --config.judge.principles=$runs/game/principles.md
 stage judged grpo --config.writing=judge --config.steps=4 \
+  --config.reward_model=$runs/taste \
   --config.judge.model=$model \
   --config.judge.principles=$runs/game/principles.md

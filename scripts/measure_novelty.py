@@ -57,7 +57,9 @@ def distinct(path: str) -> tuple[float, float]:
   """Mean number of classes per prompt of a file, and of replies per prompt."""
   groups = defaultdict(list)
   for record in datasets.read_jsonl(path):
-    groups[str(record['prompt'])].append(record['response'])
+    # several samples, or one
+    replies = record.get('responses') or [record['response']]
+    groups[str(record['prompt'])] += replies
   found = [len({*diversity.classes(g)}) for g in groups.values()]
   return float(np.mean(found)), float(np.mean([*map(len, groups.values())]))
 

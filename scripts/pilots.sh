@@ -27,6 +27,7 @@ wants() { [[ " ${arms[*]} " == *" $1 "* ]]; }
   --workdir=runs/pilots/projection --config.debias=projection
 ! wants rlmr_layers || rlcw --config=configs/reward_model.py \
   --workdir=runs/pilots/layers --config.layers=auto
+mkdir -p runs/pilots
 demonstrations=runs/pilots/demonstrations.jsonl
 ! wants rlmr_demonstrations || [ -s $demonstrations ] ||
   python - $demonstrations <<'PYTHON'
@@ -68,15 +69,17 @@ for arm in "${arms[@]}"; do
     --config.steps="$steps"
 done
 # Replies are scored alike, also those of arms with another writing score.
+comparison=comparison
+[ -z "${UNSEEN:-}" ] || comparison=comparison-$(basename "$UNSEEN")
 for folder in "$runs" "$runs/two_turns"; do
   compgen -G "$folder/*-0" > /dev/null || continue
-  rlcw --config=configs/compare.py --workdir="$folder/comparison" \
-    --config.runs="$folder/*-0" \
+  rlcw --config=configs/compare.py --workdir="$folder/$comparison" \
+    --config.runs="$folder/*-0" --config.best_of="()" \
     --config.unseen="${UNSEEN:-runs/experiment/unseen}" \
     --config.briefs=@briefs.jsonl --config.writing=reward_model \
     --config.reward_model=runs/experiment/reward_model --config.judge.model=
 done
-python - "$runs" <<'PYTHON'
+python - "$runs" "$comparison" <<'PYTHON'
 import json, pathlib, sys
 
 COLUMNS = {
@@ -88,7 +91,7 @@ print(f'| {" | ".join(["arm", *COLUMNS, "seconds"])} |')
 print('|---' * (len(COLUMNS) + 2) + '|')
 runs = pathlib.Path(sys.argv[1])
 for folder in (runs, runs / 'two_turns'):
-  file = folder / 'comparison' / 'summary.json'
+  file = folder / sys.argv[2] / 'summary.json'
   if not file.exists():
     continue
   for arm, found in json.loads(file.read_text())['arms'].items():

@@ -2,17 +2,18 @@ r"""Measures a decoder as the retriever of `curate`, beside TF-IDF.
 
   python scripts/retriever.py WORKDIR PAIRS.jsonl [MODEL [SENTENCES]]
 
-PAIRS have a query and a good reply (`chosen` or `response`).  The decoder reads
-both, and their mean features are compared by cosine: standardised as they are,
-and through two projections that are fitted to the training pairs by InfoNCE, as
-LLM2CLIP tunes its text encoder on pairs of captions (arXiv 2411.04997).  Prints
-the share of held-out queries whose own reply is among the k nearest of all
-held-out replies.  SENTENCES names a model for sentence-transformers, if that is
-installed.
+PAIRS have a query and a good reply (`chosen` or `response`), in English.  The
+decoder reads both, and their mean features are compared by cosine: standardised
+as they are, and through two projections that are fitted to the training pairs
+by InfoNCE, as LLM2CLIP tunes its text encoder on pairs of captions (arXiv
+2411.04997).  Prints the share of held-out queries whose own reply is among the
+k nearest of all held-out replies.  SENTENCES names a model for sentence-
+transformers, if that is installed.
 
 Letters: N pairs, D features, E projected ones.
 """
 
+import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from jax import lax
 from rlcw.data import datasets
 from rlcw.data.messages import transcript
 from rlcw.evaluation.page import show
-from rlcw.models import language_model
+from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.rewards.reward_model import Head, RewardModel
@@ -39,6 +40,7 @@ MODEL = 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
 NEAREST = 1, 5, 20  # replies, of which one is right
 BATCH = 32  # texts read at once
 HELDOUT = 0.4  # share of the queries
+LANGUAGE = 'en'  # `curate` retrieves in one language, too
 # Of the projections.
 WIDTH, STEPS, RATE, TEMPERATURE, DECAY = 128, 200, 1e-3, 0.05, 1e-2
 
@@ -105,12 +107,16 @@ def read(file: str, model: str, workdir: pathlib.Path) -> dict[str, list[Both]]:
   """Texts and standardised features of both splits; the latter are kept."""
   found = {}
   for split in (datasets.TRAIN, datasets.HELDOUT):
-    pairs = datasets.load_examples(file, split=split, heldout=HELDOUT)
+    pairs = datasets.load_examples(
+      file, split=split, language=LANGUAGE, heldout=HELDOUT
+    )
     found[split] = [
       [transcript(each.prompt) for each in pairs],
       [each.response for each in pairs],
     ]
-  kept = workdir / 'features.npz'
+  # of these texts by this model
+  key = hashlib.sha256(repr([found, formats.digest(model)]).encode())
+  kept = workdir / f'features-{key.hexdigest()[:16]}.npz'
   if not kept.exists():
     mesh = make_mesh()
     with jax.set_mesh(mesh):

@@ -56,7 +56,8 @@ def measure(config: Config, workdir: pathlib.Path) -> None:
   }
   tried = depth.measure(features['train'], layers, groups['train'], config)
   fit = depth.make_fit(config)
-  some = groups['heldout'].take(np.arange(config.batch_size))
+  prompts = len(groups['heldout'].prompt)
+  some = groups['heldout'].take(np.arange(min(config.batch_size, prompts)))
   print(ROW.format(*TITLES))
   rows = []
   for k, (count, *apart) in enumerate(tried):

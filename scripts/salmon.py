@@ -143,7 +143,10 @@ def write_pairs(config: Config, workdir: pathlib.Path) -> None:
     [
       each
       for each in datasets.load_preferences(
-        config.preferences, split=split, language=config.language
+        config.preferences,
+        split=split,
+        language=config.language,
+        heldout=config.heldout,
       )
       if len(each.replies) == 2
     ]

@@ -202,7 +202,13 @@ install_package() {
 getent group "$group" >/dev/null || sudo groupadd --gid "$gid" "$group"
 # from the next login on
 id -nG | grep -qw "$group" || sudo usermod --append --groups "$group" "$(id -un)"
-if ! mountpoint -q ~/share; then
+if mountpoint -q ~/share; then
+  mounted=$(findmnt --noheadings --output SOURCE ~/share || true)
+  if [ -n "$mounted" ] && [ "$mounted" != "$share" ]; then
+    echo "$(hostname): ~/share is $mounted: unmount it for $share" >&2
+    exit 1
+  fi
+else
   command -v mount.nfs >/dev/null || install_package nfs-common
   mkdir -p ~/share
   sudo mount -t nfs "$share" ~/share

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+from typing import Any
 
 import measure_novelty
 import pytest
@@ -31,8 +32,10 @@ def test_a_file_of_replies_is_counted_by_its_prompts(
 ) -> None:
   file = tmp_path / 'replies.jsonl'
   rows = [('A?', 'yes'), ('A?', 'Yes.'), ('B?', 'yes'), ('B?', 'no')]
-  lines = [{'prompt': p, 'response': r} for p, r in rows]
+  lines: list[dict[str, Any]] = [{'prompt': p, 'response': r} for p, r in rows]
+  # several samples in a line
+  lines.append({'prompt': 'C?', 'responses': ['a', 'a']})
   file.write_text('\n'.join(map(json.dumps, lines)), encoding='utf-8')
   monkeypatch.setattr(sys, 'argv', ['measure_novelty.py', str(file)])
   measure_novelty.main()
-  assert '1.50 classes of 2.0 replies to a prompt' in capsys.readouterr().out
+  assert '1.33 classes of 2.0 replies to a prompt' in capsys.readouterr().out

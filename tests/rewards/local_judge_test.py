@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import attack_judge
+import bench_judge
 import forward_variants
 import jax
 import numpy as np
@@ -257,3 +259,29 @@ def test_gradients_flow_through_a_preface(one: LanguageModel) -> None:
 
   ours, theirs = map(gradient, _both(one))
   assert forward_variants.distance(ours, theirs) <= 1e-5
+
+
+def test_levels_of_sharing_read_the_same_prompts(one: LanguageModel) -> None:
+  prompts = prompts_of(JUDGE)
+  with jax.set_mesh(one.mesh):
+    expected = LogprobJudge(one, 3)(JUDGE, prompts).first
+    for level in ('brief', 'nothing'):
+      judge = bench_judge.Apart(one, 3)
+      found = judge(JUDGE, bench_judge.arrange(prompts, level)).first
+      np.testing.assert_allclose(
+        found.reshape(expected.shape), expected, atol=1e-3
+      )
+      assert judge.opening(judge.shared(JUDGE)) == one.chat.turns()[0]
+
+
+def test_a_pasted_message_is_read_once(one: LanguageModel) -> None:
+  judge = attack_judge.Pasted(one, 2)
+  text = f'{PRINCIPLES}\n<|im_end|>'
+  brief, [row] = judge.tokens([Prompt('', '', text)])
+  message = one.chat.encode_prompt(text)
+  message += tokenizer.encode(one.tokenizer, 'Verdict:')
+  assert judge.opening(judge.shared(JUDGE)) + brief + row == message
+  question = JUDGE._replace(limit=attack_judge.LIMIT)
+  with jax.set_mesh(one.mesh):
+    odds_N = attack_judge.odds(judge, question, ['a', 'b <|im_end|>', 'c'])
+  assert np.isfinite(odds_N).all() and len({*odds_N}) == 3

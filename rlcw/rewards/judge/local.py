@@ -89,15 +89,15 @@ class LogprobJudge:
     size, first = self.size, []
     self.counts['questions'] += sum(map(len, prompts))
     note_shortened(self.counts, prompts)
-    blank = question.about('', '')
+    blank, common = question.about('', ''), self.shared(question)
     # A process without prompts joins the collective passes with blank ones, of
     # the same G as the others.
     replies = max(processes.gather(len(prompts[0]) if prompts else 0))
     ids = [self.tokens(group) for group in prompts or [[blank] * replies]]
     # With offload=True the weights are in host memory between calls.
     params = weights.in_memory(self.model.params, 'device')
-    preface, rest = self.preface(blank.shared, params)
-    shared = len(self.opening(blank.shared))
+    preface, rest = self.preface(common, params)
+    shared = len(self.opening(common))
     for brief, rows in ids:
       self.model.chat.check_context(
         {"a judge's question": shared + len(brief)},
@@ -166,6 +166,10 @@ class LogprobJudge:
         'token; ask this question at an endpoint instead'
       )
     return first, second
+
+  def shared(self, question: Question) -> str:
+    """Text that all prompts of a question begin with."""
+    return question.about('', '').shared
 
   def opening(self, shared: str) -> list[int]:
     """Tokens of a prompt up to the brief."""

@@ -1,0 +1,47 @@
+"""Shell scripts: what they use is set, as `set -u` would find only when run."""
+
+import pathlib
+import re
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / 'scripts'
+SOURCED = SCRIPTS / 'environment.sh'
+
+_ASSIGNED = re.compile(
+  r'(?:^|[\s;&|({])(?:local |export |declare -\w+ )*([a-z_]\w*)\+?='
+  r'|\bfor ([a-z_]\w*) in\b|\b(?:mapfile -t|read -r|printf -v) ([a-z_]\w*)',
+  re.MULTILINE,
+)
+_USED = re.compile(r'\$\{?[#!]?([a-z_]\w*)')
+# In quotation marks or a here-document of another language nothing is expanded.
+_LITERAL = re.compile(
+  r"<<'(\w+)'.*?^\1$|(?:^|\s)#[^\n]*|'[^']*'", re.MULTILINE | re.DOTALL
+)
+
+
+def _names(pattern: re.Pattern[str], text: str) -> set[str]:
+  found = pattern.findall(text)
+  return {
+    name for each in found for name in ([each], each)[type(each) is tuple]
+  }
+
+
+@pytest.mark.parametrize(
+  'script', sorted(SCRIPTS.glob('*.sh')), ids=lambda path: path.name
+)
+def test_every_variable_of_a_script_is_set(script: pathlib.Path) -> None:
+  text = script.read_text('utf-8')
+  known = _names(_ASSIGNED, text)
+  if 'environment.sh' in text:
+    # what a function of it keeps to itself is not set
+    sourced = re.sub(r'^ +local [^\n]*', '', SOURCED.read_text(), flags=re.M)
+    known |= _names(_ASSIGNED, sourced)
+  assert _names(_USED, _LITERAL.sub(' ', text)) <= known
+
+
+def test_a_variable_that_is_not_set_is_found() -> None:
+  text = 'a=1\nfor b in x; do c "$a" "${b}" \'$d\' "$e"; done  # $f\n'
+  used = _names(_USED, _LITERAL.sub(' ', text))
+  assert used == {'a', 'b', 'e'}
+  assert used - _names(_ASSIGNED, text) == {'e'}
