@@ -26,12 +26,11 @@ which do not.
 
 Briefs that share a prompt are alike, so they are one brief of greater weight
 (`by_group`).  Assumed: these, and seeds, are drawn independently, and means are
-about normal;
-few briefs (5 or 10) make a share's interval too wide rather than too narrow.
-With one run A is unknown and left out: then the interval is of this one run,
-over briefs only (`scope`).  One brief alone shows no variance: its interval is
-NaN.  If all values are equal, an interval has no width, except those of shares
-and their differences.
+about normal; few briefs (5 or 10) make a share's interval too wide rather than
+too narrow.  With one run A is unknown and left out: then the interval is of
+this one run, over briefs only (`scope`).  One brief alone shows no variance:
+its interval is NaN.  If all values are equal, an interval has no width, except
+those of shares and their differences.
 """
 
 from collections.abc import Hashable, Iterable
@@ -123,9 +122,10 @@ def by_group(
   """
   value_SxP = np.asarray(value_SxP, float)
   known_SxP = np.isfinite(value_SxP)
-  member_PxC = group_P[:, None] == np.arange(group_P.max(initial=-1) + 1)
-  count_SxC = known_SxP @ member_PxC.astype(float)
-  total_SxC = np.where(known_SxP, value_SxP, 0.0) @ member_PxC
+  shape = *value_SxP.shape[:-1], group_P.max(initial=-1) + 1
+  total_SxC, count_SxC = np.zeros((2, *shape))
+  np.add.at(total_SxC, (..., group_P), np.where(known_SxP, value_SxP, 0.0))
+  np.add.at(count_SxC, (..., group_P), known_SxP)
   empty_SxC = np.full_like(total_SxC, np.nan)
   return (
     np.divide(total_SxC, count_SxC, out=empty_SxC, where=count_SxC > 0),
