@@ -16,7 +16,7 @@ from rlcw.data import datasets
 from rlcw.models import weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
-from rlcw.runtime import checkpoint, metrics, optimizers
+from rlcw.runtime import checkpoint, metrics, optimizers, rows
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import objective
@@ -472,6 +472,39 @@ def test_the_update_takes_over_its_buffers_and_compiles_once() -> None:
       after_first = compiled.count
   assert first.is_deleted()
   assert compiled.count == after_first
+
+
+@pytest.mark.parametrize(('seconds', 'lines'), [(0.0, 60), (1e9, 21)])
+def test_steps_that_follow_fast_have_fewer_lines(
+  seconds: float,
+  lines: int,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  monkeypatch.setattr(rows, '_SECONDS', seconds)
+  target = {'target': jnp.zeros(2)}
+  train.fit(
+    jax.device_put({'x': jnp.float32(1.0)}, replicated(single())),
+    lambda state, step: train.Batch(
+      [train.Minibatch([target])], {}, time.perf_counter()
+    ),
+    scalar_loss,
+    optimizers.make_optimizer(0.1, warmup_steps=0, max_grad_norm=1.0),
+    single(),
+    name='test',
+    steps=60,
+    workdir=tmp_path,
+    checkpoint_every=100,
+    line='loss {loss:.1f}',
+    rate=optimizers.make_rate(0.1, 0),
+    config=ConfigDict({'loggers': ()}),
+  )
+  said = capsys.readouterr().out.splitlines()
+  # the first twenty, and the last
+  assert len(said) == lines and 'step 59 of 60' in said[-1]
+  written = datasets.read_jsonl(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in written] == [*range(60)]
 
 
 def test_every_step_is_a_line_with_its_sample_rate_and_tempo(

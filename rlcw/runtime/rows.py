@@ -8,6 +8,11 @@ import jax
 
 from rlcw.runtime import console, files, metrics
 
+# A line for each step is logged up to this many; after that one a second, as
+# the head of a reward model takes hundreds of steps in one.
+_LINES = 20
+_SECONDS = 1.0
+
 
 class Produced(Protocol):
   """A batch, for the fields of `train.Batch` that a row is made of."""
@@ -31,7 +36,7 @@ class Rows:
     write: of the run.
     name: of the run, in its lines.
     steps: number of steps of the run.
-    line: template of the line that is logged for each step (`console.line`).
+    line: template of the line that is logged for a step (`console.line`).
   """
 
   def __init__(
@@ -39,6 +44,7 @@ class Rows:
   ) -> None:
     self._write, self._line = write, line
     self._name, self._steps = name, steps
+    self._lines, self._logged = 0, 0.0  # number, and time of the last
     self._compilations = metrics.Compilations()
     self._pending: tuple[int, Produced, Sequence[Any], Mapping] | None = None
 
@@ -85,8 +91,11 @@ class Rows:
     rates = {f'{k}_per_second': n / total for k, n in batch.counts.items()}
     row = {**batch.metrics, **joined, **times, **rates, **compiled, **found}
     row = files.clean(row)
-    shown = console.line(self._line, row)
-    console.log(f'{self._name}: step {step} of {self._steps}: {shown}')
+    last, now = step + 1 == self._steps, time.perf_counter()
+    if self._lines < _LINES or last or now - self._logged >= _SECONDS:
+      self._lines, self._logged = self._lines + 1, now
+      shown = console.line(self._line, row)
+      console.log(f'{self._name}: step {step} of {self._steps}: {shown}')
     if batch.sample:
       console.log(batch.sample)
     self._write(step, row, batch.sample)
