@@ -22,12 +22,12 @@ cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 
 runs=runs/greetings${DATA:+_published}
-queries=5 candidates=3 themes=96 labelled=60 played=60 debated=4 pairs=60 rounds=1 games=0
+queries=5 candidates=3 themes=96 labelled=60 played=60 debated=4 pairs=60 rounds=1 batch=2 games=0
 sft=10 verdicts=12 steps=3 prompts=4 seeds=0
 arms='rlmr_reward rlmr_judge'
 [ -z "${LONG:-}" ] || {
   runs=${runs}_long
-  queries=64 candidates=2 themes=384 labelled=2000 played=160 debated=32 pairs=2000 rounds=3
+  queries=64 candidates=2 themes=384 labelled=2000 played=160 debated=32 pairs=2000 rounds=3 batch=4
   games='0 1 2' sft=60 verdicts=60 steps=40 seeds='0 1'
   arms='writing_reward writing_judge rlmr_reward rlmr_judge'
 }
@@ -195,7 +195,8 @@ for seed in $games; do
     --config.agents.endpoint.url="${SERVER:-}" \
     --config.agents.endpoint.model=$server --config.agents.endpoint.schemas=True \
     --config.agents.endpoint.timeout=1800 \
-    --config.rounds=$rounds --config.batches=1 --config.construction=@construction_zh \
+    --config.rounds=$rounds --config.batches=1 --config.batch_size=$batch \
+    --config.construction=@construction_zh \
     --config.judge.principles=@principles_greetings_zh --config.seed="$seed" \
     --config.judge.model=$large --config.judge.language=zh
 done

@@ -111,13 +111,16 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     **{_NAMES.get(name, name): value for name, value in found.items()},
     'usage': used['judge'],
   }
-  scores = verdicts.SCORES if found else ()
   console.table(
     f'judge: {len(judged)} of {len(rows)} replies got a verdict',
     ('', 'value'),
     [
       ('Good', console.number(summary['good'], '.1%')),
-      *((label, verdicts.cell(found, *score)) for label, *score in scores),
+      *(
+        (label, verdicts.cell(found, key, *form))
+        for label, key, *form in verdicts.SCORES
+        if key in found
+      ),
     ],
   )
   console.log(f'judge: {output}')
