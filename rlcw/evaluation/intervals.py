@@ -124,8 +124,9 @@ def by_group(
   known_SxP = np.isfinite(value_SxP)
   shape = *value_SxP.shape[:-1], group_P.max(initial=-1) + 1
   total_SxC, count_SxC = np.zeros((2, *shape))
-  np.add.at(total_SxC, (..., group_P), np.where(known_SxP, value_SxP, 0.0))
-  np.add.at(count_SxC, (..., group_P), known_SxP)
+  filled_SxP = np.where(known_SxP, value_SxP, 0.0)
+  np.add.at(total_SxC.T, group_P, filled_SxP.T)
+  np.add.at(count_SxC.T, group_P, known_SxP.T)
   empty_SxC = np.full_like(total_SxC, np.nan)
   return (
     np.divide(total_SxC, count_SxC, out=empty_SxC, where=count_SxC > 0),
