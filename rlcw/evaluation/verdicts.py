@@ -10,7 +10,7 @@ import numpy as np
 
 from rlcw.evaluation import intervals, stats
 from rlcw.evaluation.labelled import Labelled
-from rlcw.runtime import console
+from rlcw.runtime import console, files
 
 
 class Reading(NamedTuple):
@@ -81,11 +81,10 @@ def cell(found: Mapping[str, Any], key: str, ends: str, style: str) -> str:
     style: its format.
   """
   value = console.number(found.get(key), style)
-  # null in a summary that was read, NaN in one that was made
-  known = np.array(found.get(ends) or [], float)
-  if not known.size or np.isnan(known).any():
+  known = found.get(ends)
+  if not known or None in known:
     return value
-  return f'{value} ({console.interval(known.tolist(), style)})'
+  return f'{value} ({console.interval(known, style)})'
 
 
 def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
     `auc_interval`, `matched_auc_interval`: 95%, over prompts;
     `length_only_auc`, `length_matched_auc`: what the length would get;
     `length_correlation`: of the probability with the length in characters;
-    `answered`: share of replies with an answer.
+    `answered`: share of replies with an answer.  None where one is not known.
   """
   scores = score(Reading(good_N, np.zeros(0)), labelled)
   names = 'agreement', 'balanced', 'matched', 'auc'
@@ -114,7 +113,7 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
   known_N = np.isfinite(good_N)
   known = good_N[known_N], label_N[known_N], prompt_N[known_N]
   alike = stats.area(*known, length_N[known_N])
-  return {
+  found = {
     **{name: scores[name] for name in names},
     'auc_interval': stats.area_interval(stats.area(*known)),
     'balanced_tuned': stats.balanced_tuned(*known),
@@ -127,3 +126,5 @@ def held_out(good_N: np.ndarray, labelled: list[Labelled]) -> dict[str, Any]:
     'matched_auc_interval': stats.area_interval(alike),
     'matched_pairs': alike.pairs,
   }
+  # as they are read from a file, such as by a game that was resumed
+  return files.clean(found)
