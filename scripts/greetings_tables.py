@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import judges_table
 import numpy as np
 
 from rlcw.data import datasets
@@ -24,10 +25,7 @@ from rlcw.runtime import console
 VERDICTS = (
   ('replies', 'replies', '', ',.0f'),
   ('answered', 'answered', '', '.1%'),
-  ('right, mean over labels', 'balanced', '', '.1%'),
-  ('threshold tuned', 'balanced_tuned', '', '.1%'),
-  ('AUC', 'auc', 'auc_interval', '.3f'),
-  ('AUC, like length', 'matched_auc', 'matched_auc_interval', '.3f'),
+  *judges_table.AGREEMENT,
 )
 
 

@@ -22,12 +22,15 @@ from rlcw.tasks import judge
 Rows = list[dict[str, Any]]
 
 # Name, key of the number, key of its interval, format.
-COLUMNS = (
-  ('Good', 'good', '', '.1%'),
+AGREEMENT = (
   ('right, mean over labels', 'balanced', '', '.1%'),
   ('threshold tuned', 'balanced_tuned', '', '.1%'),
   ('AUC', 'auc', 'auc_interval', '.3f'),
   ('AUC, like length', 'matched_auc', 'matched_auc_interval', '.3f'),
+)
+COLUMNS = (
+  ('Good', 'good', '', '.1%'),
+  *AGREEMENT,
   ('correlation with length', 'length_correlation', '', '+.2f'),
 )
 TRAINED, LARGE = 'small_trained', 'large'
@@ -95,12 +98,12 @@ def main(folder: str) -> None:
   """Prints the table."""
   rows = load(pathlib.Path(folder))
   found = {name: measure(each) for name, each in rows.items()}
-  # that all judges have in common
-  replies = found[LARGE]
+  # of replies that all judges have in common
+  any_of = found[LARGE]
   console.table(
-    f'judges: {len(rows[LARGE])} held-out replies, {replies["matched_pairs"]} '
+    f'judges: {len(rows[LARGE])} held-out replies, {any_of["matched_pairs"]} '
     'pairs of like length; length alone has an AUC of '
-    f'{replies["length_only_auc"]:.3f}, {replies["length_matched_auc"]:.3f} '
+    f'{any_of["length_only_auc"]:.3f}, {any_of["length_matched_auc"]:.3f} '
     'on these pairs',
     ('judge', *(name for name, *_ in COLUMNS)),
     [

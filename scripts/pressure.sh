@@ -22,7 +22,6 @@ source scripts/environment.sh ""
 
 steps=${STEPS:-60}
 runs=runs/pressure/$steps
-mkdir -p $runs
 reported=@briefs_reported.jsonl
 gemma=models/gemma-3-270m.Q4_K_M.gguf
 

@@ -204,7 +204,7 @@ getent group "$group" >/dev/null || sudo groupadd --gid "$gid" "$group"
 id -nG | grep -qw "$group" || sudo usermod --append --groups "$group" "$(id -un)"
 if mountpoint -q ~/share; then
   mounted=$(findmnt --noheadings --output SOURCE ~/share || true)
-  if [ -n "$mounted" ] && [ "$mounted" != "$share" ]; then
+  if [ -n "$mounted" ] && [ "${mounted%/}" != "${share%/}" ]; then
     echo "$(hostname): ~/share is $mounted: unmount it for $share" >&2
     exit 1
   fi

@@ -30,7 +30,10 @@ from rlcw.runtime import files
 
 settings, folder = json.load(open(sys.argv[1])), pathlib.Path(sys.argv[2])
 trained = {
-  brief.prompt for brief in briefs.load_briefs(settings['briefs'], split='train')
+  brief.prompt
+  for brief in briefs.load_briefs(
+    settings['briefs'], split='train', heldout=settings['heldout']
+  )
 }
 
 

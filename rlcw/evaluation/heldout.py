@@ -251,19 +251,14 @@ def values(groups: Sequence[Sequence[dict[str, Any]]], key: str) -> np.ndarray:
   return np.array([[value(r) for r in group] for group in groups], float)
 
 
-def prompt_groups(prompts: Sequence[str], briefs: int) -> np.ndarray:
-  """Numbers the prompts of P briefs, equal ones alike, for intervals: `[P]`.
+def prompt_groups(briefs: Sequence[Brief]) -> np.ndarray:
+  """Numbers P briefs by their prompts, equal ones alike, for intervals: `[P]`.
 
-  If all briefs have one prompt each has a number of its own: an interval is
-  then over other rules for this prompt, not over other prompts.
-
-  Args:
-    prompts: of the briefs, without rules; () if all differ.
-    briefs: their number.
+  If all have one prompt each has a number of its own: an interval is then over
+  other rules for this prompt, not over other prompts.
   """
-  if len(set(prompts)) < 2:
-    return np.arange(briefs)
-  return intervals.groups(prompts)
+  group_P = intervals.groups(brief.prompt for brief in briefs)
+  return group_P if group_P.any() else np.arange(len(briefs))
 
 
 def kept_and_better(

@@ -108,25 +108,26 @@ def groups(items: Iterable[Hashable]) -> np.ndarray:
 
 
 def by_group(
-  value_SxP: np.ndarray, group_P: np.ndarray
+  value_SxP: np.ndarray, group_P: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Means of groups of alike briefs: a table of C groups and its weights.
 
   Args:
     value_SxP: the values; NaN is left out.
-    group_P: number of each brief's group, of `groups`.
+    group_P: number of each brief's group, of `groups`; None if all differ.
 
   Returns:
     Means `[S, C]`, NaN where no value is known, and the numbers of values
     `[S, C]`.
   """
   value_SxP = np.asarray(value_SxP, float)
+  own_P = np.arange(value_SxP.shape[-1]) if group_P is None else group_P
   known_SxP = np.isfinite(value_SxP)
-  shape = *value_SxP.shape[:-1], group_P.max(initial=-1) + 1
+  shape = *value_SxP.shape[:-1], own_P.max(initial=-1) + 1
   total_SxC, count_SxC = np.zeros((2, *shape))
   filled_SxP = np.where(known_SxP, value_SxP, 0.0)
-  np.add.at(total_SxC.T, group_P, filled_SxP.T)
-  np.add.at(count_SxC.T, group_P, known_SxP.T)
+  np.add.at(total_SxC.T, own_P, filled_SxP.T)
+  np.add.at(count_SxC.T, own_P, known_SxP.T)
   empty_SxC = np.full_like(total_SxC, np.nan)
   return (
     np.divide(total_SxC, count_SxC, out=empty_SxC, where=count_SxC > 0),
@@ -276,15 +277,14 @@ def difference(
     theirs_TxP: values of the other; if it is the same array, the difference is
       0 and has no width.
     limit: the largest difference there can be: 1 for shares.
-    group_P: number of each brief's group, of `groups`; None if all differ.
+    group_P: as of `by_group`.
   """
   sides = np.asarray(ours_SxP, float), np.asarray(theirs_TxP, float)
   one_1xP, other_1xP = (
     np.isfinite(side).any(-2, keepdims=True) for side in sides
   )
-  own_P = np.arange(sides[0].shape[-1]) if group_P is None else group_P
   sides = [
-    by_group(np.where(one_1xP & other_1xP, side, np.nan), own_P)
+    by_group(np.where(one_1xP & other_1xP, side, np.nan), group_P)
     for side in sides
   ]
   with np.errstate(divide='ignore', invalid='ignore'):

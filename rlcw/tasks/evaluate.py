@@ -10,7 +10,7 @@ was interrupted goes on with the other model, or with the judge.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +74,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     )
     replies[name] = stored(file, key, answer)
     ledger.save()
-  prompts = [brief.prompt for brief in briefs]
+  group_P = heldout.prompt_groups(briefs)
   lines = [
     {
       'brief_id': brief.id,
       'language': brief.language,
       'genre': brief.genre,
       'prompt': brief.text,
-      'group': int(group),
+      'group': int(group_P[i]),
       **revision.record(brief, trained),
       'instruction_id_list': brief.instruction_id_list,
       'kwargs': brief.kwargs,
@@ -94,14 +94,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       ],
       **{name: replies[name][i] for name in MODELS},
     }
-    for i, (brief, group) in enumerate(
-      zip(briefs, heldout.prompt_groups(prompts, len(briefs)), strict=True)
-    )
+    for i, brief in enumerate(briefs)
   ]
   content = b''.join(map(files.json_line, lines))
   if processes.is_primary_process():
     files.replace(workdir / 'evaluation.jsonl', content)
-  summary = summarise(replies, briefs[0].language, prompts)
+  summary = summarise(replies, briefs[0].language, group_P)
   if judge is not None:
     summary |= compare(judge, briefs, replies, config.judge, scorer.shards)
   if processes.is_primary_process():
@@ -144,17 +142,16 @@ def stored(file: Path, key: Any, make: Callable[[], Any]) -> Any:
 def summarise(
   replies: dict[str, list[list[dict[str, Any]]]],
   language: str,
-  prompts: Sequence[str] = (),
+  group_P: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """Returns headline numbers of both models, and their differences.
 
   Args:
     replies: of each of MODELS, `[P][G]` (`heldout.answer`).
     language: of the replies.
-    prompts: of the P briefs, of which those that share one are alike; () if
+    group_P: number of each brief's prompt (`heldout.prompt_groups`); None if
       all differ.
   """
-  group_P = heldout.prompt_groups(prompts, len(replies['base']))
   texts, words = diversity.cut(
     [
       [reply['text'] for group in replies[name] for reply in group]
@@ -235,8 +232,7 @@ def compare(
   outage.refuse_silence('evaluate: the judge compared no replies', judge)
   won_N = np.array(shards.gather_items([*won]))
   longer_N = np.array([len(a) - len(b) for _, a, b in pairs])
-  group_P = heldout.prompt_groups([each.prompt for each in briefs], len(briefs))
-  group_N = group_P[[p for p, _, _ in pairs]]
+  group_N = heldout.prompt_groups(briefs)[[p for p, _, _ in pairs]]
   return winrate.summary(won_N, longer_N, group_N)
 
 

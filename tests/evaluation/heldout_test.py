@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlcw.evaluation import heldout
+from rlcw.rewards.briefs import Brief
 
 
 def write(file: pathlib.Path, *splits: str) -> str:
@@ -38,3 +39,22 @@ def test_briefs_are_those_asked_for_or_the_runs(
   found = heldout.load_briefs(files[asked], trained, 'Be kind.', tmp_path)
   assert [brief.id for brief in found] == expected
   assert all('Rhyme.' in brief.text for brief in found)
+
+
+@pytest.mark.parametrize(
+  ('prompts', 'expected'),
+  [
+    ('abac', [0, 1, 0, 2]),
+    # over the rules of one prompt
+    ('aaa', [0, 1, 2]),
+    ('a', [0]),
+  ],
+)
+def test_briefs_are_grouped_by_their_prompts(
+  prompts: str, expected: list[int]
+) -> None:
+  briefs = [
+    Brief(str(n), prompt, ('length:words',), ({'at_most': n + 9},))
+    for n, prompt in enumerate(prompts)
+  ]
+  assert heldout.prompt_groups(briefs).tolist() == expected

@@ -216,3 +216,30 @@ def test_runs_of_the_same_sum_are_alike_however_it_is_written() -> None:
   assert notes('0.5*m:f+1.0*judge') == []
   with pytest.raises(ValueError, match='runs cannot be compared: they differ'):
     notes('judge + 0.4*m:f')
+
+
+def test_briefs_of_one_prompt_count_as_one() -> None:
+  twice = {
+    name: [group for group in run for _ in range(2)]
+    for name, run in REPLIES.items()
+  }
+  features = {name: np.ones((4, 2, 3)) for name in twice}
+  rules = [rule for rule in RULES for _ in range(2)]
+  once, same, apart = (
+    _measure(),
+    arms.measure(twice, features, rules, 'en', group_P=np.repeat(range(2), 2)),
+    arms.measure(twice, features, rules, 'en'),
+  )
+
+  def widths(found: dict) -> np.ndarray:
+    bad = found['arms']['bad']
+    return np.diff(
+      [
+        bad['intervals']['unseen'],
+        bad['wins']['unseen']['win_rate_interval'],
+        found['against']['bad']['base']['unseen']['interval'],
+      ]
+    )
+
+  np.testing.assert_allclose(widths(same), widths(once))
+  assert (widths(apart) < widths(same)).all()

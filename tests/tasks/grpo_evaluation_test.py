@@ -186,6 +186,17 @@ def test_intervals_are_over_briefs() -> None:
     assert found['truncated_low'] < found['truncated_high']  # a share's width
 
 
+def test_intervals_are_over_prompts() -> None:
+  once, twice = (
+    [[reply(x)] for x in (1, 2, 6) for _ in range(count)] for count in (1, 2)
+  )
+  found = measures.measure(once, once, ['writing'])
+  same = measures.measure(twice, twice, ['writing'], np.repeat(range(3), 2))
+  assert same == pytest.approx(found)
+  apart = measures.measure(twice, twice, ['writing'])
+  assert apart['writing_low'] > found['writing_low']
+
+
 def test_the_gap_compares_gains_on_different_scales() -> None:
   # standard deviations of 10 and 0.1
   base = [[reply(0, unseen=0.1)], [reply(20, unseen=0.3)]]

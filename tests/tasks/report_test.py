@@ -559,6 +559,13 @@ def test_a_rule_s_interval_is_over_briefs() -> None:
   low, high = ends(4, *[True] * 20)
   assert 0.7 < low < 0.9 and high == 1
   assert np.isnan(ends(4, True)).all()
+  # briefs of one prompt are alike, too
+  alike = [
+    brief(kept, 1) | {'group': n // 2} for n, kept in enumerate([1, 0] * 9)
+  ]
+  (rate,) = run.rule_rates(alike)
+  apart = ends(1, *[True, False] * 9)
+  assert rate['base'][2] < apart[0] and rate['base'][3] > apart[1]
 
 
 def test_the_page_says_over_which_chance_and_words(

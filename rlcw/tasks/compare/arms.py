@@ -58,7 +58,7 @@ def measure(
   rule_ids: Sequence[Sequence[str]],
   language: str,
   best_of: Sequence[str] = (),
-  prompts: Sequence[str] = (),
+  group_P: np.ndarray | None = None,
 ) -> dict[str, Any]:
   """Computes all numbers of all arms, and their pairwise differences.
 
@@ -74,7 +74,7 @@ def measure(
     best_of: prefixes of arms.  For each, `best` names the arm with the highest
       `kept_and_better`.  It is chosen on the same briefs that it is compared
       on, which favours it.
-    prompts: of the P briefs, of which those that share one are alike; () if
+    group_P: number of each brief's prompt (`heldout.prompt_groups`); None if
       all differ.
 
   Returns:
@@ -93,7 +93,8 @@ def measure(
   texts = dict(zip(replies, texts, strict=True))
   table, by_arm = {}, {}
   centre_D = features[BASE].mean((0, 1))
-  group_P = heldout.prompt_groups(prompts, len(rule_ids))
+  if group_P is None:
+    group_P = np.arange(len(rule_ids))
   for arm, names in runs.items():
     by_arm[arm] = {
       'runs': names,

@@ -153,7 +153,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     [brief.instruction_id_list for brief in briefs],
     trained.language,
     config.best_of,
-    [brief.prompt for brief in briefs],
+    heldout.prompt_groups(briefs),
   )
   for arm in table['arms'].values():
     # NaN for the base, which has no rollouts

@@ -283,8 +283,8 @@ class Evaluator:
 
   def _measure(self, groups: Groups) -> dict[str, float]:
     """Metrics of replies to the briefs."""
-    prompts = [brief.prompt for brief in self._briefs]
-    return measure(groups, self._base, names(self._config), prompts)
+    group_P = heldout.prompt_groups(self._briefs)
+    return measure(groups, self._base, names(self._config), group_P)
 
   def __call__(self, state: train.TrainState, step: int) -> dict[str, Any]:
     """See `train.Evaluation`."""

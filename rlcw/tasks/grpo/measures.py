@@ -52,7 +52,7 @@ def measure(
   groups: Groups,
   base: Groups,
   wanted: Iterable[str],
-  prompts: Sequence[str] = (),
+  group_P: np.ndarray | None = None,
 ) -> dict[str, float]:
   """Returns metrics of replies, each with the ends of its 95% interval.
 
@@ -60,7 +60,7 @@ def measure(
     groups: replies of the policy.
     base: those of the base to the same briefs.
     wanted: metrics, as of `names`.
-    prompts: of the P briefs, of which those that share one are alike; () if
+    group_P: number of each brief's prompt (`heldout.prompt_groups`); None if
       all differ.
 
   Returns:
@@ -69,7 +69,6 @@ def measure(
     no other scorer is wanted.
   """
   wanted = list(wanted)
-  group_P = heldout.prompt_groups(prompts, len(groups))
   score = 'unseen' if 'unseen' in wanted else 'writing'
   found: dict[str, float] = {}
   for name in wanted:
