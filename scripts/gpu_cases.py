@@ -91,6 +91,9 @@ CASES = {
   'smollm2_135m': Case(
     header('llama', 49152, 576, 1536, 30, (9, 3), theta=1e5), STEP, 8
   ),
+  'qwen2_5_0_5b': Case(
+    header('qwen2', 151936, 896, 4864, 24, (14, 2)), STEP, 8
+  ),
   'qwen2_5_1_5b': Case(
     header('qwen2', 151936, 1536, 8960, 28, (12, 2)), STEP, 8
   ),

@@ -243,7 +243,12 @@ def test_decoding_reads_weights_head_and_cache_at_every_turn() -> None:
 
 @pytest.mark.parametrize(
   ('name', 'billions'),
-  [('smollm2_135m', 0.135), ('qwen2_5_1_5b', 1.54), ('qwen2_5_7b', 7.62)],
+  [
+    ('smollm2_135m', 0.135),
+    ('qwen2_5_0_5b', 0.494),
+    ('qwen2_5_1_5b', 1.54),
+    ('qwen2_5_7b', 7.62),
+  ],
 )
 def test_models_have_their_published_sizes(name: str, billions: float) -> None:
   case = gpu_cases.CASES[name]
