@@ -187,7 +187,8 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   Returns:
     The summary in `workdir/summary.json`: the task's own numbers, then
     `wall_seconds`, `peak_memory_gib`, `hardware` and `notices` where it gives
-    none; and `read`, the runs that it read, if any, and how far they were.
+    none; `peak_device_memory_gib` where devices report it; and `read`, the runs
+    that it read, if any, and how far they were.
 
   Raises:
     ValueError: a setting is unknown or out of range; or code that the task
@@ -210,6 +211,7 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
   summary = {
     'wall_seconds': time.perf_counter() - started,
     'peak_memory_gib': metrics.peak_memory_gib(),
+    **(metrics.peak_device_memory() if uses_devices(config) else {}),
     'hardware': metrics.hardware(uses_devices(config)),
     'notices': terminal.take_notices(),
     **({'read': [state._asdict() for state in read]} if read else {}),

@@ -51,7 +51,6 @@ from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.plan import roofline
-from rlcw.tasks.plan.roofline import GIB
 
 REPEATS = 3  # timed calls of each phase, after the one that compiles
 
@@ -421,15 +420,9 @@ def measure(report: Report, names: list[str], device: Any) -> None:
   for run in () if 'error' in best else runs:
     measure_speed = functools.partial(speed, run, best)
     report.part(results['models'], run.name, measure_speed)
-    results['models'][run.name] |= memory(device)
+    # The peak is of the process so far, hence the larger models last.
+    results['models'][run.name] |= metrics.peak_device_memory()
   report.write()
-
-
-def memory(device: Any) -> dict[str, float]:
-  """Peak device memory of the process so far; empty if not reported."""
-  stats = device.memory_stats() or {}
-  peak = stats.get('peak_bytes_in_use')
-  return {} if peak is None else {'peak_memory_gib': peak / GIB}
 
 
 if __name__ == '__main__':

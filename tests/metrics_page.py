@@ -31,6 +31,7 @@ OPTIONAL = {
 EVERY = {
   'wall_seconds',
   'peak_memory_gib',
+  'peak_device_memory_gib',
   'hardware',
   'notices',
   'read',

@@ -150,6 +150,18 @@ def peak_memory_gib() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def peak_device_memory() -> dict[str, float]:
+  """`peak_device_memory_gib`: the most that one device of this process held.
+
+  Empty where the devices do not report it, as CPUs.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [
+    each['peak_bytes_in_use'] for each in stats if 'peak_bytes_in_use' in each
+  ]
+  return {'peak_device_memory_gib': max(peaks) / 2**30} if peaks else {}
+
+
 # Metrics of a step with several updates, from those of each; others are means.
 _JOINED = {
   'learning_rate': lambda each: each[-1],

@@ -5,8 +5,10 @@ import json
 import math
 import pathlib
 import struct
+import types
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,8 +56,6 @@ def test_a_line_separator_inside_a_text_ends_no_line(
 
 
 def test_compilations_are_counted() -> None:
-  import jax
-
   counter = metrics.Compilations()
   double = jax.jit(lambda x: x * 2)
   double(jnp.ones(3))
@@ -65,6 +65,29 @@ def test_compilations_are_counted() -> None:
   double(jnp.ones(4))
   assert counter.count > first
   assert counter.seconds > 0
+
+
+@pytest.mark.parametrize(
+  ('peaks', 'expected'),
+  [
+    ([3 * 2**30, 2**31], {'peak_device_memory_gib': 3}),
+    ([None, 2**29], {'peak_device_memory_gib': 0.5}),
+    ([None], {}),
+  ],
+)
+def test_the_fullest_device_counts_where_devices_tell(
+  peaks: list[int | None],
+  expected: dict[str, float],
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  devices = [
+    types.SimpleNamespace(
+      memory_stats=lambda p=peak: p and {'peak_bytes_in_use': p}
+    )
+    for peak in peaks
+  ]
+  monkeypatch.setattr(jax, 'local_devices', lambda: devices)
+  assert metrics.peak_device_memory() == expected
 
 
 def test_write_json_replaces_whole_files(tmp_path: pathlib.Path) -> None:
