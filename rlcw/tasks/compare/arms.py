@@ -91,27 +91,28 @@ def measure(
   flat = [[r['text'] for g in groups for r in g] for groups in replies.values()]
   texts, words = diversity.cut(flat, language)
   texts = dict(zip(replies, texts, strict=True))
-  table, by_arm = {}, {}
   centre_D = features[BASE].mean((0, 1))
   if group_P is None:
     group_P = np.arange(len(rule_ids))
+  table, by_arm = {}, {}
   for arm, names in runs.items():
+    each = [found[name] for name in names]
+    values = {
+      key: np.stack([metrics.mean(run[key], 1) for run in each])  # [S, P]
+      for key in each[0]
+    }
+    table |= {(arm, key): value_SxP for key, value_SxP in values.items()}
     by_arm[arm] = {
       'runs': names,
       'over': intervals.scope(*seeds(runs, arm)),
-      'numbers': {},
-      'by_run': {},
-      'intervals': {},
+      **estimates(values, group_P),
+      'rules': rules(replies, names, rule_ids),
+      'lengths': np.concatenate([run['length'].ravel() for run in each]),
+      'spread': {
+        key: np.nanstd([run[key] for run in each])
+        for key in ('writing', 'unseen')
+      },
     }
-    for key in found[BASE]:
-      value_SxP = np.stack([metrics.mean(found[n][key], 1) for n in names])
-      table[arm, key] = value_SxP
-      estimate = intervals.share if key in SHARES else intervals.mean
-      by_arm[arm]['numbers'][key], *ends = estimate(
-        *intervals.by_group(value_SxP, group_P)
-      )
-      by_arm[arm]['by_run'][key] = [metrics.mean(row) for row in value_SxP]
-      by_arm[arm]['intervals'][key] = ends
     by_arm[arm]['numbers'] |= diversity_metrics(
       [texts[n] for n in names],
       [features[n] - centre_D for n in names],
@@ -119,14 +120,6 @@ def measure(
     )
     if arm != BASE:
       by_arm[arm]['wins'] = wins(replies, names, group_P)
-    by_arm[arm]['rules'] = rules(replies, names, rule_ids)
-    by_arm[arm]['lengths'] = np.concatenate(
-      [found[n]['length'].ravel() for n in names]
-    )
-    by_arm[arm]['spread'] = {
-      key: np.nanstd([found[n][key] for n in names])
-      for key in ('writing', 'unseen')
-    }
   # a family of arms, such as one per fixed weight, is represented by its best
   chosen = {
     prefix: max(
@@ -142,6 +135,26 @@ def measure(
     'against': pairwise_differences(runs, table, group_P),
     'diversity_words': words,
   }
+
+
+def estimates(
+  values: dict[str, np.ndarray], group_P: np.ndarray
+) -> dict[str, dict[str, Any]]:
+  """Means of an arm's numbers.
+
+  Args:
+    values: `[S, P]` of each number, the mean of each run's replies to a brief.
+    group_P: number of each brief's prompt.
+
+  Returns:
+    `numbers`, their 95% `intervals`, and the means `by_run`.
+  """
+  numbers, ends, by_run = {}, {}, {}
+  for key, value_SxP in values.items():
+    estimate = intervals.share if key in SHARES else intervals.mean
+    numbers[key], *ends[key] = estimate(*intervals.by_group(value_SxP, group_P))
+    by_run[key] = [metrics.mean(row) for row in value_SxP]
+  return {'numbers': numbers, 'intervals': ends, 'by_run': by_run}
 
 
 def seeds(runs: dict[str, list[str]], *arms: str) -> list[int]:
