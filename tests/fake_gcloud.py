@@ -66,6 +66,8 @@ WORKER = {
   'mount': 'echo "$@" >>~/mounted',
   'mount.nfs': '',
   'mountpoint': 'test -e ~/mounted',
+  # its source is the third argument of `mount -t nfs SOURCE TARGET`
+  'findmnt': "tail -n 1 ~/mounted | cut -d ' ' -f 3",
   'getent': '! true',
   'groupadd': 'echo "$@" >>~/groups',
   'usermod': 'echo "$@" >>~/groups',

@@ -267,6 +267,17 @@ def test_setup_installs_the_commit_once(ready: Cloud) -> None:
     assert len((home / 'mounted').read_text().splitlines()) == 1
 
 
+def test_setup_refuses_another_share_than_the_mounted(ready: Cloud) -> None:
+  # a slash at the end names the same folder
+  assert ready('setup', RLCW_SHARE='10.0.0.2:/vol1/').returncode == 0
+  other = ready('setup', RLCW_SHARE='10.0.0.2:/vol2')
+  assert other.returncode == 1
+  told = '~/share is 10.0.0.2:/vol1: unmount it for 10.0.0.2:/vol2'
+  assert other.stderr.count(told) == 2
+  for home in ready.homes:
+    assert len((home / 'mounted').read_text().splitlines()) == 1
+
+
 def test_a_job_starts_once_and_stops(ready: Cloud) -> None:
   arguments = ['--config=configs/grpo.py', '--config.x=two words']
   started = ready('run', '--', *arguments)
