@@ -199,11 +199,10 @@ def greetings_7b() -> dict[str, Any]:
   downloads (see docs/data.md):
 
   data=tfds:rlcw_greetings
-  rlcw --config=configs/sft.py --workdir=runs/greetings/sft \
-    --config.model=Qwen/Qwen2.5-7B-Instruct --config.language=zh \
-    --config.examples=$data/sft
-  rlcw --config=configs/reward_model.py --workdir=runs/greetings/reward_model \
-    --config.model=Qwen/Qwen2.5-7B-Instruct --config.train=lora \
+  rlcw --config=configs/sft.py:qwen2_5_7b --workdir=runs/greetings/sft \
+    --config.language=zh --config.examples=$data/sft
+  rlcw --config=configs/reward_model.py:qwen2_5_7b \
+    --workdir=runs/greetings/reward_model \
     --config.lora.rank=16 --config.decoder.learning_rate=2e-4 \
     --config.language=zh --config.preferences=$data/preferences
   rlcw --config=configs/grpo.py:greetings_7b --workdir=runs/greetings/grpo \

@@ -42,7 +42,8 @@ def rlmr_8b() -> tuple[str, dict[str, Any]]:
   # training, and before it with --config.model=Qwen/Qwen3-8B.
   rlcw --config=evaluate --workdir=$out/evaluate --config.run=$out/grpo
   rlcw --config=generate --workdir=$out/answers --config.model=$out/grpo \
-    --config.input=input_data.jsonl --config.temperature=0.0
+    --config.input=input_data.jsonl --config.temperature=0.0 \
+    --config.max_new_tokens=2048
   rlcw --config=verify --workdir=$out/ifeval \
     --config.input=$out/answers/replies.jsonl --config.mode=benchmark
   rlcw --config=report --workdir=$out --config.evaluate=$out/evaluate
@@ -68,7 +69,8 @@ def rlmr_32b() -> tuple[str, dict[str, Any]]:
   rlcw --config=papers:rlmr_32b --workdir=$out/grpo
   rlcw --config=evaluate --workdir=$out/evaluate --config.run=$out/grpo
   rlcw --config=generate --workdir=$out/answers --config.model=$out/grpo \
-    --config.input=input_data.jsonl --config.temperature=0.0
+    --config.input=input_data.jsonl --config.temperature=0.0 \
+    --config.max_new_tokens=2048
   rlcw --config=verify --workdir=$out/ifeval \
     --config.input=$out/answers/replies.jsonl --config.mode=benchmark
   rlcw --config=report --workdir=$out --config.evaluate=$out/evaluate
@@ -86,7 +88,7 @@ def greetings_7b() -> tuple[str, dict[str, Any]]:
   """Igniting Creative Writing (arXiv 2508.21476), its first reward.
 
   The published data as `rlcw_greetings` in TFDS's folder for manual downloads
-  (see docs/data.md), and a server with a strong model at URL.
+  (see docs/data.md), and a server at URL with a strong model, NAME there.
 
   out=runs/greetings data=tfds:rlcw_greetings
   rlcw --config=sft:qwen2_5_7b --workdir=$out/sft --config.language=zh \
@@ -94,7 +96,8 @@ def greetings_7b() -> tuple[str, dict[str, Any]]:
   # Pairs by debating agents; the published ones are $data/preferences.
   rlcw --config=curate --workdir=$out/pairs --config.language=zh \
     --config.queries=$data/briefs --config.corpus=$data/sft \
-    --config.writer.model=$out/sft --config.agent.endpoint.url=URL
+    --config.writer.model=$out/sft --config.agent.endpoint.url=URL \
+    --config.agent.endpoint.model=NAME
   rlcw --config=reward_model:qwen2_5_7b --workdir=$out/reward_model \
     --config.lora.rank=16 --config.decoder.learning_rate=2e-4 \
     --config.language=zh --config.preferences=$out/pairs/preferences.jsonl
@@ -117,14 +120,17 @@ def greetings_7b() -> tuple[str, dict[str, Any]]:
 def greetings_7b_judge() -> tuple[str, dict[str, Any]]:
   """Igniting Creative Writing, its second reward: a judge with principles.
 
-  After the SFT of `greetings_7b`, with a server with a strong model at URL:
+  After the SFT of `greetings_7b`, with its server:
 
   out=runs/greetings data=tfds:rlcw_greetings
   rlcw --config=adversary --workdir=$out/adversary \
     --config.labelled=$data/labelled --config.construction=@construction_zh \
-    --config.judge.language=zh --config.agents.endpoint.url=URL
+    --config.judge.principles=@principles_greetings_zh \
+    --config.judge.language=zh --config.agents.endpoint.url=URL \
+    --config.agents.endpoint.model=NAME
   rlcw --config=papers:greetings_7b_judge --workdir=$out/grpo_judge \
-    --config.model=$out/sft --config.judge.endpoint.url=URL
+    --config.model=$out/sft --config.judge.endpoint.url=URL \
+    --config.judge.endpoint.model=NAME
   rlcw --config=evaluate --workdir=$out/evaluate_judge \
     --config.run=$out/grpo_judge
   rlcw --config=report --workdir=$out/judge \

@@ -13,16 +13,13 @@ workdir=$(realpath -m "$1") && labelled=$(realpath -e "$2") || exit
 shift 2
 names=() files=()
 for other in "$@"; do
-  case $other in
-    */*=* | =* | examples=*) ;;
-    *=*)
-      names+=("${other%%=*}")
-      files+=("$(realpath -e "${other#*=}")") || exit
-      continue
-      ;;
-  esac
-  echo "$other: expected NAME=FILE, with another name than 'examples'" >&2
-  exit 2
+  name=${other%%=*}
+  if [[ $other != ?*=* || $name == */* || $name == examples ]]; then
+    echo "$other: expected NAME=FILE, with another name than 'examples'" >&2
+    exit 2
+  fi
+  names+=("$name")
+  files+=("$(realpath -e "${other#*=}")") || exit
 done
 cd "$(dirname "$0")/.."
 ./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b || exit

@@ -5,13 +5,18 @@
 # that of preferring the longer reply.
 #
 #   ./scripts/length_bias.sh WORKDIR PREFERENCES.jsonl [--config.x=y ...]
-set -euo pipefail
-# The environment that the other scripts make, if there is one.
-export PATH="$(cd "$(dirname "$0")/.." && pwd)/.venv/bin:$PATH"
-workdir="$1" file="$2"
+#
+# Paths in further settings are of this repository's folder.
+[ $# -ge 2 ] && [ -n "$1" ] || { sed -n '/^#  /p' "$0" >&2; exit 2; }
+# Resolve the paths before changing the folder; @NAME and tfds:NAME are none.
+workdir=$(realpath -m "$1") file=$2
+[[ $file == @* || $file == tfds:* ]] || file=$(realpath -e "$file") || exit
 shift 2
+cd "$(dirname "$0")/.."
+source scripts/environment.sh ""
+
 for debias in none balance length projection; do
-  python -m rlcw.main --config="$(dirname "$0")/../configs/reward_model.py" \
+  rlcw --config=configs/reward_model.py \
     --workdir="$workdir/$debias" --config.preferences="$file" \
     --config.debias="$debias" "$@"
 done

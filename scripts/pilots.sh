@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains a short run of every method that GRPO has as an option, each arm of
-# configs/pilots.py, and prints how they compare on held-out briefs.  Takes
-# about three hours on 2 cores; after an interruption, run it again to
-# resume.
+# Trains a short run of each arm of configs/pilots.py, options of GRPO (further
+# mixers are in configs/pressure.py), and prints how they compare on held-out
+# briefs.  Takes about three hours on 2 cores; after an interruption, run it again
+# to resume.
 #
 #   ./scripts/pilots.sh                     # all arms, 40 steps each
 #   STEPS=3 ./scripts/pilots.sh rlmr gdpo   # a trial of two arms

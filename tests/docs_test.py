@@ -97,7 +97,8 @@ def commands(text: str, config: str = '') -> Iterator[list[str]]:
       named = f'configs/{rest[1]}.py'
     if named and not any(word.startswith('--config=') for word in given):
       given = [f'--config={named}', *given]
-    yield given
+    # what a script passes on is not known here
+    yield [word for word in given if word != '$@']
 
 
 def parse(arguments: list[str]) -> None:

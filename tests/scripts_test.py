@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import subprocess
 
 import pytest
 
@@ -45,3 +46,34 @@ def test_a_variable_that_is_not_set_is_found() -> None:
   used = _names(_USED, _LITERAL.sub(' ', text))
   assert used == {'a', 'b', 'e'}
   assert used - _names(_ASSIGNED, text) == {'e'}
+
+
+@pytest.mark.parametrize(
+  'other',
+  ['runs/x=y.md', '=y.md', 'y.md', 'examples=y.md', 'game=no such file'],
+)
+def test_judges_refuses_what_names_no_principles(
+  other: str, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / 'replies.jsonl').touch()
+  command = [SCRIPTS / 'judges.sh', 'runs', 'replies.jsonl', other]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+  assert done.returncode != 0
+  assert other.partition('=')[2] in done.stderr
+
+
+def test_judges_takes_a_file_whose_folder_has_an_equals_sign(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / 'a=b').mkdir()
+  for name in ('replies.jsonl', 'a=b/x'):
+    (tmp_path / name).touch()
+  command = [SCRIPTS / 'judges.sh', 'runs', 'replies.jsonl']
+  # An argument that is read later is refused, so all before it was taken.
+  done = subprocess.run(
+    [*command, 'game=a=b/x', 'last'],
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stderr.startswith('last: expected NAME=FILE')

@@ -27,8 +27,8 @@ def compute_settings() -> dict[str, Any]:
     # ones that samples; trained weights stay float32.  On a CPU bfloat16 is
     # slower.
     compute_dtype='float32',  # float32 | bfloat16
-    # xla turns custom attention kernels off, in case one fails: on GPU and
-    # TPU none has run yet, they have only been compiled.
+    # xla turns custom attention kernels off, in case one fails: those for TPU
+    # have only been compiled yet.
     attention='auto',  # auto | xla
     moment_dtype='float32',  # float32 | bfloat16, of Adam's first moment
   )

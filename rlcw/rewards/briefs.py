@@ -14,7 +14,7 @@ from rlcw.rewards.constraints import LANGUAGES
 from rlcw.rewards.extract import records
 from rlcw.rewards.rubrics import Rubric
 from rlcw.rewards.rules.registry import DEMAND
-from rlcw.runtime import console
+from rlcw.runtime import console, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,8 @@ def load_run_briefs(
   # Older runs lack the setting.
   extracts = config.get('extract_rules', False)
   return load_briefs(
-    Path(workdir) / records.BRIEFS if extracts else config.briefs,
+    # The folder `best` of a run has its parameters alone.
+    runs.whole(Path(workdir)) / records.BRIEFS if extracts else config.briefs,
     split=split,
     language=config.language,
     # Older runs have trained on all briefs without a split.

@@ -12,6 +12,7 @@ from rlcw.data import datasets
 from rlcw.rewards.briefs import load_briefs, load_run_briefs, read_brief
 from rlcw.rewards.extract import proposals, records
 from rlcw.rewards.rules.registry import DEMAND
+from rlcw.runtime import runs
 from rlcw.sampling.prompts import Counts, Schema
 
 PLAIN = 'Write a toast without commas. You must sound like a pirate.'
@@ -114,6 +115,10 @@ def test_a_run_extracts_once_and_reads_its_own_briefs(
   assert first.instruction_id_list == ('punctuation:no_comma',)
   file.write_text('{"prompt": "Another."}\n')
   assert records.extract_once(str(file), workdir) == summary
+  # The folder of its best parameters has no briefs of its own.
+  (workdir / 'config.json').write_text('{"task": "grpo"}')
+  best = load_run_briefs(config, 'train', workdir=workdir / runs.BEST)
+  assert best[0] == first
   # Without the setting a run reads what it was given, as ever.
   config.extract_rules = False
   [other] = load_run_briefs(config, 'train', workdir=workdir)

@@ -101,6 +101,14 @@ ENGLISH: dict[str, Rules] = {
   },
   'The number of sentences should be at least 12.': sentences(at_least=12),
   'Limit the number of words to 90.': words(at_most=90),
+  # what follows a length is no list of words
+  'Write 100 words about spring.': words(at_least=90, at_most=110),
+  'Write 200 words praising my mother.': words(at_least=180, at_most=220),
+  'Write a poem, 100 words max.': words(at_most=100),
+  'Write 50 words total.': words(at_least=45, at_most=55),
+  'Include keywords sea and sky.': includes('sea', 'sky'),
+  'Use the two words sea and sky.': includes('sea', 'sky'),
+  'Do not use any of these words: love, heart.': avoids('love', 'heart'),
   # Words
   'Write a toast. Include the words "sea", “owl” and ‘moss’.': includes(
     'sea', 'owl', 'moss'
@@ -257,6 +265,8 @@ ENGLISH: dict[str, Rules] = {
 }
 
 CHINESE: dict[str, Rules] = {
+  '用上“大海”“天空”，任选一个角度。': includes('大海', '天空'),
+  '写一段话，包含“任意门”。': includes('任意门'),
   '写一段200字左右的祝福。': words(at_least=180, at_most=220),
   '写一篇作文，不少于八百字。': words(at_least=800),
   '写一条生日祝福，20字以内。': words(at_most=20),
@@ -346,6 +356,29 @@ def test_a_common_wording_is_read_with_its_arguments(text: str) -> None:
 
 @pytest.mark.parametrize('text', NO_RULE)
 def test_content_states_no_rule(text: str) -> None:
+  assert found(text) == {}
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'Use any of these words: sea, sky.',
+    'Use any of the words "sea" and "sky".',
+    'Include either of the words "sea", "sky".',
+    'Include two of the following words: sea, sky, owl.',
+    'One of these words must appear: sea, sky.',
+    'At least two of the words "sea", "sky" and "owl" must appear.',
+    'Use any of the words "sea", "sky" twice.',
+    'Use words children understand.',
+    'Include name and date.',
+    '请使用“大海”“天空”中的任意一个。',
+    '请任选使用“大海”“天空”。',
+    '请使用“大海”“天空”之一。',
+    '包含“大海”、“天空”其中一个即可。',
+    '请使用以下词语中的任意两个：“大海”“天空”“猫”。',
+  ],
+)
+def test_words_of_which_some_do_are_no_rule(text: str) -> None:
   assert found(text) == {}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scripted_game
 import server
+from metrics_page import documented
 
 from configs import adversary as config_file
 from configs import judge as judge_file
@@ -156,6 +157,8 @@ def test_it_ends_when_nothing_more_is_learned(tmp_path: pathlib.Path) -> None:
   assert summary['kept'] == 0 < summary['refused']
   before, after = summary['heldout_before'], summary['heldout_after']
   assert before == after
+  [*_, row] = datasets.read_jsonl(tmp_path / 'run' / 'metrics.jsonl')
+  assert {*row} - {'step'} == documented('adversary')
 
 
 def _files(folder: pathlib.Path) -> dict[str, Any]:

@@ -739,6 +739,14 @@ def test_an_evaluation_is_planned_as_its_share_of_a_step(
   assert shapes.per_chip(planned.resident['unseen']) > 0
 
 
+def test_briefs_that_are_not_written_yet_leave_the_evaluation_out(
+  tiny_folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  planned = made(settings(tiny_folder, eval_every=5, briefs='later.jsonl'))
+  assert [p for p in programs.phases(planned) if 'eval' in p.name] == []
+  assert 'later.jsonl' in capsys.readouterr().out
+
+
 def test_an_evaluation_adds_its_share_to_a_step_s_time(
   tiny_folder: pathlib.Path,
 ) -> None:

@@ -41,6 +41,43 @@ _LIST = (
 _TIMES = '(?:,?(?: for)? (?P<times><TIMES>))?'
 
 
+# Words without quotes are named by "the words sea and sky", not by "100 words
+# about the sea".
+_NAMED = re.compile(
+  r'\b(?:the|these|this|both|all|following|exact|specific|key ?words?)\b',
+  re.IGNORECASE,
+)
+# Of such words some will do.
+_SOME_OF = re.compile(
+  r'\b(?:any|either)\b|\b(?:some|several|most|half|few|one|two|three|four|five'
+  r'|six|\d+)(?: or more)? of\b',
+  re.IGNORECASE,
+)
+_ENDS_IN_SOME_OF = re.compile(
+  rf'(?:{_SOME_OF.pattern})(?: of)?\s*$', re.IGNORECASE
+)
+
+
+def _head(found: Found) -> str:
+  """Returns the text of a match before its list."""
+  return found.whole.partition(found.masked('list'))[0]
+
+
+def _is_prose(found: Found) -> bool:
+  """Returns whether a list without quotes may not be one."""
+  named = ':' in _head(found) or _NAMED.search(found.masked('noun'))
+  return not found.quotes('list') and not named
+
+
+def _some_do(found: Found) -> bool:
+  """Returns whether some of the words of a list would do."""
+  return bool(
+    _SOME_OF.search(_head(found))
+    or _ENDS_IN_SOME_OF.search(found.before)
+    or re.search(r'\bor\b', found.masked('list'))
+  )
+
+
 def _listed(found: Found) -> list[str]:
   """Returns the words of a list, quoted or not."""
   words = found.quotes('list') or re.split(
@@ -53,14 +90,11 @@ def _listed(found: Found) -> list[str]:
 def _used(found: Found, negated: bool) -> list[Fact]:
   """Returns rules about the words of a list."""
   words, times = _listed(found), found.masked('times').strip()
-  if not words:
+  if not words or _is_prose(found) or (not negated and _some_do(found)):
     return []
   if not times or times.lower() == 'at all':
     if negated:
       return [Fact('keywords:forbidden_words', {'forbidden_words': words})]
-    # Any one of several would do.
-    if re.search(r'\bor\b', found.masked('list')):
-      return []
     return [Fact('keywords:existence', {'keywords': words})]
   if negated:
     return []

@@ -65,8 +65,23 @@ def _words(found: Found) -> list[str]:
   return [word.strip() for word in found.quotes('list') if word.strip()]
 
 
+# Of the words of a list some will do: 任选两个, “海”“天”之一.
+_SOME_OF = (
+  '(?:任意|任选|任何|之一|其中[一二两三几]|[一二两三几]个(?:即可|就行))'
+)
+_AFTER = re.compile(rf'[^,:;。\n]{{0,6}}?{_SOME_OF}')
+_BEFORE = re.compile(rf'{_SOME_OF}[^,;。\n]{{0,6}}$')
+
+
 def _include(found: Found) -> list[Fact]:
   if '或' in found.masked('list'):
+    return []
+  around = (
+    _BEFORE.search(found.before),
+    re.search(_SOME_OF, found.whole),
+    _AFTER.match(found.after),
+  )
+  if any(around):
     return []
   return [Fact('keywords:existence', {'keywords': _words(found)})]
 

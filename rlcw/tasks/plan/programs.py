@@ -19,6 +19,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups, Part
 from rlcw.rewards import pairwise, pooled, revision, reward_model, writing
 from rlcw.rewards.judge import local
+from rlcw.runtime import console
 from rlcw.runtime.mesh import (
   group_shards,
   over_groups,
@@ -102,7 +103,11 @@ def evaluation(plan: Plan) -> Iterator[Program]:
   config = plan.config.copy_and_resolve_references()
   with config.unlocked():
     config.extract_rules = False  # as many briefs before that as after it
-  briefs = len(load_briefs(config))
+  try:
+    briefs = len(load_briefs(config))
+  except FileNotFoundError as error:
+    console.notice(f'plan: without the evaluation, as there is {error}')
+    return
   size = round_up_groups(batch_size(config, briefs), plan.mesh)
   passes, config.kl_weight = -(-briefs // size), 0.0
   shapes = plan.shapes._replace(
