@@ -216,6 +216,16 @@ def test_a_command_parses(command: list[str]) -> None:
   parse(command)
 
 
+def test_a_command_with_a_server_names_its_model() -> None:
+  found = 0
+  for source, command in WRITTEN:
+    for agent in re.findall(r'--config\.(\S+)\.url=', ' '.join(command)):
+      named = f'--config.{agent}.model='
+      assert any(word.startswith(named) for word in command), source
+      found += 1
+  assert found >= 8
+
+
 def test_commands_are_found_everywhere() -> None:
   sources = {source for source, _ in WRITTEN}
   assert {'README.md', 'tpu.md', 'grpo.py', 'feedback.sh'} <= sources

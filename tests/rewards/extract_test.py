@@ -267,6 +267,9 @@ ENGLISH: dict[str, Rules] = {
 CHINESE: dict[str, Rules] = {
   '用上“大海”“天空”，任选一个角度。': includes('大海', '天空'),
   '写一段话，包含“任意门”。': includes('任意门'),
+  '写一副对联，包含“春天”二字。': includes('春天'),
+  '请用“大海”“天空”两个词写诗。': includes('大海', '天空'),
+  '写一段含有“飞”字的祝福。': includes('飞'),
   '写一段200字左右的祝福。': words(at_least=180, at_most=220),
   '写一篇作文，不少于八百字。': words(at_least=800),
   '写一条生日祝福，20字以内。': words(at_most=20),
@@ -379,6 +382,25 @@ def test_content_states_no_rule(text: str) -> None:
   ],
 )
 def test_words_of_which_some_do_are_no_rule(text: str) -> None:
+  assert found(text) == {}
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'Include the words: sea, sky, etc.',
+    'Include "before and after" photos.',
+    'Add "Beatles"-style harmonies.',
+    '语言夸张，用“沸腾”“剁手”等流行词汇。',
+    '多用“如何看待…”、“您认为…”这样的问题。',
+    '请采用“摆现象、析危害”的结构。',
+    '使用“主谓宾”的倒装语序。',
+    '主角加入“破晓”战队。',
+    '介绍文件中提到的“千万工程”。',
+    '他总是会用“我”，来撇清关系。',
+  ],
+)
+def test_examples_manners_and_names_are_no_words_to_use(text: str) -> None:
   assert found(text) == {}
 
 

@@ -58,6 +58,16 @@ _ENDS_IN_SOME_OF = re.compile(
 )
 
 
+# After a quotation that is a part of a name.
+_NAMES_SOMETHING = re.compile(
+  r'-|\s(?!(?:in|at|on|to|of|by|for|from|with|without|within|inside|into|and|but'
+  r'|or|nor|then|when|while|where|if|unless|because|so|before|after|during'
+  r'|throughout|somewhere|anywhere|anyway|exactly|only|once|twice|again|also|too'
+  r'|please|instead|even|is|are|must|should|may|can|as|using|make|do|it|the|a'
+  r'|an|your|you|this)\b)[A-Za-z]'
+)
+
+
 def _head(found: Found) -> str:
   """Returns the text of a match before its list."""
   return found.whole.partition(found.masked('list'))[0]
@@ -90,6 +100,10 @@ def _listed(found: Found) -> list[str]:
 def _used(found: Found, negated: bool) -> list[Fact]:
   """Returns rules about the words of a list."""
   words, times = _listed(found), found.masked('times').strip()
+  if 'etc' in words:
+    if not negated:
+      return []
+    words.remove('etc')
   if not words or _is_prose(found) or (not negated and _some_do(found)):
     return []
   if not times or times.lower() == 'at all':
@@ -120,6 +134,9 @@ def _use(found: Found) -> list[Fact]:
     if not found.quotes('list') or not (includes or negated):
       return []
     if re.match(r'\s*as\b', found.after):
+      return []
+    # "before and after" photos, a "Beatles"-style song
+    if not found.has('times') and _NAMES_SOMETHING.match(found.after):
       return []
   return _used(found, negated)
 

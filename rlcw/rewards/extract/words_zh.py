@@ -31,6 +31,9 @@ def _characters(found: Found) -> list[Fact]:
   """Han characters, with the punctuation if the text says so."""
   amount = found.amount()
   if amount.bare:
+    # “春天”二字 are the characters of that word.
+    if (amount.low or 0) < 10 and re.search('"[这那 ]*$', found.before):
+      return []
     # 一字 begins idioms, such as 一字不差.
     if (amount.low or 0) < 2:
       return []
@@ -73,15 +76,32 @@ _AFTER = re.compile(rf'[^,:;。\n]{{0,6}}?{_SOME_OF}')
 _BEFORE = re.compile(rf'{_SOME_OF}[^,;。\n]{{0,6}}$')
 
 
+# What may follow words that are to be used.  Others are examples
+# (“沸腾”等词汇), a manner (“如何看待”这样的问题) or part of a name (“破晓”战队).
+_ENDED = re.compile(
+  r'$|\W|[这一二两三四五六几些]*个?(?:字|词|关键|单词|短语|成语|意象|元素)'
+  r'|[的且并和与及来作写造在进于各都也不]'
+)
+_MANNER = re.compile(r'(?:使用|运用|用)[^到上].*的$', re.DOTALL)
+# Before the verb: 他总是会用“我”; between it and the words: 文件提到的“工程”.
+_NARRATED = re.compile('(?:总是|经常|常常|曾|会|已经?)$')
+_OF_OTHERS = re.compile('(?:提到|提及|使用|运用|出现|包含|包括|含有)的 ?$')
+
+
 def _include(found: Found) -> list[Fact]:
   if '或' in found.masked('list'):
     return []
-  around = (
-    _BEFORE.search(found.before),
-    re.search(_SOME_OF, found.whole),
-    _AFTER.match(found.after),
-  )
-  if any(around):
+  if any(
+    (
+      _BEFORE.search(found.before),
+      re.search(_SOME_OF, found.whole),
+      _AFTER.match(found.after),
+      _NARRATED.search(found.before),
+      _OF_OTHERS.search(found.whole.partition(found.masked('list'))[0]),
+      not _ENDED.match(found.after),
+      _MANNER.match(found.whole + found.after[:1]),
+    )
+  ):
     return []
   return [Fact('keywords:existence', {'keywords': _words(found)})]
 
