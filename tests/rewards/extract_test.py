@@ -109,6 +109,17 @@ ENGLISH: dict[str, Rules] = {
   'Include keywords sea and sky.': includes('sea', 'sky'),
   'Use the two words sea and sky.': includes('sea', 'sky'),
   'Do not use any of these words: love, heart.': avoids('love', 'heart'),
+  # Negated bounds
+  'Do not use more than 5 sentences.': sentences(at_most=5),
+  'The story should not be less than 200 words.': words(at_least=200),
+  'It must not be shorter than 100 words.': words(at_least=100),
+  'It cannot be under 200 words.': words(at_least=200),
+  'Never fewer than 100 words.': words(at_least=100),
+  'You may not write more than 100 words.': words(at_most=100),
+  'It should never exceed 100 words.': words(at_most=100),
+  "Don't go over 100 words.": words(at_most=100),
+  "I don't want anything longer than 30 words.": words(at_most=30),
+  'Avoid going below 50 words.': words(at_least=50),
   # Words
   'Write a toast. Include the words "sea", “owl” and ‘moss’.': includes(
     'sea', 'owl', 'moss'
@@ -265,6 +276,17 @@ ENGLISH: dict[str, Rules] = {
 }
 
 CHINESE: dict[str, Rules] = {
+  '写一篇故事，不可以少于200字。': words(at_least=200),
+  '不要少于200字。': words(at_least=200),
+  '不得低于800字。': words(at_least=800),
+  '不宜超过300字。': words(at_most=300),
+  '不许多于100字。': words(at_most=100),
+  '避免超过100字。': words(at_most=100),
+  '不能多于五句。': sentences(at_most=5),
+  '字数控制在3000字左右。': words(at_least=2700, at_most=3300),
+  '字数控制在300字以内。': words(at_most=300),
+  '控制在500字。': words(at_most=500),
+  '写两三百字。': words(at_least=200, at_most=300),
   '用上“大海”“天空”，任选一个角度。': includes('大海', '天空'),
   '写一段话，包含“任意门”。': includes('任意门'),
   '写一副对联，包含“春天”二字。': includes('春天'),
@@ -398,9 +420,20 @@ def test_words_of_which_some_do_are_no_rule(text: str) -> None:
     '主角加入“破晓”战队。',
     '介绍文件中提到的“千万工程”。',
     '他总是会用“我”，来撇清关系。',
+    'Do not write 300 words.',
+    'Write *free* verse to highlight the charm of rain.',
+    'Give a list of bullet-proof vests.',
+    'Write a song with a chorus of 4 lines.',
+    '不要写200字。',
+    '大概几百字。',
+    '数百字的散文。',
+    '剧本长度为30分钟。',
+    '最后，用一段富有启发性的话来总结。',
+    '用重复句式强化“谁问你了”。',
+    '分为“破题、承题”等八个部分，一篇“八股文”。',
   ],
 )
-def test_examples_manners_and_names_are_no_words_to_use(text: str) -> None:
+def test_what_only_resembles_a_rule_is_none(text: str) -> None:
   assert found(text) == {}
 
 

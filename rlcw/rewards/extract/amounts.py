@@ -62,12 +62,13 @@ _LEAST = (
   '|a minimum of|(?:the )?minimum(?: of| is|:)?'
   f'|min[.{DOT}]?:?|upwards of|≥'
 )
-_ABOVE = 'more than|over|above|greater than|in excess of'
+_ABOVE = '(?:more|longer|greater) than|over|above|in excess of'
 _MOST = (
   'at (?:the )?(?:very )?most|(?:no|not) (?:more|longer|greater) than'
   '|a maximum of|(?:the )?(?:maximum|limit)(?: of| is|:)?'
   f'|max[.{DOT}]?:?|up to|within'
-  '|(?:do )?not (?:to )?exceed(?:ing)?|does not exceed|without exceeding|≤'
+  "|(?:do )?(?:not|n't|never) (?:to )?exceed(?:ing)?|does not exceed"
+  '|without exceeding|≤'
 )
 _BELOW = '(?:fewer|less|shorter|lower) than|under|below'
 _EXACT = 'exactly|precisely|just|only'
@@ -101,17 +102,18 @@ TIMES = (
 
 _NUMERAL = '[零〇一二三四五六七八九十百千万两俩]{1,12}'
 NUMBER_ZH = rf'(?:(?<!\d)\d{{1,6}}(?:,\d{{3}})?(?!\d)|{_NUMERAL})'
-_LEAST_ZH = '至少|不少于|最少|不低于|起码|不得少于|不能少于|不小于|大于等于'
+_LEAST_ZH = '至少|不少于|最少|不低于|起码|不小于|大于等于'
 _ABOVE_ZH = '多于|超过|大于|高于'
-_MOST_ZH = (
-  '不超过|不多于|最多|至多|不得超过|不能超过|不要超过|不得多于|不大于|不高于'
-  '|控制在|限制?在'
-)
+_MOST_ZH = '不超过|不多于|最多|至多|不大于|不高于'
+_WITHIN_ZH = '控制在|限制?在'  # 控制在300字左右 is about 300
 _BELOW_ZH = '少于|不到|低于|小于|不足'
 _EXACT_ZH = '正好|恰好|刚好|只有|只|整整|共|一共'
 _ABOUT_ZH = '大约|约|大概|差不多|左右'
 _BEFORE_ZH = '|'.join(
-  (_LEAST_ZH, _MOST_ZH, _ABOVE_ZH, _BELOW_ZH, _EXACT_ZH, _ABOUT_ZH)
+  (
+    *(_LEAST_ZH, _MOST_ZH, _WITHIN_ZH),
+    *(_ABOVE_ZH, _BELOW_ZH, _EXACT_ZH, _ABOUT_ZH),
+  )
 )
 AFTER_ZH = '(?:以内|之内|以下|以上|左右|上下|或以上|或以下|之间|起步|内)'
 AMOUNT_ZH = (
@@ -174,10 +176,34 @@ def about(count: int) -> Amount:
   return Amount(math.ceil(count * 0.9), math.floor(count * 1.1))
 
 
-def read(text: str) -> Amount:
+# At the end of what is before an amount: "do not use", "must never be", 不得.
+_NEGATED = re.compile(
+  r"(?:(?<!\bwhy )\bnot|n't|\bnever|\bcannot|\bwithout|\bavoid(?:s|ing)?"
+  r'|\brefrain(?:s|ing)? from)'
+  r'(?: (?:be|being|go|going|run|running|get|getting|use|using|write|writing'
+  r'|have|having|contain|containing|include|including|produce|give|need|want|to'
+  r'|ever|it|any|anything|that|is|are|of|an?|the|in|total|text|story|poem|reply'
+  r'|response|essay|answer)){0,4} ?$'
+  '|(?:不(?:得|能|可以?|要|许|准|应该?|宜|必|会|允许)?|勿|别|严禁|禁止|避免)'
+  '(?:写|有|使用|用|出现|再|是)?$',
+  re.IGNORECASE,
+)
+
+
+def is_negated(before: str) -> bool:
+  """Returns whether a text ends with a negation of the amount after it."""
+  return _NEGATED.search(before) is not None
+
+
+def read(text: str, negated: bool = False) -> Amount:
   """Returns the bounds of an amount: `AMOUNT` or `TIMES` with `AFTER`, or zh.
 
   "About" allows a tenth more or less; a number alone is exact, and marked.
+
+  Args:
+    text: the amount.
+    negated: whether "not" is before it, which turns "more than" into a most
+      and "fewer than" into a least.
   """
   text = text.lower()
   if text.strip() == 'at all':
@@ -188,7 +214,7 @@ def read(text: str) -> Amount:
     return Amount(min(counts), max(counts))
   for pattern, bound in _BOUNDS_ZH if zh else _BOUNDS:
     if re.search(pattern, text):
-      return bound(counts[0])
+      return (_INVERTED.get(bound, bound) if negated else bound)(counts[0])
   return Amount(counts[0], counts[0], bare=True)
 
 
@@ -206,6 +232,12 @@ def _counts_zh(text: str) -> list[int]:
     r'\1到\2',
     text,
   )
+  # 两三百 is two hundred to three hundred.
+  text = re.sub(
+    r'(?<![十百千万])([一两二三四五六七八])([两二三四五六七八九])([百千万])',
+    r'\1\3到\2\3',
+    text,
+  )
   return [number(n) for n in re.findall(NUMBER_ZH, text)]
 
 
@@ -217,20 +249,30 @@ def _most(n: int) -> Amount:
   return Amount(None, n)
 
 
+def _above(n: int) -> Amount:
+  return Amount(n + 1, None)
+
+
+def _below(n: int) -> Amount:
+  return Amount(None, n - 1)
+
+
+_INVERTED = {_above: _most, _below: _least}
 # In order: a negated bound ("no more than") comes before the plain one.
 _BOUNDS = (
   (rf'{_LEAST}|or more|or above|and (?:above|over|up)|\+|plus|minimum', _least),
   (rf'{_MOST}|or (?:fewer|less|under)|maximum', _most),
-  (_ABOVE, lambda n: Amount(n + 1, None)),
-  (_BELOW, lambda n: Amount(None, n - 1)),
+  (_ABOVE, _above),
+  (_BELOW, _below),
   (_EXACT, lambda n: Amount(n, n)),
   (rf'{_ABOUT}|or so', about),
 )
 _BOUNDS_ZH = (
   (rf'{_LEAST_ZH}|以上|起步', _least),
   (rf'{_MOST_ZH}|以内|之内|以下|内', _most),
-  (_ABOVE_ZH, lambda n: Amount(n + 1, None)),
-  (_BELOW_ZH, lambda n: Amount(None, n - 1)),
+  (_ABOVE_ZH, _above),
+  (_BELOW_ZH, _below),
   (_ABOUT_ZH + '|上下', about),
+  (_WITHIN_ZH, _most),
   (_EXACT_ZH, lambda n: Amount(n, n)),
 )

@@ -44,6 +44,7 @@ _OTHERS = re.compile(
 # Before what is asked of parts of the reply.
 _OF_PARTS = re.compile(
   '(?:每|各|任何)(?:(?!全文|全篇|全诗|总|整)[^。\n])*$'
+  '|(?:最后|结尾|末尾|文末|开头|开篇|首先|其次|然后|接着)[,]?(?:请|再|可以?|要)*[用以]$'
   '|(?:标题|题目|开头|结尾|首句|末句)[^,。\n]{0,6}$'
   '|(?:第|最后|这|那|上|下|前|后|中间)[^,。\n]{0,1}$'
 )
@@ -61,7 +62,11 @@ def ours(found: Found) -> bool:
 
 def whole(found: Found) -> bool:
   """Returns whether a match is about the whole reply, not parts of it."""
-  return ours(found) and not _OF_PARTS.search(found.before)
+  # 几百字 is no number.
+  vague = re.search('[几数上好]$', found.before) and re.match(
+    '[十百千万]', found.masked('amount')
+  )
+  return ours(found) and not vague and not _OF_PARTS.search(found.before)
 
 
 def pattern(

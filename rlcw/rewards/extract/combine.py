@@ -34,6 +34,9 @@ _FORMS = 'poem:haiku', 'poem:clauses'
 _LINES = 'length:lines', 'length:sentences', 'length:words'
 _NEAR = 30  # characters between a form and its lines
 
+# How highlighted text is marked.
+_MARKS = re.compile(r'\*|markdown|italic|asterisk|星号|斜体', re.IGNORECASE)
+
 
 def _near(span: Span, others: Sequence[Span]) -> bool:
   return any(
@@ -168,13 +171,18 @@ def _joined(placed: Placed, masked: Masked) -> Iterator[Stated]:
         section,
         tuple(sorted((place, span))),
       )
-  if re.search(r'\*|markdown|italic|asterisk', masked.text, re.IGNORECASE):
-    for kwargs, span in facts.get('_highlights', [])[:1]:
-      yield Stated(
-        'detectable_format:number_highlighted_sections',
-        {'num_highlights': kwargs['count']},
-        (span,),
-      )
+  # "To highlight the risks" asks for no marks.
+  marked = [
+    (kwargs, (start, end))
+    for kwargs, (start, end) in facts.get('_highlights', [])
+    if _MARKS.search(masked.text[max(start - 120, 0) : end + 120])
+  ]
+  for kwargs, span in marked[:1]:
+    yield Stated(
+      'detectable_format:number_highlighted_sections',
+      {'num_highlights': kwargs['count']},
+      (span,),
+    )
   for kwargs, span in facts.get('_repeat', [])[:1]:
     prompt = kwargs['prompt'] or _request(masked, span, kwargs['where'])
     if prompt:

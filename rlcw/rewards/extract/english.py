@@ -93,8 +93,8 @@ _EACH = compiled(
 _SOME = compiled(
   r'\b(?:title|headline|intro(?:duction)?|conclusion|heading|(?:first|second'
   r'|third|last|final|opening|closing) (?:sentence|paragraph|line|part|section'
-  r'|stanza)|bullet points?|sentences|paragraphs|lines|stanzas|verses|items'
-  r'|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
+  r'|stanza)|chorus|bridge|refrain|hook|bullet points?|sentences|paragraphs'
+  r'|lines|stanzas|verses|items|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
 )
 _SUBORDINATE = compiled(
   r'\b(?:about|why|how|that|which|who|whose|when|where|because|if|whether)\b'

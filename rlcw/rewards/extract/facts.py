@@ -56,7 +56,22 @@ class Found:
 
   def amount(self, group: str = 'amount', after: str = 'post') -> Amount:
     """Returns the amount of a group, and of a bound after its unit."""
-    return amounts.read(f'{self.masked(group)} {self.masked(after)}')
+    text = f'{self.masked(group)} {self.masked(after)}'
+    return amounts.read(text, self.negated(group))
+
+  @property
+  def denied(self) -> bool:
+    """Whether its amount is what is not asked for: "do not write 9 words"."""
+    if not self.has('amount') or not self.negated():
+      return False
+    amount = self.amount()
+    return amount.low is not None and amount.high is not None
+
+  def negated(self, group: str = 'amount') -> bool:
+    """Returns whether a negation is before an amount: "not over 9"."""
+    start, _ = self._masked.sentence_at(self.span[0])
+    end = self._match.start(group)
+    return amounts.is_negated(self._masked.text[max(start, end - 60) : end])
 
   @property
   def whole(self) -> str:
@@ -108,7 +123,7 @@ class Pattern(NamedTuple):
     """Yields the facts of all matches, with their spans."""
     for match in self.expression.finditer(masked.text):
       found = Found(masked, match)
-      if match[0] and self.accepts(found):
+      if match[0] and not found.denied and self.accepts(found):
         for fact in self.build(found):
           yield fact, found.span
 

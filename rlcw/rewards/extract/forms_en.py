@@ -218,7 +218,7 @@ PATTERNS = (
   # --- Parts of the reply
   pattern(
     r'(?P<amount><AMOUNT>) (?:markdown |short |main |such )*(?:bullet(?:ed)?'
-    r'(?: points?| items?)?s?)\b(?P<post>)',
+    r'(?: points?| items?)?s?)\b(?!-)(?P<post>)',
     _BULLETS,
   ),
   pattern(
@@ -256,7 +256,9 @@ PATTERNS = (
     least('_highlights', 'count'),
   ),
   pattern(
-    r'\b(?:highlight|italici[sz]e) (?:some|the|a few|key|important|main)\b',
+    r'\b(?:highlight|italici[sz]e) (?:(?:some|the|a few|key|important|main) )+'
+    r'(?:\w+ ){0,2}?(?:sections?|parts?|passages?|phrases?|words?|points?'
+    r'|texts?|sentences?|ideas?|terms?|names?|titles?)\b',
     fixed('_highlights', count=1),
   ),
   pattern(

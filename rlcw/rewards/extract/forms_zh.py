@@ -153,7 +153,8 @@ PATTERNS = (
   ),
   pattern('(?P<amount><NUMBER>)处', _highlights),
   pattern(
-    f'(?P<amount><NUMBER>)个?(?:小?节|部分|章){NEAR}{{0,24}}?(?P<name><Q>)',
+    f'(?P<amount><NUMBER>)个?(?:小?节|部分|章){NEAR}{{0,16}}?[以用标写加为叫题]'
+    f'{NEAR}{{0,12}}?(?P<name><Q>)',
     _sections,
   ),
   pattern(
@@ -177,7 +178,8 @@ PATTERNS = (
   ),
   pattern('(?P<amount><AMOUNT>)个?(?:部分|节|段落?)(?P<post>)', _parts, whole),
   pattern(
-    f'(?:重复|照抄|复述|抄写|写一遍|重述){NEAR}{{0,30}}?(?P<prompt><Q>)'
+    f'(?:重复(?!句式|手法|强调|使用|出现|的)|照抄|复述|抄写|写一遍|重述)'
+    f'{NEAR}{{0,30}}?(?P<prompt><Q>)'
     f'|(?:重复|照抄|复述|抄写|重述){NEAR}{{0,3}}?(?P<where>上|下)'
     f'{NEAR}{{0,3}}?(?:要求|问题|请求|题目|内容|文字)',
     _repeat,

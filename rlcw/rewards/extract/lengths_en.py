@@ -52,7 +52,7 @@ def _length(name: str, exact: bool) -> Build:
 
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
-    framed = _FRAME.search(found.before) is not None
+    framed = _FRAME.search(found.before) is not None or found.negated()
     framed |= (
       re.search('long|length|total|all', found.masked('post')) is not None
     )

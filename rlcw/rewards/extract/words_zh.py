@@ -77,7 +77,7 @@ _BEFORE = re.compile(rf'{_SOME_OF}[^,;。\n]{{0,6}}$')
 
 
 # What may follow words that are to be used.  Others are examples
-# (“沸腾”等词汇), a manner (“如何看待”这样的问题) or part of a name (“破晓”战队).
+# (“沸腾”等词汇), a manner (“如何看待”这样的问题), a name (“破晓”战队).
 _ENDED = re.compile(
   r'$|\W|[这一二两三四五六几些]*个?(?:字|词|关键|单词|短语|成语|意象|元素)'
   r'|[的且并和与及来作写造在进于各都也不]'
@@ -193,7 +193,8 @@ PATTERNS = (
   ),
   pattern(
     r'(?:字数|篇幅|长度)(?:要求|限制|控制)?(?:应|须|要|请)?(?:在|为|是|:| )*'
-    r'(?P<amount><AMOUNT>)(?![\d～~至到或–—-]|个?字)个?(?P<post><AFTER>?)',
+    r'(?P<amount><AMOUNT>)(?![\d～~至到或–—-]|个?字)个?(?P<post><AFTER>?)'
+    '(?! ?(?:分|秒|小时|天|页|集|章|回|幕|首|厘?米|行|句|段|节))',
     _characters,
     whole,
   ),
