@@ -214,7 +214,8 @@ def read(text: str, negated: bool = False) -> Amount:
     return Amount(min(counts), max(counts))
   for pattern, bound in _BOUNDS_ZH if zh else _BOUNDS:
     if re.search(pattern, text):
-      return (_INVERTED.get(bound, bound) if negated else bound)(counts[0])
+      amount = bound(counts[0])
+      return _inverted(counts[0], amount) if negated else amount
   return Amount(counts[0], counts[0], bare=True)
 
 
@@ -257,7 +258,11 @@ def _below(n: int) -> Amount:
   return Amount(None, n - 1)
 
 
-_INVERTED = {_above: _most, _below: _least}
+def _inverted(n: int, amount: Amount) -> Amount:
+  """Turns "more than n" into a most, "fewer than n" into a least."""
+  return {_above(n): _most(n), _below(n): _least(n)}.get(amount, amount)
+
+
 # In order: a negated bound ("no more than") comes before the plain one.
 _BOUNDS = (
   (rf'{_LEAST}|or more|or above|and (?:above|over|up)|\+|plus|minimum', _least),

@@ -61,7 +61,7 @@ class Found:
 
   @property
   def denied(self) -> bool:
-    """Whether its amount is what is not asked for: "do not write 9 words"."""
+    """True if its amount is what is not asked for: "do not write 9 words"."""
     if not self.has('amount') or not self.negated():
       return False
     amount = self.amount()
