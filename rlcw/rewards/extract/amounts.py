@@ -58,7 +58,7 @@ NUMBER = (
   rf'(?:(?: and|,)? {_one}(?:-{_one})?)?|{_one}(?:-{_one})?)'
 )
 _LEAST = (
-  'at (?:the )?(?:very )?least|no (?:fewer|less) than|not (?:fewer|less) than'
+  'at (?:the )?(?:very )?least|(?:no|not) (?:fewer|less|shorter|lower) than'
   '|a minimum of|(?:the )?minimum(?: of| is|:)?'
   f'|min[.{DOT}]?:?|upwards of|≥'
 )
@@ -101,7 +101,10 @@ TIMES = (
 )
 
 _NUMERAL = '[零〇一二三四五六七八九十百千万两俩]{1,12}'
-NUMBER_ZH = rf'(?:(?<!\d)\d{{1,6}}(?:,\d{{3}})?(?!\d)|{_NUMERAL})'
+NUMBER_ZH = (
+  r'(?:(?<!\d)\d{1,3}[百千万]|(?<!\d)\d{1,6}(?:,\d{3})?(?!\d)'
+  rf'|(?<!\d){_NUMERAL})'
+)
 _LEAST_ZH = '至少|不少于|最少|不低于|起码|不小于|大于等于'
 _ABOVE_ZH = '多于|超过|大于|高于'
 _MOST_ZH = '不超过|不多于|最多|至多|不大于|不高于'
@@ -118,7 +121,14 @@ _BEFORE_ZH = '|'.join(
 AFTER_ZH = '(?:以内|之内|以下|以上|左右|上下|或以上|或以下|之间|起步|内)'
 AMOUNT_ZH = (
   rf'(?:(?:{_BEFORE_ZH}|在){{0,3}}{NUMBER_ZH}'
-  rf'(?:(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
+  rf'(?:(?:个?[字句行段])?(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
+)
+
+
+# Bounds that a negation turns round.
+ABOVE_OR_BELOW = re.compile(
+  rf'^(?!(?:{_LEAST}|{_MOST}|{_LEAST_ZH}|{_MOST_ZH}))'
+  rf'(?:{_ABOVE}|{_BELOW}|{_ABOVE_ZH}|{_BELOW_ZH})'
 )
 
 
@@ -158,6 +168,8 @@ def number(text: str) -> int:
 
 
 def _chinese(text: str) -> int:
+  if text[:-1].isdecimal():  # 5百
+    return int(text[:-1]) * _UNITS[text[-1]]
   total = part = digit = 0
   if not any(unit in text for unit in _UNITS):
     return int(''.join(str(_DIGITS[each]) for each in text))
@@ -176,25 +188,6 @@ def about(count: int) -> Amount:
   return Amount(math.ceil(count * 0.9), math.floor(count * 1.1))
 
 
-# At the end of what is before an amount: "do not use", "must never be", 不得.
-_NEGATED = re.compile(
-  r"(?:(?<!\bwhy )\bnot|n't|\bnever|\bcannot|\bwithout|\bavoid(?:s|ing)?"
-  r'|\brefrain(?:s|ing)? from)'
-  r'(?: (?:be|being|go|going|run|running|get|getting|use|using|write|writing'
-  r'|have|having|contain|containing|include|including|produce|give|need|want|to'
-  r'|ever|it|any|anything|that|is|are|of|an?|the|in|total|text|story|poem|reply'
-  r'|response|essay|answer)){0,4} ?$'
-  '|(?:不(?:得|能|可以?|要|许|准|应该?|宜|必|会|允许)?|勿|别|严禁|禁止|避免)'
-  '(?:写|有|使用|用|出现|再|是)?$',
-  re.IGNORECASE,
-)
-
-
-def is_negated(before: str) -> bool:
-  """Returns whether a text ends with a negation of the amount after it."""
-  return _NEGATED.search(before) is not None
-
-
 def read(text: str, negated: bool = False) -> Amount:
   """Returns the bounds of an amount: `AMOUNT` or `TIMES` with `AFTER`, or zh.
 
@@ -211,7 +204,12 @@ def read(text: str, negated: bool = False) -> Amount:
   zh = re.search('[\u4e00-\u9fff]', text) is not None
   counts = _counts_zh(text) if zh else _counts(text)
   if len(counts) > 1:
-    return Amount(min(counts), max(counts))
+    # "No more than two or three"; 200-300字以内 is a range.
+    least, most = (_LEAST_ZH, _MOST_ZH) if zh else (_LEAST, _MOST)
+    return Amount(
+      None if re.match(rf'\s*(?:{most})', text) else min(counts),
+      None if re.match(rf'\s*(?:{least})', text) else max(counts),
+    )
   for pattern, bound in _BOUNDS_ZH if zh else _BOUNDS:
     if re.search(pattern, text):
       amount = bound(counts[0])
@@ -227,11 +225,18 @@ def _counts(text: str) -> list[int]:
 
 def _counts_zh(text: str) -> list[int]:
   text = re.sub(_BEFORE_ZH, ' ', text)
+  # 十五六行 is fifteen to sixteen lines.
+  text = re.sub(
+    '十([一二三四五六七八])([二三四五六七八九])', r'十\1到十\2', text
+  )
   # 两三句 is two to three.
   text = re.sub(
     r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![百千万])',
     r'\1到\2',
     text,
+  )
+  text = re.sub(
+    '十([一二三四五六七八])([二三四五六七八九])', r'十\1到十\2', text
   )
   # 两三百 is two hundred to three hundred.
   text = re.sub(

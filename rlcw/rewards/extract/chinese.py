@@ -39,7 +39,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
 # Before what somebody else writes, or the name of something.
 _OTHERS = re.compile(
   '(?:(?<!请)(?:他|她|他们|她们|人们|有人)[^,。\n]{0,8}|写了|说了|写过|认识|背下'
-  '|学会|读了|(?:关于|名为|题为|叫做?)[^,。\n]{0,3})$'
+  '|学会|读了|收到[^,。\n]{0,10}|上写着|一天|每天|缩短|再加|已经?(?:写了|有)'
+  '|(?:关于|名为|题为|叫做?)[^,。\n]{0,3})$'
 )
 # Before what is asked of parts of the reply.
 _OF_PARTS = re.compile(
@@ -66,14 +67,20 @@ def whole(found: Found) -> bool:
   vague = re.search('[几数上好]$', found.before) and re.match(
     '[十百千万]', found.masked('amount')
   )
-  return ours(found) and not vague and not _OF_PARTS.search(found.before)
+  given = re.search('(?:这|那|原)(?:首|段|篇|封)[^,。写\n]{0,4}$', found.before)
+  other = vague or given or _OF_PARTS.search(found.before)
+  return ours(found) and not other
 
 
 def pattern(
-  text: str, build: Build, accepts: Callable[[Found], bool] = ours
+  text: str,
+  build: Build,
+  accepts: Callable[[Found], bool] = ours,
+  reads_negation: bool = False,
 ) -> Pattern:
   """Returns a pattern of a Chinese wording; see `Pattern`."""
-  return Pattern(compiled(text), build, accepts)
+  reads_negation |= '<NOT>' in text
+  return Pattern(compiled(text), build, accepts, reads_negation)
 
 
 def positive(found: Found) -> bool:

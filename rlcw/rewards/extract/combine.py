@@ -34,6 +34,15 @@ _FORMS = 'poem:haiku', 'poem:clauses'
 _LINES = 'length:lines', 'length:sentences', 'length:words'
 _NEAR = 30  # characters between a form and its lines
 
+# Rules of which a reply can have one.
+_ONE = (
+  'language:response_language',
+  'style:script',
+  'startend:start_checker',
+  'startend:end_checker',
+  'poem:rhyme',
+  'poem:acrostic',
+)
 # How highlighted text is marked.
 _MARKS = re.compile(r'\*|markdown|italic|asterisk|星号|斜体', re.IGNORECASE)
 
@@ -95,11 +104,20 @@ def _simple(placed: Placed) -> Iterator[Stated]:
     elif not (
       fact.name.startswith(('_', 'length:'))
       or any(_implies(other, fact) for other, _ in placed)
+      or any(_contradicts(other, fact) for other, _ in placed)
     ):
       yield Stated(fact.name, fact.kwargs, (span,))
   for name, (listed, spans) in words.items():
     unique = [*{fold(word): word for word in reversed(listed)}.values()][::-1]
     yield Stated(name, {_WORDS[name]: unique}, tuple(spans))
+
+
+def _contradicts(fact: Fact, other: Fact) -> bool:
+  """Returns whether a reply can have one of two things alone.
+
+  Then each is of a part: "the title in English, the text in French".
+  """
+  return fact.name in _ONE and fact.name == other.name and fact != other
 
 
 def _implies(fact: Fact, other: Fact) -> bool:
@@ -127,6 +145,10 @@ def _lengths(placed: Placed) -> Iterator[Stated]:
       by_name[fact.name] = [*by_name.get(fact.name, []), (fact, span)]
   for name, facts in by_name.items():
     bounds: dict[str, int] = {}
+    # 短版50字以内，长版200字以内: of two texts
+    single = {tuple(f.kwargs.items()) for f, _ in facts if len(f.kwargs) == 1}
+    if len(single) > len({bound for [(bound, _)] in single}):
+      continue
     for fact, _ in facts:
       for bound, count in fact.kwargs.items():
         narrower = max if bound == 'at_least' else min

@@ -93,8 +93,8 @@ _EACH = compiled(
 _SOME = compiled(
   r'\b(?:title|headline|intro(?:duction)?|conclusion|heading|(?:first|second'
   r'|third|last|final|opening|closing) (?:sentence|paragraph|line|part|section'
-  r'|stanza)|chorus|bridge|refrain|hook|bullet points?|sentences|paragraphs'
-  r'|lines|stanzas|verses|items|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
+  r'|stanza|chapter)|chorus|bridge|refrain|hook|bullet points?|sentences'
+  r'|paragraphs|lines|stanzas|verses|items|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
 )
 _SUBORDINATE = compiled(
   r'\b(?:about|why|how|that|which|who|whose|when|where|because|if|whether)\b'
@@ -141,7 +141,11 @@ def anywhere(found: Found) -> bool:
 
 
 def pattern(
-  text: str, build: Build, accepts: Callable[[Found], bool] = ours
+  text: str,
+  build: Build,
+  accepts: Callable[[Found], bool] = ours,
+  reads_negation: bool = False,
 ) -> Pattern:
   """Returns a pattern of an English wording; see `Pattern`."""
-  return Pattern(compiled(text), build, accepts)
+  reads_negation |= '<NOT>' in text or '(?P<neg>' in text
+  return Pattern(compiled(text), build, accepts, reads_negation)

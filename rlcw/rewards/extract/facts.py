@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract import amounts, clauses
 from rlcw.rewards.extract.amounts import Amount
 from rlcw.rewards.extract.masking import MASK, Masked
 
@@ -59,19 +59,43 @@ class Found:
     text = f'{self.masked(group)} {self.masked(after)}'
     return amounts.read(text, self.negated(group))
 
-  @property
-  def denied(self) -> bool:
-    """True if its amount is what is not asked for: "do not write 9 words"."""
-    if not self.has('amount') or not self.negated():
-      return False
-    amount = self.amount()
-    return amount.low is not None and amount.high is not None
-
   def negated(self, group: str = 'amount') -> bool:
-    """Returns whether a negation is before an amount: "not over 9"."""
+    """Returns whether a negation is just before an amount: "not over 9"."""
+    return clauses.negates_amount(self._text_before(group))
+
+  def is_taken_back(self, reads_negation: bool) -> bool:
+    """Returns whether the words before make it no rule.
+
+    Args:
+      reads_negation: whether the pattern reads a negation itself.
+    """
+    group = 'amount' if self.has('amount') else ''
+    before = self._text_before(group)
+    if clauses.offers(before) or clauses.is_condition(before):
+      return True
+    if not group:
+      if clauses.is_needless(self.whole):
+        return True
+      if reads_negation:
+        return False
+      return clauses.negates(before) or clauses.bans(self.whole)
+    if clauses.is_question(self.sentence):
+      return True
+    amount = self.amount()
+    if clauses.allows(before) and amount.low is not None:
+      return True
+    if self.negated():
+      # "Do not write 9 words"
+      return amount.low is not None and amount.high is not None
+    # "Do not make the poem for my aunt longer than 9 lines"
+    bounded = amounts.ABOVE_OR_BELOW.search(self.masked('amount').lower())
+    return bounded is not None and clauses.negates(before)
+
+  def _text_before(self, group: str) -> str:
+    """Returns the sentence up to a group, or up to the match."""
     start, _ = self._masked.sentence_at(self.span[0])
-    end = self._match.start(group)
-    return amounts.is_negated(self._masked.text[max(start, end - 60) : end])
+    end = self._match.start(group) if group else self.span[0]
+    return self._masked.text[max(start, end - 300) : end]
 
   @property
   def whole(self) -> str:
@@ -83,6 +107,11 @@ class Found:
     """The masked sentence that the match begins in."""
     start, end = self._masked.sentence_at(self.span[0])
     return self._masked.text[start:end]
+
+  @property
+  def prompt(self) -> str:
+    """The whole masked text."""
+    return self._masked.text
 
   @cached_property
   def before(self) -> str:
@@ -113,17 +142,20 @@ class Pattern(NamedTuple):
     expression: to be found in the masked text.
     build: returns the facts of a match, none if it is no rule.
     accepts: whether a match may be a rule, by the text around it.
+    reads_negation: whether a negation before a match is for `build` to read.
   """
 
   expression: re.Pattern[str]
   build: Build
   accepts: Callable[[Found], bool] = lambda found: True
+  reads_negation: bool = False
 
   def find(self, masked: Masked) -> Iterator[tuple[Fact, tuple[int, int]]]:
     """Yields the facts of all matches, with their spans."""
     for match in self.expression.finditer(masked.text):
       found = Found(masked, match)
-      if match[0] and not found.denied and self.accepts(found):
+      taken_back = found.is_taken_back(self.reads_negation)
+      if match[0] and not taken_back and self.accepts(found):
         for fact in self.build(found):
           yield fact, found.span
 

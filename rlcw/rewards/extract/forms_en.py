@@ -2,7 +2,7 @@
 
 import re
 
-from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract import amounts, clauses
 from rlcw.rewards.extract.amounts import Amount
 from rlcw.rewards.extract.english import (
   IS_MARKER,
@@ -25,7 +25,14 @@ from rlcw.rewards.rules import languages
 
 # --- Parts of the reply -----------------------------------------------------
 
-_BULLETS = exactly('detectable_format:number_bullet_lists', 'num_bullets')
+_EXACTLY = exactly('detectable_format:number_bullet_lists', 'num_bullets')
+
+
+def _bullets(found: Found) -> list[Fact]:
+  given = re.search(r'\b(?:these|those|the|following|my|our)\s*$', found.before)
+  return [] if given else [*_EXACTLY(found)]
+
+
 _ORDINALS = {
   word: n
   for n, word in enumerate(
@@ -98,7 +105,8 @@ def _postscript(found: Found) -> list[Fact]:
 
 # Before the case of a part: "a title in all capitals".
 _OF_WORDS = compiled(
-  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?)\b[^,.;\n]{0,60}$'
+  r'\b(?:words?|titles?|headlines?|names?|headings?|keywords?|speaks?|shouts?'
+  r'|hashtags?|dialogue)\b[^,.;\n]{0,60}$'
 )
 _TO_STRESS = re.compile(
   r'[^,.\n]{0,3} (?:words?\b|to (?:stress|highlight|emphasi)|for )',
@@ -134,6 +142,13 @@ _BANNED = compiled(r'\s*(?:<BANNED>|(?:must|should|may|can)(?: not|n\'t))')
 def _case(name: str) -> Build:
   def build(found: Found) -> list[Fact]:
     if re.search(r'\bnot all\s*$', found.before):
+      return []
+    # "Do not write in all caps" does not ask for lowercase.
+    if clauses.negates(found.before) and re.search(
+      r'\ball[ -]$', found.before, re.IGNORECASE
+    ):
+      return []
+    if re.search(r'\b(?:begin|start)\w* with an? $', found.before):
       return []
     if _NEGATED.search(found.before) or _BANNED.match(found.after):
       return [Fact(_UPPER if name == _LOWER else _LOWER, {})]
@@ -173,8 +188,17 @@ _IN_OTHER = compiled(
 
 
 _IN_PART = compiled(
-  r'\b(?:columns?|rows?|titles?|headings?|sentences?|lines?|phrases?)\b'
+  r'\b(?:columns?|rows?|titles?|headings?|sentences?|lines?|phrases?|dialogues?'
+  r'|narration|chorus|captions?|headline|names?|signs?)\b'
   r'[^,.;\n]{0,30}\b(?:in|into) \w+$'
+)
+
+
+# After the first of several languages, or that of a part.
+_OTHER_LANGUAGE = compiled(
+  rf'\s*(?:,|and|or|&|then)+ *(?:then )?(?:in )?(?:{"|".join(_CODES)})\b'
+  r'|\s*(?:for|in) the (?:\w+ )?(?:titles?|dialogues?|narration|chorus'
+  r'|captions?|verses?|headline|subject|names?|stanzas?)\b'
 )
 
 
@@ -182,21 +206,35 @@ def _language(found: Found) -> list[Fact]:
   text = found.before + found.whole
   if _IN_OTHER.search(text) or _IN_PART.search(text):
     return []
+  if _OTHER_LANGUAGE.match(found.after):
+    return []
   code = _CODES[found.text('language').lower()]
   return [Fact('language:response_language', {'language': code})]
 
 
 # --- Verse ------------------------------------------------------------------
 
+_SCHEME = r'(?-i:[A-Z]{2,16}(?:[ ,-]+[A-Z]{2,16})*)'
+
 
 def _scheme(found: Found) -> list[Fact]:
   scheme = found.text('scheme') or found.text('before')
-  return [Fact('poem:rhyme', {'scheme': scheme.upper()})]
+  # Of the verses alone, or one of two
+  if re.match(r'\W{0,2}(?: or\b| for the\b)', found.after):
+    return []
+  letters = re.sub('[^A-Z]', '', scheme.upper())
+  return [Fact('poem:rhyme', {'scheme': letters})] if len(letters) < 17 else []
 
 
 def _acrostic(found: Found) -> list[Fact]:
   letters = found.quote('letters') or found.quote('spelt')
   return [Fact('poem:acrostic', {'letters': letters})]
+
+
+def _quotation(found: Found) -> list[Fact]:
+  if re.search(r'\b(?:dialogues?|titles?|names?|speech)\b', found.whole):
+    return []
+  return [Fact('startend:quotation', {})]
 
 
 def _clauses(found: Found) -> list[Fact]:
@@ -219,16 +257,16 @@ PATTERNS = (
   pattern(
     r'(?P<amount><AMOUNT>) (?:markdown |short |main |such )*(?:bullet(?:ed)?'
     r'(?: points?| items?)?s?)\b(?!-)(?P<post>)',
-    _BULLETS,
+    _bullets,
   ),
   pattern(
     r'(?P<amount>(?:exactly )?<NUMBER>) (?!bullet)(?:\w+ ){1,8}?(?:using|as|in'
     r'|with) (?:markdown )?bullet points\b',
-    _BULLETS,
+    _bullets,
   ),
   pattern(
     r'\bbegin (?P<amount>exactly <NUMBER>) of the lines with <Q>,? as bullet',
-    _BULLETS,
+    _bullets,
   ),
   pattern(
     r'\bdouble[ -]ang(?:ular|le)[ -]brackets|<<[^<>\n]+>>'
@@ -341,7 +379,7 @@ PATTERNS = (
     r'|inside|within|by|between|last,) (?:in )?(?:a pair of )?(?:double[ -]quot'
     r'(?:es\b|ation marks|e marks)|quotation marks)'
     r'|\bdouble[ -]quot(?:es|ation marks)(?: \w+){0,4} around',
-    fixed('startend:quotation'),
+    _quotation,
     order,
   ),
   pattern(
@@ -359,16 +397,24 @@ PATTERNS = (
   ),
   pattern(
     r'\b(?:repeat|first,? repeat|give this request|copying this request)'
-    r'(?P<where>)[^".\n]{0,60} ?:? ?(?P<prompt><Q>)',
+    r'(?P<where>)[^".\n]{0,60}(?:: ?|\b(?:request|question|prompt|sentence'
+    r'|message|query|this|following) ?'
+    r'|(?=<Q> (?:word|verbatim|exactly|without)))(?P<prompt><Q>)',
     _repeat,
   ),
-  pattern(r'\blower[ -]?cased?s?\b(?: letters?)?', _case(_LOWER), _whole_case),
+  pattern(
+    r'\blower[ -]?cased?s?\b(?: letters?)?',
+    _case(_LOWER),
+    _whole_case,
+    reads_negation=True,
+  ),
   pattern(
     r'\b(?:capitals|capital letters?|capitali[sz](?:ed|ations?)(?: letters?)?'
     r'|caps'
     r'|upper[ -]?case(?: letters?)?)\b',
     _case(_UPPER),
     _whole_case,
+    reads_negation=True,
   ),
   pattern(
     r'\b(?:use|include|add) (?:some |a few )?words? (?:in|with) <CAPITALS>',
@@ -426,7 +472,7 @@ PATTERNS = (
   ),
   pattern(
     r'\b(?:scheme|pattern)(?: of| is|:| should be| must be)? "?(?P<scheme>'
-    r'(?-i:[A-Z]{2,16}))(?!\w)|(?<!\w)(?P<before>(?-i:[A-Z]{2,16}))'
+    rf'{_SCHEME})(?!\w)|(?<![\w-])(?P<before>{_SCHEME})'
     r' (?:rhyme|rhyming) (?:scheme|pattern)',
     _scheme,
   ),

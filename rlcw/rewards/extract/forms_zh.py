@@ -114,6 +114,10 @@ def _clauses(found: Found) -> list[Fact]:
 
 
 def _classical(found: Found) -> list[Fact]:
+  if re.search(
+    '(?:什么是|赏析|解释|介绍|仿照|把这首|改)[^。]{0,6}$', found.before
+  ):
+    return []
   size = 5 if found.masked('size') == '五' else 7
   lines = 4 if '绝' in found.masked('form') else 8
   return [Fact('poem:clauses', {'num_lines': lines, 'num_characters': size})]
@@ -138,7 +142,8 @@ PATTERNS = (
     fixed('detectable_format:json_format'),
   ),
   pattern(
-    '(?P<amount><AMOUNT>)(?:个|条|项)(?:以<Q>开头的)?(?:要点|项目符号|列表项)(?!列表)'
+    '(?<!以下)(?<!下面)(?<!上述)(?<!下列)(?P<amount><AMOUNT>)(?:个|条|项)'
+    '(?:以<Q>开头的)?(?:要点|项目符号|列表项)(?!列表)'
     '(?P<post>)',
     exactly('detectable_format:number_bullet_lists', 'num_bullets'),
   ),
@@ -178,8 +183,9 @@ PATTERNS = (
   ),
   pattern('(?P<amount><AMOUNT>)个?(?:部分|节|段落?)(?P<post>)', _parts, whole),
   pattern(
-    f'(?:重复(?!句式|手法|强调|使用|出现|的)|照抄|复述|抄写|写一遍|重述)'
-    f'{NEAR}{{0,30}}?(?P<prompt><Q>)'
+    f'(?:重复|照抄|复述|抄写|写一遍|重述){NEAR}{{0,16}}?'
+    '(?:要求|问题|请求|题目|这句话?|以下|下面|原文|内容|:)'
+    f'{NEAR}{{0,16}}?(?P<prompt><Q>)'
     f'|(?:重复|照抄|复述|抄写|重述){NEAR}{{0,3}}?(?P<where>上|下)'
     f'{NEAR}{{0,3}}?(?:要求|问题|请求|题目|内容|文字)',
     _repeat,
@@ -214,7 +220,8 @@ PATTERNS = (
     _clauses,
   ),
   pattern(
-    '(?P<size>五|七)(?:言)?(?P<form>绝句|律诗|绝(?!对)|律(?!师))', _classical
+    '(?P<size>五|七)(?:言)?(?P<form>绝句|律诗|绝(?!对)|律(?!师))(?!风格|的意境)',
+    _classical,
   ),
   pattern(
     '(?:写|作|成|来|创作|用)(?:一|首|个|成|出)*(?:[^。,]{0,10}的)?俳句(?!的(?!形式))',
@@ -231,8 +238,11 @@ PATTERNS = (
   ),
   # --- Manner
   pattern(
-    f'(?:<NOT>)(?:提|说|透露|承认|表明)?{NEAR}{{0,6}}?(?:AI|人工智能|语言模型)',
+    '(?:不要?|不得|不能|不可以?|不许|不准|别|勿|禁止|避免|绝不|从不)(?:再|主动|在文中)*'
+    '(?:提及|提到|提|说|透露|承认|表明|暴露|自称|出现)'
+    f'{NEAR}{{0,6}}?(?:AI|人工智能|语言模型)(?!味|腔|写|生成)',
     fixed('style:no_self_reference'),
+    reads_negation=True,
   ),
   pattern(
     '只(?:写|输出|给出|要)(?:作品|诗歌?|故事|正文|信|文章)(?:本身|即可)'

@@ -18,6 +18,17 @@ _FRAME = compiled(
   r'|generate|create|give me|give|provide|produce|make|exactly|and|an?|me'
   r'))\s*$'
 )
+# After or before a part of the reply that has a length of its own.
+_COMPONENT = compiled(
+  r'\s(?:\w+ ){0,2}(?:stanzas?|verses?|chorus|hook|bridge|refrain|sentences'
+  r'|lines|paragraphs|intro\w*|summary|moral|tagline|quote|signature|dedication'
+  r'|epigraph|conclusion|caption|title|call to action|P[.\ue001]?S'
+  r'|(?:horror )?stories|jokes|prompts|captions|poems)\b'
+)
+_ADDED = compiled(
+  r'\b(?:include|add|start|begin|open|clos|end|finish)(?:e|s|es|ing)?'
+  r'(?: (?:it|with|by|a|an|off|the|out))*\s*$'
+)
 # Before a number of things that are there already, or that are the topic.
 _GIVEN = compiled(
   r'\b(?:(?:list|set|group|pair|series|collection) of|the|these|those|following'
@@ -25,7 +36,7 @@ _GIVEN = compiled(
 )
 _TAIL = (
   r' (?:that|which|who|whose|of (?:code|dialogue|advice|wisdom)|from'
-  r'|(?:in )?each'
+  r'|(?:in |for )?(?:each|every)|apiece'
   r'|per\b|related|starting|beginning)'
 )
 # Then the words are those in capitals.
@@ -39,7 +50,7 @@ _SPACES = compiled(
   '|(?:excluding|without) (?:white ?)?spaces'
 )
 # Fewer characters than these are persons: "a story with 3 characters".
-_FEWEST_CHARACTERS = 20
+_FEWEST_CHARACTERS = 60
 
 
 def _length(name: str, exact: bool) -> Build:
@@ -65,6 +76,10 @@ def _length(name: str, exact: bool) -> Build:
       compound = found.masked('unit').lower() == found.masked('one').lower()
       if _GIVEN.search(found.before) or not (framed or compound):
         return []
+      part = _COMPONENT.match(found.after) or _ADDED.search(found.before)
+      given = re.match(r'\s(?:already|so far)\b', found.after)
+      if given or (compound and part):
+        return []
       if not exact:
         amount = amounts.about(amount.low or 0)
     return [bounds(name, amount)]
@@ -77,8 +92,9 @@ def _unit(unit: str, tail: str = _TAIL) -> str:
     rf'(?P<amount><AMOUNT>)[ -]{_ADJECTIVES}'
     rf'(?P<unit>(?P<one>{unit})s?)\b'
     r'(?P<post>(?:,? (?:long|in (?:length|total|all(?! cap| upper))|total'
-    r'|altogether))*'
-    rf'(?:,? <AFTER>)?)(?!{tail})'
+    # Possessive: "9 words or less per line" is no bound of the whole.
+    r'|altogether))*+'
+    rf'(?:,? <AFTER>)?+)(?!{tail})'
   )
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract import amounts, clauses
 from rlcw.rewards.extract.amounts import Amount
 from rlcw.rewards.extract.english import (
   IS_MARKER,
@@ -68,6 +68,26 @@ _NAMES_SOMETHING = re.compile(
 )
 
 
+# After words and marks that are avoided in a part, or with an exception.
+_IN_PART = re.compile(
+  r'[^.;\n]{0,12}\b(?:(?:in|after|before|at) (?:the |your |its )?(?:title|head'
+  r'|headline|subject|first|last|greeting|dialogue|end|beginning|start)'
+  r'|except|other than|unless|besides|apart from)',
+  re.IGNORECASE,
+)
+_OF_PART = re.compile(
+  r'\b(?:in|for) the (?:\w+ )?(?:title|headline|subject|dialogue|stanza|verse'
+  r'|chorus|paragraph|line|sentence|greeting|intro\w*|ending|kingdom|world)s?\b'
+  r'[^.;\n]{0,20}$|\bin a world\b[^.;\n]*$',
+  re.IGNORECASE,
+)
+_SOMETIMES = re.compile(
+  r'[^.;\n]{0,12}\b(?:too often|in a row|together|once per|each|every|per'
+  r'|most|hate|love|like)\b',
+  re.IGNORECASE,
+)
+
+
 def _head(found: Found) -> str:
   """Returns the text of a match before its list."""
   return found.whole.partition(found.masked('list'))[0]
@@ -75,8 +95,14 @@ def _head(found: Found) -> str:
 
 def _is_prose(found: Found) -> bool:
   """Returns whether a list without quotes may not be one."""
-  named = ':' in _head(found) or _NAMED.search(found.masked('noun'))
-  return not found.quotes('list') and not named
+  if found.quotes('list') or ':' in _head(found):
+    return False
+  ended = re.match(
+    r'\s*(?:[^\w\s]|$|\n|(?:in|and|but|at|on|somewhere|once|twice|as|or|with|to'
+    r'|exactly|only|is|are|must|should|may|can|does|at)\b|\d)',
+    found.after,
+  )
+  return not (_NAMED.search(found.masked('noun')) and ended)
 
 
 def _some_do(found: Found) -> bool:
@@ -106,6 +132,9 @@ def _used(found: Found, negated: bool) -> list[Fact]:
     words.remove('etc')
   if not words or _is_prose(found) or (not negated and _some_do(found)):
     return []
+  partly = _IN_PART.match(found.after) or _OF_PART.search(found.before)
+  if partly or _SOMETIMES.match(found.after):
+    return []
   if not times or times.lower() == 'at all':
     if negated:
       return [Fact('keywords:forbidden_words', {'forbidden_words': words})]
@@ -125,6 +154,9 @@ def _used(found: Found, negated: bool) -> list[Fact]:
 def _use(found: Found) -> list[Fact]:
   """Include the words "a" and "b"; do not use "c"."""
   negated = found.has('neg')
+  # "Don't omit the word", "do not just use"
+  if clauses.negates(found.before):
+    return []
   named = found.has('noun') and found.has('times')
   if not negated and not found.has('use') and not named:
     return []
@@ -146,6 +178,8 @@ def _appear(found: Found) -> list[Fact]:
   if not (found.has('noun') or found.quotes('list')):
     return []
   if re.search(r'\b(?:letter|character|symbol)s?\s*$', found.before):
+    return []
+  if clauses.negates(found.before):
     return []
   if found.has('ban'):
     return _used(found, True)
@@ -215,6 +249,8 @@ _MARKS = (
 
 def _marks(found: Found) -> list[Fact]:
   marks = found.masked('marks').lower()
+  if _IN_PART.match(found.after) or _OF_PART.search(found.before):
+    return []
   return [
     Fact(name, {})
     for mark, name in _RULE_OF_MARK.items()
@@ -240,7 +276,12 @@ _PHRASE = (
 def _phrase(name: str, argument: str) -> Build:
   def build(found: Found) -> list[Fact]:
     phrase = found.quote('phrase') or found.quote('last')
-    phrase = re.split(r'(?<=[.!?]) (?=No |Do not|Don|with no)', phrase)[0]
+    quoted = found.quotes('phrase') or found.quotes('last')
+    # Without quotation marks it ends with its sentence.
+    ends = '(?=No |Do not|Don|with no)' if quoted else '(?=[A-Z])'
+    phrase = re.split(rf'(?<=[.!?]) {ends}', phrase)[0]
+    if re.match(r'\s*(?:or|/) ?"', found.after):
+      return []
     # A postscript's, or an asterisk of a highlight.
     if IS_MARKER.fullmatch(phrase) or not re.search(r'\w', phrase):
       return []

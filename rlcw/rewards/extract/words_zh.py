@@ -30,6 +30,11 @@ _WITH_MARKS = re.compile(
 def _characters(found: Found) -> list[Fact]:
   """Han characters, with the punctuation if the text says so."""
   amount = found.amount()
+  # 三个字一句, 超过500字会被扣分
+  if re.match(
+    '一[句行段]|[^。\n]{0,6}(?:扣分|不收|不及格|不合格)', found.after
+  ):
+    return []
   if amount.bare:
     # “春天”二字 are the characters of that word.
     if (amount.low or 0) < 10 and re.search('"[这那 ]*$', found.before):
@@ -50,9 +55,16 @@ _FRAME = re.compile(
 _FRAME_OF_ONE = re.compile('(?:用|以|限|只有?|仅|共)$')
 
 
+# In verse 句 is a clause, not a sentence.
+_VERSE = re.compile('诗|联|打油|顺口溜|童谣|儿歌|歌词|快板|绝句|律诗')
+
+
 def _length(name: str) -> Build:
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
+    plain = re.search('句话|个句子', found.whole)
+    if name == 'length:sentences' and not plain and _VERSE.search(found.prompt):
+      return []
     frame = _FRAME if (amount.low or 0) > 1 else _FRAME_OF_ONE
     if amount.bare and not frame.search(found.before):
       return []
@@ -106,7 +118,20 @@ def _include(found: Found) -> list[Fact]:
   return [Fact('keywords:existence', {'keywords': _words(found)})]
 
 
+# After words that are avoided in a place, or that are an exception.
+_NOT_AVOIDED = re.compile(
+  '(?:这|那|的|字|词|一|句|话)*(?:以外|之外|视角|口吻|语气|来?(?:作为?)?'
+  '(?:开头|开始|开篇|起头|结尾|结束|收尾))'
+)
+_IN_PART = re.compile(
+  '(?:标题|题目|第.{1,2}[段节]|主歌|副歌|对话|台词|主人公|主角|开头|结尾|时候?)'
+  '[^。;\n]{0,8}$'
+)
+
+
 def _avoid(found: Found) -> list[Fact]:
+  if _NOT_AVOIDED.match(found.after) or _IN_PART.search(found.before):
+    return []
   return [Fact('keywords:forbidden_words', {'forbidden_words': _words(found)})]
 
 
@@ -144,6 +169,10 @@ _MARKS = rf'(?P<marks>{_MARK}(?:(?:、|,|和|与|及|以及|或者?){_MARK})*)'
 
 def _marks(found: Found) -> list[Fact]:
   marks = found.masked('marks').lower()
+  # 结尾不要用感叹号, 除了…, 逗号以外的标点, 表情描写
+  excepted = re.match('[^,。]{0,4}(?:以外|之外)|包|描写', found.after)
+  if excepted or '除了' in found.before or _IN_PART.search(found.before):
+    return []
   return [
     Fact(name, {})
     for mark, name in _RULE_OF_MARK.items()
@@ -186,7 +215,7 @@ PATTERNS = (
   # --- Lengths
   pattern(
     '(?P<amount><AMOUNT>)个?(?:汉|中文)?(?:字(?P<symbol>符)?)'
-    '(?!母|体|典|段|眼|句|谜|条|面|迹|不|之|千|成语|词|诀|经|开头|结尾)'
+    '(?!母|体|典|段|眼|句|谜|条|面|迹|不|之(?![间内])|千|成语|词|诀|经|开头|结尾)'
     '(?P<post><AFTER>?)',
     _characters,
     whole,
