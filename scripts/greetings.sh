@@ -4,7 +4,7 @@
 # tables of the judges (scripts/judges.sh), of the reward models and of the writers.
 #
 #   ./scripts/greetings.sh          # cut down; 47 minutes on 2 cores
-#   LONG=1 ./scripts/greetings.sh   # an estimated 14 hours on one core, with SERVER
+#   LONG=1 ./scripts/greetings.sh   # an estimated 18 hours on one core, with SERVER
 #
 # After an interruption, run it again, with the same variables, to resume.  Cut
 # down, a handful of pairs and three steps show that the parts work, not which
