@@ -49,7 +49,9 @@ def main(folder: str) -> None:
     f'chosen in {console.number(longer, ".1%")}.'
   )
   rows = [('debate', *cells(summary('debated')['agreement'], VERDICTS))]
-  for game in sorted(runs.glob('game-*')):
+  # those that have ended
+  for file in sorted(runs.glob('game-*/summary.json')):
+    game = file.parent
     found = summary(game.name)
     for side in ('before', 'after'):
       replies = {'replies': found['heldout']}

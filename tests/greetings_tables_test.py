@@ -42,6 +42,7 @@ def test_scorers_are_compared_on_the_same_pairs(
     'heldout_after': good | {'auc': 0.875},
   }
   _write(tmp_path, 'game-1', found)
+  (tmp_path / 'game-2').mkdir()  # has not ended
   _write(tmp_path, 'reward_model', {'train_pairs': 40})
   _write(tmp_path, 'judges/verdicts', {'train_examples': 1234})
   # Chosen first: right, wrong, and a tie, which is half right.
