@@ -119,9 +119,10 @@ def test_every_metric_is_documented_and_no_other(runs: pathlib.Path) -> None:
   )
   also = metrics_page.JUDGE | metrics_page.OPTIONAL
   assert documented('grpo') == grpo | also
-  # the tasks that the section is of, and the loss, are named again in it
+  # the tasks that the section is of, the loss and what is of other tokens there
+  # are named again in it
   own = documented('sft and reward_model') - {'sft', 'reward_model'}
-  assert own == reward_model - grpo | {'loss'}
+  assert own == reward_model - grpo | {'loss', 'tokens_per_second'}
   summary = json.loads((runs / 'evaluate' / 'summary.json').read_text())
   won_N = np.array([1.0, 0.0])
   compared = winrate.summary(won_N, won_N, np.arange(2))

@@ -102,8 +102,8 @@ TIMES = (
 
 _NUMERAL = '[零〇一二三四五六七八九十百千万两俩]{1,12}'
 NUMBER_ZH = (
-  r'(?:(?<!\d)\d{1,3}[百千万]|(?<!\d)\d{1,6}(?:,\d{3})?(?!\d)'
-  rf'|(?<!\d){_NUMERAL})'
+  r'(?:(?<![\d.])\d{1,3}[百千万]|(?<![\d.])\d{1,6}(?:,\d{3})?(?!\d)'
+  rf'|(?<![\d.]){_NUMERAL})'
 )
 _LEAST_ZH = '至少|不少于|最少|不低于|起码|不小于|大于等于'
 _ABOVE_ZH = '多于|超过|大于|高于'
@@ -218,6 +218,12 @@ def read(text: str, negated: bool = False) -> Amount:
 
 
 def _counts(text: str) -> list[int]:
+  # Two to three hundred is 200 to 300.
+  text = re.sub(
+    rf'\b({_one}|\d) (to|or) ({_one}|\d) (hundred|thousand)\b',
+    r'\1 \4 \2 \3 \4',
+    text,
+  )
   for word, count in (('once', '1'), ('twice', '2'), ('thrice', '3')):
     text = re.sub(rf'\b{word}\b', count, text)
   return [number(n) for n in re.findall(rf'(?<![a-z]){NUMBER}', text)]

@@ -41,6 +41,7 @@ _NEGATOR = re.compile(
 _OFFERED = re.compile(
   r"(?:n't|\bnot) (?:have|need) to\b|\bneed(?:n't| not)\b|\bno need\b"
   r"|\bfeel free\b|\bmind if\b|n't care\b|\bbe afraid\b|\boptional"
+  r'|\b(?:maybe|perhaps|possibly)\b'
   '|不(?:一定|必|需要|用)|没必要|无需|无须|不止|不限',
   _FLAGS,
 )
@@ -56,10 +57,23 @@ _NEEDLESS = re.compile(
   _FLAGS,
 )
 _BANNED = re.compile('(?:不要|不得|不能|禁止|别|勿)(?:使用|用|以)')
-_ASKED = re.compile(r'(?:is|are|does|do|did|why|what|how|which|who)\b', _FLAGS)
+_ASKED = re.compile(
+  r'(?:is|are|does|do|did|why|what|how|which|who|should|must)\b', _FLAGS
+)
 _REQUESTED = re.compile(r'\b(?:can|could|would|will) you\b', _FLAGS)
 _CONDITION = re.compile(
-  r'\b(?:if|unless|whenever)\b[^,]*$|(?:如果|要是|倘若|假如|若是)[^,。]*$',
+  r'\b(?:if|unless|whenever)\b[^,]*$|(?:如果|要是|倘若|假如|若是)[^,。]*$'
+  r'|^(?:if|unless|when|whenever)\b'
+  r"(?! (?:possible|needed|you (?:can|could)\b(?!'t)))"
+  r'[^,]*,[^,]*$|^(?:如果|要是|倘若|假如|若是)[^,。]*,[^,]*$',
+  _FLAGS,
+)
+
+
+# Whose words or deeds a rule would be of.
+_ACTOR = re.compile(
+  r'\b(?:hero(?:ine)?|characters?|protagonist|narrator|robot|android|soldier'
+  r'|developer|boss|learning|he|she|they|him|her|his|who)\b[^,.;]*$',
   _FLAGS,
 )
 
@@ -77,6 +91,11 @@ def negates_amount(before: str) -> bool:
 def negates(before: str) -> bool:
   """Returns whether the last clause of a text has a negation."""
   return _NEGATOR.search(_AFFIRMED.sub(' ', clause(before))) is not None
+
+
+def is_of_actor(before: str) -> bool:
+  """Returns whether the last clause of a text is about a person in it."""
+  return _ACTOR.search(clause(before)) is not None
 
 
 def offers(before: str) -> bool:

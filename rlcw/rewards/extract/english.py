@@ -96,6 +96,15 @@ _SOME = compiled(
   r'|stanza|chapter)|chorus|bridge|refrain|hook|bullet points?|sentences'
   r'|paragraphs|lines|stanzas|verses|items|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
 )
+# Before the length of a thing inside of the reply.
+_INSIDE = compiled(
+  r'\b(?:include|contain|add|insert)\w* an? (?:\w+ )?(?:poem|quote|letter'
+  r'|song|verse|note|list|joke|speech)\b[^,;:.\n]{0,24}$'
+  r'|\b(?:start|begin|open|end|close|finish|conclude)s? (?:\w+ )?with\s*$'
+  r'|\b(?:the|his|her) (?:\w+ )?(?:quote|moral|tagline|meta description)\b'
+  r'[^,;:.\n]{0,24}$|\b(?:subhead|subtitle|call to action|subject line)\b'
+  r'[^,;:.\n]{0,24}$'
+)
 _SUBORDINATE = compiled(
   r'\b(?:about|why|how|that|which|who|whose|when|where|because|if|whether)\b'
   r'[^,;:.!?\n]*$'
@@ -121,7 +130,8 @@ def ours(found: Found) -> bool:
 
 def whole(found: Found) -> bool:
   """Returns whether a match is about the whole reply, not parts of it."""
-  parts = _EACH.search(found.before) or _SOME.search(found.before)
+  before = found.before
+  parts = _EACH.search(before) or _SOME.search(before) or _INSIDE.search(before)
   return ours(found) and not parts
 
 

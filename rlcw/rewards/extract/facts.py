@@ -74,7 +74,7 @@ class Found:
     if clauses.offers(before) or clauses.is_condition(before):
       return True
     if not group:
-      if clauses.is_needless(self.whole):
+      if clauses.is_needless(self.whole) or clauses.is_of_actor(before):
         return True
       if reads_negation:
         return False

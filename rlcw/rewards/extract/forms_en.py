@@ -136,6 +136,12 @@ _ALL = compiled(
 )
 
 
+_CASE_OF_PART = compiled(
+  r'\b(?:begin|start)\w* (?:(?:each|every) \w+ )?(?:with an?|in) $'
+  r'|\b(?:last|first|final|one) (?:line|word|sentence|verse)\b[^,.;]{0,24}$'
+  r'|"[^,.;]{0,6}\bin (?:all )?$'
+)
+_CASED = re.compile(r' in (?:the|your) (?:title|heading|first|last)|\s*"')
 _BANNED = compiled(r'\s*(?:<BANNED>|(?:must|should|may|can)(?: not|n\'t))')
 
 
@@ -148,7 +154,7 @@ def _case(name: str) -> Build:
       r'\ball[ -]$', found.before, re.IGNORECASE
     ):
       return []
-    if re.search(r'\b(?:begin|start)\w* with an? $', found.before):
+    if _CASE_OF_PART.search(found.before) or _CASED.match(found.after):
       return []
     if _NEGATED.search(found.before) or _BANNED.match(found.after):
       return [Fact(_UPPER if name == _LOWER else _LOWER, {})]
@@ -462,7 +468,12 @@ PATTERNS = (
     rf'\b{_LANGUAGE}(?: language)?(?:,? (?:and )?no other language| only\b)',
     _language,
   ),
-  pattern(r'\b(?P<script>simplified|traditional) Chinese', _script),
+  pattern(
+    r'\b(?:in|use|using|into|to|with) (?:only )?'
+    r'(?P<script>simplified|traditional) Chinese'
+    r'(?! (?:medicine|restaurant|painting|poetry|style|culture|music|art))',
+    _script,
+  ),
   # --- Verse
   pattern(
     r'\b(?:write|compose|create|make|be|give|as|form of|into|generate)'
@@ -497,6 +508,7 @@ PATTERNS = (
   pattern(
     r'\b(?:with(?:out| no)|no|not include|not add|skip)(?: \w+){0,4}?'
     r' (?:introduction|intro|preamble|explanation|commentary)s?\b'
+    r'(?! (?:of|at the end|how|why|for)\b)'
     r'|\bneither introduce\b'
     r'|\b(?:just|only) (?:write|give|output|return|provide) the (?:poem|story'
     r'|piece|letter|text|song|limerick|haiku|essay)\b',

@@ -72,6 +72,8 @@ def _repeat(found: Found) -> list[Fact]:
 
 
 def _case(found: Found) -> list[Fact]:
+  if re.search('标题|LOGO|品牌|名', found.before[-8:] + found.whole):
+    return []
   kind = 'lowercase' if found.masked('case') == '小写' else 'capital'
   return [Fact(f'change_case:english_{kind}', {})]
 
@@ -98,6 +100,17 @@ _LANGUAGE = f'(?P<language>{"|".join(sorted(_CODES, key=len, reverse=True))})'
 
 
 def _language(found: Found) -> list[Fact]:
+  # 写一个人用英语写情书的故事; 人名用英文
+  told = re.match(
+    '来?写[^,。]{0,10}的(?:故事|情节|段子|笑话|小说|人|歌词)|[^,。]{0,4}者',
+    found.after,
+  )
+  named = re.search(
+    '(?:标题|题目|[人店书片]名|署名|落款|台词|旁白|副歌|主歌|正文|其余|其他)[^,。]{0,3}$',
+    found.before,
+  )
+  if told or named:
+    return []
   code = _CODES[found.masked('language')]
   return [Fact('language:response_language', {'language': code})]
 
@@ -138,7 +151,7 @@ PATTERNS = (
   # --- Forms
   pattern(
     r'(?:以|用|按|合法的?|写成|采用|输出|返回|须是)(?:为|成|合法的?|有效的?)*JSON'
-    r'(?:格式|数据)?|JSON\s?格式',
+    r'(?:格式|数据)?(?!写)|JSON\s?格式',
     fixed('detectable_format:json_format'),
   ),
   pattern(
@@ -210,7 +223,7 @@ PATTERNS = (
     _language,
   ),
   pattern(
-    '(?P<script>简体|繁体)(?:中文|汉字|字)',
+    '(?:用|使用|以|成|为|须|须是|要)(?P<script>简体|繁体)(?:中文|汉字|字)',
     _script,
   ),
   # --- Verse
@@ -246,7 +259,7 @@ PATTERNS = (
   ),
   pattern(
     '只(?:写|输出|给出|要)(?:作品|诗歌?|故事|正文|信|文章)(?:本身|即可)'
-    '|不(?:加|要|需要?|做|作)(?:任何|有|额外|多余|的)*(?:说明|解释|开场白|前言)'
+    '|不(?:加|要|需要?|做|作)(?:任何|有|额外|多余|的)*(?:说明|解释|开场白|前言)(?![文的就])'
     '|直接(?:给出|写|输出)(?:作品|正文)|除作品外',
     fixed('style:piece_alone'),
   ),

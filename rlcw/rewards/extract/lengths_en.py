@@ -25,6 +25,14 @@ _COMPONENT = compiled(
   r'|epigraph|conclusion|caption|title|call to action|P[.\ue001]?S'
   r'|(?:horror )?stories|jokes|prompts|captions|poems)\b'
 )
+# "1,000 words left", "100 words a day"; "so far it has", "a haiku has".
+_NOT_ASKED = compiled(
+  r'\s(?:already|so far|left|a (?:day|week)|as punishment)\b'
+)
+_KNOWN = compiled(
+  r'\bso far\b[^,;]*$|\balready\b[^,;]*$'
+  r'|^\W*(?:remember that )?an? (?:\w+ ){1,2}(?:has|is)\s*$'
+)
 _ADDED = compiled(
   r'\b(?:include|add|start|begin|open|clos|end|finish)(?:e|s|es|ing)?'
   r'(?: (?:it|with|by|a|an|off|the|out))*\s*$'
@@ -32,6 +40,7 @@ _ADDED = compiled(
 # Before a number of things that are there already, or that are the topic.
 _GIVEN = compiled(
   r'\b(?:(?:list|set|group|pair|series|collection) of|the|these|those|following'
+  r'|this|that|our|attached an?|for an?'
   r'|last|first|top|above|my|other|about an?|about the)\s+$'
 )
 _TAIL = (
@@ -77,7 +86,7 @@ def _length(name: str, exact: bool) -> Build:
       if _GIVEN.search(found.before) or not (framed or compound):
         return []
       part = _COMPONENT.match(found.after) or _ADDED.search(found.before)
-      given = re.match(r'\s(?:already|so far)\b', found.after)
+      given = _NOT_ASKED.match(found.after) or _KNOWN.search(found.before)
       if given or (compound and part):
         return []
       if not exact:

@@ -70,8 +70,9 @@ _NAMES_SOMETHING = re.compile(
 
 # After words and marks that are avoided in a part, or with an exception.
 _IN_PART = re.compile(
-  r'[^.;\n]{0,12}\b(?:(?:in|after|before|at) (?:the |your |its )?(?:title|head'
-  r'|headline|subject|first|last|greeting|dialogue|end|beginning|start)'
+  r'[^.;\n]{0,12}\b(?:(?:in|after|before|at|from) (?:the |your |its )?(?:title'
+  r'|head|headline|subject|first|second|third|last|greeting|dialogue|end'
+  r'|beginning|start|kingdom|world|town)'
   r'|except|other than|unless|besides|apart from)',
   re.IGNORECASE,
 )
@@ -83,6 +84,7 @@ _OF_PART = re.compile(
 )
 _SOMETIMES = re.compile(
   r'[^.;\n]{0,12}\b(?:too often|in a row|together|once per|each|every|per'
+  r'|to (?:start|begin|open|end)|without|before|as (?:often|much)'
   r'|most|hate|love|like)\b',
   re.IGNORECASE,
 )
@@ -95,14 +97,15 @@ def _head(found: Found) -> str:
 
 def _is_prose(found: Found) -> bool:
   """Returns whether a list without quotes may not be one."""
-  if found.quotes('list') or ':' in _head(found):
+  if found.quotes('list'):
     return False
   ended = re.match(
     r'\s*(?:[^\w\s]|$|\n|(?:in|and|but|at|on|somewhere|once|twice|as|or|with|to'
     r'|exactly|only|is|are|must|should|may|can|does|at)\b|\d)',
     found.after,
   )
-  return not (_NAMED.search(found.masked('noun')) and ended)
+  named = ':' in _head(found) or _NAMED.search(found.masked('noun'))
+  return not (named and ended)
 
 
 def _some_do(found: Found) -> bool:
@@ -267,8 +270,8 @@ _WITH = (
   '|whole|<REPLY>) ?)*:?\\s*'
 )
 _PHRASE = (
-  r'(?P<phrase><Q>|(?:(?<=phrase )|(?<=phrase: )|(?<=phrase:)|(?<=like: )'
-  r'|(?<=sentence: ))'
+  r'(?P<phrase><Q>|(?:(?<=phrase: )|(?<=phrase:)|(?<=sentence: )'
+  r'|(?<=exact phrase )|(?<=exactly like: ))'
   r'[^"\n]+)'
 )
 
@@ -290,9 +293,18 @@ def _phrase(name: str, argument: str) -> Build:
   return build
 
 
+# "All of her letters end with"
+_USUAL = re.compile(
+  r'\b(?:my|her|his|their|most|all|both)\b[^,.;]*\b(?:e-?mails|letters|poems'
+  r'|songs|prayers|stories|posts)\s*$',
+  re.IGNORECASE,
+)
+
+
 def _whole_order(found: Found) -> bool:
   nth = re.search(r'\bparagraph #?\w+ (?:\w+ )*$|of which $', found.before)
-  return whole(found) and order(found) and not nth
+  usual = _USUAL.search(found.before)
+  return whole(found) and order(found) and not nth and not usual
 
 
 PATTERNS = (

@@ -32,7 +32,8 @@ def _characters(found: Found) -> list[Fact]:
   amount = found.amount()
   # 三个字一句, 超过500字会被扣分
   if re.match(
-    '一[句行段]|[^。\n]{0,6}(?:扣分|不收|不及格|不合格)', found.after
+    '一[句行段]|[^。\n]{0,6}(?:扣分|不收|不及格|不合格|没关系|也行|也可以)',
+    found.after,
   ):
     return []
   if amount.bare:
@@ -96,7 +97,7 @@ _ENDED = re.compile(
 )
 _MANNER = re.compile(r'(?:使用|运用|用)[^到上].*的$', re.DOTALL)
 # Before the verb: 他总是会用“我”; between it and the words: 文件提到的“工程”.
-_NARRATED = re.compile('(?:总是|经常|常常|曾|会|已经?)$')
+_NARRATED = re.compile('(?:总是|经常|常常|曾|会|已经?|(?<!不)可以?)$')
 _OF_OTHERS = re.compile('(?:提到|提及|使用|运用|出现|包含|包括|含有)的 ?$')
 
 
@@ -196,7 +197,8 @@ def _phrase(name: str, argument: str) -> Build:
 
 def _of_reply(found: Found) -> bool:
   part = re.search(
-    '(?:第[^,。;]{1,3}段|每|各|行首|段首)[^,。;]{0,6}$', found.before
+    '(?:第[^,。;]{1,3}段|每|各|行首|段首)[^,。;]{0,6}$|[每各][段句行节][^。;]*$',
+    found.before,
   )
   return ours(found) and part is None
 
@@ -215,7 +217,7 @@ PATTERNS = (
   # --- Lengths
   pattern(
     '(?P<amount><AMOUNT>)个?(?:汉|中文)?(?:字(?P<symbol>符)?)'
-    '(?!母|体|典|段|眼|句|谜|条|面|迹|不|之(?![间内])|千|成语|词|诀|经|开头|结尾)'
+    '(?!母|体|典|段|眼|句|谜|条|面|迹|不|之(?![间内])|千|成语|短语|标题|网名|名字|的(?:网名|名字|词|短语|标题)|词|诀|经|开头|结尾)'
     '(?P<post><AFTER>?)',
     _characters,
     whole,
