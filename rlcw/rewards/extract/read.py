@@ -2,7 +2,7 @@
 
   1. mask      quotations, so that no quoted text is taken for a rule
   2. find      facts, by the patterns of `lengths_en`, `words_en`, `forms_en`,
-               `words_zh` and `forms_zh`
+               `case_en`, `words_zh` and `forms_zh`
   3. combine   facts to rules, each with the spans that state it
   4. validate  the rules
   5. list      the sentences, and the clauses of sentences with a rule, that
@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from rlcw.rewards import constraints
 from rlcw.rewards.extract import (
+  case_en,
   forms_en,
   forms_zh,
   lengths_en,
@@ -37,6 +38,7 @@ PATTERNS = (
   *lengths_en.PATTERNS,
   *words_en.PATTERNS,
   *forms_en.PATTERNS,
+  *case_en.PATTERNS,
   *words_zh.PATTERNS,
   *forms_zh.PATTERNS,
 )
