@@ -261,6 +261,11 @@ def bounds(low: int | None, high: int | None) -> dict[str, int]:
     ),
     ('Write a quote in 15 words or fewer.', 'length:words', bounds(None, 15)),
     ('Write two to three hundred words.', 'length:words', bounds(200, 300)),
+    (
+      'Write a letter from a mother to her son that begins with "My dear".',
+      'startend:start_checker',
+      {'start_phrase': 'My dear'},
+    ),
     ('写5百字的散文。', 'length:words', bounds(450, 550)),
     ('在200字到300字之间。', 'length:words', bounds(200, 300)),
     ('写十五六行。', 'length:lines', bounds(15, 16)),

@@ -68,12 +68,10 @@ _CONDITION = re.compile(
   r'[^,]*,[^,]*$|^(?:如果|要是|倘若|假如|若是)[^,。]*,[^,]*$',
   _FLAGS,
 )
-
-
-# Whose words or deeds a rule would be of.
+# Before what somebody in the text does: "the hero must never", "have her".
 _ACTOR = re.compile(
-  r'\b(?:hero(?:ine)?|characters?|protagonist|narrator|robot|android|soldier'
-  r'|developer|boss|learning|he|she|they|him|her|his|who)\b[^,.;]*$',
+  r'\b(?:(?:hero(?:ine)?|characters?|protagonist|narrator|robot|android|soldier'
+  r'|developer|boss|he|she|they|who)(?: \w+){0,3}|her|him|learning to)\s*$',
   _FLAGS,
 )
 
@@ -94,8 +92,8 @@ def negates(before: str) -> bool:
 
 
 def is_of_actor(before: str) -> bool:
-  """Returns whether the last clause of a text is about a person in it."""
-  return _ACTOR.search(clause(before)) is not None
+  """Returns whether a text ends with somebody who does what follows."""
+  return _ACTOR.search(before) is not None
 
 
 def offers(before: str) -> bool:
