@@ -123,8 +123,6 @@ AMOUNT_ZH = (
   rf'(?:(?:{_BEFORE_ZH}|在){{0,3}}{NUMBER_ZH}'
   rf'(?:(?:个?[字句行段])?(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
 )
-
-
 # Bounds that a negation turns round.
 ABOVE_OR_BELOW = re.compile(
   rf'^(?!(?:{_LEAST}|{_MOST}|{_LEAST_ZH}|{_MOST_ZH}))'
@@ -240,9 +238,6 @@ def _counts_zh(text: str) -> list[int]:
     r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![百千万])',
     r'\1到\2',
     text,
-  )
-  text = re.sub(
-    '十([一二三四五六七八])([二三四五六七八九])', r'十\1到十\2', text
   )
   # 两三百 is two hundred to three hundred.
   text = re.sub(

@@ -33,27 +33,26 @@ _BESIDE = re.compile(
 _NEGATOR = re.compile(
   r'\b(?:not|never|no|nor|neither|nothing|without|avoid\w*|cannot|instead of'
   r"|rather than|refrain\w*)\b|n't\b"
-  '|(?:不(?!少于|超过|多于|低于|高于|大于|小于|多|少|足|同|仅|错|差|断|失|乏|分|止|妨|知|管)'
+  '|(?:不(?![多少足同仅错差断失乏分止妨知管]|超过|低于|高于|大于|小于)'
   '|(?<![特区分告离性级类个差])别|勿|禁止|避免|切忌|无需|无须)[^,。;:]{0,8}$',
+  _FLAGS,
+)
+# What is not needed: it may be in a match, or before one.
+_NEEDLESS = re.compile(
+  r"(?:n't|\bnot) (?:have|need) to\b|\bneed(?:n't| not)\b"
+  '|不一定|不必|没必要|无需',
   _FLAGS,
 )
 # After which a rule is an offer, not a demand.
 _OFFERED = re.compile(
-  r"(?:n't|\bnot) (?:have|need) to\b|\bneed(?:n't| not)\b|\bno need\b"
-  r"|\bfeel free\b|\bmind if\b|n't care\b|\bbe afraid\b|\boptional"
-  r'|\b(?:maybe|perhaps|possibly)\b'
-  '|不(?:一定|必|需要|用)|没必要|无需|无须|不止|不限',
+  rf'{_NEEDLESS.pattern}|\bno need\b|\bfeel free\b|\bmind if\b|\bbe afraid\b'
+  r"|n't care\b|\boptional|\b(?:maybe|perhaps|possibly)\b"
+  '|不需要|不用|无须|不止|不限',
   _FLAGS,
 )
 _ALLOWED = re.compile(
   r'\b(?:it|you) (?:can|could|may|might)(?: (?:be|use|go|have|write|run))? ?$'
   '|(?<!不)可以?$',
-  _FLAGS,
-)
-# The same inside of a match.
-_NEEDLESS = re.compile(
-  r"(?:n't|\bnot) (?:have|need) to\b|\bneed(?:n't| not)\b"
-  '|不一定|不必|没必要|无需',
   _FLAGS,
 )
 _BANNED = re.compile('(?:不要|不得|不能|禁止|别|勿)(?:使用|用|以)')

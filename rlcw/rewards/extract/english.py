@@ -94,7 +94,8 @@ _SOME = compiled(
   r'\b(?:title|headline|intro(?:duction)?|conclusion|heading|(?:first|second'
   r'|third|last|final|opening|closing) (?:sentence|paragraph|line|part|section'
   r'|stanza|chapter)|chorus|bridge|refrain|hook|bullet points?|sentences'
-  r'|paragraphs|lines|stanzas|verses|items|sections|bullets)\b(?:(?!\band\b)[^,;:.\n]){0,40}$'
+  r'|paragraphs|lines|stanzas|verses|items|sections|bullets)\b'
+  r'(?:(?!\band\b)[^,;:.\n]){0,40}$'
 )
 # Before the length of a thing inside of the reply.
 _INSIDE = compiled(

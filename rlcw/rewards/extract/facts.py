@@ -69,11 +69,11 @@ class Found:
     Args:
       reads_negation: whether the pattern reads a negation itself.
     """
-    group = 'amount' if self.has('amount') else ''
-    before = self._text_before(group)
+    is_amount = self.has('amount')
+    before = self._text_before('amount' if is_amount else '')
     if clauses.offers(before) or clauses.is_condition(before):
       return True
-    if not group:
+    if not is_amount:
       if clauses.is_needless(self.whole) or clauses.is_of_actor(before):
         return True
       if reads_negation:
@@ -95,6 +95,7 @@ class Found:
     """Returns the sentence up to a group, or up to the match."""
     start, _ = self._masked.sentence_at(self.span[0])
     end = self._match.start(group) if group else self.span[0]
+    # Bounded, as a text without full stops is one sentence.
     return self._masked.text[max(start, end - 300) : end]
 
   @property
@@ -116,9 +117,7 @@ class Found:
   @cached_property
   def before(self) -> str:
     """The masked sentence up to the match."""
-    start, _ = self._masked.sentence_at(self.span[0])
-    # Bounded, as a text without full stops is one sentence.
-    return self._masked.text[max(start, self.span[0] - 300) : self.span[0]]
+    return self._text_before('')
 
   def counted(self, noun: str) -> int | None:
     """Returns the number before the plural of a noun, anywhere in the text."""
@@ -154,8 +153,9 @@ class Pattern(NamedTuple):
     """Yields the facts of all matches, with their spans."""
     for match in self.expression.finditer(masked.text):
       found = Found(masked, match)
-      taken_back = found.is_taken_back(self.reads_negation)
-      if match[0] and not taken_back and self.accepts(found):
+      if not match[0] or not self.accepts(found):
+        continue
+      if not found.is_taken_back(self.reads_negation):
         for fact in self.build(found):
           yield fact, found.span
 

@@ -101,7 +101,7 @@ def _is_prose(found: Found) -> bool:
     return False
   ended = re.match(
     r'\s*(?:[^\w\s]|$|\n|(?:in|and|but|at|on|somewhere|once|twice|as|or|with|to'
-    r'|exactly|only|is|are|must|should|may|can|does|at)\b|\d)',
+    r'|exactly|only|is|are|must|should|may|can|does)\b|\d)',
     found.after,
   )
   named = ':' in _head(found) or _NAMED.search(found.masked('noun'))
