@@ -48,32 +48,36 @@ def test_a_variable_that_is_not_set_is_found() -> None:
   assert used - _names(_ASSIGNED, text) == {'e'}
 
 
+def _judges(folder: pathlib.Path, *others: str) -> tuple[int, str]:
+  """Exit status and error output of judges.sh, which is to refuse `others`."""
+  (folder / 'replies.jsonl').touch()
+  command = [SCRIPTS / 'judges.sh', 'runs', 'replies.jsonl', *others]
+  done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+  return done.returncode, done.stderr
+
+
 @pytest.mark.parametrize(
-  'other',
-  ['runs/x=y.md', '=y.md', 'y.md', 'examples=y.md', 'game=no such file'],
+  'other', ['runs/x=y.md', '=y.md', 'y.md', 'examples=y']
 )
 def test_judges_refuses_what_names_no_principles(
   other: str, tmp_path: pathlib.Path
 ) -> None:
-  (tmp_path / 'replies.jsonl').touch()
-  command = [SCRIPTS / 'judges.sh', 'runs', 'replies.jsonl', other]
-  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-  assert done.returncode != 0
-  assert other.partition('=')[2] in done.stderr
+  status, told = _judges(tmp_path, other)
+  assert status == 2
+  assert told.startswith(f'{other}: expected NAME=FILE')
+
+
+def test_judges_refuses_a_file_that_is_missing(tmp_path: pathlib.Path) -> None:
+  status, told = _judges(tmp_path, 'game=missing.md')
+  assert status == 1
+  assert 'missing.md' in told
 
 
 def test_judges_takes_a_file_whose_folder_has_an_equals_sign(
   tmp_path: pathlib.Path,
 ) -> None:
   (tmp_path / 'a=b').mkdir()
-  for name in ('replies.jsonl', 'a=b/x'):
-    (tmp_path / name).touch()
-  command = [SCRIPTS / 'judges.sh', 'runs', 'replies.jsonl']
+  (tmp_path / 'a=b' / 'x').touch()
   # An argument that is read later is refused, so all before it was taken.
-  done = subprocess.run(
-    [*command, 'game=a=b/x', 'last'],
-    cwd=tmp_path,
-    capture_output=True,
-    text=True,
-  )
-  assert done.stderr.startswith('last: expected NAME=FILE')
+  _, told = _judges(tmp_path, 'game=a=b/x', 'last')
+  assert told.startswith('last: expected NAME=FILE')
