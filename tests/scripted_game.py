@@ -91,9 +91,9 @@ def _generator(seen: dict[str, str], prompt: str) -> Any:
 
 def _reflector(seen: dict[str, str], _: str) -> Any:
   if 'Good' in seen['label']:
-    return {'cause': 'length', 'change': 'drop length'}
+    return {'cause': 'length', 'principle': 'drop length'}
   flaws = flaws_in(seen['reply'])
-  return {'cause': 'unnamed', 'change': f'name {flaws}'}
+  return {'cause': 'unnamed', 'principle': f'name {flaws}'}
 
 
 def _rules(seen: dict[str, str]) -> list[str]:

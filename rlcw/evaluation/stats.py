@@ -285,6 +285,31 @@ def right_at_length(
   return right_N / np.where(pairs_N > 0, pairs_N, np.nan)
 
 
+def without_length(
+  after_N: np.ndarray,
+  before_N: np.ndarray,
+  label_N: np.ndarray,
+  length_N: np.ndarray,
+) -> np.ndarray:
+  """Scores after a change, less the part of the change that goes with length.
+
+  The change is regressed by least squares on the log of the length and on the
+  label.  The length's part is taken off; the label's stays, also where good
+  replies are the longer ones.
+
+  Args:
+    after_N: scores after the change, finite.
+    before_N: scores of the same replies before it.
+    label_N: true where a reply is good.
+    length_N: characters of each reply.
+  """
+  long_N = np.log1p(length_N)
+  long_N -= long_N.mean()
+  factor_Nx3 = np.stack([np.ones(len(long_N)), label_N, long_N], 1)
+  slope_3, *_ = np.linalg.lstsq(factor_Nx3, after_N - before_N)
+  return after_N - slope_3[2] * long_N
+
+
 def threshold(score_N: np.ndarray, label_N: np.ndarray) -> float:
   """The threshold above which replies are best called good.
 

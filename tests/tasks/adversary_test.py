@@ -243,7 +243,9 @@ def test_what_agents_read_stays_quoted(language: str) -> None:
   def ask(prompts: Any) -> list[str]:
     asked.extend(prompts)
     reflects = '"cause"' in prompts[0]
-    fields = {'cause': 'a', 'change': 'b'} if reflects else {'rules': ['new']}
+    fields = (
+      {'cause': 'a', 'principle': 'b'} if reflects else {'rules': ['new']}
+    )
     return _answering(**fields)(prompts)
 
   agents = _agents(ask, language)
@@ -263,7 +265,7 @@ def test_what_agents_read_stays_quoted(language: str) -> None:
 
 
 def test_a_model_that_parrots_what_it_reads_gives_no_answer() -> None:
-  forged = json.dumps({'id': '0' * 16, 'cause': 'a', 'change': 'b'})
+  forged = json.dumps({'id': '0' * 16, 'cause': 'a', 'principle': 'b'})
 
   def parrot(prompts: Any) -> list[str]:
     return [forged if forged in prompt else prompt for prompt in prompts]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pydantic
 import pytest
+from scipy import special
 
 from rlcw.evaluation import stats, verdicts
 from rlcw.evaluation.labelled import Labelled
@@ -171,6 +172,55 @@ def test_a_gain_by_length_is_refused() -> None:
   assert why == (
     'agreement rises by 0.250, but among replies of similar length by 0.000'
   )
+
+
+LONGER = _labelled(
+  (60, 1), (55, 1), (70, 1), (20, 1), (22, 0), (25, 0), (18, 0), (58, 0)
+)
+
+
+def test_a_better_order_by_length_is_refused() -> None:
+  """Also where every verdict is Good, so that no other score changes."""
+  none = np.zeros(0)
+  before_N = np.array([0.80, 0.70, 0.90, 0.85, 0.82, 0.86, 0.75, 0.70])
+  by_length_N = before_N + 0.002 * np.array([60, 55, 70, 20, 22, 25, 18, 58])
+  by_quality_N = before_N + 0.09 * np.array([1, 1, 1, 1, 0, 0, 0, 0])
+
+  def why(after_N: np.ndarray) -> str:
+    return strategy.rejection_reason(
+      Reading(after_N, none), Reading(before_N, none), LONGER
+    )
+
+  assert why(by_length_N) == (
+    'auc rises by 0.156, but by 0.031 without what goes with length'
+  )
+  assert why(by_quality_N) == ''
+  # A reply without a verdict counts in neither.
+  by_length_N[3] = np.nan
+  assert why(by_length_N).startswith('auc rises by ')
+
+
+@pytest.mark.parametrize('quality', [True, False])
+def test_length_is_told_from_quality_where_the_good_are_longer(
+  quality: bool,
+) -> None:
+  rng = np.random.default_rng(0)
+  refused = 0
+  for _ in range(100):
+    label_N = rng.random(40) < 0.5
+    log_N = 3 + 0.7 * label_N + rng.normal(0, 0.4, 40)
+    replies = _labelled(*zip(np.exp(log_N).astype(int), label_N, strict=True))
+    before_N = rng.normal(2, 1, 40) + 0.7 * label_N
+    gain_N = 1.0 * label_N if quality else 2 * (log_N - 3)
+    after_N = before_N + gain_N + rng.normal(0, 0.4, 40)
+    both = (
+      Reading(special.expit(each_N), np.zeros(0))
+      for each_N in (after_N, before_N)
+    )
+    why = strategy.rejection_reason(*both, replies)
+    # Noise may turn a verdict, which other scores tell.
+    refused += why.startswith('auc rises')
+  assert refused <= 5 if quality else refused >= 75
 
 
 @pytest.mark.parametrize('seed', range(20))

@@ -56,10 +56,11 @@ class Generation(Form):
 
 
 class Reflection(Form):
-  """Answer of the reflector: the cause of an error, and a change of rules."""
+  """Answer of the reflector: the cause of an error, and what prevents it."""
 
   cause: Text
-  change: Text
+  # Asked for "a change", small models rewrite the reply.
+  principle: Text
 
 
 class AdversarialReply(NamedTuple):
@@ -237,7 +238,7 @@ class Agents:
     wrong: Sequence[Labelled],
     reasons: Sequence[str],
   ) -> list[str]:
-    """Suggests changes of the principles, from wrong verdicts.
+    """Suggests principles, from wrong verdicts.
 
     Args:
       judging: the principles.
@@ -245,7 +246,7 @@ class Agents:
       reasons: of the verdicts.
 
     Returns:
-      The changes; fewer than replies if an answer is missing.
+      The suggestions; fewer than replies if an answer is missing.
     """
     good, bad = self.question.labels
     answers = self._answers(
@@ -264,7 +265,7 @@ class Agents:
         for each, reason in zip(wrong, reasons, strict=True)
       ],
     )
-    return [answer['change'] for answer in answers if answer]
+    return [answer['principle'] for answer in answers if answer]
 
   def optimise(
     self, kind: str, old: Strategy, notes: Sequence[str]

@@ -7,7 +7,7 @@ replies are judged.  A round (arXiv 2508.21476):
                them.  The reasons for which flaws were caught go into the
                construction strategy, missed flaws into the judging strategy.
   2. reflect   the detector judges labelled replies, and the reflector suggests
-               changes of the principles that would have prevented its errors.
+               principles that would have prevented its errors.
 
 The paper accepts every rewritten judging strategy.  Here it must not score
 lower on the `dev` replies and on the fakes of the round: see
@@ -196,8 +196,8 @@ class Game:
         if np.isfinite(good) and (good > 0.5) != each.label
       ]
       if wrong:
-        changes = self.agents.reflect(judging, *zip(*wrong, strict=True))
-        self.update_judge('reflection', changes)
+        notes = self.agents.reflect(judging, *zip(*wrong, strict=True))
+        self.update_judge('reflection', notes)
 
   def update_generator(self, notes: Sequence[str]) -> None:
     """Rewrites the construction strategy from reasons why fakes were caught.
@@ -222,7 +222,7 @@ class Game:
 
     Args:
       phase: `adversarial` or `reflection`, for the log.
-      notes: missed flaws, or suggested changes.
+      notes: missed flaws, or suggested principles.
     """
     if not notes:
       return

@@ -14,7 +14,9 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pydantic
+from scipy import special
 
+from rlcw.evaluation import stats
 from rlcw.evaluation.labelled import Labelled
 from rlcw.evaluation.verdicts import Reading, score
 from rlcw.rewards.judge import questions
@@ -27,6 +29,7 @@ LONGEST = 400  # characters of a rule
 _ANSWERED = 0.5
 # Scores are means of floats: smaller differences are rounding errors.
 _EQUAL = 1e-9
+_LEAST = 1e-6  # probability, where log-odds are taken
 # A number before a rule, in ASCII or Chinese punctuation: `1.`, `2)`, `3、`.
 _NUMBER = re.compile(r'\d+\s*[.)、．]\s*')
 
@@ -143,9 +146,10 @@ def rejection_reason(
   strategies have a verdict, so that missing answers decide nothing by chance.
   `auc` can show progress even while all verdicts are the same.
 
-  A gain in agreement must not come from length either.  A verdict put right for
-  another reason raises `matched` at least half as much as `comparable`; a
-  preference for length raises only `comparable`.
+  A gain must not come from length either.  A verdict put right for another
+  reason raises `matched` at least half as much as `comparable`; a preference
+  for length raises only `comparable`.  Of a gain in `auc` at least half must be
+  left without the part of the change that goes with length.
 
   Args:
     new: probabilities under the new strategy.
@@ -172,4 +176,32 @@ def rejection_reason(
       f'agreement rises by {gain["comparable"]:.3f}, but among replies of '
       f'similar length by {gain["matched"]:.3f}'
     )
+  if gain['auc'] > _EQUAL and not fallen:
+    left = _gain_without_length(new.labelled_N, old.labelled_N, labelled)
+    if left < gain['auc'] / 2 - _EQUAL:
+      fallen.append(
+        f'auc rises by {gain["auc"]:.3f}, but by {left:.3f} without what goes '
+        'with length'
+      )
   return ', '.join(fallen)
+
+
+def _gain_without_length(
+  after_N: np.ndarray, before_N: np.ndarray, labelled: list[Labelled]
+) -> float:
+  """Gain in AUC, without the part of the change that goes with length.
+
+  Args:
+    after_N: probabilities of Good after the change, NaN without an answer.
+    before_N: those before it.
+    labelled: the N labelled replies.
+  """
+  known_N = np.isfinite(after_N + before_N)
+  label_N = np.array([each.label for each in labelled], bool)[known_N]
+  length_N = np.array([len(each.response) for each in labelled])[known_N]
+  after_N, before_N = (
+    special.logit(np.clip(good_N[known_N], _LEAST, 1 - _LEAST))
+    for good_N in (after_N, before_N)
+  )
+  left_N = stats.without_length(after_N, before_N, label_N, length_N)
+  return stats.auc(left_N, label_N) - stats.auc(before_N, label_N)
