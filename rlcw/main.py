@@ -268,7 +268,7 @@ def console() -> None:
     # Errors that name their cause and remedy.  Others are bugs, and keep their
     # traceback.
     except (OSError, ValueError, FloatingPointError) as error:
-      sys.exit(f'rlcw: {error}')
+      sys.exit(f'rlcw: {terminal.printable(error)}')
 
 
 if __name__ == '__main__':

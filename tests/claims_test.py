@@ -109,6 +109,21 @@ def test_what_is_cheap_is_made_anew_of_other_inputs(
   if task == 'score':  # its rows are appended to: none of the old input
     assert (tmp_path / 'score' / 'scores.jsonl').read_text() == 'b'
     assert (tmp_path / 'score' / 'scores.jsonl.old').read_text() == 'a'
+    lab.give('c')
+    assert lab(task)['text'] == 'c'
+    old = (tmp_path / 'score' / f'scores.jsonl.old{n}' for n in ('', 2))
+    assert [file.read_text() for file in old] == ['a', 'b']
+
+
+def test_what_is_made_anew_costs_what_it_costs_anew(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  lab('score')
+  usage = tmp_path / 'score' / 'usage.json'
+  usage.write_text('{"judge": {"questions": 1000}}')
+  assert lab('score')['text'] == 'a' and usage.exists()  # already done
+  lab.give('b')
+  assert lab('score')['text'] == 'b' and not usage.exists()
 
 
 @pytest.mark.parametrize('task', ['grpo', 'curate', 'export'])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from metrics_page import documented
 from ml_collections import ConfigDict
-from pipeline import ROOT, few_pairs, run, shipped, tiny_config
+from pipeline import ROOT, command, few_pairs, run, shipped, tiny_config
 from stub_judges import Scripted
 
 from rlcw.data import datasets
@@ -25,7 +25,10 @@ from rlcw.rewards import briefs, mixing, reward_model
 from rlcw.rewards.constraints import IFBENCH
 from rlcw.rewards.judge import factory
 from rlcw.runtime import files
+from rlcw.runtime.command import MISTAKE
 from rlcw.runtime.mesh import make_mesh
+from rlcw.runtime.signals import STOPPED, Stopped
+from rlcw.tasks import evaluate
 from rlcw.tasks.compare.run import (
   benchmark,
   differences,
@@ -421,6 +424,7 @@ def test_a_judge_that_gave_a_second_opinion_is_not_loaded_again(
 ) -> None:
   folder = tmp_path / 'rlmr-0'
   shutil.copytree(runs / 'grpo', folder)
+  shutil.copytree(runs / 'reward_model', tmp_path / 'unseen')
   settings = json.loads((folder / 'config.json').read_text())
   settings['judge']['model'] = 'nowhere'
   files.write_json(folder / 'config.json', settings)
@@ -436,11 +440,27 @@ def test_a_judge_that_gave_a_second_opinion_is_not_loaded_again(
   config.update(
     {'run': str(folder)}
     if task == 'evaluate'
-    else {'runs': str(folder), 'unseen': str(runs / 'reward_model')}
+    else {'runs': str(folder), 'unseen': str(tmp_path / 'unseen')}
   )
   with pytest.raises(RuntimeError, match='enough'):
     run(task, config, tmp_path / task)
   assert 'nowhere' not in loaded
+
+
+def test_an_evaluation_that_was_stopped_keeps_its_settings(
+  runs: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Else replies of one seed would be compared with those of another."""
+
+  def stop(*_: Any) -> Any:
+    raise Stopped('SIGTERM')
+
+  monkeypatch.setattr(evaluate, 'stored', stop)
+  named = '--config=evaluate', f'--config.run={runs / "grpo"}'
+  workdir = f'--workdir={tmp_path}'
+  for seed, status in ((1, STOPPED), (1, STOPPED), (7, MISTAKE)):
+    told = command(monkeypatch, *named, workdir, f'--config.seed={seed}')
+    assert told == status
 
 
 def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:

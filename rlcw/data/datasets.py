@@ -19,6 +19,7 @@ from rlcw.data import files, layouts
 from rlcw.data.characters import blank
 from rlcw.data.files import Placed, Record
 from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
+from rlcw.evaluation import names
 from rlcw.runtime import console
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
@@ -234,7 +235,7 @@ def _counts(counts: Mapping[str, int]) -> str:
   """Formats the greatest counts by name, such as `zh: 3, en: 1`."""
   most = Counter(counts).most_common(10)
   # Names are untrusted, and the message is one line.
-  parts = [f'{" ".join(name.split()):.40}: {n}' for name, n in most]
+  parts = [f'{names.label(name, 40)}: {n}' for name, n in most]
   if rest := len(counts) - len(most):
     parts.append(f'{rest} others')
   return ', '.join(parts) or 'none'

@@ -269,7 +269,9 @@ def kept_and_better(
   """Returns which replies reach both aims, `[P, G]`; NaN if not known.
 
   They keep every rule, and are better written than the mean of the base's
-  replies to the same brief.
+  replies to the same brief.  A reply without a verdict on its rules or without
+  a score is not known, even if it fails the other aim: else the replies of a
+  judge that answers some questions would count by their failures alone.
 
   Args:
     groups: of replies.
@@ -278,9 +280,9 @@ def kept_and_better(
       `writing`.
   """
   kept_PxG = values(groups, 'pass_rate')
-  better_PxG = values(groups, score) > base_P[:, None]
-  # a reply without a verdict on its rules stays NaN, even if it is not better
-  return np.where(np.isnan(kept_PxG), np.nan, kept_PxG * better_PxG)
+  above_PxG = values(groups, score) - base_P[:, None]
+  # NaN where either is
+  return kept_PxG * np.where(np.isnan(above_PxG), np.nan, above_PxG > 0)
 
 
 def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:

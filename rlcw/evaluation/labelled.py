@@ -13,6 +13,7 @@ from rlcw.data import datasets, layouts
 from rlcw.data.characters import blank
 from rlcw.data.messages import transcript
 from rlcw.models.chat import reply_of
+from rlcw.runtime import console
 
 SPLITS = 'train', 'dev', 'heldout'
 
@@ -39,7 +40,8 @@ def load(
   A record is `{"prompt", "response", "label"}` with label 1 or 0, or a pair
   `{"prompt", "chosen", "rejected"}`, which makes two replies.  A record that
   names no language is in any.  If it names no split, a hash of its prompt
-  decides, so that all replies to a prompt are in the same split.
+  decides, so that all replies to a prompt are in the same split.  Pairs of
+  equal replies are left out, and a notice counts them.
 
   Args:
     path: see `datasets.read_records`.
@@ -55,11 +57,18 @@ def load(
       both labels.
   """
   replies: list[Labelled] = []
+  equal = 0
   for place, record in datasets.read_language(path, language):
     try:
-      replies += _parse(record, heldout)
+      found = [*_parse(record, heldout)]
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
+    if len({each.response for each in found}) == len(found):
+      replies += found
+    else:
+      equal += 1  # else one text would be Good and Bad
+  if equal:
+    console.notice(f'{path}: {equal} pairs of equal replies left out')
   if dev is None:
     replies = [
       dataclasses.replace(each, split='train') if each.split == 'dev' else each

@@ -25,8 +25,10 @@ from rlcw.models.template import Message, Template
 from rlcw.models.tokenizer import (
   OTHER_THOUGHTS,
   THOUGHT,
+  broken_up,
   encode,
   encode_inside,
+  encode_places,
   encode_untrusted,
 )
 from rlcw.runtime.files import read_json
@@ -40,7 +42,8 @@ def reply_of(
 ) -> str:
   """Returns the reply in a model's text, without the thought before it.
 
-  It is blank if the thought never ends.
+  It is blank if the thought never ends.  A reply that begins with another
+  thought has that left out too.
 
   Args:
     text: of a model.
@@ -51,7 +54,10 @@ def reply_of(
   _, end, reply = text.rpartition(closed)
   if reply.lstrip().startswith(opened) or (thinking and not end):
     return ''
-  return reply.strip() if end else text
+  if not end:
+    return text
+  reply = reply.strip()
+  return reply_of(reply) if _markers(reply) else reply
 
 
 def _markers(text: str) -> Markers | None:
@@ -113,8 +119,19 @@ class ChatFormat:
     Args:
       messages: roles and texts; a text alone is one user message.
     """
-    text = self.template.prompt(messages)
+    text = self.template.prompt(self._plain(messages))
     return self._embedded(self._begin + encode(self.tokenizer, text))
+
+  def _plain(self, messages: str | Sequence[Message]) -> list[Message]:
+    """Messages in which spelled-out control tokens will stay plain text.
+
+    Without a template they are tokens: such a prompt may be a whole
+    conversation.
+    """
+    messages = self.template.messages(messages)
+    if self.template.compiled is None:
+      return messages
+    return [(role, broken_up(self.tokenizer, text)) for role, text in messages]
 
   def encode_next_turn(
     self, messages: Sequence[Message], request: str
@@ -128,9 +145,9 @@ class ChatFormat:
       messages: before the reply, roles and texts.
       request: the user's message.
     """
-    ids = encode_inside(
-      self.tokenizer, self.template.between_replies(messages, request)
-    )
+    ((_, request),) = self._plain(request)
+    text = self.template.between_replies(self._plain(messages), request)
+    ids, _ = encode_places(self.tokenizer, text, inside=True)
     ended = ids[: len(self.end)] == self.end
     return self._embedded(ids[len(self.end) * ended :])
 
@@ -187,14 +204,9 @@ class ChatFormat:
         'expected a conversation whose last message is of the assistant'
       )
     *before, (_, reply) = messages
-    encoding: Any = self.tokenizer(
-      self.template.prompt(before),
-      add_special_tokens=False,
-      return_offsets_mapping=True,
-    )
-    ids = list(encoding['input_ids'])
+    before = self._plain(before)
     # Places in the text where each token starts and stops.
-    places = encoding['offset_mapping']
+    ids, places = encode_places(self.tokenizer, self.template.prompt(before))
     starts, stops = [first for first, _ in places], [end for _, end in places]
     mask = np.zeros(len(ids), bool)
     for start, stop in self.template.reply_spans(before):

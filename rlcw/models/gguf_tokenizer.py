@@ -61,6 +61,12 @@ class _Header:
     self._file = file
     self._reader = formats.gguf_reader(file)
 
+  @property
+  def architecture(self) -> Any:
+    """Name of the model's architecture."""
+    field = self._reader.get_field('general.architecture')
+    return None if field is None else field.contents()
+
   def error(self, key: str, reason: str) -> ValueError:
     return ValueError(f'{self._file}: tokenizer.{key} {reason}')
 
@@ -92,6 +98,9 @@ class _Header:
     except (ValueError, IndexError) as error:
       raise self.error(key, f'cannot be read: {error}') from None
 
+
+# Phi-3's control tokens that leave white space after them.
+_PHI3_KEEPS = '<unk>', '<s>', '<|endoftext|>'
 
 # Roles of the tokens that end a text, a turn and a message.
 _ENDS = ('eos', 'eot', 'eom')
@@ -139,10 +148,18 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
     tokenizer = _sentencepiece(header, tokens, types, unknown)
   else:
     tokenizer = _gemma4(header, tokens, unknown)
+  # Phi-4 is of this architecture too, but not its tokenizer.
+  is_phi3 = kind == 'llama' and header.architecture == 'phi3'
   # No text yields these tokens by merging, so they are matched beforehand.
   tokenizer.add_tokens(
     [
-      AddedToken(token, special=type_ == _CONTROL, normalized=False)
+      AddedToken(
+        token,
+        special=type_ == _CONTROL,
+        normalized=False,
+        # Phi-3 and 3.5: no file says so, and llama.cpp knows it by the name.
+        rstrip=is_phi3 and type_ == _CONTROL and token not in _PHI3_KEEPS,
+      )
       for token, type_ in zip(tokens, types, strict=True)
       if type_ in (_CONTROL, _USER_DEFINED)
     ]

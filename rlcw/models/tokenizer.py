@@ -34,6 +34,12 @@ THOUGHT = '<think>', '</think>'
 # for in prompts.
 OTHER_THOUGHTS = (
   ('[THINK]', '[/THINK]'),
+  ('<|channel>', '<channel|>'),  # Gemma 4
+  ('<|channel|>analysis', '<|channel|>final<|message|>'),  # gpt-oss
+  ('<|START_THINKING|>', '<|END_THINKING|>'),  # Command A
+  ('<|begin_of_thought|>', '<|end_of_thought|>'),
+  ('◁think▷', '◁/think▷'),
+  ('<analysis>', '</analysis>'),
   ('<thinking>', '</thinking>'),
   ('<thought>', '</thought>'),
   ('<reasoning>', '</reasoning>'),
@@ -47,6 +53,8 @@ _THOUGHTS = {*THOUGHT, *itertools.chain(*OTHER_THOUGHTS)}
 _CONTROL_LIKE = re.compile(r'<(\|.*|.*\||｜.*｜|start_of_turn)>')
 # A lone surrogate, which cannot occur after `valid_unicode`.
 _SEPARATOR = '\ud800'
+# A code point that is no character, and never will be; templates keep it.
+_DIVIDER = '\ufdd0'
 
 
 def load(path: str | Path) -> PreTrainedTokenizerFast:
@@ -94,7 +102,54 @@ def valid_unicode(text: str) -> str:
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
   """Token ids of a text, without special tokens around it."""
-  return list(tokenizer.encode(valid_unicode(text), add_special_tokens=False))
+  return encode_places(tokenizer, text)[0]
+
+
+def encode_places(
+  tokenizer: PreTrainedTokenizerFast, text: str, inside: bool = False
+) -> tuple[list[int], list[tuple[int, int]]]:
+  """Token ids of a text as of `encode`, and the place of each in it.
+
+  Control tokens that `broken_up` has divided stay plain text.
+
+  Args:
+    tokenizer: of the ids.
+    text: with or without divided tokens.
+    inside: whether it stands inside another text (`encode_inside`).
+  """
+  ids, places, start = [], [], 0
+  for n, part in enumerate(text.split(_DIVIDER)):
+    guard = _guard(tokenizer) if n or inside else ()
+    encoding: Any = tokenizer(
+      '\n' * bool(guard) + valid_unicode(part),
+      add_special_tokens=False,
+      return_offsets_mapping=True,
+    )
+    shift = start - bool(guard)
+    ids += encoding['input_ids'][len(guard) :]
+    places += [
+      (first + shift, last + shift)
+      for first, last in encoding['offset_mapping'][len(guard) :]
+    ]
+    start += len(part) + 1
+  return ids, places
+
+
+def broken_up(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+  """Divides the control tokens that a text spells out, for `encode_places`."""
+  text = valid_unicode(text).replace(_DIVIDER, '\ufffd')
+  for token in _spelled(tokenizer):
+    if token in text:
+      text = text.replace(token, token[0] + _DIVIDER + token[1:])
+  return text
+
+
+@functools.lru_cache(maxsize=8)
+def _spelled(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+  """Control tokens as they are spelled, longest first."""
+  known = tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))
+  # One of a single character has nothing to divide.
+  return sorted((each for each in known if len(each) > 1), key=len)[::-1]
 
 
 def encode_inside(

@@ -64,13 +64,14 @@ def user_code(name: str) -> Iterator[None]:
     yield
   except Stopped:
     raise
-  except (SystemExit, KeyboardInterrupt) as error:
+  except Exception as error:
+    raise RuntimeError(f'{name} failed: {error!r}') from error
+  # SystemExit, KeyboardInterrupt, asyncio.CancelledError
+  except BaseException as error:
     raise ValueError(
       f'{name} raised {error!r}, which would end the run; expected it to '
       'return its values'
     ) from None
-  except Exception as error:
-    raise RuntimeError(f'{name} failed: {error!r}') from error
 
 
 def call_user_reward(
@@ -95,11 +96,9 @@ def call_user_reward(
   with processes.interruptible(), user_code(name):
     returned = reward(copy.deepcopy(briefs), [[*group] for group in replies])
   try:
-    if returned is None:
-      raise TypeError('it returned None')
-    # A copy, because the function may write into its array at the next call.
-    value = np.array(returned, np.float32)
-  except (TypeError, ValueError) as error:
+    value = _numbers(returned)
+  # Whatever the object raises that is to become an array.
+  except Exception as error:
     raise ValueError(
       f'{name} returned no array of numbers, expected shape {expected}: {error}'
     ) from None
@@ -109,3 +108,25 @@ def call_user_reward(
       f'briefs with {expected[1]} replies each: expected {expected}'
     )
   return value
+
+
+def _numbers(returned: Any) -> np.ndarray:
+  """Converts what a function returned to float32; NaN where it is masked.
+
+  Raises:
+    TypeError, ValueError, or whatever the object raises: these are no numbers.
+  """
+  if returned is None:
+    raise TypeError('it returned None')
+  if isinstance(returned, np.ma.MaskedArray):
+    returned = returned.astype(float).filled(np.nan)
+  given = np.asarray(returned)
+  # NumPy would read "1.5", and drop the imaginary part of a number.
+  if given.dtype.kind in 'SUcmM' or any(
+    isinstance(each, (str, bytes, complex)) for each in given.ravel()
+  ):
+    raise TypeError(f'its values are {given.ravel()[:1].tolist()}')
+  # A copy, because the function may write into its array at the next call.  A
+  # number beyond float32 becomes infinite.
+  with np.errstate(over='ignore'):
+    return np.array(given, np.float64).astype(np.float32)

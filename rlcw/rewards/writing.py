@@ -8,6 +8,7 @@ Letters: P briefs, G replies to each, N pairs of replies.
 """
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -324,18 +325,38 @@ def load_reward_model(model: LanguageModel, config: Config) -> RewardModel:
   return reward._replace(decoder=decoder)
 
 
+def check_unseen(unseen: str, trained: Config, setting: str) -> None:
+  """Checks that a scorer for evaluation is not what a run learns from.
+
+  Args:
+    unseen: the reward model; '' for none.
+    trained: settings of the run.
+    setting: the one that names `unseen`.
+
+  Raises:
+    ValueError: it is the run's own reward model.
+  """
+  learns = 'reward_model' in sums.parse(trained.writing)
+  own = trained.reward_model if learns else ''
+  if unseen and own and os.path.realpath(unseen) == os.path.realpath(own):
+    raise ValueError(
+      f'{setting}={unseen} is the reward model of training; expected another '
+      'one, which is a second opinion'
+    )
+
+
 def user_scores(
   name: str, briefs: Sequence[Brief], text: list[list[str]]
 ) -> np.ndarray:
   """Scores `[P, G]` by a user's function.
 
   Raises:
-    ValueError: a score is too large.
+    ValueError: a score is infinite or too large.
   """
   score_PxG = call_user_reward(
     import_function(name, 'writing', ''), name, briefs, text
   )
-  large = np.isfinite(score_PxG) & (abs(score_PxG) > LARGEST)
+  large = abs(score_PxG) > LARGEST  # NaN compares false
   if large.any():
     raise ValueError(
       f'{name} returned {score_PxG[large][0]:g}; expected numbers within '

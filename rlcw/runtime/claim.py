@@ -7,6 +7,7 @@ corrected command may use it.
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   The number of steps may grow, if no schedule depends on it, and patience with
   servers may change (`settings.PATIENCE`); a line tells where that comes too
   late.  If an input has changed, the results of a task in `_REMADE` are
-  removed; rows that it appended are kept under `NAME.old`.
+  removed; rows that it appended are kept under `NAME.old`, `NAME.old2`, ...
 
   Args:
     workdir: an existing folder.
@@ -234,6 +235,12 @@ def _is_same(old: dict[str, Any] | None, new: dict[str, Any] | None) -> bool:
   return bool(old and new and old['digest'] == new['digest'])
 
 
+def _unused(name: str) -> str:
+  """Returns a name that no file has: the given one, or it with a number."""
+  names = (f'{name}{n}' for n in itertools.chain([''], itertools.count(2)))
+  return next(each for each in names if not os.path.lexists(each))
+
+
 def _with_changes(claim: Claim, changes: dict[str, str]) -> Claim:
   """Returns the claim of a run whose inputs have changed."""
   # A user may mend a function, such as one that has ended the run.
@@ -245,10 +252,11 @@ def _with_changes(claim: Claim, changes: dict[str, str]) -> Claim:
   task = claim.config['task']
   if task in _REMADE:
     console.log(f'{task}: {claim.workdir} is made anew: {listed}')
-    (Path(claim.workdir) / runs.SUMMARY).unlink(missing_ok=True)
+    for name in (runs.SUMMARY, runs.USAGE):
+      (Path(claim.workdir) / name).unlink(missing_ok=True)
     output = claim.config.get('output') or Path(claim.workdir) / _REMADE[task]
     if _REMADE[task] and Path(output).exists():
-      Path(output).replace(f'{output}.old')
+      Path(output).replace(_unused(f'{output}.old'))
     return dataclasses.replace(claim, done=False)
   refusal = (
     f'{claim.workdir} has a run with other inputs: {listed}; restore them, '

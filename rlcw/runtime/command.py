@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rlcw.runtime import configs, files, ranges, settings
+from rlcw.runtime import configs, console, files, ranges, settings
 from rlcw.runtime.ranges import nearest
 
 MISTAKE = 2  # exit status of a wrong command line or setting
@@ -92,8 +92,7 @@ def warn(text: str) -> None:
 
 def one_line(error: object) -> str:
   """Returns a message without line breaks and control characters."""
-  words = ' '.join(str(error).split())
-  return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+  return console.printable(' '.join(str(error).split()))
 
 
 def _flags() -> flags.FlagValues:

@@ -18,8 +18,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import rlcw
-from rlcw.runtime import settings
+from rlcw.runtime import ranges, settings
 from rlcw.runtime.ranges import nearest
+
+# Kind of a default -> the kinds that a setting may have, in words too.
+_KINDS = {
+  bool: (bool, 'True or False'),
+  str: (str, 'a text'),
+  tuple: ((tuple, list), 'several values'),
+}
 
 
 def folder() -> Path:
@@ -189,19 +196,26 @@ def complete(config: ConfigDict, default: ConfigDict) -> None:
 
 
 def check_names(config: ConfigDict) -> None:
-  """Checks that a task has the settings of a config.
+  """Checks that a task has the settings of a config, and values of their kind.
+
+  The command line converts values by itself; a config file may have any.
 
   Raises:
-    ValueError: it lacks one, which is perhaps misspelt.
+    ValueError: it lacks a setting, which is perhaps misspelt; or one that is
+      true or false, or a text, has another value.
   """
   task = settings.task_of(config)
-  known = [name for name, _ in settings.leaves(of_task(task))]
+  known = dict(settings.leaves(of_task(task)))
   for name, value in settings.leaves(config):
     if name not in known:
       raise ValueError(
         f'{name}={value!r:.80}: task {task!r} has no such setting'
         + nearest(name, known)
       )
+    # What has a range is checked by it.
+    expected = None if ranges.of(task, name) else _KINDS.get(type(known[name]))
+    if expected and not isinstance(value, expected[0]):
+      raise ValueError(f'{name}={value!r:.80}; expected {expected[1]}')
 
 
 # --- Comments ---------------------------------------------------------------

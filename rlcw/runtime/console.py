@@ -24,8 +24,22 @@ _WIDEST = 10_000  # columns that a table may ask for
 MISSING = '–'
 
 
+def printable(text: object) -> str:
+  """Returns a text whose control characters, but line breaks, are escaped."""
+  return ''.join(
+    c if c.isprintable() or c == '\n' else ascii(c)[1:-1] for c in str(text)
+  )
+
+
 def log(text: str) -> None:
-  """Prints a line above the progress bar (on process 0)."""
+  """Prints a line above the progress bar (on process 0).
+
+  Texts of data and servers may be in it: control characters are escaped.
+  """
+  _write(printable(text))
+
+
+def _write(text: str) -> None:
   if processes.is_primary_process():
     # A character that the terminal's encoding lacks must not end the run.
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
@@ -172,4 +186,5 @@ def show(*grids: rich_table.Table) -> None:
     with out.capture() as printed:
       out.print(grid)
     lines = [line.rstrip() for line in printed.get().splitlines()]
-    log('\n'.join(line for line in lines if line))
+    # Their cells are plain (`table`); the escapes are those of headings.
+    _write('\n'.join(line for line in lines if line))

@@ -99,7 +99,8 @@ def atomic(path: Path) -> Iterator[Path]:
   path = path.resolve()
   if path.exists() and not path.is_file():
     raise OSError(f'{path} is no file; expected one, or a new name')
-  partial = path.with_name(path.name + '.partial')
+  # Of two processes, each writes its own.
+  partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
   try:
     with _name_file_in_errors(partial):
       yield partial

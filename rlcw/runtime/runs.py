@@ -13,6 +13,7 @@ from rlcw import Config
 from rlcw.runtime import files, settings
 
 SUMMARY = 'summary.json'
+USAGE = 'usage.json'  # counts of a run's processes (`sampling.usage`)
 # Folder in the workdir of a run with its best parameters: a run of its own to
 # whoever reads a model.
 BEST = 'best'

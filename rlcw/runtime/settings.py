@@ -126,6 +126,8 @@ def read(workdir: str | Path) -> Config:
       f'{workdir} is not the workdir of a run: it has no config.json'
     )
   config = upgrade(ConfigDict(files.read_json(file)))
+  if type(config.get('steps', 0)) is not int:
+    raise ValueError(f'{file}: steps={config.steps!r:.80}; expected an integer')
   home = read_inputs(inputs)['workdir'] if inputs.exists() else ''
   paths.locate(config, workdir, home)
   return config

@@ -193,7 +193,7 @@ class Endpoint:
             raise
       # Counted first, because an unusable reply is paid for too.
       self._count(completion)
-      reply = _text(completion)
+      reply = _text(completion, self._masked)
       self._trouble = Trouble()
       return reply
     # A server is untrusted and can cause any error; one bad answer must not
@@ -253,6 +253,11 @@ class Endpoint:
     self._usage.completion_tokens += reply
     self._usage.cost += (prompt * self.prices[0] + reply * self.prices[1]) / 1e6
 
+  def _masked(self, text: str) -> str:
+    """Removes the key: a server's error message may repeat it."""
+    key = self._key()
+    return text.replace(key, '[key]') if key else text
+
   def _log_error(self, error: Exception) -> None:
     """Keeps the reason for a missing reply; logs one for each type of error."""
     status = getattr(error, 'status_code', None)
@@ -265,16 +270,13 @@ class Endpoint:
       reason += f' ({error.__cause__})'
     elif isinstance(error, json.JSONDecodeError):  # a page of another address
       reason = f'the answer is not JSON: {error.doc!r}'
-    key = self._key()
-    # A server's error message may repeat the key, which must not be logged.
-    if key:
-      reason = reason.replace(key, '[key]')
+    reason, key = self._masked(reason), self._key()
     text = (
       f'no reply from {self.url}, model {self.model}, '
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
       f'{type(error).__name__}: {excerpt(reason, 300)}'
     )
-    self._trouble = Trouble(text, lasting=status in _LASTING)
+    self._trouble = Trouble(text, status in _LASTING, status in _REFUSED)
     if type(error) not in self._logged_errors:
       self._logged_errors.add(type(error))
       console.log(f'endpoint: {text}')
@@ -297,8 +299,12 @@ def from_config(config: Config) -> Endpoint:
   return Endpoint(**config)
 
 
-def _text(completion: Any) -> str:
+def _text(completion: Any, masked: Callable[[str], str] = str) -> str:
   """Returns the reply of a chat completion, a `Cut` if it is not whole.
+
+  Args:
+    completion: of the client.
+    masked: removes the key from a text, before that is cut.
 
   Raises:
     ValueError: the completion is malformed, or has no reply.
@@ -310,7 +316,8 @@ def _text(completion: Any) -> str:
     content = choice.message.content
   except (AttributeError, LookupError, TypeError):
     error = getattr(completion, 'error', None) or completion
-    raise ValueError(f'not a chat completion: {error!r:.200}') from None
+    told = masked(repr(error))[:200]
+    raise ValueError(f'not a chat completion: {told}') from None
   reason = getattr(choice, 'finish_reason', None)
   text = _joined(content)
   reply = reply_of(text) if isinstance(text, str) else ''
@@ -319,8 +326,8 @@ def _text(completion: Any) -> str:
     # finish reason, 'length', explains the empty reply.
     refusal = getattr(choice.message, 'refusal', None)
     raise ValueError(
-      f'empty: content={content!r:.80}, finish_reason={reason!r}'
-      + (f', refusal={refusal!r:.80}' if refusal else '')
+      f'empty: content={masked(repr(content))[:80]}, finish_reason={reason!r}'
+      + (f', refusal={masked(repr(refusal))[:80]}' if refusal else '')
     )
   reply = valid_unicode(reply)
   return Cut(reply) if _CUT_BY.search(str(reason)) else reply
@@ -336,6 +343,8 @@ _CUT_BY = re.compile(
   'preempt|error|malformed|abort|cancel|interrupt|pause',
   re.I,
 )
+# Statuses of a server that will not answer this prompt.
+_REFUSED = 400, 413, 422
 # Statuses that trying again cannot change: a key, a bill, or another address.
 _LASTING = 301, 302, 307, 308, 401, 402, 403, 404, 405, 410
 

@@ -21,11 +21,16 @@ class Trouble(NamedTuple):
 
   text: str = ''  # without control characters; '' if nothing is known
   lasting: bool = False  # trying again cannot help: status 401, 404, …
+  refused: bool = False  # another prompt may be answered: status 400, …
 
   def __or__(self, other: 'Trouble') -> 'Trouble':  # pyright: ignore
     """Joins the troubles of two models."""
     texts = filter(None, dict.fromkeys([self.text, other.text]))
-    return Trouble('; '.join(texts), self.lasting or other.lasting)
+    return Trouble(
+      '; '.join(texts),
+      self.lasting or other.lasting,
+      self.refused or other.refused,
+    )
 
 
 def trouble_of(*models: Any) -> Trouble:

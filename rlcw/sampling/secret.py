@@ -10,6 +10,7 @@ too.  Without a cache it is kept in the workdir, so that a resumed run asks the
 same questions.
 """
 
+import contextlib
 import hmac
 import os
 import re
@@ -47,14 +48,20 @@ def load(cache: Path | str | None, workdir: Path | None) -> bytes:
   else:
     return PROCESS
   file.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    # Exclusive: of several processes that start together one makes the file.
-    # Readable by its owner alone, whatever the umask is.
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-  except FileExistsError:
+  if file.exists():
     return _read(file)
-  with os.fdopen(handle, 'w') as opened:
-    opened.write(secrets.token_hex(32))
+  made = file.with_name(f'{file.name}.{os.getpid()}.partial')
+  try:
+    # Readable by its owner alone, whatever the umask is.
+    handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, 'w') as opened:
+      opened.write(secrets.token_hex(32))
+    # Of several processes that start together one makes the file, and no other
+    # ever sees a part of it.
+    with contextlib.suppress(FileExistsError):
+      os.link(made, file)
+  finally:
+    made.unlink(missing_ok=True)
   return _read(file)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlcw.runtime import console, files, processes
+from rlcw.runtime import console, files, processes, runs
 
 Counts = Mapping[str, float]
 Meters = Mapping[str, Callable[[], Counts]]
@@ -23,6 +23,9 @@ class Ledger:
     workdir: of the run; `usage.json` is read and written here.
     meters: for each model, a function that returns its counts in this process.
     gather: of the processes that count (`DataShards.gather`); by default all.
+
+  Raises:
+    ValueError: `usage.json` is damaged.
   """
 
   def __init__(
@@ -31,11 +34,15 @@ class Ledger:
     meters: Meters,
     gather: Callable[[Any], list[Any]] = processes.gather,
   ):
-    self._file, self._meters = workdir / 'usage.json', meters
+    self._file, self._meters = workdir / runs.USAGE, meters
     self._gather = gather
     self._before: dict[str, Counts] = {}
     if processes.is_primary_process() and self._file.exists():
       self._before = files.read_json(self._file)
+      if not all(isinstance(c, Mapping) for c in self._before.values()):
+        raise ValueError(
+          f'{self._file} is no usage of a run; delete it, and counts begin anew'
+        )
 
   def totals(self) -> dict[str, dict[str, float]]:
     """Returns the counts of each model, those of earlier processes included."""

@@ -26,6 +26,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import (
+  claim,
   console,
   files,
   inputs,
@@ -63,6 +64,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   meters = {'scorer': scorer.usage}
   if judge is not None:
     meters['judge'] = judge.usage
+  claim.settle()  # replies of other settings are not gone on with
   ledger = Ledger(workdir, meters, scorer.shards.gather)
   key = processes.from_primary(lambda: inputs.describe(config))
   kept = {name: workdir / f'replies_{name}.json' for name in MODELS}

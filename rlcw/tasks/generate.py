@@ -91,8 +91,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   claim.settle()
   shards = processes.DataShards(model.mesh)
   own = Weights(model.params, model.config.dtype)
-  totals = {'prompts': len(prompts), 'replies': 0, 'tokens': 0, 'finished': 0}
-  sampling_seconds = 0.0
+  tokens, sampling_seconds = 0, 0.0  # of this process
   size = config.batch_size
   steps = console.progress('generate', done, len(prompts), 'brief', size)
   for first in processes.stoppable(steps):
@@ -102,7 +101,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     sampling_seconds += time.perf_counter() - before
     sampled = decode(model, shards.local_rows(rollout))
     # the rollout may have more rows, which fill the batch (see `answer`)
-    for row, (replies, finished, tokens, drafts) in zip(
+    for row, (replies, finished, drawn, drafts) in zip(
       rows, itertools.chain(*shards.gather_to_primary(sampled)), strict=False
     ):
       line = {k: v for k, v in records[row].items() if k not in _OF_REPLIES}
@@ -112,18 +111,23 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       if second_turns:
         line['drafts'] = drafts
       files.append_jsonl(output, line | {'finished': finished})
-      totals['replies'] += config.samples
-      totals['tokens'] += tokens
-      totals['finished'] += sum(finished)
-  summary: dict[str, Any] = totals | {
+      tokens += drawn
+  ended = processes.from_primary(
+    lambda: [e for line in files.read_jsonl(output) for e in line['finished']]
+  )
+  summary: dict[str, Any] = {
+    'prompts': len(prompts),
+    'replies': len(ended),
     'resumed_at': done,
-    'finished': totals['finished'] / max(totals['replies'], 1),
-    'tokens_per_second': totals['tokens'] / max(sampling_seconds, 1e-9),
+    'finished': float(np.mean(ended)),
+    # of this process, which went on at `resumed_at`
+    'tokens': tokens,
+    'tokens_per_second': tokens / max(sampling_seconds, 1e-9),
   }
   console.log(
-    f'generate: {totals["replies"]:,} replies, {summary["finished"]:.1%} of '
-    f'them finished, {totals["tokens"]:,} tokens, '
-    f'{summary["tokens_per_second"]:,.0f} tokens/s; {output}'
+    f'generate: {len(ended):,} replies, {summary["finished"]:.1%} of them '
+    f'finished, {tokens:,} tokens, {summary["tokens_per_second"]:,.0f} '
+    f'tokens/s; {output}'
   )
   return summary
 

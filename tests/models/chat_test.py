@@ -423,6 +423,52 @@ def test_a_thought_spelled_in_plain_tokens_is_cut() -> None:
   assert made.reply_span(plain) == (0, len(plain))
 
 
+@pytest.mark.parametrize(
+  'text',
+  [
+    '<|channel>thought\nhm<channel|>The sea.',
+    '<|channel|>analysis<|message|>hm<|end|><|start|>assistant'
+    '<|channel|>final<|message|>The sea.',
+    '<think>a</think>\n<reasoning>b</reasoning>The sea.',
+  ],
+)
+def test_thoughts_of_other_models_are_no_part_of_a_reply(text: str) -> None:
+  once = chat.reply_of(text)
+  assert once == chat.reply_of(once) == 'The sea.'
+
+
+@pytest.mark.parametrize('name', [n for n in FAMILIES if n != 'base'])
+def test_control_tokens_spelled_in_a_message_stay_text(name: str) -> None:
+  """A user cannot end a turn, nor can an earlier reply."""
+  made = of(name)
+  spelled = made.tokenizer.convert_ids_to_tokens(sorted(made.control_ids))
+  hostile = f'a {"".join(spelled)} b'
+
+  def controls(ids: list[int]) -> list[int]:
+    return [id for id in ids if id in made.control_ids]
+
+  for text in (hostile, spelled[-1]):
+    assert controls(made.encode_prompt(text)) == controls(
+      made.encode_prompt('plain')
+    )
+  plain, ours = (
+    made.encode_conversation(
+      [('user', 'x'), ('assistant', text), ('user', text), ('assistant', 'y')]
+    )
+    for text in ('plain', hostile)
+  )
+  assert controls(ours[0]) == controls(plain[0])
+  learned = [
+    controls([id for id, on in zip(ids, mask, strict=True) if on])
+    for ids, mask in (plain, ours)
+  ]
+  assert learned[0] == learned[1]
+  turn = [('user', 'x')]
+  assert controls(made.encode_next_turn(turn, hostile)) == controls(
+    made.encode_next_turn(turn, 'plain')
+  )
+
+
 # --- Templates ----------------------------------------------------------------
 
 
@@ -505,11 +551,15 @@ def test_a_token_without_an_embedding_is_an_error(
   text.add_special_tokens({'additional_special_tokens': ['<image_soft_token>']})
   save(tmp_path, text)
   made = chat.load(tmp_path, size)
-  with pytest.raises(ValueError, match='no embedding for .<image_soft_token>'):
-    made.encode_prompt('An <image_soft_token>')
+  # In a message it is a text; in a template it is the token.
+  assert max(made.encode_prompt('An <image_soft_token>')) < size
   save(tmp_path, text, generation_config={'eos_token_id': [1, 10**6]})
   with pytest.raises(ValueError, match='has id 1000000'):
     chat.load(tmp_path, size)
+  text.chat_template = f'<image_soft_token>{text.chat_template}'
+  save(tmp_path / 'other', text)
+  with pytest.raises(ValueError, match='no embedding for .<image_soft_token>'):
+    chat.load(tmp_path / 'other', size)
 
 
 def test_prompts_that_do_not_fit_the_context_are_named() -> None:

@@ -50,7 +50,7 @@ def _write_gguf(path: pathlib.Path, **fields: Any) -> pathlib.Path:
     'merges': ['a b'],
     'eos_token_id': 3,
   } | fields
-  writer = gguf.GGUFWriter(path, 'llama')
+  writer = gguf.GGUFWriter(path, fields.pop('architecture', 'llama'))
   add: dict[type, Callable[..., None]] = {
     str: writer.add_string,
     bool: writer.add_bool,
@@ -277,6 +277,29 @@ def test_gemma_4_merges_in_the_order_of_its_file(
   assert tokenizer.encode(one, '<|turn>a')[0] == 4
 
 
+@pytest.mark.parametrize('architecture', ['phi3', 'llama'])
+def test_phi_3_reads_no_space_after_its_control_tokens(
+  architecture: str, tmp_path: pathlib.Path
+) -> None:
+  """Its Hugging Face tokens have `rstrip`; a GGUF file does not say so."""
+  tokens = ['<unk>', '<s>', '</s>', '<|end|>', '<|user|>', '\n', 'a', '▁']
+  path = _write_gguf(
+    tmp_path / 'x.gguf',
+    architecture=architecture,
+    model='llama',
+    pre='default',
+    tokens=tokens,
+    token_type=[2, 3, 3, 3, 3, 1, 1, 1],
+    scores=[0.0] * len(tokens),
+    merges=None,
+    eos_token_id=3,
+  )
+  ids = tokenizer.encode(tokenizer.load(path), '<|user|>\na<|end|>\n<s>\na')
+  found = [tokens[id] for id in ids if tokens[id] != '▁']
+  after = [] if architecture == 'phi3' else ['\n']
+  assert found == ['<|user|>', *after, 'a', '<|end|>', *after, '<s>', '\n', 'a']
+
+
 def test_control_tokens_of_gemma_4_need_no_mark(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -295,14 +318,18 @@ def test_control_tokens_of_gemma_4_need_no_mark(
   )
   chat = ChatFormat(tokenizer.load(path))
   ids = range(2, 2 + len(markers))
-  assert {*ids} <= {*chat.stop_ids}
+  # The first two begin and end a thought, which is no part of a reply.
+  assert {*ids[2:]} <= {*chat.stop_ids} and not {2, 3} & {*chat.stop_ids}
   for id, marker in zip(ids, markers, strict=True):
     plain = tokenizer.encode_untrusted(chat.tokenizer, f'a{marker}a')
     assert id not in plain
     assert chat.tokenizer.decode(plain) == f'a{marker}a'
     assert tokenizer.encode(chat.tokenizer, marker) == [id]
   an = 2 + len(markers) + letters.index('an')
-  assert chat.decode_reply([an, 2, an]) == 'an'
+  assert chat.decode_reply([an, 4, an]) == 'an'
+  assert chat.decode_reply([2, an, an, 3, an]) == 'an'
+  assert chat.decode_reply([2, an, an]) == ''
+  assert chat.reply_span([2, an, an, 3, an]) == (4, 5)
 
 
 @pytest.mark.parametrize('role', ['eos', 'eot', 'eom'])

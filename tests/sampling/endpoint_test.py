@@ -1,6 +1,7 @@
 """The endpoint against a real server that keeps to no rule."""
 
 import asyncio
+import json
 import pathlib
 import random
 import threading
@@ -210,6 +211,28 @@ def test_what_cannot_pass_is_told_once_and_not_tried_again(
       f'endpoint: no reply from {server.url}, model m, with the key of MY_KEY: '
       f'{name}: status {status}, {told}\n'
     )
+
+
+@pytest.mark.parametrize('lead', [0, 62, 75, 190])
+def test_a_key_is_masked_before_a_text_is_cut(
+  lead: int,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  key = 'sk-' + 'SECRET' * 4
+  monkeypatch.setenv('MY_KEY', key)
+  told = 'z' * lead + key
+  refused = json.loads(completion(None))
+  refused['choices'][0]['message']['refusal'] = told
+  answers = (
+    json.dumps(refused),
+    completion([told]),
+    json.dumps({'error': told}),
+  )
+  for answer in answers:
+    with serving(lambda request, n, a=answer: Fault(a)) as server:
+      assert _endpoint(server, key_variable='MY_KEY').ask(['a']) == [None]
+  assert 'SECRET' not in capsys.readouterr().out
 
 
 HTML = '<!DOCTYPE html><html><body>Bad gateway</body></html>'

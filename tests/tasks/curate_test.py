@@ -24,9 +24,9 @@ from rlcw.data import datasets
 from rlcw.rewards.judge import questions
 from rlcw.runtime import files
 from rlcw.sampling.cache import Cut
-from rlcw.sampling.outage import NoAnswers
+from rlcw.sampling.outage import NoAnswers, Trouble
 from rlcw.sampling.prompts import parse, template
-from rlcw.tasks.curate import run
+from rlcw.tasks.curate import debate, run
 from rlcw.tasks.curate.debate import SCHEMAS, Case, Debate, label
 from rlcw.tasks.curate.pairs import candidates_of, choose, pair_of
 
@@ -254,8 +254,9 @@ def test_own_replies_are_whole_and_labelled_without_contradiction(
   config.batch_size = 1
   summary, rows, _ = _run(config, tmp_path / 'run')
   found = [(c['reply'], c.get('known_label')) for c in rows[-1]['candidates']]
-  assert found == [(long, None), ('hollow', 0), ('<think>hollow', None)]
-  assert rows[-1]['left_out'] == {'cut': 2, 'missing': 1, 'duplicate': 2}
+  # A thought that never ends is no reply.
+  assert found == [(long, None), ('hollow', 0)]
+  assert rows[-1]['left_out'] == {'cut': 2, 'missing': 2, 'duplicate': 2}
   assert summary['outcomes']['no verdict'] == 5
   # 500 characters are more than those of 16 tokens, and all are shown.
   assert summary['answers']['shortened'] == 0
@@ -324,8 +325,17 @@ def test_the_best_is_paired_with_the_worst() -> None:
 def test_a_verdict_falls_only_for_a_reason() -> None:
   assert _candidate(1, 0, 'a', overturn=True, reason='a typo')['label'] == 0
   assert _candidate(0, 0, 'a', overturn=True, reason='apt')['label'] == 1
-  assert _candidate(1, 0, 'a', overturn=True, reason=' ')['label'] == 1
+  for nothing in (' ', '\u200b'):
+    assert _candidate(1, 0, 'a', overturn=True, reason=nothing)['label'] == 1
   assert label({'reply': 'a', 'positive': None, 'negative': None}) is None
+
+
+def test_what_a_reader_cannot_see_counts_for_nothing() -> None:
+  points = {'': 'x', '\u200b': 'y', 'apt': ''}
+  answer = debate.Points.model_validate({'id': '0' * 16, 'points': points})
+  assert answer.points == {'apt': ''}
+  hidden = _candidate(1, 1, 'a' * 10 + '\u200b' * 99)
+  assert choose([hidden, _candidate(0, 0, 'b' * 10)], 1.1)[0] == 'pair'
 
 
 def test_examples_are_near_and_popular(
@@ -335,6 +345,7 @@ def test_examples_are_near_and_popular(
   pieces = [
     ('birthday wish for a friend', 'Happy birthday!', 1),
     ('birthday wish for a dear friend', 'Many happy returns!', 5),
+    ('birthday wish for my friend', '<think>What to write?', 50),
     ('birthday wishes for friends', 'To another year!', 3),
     ('a song of the sea', 'O sea!', 99),
   ]
@@ -516,6 +527,36 @@ def test_a_run_without_any_verdict_ends_and_names_the_cause(
   # the lines without a verdict are not kept, and so asked for again
   assert not (tmp_path / 'run' / 'trace.jsonl').exists()
   assert not (tmp_path / 'run' / 'summary.json').exists()
+
+
+def test_a_refused_prompt_does_not_stop_the_others(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Not even where it is alone in the last batch."""
+
+  class Prudish(Scripted):
+    failed = 0
+
+    def ask(self, prompts: Any) -> list[str | None]:
+      said = super().ask(prompts)
+      flagged = [QUERIES[2] in prompt for prompt in prompts]
+      self.failed += sum(flagged)
+      return [None if f else s for s, f in zip(said, flagged, strict=True)]
+
+    def usage(self) -> dict[str, float]:
+      return super().usage() | {'failed': self.failed}
+
+    def trouble(self) -> Trouble:
+      return Trouble('status 400, flagged', refused=True)
+
+  def make(config: Any, workdir: pathlib.Path) -> run.Curator:
+    agent = Prudish(lambda prompt, sample: answer(prompt))
+    return run.Curator(Scripted(_write), agent, config)
+
+  monkeypatch.setattr(run, 'make_curator', make)
+  config = configure(tmp_path, QUERIES[:3], batch_size=2)
+  _, rows, _ = _run(config, tmp_path / 'run')
+  assert len(rows) == 3 and rows[2]['outcome'] == 'no verdict'
 
 
 def test_a_model_that_never_answers_ends_the_run(

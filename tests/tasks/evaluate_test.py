@@ -9,6 +9,7 @@ from stub_judges import demanding
 
 from rlcw.evaluation import heldout
 from rlcw.tasks import evaluate
+from rlcw.tasks.grpo import measures
 
 
 def test_a_demand_without_a_verdict_is_neither_kept_nor_broken() -> None:
@@ -99,6 +100,26 @@ def test_replies_are_made_once_for_a_key(tmp_path: pathlib.Path) -> None:
     assert other['writing'] is None  # NaN to `heldout.values`
     assert np.isnan(heldout.values([[other]], 'writing')).all()
   assert len(made) == 2
+
+
+def test_a_reply_that_is_not_known_counts_in_neither_aim() -> None:
+  """A judge's silence is no failure, of a reply or of the base's."""
+
+  def groups(*rows: tuple[float, float]) -> Any:
+    return [[_reply('a', kept, score) for kept, score in rows]]
+
+  nan = np.nan
+  found = heldout.kept_and_better(
+    groups((1, 2), (1, 0), (0, 2), (1, nan), (0, nan), (nan, 2)),
+    np.array([1.0]),
+    'writing',
+  )
+  np.testing.assert_equal(found, [[1, 0, 0, nan, nan, nan]])
+  base = groups((1, 0), (1, nan))
+  told = measures.measure(groups((1, 1), (1, nan)), base, ['both'])
+  assert told['both'] == 1
+  told = measures.measure(groups((1, 1)), groups((1, nan)), ['both'])
+  assert np.isnan(told['both'])
 
 
 def test_a_brief_without_scores_does_not_count() -> None:

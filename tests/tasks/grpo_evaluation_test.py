@@ -63,7 +63,7 @@ def test_a_judge_that_scores_the_writing_is_no_second_opinion(
     ({'initial_eval': True}, 'initial_eval=True needs evaluations'),
     (
       {'steps': 3, 'eval_every': 4, 'keep': 'best:eval/both'},
-      'with eval_every=4 none of the 3 steps is evaluated',
+      'there are 3 steps, of which none would be evaluated',
     ),
     ({'eval_every': 2, 'keep': 'best'}, "keep='best'; expected newest or"),
     (

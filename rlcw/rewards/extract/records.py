@@ -13,7 +13,7 @@ from rlcw.data import datasets, layouts, messages
 from rlcw.data.files import Record
 from rlcw.rewards.extract.combine import Stated
 from rlcw.rewards.rules.registry import DEMAND
-from rlcw.runtime import console, files, processes
+from rlcw.runtime import console, files, paths, processes
 
 # Of a run that extracts its briefs.
 BRIEFS = 'briefs.jsonl'
@@ -109,9 +109,10 @@ def write(path: Path, briefs: Sequence[Record]) -> None:
 
 
 def extract_once(prompts: str, workdir: Path) -> dict[str, Any]:
-  """Writes the briefs of a run, unless an earlier start has, and counts them.
+  """Writes the briefs of a run, unless it has begun, and counts them.
 
-  Only process 0 writes; the others find the file in the shared workdir.
+  A first try that failed has claimed nothing: its file is made anew.  Only
+  process 0 writes; the others find the file in the shared workdir.
 
   Args:
     prompts: path of records, see `datasets.read_records`.
@@ -121,12 +122,18 @@ def extract_once(prompts: str, workdir: Path) -> dict[str, Any]:
     The summary of the briefs, see `summarise`.
 
   Raises:
-    FileNotFoundError, ValueError: there are no records, or one has no prompt.
+    FileNotFoundError, ValueError: there are no records, one has no prompt, or
+      they are the file that would be written.
   """
   path = workdir / BRIEFS
 
   def make() -> dict[str, Any]:
-    if not path.exists():
+    if any(each.resolve() == path.resolve() for each in paths.matches(prompts)):
+      raise ValueError(
+        f'briefs={prompts} is where this run would write its briefs; expected '
+        'another --workdir'
+      )
+    if not path.exists() or not (workdir / 'config.json').exists():
       write(path, read_briefs(prompts))
     return summarise(datasets.read_jsonl(path))
 

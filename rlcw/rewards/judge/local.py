@@ -99,11 +99,16 @@ class LogprobJudge:
     preface, rest = self.preface(common, params)
     shared = len(self.opening(common))
     for brief, rows in ids:
-      self.model.chat.check_context(
-        {"a judge's question": shared + len(brief)},
-        max(map(len, rows), default=0),
-        'reply tokens',
-      )
+      try:
+        self.model.chat.check_context(
+          {"a judge's question": shared + len(brief)},
+          max(map(len, rows), default=0),
+          'reply tokens',
+        )
+      except ValueError as error:
+        raise ValueError(
+          f'{error}; judge.max_reply_characters limits what a judge reads'
+        ) from None
     # All processes run as many passes as the one with the most prompts.
     passes = max(processes.gather(-(-len(ids) // size)))
     for start in processes.stoppable(range(0, passes * size, size)):

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pydantic
 
+from rlcw.data.characters import blank
 from rlcw.evaluation.labelled import Labelled
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.questions import Judge, Prompt, Question, Verdicts
@@ -42,9 +43,17 @@ from rlcw.tasks.adversary.strategy import Strategy
 
 _NOTE = 500  # characters of a note in a prompt; the rest is cut
 
+
+def _shown(text: str) -> str:
+  """Checks that a reader sees something of a text."""
+  if blank(text):
+    raise ValueError('expected a text')
+  return text.strip()
+
+
 # A blank text counts as no answer, and is asked for again.
 Text = Annotated[
-  str, pydantic.StringConstraints(strip_whitespace=True, min_length=1)
+  str, pydantic.Field(min_length=1), pydantic.AfterValidator(_shown)
 ]
 
 

@@ -171,7 +171,7 @@ def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
     key: heldout.values(replies[name], key) for key in heldout.PER_REPLY
   }
   base_PxG = heldout.values(replies[BASE], 'unseen')
-  both = heldout.kept_and_better(replies[name], base_PxG.mean(1))
+  both = heldout.kept_and_better(replies[name], metrics.mean(base_PxG, 1))
   return {'kept_and_better': both, **numbers}
 
 

@@ -25,7 +25,7 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import heldout, intervals, names, stats
 from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, plain, reward_model, scoring
+from rlcw.rewards import constraints, plain, reward_model, scoring, writing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.constraints import IFBENCH, IFEVAL
 from rlcw.rewards.judge import factory, questions
@@ -52,9 +52,8 @@ from rlcw.tasks.compare.logs import read_logs
 
 _SILENCE = 'compare: the judge answered nothing'
 
-# Settings that decide how held-out replies are sampled and scored: runs that
-# differ in one of them cannot be compared.
-ALIKE = (
+# Settings that decide how replies to given briefs are sampled and scored.
+_ANSWERED = (
   'model',
   'briefs',
   'language',
@@ -65,6 +64,11 @@ ALIKE = (
   'reward_model',
   'verifiers',
 )
+# Settings that decide which briefs are held out.
+_HELDOUT = 'briefs', 'heldout', 'extract_rules'
+# Runs that differ in one of these cannot be compared; nor do those that differ
+# in their judge, if it scores the replies.
+ALIKE = tuple(dict.fromkeys((*_ANSWERED, *_HELDOUT, 'system')))
 # Of these, what `compare` may name itself for runs that differ in it.
 GIVEN = 'briefs', 'writing', 'reward_model'
 # Replies to each brief that the judge reads; it is the slowest scorer.
@@ -100,8 +104,11 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     if given[key]:
       trained[key] = given[key]
       scoring.check(trained)
-  alike = [key for key in ALIKE if not given.get(key)]
+  other = {*_HELDOUT} if given['briefs'] else set()
+  alike = [key for key in ALIKE if not given.get(key) and key not in other]
   notes = differences(settings, alike)
+  for each in (trained, *settings.values()):
+    writing.check_unseen(config.unseen, each, 'unseen')
   # before the work that a spoiled file would waste
   logs = {name: read_logs(folder) for name, folder in runs.items()}
   placed = Placement(trained.compute_dtype, trained.attention)
@@ -109,6 +116,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   primary = processes.is_primary_process()
   first = next(iter(runs.values()))
   briefs = heldout.load_briefs(given['briefs'], trained, base.system, first)
+  if factory.has_judge(scoring.without_idle_judge(trained, briefs).judge):
+    differences(settings, ['judge'])
   scorers = load_scorers(config, trained, base, workdir, briefs)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
@@ -232,7 +241,10 @@ def find(pattern: str) -> dict[str, Path]:
 
 def identity(briefs: list[Brief], trained: Config, config: Config) -> list[str]:
   """Digests of all that stored replies depend on, but the model itself."""
-  settings = {key: trained.get(key) for key in ALIKE}
+  settings = {key: trained.get(key) for key in _ANSWERED}
+  scored = scoring.without_idle_judge(trained, briefs)
+  if factory.has_judge(scored.judge):
+    settings['judge'] = scored.judge
   code = {name: each['digest'] for name, each in inputs.code(trained).items()}
   asked = {
     key: config.get(key) for key in ('seed', 'replies_per_brief', 'judge')
@@ -502,8 +514,8 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
     there is no base.
 
   Raises:
-    ValueError: a folder is not that of a `verify` run with mode=benchmark, or
-      its prompts are not those of the base.
+    ValueError: a folder is not that of a `verify` run with mode=benchmark, two
+      have the same name, or the prompts of one are not those of the base.
   """
   scores: dict[str, dict[str, Any]] = {}
   strict: dict[str, dict[Any, bool | None]] = {}
@@ -519,6 +531,11 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
       )
     if constraints.benchmark_of(summary.get('by_instruction', ())) != of:
       continue
+    if file.parent.name in scores:
+      raise ValueError(
+        f'{pattern} matches several folders {file.parent.name}; expected one '
+        'for each arm'
+      )
     scores[file.parent.name] = numbers
     rows = datasets.read_jsonl(file.with_name('verdicts.jsonl'))
     # prompts are matched between arms by the benchmark's `key`

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
+from rlcw.data.characters import blank
 from rlcw.sampling import prompts
 from rlcw.sampling import secret as secret_lib
 from rlcw.sampling.prompts import Asking, Counts, Form, Keyed
@@ -21,10 +22,15 @@ from rlcw.sampling.prompts import Asking, Counts, Form, Keyed
 Record = dict[str, Any]
 
 
+def _named(points: dict[str, str]) -> dict[str, str]:
+  """Leaves out points whose name a reader cannot see."""
+  return {name: why for name, why in points.items() if not blank(name)}
+
+
 class Points(Form):
   """Merits or faults by name, each with its reason."""
 
-  points: dict[str, str]
+  points: Annotated[dict[str, str], pydantic.AfterValidator(_named)]
 
 
 class Verdict(Form):
@@ -150,7 +156,7 @@ def _listed(answer: Mapping[str, Any]) -> str:
 def overturned(candidate: Record) -> bool:
   """Returns whether the audit overturns the verdict with a reason."""
   audit = candidate.get('reflect')
-  return bool(audit and audit['overturn'] and audit['reason'].strip())
+  return bool(audit and audit['overturn'] and not blank(audit['reason']))
 
 
 def label(candidate: Record) -> int | None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from rlcw.data.characters import visible
 from rlcw.sampling.cache import Cut
 from rlcw.tasks.curate.debate import overturned
 
@@ -80,7 +81,8 @@ def choose(
 
 def _ratio(a: str, b: str) -> float:
   """Ratio of the longer text's length to the shorter one's, at least 1."""
-  return max(len(a), len(b)) / min(len(a), len(b))
+  lengths = [len(visible(text)) for text in (a, b)]
+  return max(lengths) / min(lengths)
 
 
 def _balance(candidate: Record) -> int:

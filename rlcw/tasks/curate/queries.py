@@ -1,5 +1,6 @@
 """Queries: read with examples for the writer, or with replies of their own."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -61,6 +62,9 @@ def read_queries(config: Config) -> list[Query]:
   texts = [
     reply_of(next(p[name] for name in fields if name in p)) for p in pieces
   ]
+  # What is nothing but a thought is no example.
+  whole = [not blank(text) for text in texts]
+  pieces, texts = ([*itertools.compress(x, whole)] for x in (pieces, texts))
   # Queries are compared with prompt and text together, for more words in
   # common.
   keys = [
@@ -116,8 +120,7 @@ def _query(records: Sequence[Record]) -> Query:
   labels: dict[str, set[int]] = {}
   replies = []
   for record in records:
-    # A text that is nothing but a thought is taken for the reply.
-    reply = reply_of(record['response']) or record['response']
+    reply = reply_of(record['response'])
     reply = '' if blank(reply) else reply
     # `generate` writes whether each reply was whole.
     cut = record.get('finished') in (False, [False])

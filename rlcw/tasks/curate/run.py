@@ -295,7 +295,8 @@ class Curator:
     # a server that is down, stop before the trace fills with empty lines.
     for name, now in self.usage().items():
       asked, failed = (now[k] - before[name][k] for k in ('prompts', 'failed'))
-      if asked == failed > 0:
+      refused = trouble_of(self.models[name]).refused  # for their content
+      if asked == failed > 0 and not refused:
         raise NoAnswers(
           describe(
             f'{name}: no reply to any of {asked:.0f} prompts', 1, self.trouble()

@@ -33,7 +33,7 @@ from rlcw.evaluation import heldout
 from rlcw.models import lora
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import plain, revision, rubrics
+from rlcw.rewards import plain, revision, rubrics, writing
 from rlcw.rewards.briefs import Brief, load_run_briefs
 from rlcw.rewards.reward_model import FILE
 from rlcw.rewards.scoring import Scorer, Scores
@@ -91,10 +91,12 @@ def check(config: Config) -> None:
           f'or {name}={off!r}'
         )
     return
-  if keep != 'newest' and config.eval_every > config.steps:
+  if config.eval_every > config.steps and not (
+    keep == 'newest' and config.initial_eval
+  ):
     raise ValueError(
-      f'keep={keep!r}, but with eval_every={config.eval_every} none of the '
-      f'{config.steps} steps is evaluated; expected at most {config.steps}'
+      f'eval_every={config.eval_every}, but there are {config.steps} steps, of '
+      f'which none would be evaluated; expected at most {config.steps}, or 0'
     )
   known = [f'best:{AFTER}{name}' for name in names(config) if name != 'length']
   if keep not in ('newest', *known):
@@ -114,6 +116,7 @@ def check(config: Config) -> None:
       f'eval.replies_per_brief={count}, but with eval.temperature=0 all '
       'replies to a brief are equal; expected 1, or a temperature above 0'
     )
+  writing.check_unseen(config.eval.unseen, config, 'eval.unseen')
   unseen = Path(config.eval.unseen or '.')
   if runs.is_run(unseen) and not (unseen / FILE).exists():
     raise FileNotFoundError(f'eval.unseen: {runs.unfinished(unseen)}')

@@ -73,7 +73,7 @@ def measure(
   found: dict[str, float] = {}
   for name in wanted:
     if name == 'both':
-      base_P = heldout.values(base, score).mean(1)
+      base_P = metrics.mean(heldout.values(base, score), 1)
       value_P = metrics.mean(heldout.kept_and_better(groups, base_P, score), 1)
     elif name == 'gap':
       value_P = gain(groups, base, 'writing') - gain(groups, base, 'unseen')

@@ -200,6 +200,11 @@ def add_penalties(
       for r, w in zip(group['replies'], writing, strict=True)
     ]
     least = min((gap for gap in gaps if gap is not None), default=0)
+    if mixer == 'linear':
+      # Where all replies break a rule, the least gap has a penalty too, but
+      # rewards are relative to the best score.
+      pairs = zip(writing, gaps, strict=True)
+      least = max((w for w, gap in pairs if gap is not None), default=0)
     replies = []
     for reply, w, gap in zip(group['replies'], writing, gaps, strict=True):
       if gap is not None and mixer in _PENALISED:

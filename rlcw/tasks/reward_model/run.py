@@ -406,7 +406,9 @@ def judge(
   """
   given = groups.real & ~groups.made
   score_Mx2 = pair_scores(groups, score_NxR)
-  prompt_M = groups.pairs()[:, 0]
+  # several groups may be of one prompt
+  prompt_N = np.unique(groups.prompt, axis=0, return_inverse=True)[1]
+  prompt_M = prompt_N[groups.pairs()[:, 0]]
   summary = stats.agreement(
     score_Mx2, pair_scores(groups, groups.length), prompt_M
   )
