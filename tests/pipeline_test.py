@@ -521,6 +521,14 @@ def test_runs_that_cannot_be_compared_are_refused(
   settings['linear_2-0'].writing = 'diversity'
   with pytest.raises(ValueError, match="differ in writing: 'reward_model' in"):
     differences(settings)
+  for name, value in (('system', 'Rhyme.'), ('heldout', 0.5)):
+    others = {
+      k: each.copy_and_resolve_references() for k, each in settings.items()
+    }
+    others['linear_2-0'].writing = 'reward_model'
+    others['linear_2-0'][name] = value
+    with pytest.raises(ValueError, match=f'differ in {name}: '):
+      differences(others)
   # where replies are scored by another one
   assert len(differences(settings, ['model'])) == 2
   settings['linear_2-0'].writing = 'reward_model'
@@ -531,6 +539,10 @@ def test_runs_that_cannot_be_compared_are_refused(
   with pytest.raises(ValueError, match='mode=benchmark'):
     benchmark(str(tmp_path / '*'))
   shutil.copytree(arms / 'ifeval', tmp_path / 'ifeval')
+  for seed in '01':
+    shutil.copytree(tmp_path / 'ifeval', tmp_path / 'seeds' / seed)
+  with pytest.raises(ValueError, match='matches several folders'):
+    benchmark(str(tmp_path / 'seeds' / '*' / '*'))
   verdicts = tmp_path / 'ifeval' / 'rlmr' / 'verdicts.jsonl'
   verdicts.write_bytes(verdicts.read_bytes().replace(b'"key": 7', b'"key": 8'))
   with pytest.raises(ValueError, match='rlmr of .* other prompts than base'):

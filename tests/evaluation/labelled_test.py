@@ -53,6 +53,17 @@ def test_a_prompt_is_in_one_split(tmp_path: pathlib.Path) -> None:
   assert {e.response[0] for e in every if not e.label} == {'r'}
 
 
+def test_a_text_is_not_both_good_and_bad(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  same = {'prompt': 'p', 'chosen': 'same', 'rejected': 'same'}
+  file = _write(tmp_path, [*_pairs(300), same])
+  splits = labelled.load(file, 'en', dev=0.25, heldout=0.2)
+  texts = [each.response for members in splits.values() for each in members]
+  assert len(texts) == 600 and 'same' not in texts
+  assert '1 pairs of equal replies left out' in capsys.readouterr().out
+
+
 def test_splits_that_are_named_stay(tmp_path: pathlib.Path) -> None:
   records = [
     {'prompt': s, 'response': 'x', 'label': label, 'split': s}

@@ -113,16 +113,35 @@ def test_a_run_extracts_once_and_reads_its_own_briefs(
   )
   [first, _] = load_run_briefs(config, 'train', workdir=workdir)
   assert first.instruction_id_list == ('punctuation:no_comma',)
+  (workdir / 'config.json').write_text('{"task": "grpo"}')
   file.write_text('{"prompt": "Another."}\n')
   assert records.extract_once(str(file), workdir) == summary
   # The folder of its best parameters has no briefs of its own.
-  (workdir / 'config.json').write_text('{"task": "grpo"}')
   best = load_run_briefs(config, 'train', workdir=workdir / runs.BEST)
   assert best[0] == first
   # Without the setting a run reads what it was given, as ever.
   config.extract_rules = False
   [other] = load_run_briefs(config, 'train', workdir=workdir)
   assert (other.text, other.instruction_id_list) == ('Another.', ())
+
+
+def test_a_first_try_that_failed_leaves_no_briefs_to_the_next(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = _write(tmp_path)
+  records.extract_once(str(file), tmp_path / 'run')
+  file.write_text('{"prompt": "Another."}\n')
+  assert records.extract_once(str(file), tmp_path / 'run')['prompts'] == 1
+  [row] = datasets.read_jsonl(tmp_path / 'run' / 'briefs.jsonl')
+  assert row['prompt'] == 'Another.'
+
+
+def test_a_file_is_not_extracted_onto_itself(tmp_path: pathlib.Path) -> None:
+  file = tmp_path / 'briefs.jsonl'
+  file.write_text('{"prompt": "Be brief."}\n')
+  with pytest.raises(ValueError, match='expected another --workdir'):
+    records.extract_once(str(file), tmp_path)
+  assert file.read_text() == '{"prompt": "Be brief."}\n'
 
 
 def _proposal(quote: str, id: str, **kwargs: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What replies are worth, by parts of one's own, a judge, or nobody."""
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import json
@@ -176,6 +177,25 @@ def test_an_array_of_another_shape_is_told(
     )
 
 
+@pytest.mark.parametrize('score', [-np.inf, np.inf, 1e300, -1e13])
+def test_an_infinite_score_is_not_taken_for_none(
+  score: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Else the worst replies, of log 0, would leave their group unpunished."""
+  monkeypatch.setattr(
+    writing, 'import_function', lambda *_: lambda *_: [[score, 1.0]]
+  )
+  with pytest.raises(ValueError, match='or NaN for no score'):
+    writing.user_scores('m:f', [], [['a', 'b']])
+
+
+def test_a_masked_score_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+  scores = np.ma.masked_equal([[9, 1]], 9)
+  monkeypatch.setattr(writing, 'import_function', lambda *_: lambda *_: scores)
+  found = writing.user_scores('m:f', [], [['a', 'b']])
+  np.testing.assert_array_equal(found, [[np.nan, 1]])
+
+
 def test_a_score_whose_square_is_no_number_is_told(mine: str) -> None:
   with pytest.raises(ValueError, match=r'huge returned -1e\+30; .*NaN'):
     writing.user_scores(f'{mine}:huge', [], [['a']])
@@ -192,7 +212,14 @@ def call(reward: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-  'error', [SystemExit(0), SystemExit(), SystemExit(75), KeyboardInterrupt()]
+  'error',
+  [
+    SystemExit(0),
+    SystemExit(),
+    SystemExit(75),
+    KeyboardInterrupt(),
+    asyncio.CancelledError(),
+  ],
 )
 def test_a_function_that_ends_the_process_is_an_error(
   error: BaseException,
@@ -234,7 +261,29 @@ def test_a_function_cannot_change_what_is_recorded() -> None:
   assert found.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-@pytest.mark.parametrize('value', [None, 1.0, [1.0], [[1.0]], 'text', [[], []]])
+class _Refuses:
+  """An object that is no array, as a PyTorch tensor with a gradient."""
+
+  def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+    raise RuntimeError('no array')
+
+
+@pytest.mark.parametrize(
+  'value',
+  [
+    None,
+    1.0,
+    [1.0],
+    [[1.0]],
+    'text',
+    [[], []],
+    [['1', '2'], ['3', '4']],
+    [[1, 2], [3, 10**400]],
+    np.ones((2, 2), complex),
+    np.ones((2, 2), 'datetime64[s]'),
+    _Refuses(),
+  ],
+)
 def test_values_of_another_kind_are_refused(value: Any) -> None:
   with pytest.raises(ValueError, match=r'm:f returned .*\(2, 2\)'):
     call(lambda *_: value)

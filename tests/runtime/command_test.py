@@ -285,6 +285,32 @@ def test_a_config_file_of_an_earlier_version_gets_new_settings(
 
 
 @pytest.mark.parametrize(
+  ('setting', 'message'),
+  [
+    ("extract_rules='False'", "extract_rules='False'; expected True or False"),
+    ("offload='no'", "offload='no'; expected True or False"),
+    ('model=5', 'model=5; expected a text'),
+    ('system=None', 'system=None; expected a text'),
+    ("verifiers='rules'", "verifiers='rules'; expected several values"),
+    ("monitors={'stop': 1}", 'monitors.stop=1; expected True or False'),
+  ],
+)
+def test_a_config_file_s_value_of_another_kind_is_a_mistake(
+  setting: str, message: str, tmp_path: pathlib.Path
+) -> None:
+  """A text is true, whatever it says."""
+  file = tmp_path / 'mine.py'
+  file.write_text(
+    'from ml_collections import ConfigDict\n'
+    f"def get_config():\n  return ConfigDict(dict(task='grpo', {setting}))\n"
+  )
+  argv = ['rlcw', f'--config={file}', f'--workdir={tmp_path / "run"}']
+  tasks = {name: main.source(name) for name in main.TASKS}
+  with pytest.raises(Exception, match=re.escape(message)):
+    command.read(argv, tasks)
+
+
+@pytest.mark.parametrize(
   ('given', 'expected'),
   [
     ('length:words', ('length:words',)),

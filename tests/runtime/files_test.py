@@ -123,6 +123,20 @@ def test_home_is_a_folder_and_not_a_name(
   assert paths.matches('~/*.jsonl') == [tmp_path / 'briefs.jsonl']
 
 
+def test_two_processes_may_write_one_file(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """As two runs that keep the same features beside their workdirs."""
+  path = tmp_path / 'a.npz'
+  with files.atomic(path) as ours:
+    ours.write_text('ours')
+    with monkeypatch.context() as other:
+      other.setattr(os, 'getpid', lambda: 1)
+      files.replace(path, 'theirs')
+    assert path.read_text() == 'theirs'
+  assert path.read_text() == 'ours' and [*tmp_path.iterdir()] == [path]
+
+
 @pytest.mark.parametrize('error', [OSError(28, 'full'), KeyboardInterrupt()])
 def test_a_file_is_replaced_whole_or_not_at_all(
   tmp_path: pathlib.Path, error: BaseException

@@ -1,13 +1,14 @@
 """Answers of endpoints: replies, thoughts, cuts, hidden errors, and bounds."""
 
 import json
+import os
 import pathlib
 from typing import Any
 
 import pytest
 from server import SOON, Fault, Server, completion, echo, prompt_of, serving
 
-from rlcw.sampling import http
+from rlcw.sampling import http, secret
 from rlcw.sampling.cache import Cut
 from rlcw.sampling.endpoint import Endpoint
 from rlcw.sampling.outage import (
@@ -482,3 +483,25 @@ def test_an_error_gives_its_status_as_a_number_or_in_words(
   error: dict[str, Any], status: int
 ) -> None:
   assert http._status_of(error) == status
+
+
+def test_a_secret_is_whole_to_whoever_comes_while_it_is_made(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Several arms that begin together share a cache."""
+  cache, link = tmp_path / 'cache.sqlite', os.link
+  theirs: list[bytes] = []
+
+  def late(made: str, file: pathlib.Path) -> None:
+    assert not file.exists()
+    with monkeypatch.context() as other:
+      other.setattr(os, 'link', link)
+      other.setattr(os, 'getpid', lambda: 1)
+      theirs.append(secret.load(cache, None))
+    link(made, file)
+
+  monkeypatch.setattr(os, 'link', late)
+  ours = secret.load(cache, None)
+  assert [ours] == theirs
+  (kept,) = tmp_path.iterdir()
+  assert kept.stat().st_mode & 0o777 == 0o600

@@ -72,6 +72,14 @@ def test_a_judge_that_scores_the_writing_is_no_second_opinion(
     ),
     ({'eval_every': 2, 'keep': 'best:eval/length'}, 'expected newest'),
     ({'eval_every': 2, 'keep': 'best:eval/unseen'}, 'with eval.unseen'),
+    (
+      {'eval_every': 2, 'eval.unseen': 'a/./b', 'reward_model': 'a/b'},
+      'a/./b is the reward model of training',
+    ),
+    (
+      {'steps': 3, 'eval_every': 4, 'eval.unseen': 'a'},
+      'none would be evaluated',
+    ),
     ({'eval_every': 2, 'keep': 'best:eval/judge_good'}, 'with a judge'),
     ({'eval_every': 2, 'patience': 3}, 'needs a metric.*keep=best:'),
     (

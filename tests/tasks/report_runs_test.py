@@ -205,6 +205,23 @@ def test_a_sampled_reply_is_told_what_happened_to_it(
   assert found.endswith(words) or f'{words} ' in found[-len(words) - 20 :]
 
 
+def test_where_all_break_a_rule_a_fixed_penalty_is_shown() -> None:
+  """Rewards of a group are relative to its best score, 3 here."""
+
+  def penalties(*replies: tuple[float, float]) -> list[float]:
+    group = [
+      {'valid': True, 'writing': w, 'reward': reward} for w, reward in replies
+    ]
+    (found,) = run.add_penalties([{'replies': group}], 'linear')
+    assert [r['writing'] - r['penalty'] for r in found['replies']] == [
+      r['reward'] for r in found['replies']
+    ]
+    return [r['penalty'] for r in found['replies']]
+
+  assert penalties((3, -2), (1, -4)) == [2, 2]
+  assert penalties((3, 0), (1, -4)) == [0, 2]
+
+
 def test_rewards_are_shown_on_the_scale_of_writing_scores(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -306,6 +306,17 @@ def test_worst_violator_advantage_of_curve_and_summary(
   assert 'Breaking a rule paid' in _page(tmp_path / 'out').text
 
 
+def test_an_advantage_of_0_pays_nothing(tmp_path: pathlib.Path) -> None:
+  config = make_runs(tmp_path)
+  path = tmp_path / 'grpo/metrics.jsonl'
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  _write_lines(path, [row | {'max_violator_advantage': 0.0} for row in rows])
+  _edit(tmp_path / 'grpo/summary.json', max_violator_advantage=0.0)
+  run.run(config, tmp_path / 'out')
+  text = _page(tmp_path / 'out').text
+  assert 'Breaking a rule paid' not in text and 'never paid' in text
+
+
 WARNING = {
   'monitor': 'length',
   'step': 9,

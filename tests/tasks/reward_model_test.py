@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from rlcw import train
 from rlcw.data import datasets
+from rlcw.evaluation import stats
 from rlcw.models import compute, language_model, packing, tokenizer
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
@@ -152,6 +153,26 @@ def test_synthetic_losers_are_found_before_padding(
   summary = run.judge(groups, score_NxR, tmp_path)
   assert summary['broken_accuracy'] == 0
   assert summary['looping_accuracy'] == 1
+
+
+def test_intervals_are_over_prompts_not_pairs(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  """Each pair is a group of its own, but pairs of one prompt are alike."""
+  pairs = [
+    dataclasses.replace(PAIRS[0], prompt=f'p{n}')
+    for n in range(4)
+    for _ in 'abc'
+  ]
+  _, groups = make_groups(pairs, tiny_folder)
+  prompt_N = np.repeat(np.arange(4), 3)
+  score_NxR = np.zeros(groups.real.shape)
+  better_N = groups.pairs()[:, 1]
+  score_NxR[np.arange(12), better_N] = np.where(prompt_N == 3, -1.0, 1.0)
+  summary = run.judge(groups, score_NxR, tmp_path)
+  assert summary['heldout_accuracy'] == 0.75
+  score_Nx2 = run.pair_scores(groups, score_NxR)
+  assert summary['heldout_interval'] == stats.interval(score_Nx2, prompt_N)
 
 
 def test_a_group_without_room_for_a_pair_is_refused(
