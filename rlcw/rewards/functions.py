@@ -119,7 +119,7 @@ def _numbers(returned: Any) -> np.ndarray:
   if returned is None:
     raise TypeError('it returned None')
   if isinstance(returned, np.ma.MaskedArray):
-    returned = returned.astype(float).filled(np.nan)
+    returned = np.ma.filled(returned.astype(float), np.nan)
   given = np.asarray(returned)
   # NumPy would read "1.5", and drop the imaginary part of a number.
   if given.dtype.kind in 'SUcmM' or any(

@@ -64,7 +64,8 @@ def read_queries(config: Config) -> list[Query]:
   ]
   # What is nothing but a thought is no example.
   whole = [not blank(text) for text in texts]
-  pieces, texts = ([*itertools.compress(x, whole)] for x in (pieces, texts))
+  pieces = [*itertools.compress(pieces, whole)]
+  texts = [*itertools.compress(texts, whole)]
   # Queries are compared with prompt and text together, for more words in
   # common.
   keys = [
