@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from rlcw import main
 from rlcw.data import annotate as annotate_lib
-from rlcw.runtime import claim, files, lock, runs, signals
+from rlcw.runtime import claim, files, inputs, lock, runs, settings, signals
 
 Run = Callable[..., dict[str, Any] | None]
 
@@ -92,6 +93,29 @@ def test_the_same_inputs_are_done_whatever_their_times_and_places(
   lab()
   assert lab.calls == 1
   assert capsys.readouterr().out.count('already done') == 3
+
+
+def test_a_base_that_was_overwritten_is_told(tmp_path: pathlib.Path) -> None:
+  """Adapters and heads fit the weights that they were trained on alone."""
+  base = tmp_path / 'base'
+  base.mkdir()
+  (base / 'model.safetensors').write_text('weights')
+  run = train(tmp_path / 'run', done=True, model=str(base))
+  inputs.check_base(run)  # of an earlier version, without digests
+  described = inputs.describe(settings.read(run))
+  files.write_json(
+    run / 'inputs.json',
+    {'workdir': str(run), 'command': 'rlcw', 'inputs': described},
+  )
+  inputs.check_base(run)
+  (base / 'model.safetensors').write_text('others!')
+  with pytest.raises(ValueError, match='base, which has other content since'):
+    inputs.check_base(run)
+  # a copy elsewhere is the same input
+  (base / 'model.safetensors').write_text('weights')
+  shutil.copytree(base, tmp_path / 'copy')
+  shutil.rmtree(base)
+  inputs.check_base(run)
 
 
 @pytest.mark.parametrize('task', ['score', 'evaluate', 'report'])

@@ -27,3 +27,11 @@ def visible(text: str) -> str:
 def blank(text: str) -> bool:
   """Returns whether a reader sees nothing of a text."""
   return not visible(text).strip()
+
+
+def is_chinese(text: str) -> bool:
+  """Returns whether most letters of a text are Han characters, without kana."""
+  if regex.search(r'[\p{Hiragana}\p{Katakana}]', text):
+    return False
+  han = len(regex.findall(r'\p{Han}', text))
+  return han > len(regex.findall(r'(?!\p{Han})\p{L}', text))

@@ -8,6 +8,7 @@ set on the Hugging Face Hub.
 import dataclasses
 import hashlib
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rlcw.data import files, layouts
-from rlcw.data.characters import blank
+from rlcw.data.characters import blank, is_chinese
 from rlcw.data.files import Placed, Record
 from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
 from rlcw.evaluation import names
@@ -184,6 +185,15 @@ def load(
       f'the split {TRAIN} or {HELDOUT}'
     )
   selected = [item for item in items if split in (None, item.split)]
+  # What is trained on tells nothing of what is new.
+  if split == HELDOUT:
+    trained = {item.prompt for item in items if item.split == TRAIN}
+    shared = sum(item.prompt in trained for item in selected)
+    if shared:
+      console.notice(
+        f'{path}: {shared} of {len(selected)} held-out records have a prompt '
+        'that is in train too'
+      )
   if not selected:
     raise ValueError(
       f'{path}: no record has the split {split!r}; found {_counts(splits)}: '
@@ -208,10 +218,12 @@ def read_language(path: str | Path, language: str | None) -> Placed:
     return placed
   selected = []
   other: Counter[str] = Counter()
+  chinese = 0  # without saying so
   for place, record in placed:
     # As in csv, where an empty cell is no language.
     if record.get('language', '') == '':
       record['language'] = language
+      chinese += language == 'en' and _is_chinese(record)
     given = record['language']
     if not isinstance(given, str):
       raise ValueError(f'{place}: language={given!r:.80}; expected a text')
@@ -228,7 +240,20 @@ def read_language(path: str | Path, language: str | None) -> Placed:
       f'{path}: {_counts(other)} of {len(placed)} records left out, as '
       f'language={language!r}'
     )
+  if chinese:
+    console.notice(
+      f'{path}: {chinese} of {len(placed)} records name no language and look '
+      f'Chinese, but are read as language={language!r}; set language=zh'
+    )
   return selected
+
+
+def _is_chinese(record: Record) -> bool:
+  """Checks the prompt of a record, if it has one."""
+  try:
+    return is_chinese(messages(layouts.prompt_of(record))[-1].content)
+  except ValueError:
+    return False
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -290,8 +315,10 @@ def shared_fields(record: Record, heldout: float) -> dict[str, str]:
 def split_of(prompt: Prompt, heldout: float) -> str:
   """Assigns a prompt to 'heldout' with probability `heldout`, else 'train'."""
   # A hash of the prompt, so that every run and every file agrees, and all
-  # records of a prompt are on the same side.
-  return HELDOUT if int(digest(prompt), 16) < heldout * 2**64 else TRAIN
+  # records of a prompt are on the same side.  White space around it makes it no
+  # other prompt.
+  text = prompt.strip() if isinstance(prompt, str) else prompt
+  return HELDOUT if int(digest(text), 16) < heldout * 2**64 else TRAIN
 
 
 def digest(prompt: Prompt) -> str:
@@ -372,7 +399,9 @@ def load_preferences(
       pairs.append(each)
     else:
       scored.setdefault(each.prompt, []).append(each)
-  different = [pair for pair in pairs if pair.chosen != pair.rejected]
+  different = [
+    pair for pair in pairs if _shown(pair.chosen) != _shown(pair.rejected)
+  ]
   merged = [_merge(group) for group in scored.values()]
   equal = len(pairs) - len(different)
   repeated = sum(
@@ -386,6 +415,11 @@ def load_preferences(
   if not different and not merged:
     raise ValueError(f'{path}: chosen equals rejected in all {equal} pairs')
   return different + merged
+
+
+def _shown(reply: str) -> str:
+  """A reply as a reader sees it: neither white space nor spelling differ."""
+  return unicodedata.normalize('NFC', reply).strip()
 
 
 def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -13,6 +13,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import sys
 import zlib
@@ -61,7 +62,7 @@ def read(path: str | Path) -> Placed:
   for file, name in found:
     split = _SPLIT.findall(name.lower())
     for place, record in read_file(file):
-      if split and record.get('split') is None:
+      if split and record.get('split') in (None, ''):
         record['split'] = split[-1]
       placed.append((place, record))
   return placed
@@ -83,7 +84,13 @@ def find(path: str | Path) -> list[tuple[Path, str]]:
   if path.is_file():
     return [(path, path.name)]
   if path.is_dir():
-    return _shards(path, sorted(path.rglob('*')))
+    # Unlike `rglob`, it follows links, of which a loop is an error.
+    tree = [
+      Path(folder, name)
+      for folder, _, names in os.walk(path, followlinks=True)
+      for name in names
+    ]
+    return _shards(path, sorted(tree))
   matches = sorted(map(Path, glob.glob(text, recursive=True)))
   # The folders that the pattern names are the same for all.
   fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
@@ -143,6 +150,8 @@ def read_text(file: Path) -> str:
       data = gzip.decompress(data)
     return data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
+    if data.startswith((b'\xff\xfe', b'\xfe\xff')):
+      raise ValueError(f'{file}:1: not UTF-8, but UTF-16') from None
     line = data.count(b'\n', 0, error.start) + 1
     raise ValueError(f'{file}:{line}: not UTF-8: {error.reason}') from None
   except (OSError, EOFError, zlib.error) as error:
@@ -240,7 +249,12 @@ def _read_csv(file: Path, delimiter: str) -> Placed:
   rows = csv.DictReader(lines, delimiter=delimiter, strict=True)
   placed, first = [], 2
   try:
-    if twice := _twice(rows.fieldnames or []):
+    names = rows.fieldnames or []
+    if len(names) == 1 and ';' in names[0]:
+      raise ValueError(
+        f'{file}:1: one column {names[0]!r:.80}; expected commas between cells'
+      )
+    if twice := _twice(names):
       raise ValueError(f'{file}:1: {twice!r:.80} names several columns')
     for row in rows:
       place = f'{file}:{first}'
@@ -277,7 +291,16 @@ _LISTS = {
   'rubric',
   'scores',
 }
-_NUMBERS = {'score', 'label', 'kto_tag', 'paraphrase', 'stated', 'finished'}
+_NUMBERS = {
+  'finished',
+  'kto_tag',
+  'label',
+  'paraphrase',
+  'score',
+  'score_chosen',
+  'score_rejected',
+  'stated',
+}
 
 
 def _cell(field: str, text: str) -> Any:
@@ -285,7 +308,10 @@ def _cell(field: str, text: str) -> Any:
   if field in _MESSAGES | _LISTS and text[0] in '[{':
     value = _evaluate(text)
     items = value if isinstance(value, list) else [value]
-    is_text = field in _MESSAGES and not all(isinstance(i, dict) for i in items)
+    # Nothing in brackets is no message.
+    is_text = field in _MESSAGES and not (
+      value and all(isinstance(item, dict) for item in items)
+    )
     return text if is_text else value
   return _evaluate(text.lower(), text) if field in _NUMBERS else text
 

@@ -32,6 +32,9 @@ _UNSUPPORTED = (
   'videos',
   'audio',
   'audios',
+  'tool_calls',
+  'function_call',
+  'reasoning_content',
 )
 # In some files all structures are JSON in a text.
 _NONE = None, '', [], {}, '[]', '{}', 'null'
@@ -243,8 +246,15 @@ def _pop_replies(
     raise ValueError('response differs from chosen; expected one of them')
   best: Any = record.get('score_chosen')
   worst: Any = record.get('score_rejected')
-  numbers = all(isinstance(each, int | float) for each in (best, worst))
-  if len(sides) == 2 and numbers and best < worst:
+  scored = len(sides) == 2 and best is not None and worst is not None
+  if scored and not all(
+    isinstance(each, int | float) for each in (best, worst)
+  ):
+    raise ValueError(
+      f'score_chosen={best!r:.40} and score_rejected={worst!r:.40}; expected '
+      'numbers'
+    )
+  if scored and best < worst:
     raise Unusable(f'score_chosen={best} is below score_rejected={worst}')
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:

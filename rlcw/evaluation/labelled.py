@@ -57,8 +57,12 @@ def load(
       both labels.
   """
   replies: list[Labelled] = []
-  equal = 0
+  equal = cut = 0
   for place, record in datasets.read_language(path, language):
+    # As `generate` writes it: a reply that is not whole is no example.
+    if record.get('finished') in (False, [False]):
+      cut += 1
+      continue
     try:
       found = [*_parse(record, heldout)]
     except ValueError as error:
@@ -69,6 +73,19 @@ def load(
       equal += 1  # else one text would be Good and Bad
   if equal:
     console.notice(f'{path}: {equal} pairs of equal replies left out')
+  if cut:
+    console.notice(f'{path}: {cut} replies that are not finished left out')
+  labels: dict[tuple[str, str], set[bool]] = {}
+  for each in replies:
+    labels.setdefault((each.prompt, each.response), set()).add(each.label)
+  agreed = [
+    each for each in replies if len(labels[each.prompt, each.response]) == 1
+  ]
+  if contradicted := len(replies) - len(agreed):
+    console.notice(
+      f'{path}: {contradicted} replies labelled Good and Bad left out'
+    )
+  replies = agreed
   if dev is None:
     replies = [
       dataclasses.replace(each, split='train') if each.split == 'dev' else each

@@ -17,6 +17,8 @@ from rlcw.runtime.files import read_json
 
 _DTYPES = ('F32', 'F16', 'BF16')
 INDEX = 'model.safetensors.index.json'
+# As in Transformers, it takes precedence over any other file of its folder.
+_SINGLE = 'model.safetensors'
 # Tables that follow from the configuration, which old files have nevertheless:
 # rotary frequencies, masks and positions.
 _BUFFER = re.compile(
@@ -171,8 +173,8 @@ def _no_config_error(folder: Path) -> Exception:
 
 
 def _weight_map(folder: Path) -> dict[str, Path]:
-  """File of each tensor according to the index; empty without an index."""
-  if not (folder / INDEX).exists():
+  """File of each tensor by the index; empty without one, or if none is read."""
+  if not (folder / INDEX).exists() or (folder / _SINGLE).exists():
     return {}
   weight_map = read_json(folder / INDEX).get('weight_map')
   if not isinstance(weight_map, dict) or not weight_map:
@@ -185,15 +187,15 @@ def _weight_map(folder: Path) -> dict[str, Path]:
 
 
 def _safetensors_files(folder: Path) -> list[Path]:
-  """Safetensors files of a model, those of the index if there is one."""
+  """Safetensors files of a model: a single one, or those of the index."""
+  if (folder / _SINGLE).exists():
+    return [folder / _SINGLE]
   if files := sorted(set(_weight_map(folder).values())):
     absent = [file.name for file in files if not file.is_file()]
     if absent:
       raise _missing_error(folder, f'{absent}, which {INDEX} names')
     return files
-  # As in Transformers, this file takes precedence over any other in the folder.
-  single = folder / 'model.safetensors'
-  files = [single] if single.exists() else sorted(folder.glob('*.safetensors'))
+  files = sorted(folder.glob('*.safetensors'))
   if not files:
     kinds = '*.bin', '*.pt', '*.pth', '*.ckpt'
     pickles = sorted(p.name for kind in kinds for p in folder.glob(kind))

@@ -43,7 +43,8 @@ def read(
   elif kind == 'yarn':
     scaling = _yarn(header)
   elif kind != 'none':
-    factor = header.get('rope.scaling.factor', NUMBER, None)
+    older = header.get('rope.scale_linear', NUMBER, None)
+    factor = header.get('rope.scaling.factor', NUMBER, older)
     scaling = {'rope_type': kind, 'factor': factor}
   return {
     'rope_theta': theta,
@@ -71,6 +72,9 @@ def _longrope(header: Header, tables: Tables) -> dict[str, Any]:
 def scaling_of(header: Header) -> str:
   key = 'rope.scaling.type'
   kind = header.get(key, str, 'none')
+  # Of older files, which have no type.
+  if header.get('rope.scale_linear', NUMBER, 1.0) not in (0, 1):
+    return 'linear'
   factor = header.get('rope.scaling.factor', NUMBER, 1.0)
   if kind == 'none' and factor not in (0, 1):
     raise header.error(key, kind, f'a type, as there is a factor of {factor}')

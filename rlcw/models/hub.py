@@ -65,7 +65,8 @@ def _is_complete(folder: Path) -> bool:
   """Returns True if all files of a model are in a folder."""
   required = ['config.json', 'model.safetensors']
   index = folder / 'model.safetensors.index.json'
-  if index.is_file():
+  # A single file takes precedence (`folders`).
+  if index.is_file() and not (folder / required[-1]).is_file():
     try:
       weight_map = json.loads(index.read_text('utf-8'))['weight_map']
       required = ['config.json', *map(str, weight_map.values())]

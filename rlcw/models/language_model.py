@@ -15,7 +15,7 @@ from rlcw.models import chat, formats, lora, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
-from rlcw.runtime import console, runs
+from rlcw.runtime import console, inputs, runs
 from rlcw.runtime.checkpoint import Checkpoints
 
 
@@ -131,6 +131,8 @@ def load(
     return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
+  if run.get('train') == 'lora':
+    inputs.check_base(model)
   if run.train == 'all':
     base, params = restore(model, without_weights(run.model, mesh, placed))
   else:

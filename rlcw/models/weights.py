@@ -343,7 +343,13 @@ def save(
     file = file if len(shards) > 1 else 'model.safetensors'
     _save_shard(shard, folder / file, dtype)
     weight_map |= dict.fromkeys((name for name, _, _ in shard), file)
-  if len(shards) > 1 and processes.is_primary_process():
+  if not processes.is_primary_process():
+    return
+  # What an earlier save has left would be read in place of this one.
+  if len(shards) == 1:
+    (folder / INDEX).unlink(missing_ok=True)
+  else:
+    (folder / 'model.safetensors').unlink(missing_ok=True)
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     files.replace(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
 

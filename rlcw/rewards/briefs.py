@@ -7,6 +7,7 @@ from typing import Any
 
 from rlcw import Config
 from rlcw.data import datasets, layouts, messages
+from rlcw.data.characters import is_chinese
 from rlcw.data.files import Record
 from rlcw.data.messages import USER, Message, Prompt
 from rlcw.rewards import constraints, rubrics
@@ -173,6 +174,9 @@ def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
   """
   prompt = layouts.prompt_of(record)
   *earlier, last = messages.messages(prompt, system)
+  shared = datasets.shared_fields(record, heldout)
+  if 'language' not in shared and is_chinese(last.content):
+    shared['language'] = 'zh'
   brief = Brief(
     # IFEval calls it `key`; it may be a number.
     str(record.get('id', record.get('key', datasets.digest(prompt)[:12]))),
@@ -184,7 +188,7 @@ def read_brief(record: Record, system: str = '', heldout: float = 0.0) -> Brief:
     earlier=tuple(earlier),
     rubric=read_rubric(record),
     demonstration=_demonstration(record),
-    **datasets.shared_fields(record, heldout),
+    **shared,
   )
   # Now rather than in the middle of a run.
   constraints.validate(brief.instruction_id_list, brief.kwargs)

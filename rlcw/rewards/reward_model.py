@@ -45,7 +45,7 @@ from rlcw.rewards.pooled import (
   reply_features,
   reply_rows,
 )
-from rlcw.runtime import processes, runs
+from rlcw.runtime import inputs, processes, runs
 from rlcw.runtime.mesh import replicated
 from rlcw.sampling.rollout import Rollout
 
@@ -142,6 +142,7 @@ def load(source: str, base: LanguageModel) -> RewardModel:
     placed = Placement(base.config.dtype, base.config.attention)
     decoder = language_model.without_weights(run.model, base.mesh, placed)
   else:
+    inputs.check_base(source)
     decoder = language_model.reuse(run.model, base.mesh, base)
   whole = decoder.config
   try:

@@ -86,6 +86,26 @@ def changes(before: Inputs, now: Inputs) -> dict[str, str]:
   return changed
 
 
+def check_base(run: str | Path) -> None:
+  """Checks that the model that a run began with is what it was.
+
+  Adapters and heads count for nothing without the weights they were trained on.
+
+  Raises:
+    ValueError: its content has changed.
+  """
+  file = Path(run) / settings.INPUTS
+  if not file.exists():  # of an earlier version
+    return
+  before = settings.read_inputs(file)['inputs'].get('model')
+  model = str(settings.read(run).model)
+  if before and paths.matches(model) and digest(model) != before['digest']:
+    raise ValueError(
+      f'{run} was trained on {model}, which has other content since; expected '
+      'what it was, as adapters and heads fit no other'
+    )
+
+
 def reads(config: Config) -> list[runs.State]:
   """Returns the states of the runs that a task reads, in order of settings."""
   found = []

@@ -135,7 +135,7 @@ def lineage(model: str | Path) -> tuple[list[tuple[Path, Config]], str]:
       )
     seen.append(os.path.realpath(model))
     config = settings.read(model)
-    if not (Path(model) / 'checkpoints').is_dir():
+    if not newest_step(model):
       if state(model) is None:
         raise ValueError(
           f'{model} is the workdir of a run of {config.get("task")!r}, which '

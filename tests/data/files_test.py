@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlcw.data import datasets, files
+from rlcw.data import datasets, files, hub
 
 RECORDS: list[dict[str, Any]] = [
   {'id': 'a', 'prompt': 'Grüße\u2028"x",y', 'kwargs': [{'at_most': 5}, {}]},
@@ -367,3 +367,71 @@ def test_any_damage_is_read_or_refused_in_one_line(
     except ValueError as error:
       assert str(error).startswith(str(file))
       assert len(str(error).splitlines()) == 1
+
+
+def _lines(file: pathlib.Path, *records: Any) -> pathlib.Path:
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text(''.join(json.dumps(record) + '\n' for record in records))
+  return file
+
+
+def test_a_linked_folder_of_shards_is_read(tmp_path: pathlib.Path) -> None:
+  _lines(tmp_path / 'elsewhere' / 'a.jsonl', {'prompt': 'linked'})
+  _lines(tmp_path / 'set' / 'b.jsonl', {'prompt': 'own'})
+  (tmp_path / 'set' / 'more').symlink_to(tmp_path / 'elsewhere')
+  read = [record['prompt'] for _, record in files.read(tmp_path / 'set')]
+  assert sorted(read) == ['linked', 'own']
+
+
+@pytest.mark.parametrize('split', ['', None])
+def test_a_shard_has_the_split_of_its_name_where_its_own_is_blank(
+  split: str | None, tmp_path: pathlib.Path
+) -> None:
+  for name in ('train', 'test'):
+    record = {'prompt': 'x', 'response': 'y', 'split': split}
+    _lines(tmp_path / f'{name}.jsonl', record)
+  found = {e.split for e in datasets.load_examples(tmp_path)}
+  assert found == {'train', 'heldout'}
+
+
+@pytest.mark.parametrize(
+  ('data', 'message'),
+  [
+    (b'prompt;response\na;b\n', r"x\.csv:1: one column 'prompt;response'"),
+    (
+      'prompt,response\na,b\n'.encode('utf-16'),
+      r'x\.csv:1: not UTF-8, but UTF-16',
+    ),
+  ],
+)
+def test_a_table_of_a_spreadsheet_is_told(
+  data: bytes, message: str, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / 'x.csv').write_bytes(data)
+  with pytest.raises(ValueError, match=message):
+    files.read(tmp_path / 'x.csv')
+
+
+def test_brackets_in_a_cell_may_be_a_text(tmp_path: pathlib.Path) -> None:
+  (tmp_path / 'x.csv').write_text('prompt,response\n[],{}\n')
+  [(_, record)] = files.read(tmp_path / 'x.csv')
+  assert record == {'prompt': '[]', 'response': '{}'}
+
+
+@pytest.mark.parametrize(
+  ('names', 'complete'),
+  [
+    ((), False),
+    (('README.md',), False),
+    (('a.jsonl',), True),
+    (('train-00000-of-00002.parquet',), False),
+    (('train-00000-of-00002.parquet', 'train-00001-of-00002.parquet'), True),
+    (('x/train-00000-of-00001.parquet', 'test-0-of-2.parquet'), False),
+  ],
+)
+def test_a_part_of_a_data_set_is_not_taken_for_the_whole(
+  names: tuple[str, ...], complete: bool, tmp_path: pathlib.Path
+) -> None:
+  for name in names:
+    _lines(tmp_path / name)
+  assert hub._is_complete(tmp_path, '**/*') == complete

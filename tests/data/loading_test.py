@@ -88,7 +88,10 @@ def test_a_misspelt_split_is_counted(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(
-    *[PAIR | {'split': s} for s in ('Train', 'trian', 'Test', 'validation')]
+    *[
+      PAIR | {'split': s, 'prompt': s}
+      for s in ('Train', 'trian', 'Test', 'validation')
+    ]
   )
   assert len(datasets.load_preferences(file, split='train')) == 1
   assert len(datasets.load_preferences(file, split='heldout')) == 2
@@ -267,3 +270,66 @@ def test_any_record_is_read_or_refused_in_one_line(
     assert re.match(r'.*x\.jsonl(:1)?: ', str(error)), error
     assert len(str(error).splitlines()) == 1, error
     assert len(str(error)) < 1500
+
+
+@pytest.mark.parametrize('name', ['tool_calls', 'reasoning_content'])
+def test_what_says_more_than_a_reply_is_refused(
+  name: str, save: Callable[..., pathlib.Path]
+) -> None:
+  record = {'prompt': 'Hi', 'response': 'Ho', name: [{'a': 1}]}
+  file = save(record)
+  with pytest.raises(ValueError, match=rf':1: .*{name} is not supported'):
+    datasets.load_examples(file)
+  file = save(record | {name: None})
+  assert len(datasets.load_examples(file)) == 1
+
+
+@pytest.mark.parametrize('scores', [(1, 9), ('1', '9')])
+def test_scores_that_contradict_a_pair_are_told(
+  scores: tuple[Any, Any],
+  save: Callable[..., pathlib.Path],
+  tmp_path: pathlib.Path,
+) -> None:
+  pair = {'prompt': 'A', 'chosen': 'B', 'rejected': 'C'}
+  names = 'score_chosen', 'score_rejected'
+  records = [
+    pair | dict(zip(names, scores, strict=True)),
+    pair | dict.fromkeys(names, 5),
+  ]
+  if isinstance(scores[0], str):
+    with pytest.raises(ValueError, match=r":1: score_chosen='1' and .*numbers"):
+      datasets.load_preferences(save(*records))
+    return
+  assert len(datasets.load_preferences(save(*records))) == 1
+  # csv has numbers as texts
+  file = tmp_path / 'x.csv'
+  file.write_text(
+    f'prompt,chosen,rejected,{",".join(names)}\nA,B,C,1,9\nD,E,F,9,1\n'
+  )
+  [kept] = datasets.load_preferences(file)
+  assert kept.prompt == 'D'
+
+
+def test_pairs_that_a_reader_cannot_tell_apart_are_left_out(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  pairs = [('Ho', 'Ho\n'), ('caf\u00e9', 'cafe\u0301'), ('a', 'b')]
+  records = [
+    {'prompt': 'x', 'chosen': one, 'rejected': other} for one, other in pairs
+  ]
+  [kept] = datasets.load_preferences(save(*records))
+  assert kept.chosen == 'a'
+
+
+def test_a_held_out_prompt_that_is_trained_on_is_counted(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  records = [
+    {'prompt': p, 'chosen': 'a', 'rejected': 'b', 'split': split}
+    for p, split in (('x', 'train'), ('x', 'test'), ('y', 'test'))
+  ]
+  file = save(*records)
+  assert len(datasets.load_preferences(file, split='heldout')) == 2
+  [told] = console.take_notices()
+  assert '1 of 2 held-out records have a prompt that is in train too' in told
+  assert datasets.split_of('Write. ', 0.5) == datasets.split_of('Write.', 0.5)

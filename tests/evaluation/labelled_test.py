@@ -66,7 +66,7 @@ def test_a_text_is_not_both_good_and_bad(
 
 def test_splits_that_are_named_stay(tmp_path: pathlib.Path) -> None:
   records = [
-    {'prompt': s, 'response': 'x', 'label': label, 'split': s}
+    {'prompt': s, 'response': f'x{label}', 'label': label, 'split': s}
     for s in ('train', 'dev', 'test')
     for label in (0, 1)
   ]

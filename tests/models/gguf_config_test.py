@@ -204,6 +204,16 @@ def test_all_pairs_of_a_head_may_rotate(
   assert (rope.kind, rope.fraction) == ('proportional', 1.0)
 
 
+def test_an_older_file_has_its_factor_in_another_field(
+  make_model: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  path = checkpoints.write_gguf(
+    tmp_path / 'x.gguf', make_model('llama'), field('rope.scale_linear', 4.0)
+  )
+  rope = weights.load(path)[0].rope
+  assert (rope.kind, rope.factor) == ('linear', 4.0)
+
+
 def test_factors_of_layers_are_optional(
   make_model: Callable[..., Any], tmp_path: pathlib.Path
 ) -> None:

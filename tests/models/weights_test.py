@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,34 @@ def test_a_folder_loads_as_it_was_saved(
   llama = make_llama(tie_word_embeddings=tied)
   llama.save_pretrained(tmp_path, max_shard_size=shard)
   assert len(list(tmp_path.glob('*.safetensors'))) >= files
+  assert_holds(weights.load(tmp_path), state(llama))
+
+
+def test_a_single_file_goes_before_an_index(
+  make_llama: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+  """As in Transformers: the index may be that of an earlier save."""
+  older, newer = make_llama(), make_llama()
+  older.save_pretrained(tmp_path, max_shard_size='20KB')
+  newer.save_pretrained(tmp_path / 'newer')
+  shutil.copy(tmp_path / 'newer' / 'model.safetensors', tmp_path)
+  assert_holds(weights.load(tmp_path), state(newer))
+
+
+@pytest.mark.parametrize('sizes', [(20_000, 2**30), (2**30, 20_000)])
+def test_a_model_may_be_saved_over_another(
+  sizes: tuple[int, int],
+  make_llama: Callable[..., Any],
+  tmp_path: pathlib.Path,
+) -> None:
+  for n, size in enumerate(sizes):
+    llama = make_llama()
+    with torch.no_grad():
+      llama.model.norm.weight.fill_(n + 2.0)
+    llama.save_pretrained(tmp_path / f'{n}')
+    config, params = weights.load(tmp_path / f'{n}')
+    shutil.copy(tmp_path / f'{n}' / 'config.json', tmp_path)
+    weights.save(config, params, tmp_path, 'float32', size)
   assert_holds(weights.load(tmp_path), state(llama))
 
 

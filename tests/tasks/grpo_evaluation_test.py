@@ -562,6 +562,15 @@ def test_the_briefs_that_changed_most_are_shown() -> None:
   assert [view['brief_id'] for view in picked] == ['5', '4', '3', '2']
   assert [step for step, _ in picked[0]['columns']] == [0, 10, 15]
   assert report.pick_evaluations([]) == []
+  # Two briefs of a user may have one id.
+  twins = [
+    {'step': step, 'brief_id': 'x', 'prompt': prompt, 'replies': [reply(score)]}
+    for step, *scores in ((-1, 0, 1), (4, 5, 2))
+    for prompt, score in zip('AB', scores, strict=True)
+  ]
+  picked = report.pick_evaluations(twins)
+  assert [view['prompt'] for view in picked] == ['A', 'B']
+  assert [len(view['columns']) for view in picked] == [2, 2]
 
 
 # --- On a tiny model --------------------------------------------------------

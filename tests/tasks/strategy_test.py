@@ -21,12 +21,14 @@ def test_rules_are_tidied() -> None:
     '1. Be\n  brief.',
     ' 2、不要啰嗦。',
     '10) No\u200b slogans',
+    '> > 3. Name the sea.',
     '3 wishes',
   ]
   assert Rules.model_validate({'rules': told}).rules == [
     'Be brief.',
     '不要啰嗦。',
     'No slogans',
+    'Name the sea.',
     '3 wishes',
   ]
 

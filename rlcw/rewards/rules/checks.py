@@ -344,8 +344,10 @@ def has_capital_words(
 SELF = re.compile(
   r'\bas an? (?:ai|(?:large )?language model|artificial intelligence)\b'
   r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
-  r'|作为(?:一[个名款])?(?:ai|人工智能|(?:大型?)?语言模型)'
-  r'|我(?:只)?是(?:一[个名款])?(?:ai|人工智能|(?:大型?)?语言模型)'
+  # Not a student of it, nor a child of its age.
+  r'|(?:作为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])?'
+  r'(?:(?:ai|人工智能)(?!专业|时代|课|领域|行业|公司|研究|工程|学|从业|的|这)'
+  r'|(?:大型?)?语言模型|智能助手)'
 )
 # Openings that announce a piece instead of beginning it.
 _BEFORE = re.compile(
@@ -360,19 +362,28 @@ _BEFORE = re.compile(
   r"\bhere(?:'s| is| are)\b|\bbelow\b|\b(?:happy|glad) to\b"
   r'|\bi can (?:help|write)\b|:[*_ ]*(?:\n|$))))'
   r'|(?:okay|no problem)\b *[,.!]'
-  # A speech may begin 好的，各位, and a letter 当然，我记得.
-  r'|好的[，,。!！](?!(?:尊敬的|亲爱的)?(?:各位|诸位|大家|主席|同学们))'
-  r'|(?:当然可以|没问题)[，,。!！]|当然[。!！]'
-  r'|当然[，,](?=[^\n]*(?:以下|下面|这[是里]|[:：][*_ ]*(?:\n|$)))'
+  # A speech may begin 好的，各位, and a letter 好的，妈 or 当然，我记得.
+  r'|(?:好的|没问题)[，,。!！](?!(?:尊敬的|亲爱的)?(?:各位|诸位|大家|主席|同学们'
+  r'|[爸妈哥姐弟妹]{1,2}[，,!！]|爷爷|奶奶|外公|外婆|姥姥|姥爷|老师|兄弟|朋友|宝贝))'
+  r'|当然(?:可以)?[。!！] *(?:\n|$)|当然可以[，,。!！]'
+  r'|当然[，,。!！](?=[^\n]*(?:以下|下面|这[是里]|[:：][*_ ]*(?:\n|$)))'
+  r'|(?:祝福语?|祝词|贺词|正文|文案)[:：][*_ ]*(?:\n|$)'
+  r'|我?(?:已经?)?(?:为|帮|给|替)[你您](?:写|准备|创作|撰写|拟)'
+  r'[^\n]*[:：][*_ ]*(?:\n|$)'
 )
 # Last lines that explain the piece or offer further help.
 _AFTER = re.compile(
   r'i hope (?:you (?:like|enjoy)|this (?:helps|poem|story|piece))'
   r'|(?:please )?let me know if you|feel free to (?:ask|edit|adjust|change)'
   r'|would you like me to|explanation\b[*_]*:'
-  r'|希望[你您](?:会|能)?喜欢|希望(?:这[首篇段]|对[你您]有|能帮)'
-  r'|如果?[你您]?(?:还?需要|想要?)(?:我|修改|调整)|请告诉我'
-  r'|(?:说明|解释|注释)[:：]'
+  # A gift may be hoped to please.
+  r'|希望[你您](?:会|能)?喜欢(?:这[首篇段份个](?:诗|文|作品|故事|祝福|内容)|[!。~]*$)'
+  r'|希望(?:这[首篇段]|对[你您]有|能帮)'
+  # In a letter 如果你需要我，我一直都在, and 请告诉我，花开了没有 are its own.
+  r'|如果?[你您]?(?:还?(?:有|需要)|想要?)(?:我)?(?:再|继续|(?:为|帮|给)[你您])?'
+  r'(?:进一步|其他|更多|任何)?(?:的)?(?:修改|调整|改|润色|换|需求|需要|要求|版本|风格)'
+  r'|(?:请|随时|可以)*告诉我(?=[^\n]*(?:修改|调整|要求|需求|风格|细节|更多|版本))'
+  r'|(?:说明|解释|注释)[:：]|(?:全文|字数|共)[:：]?[约共]?\d+ ?个?字'
   # A note may belong to the piece; these mention the piece itself.
   r'|note\b[*_]*:(?=[^\n]*\b(?:this|poems?|story|piece|lines?|words?|rhymes?'
   r'|metaphors?|symboli[sz]es?|fiction(?:al)?)\b)'

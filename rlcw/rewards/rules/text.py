@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import regex
 
 from rlcw.data.characters import visible
+from rlcw.rewards.rules import han
 
 # Iteration mark, zero, extension A, unified and compatibility ideographs, and
 # the supplementary planes.
@@ -37,7 +38,8 @@ _INNER_DOT = re.compile(
   # the text before it.
   r'\.(?<=\w\.)(?:(?=[a-z])'  # example.com, the first dot of e.g.
   r'|(?<=\d\.)(?=\d)'  # 3.5
-  r'|(?= )(?:(?<=^\d\.)|(?<=^\d\d\.))'  # the number of a list item
+  # the number of a list item, such as `1. A` or `1.祝`
+  rf'|(?=[ {_HAN}])(?:(?<=^\d\.)|(?<=^\d\d\.))'
   # Initials: J. K. Rowling, U.S., p.m., the last dot of e.g.  I is left out: as
   # the pronoun it may end a sentence.
   r'|(?<=\b[A-HJ-Za-hj-z]\.)'
@@ -45,8 +47,11 @@ _INNER_DOT = re.compile(
   + ')',
   re.MULTILINE,
 )
-# Full stops, question and exclamation marks of all scripts.
-_SENTENCE = regex.compile(r'[\p{L}\p{N}][^\p{STerm}…]*+')
+# Full stops, question and exclamation marks of all scripts, and the tilde that
+# ends a friendly line in Chinese.
+_SENTENCE = regex.compile(
+  r'[\p{L}\p{N}](?:[^\p{STerm}…~～]|[~～](?![~～]*+[^\S\n]*+(?:\n|\Z)))*+'
+)
 _FLOOD = regex.compile(r'(\p{M}{30})\p{M}++')
 _FLAG = regex.compile('[\U0001f1e6-\U0001f1ff]{2}')
 # Typographic quotes and hyphens, and their plain forms.
@@ -77,12 +82,14 @@ def fold(text: str) -> str:
 
   Texts are equal whatever their case, outer white space, number of spaces
   between words, width of characters, composition of accents, shape of quotes
-  and hyphens, and invisible characters.
+  and hyphens, invisible characters, and script: traditional Chinese equals
+  simplified.
   """
   # Not `lower`: casefold also makes ß equal to ss.  It may decompose, so the
   # text is normalised again.
   folded = unicodedata.normalize('NFKC', compatible(text).casefold())
-  return re.sub(r'[^\S\n]+', ' ', folded.translate(_PLAIN_FORMS)).strip()
+  plain_forms = folded.translate(_PLAIN_FORMS).translate(han.simplified())
+  return re.sub(r'[^\S\n]+', ' ', plain_forms).strip()
 
 
 def words(text: str) -> list[str]:
@@ -124,9 +131,9 @@ def count_characters(reply: str) -> int:
 def count_sentences(reply: str) -> int:
   """Counts runs of text up to . ! ? … 。 ！ ？ or the end.
 
-  The marks of other scripts end a sentence too.  A run counts only if it has a
-  letter or digit, which a closing quote lacks.  Dots in numbers, initials and
-  abbreviations do not end a sentence.
+  A ~ at a line's end and the marks of other scripts end a sentence too.  A run
+  counts only if it has a letter or digit, which a closing quote lacks.  Dots in
+  numbers, initials and abbreviations do not end a sentence.
   """
   return len(sentence_starts(reply))
 

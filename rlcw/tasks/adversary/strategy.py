@@ -30,18 +30,20 @@ _ANSWERED = 0.5
 # Scores are means of floats: smaller differences are rounding errors.
 _EQUAL = 1e-9
 _LEAST = 1e-6  # probability, where log-odds are taken
+# Notes are quoted, and a model may copy the mark.
+_QUOTE = re.compile(r'^(?:> ?)+')
 # A number before a rule, in ASCII or Chinese punctuation: `1.`, `2)`, `3、`.
 _NUMBER = re.compile(r'\d+\s*[.)、．]\s*')
 
 
 def _tidy(rule: object) -> object:
-  """Puts a rule on one line, and removes the number before it, if any."""
+  """Puts a rule on one line, without a mark of quotation or a number."""
   # Other types are left to the validation, which rejects them.
   if not isinstance(rule, str):
     return rule
   # A model wrote it: invisible characters could hide instructions from people
   # who read the principles.
-  line = ' '.join(prompts.visible(rule).split())
+  line = _QUOTE.sub('', ' '.join(prompts.visible(rule).split()))
   return line[found.end() :] if (found := _NUMBER.match(line)) else line
 
 

@@ -167,13 +167,14 @@ def pick_evaluations(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   shown = sorted({steps[0], steps[len(steps) // 2], steps[-1]}) if steps else []
   by_brief = collections.defaultdict(dict)
   for group in groups:
-    by_brief[group['brief_id']][group['step']] = group
+    # Two briefs of a user may have one id.
+    key = group['brief_id'], group['prompt']
+    by_brief[key][group['step']] = group
   picked = []
-  for brief_id, by_step in by_brief.items():
+  for (brief_id, prompt), by_step in by_brief.items():
     columns = [(s + 1, by_step[s]['replies']) for s in shown if s in by_step]
     scores = [_mean(r['writing'] for r in each) for _, each in columns]
-    view = {'brief_id': brief_id, 'columns': columns}
-    view['prompt'] = next(iter(by_step.values()))['prompt']
+    view = {'brief_id': brief_id, 'prompt': prompt, 'columns': columns}
     view['change'] = float(np.nan_to_num(abs(scores[-1] - scores[0])))
     picked.append(view)
   ranked = sorted(picked, key=lambda view: -view['change'])
