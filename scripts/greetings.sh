@@ -200,7 +200,12 @@ for seed in $games; do
     --config.judge.principles=@principles_greetings_zh --config.seed="$seed" \
     --config.judge.model=$large --config.judge.language=zh
 done
-STEPS=$verdicts ./scripts/judges.sh $runs/judges $runs/labelled.jsonl
+rewritten=()
+for seed in $games; do
+  rewritten+=("game_$seed=$runs/game-$seed/principles.md")
+done
+STEPS=$verdicts ./scripts/judges.sh $runs/judges $runs/labelled.jsonl \
+  "${rewritten[@]}"
 judge=$runs/judges/verdicts short=$runs/judges/data/short.md
 # On the pairs that the reward models were tried on.
 rlcw --config=configs/judge.py --workdir=$runs/scores_judge \

@@ -23,6 +23,7 @@ def test_rules_are_tidied() -> None:
     '10) No\u200b slogans',
     '> > 3. Name the sea.',
     '3 wishes',
+    'Be brief!',
   ]
   assert Rules.model_validate({'rules': told}).rules == [
     'Be brief.',

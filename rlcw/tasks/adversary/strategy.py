@@ -54,10 +54,22 @@ Rule = Annotated[
 ]
 
 
+def _once(rules: list[str]) -> list[str]:
+  """Leaves out rules that differ from an earlier one in marks alone."""
+  kept: dict[str, str] = {}
+  for rule in rules:
+    kept.setdefault(re.sub(r'\W', '', rule), rule)
+  return [*kept.values()]
+
+
 class Rules(pydantic.BaseModel):
   """A valid list of 1 to `MOST` rules, none blank or longer than `LONGEST`."""
 
-  rules: Annotated[list[Rule], pydantic.Field(min_length=1, max_length=MOST)]
+  rules: Annotated[
+    list[Rule],
+    pydantic.Field(min_length=1, max_length=MOST),
+    pydantic.AfterValidator(_once),
+  ]
 
 
 class RulesAnswer(Rules, prompts.Form):
