@@ -8,7 +8,7 @@ import pytest
 
 from rlcw.data import characters, datasets
 from rlcw.rewards import briefs
-from rlcw.rewards.rules import checks, languages, text
+from rlcw.rewards.rules import checks, languages, locate, text
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,9 @@ def test_scripts(reply: str, script: str, kept: bool) -> None:
     ('老師，您像春天一樣溫暖。', ['温暖'], [1]),
     ('亲爱的妈妈', ['媽媽'], [1]),
     ('乾坤', ['乾坤', '干'], [1, 0]),  # 乾 is simplified here
+    ('祝你快 乐，快·乐！', ['快乐'], [2]),
+    ('王　芳和阿依古丽•买买提', ['王芳', '阿依古丽·买买提'], [1, 1]),
+    ('跑得快\n乐声起', ['快乐'], [0]),
   ],
 )
 def test_a_keyword_is_found_in_both_scripts(
@@ -160,3 +163,20 @@ def test_a_chinese_brief_needs_no_language(
   assert '1 of 1 records name no language and look Chinese' in (
     capsys.readouterr().out
   )
+
+
+@pytest.mark.parametrize(
+  ('reply', 'place'),
+  [
+    ('祝你快 乐呀', (2, 5)),
+    ('祝你快樂呀', (2, 4)),
+    ('祝你快乐呀', (2, 4)),
+  ],
+)
+def test_a_forbidden_word_is_found_where_it_stands(
+  reply: str, place: tuple[int, int]
+) -> None:
+  found = locate.locate(
+    'keywords:forbidden_words', reply, {'forbidden_words': ['快乐']}
+  )
+  assert [*found] == [place]

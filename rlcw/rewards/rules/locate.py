@@ -36,6 +36,14 @@ class _Mapped(NamedTuple):
       if match.end() > match.start():
         yield self.span(*match.span())
 
+  def without(self, pattern: regex.Pattern) -> '_Mapped':
+    """The text without single characters that match a pattern."""
+    left_out = {match.start() for match in pattern.finditer(self.text)}
+    kept = [n for n in range(len(self.text)) if n not in left_out]
+    return _Mapped(
+      ''.join(self.text[n] for n in kept), [self.spans[n] for n in kept]
+    )
+
   def after(self, start: int) -> list[Span]:
     """The rest of the text from a character on, if there is one."""
     if start >= len(self.spans):
@@ -87,11 +95,10 @@ def _pattern(
 
 
 def _words(reply: str, words: list[str]) -> list[Span]:
-  text = _folded(reply)
+  text = _folded(reply).without(text_lib.APART)
+  wanted = (text_lib.joined(text_lib.fold(word)) for word in words)
   return [
-    span
-    for word in map(text_lib.fold, words)
-    for span in text.find(text_lib.whole_word(word))
+    span for word in wanted for span in text.find(text_lib.whole_word(word))
   ]
 
 

@@ -54,6 +54,8 @@ _SENTENCE = regex.compile(
 )
 _FLOOD = regex.compile(r'(\p{M}{30})\p{M}++')
 _FLAG = regex.compile('[\U0001f1e6-\U0001f1ff]{2}')
+# Between Han characters these hide no word.
+APART = regex.compile(rf'(?<=[{_HAN}])[ ·•‧・](?=[{_HAN}])')
 # Typographic quotes and hyphens, and their plain forms.
 _PLAIN_FORMS = str.maketrans('‘’ʼ“”„‟‐–', '\'\'\'""""--')
 
@@ -170,9 +172,17 @@ def whole_word(word: str) -> str:
   return before + pattern + after
 
 
+def joined(text: str) -> str:
+  """Removes single spaces and middle dots between Han characters."""
+  return APART.sub('', text)
+
+
 def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
-  """Number of occurrences of each word; see `fold`."""
-  text = fold(reply)
-  for word in map(fold, words):
+  """Number of occurrences of each word; see `fold`.
+
+  A space or a dot between Han characters hides no word: 快 乐 is 快乐.
+  """
+  text = joined(fold(reply))
+  for word in (joined(fold(word)) for word in words):
     # Most words do not occur, and `in` finds that out much faster than a regex.
     yield len(regex.findall(whole_word(word), text)) if word in text else 0
