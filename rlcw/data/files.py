@@ -31,6 +31,7 @@ Record = dict[str, Any]
 Placed = list[tuple[str, Record]]
 
 _ENDS = '.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.tsv'
+_COMPRESSED = '.bz2', '.lz4', '.xz', '.zip', '.zst'
 # Files that describe a data set and hold no records.
 _ABOUT = {
   'dataset_info.json',
@@ -165,7 +166,20 @@ def _end(file: Path) -> str:
 
 
 def _shards(folder: Path, paths: Sequence[Path]) -> list[tuple[Path, str]]:
-  """Returns the data files among the paths of a folder."""
+  """Returns the data files among the paths of a folder.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: they are of several formats, one is compressed otherwise than by
+      gzip, or one is there twice.
+  """
+  for path in paths:
+    if path.suffix in _COMPRESSED and _end(path.with_suffix('')):
+      raise ValueError(f'{path} cannot be read; expected it plain, or with .gz')
+    if path.suffix == '.gz' and _end(path) and path.with_suffix('').is_file():
+      raise ValueError(
+        f'{path} is also there without .gz; expected one of the two'
+      )
   shards = [
     (path, path.relative_to(folder).as_posix())
     for path in paths

@@ -130,6 +130,12 @@ def load_briefs(
     return read_brief(record, system, heldout)
 
   briefs = datasets.load(path, parse, split=split, language=language)
+  alike = len(briefs) - len({brief.id for brief in briefs})
+  if alike:
+    console.notice(
+      f'{path}: {alike} of {len(briefs)} briefs have the id of another; reports '
+      'name them by it'
+    )
   free = sum(not brief.instruction_id_list for brief in briefs)
   if free:
     console.notice(

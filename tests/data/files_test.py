@@ -383,6 +383,22 @@ def test_a_linked_folder_of_shards_is_read(tmp_path: pathlib.Path) -> None:
   assert sorted(read) == ['linked', 'own']
 
 
+@pytest.mark.parametrize(
+  ('other', 'message'),
+  [
+    ('b.jsonl.zst', r'b\.jsonl\.zst cannot be read; expected it plain'),
+    ('a.jsonl.gz', r'a\.jsonl\.gz is also there without \.gz'),
+  ],
+)
+def test_no_shard_is_skipped_or_read_twice(
+  other: str, message: str, tmp_path: pathlib.Path
+) -> None:
+  _lines(tmp_path / 'a.jsonl', {'prompt': 'x'})
+  (tmp_path / other).write_bytes(gzip.compress(b'{"prompt": "x"}\n'))
+  with pytest.raises(ValueError, match=message):
+    files.read(tmp_path)
+
+
 @pytest.mark.parametrize('split', ['', None])
 def test_a_shard_has_the_split_of_its_name_where_its_own_is_blank(
   split: str | None, tmp_path: pathlib.Path

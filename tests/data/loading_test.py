@@ -151,6 +151,14 @@ def test_briefs_without_a_split_are_held_out_by_their_prompt(
   assert {datasets.split_of(b.prompt, 0.25) for b in heldout} == {'heldout'}
 
 
+def test_briefs_with_one_id_are_counted(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  load_briefs(save(BRIEF, BRIEF | {'prompt': 'q'}))
+  [notice] = console.take_notices()
+  assert '1 of 2 briefs have the id of another' in notice
+
+
 def test_briefs_without_rules_are_counted(
   save: Callable[..., pathlib.Path],
 ) -> None:
