@@ -246,7 +246,7 @@ def _pop_replies(
     raise ValueError('response differs from chosen; expected one of them')
   best: Any = record.get('score_chosen')
   worst: Any = record.get('score_rejected')
-  scored = len(sides) == 2 and best is not None and worst is not None
+  scored = len(sides) == 2 and None not in (best, worst)
   if scored and not all(
     isinstance(each, int | float) for each in (best, worst)
   ):

@@ -133,8 +133,8 @@ def load_briefs(
   alike = len(briefs) - len({brief.id for brief in briefs})
   if alike:
     console.notice(
-      f'{path}: {alike} of {len(briefs)} briefs have the id of another; reports '
-      'name them by it'
+      f'{path}: {alike} of {len(briefs)} briefs have the id of another, by '
+      'which reports name them'
     )
   free = sum(not brief.instruction_id_list for brief in briefs)
   if free:
