@@ -135,12 +135,16 @@ def lineage(model: str | Path) -> tuple[list[tuple[Path, Config]], str]:
       )
     seen.append(os.path.realpath(model))
     config = settings.read(model)
-    if not newest_step(model):
+    if not (Path(model) / 'checkpoints').is_dir():
       if state(model) is None:
         raise ValueError(
           f'{model} is the workdir of a run of {config.get("task")!r}, which '
           'has no model'
         )
+      raise FileNotFoundError(unfinished(model))
+    # A reward model's head is in a file of its own.
+    begun = state(model) if config.get('task') != 'reward_model' else None
+    if begun and not begun.finished and not newest_step(model):
       raise FileNotFoundError(unfinished(model))
     if not config.get('model'):
       raise ValueError(f'{Path(model) / "config.json"} names no model')

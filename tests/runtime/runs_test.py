@@ -105,10 +105,13 @@ def _parents(folder: pathlib.Path) -> pathlib.Path:
 # --- States -----------------------------------------------------------------
 
 
+@pytest.mark.parametrize('begun', [False, True])
 def test_a_run_without_a_model_says_how_to_finish_it(
-  tmp_path: pathlib.Path,
+  begun: bool, tmp_path: pathlib.Path
 ) -> None:
   run = make_run(tmp_path / 'a run', model='org/name')
+  if begun:  # and stopped before the first checkpoint
+    (tmp_path / 'a run' / 'checkpoints').mkdir()
   message = (
     r'has not finished \(0 of 32 steps are saved\).*rlcw '
     r"--config=configs/grpo\.py --workdir='.*a run'"
