@@ -20,7 +20,6 @@ from rlcw.data import files, layouts
 from rlcw.data.characters import blank, is_chinese
 from rlcw.data.files import Placed, Record
 from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
-from rlcw.evaluation import names
 from rlcw.runtime import console
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
@@ -260,7 +259,8 @@ def _counts(counts: Mapping[str, int]) -> str:
   """Formats the greatest counts by name, such as `zh: 3, en: 1`."""
   most = Counter(counts).most_common(10)
   # Names are untrusted, and the message is one line.
-  parts = [f'{names.label(name, 40)}: {n}' for name, n in most]
+  shown = (console.printable(' '.join(name.split())) for name, _ in most)
+  parts = [f'{name:.40}: {n}' for name, (_, n) in zip(shown, most, strict=True)]
   if rest := len(counts) - len(most):
     parts.append(f'{rest} others')
   return ', '.join(parts) or 'none'

@@ -85,13 +85,7 @@ def find(path: str | Path) -> list[tuple[Path, str]]:
   if path.is_file():
     return [(path, path.name)]
   if path.is_dir():
-    # Unlike `rglob`, it follows links, of which a loop is an error.
-    tree = [
-      Path(folder, name)
-      for folder, _, names in os.walk(path, followlinks=True)
-      for name in names
-    ]
-    return _shards(path, sorted(tree))
+    return _shards(path, sorted(_tree(path)))
   matches = sorted(map(Path, glob.glob(text, recursive=True)))
   # The folders that the pattern names are the same for all.
   fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
@@ -163,6 +157,18 @@ def _end(file: Path) -> str:
   """Returns the end of a file's name that tells its format."""
   name = file.name.lower().removesuffix('.gz')
   return next((end for end in _ENDS if name.endswith(end)), '')
+
+
+def _tree(folder: Path) -> Iterator[Path]:
+  """Yields all files in a folder, also behind links, but each folder once."""
+  seen: set[str] = set()
+  for inner, folders, names in os.walk(folder, followlinks=True):
+    real = os.path.realpath(inner)
+    if real in seen:  # a link to a folder above, or beside
+      folders.clear()
+      continue
+    seen.add(real)
+    yield from (Path(inner, name) for name in names)
 
 
 def _shards(folder: Path, paths: Sequence[Path]) -> list[tuple[Path, str]]:

@@ -9,6 +9,7 @@ import math
 import string
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,19 @@ _WIDEST = 10_000  # columns that a table may ask for
 MISSING = '–'
 
 
+_SHOWN = '\n\u200c\u200d'  # a line break, and joiners
+
+
 def printable(text: object) -> str:
-  """Returns a text whose control characters, but line breaks, are escaped."""
+  """Returns a text whose control characters, but line breaks, are escaped.
+
+  Spaces of all widths stay, and what joins letters and emoji.
+  """
   return ''.join(
-    c if c.isprintable() or c == '\n' else ascii(c)[1:-1] for c in str(text)
+    c
+    if c.isprintable() or c in _SHOWN or unicodedata.category(c) == 'Zs'
+    else ascii(c)[1:-1]
+    for c in str(text)
   )
 
 

@@ -59,10 +59,20 @@ def load(cache: Path | str | None, workdir: Path | None) -> bytes:
     # Of several processes that start together one makes the file, and no other
     # ever sees a part of it.
     with contextlib.suppress(FileExistsError):
-      os.link(made, file)
+      _link(made, file)
   finally:
     made.unlink(missing_ok=True)
   return _read(file)
+
+
+def _link(made: Path, file: Path) -> None:
+  """Gives a file its name, unless there is one; raises FileExistsError."""
+  try:
+    os.link(made, file)
+  except FileExistsError:
+    raise
+  except OSError:  # a file system without links, such as a bucket's
+    os.replace(made, file)
 
 
 def _read(file: Path) -> bytes:

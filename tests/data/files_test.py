@@ -379,6 +379,7 @@ def test_a_linked_folder_of_shards_is_read(tmp_path: pathlib.Path) -> None:
   _lines(tmp_path / 'elsewhere' / 'a.jsonl', {'prompt': 'linked'})
   _lines(tmp_path / 'set' / 'b.jsonl', {'prompt': 'own'})
   (tmp_path / 'set' / 'more').symlink_to(tmp_path / 'elsewhere')
+  (tmp_path / 'set' / 'loop').symlink_to(tmp_path / 'set')
   read = [record['prompt'] for _, record in files.read(tmp_path / 'set')]
   assert sorted(read) == ['linked', 'own']
 

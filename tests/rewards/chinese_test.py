@@ -70,6 +70,11 @@ def test_sentences(reply: str, count: int) -> None:
   assert text.count_sentences(reply) == count
 
 
+@pytest.mark.parametrize('flood', ['~' * 10**5, '~ ' * 10**5])
+def test_a_flood_of_tildes_takes_no_time(flood: str) -> None:
+  assert text.count_sentences(f'a{flood}b') == 1
+
+
 OWN = (
   '如果你想我了，就看看月亮。',
   '如果你需要我，我一直都在。',

@@ -11,7 +11,7 @@ import pipeline
 import pytest
 
 from rlcw import main
-from rlcw.runtime import command, configs, settings
+from rlcw.runtime import command, configs, console, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BROKEN = {
@@ -165,6 +165,14 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(
   assert pipeline.command(monkeypatch, '--config=briefs', '--workdir=w/x') == 2
   error = capsys.readouterr().err
   assert error == f'rlcw: --workdir=w/x: {folder} cannot be written\n'
+
+
+def test_what_a_terminal_would_obey_is_escaped_and_no_more() -> None:
+  text = 'a\u3000b\xa0c 👨\u200d👩\n'
+  assert console.printable(text) == text
+  assert console.printable('a\x1b[1m\u2028\u202e') == (
+    'a\\x1b[1m\\u2028\\u202e'
+  )
 
 
 def test_control_characters_are_escaped() -> None:

@@ -52,8 +52,7 @@ def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
     raise ValueError(f'{len(verdicts)} verdicts differ; expected one')
   if verdicts[0] not in labels:
     raise ValueError(f'verdict={verdicts[0]!r}; expected one of {labels}')
-  # null, where a model gives none
-  return Answer(verdicts[0] == labels[0], str(found[0].get('reason') or ''))
+  return Answer(verdicts[0] == labels[0], str(found[0].get('reason', '')))
 
 
 class JSONJudge:

@@ -346,7 +346,7 @@ SELF = re.compile(
   r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
   # Not a student of it, nor a child of its age.
   r'|(?:作为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])?'
-  r'(?:(?:ai|人工智能)(?!专业|时代|课|领域|行业|公司|研究|工程|学|从业|的|这)'
+  r'(?:(?:ai|人工智能)(?!专业|时代|课|领域|行业|公司|研究|工程|学|从业)'
   r'|(?:大型?)?语言模型|智能助手)'
 )
 # Openings that announce a piece instead of beginning it.

@@ -50,7 +50,7 @@ _INNER_DOT = re.compile(
 # Full stops, question and exclamation marks of all scripts, and the tilde that
 # ends a friendly line in Chinese.
 _SENTENCE = regex.compile(
-  r'[\p{L}\p{N}](?:[^\p{STerm}…~～]|[~～](?![~～]*+[^\S\n]*+(?:\n|\Z)))*+'
+  r'[\p{L}\p{N}](?:[^\p{STerm}…~～]|[~～]++(?![^\S\n]*+(?:\n|\Z)))*+'
 )
 _FLOOD = regex.compile(r'(\p{M}{30})\p{M}++')
 _FLAG = regex.compile('[\U0001f1e6-\U0001f1ff]{2}')
