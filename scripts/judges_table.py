@@ -111,11 +111,14 @@ def main(folder: str) -> None:
       for name, each in found.items()
     ],
   )
-  gap, *ends = difference(rows[TRAINED], rows[LARGE])
-  console.log(
-    f'{TRAINED} less {LARGE}, AUC between replies of like length: '
-    f'{console.number(gap, "+.3f")} ({console.interval(ends, "+.3f")})'
-  )
+  for name, ours in rows.items():
+    if name != TRAINED and not name.startswith(f'{LARGE}_'):
+      continue
+    gap, *ends = difference(ours, rows[LARGE])
+    console.log(
+      f'{name} less {LARGE}, AUC between replies of like length: '
+      f'{console.number(gap, "+.3f")} ({console.interval(ends, "+.3f")})'
+    )
 
 
 if __name__ == '__main__':
