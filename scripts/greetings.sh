@@ -3,7 +3,7 @@
 # Chinese: Qwen2.5-Coder-0.5B writes, Qwen2.5-Coder-1.5B is every agent.  Prints
 # tables of the judges (scripts/judges.sh), of the reward models and of the writers.
 #
-#   ./scripts/greetings.sh          # cut down; 47 minutes on 2 cores
+#   ./scripts/greetings.sh          # cut down; 38 minutes on 2 cores
 #   LONG=1 ./scripts/greetings.sh   # an estimated 18 hours on one core, with SERVER
 #
 # After an interruption, run it again, with the same variables, to resume.  Cut

@@ -31,6 +31,7 @@ from rlcw.runtime.signals import STOPPED, Stopped
 from rlcw.tasks import evaluate
 from rlcw.tasks.compare.run import (
   benchmark,
+  check_judges,
   differences,
   find,
   read_settings,
@@ -346,6 +347,9 @@ def test_runs_are_compared_and_added(
   monkeypatch.setattr(factory, 'make_judge', lambda *_, **__: panel)
   config, workdir = shipped('compare'), arms / 'comparison'
   config.runs = str(arms / 'runs' / 'rlmr-*')
+  config.unseen = str(runs / 'reward_model')
+  with pytest.raises(ValueError, match='is the reward model of training'):
+    run('compare', config, workdir)
   config.unseen = str(arms / 'unseen')
   config.benchmark = str(arms / 'ifeval' / '*')
   config.preferences = str(runs / 'pairs.jsonl')
@@ -529,6 +533,15 @@ def test_runs_that_cannot_be_compared_are_refused(
     others['linear_2-0'][name] = value
     with pytest.raises(ValueError, match=f'differ in {name}: '):
       differences(others)
+  for each, name in zip(settings.values(), 'ab', strict=True):
+    each.judge.model = name
+  scored = settings['rlmr-0'].copy_and_resolve_references()
+  check_judges(settings, scored, [])  # which the judge does not
+  scored.writing = 'judge'
+  with pytest.raises(ValueError, match='differ in judge: '):
+    check_judges(settings, scored, [])
+  for each in settings.values():
+    each.judge.model = ''
   # where replies are scored by another one
   assert len(differences(settings, ['model'])) == 2
   settings['linear_2-0'].writing = 'reward_model'

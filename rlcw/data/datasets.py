@@ -259,8 +259,9 @@ def _counts(counts: Mapping[str, int]) -> str:
   """Formats the greatest counts by name, such as `zh: 3, en: 1`."""
   most = Counter(counts).most_common(10)
   # Names are untrusted, and the message is one line.
-  shown = (console.printable(' '.join(name.split())) for name, _ in most)
-  parts = [f'{name:.40}: {n}' for name, (_, n) in zip(shown, most, strict=True)]
+  parts = [
+    f'{console.printable(" ".join(name.split())):.40}: {n}' for name, n in most
+  ]
   if rest := len(counts) - len(most):
     parts.append(f'{rest} others')
   return ', '.join(parts) or 'none'

@@ -13,7 +13,6 @@ import gzip
 import io
 import itertools
 import json
-import os
 import re
 import sys
 import zlib
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcw.data import hub
+from rlcw.runtime.files import tree
 
 ASSETS = Path(__file__).parent / 'assets'
 
@@ -85,7 +85,7 @@ def find(path: str | Path) -> list[tuple[Path, str]]:
   if path.is_file():
     return [(path, path.name)]
   if path.is_dir():
-    return _shards(path, sorted(_tree(path)))
+    return _shards(path, sorted(tree(path)))
   matches = sorted(map(Path, glob.glob(text, recursive=True)))
   # The folders that the pattern names are the same for all.
   fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
@@ -159,18 +159,6 @@ def _end(file: Path) -> str:
   return next((end for end in _ENDS if name.endswith(end)), '')
 
 
-def _tree(folder: Path) -> Iterator[Path]:
-  """Yields all files in a folder, also behind links, but each folder once."""
-  seen: set[str] = set()
-  for inner, folders, names in os.walk(folder, followlinks=True):
-    real = os.path.realpath(inner)
-    if real in seen:  # a link to a folder above, or beside
-      folders.clear()
-      continue
-    seen.add(real)
-    yield from (Path(inner, name) for name in names)
-
-
 def _shards(folder: Path, paths: Sequence[Path]) -> list[tuple[Path, str]]:
   """Returns the data files among the paths of a folder.
 
@@ -179,20 +167,25 @@ def _shards(folder: Path, paths: Sequence[Path]) -> list[tuple[Path, str]]:
     ValueError: they are of several formats, one is compressed otherwise than by
       gzip, or one is there twice.
   """
-  for path in paths:
-    if path.suffix in _COMPRESSED and _end(path.with_suffix('')):
+  shown = [
+    path
+    for path in paths
+    if path.is_file()
+    and not any(p.startswith('.') for p in path.relative_to(folder).parts)
+  ]
+  known = {*shown}
+  for path in shown:
+    plain = path.with_suffix('')
+    if path.suffix in _COMPRESSED and _end(plain):
       raise ValueError(f'{path} cannot be read; expected it plain, or with .gz')
-    if path.suffix == '.gz' and _end(path) and path.with_suffix('').is_file():
+    if path.suffix == '.gz' and _end(path) and plain in known:
       raise ValueError(
         f'{path} is also there without .gz; expected one of the two'
       )
   shards = [
     (path, path.relative_to(folder).as_posix())
-    for path in paths
-    if path.is_file()
-    and _end(path)
-    and path.name not in _ABOUT
-    and not any(p.startswith('.') for p in path.relative_to(folder).parts)
+    for path in shown
+    if _end(path) and path.name not in _ABOUT
   ]
   ends = {_end(path) for path, _ in shards}
   if not ends:

@@ -19,7 +19,7 @@ from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import briefs as briefs_lib
 from rlcw.rewards import constraints, revision
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.rules import checks
+from rlcw.rewards.rules import habits
 from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console, processes
 from rlcw.runtime.mesh import round_up_groups
@@ -35,7 +35,7 @@ PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
   'good': lambda reply: reply.get('good'),
   'length': lambda reply: reply['length'],
   'truncated': lambda reply: not reply['finished'],
-  'cliche': lambda reply: not checks.has_no_cliche(reply['text']),
+  'cliche': lambda reply: not habits.has_no_cliche(reply['text']),
   'kl': lambda reply: reply['kl'],
 }
 

@@ -40,8 +40,9 @@ def load(
   A record is `{"prompt", "response", "label"}` with label 1 or 0, or a pair
   `{"prompt", "chosen", "rejected"}`, which makes two replies.  A record that
   names no language is in any.  If it names no split, a hash of its prompt
-  decides, so that all replies to a prompt are in the same split.  Pairs of
-  equal replies are left out, and a notice counts them.
+  decides, so that all replies to a prompt are in the same split.  Replies that
+  are not finished, or labelled Good and Bad, are left out, and notices count
+  them.
 
   Args:
     path: see `datasets.read_records`.
@@ -56,36 +57,7 @@ def load(
     ValueError: names the line that is invalid, or the split without replies of
       both labels.
   """
-  replies: list[Labelled] = []
-  equal = cut = 0
-  for place, record in datasets.read_language(path, language):
-    # As `generate` writes it: a reply that is not whole is no example.
-    if record.get('finished') in (False, [False]):
-      cut += 1
-      continue
-    try:
-      found = [*_parse(record, heldout)]
-    except ValueError as error:
-      raise ValueError(f'{place}: {error}') from None
-    if len({each.response for each in found}) == len(found):
-      replies += found
-    else:
-      equal += 1  # else one text would be Good and Bad
-  if equal:
-    console.notice(f'{path}: {equal} pairs of equal replies left out')
-  if cut:
-    console.notice(f'{path}: {cut} replies that are not finished left out')
-  labels: dict[tuple[str, str], set[bool]] = {}
-  for each in replies:
-    labels.setdefault((each.prompt, each.response), set()).add(each.label)
-  agreed = [
-    each for each in replies if len(labels[each.prompt, each.response]) == 1
-  ]
-  if contradicted := len(replies) - len(agreed):
-    console.notice(
-      f'{path}: {contradicted} replies labelled Good and Bad left out'
-    )
-  replies = agreed
+  replies = _read(path, language, heldout)
   if dev is None:
     replies = [
       dataclasses.replace(each, split='train') if each.split == 'dev' else each
@@ -115,6 +87,34 @@ def load(
         'shares'
       )
   return splits
+
+
+def _read(path: str | Path, language: str, heldout: float) -> list[Labelled]:
+  """Reads the replies of `load`, whose splits are not final."""
+  replies: list[Labelled] = []
+  cut = 0
+  for place, record in datasets.read_language(path, language):
+    # As `generate` writes it: a reply that is not whole is no example.
+    if record.get('finished') in (False, [False]):
+      cut += 1
+      continue
+    try:
+      replies += _parse(record, heldout)
+    except ValueError as error:
+      raise ValueError(f'{place}: {error}') from None
+  labels: dict[tuple[str, str], set[bool]] = {}
+  for each in replies:
+    labels.setdefault((each.prompt, each.response), set()).add(each.label)
+  agreed = [
+    each for each in replies if len(labels[each.prompt, each.response]) == 1
+  ]
+  for count, words in (
+    (cut, 'that are not finished'),
+    (len(replies) - len(agreed), 'labelled Good and Bad'),
+  ):
+    if count:
+      console.notice(f'{path}: {count} replies {words} left out')
+  return agreed
 
 
 def _parse(record: dict[str, Any], heldout: float) -> Iterator[Labelled]:

@@ -18,7 +18,7 @@ from rlcw.runtime.files import read_json
 _DTYPES = ('F32', 'F16', 'BF16')
 INDEX = 'model.safetensors.index.json'
 # As in Transformers, it takes precedence over any other file of its folder.
-_SINGLE = 'model.safetensors'
+SINGLE = 'model.safetensors'
 # Tables that follow from the configuration, which old files have nevertheless:
 # rotary frequencies, masks and positions.
 _BUFFER = re.compile(
@@ -146,7 +146,7 @@ def _text_name(name: str) -> str:
 
 def _has_adapters_alone(folder: Path) -> bool:
   """True for a folder of `peft`, which may have a `config.json` of its base."""
-  whole = INDEX, 'model.safetensors'
+  whole = INDEX, SINGLE
   return (folder / 'adapter_config.json').is_file() and not any(
     (folder / name).exists() for name in whole
   )
@@ -174,7 +174,7 @@ def _no_config_error(folder: Path) -> Exception:
 
 def _weight_map(folder: Path) -> dict[str, Path]:
   """File of each tensor by the index; empty without one, or if none is read."""
-  if not (folder / INDEX).exists() or (folder / _SINGLE).exists():
+  if not (folder / INDEX).exists() or (folder / SINGLE).exists():
     return {}
   weight_map = read_json(folder / INDEX).get('weight_map')
   if not isinstance(weight_map, dict) or not weight_map:
@@ -188,8 +188,8 @@ def _weight_map(folder: Path) -> dict[str, Path]:
 
 def _safetensors_files(folder: Path) -> list[Path]:
   """Safetensors files of a model: a single one, or those of the index."""
-  if (folder / _SINGLE).exists():
-    return [folder / _SINGLE]
+  if (folder / SINGLE).exists():
+    return [folder / SINGLE]
   if files := sorted(set(_weight_map(folder).values())):
     absent = [file.name for file in files if not file.is_file()]
     if absent:

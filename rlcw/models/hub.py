@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from rlcw.models.folders import INDEX, SINGLE
 from rlcw.runtime import hub
 
 _FILES = (
@@ -63,10 +64,9 @@ def fetch(model: str | Path) -> Path:
 
 def _is_complete(folder: Path) -> bool:
   """Returns True if all files of a model are in a folder."""
-  required = ['config.json', 'model.safetensors']
-  index = folder / 'model.safetensors.index.json'
-  # A single file takes precedence (`folders`).
-  if index.is_file() and not (folder / required[-1]).is_file():
+  required = ['config.json', SINGLE]
+  index = folder / INDEX
+  if index.is_file() and not (folder / SINGLE).is_file():
     try:
       weight_map = json.loads(index.read_text('utf-8'))['weight_map']
       required = ['config.json', *map(str, weight_map.values())]

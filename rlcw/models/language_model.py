@@ -131,11 +131,10 @@ def load(
     return LanguageModel(config, params, format, mesh, str(model))
   if run.task == 'reward_model':
     raise ValueError(f'{model} is a reward model, which writes no text')
-  if run.get('train') == 'lora':
-    inputs.check_base(model)
   if run.train == 'all':
     base, params = restore(model, without_weights(run.model, mesh, placed))
   else:
+    inputs.check_base(model)
     # Recursive, because a run may have started from another run.
     base, learned = restore(model, load(run.model, mesh, placed))
     params = lora.join(learned, base.params)

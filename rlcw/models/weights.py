@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 from rlcw.models import stacks
 from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import LAYER_INPUTS, Decoder, Params, as_dtype
-from rlcw.models.folders import INDEX, Source
+from rlcw.models.folders import INDEX, SINGLE, Source
 from rlcw.models.formats import open_source
 from rlcw.models.names import EMBED, HEAD, members, names, unread
 from rlcw.runtime import files, processes
@@ -340,7 +340,7 @@ def save(
   weight_map = {}
   for number, shard in enumerate(shards, 1):
     file = f'model-{number:05d}-of-{len(shards):05d}.safetensors'
-    file = file if len(shards) > 1 else 'model.safetensors'
+    file = file if len(shards) > 1 else SINGLE
     _save_shard(shard, folder / file, dtype)
     weight_map |= dict.fromkeys((name for name, _, _ in shard), file)
   if not processes.is_primary_process():
@@ -349,7 +349,7 @@ def save(
   if len(shards) == 1:
     (folder / INDEX).unlink(missing_ok=True)
   else:
-    (folder / 'model.safetensors').unlink(missing_ok=True)
+    (folder / SINGLE).unlink(missing_ok=True)
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     files.replace(folder / INDEX, json.dumps(index, indent=2, sort_keys=True))
 

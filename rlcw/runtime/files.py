@@ -40,6 +40,18 @@ def local_folder(name: str) -> Path:
   return Path(name).expanduser()
 
 
+def tree(folder: Path) -> Iterator[Path]:
+  """Yields all files in a folder, also behind links, but each folder once."""
+  seen: set[str] = set()
+  for inner, folders, names in os.walk(folder, followlinks=True):
+    real = os.path.realpath(inner)
+    if real in seen:  # a link to a folder above, or beside
+      folders.clear()
+      continue
+    seen.add(real)
+    yield from (Path(inner, name) for name in names)
+
+
 def clean(value: Any) -> Any:
   """Converts a value for JSON: arrays to lists, NaN and infinities to None."""
   if isinstance(value, Mapping):

@@ -212,7 +212,7 @@ def _run(folder: Path, parts: Sequence[str]) -> list[str]:
 def _folder(folder: Path) -> list[str]:
   """Returns a line for each file that is neither hidden nor a description."""
   names = sorted(
-    path.relative_to(folder) for path in folder.rglob('*') if path.is_file()
+    path.relative_to(folder) for path in files.tree(folder) if path.is_file()
   )
   return [
     f'{name} {_file(folder / name)}'

@@ -101,35 +101,39 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     sampling_seconds += time.perf_counter() - before
     sampled = decode(model, shards.local_rows(rollout))
     # the rollout may have more rows, which fill the batch (see `answer`)
-    for row, (replies, finished, drawn, drafts) in zip(
+    for row, (texts, whole, drawn, drafts) in zip(
       rows, itertools.chain(*shards.gather_to_primary(sampled)), strict=False
     ):
       line = {k: v for k, v in records[row].items() if k not in _OF_REPLIES}
       if config.samples == 1:  # which `verify`, `score` and `judge` read
-        line['response'] = replies[0]
-      line['responses'] = replies
+        line['response'] = texts[0]
+      line['responses'] = texts
       if second_turns:
         line['drafts'] = drafts
-      files.append_jsonl(output, line | {'finished': finished})
+      files.append_jsonl(output, line | {'finished': whole})
       tokens += drawn
-  ended = processes.from_primary(
-    lambda: [e for line in files.read_jsonl(output) for e in line['finished']]
-  )
+  replies, finished = processes.from_primary(lambda: count_finished(output))
   summary: dict[str, Any] = {
     'prompts': len(prompts),
-    'replies': len(ended),
+    'replies': replies,
     'resumed_at': done,
-    'finished': float(np.mean(ended)),
+    'finished': finished,
     # of this process, which went on at `resumed_at`
     'tokens': tokens,
     'tokens_per_second': tokens / max(sampling_seconds, 1e-9),
   }
   console.log(
-    f'generate: {len(ended):,} replies, {summary["finished"]:.1%} of them '
-    f'finished, {tokens:,} tokens, {summary["tokens_per_second"]:,.0f} '
-    f'tokens/s; {output}'
+    f'generate: {replies:,} replies, {finished:.1%} of them finished, '
+    f'{tokens:,} tokens, {summary["tokens_per_second"]:,.0f} tokens/s; {output}'
   )
   return summary
+
+
+def count_finished(output: Path) -> tuple[int, float]:
+  """Number of all replies in the output, and the share that ended."""
+  lines = files.read_jsonl(output)
+  ended = [whole for line in lines for whole in line['finished']]
+  return len(ended), float(np.mean(ended))
 
 
 def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:

@@ -61,7 +61,7 @@ def test_a_text_is_not_both_good_and_bad(
   splits = labelled.load(file, 'en', dev=0.25, heldout=0.2)
   texts = [each.response for members in splits.values() for each in members]
   assert len(texts) == 600 and 'same' not in texts
-  assert '1 pairs of equal replies left out' in capsys.readouterr().out
+  assert '2 replies labelled Good and Bad left out' in capsys.readouterr().out
 
 
 def test_splits_that_are_named_stay(tmp_path: pathlib.Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rlcw.data import characters, datasets
 from rlcw.rewards import briefs
-from rlcw.rewards.rules import checks, languages, locate, text
+from rlcw.rewards.rules import habits, languages, locate, text
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_keyword_is_found_in_both_scripts(
 
 
 def test_a_cliche_is_one_in_both_scripts() -> None:
-  assert not checks.has_no_cliche('願你歲月靜好。')
-  assert not checks.has_no_cliche('愿你岁月静好。')
+  assert not habits.has_no_cliche('願你歲月靜好。')
+  assert not habits.has_no_cliche('愿你岁月静好。')
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ ANNOUNCEMENTS = (
 
 @pytest.mark.parametrize('line', [*OWN, *OFFERS])
 def test_a_last_line(line: str) -> None:
-  assert checks.is_piece_alone(f'雪落了一夜。\n{line}') == (line in OWN)
+  assert habits.is_piece_alone(f'雪落了一夜。\n{line}') == (line in OWN)
 
 
 @pytest.mark.parametrize('line', [*BEGINNINGS, *ANNOUNCEMENTS])
 def test_a_first_line(line: str) -> None:
-  assert checks.is_piece_alone(f'{line}\n雪落了一夜。') == (line in BEGINNINGS)
+  assert habits.is_piece_alone(f'{line}\n雪落了一夜。') == (line in BEGINNINGS)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_first_line(line: str) -> None:
   ],
 )
 def test_a_writer_that_calls_itself_a_model(reply: str, kept: bool) -> None:
-  assert checks.names_no_self(reply) == kept
+  assert habits.names_no_self(reply) == kept
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,13 @@ def test_a_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
   assert capsys.readouterr().out == f'{MARKUP} {"long " * 99}\n'
 
 
+def test_a_text_cannot_steer_the_terminal(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  console.log('a\x1b]0;owned\x07 b')
+  assert capsys.readouterr().out == 'a\\x1b]0;owned\\x07 b\n'
+
+
 def test_a_character_that_the_terminal_lacks_is_escaped(
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:

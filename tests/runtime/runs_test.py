@@ -128,6 +128,15 @@ def test_a_run_without_a_model_says_how_to_finish_it(
     language_model.origin(run)
 
 
+@pytest.mark.parametrize('steps', [None, 'x', 3.0, True])
+def test_steps_that_are_no_integer_are_named(
+  steps: Any, tmp_path: pathlib.Path
+) -> None:
+  run = make_run(tmp_path, steps=steps)
+  with pytest.raises(ValueError, match=r'config\.json: steps=.*an integer'):
+    settings.read(run)
+
+
 def test_a_run_of_a_task_without_a_model_is_named(
   tmp_path: pathlib.Path,
 ) -> None:
@@ -212,6 +221,16 @@ def test_a_digest_is_of_contents_alone(
   change(tmp_path / 'two' / 'f.bin')
   one, two = (inputs.digest(tmp_path / name / path) for name in ('one', 'two'))
   assert (one == two) == same
+
+
+def test_a_digest_is_of_linked_folders_too(tmp_path: pathlib.Path) -> None:
+  for name in ('one', 'two'):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'f.bin').write_bytes(b'a')
+  (tmp_path / 'one' / 'more').symlink_to(tmp_path / 'two')
+  before = inputs.digest(tmp_path / 'one')
+  (tmp_path / 'two' / 'f.bin').write_bytes(b'b')
+  assert inputs.digest(tmp_path / 'one') != before
 
 
 def test_a_large_file_is_sampled_from_end_to_end(

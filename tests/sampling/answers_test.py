@@ -449,6 +449,12 @@ def test_troubles_are_joined_and_a_model_need_have_none() -> None:
   assert trouble_of(object()) == Trouble()
 
 
+def test_a_damaged_usage_is_told(tmp_path: pathlib.Path) -> None:
+  (tmp_path / 'usage.json').write_text('{"judge": 5}')
+  with pytest.raises(ValueError, match=r'usage\.json is no usage of a run'):
+    Ledger(tmp_path, {})
+
+
 def test_usage_adds_up_over_the_processes_of_a_run(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -505,3 +511,15 @@ def test_a_secret_is_whole_to_whoever_comes_while_it_is_made(
   assert [ours] == theirs
   (kept,) = tmp_path.iterdir()
   assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_secret_is_made_where_files_have_no_links(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def refuse(*_: object) -> None:
+    raise PermissionError
+
+  monkeypatch.setattr(os, 'link', refuse)
+  ours = secret.load(tmp_path / 'cache.sqlite', None)
+  assert secret.load(tmp_path / 'cache.sqlite', None) == ours
+  (_,) = tmp_path.iterdir()

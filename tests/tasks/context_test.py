@@ -17,6 +17,8 @@ from rlcw.models import chat, language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.rewards.briefs import Brief
+from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm
 from rlcw.tasks import export, generate, sft
@@ -89,6 +91,12 @@ def test_in_scores_and_judgements(model: LanguageModel) -> None:
   local = llm.LocalModel(model, settings)
   with pytest.raises(ValueError, match='1 of 1 .*max_new_tokens=8'):
     local.ask([FIELDS[1][1]])
+  judge = LogprobJudge(model, 1)
+  question = factory.make_question(
+    'judge', ConfigDict(factory.judge_settings())
+  )
+  with pytest.raises(ValueError, match='max_reply_characters limits'):
+    questions.judge(judge, question, ['Write.'], [['a song ' * 30]])
 
 
 def test_what_ends_a_reply_survives_an_export(

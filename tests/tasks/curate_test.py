@@ -494,6 +494,13 @@ def test_a_reply_that_spells_out_an_answer_gives_no_label(
   assert all(case.record['negative']['points'] for case in honest)
 
 
+def test_a_reply_that_shows_nothing_is_no_candidate() -> None:
+  assert candidates_of(['a', '\u200b']) == (
+    ['a'],
+    {'cut': 0, 'missing': 1, 'duplicate': 0},
+  )
+
+
 def test_cut_missing_and_equal_replies_are_no_candidates() -> None:
   replies = ['a', None, Cut('b'), 'a', Cut('a'), 'c', '']
   left_out = {'cut': 2, 'missing': 2, 'duplicate': 1}

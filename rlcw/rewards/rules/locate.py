@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from rlcw.rewards.rules import checks, languages
+from rlcw.rewards.rules import checks, habits, languages
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.registry import VERIFIERS
 
@@ -207,7 +207,7 @@ def _talk(reply: str) -> list[Span]:
   ]
   spans = []
   for start, end in {*lines[:1], *lines[-1:]}:
-    if not checks.is_piece_alone(reply[start:end]):
+    if not habits.is_piece_alone(reply[start:end]):
       spans.append((start, end))
   return spans
 
@@ -256,8 +256,8 @@ _REMOVE: dict[str, _Finder] = {
     lambda char: char.islower() or unicodedata.category(char) == 'Lt'
   ),
   'change_case:capital_word_frequency': _capital_words,
-  'style:no_self_reference': _pattern(checks.SELF.pattern, _folded),
-  'style:no_cliche': _pattern(checks.CLICHES, _folded),
+  'style:no_self_reference': _pattern(habits.SELF.pattern, _folded),
+  'style:no_cliche': _pattern(habits.CLICHES, _folded),
   'style:piece_alone': _talk,
   'style:no_repeated_line': _repeated_lines,
   'style:script': _script,

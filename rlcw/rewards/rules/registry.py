@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from rlcw.rewards.rules import checks, ifeval, poetry, text
+from rlcw.rewards.rules import checks, habits, ifeval, poetry, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +160,9 @@ VERIFIERS: dict[str, Verifier] = {
   'poem:haiku': Verifier(poetry.is_haiku),
   'poem:rhyme': Verifier(poetry.rhymes),
   'poem:acrostic': Verifier(poetry.is_acrostic),
-  'style:no_self_reference': Verifier(checks.names_no_self),
-  'style:piece_alone': Verifier(checks.is_piece_alone),
-  'style:no_cliche': Verifier(checks.has_no_cliche),
+  'style:no_self_reference': Verifier(habits.names_no_self),
+  'style:piece_alone': Verifier(habits.is_piece_alone),
+  'style:no_cliche': Verifier(habits.has_no_cliche),
   'style:no_repeated_line': Verifier(checks.has_no_repeated_line),
   'style:script': Verifier(checks.is_in_script),
   # Listed here so that briefs with demands validate and can be worded;

@@ -64,11 +64,11 @@ _ANSWERED = (
   'reward_model',
   'verifiers',
 )
-# Settings that decide which briefs are held out.
-_HELDOUT = 'briefs', 'heldout', 'extract_rules'
-# Runs that differ in one of these cannot be compared; nor do those that differ
+# Settings that decide which of a run's own briefs are held out.
+_HELDOUT = 'heldout', 'extract_rules'
+# Runs that differ in one of these cannot be compared; nor can those that differ
 # in their judge, if it scores the replies.
-ALIKE = tuple(dict.fromkeys((*_ANSWERED, *_HELDOUT, 'system')))
+ALIKE = *_ANSWERED, *_HELDOUT, 'system'
 # Of these, what `compare` may name itself for runs that differ in it.
 GIVEN = 'briefs', 'writing', 'reward_model'
 # Replies to each brief that the judge reads; it is the slowest scorer.
@@ -104,8 +104,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     if given[key]:
       trained[key] = given[key]
       scoring.check(trained)
-  other = {*_HELDOUT} if given['briefs'] else set()
-  alike = [key for key in ALIKE if not given.get(key) and key not in other]
+  unused = _HELDOUT if given['briefs'] else ()
+  alike = [key for key in ALIKE if not given.get(key) and key not in unused]
   notes = differences(settings, alike)
   for each in (trained, *settings.values()):
     writing.check_unseen(config.unseen, each, 'unseen')
@@ -116,8 +116,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   primary = processes.is_primary_process()
   first = next(iter(runs.values()))
   briefs = heldout.load_briefs(given['briefs'], trained, base.system, first)
-  if factory.has_judge(scoring.without_idle_judge(trained, briefs).judge):
-    differences(settings, ['judge'])
+  check_judges(settings, trained, briefs)
   scorers = load_scorers(config, trained, base, workdir, briefs)
   meters = {'scorer': scorers.scorer.usage}
   if scorers.judge is not None:
@@ -321,6 +320,23 @@ def differences(
         raise ValueError(f'runs cannot be compared: they differ in {note}')
       notes.append(note)
   return notes
+
+
+def check_judges(
+  settings: dict[str, Config], trained: Config, briefs: Sequence[Brief]
+) -> None:
+  """Checks that the runs have one judge, if it scores the replies.
+
+  Args:
+    settings: of the runs.
+    trained: those that the replies are scored by.
+    briefs: that are answered.
+
+  Raises:
+    ValueError: they have several.
+  """
+  if factory.has_judge(scoring.without_idle_judge(trained, briefs).judge):
+    differences(settings, ['judge'])
 
 
 def _is_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rlcw.data.characters import visible
+from rlcw.data.characters import blank, visible
 from rlcw.sampling.cache import Cut
 from rlcw.tasks.curate.debate import overturned
 
@@ -35,7 +35,7 @@ def candidates_of(
 
   A pair with a cut reply would teach that endings are bad, or good.
   """
-  given = [reply for reply in replies if reply]
+  given = [reply for reply in replies if reply and not blank(reply)]
   whole = [reply for reply in given if not isinstance(reply, Cut)]
   different = [*dict.fromkeys(whole)]
   counts = (
