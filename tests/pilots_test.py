@@ -5,7 +5,7 @@ import pytest
 from configs import experiment, pilots
 from rlcw.rewards import mixing, scoring
 from rlcw.runtime.settings import leaves
-from rlcw.tasks.compare import run as compare
+from rlcw.tasks.compare import runs
 
 
 @pytest.mark.parametrize('arm', pilots.VARIANTS)
@@ -20,8 +20,8 @@ def test_an_arm_is_rlmr_but_for_what_it_names(arm: str) -> None:
 
 def test_arms_can_be_compared_but_for_that_with_two_turns() -> None:
   settings = {arm: pilots.get_config(arm) for arm in pilots.VARIANTS}
-  alike = [key for key in compare.ALIKE if key not in compare.GIVEN]
+  alike = [key for key in runs.ALIKE if key not in runs.GIVEN]
   two = settings.pop('rlmr_two_turns')
-  compare.differences(settings, alike)
+  runs.differences(settings, alike)
   with pytest.raises(ValueError, match=r'they differ in (two|max_new)'):
-    compare.differences({'rlmr': settings['rlmr'], 'two': two}, alike)
+    runs.differences({'rlmr': settings['rlmr'], 'two': two}, alike)

@@ -27,16 +27,12 @@ from rlcw.rewards.judge import factory
 from rlcw.runtime import files
 from rlcw.runtime.command import MISTAKE
 from rlcw.runtime.mesh import make_mesh
+from rlcw.runtime.settings import read as read_settings
 from rlcw.runtime.signals import STOPPED, Stopped
 from rlcw.tasks import evaluate
-from rlcw.tasks.compare.run import (
-  benchmark,
-  check_judges,
-  differences,
-  find,
-  read_settings,
-  scorer_accuracy,
-)
+from rlcw.tasks.compare import scorers
+from rlcw.tasks.compare.benchmarks import benchmark
+from rlcw.tasks.compare.runs import check_judges, differences, find
 
 TRAIN, HELD_OUT = 24, 12  # briefs
 
@@ -478,7 +474,7 @@ def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
 
   monkeypatch.setattr(reward_model, 'score_texts', ties)
   config = ConfigDict({'preferences': '@preferences.jsonl', 'batch_size': 5})
-  told = scorer_accuracy(eyes, ConfigDict({'language': 'en'}), config)
+  told = scorers.accuracy(eyes, ConfigDict({'language': 'en'}), config)
   assert told == {'unseen': 0.5}
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from rlcw.data import datasets
 from rlcw.runtime import files, metrics, paths, settings
 from rlcw.runtime.inputs import reads
 from rlcw.runtime.loggers import Loggers
 from rlcw.sampling.usage import Ledger
 from rlcw.tasks.adversary.strategy import State
-from rlcw.tasks.compare import run as compare
+from rlcw.tasks.compare.benchmarks import benchmark
 from rlcw.tasks.compare.logs import read_logs
 from rlcw.tasks.compare.page import CURVES
 
@@ -49,7 +50,7 @@ def trained(folder: str) -> pathlib.Path:
     lambda path: files.drop_from_step(path, 3),
     lambda path: files.drop_last(path, lambda _: True),
     lambda path: files.count_whole_lines(path, 'x'),
-    lambda path: compare.datasets.read_jsonl(path),
+    lambda path: datasets.read_jsonl(path),
   ],
 )
 def test_a_spoiled_line_is_named_and_left(
@@ -86,7 +87,7 @@ def test_a_resumed_run_names_a_spoiled_line_of_its_logs(
     ('metrics.jsonl', lambda folder: read_logs(pathlib.Path(folder))),
     ('summary.json', lambda folder: read_logs(trained(folder))),
     ('loggers.json', lambda folder: Loggers(pathlib.Path(folder), 0, QUIET)),
-    ('summary.json', lambda folder: compare.benchmark(folder)),
+    ('summary.json', lambda folder: benchmark(folder)),
   ],
 )
 def test_a_spoiled_file_of_a_run_is_named(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from rlcw.tasks.compare import arms, run
+from rlcw.tasks.compare import arms, runs
 
 RULES = [['a', 'b'], ['a']]
 
@@ -209,7 +209,7 @@ def test_rule_breakers_with_a_positive_advantage_are_counted() -> None:
 def test_runs_of_the_same_sum_are_alike_however_it_is_written() -> None:
   def notes(other: str) -> list[str]:
     sums = {'a-0': 'judge + 0.5*m:f', 'b-0': other}
-    return run.differences(
+    return runs.differences(
       {k: ConfigDict({'writing': v}) for k, v in sums.items()}
     )
 

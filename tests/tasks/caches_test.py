@@ -13,7 +13,7 @@ import pytest
 from rlcw.models import formats
 from rlcw.rewards.briefs import Brief
 from rlcw.runtime import files
-from rlcw.tasks.compare import run as compare
+from rlcw.tasks.compare import replies as compared
 from rlcw.tasks.reward_model import run as reward_model
 
 
@@ -153,10 +153,10 @@ def test_replies_are_reused_only_for_the_same_key(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
   file = tmp_path / 'base.jsonl'
-  assert not compare.is_answered(file, ['a'], 2)
+  assert not compared.is_answered(file, ['a'], 2)
   store(file, ['a'])
-  assert compare.is_answered(file, ['a'], 2)
-  assert not compare.is_answered(file, ['b'], 2)
+  assert compared.is_answered(file, ['a'], 2)
+  assert not compared.is_answered(file, ['b'], 2)
   capsys.readouterr()
   for damaged, content in (
     (file, b'{"replies"'),
@@ -166,12 +166,12 @@ def test_replies_are_reused_only_for_the_same_key(
   ):
     store(file, ['a'])
     damaged.write_bytes(content)
-    assert not compare.is_answered(file, ['a'], 2)
+    assert not compared.is_answered(file, ['a'], 2)
     said = capsys.readouterr()
     assert len((said.out + said.err).strip().splitlines()) == 1
   # as versions before the key wrote it
   file.with_suffix('.json').unlink()
-  assert not compare.is_answered(file, ['a'], 2)
+  assert not compared.is_answered(file, ['a'], 2)
 
 
 def test_the_key_of_replies_is_of_model_briefs_and_settings(
@@ -183,7 +183,7 @@ def test_the_key_of_replies_is_of_model_briefs_and_settings(
 
   def key(text: str = 'Write.') -> str:
     asked = [brief.__class__(**{**brief.__dict__, 'prompt': text})]
-    return str(compare.identity(asked, trained, config))
+    return str(compared.identity(asked, trained, config))
 
   found = [key()]
   assert key() == found[0]
