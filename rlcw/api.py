@@ -31,9 +31,8 @@ from rlcw.data import messages
 from rlcw.data.messages import Message
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, forms, reward_model
+from rlcw.rewards import forms, reward_model
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.constraints import LANGUAGES
 from rlcw.rewards.forms import Prompt, Prompts, Reply, Rules, Text
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
@@ -367,14 +366,8 @@ def check(rules: Any, replies: Any, *, judge: JudgeModel | None = None) -> Any:
 
 
 def _verdicts(brief: Brief, follow: Sequence[bool | None]) -> list[Verdict]:
-  language = brief.language if brief.language in LANGUAGES else 'en'
-  rules = zip(brief.instruction_id_list, brief.kwargs, follow, strict=True)
-  return [
-    Verdict(
-      rule, constraints.describe(rule, given, language, brief.paraphrase), kept
-    )
-    for rule, given, kept in rules
-  ]
+  rules = zip(brief.instruction_id_list, brief.rules, follow, strict=True)
+  return [Verdict(rule, text, kept) for rule, text, kept in rules]
 
 
 # --- Score ------------------------------------------------------------------

@@ -154,6 +154,8 @@ CASES: dict[str, list[Case]] = {
     ({}, 'Rain 🌧. Sun 🌞.', True, True),
     ({}, 'Rain. Sun 🌞.', False, False),
     ({}, 'Rain 7.', False, False),
+    # a flag
+    ({}, 'Rain 🌧. Sun 🇫🇷.', False, True),
   ],
   'format:line_indent': [
     ({}, 'a\n b\n\n   c', True, True),
@@ -329,6 +331,8 @@ CASES: dict[str, list[Case]] = {
   'words:no_consecutive': [
     ({}, 'The sea - a song', True, True),
     ({}, 'The sea, "sang"', False, False),
+    # a dash divides words
+    ({}, 'The sea—salt', True, False),
   ],
   'words:odd_even_syllables': [
     ({}, 'The water is yellow', True, True),
@@ -356,6 +360,8 @@ CASES: dict[str, list[Case]] = {
   'words:repeats': [
     ({'small_n': 2}, 'Sea, sea', True, True),
     ({'small_n': 2}, 'Sea, sea "SEA"', False, False),
+    # a dash divides words
+    ({'small_n': 2}, 'Sea—sea—sea', True, False),
   ],
   'words:vowel': [
     ({}, 'The sea is a thing', True, True),

@@ -126,6 +126,9 @@ CASES: dict[str, list[Case]] = {
     ({'num_placeholders': 1}, '[here](http://a.org)', True, False),
     ({'num_placeholders': 1}, '[first\nlast]', False, False),
     ({'num_placeholders': 1}, '【姓名】，你好', False, True),
+    ({'num_placeholders': 1}, '请于[日期]（周末亦可）来', True, True),
+    ({'num_placeholders': 1}, '【姓名】（先生/女士）', False, True),
+    ({'num_placeholders': 1}, 'Bring your [pet](s)', True, True),
   ],
   'detectable_content:postscript': [
     ({'postscript_marker': 'P.S.'}, 'Bye.\n\nP.S. Write!', True, True),
@@ -222,6 +225,7 @@ CASES: dict[str, list[Case]] = {
     ({'prompt_to_repeat': 'Sing.'}, 'sing.\nLa la', True, True),
     ({'prompt_to_repeat': 'Sing.'}, 'La la. Sing.', False, False),
     ({'prompt_to_repeat': 'Sing.'}, ' Sing. ', True, False),
+    ({'prompt_to_repeat': 'Sing it'}, 'Sing items', True, False),
     ({'prompt_to_repeat': '唱歌。'}, '唱歌。啦啦', True, True),
   ],
   'startend:end_checker': [

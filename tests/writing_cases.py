@@ -20,6 +20,12 @@ CASES: dict[str, list[Case]] = {
     ({'num_lines': 8, 'num_characters': 5}, QUIET_NIGHT, False),
     ({'num_lines': 2, 'num_characters': 5}, '床前明月光，疑是霜。', False),
     ({'num_lines': 1, 'num_characters': 5}, 'abcde', False),
+    (
+      {'num_lines': 2, 'num_characters': 5},
+      '她说“春来了”，处处闻啼鸟。',
+      True,
+    ),
+    ({'num_lines': 2, 'num_characters': 4}, '她爱《红楼》，处处啼鸟。', True),
   ],
   'poem:haiku': [
     ({}, POND, True),

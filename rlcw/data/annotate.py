@@ -60,7 +60,7 @@ def annotate(
   for place, record in records:
     try:
       layouts.prompt_of(record)
-      datasets.text_of(record, 'response')
+      datasets.response_of(record)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
   # The number of complete lines is the position to resume from.

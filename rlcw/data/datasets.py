@@ -282,6 +282,20 @@ def text_of(record: Record, name: str, default: str | None = None) -> str:
   return value
 
 
+def response_of(record: Record) -> str:
+  """Returns the only reply of a record.
+
+  Raises:
+    ValueError: it has none, several or another value.
+  """
+  if 'response' not in record and 'responses' in record:
+    raise ValueError(
+      'responses, which are several; expected one response a line, as '
+      '`generate` writes with samples=1'
+    )
+  return text_of(record, 'response')
+
+
 def number_of(record: Record, name: str) -> float:
   """Returns a field that is a finite number, true and false as 1 and 0.
 
@@ -341,6 +355,11 @@ def _reply(record: Record, name: str) -> str:
 # --- Preferences and examples -----------------------------------------------
 
 
+def is_cut(record: Record) -> bool:
+  """Whether the only reply of a record was cut off, as `generate` writes it."""
+  return record.get('finished') in (False, [False])
+
+
 def load_preferences(
   path: str | Path,
   *,
@@ -354,8 +373,9 @@ def load_preferences(
   scored reply, `{"prompt", "response", "score"}`, where a `label` serves as the
   score; or several, `{"prompt", "responses", "scores"}`.  Scored replies to the
   same prompt become one `Preference`; each pair is one of its own.  Pairs of
-  equal replies are left out; equal scored replies become one, with the mean of
-  their scores.  A notice counts both.
+  equal replies are left out, and scored replies that were cut off (`finished`
+  is false); equal scored replies become one, with the mean of their scores.
+  Notices count them.
 
   Args:
     path: see `read_records`.
@@ -385,13 +405,15 @@ def load_preferences(
           'task needs chosen and rejected, or a score or label'
         )
       worth = (number_of(record, name),)
+    if worth is not PAIR:
+      worth = _of_whole(worth, record.get('finished'))
     fields = shared_fields(record, heldout)
     return Preference(
       prompt, replies, worth, id=str(record.get('id', '')), **fields
     )
 
   loaded = load(path, parse, split=split, language=language)
-  pairs, scored = [], {}
+  pairs, scored, cut = [], {}, 0
   for each in loaded:
     # Pairs stay apart even for equal prompts: worth 1 and 0 compares the two
     # replies of a pair only, whereas scores compare all replies to a prompt.
@@ -399,21 +421,25 @@ def load_preferences(
     if each.worth is PAIR:
       pairs.append(each)
     else:
+      cut += sum(map(math.isnan, each.worth))
       scored.setdefault(each.prompt, []).append(each)
   different = [
     pair for pair in pairs if _shown(pair.chosen) != _shown(pair.rejected)
   ]
-  merged = [_merge(group) for group in scored.values()]
+  merged = [*filter(lambda each: each.replies, map(_merge, scored.values()))]
   equal = len(pairs) - len(different)
-  repeated = sum(
-    len(each.replies) for group in scored.values() for each in group
-  ) - sum(len(each.replies) for each in merged)
+  given = sum(len(each.replies) for group in scored.values() for each in group)
+  repeated = given - cut - sum(len(each.replies) for each in merged)
+  if cut:
+    console.notice(f'{path}: {cut} replies left out, which were cut off')
   if equal or repeated:
     console.notice(
       f'{path}: {equal} pairs of equal replies left out, {repeated} repeated '
       'replies merged'
     )
   if not different and not merged:
+    if not pairs:
+      raise ValueError(f'{path}: all of {cut} scored replies were cut off')
     raise ValueError(f'{path}: chosen equals rejected in all {equal} pairs')
   return different + merged
 
@@ -441,12 +467,25 @@ def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
   )
 
 
+def _of_whole(worth: Sequence[float], finished: Any) -> tuple[float, ...]:
+  """Returns the scores, NaN for a reply that was cut off."""
+  flags = finished if isinstance(finished, list) else [finished]
+  if len(flags) != len(worth):
+    return (*worth,)
+  pairs = zip(worth, flags, strict=True)
+  return tuple(math.nan if flag is False else each for each, flag in pairs)
+
+
 def _merge(group: Sequence[Preference]) -> Preference:
-  """Joins scored replies to one prompt; equal ones have their mean score."""
+  """Joins scored replies to one prompt; equal ones have their mean score.
+
+  Those with the score NaN are left out.
+  """
   scores: dict[str, list[float]] = {}
   for each in group:
     for reply, worth in zip(each.replies, each.worth, strict=True):
-      scores.setdefault(reply, []).append(worth)
+      if not math.isnan(worth):
+        scores.setdefault(reply, []).append(worth)
   return dataclasses.replace(
     group[0],
     replies=tuple(scores),
@@ -478,8 +517,7 @@ def load_examples(
       _reply(record, 'chosen' if 'chosen' in record else 'response'),
       fields.get('language', 'en'),
       fields['split'],
-      # `generate` writes whether each reply was whole.
-      record.get('finished') not in (False, [False])
+      not is_cut(record)
       and ('label' not in record or number_of(record, 'label') > 0),
     )
 

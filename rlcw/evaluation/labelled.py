@@ -94,8 +94,7 @@ def _read(path: str | Path, language: str, heldout: float) -> list[Labelled]:
   replies: list[Labelled] = []
   cut = 0
   for place, record in datasets.read_language(path, language):
-    # As `generate` writes it: a reply that is not whole is no example.
-    if record.get('finished') in (False, [False]):
+    if datasets.is_cut(record):
       cut += 1
       continue
     try:

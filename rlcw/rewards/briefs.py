@@ -60,6 +60,17 @@ class Brief:
     return messages.transcript(self.request)
 
   @property
+  def rules(self) -> list[str]:
+    """The rules in words: in Chinese for `zh`, else in English."""
+    language = self.language if self.language in LANGUAGES else 'en'
+    return [
+      constraints.describe(rule, kwargs, language, self.paraphrase)
+      for rule, kwargs in zip(
+        self.instruction_id_list, self.kwargs, strict=True
+      )
+    ]
+
+  @property
   def demands(self) -> dict[int, str]:
     """Demands, which only a model can check: index among the rules -> text."""
     rules = zip(self.instruction_id_list, self.kwargs, strict=True)

@@ -25,6 +25,7 @@ from rlcw.rewards.rules import ifeval, languages, wording
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.ifbench import table as ifbench
 from rlcw.rewards.rules.registry import VERIFIERS, Verifier
+from rlcw.rewards.rules.text import LONGEST_TEXT, is_text
 from rlcw.runtime.ranges import nearest
 
 Arguments = Mapping[str, Any]
@@ -45,8 +46,6 @@ IFEVAL, IFBENCH = 'IFEval', 'IFBench'
 LONGEST = 100_000
 
 
-# Of an argument, or of all texts of a list together, in characters.
-LONGEST_TEXT = 10_000
 _AT_MOST = f' of at most {LONGEST_TEXT} characters'
 _MOST_TEXTS = 200
 
@@ -57,15 +56,6 @@ def _is_count(value: object, least: int = 1) -> tuple[bool, str]:
   return (
     type(value) is int and least <= value <= LONGEST,
     f'a whole number of {least} or more, at most {LONGEST}',
-  )
-
-
-def is_text(value: object) -> bool:
-  """Returns whether a value is a text of bounded size that shows something."""
-  return (
-    isinstance(value, str)
-    and len(value) <= LONGEST_TEXT
-    and text_lib.fold(value) != ''
   )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlcw.rewards.constraints import LONGEST_TEXT, is_text
+from rlcw.rewards.rules.text import LONGEST_TEXT, is_text
 
 
 class Criterion(NamedTuple):

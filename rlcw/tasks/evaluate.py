@@ -20,7 +20,7 @@ from rlcw import Config
 from rlcw.evaluation import diversity, heldout, intervals, winrate
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import constraints, plain, revision, rubrics, scoring
+from rlcw.rewards import plain, revision, rubrics, scoring
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -88,12 +88,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       'instruction_id_list': brief.instruction_id_list,
       'kwargs': brief.kwargs,
       **rubrics.record(brief.rubric),
-      'rules': [
-        constraints.describe(rule, kwargs, brief.language, brief.paraphrase)
-        for rule, kwargs in zip(
-          brief.instruction_id_list, brief.kwargs, strict=True
-        )
-      ],
+      'rules': brief.rules,
       **{name: replies[name][i] for name in MODELS},
     }
     for i, brief in enumerate(briefs)

@@ -89,7 +89,7 @@ def read_brief(record: dict[str, Any], place: str) -> Brief:
     ValueError: the record is invalid; the message begins with `place`.
   """
   try:
-    datasets.text_of(record, 'response')
+    datasets.response_of(record)
     for name in ('instruction_id_list', 'kwargs'):
       if name not in record:
         raise ValueError(f'no field {name}; expected the rules of the brief')

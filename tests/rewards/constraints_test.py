@@ -107,6 +107,9 @@ CASES: dict[str, list[Case]] = {
     ({'start_phrase': 'Once'}, '"Once', False),
     ({'start_phrase': '从前'}, '从前有座山', True),
     ({'start_phrase': '从前'}, '很久从前', False),
+    ({'start_phrase': 'Dear'}, 'Dearest Ella', False),
+    ({'start_phrase': 'Dear'}, 'Dear, dear', True),
+    ({'start_phrase': '1'}, '10 owls', False),
   ],
   'startend:end_checker': [
     ({'end_phrase': 'The end.'}, 'So it was, THE END. \n', True),
@@ -116,6 +119,9 @@ CASES: dict[str, list[Case]] = {
     ({'end_phrase': '"'}, 'no quote', False),
     ({'end_phrase': '完。'}, '“故事讲完。”', True),
     ({'end_phrase': '完'}, '完了', False),
+    ({'end_phrase': 'art'}, 'From the heart', False),
+    ({'end_phrase': 'art'}, '"From the art"', True),
+    ({'end_phrase': '完'}, '故事讲完', True),
   ],
   'startend:quotation': [
     ({}, ' "Hello there." \n', True),
@@ -126,6 +132,11 @@ CASES: dict[str, list[Case]] = {
     ({}, '" "', False),
     ({}, '“你好"', False),
     ({}, "'Hello'", False),
+    # a dialogue, and a quotation with another inside
+    ({}, '"Hello," she said. "Bye."', False),
+    ({}, '“你好。”他说。“再见。”', False),
+    ({}, '"He said "no" to me."', True),
+    ({}, '“他说“好”。”', True),
   ],
   'punctuation:no_comma': [
     ({}, 'Rain; wind. Snow', True),
@@ -169,6 +180,7 @@ CASES: dict[str, list[Case]] = {
     ({'num_bullets': 1}, '**bold**\n- one\n---\n-\n*\n', True),
     ({'num_bullets': 3}, '• 春\n·夏\n· 秋', True),
     ({'num_bullets': 1}, 'a - b', False),
+    ({'num_bullets': 2}, '- a\n- b\n\n* * *\n\nThe end', True),
   ],
   'detectable_format:title': [
     ({}, '<<Rain>>\nIt fell.', True),

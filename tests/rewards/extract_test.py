@@ -109,6 +109,28 @@ ENGLISH: dict[str, Rules] = {
   'Include keywords sea and sky.': includes('sea', 'sky'),
   'Use the two words sea and sky.': includes('sea', 'sky'),
   'Do not use any of these words: love, heart.': avoids('love', 'heart'),
+  # Bounds before the verb, and of two amounts
+  'At least write 300 words.': words(at_least=300),
+  'Write, at a minimum, 300 words.': words(at_least=300),
+  '100 words tops.': words(at_most=100),
+  'Minimum 100 words, maximum 200 words.': words(at_least=100, at_most=200),
+  'Use 100 words minimum and 200 words maximum.': words(
+    at_least=100, at_most=200
+  ),
+  'Do not write fewer than 100 words or more than 200 words.': words(
+    at_least=100, at_most=200
+  ),
+  'It needs to be over 300 words but under 500.': words(
+    at_least=301, at_most=499
+  ),
+  'Write a 200- to 250-word story.': words(at_least=200, at_most=250),
+  'Write a two- to three-paragraph story.': {
+    'length:paragraphs': {'at_least': 2, 'at_most': 3}
+  },
+  'At least 100 words are required.': words(at_least=100),
+  'Write an acrostic poem using the name "Anna".': {
+    'poem:acrostic': {'letters': 'Anna'}
+  },
   # Negated bounds
   'Do not use more than 5 sentences.': sentences(at_most=5),
   'The story should not be less than 200 words.': words(at_least=200),
@@ -169,6 +191,10 @@ ENGLISH: dict[str, Rules] = {
   'Do not use commas, emojis or exclamation marks.': NO_COMMA
   | {'punctuation:no_emoji': {}, 'punctuation:no_exclamation': {}},
   'Avoid clichés.': {'style:no_cliche': {}},
+  'No exclamation marks, commas are fine.': {'punctuation:no_exclamation': {}},
+  'Avoid exclamation marks, commas and emojis are okay.': {
+    'punctuation:no_exclamation': {}
+  },
   # Beginnings and ends
   'Begin your letter with "Dear Sam,".': starts('Dear Sam,'),
   'The story must start with the words "It was late".': starts('It was late'),
@@ -276,6 +302,28 @@ ENGLISH: dict[str, Rules] = {
 }
 
 CHINESE: dict[str, Rules] = {
+  # Bounds before the verb, and of two amounts
+  '至少写300字。': words(at_least=300),
+  '最多写200字。': words(at_most=200),
+  '至少写三句话，至多五句话。': sentences(at_least=3, at_most=5),
+  '最多只写三句话。': sentences(at_most=3),
+  '最少要有三段。': {'length:paragraphs': {'at_least': 3}},
+  '不少于100字，不超过200。': words(at_least=100, at_most=200),
+  '至少出现三次“海”。': often('海', 3, 'at least'),
+  # Whole numerals
+  '字数两百字以内。': words(at_most=200),
+  '字数三百五十字左右。': words(at_least=315, at_most=385),
+  '长度：十二字以内': words(at_most=12),
+  '字数：两百到三百字。': words(at_least=200, at_most=300),
+  '字数要求：八百字。': words(at_least=720, at_most=880),
+  '字数要求在一百五十字到两百字之间。': words(at_least=150, at_most=200),
+  # Marks that may be used
+  '别用感叹号，逗号可以用。': {'punctuation:no_exclamation': {}},
+  '不要用感叹号，表情符号要有一个。': {'punctuation:no_exclamation': {}},
+  # A postscript, which begins nothing else
+  '请在文末加上附言，以“P.S.”开头。': {
+    'detectable_content:postscript': {'postscript_marker': 'P.S.'}
+  },
   '写一篇故事，不可以少于200字。': words(at_least=200),
   '不要少于200字。': words(at_least=200),
   '不得低于800字。': words(at_least=800),
@@ -431,10 +479,42 @@ def test_words_of_which_some_do_are_no_rule(text: str) -> None:
     '最后，用一段富有启发性的话来总结。',
     '用重复句式强化“谁问你了”。',
     '分为“破题、承题”等八个部分，一篇“八股文”。',
+    # What is said of such a text, or of some of a text
+    'Anything less than 100 words is too short.',
+    'Fewer than 100 words will not be accepted.',
+    'Stories longer than 200 words are not allowed.',
+    'Exactly one sentence must be a question.',
+    'Two lines must rhyme.',
+    '少于三句话不算。',
+    # Of several
+    'Write 3 bullet points about cats and 5 bullet points about dogs.',
+    '列出三个要点说优点，再列五个要点说缺点。',
+    '写两句，每句七个字，再写四句，每句五个字。',
+    'Come up with 10 slogans of up to 5 words.',
+    '写10个20字以内的标题。',
+    # A bound that no rule has
+    '至少列出三个要点。',
+    # Parts and exceptions
+    'Don\'t use the word "sea" in the title.',
+    'Avoid the word "sea" in the first line.',
+    'Do not use the letter "e" in the title.',
+    '不要在标题里出现“海”。',
+    '用英文写标题，正文用中文。',
+    'Put her words in double quotation marks.',
+    'Wrap each line in double quotes.',
+    'Write in all caps but not the title.',
+    'Write it in lower case apart from proper nouns.',
+    '不要列三个要点。',
+    "Don't list three bullet points.",
   ],
 )
 def test_what_only_resembles_a_rule_is_none(text: str) -> None:
   assert found(text) == {}
+
+
+def test_every_letter_of_a_list_is_a_rule() -> None:
+  rules = read('Don\'t use the letters "a" and "e".').rules
+  assert [rule.kwargs['letter'] for rule in rules] == ['a', 'e']
 
 
 def test_every_rule_is_in_a_table_or_in_the_round_trip() -> None:

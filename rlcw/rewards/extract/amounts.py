@@ -59,13 +59,14 @@ NUMBER = (
 )
 _LEAST = (
   'at (?:the )?(?:very )?least|(?:no|not) (?:fewer|less|shorter|lower) than'
-  '|a minimum of|(?:the )?minimum(?: of| is|:)?'
+  '|a minimum of|at (?:a|the) minimum,?|(?:the )?minimum(?: of| is|:)?'
   f'|min[.{DOT}]?:?|upwards of|≥'
 )
 _ABOVE = '(?:more|longer|greater) than|over|above|in excess of'
 _MOST = (
   'at (?:the )?(?:very )?most|(?:no|not) (?:more|longer|greater) than'
-  '|a maximum of|(?:the )?(?:maximum|limit)(?: of| is|:)?'
+  '|a maximum of|at (?:a|the) maximum,?'
+  '|(?:the )?(?:maximum|limit)(?: of| is|:)?'
   f'|max[.{DOT}]?:?|up to|within'
   "|(?:do )?(?:not|n't|never) (?:to )?exceed(?:ing)?|does not exceed"
   '|without exceeding|≤'
@@ -76,15 +77,17 @@ _ABOUT = (
   f'about|around|approximately|approx[.{DOT}]?|roughly|some|circa|~|nearly'
 )
 _BEFORE = '|'.join((_LEAST, _ABOVE, _MOST, _BELOW, _EXACT, _ABOUT))
-# Words after the unit that bound the amount before it.
+# Words after the unit that bound the amount before it, not the next: "minimum
+# 100 words, maximum 200".
 AFTER = (
-  r'(?:or (?:more|fewer|less|so)|(?:at )?(?:minimum|maximum)|min\b|max\b'
-  r'|at (?:the )?(?:very )?(?:least|most)|exactly|or above|or under'
-  r'|and (?:above|over|up)|plus)'
+  r'(?:or (?:more|fewer|less|so)(?! than)'
+  r'|(?:(?:at )?(?:(?:a|the) )?(?:minimum|maximum)|min\b|max\b|tops\b'
+  r'|at (?:the )?(?:very )?(?:least|most)|exactly)'
+  rf'(?!:? (?:of |is )?{NUMBER})|or above|or under|and (?:above|over|up)|plus)'
 )
 _RANGE = (
   rf'between {NUMBER} and {NUMBER}|from {NUMBER} to {NUMBER}'
-  rf'|{NUMBER} ?(?:-|–|—|~|to|or) ?{NUMBER}'
+  rf'|{NUMBER}(?:- (?:to|or) | ?(?:-|–|—|~|to|or) ?){NUMBER}'
 )
 # Not after a letter, a currency or a point, where no amount begins.
 AMOUNT = (
@@ -100,10 +103,11 @@ TIMES = (
   rf'(?: {AFTER})?|at all)'
 )
 
-_NUMERAL = '[零〇一二三四五六七八九十百千万两俩]{1,12}'
+_NUMERAL = '零〇一二三四五六七八九十百千万两俩'
+# Whole: 一千二百 is not read as 一千二.
 NUMBER_ZH = (
-  r'(?:(?<![\d.])\d{1,3}[百千万]|(?<![\d.])\d{1,6}(?:,\d{3})?(?!\d)'
-  rf'|(?<![\d.]){_NUMERAL})'
+  r'(?:(?<![\d.])\d{1,3}[百千万]|(?<![\d.])\d{1,6}(?:,\d{3})?(?![\d百千万])'
+  rf'|(?<![\d.])[{_NUMERAL}]{{1,12}}(?![{_NUMERAL}]))'
 )
 _LEAST_ZH = '至少|不少于|最少|不低于|起码|不小于|大于等于'
 _ABOVE_ZH = '多于|超过|大于|高于'
@@ -122,6 +126,14 @@ AFTER_ZH = '(?:以内|之内|以下|以上|左右|上下|或以上|或以下|之
 AMOUNT_ZH = (
   rf'(?:(?:{_BEFORE_ZH}|在){{0,3}}{NUMBER_ZH}'
   rf'(?:(?:个?[字句行段])?(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
+)
+# Bounds before the verb of what they bound: "at least write 300", 至少要写三百.
+_ASIDE = re.compile(
+  rf'\b(?:{_BEFORE}),? (?:write|use|have|include|contain|give|provide|list|add'
+  r'|mention|make|create|compose|produce)(?: me| us| a total of)?\s*$'
+  rf'|(?:{_BEFORE_ZH})(?:必须|要|得|须|应|需|能|可以?|只|再|请)*'
+  '(?:写|列|列举|给|有|用|分|出现|提到|包含|包括|含|使用|提供|加入|创作)[出上到够满成有为]?$',
+  re.IGNORECASE,
 )
 # Bounds that a negation turns round.
 ABOVE_OR_BELOW = re.compile(
@@ -147,6 +159,12 @@ class Amount(NamedTuple):
   def single(self) -> int | None:
     """The one number that fits; None if several do."""
     return self.low if self.low == self.high else None
+
+
+def aside(before: str) -> str:
+  """Returns the bound, and its verb, that a text before an amount ends with."""
+  found = _ASIDE.search(before)
+  return found[0] if found else ''
 
 
 def number(text: str) -> int:
@@ -272,7 +290,7 @@ def _inverted(n: int, amount: Amount) -> Amount:
 # In order: a negated bound ("no more than") comes before the plain one.
 _BOUNDS = (
   (rf'{_LEAST}|or more|or above|and (?:above|over|up)|\+|plus|minimum', _least),
-  (rf'{_MOST}|or (?:fewer|less|under)|maximum', _most),
+  (rf'{_MOST}|or (?:fewer|less|under)|maximum|tops', _most),
   (_ABOVE, _above),
   (_BELOW, _below),
   (_EXACT, lambda n: Amount(n, n)),

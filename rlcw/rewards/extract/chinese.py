@@ -64,14 +64,21 @@ def ours(found: Found) -> bool:
   return not _OTHERS.search(found.before)
 
 
+# Before the length of each of several: 写10个20字以内的标题.
+_SEVERAL = re.compile(
+  rf'(?!一[^十百千万]){amounts.NUMBER_ZH}(?:个|条|则|首|篇|段|份|副|组|种|句|版|幅)$'
+)
+
+
 def whole(found: Found) -> bool:
   """Returns whether a match is about the whole reply, not parts of it."""
   # 几百字 is no number.
   vague = re.search('[几数上好]$', found.before) and re.match(
     '[十百千万]', found.masked('amount')
   )
+  several = _SEVERAL.search(found.before)
   given = re.search('(?:这|那|原)(?:首|段|篇|封)[^,。写\n]{0,4}$', found.before)
-  other = vague or given or _OF_PARTS.search(found.before)
+  other = vague or several or given or _OF_PARTS.search(found.before)
   return ours(found) and not other
 
 

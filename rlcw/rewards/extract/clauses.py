@@ -24,10 +24,17 @@ _BESIDE = re.compile(
   r'|(?<!if )\bno)'
   r'(?: (?:be|being|go|going|run|running|get|getting|use|using|write|writing'
   r'|have|having|contain|containing|include|including|produce|give|need|want|to'
+  r'|list|listing|create|creating|add|adding|provide|mention'
   r'|ever|it|any|anything|that|is|are|of|an?|the|in|total|text|story|poem|reply'
   r'|response|essay|answer)){0,4} ?$'
   '|(?:不(?:得|能|可以?|要|许|准|应该?|宜|会|允许)?|勿|别|严禁|禁止|避免)'
-  '(?:写|有|使用|用|出现|再|是)?$',
+  '(?:写|有|使用|用|出现|再|是|列|列出|列举|给出?|分成?|分为|加|提供)?$',
+  _FLAGS,
+)
+# "Not fewer than 100 words or more than 200": the first of two such bounds.
+_FIRST_BOUND = re.compile(
+  r'\b(?:more|fewer|less|longer|shorter|over|under|above|below)(?: than)?'
+  r' (?!than)[\w,-]+ \w+ (?:or|nor) $',
   _FLAGS,
 )
 _NEGATOR = re.compile(
@@ -82,7 +89,7 @@ def clause(before: str) -> str:
 
 def negates_amount(before: str) -> bool:
   """Returns whether a text ends with a negation of the amount after it."""
-  return _BESIDE.search(before) is not None
+  return _BESIDE.search(_FIRST_BOUND.sub('', before)) is not None
 
 
 def negates(before: str) -> bool:

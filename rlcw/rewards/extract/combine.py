@@ -42,6 +42,8 @@ _ONE = (
   'startend:end_checker',
   'poem:rhyme',
   'poem:acrostic',
+  'poem:clauses',
+  'detectable_format:number_bullet_lists',
 )
 # How highlighted text is marked.
 _MARKS = re.compile(r'\*|markdown|italic|asterisk|星号|斜体', re.IGNORECASE)
@@ -96,8 +98,13 @@ def _outermost(placed: Placed) -> Placed:
 def _simple(placed: Placed) -> Iterator[Stated]:
   """Facts that are rules by themselves; lists of words are joined."""
   words: dict[str, tuple[list[str], list[Span]]] = {}
-  for fact, span in placed:
+  spelt = [span for fact, span in placed if fact.name == 'poem:acrostic']
+  for fact, (start, end) in placed:
+    span = start, end
     if fact.name in _WORDS:
+      # An acrostic spells its word, and need not have it.
+      if any(first <= start and end <= last for first, last in spelt):
+        continue
       listed, spans = words.setdefault(fact.name, ([], []))
       listed += fact.kwargs[_WORDS[fact.name]]
       spans.append(span)

@@ -57,7 +57,9 @@ class Found:
   def amount(self, group: str = 'amount', after: str = 'post') -> Amount:
     """Returns the amount of a group, and of a bound after its unit."""
     text = f'{self.masked(group)} {self.masked(after)}'
-    return amounts.read(text, self.negated(group))
+    amount = amounts.read(text, self.negated(group))
+    bound = amounts.aside(self._text_before(group)) if amount.bare else ''
+    return amounts.read(f'{bound}{text}') if bound else amount
 
   def negated(self, group: str = 'amount') -> bool:
     """Returns whether a negation is just before an amount: "not over 9"."""
@@ -155,9 +157,20 @@ class Pattern(NamedTuple):
       found = Found(masked, match)
       if not match[0] or not self.accepts(found):
         continue
+      if _EXCEPTED.match(found.after):
+        continue
       if not found.is_taken_back(self.reads_negation):
         for fact in self.build(found):
           yield fact, found.span
+
+
+# After a match: "except in the title", 标题除外.
+_EXCEPTED = re.compile(
+  r'[\s,]*(?:except|but not(?! (?:more|less|fewer|over|under|above|below|longer'
+  r'|shorter|to exceed))|other than|apart from|besides|unless|save for'
+  r'|with the exception)\b|[^,。;\n]{0,6}(?:除外|例外)',
+  re.IGNORECASE,
+)
 
 
 def fixed(name: str, **kwargs: Any) -> Build:
@@ -169,6 +182,16 @@ def bounds(name: str, amount: Amount) -> Fact:
   """Returns a rule with `at_least` and `at_most`."""
   given = {'at_least': amount.low, 'at_most': amount.high}
   return Fact(name, {k: v for k, v in given.items() if v is not None})
+
+
+def both_bounds(name: str, amount: Amount, found: Found) -> list[Fact]:
+  """Returns `bounds`, and those of a second amount without a unit.
+
+  It is the group `more`: "over 300 words but under 500".
+  """
+  more = found.amount('more', '') if found.has('more') else None
+  second = [] if more is None or more.bare else [bounds(name, more)]
+  return [bounds(name, amount), *second]
 
 
 def related(

@@ -115,8 +115,15 @@ def _acrostic(found: Found) -> list[Fact]:
   return [Fact('poem:acrostic', {'letters': letters})]
 
 
+_QUOTED_PART = compiled(
+  r'\b(?:dialogues?|titles?|names?|speech|each|every|all the|any|her|his|their'
+  r'|words?|phrases?|terms?|lines?|sentences?)\b'
+  r'(?! of (?:the|your) <REPLY>)'
+)
+
+
 def _quotation(found: Found) -> list[Fact]:
-  if re.search(r'\b(?:dialogues?|titles?|names?|speech)\b', found.whole):
+  if _QUOTED_PART.search(found.whole):
     return []
   return [Fact('startend:quotation', {})]
 
@@ -296,7 +303,8 @@ PATTERNS = (
     _scheme,
   ),
   pattern(
-    r'\bacrostic\b[^".\n]{0,50}?(?:of|for|on|spell\w*|with|:) (?:the \w+ )?'
+    r'\bacrostic\b[^".\n]{0,50}?(?:of|for|on|from|using|spell\w*|with|:)'
+    r' (?:the \w+ )?'
     r'(?P<letters><Q>|(?-i:[A-Z]{2,}))|\bfirst letters[^".\n]{0,40}?spell\w*'
     r'(?: out)?(?: the \w+)? (?P<spelt><Q>)',
     _acrostic,

@@ -102,7 +102,7 @@ _LANGUAGE = f'(?P<language>{"|".join(sorted(_CODES, key=len, reverse=True))})'
 def _language(found: Found) -> list[Fact]:
   # 写一个人用英语写情书的故事; 人名用英文
   told = re.match(
-    '来?写[^,。]{0,10}的(?:故事|情节|段子|笑话|小说|人|歌词)|[^,。]{0,4}者',
+    '来?写(?:标题|题目|[人店书片]名|署名|落款|台词|旁白|副歌|主歌)|来?写[^,。]{0,10}的(?:故事|情节|段子|笑话|小说|人|歌词)|[^,。]{0,4}者',
     found.after,
   )
   named = re.search(

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 
 from rlcw.rewards.extract import amounts
 from rlcw.rewards.extract.english import compiled, pattern, whole
-from rlcw.rewards.extract.facts import Build, Fact, Found, bounds
+from rlcw.rewards.extract.facts import (
+  Build,
+  Fact,
+  Found,
+  both_bounds,
+  bounds,
+)
 
 _ADJECTIVES = (
   '(?:(?:total|english|short|simple|long|complete|full|non-blank|non-empty'
@@ -32,6 +38,15 @@ _NOT_ASKED = compiled(
 _KNOWN = compiled(
   r'\bso far\b[^,;]*$|\balready\b[^,;]*$'
   r'|^\W*(?:remember that )?an? (?:\w+ ){1,2}(?:has|is)\s*$'
+)
+# After the subject of what is said about such a text, or of some of a text:
+# "less than 100 words is too short", "one sentence must be a question".
+_SUBJECT = compiled(
+  r'\s(?:(?:is|are|will|would|won\'t|gets?|counts?|loses?|fails?)\b'
+  r'(?! (?:required|needed|expected|mandatory|preferred|enough|fine|ideal'
+  r'|the)\b)'
+  r'|(?:must|should|shall|has to|have to|needs? to|may|can)\b'
+  r'(?! be (?:written|used|the|in|included|provided)\b))'
 )
 _ADDED = compiled(
   r'\b(?:include|add|start|begin|open|clos|end|finish)(?:e|s|es|ing)?'
@@ -72,6 +87,8 @@ def _length(name: str, exact: bool) -> Build:
 
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
+    if _SUBJECT.match(found.after):
+      return []
     framed = _FRAME.search(found.before) is not None or found.negated()
     framed |= (
       re.search('long|length|total|all', found.masked('post')) is not None
@@ -91,7 +108,7 @@ def _length(name: str, exact: bool) -> Build:
         return []
       if not exact:
         amount = amounts.about(amount.low or 0)
-    return [bounds(name, amount)]
+    return both_bounds(name, amount, found)
 
   return build
 
@@ -104,6 +121,9 @@ def _unit(unit: str, tail: str = _TAIL) -> str:
     # Possessive: "9 words or less per line" is no bound of the whole.
     r'|altogether))*+'
     rf'(?:,? <AFTER>)?+)(?!{tail})'
+    # The unit of a second bound is left out.
+    r'(?P<more>,? (?:but|and|yet)(?: (?:also|still|be))* <AMOUNT>'
+    r'(?=\s*(?:[,.;!?)\n]|$)))?'
   )
 
 

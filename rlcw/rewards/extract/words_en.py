@@ -69,10 +69,14 @@ _NAMES_SOMETHING = re.compile(
 
 
 # After words and marks that are avoided in a part, or with an exception.
+_PART = (
+  '(?:title|head|headline|subject|first|second|third|last|final|opening|closing'
+  '|greeting|dialogue(?! you)|end|beginning|start|intro|conclusion|chorus'
+  '|kingdom|world|town)'
+)
 _IN_PART = re.compile(
-  r'[^.;\n]{0,12}\b(?:(?:in|after|before|at|from) (?:the |your |its )?(?:title'
-  r'|head|headline|subject|first|second|third|last|greeting|dialogue|end'
-  r'|beginning|start|kingdom|world|town)'
+  r'[^.;\n]{0,12}\b(?:(?:in|after|before|at|from) (?:the |your |its )?'
+  rf'{_PART}'
   r'|except|other than|unless|besides|apart from)',
   re.IGNORECASE,
 )
@@ -195,12 +199,21 @@ def _appear(found: Found) -> list[Fact]:
 
 # --- Letters ----------------------------------------------------------------
 
+_BETWEEN = '(?:,? (?:and|or|nor) |, )'
+_ONE_LETTER = r'(?:<Q>|[^\s\w"]|[A-Za-z0-9](?!\w))'
 _LETTER = (
-  r'(?:letter|character|symbol)s? (?P<letter><Q>|[^\s\w"]|[A-Za-z0-9])(?!\w)'
+  r'(?:letter|character|symbol)(?P<several>s)? '
+  rf'(?P<letter>{_ONE_LETTER}(?(several)(?:{_BETWEEN}{_ONE_LETTER})*))(?!\w)'
 )
 
 
 def _letter(found: Found) -> list[Fact]:
+  if _IN_PART.match(found.after) or _OF_PART.search(found.before):
+    return []
+  letters = found.masked('letter')
+  negated = found.has('neg') or found.has('ban')
+  if not negated and re.search(r'\bor\b', letters):
+    return []
   if found.has('ban') or (found.has('neg') and not found.has('times')):
     amount = Amount(None, 0)
   elif found.has('times') and not found.has('neg'):
@@ -209,13 +222,18 @@ def _letter(found: Found) -> list[Fact]:
     amount = Amount(1, None)
   else:
     return []
-  return related(
-    'keywords:letter_frequency',
-    {'letter': found.quote('letter')},
-    'let_frequency',
-    'let_relation',
-    amount,
-  )
+  listed = found.quotes('letter') or re.split(_BETWEEN, letters)
+  return [
+    fact
+    for each in listed
+    for fact in related(
+      'keywords:letter_frequency',
+      {'letter': each.strip()},
+      'let_frequency',
+      'let_relation',
+      amount,
+    )
+  ]
 
 
 def _hashtags(found: Found) -> list[Fact]:
@@ -250,8 +268,18 @@ _MARKS = (
 )
 
 
+# After a mark that may be used, whatever was banned before it.
+_MARK_ALLOWED = re.compile(
+  r'(?:,? though)?(?: (?:is|are|can|may))?(?: \w+)? '
+  r'(?:fine|ok|okay|good|welcome|allowed|permitted|acceptable|be used)\b',
+  re.IGNORECASE,
+)
+
+
 def _marks(found: Found) -> list[Fact]:
   marks = found.masked('marks').lower()
+  if _MARK_ALLOWED.match(found.after):
+    marks = marks.rpartition(',')[0]
   if _IN_PART.match(found.after) or _OF_PART.search(found.before):
     return []
   return [
@@ -312,7 +340,7 @@ PATTERNS = (
     rf'(?P<neg>\b<NOT>\s+(?:ever |even |to )?)?(?:\b(?P<use><USE>)\s+)?'
     rf'(?:any of |either of |also )?(?P<noun>\b{_NOUN})?'
     rf':? ?{_LIST}(?! each)'
-    rf'(?: in (?:it|the \w+|your (?:entire )?\w+))?{_TIMES}',
+    rf'(?: in (?:it|(?:the|your)(?! {_PART}) (?:entire )?\w+))?{_TIMES}',
     _use,
     order,
   ),
@@ -335,7 +363,7 @@ PATTERNS = (
     + _LETTER
     + r"(?!,? (?:(?:<MUST> )?(?:n't |not )?(?:only )?<APPEAR>|<BANNED>))(?:"
     r' (?:anywhere|whatsoever))?'
-    rf'(?: in your (?:entire )?\w+)?{_TIMES}',
+    rf'(?: in your(?! {_PART}) (?:entire )?\w+)?{_TIMES}',
     _letter,
     order,
   ),

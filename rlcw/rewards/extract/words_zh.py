@@ -2,7 +2,7 @@
 
 import re
 
-from rlcw.rewards.extract import amounts
+from rlcw.rewards.extract import amounts, english
 from rlcw.rewards.extract.chinese import (
   NEAR,
   ours,
@@ -14,12 +14,20 @@ from rlcw.rewards.extract.facts import (
   Build,
   Fact,
   Found,
-  bounds,
+  both_bounds,
   fixed,
   related,
 )
 
 # --- Lengths ----------------------------------------------------------------
+
+# Of a text of such a length, or of some of a text: 少于三句不算, 一句话是问句.
+_CONSEQUENCE = re.compile(
+  '[^。\n]{0,6}(?:扣分|不收|不及格|不合格|没关系|也行|也可以)'
+  '|[^,。;\n]{0,4}(?:不算|不通过|不接受|作废|无效|重写|太短|太长|太少|太多)'
+)
+_SUBJECT = re.compile('(?:必须|须|要|应当?|得)?(?:是|押韵|为问|含|带)')
+_SECOND = '(?P<more>,?(?:但|且|并且?|同时)*<AMOUNT>(?=[,。;)\n]|$))?'
 
 _WITH_MARKS = re.compile(
   '[,(]*(?:(?<!不)含标点|包含标点|包括标点|标点计入|标点也算|连标点|算上标点'
@@ -30,11 +38,8 @@ _WITH_MARKS = re.compile(
 def _characters(found: Found) -> list[Fact]:
   """Han characters, with the punctuation if the text says so."""
   amount = found.amount()
-  # 三个字一句, 超过500字会被扣分
-  if re.match(
-    '一[句行段]|[^。\n]{0,6}(?:扣分|不收|不及格|不合格|没关系|也行|也可以)',
-    found.after,
-  ):
+  # 三个字一句
+  if re.match('一[句行段]', found.after) or _CONSEQUENCE.match(found.after):
     return []
   if amount.bare:
     # “春天”二字 are the characters of that word.
@@ -45,7 +50,8 @@ def _characters(found: Found) -> list[Fact]:
       return []
     amount = amounts.about(amount.low or 0)
   marks = _WITH_MARKS.match(found.after) or found.has('symbol')
-  return [bounds('length:characters' if marks else 'length:words', amount)]
+  name = 'length:characters' if marks else 'length:words'
+  return both_bounds(name, amount, found)
 
 
 # Before a number alone that is a length: 写一段祝福 counts nothing.
@@ -63,13 +69,17 @@ _VERSE = re.compile('诗|联|打油|顺口溜|童谣|儿歌|歌词|快板|绝句
 def _length(name: str) -> Build:
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
+    if _CONSEQUENCE.match(found.after):
+      return []
+    if _SUBJECT.match(found.after) and not _FRAME.search(found.before):
+      return []
     plain = re.search('句话|个句子', found.whole)
     if name == 'length:sentences' and not plain and _VERSE.search(found.prompt):
       return []
     frame = _FRAME if (amount.low or 0) > 1 else _FRAME_OF_ONE
     if amount.bare and not frame.search(found.before):
       return []
-    return [bounds(name, amount)]
+    return both_bounds(name, amount, found)
 
   return build
 
@@ -102,7 +112,7 @@ _OF_OTHERS = re.compile('(?:提到|提及|使用|运用|出现|包含|包括|含
 
 
 def _include(found: Found) -> list[Fact]:
-  if '或' in found.masked('list'):
+  if '或' in found.masked('list') or _THERE.search(found.before):
     return []
   if any(
     (
@@ -129,16 +139,25 @@ _IN_PART = re.compile(
   '[^。;\n]{0,8}$'
 )
 
+# Just before words that are used there: 在标题里使用.
+_THERE = re.compile(
+  '(?:标题|题目|第.{1,2}[段节]|主歌|副歌|首句|末句|开头|结尾)(?:里|中|处)?'
+  '(?:请|要|须|必须|应)*$'
+)
+
 
 def _avoid(found: Found) -> list[Fact]:
-  if _NOT_AVOIDED.match(found.after) or _IN_PART.search(found.before):
+  head = found.before + found.whole.partition(found.masked('list'))[0]
+  if _NOT_AVOIDED.match(found.after) or _IN_PART.search(head):
     return []
   return [Fact('keywords:forbidden_words', {'forbidden_words': _words(found)})]
 
 
 def _times(found: Found) -> list[Fact]:
-  text = f'{found.masked("bound")}{found.masked("amount")}'
-  amount = amounts.read(f'{text} {found.masked("post")}')
+  amount = found.amount()
+  if found.has('bound'):
+    text = f'{found.masked("bound")}{found.masked("amount")}'
+    amount = amounts.read(f'{text} {found.masked("post")}')
   if found.has('letter'):
     return related(
       'keywords:letter_frequency',
@@ -168,8 +187,16 @@ _MARK = (
 _MARKS = rf'(?P<marks>{_MARK}(?:(?:、|,|和|与|及|以及|或者?){_MARK})*)'
 
 
+# After a mark that may be used, whatever was banned before it.
+_MARK_ALLOWED = re.compile(
+  '(?:倒|则|都|也|仍)?(?:可|能|要|允许|随意|适[量当]|没问题|无妨)'
+)
+
+
 def _marks(found: Found) -> list[Fact]:
   marks = found.masked('marks').lower()
+  if _MARK_ALLOWED.match(found.after):
+    marks = marks.rpartition(',')[0]
   # 结尾不要用感叹号, 除了…, 逗号以外的标点, 表情描写
   excepted = re.match('[^,。]{0,4}(?:以外|之外)|包|描写', found.after)
   if excepted or '除了' in found.before or _IN_PART.search(found.before):
@@ -183,10 +210,14 @@ def _marks(found: Found) -> list[Fact]:
 
 # --- Beginnings and ends ----------------------------------------------------
 
+_NOTE = re.compile('附言[^。;\n]{0,8}$')
+
 
 def _phrase(name: str, argument: str) -> Build:
   def build(found: Found) -> list[Fact]:
     phrase = found.quote('phrase')
+    if english.IS_MARKER.fullmatch(phrase) or _NOTE.search(found.before):
+      return []
     # A bullet, or a part: 第二段以…开头.
     if not re.search(r'\w', phrase) or re.match('的(?!话)', found.after):
       return []
@@ -219,7 +250,7 @@ PATTERNS = (
     '(?P<amount><AMOUNT>)个?(?:汉|中文)?(?:字(?P<symbol>符)?)'
     '(?![母体典段眼句谜条面迹不千词诀经]|之(?![间内])|成语|开头|结尾'
     '|的?(?:短语|标题|网名|名字)|的词)'
-    '(?P<post><AFTER>?)',
+    f'(?P<post><AFTER>?){_SECOND}',
     _characters,
     whole,
   ),
@@ -232,18 +263,19 @@ PATTERNS = (
   ),
   pattern(
     '(?P<amount><AMOUNT>)(?:句话|个句子|句(?=[。,;!?\n]|以内|左右|以上|以下|$))'
-    '(?P<post><AFTER>?)',
+    f'(?P<post><AFTER>?){_SECOND}',
     _length('length:sentences'),
     whole,
   ),
   pattern(
-    '(?P<amount><AMOUNT>)个?(?:自然)?段落?(?!间|时|子)(?P<post><AFTER>?)',
+    '(?P<amount><AMOUNT>)个?(?:自然)?段落?(?!间|时|子)'
+    f'(?P<post><AFTER>?){_SECOND}',
     _length('length:paragraphs'),
     whole,
   ),
   pattern(
     '(?P<amount><AMOUNT>)行(?!业|动|为|人|程|星|李|列|诗?的|音)'
-    '(?P<post><AFTER>?)',
+    f'(?P<post><AFTER>?){_SECOND}',
     _length('length:lines'),
     whole,
   ),

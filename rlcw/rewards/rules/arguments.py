@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlcw.rewards.rules import wording
-from rlcw.rewards.rules.text import HAN_RUN
+from rlcw.rewards.rules.text import HAN_RUN, is_text
 
 Arguments = dict[str, Any]
 _HELDOUT = 5  # one theme in five is held out
@@ -47,17 +47,17 @@ def read_theme(record: Mapping[str, Any]) -> Theme:
   """Parses a theme from a line of JSONL.
 
   Raises:
-    ValueError: a field has the wrong type, the prompt or a keyword is blank, or
-      the language is not supported.
+    ValueError: a field has the wrong type, the prompt or a keyword shows
+      nothing or is too long, or the language is not supported.
   """
   names = [field.name for field in dataclasses.fields(Theme)]
   given = {name: record[name] for name in names if name in record}
   keywords = given.pop('keywords', [])
   for name, value in {'prompt': None, **given}.items():
-    if not isinstance(value, str) or (name == 'prompt' and not value.strip()):
+    if not isinstance(value, str) or (name == 'prompt' and not is_text(value)):
       raise ValueError(f'{name}={value!r:.80}: expected a string')
   if not isinstance(keywords, list) or not all(
-    isinstance(word, str) and word.strip() for word in keywords
+    is_text(word) for word in keywords
   ):
     raise ValueError(f'keywords={keywords!r:.80}: expected a list of strings')
   theme = Theme(**given, keywords=tuple(keywords))

@@ -11,6 +11,7 @@ Common differences are:
 - Rules about case do not require English to be detected.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -29,13 +30,16 @@ from rlcw.rewards.rules.text import (
   fold,
   mentions,
   paragraphs,
+  plain,
   total,
   whole_word,
 )
 
 # The Chinese middle dot (· ・) needs no space after it.
+# A row of marks, such as * * *, is a break between scenes.
 _BULLET = re.compile(
-  r'^[^\S\n]*(?:[*\-•‣◦⁃∙▪●■◆][^\S\n]+|[·・][^\S\n]*)\S', re.MULTILINE
+  r'^[^\S\n]*(?!([*\-•])(?:[^\S\n]*\1)+[^\S\n]*$)(?:[*\-•‣◦⁃∙▪●■◆][^\S\n]+|[·・][^\S\n]*)\S',
+  re.MULTILINE,
 )
 # Commas of several scripts, but the one between items of a Chinese list (、).
 COMMAS = '[,՝،߸፣᠂᠈⸲⸴⹁⹉⹌꓾꘍꛵︐﹐，]'
@@ -63,15 +67,27 @@ def has_no_words(reply: str, forbidden_words: Sequence[str]) -> bool:
 
 
 def starts_with(reply: str, start_phrase: str) -> bool:
-  """The phrase comes first; not even a quotation mark may precede it."""
-  return fold(reply).startswith(fold(start_phrase))
+  """The phrase comes first; not even a quotation mark may precede it.
+
+  It ends with its last word: Dear does not begin Dearest.
+  """
+  return regex.match(whole_word(fold(start_phrase)), fold(reply)) is not None
 
 
 def ends_with(reply: str, end_phrase: str) -> bool:
-  """The phrase comes last; only closing double quotes may follow it."""
+  """The phrase comes last; only closing double quotes may follow it.
+
+  It begins with its first word: art does not end heart.
+  """
   text, phrase = fold(reply), fold(end_phrase)
+
+  def ends(text: str) -> bool:
+    found = regex.compile(whole_word(phrase))
+    start = len(text) - len(phrase)
+    return text.endswith(phrase) and found.match(text, start) is not None
+
   # Unstripped first, since the phrase itself may end in a quote.
-  return text.endswith(phrase) or text.rstrip('"」』〉»〞〟').endswith(phrase)
+  return ends(text) or ends(text.rstrip('"」』〉»〞〟'))
 
 
 # Of English, Chinese, Japanese, French, German and Nordic texts.
@@ -82,12 +98,34 @@ _QUOTES = {
 
 
 def is_quotation(reply: str) -> bool:
-  """The first and last characters are a pair of double quotes around text.
+  """A pair of double quotes is around all of the text, which is not blank.
 
-  IFEval accepts two quotes alone, and only straight ones.
+  A dialogue that begins and ends with a quotation has unquoted text between.
+  IFEval accepts it, and two quotes alone, and only straight ones.
   """
   text = compatible(reply).strip()
-  return text[:1] + text[-1:] in _QUOTES and bool(text[1:-1].strip())
+  opening, closing = text[:1], text[-1:]
+  if opening + closing not in _QUOTES or not text[1:-1].strip():
+    return False
+  if opening != closing:
+    # Outside of the first quotation nothing is left.
+    depths = itertools.accumulate(
+      (char == opening) - (char == closing) for char in text
+    )
+    return 0 not in [*depths][:-1]
+  # Of marks that look alike, one after a space opens, one after a mark or a
+  # letter and before a space or a mark closes.
+  inner = re.finditer(
+    rf'(?<=[\s(\[—]){opening}(?=\S)|(?<=\S){opening}(?=[\s.,;:!?)\]—])',
+    text[:-1],
+  )
+  depth = 1
+  for mark in inner:
+    before = text[mark.start() - 1]
+    depth += 1 if before.isspace() or before in '([—' else -1
+    if depth == 0:
+      return False
+  return True
 
 
 def without(marks: str) -> Callable[[str], bool]:
@@ -113,7 +151,7 @@ def is_json(reply: str) -> bool:
 
 def has_bullets(reply: str, num_bullets: int) -> bool:
   """Exactly `num_bullets` lines begin with *, - or • and a space, or with ·."""
-  return len(_BULLET.findall(compatible(reply))) == num_bullets
+  return len([*_BULLET.finditer(compatible(reply))]) == num_bullets
 
 
 def has_title(reply: str) -> bool:
@@ -220,10 +258,16 @@ def has_first_word(
   return regex.match(pattern, fold(parts[nth_paragraph - 1])) is not None
 
 
+# Markdown's [text](address), but not [name](s) or [日期]（周末）.
+_LINK = re.compile(
+  r'\[[^\[\]\n]*+\]\((?:[^\s()./#]*+[./#][^\s()]*+|[^\s()]{2,40})[^\n()]*+\)'
+)
+
+
 def has_placeholders(reply: str, num_placeholders: int) -> bool:
   """At least `num_placeholders` of [name] or 【名】, not blank and no links."""
-  # The lookahead excludes Markdown links: [text](address).
-  names = re.findall(r'[\[【]([^\[\]【】\n]*+)[\]】](?!\()', compatible(reply))
+  text = compatible(_LINK.sub('', plain(reply)))
+  names = re.findall(r'[\[【]([^\[\]【】\n]*+)[\]】]', text)
   return len([name for name in names if name.strip()]) >= num_placeholders
 
 
@@ -313,7 +357,7 @@ def has_sections(reply: str, section_spliter: str, num_sections: int) -> bool:
 def repeats_prompt(reply: str, prompt_to_repeat: str) -> bool:
   """The prompt comes first, ignoring case, and an answer follows."""
   text, prompt = fold(reply), fold(prompt_to_repeat)
-  return text.startswith(prompt) and text != prompt
+  return text != prompt and regex.match(whole_word(prompt), text) is not None
 
 
 def has_letter_count(

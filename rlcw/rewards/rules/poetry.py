@@ -137,9 +137,16 @@ def has_clauses(reply: str, num_lines: int, num_characters: int) -> bool:
   """Checks for `num_lines` runs of `num_characters` Han characters each.
 
   Punctuation or line ends separate runs: 床前明月光，疑是地上霜。 are two of
-  five.  A 《title》 is not counted.
+  five.  Quotation marks do not.  A 《title》 at the beginning, or on a line of
+  its own, is not counted.
   """
-  runs = re.findall(HAN_RUN, re.sub(r'《[^《》\n]*+》', '', reply))
+  text = re.sub(
+    r'\A\s*《[^《》\n]*+》|^[^\S\n]*《[^《》\n]*+》[^\S\n]*$',
+    '',
+    reply,
+    flags=re.MULTILINE,
+  )
+  runs = re.findall(HAN_RUN, re.sub('[“”‘’「」『』《》〈〉"\']', '', text))
   return [*map(len, runs)] == [num_characters] * num_lines
 
 

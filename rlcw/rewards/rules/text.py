@@ -31,6 +31,8 @@ _UNSPACED = (
 )
 # A character beside which no other word can begin or end.
 INNER = rf'(?:(?!{_UNSPACED})[\p{{L}}\p{{N}}\p{{M}}])'
+# Of an argument, or of all texts of a list together, in characters.
+LONGEST_TEXT = 10_000
 _ABBREVIATIONS = 'Mr Mrs Ms Dr Prof Rev Gen Col Capt Lt St Mt Jr Sr vs cf etc'
 # Dots that do not end a sentence.
 _INNER_DOT = re.compile(
@@ -92,6 +94,13 @@ def fold(text: str) -> str:
   folded = unicodedata.normalize('NFKC', compatible(text).casefold())
   plain_forms = folded.translate(_PLAIN_FORMS).translate(han.simplified())
   return re.sub(r'[^\S\n]+', ' ', plain_forms).strip()
+
+
+def is_text(value: object) -> bool:
+  """Returns whether a value is a text of bounded size that shows something."""
+  return (
+    isinstance(value, str) and len(value) <= LONGEST_TEXT and fold(value) != ''
+  )
 
 
 def words(text: str) -> list[str]:

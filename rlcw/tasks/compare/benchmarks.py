@@ -10,6 +10,7 @@ from rlcw.data import datasets
 from rlcw.evaluation import intervals
 from rlcw.rewards import constraints
 from rlcw.rewards.constraints import IFEVAL
+from rlcw.runtime import metrics
 from rlcw.runtime.files import read_json
 from rlcw.tasks.compare.arms import BASE
 
@@ -32,7 +33,7 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
       have the same name, or the prompts of one are not those of the base.
   """
   scores: dict[str, dict[str, Any]] = {}
-  strict: dict[str, dict[Any, bool | None]] = {}
+  strict: dict[str, dict[Any, float]] = {}
   files = sorted(glob.glob(f'{pattern}/summary.json')) if pattern else []
   for file in map(Path, files):
     summary = read_json(file)
@@ -58,8 +59,14 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
         f'{file.parent}/verdicts.jsonl: expected {of} records, found a line '
         'without `key`'
       )
+    verdicts: dict[Any, list[bool | None]] = {}
+    for row in rows:
+      kept = row['strict']['follow_all_instructions']
+      verdicts.setdefault(row['key'], []).append(kept)
+    # Of several replies to a prompt, the mean; NaN without a verdict.
     strict[file.parent.name] = {
-      row['key']: row['strict']['follow_all_instructions'] for row in rows
+      key: metrics.mean([v for v in found if v is not None])
+      for key, found in verdicts.items()
     }
   base = strict.get(BASE)
   for name, kept in strict.items():
@@ -70,7 +77,7 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
       continue
     # in the order of the base's keys: prompts are paired; one with a rule that
     # cannot be checked may have no verdict
-    paired = [key for key in base if None not in (base[key], kept[key])]
+    paired = [key for key in base if np.isfinite([base[key], kept[key]]).all()]
     ours_1xP, base_1xP = (
       np.array([[each[key] for key in paired]], float) for each in (kept, base)
     )

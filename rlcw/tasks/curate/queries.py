@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.characters import blank
+from rlcw.data.datasets import is_cut
 from rlcw.models.chat import reply_of
 from rlcw.runtime import console
 from rlcw.sampling.cache import Cut
@@ -123,9 +124,7 @@ def _query(records: Sequence[Record]) -> Query:
   for record in records:
     reply = reply_of(record['response'])
     reply = '' if blank(reply) else reply
-    # `generate` writes whether each reply was whole.
-    cut = record.get('finished') in (False, [False])
-    replies.append(Cut(reply) if cut else reply)
+    replies.append(Cut(reply) if is_cut(record) else reply)
     if record.get('label') is not None:
       labels.setdefault(reply, set()).add(int(record['label']))
   agreed = {

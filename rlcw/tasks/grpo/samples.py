@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console
@@ -89,13 +88,8 @@ def why(
   """
   broken, unknown = (
     [
-      excerpt(
-        constraints.describe(rule, kwargs, brief.language, brief.paraphrase),
-        _RULE,
-      )
-      for rule, kwargs, verdict in zip(
-        brief.instruction_id_list, brief.kwargs, verdicts, strict=True
-      )
+      excerpt(rule, _RULE)
+      for rule, verdict in zip(brief.rules, verdicts, strict=True)
       if verdict is wanted
     ]
     for wanted in (False, None)

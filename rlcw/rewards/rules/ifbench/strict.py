@@ -8,7 +8,10 @@ true.  Rules that are not here have one check for both.
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
+
+import regex
 
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.ifbench import counts, formats, units, words
@@ -17,6 +20,10 @@ from rlcw.rewards.rules.text import fold, mentions
 _BULLET = re.compile(r'^[^\S\n]*\*(?!\*)', re.MULTILINE)
 _SUB_BULLET = re.compile(r'^[^\S\n]*-', re.MULTILINE)
 _APOSTROPHE = re.compile(r"(?<=[^\W\d_])'(?=[^\W\d_])")
+_EMOJI = regex.compile(
+  r'(?V1)(?:[\p{Emoji}--[0-9#*\p{Regional_Indicator}]][\ufe0f\u200d]?'
+  r'|\p{Regional_Indicator}{2})'
+)
 _HEADINGS = 'My Answer:', 'My Conclusion:', 'Future Outlook:'
 
 
@@ -97,6 +104,19 @@ def keyword(reply: str, word: str, N: int) -> bool:
   return len(parts) >= N and any(mentions(parts[N - 1], [word]))
 
 
+def emoji(reply: str) -> bool:
+  """Each sentence ends with an emoji, or the next one begins with it.
+
+  A flag is one, and so is an emoji with a skin tone.
+  """
+  parts = [units.without_marks(part).strip() for part in units.sentences(reply)]
+  starts = [part[:2] for part in parts[1:]] + ['']
+  return all(
+    _EMOJI.search(part[-2:]) or _EMOJI.match(start)
+    for part, start in zip(parts, starts, strict=True)
+  )
+
+
 def line_indent(reply: str) -> bool:
   """Each of two or more lines is indented more than the one before it."""
   return reply.strip().count('\n') > 0 and formats.line_indent(reply)
@@ -164,6 +184,21 @@ def sub_bullets(reply: str) -> bool:
   """There is a line with *, and after each a line with - before the next."""
   _, *bullets = _BULLET.split(reply)
   return bool(bullets) and all(map(_SUB_BULLET.search, bullets))
+
+
+def no_consecutive(reply: str) -> bool:
+  """No word begins with the letter with which the one before it begins.
+
+  A dash divides words; a hyphen does not.
+  """
+  found = text_lib.words(fold(reply))
+  return all(one[0] != other[0] for one, other in itertools.pairwise(found))
+
+
+def repeats(reply: str, small_n: int) -> bool:
+  """No word occurs more than `small_n` times; a dash divides words."""
+  times = Counter(text_lib.words(fold(reply)))
+  return max(times.values(), default=0) <= small_n
 
 
 def last_first(reply: str) -> bool:

@@ -47,7 +47,7 @@ RULES: dict[str, Verifier] = {
   'custom:reverse_newline': _same(customs.reverse_newline),
   'custom:sentence_alphabet': _same(customs.sentence_alphabet),
   'custom:word_reverse': _same(customs.word_reverse),
-  'format:emoji': _same(formats.emoji),
+  'format:emoji': Verifier(strict.emoji, formats.emoji),
   'format:line_indent': Verifier(strict.line_indent, formats.line_indent),
   'format:list': Verifier(strict.separated, formats.separated),
   'format:newline': Verifier(strict.newline, formats.newline),
@@ -84,14 +84,14 @@ RULES: dict[str, Verifier] = {
   'words:consonants': _same(words.consonants),
   'words:keywords_specific_position': _same(words.keywords_specific_position),
   'words:last_first': Verifier(strict.last_first, words.last_first),
-  'words:no_consecutive': _same(words.no_consecutive),
+  'words:no_consecutive': Verifier(strict.no_consecutive, words.no_consecutive),
   'words:odd_even_syllables': _same(words.odd_even_syllables),
   'words:palindrome': Verifier(strict.palindrome, words.palindrome),
   'words:paragraph_last_first': Verifier(
     strict.paragraph_last_first, words.paragraph_last_first
   ),
   'words:prime_lengths': _same(words.prime_lengths),
-  'words:repeats': _same(words.repeats),
+  'words:repeats': Verifier(strict.repeats, words.repeats),
   'words:vowel': _same(words.vowel),
   'words:words_position': Verifier(strict.words_position, words.words_position),
 }

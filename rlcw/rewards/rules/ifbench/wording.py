@@ -1,7 +1,9 @@
 """Sentences that ask for IFBench's rules, in English only."""
 
 SENTENCES: dict[str, str] = {
-  'count:conjunctions': 'Use {small_n} or more coordinating conjunctions.',
+  'count:conjunctions': (
+    'Use {small_n} or more different coordinating conjunctions.'
+  ),
   'count:keywords_multiple': (
     'Use "{keyword1}" once, "{keyword2}" 2 times, "{keyword3}" 3 times, '
     '"{keyword4}" 5 times and "{keyword5}" 7 times.'
