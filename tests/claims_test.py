@@ -31,7 +31,8 @@ class Lab:
     module = types.ModuleType('rlcw_fake_task')
     module.run = self.run  # pyright: ignore
     patch.setitem(sys.modules, 'rlcw_fake_task', module)
-    for task in ('grpo', 'curate', 'export', 'evaluate', 'score', 'report'):
+    tasks = 'grpo', 'curate', 'export', 'evaluate', 'score', 'report'
+    for task in (*tasks, 'reward_model'):
       patch.setitem(main.TASKS, task, 'rlcw_fake_task')
     patch.setattr(main.jax.config, 'update', lambda *_: None)
     # The settings here are of no real task.
@@ -203,6 +204,17 @@ def test_a_run_may_be_made_longer_and_nothing_else(
   with pytest.raises(FileNotFoundError):
     lab('grpo', steps=10, seed=0)
   assert summary.exists()
+
+
+def test_a_decoder_is_trained_after_a_head_of_so_many_steps(lab: Lab) -> None:
+  """It began with the head of fewer steps."""
+  lab('reward_model', steps=5, train='lora')
+  with pytest.raises(app.UsageError, match='other settings.*steps'):
+    lab('reward_model', steps=9, train='lora')
+  shutil.rmtree(lab.folder / 'reward_model')
+  for steps in (5, 9):
+    lab('reward_model', steps=steps, train='head')
+  assert lab.calls == 3
 
 
 def test_a_schedule_fixes_the_number_of_steps(lab: Lab) -> None:

@@ -585,3 +585,21 @@ def test_two_benchmarks_are_told_apart_by_their_rules(
   assert [*found] == ['base', 'rlmr']
   # over the two prompts with a verdict
   assert found['rlmr']['gain']['mean'] == 0.5
+
+
+def test_several_replies_to_a_prompt_of_a_benchmark_count_alike(
+  tmp_path: pathlib.Path,
+) -> None:
+  for arm, kept in {'base': [True, False], 'rlmr': [False, True]}.items():
+    (tmp_path / arm).mkdir()
+    told = {'mode': 'benchmark', 'prompt_strict': 0.5}
+    rule = {'by_instruction': {'punctuation:no_comma': {}}}
+    files.write_json(tmp_path / arm / 'summary.json', told | rule)
+    rows = [
+      {'key': key, 'strict': {'follow_all_instructions': verdict}}
+      for key in range(8)
+      for verdict in kept
+    ]
+    lines = b''.join(map(files.json_line, rows))
+    (tmp_path / arm / 'verdicts.jsonl').write_bytes(lines)
+  assert benchmark(str(tmp_path / '*'))['rlmr']['gain']['mean'] == 0

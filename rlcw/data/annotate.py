@@ -31,6 +31,7 @@ def annotate(
   size: int,
   answer: Callable[[Sequence[Record]], Sequence[Record]],
   mesh: Mesh,
+  check: Callable[[Record], None] = lambda record: None,
 ) -> tuple[list[Record], int]:
   """Adds fields to every line of a file of `{"prompt", "response"}`.
 
@@ -43,6 +44,7 @@ def annotate(
     answer: maps this process's share of a batch, which may be empty, to the
       fields to add to each record.  All processes call it together.
     mesh: of devices, over which batches are split.
+    check: raises ValueError for a record that cannot be answered.
 
   Returns:
     All lines of the output, in process 0 alone; and the number that an earlier
@@ -50,8 +52,8 @@ def annotate(
 
   Raises:
     FileNotFoundError: `source` does not exist.
-    ValueError: `source` is empty, a record lacks a text, or `output` has more
-      lines than `source` or lines without `field`.
+    ValueError: `source` is empty, a record lacks a text or fails the check, or
+      `output` has more lines than `source` or lines without `field`.
   """
   records = datasets.read_records(source)
   if not records:
@@ -61,6 +63,7 @@ def annotate(
     try:
       layouts.prompt_of(record)
       datasets.response_of(record)
+      check(record)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
   # The number of complete lines is the position to resume from.

@@ -14,6 +14,7 @@ from rlcw import Config
 from rlcw.data import batches
 from rlcw.evaluation import intervals
 from rlcw.models import lora
+from rlcw.models.chat import ChatFormat
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import briefs as briefs_lib
@@ -92,6 +93,25 @@ def load_briefs(
   )
 
 
+def encode(
+  briefs: Sequence[Brief], chat: ChatFormat, trained: Config
+) -> list[list[int]]:
+  """Token ids of P briefs, of the first of two turns if there are two.
+
+  Raises:
+    ValueError: one does not fit the model's context with its replies.
+  """
+  asked = operator.attrgetter('request')
+  if revision.revises(trained):
+    asked = revision.first_turn
+  prompts = [chat.encode_prompt(asked(brief)) for brief in briefs]
+  chat.check_context(
+    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
+    trained.max_new_tokens,
+  )
+  return prompts
+
+
 def answer(
   model: LanguageModel,
   scorer: Callable[..., Scores],
@@ -125,15 +145,8 @@ def answer(
     no log p_base; `strict` and `loose`, verdicts on the whole reply.  The mean
     of `kl` over replies estimates the KL divergence from the base model.
   """
-  two_turns = revision.revises(trained)
-  asked = revision.first_turn if two_turns else operator.attrgetter('request')
-  prompts = [model.chat.encode_prompt(asked(brief)) for brief in briefs]
+  prompt_NxL, length_N = batches.pad(encode(briefs, model.chat, trained))
   second_turns = revision.encode(briefs, model.chat, trained)
-  model.chat.check_context(
-    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
-    trained.max_new_tokens,
-  )
-  prompt_NxL, length_N = batches.pad(prompts)
   # merges adapters into the weights where that costs no precision
   decoder = lora.rollout_config(model.config)
   params = lora.rollout_params(model.config, model.params)

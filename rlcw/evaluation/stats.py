@@ -4,6 +4,7 @@ Functions of pairs take scores or lengths `[N, 2]`, the preferred reply first;
 functions of labelled replies take arrays `[N]` and labels, true for good.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -245,6 +246,14 @@ def area_difference(ours: Area, theirs: Area) -> intervals.Interval:
 def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
   """Area under the ROC curve; NaN where all labels are the same."""
   return area(score_N, label_N, np.arange(len(score_N))).auc
+
+
+def spread(values: Any) -> float:
+  """Standard deviation of the finite values; NaN if they differ by rounding."""
+  finite = np.ma.masked_invalid(np.asarray(values, float)).compressed()
+  if not len(finite) or finite.std() <= 1e-6 * np.abs(finite).max():
+    return math.nan
+  return float(finite.std())
 
 
 def correlation(one_N: np.ndarray, other_N: np.ndarray) -> float:

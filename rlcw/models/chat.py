@@ -12,6 +12,9 @@ before and after one.
 import bisect
 import dataclasses
 import functools
+import itertools
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ from rlcw.runtime.files import read_json
 
 # What begins and ends a thought.
 Markers = tuple[str, str]
+_JSON = json.JSONDecoder(strict=False)
+_OBJECTS = 20  # braces at which an object may begin, that are tried
 
 
 def reply_of(
@@ -51,6 +56,8 @@ def reply_of(
     markers: of that thought; by default those that the text begins with.
   """
   opened, closed = _markers(text) or markers or THOUGHT
+  if _quotes(text, closed):
+    return text
   _, end, reply = text.rpartition(closed)
   if reply.lstrip().startswith(opened) or (thinking and not end):
     return ''
@@ -58,6 +65,22 @@ def reply_of(
     return text
   reply = reply.strip()
   return reply_of(reply) if _markers(reply) else reply
+
+
+def _quotes(text: str, marker: str) -> bool:
+  """Returns whether the last marker in a text is inside of a JSON object."""
+  last = text.rfind(marker)
+  if last < 0:
+    return False
+  starts = itertools.islice(re.finditer(r'\{', text[:last]), _OBJECTS)
+  for start in starts:
+    try:
+      _, end = _JSON.raw_decode(text, start.start())
+    except (ValueError, RecursionError):
+      continue
+    if end > last:
+      return True
+  return False
 
 
 def _markers(text: str) -> Markers | None:
@@ -278,8 +301,13 @@ class ChatFormat:
 
   @functools.cached_property
   def stop_ids(self) -> tuple[int, ...]:
-    """Control ids that do not end a reply, and have no place in one."""
-    return tuple(sorted(self.control_ids - {*self.eos_ids}))
+    """Ids that do not end a reply, and have no place in one.
+
+    Those of control tokens, and rows that pad the embedding: they have no text.
+    """
+    vocab = {*self.tokenizer.get_vocab().values()}
+    padding = {*range(self.vocab_size or 0)} - vocab
+    return tuple(sorted((self.control_ids | padding) - {*self.eos_ids}))
 
   @property
   def control_ids(self) -> frozenset[int]:
@@ -376,14 +404,14 @@ class ChatFormat:
   def check_context(
     self,
     prompts: Mapping[str, int],
-    reply_tokens: int,
+    reply_tokens: int | Mapping[str, int],
     setting: str = 'max_new_tokens',
   ) -> None:
     """Checks that prompts with their replies fit the model's context.
 
     Args:
       prompts: tokens of each prompt, by its name.
-      reply_tokens: most tokens of a reply.
+      reply_tokens: most tokens of a reply, or of those to each prompt.
       setting: the setting that limits them.
 
     Raises:
@@ -392,17 +420,23 @@ class ChatFormat:
     context = self.context
     if context is None:
       return
-    room = context - reply_tokens
-    long = [name for name, tokens in prompts.items() if tokens > room]
+    if isinstance(reply_tokens, int):
+      reply_tokens = dict.fromkeys(prompts, reply_tokens)
+    excess = {
+      name: tokens + reply_tokens[name] - context
+      for name, tokens in prompts.items()
+    }
+    long = [name for name, tokens in excess.items() if tokens > 0]
     if not long:
       return
-    most = max(prompts.values())
+    worst = max(long, key=lambda name: excess[name])
+    most, reply = prompts[worst], reply_tokens[worst]
     remedy = f'{setting} of at most {context - most}, or shorter prompts'
     if most >= context:
       remedy = f'prompts of fewer than {context} tokens'
     raise self._error(
       f'{len(long)} of {len(prompts)} prompts do not fit its context of '
-      f'{context} tokens together with {setting}={reply_tokens}: the longest '
+      f'{context} tokens together with {setting}={reply}: the longest '
       f'has {most}; expected {remedy}; too long: {", ".join(long[:5])}'
       + (', …' if len(long) > 5 else '')
     )

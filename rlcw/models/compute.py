@@ -94,6 +94,19 @@ class BatchSettings(NamedTuple):
     whole, shards = self.sizes(config)[0], group_shards(mesh)
     return [n for n in range(shards, whole + 1, shards) if whole % n == 0]
 
+  def check_total(self, config: Config, total: int, of: str) -> None:
+    """Checks that there are enough rows, or groups, for a step.
+
+    Raises:
+      ValueError: there are fewer; names the setting.
+    """
+    whole = self.sizes(config)[0]
+    if whole > total:
+      raise ValueError(
+        f'{self.whole}={whole}, but there are only {total} {of}; expected '
+        f'{self.whole} of at most {total}, or more data'
+      )
+
   def check(self, config: Config, mesh: Mesh) -> None:
     """Checks batch and microbatches against each other and the mesh.
 

@@ -116,6 +116,7 @@ _MINISTRAL = _of_class(
 _MINISTRAL3 = _of_class(
   'Ministral3',
   defaults={
+    'head_dim': 128,
     'rope_parameters': {
       'rope_type': 'yarn',
       'rope_theta': 1e6,
@@ -126,7 +127,7 @@ _MINISTRAL3 = _of_class(
       'mscale': 1.0,
       'mscale_all_dim': 1.0,
       'llama_4_scaling_beta': 0.1,
-    }
+    },
   },
   is_local=_always,
   rope_extras=('llama_4_scaling_beta',),
@@ -321,6 +322,8 @@ def _global_heads(config: Fields) -> tuple[int, int]:
       kv = config.get('num_global_key_value_heads', kv)
     return config['global_head_dim'], kv
   given = config['per_layer_config']
+  if not given:  # all layers are alike
+    return config['head_dim'], kv
   # Numbers of layers, which files fill up with zeros: 05, 11.
   numbers = [int(n) if str(n).isdecimal() else n for n in given]
   expected = [n for n, kind in enumerate(types) if kind == 'full_attention']

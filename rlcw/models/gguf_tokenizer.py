@@ -48,7 +48,7 @@ _PRE_TOKENIZERS = {
 _WHOLE_WORDS = 'llama-bpe', 'tekken'
 
 # The token types of GGUF that are treated differently here.
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
 class _Header:
@@ -143,7 +143,9 @@ def load(file: Path) -> tuple[PreTrainedTokenizerFast, tuple[int, ...]]:
 
   bos, unknown = token('bos'), token('unknown')
   if byte_level:
-    tokenizer = _byte_level(header, tokens, pre)
+    # The last ones, such as [PAD151665], only fill up the embedding.
+    used = [n for n, type_ in enumerate(types, 1) if type_ != _UNUSED]
+    tokenizer = _byte_level(header, tokens[: max(used, default=0)], pre)
   elif kind == 'llama':
     tokenizer = _sentencepiece(header, tokens, types, unknown)
   else:

@@ -8,6 +8,7 @@ or a reply is the chat format's (`chat`).
 import functools
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,17 @@ def encode_places(
   """
   ids, places, start = [], [], 0
   for n, part in enumerate(text.split(_DIVIDER)):
-    guard = _guard(tokenizer) if n or inside else ()
-    encoding: Any = tokenizer(
-      '\n' * bool(guard) + valid_unicode(part),
-      add_special_tokens=False,
+    encoding, guard, first_id = _guarded(
+      tokenizer,
+      valid_unicode(part),
+      _guards(tokenizer) if n or inside else (),
       return_offsets_mapping=True,
     )
-    shift = start - bool(guard)
-    ids += encoding['input_ids'][len(guard) :]
+    shift = start - len(guard)
+    ids += encoding['input_ids'][first_id:]
     places += [
       (first + shift, last + shift)
-      for first, last in encoding['offset_mapping'][len(guard) :]
+      for first, last in encoding['offset_mapping'][first_id:]
     ]
     start += len(part) + 1
   return ids, places
@@ -159,20 +160,43 @@ def encode_inside(
 
   Llama 2's tokenizer begins every text with a space; here it has none.
   """
-  guard = _guard(tokenizer)
-  settings['add_special_tokens'] = False
-  ids = list(tokenizer.encode('\n' * bool(guard) + text, **settings))
-  return ids[len(guard) :]
+  encoding, _, first = _guarded(
+    tokenizer, text, _guards(tokenizer), **settings
+  )
+  return list(encoding['input_ids'])[first:]
 
 
 @functools.lru_cache(maxsize=8)
-def _guard(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
-  """Ids of a line break, if the tokenizer begins every text with a space."""
-  letter, guard = (
-    tokenizer.encode(text, add_special_tokens=False) for text in ('x', '\n')
-  )
-  tokens = tokenizer.convert_ids_to_tokens(letter[:1])
-  return tuple(guard) if str(*tokens).startswith('▁') else ()
+def _guards(
+  tokenizer: PreTrainedTokenizerFast,
+) -> tuple[tuple[str, list[int]], ...]:
+  """Texts to put before another, and their ids.
+
+  None if the tokenizer does not begin every text with a space.
+  """
+  texts = '\n', '.', ',', '1', 'x'
+  ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+  tokens = tokenizer.convert_ids_to_tokens(ids[-1][:1])
+  return (*zip(texts, ids, strict=True),) * str(*tokens).startswith('▁')
+
+
+def _guarded(
+  tokenizer: PreTrainedTokenizerFast,
+  text: str,
+  guards: Sequence[tuple[str, list[int]]],
+  **settings: Any,
+) -> tuple[Any, str, int]:
+  """Encodes a text after the first guard that does not merge with it.
+
+  Returns:
+    The encoding, the guard, and the number of its ids.
+  """
+  settings['add_special_tokens'] = False
+  for guard, ids in guards:
+    encoding: Any = tokenizer(guard + text, **settings)
+    if list(encoding['input_ids'][: len(ids)]) == ids:
+      return encoding, guard, len(ids)
+  return tokenizer(text, **settings), '', 0
 
 
 def encode_untrusted(

@@ -52,8 +52,10 @@ from rlcw.rewards.mixed import (
 
 ALL_VIOLATING = ('suppress', 'rank', 'skip')
 VIOLATIONS = 'any', 'share'  # values of `mixing.violation`
-# Below this margin, rounding in float32 may undo the guarantee.
+# Below this margin, rounding in float32 may undo the guarantee.  ζ grows with
+# the group, and its rounding with ζ, so that larger groups need a larger one.
 LEAST_MARGIN = 1e-3
+_GROUP = 256
 
 
 class Advantages(NamedTuple):
@@ -93,7 +95,7 @@ def rlmr(
     ValueError: `all_violating` is not one of these, or the margin, if it is not
       traced, is too small.
   """
-  _check(margin, all_violating)
+  _check(margin, all_violating, writing.shape[-1])
   w, broken, _, plain = unmixed(writing, violated, valid)
   penalty = _penalty(w, broken > 0, plain, margin)
   return _penalised(w, broken > 0, plain, penalty, margin, all_violating)
@@ -116,7 +118,7 @@ def rlmr_bonus(
   so the worst compliant reply ends at the mean or above it: keeping the rules
   never lowers a reply's probability.  Arguments and errors are those of `rlmr`.
   """
-  _check(margin, all_violating)
+  _check(margin, all_violating, writing.shape[-1])
   w, broken, valid, plain = unmixed(writing, violated, valid)
   violator = broken > 0
   penalty = _penalty(w, violator, plain, margin)
@@ -148,7 +150,7 @@ def rlmr_clip(
   `rlmr`; an all-violating group has no advantage with `skip`, z with `rank` and
   the bound with `suppress`.
   """
-  _check(margin, all_violating)
+  _check(margin, all_violating, writing.shape[-1])
   w, broken, valid, plain = unmixed(writing, violated, valid)
   z = z_scores(w, valid, rounding_std(writing, valid))
   bounded = jnp.minimum(z, -margin)
@@ -206,10 +208,12 @@ def _penalised(
   return result._replace(penalty=penalty)
 
 
-def _check(margin: jax.Array | float, all_violating: str) -> None:
+def _check(
+  margin: jax.Array | float, all_violating: str, group_size: int
+) -> None:
   """Raises ValueError for an invalid argument of `rlmr`."""
   if not isinstance(margin, Tracer):
-    check_margin(margin)
+    check_margin(margin, group_size)
   if all_violating not in ALL_VIOLATING:
     raise ValueError(
       f'all_violating={all_violating!r}: expected one of {ALL_VIOLATING}'
@@ -273,13 +277,15 @@ GIVE_ADVANTAGES = 'rlmr_clip', 'gdpo'
 TAKE_SHARES = 'constraint', 'linear', 'quality_gate', 'gdpo'
 
 
-def check_margin(margin: jax.Array | float) -> None:
+def check_margin(margin: jax.Array | float, group_size: int = 2) -> None:
   """Raises ValueError for a margin too small for `rlmr`'s guarantee."""
+  least = LEAST_MARGIN * max(1.0, group_size / _GROUP) ** 1.5
   # `not >=` also rejects NaN.
-  if not margin >= LEAST_MARGIN:
+  if not margin >= least:
     raise ValueError(
-      f'mixing.margin={margin}: expected a number of at least {LEAST_MARGIN}; '
-      "with a smaller one a violator's advantage may not be negative"
+      f'mixing.margin={margin}: expected a number of at least {least:.2g} for '
+      f"groups of {group_size}; with a smaller one a violator's advantage may "
+      'not be negative'
     )
 
 

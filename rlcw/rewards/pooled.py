@@ -59,28 +59,28 @@ def reply_rows(
   contents: Sequence[Sequence[int]],
   ended: Sequence[bool] | np.ndarray,
   end: Sequence[int],
-  limit: int,
+  limit: int | Sequence[int],
 ) -> tuple[list[list[int]], np.ndarray]:
   """Rows of ids to be read after a prompt.
 
   Args:
     chat: of the model that reads them.
-    contents: ids of the replies' texts; a reply of more than `limit` tokens is
-      cut.
+    contents: ids of the replies' texts, N of them.
     ended: false where the reply was cut off already.
     end: ids after a whole reply.
-    limit: most tokens of a text with its end.
+    limit: most tokens of a text with its end, or of each; a longer one is cut.
 
   Returns:
     The rows, and the places `[N, 2]` of the texts in them.
   """
   # Where prompts open a thought, it ends here, empty.
   before = chat.encode_thought('')
+  limits = [limit] * len(contents) if isinstance(limit, int) else limit
   rows, spans = [], []
-  for content, whole in zip(contents, ended, strict=True):
-    row = [*content, *(end if whole else [])][:limit]
+  for content, whole, most in zip(contents, ended, limits, strict=True):
+    row = [*content, *(end if whole else [])][:most]
     rows.append(before + row)
-    spans.append((len(before), len(before) + min(len(content), limit)))
+    spans.append((len(before), len(before) + min(len(content), most)))
   return rows, np.array(spans)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -410,6 +410,43 @@ def floor_blank_replies(
   return np.where(blank_PxG, np.where(only_Px1, floor, min_Px1), score_PxG)
 
 
+def check_context(
+  model: RewardModel, prompts: Mapping[str, Prompt], sampled: int
+) -> None:
+  """Checks that a reward model can read all replies to some prompts.
+
+  Args:
+    model: the reward model.
+    prompts: by their names.
+    sampled: most tokens that the policy samples.
+
+  Raises:
+    ValueError: some do not fit its context.
+  """
+  format = model.decoder.chat
+  lengths = {
+    name: len(format.encode_prompt(messages(prompt, model.system)))
+    for name, prompt in prompts.items()
+  }
+  before = len(format.encode_thought(''))
+  format.check_context(
+    lengths, min(model.limit, sampled) + before, 'tokens of a reply'
+  )
+
+
+def check_reply(model: RewardModel, prompt: Prompt, reply: str) -> None:
+  """Raises ValueError for a reply that does not fit a model's context."""
+  format = model.decoder.chat
+  end = format.end if model.end is None else model.end
+  tokens = len(format.encode_content(reply)) + len(end)
+  length = len(format.encode_prompt(messages(prompt, model.system)))
+  format.check_context(
+    {f'{transcript(prompt)[:40]!r}': length},
+    min(tokens, model.limit) + len(format.encode_thought('')),
+    'max_reply_tokens',
+  )
+
+
 def read_texts(
   model: RewardModel,
   prompts: Sequence[Prompt],
@@ -429,8 +466,9 @@ def read_texts(
     finished: `[P, G]`, true if EOS ended the reply.
     widths: of a rollout: tokens that prompts are padded to, and those that the
       policy may sample.  Replies then have one width, known from `stretch` and
-      `limit`: one that is longer here is cut, so that it compiles nothing late
-      in a run.  0 for texts of any length, padded to powers of two.
+      `limit`: one that is longer here, or than the context allows, is cut, so
+      that it compiles nothing late in a run.  0 for texts of any length, padded
+      to powers of two.
 
   Returns:
     Features `[P, G, D]` of this process's replies.
@@ -441,14 +479,23 @@ def read_texts(
   # than the policy's.  What decoding dropped after a reply is put back.
   min_prompt_width, sampled = widths
   limit = model.limit
+  asked = [
+    format.encode_prompt(messages(prompt, model.system)) for prompt in prompts
+  ]
+  limits_P = [limit] * len(asked)
   if sampled:
     limit = min(limit, math.ceil(model.stretch * sampled))
+    # A reply that takes more tokens here than it was sampled in is cut rather
+    # than refused late in a run.
+    before = len(format.encode_thought(''))
+    room = math.inf if format.context is None else format.context - before
+    limits_P = [max(int(min(limit, room - len(ids))), 1) for ids in asked]
   rows, span_Nx2 = reply_rows(
     format,
     [format.encode_content(reply) for group in replies for reply in group],
     finished.reshape(-1),
     format.end if model.end is None else model.end,
-    limit,
+    np.repeat(limits_P, finished.shape[1]).tolist(),
   )
   shape_PxG = finished.shape
   if sampled:
@@ -457,15 +504,14 @@ def read_texts(
   else:
     token_NxT, length_N = batches.pad_coarsely(rows)
   mask_NxT = read_mask(span_Nx2, length_N, token_NxT.shape[-1], model.pooling)
-  asked = [
-    format.encode_prompt(messages(prompt, model.system)) for prompt in prompts
+  names = [
+    f'prompt {n} ({transcript(prompt)[:40]!r})'
+    for n, prompt in enumerate(prompts)
   ]
+  longest_P = length_N.reshape(finished.shape).max(1).tolist()
   format.check_context(
-    {
-      f'prompt {n} ({transcript(prompt)[:40]!r})': len(asked[n])
-      for n, prompt in enumerate(prompts)
-    },
-    int(length_N.max()),
+    dict(zip(names, map(len, asked), strict=True)),
+    dict(zip(names, longest_P, strict=True)),
     'max_reply_tokens',
   )
   prompt_PxL, length_P = batches.pad_coarsely(asked, min_prompt_width)

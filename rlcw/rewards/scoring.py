@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import constraints, reading, writing
+from rlcw.rewards import constraints, reading, reward_model, writing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
@@ -190,6 +190,18 @@ class Scorer:
     other = self.without_reference()
     other.writing = self.writing.heldout()
     return other
+
+  def check_context(self, briefs: Sequence[Brief]) -> None:
+    """Checks that a reward model of its own decoder can read all replies.
+
+    Raises:
+      ValueError: see `reward_model.check_context`.
+    """
+    reward = self.writing.reward
+    if reward is not None and not reward.shared:
+      prompts = {f'brief {brief.id}': brief.request for brief in briefs}
+      most = self.config.max_new_tokens
+      reward_model.check_context(reward, prompts, most)
 
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""

@@ -189,7 +189,10 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
       f'{workdir} has a run of the task {old}, not {new}; '
       'choose another --workdir'
     )
-  if changed and not (longer and set(changed) == {'steps'}):
+  # Of a reward model they are those of its head, which the decoder is trained
+  # after: it has begun with that of fewer steps.
+  first = config.get('task') == 'reward_model' and config.get('train') != 'head'
+  if changed and (set(changed) != {'steps'} or not longer or first):
     raise OtherSettings(
       f'{workdir} has a run with other settings (there, here): {changed}; '
       'choose another --workdir, or delete that one'

@@ -55,8 +55,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   placed = Placement(trained.compute_dtype, trained.attention)
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
   briefs = heldout.load_briefs(config.briefs, trained, base.system, config.run)
+  heldout.encode(briefs, base.chat, trained)  # all fit, or an error
   asked = scoring.without_idle_judge(trained, briefs)
   scorer = Scorer(base, asked, workdir, heldout=True)
+  scorer.check_context(briefs)
   models = {'base': base, 'trained': language_model.beside(config.run, base)}
   judge = factory.make_judge(
     config.judge, base.mesh, base, workdir=workdir, offload=trained.offload

@@ -183,8 +183,12 @@ def write_header(
       f'transformers has no sequence classifier of {header["model_type"]!r}; '
       f'expected a reward model of one of {(*architectures,)}'
     )
-  # describe the old weights, or a classifier's old labels
-  for old in ('torch_dtype', 'transformers_version', 'id2label', 'label2id'):
+  # describe the old weights, a classifier's old labels, or code that is not
+  # exported
+  for old in (
+    *('torch_dtype', 'transformers_version', 'id2label', 'label2id'),
+    'auto_map',
+  ):
     header.pop(old, None)
   header |= {
     'architectures': [architectures[header['model_type']]],

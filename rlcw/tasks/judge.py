@@ -19,6 +19,7 @@ from rlcw.evaluation.labelled import Labelled
 from rlcw.models import language_model
 from rlcw.models.chat import reply_of
 from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.runtime import claim, console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
@@ -79,9 +80,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       for [p_good], [reason] in zip(judged.first, judged.reason, strict=True)
     ]
 
+  def check_length(record: Record) -> None:
+    if isinstance(judge_model, LogprobJudge):
+      brief = transcript(layouts.prompt_of(record))
+      asked = question.about(brief, reply_of(record['response']))
+      judge_model.check(question, [asked])
+
   try:
     rows, done = annotate(
-      'judge', config.input, output, 'verdict', config.batch_size, answer, mesh
+      'judge',
+      config.input,
+      output,
+      'verdict',
+      config.batch_size,
+      answer,
+      mesh,
+      check_length,
     )
   except NoAnswers:
     if processes.is_primary_process():

@@ -48,9 +48,20 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # drop the scores of the repeated replies
     return [{'score': score} for score in scores_Nx1[: len(records), 0]]
 
+  def check(record: Record) -> None:
+    reply = reply_of(record['response'])
+    reward_model.check_reply(reward, layouts.prompt_of(record), reply)
+
   # all rows, those of an earlier, killed run included
   rows, done = annotate(
-    'score', config.input, output, 'score', config.batch_size, answer, mesh
+    'score',
+    config.input,
+    output,
+    'score',
+    config.batch_size,
+    answer,
+    mesh,
+    check,
   )
   if not processes.is_primary_process():
     return {}

@@ -75,6 +75,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     f'sft: {len(examples["train"])} examples in {total} rows of '
     f'{config.row_tokens} tokens, {padding:.1%} of them padding'
   )
+  SETTINGS.check_total(config, total, 'packed rows')
   # without adapters `learned` is a copy of all parameters, `frozen` is empty
   learned, frozen = lora.split(
     model_config, model.params, model.mesh, config.seed

@@ -125,6 +125,33 @@ def test_equal_scored_replies_are_one_with_the_mean(
   assert '1 repeated replies merged' in notice
 
 
+@pytest.mark.parametrize(
+  'records',
+  [
+    [
+      {'response': 'a', 'score': 1, 'finished': [True]},
+      {'response': 'b', 'score': 2, 'finished': [False]},
+      {'response': 'c', 'score': 3},
+    ],
+    [{'responses': ['a', 'b', 'c'], 'scores': [1, 2, 3]}],
+  ],
+)
+def test_scored_replies_that_were_cut_off_are_left_out(
+  save: Callable[..., pathlib.Path], records: list[dict[str, Any]]
+) -> None:
+  if len(records) == 1:
+    records[0]['finished'] = [True, False, True]
+  file = save(*[{'prompt': 'p', **record} for record in records])
+  [group] = datasets.load_preferences(file)
+  assert (group.replies, group.worth) == (('a', 'c'), (1, 3))
+  assert console.take_notices() == [
+    f'{file}: 1 replies left out, which were cut off'
+  ]
+  file = save({'prompt': 'p', 'response': 'b', 'label': 1, 'finished': False})
+  with pytest.raises(ValueError, match='all of 1 scored replies were cut off'):
+    datasets.load_preferences(file)
+
+
 def test_replies_labelled_bad_are_not_imitated(
   save: Callable[..., pathlib.Path],
 ) -> None:

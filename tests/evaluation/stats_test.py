@@ -1,5 +1,7 @@
 """Numbers that a score is judged by, worked by hand."""
 
+import math
+
 import hypothesis
 import numpy as np
 import pytest
@@ -290,6 +292,12 @@ def test_no_threshold_is_tuned_on_the_replies_it_is_tried_on() -> None:
     for _ in range(200)
   ]
   assert 0.42 < np.mean(found) < 0.53
+
+
+def test_the_spread_of_equal_numbers_is_none() -> None:
+  assert stats.spread([1.0, 3.0, math.nan]) == 1
+  for same in ([0.1] * 3, [0.0] * 3, [1e9 + 0.1] * 7, [math.nan], []):
+    assert math.isnan(stats.spread(same))
 
 
 def test_a_constant_correlates_with_nothing() -> None:

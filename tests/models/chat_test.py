@@ -1,5 +1,6 @@
 """Chat formats of published families, against transformers' templates."""
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -330,6 +331,10 @@ def test_a_template_without_a_generation_prompt_gets_one() -> None:
     (' <thinking>hm</thinking>\nThe sea.', False, 'The sea.'),
     ('<reasoning>hm', False, ''),
     ('The [/THINK] sea.', False, 'The [/THINK] sea.'),
+    # In a JSON object it is a text.
+    ('{"a": "b </think> c"}', False, '{"a": "b </think> c"}'),
+    ('So: {"a": {"b": "</think>"}}', False, 'So: {"a": {"b": "</think>"}}'),
+    ('hm {"a": "b"}</think>{"c": 1}', True, '{"c": 1}'),
   ],
 )
 def test_the_reply_follows_the_thought(
@@ -575,6 +580,22 @@ def test_prompts_that_do_not_fit_the_context_are_named() -> None:
   with pytest.raises(ValueError, match='expected prompts of fewer than 100'):
     made.check_context({'a': 100}, 1)
   ChatFormat(of_family('chatml')).check_context({'a': 10**6}, 1)
+
+
+def test_each_prompt_may_have_replies_of_its_own_length() -> None:
+  made = ChatFormat(of_family('chatml'), source='x', context=100)
+  made.check_context({'a': 90, 'b': 10}, {'a': 10, 'b': 90})
+  with pytest.raises(ValueError, match='1 of 2 .*max_new_tokens=91: .*has 10'):
+    made.check_context({'a': 90, 'b': 10}, {'a': 10, 'b': 91})
+
+
+def test_rows_that_pad_the_embedding_cut_a_reply_off() -> None:
+  made = of('qwen2.5')
+  size = len(made.tokenizer)
+  padded = dataclasses.replace(made, vocab_size=size + 3)
+  assert {*padded.stop_ids} - {*made.stop_ids} == {size, size + 1, size + 2}
+  ids = [*encode(made.tokenizer, 'The sea'), size, *encode(made.tokenizer, 's')]
+  assert padded.decode_reply(ids) == 'The sea'
 
 
 # --- Damaged and hostile folders ----------------------------------------------

@@ -504,6 +504,11 @@ def _read(**fields: Any) -> ModelConfig:
       | {'attention_k_eq_v': True, 'per_layer_config': {'3': {'head_dim': 16}}},
       {'global_kv_heads': 2, 'global_head_dim': 16, 'keys_are_values': True},
     ),
+    # All layers are alike.
+    (
+      GEMMA4 | {'per_layer_config': {}, 'head_dim': 8},
+      {'global_kv_heads': 2, 'global_head_dim': 8},
+    ),
     (
       {'rope_scaling': {'type': 'dynamic', 'factor': 4.0}},
       {'context': 64, 'rope': RopeConfig(limit=64)},

@@ -238,3 +238,31 @@ def test_a_template_that_can_think_is_asked_for_the_reply_alone(
   assert chat.decode_reply(chat.encode_prompt('Hi')) == 'Hi|False'
   opening, closing = chat.turns()
   assert (opening, chat.decode_reply(closing)) == ([], '|False')
+
+
+def test_a_text_keeps_its_first_line_break_whatever_merges_with_it() -> None:
+  """As of Llama, but with tokens of several line breaks."""
+  from tokenizers import Tokenizer, decoders, models, normalizers
+
+  letters = ['<unk>', '▁', '\n', 'x', '.', ',', '1', 'y', '\n\n', '\n▁', '▁x']
+  merges = [('\n', '\n'), ('\n', '▁'), ('▁', 'x')]
+  made = Tokenizer(
+    models.BPE({t: i for i, t in enumerate(letters)}, merges, unk_token='<unk>')
+  )
+  made.normalizer = normalizers.Sequence(
+    [normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')]
+  )
+  made.decoder = decoders.Sequence(
+    [decoders.Replace('▁', ' '), decoders.Fuse(), decoders.Strip(' ', 1, 0)]
+  )
+  text = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=made, unk_token='<unk>'
+  )
+  before = text.encode('y', add_special_tokens=False)
+  for part in ('x', '\nx', '\n\nx', ' x', '\n', '  x', '\n\n\n x'):
+    for ids in (
+      tokenizer.encode_inside(text, part),
+      tokenizer.encode_untrusted(text, part),
+      tokenizer.encode_places(text, part, inside=True)[0],
+    ):
+      assert text.decode([*before, *ids]) == f'y{part}'

@@ -192,6 +192,9 @@ def test_what_goes_together_is_not_refused(rules: list[Rule]) -> None:
   [
     ({'prompt': ' '}, ["prompt=' '"]),
     ({'prompt': None}, ['prompt=None']),
+    ({'prompt': '\u200b'}, ["prompt='\\u200b'"]),
+    ({'prompt': 'a' * 10_001}, ['prompt=']),
+    ({'keywords': ['sea', '\u200b']}, ['keywords=', 'list']),
     ({'language': 'fr'}, ["language='fr'", 'en or zh']),
     ({'language': ['en']}, ["language=['en']"]),
     ({'keywords': 'sea'}, ["keywords='sea'", 'list']),

@@ -22,6 +22,7 @@ from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm
 from rlcw.tasks import export, generate, sft
+from rlcw.tasks.grpo import run as grpo_run
 from rlcw.tasks.grpo import step
 
 CONTEXT = 64
@@ -60,6 +61,52 @@ def test_in_grpo_and_evaluate(model: LanguageModel) -> None:
     step.make_next_batch(model, scorer, {}, BRIEFS, config, pathlib.Path())
   with pytest.raises(ValueError, match=WRONG + '.*too long: brief songs'):
     heldout.answer(model, scorer, BRIEFS, config, config)
+
+
+def test_a_reward_model_that_cannot_read_the_replies_is_refused_at_once(
+  model: LanguageModel,
+) -> None:
+  head = reward_model.Head(np.zeros(32, np.float32), np.float32(0))
+  reward = reward_model.RewardModel(head, 'mean', model, shared=False)
+  prompts = {'a': 'Write.', 'b': 'Write.'}
+  room = CONTEXT - len(model.chat.encode_prompt('Write.'))
+  reward_model.check_context(reward, prompts, room)
+  with pytest.raises(ValueError, match='2 of 2 .*tokens of a reply'):
+    reward_model.check_context(reward, prompts, room + 1)
+  # A reply that takes more tokens than it was sampled in is cut.
+  scores = reward_model.score_texts(
+    reward, ['Write.'], [['a song ' * 30]], np.array([[True]]), (0, room)
+  )
+  assert scores.shape == (1, 1)
+
+
+def test_in_held_out_briefs_before_training(
+  short: pathlib.Path, tmp_path: pathlib.Path, model: LanguageModel
+) -> None:
+  file = tmp_path / 'briefs.jsonl'
+  lines = [
+    {'id': id, 'prompt': prompt, 'split': split}
+    for (id, prompt), split in zip(FIELDS, ('train', 'heldout'), strict=True)
+  ]
+  file.write_text('\n'.join(map(json.dumps, lines)))
+  config = pipeline.tiny_config('grpo', short, tmp_path)
+  config.briefs, config.max_new_tokens = str(file), 8
+  with pytest.raises(ValueError, match='1 of 1 .*too long: brief songs'):
+    grpo_run.load_training_briefs(config, '', model.chat, tmp_path)
+
+
+def test_in_a_file_of_replies_by_line(
+  short: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'replies.jsonl'
+  replies = 'A song.', 'a song ' * 30
+  lines = [{'prompt': 'Write.', 'response': reply} for reply in replies]
+  file.write_text('\n'.join(map(json.dumps, lines)))
+  config = pipeline.shipped('judge')
+  config.update({'input': str(file), 'batch_size': 8})
+  config.judge.model = str(short)
+  with pytest.raises(ValueError, match=r'replies\.jsonl:[12]: .*context'):
+    pipeline.run('judge', config, tmp_path / 'run')
 
 
 def test_in_generate(short: pathlib.Path, tmp_path: pathlib.Path) -> None:

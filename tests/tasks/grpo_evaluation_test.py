@@ -215,6 +215,10 @@ def test_the_gap_compares_gains_on_different_scales() -> None:
   assert measures.measure(base, base, ['gap'])['gap'] == 0
   same = [[reply(5, unseen=0.1)], [reply(5, unseen=0.3)]]
   assert np.isnan(measures.measure(groups, same, ['gap'])['gap'])
+  # Equal scores whose standard deviation is not 0, by rounding.
+  same = [[reply(0.1, unseen=0.1)] for _ in range(3)]
+  ours = [[reply(each, unseen=0.2)] for each in (0.2, 0.3, 0.1)]
+  assert np.isnan(measures.measure(ours, same, ['gap'])['gap'])
 
 
 def survey(keep: str, *rows: dict[str, Any]) -> Best:

@@ -84,3 +84,11 @@ def test_spans_are_underlined_in_escaped_text(
   spans: list[list[int]], shown: str
 ) -> None:
   assert str(underline('a <b> c', spans)) == shown
+
+
+def test_the_note_on_a_cut_text_is_not_underlined() -> None:
+  text = 'a' * 2500
+  cut = str(underline(text))
+  shown = str(underline(text, [[1990, 2490]]))
+  assert shown == f'{cut[:1990]}<u>{cut[1990:2000]}</u>{cut[2000:]}'
+  assert str(underline(text, [[2100, 2200]])) == cut

@@ -64,6 +64,17 @@ def test_an_unknown_slice_is_refused_with_those_that_there_are(
     roofline.slice_of(name)
 
 
+def test_texts_beyond_a_model_s_context_are_refused(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = tiny_config('grpo', tiny_folder, tmp_path)
+  context = headers.shape_of(str(tiny_folder)).context
+  assert context is not None
+  config.max_new_tokens, config.plan.prompt_tokens = 8, context - 7
+  with pytest.raises(ValueError, match=f'has a context of {context} tokens'):
+    plans.make_plan(config, make_mesh())
+
+
 def test_the_shapes_of_large_models_are_their_own() -> None:
   billions = {
     name: round(weights_of(headers.shape_of(name)) / 1e9, 1)

@@ -206,7 +206,6 @@ def test_a_sampled_reply_is_told_what_happened_to_it(
 
 
 def test_where_all_break_a_rule_a_fixed_penalty_is_shown() -> None:
-  """Rewards of a group are relative to its best score, 3 here."""
 
   def penalties(*replies: tuple[float, float]) -> list[float]:
     group = [
@@ -218,8 +217,9 @@ def test_where_all_break_a_rule_a_fixed_penalty_is_shown() -> None:
     ]
     return [r['penalty'] for r in found['replies']]
 
-  assert penalties((3, -2), (1, -4)) == [2, 2]
-  assert penalties((3, 0), (1, -4)) == [0, 2]
+  assert penalties((3, 1), (1, -1)) == [2, 2]
+  assert penalties((3, 3), (1, -1)) == [0, 2]
+  assert penalties((-2, -3), (-3, -3), (-2.5, -3.5)) == [1, 0, 1]
 
 
 def test_rewards_are_shown_on_the_scale_of_writing_scores(

@@ -654,6 +654,12 @@ def test_prompts_must_fit_the_context() -> None:
   config = pipeline.shipped('reward_model')
   with pytest.raises(ValueError, match=r"1 of 2 .* 64 tokens.*prompt 2 \('xxx"):
     groups_lib.make_groups(pairs, made, config, 'none')
+  # Each with its own replies.
+  fit = [
+    datasets.Preference('x' * n, ('y' * reply, 'z'), (1.0, 0.0))
+    for n, reply in ((1, 30), (30, 1))
+  ]
+  assert len(groups_lib.make_groups(fit, made, config, 'none').prompt) == 2
 
 
 def test_a_reward_model_has_none_of_the_policys_adapters(

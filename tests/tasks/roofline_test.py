@@ -10,6 +10,7 @@ import pytest
 
 from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.models.weights import abstract_params
+from rlcw.runtime import files
 from rlcw.sampling import tiles
 from rlcw.tasks.plan import load, roofline
 from rlcw.tasks.plan.roofline import Chip, Decoding, Shapes, Work
@@ -176,6 +177,18 @@ def test_what_waits_for_collectives_takes_longer_by_their_latency() -> None:
 
 
 # --- The load of a step -----------------------------------------------------
+
+
+def test_lengths_of_two_turns_are_no_lengths_of_rows(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'rollouts.jsonl'
+  group = {'replies': [{'length': 3}]}
+  files.append_jsonl(file, group)
+  assert load.quantiles(str(file), 2, 9).tolist() == [3, 3]
+  files.append_jsonl(file, group | {'turns': ['a', 'b']})
+  with pytest.raises(ValueError, match='is of two turns'):
+    load.check(str(file))
 
 
 def test_quantiles_of_a_lognormal_are_those_of_its_formula() -> None:

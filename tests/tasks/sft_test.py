@@ -212,6 +212,21 @@ def test_rows_that_do_not_split_over_the_devices_are_refused(
     sft.check(config)
 
 
+def test_a_step_of_more_rows_than_there_are_is_refused_before_it_begins(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / 'examples.jsonl'
+  lines = [
+    {'prompt': 'A', 'response': 'B', 'split': split}
+    for split in ('train', 'heldout')
+  ]
+  file.write_text('\n'.join(map(json.dumps, lines)))
+  config = pipeline.tiny_config('sft', tiny_folder, tmp_path)
+  config.examples, config.rows_per_step = str(file), 8
+  with pytest.raises(ValueError, match='rows_per_step=8, but there are only 1'):
+    pipeline.run('sft', config, tmp_path / 'run')
+
+
 class Reached(Exception):
   """Raised in place of training."""
 

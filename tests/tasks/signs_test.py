@@ -76,6 +76,9 @@ def test_a_phrase_counts_where_it_is_not_most_frequent() -> None:
     signs.phrase([['祝你生日快乐岁岁平安'] * 2, ['祝你生日快乐岁岁平安', '']])
     == 1 / 2
   )
+  # Of briefs with different numbers of replies: one of the last two has it.
+  many = [[stock] * 6, ['none', stock], ['x']]
+  assert signs.phrase(many) == pytest.approx(1 / 3)
   # A phrase that a reply repeats counts once.
   assert signs.phrase([[stock], [stock * 3], ['none']]) == 1 / 2
 

@@ -99,16 +99,7 @@ class LogprobJudge:
     preface, rest = self.preface(common, params)
     shared = len(self.opening(common))
     for brief, rows in ids:
-      try:
-        self.model.chat.check_context(
-          {"a judge's question": shared + len(brief)},
-          max(map(len, rows), default=0),
-          'reply tokens',
-        )
-      except ValueError as error:
-        raise ValueError(
-          f'{error}; judge.max_reply_characters limits what a judge reads'
-        ) from None
+      self._check(shared + len(brief), rows)
     # All processes run as many passes as the one with the most prompts.
     passes = max(processes.gather(-(-len(ids) // size)))
     for start in processes.stoppable(range(0, passes * size, size)):
@@ -205,6 +196,23 @@ class LogprobJudge:
       prefix = _prefill(params, token_SxL, length_S, config=self.model.config)
       self.prefaces[shared] = prefix, row[cut:]
     return self.prefaces[shared]
+
+  def check(self, question: Question, prompts: Sequence[Prompt]) -> None:
+    """Raises ValueError for prompts of one brief that the model cannot read."""
+    brief, rows = self.tokens(prompts)
+    self._check(len(self.opening(self.shared(question))) + len(brief), rows)
+
+  def _check(self, tokens: int, rows: Sequence[Sequence[int]]) -> None:
+    try:
+      self.model.chat.check_context(
+        {"a judge's question": tokens},
+        max(map(len, rows), default=0),
+        'reply tokens',
+      )
+    except ValueError as error:
+      raise ValueError(
+        f'{error}; judge.max_reply_characters limits what a judge reads'
+      ) from None
 
   def tokens(
     self, group: Sequence[Prompt]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlcw.evaluation import diversity, heldout, intervals, winrate
+from rlcw.evaluation import diversity, heldout, intervals, stats, winrate
 from rlcw.runtime import metrics
 
 BASE = 'base'
@@ -109,7 +109,7 @@ def measure(
       'rules': rules(replies, names, rule_ids),
       'lengths': np.concatenate([run['length'].ravel() for run in each]),
       'spread': {
-        key: np.nanstd([run[key] for run in each])
+        key: stats.spread([run[key] for run in each])
         for key in ('writing', 'unseen')
       },
     }
@@ -124,7 +124,7 @@ def measure(
   chosen = {
     prefix: max(
       (arm for arm in runs if arm.startswith(prefix)),
-      key=lambda arm: by_arm[arm]['numbers']['kept_and_better'],
+      key=lambda arm: rank(by_arm[arm]),
     )
     for prefix in best_of
     if any(arm.startswith(prefix) for arm in runs)
@@ -135,6 +135,12 @@ def measure(
     'against': pairwise_differences(runs, table, group_P),
     'diversity_words': words,
   }
+
+
+def rank(arm: dict[str, Any]) -> float:
+  """Number by which the best arm is chosen; −∞ where it is not known."""
+  both = arm['numbers']['kept_and_better']
+  return both if np.isfinite(both) else -np.inf
 
 
 def estimates(

@@ -27,7 +27,13 @@ from rlcw.evaluation.plots import (
 from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.runtime import console, files
-from rlcw.tasks.compare.arms import BASE, Replies, arm_of, pareto_front
+from rlcw.tasks.compare.arms import (
+  BASE,
+  Replies,
+  arm_of,
+  pareto_front,
+  rank,
+)
 
 # Label, key of an arm's `numbers`, format; the most telling first.
 ROWS = (
@@ -148,9 +154,8 @@ def steps_read(
 
 def headline_arm(summary: dict[str, Any]) -> str:
   """Arm that the page compares with the others: `rlmr`, else the best one."""
-  numbers = {a: stats['numbers'] for a, stats in summary['arms'].items()}
-  best = max(numbers, key=lambda arm: numbers[arm]['kept_and_better'])
-  return 'rlmr' if 'rlmr' in numbers else best
+  found = summary['arms']
+  return 'rlmr' if 'rlmr' in found else max(found, key=lambda a: rank(found[a]))
 
 
 def baselines(summary: dict[str, Any]) -> list[str]:

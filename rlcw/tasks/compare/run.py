@@ -53,6 +53,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   first = next(iter(runs.values()))
   given = config.get('briefs', '')
   briefs = heldout.load_briefs(given, trained, base.system, first)
+  heldout.encode(briefs, base.chat, trained)  # all fit, or an error
   check_judges(settings, trained, briefs)
   three = scorers.load(config, trained, base, workdir, briefs)
   meters = {'scorer': three.scorer.usage}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlcw import Config
-from rlcw.evaluation import heldout, intervals
+from rlcw.evaluation import heldout, intervals, stats
 from rlcw.rewards import writing
 from rlcw.rewards.judge import factory
 from rlcw.runtime import metrics, sums
@@ -92,9 +92,8 @@ def gain(groups: Groups, base: Groups, score: str) -> np.ndarray:
   In this unit the gains of scores on different scales can be compared.
   """
   ours_PxG, base_PxG = (heldout.values(each, score) for each in (groups, base))
-  std = np.ma.masked_invalid(base_PxG).std()
   apart_P = metrics.mean(ours_PxG, 1) - metrics.mean(base_PxG, 1)
-  return apart_P / std if std else np.full(len(apart_P), np.nan)
+  return apart_P / stats.spread(base_PxG)
 
 
 class Best:

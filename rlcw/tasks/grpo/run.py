@@ -12,7 +12,9 @@ from typing import Any
 
 from rlcw import Config, train
 from rlcw.data import datasets
+from rlcw.evaluation import heldout
 from rlcw.models import compute, language_model, lora, weights
+from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import mixing, revision, scoring
@@ -74,7 +76,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if evaluates:
     evaluation.load_briefs(config, workdir=workdir)
   model = language_model.with_system(load(config), config.system)
-  briefs = load_training_briefs(config, model.system, workdir)
+  briefs = load_training_briefs(config, model.system, model.chat, workdir)
   optimizer = objective.make_optimizer(config)
   model, learned, frozen = split(model, config)
   unseen = evaluation.load_unseen(model, config) if evaluates else None
@@ -85,12 +87,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   next_batch = make_next_batch(model, scorer, frozen, briefs, config, workdir)
   evaluator = None
   if evaluates:
-    heldout = evaluation.load_briefs(config, model.system, workdir)
+    measured = evaluation.load_briefs(config, model.system, workdir)
     answer = evaluation.make_answer(
-      model, frozen, scorer, unseen, heldout, config
+      model, frozen, scorer, unseen, measured, config
     )
     claim.settle()  # the first replies are written before the first step
-    evaluator = Evaluator(answer, heldout, config, workdir)
+    evaluator = Evaluator(answer, measured, config, workdir)
     evaluator.begin(learned)
   watch = monitors.Watch(config.monitors)
   if config.monitors.get('stop', False):
@@ -133,17 +135,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def load_training_briefs(
-  config: Config, system: str, workdir: Path
+  config: Config, system: str, chat: ChatFormat, workdir: Path
 ) -> list[Brief]:
   """Loads the training briefs, and logs their questions to the judge.
+
+  The held-out ones are read too, so that no training is followed by an
+  evaluation that cannot be.
 
   Args:
     config: of the run.
     system: the system message of briefs without their own.
+    chat: of the policy.
     workdir: of the run.
 
   Raises:
-    FileNotFoundError, ValueError: see `load_run_briefs` and `check_rubrics`.
+    FileNotFoundError, ValueError: see `load_run_briefs`, `check_rubrics` and
+      `heldout.encode`.
   """
   briefs = load_run_briefs(config, 'train', system, workdir)
   check_rubrics(config, briefs)
@@ -153,9 +160,11 @@ def load_training_briefs(
       f'{asked * objective.sampled_prompts(config):,} a step'
     )
   try:
-    load_run_briefs(config, 'heldout', workdir=workdir)
+    unread = load_run_briefs(config, 'heldout', system, workdir)
   except ValueError as error:
     console.notice(f'{error}; without them, evaluate needs --config.briefs')
+  else:
+    heldout.encode(unread, chat, config)
   return briefs
 
 
@@ -241,6 +250,7 @@ def check(config: Config) -> None:
   objective.check(config, make_mesh(**config.mesh))
   scoring.check(config)
   mixing.check(config.mixing, config.advantage_scale)
+  mixing.check_margin(config.mixing.margin, config.group_size)
   demonstrating.check(config)
   refitting.check(config)
   revision.check(config)

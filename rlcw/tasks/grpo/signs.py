@@ -71,7 +71,7 @@ def phrase(replies: Sequence[Sequence[str]]) -> float:
   ask for words that all replies to it then have.
 
   Args:
-    replies: `[P][G]`.
+    replies: to each of P briefs, one or more.
 
   Returns:
     The largest share among the replies to the other P − 1 briefs; NaN for fewer
@@ -88,8 +88,12 @@ def phrase(replies: Sequence[Sequence[str]]) -> float:
     for group in replies
   ]
   gram, count = (np.concatenate(each) for each in zip(*groups, strict=True))
+  size = np.repeat([*map(len, replies)], [len(found) for found, _ in groups])
   _, place = np.unique(gram, return_inverse=True)
-  most = np.zeros(len(gram), int)
-  np.maximum.at(most, place, count)
+  # The group that has a 10-gram most often, and its number of replies.
+  order = np.argsort(count, kind='stable')
+  most, left_out = np.zeros((2, len(gram)), int)
+  most[place[order]], left_out[place[order]] = count[order], size[order]
   others = np.bincount(place, count, len(gram)) - most
-  return float(others.max(initial=0.0) / (len(replies[0]) * (len(replies) - 1)))
+  asked = sum(map(len, replies)) - left_out
+  return float((others / asked).max(initial=0.0))

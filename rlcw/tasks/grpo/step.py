@@ -88,6 +88,7 @@ def make_next_batch(
     workdir: `rollouts.jsonl` is appended to here.
   """
   tokenized = encode_briefs(briefs, model.chat, config)
+  scorer.check_context(briefs)
   notes = [motivating.note(brief, config) for brief in briefs]
   second_turns = revision.encode(briefs, model.chat, config, notes)
   refitter = refitting.start(scorer, config, workdir)
@@ -197,12 +198,17 @@ def step_metrics(
   values = logs.step_metrics(stats, mixed.mixed, config)
   if demonstrating.shows(config):
     values |= demonstrating.metrics_of(stats, mixed.shown_P)
-  texts = [[reply['text'] for reply in group['replies']] for group in logged]
+  # A brief may be in a step several times.
+  texts: dict[tuple[str, str], list[str]] = {}
+  for group in logged:
+    texts.setdefault((group['brief_id'], group['prompt']), []).extend(
+      reply['text'] for reply in group['replies']
+    )
   return values | {
     'idle_slots': 1 - stats['length'].sum() / slots,
     'padding': objective.padding(updates),
     'dropped_groups': 1 - kept_P.mean(),
-    'phrase': signs.phrase(texts),
+    'phrase': signs.phrase([*texts.values()]),
   }
 
 
@@ -222,10 +228,11 @@ def encode_briefs(
     {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
     config.max_new_tokens,
   )
-  if len(briefs) < config.prompts_per_step:
+  sampled = objective.sampled_prompts(config)
+  if len(briefs) < sampled:
     console.notice(
-      f'prompts_per_step={config.prompts_per_step}, but there are only '
-      f'{len(briefs)} briefs: a step has some of them several times'
+      f'a step samples replies to {sampled} briefs, but there are only '
+      f'{len(briefs)}: it has some of them several times'
     )
   return batches.pad(prompts)
 

@@ -88,6 +88,11 @@ def _logged(setting: str) -> list[int]:
       f'plan.reply_tokens={setting!r}: there is no such file; {_EXPECTED}'
     )
   groups = files.read_jsonl(Path(setting))
+  if any('turns' in group for group in groups):
+    raise ValueError(
+      f'plan.reply_tokens={setting!r} is of two turns, of which it has the '
+      'length of the second reply alone; ' + _EXPECTED
+    )
   try:
     found = [int(reply['length']) for g in groups for reply in g['replies']]
   except (KeyError, TypeError, ValueError):

@@ -50,12 +50,25 @@ def make_plan(config: Config, mesh: Mesh) -> Plan:
   return make(config, mesh)
 
 
+def check_context(model: ModelConfig, prompt: int, reply: int, of: str) -> None:
+  """Raises ValueError for texts that are longer than a model can read."""
+  if model.context is not None and prompt + reply > model.context:
+    raise ValueError(
+      f'{of} has a context of {model.context} tokens; expected prompts and '
+      f'replies of at most as many together, not of {prompt} and {reply}'
+    )
+
+
 def _grpo(config: Config, mesh: Mesh) -> Plan:
   objective.check(config, mesh)
   model = compute.configure(shape_of(config.model), config)
   reward, scored = None, 'reward_model' in sums.parse(config.writing)
   if scored and config.plan.reward_model:
     reward = beside(config.plan.reward_model, model)
+  lengths = config.plan.prompt_tokens, config.max_new_tokens
+  check_context(model, *lengths, config.model)
+  if reward is not None:
+    check_context(reward, *lengths, config.plan.reward_model)
   sizes = Shapes(
     objective.sampled_prompts(config),
     config.group_size,
@@ -178,6 +191,8 @@ def _reward_model(config: Config, mesh: Mesh) -> Plan:
   frozen = model.lora is not None or not is_trained
   base = shapes.frozen_shapes(model, mesh) if frozen else {}
   optimizer = reward_objective.make_optimizer(config)
+  lengths = config.plan.prompt_tokens, config.max_reply_tokens
+  check_context(model, *lengths, config.model)
   sizes = Shapes(
     config.decoder.groups_per_step,
     config.replies_per_group,

@@ -186,10 +186,10 @@ def add_penalties(
 ) -> list[dict[str, Any]]:
   """Adds to each valid reply its `penalty`, and puts rewards on one scale.
 
-  Rewards count only within their group, and a mixer may write them relative to
-  its best reply.  Here the reward of a reply without a penalty is its writing
-  score, or what its parts add up to.  Mixers with other rewards than that get
-  no penalties.
+  Rewards count only within their group, and earlier versions wrote them
+  relative to its best reply.  Here the reward of a reply without a penalty is
+  its writing score, or what its parts add up to.  Mixers with other rewards
+  than that get no penalties.
   """
   found = []
   for group in groups:
@@ -202,10 +202,8 @@ def add_penalties(
     ]
     least = min((gap for gap in gaps if gap is not None), default=0)
     if mixer == 'linear':
-      # Where all replies break a rule, the least gap has a penalty too, but
-      # rewards are relative to the best score.
-      pairs = zip(writing, gaps, strict=True)
-      least = max((w for w, gap in pairs if gap is not None), default=0)
+      # Where all replies break a rule, the least gap is a penalty too.
+      least = 0.0
     replies = []
     for reply, w, gap in zip(group['replies'], writing, gaps, strict=True):
       if gap is not None and mixer in _PENALISED:

@@ -148,6 +148,7 @@ def make_groups(
   prompts, replies, length, worth, made, new = [], [], [], [], [], []
   split = 0  # prompts that make several groups
   asked: dict[str, int] = {}  # tokens of each prompt
+  answered: dict[str, int] = {}  # and of its longest reply, as it is read
   for n, each in enumerate(preferences, 1):
     # A text that is nothing but a thought is taken for the reply.
     texts = [reply_of(reply) or reply for reply in each.replies]
@@ -155,7 +156,10 @@ def make_groups(
     # token.
     rows = [chat.encode_content(text) for text in texts]
     prompt = chat.encode_prompt(messages(each.prompt, system))
-    asked[f'prompt {n} ({transcript(each.prompt)[:40]!r})'] = len(prompt)
+    name = f'prompt {n} ({transcript(each.prompt)[:40]!r})'
+    longest = max(map(len, rows)) + len(chat.after_reply)
+    asked[name] = len(prompt)
+    answered[name] = min(longest, config.max_reply_tokens)
     parts = cover(len(rows), size - losers)
     split += len(parts) > 1
     for part, is_new in parts:
@@ -185,11 +189,7 @@ def make_groups(
       f'{cut} of {len(given)} replies are longer than max_reply_tokens='
       f'{config.max_reply_tokens} and cut there; the longest has {longest}'
     )
-  chat.check_context(
-    asked,
-    min(longest + len(chat.after_reply), config.max_reply_tokens),
-    'max_reply_tokens',
-  )
+  chat.check_context(asked, answered, 'max_reply_tokens')
   shape_NxR = (len(prompts), size)
   length_NxR = np.array(length).reshape(shape_NxR)
   worth_NxR = np.array(worth).reshape(shape_NxR)

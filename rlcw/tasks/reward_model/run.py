@@ -124,6 +124,9 @@ def prepare(config: Config) -> tuple[LanguageModel, dict[str, Groups]]:
     for split in (datasets.TRAIN, datasets.HELDOUT)
   }
   check_weights(groups['train'], config)
+  if config.train != 'head':
+    total = len(groups['train'].prompt)
+    objective.SETTINGS.check_total(config, total, 'groups of replies')
   return model, groups
 
 
