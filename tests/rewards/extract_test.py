@@ -131,6 +131,12 @@ ENGLISH: dict[str, Rules] = {
   'Write an acrostic poem using the name "Anna".': {
     'poem:acrostic': {'letters': 'Anna'}
   },
+  # Of the whole, whatever it is about
+  'Describe 3 reasons in under 100 words.': words(at_most=99),
+  'Explain the 4 seasons in three sentences.': sentences(at_least=3, at_most=3),
+  'Write 300 words, but not a poem.': words(at_least=270, at_most=330),
+  'A story under 100 words is what I need.': words(at_most=99),
+  'At most 100 words should be enough.': words(at_most=100),
   # Negated bounds
   'Do not use more than 5 sentences.': sentences(at_most=5),
   'The story should not be less than 200 words.': words(at_least=200),
@@ -191,6 +197,10 @@ ENGLISH: dict[str, Rules] = {
   'Do not use commas, emojis or exclamation marks.': NO_COMMA
   | {'punctuation:no_emoji': {}, 'punctuation:no_exclamation': {}},
   'Avoid clichés.': {'style:no_cliche': {}},
+  'No commas are allowed.': NO_COMMA,
+  'No exclamation marks, commas or emojis are allowed.': NO_COMMA
+  | {'punctuation:no_emoji': {}, 'punctuation:no_exclamation': {}},
+  'Without clichés, commas allowed.': {'style:no_cliche': {}},
   'No exclamation marks, commas are fine.': {'punctuation:no_exclamation': {}},
   'Avoid exclamation marks, commas and emojis are okay.': {
     'punctuation:no_exclamation': {}

@@ -129,9 +129,9 @@ AMOUNT_ZH = (
 )
 # Bounds before the verb of what they bound: "at least write 300", 至少要写三百.
 _ASIDE = re.compile(
-  rf'\b(?:{_BEFORE}),? (?:write|use|have|include|contain|give|provide|list|add'
-  r'|mention|make|create|compose|produce)(?: me| us| a total of)?\s*$'
-  rf'|(?:{_BEFORE_ZH})(?:必须|要|得|须|应|需|能|可以?|只|再|请)*'
+  rf'\b(?:{_LEAST}|{_ABOVE}|{_MOST}|{_BELOW}),? (?:write|use|have|include'
+  r'|contain|give|provide|list|add|mention|make|create|compose|produce)(?: me| us| a total of)?\s*$'
+  rf'|(?:{_LEAST_ZH}|{_ABOVE_ZH}|{_MOST_ZH}|{_BELOW_ZH})(?:必须|要|得|须|应|需|能|可以?|只|再|请)*'
   '(?:写|列|列举|给|有|用|分|出现|提到|包含|包括|含|使用|提供|加入|创作)[出上到够满成有为]?$',
   re.IGNORECASE,
 )

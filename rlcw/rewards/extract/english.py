@@ -92,8 +92,7 @@ _EACH = compiled(
 # Before what is asked of some parts: "a title of 5 words".
 _SOME = compiled(
   rf'\b(?!one\b|an?\b){amounts.NUMBER} (?:[\w-]+ ){{0,2}}?'
-  r'(?!times|words|minutes|hours|days)[a-z-]+s'
-  r' (?:of|with|in|under|at|that|which|each)\b[^,;:.\n]{0,20}$'
+  r'(?!times|words|minutes|hours|days)[a-z-]+s of\s*$'
   r'|\b(?:title|headline|intro(?:duction)?|conclusion|heading|(?:first|second'
   r'|third|last|final|opening|closing) (?:sentence|paragraph|line|part|section'
   r'|stanza|chapter)|chorus|bridge|refrain|hook|bullet points?|sentences'

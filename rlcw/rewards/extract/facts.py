@@ -166,8 +166,8 @@ class Pattern(NamedTuple):
 
 # After a match: "except in the title", 标题除外.
 _EXCEPTED = re.compile(
-  r'[\s,]*(?:except|but not(?! (?:more|less|fewer|over|under|above|below|longer'
-  r'|shorter|to exceed))|other than|apart from|besides|unless|save for'
+  r'[\s,]*(?:except|but not (?:(?:in|for) )?(?:the|its|your)|other than'
+  r'|apart from|besides|unless|save for'
   r'|with the exception)\b|[^,。;\n]{0,6}(?:除外|例外)',
   re.IGNORECASE,
 )

@@ -43,10 +43,11 @@ _KNOWN = compiled(
 # "less than 100 words is too short", "one sentence must be a question".
 _SUBJECT = compiled(
   r'\s(?:(?:is|are|will|would|won\'t|gets?|counts?|loses?|fails?)\b'
-  r'(?! (?:required|needed|expected|mandatory|preferred|enough|fine|ideal'
-  r'|the)\b)'
+  r'(?! (?:required|needed|expected|mandatory|preferred|enough|fine|ideal|what'
+  r'|the|do|suffice|be (?:enough|fine|plenty))\b)'
   r'|(?:must|should|shall|has to|have to|needs? to|may|can)\b'
-  r'(?! be (?:written|used|the|in|included|provided)\b))'
+  r'(?! (?:do|suffice|be (?:written|used|the|in|included|provided|enough|fine'
+  r'|plenty))\b))'
 )
 _ADDED = compiled(
   r'\b(?:include|add|start|begin|open|clos|end|finish)(?:e|s|es|ing)?'

@@ -7,6 +7,7 @@ from rlcw.rewards.extract.amounts import Amount
 from rlcw.rewards.extract.english import (
   IS_MARKER,
   anywhere,
+  compiled,
   order,
   ours,
   pattern,
@@ -268,17 +269,22 @@ _MARKS = (
 )
 
 
-# After a mark that may be used, whatever was banned before it.
-_MARK_ALLOWED = re.compile(
-  r'(?:,? though)?(?: (?:is|are|can|may))?(?: \w+)? '
-  r'(?:fine|ok|okay|good|welcome|allowed|permitted|acceptable|be used)\b',
-  re.IGNORECASE,
+# After a mark that may be used, whatever was banned before it.  "No commas,
+# dashes or emojis are allowed" bans them all.
+_WELCOME = compiled(
+  r'(?:,? though)?(?: (?:is|are))?(?: \w+)? (?:fine|ok|okay|good|welcome)\b'
 )
+_ALLOWED = compiled(
+  r'(?: (?:is|are|can|may))?(?: \w+)? '
+  r'(?:allowed|permitted|acceptable|be used)\b'
+)
+_NO = compiled('(?:no|zero)\\b')
 
 
 def _marks(found: Found) -> list[Fact]:
-  marks = found.masked('marks').lower()
-  if _MARK_ALLOWED.match(found.after):
+  marks, after = found.masked('marks').lower(), found.after
+  allowed = _ALLOWED.match(after) and not _NO.match(found.whole)
+  if ',' in marks and (allowed or _WELCOME.match(after)):
     marks = marks.rpartition(',')[0]
   if _IN_PART.match(found.after) or _OF_PART.search(found.before):
     return []

@@ -195,7 +195,7 @@ _MARK_ALLOWED = re.compile(
 
 def _marks(found: Found) -> list[Fact]:
   marks = found.masked('marks').lower()
-  if _MARK_ALLOWED.match(found.after):
+  if ',' in marks and _MARK_ALLOWED.match(found.after):
     marks = marks.rpartition(',')[0]
   # 结尾不要用感叹号, 除了…, 逗号以外的标点, 表情描写
   excepted = re.match('[^,。]{0,4}(?:以外|之外)|包|描写', found.after)
