@@ -131,6 +131,24 @@ ENGLISH: dict[str, Rules] = {
   'Write an acrostic poem using the name "Anna".': {
     'poem:acrostic': {'letters': 'Anna'}
   },
+  # What is said beside a rule takes it not back
+  'No more than 100 words are allowed.': words(at_most=100),
+  'Write exactly 100 words\nMust be funny': words(at_least=100, at_most=100),
+  'A story of at least 300 words must be funny.': words(at_least=300),
+  'Write a poem of 12 lines, but not in rhyme.': {
+    'length:lines': {'at_least': 12, 'at_most': 12}
+  },
+  'Include the word "sea", but not the word "ocean".': includes('sea')
+  | avoids('ocean'),
+  'Do not use the word "sea" in your final answer.': avoids('sea'),
+  'Avoid the word "tea" in your startup pitch.': avoids('tea'),
+  'Write a letter to Max. Use 3 sentences.': sentences(at_least=3, at_most=3),
+  '100 words at most, 3 sentences at least.': words(at_most=100)
+  | sentences(at_least=3),
+  'At most use the word "sea" three times.': often('sea', 4, 'less than'),
+  'Wrap every word of your reply in double quotation marks.': {
+    'startend:quotation': {}
+  },
   # Of the whole, whatever it is about
   'Describe 3 reasons in under 100 words.': words(at_most=99),
   'Explain the 4 seasons in three sentences.': sentences(at_least=3, at_most=3),
@@ -320,6 +338,16 @@ CHINESE: dict[str, Rules] = {
   '最少要有三段。': {'length:paragraphs': {'at_least': 3}},
   '不少于100字，不超过200。': words(at_least=100, at_most=200),
   '至少出现三次“海”。': often('海', 3, 'at least'),
+  '不少于100字不超过200字。': words(at_least=100, at_most=200),
+  '至少300字（标点不算）。': words(at_least=300),
+  '写三句话，不要太长。': sentences(at_least=3, at_most=3),
+  '写1篇不少于300字的作文。': words(at_least=300),
+  '写二三十字。': words(at_least=20, at_most=30),
+  '不要用逗号，没有例外。': NO_COMMA,
+  '自拟题目，必须包含“海”。': includes('海'),
+  '请分别列出3个要点。': {
+    'detectable_format:number_bullet_lists': {'num_bullets': 3}
+  },
   # Whole numerals
   '字数两百字以内。': words(at_most=200),
   '字数三百五十字左右。': words(at_least=315, at_most=385),
@@ -520,6 +548,12 @@ def test_words_of_which_some_do_are_no_rule(text: str) -> None:
 )
 def test_what_only_resembles_a_rule_is_none(text: str) -> None:
   assert found(text) == {}
+
+
+def test_a_paragraph_s_first_word_is_none_of_the_reply() -> None:
+  text = 'Write 4 paragraphs. Paragraph 2 must start with "sea".'
+  [rule] = read(text).rules
+  assert rule.instruction_id == 'length_constraints:nth_paragraph_first_word'
 
 
 def test_every_letter_of_a_list_is_a_rule() -> None:

@@ -77,13 +77,12 @@ _ABOUT = (
   f'about|around|approximately|approx[.{DOT}]?|roughly|some|circa|~|nearly'
 )
 _BEFORE = '|'.join((_LEAST, _ABOVE, _MOST, _BELOW, _EXACT, _ABOUT))
-# Words after the unit that bound the amount before it, not the next: "minimum
-# 100 words, maximum 200".
+# Words after the unit that bound the amount before it.
 AFTER = (
   r'(?:or (?:more|fewer|less|so)(?! than)'
-  r'|(?:(?:at )?(?:(?:a|the) )?(?:minimum|maximum)|min\b|max\b|tops\b'
-  r'|at (?:the )?(?:very )?(?:least|most)|exactly)'
-  rf'(?!:? (?:of |is )?{NUMBER})|or above|or under|and (?:above|over|up)|plus)'
+  r'|(?:at )?(?:(?:a|the) )?(?:minimum|maximum)|min\b|max\b|tops\b'
+  r'|at (?:the )?(?:very )?(?:least|most)|exactly|or above|or under'
+  r'|and (?:above|over|up)|plus)'
 )
 _RANGE = (
   rf'between {NUMBER} and {NUMBER}|from {NUMBER} to {NUMBER}'
@@ -106,7 +105,7 @@ TIMES = (
 _NUMERAL = '零〇一二三四五六七八九十百千万两俩'
 # Whole: 一千二百 is not read as 一千二.
 NUMBER_ZH = (
-  r'(?:(?<![\d.])\d{1,3}[百千万]|(?<![\d.])\d{1,6}(?:,\d{3})?(?![\d百千万])'
+  r'(?:(?<![\d.百千万])\d{1,3}[百千万]|(?<![\d.])\d{1,6}(?:,\d{3})?(?![\d百千万])'
   rf'|(?<![\d.])[{_NUMERAL}]{{1,12}}(?![{_NUMERAL}]))'
 )
 _LEAST_ZH = '至少|不少于|最少|不低于|起码|不小于|大于等于'
@@ -129,9 +128,11 @@ AMOUNT_ZH = (
 )
 # Bounds before the verb of what they bound: "at least write 300", 至少要写三百.
 _ASIDE = re.compile(
-  rf'\b(?:{_LEAST}|{_ABOVE}|{_MOST}|{_BELOW}),? (?:write|use|have|include'
-  r'|contain|give|provide|list|add|mention|make|create|compose|produce)(?: me| us| a total of)?\s*$'
-  rf'|(?:{_LEAST_ZH}|{_ABOVE_ZH}|{_MOST_ZH}|{_BELOW_ZH})(?:必须|要|得|须|应|需|能|可以?|只|再|请)*'
+  r'\b(?:at (?:the )?(?:very )?(?:least|most)|no (?:more|fewer|less) than'
+  r'|a (?:minimum|maximum) of|up to) (?:write|use|have|include|contain|give'
+  r'|provide|list|add|mention|make|create|compose|produce)'
+  r'(?: me| us| a total of)?\s*$'
+  rf'|(?:{_LEAST_ZH}|{_MOST_ZH})(?:必须|要|得|须|应|需|能|可以?|只|再|请)*'
   '(?:写|列|列举|给|有|用|分|出现|提到|包含|包括|含|使用|提供|加入|创作)[出上到够满成有为]?$',
   re.IGNORECASE,
 )
@@ -253,13 +254,13 @@ def _counts_zh(text: str) -> list[int]:
   )
   # 两三句 is two to three.
   text = re.sub(
-    r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![百千万])',
+    r'(?<![百千万])([一两二三四五六七八])([两二三四五六七八九])(?![十百千万])',
     r'\1到\2',
     text,
   )
   # 两三百 is two hundred to three hundred.
   text = re.sub(
-    r'(?<![十百千万])([一两二三四五六七八])([两二三四五六七八九])([百千万])',
+    r'(?<![十百千万])([一两二三四五六七八])([两二三四五六七八九])([十百千万])',
     r'\1\3到\2\3',
     text,
   )

@@ -66,7 +66,7 @@ def ours(found: Found) -> bool:
 
 # Before the length of each of several: 写10个20字以内的标题.
 _SEVERAL = re.compile(
-  rf'(?!一[^十百千万]){amounts.NUMBER_ZH}(?:个|条|则|首|篇|段|份|副|组|种|句|版|幅)$'
+  rf'(?!一[^十百千万]|1\D){amounts.NUMBER_ZH}(?:个|条|则|首|篇|份|副|组|种|版|幅)$'
 )
 
 
@@ -76,7 +76,7 @@ def whole(found: Found) -> bool:
   vague = re.search('[几数上好]$', found.before) and re.match(
     '[十百千万]', found.masked('amount')
   )
-  several = _SEVERAL.search(found.before)
+  several = _SEVERAL.search(found.before) and found.after.startswith('的')
   given = re.search('(?:这|那|原)(?:首|段|篇|封)[^,。写\n]{0,4}$', found.before)
   other = vague or several or given or _OF_PARTS.search(found.before)
   return ours(found) and not other

@@ -27,7 +27,8 @@ _BESIDE = re.compile(
   r'|list|listing|create|creating|add|adding|provide|mention'
   r'|ever|it|any|anything|that|is|are|of|an?|the|in|total|text|story|poem|reply'
   r'|response|essay|answer)){0,4} ?$'
-  '|(?:不(?:得|能|可以?|要|许|准|应该?|宜|会|允许)?|勿|别|严禁|禁止|避免)'
+  '|(?:不(?:得|能|可以?|要|许|准|应该?|宜|会|允许)?|勿|(?<![分特区告离个级类])别'
+  '|严禁|禁止|避免)'
   '(?:写|有|使用|用|出现|再|是|列|列出|列举|给出?|分成?|分为|加|提供)?$',
   _FLAGS,
 )

@@ -157,18 +157,19 @@ class Pattern(NamedTuple):
       found = Found(masked, match)
       if not match[0] or not self.accepts(found):
         continue
-      if _EXCEPTED.match(found.after):
+      if not found.has('amount') and _EXCEPTED.match(found.after):
         continue
       if not found.is_taken_back(self.reads_negation):
         for fact in self.build(found):
           yield fact, found.span
 
 
-# After a match: "except in the title", 标题除外.
+# After what is asked of letters, words and marks: "except in the title".
 _EXCEPTED = re.compile(
-  r'[\s,]*(?:except|but not (?:(?:in|for) )?(?:the|its|your)|other than'
-  r'|apart from|besides|unless|save for'
-  r'|with the exception)\b|[^,。;\n]{0,6}(?:除外|例外)',
+  r',? (?:except|but not|other than|apart from|save|with the exception of)'
+  r'(?: (?:for|in|of|the|its|your|any|a)){0,3} (?:titles?|headings?|headlines?'
+  r'|names?|proper|initials?|acronyms?|dialogue|quot\w+|first|last|greeting)\b'
+  r'|[,(]?(?:标题|题目|署名|落款|称呼|人名|专有名词|专名)(?:可以)?除外',
   re.IGNORECASE,
 )
 

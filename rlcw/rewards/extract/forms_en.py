@@ -111,19 +111,23 @@ def _scheme(found: Found) -> list[Fact]:
 
 
 def _acrostic(found: Found) -> list[Fact]:
-  letters = found.quote('letters') or found.quote('spelt')
+  letters = next(filter(None, map(found.quote, ('letters', 'named', 'spelt'))))
   return [Fact('poem:acrostic', {'letters': letters})]
 
 
+_WHOLE_REPLY = compiled(
+  r'\b(?:your(?: entire| whole| full)?|the (?:entire|whole|full)) <REPLY>'
+  r'|\ball (?:the |your )?words\b'
+)
 _QUOTED_PART = compiled(
-  r'\b(?:dialogues?|titles?|names?|speech|each|every|all the|any|her|his|their'
+  r'\b(?:dialogues?|titles?|names?|speech|each|every|any|her|his|their'
   r'|words?|phrases?|terms?|lines?|sentences?)\b'
-  r'(?! of (?:the|your) <REPLY>)'
 )
 
 
 def _quotation(found: Found) -> list[Fact]:
-  if _QUOTED_PART.search(found.whole):
+  of_all = _WHOLE_REPLY.search(found.whole)
+  if not of_all and _QUOTED_PART.search(found.whole):
     return []
   return [Fact('startend:quotation', {})]
 
@@ -303,9 +307,10 @@ PATTERNS = (
     _scheme,
   ),
   pattern(
-    r'\bacrostic\b[^".\n]{0,50}?(?:of|for|on|from|using|spell\w*|with|:)'
-    r' (?:the \w+ )?'
-    r'(?P<letters><Q>|(?-i:[A-Z]{2,}))|\bfirst letters[^".\n]{0,40}?spell\w*'
+    r'\bacrostic\b[^".\n]{0,50}?(?:of|for|on|spell\w*|with|:) (?:the \w+ )?'
+    r'(?P<letters><Q>|(?-i:[A-Z]{2,}))'
+    r'|\bacrostic(?: poem)? (?:using|from) the (?:name|word) (?P<named><Q>)'
+    r'(?! at\b)|\bfirst letters[^".\n]{0,40}?spell\w*'
     r'(?: out)?(?: the \w+)? (?P<spelt><Q>)',
     _acrostic,
   ),

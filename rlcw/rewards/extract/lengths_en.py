@@ -39,16 +39,19 @@ _KNOWN = compiled(
   r'\bso far\b[^,;]*$|\balready\b[^,;]*$'
   r'|^\W*(?:remember that )?an? (?:\w+ ){1,2}(?:has|is)\s*$'
 )
-# After the subject of what is said about such a text, or of some of a text:
-# "less than 100 words is too short", "one sentence must be a question".
-_SUBJECT = compiled(
-  r'\s(?:(?:is|are|will|would|won\'t|gets?|counts?|loses?|fails?)\b'
-  r'(?! (?:required|needed|expected|mandatory|preferred|enough|fine|ideal|what'
-  r'|the|do|suffice|be (?:enough|fine|plenty))\b)'
-  r'|(?:must|should|shall|has to|have to|needs? to|may|can)\b'
-  r'(?! (?:do|suffice|be (?:written|used|the|in|included|provided|enough|fine'
-  r'|plenty))\b))'
+# After texts that are not accepted: "less than 100 words is too short".
+_REFUSED = compiled(
+  r" (?:(?:is|are|will be|would be)(?:n't| not| never| too| un\w+)\b"
+  r"|(?:will|would) not\b|won't\b|(?:will |would )?(?:get|lose|fail)s?\b"
+  r'|counts? against|will be (?:rejected|refused|penali[sz]ed|ignored|cut'
+  r'|disqualified)\b)'
 )
+# After some of a text: "exactly one sentence must be a question".
+_OF_SOME = compiled(
+  r' (?:must|should|shall|has to|have to|needs? to|may|can) (?:all |each )?'
+  r'(?:be an?\b|rhyme|begin|start|end|contain|have|include|mention|use)'
+)
+_CLAUSE = re.compile(r'(?:^|[,;:\n])\s*(?:and |but )?$', re.IGNORECASE)
 _ADDED = compiled(
   r'\b(?:include|add|start|begin|open|clos|end|finish)(?:e|s|es|ing)?'
   r'(?: (?:it|with|by|a|an|off|the|out))*\s*$'
@@ -88,7 +91,9 @@ def _length(name: str, exact: bool) -> Build:
 
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
-    if _SUBJECT.match(found.after):
+    if _REFUSED.match(found.after):
+      return []
+    if _OF_SOME.match(found.after) and _CLAUSE.search(found.before):
       return []
     framed = _FRAME.search(found.before) is not None or found.negated()
     framed |= (
@@ -121,7 +126,9 @@ def _unit(unit: str, tail: str = _TAIL) -> str:
     r'(?P<post>(?:,? (?:long|in (?:length|total|all(?! cap| upper))|total'
     # Possessive: "9 words or less per line" is no bound of the whole.
     r'|altogether))*+'
-    rf'(?:,? <AFTER>)?+)(?!{tail})'
+    # After a comma it may bound the next: "minimum 100 words, maximum 200".
+    r'(?: <AFTER>|, <AFTER>(?!:? (?:of |is )?<NUMBER>))?+)'
+    rf'(?!{tail})'
     # The unit of a second bound is left out.
     r'(?P<more>,? (?:but|and|yet)(?: (?:also|still|be))* <AMOUNT>'
     r'(?=\s*(?:[,.;!?)\n]|$)))?'

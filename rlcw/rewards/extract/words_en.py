@@ -71,9 +71,10 @@ _NAMES_SOMETHING = re.compile(
 
 # After words and marks that are avoided in a part, or with an exception.
 _PART = (
-  '(?:title|head|headline|subject|first|second|third|last|final|opening|closing'
-  '|greeting|dialogue(?! you)|end|beginning|start|intro|conclusion|chorus'
-  '|kingdom|world|town)'
+  r'(?:title|headline|subject|first|second|third|last|opening|closing|greeting'
+  r'|final (?:word|line|verse|sentence|paragraph|stanza)|dialogue(?! you)'
+  r'|(?:end|beginning|start)(?! (?:to|until)\b)|intro\w*|conclusion|chorus'
+  r'|kingdom|world|town|head)\b'
 )
 _IN_PART = re.compile(
   r'[^.;\n]{0,12}\b(?:(?:in|after|before|at|from) (?:the |your |its )?'
@@ -150,6 +151,11 @@ def _used(found: Found, negated: bool) -> list[Fact]:
   if negated:
     return []
   amount = amounts.read(times)
+  # "At most use the word … twice"
+  if bound := amount.bare and amounts.aside(
+    f'{found.before}{found.masked("use")}'
+  ):
+    amount = amounts.read(f'{bound} {times}')
   return [
     fact
     for word in words
@@ -200,7 +206,8 @@ def _appear(found: Found) -> list[Fact]:
 
 # --- Letters ----------------------------------------------------------------
 
-_BETWEEN = '(?:,? (?:and|or|nor) |, )'
+# "e, a common vowel" is one letter.
+_BETWEEN = '(?:,? (?:and|or|nor) |, (?!an? (?!and|or)[a-z]))'
 _ONE_LETTER = r'(?:<Q>|[^\s\w"]|[A-Za-z0-9](?!\w))'
 _LETTER = (
   r'(?:letter|character|symbol)(?P<several>s)? '
@@ -336,7 +343,9 @@ _USUAL = re.compile(
 
 
 def _whole_order(found: Found) -> bool:
-  nth = re.search(r'\bparagraph #?\w+ (?:\w+ )*$|of which $', found.before)
+  nth = re.search(
+    r'\bparagraph #?\w+ (?:\w+ )*$|of which $', found.before, re.IGNORECASE
+  )
   usual = _USUAL.search(found.before)
   return whole(found) and order(found) and not nth and not usual
 

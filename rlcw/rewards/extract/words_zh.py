@@ -24,9 +24,10 @@ from rlcw.rewards.extract.facts import (
 # Of a text of such a length, or of some of a text: 少于三句不算, 一句话是问句.
 _CONSEQUENCE = re.compile(
   '[^。\n]{0,6}(?:扣分|不收|不及格|不合格|没关系|也行|也可以)'
-  '|[^,。;\n]{0,4}(?:不算|不通过|不接受|作废|无效|重写|太短|太长|太少|太多)'
+  '|(?:的|就|则|会|都|均|一律|视为|算|显得)*'
+  '(?:不算|不通过|不接受|作废|无效|重写|太短|太长|太少|太多)'
 )
-_SUBJECT = re.compile('(?:必须|须|要|应当?|得)?(?:是|押韵|为问|含|带)')
+_SUBJECT = re.compile('(?:必须|须|要|应当?|得)?(?:是|押韵|为问)')
 _SECOND = '(?P<more>,?(?:但|且|并且?|同时)*<AMOUNT>(?=[,。;)\n]|$))?'
 
 _WITH_MARKS = re.compile(
@@ -141,8 +142,8 @@ _IN_PART = re.compile(
 
 # Just before words that are used there: 在标题里使用.
 _THERE = re.compile(
-  '(?:标题|题目|第.{1,2}[段节]|主歌|副歌|首句|末句|开头|结尾)(?:里|中|处)?'
-  '(?:请|要|须|必须|应)*$'
+  '(?:在(?:标题|题目|第.{1,2}[段节]|主歌|副歌|首句|末句|开头|结尾)(?:里|中|处)?'
+  '|(?:标题|题目|主歌|副歌|首句|末句)(?:里|中|处))(?:请|要|须|必须|应)*$'
 )
 
 
@@ -210,7 +211,7 @@ def _marks(found: Found) -> list[Fact]:
 
 # --- Beginnings and ends ----------------------------------------------------
 
-_NOTE = re.compile('附言[^。;\n]{0,8}$')
+_NOTE = re.compile('附言[^。;\n的]{0,8}$')
 
 
 def _phrase(name: str, argument: str) -> Build:
@@ -248,7 +249,7 @@ PATTERNS = (
   # --- Lengths
   pattern(
     '(?P<amount><AMOUNT>)个?(?:汉|中文)?(?:字(?P<symbol>符)?)'
-    '(?![母体典段眼句谜条面迹不千词诀经]|之(?![间内])|成语|开头|结尾'
+    '(?![母体典段眼句谜条面迹千词诀经]|不(?!超|多|少|低|得|能|要)|之(?![间内])|成语|开头|结尾'
     '|的?(?:短语|标题|网名|名字)|的词)'
     f'(?P<post><AFTER>?){_SECOND}',
     _characters,
