@@ -3,7 +3,8 @@
 import regex
 
 # All line breaks of Python's `str.splitlines` and of Unicode.
-_BREAKS = regex.compile('\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]')
+BREAK = '\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029'
+_BREAKS = regex.compile(f'\r\n|[{BREAK}]')
 # `regex` has newer tables of Unicode than Python, whose oldest supported
 # version takes the emoji of the last years for unassigned code points.  The
 # blanks of Braille, of music and of hieroglyphs count as symbols and letters

@@ -342,12 +342,12 @@ def digest(prompt: Prompt) -> str:
   return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
-def _reply(record: Record, name: str) -> str:
+def _reply(record: Record, name: str, or_blank: bool = False) -> str:
   if name not in record:
     fields = sorted(map(str, record))
     raise ValueError(f'no {name} in the fields {fields}; {layouts.EXPECTED}')
   reply = text_of(record, name)
-  if blank(reply):
+  if blank(reply) and not or_blank:
     raise ValueError(f'{name} is blank; expected a reply')
   return reply
 
@@ -373,8 +373,8 @@ def load_preferences(
   scored reply, `{"prompt", "response", "score"}`, where a `label` serves as the
   score; or several, `{"prompt", "responses", "scores"}`.  Scored replies to the
   same prompt become one `Preference`; each pair is one of its own.  Pairs of
-  equal replies are left out, and scored replies that were cut off (`finished`
-  is false); equal scored replies become one, with the mean of their scores.
+  equal replies are left out, and scored replies that are blank or were cut off
+  (`finished` is false); equal scored ones become one, with their mean score.
   Notices count them.
 
   Args:
@@ -397,7 +397,7 @@ def load_preferences(
     elif 'scores' in record:
       replies, worth = _scored(record)
     else:
-      replies = (_reply(record, 'response'),)
+      replies = (_reply(record, 'response', or_blank=True),)
       name = 'score' if 'score' in record else 'label'
       if name not in record:
         raise ValueError(
@@ -406,7 +406,7 @@ def load_preferences(
         )
       worth = (number_of(record, name),)
     if worth is not PAIR:
-      worth = _of_whole(worth, record.get('finished'))
+      worth = _of_whole(replies, worth, record.get('finished'))
     fields = shared_fields(record, heldout)
     return Preference(
       prompt, replies, worth, id=str(record.get('id', '')), **fields
@@ -431,7 +431,7 @@ def load_preferences(
   given = sum(len(each.replies) for group in scored.values() for each in group)
   repeated = given - cut - sum(len(each.replies) for each in merged)
   if cut:
-    console.notice(f'{path}: {cut} replies left out, which were cut off')
+    console.notice(f'{path}: {cut} replies left out, blank or cut off')
   if equal or repeated:
     console.notice(
       f'{path}: {equal} pairs of equal replies left out, {repeated} repeated '
@@ -439,7 +439,9 @@ def load_preferences(
     )
   if not different and not merged:
     if not pairs:
-      raise ValueError(f'{path}: all of {cut} scored replies were cut off')
+      raise ValueError(
+        f'{path}: all of {cut} scored replies are blank or cut off'
+      )
     raise ValueError(f'{path}: chosen equals rejected in all {equal} pairs')
   return different + merged
 
@@ -462,18 +464,24 @@ def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
       'of equal lengths'
     )
   return (
-    tuple(_reply({'response': each}, 'response') for each in replies),
+    tuple(
+      _reply({'response': each}, 'response', or_blank=True) for each in replies
+    ),
     tuple(number_of({'score': each}, 'score') for each in scores),
   )
 
 
-def _of_whole(worth: Sequence[float], finished: Any) -> tuple[float, ...]:
-  """Returns the scores, NaN for a reply that was cut off."""
+def _of_whole(
+  replies: Sequence[str], worth: Sequence[float], finished: Any
+) -> tuple[float, ...]:
+  """Returns the scores, NaN for a reply that is blank or was cut off."""
   flags = finished if isinstance(finished, list) else [finished]
   if len(flags) != len(worth):
-    return (*worth,)
-  pairs = zip(worth, flags, strict=True)
-  return tuple(math.nan if flag is False else each for each, flag in pairs)
+    flags = [True] * len(worth)
+  return tuple(
+    math.nan if flag is False or blank(reply) else each
+    for reply, each, flag in zip(replies, worth, flags, strict=True)
+  )
 
 
 def _merge(group: Sequence[Preference]) -> Preference:
@@ -512,13 +520,16 @@ def load_examples(
     if any(m.role == ASSISTANT and blank(m.content) for m in messages(prompt)):
       raise ValueError('an earlier reply is blank; expected a text')
     fields = shared_fields(record, heldout)
+    good = not is_cut(record) and (
+      'label' not in record or number_of(record, 'label') > 0
+    )
+    name = 'chosen' if 'chosen' in record else 'response'
     return Example(
       prompt,
-      _reply(record, 'chosen' if 'chosen' in record else 'response'),
+      _reply(record, name, or_blank=not good),
       fields.get('language', 'en'),
       fields['split'],
-      not is_cut(record)
-      and ('label' not in record or number_of(record, 'label') > 0),
+      good,
     )
 
   examples = load(path, parse, split=split, language=language)

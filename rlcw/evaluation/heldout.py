@@ -106,7 +106,7 @@ def encode(
     asked = revision.first_turn
   prompts = [chat.encode_prompt(asked(brief)) for brief in briefs]
   chat.check_context(
-    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
+    briefs_lib.by_name([*map(len, prompts)], briefs),
     trained.max_new_tokens,
   )
   return prompts

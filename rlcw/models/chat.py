@@ -39,7 +39,7 @@ from rlcw.runtime.files import read_json
 # What begins and ends a thought.
 Markers = tuple[str, str]
 _JSON = json.JSONDecoder(strict=False)
-_OBJECTS = 20  # braces at which an object may begin, that are tried
+_OBJECTS = 20  # braces, and ends of thoughts, of which the last are tried
 
 
 def reply_of(
@@ -56,9 +56,8 @@ def reply_of(
     markers: of that thought; by default those that the text begins with.
   """
   opened, closed = _markers(text) or markers or THOUGHT
-  if _quotes(text, closed):
-    return text
-  _, end, reply = text.rpartition(closed)
+  end = _end_of_thought(text, closed)
+  reply = text[end:]
   if reply.lstrip().startswith(opened) or (thinking and not end):
     return ''
   if not end:
@@ -67,18 +66,27 @@ def reply_of(
   return reply_of(reply) if _markers(reply) else reply
 
 
-def _quotes(text: str, marker: str) -> bool:
-  """Returns whether the last marker in a text is inside of a JSON object."""
-  last = text.rfind(marker)
-  if last < 0:
-    return False
-  starts = itertools.islice(re.finditer(r'\{', text[:last]), _OBJECTS)
-  for start in starts:
+def _end_of_thought(text: str, closed: str) -> int:
+  """Place after the last marker that ends a thought; 0 if there is none.
+
+  One that a JSON object quotes ends none.
+  """
+  ends = [match.end() for match in re.finditer(re.escape(closed), text)]
+  for n, end in enumerate(reversed(ends)):
+    if n >= _OBJECTS or not _is_in_object(text, end):
+      return end
+  return 0
+
+
+def _is_in_object(text: str, place: int) -> bool:
+  """Returns whether a place is inside of a JSON object."""
+  braces = [match.start() for match in re.finditer('{', text[:place])]
+  for brace in braces[: -_OBJECTS - 1 : -1]:
     try:
-      _, end = _JSON.raw_decode(text, start.start())
+      _, end = _JSON.raw_decode(text, brace)
     except (ValueError, RecursionError):
       continue
-    if end > last:
+    if end > place:
       return True
   return False
 
@@ -189,11 +197,11 @@ class ChatFormat:
     if not self.thinking or self.template.thought is None:
       return []
     opened, closed = self.template.thought
-    thought, end, _ = text.rpartition(closed)
+    end = _end_of_thought(text, closed)
     if not end:
       return encode_inside(self.tokenizer, f'\n{closed}\n\n')
     # The prompt has the opening already.
-    thought = thought.lstrip().removeprefix(opened).lstrip('\n')
+    thought = text[: end - len(closed)].lstrip().removeprefix(opened).lstrip('\n')
     return [
       *encode_untrusted(self.tokenizer, thought),
       *encode_inside(self.tokenizer, f'{closed}\n\n'),
@@ -331,7 +339,7 @@ class ChatFormat:
     stop = self._stop(ids)
     text = self.decode(ids[:stop])
     _, closed = _markers(text) or self.template.thought or THOUGHT
-    thoughts = text.count(closed)
+    thoughts = text[: _end_of_thought(text, closed)].count(closed)
     if not thoughts:
       whole = self._reply_of(text, self.thinking) == text
       return (0 if whole else stop), stop

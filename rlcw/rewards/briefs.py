@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,19 @@ from rlcw.rewards.extract import records
 from rlcw.rewards.rubrics import Rubric
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.runtime import console, runs
+
+
+def by_name(values: Sequence[Any], briefs: Sequence['Brief']) -> dict[str, Any]:
+  """Returns a value of each brief by its name, for errors.
+
+  Briefs with one id, which several files may have, are counted.
+  """
+  names, counts = [], Counter[str]()
+  for brief in briefs:
+    counts[brief.id] += 1
+    again = f' (no. {counts[brief.id]})' if counts[brief.id] > 1 else ''
+    names.append(f'brief {brief.id}{again}')
+  return dict(zip(names, values, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

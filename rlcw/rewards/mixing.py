@@ -55,7 +55,7 @@ VIOLATIONS = 'any', 'share'  # values of `mixing.violation`
 # Below this margin, rounding in float32 may undo the guarantee.  ζ grows with
 # the group, and its rounding with ζ, so that larger groups need a larger one.
 LEAST_MARGIN = 1e-3
-_GROUP = 256
+_GROUP = 64
 
 
 class Advantages(NamedTuple):

@@ -107,7 +107,9 @@ def save(
     'floor': repr(float(floor)),
     'layers': str(layers),
   }
-  weights.save_tensors(arrays, workdir / FILE, metadata)
+  # One field, as safetensors writes several in any order, and the file's digest
+  # would differ from run to run.
+  weights.save_tensors(arrays, workdir / FILE, {'head': json.dumps(metadata)})
 
 
 def load(source: str, base: LanguageModel) -> RewardModel:
@@ -216,7 +218,9 @@ def _saved(file: Path, decoder: LanguageModel) -> tuple[list[int], float]:
 
 def _metadata(file: Path) -> dict[str, str]:
   with safe_open(file, 'numpy') as opened:
-    return opened.metadata() or {}
+    found = opened.metadata() or {}
+  # Earlier versions wrote a field for each.
+  return json.loads(found['head']) if 'head' in found else found
 
 
 def load_trained_decoder(

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from rlcw import Config
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import constraints, reading, reward_model, writing
-from rlcw.rewards.briefs import Brief
+from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.replies import ReplyJudge, Verdicts
@@ -192,14 +192,18 @@ class Scorer:
     return other
 
   def check_context(self, briefs: Sequence[Brief]) -> None:
-    """Checks that a reward model of its own decoder can read all replies.
+    """Checks that the models that score can read all briefs.
+
+    A reward model of its own decoder has to read the longest replies as well; a
+    judge here is shown as much of a reply as is set.
 
     Raises:
-      ValueError: see `reward_model.check_context`.
+      ValueError: see `reward_model.check_context` and `LogprobJudge.check`.
     """
+    self.judge.check_context(briefs)
     reward = self.writing.reward
     if reward is not None and not reward.shared:
-      prompts = {f'brief {brief.id}': brief.request for brief in briefs}
+      prompts = by_name([brief.request for brief in briefs], briefs)
       most = self.config.max_new_tokens
       reward_model.check_context(reward, prompts, most)
 

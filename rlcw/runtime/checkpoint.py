@@ -70,6 +70,12 @@ class Checkpoints:
         # host copy, so the run need not wait.
         self._manager.wait_until_finished()
 
+  def drop_from(self, step: int) -> None:
+    """Deletes the states of this step and of later ones."""
+    for each in self._manager.all_steps():
+      if each >= step:
+        self._manager.delete(each)
+
   def restore(self, **like: Any) -> dict[str, Any]:
     """Restores the items `params` and `rest`, or one of them.
 

@@ -133,6 +133,11 @@ def test_equal_scored_replies_are_one_with_the_mean(
       {'response': 'b', 'score': 2, 'finished': [False]},
       {'response': 'c', 'score': 3},
     ],
+    [
+      {'response': 'a', 'score': 1},
+      {'response': ' ', 'score': -9, 'finished': [True]},
+      {'response': 'c', 'score': 3},
+    ],
     [{'responses': ['a', 'b', 'c'], 'scores': [1, 2, 3]}],
   ],
 )
@@ -145,10 +150,10 @@ def test_scored_replies_that_were_cut_off_are_left_out(
   [group] = datasets.load_preferences(file)
   assert (group.replies, group.worth) == (('a', 'c'), (1, 3))
   assert console.take_notices() == [
-    f'{file}: 1 replies left out, which were cut off'
+    f'{file}: 1 replies left out, blank or cut off'
   ]
   file = save({'prompt': 'p', 'response': 'b', 'label': 1, 'finished': False})
-  with pytest.raises(ValueError, match='all of 1 scored replies were cut off'):
+  with pytest.raises(ValueError, match='all of 1 scored replies are blank'):
     datasets.load_preferences(file)
 
 

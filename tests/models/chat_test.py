@@ -335,6 +335,13 @@ def test_a_template_without_a_generation_prompt_gets_one() -> None:
     ('{"a": "b </think> c"}', False, '{"a": "b </think> c"}'),
     ('So: {"a": {"b": "</think>"}}', False, 'So: {"a": {"b": "</think>"}}'),
     ('hm {"a": "b"}</think>{"c": 1}', True, '{"c": 1}'),
+    ('<think>a</think>{"b": "c </think> d"}', False, '{"b": "c </think> d"}'),
+    ('<think>{"a": "</think>"}</think>{"b": 1}', False, '{"b": 1}'),
+    (
+      '<think>a</think>```\n{"b": "<think>c</think>"}\n```',
+      False,
+      '```\n{"b": "<think>c</think>"}\n```',
+    ),
   ],
 )
 def test_the_reply_follows_the_thought(

@@ -136,6 +136,8 @@ CASES: dict[str, list[Case]] = {
     ({}, '"Hello," she said. "Bye."', False),
     ({}, '“你好。”他说。“再见。”', False),
     ({}, '"He said "no" to me."', True),
+    ({}, '"你好。"他说。"再见。"', False),
+    ({}, '"春"和"秋"', False),
     ({}, '“他说“好”。”', True),
   ],
   'punctuation:no_comma': [

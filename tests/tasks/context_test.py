@@ -13,12 +13,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlcw.data import datasets
+from rlcw.evaluation import heldout
 from rlcw.models import chat, language_model
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
+from rlcw.rewards.judge.replies import ReplyJudge
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm
 from rlcw.tasks import export, generate, sft
@@ -52,8 +54,6 @@ def model(short: pathlib.Path) -> LanguageModel:
 
 
 def test_in_grpo_and_evaluate(model: LanguageModel) -> None:
-  from rlcw.evaluation import heldout
-
   scorer: Any = None
   config = pipeline.shipped('grpo')
   config.max_new_tokens = 8
@@ -78,6 +78,30 @@ def test_a_reward_model_that_cannot_read_the_replies_is_refused_at_once(
     reward, ['Write.'], [['a song ' * 30]], np.array([[True]]), (0, room)
   )
   assert scores.shape == (1, 1)
+
+
+def test_in_a_judge_s_briefs_before_training(model: LanguageModel) -> None:
+  config = pipeline.shipped('grpo')
+  long = Brief('long', 'Write ' + 'a song ' * 60, (), ())
+  roomy = dataclasses.replace(model.chat, context=1 << 12)
+  for format, words in ((roomy, ''), (model.chat, 'brief long: ')):
+    judge = LogprobJudge(model._replace(chat=format), 1)
+    asked = ReplyJudge(judge, config)
+    if not words:
+      asked.check_context([long])
+    else:
+      with pytest.raises(ValueError, match=words):
+        asked.check_context([long])
+
+
+def test_briefs_of_one_id_are_told_apart(model: LanguageModel) -> None:
+  config = pipeline.shipped('grpo')
+  config.max_new_tokens = 8
+  same = [Brief('same', brief.prompt, (), ()) for brief in BRIEFS[::-1]]
+  with pytest.raises(ValueError, match='too long: brief same$'):
+    heldout.encode(same, model.chat, config)
+  with pytest.raises(ValueError, match=r'too long: brief same \(no. 2\)'):
+    heldout.encode(same[::-1], model.chat, config)
 
 
 def test_in_held_out_briefs_before_training(

@@ -399,6 +399,18 @@ def test_without_the_best_nothing_else_is_kept(tmp_path: pathlib.Path) -> None:
   assert not (tmp_path / 'best').exists()
 
 
+def test_a_run_that_begins_anew_keeps_nothing_of_another(
+  tmp_path: pathlib.Path,
+) -> None:
+  train_scalar(tmp_path, settings(), {1.0: 9.0})
+  assert best_saved(tmp_path) == 1
+  shutil.rmtree(tmp_path / 'checkpoints')
+  for log in ('metrics.jsonl', 'evaluations.jsonl'):
+    (tmp_path / log).unlink()
+  train_scalar(tmp_path, settings(), {4.0: 9.0})
+  assert best_saved(tmp_path) == 4
+
+
 def test_patience_ends_a_run_saved(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlcw import Config
-from rlcw.rewards.briefs import Brief
+from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.judge import factory, questions
+from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Judge, Question, Texts
 from rlcw.sampling.outage import Trouble, trouble_of
 
@@ -65,6 +66,17 @@ class ReplyJudge:
     """Verdicts on the criteria of the briefs' rubrics."""
     question = self._question('criterion')
     return questions.meet(self.model, question, briefs, text)
+
+  def check_context(self, briefs: Sequence[Brief]) -> None:
+    """Raises ValueError for a brief that a judge here cannot read."""
+    if not isinstance(self.model, LogprobJudge):
+      return
+    question = self._question('judge')
+    for name, brief in by_name(briefs, briefs).items():
+      try:
+        self.model.check(question, [question.about(brief.text, '')])
+      except ValueError as error:
+        raise ValueError(f'{name}: {error}') from None
 
   def _question(self, name: str) -> Question:
     return factory.make_question(

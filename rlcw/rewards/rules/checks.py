@@ -113,16 +113,11 @@ def is_quotation(reply: str) -> bool:
       (char == opening) - (char == closing) for char in text
     )
     return 0 not in [*depths][:-1]
-  # Of marks that look alike, one after a space opens, one after a mark or a
-  # letter and before a space or a mark closes.
-  inner = re.finditer(
-    rf'(?<=[\s(\[—]){opening}(?=\S)|(?<=\S){opening}(?=[\s.,;:!?)\]—])',
-    text[:-1],
-  )
+  # Of marks that look alike, one that stands after a space or a bracket opens,
+  # and any other closes.
   depth = 1
-  for mark in inner:
-    before = text[mark.start() - 1]
-    depth += 1 if before.isspace() or before in '([—' else -1
+  for mark in re.finditer(rf'(.){re.escape(opening)}', text[1:-1], re.DOTALL):
+    depth += 1 if mark[1].isspace() or mark[1] in '([—' else -1
     if depth == 0:
       return False
   return True
@@ -160,10 +155,14 @@ def has_title(reply: str) -> bool:
   return any(''.join(title).strip() for title in titles)
 
 
+_KANA = regex.compile(r'[\p{Hiragana}\p{Katakana}]')
+
+
 def is_in_language(reply: str, language: str) -> bool:
   """The reply is in the language.
 
-  English needs 9 in 10 of the letters to be A to Z, Chinese half to be Han.
+  English needs 9 in 10 of the letters to be A to Z, Chinese half to be Han, and
+  less than 1 in 10 to be kana.
   Other languages are detected.  A reply without letters fails; in IFEval it
   passes.
   """
@@ -174,6 +173,8 @@ def is_in_language(reply: str, language: str) -> bool:
   script, share = scripts[language]
   text = compatible(reply)
   letters = total(r'[^\W\d_]+', text)
+  if language == 'zh' and 10 * len(_KANA.findall(text)) >= max(letters, 1):
+    return False
   return letters > 0 and total(script, text) / letters >= share
 
 

@@ -10,19 +10,24 @@ from rlcw.rewards.rules.text import fold
 
 # Phrases by which a reply calls its writer a model.
 SELF = re.compile(
-  r'\bas an? (?:ai|(?:large )?language model|artificial intelligence)\b'
-  r"|\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b"
+  r'(?:\bas (?:an?|your)|\b(?:i\'m|i am)(?: just| only)? an?'
+  r'|\bwritten by an?)'
+  r' (?:ai|(?:large )?language model|artificial intelligence)\b'
+  # Not somebody who studies it.
+  r'(?! (?:researcher|engineer|expert|scientist|student|developer|artist|ethic'
+  r'|company|lab|teacher|professor))'
+  r'|\b(?:i\'m|i am) chatgpt\b'
   # Not a student of it, nor a child of its age.
-  r'|(?:作为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])?'
-  r'(?:(?:ai|人工智能)(?!专业|时代|课|领域|行业|公司|研究|工程|学|从业)'
+  r'|(?:作为|身为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])?'
+  r'(?:(?:ai|人工智能)(?!专业|专家|时代|课|领域|行业|公司|研究|工程|学|从业)'
   r'|(?:大型?)?语言模型|智能助手)'
 )
 # Openings that announce a piece instead of beginning it.
 _BEFORE = re.compile(
   # These announce it only if a colon ends the line: a poem may begin "Here is
   # the sea".
-  r"(?:(?:here(?:'s| is| are)|below is|this is)\b"
-  r'|以下[是为]|下面[是为]|这[是首篇])'
+  r"(?:(?:here(?:'s| is| are| you go| you are)|below is|this is)\b"
+  r'|以下[是为]|下面[是为]|这[是首篇]|(?:作品|诗歌?|故事|文章|内容|回复)如下)'
   r'[^\n]*[:：][*_\s]*(?:\n|$)'
   # Before a comma these may begin a piece ("Certainly, love, it rained"), so
   # the rest of the line must announce one.
@@ -41,13 +46,17 @@ _BEFORE = re.compile(
 )
 # Last lines that explain the piece or offer further help.
 _AFTER = re.compile(
-  r'i hope (?:you (?:like|enjoy)|this (?:helps|poem|story|piece))'
-  r'|(?:please )?let me know if you|feel free to (?:ask|edit|adjust|change)'
-  r'|would you like me to|explanation\b[*_]*:'
+  r'i hope (?:you (?:like|enjoy)\b(?! the (?:party|trip|day|meal|holiday))'
+  r'|this (?:helps|poem|story|piece))'
+  # A guest may be asked whether he can come.
+  r'|(?:please )?let me know if you\b(?! (?:can|could|will|are)\b)'
+  r'|feel free to (?:ask|edit|adjust|change)|would you like me to'
+  r'|explanation\b[*_]*:'
   # A gift may be hoped to please.
   r'|希望[你您](?:会|能)?喜欢(?:这[首篇段份个](?:诗|文|作品|故事|祝福|内容)|[!。~]*$)'
   r'|希望(?:这[首篇段]|对[你您]有|能帮)'
   # In a letter 如果你需要我，我一直都在, and 请告诉我，花开了没有 are its own.
+  r'|如需(?:要)?(?:修改|调整|更改|润色)'
   r'|如果?[你您]?(?:还?(?:有|需要)|想要?)(?:我)?(?:再|继续|(?:为|帮|给)[你您])?'
   r'(?:进一步|其他|更多|任何)?(?:的)?(?:修改|调整|改|润色|换|需求|需要|要求|版本|风格)'
   r'|(?:请|随时|可以)*告诉我(?=[^\n]*(?:修改|调整|要求|需求|风格|细节|更多|版本))'
@@ -79,12 +88,27 @@ def names_no_self(reply: str) -> bool:
   return SELF.search(fold(reply)) is None
 
 
+# Models often put such lines in bold, headings, quotations or brackets, or end
+# them with an emoji.
+_DRESS = re.compile(r'^[*_#>\-=\s]+|[*_\-=\s]+$')
+_BRACKETS = re.compile(r'^(?:"(.*)"|\((.*)\)|\[(.*)\]|【(.*)】)$')
+
+
+def _undressed(line: str) -> str:
+  """A folded line without marks around it."""
+  line = _DRESS.sub('', line)
+  inner = _BRACKETS.match(line)
+  return (
+    _DRESS.sub('', ''.join(filter(None, inner.groups()))) if inner else line
+  )
+
+
 def is_piece_alone(reply: str) -> bool:
   """The first line does not announce the piece, and the last not explain it."""
-  # Models often put such lines in bold, italics or brackets.
-  text = fold(reply).strip('*_ ')
-  last = text.rpartition('\n')[2].lstrip('*_(（ ')
-  return _BEFORE.match(text) is None and _AFTER.match(last) is None
+  lines = [*filter(None, map(_undressed, fold(reply).split('\n')))]
+  if not lines:
+    return True
+  return not (_BEFORE.match(lines[0]) or _AFTER.match(lines[-1]))
 
 
 def has_no_cliche(reply: str) -> bool:

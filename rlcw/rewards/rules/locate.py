@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import regex
 
+from rlcw.data.characters import BREAK
 from rlcw.rewards.rules import checks, habits, languages
 from rlcw.rewards.rules import text as text_lib
 from rlcw.rewards.rules.registry import VERIFIERS
@@ -192,7 +193,7 @@ def _script(reply: str, script: str) -> list[Span]:
 
 def _repeated_lines(reply: str) -> list[Span]:
   spans, seen = [], set()
-  for match in regex.finditer(r'[^\n]+\n?', reply):
+  for match in regex.finditer(f'[^{BREAK}]+[{BREAK}]?', reply):
     line = text_lib.fold(match[0])
     if line and line in seen:
       spans.append(match.span())
@@ -202,9 +203,8 @@ def _repeated_lines(reply: str) -> list[Span]:
 
 def _talk(reply: str) -> list[Span]:
   """The first line that announces the piece, the last that explains it."""
-  lines = [
-    match.span() for match in regex.finditer(r'[^\n]*\S[^\n]*\n?', reply)
-  ]
+  line = rf'[^{BREAK}]*[^\s][^{BREAK}]*[{BREAK}]?'
+  lines = [match.span() for match in regex.finditer(line, reply)]
   spans = []
   for start, end in {*lines[:1], *lines[-1:]}:
     if not habits.is_piece_alone(reply[start:end]):

@@ -150,6 +150,12 @@ def has_clauses(reply: str, num_lines: int, num_characters: int) -> bool:
   return [*map(len, runs)] == [num_characters] * num_lines
 
 
+# Vowels that differ before r in the dictionary alone: dear and here, poor, sure
+# and more.
+_MERGED = {'IH R': 'IY R', 'UH R': 'AO R', 'UW R': 'AO R'}
+_BEFORE_R = re.compile(rf'\b(?:{"|".join(_MERGED)})\b')
+
+
 def _endings(line: str) -> tuple[str, set[str]]:
   """Last word of a line, and its rhyme endings, one per pronunciation.
 
@@ -175,7 +181,11 @@ def _endings(line: str) -> tuple[str, set[str]]:
     vowels = [i for i, p in enumerate(phonemes) if p[-1].isdigit()]
     start = (stressed or vowels or [0])[-1]
     # Without stress digits, so that main and secondary stress rhyme.
-    endings.add(' '.join(p.rstrip('012') for p in phonemes[start:]))
+    ending = ' '.join(p.rstrip('012') for p in phonemes[start:])
+    endings.add(_BEFORE_R.sub(lambda match: _MERGED[match[0]], ending))
+    # At the end of a line the last syllable of melody may bear a rhyme.
+    if phonemes[-1:] == ['IY0'] and len([v for v in vowels if v > start]) > 1:
+      endings.add('IY')
   return word, endings
 
 

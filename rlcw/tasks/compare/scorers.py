@@ -12,7 +12,7 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import stats
 from rlcw.models.language_model import LanguageModel
 from rlcw.rewards import reward_model, scoring
-from rlcw.rewards.briefs import Brief
+from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
 from rlcw.rewards.reward_model import RewardModel
@@ -43,9 +43,15 @@ def load(
 ) -> Scorers:
   """Loads the scorers, which share the base's weights where they can."""
   trained = scoring.without_idle_judge(trained, briefs)
+  scorer = Scorer(base, trained, heldout=True)
+  unseen = reward_model.load(config.unseen, base)
+  # All fit, or an error before any reply is sampled.
+  scorer.check_context(briefs)
+  prompts = by_name([brief.request for brief in briefs], briefs)
+  reward_model.check_context(unseen, prompts, trained.max_new_tokens)
   return Scorers(
-    Scorer(base, trained, heldout=True),
-    reward_model.load(config.unseen, base),
+    scorer,
+    unseen,
     factory.make_judge(
       config.judge, base.mesh, base, workdir=workdir, offload=trained.offload
     ),

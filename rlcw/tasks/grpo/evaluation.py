@@ -192,6 +192,8 @@ def make_answer(
     config: of the `grpo` task, validated by `check`.
   """
   scorer = scorer.heldout()
+  for each in filter(None, (scorer, unseen)):
+    each.check_context(briefs)
   longest = max(len(model.chat.encode_prompt(b.request)) for b in briefs)
   # The unseen scorer reads texts, padded to these widths.
   widths = batches.power_of_two(longest), config.max_new_tokens
@@ -270,6 +272,11 @@ class Evaluator:
     Args:
       learned: the trained parameters before the first step.
     """
+    checkpoints = Checkpoints(self._workdir / 'checkpoints', read_only=True)
+    if checkpoints.latest() is None:
+      # A run that begins anew has not trained what an earlier one kept.
+      self._drop_best(0)
+    checkpoints.close()
     if not processes.from_primary(lambda: bool(self._read_base())):
       groups, spent = self._answer(learned)
       processes.from_primary(lambda: self._write_base(groups, spent))
@@ -335,9 +342,19 @@ class Evaluator:
       record = files.read_json(inputs) | {'workdir': str(folder.absolute())}
       files.write_json(folder / settings.INPUTS, record)
     # The one before is deleted once this one is whole.
+    # None is later, or it is of a try that this one does not go on from.
+    self._drop_best(int(state.step) + 1)
     kept = Checkpoints(folder / 'checkpoints', keep=1)
     kept.save(int(state.step), state.params, {'step': state.step})
     kept.close()
+
+  def _drop_best(self, step: int) -> None:
+    """Deletes the best parameters if they are of this step or a later one."""
+    folder = self._workdir / runs.BEST / 'checkpoints'
+    if processes.from_primary(folder.exists):
+      kept = Checkpoints(folder, keep=1)
+      kept.drop_from(step)
+      kept.close()
 
   def summary(self, history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns `best` and `ended` of a finished run, from its rows of metrics.

@@ -46,7 +46,7 @@ from rlcw.models.decoder import Params
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import plain, revision
-from rlcw.rewards.briefs import Brief
+from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.scoring import Scorer
 from rlcw.runtime import console, processes
 from rlcw.sampling.rollout import Rollout, sample_and_count
@@ -225,8 +225,7 @@ def encode_briefs(
   """
   prompts = [motivating.encode(brief, chat, config) for brief in briefs]
   chat.check_context(
-    {f'brief {b.id}': len(ids) for b, ids in zip(briefs, prompts, strict=True)},
-    config.max_new_tokens,
+    by_name([*map(len, prompts)], briefs), config.max_new_tokens
   )
   sampled = objective.sampled_prompts(config)
   if len(briefs) < sampled:
