@@ -12,7 +12,6 @@ before and after one.
 import bisect
 import dataclasses
 import functools
-import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -201,7 +200,9 @@ class ChatFormat:
     if not end:
       return encode_inside(self.tokenizer, f'\n{closed}\n\n')
     # The prompt has the opening already.
-    thought = text[: end - len(closed)].lstrip().removeprefix(opened).lstrip('\n')
+    thought = (
+      text[: end - len(closed)].lstrip().removeprefix(opened).lstrip('\n')
+    )
     return [
       *encode_untrusted(self.tokenizer, thought),
       *encode_inside(self.tokenizer, f'{closed}\n\n'),

@@ -160,9 +160,7 @@ def encode_inside(
 
   Llama 2's tokenizer begins every text with a space; here it has none.
   """
-  encoding, _, first = _guarded(
-    tokenizer, text, _guards(tokenizer), **settings
-  )
+  encoding, _, first = _guarded(tokenizer, text, _guards(tokenizer), **settings)
   return list(encoding['input_ids'])[first:]
 
 
