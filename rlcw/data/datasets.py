@@ -356,7 +356,7 @@ def _reply(record: Record, name: str, or_blank: bool = False) -> str:
 
 
 def is_cut(record: Record) -> bool:
-  """Whether the only reply of a record was cut off, as `generate` writes it."""
+  """Returns whether `generate` wrote that a record's only reply was cut off."""
   return record.get('finished') in (False, [False])
 
 

@@ -58,7 +58,7 @@ def underline(
   """Underlines spans of characters in untrusted text, as of `clean`."""
   shown, parts, at = clean(text), [], 0
   for start, end in sorted(spans, key=list):
-    # Not the note on what is left out.
+    # Not the note after a cut text.
     start, end = min(start, TEXT_LIMIT), min(end, TEXT_LIMIT)
     if start == end:
       continue

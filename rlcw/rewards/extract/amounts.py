@@ -126,7 +126,7 @@ AMOUNT_ZH = (
   rf'(?:(?:{_BEFORE_ZH}|在){{0,3}}{NUMBER_ZH}'
   rf'(?:(?:个?[字句行段])?(?:-|–|—|~|～|至|到|或){NUMBER_ZH})?)'
 )
-# Bounds before the verb of what they bound: "at least write 300", 至少要写三百.
+# Bounds before a verb: "at least write 300", 至少要写三百.
 _ASIDE = re.compile(
   r'\b(?:at (?:the )?(?:very )?(?:least|most)|no (?:more|fewer|less) than'
   r'|a (?:minimum|maximum) of|up to) (?:write|use|have|include|contain|give'

@@ -164,7 +164,7 @@ class Pattern(NamedTuple):
           yield fact, found.span
 
 
-# After what is asked of letters, words and marks: "except in the title".
+# After a rule about letters, words or marks: "except in the title".
 _EXCEPTED = re.compile(
   r',? (?:except|but not|other than|apart from|save|with the exception of)'
   r'(?: (?:for|in|of|the|its|your|any|a)){0,3} (?:titles?|headings?|headlines?'

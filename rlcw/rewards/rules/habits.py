@@ -6,10 +6,12 @@ simplified characters.
 
 import re
 
+import regex
+
 from rlcw.rewards.rules.text import fold
 
 # Phrases by which a reply calls its writer a model.
-SELF = re.compile(
+SELF = regex.compile(
   r'(?:\bas (?:an?|your)|\b(?:i\'m|i am)(?: just| only)? an?'
   r'|\bwritten by an?)'
   r' (?:ai|(?:large )?language model|artificial intelligence)\b'
@@ -23,7 +25,7 @@ SELF = re.compile(
   r'|(?:大型?)?语言模型|智能助手)'
 )
 # Openings that announce a piece instead of beginning it.
-_BEFORE = re.compile(
+_BEFORE = regex.compile(
   # These announce it only if a colon ends the line: a poem may begin "Here is
   # the sea".
   r"(?:(?:here(?:'s| is| are| you go| you are)|below is|this is)\b"
@@ -45,7 +47,7 @@ _BEFORE = re.compile(
   r'[^\n]*[:：][*_ ]*(?:\n|$)'
 )
 # Last lines that explain the piece or offer further help.
-_AFTER = re.compile(
+_AFTER = regex.compile(
   r'i hope (?:you (?:like|enjoy)\b(?! the (?:party|trip|day|meal|holiday))'
   r'|this (?:helps|poem|story|piece))'
   # A guest may be asked whether he can come.
@@ -113,4 +115,4 @@ def is_piece_alone(reply: str) -> bool:
 
 def has_no_cliche(reply: str) -> bool:
   """None of the stock phrases occurs, in English or Chinese."""
-  return re.search(CLICHES, fold(reply)) is None
+  return regex.search(CLICHES, fold(reply)) is None

@@ -48,7 +48,7 @@ def sample(
     trained: the settings that replies are sampled and scored by.
     config: the settings of the task.
     folder: where replies are stored, and looked for.
-    ledger: of what the scorers ask.
+    ledger: of the scorers' questions.
 
   Returns:
     The replies `[P][G]` of each, and in process 0 the features `[P, G, D]` of

@@ -80,11 +80,11 @@ def settle(
   """Settings that the replies of all runs are sampled and scored by.
 
   Args:
-    config: of the task; what it gives itself may differ between the runs.
+    config: of the task; settings that it gives may differ between the runs.
     settings: of the runs.
 
   Returns:
-    The settings of the first run, with what `config` gives, and `differences`.
+    The settings of the first run, with those of `config`, and `differences`.
 
   Raises:
     ValueError: see `differences`, or a given score is unknown.

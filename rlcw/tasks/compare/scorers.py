@@ -65,7 +65,7 @@ def rate(
   scorers: Scorers,
   config: Config,
 ) -> np.ndarray:
-  """Adds what `read` and, if there is a judge, `judge` tell of each reply.
+  """Adds the scores of `read` and, with a judge, of `judge` to each reply.
 
   Args:
     answered: `[P][G]` replies of a model, changed in place.

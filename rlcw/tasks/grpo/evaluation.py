@@ -274,7 +274,7 @@ class Evaluator:
     """
     checkpoints = Checkpoints(self._workdir / 'checkpoints', read_only=True)
     if checkpoints.latest() is None:
-      # A run that begins anew has not trained what an earlier one kept.
+      # They are of an earlier run: this one begins anew.
       self._drop_best(0)
     checkpoints.close()
     if not processes.from_primary(lambda: bool(self._read_base())):

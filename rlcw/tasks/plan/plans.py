@@ -191,8 +191,6 @@ def _reward_model(config: Config, mesh: Mesh) -> Plan:
   frozen = model.lora is not None or not is_trained
   base = shapes.frozen_shapes(model, mesh) if frozen else {}
   optimizer = reward_objective.make_optimizer(config)
-  lengths = config.plan.prompt_tokens, config.max_reply_tokens
-  check_context(model, *lengths, config.model)
   sizes = Shapes(
     config.decoder.groups_per_step,
     config.replies_per_group,
