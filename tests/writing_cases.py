@@ -94,6 +94,8 @@ CASES: dict[str, list[Case]] = {
     ({}, 'Dear Ann,\nLet me know if you can come.', True),
     ({}, '作品如下：\n春风', False),
     ({}, '春风\n如需修改，请告诉我。', False),
+    ({}, '春风\n（希望你喜欢！🌹）', False),
+    ({}, '春风\n希望你喜欢！🌹', False),
     ({}, 'Surely it sings', True),
     ({}, 'It sings\n\nI hope you like it!', False),
     ({}, 'It sings\n(Note: the sea is a metaphor.)', False),

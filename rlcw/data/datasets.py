@@ -6,6 +6,7 @@ set on the Hugging Face Hub.
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import unicodedata
@@ -389,29 +390,7 @@ def load_preferences(
     ValueError: a record is malformed, or none is of the split and language.
   """
 
-  def parse(record: Record) -> Preference:
-    prompt = layouts.prompt_of(record)
-    if 'chosen' in record or 'rejected' in record:
-      replies = _reply(record, 'chosen'), _reply(record, 'rejected')
-      worth = PAIR
-    elif 'scores' in record:
-      replies, worth = _scored(record)
-    else:
-      replies = (_reply(record, 'response', or_blank=True),)
-      name = 'score' if 'score' in record else 'label'
-      if name not in record:
-        raise ValueError(
-          f'no score beside the response; {layouts.EXPECTED}, of which this '
-          'task needs chosen and rejected, or a score or label'
-        )
-      worth = (number_of(record, name),)
-    if worth is not PAIR:
-      worth = _of_whole(replies, worth, record.get('finished'))
-    fields = shared_fields(record, heldout)
-    return Preference(
-      prompt, replies, worth, id=str(record.get('id', '')), **fields
-    )
-
+  parse = functools.partial(_preference, heldout=heldout)
   loaded = load(path, parse, split=split, language=language)
   pairs, scored, cut = [], {}, 0
   for each in loaded:
@@ -444,6 +423,31 @@ def load_preferences(
       )
     raise ValueError(f'{path}: chosen equals rejected in all {equal} pairs')
   return different + merged
+
+
+def _preference(record: Record, heldout: float) -> Preference:
+  """Returns the replies of a record, with the worth NaN of those left out."""
+  prompt = layouts.prompt_of(record)
+  if 'chosen' in record or 'rejected' in record:
+    replies = _reply(record, 'chosen'), _reply(record, 'rejected')
+    worth = PAIR
+  elif 'scores' in record:
+    replies, worth = _scored(record)
+  else:
+    replies = (_reply(record, 'response', or_blank=True),)
+    name = 'score' if 'score' in record else 'label'
+    if name not in record:
+      raise ValueError(
+        f'no score beside the response; {layouts.EXPECTED}, of which this '
+        'task needs chosen and rejected, or a score or label'
+      )
+    worth = (number_of(record, name),)
+  if worth is not PAIR:
+    worth = _of_whole(replies, worth, record.get('finished'))
+  fields = shared_fields(record, heldout)
+  return Preference(
+    prompt, replies, worth, id=str(record.get('id', '')), **fields
+  )
 
 
 def _shown(reply: str) -> str:

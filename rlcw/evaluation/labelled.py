@@ -12,7 +12,7 @@ from typing import Any
 from rlcw.data import datasets, layouts
 from rlcw.data.characters import blank
 from rlcw.data.messages import transcript
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
 
 SPLITS = 'train', 'dev', 'heldout'

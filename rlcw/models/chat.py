@@ -12,8 +12,6 @@ before and after one.
 import bisect
 import dataclasses
 import functools
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 from rlcw.models import gguf_tokenizer, hub
 from rlcw.models import tokenizer as tokenizer_lib
 from rlcw.models.template import Message, Template
+from rlcw.models.thoughts import end_of_thought, markers_of, reply_of
 from rlcw.models.tokenizer import (
-  OTHER_THOUGHTS,
   THOUGHT,
   broken_up,
   encode,
@@ -34,67 +32,6 @@ from rlcw.models.tokenizer import (
   encode_untrusted,
 )
 from rlcw.runtime.files import read_json
-
-# What begins and ends a thought.
-Markers = tuple[str, str]
-_JSON = json.JSONDecoder(strict=False)
-_OBJECTS = 20  # braces, and ends of thoughts, of which the last are tried
-
-
-def reply_of(
-  text: str, thinking: bool = False, markers: Markers | None = None
-) -> str:
-  """Returns the reply in a model's text, without the thought before it.
-
-  It is blank if the thought never ends.  A reply that begins with another
-  thought has that left out too.
-
-  Args:
-    text: of a model.
-    thinking: true if the prompt has opened a thought.
-    markers: of that thought; by default those that the text begins with.
-  """
-  opened, closed = _markers(text) or markers or THOUGHT
-  end = _end_of_thought(text, closed)
-  reply = text[end:]
-  if reply.lstrip().startswith(opened) or (thinking and not end):
-    return ''
-  if not end:
-    return text
-  reply = reply.strip()
-  return reply_of(reply) if _markers(reply) else reply
-
-
-def _end_of_thought(text: str, closed: str) -> int:
-  """Place after the last marker that ends a thought; 0 if there is none.
-
-  One that a JSON object quotes ends none.
-  """
-  ends = [match.end() for match in re.finditer(re.escape(closed), text)]
-  for n, end in enumerate(reversed(ends)):
-    if n >= _OBJECTS or not _is_in_object(text, end):
-      return end
-  return 0
-
-
-def _is_in_object(text: str, place: int) -> bool:
-  """Returns whether a place is inside of a JSON object."""
-  braces = [match.start() for match in re.finditer('{', text[:place])]
-  for brace in braces[: -_OBJECTS - 1 : -1]:
-    try:
-      _, end = _JSON.raw_decode(text, brace)
-    except (ValueError, RecursionError):
-      continue
-    if end > place:
-      return True
-  return False
-
-
-def _markers(text: str) -> Markers | None:
-  """Returns what begins and ends the thought that a text begins with."""
-  text = text.lstrip()
-  pairs = THOUGHT, *OTHER_THOUGHTS
-  return next((pair for pair in pairs if text.startswith(pair[0])), None)
 
 
 def load(
@@ -196,7 +133,7 @@ class ChatFormat:
     if not self.thinking or self.template.thought is None:
       return []
     opened, closed = self.template.thought
-    end = _end_of_thought(text, closed)
+    end = end_of_thought(text, closed)
     if not end:
       return encode_inside(self.tokenizer, f'\n{closed}\n\n')
     # The prompt has the opening already.
@@ -339,8 +276,8 @@ class ChatFormat:
     """First and last place (exclusive) of the reply's text in sampled ids."""
     stop = self._stop(ids)
     text = self.decode(ids[:stop])
-    _, closed = _markers(text) or self.template.thought or THOUGHT
-    thoughts = text[: _end_of_thought(text, closed)].count(closed)
+    _, closed = markers_of(text) or self.template.thought or THOUGHT
+    thoughts = text[: end_of_thought(text, closed)].count(closed)
     if not thoughts:
       whole = self._reply_of(text, self.thinking) == text
       return (0 if whole else stop), stop

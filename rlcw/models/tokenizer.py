@@ -175,7 +175,9 @@ def _guards(
   texts = '\n', '.', ',', '1', 'x'
   ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
   tokens = tokenizer.convert_ids_to_tokens(ids[-1][:1])
-  return (*zip(texts, ids, strict=True),) * str(*tokens).startswith('▁')
+  if not str(*tokens).startswith('▁'):
+    return ()
+  return (*zip(texts, ids, strict=True),)
 
 
 def _guarded(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rlcw.data import layouts, messages
 from rlcw.data.messages import Message
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 

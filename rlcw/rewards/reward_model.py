@@ -451,6 +451,20 @@ def check_reply(model: RewardModel, prompt: Prompt, reply: str) -> None:
   )
 
 
+def _limits(
+  format: ChatFormat, asked: Sequence[Sequence[int]], limit: int
+) -> list[int]:
+  """Most tokens of a reply to each of P prompts, which the context allows.
+
+  One that takes more tokens here than it was sampled in is then cut rather than
+  refused late in a run.
+  """
+  if format.context is None:
+    return [limit] * len(asked)
+  room = format.context - len(format.encode_thought(''))
+  return [max(min(limit, room - len(ids)), 1) for ids in asked]
+
+
 def read_texts(
   model: RewardModel,
   prompts: Sequence[Prompt],
@@ -489,11 +503,7 @@ def read_texts(
   limits_P = [limit] * len(asked)
   if sampled:
     limit = min(limit, math.ceil(model.stretch * sampled))
-    # A reply that takes more tokens here than it was sampled in is cut rather
-    # than refused late in a run.
-    before = len(format.encode_thought(''))
-    room = math.inf if format.context is None else format.context - before
-    limits_P = [max(int(min(limit, room - len(ids))), 1) for ids in asked]
+    limits_P = _limits(format, asked, limit)
   rows, span_Nx2 = reply_rows(
     format,
     [format.encode_content(reply) for group in replies for reply in group],

@@ -198,7 +198,7 @@ class Scorer:
     judge here is shown as much of a reply as is set.
 
     Raises:
-      ValueError: see `reward_model.check_context` and `LogprobJudge.check`.
+      ValueError: one cannot; names the briefs.
     """
     self.judge.check_context(briefs)
     reward = self.writing.reward

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
 
 _BAR_FROM = 50  # prompts from which on a progress bar is shown

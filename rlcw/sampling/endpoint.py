@@ -29,7 +29,7 @@ from anyio import from_thread
 from rlcw import Config
 from rlcw.data.characters import blank
 from rlcw.data.messages import TEXT
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.models.tokenizer import valid_unicode
 from rlcw.runtime import console, processes, settings
 from rlcw.sampling import cache, http

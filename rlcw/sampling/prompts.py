@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import pydantic
 
 from rlcw.data.characters import visible as visible
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
 from rlcw.sampling.secret import ID, make_id
 

@@ -4,7 +4,7 @@ Where every line has a `label`, 1 for Good and 0 for Bad, the summary reports
 the judge's agreement with labels, beside that of length alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from rlcw.data.messages import transcript
 from rlcw.evaluation import verdicts
 from rlcw.evaluation.labelled import Labelled
 from rlcw.models import language_model
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
+from rlcw.rewards.judge.questions import Judge, Question
 from rlcw.runtime import claim, console, files, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import usage
@@ -80,12 +81,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       for [p_good], [reason] in zip(judged.first, judged.reason, strict=True)
     ]
 
-  def check_length(record: Record) -> None:
-    if isinstance(judge_model, LogprobJudge):
-      brief = transcript(layouts.prompt_of(record))
-      asked = question.about(brief, reply_of(record['response']))
-      judge_model.check(question, [asked])
-
   try:
     rows, done = annotate(
       'judge',
@@ -95,7 +90,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       config.batch_size,
       answer,
       mesh,
-      check_length,
+      check_length(judge_model, question),
     )
   except NoAnswers:
     if processes.is_primary_process():
@@ -140,6 +135,21 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   console.log(f'judge: {output}')
   usage.log('judge', used)
   return summary
+
+
+def check_length(
+  judge_model: Judge, question: Question
+) -> Callable[[Record], None]:
+  """Returns a check that a judge can read a record."""
+  if not isinstance(judge_model, LogprobJudge):
+    return lambda record: None
+  check_prompts = judge_model.checker(question)
+
+  def check(record: Record) -> None:
+    brief = transcript(layouts.prompt_of(record))
+    check_prompts([question.about(brief, reply_of(record['response']))])
+
+  return check
 
 
 def is_unanswered(row: Record) -> bool:

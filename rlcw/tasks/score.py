@@ -11,7 +11,7 @@ from rlcw import Config
 from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.models import language_model
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.rewards import reward_model
 from rlcw.runtime import claim, console, processes
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh

@@ -17,7 +17,7 @@ from rlcw import Config
 from rlcw.data import datasets, layouts
 from rlcw.data.messages import transcript
 from rlcw.models import language_model
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions

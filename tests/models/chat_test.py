@@ -14,7 +14,8 @@ from chat_formats import FAMILIES, make_tokenizer, of_family
 from conftest import CHATML
 
 from rlcw.models import chat, language_model, template
-from rlcw.models.chat import ChatFormat, reply_of
+from rlcw.models.chat import ChatFormat
+from rlcw.models.thoughts import reply_of
 from rlcw.models.tokenizer import OTHER_THOUGHTS, encode, encode_untrusted
 from rlcw.runtime import console
 from tests.models import tokenizer_gguf_test

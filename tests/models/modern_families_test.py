@@ -460,6 +460,7 @@ def _read(**fields: Any) -> ModelConfig:
       {'local_layers': (), 'window': 8, 'rope': RopeConfig(5e5)},
     ),
     ({'model_type': 'granite'}, {'query_scale': 1.0, 'logit_scale': 1.0}),
+    ({'model_type': 'ministral3'}, {'head_dim': 128}),
     (
       {
         'model_type': 'phi3',

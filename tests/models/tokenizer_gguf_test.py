@@ -96,6 +96,20 @@ def _reference(
   return one
 
 
+def test_unused_tokens_that_fill_the_end_are_none(
+  tmp_path: pathlib.Path,
+) -> None:
+  path = _write_gguf(
+    tmp_path / 'x.gguf',
+    tokens=['a', 'b', '[PAD2]', 'ab', '<|im_end|>', '[PAD5]', '[PAD6]'],
+    token_type=[1, 1, 5, 1, 3, 5, 5],
+    eos_token_id=4,
+  )
+  found = tokenizer.load(path)
+  assert {*found.get_vocab().values()} == {0, 1, 2, 3, 4}
+  assert {5, 6} <= {*ChatFormat(found, (), 'x', vocab_size=7).stop_ids}
+
+
 @pytest.mark.parametrize('name', gguf_tokenizer._PRE_TOKENIZERS)
 def test_each_family_cuts_as_its_class_in_transformers(
   name: str, learned: Any, tmp_path: pathlib.Path

@@ -304,7 +304,7 @@ def test_a_phrase_of_the_reply_is_found(phrase: str, rest: str) -> None:
   [
     *'a.<"[`😀\n\x00\ud800《春',
     *('a ', '雨。', '1. ', 'a\n', '《a', '* ', 'a-', 'cat\nhat\n', 'here is '),
-    *('sure, ', '当然，', '注：', '在这个充满a'),
+    *('sure, ', '当然，', '注：', '在这个充满a', '-', '*', '"', '[a]('),
   ],
 )
 @pytest.mark.parametrize('ends', [('x', ''), ('', 'x')])

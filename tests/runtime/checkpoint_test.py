@@ -85,6 +85,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
   assert again.tobytes() == (PARAMS['x'] + 3).tobytes()
 
 
+def test_states_from_a_step_on_are_deleted(tmp_path: pathlib.Path) -> None:
+  save(tmp_path, 2, 4)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.drop_from(3)
+  assert checkpoints.latest() == 2
+  # An earlier step than the one deleted can be saved.
+  checkpoints.save(3, PARAMS, REST)
+  assert checkpoints.latest() == 3
+  checkpoints.close()
+
+
 def test_where_none_can_be_read_nothing_is_touched(
   tmp_path: pathlib.Path,
 ) -> None:

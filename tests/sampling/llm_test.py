@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from server import prompt_of, serving
 
 from rlcw.models import tokenizer
-from rlcw.models.chat import ChatFormat, reply_of
+from rlcw.models.chat import ChatFormat
+from rlcw.models.thoughts import reply_of
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling import llm, secret
 from rlcw.sampling.cache import Cut, Usage

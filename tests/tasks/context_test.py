@@ -129,8 +129,19 @@ def test_in_a_file_of_replies_by_line(
   config = pipeline.shipped('judge')
   config.update({'input': str(file), 'batch_size': 8})
   config.judge.model = str(short)
-  with pytest.raises(ValueError, match=r'replies\.jsonl:[12]: .*context'):
+  with pytest.raises(ValueError, match=r'replies\.jsonl:1: .*context'):
     pipeline.run('judge', config, tmp_path / 'run')
+
+
+def test_of_a_reply_to_be_scored(model: LanguageModel) -> None:
+  head = reward_model.Head(np.zeros(32, np.float32), np.float32(0))
+  reward = reward_model.RewardModel(head, 'mean', model, shared=False)
+  reward_model.check_reply(reward, 'Write.', 'A song.')
+  with pytest.raises(ValueError, match='1 of 1 .*max_reply_tokens='):
+    reward_model.check_reply(reward, 'Write.', 'a song ' * 30)
+  # It is cut where the model was trained on shorter ones.
+  short = reward._replace(limit=8)
+  reward_model.check_reply(short, 'Write.', 'a song ' * 30)
 
 
 def test_in_generate(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -176,6 +187,10 @@ def test_what_ends_a_reply_survives_an_export(
   folder, out = tmp_path / 'model', tmp_path / 'out'
   shutil.copytree(tiny_folder, folder)
   out.mkdir()
+  # The code that it names is not exported, and never run.
+  coded = json.loads((folder / 'config.json').read_text())
+  coded |= {'auto_map': {'AutoConfig': 'configuration_x.X'}}
+  (folder / 'config.json').write_text(json.dumps(coded))
   given = {'eos_token_id': [7, 5], 'temperature': 0.6}
   (folder / 'generation_config.json').write_text(json.dumps(given))
   before = chat.load(folder)
@@ -188,6 +203,7 @@ def test_what_ends_a_reply_survives_an_export(
   assert after.eos_ids == before.eos_ids and after.end == before.end
   written = json.loads((out / 'generation_config.json').read_text())
   assert written == given | {'eos_token_id': [1, 5, 7]}
+  assert 'auto_map' not in json.loads((out / 'config.json').read_text())
 
 
 def test_a_model_s_context_is_that_of_its_files(model: LanguageModel) -> None:

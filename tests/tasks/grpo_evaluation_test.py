@@ -399,6 +399,18 @@ def test_without_the_best_nothing_else_is_kept(tmp_path: pathlib.Path) -> None:
   assert not (tmp_path / 'best').exists()
 
 
+def test_a_later_best_of_another_try_gives_way(tmp_path: pathlib.Path) -> None:
+  # Best after six steps; the try that goes on after three has none so late.
+  train_scalar(tmp_path, settings(), {0.25: 9.0}, steps=6)
+  assert best_saved(tmp_path) == 0.25
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'checkpoints')
+  checkpoints.drop_from(6)
+  assert checkpoints.latest() == 3
+  checkpoints.close()
+  train_scalar(tmp_path, settings(), {1.0: 8.0}, steps=4)
+  assert best_saved(tmp_path) == 1
+
+
 def test_a_run_that_begins_anew_keeps_nothing_of_another(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -483,6 +483,16 @@ def tiny_policy(folder: pathlib.Path) -> language_model.LanguageModel:
   return language_model.load(folder, mesh)
 
 
+def test_equal_heads_are_equal_files(tmp_path: pathlib.Path) -> None:
+  """Or a head that is made anew would be another input of its readers."""
+  head = reward_model.Head(np.arange(4, dtype=np.float32), np.float32(0.5))
+  found = set()
+  for _ in range(8):
+    reward_model.save(head, tmp_path, [1], -2.0, 3)
+    found.add((tmp_path / reward_model.FILE).read_bytes())
+  assert len(found) == 1
+
+
 def save_run(
   workdir: pathlib.Path, model: str, size: int, pooling: str = 'mean'
 ) -> reward_model.Head:

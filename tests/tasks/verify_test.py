@@ -164,6 +164,7 @@ BAD: list[tuple[Any, list[str]]] = [
   ({'response': 'a', 'kwargs': []}, ['no field instruction_id_list']),
   ({'response': 3, **NO_COMMA}, ['response=3', 'a text']),
   (NO_COMMA, ['response=None', 'a text']),
+  ({'responses': ['a', 'b'], **NO_COMMA}, ['responses', 'samples=1']),
   ({'response': 'a', **NO_COMMA, 'kwargs': None}, ['no field kwargs']),
   ({'response': 'a', **NO_COMMA, 'kwargs': ['a']}, ['kwargs', 'objects']),
   ({'response': 'a', **NO_COMMA, 'kwargs': []}, ['1 ids but 0 kwargs']),

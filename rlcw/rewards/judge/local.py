@@ -15,7 +15,7 @@ and the question after it), S shards of the batch, D model, V vocabulary.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -197,10 +197,18 @@ class LogprobJudge:
       self.prefaces[shared] = prefix, row[cut:]
     return self.prefaces[shared]
 
-  def check(self, question: Question, prompts: Sequence[Prompt]) -> None:
-    """Raises ValueError for prompts of one brief that the model cannot read."""
-    brief, rows = self.tokens(prompts)
-    self._check(len(self.opening(self.shared(question))) + len(brief), rows)
+  def checker(self, question: Question) -> Callable[[Sequence[Prompt]], None]:
+    """Returns a function that raises ValueError for prompts of one brief.
+
+    It does so if the model cannot read them.
+    """
+    shared = len(self.opening(self.shared(question)))
+
+    def check(prompts: Sequence[Prompt]) -> None:
+      brief, rows = self.tokens(prompts)
+      self._check(shared + len(brief), rows)
+
+    return check
 
   def _check(self, tokens: int, rows: Sequence[Sequence[int]]) -> None:
     try:

@@ -72,9 +72,10 @@ class ReplyJudge:
     if not isinstance(self.model, LogprobJudge):
       return
     question = self._question('judge')
+    check = self.model.checker(question)
     for name, brief in by_name(briefs, briefs).items():
       try:
-        self.model.check(question, [question.about(brief.text, '')])
+        check([question.about(brief.text, '')])
       except ValueError as error:
         raise ValueError(f'{name}: {error}') from None
 

@@ -35,10 +35,11 @@ from rlcw.rewards.rules.text import (
   whole_word,
 )
 
-# The Chinese middle dot (· ・) needs no space after it.
-# A row of marks, such as * * *, is a break between scenes.
+# The Chinese middle dot (· ・) needs no space after it.  A row of marks (* * *)
+# is a break between scenes.
 _BULLET = re.compile(
-  r'^[^\S\n]*(?!([*\-•])(?:[^\S\n]*\1)+[^\S\n]*$)(?:[*\-•‣◦⁃∙▪●■◆][^\S\n]+|[·・][^\S\n]*)\S',
+  r'^[^\S\n]*(?!([*\-•])(?:[^\S\n]*\1)+[^\S\n]*$)'
+  r'(?:[*\-•‣◦⁃∙▪●■◆][^\S\n]+|[·・][^\S\n]*)\S',
   re.MULTILINE,
 )
 # Commas of several scripts, but the one between items of a Chinese list (、).
@@ -146,7 +147,8 @@ def is_json(reply: str) -> bool:
 
 def has_bullets(reply: str, num_bullets: int) -> bool:
   """Exactly `num_bullets` lines begin with *, - or • and a space, or with ·."""
-  return len([*_BULLET.finditer(compatible(reply))]) == num_bullets
+  bullets = _BULLET.finditer(compatible(reply))
+  return sum(1 for _ in bullets) == num_bullets
 
 
 def has_title(reply: str) -> bool:
@@ -162,9 +164,8 @@ def is_in_language(reply: str, language: str) -> bool:
   """The reply is in the language.
 
   English needs 9 in 10 of the letters to be A to Z, Chinese half to be Han, and
-  less than 1 in 10 to be kana.
-  Other languages are detected.  A reply without letters fails; in IFEval it
-  passes.
+  less than 1 in 10 to be kana.  Other languages are detected.  A reply without
+  letters fails; in IFEval it passes.
   """
   # Chinese text often quotes Latin words, whose letters count one by one.
   scripts = {'en': ('[A-Za-z]+', 0.9), 'zh': (HAN_RUN, 0.5)}
@@ -260,9 +261,7 @@ def has_first_word(
 
 
 # Markdown's [text](address), but not [name](s) or [日期]（周末）.
-_LINK = re.compile(
-  r'\[[^\[\]\n]*+\]\((?:[^\s()./#]*+[./#][^\s()]*+|[^\s()]{2,40})[^\n()]*+\)'
-)
+_LINK = re.compile(r'\[[^\[\]\n]*+\]\((?:[./#]|[^\s()]{2})[^\n()]*+\)')
 
 
 def has_placeholders(reply: str, num_placeholders: int) -> bool:

@@ -90,19 +90,23 @@ def names_no_self(reply: str) -> bool:
   return SELF.search(fold(reply)) is None
 
 
-# Models often put such lines in bold, headings, quotations or brackets, or end
+# Models often put such lines in bold, headings, quotations or brackets, and end
 # them with an emoji.
-_DRESS = re.compile(r'^[*_#>\-=\s]+|[*_\-=\s]+$')
+_LEADING = regex.compile(r'\A[*_#>\-=\s]+')
+# Searched from the end, as long rows of marks inside a line would take long.
+_TRAILING = regex.compile(r'(?r)[*_\-=\s\p{Emoji_Presentation}\ufe0f]+\Z')
 _BRACKETS = re.compile(r'^(?:"(.*)"|\((.*)\)|\[(.*)\]|【(.*)】)$')
 
 
 def _undressed(line: str) -> str:
-  """A folded line without marks around it."""
-  line = _DRESS.sub('', line)
+  """Removes marks and brackets around a folded line."""
+
+  def stripped(text: str) -> str:
+    return _TRAILING.sub('', _LEADING.sub('', text))
+
+  line = stripped(line)
   inner = _BRACKETS.match(line)
-  return (
-    _DRESS.sub('', ''.join(filter(None, inner.groups()))) if inner else line
-  )
+  return stripped(inner[inner.lastindex or 0]) if inner else line
 
 
 def is_piece_alone(reply: str) -> bool:

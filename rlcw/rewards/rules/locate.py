@@ -203,7 +203,7 @@ def _repeated_lines(reply: str) -> list[Span]:
 
 def _talk(reply: str) -> list[Span]:
   """The first line that announces the piece, the last that explains it."""
-  line = rf'[^{BREAK}]*[^\s][^{BREAK}]*[{BREAK}]?'
+  line = rf'[^{BREAK}]*\S[^{BREAK}]*[{BREAK}]?'
   lines = [match.span() for match in regex.finditer(line, reply)]
   spans = []
   for start, end in {*lines[:1], *lines[-1:]}:

@@ -1,6 +1,6 @@
 """Scorers of replies that training never saw: a reward model and a judge."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,14 +96,9 @@ def read(
   Returns:
     The features `[P, G, D]` that the scores are computed from.
   """
-  mesh = scorers.unseen.decoder.mesh
-  shards = processes.DataShards(mesh)
-  size, found = round_up_groups(config.batch_size, mesh), []
-  steps = console.progress('read', 0, len(briefs), 'brief', size)
-  for first in processes.stoppable(steps):
-    # The last batch is filled with repeated briefs: batches of one size need
-    # no new compilation.
-    rows = shards.local_slice(np.arange(first, first + size) % len(briefs))
+  shards = processes.DataShards(scorers.unseen.decoder.mesh)
+  found = []
+  for rows in _batches('read', len(briefs), 'brief', config, shards):
     features_PxGxD = reward_model.read_texts(
       scorers.unseen,
       [briefs[row].request for row in rows],
@@ -119,6 +114,20 @@ def read(
     for reply, score in zip(group, score_G, strict=True):
       reply['unseen'] = score
   return features_PxGxD
+
+
+def _batches(
+  name: str, count: int, unit: str, config: Config, shards: processes.DataShards
+) -> Iterator[np.ndarray]:
+  """Yields this process's numbers of each batch of `count` things.
+
+  The last batch is filled with repeated ones: batches of one size need no new
+  compilation.
+  """
+  size = round_up_groups(config.batch_size, shards.mesh)
+  steps = console.progress(name, 0, count, unit, size)
+  for first in processes.stoppable(steps):
+    yield shards.local_slice(np.arange(first, first + size) % count)
 
 
 def judge(
@@ -181,12 +190,8 @@ def accuracy(
   )
   found = {}
   shards = processes.DataShards(scorers.unseen.decoder.mesh)
-  size = round_up_groups(config.batch_size, shards.mesh)
   right = []
-  bar = console.progress('pairs', 0, len(pairs), 'pair', size)
-  for first in processes.stoppable(bar):
-    # the last batch repeats some pairs to keep its shape; they are cut below
-    rows = shards.local_slice(np.arange(first, first + size) % len(pairs))
+  for rows in _batches('pairs', len(pairs), 'pair', config, shards):
     score_Px2 = reward_model.score_texts(
       scorers.unseen,
       [pairs[row].prompt for row in rows],
@@ -194,8 +199,8 @@ def accuracy(
       np.ones((len(rows), 2), bool),
     )
     score_Px2 = shards.gather_rows(score_Px2)
-    right += [*stats.right(score_Px2)][: len(pairs) - first]
-  found['unseen'] = np.mean(right)
+    right += [*stats.right(score_Px2)]
+  found['unseen'] = np.mean(right[: len(pairs)])
   if scorers.judge is not None:
     own = shards.local_items(pairs)
     won = questions.compare(

@@ -8,7 +8,7 @@ from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.characters import blank
 from rlcw.data.datasets import is_cut
-from rlcw.models.chat import reply_of
+from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
 from rlcw.sampling.cache import Cut
 from rlcw.tasks.curate import retrieval

@@ -18,6 +18,7 @@ Letters: P held-out briefs, G replies to each.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -272,11 +273,10 @@ class Evaluator:
     Args:
       learned: the trained parameters before the first step.
     """
-    checkpoints = Checkpoints(self._workdir / 'checkpoints', read_only=True)
-    if checkpoints.latest() is None:
-      # They are of an earlier run: this one begins anew.
-      self._drop_best(0)
-    checkpoints.close()
+    # A run that begins anew goes on from nothing that an earlier one kept.
+    if processes.from_primary(lambda: not runs.newest_step(self._workdir)):
+      best = self._workdir / runs.BEST / 'checkpoints'
+      processes.from_primary(lambda: shutil.rmtree(best, ignore_errors=True))
     if not processes.from_primary(lambda: bool(self._read_base())):
       groups, spent = self._answer(learned)
       processes.from_primary(lambda: self._write_base(groups, spent))
@@ -341,20 +341,12 @@ class Evaluator:
     if inputs.exists():
       record = files.read_json(inputs) | {'workdir': str(folder.absolute())}
       files.write_json(folder / settings.INPUTS, record)
-    # The one before is deleted once this one is whole.
-    # None is later, or it is of a try that this one does not go on from.
-    self._drop_best(int(state.step) + 1)
     kept = Checkpoints(folder / 'checkpoints', keep=1)
+    # A later one is of a try that this one does not go on from.
+    kept.drop_from(int(state.step) + 1)
+    # The one before is deleted once this one is whole.
     kept.save(int(state.step), state.params, {'step': state.step})
     kept.close()
-
-  def _drop_best(self, step: int) -> None:
-    """Deletes the best parameters if they are of this step or a later one."""
-    folder = self._workdir / runs.BEST / 'checkpoints'
-    if processes.from_primary(folder.exists):
-      kept = Checkpoints(folder, keep=1)
-      kept.drop_from(step)
-      kept.close()
 
   def summary(self, history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns `best` and `ended` of a finished run, from its rows of metrics.

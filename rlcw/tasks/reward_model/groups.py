@@ -16,7 +16,8 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import batches, datasets
 from rlcw.data.messages import messages, transcript
-from rlcw.models.chat import ChatFormat, reply_of
+from rlcw.models.chat import ChatFormat
+from rlcw.models.thoughts import reply_of
 from rlcw.rewards import pooled
 from rlcw.runtime import console
 
