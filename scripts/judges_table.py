@@ -3,8 +3,9 @@ r"""Prints the table of scripts/judges.sh: judges on the same labelled replies.
   python scripts/judges_table.py WORKDIR
 
 WORKDIR has a finished `judge` run of each judge; replies that one of them gave
-no verdict on are left out.  Below the table is the difference between the
-trained judge and the larger one on pairs of like length.
+no verdict on are left out.  Below the table are differences on pairs of like
+length: of the trained judge, and of the larger one with examples or principles
+of a game, from the larger one alone.
 """
 
 import pathlib

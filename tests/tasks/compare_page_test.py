@@ -284,6 +284,24 @@ def test_each_benchmark_has_its_section(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures('blank_plots')
+def test_a_difference_that_is_not_known_is_called_so(
+  tmp_path: pathlib.Path,
+) -> None:
+  rng = np.random.default_rng(0)
+  unknown = {'strict': None, 'loose': None, 'follow': [None]}
+  runs = {
+    name: [[reply | unknown for reply in group] for group in run]
+    for name, run in (
+      ('base', _run(rng, 0, 'a b c')),
+      ('rlmr_0', _run(rng, 9, 'a b c')),
+    )
+  }
+  words = _words(tmp_path, **runs)
+  assert 'rlmr cannot be compared with base' in words
+  assert 'no clear difference' not in words
+
+
+@pytest.mark.usefixtures('blank_plots')
 def test_a_rate_that_is_not_identified_is_called_so(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -285,7 +285,7 @@ _ALLOWED = compiled(
   r'(?: (?:is|are|can|may))?(?: \w+)? '
   r'(?:allowed|permitted|acceptable|be used)\b'
 )
-_NO = compiled('(?:no|zero)\\b')
+_NO = compiled(r'(?:no|zero)\b')
 
 
 def _marks(found: Found) -> list[Fact]:
