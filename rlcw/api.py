@@ -31,7 +31,7 @@ from rlcw.data import messages
 from rlcw.data.messages import Message
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel, Placement
-from rlcw.rewards import forms, reward_model
+from rlcw.rewards import forms, reward_model, text_scores
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.forms import Prompt, Prompts, Reply, Rules, Text
 from rlcw.rewards.judge import factory, questions
@@ -432,7 +432,7 @@ def score(model: RewardModel | str | Path, prompts: Any, replies: Any) -> Any:
     filled = [*itertools.islice(itertools.cycle(part), size)]
     texts = [group for _, group in filled]
     with jax.set_mesh(mesh):
-      score_PxG = reward_model.score_texts(
+      score_PxG = text_scores.score(
         model,
         [brief.request for brief, _ in filled],
         texts,
@@ -445,7 +445,7 @@ def score(model: RewardModel | str | Path, prompts: Any, replies: Any) -> Any:
     float(value)
     for group in asked.groups
     if group
-    for value in reward_model.floor_blank_replies(
+    for value in text_scores.floor_blank_replies(
       np.array([[next(scores) for _ in group]]), [group], model.floor
     )[0]
   )

@@ -44,7 +44,7 @@ from gpu_ceilings import Timing, timed
 from rlcw import train
 from rlcw.models import decoder, lora
 from rlcw.models.weights import init_params, param_shardings
-from rlcw.rewards import reward_model
+from rlcw.rewards import reward_model, rollout_scores
 from rlcw.runtime import console, files, metrics
 from rlcw.runtime.mesh import over_groups
 from rlcw.sampling.rollout import Rollout, sample
@@ -221,7 +221,7 @@ def speed(run: Run, best: dict, keep: Callable[..., None]) -> None:
     )
 
     def score(_: int) -> Any:
-      return reward_model.score_and_reference(
+      return rollout_scores.score_and_reference(
         reference,
         head,
         *briefs,

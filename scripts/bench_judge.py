@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 
-from rlcw.data import datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.models import language_model
 from rlcw.rewards.judge import questions
 from rlcw.rewards.judge.local import LogprobJudge
@@ -55,7 +55,7 @@ def main(model: str, groups: str = '8', replies: str = '8') -> None:
   question = Question(
     'judge', 'en', 4000, questions.read('@principles_greetings_en')
   )
-  pairs = datasets.load_preferences('@preferences.jsonl', language='en')
+  pairs = load_preferences('@preferences.jsonl', language='en')
   texts = [reply for pair in pairs for reply in pair.replies]
   prompts = [
     [question.about(pairs[p].prompt, texts[p * G + g]) for g in range(G)]

@@ -18,7 +18,7 @@ from rlcw.losses import Ratio
 from rlcw.models import attention_kernels, weights
 from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.models.decoder import Params
-from rlcw.rewards import reward_model
+from rlcw.rewards import rollout_scores
 from rlcw.runtime.mesh import make_mesh, over_groups, replicated
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Temperature
@@ -92,7 +92,7 @@ def step(
     learned = jax.device_put(rollout if replies is None else replies, split)
     _, (logp, ref_logp) = zip(
       *(
-        reward_model.score_and_reference(
+        rollout_scores.score_and_reference(
           model,
           None,
           *briefs,

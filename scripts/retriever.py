@@ -26,11 +26,12 @@ import optax
 from jax import lax
 
 from rlcw.data import datasets
+from rlcw.data.examples import load_examples
 from rlcw.data.messages import transcript
 from rlcw.evaluation.page import show
 from rlcw.models import formats, language_model
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import reward_model
+from rlcw.rewards import text_scores
 from rlcw.rewards.reward_model import Head, RewardModel
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
@@ -53,7 +54,7 @@ def features_of(model: LanguageModel, texts: Sequence[str]) -> np.ndarray:
   reader = RewardModel(head, 'mean', model, shared=True)
   return np.concatenate(
     [
-      reward_model.read_texts(
+      text_scores.read(
         reader,
         ['Text:'] * len(some),
         [[text] for text in some],
@@ -107,9 +108,7 @@ def read(file: str, model: str, workdir: pathlib.Path) -> dict[str, list[Both]]:
   """Texts and standardised features of both splits; the latter are kept."""
   found = {}
   for split in (datasets.TRAIN, datasets.HELDOUT):
-    pairs = datasets.load_examples(
-      file, split=split, language=LANGUAGE, heldout=HELDOUT
-    )
+    pairs = load_examples(file, split=split, language=LANGUAGE, heldout=HELDOUT)
     found[split] = [
       [transcript(each.prompt) for each in pairs],
       [each.response for each in pairs],

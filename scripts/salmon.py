@@ -26,6 +26,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.data.messages import transcript
+from rlcw.data.preferences import Preference, load_preferences
 from rlcw.evaluation import stats
 from rlcw.evaluation.page import show
 from rlcw.models import language_model
@@ -89,7 +90,7 @@ UNSEEN = (
 
 
 def draw(
-  pairs: Sequence[datasets.Preference],
+  pairs: Sequence[Preference],
   principles: Sequence[Principle],
   split: str,
   rng: np.random.Generator,
@@ -142,7 +143,7 @@ def write_pairs(config: Config, workdir: pathlib.Path) -> None:
   train, heldout = (
     [
       each
-      for each in datasets.load_preferences(
+      for each in load_preferences(
         config.preferences,
         split=split,
         language=config.language,

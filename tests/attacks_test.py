@@ -11,6 +11,7 @@ import pytest
 from attacks import ATTACKS, LINE_SEPARATORS, PLAIN
 
 from rlcw.data import datasets
+from rlcw.data.preferences import Preference
 from rlcw.evaluation.page import clean
 from rlcw.models import tokenizer
 from rlcw.models.chat import ChatFormat
@@ -135,7 +136,7 @@ def test_half_a_surrogate_pair_is_read(tiny_folder: pathlib.Path) -> None:
 def test_pairs_are_read_as_untrusted(tiny_folder: pathlib.Path) -> None:
   one = tokenizer.load(tiny_folder)
   replies = ATTACKS['chatml'], ATTACKS['ends']
-  pair = datasets.Preference('Greet.', replies, (1.0, 0.0))
+  pair = Preference('Greet.', replies, (1.0, 0.0))
   config = pipeline.shipped('reward_model')
   groups = make_groups([pair], ChatFormat(one), config, 'none')
   for row, mask in zip(groups.token[0, :2], groups.mask[0, :2], strict=True):

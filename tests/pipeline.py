@@ -83,14 +83,12 @@ def tiny_config(name: str, model: pathlib.Path, runs: pathlib.Path):
 
 def few_pairs(folder: pathlib.Path) -> str:
   """Enough preference pairs for a run that only has to run."""
-  from rlcw.data import datasets
+  from rlcw.data.preferences import load_preferences
   from rlcw.runtime import files
 
   file = folder / 'pairs.jsonl'
   for split, count in (('train', 16), ('heldout', 8)):
-    for pair in datasets.load_preferences('@preferences.jsonl', split=split)[
-      :count
-    ]:
+    for pair in load_preferences('@preferences.jsonl', split=split)[:count]:
       short = {'chosen': pair.chosen[:60], 'rejected': pair.rejected[:50]}
       files.append_jsonl(file, dataclasses.asdict(pair) | short)
   return str(file)

@@ -21,7 +21,7 @@ from stub_judges import Scripted
 
 from rlcw.data import datasets
 from rlcw.evaluation import winrate
-from rlcw.rewards import briefs, mixing, reward_model
+from rlcw.rewards import briefs, mixing, text_scores
 from rlcw.rewards.constraints import IFBENCH
 from rlcw.rewards.judge import factory
 from rlcw.runtime import files
@@ -472,7 +472,7 @@ def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:
   def ties(_, prompts: list[str], *others: Any) -> np.ndarray:
     return np.zeros((len(prompts), 2))
 
-  monkeypatch.setattr(reward_model, 'score_texts', ties)
+  monkeypatch.setattr(text_scores, 'score', ties)
   config = ConfigDict({'preferences': '@preferences.jsonl', 'batch_size': 5})
   told = scorers.accuracy(eyes, ConfigDict({'language': 'en'}), config)
   assert told == {'unseen': 0.5}

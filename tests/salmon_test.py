@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import salmon
 
-from rlcw.data.datasets import Preference
+from rlcw.data.preferences import Preference
 
 PAIRS = [
   Preference('Write to the sea.', replies, (1.0, 0.0))

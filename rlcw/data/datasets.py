@@ -1,26 +1,21 @@
-"""Loading of records, preferences and examples by split and language.
+"""Loading of records by split and language, and their fields.
 
 A path in a config names a file, a folder or a glob of files, a file that the
 package ships (`@NAME`), a TensorFlow dataset (`tfds:NAME`) or the id of a data
 set on the Hugging Face Hub.
 """
 
-import dataclasses
-import functools
 import hashlib
 import math
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from rlcw.data import files, layouts
 from rlcw.data.characters import blank, is_chinese
 from rlcw.data.files import Placed, Record
-from rlcw.data.messages import ASSISTANT, Prompt, messages, transcript
+from rlcw.data.messages import Prompt, messages, transcript
 from rlcw.runtime import console
 
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
@@ -39,48 +34,6 @@ _SPLITS = {
   'held_out': HELDOUT,
   'held-out': HELDOUT,
 }
-
-
-# Worth of the chosen and the rejected reply of a pair.
-PAIR = 1.0, 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Preference:
-  """Replies to one prompt, and their relative worth.
-
-  `worth[i]` belongs to `replies[i]` and is comparable only within the prompt.
-  """
-
-  prompt: Prompt
-  replies: tuple[str, ...]
-  worth: tuple[float, ...]
-  id: str = ''
-  language: str = 'en'
-  genre: str = ''
-  theme: str = ''
-  split: str = TRAIN
-
-  @property
-  def chosen(self) -> str:
-    """The reply of greatest worth; the first one of equals."""
-    return self.replies[int(np.argmax(self.worth))]
-
-  @property
-  def rejected(self) -> str:
-    """The reply of least worth; the first one of equals."""
-    return self.replies[int(np.argmin(self.worth))]
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """A prompt and a reply to imitate (supervised fine-tuning)."""
-
-  prompt: Prompt
-  response: str
-  language: str = 'en'
-  split: str = TRAIN
-  good: bool = True  # false: not to imitate, by its label or as it was cut
 
 
 _Item = TypeVar('_Item')
@@ -343,7 +296,12 @@ def digest(prompt: Prompt) -> str:
   return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
-def _reply(record: Record, name: str, or_blank: bool = False) -> str:
+def reply_of(record: Record, name: str, or_blank: bool = False) -> str:
+  """Returns a field that is a reply.
+
+  Raises:
+    ValueError: it is missing, no text or, unless `or_blank`, blank.
+  """
   if name not in record:
     fields = sorted(map(str, record))
     raise ValueError(f'no {name} in the fields {fields}; {layouts.EXPECTED}')
@@ -353,200 +311,6 @@ def _reply(record: Record, name: str, or_blank: bool = False) -> str:
   return reply
 
 
-# --- Preferences and examples -----------------------------------------------
-
-
 def is_cut(record: Record) -> bool:
   """Returns whether `generate` wrote that a record's only reply was cut off."""
   return record.get('finished') in (False, [False])
-
-
-def load_preferences(
-  path: str | Path,
-  *,
-  split: str | None = None,
-  language: str | None = None,
-  heldout: float = 0.1,
-) -> list[Preference]:
-  """Loads preferences, optionally of one split and language.
-
-  A record is a pair, `{"prompt", "chosen", "rejected"}`, of worth 1 and 0; or a
-  scored reply, `{"prompt", "response", "score"}`, where a `label` serves as the
-  score; or several, `{"prompt", "responses", "scores"}`.  Scored replies to the
-  same prompt become one `Preference`; each pair is one of its own.  Pairs of
-  equal replies are left out, and scored replies that are blank or were cut off
-  (`finished` is false); equal scored ones become one, with their mean score.
-  Notices count them.
-
-  Args:
-    path: see `read_records`.
-    split: None for all.
-    language: None for all.
-    heldout: share of prompts in the split 'heldout', of those whose records
-      name no split (`split_of`).
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: a record is malformed, or none is of the split and language.
-  """
-
-  parse = functools.partial(_preference, heldout=heldout)
-  loaded = load(path, parse, split=split, language=language)
-  pairs, scored, cut = [], {}, 0
-  for each in loaded:
-    # Pairs stay apart even for equal prompts: worth 1 and 0 compares the two
-    # replies of a pair only, whereas scores compare all replies to a prompt.
-    # By identity: two scores may be 1 and 0 as well.
-    if each.worth is PAIR:
-      pairs.append(each)
-    else:
-      cut += sum(map(math.isnan, each.worth))
-      scored.setdefault(each.prompt, []).append(each)
-  different = [
-    pair for pair in pairs if _shown(pair.chosen) != _shown(pair.rejected)
-  ]
-  merged = [*filter(lambda each: each.replies, map(_merge, scored.values()))]
-  equal = len(pairs) - len(different)
-  given = sum(len(each.replies) for group in scored.values() for each in group)
-  repeated = given - cut - sum(len(each.replies) for each in merged)
-  if cut:
-    console.notice(f'{path}: {cut} replies left out, blank or cut off')
-  if equal or repeated:
-    console.notice(
-      f'{path}: {equal} pairs of equal replies left out, {repeated} repeated '
-      'replies merged'
-    )
-  if not different and not merged:
-    if not pairs:
-      raise ValueError(
-        f'{path}: all of {cut} scored replies are blank or cut off'
-      )
-    raise ValueError(f'{path}: chosen equals rejected in all {equal} pairs')
-  return different + merged
-
-
-def _preference(record: Record, heldout: float) -> Preference:
-  """Returns the replies of a record, with the worth NaN of those left out."""
-  prompt = layouts.prompt_of(record)
-  if 'chosen' in record or 'rejected' in record:
-    replies = _reply(record, 'chosen'), _reply(record, 'rejected')
-    worth = PAIR
-  elif 'scores' in record:
-    replies, worth = _scored(record)
-  else:
-    replies = (_reply(record, 'response', or_blank=True),)
-    name = 'score' if 'score' in record else 'label'
-    if name not in record:
-      raise ValueError(
-        f'no score beside the response; {layouts.EXPECTED}, of which this '
-        'task needs chosen and rejected, or a score or label'
-      )
-    worth = (number_of(record, name),)
-  if worth is not PAIR:
-    worth = _of_whole(replies, worth, record.get('finished'))
-  fields = shared_fields(record, heldout)
-  return Preference(
-    prompt, replies, worth, id=str(record.get('id', '')), **fields
-  )
-
-
-def _shown(reply: str) -> str:
-  """A reply as a reader sees it: neither white space nor spelling differ."""
-  return unicodedata.normalize('NFC', reply).strip()
-
-
-def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
-  """Returns the replies of a record and their scores."""
-  replies, scores = record.get('responses'), record['scores']
-  if (
-    not isinstance(replies, list)
-    or not isinstance(scores, list)
-    or not 0 < len(replies) == len(scores)
-  ):
-    raise ValueError(
-      f'responses={replies!r:.80}, scores={scores!r:.80}; expected two lists '
-      'of equal lengths'
-    )
-  return (
-    tuple(
-      _reply({'response': each}, 'response', or_blank=True) for each in replies
-    ),
-    tuple(number_of({'score': each}, 'score') for each in scores),
-  )
-
-
-def _of_whole(
-  replies: Sequence[str], worth: Sequence[float], finished: Any
-) -> tuple[float, ...]:
-  """Returns the scores, NaN for a reply that is blank or was cut off."""
-  flags = finished if isinstance(finished, list) else [finished]
-  if len(flags) != len(worth):
-    flags = [True] * len(worth)
-  return tuple(
-    math.nan if flag is False or blank(reply) else each
-    for reply, each, flag in zip(replies, worth, flags, strict=True)
-  )
-
-
-def _merge(group: Sequence[Preference]) -> Preference:
-  """Joins scored replies to one prompt; equal ones have their mean score.
-
-  Those with the score NaN are left out.
-  """
-  scores: dict[str, list[float]] = {}
-  for each in group:
-    for reply, worth in zip(each.replies, each.worth, strict=True):
-      if not math.isnan(worth):
-        scores.setdefault(reply, []).append(worth)
-  return dataclasses.replace(
-    group[0],
-    replies=tuple(scores),
-    worth=tuple(sum(worth) / len(worth) for worth in scores.values()),
-  )
-
-
-def load_examples(
-  path: str | Path,
-  *,
-  split: str | None = None,
-  language: str | None = None,
-  heldout: float = 0.1,
-) -> list[Example]:
-  """Loads examples, optionally of one split and language.
-
-  Of a preference pair, the chosen reply is the response.  Arguments and errors
-  are those of `load_preferences`.
-  """
-
-  def parse(record: Record) -> Example:
-    prompt = layouts.prompt_of(record)
-    # All replies of a conversation are learnt.
-    if any(m.role == ASSISTANT and blank(m.content) for m in messages(prompt)):
-      raise ValueError('an earlier reply is blank; expected a text')
-    fields = shared_fields(record, heldout)
-    good = not is_cut(record) and (
-      'label' not in record or number_of(record, 'label') > 0
-    )
-    name = 'chosen' if 'chosen' in record else 'response'
-    return Example(
-      prompt,
-      _reply(record, name, or_blank=not good),
-      fields.get('language', 'en'),
-      fields['split'],
-      good,
-    )
-
-  examples = load(path, parse, split=split, language=language)
-  good = [each for each in examples if each.good]
-  left_out = len(examples) - len(good)
-  if left_out:
-    console.notice(
-      f'{path}: {left_out} of {len(examples)} replies left out, whose label is '
-      '0 or which were cut off: they are not to be imitated'
-    )
-  if not good:
-    raise ValueError(
-      f'{path}: every reply has label 0 or was cut off; expected replies to '
-      'imitate'
-    )
-  return good

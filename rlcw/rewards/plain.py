@@ -17,7 +17,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
-from rlcw.rewards import reading, revision
+from rlcw.rewards import revision, rollout_scores
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.scoring import Scorer
 from rlcw.sampling.rollout import Rollout
@@ -59,11 +59,11 @@ class PlainScorer(Scorer):
       if rollout.given is not None:
         last = self.shards.local_rows(rollout).last_reply()
         scored = self.shards.to_global(last)
-      score_PxG, _ = reading.read(
+      score_PxG, _ = rollout_scores.read(
         self.model, reward, *plain, scored, *more, reference=False
       )
     if self.reference:
-      _, ref_logp = reading.read(
+      _, ref_logp = rollout_scores.read(
         *(self.model, None, prompt_PxL, length_P, rollout),
         *more,
         reference=True,

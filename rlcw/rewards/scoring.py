@@ -1,7 +1,7 @@
 """Scores of a rollout's replies, with the parts that a config selects.
 
   1. read     one pass of the base gives the reference's log-probabilities, and
-              the scores of a reward model on its decoder (`reading`)
+              the scores of a reward model on its decoder (`rollout_scores`)
   2. verify   rules, the judge's verdicts on demands, and users' verifiers give
               the violations
   3. write    the parts of `writing` give one writing score (`writing`)
@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from rlcw import Config
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import constraints, reading, reward_model, writing
+from rlcw.rewards import constraints, rollout_scores, text_scores, writing
 from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
@@ -205,7 +205,7 @@ class Scorer:
     if reward is not None and not reward.shared:
       prompts = by_name([brief.request for brief in briefs], briefs)
       most = self.config.max_new_tokens
-      reward_model.check_context(reward, prompts, most)
+      text_scores.check_context(reward, prompts, most)
 
   def usage(self) -> dict[str, float]:
     """The judge's counters so far; empty without a judge."""
@@ -323,7 +323,7 @@ class Scorer:
       briefs, prompt_PxL, length_P, rollout, everywhere_P
     )
     if scores.ref_logp is not None and ref_logp is not None:
-      ref_logp = reading.where(
+      ref_logp = rollout_scores.where(
         everywhere_P[:, None, None], ref_logp, scores.ref_logp
       )
     local = self.shards.local_rows((rollout.finished, score_PxG))
@@ -383,7 +383,7 @@ class Scorer:
     rollout: Rollout,
     live_P: np.ndarray | None = None,
   ) -> tuple[jax.Array | None, jax.Array | None]:
-    """`reading.read` of a rollout; twice None if it is not needed.
+    """`rollout_scores.read` of a rollout; twice None if it is not needed.
 
     `briefs` are this process's.  `prompt_PxL` has their tokens as the policy
     read them, which `plain.PlainScorer` encodes anew for the reward model.
@@ -391,7 +391,7 @@ class Scorer:
     del briefs
     if not self.reads_base:
       return None, None
-    return reading.read(
+    return rollout_scores.read(
       self.model,
       self.writing.reward,
       prompt_PxL,

@@ -19,14 +19,14 @@ import numpy as np
 from rlcw import Config
 from rlcw.models import language_model, weights
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import pairwise, reward_model, rubrics
+from rlcw.rewards import pairwise, reward_model, rubrics, text_scores
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.functions import call_user_reward, import_function
 from rlcw.rewards.judge import factory
 from rlcw.rewards.judge.replies import ReplyJudge, Verdicts
 from rlcw.rewards.novelty import novelty
 from rlcw.rewards.parts import log_odds, weighted_sum
-from rlcw.rewards.reward_model import RewardModel, floor_blank_replies
+from rlcw.rewards.reward_model import RewardModel
 from rlcw.runtime import console, sums
 
 # Limit of a user's scores: squares of larger ones may exceed float32.
@@ -210,7 +210,7 @@ class WritingScorer:
       finished: `[P, G]`, true if EOS ended the reply.
       widths: minimum prompt and reply widths, in tokens, for padding.
       read_PxG: scores of a reward model on the base's decoder, if it is one
-        (`reading.read`).
+        (`rollout_scores.read`).
       pairs: of `draw`.
     """
     parts: dict[str, np.ndarray] = {}
@@ -221,7 +221,9 @@ class WritingScorer:
       if name == 'reward_model' and self.reward and self.reward.shared:
         # The host waits for the device here.
         score_PxG = np.asarray(read_PxG)
-        parts[name] = floor_blank_replies(score_PxG, text, self.reward.floor)
+        parts[name] = text_scores.floor_blank_replies(
+          score_PxG, text, self.reward.floor
+        )
       elif name == 'rubric':
         met = self.judge.meet(briefs, text)
         parts[name] = rubrics.scores([brief.rubric for brief in briefs], met)
@@ -294,9 +296,7 @@ class WritingScorer:
     if name == 'reward_model':
       assert self.reward is not None  # loaded with the part
       prompts = [brief.request for brief in briefs]
-      return reward_model.score_texts(
-        self.reward, prompts, text, finished, widths
-      )
+      return text_scores.score(self.reward, prompts, text, finished, widths)
     if name == 'diversity':
       return np.array([novelty(group) for group in text])
     return user_scores(name, briefs, text)

@@ -12,7 +12,7 @@ from rlcw.data import layouts
 from rlcw.data.annotate import Record, annotate
 from rlcw.models import language_model
 from rlcw.models.thoughts import reply_of
-from rlcw.rewards import reward_model
+from rlcw.rewards import reward_model, text_scores
 from rlcw.runtime import claim, console, processes
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
 
@@ -39,7 +39,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     # the last batch is filled with repeated replies to keep its size, so that
     # it needs no new compilation
     filled = [*itertools.islice(itertools.cycle(records or [nothing]), size)]
-    scores_Nx1 = reward_model.score_texts(
+    scores_Nx1 = text_scores.score(
       reward,
       [layouts.prompt_of(record) for record in filled],
       [[reply_of(record['response'])] for record in filled],
@@ -50,7 +50,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
   def check(record: Record) -> None:
     reply = reply_of(record['response'])
-    reward_model.check_reply(reward, layouts.prompt_of(record), reply)
+    text_scores.check_reply(reward, layouts.prompt_of(record), reply)
 
   # all rows, those of an earlier, killed run included
   rows, done = annotate(
@@ -65,7 +65,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   )
   if not processes.is_primary_process():
     return {}
-  # null for a blank reply without a score (`reward_model.floor_blank_replies`)
+  # null for a blank reply without a score (`text_scores.floor_blank_replies`)
   score_N = np.array([row['score'] for row in rows], float)
   known_N = score_N[np.isfinite(score_N)]
   numbers = dict.fromkeys(('mean', 'std', 'lowest', 'median', 'highest'))

@@ -23,7 +23,8 @@ import optax
 from ml_collections import ConfigDict
 
 from rlcw import Config, losses, train
-from rlcw.data import batches, datasets
+from rlcw.data import batches
+from rlcw.data.examples import Example, load_examples
 from rlcw.data.messages import ASSISTANT, Message, messages, transcript
 from rlcw.evaluation import labelled
 from rlcw.models import compute, language_model, layers, lora
@@ -172,11 +173,11 @@ def encode_examples(
   """Reads and encodes the examples of both splits.
 
   Raises:
-    FileNotFoundError, ValueError: as of `datasets.load_examples`.
+    FileNotFoundError, ValueError: as of `load_examples`.
     ValueError: an example is longer than the model's context.
   """
   load = functools.partial(
-    datasets.load_examples,
+    load_examples,
     config.examples,
     language=config.language,
     heldout=config.heldout,
@@ -188,7 +189,7 @@ def encode_examples(
 
 
 def encode(
-  examples: Sequence[datasets.Example], chat: ChatFormat, system: str = ''
+  examples: Sequence[Example], chat: ChatFormat, system: str = ''
 ) -> list[Encoded]:
   """Encodes examples; the targets are all the assistant's messages.
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rlcw.data import batches, datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.rewards import briefs
 from rlcw.runtime.mesh import data_shard
 
@@ -164,4 +165,4 @@ def test_an_empty_side_of_a_pair_is_refused(tmp_path: pathlib.Path) -> None:
   record = {'id': 'p', 'prompt': 'a', 'chosen': 'b', 'rejected': ' '}
   path = write(tmp_path / 'p.jsonl', json.dumps(record))
   with pytest.raises(ValueError, match='p: rejected is blank'):
-    datasets.load_preferences(path)
+    load_preferences(path)

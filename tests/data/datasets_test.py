@@ -8,13 +8,14 @@ import pytest
 from compliant_replies import Writer
 
 from rlcw.data import datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.rules import arguments, compose, registry
 from rlcw.rewards.rules import text as text_lib
 
 BRIEFS = briefs.load_briefs('@briefs.jsonl')
 REPORTED = briefs.load_briefs('@briefs_reported.jsonl')
-PAIRS = datasets.load_preferences('@preferences.jsonl')
+PAIRS = load_preferences('@preferences.jsonl')
 TRAIN = [brief for brief in BRIEFS if brief.split == 'train']
 # Words of a phrase (Han characters) that two prompts share only if one was
 # copied from the other.

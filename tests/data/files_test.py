@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rlcw.data import datasets, files, hub
+from rlcw.data.examples import load_examples
 
 RECORDS: list[dict[str, Any]] = [
   {'id': 'a', 'prompt': 'Grüße\u2028"x",y', 'kwargs': [{'at_most': 5}, {}]},
@@ -407,7 +408,7 @@ def test_a_shard_has_the_split_of_its_name_where_its_own_is_blank(
   for name in ('train', 'test'):
     record = {'prompt': 'x', 'response': 'y', 'split': split}
     _lines(tmp_path / f'{name}.jsonl', record)
-  found = {e.split for e in datasets.load_examples(tmp_path)}
+  found = {e.split for e in load_examples(tmp_path)}
   assert found == {'train', 'heldout'}
 
 

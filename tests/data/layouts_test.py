@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from rlcw.data import datasets, layouts, messages
+from rlcw.data.examples import load_examples
 from rlcw.data.messages import Message
+from rlcw.data.preferences import load_preferences
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime import console
 
@@ -259,13 +261,13 @@ def test_a_layout_trains_a_policy_or_a_reward_model(
   ours = LAYOUTS[layout][1]
   prompt = layouts.prompt_of(ours)
   if 'response' in ours and ours.get('label') is not False:
-    [example] = datasets.load_examples(file, split='train')
+    [example] = load_examples(file, split='train')
     assert (example.prompt, example.response) == (prompt, REPLY)
   if 'rejected' in ours or 'scores' in ours:
-    [pair] = datasets.load_preferences(file, split='train')
+    [pair] = load_preferences(file, split='train')
     assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, REPLY, WORSE)
   if 'label' in ours:
-    [scored] = datasets.load_preferences(file, split='train')
+    [scored] = load_preferences(file, split='train')
     assert scored.worth == (float(ours['label']),)
 
 
@@ -418,7 +420,7 @@ def test_one_line_says_why_a_record_is_refused(
   file = tmp_path / 'x.jsonl'
   file.write_text('\n' + json.dumps(record))
   with pytest.raises(ValueError, match=rf'x\.jsonl:2: .*{message}') as raised:
-    datasets.load_examples(file)
+    load_examples(file)
   assert '\n' not in str(raised.value)
 
 
@@ -442,7 +444,7 @@ def test_messages_beside_a_prompt_may_say_the_same(
     ({'prompt': long, 'messages': [*long, GOOD]} | SIDES, long),
   ):
     file.write_text(json.dumps(record))
-    [example] = datasets.load_examples(file)
+    [example] = load_examples(file)
     assert example.response == REPLY
     said = messages.to_json(example.prompt)
     assert said == expected
@@ -455,7 +457,7 @@ def test_two_scores_are_no_pair(tmp_path: pathlib.Path) -> None:
     {'prompt': ASK, 'responses': ['c', 'd'], 'scores': [0.5, 0.7]},
   ]
   file.write_text('\n'.join(map(json.dumps, rows)))
-  [merged] = datasets.load_preferences(file)
+  [merged] = load_preferences(file)
   assert merged.replies == ('a', 'b', 'c', 'd')
   assert merged.worth == (1, 0, 0.5, 0.7)
 
@@ -492,12 +494,12 @@ def test_the_documented_layouts_are_read(tmp_path: pathlib.Path) -> None:
     prompt = messages.messages(layouts.prompt_of(ours))
     assert prompt[-1] == ('user', 'Greet\nInes' if 'input' in record else 'Hi')
     if layout.startswith(('pairs', 'HH')):
-      [pair] = datasets.load_preferences(file)
+      [pair] = load_preferences(file)
       assert (pair.chosen, pair.rejected) == ('Ho', 'Hm')
     elif layout.startswith('replies'):
-      datasets.load_preferences(file)
+      load_preferences(file)
     elif 'chosen' not in ours and layout != 'verl':
-      [example] = datasets.load_examples(file)
+      [example] = load_examples(file)
       assert example.response == 'Ho'
     else:
       [brief] = load_briefs(file)
@@ -516,7 +518,7 @@ def test_hh_s_irregular_records_are_joined_or_left_out(
   ]
   file.write_text('\n'.join(map(json.dumps, records)))
   console.take_notices()
-  [pair] = datasets.load_preferences(file)
+  [pair] = load_preferences(file)
   assert (pair.prompt, pair.replies) == ('a\n\nb', ('c\n\nd', 'c\n\ne'))
   assert console.take_notices() == [
     f'2 of 3 records left out, the first at {file}:2: chosen and rejected '
@@ -524,7 +526,7 @@ def test_hh_s_irregular_records_are_joined_or_left_out(
   ]
   file.write_text(json.dumps(records[2]))
   with pytest.raises(ValueError, match=r':1: rejected ends before the reply'):
-    datasets.load_preferences(file)
+    load_preferences(file)
 
 
 @pytest.mark.parametrize(
@@ -546,7 +548,7 @@ def test_hh_may_have_lost_its_blank_lines(
     {'chosen': change(HH + REPLY), 'rejected': change(HH + WORSE)},
   ):
     file.write_text(json.dumps(record))
-    [pair] = datasets.load_preferences(file)
+    [pair] = load_preferences(file)
     assert messages.to_json(pair.prompt) == spoken
     assert pair.chosen.strip() == REPLY
 
@@ -559,13 +561,13 @@ def test_turns_of_hh_end_at_blank_lines_where_it_has_them(
   prompt = f'\n\nHuman: {quoted}\n\nAssistant:'
   for text in (prompt, prompt.strip(), prompt.replace('\n', '\r\n')):
     file.write_text(json.dumps({'prompt': text, 'response': REPLY}))
-    [example] = datasets.load_examples(file)
+    [example] = load_examples(file)
     assert example.prompt.replace('\r\n', '\n') == quoted
   # a prompt without a cue for the reply
   file.write_text(
     json.dumps({'prompt': f'\n\nHuman: {ASK}', 'response': REPLY})
   )
-  [example] = datasets.load_examples(file)
+  [example] = load_examples(file)
   assert example.prompt == ASK
 
 
@@ -575,5 +577,5 @@ def test_a_text_with_a_human_in_it_is_no_dialogue(
   file = tmp_path / 'x.jsonl'
   for text in ('Human: what a word.', 'The last human\n\nHuman: a play.'):
     file.write_text(json.dumps({'prompt': text, 'response': REPLY}))
-    [example] = datasets.load_examples(file)
+    [example] = load_examples(file)
     assert example.prompt == text

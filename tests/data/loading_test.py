@@ -11,6 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from rlcw.data import datasets
+from rlcw.data.examples import load_examples
+from rlcw.data.preferences import load_preferences
 from rlcw.evaluation import labelled
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime import console
@@ -43,13 +45,13 @@ def test_what_is_in_another_language_is_counted(
     PAIR | {'language': None},
     PAIR | {'language': ''},
   )
-  assert len(datasets.load_preferences(file, language='en')) == 3
-  assert {p.language for p in datasets.load_preferences(file)} == {'en', 'zh'}
+  assert len(load_preferences(file, language='en')) == 3
+  assert {p.language for p in load_preferences(file)} == {'en', 'zh'}
   assert console.take_notices() == [
     f"{file}: zh: 1 of 4 records left out, as language='en'"
   ]
   # a record that names none is in any
-  assert len(datasets.load_preferences(file, language='zh')) == 4
+  assert len(load_preferences(file, language='zh')) == 4
   assert console.take_notices() == []
 
 
@@ -57,7 +59,7 @@ def test_a_language_that_no_record_has_names_file_and_setting(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(PAIR | {'language': 'zh'}, PAIR | {'language': 'zh'})
-  for load in (datasets.load_preferences, datasets.load_examples):
+  for load in (load_preferences, load_examples):
     with pytest.raises(ValueError, match=r"x\.jsonl: .*'en'; found zh: 2"):
       load(file, language='en')
   labelled_file = save({'prompt': 'p', 'response': 'r', 'language': 'zh'})
@@ -71,14 +73,14 @@ def test_a_language_that_is_no_text_is_named(
   with pytest.raises(
     ValueError, match=r'x\.jsonl:2: language=5; expected a te'
   ):
-    datasets.load_examples(save(PAIR, PAIR | {'language': 5}), language='en')
+    load_examples(save(PAIR, PAIR | {'language': 5}), language='en')
 
 
 def test_many_languages_make_one_short_line(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(PAIR, *[PAIR | {'language': f'{n}\n' * 99} for n in range(40)])
-  assert len(datasets.load_examples(file, language='en')) == 1
+  assert len(load_examples(file, language='en')) == 1
   [notice] = console.take_notices()
   assert '30 others of 41 records left out' in notice
   assert '\n' not in notice and len(notice) < 800
@@ -93,25 +95,25 @@ def test_a_misspelt_split_is_counted(
       for s in ('Train', 'trian', 'Test', 'validation')
     ]
   )
-  assert len(datasets.load_preferences(file, split='train')) == 1
-  assert len(datasets.load_preferences(file, split='heldout')) == 2
+  assert len(load_preferences(file, split='train')) == 1
+  assert len(load_preferences(file, split='heldout')) == 2
   assert console.take_notices() == [
     f'{file}: trian: 1 of 4 records left out; expected the split train or '
     'heldout'
   ]
   with pytest.raises(ValueError, match=r"no record has the split 'heldout'"):
-    datasets.load_preferences(save(PAIR | {'split': 'train'}), split='heldout')
+    load_preferences(save(PAIR | {'split': 'train'}), split='heldout')
 
 
 def test_pairs_of_equal_sides_are_left_out(
   save: Callable[..., pathlib.Path],
 ) -> None:
   file = save(PAIR, PAIR | {'rejected': 'a'})
-  assert [p.replies for p in datasets.load_preferences(file)] == [('a', 'b')]
+  assert [p.replies for p in load_preferences(file)] == [('a', 'b')]
   [notice] = console.take_notices()
   assert '1 pairs of equal replies left out' in notice
   with pytest.raises(ValueError, match='equals rejected in all 1'):
-    datasets.load_preferences(save(PAIR | {'rejected': 'a'}))
+    load_preferences(save(PAIR | {'rejected': 'a'}))
 
 
 def test_equal_scored_replies_are_one_with_the_mean(
@@ -119,7 +121,7 @@ def test_equal_scored_replies_are_one_with_the_mean(
 ) -> None:
   score = [('a', 1), ('b', 2), ('a', 4)]
   file = save(*[{'prompt': 'p', 'response': r, 'score': s} for r, s in score])
-  [group] = datasets.load_preferences(file)
+  [group] = load_preferences(file)
   assert (group.replies, group.worth) == (('a', 'b'), (2.5, 2.0))
   [notice] = console.take_notices()
   assert '1 repeated replies merged' in notice
@@ -147,14 +149,14 @@ def test_scored_replies_that_were_cut_off_are_left_out(
   if len(records) == 1:
     records[0]['finished'] = [True, False, True]
   file = save(*[{'prompt': 'p', **record} for record in records])
-  [group] = datasets.load_preferences(file)
+  [group] = load_preferences(file)
   assert (group.replies, group.worth) == (('a', 'c'), (1, 3))
   assert console.take_notices() == [
     f'{file}: 1 replies left out, blank or cut off'
   ]
   file = save({'prompt': 'p', 'response': 'b', 'label': 1, 'finished': False})
   with pytest.raises(ValueError, match='all of 1 scored replies are blank'):
-    datasets.load_preferences(file)
+    load_preferences(file)
 
 
 def test_replies_labelled_bad_are_not_imitated(
@@ -163,11 +165,11 @@ def test_replies_labelled_bad_are_not_imitated(
   reply = {'prompt': 'p', 'completion': 'a'}
   cut = reply | {'finished': [False]}
   file = save(reply | {'label': True}, reply | {'label': 0}, reply, cut)
-  assert len(datasets.load_examples(file)) == 2
+  assert len(load_examples(file)) == 2
   [notice] = console.take_notices()
   assert '2 of 4 replies left out, whose label is 0 or which' in notice
   with pytest.raises(ValueError, match='every reply has label 0'):
-    datasets.load_examples(save(reply | {'label': False}))
+    load_examples(save(reply | {'label': False}))
 
 
 def test_briefs_without_a_split_are_held_out_by_their_prompt(
@@ -268,8 +270,8 @@ WHOLE = [
   {'instruction': 'i', 'output': 'o', 'history': [['a', 'b']], 'system': 's'},
 ]
 LOADERS: dict[str, Callable[[str], Any]] = {
-  'preferences': lambda file: datasets.load_preferences(file, split='train'),
-  'examples': lambda file: datasets.load_examples(file, language='en'),
+  'preferences': lambda file: load_preferences(file, split='train'),
+  'examples': lambda file: load_examples(file, language='en'),
   'briefs': load_briefs,
   'labelled': lambda file: labelled.load(file, 'en', dev=0.1, heldout=0.1),
   'verify': lambda file: [
@@ -319,9 +321,9 @@ def test_what_says_more_than_a_reply_is_refused(
   record = {'prompt': 'Hi', 'response': 'Ho', name: [{'a': 1}]}
   file = save(record)
   with pytest.raises(ValueError, match=rf':1: .*{name} is not supported'):
-    datasets.load_examples(file)
+    load_examples(file)
   file = save(record | {name: None})
-  assert len(datasets.load_examples(file)) == 1
+  assert len(load_examples(file)) == 1
 
 
 @pytest.mark.parametrize('scores', [(1, 9), ('1', '9')])
@@ -338,15 +340,15 @@ def test_scores_that_contradict_a_pair_are_told(
   ]
   if isinstance(scores[0], str):
     with pytest.raises(ValueError, match=r":1: score_chosen='1' and .*numbers"):
-      datasets.load_preferences(save(*records))
+      load_preferences(save(*records))
     return
-  assert len(datasets.load_preferences(save(*records))) == 1
+  assert len(load_preferences(save(*records))) == 1
   # csv has numbers as texts
   file = tmp_path / 'x.csv'
   file.write_text(
     f'prompt,chosen,rejected,{",".join(names)}\nA,B,C,1,9\nD,E,F,9,1\n'
   )
-  [kept] = datasets.load_preferences(file)
+  [kept] = load_preferences(file)
   assert kept.prompt == 'D'
 
 
@@ -357,7 +359,7 @@ def test_pairs_that_a_reader_cannot_tell_apart_are_left_out(
   records = [
     {'prompt': 'x', 'chosen': one, 'rejected': other} for one, other in pairs
   ]
-  [kept] = datasets.load_preferences(save(*records))
+  [kept] = load_preferences(save(*records))
   assert kept.chosen == 'a'
 
 
@@ -369,7 +371,7 @@ def test_a_held_out_prompt_that_is_trained_on_is_counted(
     for p, split in (('x', 'train'), ('x', 'test'), ('y', 'test'))
   ]
   file = save(*records)
-  assert len(datasets.load_preferences(file, split='heldout')) == 2
+  assert len(load_preferences(file, split='heldout')) == 2
   [told] = console.take_notices()
   assert '1 of 2 held-out records have a prompt that is in train too' in told
   assert datasets.split_of('Write. ', 0.5) == datasets.split_of('Write.', 0.5)

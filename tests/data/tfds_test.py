@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlcw import __version__
-from rlcw.data import datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.rewards.briefs import load_briefs
 from tests.data.files_test import write_array, write_lines, write_parquet
 
@@ -74,8 +74,8 @@ def test_shipped_sets_are_their_files(tmp_path: pathlib.Path) -> None:
     brief.id for brief in expected if brief.split == 'heldout'
   ]
   assert not any('split' in record for record in heldout)
-  ours = datasets.load_preferences(save(tmp_path / 'p.jsonl', pairs))
-  theirs = datasets.load_preferences('@preferences.jsonl')
+  ours = load_preferences(save(tmp_path / 'p.jsonl', pairs))
+  theirs = load_preferences('@preferences.jsonl')
   assert sorted(ours, key=repr) == sorted(theirs, key=repr)
 
 

@@ -30,7 +30,9 @@ from rlcw.rewards import (
   functions,
   parts,
   reward_model,
+  rollout_scores,
   scoring,
+  text_scores,
   writing,
 )
 from rlcw.rewards.briefs import Brief
@@ -87,11 +89,11 @@ def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
   score_PxG = np.array([[1.0, 5.0, -2.0], [3.0, np.nan, 2.0], [4.0, 4.0, 4.0]])
   # nothing that a reader sees: a zero-width space, a filler of Hangul
   text = [['a', '', 'b'], [' \u200b\n', 'c', 'd'], ['', ' ', '\u3164']]
-  found = reward_model.floor_blank_replies(score_PxG, text)
+  found = text_scores.floor_blank_replies(score_PxG, text)
   np.testing.assert_array_equal(found[0], [1.0, -2.0, -2.0])
   np.testing.assert_array_equal(found[1], [2.0, np.nan, 2.0])
   assert np.isnan(found[2]).all()  # so all of them are masked
-  found = reward_model.floor_blank_replies(score_PxG, text, -3.0)
+  found = text_scores.floor_blank_replies(score_PxG, text, -3.0)
   assert found[2].tolist() == [-3.0] * 3
 
 
@@ -492,7 +494,7 @@ def test_without_a_reference_there_are_scores_alone(
   alone, _ = score(writing='reward_model', reference=False)
   assert alone.ref_logp is None
   np.testing.assert_allclose(alone.writing, shared.writing, atol=1e-5)
-  monkeypatch.delattr(reward_model, 'score_and_reference')
+  monkeypatch.delattr(rollout_scores, 'score_and_reference')
   own, _ = score(writing=f'{mine}:length', reference=False)
   assert own.ref_logp is None
   assert own.writing[0].tolist() == [len(reply) for reply in REPLIES[0]]

@@ -12,11 +12,11 @@ import pipeline
 import pytest
 from ml_collections import ConfigDict
 
-from rlcw.data import datasets
+from rlcw.data.examples import Example
 from rlcw.evaluation import heldout
 from rlcw.models import chat, language_model
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import reward_model
+from rlcw.rewards import reward_model, text_scores
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
@@ -70,11 +70,11 @@ def test_a_reward_model_that_cannot_read_the_replies_is_refused_at_once(
   reward = reward_model.RewardModel(head, 'mean', model, shared=False)
   prompts = {'a': 'Write.', 'b': 'Write.'}
   room = CONTEXT - len(model.chat.encode_prompt('Write.'))
-  reward_model.check_context(reward, prompts, room)
+  text_scores.check_context(reward, prompts, room)
   with pytest.raises(ValueError, match='2 of 2 .*tokens of a reply'):
-    reward_model.check_context(reward, prompts, room + 1)
+    text_scores.check_context(reward, prompts, room + 1)
   # A reply that takes more tokens than it was sampled in is cut.
-  scores = reward_model.score_texts(
+  scores = text_scores.score(
     reward, ['Write.'], [['a song ' * 30]], np.array([[True]]), (0, room)
   )
   assert scores.shape == (1, 1)
@@ -136,12 +136,12 @@ def test_in_a_file_of_replies_by_line(
 def test_of_a_reply_to_be_scored(model: LanguageModel) -> None:
   head = reward_model.Head(np.zeros(32, np.float32), np.float32(0))
   reward = reward_model.RewardModel(head, 'mean', model, shared=False)
-  reward_model.check_reply(reward, 'Write.', 'A song.')
+  text_scores.check_reply(reward, 'Write.', 'A song.')
   with pytest.raises(ValueError, match='1 of 1 .*max_reply_tokens='):
-    reward_model.check_reply(reward, 'Write.', 'a song ' * 30)
+    text_scores.check_reply(reward, 'Write.', 'a song ' * 30)
   # It is cut where the model was trained on shorter ones.
   short = reward._replace(limit=8)
-  reward_model.check_reply(short, 'Write.', 'a song ' * 30)
+  text_scores.check_reply(short, 'Write.', 'a song ' * 30)
 
 
 def test_in_generate(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -155,7 +155,7 @@ def test_in_generate(short: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 def test_in_sft(model: LanguageModel) -> None:
-  examples = [datasets.Example('Write.', text) for text in ('A', 'B ' * 60)]
+  examples = [Example('Write.', text) for text in ('A', 'B ' * 60)]
   with pytest.raises(ValueError, match=f'context of {CONTEXT} tokens.*reply'):
     sft.pack_rows(sft.encode(examples, model.chat), 256, seed=0)
   # a row may be longer than the context, as it holds several examples
@@ -166,7 +166,7 @@ def test_in_scores_and_judgements(model: LanguageModel) -> None:
   head = reward_model.Head(np.zeros(32, np.float32), np.float32(0))
   reward = reward_model.RewardModel(head, 'mean', model, shared=False)
   with pytest.raises(ValueError, match='max_reply_tokens='):
-    reward_model.score_texts(
+    text_scores.score(
       reward, ['Write.'], [['a song ' * 30]], np.array([[True]])
     )
   settings = ConfigDict(llm.llm_settings(max_new_tokens=8))

@@ -21,6 +21,7 @@ from attacks import ATTACKS
 from server import Fault, completion, prompt_of, serving
 
 from rlcw.data import datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.rewards.judge import questions
 from rlcw.runtime import files
 from rlcw.sampling.cache import Cut
@@ -162,7 +163,7 @@ def test_planted_labels_are_recovered(
   for row in rows:
     written = [_write(row['prompt'], n) for n in range(4)]
     assert [c['reply'] for c in row['candidates']] == [*dict.fromkeys(written)]
-  read = datasets.load_preferences(tmp_path / 'run' / 'preferences.jsonl')
+  read = load_preferences(tmp_path / 'run' / 'preferences.jsonl')
   assert [p.prompt for p in read] == [pair['prompt'] for pair in pairs]
   assert all(p.id.startswith('q') for p in read)
 
@@ -677,7 +678,7 @@ def test_a_model_here_writes_and_a_server_judges(
   for row in rows:
     assert len(row['candidates']) + sum(row['left_out'].values()) == 4
   assert summary['left_out']['cut'] == summary['usage']['writer']['cut'] > 0
-  assert pairs and datasets.load_preferences(tmp_path / 'run/preferences.jsonl')
+  assert pairs and load_preferences(tmp_path / 'run/preferences.jsonl')
   writer, agent_usage = summary['usage']['writer'], summary['usage']['agent']
   assert writer['requests'] == 24 and writer['completion_tokens'] > 24
   assert agent_usage['requests'] == asked == 4 * summary['candidates']

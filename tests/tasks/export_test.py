@@ -18,10 +18,11 @@ from cases import quick
 from safetensors.numpy import load_file
 
 from rlcw.data import datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.models import hub, language_model, lora, tokenizer, weights
 from rlcw.models.chat import ChatFormat
 from rlcw.models.decoder import Decoder, head_weight
-from rlcw.rewards import reward_model
+from rlcw.rewards import reward_model, text_scores
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks import export as export_task
@@ -190,13 +191,13 @@ def test_a_reward_model_goes_out_and_comes_back(
   assert served.config.num_labels == 1
   again = reward_model.load(str(folder), base)
   assert again.floor == reward.floor < 0  # of blank replies
-  pairs = datasets.load_preferences('@preferences.jsonl', split='heldout')[:4]
+  pairs = load_preferences('@preferences.jsonl', split='heldout')[:4]
   prompts = [pair.prompt for pair in pairs]
   replies = [[pair.chosen, pair.rejected] for pair in pairs]
   finished = np.array([[True, True], [True, False], [False, True], [True] * 2])
-  scores = reward_model.score_texts(reward, prompts, replies, finished)
+  scores = text_scores.score(reward, prompts, replies, finished)
   np.testing.assert_allclose(
-    reward_model.score_texts(again, prompts, replies, finished),
+    text_scores.score(again, prompts, replies, finished),
     scores,
     atol=1e-4,
   )
@@ -250,8 +251,8 @@ def test_a_reward_model_may_train_its_whole_decoder(
     )
   ]
   assert min(moved) > 0
-  pairs = datasets.load_preferences(config.preferences, split='train')
-  scores = reward_model.score_texts(
+  pairs = load_preferences(config.preferences, split='train')
+  scores = text_scores.score(
     reward,
     [pair.prompt for pair in pairs],
     [[pair.chosen, pair.rejected] for pair in pairs],

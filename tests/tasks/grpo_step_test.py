@@ -13,7 +13,7 @@ import tiny_grpo
 from ml_collections import ConfigDict
 
 from rlcw.models import language_model
-from rlcw.rewards import mixing, reward_model
+from rlcw.rewards import mixing, rollout_scores
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.decoding import reply_keys
 from rlcw.tasks.grpo import logs, mix, step
@@ -246,7 +246,7 @@ def test_without_a_kl_term_there_is_no_reference(
   for weight in (0.01, 0.0):
     folder = tmp_path / f'kl_{weight}'
     folder.mkdir()
-    passes = reward_model.score_and_reference._cache_size()  # type: ignore
+    passes = rollout_scores.score_and_reference._cache_size()  # type: ignore
     config = tiny_grpo.settings(
       apprentice,
       folder,
@@ -255,7 +255,7 @@ def test_without_a_kl_term_there_is_no_reference(
       kl_weight=weight,
     )
     rows.append(tiny_grpo.run(config, folder / 'grpo'))
-    passes = reward_model.score_and_reference._cache_size() - passes  # type: ignore
+    passes = rollout_scores.score_and_reference._cache_size() - passes  # type: ignore
     assert passes == 0 or weight > 0
   with_reference, without = alive[1], alive[3]
   assert with_reference - without == each

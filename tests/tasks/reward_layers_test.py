@@ -12,7 +12,7 @@ from rlcw.models import language_model
 from rlcw.models.config import ModelConfig
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.packing import Groups
-from rlcw.rewards import pooled, reward_model
+from rlcw.rewards import pooled, reward_model, text_scores
 from rlcw.runtime import command, files, ranges
 from rlcw.runtime.mesh import make_mesh
 from rlcw.tasks.plan.headers import shape_of as plan_shape
@@ -72,8 +72,8 @@ def test_layers_that_add_nothing_are_left_out(
   silent = base._replace(params={**base.params, 'blocks': blocks})
   whole = reward_model.RewardModel(head, 'mean', silent, True, end=[1])
   np.testing.assert_allclose(
-    reward_model.score_texts(short, *TEXTS),
-    reward_model.score_texts(whole, *TEXTS),
+    text_scores.score(short, *TEXTS),
+    text_scores.score(whole, *TEXTS),
     rtol=1e-4,
   )
 
@@ -157,7 +157,7 @@ def test_a_run_finds_its_layers_and_keeps_their_number(
   assert [each['layers'] for each in summary['layers_tried']] == [1, 2]
   reward = reward_model.load(str(tmp_path / 'run'), base)
   assert reward.decoder.config.num_layers == 1
-  assert np.isfinite(reward_model.score_texts(reward, *TEXTS)).all()
+  assert np.isfinite(text_scores.score(reward, *TEXTS)).all()
 
 
 def test_a_classifier_has_the_first_layers(
@@ -172,5 +172,5 @@ def test_a_classifier_has_the_first_layers(
   assert header['num_hidden_layers'] == 1
   # a classifier has no bias
   models = [reward_model.load(str(each), base) for each in (run, out / 'model')]
-  gaps = [np.diff(reward_model.score_texts(each, *TEXTS)) for each in models]
+  gaps = [np.diff(text_scores.score(each, *TEXTS)) for each in models]
   np.testing.assert_allclose(gaps[1], gaps[0], atol=1e-4)

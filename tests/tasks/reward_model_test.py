@@ -22,11 +22,12 @@ from safetensors.numpy import save_file
 
 from rlcw import train
 from rlcw.data import datasets
+from rlcw.data.preferences import Preference, load_preferences
 from rlcw.evaluation import stats
 from rlcw.models import compute, language_model, packing, tokenizer
 from rlcw.models.chat import ChatFormat
 from rlcw.models.config import LoraConfig
-from rlcw.rewards import pooled, reward_model
+from rlcw.rewards import pooled, reward_model, rollout_scores, text_scores
 from rlcw.runtime import console, files
 from rlcw.runtime.mesh import make_mesh
 from rlcw.sampling.rollout import Rollout
@@ -36,11 +37,11 @@ from rlcw.tasks.reward_model import groups as groups_lib
 from rlcw.tasks.reward_model import objective, run
 from rlcw.tasks.reward_model.groups import Groups
 
-PAIRS = datasets.load_preferences('@preferences.jsonl', split='heldout')[:20]
+PAIRS = load_preferences('@preferences.jsonl', split='heldout')[:20]
 
 
 def make_groups(
-  pairs: list[datasets.Preference], folder: pathlib.Path, **changes: Any
+  pairs: list[Preference], folder: pathlib.Path, **changes: Any
 ) -> tuple[Any, Groups]:
   """Groups by the shipped settings, and the tokenizer."""
   text = tokenizer.load(folder)
@@ -85,9 +86,9 @@ def test_a_group_is_chosen_rejected_broken_looping(
   np.testing.assert_array_equal(groups.token, again.token)
 
 
-def scored(count: int, prompt: str = 'p') -> datasets.Preference:
+def scored(count: int, prompt: str = 'p') -> Preference:
   texts = tuple('abcdefgh'[: n + 1] for n in range(count))
-  return datasets.Preference(prompt, texts, tuple(map(float, range(count))))
+  return Preference(prompt, texts, tuple(map(float, range(count))))
 
 
 def test_scored_replies_fill_groups_and_pair_within_them(
@@ -114,9 +115,9 @@ def test_scored_replies_fill_groups_and_pair_within_them(
 def test_prompts_without_a_pair_are_counted_or_refused() -> None:
   config = pipeline.shipped('reward_model')
   config.preferences = 'x.jsonl'
-  alone = datasets.Preference('p', ('a',), (1.0,))
-  tied = datasets.Preference('q', ('a', 'b'), (8.0, 8.0))
-  close = datasets.Preference('q', ('a', 'b'), (8.0, 8.5))
+  alone = Preference('p', ('a',), (1.0,))
+  tied = Preference('q', ('a', 'b'), (8.0, 8.0))
+  close = Preference('q', ('a', 'b'), (8.0, 8.5))
   console.take_notices()  # of other tests
   groups_lib.check_pairs([close], config, 'train')
   assert not console.take_notices()
@@ -537,7 +538,7 @@ def test_longer_texts_beside_a_policy_compile_nothing_new(
   whole, cut = np.ones((1, 2), bool), np.zeros((1, 2), bool)
 
   def score(*replies: str, finished: np.ndarray = whole) -> np.ndarray:
-    return reward_model.score_texts(
+    return text_scores.score(
       reward, ['To the sea'], [replies], finished, (32, 8)
     )
 
@@ -585,7 +586,7 @@ def test_training_reads_the_tokens_that_grpo_scores(
   config = pipeline.shipped('reward_model')
   config.pooling = pooling
   reply = 'The keeper wrote.'
-  pair = datasets.Preference('A letter', (reply, 'No.'), (1.0, 0.0))
+  pair = Preference('A letter', (reply, 'No.'), (1.0, 0.0))
   groups = groups_lib.make_groups([pair], made, config, 'none')
   row = groups.token[0, 0][: np.trim_zeros(groups.token[0, 0], 'b').size]
   read = groups.token[0, 0][groups.mask[0, 0]].tolist()
@@ -615,7 +616,7 @@ def test_training_reads_the_tokens_that_grpo_scores(
       length=np.array([[len(ids) + 1]]),
       finished=np.array([[True]]),
     )  # type: ignore
-    found = reward_model.rollout_mask(made, rollout, pooling)
+    found = rollout_scores.rollout_mask(made, rollout, pooling)
     sampled = np.asarray(rollout.token)[found].tolist()
     assert sampled == (read if pooling == 'mean' else [eos])
 
@@ -635,7 +636,7 @@ def test_a_reply_is_read_with_the_end_of_training(
     mask = pooled.read_mask(
       np.zeros((2, 2), int), length.reshape(-1), 4, 'last'
     )
-    return reward_model.score_and_reference(
+    return rollout_scores.score_and_reference(
       base.params,
       head,
       np.array([[5, 6]]),
@@ -658,15 +659,13 @@ def test_a_reply_is_read_with_the_end_of_training(
 
 def test_prompts_must_fit_the_context() -> None:
   made = dataclasses.replace(ChatFormat(of_family('chatml')), context=64)
-  pairs = [
-    datasets.Preference('x' * n, ('y' * 30, 'z'), (1.0, 0.0)) for n in (1, 60)
-  ]
+  pairs = [Preference('x' * n, ('y' * 30, 'z'), (1.0, 0.0)) for n in (1, 60)]
   config = pipeline.shipped('reward_model')
   with pytest.raises(ValueError, match=r"1 of 2 .* 64 tokens.*prompt 2 \('xxx"):
     groups_lib.make_groups(pairs, made, config, 'none')
   # Each with its own replies.
   fit = [
-    datasets.Preference('x' * n, ('y' * reply, 'z'), (1.0, 0.0))
+    Preference('x' * n, ('y' * reply, 'z'), (1.0, 0.0))
     for n, reply in ((1, 30), (30, 1))
   ]
   assert len(groups_lib.make_groups(fit, made, config, 'none').prompt) == 2
@@ -716,7 +715,7 @@ def test_texts_score_as_their_tokens_do(
     model = reward_model.RewardModel(head, pooling, base, shared=True)
     prompts, replies = ['A letter', 'To the sea'], [['one', 'two!'], ['', 'x']]
     finished = np.array([[True, False], [True, True]])
-    scores = reward_model.score_texts(model, prompts, replies, finished)
+    scores = text_scores.score(model, prompts, replies, finished)
     assert np.isfinite(scores).all()
     for p, g in np.ndindex(2, 2):
       if not replies[p][g]:  # blank: no better than any other
@@ -744,7 +743,7 @@ def test_what_is_longer_than_the_limit_scores_as_if_cut(
   base = tiny_policy(tiny_folder)
   head = reward_model.Head(np.ones(32, np.float32), np.float32(0))
   model = reward_model.RewardModel(head, 'mean', base, shared=True, limit=8)
-  score = functools.partial(reward_model.score_texts, model, ['p'])
+  score = functools.partial(text_scores.score, model, ['p'])
   long = 'word ' * 500
   cut = base.chat.decode_reply(tokenizer.encode(base.tokenizer, long)[:8])
   found = score([[long, 'word']], np.array([[True, True]]), (32, 8))

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from rlcw.data import datasets
 from rlcw.models import language_model
-from rlcw.rewards import reward_model
+from rlcw.rewards import reward_model, text_scores
 from rlcw.runtime import files
 from rlcw.runtime.mesh import make_mesh
 from tests.tasks.reward_model_test import save_run
@@ -53,7 +53,7 @@ def test_scores_are_the_reward_models_in_order(
   base = language_model.load(tiny_folder, make_mesh(devices=jax.devices()[:1]))
   reward = reward_model.load(str(head), base)
   for row in rows:
-    (expected,) = reward_model.score_texts(
+    (expected,) = text_scores.score(
       reward,
       [row['prompt']],
       [[row['response']]],

@@ -17,7 +17,9 @@ from ml_collections import ConfigDict
 
 from rlcw import train
 from rlcw.data import datasets
+from rlcw.data.examples import Example, load_examples
 from rlcw.data.messages import Message, messages
+from rlcw.data.preferences import load_preferences
 from rlcw.losses import Ratio
 from rlcw.models import attention, language_model, tokenizer, weights
 from rlcw.models.chat import ChatFormat
@@ -30,11 +32,11 @@ from rlcw.tasks.plan.microbatches import make_microbatch
 from rlcw.tasks.plan.plans import make_plan
 
 EXAMPLES = [
-  datasets.Example('To the sea', 'Dear sea, be kind.'),
-  datasets.Example('To the keeper of the light', 'No.'),
-  datasets.Example('', 'The letter was there.'),
+  Example('To the sea', 'Dear sea, be kind.'),
+  Example('To the keeper of the light', 'No.'),
+  Example('', 'The letter was there.'),
   # two replies to learn, and messages between them that are not
-  datasets.Example(
+  Example(
     (
       Message('system', 'Be kind.'),
       Message('user', 'To the keeper'),
@@ -75,9 +77,7 @@ def alone(config: Any, params: Any, text: Any) -> Ratio:
   return Ratio(-logp_M.sum(), len(learned))
 
 
-def by_hand(
-  example: datasets.Example, text: Any
-) -> tuple[list[int], list[int]]:
+def by_hand(example: Example, text: Any) -> tuple[list[int], list[int]]:
   """An example in ChatML, and the places of the assistant's tokens in it."""
   row, replies = [], []
   said = [*messages(example.prompt), Message('assistant', example.response)]
@@ -420,12 +420,12 @@ def test_a_record_that_lacks_something_is_named(
 ) -> None:
   files.append_jsonl(tmp_path / 'bad.jsonl', record)
   with pytest.raises(ValueError, match=r'bad\.jsonl:1: '):
-    datasets.load_examples(tmp_path / 'bad.jsonl')
+    load_examples(tmp_path / 'bad.jsonl')
 
 
 def test_of_a_pair_the_chosen_reply_is_the_example() -> None:
-  pairs = datasets.load_preferences('@preferences.jsonl', split='heldout')
-  examples = datasets.load_examples('@preferences.jsonl', split='heldout')
+  pairs = load_preferences('@preferences.jsonl', split='heldout')
+  examples = load_examples('@preferences.jsonl', split='heldout')
   assert [e.response for e in examples] == [p.chosen for p in pairs]
 
 
@@ -436,7 +436,7 @@ def test_some_prompts_are_held_out_where_no_record_says_which(
   for n in range(100):
     files.append_jsonl(path, {'prompt': f'{n}', 'response': 'x'})
   parts = [
-    {e.prompt for e in datasets.load_examples(path, split=split, heldout=0.2)}
+    {e.prompt for e in load_examples(path, split=split, heldout=0.2)}
     for split in ('train', 'heldout')
   ]
   assert len(parts[0] | parts[1]) == 100 and not parts[0] & parts[1]

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw import Config
-from rlcw.data import datasets
 from rlcw.data.messages import transcript
+from rlcw.data.preferences import load_preferences
 from rlcw.evaluation import stats
 from rlcw.models.language_model import LanguageModel
-from rlcw.rewards import reward_model, scoring
+from rlcw.rewards import reward_model, scoring, text_scores
 from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.questions import Judge
@@ -48,7 +48,7 @@ def load(
   # All fit, or an error before any reply is sampled.
   scorer.check_context(briefs)
   prompts = by_name([brief.request for brief in briefs], briefs)
-  reward_model.check_context(unseen, prompts, trained.max_new_tokens)
+  text_scores.check_context(unseen, prompts, trained.max_new_tokens)
   return Scorers(
     scorer,
     unseen,
@@ -99,7 +99,7 @@ def read(
   shards = processes.DataShards(scorers.unseen.decoder.mesh)
   found = []
   for rows in _batches('read', len(briefs), 'brief', config, shards):
-    features_PxGxD = reward_model.read_texts(
+    features_PxGxD = text_scores.read(
       scorers.unseen,
       [briefs[row].request for row in rows],
       [[reply['text'] for reply in answered[row]] for row in rows],
@@ -109,7 +109,7 @@ def read(
   features_PxGxD = np.stack(found[: len(briefs)])
   # the score is linear in the features, so one forward pass gives both
   texts = [[reply['text'] for reply in group] for group in answered]
-  score_PxG = reward_model.score_features(scorers.unseen, features_PxGxD, texts)
+  score_PxG = text_scores.score_features(scorers.unseen, features_PxGxD, texts)
   for group, score_G in zip(answered, score_PxG, strict=True):
     for reply, score in zip(group, score_G, strict=True):
       reply['unseen'] = score
@@ -185,14 +185,14 @@ def accuracy(
   Returns:
     `unseen` for the reward model, and `judge` where there is one.
   """
-  pairs = datasets.load_preferences(
+  pairs = load_preferences(
     config.preferences, split='heldout', language=trained.language
   )
   found = {}
   shards = processes.DataShards(scorers.unseen.decoder.mesh)
   right = []
   for rows in _batches('pairs', len(pairs), 'pair', config, shards):
-    score_Px2 = reward_model.score_texts(
+    score_Px2 = text_scores.score(
       scorers.unseen,
       [pairs[row].prompt for row in rows],
       [[pairs[row].chosen, pairs[row].rejected] for row in rows],

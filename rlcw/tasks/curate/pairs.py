@@ -93,7 +93,7 @@ def _balance(candidate: Record) -> int:
 
 
 def pair_of(row: Record) -> Record:
-  """The preference pair of a trace's line, for `datasets.load_preferences`."""
+  """The preference pair of a trace's line, for `load_preferences`."""
   names = 'prompt', 'chosen', 'rejected', *KEPT
   return {name: row[name] for name in names if name in row}
 

@@ -33,7 +33,7 @@ import numpy as np
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.models import language_model, weights
-from rlcw.rewards import pairwise, reward_model
+from rlcw.rewards import pairwise, text_scores
 from rlcw.rewards.judge import factory
 from rlcw.rewards.reward_model import Head, RewardModel
 from rlcw.rewards.scoring import Scorer, Scores
@@ -294,7 +294,7 @@ class Refitter:
     asked, scores = learned.asked, self._ask(step, index_P, learned)
     against_PxGxG = scores.against
     assert against_PxGxG is not None
-    features_PxGxD = reward_model.read_texts(
+    features_PxGxD = text_scores.read(
       self._reward,
       [brief.request for brief in asked],
       scores.text,

@@ -17,7 +17,14 @@ from rlcw.data import batches
 from rlcw.models import lora
 from rlcw.models.config import ModelConfig
 from rlcw.models.packing import Groups, Part
-from rlcw.rewards import pairwise, pooled, revision, reward_model, writing
+from rlcw.rewards import (
+  pairwise,
+  pooled,
+  revision,
+  reward_model,
+  rollout_scores,
+  writing,
+)
 from rlcw.rewards.judge import local
 from rlcw.runtime import console
 from rlcw.runtime.mesh import (
@@ -168,7 +175,7 @@ def reference(
   read = packed.parts * read_bytes(model, plan.mesh)
   return Program(
     'reference',
-    lambda: reward_model.score_and_reference.lower(
+    lambda: rollout_scores.score_and_reference.lower(
       plan.frozen['reference'],
       head if scores else None,
       arrays['prompt'],

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlcw import Config
-from rlcw.data import batches, datasets
+from rlcw.data import batches
 from rlcw.data.messages import messages, transcript
+from rlcw.data.preferences import Preference
 from rlcw.models.chat import ChatFormat
 from rlcw.models.thoughts import reply_of
 from rlcw.rewards import pooled
@@ -76,7 +77,7 @@ def check(config: Config) -> None:
 
 
 def check_pairs(
-  preferences: list[datasets.Preference], config: Config, split: str
+  preferences: list[Preference], config: Config, split: str
 ) -> None:
   """Counts the prompts without a pair of replies in a notice.
 
@@ -116,7 +117,7 @@ def check_weights(groups: Groups, config: Config) -> None:
 
 
 def make_groups(
-  preferences: list[datasets.Preference],
+  preferences: list[Preference],
   chat: ChatFormat,
   config: Config,
   debias: str,

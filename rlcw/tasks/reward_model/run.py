@@ -24,6 +24,7 @@ import numpy as np
 
 from rlcw import Config, train
 from rlcw.data import batches, datasets
+from rlcw.data.preferences import load_preferences
 from rlcw.evaluation import plots, stats
 from rlcw.models import compute, formats, language_model, lora, packing
 from rlcw.models.decoder import Params, as_dtype
@@ -141,7 +142,7 @@ def read_groups(split: str, model: LanguageModel, config: Config) -> Groups:
   Raises:
     FileNotFoundError, ValueError: they cannot be read, or there are none.
   """
-  given = datasets.load_preferences(
+  given = load_preferences(
     config.preferences,
     split=split,
     language=config.language,
