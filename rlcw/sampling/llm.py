@@ -22,7 +22,7 @@ from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
 from rlcw.models import formats, language_model, tokenizer
 from rlcw.models.language_model import LanguageModel
-from rlcw.runtime import processes
+from rlcw.runtime import console, processes
 from rlcw.runtime.mesh import group_shards, over_groups
 from rlcw.sampling import cache, endpoint, grammar
 from rlcw.sampling import rollout as rollout_lib
@@ -180,7 +180,8 @@ class LocalModel:
     settings: see `llm_settings`.
 
   Raises:
-    ValueError: a setting is invalid, or the cache cannot be opened.
+    ValueError: a setting is invalid, the context has no room for a prompt
+      beside `max_new_tokens`, or the cache cannot be opened.
   """
 
   def __init__(self, model: LanguageModel, settings: Config):
@@ -202,6 +203,8 @@ class LocalModel:
       self.identity.append(self.system)
     language_model.note_system(model, self.system, 'its setting system')
     self._usage, self._lock = Usage(), threading.Lock()
+    self._trouble = Trouble()
+    self._check_context('')
     # Opened once now, so that an invalid file fails before hours of work.
     with cache.opened(settings.cache):
       pass
@@ -215,11 +218,14 @@ class LocalModel:
     return dataclasses.asdict(self._usage)
 
   def trouble(self) -> Trouble:
-    """Implements `Model.trouble`: a model loaded here has none."""
-    return Trouble()
+    """Implements `Model.trouble`: the last prompt that its context refused."""
+    return self._trouble
 
   def ask(self, prompts: Sequence[str]) -> list[str | None]:
-    """Implements `Model.ask`; an empty reply counts as none."""
+    """Implements `Model.ask`; an empty reply counts as none.
+
+    A prompt that does not fit the context gets no reply, as from a server.
+    """
     return self._replies(prompts, self.identity, None)
 
   def asking(self, schema: Schema) -> Ask:
@@ -267,9 +273,15 @@ class LocalModel:
     # (L, G) -> rows.  Each shape is a compilation, so L is a power of two.
     batches: dict[tuple[int, int], list[tuple[str, list[int]]]] = {}
     for prompt, keys in keys_by_prompt.items():
-      ids = self._encode(prompt)
-      limit = self.settings.max_new_tokens
-      self.model.chat.check_context({f'{prompt[:40]!r}': len(ids)}, limit)
+      try:
+        ids = self._check_context(prompt)
+      except ValueError as error:
+        if not self._trouble.text:
+          console.notice(f'no reply to prompts like this one: {error}')
+        self._trouble = Trouble(str(error), refused=True)
+        for key in keys.values():
+          keep(key, None)
+        continue
       # Samples 0 to the greatest missing one are drawn, even if some of them
       # are cached: the index in the group is part of the random key.
       shape = power_of_two(len(ids)), max(keys) + 1
@@ -284,6 +296,12 @@ class LocalModel:
         for (prompt, _), group in zip(part, replies, strict=False):
           for sample, key in keys_by_prompt[prompt].items():
             keep(key, group[sample])
+
+  def _check_context(self, prompt: str) -> list[int]:
+    """Token ids of a prompt; ValueError if they leave a reply no room."""
+    ids, limit = self._encode(prompt), self.settings.max_new_tokens
+    self.model.chat.check_context({f'{prompt[:40]!r}': len(ids)}, limit)
+    return ids
 
   def _encode(self, prompt: str) -> list[int]:
     # Prompts quote untrusted text: '<|im_end|>' in it must not end the turn.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -171,8 +172,16 @@ def test_in_scores_and_judgements(model: LanguageModel) -> None:
     )
   settings = ConfigDict(llm.llm_settings(max_new_tokens=8))
   local = llm.LocalModel(model, settings)
-  with pytest.raises(ValueError, match='1 of 1 .*max_new_tokens=8'):
-    local.ask([FIELDS[1][1]])
+  # Like a server, which answers the others and says why.
+  replies = local.ask([FIELDS[1][1], 'Write.'])
+  assert replies[0] is None and replies[1]
+  assert local.usage()['failed'] == 1
+  assert re.search('1 of 1 .*max_new_tokens=8', local.trouble().text)
+  assert local.trouble().refused and not local.trouble().lasting
+  # No prompt fits beside such replies.
+  settings.max_new_tokens = CONTEXT
+  with pytest.raises(ValueError, match=f'max_new_tokens={CONTEXT}'):
+    llm.LocalModel(model, settings)
   judge = LogprobJudge(model, 1)
   question = factory.make_question(
     'judge', ConfigDict(factory.judge_settings())
