@@ -5,10 +5,8 @@
 #
 #   IFEVAL=input_data.jsonl IFBENCH=IFBench_test.jsonl ./scripts/experiment.sh
 #
-# also measures whether general instruction following suffered, on IFEval's
-# prompts (github.com/google-research, instruction_following_eval/data), and on
-# the rules of IFBench's, none of which is trained on (github.com/allenai/IFBench,
-# data).  Either may be left out.
+# also measures whether general instruction following suffered
+# (scripts/benchmarks.sh).  Either may be left out.
 
 # Resolve the paths before changing the folder.
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
@@ -53,19 +51,6 @@ for arm in rlmr_rank rlmr_suppress rlmr_writing_std rlmr_no_scale; do
   train $arm 0
 done
 
-measure() {  # NAME ANSWERS PROMPTS
-  for arm in base rlmr; do
-    model=$runs/rlmr-0
-    [ $arm = rlmr ] || model=models/SmolLM2-135M-Instruct.Q4_1.gguf
-    rlcw --config=configs/generate.py --workdir="$runs/$2/$arm" \
-      --config.model=$model --config.input="$3" --config.temperature=0.0 \
-      --config.max_new_tokens=256
-    rlcw --config=configs/verify.py --workdir="$runs/$1/$arm" \
-      --config.input="$runs/$2/$arm/replies.jsonl" \
-      --config.mode=benchmark
-  done
-}
-
-[ -z "${IFEVAL:-}" ] || measure ifeval answers "$IFEVAL"
-[ -z "${IFBENCH:-}" ] || measure ifbench answers_ifbench "$IFBENCH"
+./scripts/benchmarks.sh $runs rlmr=$runs/rlmr-0 \
+  base=models/SmolLM2-135M-Instruct.Q4_1.gguf
 compare

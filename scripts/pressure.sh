@@ -7,16 +7,23 @@
 #    chosen (of `linear`, one weight).
 # 2. These are trained with three other seeds, and compared on briefs that no
 #    choice has seen.
-# 3. With SECOND=1, they are trained once on Qwen2.5-Coder-0.5B, in English and
-#    in Chinese, and compared on those briefs.
+#    With IFEVAL=FILE and IFBENCH=FILE, the best form and the best rival of 1
+#    are measured on these benchmarks (scripts/benchmarks.sh).
+# 3. With SECOND=1, the chosen are trained once on Qwen2.5-Coder-0.5B, in
+#    English and in Chinese, and compared on those briefs.
 #
-#   ./scripts/pressure.sh          # an estimated 12 hours on one core, 10 on two
-#   ./scripts/pressure.sh ARM...   # trains these arms of 1 alone
+#   ./scripts/pressure.sh             # an estimated 12 hours on one core
+#   ./scripts/pressure.sh ARM-SEED... # trains these runs alone: of 1 those with
+#                                     # seed 0, of 2 with 1 to 3
 #
 # After an interruption, run it again to resume.  The second form lets several
-# shells share the first part: begin the others when the first trains its first
-# arm, give each other arms, and run the first form when all have ended.
+# shells share the training: begin the others when the first trains its first
+# run, give each other runs, and run the first form when all have ended.
 # STEPS=40 trains shorter, in a folder of its own.
+
+# Resolve the paths before changing the folder.
+[ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
+[ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 
@@ -32,7 +39,11 @@ train() {  # FOLDER ARM SEED SETTINGS...
 
 rlcw --config=configs/reward_model.py --workdir=runs/experiment/reward_model
 if [ $# -gt 0 ]; then
-  for arm in "$@"; do train selection "$arm" 0; done
+  for run in "$@"; do
+    folder=seeds
+    [ "${run##*-}" != 0 ] || folder=selection
+    train $folder "${run%-*}" "${run##*-}"
+  done
   exit
 fi
 
@@ -71,9 +82,18 @@ mapfile -t chosen < $runs/chosen
 for seed in 1 2 3; do
   for arm in "${chosen[@]}"; do train seeds "$arm" $seed; done
 done
-rlcw --config=configs/compare.py --workdir=$runs/comparison \
-  --config.runs="$runs/seeds/*-[1-3]" --config.briefs=$reported \
-  --config.judge.model=
+compare() {
+  rlcw --config=configs/compare.py --workdir=$runs/comparison \
+    --config.runs="$runs/seeds/*-[1-3]" --config.briefs=$reported \
+    --config.benchmark="$runs/if[eb]*/*" --config.judge.model=
+}
+compare
+[ -z "${IFEVAL:-}${IFBENCH:-}" ] || {
+  ./scripts/benchmarks.sh $runs base=models/SmolLM2-135M-Instruct.Q4_1.gguf \
+    "${chosen[0]}=$runs/seeds/${chosen[0]}-1" \
+    "${chosen[2]}=$runs/seeds/${chosen[2]}-1"
+  compare
+}
 
 # --- 3. A second model ------------------------------------------------------
 [ -n "${SECOND:-}" ] || exit 0
