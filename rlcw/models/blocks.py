@@ -123,52 +123,12 @@ class Block(nn.Module):
       and values `[P, G, L, K, H]` of this call; None if they are `shared`.
     """
     c, x = self.config, x_PxGxLxD
-
-    def linear(name: str, size: int, axes: tuple[str, str], bias: bool = False):
-      adapted = c.lora is not None and name in c.lora.targets
-      lora = c.lora if adapted else None
-      return Linear(size, axes, bias, lora, name=name)
-
-    def norm(name: str) -> RMSNorm:
-      return RMSNorm(c.norm_eps, c.norm_offset, name=name)
-
-    def heads(name: str, count: int, axis: str) -> jax.Array:
-      project = linear(name, count * c.head_dim, (axis, 'embed'), c.qkv_bias)
-      z = project(y)
-      if c.qk_norm_joint and name != 'value':
-        z = norm(f'{name}_norm')(z)
-      return z.reshape(*x.shape[:3], count, c.head_dim)
-
-    def residual(name: str, y: jax.Array) -> jax.Array:
-      y = norm(name)(y) if c.post_norms else y
-      return x + (y if c.residual_scale == 1.0 else y * c.residual_scale)
-
-    y = norm('attention_norm')(x) if c.pre_norms else x
-    q = heads('query', c.num_heads, 'heads')
-    k = v = None
-    if shared is None:
-      k = heads('key', c.num_kv_heads, 'kv')
-      v = k if c.keys_are_values else heads('value', c.num_kv_heads, 'kv')
-    if c.qk_norm:
-      q, k = norm('query_norm')(q), k if k is None else norm('key_norm')(k)
-    if c.value_norm and v is not None:
-      v = normalised(v, c.norm_eps).astype(v.dtype)
-    rope = _select(kind.local, lambda: ropes[1], lambda: ropes[0])
-    if kind.rotates is not None:
-      rope = unless(kind.rotates, rope)
-    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
-    q, k = rotate(q, rope) * scale, k if k is None else rotate(k, rope)
-    if rope.query is not None:
-      q *= rope.query.astype(q.dtype)
+    y = self._norm('attention_norm')(x) if c.pre_norms else x
+    q, kv = self._project(y, kind, ropes, shares_kv=shared is not None)
     # `kv` is returned, `own` is the same in attention's layout.
-    kv: KV | None = None
-    own: Any = shared
-    if k is not None and v is not None:
-      kv = own = KV(k, v)
-      if cache is not None:
-        kv, own = _update_cache(cache, own, index)
-    # [P, G, L, K, R, H]: the R query heads of a key/value head are adjacent.
-    q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
+    own: Any = kv if shared is None else shared
+    if kv is not None and cache is not None:
+      kv, own = _update_cache(cache, kv, index)
     prefix = None
     if prefix_kv is not None and prefix_length_P is not None:
       prefix = Prefix(prefix_kv, prefix_length_P)
@@ -190,22 +150,12 @@ class Block(nn.Module):
       kind.local, lambda: attention(c.window), lambda: attention(globally)
     )
     y = y.reshape(*x.shape[:3], c.num_heads * c.head_dim)
-    y = linear('output', c.model_dim, ('embed', 'heads'))(y)
-    x = residual('attention_post_norm', y)
-    y = norm('mlp_norm')(x) if c.pre_norms else x
-    gate = linear('gate', c.mlp_dim, ('mlp', 'embed'))(y)
-    up = linear('up', c.mlp_dim, ('mlp', 'embed'))(y)
-    y = elementwise(
-      lambda gate, up: _ACTIVATIONS[c.activation](gate) * up, gate, up
-    )
-    y = linear('down', c.model_dim, ('embed', 'mlp'))(y)
-    x = residual('mlp_post_norm', y)
+    y = self._linear('output', c.model_dim, ('embed', 'heads'))(y)
+    x = self._residual('attention_post_norm', x, y)
+    y = self._norm('mlp_norm')(x) if c.pre_norms else x
+    x = self._residual('mlp_post_norm', x, self._mlp(y))
     if layer_input_PxGxLxE is not None:
-      size = layer_input_PxGxLxE.shape[-1]
-      gate = linear('layer_gate', size, ('norm', 'embed'))(x)
-      y = _ACTIVATIONS[c.activation](gate) * layer_input_PxGxLxE
-      y = linear('layer_output', c.model_dim, ('embed', 'norm'))(y)
-      x = x + norm('layer_post_norm')(y)
+      x = x + self._layer_input(x, layer_input_PxGxLxE)
     if c.layer_scale:
       factor = weight(
         self, 'layer_scale', ('norm',), (1,), nn.initializers.ones
@@ -217,6 +167,85 @@ class Block(nn.Module):
     # Kept for a caller that asks for them (`groups.forward_layers`) only.
     self.sow('intermediates', 'activations', x)
     return x, kv
+
+  def _linear(
+    self, name: str, size: int, axes: tuple[str, str], bias: bool = False
+  ) -> Linear:
+    lora = self.config.lora
+    adapted = lora is not None and name in lora.targets
+    return Linear(size, axes, bias, lora if adapted else None, name=name)
+
+  def _norm(self, name: str) -> RMSNorm:
+    return RMSNorm(self.config.norm_eps, self.config.norm_offset, name=name)
+
+  def _residual(self, name: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds the output `[P, G, L, D]` of a part of the block to its input."""
+    c = self.config
+    y = self._norm(name)(y) if c.post_norms else y
+    return x + (y if c.residual_scale == 1.0 else y * c.residual_scale)
+
+  def _project(
+    self,
+    x_PxGxLxD: jax.Array,
+    kind: LayerKind,
+    ropes: tuple[Rope, Rope],
+    shares_kv: bool,
+  ) -> tuple[jax.Array, KV | None]:
+    """Queries `[P, G, L, K, R, H]`, and keys and values `[P, G, L, K, H]`.
+
+    The R query heads of a key/value head are adjacent.  Queries are scaled, and
+    queries and keys are rotated.  A layer that `shares_kv`, those of another
+    one, has no keys and values of its own: None.
+    """
+    c, x = self.config, x_PxGxLxD
+
+    def heads(name: str, count: int, axis: str) -> jax.Array:
+      size, axes = count * c.head_dim, (axis, 'embed')
+      z = self._linear(name, size, axes, c.qkv_bias)(x)
+      if c.qk_norm_joint and name != 'value':
+        z = self._norm(f'{name}_norm')(z)
+      return z.reshape(*x.shape[:3], count, c.head_dim)
+
+    rope = _select(kind.local, lambda: ropes[1], lambda: ropes[0])
+    if kind.rotates is not None:
+      rope = unless(kind.rotates, rope)
+    q = heads('query', c.num_heads, 'heads')
+    if c.qk_norm:
+      q = self._norm('query_norm')(q)
+    scale = c.head_dim**-0.5 if c.query_scale is None else c.query_scale
+    q = rotate(q, rope) * scale
+    if rope.query is not None:
+      q *= rope.query.astype(q.dtype)
+    q = q.reshape(*x.shape[:3], c.num_kv_heads, -1, c.head_dim)
+    if shares_kv:
+      return q, None
+    k = heads('key', c.num_kv_heads, 'kv')
+    v = k if c.keys_are_values else heads('value', c.num_kv_heads, 'kv')
+    if c.qk_norm:
+      k = self._norm('key_norm')(k)
+    if c.value_norm:
+      v = normalised(v, c.norm_eps).astype(v.dtype)
+    return q, KV(rotate(k, rope), v)
+
+  def _mlp(self, x_PxGxLxD: jax.Array) -> jax.Array:
+    """Gated MLP `[P, G, L, D]`."""
+    c, x = self.config, x_PxGxLxD
+    gate = self._linear('gate', c.mlp_dim, ('mlp', 'embed'))(x)
+    up = self._linear('up', c.mlp_dim, ('mlp', 'embed'))(x)
+    y = elementwise(
+      lambda gate, up: _ACTIVATIONS[c.activation](gate) * up, gate, up
+    )
+    return self._linear('down', c.model_dim, ('embed', 'mlp'))(y)
+
+  def _layer_input(
+    self, x_PxGxLxD: jax.Array, layer_input_PxGxLxE: jax.Array
+  ) -> jax.Array:
+    """What a layer's own embedding of the tokens adds `[P, G, L, D]`."""
+    c, size = self.config, layer_input_PxGxLxE.shape[-1]
+    gate = self._linear('layer_gate', size, ('norm', 'embed'))(x_PxGxLxD)
+    y = _ACTIVATIONS[c.activation](gate) * layer_input_PxGxLxE
+    y = self._linear('layer_output', c.model_dim, ('embed', 'norm'))(y)
+    return self._norm('layer_post_norm')(y)
 
 
 def with_remat(config: ModelConfig) -> type[Block]:
