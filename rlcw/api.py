@@ -49,6 +49,8 @@ Model: TypeAlias = LanguageModel | str | Path
 # A model that is loaded here, or the settings `judge.endpoint` of a server.
 JudgeModel: TypeAlias = Model | Mapping[str, Any]
 
+# Settings of `judge` in a config that a server's may have beside its own.
+_OF_ANSWERS = {'max_new_tokens', 'temperature', 'votes', 'cache'}
 _BATCH = 8  # prompts, with their replies, that are read at a time
 
 
@@ -254,11 +256,14 @@ def sample(
   ):
     if type(value) is not int or value < 1:
       raise ValueError(f'{name}={value!r}; expected an integer of at least 1')
-  if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**32:
+  whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+  if not whole or not 0 <= seed < 2**32:
     raise ValueError(f'seed={seed!r}; expected an integer from 0 to 2**32 - 1')
   sampler = make_sampler(temperature, top_k, top_p)
   one = forms.is_prompt(prompts)
-  asked = [forms.brief(each) for each in ([prompts] if one else prompts)]
+  asked = [
+    forms.brief(each) for each in ([prompts] if one else forms.listed(prompts))
+  ]
   model = _model(model)
   chat = model.chat
   ids = [
@@ -503,7 +508,8 @@ def judge(
     model: a language model as `load` returns or takes it, which answers by the
       probabilities of the two words, without a reason; or the settings of an
       OpenAI-compatible server, such as {'url': 'http://…/v1', 'model': NAME}:
-      those of `judge.endpoint` in a config.
+      those of `judge.endpoint` in a config, and max_new_tokens, temperature,
+      votes and cache of `judge`.
     prompts: a prompt, or a list of them.
     replies: a text, a list of texts, or a list of lists (see the module).
     principles: their text, the path of a file of them, or `@NAME` for some that
@@ -571,13 +577,17 @@ def _judge(model: JudgeModel, rows: int) -> Iterator[Judge]:
   """Makes a judge for questions about the replies to some prompts."""
   if isinstance(model, Mapping):
     settings: Any = ConfigDict(factory.judge_settings())
-    names = {*settings.endpoint}
-    if not {'url', 'model'} <= {*model} <= names:
+    names, answers = {*settings.endpoint}, {*settings} & _OF_ANSWERS
+    if not {'url', 'model'} <= {*model} <= names | answers:
       raise ValueError(
         f'the settings of a server are {sorted(model)}; expected url and '
-        f'model, and no others than {sorted(names)}'
+        f'model, and no others than {sorted(names | answers)}'
       )
-    settings.endpoint.update(model)
+    try:
+      for name, value in model.items():
+        (settings if name in answers else settings.endpoint)[name] = value
+    except TypeError as error:
+      raise ValueError(f'the settings of a server: {error}') from None
     # No mesh: a server needs none of this machine's devices, which another
     # library may be using.
     nowhere: Any = None

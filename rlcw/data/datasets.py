@@ -174,7 +174,9 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   chinese = 0  # without saying so
   for place, record in placed:
     # As in csv, where an empty cell is no language.
-    if record.get('language', '') == '':
+    if isinstance(given := record.get('language', ''), str):
+      record['language'] = given.strip()
+    if record.get('language') == '':
       record['language'] = language
       chinese += language == 'en' and _is_chinese(record)
     given = record['language']
@@ -274,11 +276,17 @@ def shared_fields(record: Record, heldout: float) -> dict[str, str]:
     heldout: see `split_of`, for a record without a split.
   """
   names = 'language', 'genre', 'theme', 'split'
-  fields = {n: text_of(record, n) for n in names if record.get(n, '') != ''}
+  given = {n: text_of(record, n, '').strip() for n in names}
+  fields = {name: text for name, text in given.items() if text}
   split = fields.get('split')
   if split is None:
     split = split_of(layouts.prompt_of(record), heldout)
-  return fields | {'split': _SPLITS.get(split.lower(), split.lower())}
+  return fields | {'split': split_named(split)}
+
+
+def split_named(name: str) -> str:
+  """Returns our name of a split, such as 'heldout' for 'test'."""
+  return _SPLITS.get(name.lower(), name.lower())
 
 
 def split_of(prompt: Prompt, heldout: float) -> str:
@@ -312,5 +320,22 @@ def reply_of(record: Record, name: str, or_blank: bool = False) -> str:
 
 
 def is_cut(record: Record) -> bool:
-  """Returns whether `generate` wrote that a record's only reply was cut off."""
-  return record.get('finished') in (False, [False])
+  """Returns whether `generate` wrote that a record's only reply was cut off.
+
+  Raises:
+    ValueError: see `finished_of`.
+  """
+  return finished_of(record) == [False]
+
+
+def finished_of(record: Record) -> list[bool]:
+  """Returns which replies of a record are whole; empty if it does not tell.
+
+  Raises:
+    ValueError: `finished` is neither true nor false, nor a list of these.
+  """
+  finished = record.get('finished', [])
+  flags = finished if isinstance(finished, list) else [finished]
+  if any(flag not in (0, 1) for flag in flags):
+    raise ValueError(f'finished={finished!r:.80}; expected true or false')
+  return [bool(flag) for flag in flags]

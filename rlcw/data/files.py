@@ -32,6 +32,7 @@ Placed = list[tuple[str, Record]]
 
 _ENDS = '.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.tsv'
 _COMPRESSED = '.bz2', '.lz4', '.xz', '.zip', '.zst'
+_OTHER = '.arrow', '.feather', '.ods', '.orc', '.pkl', '.tar', '.xls', '.xlsx'
 # Files that describe a data set and hold no records.
 _ABOUT = {
   'dataset_info.json',
@@ -111,7 +112,12 @@ def read_file(file: Path) -> Placed:
     ValueError: a record is malformed (names file, line and reason), or the file
       cannot be read.
   """
-  end = _end(file)
+  end, last = _end(file), file.suffix.lower()
+  if last in _COMPRESSED or (not end and last in _OTHER):
+    raise ValueError(
+      f'{file}: {last} cannot be read; expected {", ".join(_ENDS)}, plain or '
+      'with .gz'
+    )
   if end == '.parquet':
     return _read_parquet(file)
   if end in ('.csv', '.tsv'):

@@ -6,6 +6,7 @@ the reply or replies: `response`; `chosen` and `rejected`; or `responses` with
 """
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -35,7 +36,19 @@ _UNSUPPORTED = (
   'tool_calls',
   'function_call',
   'reasoning_content',
+  'reasoning',
+  'thinking',
+  'chat_history',
 )
+# Scores of the chosen and of the rejected reply.
+_SCORES = (
+  ('score_chosen', 'score_rejected'),
+  ('chosen_score', 'rejected_score'),
+  ('chosen_rating', 'rejected_rating'),
+  ('chosen-rating', 'rejected-rating'),
+)
+# Fields of a reply that tell whether to learn it.
+_WEIGHT = 'weight', 'loss_weight', 'loss_mask'
 # In some files all structures are JSON in a text.
 _NONE = None, '', [], {}, '[]', '{}', 'null'
 _WRITTEN_MESSAGES = re.compile(
@@ -82,6 +95,11 @@ def convert(record: Record) -> Record:
   unsupported = [n for n in _UNSUPPORTED if record.get(n) not in _NONE]
   if unsupported:
     raise ValueError(f'{unsupported[0]} is not supported')
+  for name in _WEIGHT:
+    if record.get(name, 1) != 1:
+      raise ValueError(
+        f'{name}={record[name]!r:.40} is not supported: all replies count alike'
+      )
   conversation = _with_earlier(record, conversation)
   if conversation and conversation[-1].role == ASSISTANT:
     if replies:
@@ -236,7 +254,7 @@ def _pop_replies(
       'scores': [_rated(each, 'overall_score') for each in rated],
     }
   sides = {
-    name: _side(record.pop(name), name)
+    name: _side(record.pop(name), name, alone=conversation is None)
     for name in ('chosen', 'rejected')
     if name in record
   }
@@ -244,18 +262,8 @@ def _pop_replies(
   both = replies.keys() >= {'response', 'chosen'}
   if both and replies['response'] != replies['chosen']:
     raise ValueError('response differs from chosen; expected one of them')
-  best: Any = record.get('score_chosen')
-  worst: Any = record.get('score_rejected')
-  scored = len(sides) == 2 and None not in (best, worst)
-  if scored and not all(
-    isinstance(each, int | float) for each in (best, worst)
-  ):
-    raise ValueError(
-      f'score_chosen={best!r:.40} and score_rejected={worst!r:.40}; expected '
-      'numbers'
-    )
-  if scored and best < worst:
-    raise Unusable(f'score_chosen={best} is below score_rejected={worst}')
+  if len(sides) == 2:
+    _check_scores(record)
   prompts = {tuple(side[:-1]) for side in sides.values()}
   if len(prompts) > 1:
     raise Unusable('chosen and rejected answer different prompts')
@@ -270,8 +278,32 @@ def _pop_replies(
   return replies, prompt
 
 
-def _side(value: Any, name: str) -> list[Message]:
-  """Returns one side of a preference: its prompt, if it has one, and reply."""
+def _check_scores(record: Record) -> None:
+  """Checks that the scores beside a pair, if it has some, are of its order.
+
+  Raises:
+    Unusable: the chosen reply has no better score.
+    ValueError: a score is no finite number.
+  """
+  for names in _SCORES:
+    if not {*names} <= record.keys():
+      continue
+    scores: list[Any] = [record[name] for name in names]
+    told = ' and '.join(f'{n}={record[n]!r:.40}' for n in names)
+    if not all(
+      isinstance(each, int | float) and math.isfinite(each) for each in scores
+    ):
+      raise ValueError(f'{told}; expected finite numbers')
+    best, worst = scores
+    if best <= worst:
+      raise Unusable(f'{told}: the chosen reply has no better score')
+
+
+def _side(value: Any, name: str, alone: bool = True) -> list[Message]:
+  """Returns one side of a preference: its prompt, if it has one, and reply.
+
+  Without a prompt beside it, it stands `alone`.
+  """
   if isinstance(value, dict):
     value = [value]
   if isinstance(value, list):
@@ -283,7 +315,8 @@ def _side(value: Any, name: str) -> list[Message]:
       )
     return side
   text = _text(value, name)
-  side = _turns(text)
+  # Beside a prompt, a reply may be a dialogue.
+  side = _turns(text) if alone or _TURN.match(text) else []
   if not side or side[-1].role != ASSISTANT:
     return [Message(ASSISTANT, text)]
   if not side[-1].content:

@@ -33,6 +33,15 @@ _ROLES = {
   'ai': ASSISTANT,
   'model': ASSISTANT,
 }
+# Fields of a message, and types of parts of its content, that are a thought.
+THOUGHTS = (
+  'reasoning_content',
+  'reasoning',
+  'reasoning_text',
+  'thinking',
+  'thinking_content',
+  'thought',
+)
 # Fields of a message that say more than its text does.
 _UNSUPPORTED = (
   'tool_calls',
@@ -42,13 +51,15 @@ _UNSUPPORTED = (
   'audio',
   'video',
   'videos',
-  'reasoning_content',
-  'reasoning',
-  'thinking',
-  'thought',
+  *THOUGHTS,
 )
 # Fields of a reply that tell whether to learn it: OpenAI's, and other tools'.
-_WEIGHT = 'weight', 'train', 'training', 'loss', 'loss_weight'
+_WEIGHT = (
+  *('weight', 'train', 'training', 'trainable', 'loss', 'loss_weight'),
+  'loss_mask',
+)
+# Fields of a reply that tell not to learn it.
+_MASK = 'mask', 'masked'
 # Types of the parts of a message's content that are nothing but text.
 TEXT = None, 'text', 'input_text', 'output_text'
 
@@ -135,6 +146,12 @@ def parse_message(value: Any, name: str) -> Message:
       raise ValueError(f'{name} has {field}, which is not supported')
   for field in _WEIGHT:
     if _ROLES[role.lower()] == ASSISTANT and value.get(field, 1) != 1:
+      raise ValueError(
+        f'{name} has {field}={value[field]!r}, which is not supported: all '
+        'replies of a conversation are learnt'
+      )
+  for field in _MASK:
+    if _ROLES[role.lower()] == ASSISTANT and value.get(field):
       raise ValueError(
         f'{name} has {field}={value[field]!r}, which is not supported: all '
         'replies of a conversation are learnt'

@@ -6,15 +6,15 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rlcw.data import datasets, layouts
+from rlcw.data import characters, datasets, layouts
 from rlcw.data.characters import blank
 from rlcw.data.datasets import TRAIN, number_of, reply_of, shared_fields
 from rlcw.data.files import Record
 from rlcw.data.messages import Prompt
+from rlcw.models.thoughts import reply_of as reply_text
 from rlcw.runtime import console
 
 # Worth of the chosen and the rejected reply of a pair.
@@ -90,7 +90,7 @@ def load_preferences(
       cut += sum(map(math.isnan, each.worth))
       scored.setdefault(each.prompt, []).append(each)
   different = [
-    pair for pair in pairs if _shown(pair.chosen) != _shown(pair.rejected)
+    pair for pair in pairs if shown(pair.chosen) != shown(pair.rejected)
   ]
   merged = [*filter(lambda each: each.replies, map(_merge, scored.values()))]
   equal = len(pairs) - len(different)
@@ -130,16 +130,17 @@ def _preference(record: Record, heldout: float) -> Preference:
       )
     worth = (number_of(record, name),)
   if worth is not PAIR:
-    worth = _of_whole(replies, worth, record.get('finished'))
+    worth = _of_whole(replies, worth, datasets.finished_of(record))
   fields = shared_fields(record, heldout)
   return Preference(
     prompt, replies, worth, id=str(record.get('id', '')), **fields
   )
 
 
-def _shown(reply: str) -> str:
-  """A reply as a reader sees it: neither white space nor spelling differ."""
-  return unicodedata.normalize('NFC', reply).strip()
+def shown(reply: str) -> str:
+  """A reply as a reader sees it: without thoughts, and spelled in one way."""
+  text = characters.visible(reply_text(reply))
+  return unicodedata.normalize('NFC', text).strip()
 
 
 def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -164,14 +165,13 @@ def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
 
 
 def _of_whole(
-  replies: Sequence[str], worth: Sequence[float], finished: Any
+  replies: Sequence[str], worth: Sequence[float], flags: Sequence[bool]
 ) -> tuple[float, ...]:
   """Returns the scores, NaN for a reply that is blank or was cut off."""
-  flags = finished if isinstance(finished, list) else [finished]
   if len(flags) != len(worth):
     flags = [True] * len(worth)
   return tuple(
-    math.nan if flag is False or blank(reply) else each
+    each if flag and not blank(reply) else math.nan
     for reply, each, flag in zip(replies, worth, flags, strict=True)
   )
 
@@ -182,12 +182,14 @@ def _merge(group: Sequence[Preference]) -> Preference:
   Those with the score NaN are left out.
   """
   scores: dict[str, list[float]] = {}
+  first: dict[str, str] = {}  # of replies that are shown alike
   for each in group:
     for reply, worth in zip(each.replies, each.worth, strict=True):
       if not math.isnan(worth):
-        scores.setdefault(reply, []).append(worth)
+        scores.setdefault(shown(reply), []).append(worth)
+        first.setdefault(shown(reply), reply)
   return dataclasses.replace(
     group[0],
-    replies=tuple(scores),
+    replies=tuple(first.values()),
     worth=tuple(sum(worth) / len(worth) for worth in scores.values()),
   )

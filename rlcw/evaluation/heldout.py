@@ -84,13 +84,40 @@ def load_briefs(
   """
   if path in ('', trained.briefs):
     return briefs_lib.load_run_briefs(trained, 'heldout', system, workdir)
-  return briefs_lib.load_briefs(
+  found = briefs_lib.load_briefs(
     path,
     split='heldout',
     language=trained.language,
     heldout=1.0,
     system=trained.get('system', '') or system,
   )
+  _note_trained(path, found, trained, system, workdir)
+  return found
+
+
+def _note_trained(
+  path: str,
+  briefs: Sequence[Brief],
+  trained: Config,
+  system: str,
+  workdir: str | Path,
+) -> None:
+  """Counts, in a notice, other briefs whose prompt a run was trained on.
+
+  Such as those of the run's own file under another name.
+  """
+  with console.without_notices():
+    try:
+      learned = briefs_lib.load_run_briefs(trained, 'train', system, workdir)
+    except (FileNotFoundError, ValueError):  # the file is gone, or another one
+      return
+  prompts = {brief.prompt for brief in learned}
+  shared = sum(brief.prompt in prompts for brief in briefs)
+  if shared:
+    console.notice(
+      f'{path}: the run was trained on the prompts of {shared} of '
+      f'{len(briefs)} briefs, which it may know better than new ones'
+    )
 
 
 def encode(

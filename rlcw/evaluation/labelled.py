@@ -12,6 +12,7 @@ from typing import Any
 from rlcw.data import datasets, layouts
 from rlcw.data.characters import blank
 from rlcw.data.messages import transcript
+from rlcw.data.preferences import shown
 from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
 
@@ -94,18 +95,21 @@ def _read(path: str | Path, language: str, heldout: float) -> list[Labelled]:
   replies: list[Labelled] = []
   cut = 0
   for place, record in datasets.read_language(path, language):
-    if datasets.is_cut(record):
-      cut += 1
-      continue
     try:
+      if datasets.is_cut(record):
+        cut += 1
+        continue
       replies += _parse(record, heldout)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
   labels: dict[tuple[str, str], set[bool]] = {}
   for each in replies:
-    labels.setdefault((each.prompt, each.response), set()).add(each.label)
+    key = each.prompt, shown(each.response)
+    labels.setdefault(key, set()).add(each.label)
   agreed = [
-    each for each in replies if len(labels[each.prompt, each.response]) == 1
+    each
+    for each in replies
+    if len(labels[each.prompt, shown(each.response)]) == 1
   ]
   for count, words in (
     (cut, 'that are not finished'),

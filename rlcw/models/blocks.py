@@ -240,7 +240,7 @@ class Block(nn.Module):
   def _layer_input(
     self, x_PxGxLxD: jax.Array, layer_input_PxGxLxE: jax.Array
   ) -> jax.Array:
-    """What a layer's own embedding of the tokens adds `[P, G, L, D]`."""
+    """Term `[P, G, L, D]` of a layer's own embedding of the tokens."""
     c, size = self.config, layer_input_PxGxLxE.shape[-1]
     gate = self._linear('layer_gate', size, ('norm', 'embed'))(x_PxGxLxD)
     y = _ACTIVATIONS[c.activation](gate) * layer_input_PxGxLxE

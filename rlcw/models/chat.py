@@ -277,7 +277,8 @@ class ChatFormat:
     stop = self._stop(ids)
     text = self.decode(ids[:stop])
     _, closed = markers_of(text) or self.template.thought or THOUGHT
-    thoughts = text[: end_of_thought(text, closed)].count(closed)
+    closed = closed.casefold()
+    thoughts = text[: end_of_thought(text, closed)].casefold().count(closed)
     if not thoughts:
       whole = self._reply_of(text, self.thinking) == text
       return (0 if whole else stop), stop
@@ -285,7 +286,7 @@ class ChatFormat:
     start = bisect.bisect_left(
       range(stop),
       thoughts,
-      key=lambda n: self.decode(ids[:n]).count(closed),
+      key=lambda n: self.decode(ids[:n]).casefold().count(closed),
     )
     while start < stop and not self.decode(ids[start : start + 1]):
       start += 1  # blank lines before the reply

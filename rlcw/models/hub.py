@@ -38,6 +38,8 @@ def fetch(model: str | Path) -> Path:
     FileNotFoundError: there is no such path, and the download failed.
   """
   path = Path(model)
+  if not str(model).strip():  # `Path('')` is the current folder
+    raise FileNotFoundError(f'no model is named: {_EXPECTED}')
   if path.exists():
     return path
   repository = hub.parse(str(model))

@@ -3,7 +3,7 @@
 import json
 import re
 
-from rlcw.models.tokenizer import OTHER_THOUGHTS, THOUGHT
+from rlcw.models.tokenizer import OTHER_THOUGHTS, REPLY_MARKERS, THOUGHT
 
 # What begins and ends a thought.
 Markers = tuple[str, str]
@@ -17,7 +17,8 @@ def reply_of(
   """Returns the reply in a model's text, without the thought before it.
 
   It is blank if the thought never ends.  A reply that begins with another
-  thought has that left out too.
+  thought has that left out too, and so are the markers that some models write
+  around a reply after a thought.
 
   Args:
     text: of a model.
@@ -27,12 +28,23 @@ def reply_of(
   opened, closed = markers_of(text) or markers or THOUGHT
   end = end_of_thought(text, closed)
   reply = text[end:]
-  if reply.lstrip().startswith(opened) or (thinking and not end):
+  if _begins(reply, opened) or (thinking and not end):
     return ''
   if not end:
     return text
-  reply = reply.strip()
+  reply = _unwrapped(reply.strip())
   return reply_of(reply) if markers_of(reply) else reply
+
+
+def _begins(text: str, marker: str) -> bool:
+  return text.lstrip()[: len(marker)].casefold() == marker.casefold()
+
+
+def _unwrapped(reply: str) -> str:
+  for opened, closed in REPLY_MARKERS:
+    if reply.startswith(opened) and (opened or reply.endswith(closed)):
+      reply = reply.removeprefix(opened).removesuffix(closed).strip()
+  return reply
 
 
 def end_of_thought(text: str, closed: str) -> int:
@@ -40,7 +52,8 @@ def end_of_thought(text: str, closed: str) -> int:
 
   One that a JSON object quotes ends none.
   """
-  ends = [match.end() for match in re.finditer(re.escape(closed), text)]
+  found = re.finditer(re.escape(closed), text, re.IGNORECASE)
+  ends = [match.end() for match in found]
   for n, end in enumerate(reversed(ends)):
     if n >= _OBJECTS or not _is_in_object(text, end):
       return end
@@ -62,6 +75,5 @@ def _is_in_object(text: str, place: int) -> bool:
 
 def markers_of(text: str) -> Markers | None:
   """Returns what begins and ends the thought that a text begins with."""
-  text = text.lstrip()
   pairs = THOUGHT, *OTHER_THOUGHTS
-  return next((pair for pair in pairs if text.startswith(pair[0])), None)
+  return next((pair for pair in pairs if _begins(text, pair[0])), None)

@@ -45,6 +45,18 @@ OTHER_THOUGHTS = (
   ('<thought>', '</thought>'),
   ('<reasoning>', '</reasoning>'),
   ('<seed:think>', '</seed:think>'),
+  ('<mm:think>', '</mm:think>'),
+  ('<|thinking|>', '<|/thinking|>'),
+  ('<thoughts>', '</thoughts>'),
+  ('<scratchpad>', '</scratchpad>'),
+  ('<unused94>thought', '<unused95>'),  # MedGemma
+)
+# What some of them write around the reply after a thought.
+REPLY_MARKERS = (
+  ('<|begin_of_solution|>', '<|end_of_solution|>'),
+  ('<|START_RESPONSE|>', '<|END_RESPONSE|>'),
+  ('<answer>', '</answer>'),
+  ('', '<|return|>'),  # gpt-oss
 )
 _THOUGHTS = {*THOUGHT, *itertools.chain(*OTHER_THOUGHTS)}
 

@@ -303,7 +303,7 @@ def _demonstration(record: Record) -> str:
   """
   reply = record.get('chosen', record.get('response'))
   label = record.get('label', 1)
-  bad = record.get('finished') in (False, [False]) or not label
+  bad = datasets.is_cut(record) or not label
   if isinstance(label, int | float):  # a text is no judgement
     bad = bad or not label > 0
   return reply if isinstance(reply, str) and not bad else ''

@@ -10,6 +10,8 @@ Letters: P prompts, G replies to each.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from rlcw.data import layouts, messages
 from rlcw.data.messages import Message
 from rlcw.models.thoughts import reply_of
@@ -85,7 +87,7 @@ def match(prompts: Any, replies: Any, parse: Callable[[Any], Brief]) -> Asked:
   if one and all(map(_is_text, entries)):
     group = [*map(_reply, entries)]
     return Asked([parse(prompts)], [group], lambda v: v[0])
-  given = [prompts] * len(entries) if one else [*prompts]
+  given = [prompts] * len(entries) if one else listed(prompts)
   if len(given) != len(entries):
     raise ValueError(
       f'{len(given)} prompts, but replies for {len(entries)}; expected an '
@@ -103,6 +105,19 @@ def match(prompts: Any, replies: Any, parse: Callable[[Any], Brief]) -> Asked:
       x[0] if alone else x for x, alone in zip(v, single, strict=True)
     ],
   )
+
+
+def listed(prompts: Any) -> list[Any]:
+  """Returns several prompts as a list.
+
+  Raises:
+    ValueError: they are no list.
+  """
+  if not _is_list(prompts):
+    raise ValueError(
+      f'prompts={prompts!r:.80}; expected a prompt, or a list of prompts'
+    )
+  return [*prompts]
 
 
 def _is_list(value: Any) -> bool:
@@ -145,15 +160,44 @@ def _reply(value: Any) -> Reply:
     raise ValueError(f'a reply is {value!r:.80}; expected a text')
   finished = getattr(value, 'finished', True)
   if not isinstance(value, str):
-    value = messages.parse(_conversation(value), 'reply')[-1].content
+    given = [*map(_without_thought, _conversation(value))]
+    said = messages.parse(given, 'reply')
+    if len(said) > 1 or said[0].role != messages.ASSISTANT:
+      roles = ', '.join(each.role for each in said)
+      raise ValueError(
+        f'a reply has {len(said)} messages ({roles:.80}); expected one of the '
+        'assistant, with earlier turns in the prompt'
+      )
+    value = said[0].content
   return Reply(reply_of(value), finished)
+
+
+def _without_thought(message: dict[str, Any]) -> dict[str, Any]:
+  """Leaves out the thought of a message, in a field or a part of its own."""
+  kept = {k: v for k, v in message.items() if k not in messages.THOUGHTS}
+  if isinstance(content := kept.get('content'), list):
+    kept['content'] = [part for part in content if not _is_thought(part)]
+  return kept
+
+
+def _is_thought(part: Any) -> bool:
+  return isinstance(part, Mapping) and part.get('type') in messages.THOUGHTS
+
+
+def _plain(value: Any) -> Any:
+  """Returns a value with the types of JSON: of NumPy's, and of tuples."""
+  if isinstance(value, Mapping):
+    return {name: _plain(each) for name, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [*map(_plain, value)]
+  return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def brief(value: Any) -> Brief:
   """Returns one prompt as a brief; that of a text has no rules."""
   if not isinstance(value, Brief):
     if isinstance(value, Mapping):
-      record = layouts.convert(dict(value))
+      record = layouts.convert(_plain(dict(value)))
     elif _is_text(value):
       text = value if isinstance(value, str) else _conversation(value)
       record = {'prompt': text}
@@ -177,7 +221,8 @@ def rules(value: Any) -> Brief:
       f'rules={value!r:.80}; expected a brief with instruction_id_list and '
       'kwargs, or {id: arguments}, before the replies'
     )
-  record = dict(value)
+  # Of a row of a data set, where what it lacks is null.
+  record = layouts.without_nulls(_plain(dict(value)))
   if not {'instruction_id_list', 'prompt'} & {*record}:
     kwargs = [given or {} for given in record.values()]
     record = {'instruction_id_list': [*record], 'kwargs': kwargs}

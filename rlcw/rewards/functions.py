@@ -6,6 +6,7 @@ One maps P briefs and `[P][G]` replies to an array `[P, G]`, NaN for unknown.
 import contextlib
 import copy
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -60,18 +61,24 @@ def user_code(name: str) -> Iterator[None]:
     ValueError: it ended the process, which is no success of the run.
     RuntimeError: it failed.
   """
+  folder = os.getcwd()
   try:
     yield
   except Stopped:
     raise
   except Exception as error:
-    raise RuntimeError(f'{name} failed: {error!r}') from error
+    # A context manager takes StopIteration for its own, if it is the cause.
+    cause = None if isinstance(error, StopIteration) else error
+    raise RuntimeError(f'{name} failed: {error!r}') from cause
   # SystemExit, KeyboardInterrupt, asyncio.CancelledError
   except BaseException as error:
     raise ValueError(
       f'{name} raised {error!r}, which would end the run; expected it to '
       'return its values'
     ) from None
+  finally:
+    # What it changes there would move a relative workdir.
+    os.chdir(folder)
 
 
 def call_user_reward(

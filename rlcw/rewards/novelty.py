@@ -1,9 +1,11 @@
 """Diversity as a reward: what a reply says that no other of its group says.
 
 A policy that is rewarded for writing alone ends in one way of writing.  The
-score of a reply is its number of n-grams that no other reply to the brief has,
-per word, scaled within the group to 0 for the least and 1 for the most.
-(Source: DPWriter, arXiv 2601.09609, with n of 2, 3 and 4.)
+score of a reply is its number of different n-grams that no other reply to the
+brief has, as a share of its n-grams, scaled within the group to 0 for the least
+and 1 for the most.  (Source: DPWriter, arXiv 2601.09609, with n of 2, 3 and 4,
+which divides by the words: long replies, with more n-grams per word, then are
+the newest.)
 
 It is a part of a sum (`parts`), where DPWriter multiplies it with a reward,
 which must not be negative for that.  Rules come first in either case: a reply
@@ -30,14 +32,14 @@ def novelty(replies: Sequence[str]) -> np.ndarray:
   """
   words = [text_lib.words(text_lib.fold(reply)) for reply in replies]
   grams = [
-    {gram for order in ORDERS for gram in text_lib.ngrams(each, order)}
+    [gram for order in ORDERS for gram in text_lib.ngrams(each, order)]
     for each in words
   ]
-  count = Counter(gram for each in grams for gram in each)
+  count = Counter(gram for each in grams for gram in {*each})
   new_G = np.array(
     [
-      sum(count[gram] == 1 for gram in each) / max(len(of_reply), 1)
-      for each, of_reply in zip(grams, words, strict=True)
+      sum(count[gram] == 1 for gram in {*each}) / max(len(each), 1)
+      for each in grams
     ]
   )
   spread = new_G.max() - new_G.min()

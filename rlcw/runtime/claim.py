@@ -41,6 +41,13 @@ _REMADE = {
   'score': 'scores.jsonl',
   'verify': '',
 }
+# The files with the lines of tasks, where no setting names another.
+_LINES = {
+  **{task: name for task, name in _REMADE.items() if name},
+  'briefs': 'briefs.jsonl',
+  'extract': 'briefs.jsonl',
+  'verify': 'verdicts.jsonl',
+}
 # Tasks that go on from their earlier results.
 _RESUMED = 'adversary', 'curate', 'grpo', 'reward_model', 'sft'
 
@@ -206,6 +213,10 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     )
   claim = dataclasses.replace(claim, longer=longer, done=ended)
   changes = inputs.changes(recorded, now) if file.exists() else {}
+  if name := _LINES.get(config['task']):
+    lines = Path(config.get('output') or workdir / name)
+    if ended and not lines.exists():
+      changes['output'] = f'{lines} is gone'
   claim = _with_changes(claim, changes)
   if claim.done and patience:
     console.log(
@@ -247,7 +258,9 @@ def _unused(name: str) -> str:
 def _with_changes(claim: Claim, changes: dict[str, str]) -> Claim:
   """Returns the claim of a run whose inputs have changed."""
   # A user may mend a function, such as one that has ended the run.
-  of_code = {n: c for n, c in changes.items() if claim.inputs[n].get('code')}
+  of_code = {
+    n: c for n, c in changes.items() if claim.inputs.get(n, {}).get('code')
+  }
   claim = dataclasses.replace(claim, remarks=(*of_code.values(),))
   listed = '; '.join(c for n, c in changes.items() if n not in of_code)
   if not listed:

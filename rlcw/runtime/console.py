@@ -5,6 +5,9 @@ characters is markup.  Without a terminal there are no bars and no escape codes,
 and a table is as wide as its content.
 """
 
+import contextlib
+import errno
+import io
 import math
 import string
 import sys
@@ -54,7 +57,11 @@ def _write(text: str) -> None:
     # A character that the terminal's encoding lacks must not end the run.
     encoding = getattr(sys.stdout, 'encoding', None) or 'utf-8'
     text = text.encode(encoding, 'backslashreplace').decode(encoding)
-    tqdm.write(text, sys.stdout)
+    try:
+      tqdm.write(text, sys.stdout)
+    except OSError as error:
+      if error.errno != errno.EIO:  # of a terminal that was closed
+        raise
 
 
 # Notices of this run so far, for its summary.
@@ -69,6 +76,17 @@ def notice(text: str) -> None:
   if text not in _notices:
     _notices.append(text)
     log(f'notice: {text}')
+
+
+@contextlib.contextmanager
+def without_notices() -> Iterator[None]:
+  """Keeps notices back, such as of a file that is only looked up."""
+  before, _notices[:] = _notices[:], []
+  with contextlib.redirect_stdout(io.StringIO()):
+    try:
+      yield
+    finally:
+      _notices[:] = before
 
 
 def take_notices() -> list[str]:

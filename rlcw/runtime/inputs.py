@@ -86,6 +86,16 @@ def changes(before: Inputs, now: Inputs) -> dict[str, str]:
   return changed
 
 
+def contents(config: Config, names: Sequence[str]) -> list[str]:
+  """Returns a line with the digest of each of some settings that is a path."""
+  values = {name: paths.get(config, name) for name in names}
+  return [
+    f'{name} {digest(value)}'
+    for name, value in values.items()
+    if isinstance(value, str) and paths.matches(value)
+  ]
+
+
 def check_base(run: str | Path) -> None:
   """Checks that the model that a run began with is what it was.
 
@@ -165,9 +175,12 @@ def digest(path: str | Path, parts: Sequence[str] | None = ('model',)) -> str:
     ValueError: a run is damaged, or began with itself (`runs.lineage`).
   """
   total = hashlib.blake2b(digest_size=16)
-  for match in paths.matches(str(path)):
+  matches = paths.matches(str(path))
+  for match in matches:
     if match.is_file():
-      found = [_file(match)]
+      # Of several files, as of those in a folder, the name may give the split.
+      name = f'{match.name} ' if len(matches) > 1 else ''
+      found = [f'{name}{_file(match)}']
     elif not runs.is_run(match):
       found = _folder(match)
     elif parts is None or not (match / 'checkpoints').is_dir():
@@ -202,11 +215,7 @@ def _run(folder: Path, parts: Sequence[str]) -> list[str]:
   sums = (custom or {}).get('checksums')
   found = [f'step {step}', *([str(sums)] if sums else _folder(saved))]
   found += [_file(file) for file in sorted(folder.glob('*.safetensors'))]
-  for name in parts:
-    value = paths.get(config, name)
-    if isinstance(value, str) and paths.matches(value):
-      found.append(f'{name} {digest(value)}')
-  return found
+  return found + contents(config, parts)
 
 
 def _folder(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from rlcw import Config
+from rlcw.runtime import console
 
 SCHEDULES = 'constant', 'linear', 'cosine'  # values of `schedule`
 # The weights of all layers are stacked along the first axis of these.
@@ -39,6 +40,11 @@ def rate_of(settings: Config, updates: int) -> optax.Schedule:
     settings: with those of `optimizer_settings`.
     updates: of the whole run.
   """
+  if 0 < updates <= settings.warmup_steps:
+    console.notice(
+      f'warmup_steps={settings.warmup_steps} of {updates} updates: the '
+      f'learning rate never reaches {settings.learning_rate:g}'
+    )
   return make_rate(
     settings.learning_rate,
     settings.warmup_steps,

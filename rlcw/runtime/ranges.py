@@ -136,7 +136,7 @@ RANGES: dict[str, Range] = {
   # --- Sampling
   'temperature': _NOT_NEGATIVE,
   # Greedy replies to a brief would all be equal, and leave no advantages.
-  'grpo.temperature': _POSITIVE,
+  'grpo.temperature': Number(1e-6),
   'max_new_tokens': _count(),
   'top_k': _count(0),
   'top_p': Number(0, 1, above=True),

@@ -41,7 +41,7 @@ def is_run(folder: str | Path) -> bool:
     ValueError: `config.json` is damaged.
   """
   file = Path(folder) / 'config.json'
-  if not file.is_file():
+  if not str(folder) or not file.is_file():  # `Path('')` is the current folder
     return False
   config = files.read_json(file)
   is_model = 'model_type' in config or 'architectures' in config

@@ -121,9 +121,9 @@ def read(workdir: str | Path) -> Config:
     ValueError: it is damaged.
   """
   file, inputs = Path(workdir) / 'config.json', Path(workdir) / INPUTS
-  if not file.is_file():
+  if not str(workdir) or not file.is_file():
     raise FileNotFoundError(
-      f'{workdir} is not the workdir of a run: it has no config.json'
+      f'{str(workdir)!r} is not the workdir of a run: it has no config.json'
     )
   config = upgrade(ConfigDict(files.read_json(file)))
   if type(config.get('steps', 0)) is not int:

@@ -1,4 +1,5 @@
-"""Requests to stop a run: SIGTERM, as at preemption, and SIGINT, as of Ctrl-C.
+"""Requests to stop a run: SIGTERM, as at preemption, SIGINT, as of Ctrl-C, and
+SIGHUP, as of a terminal that is closed.
 
 The first one is noted.  The run ends where it can resume without losing work
 (`processes.stop_together`), or in the middle of a wait (`interruptible`), with
@@ -17,7 +18,9 @@ from types import FrameType
 
 STOPPED = 75  # EX_TEMPFAIL: unfinished, and the same command resumes
 HALTED = 76  # unfinished, as its monitors warned; the same command goes on
-_SIGNALS = signal.SIGTERM, signal.SIGINT
+_SIGNALS = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, 'SIGHUP'):  # not on Windows
+  _SIGNALS.append(signal.SIGHUP)
 # Signals this close together are one request: `timeout`, for one, sends its
 # signal to the process and to its group.
 _ONE_REQUEST_SECONDS = 0.3
@@ -76,7 +79,11 @@ def listening() -> Iterator[None]:
   """
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  before = {number: signal.signal(number, _hear) for number in _SIGNALS}
+  before = {
+    number: signal.signal(number, _hear)
+    for number in _SIGNALS
+    if signal.getsignal(number) != signal.SIG_IGN  # as `nohup` ignores SIGHUP
+  }
   other_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   counter = threading.Thread(target=_count, args=(reader,), daemon=True)
   counter.start()

@@ -71,6 +71,7 @@ class Endpoint:
         raise ValueError(f'{setting}={value!r}; expected {expected}')
     self._usage, self._trouble = Usage(), Trouble()
     self._logged_errors: set[type[Exception]] = set()
+    self._noted_free = False  # that a reply has no price
     # Settings that the server does not accept: see `_accepted`.
     self._refused: set[str] = set()
     self._lock = threading.Lock()
@@ -173,15 +174,10 @@ class Endpoint:
   async def _reply(
     self, client: openai.AsyncOpenAI, fixed: Mapping[str, Any], prompt: str
   ) -> str | None:
-    roles = {'system': self.system, 'user': prompt}
-    messages: Any = [
-      {'role': role, 'content': valid_unicode(text)}
-      for role, text in roles.items()
-      if text or role == 'user'
-    ]
     try:
       while True:
         sent = self._accepted(fixed)
+        messages: Any = self._messages(prompt)
         try:
           completion = await client.chat.completions.create(
             messages=messages, **sent
@@ -189,7 +185,8 @@ class Endpoint:
           break
         except (openai.BadRequestError, openai.UnprocessableEntityError) as no:
           # Each pass takes away a setting, so they come to an end.
-          if not self._note_refused(no, sent):
+          roles = {each['role'] for each in messages}
+          if not self._note_refused(no, roles | {*sent}):
             raise
       # Counted first, because an unusable reply is paid for too.
       self._count(completion)
@@ -201,6 +198,17 @@ class Endpoint:
     except Exception as error:
       self._log_error(error)
       return None
+
+  def _messages(self, prompt: str) -> list[dict[str, str]]:
+    """A prompt after the system message, or with it where that is refused."""
+    roles = {'system': self.system, 'user': prompt}
+    if 'system' in self._refused:
+      roles = {'user': f'{self.system}\n\n{prompt}'}
+    return [
+      {'role': role, 'content': valid_unicode(text)}
+      for role, text in roles.items()
+      if text or role == 'user'
+    ]
 
   def _accepted(self, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings as the server accepts them, as far as is known.
@@ -214,14 +222,12 @@ class Endpoint:
       if name in _NEWER or name not in self._refused
     }
 
-  def _note_refused(
-    self, error: openai.APIStatusError, sent: Mapping[str, Any]
-  ) -> bool:
+  def _note_refused(self, error: openai.APIStatusError, sent: set[str]) -> bool:
     """Notes the setting that an error refuses; returns whether it is another.
 
     Args:
       error: the server's answer.
-      sent: settings of the request.
+      sent: settings and roles of the request.
     """
     reason = _complaint(error)
     for name in _MAY_BE_REFUSED:
@@ -236,10 +242,9 @@ class Endpoint:
         continue
       if name not in self._refused:
         self._refused.add(name)
-        instead = _NEWER.get(name)
         console.log(
           f'endpoint: {self.url}, model {self.model}, refuses {name}: '
-          + (f'{instead} is sent instead' if instead else 'it is left out')
+          + _INSTEAD.get(name, 'it is left out')
         )
       return True
     return False
@@ -247,8 +252,15 @@ class Endpoint:
   def _count(self, completion: Any) -> None:
     """Adds a completion's tokens and price to the usage."""
     reported = getattr(completion, 'usage', None)
-    prompt = _tokens(reported, 'prompt_tokens')
-    reply = _tokens(reported, 'completion_tokens')
+    prompt = _tokens(reported, 'prompt_tokens', 'input_tokens')
+    reply = _tokens(reported, 'completion_tokens', 'output_tokens')
+    # Some servers count thoughts in the total alone.
+    reply = max(reply, _tokens(reported, 'total_tokens') - prompt)
+    if any(self.prices) and not prompt + reply and not self._noted_free:
+      self._noted_free = True
+      console.notice(
+        f'{self.url} reports no tokens of a reply: the cost does not count it'
+      )
     self._usage.prompt_tokens += prompt
     self._usage.completion_tokens += reply
     self._usage.cost += (prompt * self.prices[0] + reply * self.prices[1]) / 1e6
@@ -276,7 +288,11 @@ class Endpoint:
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
       f'{type(error).__name__}: {excerpt(reason, 300)}'
     )
-    self._trouble = Trouble(text, status in _LASTING, status in _REFUSED)
+    refused = status in _REFUSED
+    # Gemini says so with status 400.
+    wrong_key = refused and bool(re.search(r'api[ _-]?key', reason, re.I))
+    lasting = status in _LASTING or wrong_key
+    self._trouble = Trouble(text, lasting, refused and not wrong_key)
     if type(error) not in self._logged_errors:
       self._logged_errors.add(type(error))
       console.log(f'endpoint: {text}')
@@ -315,9 +331,9 @@ def _text(completion: Any, masked: Callable[[str], str] = str) -> str:
     choice = completion.choices[0]
     content = choice.message.content
   except (AttributeError, LookupError, TypeError):
-    error = getattr(completion, 'error', None) or completion
-    told = masked(repr(error))[:200]
-    raise ValueError(f'not a chat completion: {told}') from None
+    raise ValueError(
+      f'not a chat completion: {masked(repr(_told(completion)))[:200]}'
+    ) from None
   reason = getattr(choice, 'finish_reason', None)
   text = _joined(content)
   reply = reply_of(text) if isinstance(text, str) else ''
@@ -331,6 +347,15 @@ def _text(completion: Any, masked: Callable[[str], str] = str) -> str:
     )
   reply = valid_unicode(reply)
   return Cut(reply) if _CUT_BY.search(str(reason)) else reply
+
+
+def _told(completion: Any) -> Any:
+  """Returns what a server said instead of a completion: its error, or all."""
+  if not isinstance(completion, openai.BaseModel):
+    return completion
+  # Fields that the client adds would fill the message.
+  said = {name: value for name, value in completion if value is not None}
+  return said.get('error') or said
 
 
 # Finish reasons of replies that are not whole: OpenAI's length and
@@ -363,11 +388,14 @@ def _joined(content: Any) -> Any:
 _MOST_TOKENS = 10**9
 
 
-def _tokens(usage: Any, name: str) -> int:
-  count: Any = getattr(usage, name, None)
-  # True is an integer in Python, and JSON may have 12.0 for 12.
-  valid = type(count) in (int, float) and 0 <= count <= _MOST_TOKENS
-  return int(count) if valid else 0
+def _tokens(usage: Any, *names: str) -> int:
+  """A count that a server reports, by the first of its names that is valid."""
+  for name in names:
+    count: Any = getattr(usage, name, None)
+    # True is an integer in Python, and JSON may have 12.0 for 12.
+    if type(count) in (int, float) and 0 <= count <= _MOST_TOKENS:
+      return int(count)
+  return 0
 
 
 def _complaint(error: openai.APIStatusError) -> str:
@@ -378,6 +406,11 @@ def _complaint(error: openai.APIStatusError) -> str:
   body: Any = error.body
   found = body.get('detail', body) if isinstance(body, dict) else body
   details = found if isinstance(found, list) else [found]
+  # Gemini's is a list of what others send alone.
+  details = [
+    each.get('error', each) if isinstance(each, dict) else each
+    for each in details
+  ]
   names = 'message', 'param', 'loc', 'msg'
   said = [
     [each.get(name) for name in names] if isinstance(each, dict) else each
@@ -387,11 +420,17 @@ def _complaint(error: openai.APIStatusError) -> str:
 
 
 # Settings that a server may refuse, in the order in which they are looked for.
-_MAY_BE_REFUSED = 'max_tokens', 'temperature', 'response_format'
+_MAY_BE_REFUSED = 'max_tokens', 'temperature', 'response_format', 'system'
 _NEWER = {'max_tokens': 'max_completion_tokens'}
+_INSTEAD = {
+  'max_tokens': 'max_completion_tokens is sent instead',
+  'system': "it begins the user's message",
+}
 # Names under which servers complain of them.
 _SPELLINGS = {
-  'response_format': r'response[_ ]format|structured[_ ]outputs?|json_schema'
+  'response_format': r'response[_ ]format|structured[_ ]outputs?|json_schema',
+  'system': r'system[_ ](?:role|message|instruction|prompt)s?|'
+  r'role\W{1,4}system|developer instructions?',
 }
 _OUT_OF_RANGE = re.compile(
   r'too (large|long|big|high|small|low)|at (most|least)|exceed|greater than|'

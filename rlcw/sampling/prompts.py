@@ -285,6 +285,17 @@ def objects(reply: str, id: str) -> list[dict[str, Any]]:
       too deeply, or more than `_MOST_BRACES` braces begin none.
   """
   text = reply_of(reply)
+  found = _objects(text, id)
+  # Habits of models that JSON forbids: \' for ', and a comma after the last.
+  if not found:
+    mended = re.sub(r"(?<!\\)((?:\\\\)*)\\'", r"\1'", text)
+    found = _objects(re.sub(r',(\s*[}\]])', r'\1', mended), id)
+  if not found:
+    raise ValueError('no JSON object with the id of the question')
+  return found
+
+
+def _objects(text: str, id: str) -> list[dict[str, Any]]:
   # Models write raw line breaks in strings, which strict JSON forbids.
   decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unique)
   found, start = [], text.find('{')
@@ -306,6 +317,4 @@ def objects(reply: str, id: str) -> list[dict[str, Any]]:
     start = text.find('{', end)
   else:
     raise ValueError(f'more than {_MOST_BRACES} braces')
-  if not found:
-    raise ValueError('no JSON object with the id of the question')
   return found

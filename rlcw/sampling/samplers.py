@@ -20,6 +20,10 @@ from jax import lax
 
 from rlcw.runtime.mesh import vocab_parts
 
+# Temperature below which softmax in float32 has one token alone or, as logits
+# overflow, none.
+LEAST = 1e-6
+
 
 @struct.dataclass
 class Greedy:
@@ -90,7 +94,7 @@ def make_sampler(
   """Makes the sampler for these settings.
 
   Args:
-    temperature: 0 for greedy decoding.
+    temperature: 0, or less than `LEAST`, for greedy decoding.
     top_k: 0 keeps all tokens.
     top_p: 1 keeps all tokens.
 
@@ -113,7 +117,7 @@ def make_sampler(
     raise ValueError(
       f'top_k={top_k} and top_p={top_p}; expected only one of them'
     )
-  if temperature == 0:
+  if temperature < LEAST:
     return Greedy()
   if top_k:
     return TopK(top_k, temperature)

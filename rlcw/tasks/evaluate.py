@@ -47,8 +47,18 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 
   Returns:
     The summary.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no such run, it is of another task,
+      or its briefs are invalid.
   """
-  trained = heldout.computed_as(config, settings.read(config.run))
+  trained = settings.read(config.run)
+  if trained.get('task') != 'grpo':
+    raise ValueError(
+      f'run={config.run} is no run of grpo, but of {trained.get("task")!r}; '
+      'expected the workdir of one'
+    )
+  trained = heldout.computed_as(config, trained)
   if config.get('system'):
     with trained.unlocked():
       trained.system = config.system

@@ -408,7 +408,10 @@ def test_a_prompt_keeps_its_messages() -> None:
     ({'messages': [USER, GOOD], 'context': 'x'}, 'context is in no message'),
     (ONE | {'completion': 'Else.'}, 'response and completion differ'),
     (PAIR | {'response': 'Else.'}, 'response differs from chosen'),
-    (PAIR | {'score_chosen': 2, 'score_rejected': 8.0}, 'score_chosen=2 is'),
+    (
+      PAIR | {'score_chosen': 2, 'score_rejected': 8.0},
+      'score_chosen=2 and score_rejected=8.0: .*better',
+    ),
     ({'prompt': ASK, 'completion': [USER, GOOD]}, 'expected the reply alone'),
     ({'prompt': ASK, 'completions': [{'response': 'x'}]}, 'overall_score'),
     ({'prompt': ASK, 'completions': ['x']}, 'overall_score'),

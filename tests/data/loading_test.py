@@ -342,7 +342,20 @@ def test_scores_that_contradict_a_pair_are_told(
     with pytest.raises(ValueError, match=r":1: score_chosen='1' and .*numbers"):
       load_preferences(save(*records))
     return
+  # A tie is no preference either.
+  records.append(pair | dict(zip(names, (9, 1), strict=True)))
   assert len(load_preferences(save(*records))) == 1
+  for best, worst in (
+    ('chosen_rating', 'rejected_rating'),
+    ('chosen-rating', 'rejected-rating'),
+    ('chosen_score', 'rejected_score'),
+  ):
+    told = [pair | {best: n, worst: 5, 'prompt': f'{n}'} for n in (1, 5, 9)]
+    [kept] = load_preferences(save(*told))
+    assert kept.prompt == '9'
+  unknown = pair | dict.fromkeys(names, float('nan'))
+  with pytest.raises(ValueError, match=':1: score_chosen=nan .*finite'):
+    load_preferences(save(unknown))
   # csv has numbers as texts
   file = tmp_path / 'x.csv'
   file.write_text(

@@ -442,7 +442,16 @@ def test_a_thought_spelled_in_plain_tokens_is_cut() -> None:
     '<|channel>thought\nhm<channel|>The sea.',
     '<|channel|>analysis<|message|>hm<|end|><|start|>assistant'
     '<|channel|>final<|message|>The sea.',
+    '<|channel|>analysis<|message|>hm<|end|><|start|>assistant'
+    '<|channel|>final<|message|>The sea.<|return|>',
     '<think>a</think>\n<reasoning>b</reasoning>The sea.',
+    '<|begin_of_thought|>hm<|end_of_thought|>\n\n<|begin_of_solution|>\n'
+    'The sea.\n<|end_of_solution|>',
+    '<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>The sea.'
+    '<|END_RESPONSE|>',
+    '<think>hm</think><answer>The sea.</answer>',
+    '<Think>hm</Think>The sea.',
+    '<unused94>thought\nhm<unused95>The sea.',
   ],
 )
 def test_thoughts_of_other_models_are_no_part_of_a_reply(text: str) -> None:

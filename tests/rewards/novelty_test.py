@@ -9,16 +9,26 @@ from rlcw.rewards.novelty import novelty
 
 
 def test_what_no_other_reply_says_counts() -> None:
-  # 2-grams: ab bc / ab bd / xy yz; 3-grams: abc / abd / xyz.  New per word:
-  # (bc, abc) 2/3, (bd, abd) 2/3, (xy, yz, xyz) 3/3
+  # 2-grams: ab bc / ab bd / xy yz; 3-grams: abc / abd / xyz.  Share of new
+  # ones: (bc, abc) 2/3, (bd, abd) 2/3, (xy, yz, xyz) 3/3
   assert novelty(['a b c', 'a b d', 'x y z']).tolist() == [0, 0, 1]
 
 
-def test_scores_are_per_word_and_between_least_and_most() -> None:
-  # a b / a b / a b c d: 0, 0, and bc cd abc bcd abcd = 5 of 4 words
+def test_scores_are_shares_between_least_and_most() -> None:
+  # a b / a b / a b c d: 0, 0, and bc cd abc bcd abcd of 6
   assert novelty(['a b', 'A  B', 'a b c d']).tolist() == [0, 0, 1]
-  # new per word: pq 1/2; rs st rst 3/3; a reply of one word has no n-gram
-  assert novelty(['p q', 'r s t', 'u']) == pytest.approx([0.5, 1, 0])
+  # all n-grams of two replies are new; one of one word has none
+  assert novelty(['p q', 'r s t', 'u']).tolist() == [1, 1, 0]
+  # ab ba aba bab abab of ab ba ab aba bab abab: what is repeated is not new
+  assert novelty(['a b a b', 'p q', 'u']) == pytest.approx([5 / 6, 1, 0])
+
+
+def test_length_alone_is_not_new() -> None:
+  words = iter(range(100))
+  replies = [
+    ' '.join(f'w{next(words)}' for _ in range(count)) for count in (8, 12, 40)
+  ]
+  assert not novelty(replies).any()
 
 
 def test_a_chinese_character_is_a_word() -> None:

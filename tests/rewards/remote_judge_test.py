@@ -62,6 +62,7 @@ def put(panel: JSONJudge, question: Question = QUESTION) -> Verdicts:
     PLAIN.replace('{', '{\n').replace(',', ',\n'),
     '{"reason": "so", "verdict": "Good", "id": "k", "score": [1, {}]}',
     '{"id": "\\u006b", "verdict": "Good", "reason": "so"}',
+    '{"id": "k", "verdict": "Good", "reason": "so",}',
   ],
 )
 def test_an_object_in_json_is_an_answer(answer: str) -> None:
@@ -228,7 +229,7 @@ def test_a_reason_is_any_text() -> None:
   reasons = itertools.cycle(['\ud83d', None, ['a'], 7, 'x', ''])
   model = Model(lambda n, prompt: honest(prompt, reason=next(reasons)))
   found = put(JSONJudge(model))
-  assert found.reason == [['\ud83d', 'None'], ["['a']", '7'], ['x', '']]
+  assert found.reason == [['\ud83d', ''], ["['a']", '7'], ['x', '']]
 
 
 # --- A server ---------------------------------------------------------------

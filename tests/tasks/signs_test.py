@@ -68,6 +68,14 @@ def test_a_phrase_counts_where_it_is_not_most_frequent() -> None:
   ]
   # Two in the first group, which does not count, and one of the other six.
   assert signs.phrase(replies) == pytest.approx(1 / 6)
+  # Long replies have what lies between their ends in common by chance.
+  middle = [
+    [f'{chr(97 + n) * 200}{"a stock phrase"}{chr(107 + n) * 200}']
+    for n in range(4)
+  ]
+  assert signs.phrase(middle) == 0
+  ending = [[f'{reply} A stock phrase'] for [reply] in middle]
+  assert signs.phrase(ending) == 1
   # However many of one group have it, a phrase of one brief is none.
   assert signs.phrase([replies[0], ['x', 'y', 'z']]) == 0
   assert signs.phrase([[stock] * 3] * 3) == 1

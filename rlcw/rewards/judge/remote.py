@@ -52,7 +52,8 @@ def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
     raise ValueError(f'{len(verdicts)} verdicts differ; expected one')
   if verdicts[0] not in labels:
     raise ValueError(f'verdict={verdicts[0]!r}; expected one of {labels}')
-  return Answer(verdicts[0] == labels[0], str(found[0].get('reason', '')))
+  reason = found[0].get('reason')
+  return Answer(verdicts[0] == labels[0], '' if reason is None else str(reason))
 
 
 class JSONJudge:

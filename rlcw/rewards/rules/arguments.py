@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rlcw.data import datasets
+from rlcw.data.characters import is_chinese
 from rlcw.rewards.rules import wording
 from rlcw.rewards.rules.text import HAN_RUN, is_text
 
@@ -29,13 +31,16 @@ class Theme:
   theme: str = ''
   keywords: Sequence[str] = ()
   recipient: str = ''
+  given: str = ''  # the split that its record names
 
   @property
   def split(self) -> str:
-    """The split, `train` or `heldout`, decided by a hash of the theme's name.
+    """The split given or, by a hash of the theme's name, `train` or `heldout`.
 
     So no theme is in both, whatever file it comes from.
     """
+    if self.given:
+      return self.given
     # Halves of surrogate pairs, which JSON may contain, must not raise here.
     name = (self.theme or self.prompt).encode('utf-8', 'surrogatepass')
     # Not `hash`, which differs from process to process.
@@ -50,9 +55,11 @@ def read_theme(record: Mapping[str, Any]) -> Theme:
     ValueError: a field has the wrong type, the prompt or a keyword shows
       nothing or is too long, or the language is not supported.
   """
-  names = [field.name for field in dataclasses.fields(Theme)]
+  names = [field.name for field in dataclasses.fields(Theme)] + ['split']
   given = {name: record[name] for name in names if name in record}
   keywords = given.pop('keywords', [])
+  if given.get('language', '') == '' and is_chinese(str(record.get('prompt'))):
+    given['language'] = 'zh'
   for name, value in {'prompt': None, **given}.items():
     if not isinstance(value, str) or (name == 'prompt' and not is_text(value)):
       raise ValueError(f'{name}={value!r:.80}: expected a string')
@@ -60,7 +67,8 @@ def read_theme(record: Mapping[str, Any]) -> Theme:
     is_text(word) for word in keywords
   ):
     raise ValueError(f'keywords={keywords!r:.80}: expected a list of strings')
-  theme = Theme(**given, keywords=tuple(keywords))
+  split = datasets.split_named(given.pop('split', ''))
+  theme = Theme(**given, keywords=tuple(keywords), given=split)
   if theme.language not in wording.TABLES:
     raise ValueError(f'language={theme.language!r}: expected en or zh')
   return theme

@@ -111,7 +111,11 @@ def identity(briefs: list[Brief], trained: Config, config: Config) -> list[str]:
   # Earlier versions computed in float32 alone.
   if trained.get('compute_dtype', 'float32') != 'float32':
     asked['compute_dtype'] = trained.compute_dtype
-  texts = [repr(briefs), repr(settings | code), repr(asked)]
+  # What scores the replies may be overwritten in place.
+  judge_files = 'judge.model', 'judge.principles'
+  read = inputs.contents(scored, ['reward_model', *judge_files])
+  read += inputs.contents(config, judge_files)
+  texts = [repr(briefs), repr(settings | code), repr(asked), repr(read)]
   return [
     *(hashlib.sha256(text.encode()).hexdigest() for text in texts),
     formats.digest(trained.model),

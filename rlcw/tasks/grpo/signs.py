@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 _GRAM = 10  # characters
+# Characters of a reply that are searched for a phrase, at either end: long
+# replies have more phrases in common by chance.
+_ENDS = 200
 # An odd number of 64 bits, the golden ratio's, by whose powers they are hashed.
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _POWERS = _FACTOR ** np.arange(_GRAM, dtype=np.uint64)
@@ -34,6 +37,15 @@ def _grams(text: str) -> np.ndarray:
     return code[:0]
   # Unsigned arithmetic wraps around.
   return np.lib.stride_tricks.sliding_window_view(code, _GRAM) @ _POWERS
+
+
+def _grams_of_ends(text: str) -> np.ndarray:
+  """Hashes `[N]` of the different 10-grams at a text's beginning and end."""
+  letters = _letters(text.casefold())
+  ends = [letters]
+  if len(letters) > 2 * _ENDS:
+    ends = [letters[:_ENDS], letters[-_ENDS:]]
+  return np.unique(np.concatenate([*map(_grams, ends)]))
 
 
 def repeated(text: str) -> float:
@@ -67,6 +79,7 @@ def marks(text: str) -> float:
 def phrase(replies: Sequence[Sequence[str]]) -> float:
   """Share of replies that have the 10-gram which is common to most of them.
 
+  Of a long reply the first and the last 200 characters count.
   Of each 10-gram the group that has it most does not count, since a brief may
   ask for words that all replies to it then have.
 
@@ -82,7 +95,7 @@ def phrase(replies: Sequence[Sequence[str]]) -> float:
   # By group: its different 10-grams, and the number of replies that have each.
   groups = [
     np.unique(
-      np.concatenate([np.unique(_grams(text.casefold())) for text in group]),
+      np.concatenate([_grams_of_ends(text) for text in group]),
       return_counts=True,
     )
     for group in replies
