@@ -207,6 +207,9 @@ def test_devices_change_no_reply(
     ('A', {'top_k': 1.5}, r'top_k=1\.5'),
     ('A', {'seed': 2**40}, 'seed=1099511627776'),
     ('A', {'seed': -1}, 'seed=-1'),
+    ('A', {'seed': True}, 'seed=True'),
+    (5, {}, 'prompts=5; expected a prompt, or a list of prompts'),
+    (None, {}, 'prompts=None; expected'),
     ('A', {'max_new_tokens': 1.0}, r'max_new_tokens=1\.0'),
     ('A', {'batch_size': True}, 'batch_size=True'),
     ('A', {'temperature': -1.0}, 'expected temperature >= 0'),
@@ -274,10 +277,29 @@ def test_thoughts_and_messages_are_read_as_in_training() -> None:
   said = [{'role': 'assistant', 'content': 'To rain, and the sea'}]
   assert kept(rlcw.check(RULES, said)) == [False, False]
   assert [*map(kept, rlcw.check([RULES], [said]))] == [[False, False]]
+  said[0] |= {'reasoning_content': 'One, two, three, four.'}
+  assert kept(rlcw.check(RULES, said)) == [False, False]
+  parts = [
+    {'type': 'thinking', 'thinking': 'One, two, three, four.'},
+    {'type': 'text', 'text': 'To rain'},
+  ]
+  message = {'role': 'assistant', 'content': parts}
+  assert kept(rlcw.check(RULES, [message])) == [True, True]
   assert kept(rlcw.check(RULES, [Message('assistant', 'To rain')])) == [
     True,
     True,
   ]
+
+
+def test_rules_of_a_row_of_a_data_set_may_be_null_or_of_numpy() -> None:
+  row = {'prompt': None, 'instruction_id_list': None, 'kwargs': None}
+  assert rlcw.check([row], ['x']) == [[]]
+  row = {
+    'instruction_id_list': ('length:words',),
+    'kwargs': ({'at_most': np.int64(3), 'at_least': None},),
+    'paraphrase': None,
+  }
+  assert kept(rlcw.check(row, 'To rain')) == [True]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +318,12 @@ def test_thoughts_and_messages_are_read_as_in_training() -> None:
     (RULES, None, 'replies=None; expected a text'),
     (RULES, ['a', 3], 'a reply is 3; expected a text'),
     (RULES, [None], 'a reply is None'),
+    (RULES, [{'role': 'user', 'content': 'x'}], r'1 messages \(user\)'),
+    (
+      RULES,
+      [{'role': role, 'content': 'x'} for role in ('assistant', 'user')],
+      r'2 messages \(assistant, user\); expected one of the assistant',
+    ),
   ],
 )
 def test_rules_and_replies_that_do_not_fit_are_named(

@@ -43,7 +43,8 @@ class Lab:
     if text == 'damaged':
       raise ValueError(f'{config.input}:1: not JSON')
     claim.settle()
-    with (workdir / 'scores.jsonl').open('a') as output:
+    lines = config.get('output') or workdir / 'scores.jsonl'
+    with pathlib.Path(lines).open('a') as output:
       output.write(text)
     self.calls += 1
     self.act()
@@ -94,6 +95,31 @@ def test_the_same_inputs_are_done_whatever_their_times_and_places(
   lab()
   assert lab.calls == 1
   assert capsys.readouterr().out.count('already done') == 3
+
+
+def test_lines_that_are_gone_are_made_anew(
+  lab: Lab, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+  lab()
+  (tmp_path / 'score' / 'scores.jsonl').unlink()
+  lab()
+  assert lab.calls == 2
+  assert 'scores.jsonl is gone' in capsys.readouterr().out
+  lab()
+  assert lab.calls == 2
+
+
+def test_files_of_a_glob_are_known_by_their_names(
+  tmp_path: pathlib.Path,
+) -> None:
+  """Else one renamed to b_test.jsonl would change its split unnoticed."""
+  for name in ('a_train.jsonl', 'b_extra.jsonl'):
+    (tmp_path / name).write_text(name)
+  before = inputs.digest(tmp_path / '*.jsonl')
+  one = inputs.digest(tmp_path / 'a*.jsonl')
+  assert one == inputs.digest(tmp_path / 'a_train.jsonl')
+  (tmp_path / 'b_extra.jsonl').rename(tmp_path / 'b_test.jsonl')
+  assert inputs.digest(tmp_path / '*.jsonl') != before
 
 
 def test_a_base_that_was_overwritten_is_told(tmp_path: pathlib.Path) -> None:

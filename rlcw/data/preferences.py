@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from rlcw.data.characters import blank
 from rlcw.data.datasets import TRAIN, number_of, reply_of, shared_fields
 from rlcw.data.files import Record
 from rlcw.data.messages import Prompt
-from rlcw.models.thoughts import reply_of as reply_text
 from rlcw.runtime import console
 
 # Worth of the chosen and the rejected reply of a pair.
@@ -54,6 +53,7 @@ def load_preferences(
   split: str | None = None,
   language: str | None = None,
   heldout: float = 0.1,
+  as_read: Callable[[str], str] = str,
 ) -> list[Preference]:
   """Loads preferences, optionally of one split and language.
 
@@ -71,13 +71,14 @@ def load_preferences(
     language: None for all.
     heldout: share of prompts in the split 'heldout', of those whose records
       name no split (`datasets.split_of`).
+    as_read: maps a reply to the part of it that is read.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: a record is malformed, or none is of the split and language.
   """
 
-  parse = functools.partial(_preference, heldout=heldout)
+  parse = functools.partial(_preference, heldout=heldout, as_read=as_read)
   loaded = datasets.load(path, parse, split=split, language=language)
   pairs, scored, cut = [], {}, 0
   for each in loaded:
@@ -112,7 +113,9 @@ def load_preferences(
   return different + merged
 
 
-def _preference(record: Record, heldout: float) -> Preference:
+def _preference(
+  record: Record, heldout: float, as_read: Callable[[str], str]
+) -> Preference:
   """Returns the replies of a record, with the worth NaN of those left out."""
   prompt = layouts.prompt_of(record)
   if 'chosen' in record or 'rejected' in record:
@@ -132,15 +135,15 @@ def _preference(record: Record, heldout: float) -> Preference:
   if worth is not PAIR:
     worth = _of_whole(replies, worth, datasets.finished_of(record))
   fields = shared_fields(record, heldout)
+  replies = tuple(map(as_read, replies))
   return Preference(
     prompt, replies, worth, id=str(record.get('id', '')), **fields
   )
 
 
 def shown(reply: str) -> str:
-  """A reply as a reader sees it: without thoughts, and spelled in one way."""
-  text = characters.visible(reply_text(reply))
-  return unicodedata.normalize('NFC', text).strip()
+  """A reply as a reader sees it: its visible characters, spelled in one way."""
+  return unicodedata.normalize('NFC', characters.visible(reply)).strip()
 
 
 def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:

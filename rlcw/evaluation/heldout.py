@@ -22,7 +22,7 @@ from rlcw.rewards import constraints, revision
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules import habits
 from rlcw.rewards.scoring import Scores
-from rlcw.runtime import console, processes
+from rlcw.runtime import console, processes, runs
 from rlcw.runtime.mesh import round_up_groups
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Sampler, Temperature
@@ -83,6 +83,11 @@ def load_briefs(
     FileNotFoundError, ValueError: see `rewards.briefs.load_briefs`.
   """
   if path in ('', trained.briefs):
+    if runs.whole(Path(workdir)) != Path(workdir):
+      console.notice(
+        f'{workdir} was chosen on these held-out briefs, which makes its gain '
+        'look larger than on new ones: other briefs are fairer (briefs)'
+      )
     return briefs_lib.load_run_briefs(trained, 'heldout', system, workdir)
   found = briefs_lib.load_briefs(
     path,

@@ -13,7 +13,7 @@ from rlcw.data import datasets, layouts
 from rlcw.data.characters import blank
 from rlcw.data.messages import transcript
 from rlcw.data.preferences import shown
-from rlcw.models.thoughts import reply_of
+from rlcw.models.thoughts import reply_or_all
 from rlcw.runtime import console
 
 SPLITS = 'train', 'dev', 'heldout'
@@ -145,5 +145,4 @@ def _text(record: dict[str, Any], field: str) -> str:
   text = record.get(field)
   if not isinstance(text, str) or blank(text):
     raise ValueError(f'{field}={text!r:.80}; expected a string')
-  # A text that is nothing but a thought is taken for the reply.
-  return reply_of(text) or text
+  return reply_or_all(text)

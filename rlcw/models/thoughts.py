@@ -40,6 +40,11 @@ def _begins(text: str, marker: str) -> bool:
   return text.lstrip()[: len(marker)].casefold() == marker.casefold()
 
 
+def reply_or_all(text: str) -> str:
+  """Returns the reply in a text; all of one that is nothing but a thought."""
+  return reply_of(text) or text
+
+
 def _unwrapped(reply: str) -> str:
   for opened, closed in REPLY_MARKERS:
     if reply.startswith(opened) and (opened or reply.endswith(closed)):

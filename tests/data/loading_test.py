@@ -14,6 +14,7 @@ from rlcw.data import datasets
 from rlcw.data.examples import load_examples
 from rlcw.data.preferences import load_preferences
 from rlcw.evaluation import labelled
+from rlcw.models.thoughts import reply_or_all
 from rlcw.rewards.briefs import load_briefs
 from rlcw.runtime import console
 from rlcw.tasks import verify
@@ -388,3 +389,106 @@ def test_a_held_out_prompt_that_is_trained_on_is_counted(
   [told] = console.take_notices()
   assert '1 of 2 held-out records have a prompt that is in train too' in told
   assert datasets.split_of('Write. ', 0.5) == datasets.split_of('Write.', 0.5)
+
+
+def test_replies_are_compared_as_they_are_read(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  """A pair whose sides differ in what is left out teaches nothing."""
+  sides = [
+    ('Ho', 'H\u200bo'),
+    ('a\r\nb', 'a\nb'),
+    ('<think>plan A</think>Ho', '<think>plan B</think>Ho'),
+    ('<think>plan A</think>Ho', 'Hi'),
+  ]
+  pairs = [
+    {'prompt': f'{n}', 'chosen': one, 'rejected': other}
+    for n, (one, other) in enumerate(sides)
+  ]
+  scored = [
+    {'prompt': 'x', 'response': f'{thought}Ho', 'score': score}
+    for thought, score in (('<think>a</think>', 9), ('', 1), ('\u200b', 2))
+  ]
+  found = load_preferences(save(*pairs, *scored), as_read=reply_or_all)
+  assert [each.replies for each in found] == [('Ho', 'Hi'), ('Ho',)]
+  assert found[1].worth == (4.0,)
+  # a text that is nothing but a thought is taken for the reply
+  thoughts = {'chosen': '<think>a</think>', 'rejected': '<think>b</think>'}
+  [pair] = load_preferences(
+    save({'prompt': 'y'} | thoughts), as_read=reply_or_all
+  )
+  assert pair.replies == tuple(thoughts.values())
+
+
+@pytest.mark.parametrize('finished', ['false', 'no', 2, [0.5], {}])
+def test_whether_a_reply_is_whole_is_true_or_false(
+  finished: Any, save: Callable[..., pathlib.Path]
+) -> None:
+  record = {'prompt': 'A', 'response': 'B', 'score': 1, 'finished': finished}
+  for load in (load_preferences, load_examples):
+    with pytest.raises(ValueError, match=':1: finished=.*expected true or fal'):
+      load(save(record))
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'reasoning': 'because'},
+    {'thinking': 'hm'},
+    {'chat_history': [['a', 'b']]},
+    {'weight': 0},
+    {'loss_mask': 0},
+  ],
+)
+def test_what_would_be_dropped_is_refused(
+  fields: dict[str, Any], save: Callable[..., pathlib.Path]
+) -> None:
+  record = {'prompt': 'A', 'response': 'B'}
+  with pytest.raises(ValueError, match=f':1: {next(iter(fields))}'):
+    load_examples(save(record | fields))
+
+
+@pytest.mark.parametrize(
+  'fields', [{'mask': True}, {'masked': 1}, {'trainable': False}]
+)
+def test_a_reply_that_is_not_to_be_learnt_is_refused(
+  fields: dict[str, Any], save: Callable[..., pathlib.Path]
+) -> None:
+  said = [
+    {'role': 'user', 'content': 'A'},
+    {'role': 'assistant', 'content': 'B'} | fields,
+  ]
+  with pytest.raises(ValueError, match=f':1: .*{next(iter(fields))}'):
+    load_examples(save({'messages': said}))
+
+
+def test_a_dialogue_beside_a_prompt_is_a_reply(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  dialogue = 'Human: I wake.\nAssistant: Good morning.'
+  pair = {'prompt': 'Write a dialogue.', 'chosen': dialogue, 'rejected': 'x'}
+  [found] = load_preferences(save(pair))
+  assert found.prompt == 'Write a dialogue.' and found.chosen == dialogue
+
+
+@pytest.mark.parametrize(
+  'name', ['x.jsonl.zst', 'x.csv.xz', 'x.arrow', 'x.xlsx']
+)
+def test_a_format_that_is_not_read_is_named(
+  name: str, tmp_path: pathlib.Path
+) -> None:
+  file = tmp_path / name
+  file.write_bytes(b'\xff\xfe')
+  with pytest.raises(ValueError, match=r'cannot be read; expected \.jsonl'):
+    load_preferences(file)
+
+
+def test_white_space_around_a_language_or_split_is_none(
+  tmp_path: pathlib.Path,
+) -> None:
+  file = tmp_path / 'x.csv'
+  file.write_text(
+    'prompt,chosen,rejected,language,split\nA,B,C,en ,train \nD,E,F, , \n'
+  )
+  found = load_preferences(file, language='en', heldout=0.0)
+  assert [each.split for each in found] == ['train', 'train']

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from rlcw.evaluation import heldout
 from rlcw.rewards.briefs import Brief
+from rlcw.runtime import console
 
 
 def write(file: pathlib.Path, *splits: str) -> str:
@@ -39,6 +40,47 @@ def test_briefs_are_those_asked_for_or_the_runs(
   found = heldout.load_briefs(files[asked], trained, 'Be kind.', tmp_path)
   assert [brief.id for brief in found] == expected
   assert all('Rhyme.' in brief.text for brief in found)
+
+
+def test_briefs_that_a_run_was_trained_on_are_counted(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  own = tmp_path / 'own.jsonl'
+  own.write_text(
+    '\n'.join(json.dumps({'id': n, 'prompt': f'Hi {n}'}) for n in range(30))
+  )
+  trained = ConfigDict(
+    {'briefs': str(own), 'language': 'en', 'heldout': 0.2, 'system': ''}
+  )
+  held_out = heldout.load_briefs(str(own), trained, '', tmp_path)
+  assert 0 < len(held_out) < 15
+  assert 'trained on' not in capsys.readouterr().out
+  copy = tmp_path / 'copy.jsonl'
+  copy.write_text(own.read_text())
+  assert len(heldout.load_briefs(str(copy), trained, '', tmp_path)) == 30
+  said = capsys.readouterr().out
+  assert f'prompts of {30 - len(held_out)} of 30 briefs' in said
+  own.unlink()  # an old run's: nothing is known
+  console.take_notices()
+  heldout.load_briefs(str(copy), trained, '', tmp_path)
+  assert 'trained on' not in capsys.readouterr().out
+
+
+def test_the_best_parameters_are_not_measured_unawares_on_what_chose_them(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  own = write(tmp_path / 'own.jsonl', 'train', 'heldout')
+  other = write(tmp_path / 'other.jsonl', 'heldout')
+  trained = ConfigDict({'briefs': own, 'language': 'en', 'system': ''})
+  (tmp_path / 'config.json').write_text('{"task": "grpo"}')
+  for folder, file, noted in (
+    (tmp_path, '', False),
+    (tmp_path / 'best', other, False),
+    (tmp_path / 'best', '', True),
+  ):
+    heldout.load_briefs(file, trained, '', folder)
+    assert ('chosen on these held-out' in capsys.readouterr().out) == noted
+    console.take_notices()
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,20 @@ GROUPS = [['a', 'bcd'], ['', 'ef']]
 BRIEF = Brief('b', 'Write.', ('keywords:existence',), ({'keywords': ['a']},))
 
 
+def test_a_function_may_raise_anything_and_go_anywhere(
+  tmp_path: pathlib.Path,
+) -> None:
+  before = os.getcwd()
+
+  def wanders(briefs: Any, replies: Any) -> Any:
+    os.chdir(tmp_path)
+    return next(iter(()))
+
+  with pytest.raises(RuntimeError, match='m:f failed: StopIteration'):
+    call(wanders)
+  assert os.getcwd() == before
+
+
 def call(reward: Any) -> np.ndarray:
   return functions.call_user_reward(reward, 'm:f', [BRIEF] * 2, GROUPS)
 

@@ -216,6 +216,20 @@ CASES: list[Case] = [
   (SCRIPT, {'script': 'traditional'}, '爲甚麽不來？', True),
   (SCRIPT, {'script': 'traditional'}, '幺麽小醜，裏裡麪麵着著啓啟衆眾', True),
   (SCRIPT, {'script': 'traditional'}, '坏人来了', False),
+  *(
+    (SCRIPT, {'script': 'traditional'}, text, kept)
+    for text, kept in (
+      ('麵包發霉了，真倒霉', True),
+      ('美酒佳肴', True),
+      ('恒生指數', True),
+      ('她的丰采依舊', True),
+      ('她的收獲很丰富', False),
+    )
+  ),
+  *(
+    (SCRIPT, {'script': 'simplified'}, text, False)
+    for text in ('屋簷下', '祕密', '她瞇起眼', '大砲', '徬徨', '打毬', '珮')
+  ),
   (SCRIPT, {'script': 'simplified'}, '衞生', False),
   (SCRIPT, {'script': 'traditional'}, '衞生', True),
   (SCRIPT, {'script': 'simplified'}, '群众在床前，乾坤瞭望', True),
@@ -223,6 +237,11 @@ CASES: list[Case] = [
   (SCRIPT, {'script': 'simplified'}, '為什么不来？', False),
   ('keywords:existence', {'keywords': ['rain']}, 'Ｒａｉｎ falls', True),
   ('keywords:forbidden_words', {'forbidden_words': ['rain']}, '𝐫𝐚𝐢𝐧', False),
+  *(
+    ('keywords:forbidden_words', {'forbidden_words': ['sun']}, text, False)
+    for text in ('the s**u**n', 'the <b>s</b>un', 'the _s_un')
+  ),
+  ('keywords:existence', {'keywords': ['garden']}, 'the gar**den**', True),
   ('keywords:existence', {'keywords': ['New York']}, 'New\u00a0York', True),
   ('keywords:existence', {'keywords': ['well-off']}, 'well\u2011off', True),
   ('keywords:existence', {'keywords': ['さくら']}, 'さくらが咲く', True),

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rlcw.models import lora
 from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.models.weights import abstract_params
-from rlcw.runtime import optimizers
+from rlcw.runtime import console, optimizers
 from rlcw.runtime.configs import load
 from rlcw.runtime.mesh import make_mesh
 
@@ -83,6 +83,16 @@ def test_a_rate_rises_in_the_warm_up_and_falls_after_it(
   if updates > warmup:
     assert rates[warmup] == pytest.approx(1)
     assert rates[-1] >= final - 1e-6
+
+
+def test_a_warm_up_that_never_ends_is_noted(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  optimizers.rate_of(settings(), 4)
+  assert not capsys.readouterr().out
+  optimizers.rate_of(settings(), 3)
+  assert 'warmup_steps=3 of 3 updates' in capsys.readouterr().out
+  console.take_notices()
 
 
 def test_an_unknown_schedule_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from rlcw.runtime import processes, signals
 
-NAMES = ['SIGTERM', 'SIGINT']
+NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP']
 
 
 def later(name: str, seconds: float = 0.1) -> None:
@@ -25,6 +25,16 @@ def later(name: str, seconds: float = 0.1) -> None:
 def spin() -> None:
   while True:
     pass
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by `nohup`
+  try:
+    with signals.listening():
+      signal.raise_signal(signal.SIGHUP)
+      assert signals.requested() == ''
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize('name', NAMES)

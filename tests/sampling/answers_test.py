@@ -288,6 +288,68 @@ def test_a_server_without_schemas_answers_without_them(message: str) -> None:
     assert it.ask(['a'], {'title': 'Answer', 'type': 'object'}) == ['re: a']
 
 
+def test_a_system_message_that_is_refused_begins_the_prompt() -> None:
+  def handler(request: dict[str, Any], n: int) -> str | Fault:
+    if request['messages'][0]['role'] == 'system':
+      error = {'message': 'System role not supported', 'code': 400}
+      # Gemini sends a list of what others send alone.
+      return Fault(json.dumps([{'error': error}]), status=400)
+    return echo(request, n)
+
+  with serving(handler) as server:
+    it = _endpoint(server, system='Be brief.', concurrency=1)
+    assert it.ask(['a', 'b']) == ['re: Be brief.\n\na', 're: Be brief.\n\nb']
+    assert len(server.requests) == 3
+
+
+def test_a_wrong_key_is_a_lasting_trouble_in_any_status() -> None:
+  error = {'message': 'API key not valid. Please pass a valid API key.'}
+  fault = Fault(json.dumps([{'error': error}]), status=400)
+  with serving(lambda request, n: fault) as server:
+    it = _endpoint(server)
+    assert it.ask(['a']) == [None]
+  assert it.trouble.lasting and not it.trouble.refused
+
+
+def test_what_a_server_says_in_place_of_a_reply_is_told() -> None:
+  said = {'status_code': 1008, 'status_msg': 'insufficient balance'}
+  fault = Fault(json.dumps({'choices': None, 'base_resp': said}))
+  with serving(lambda request, n: fault) as server:
+    it = _endpoint(server)
+    assert it.ask(['a']) == [None]
+  assert 'insufficient balance' in it.trouble.text
+
+
+@pytest.mark.parametrize(
+  ('usage', 'tokens', 'cost'),
+  [
+    ({'prompt_tokens': 10, 'completion_tokens': 5, 'total_tokens': 15}, 5, 60),
+    # thoughts are in the total alone
+    ({'prompt_tokens': 9, 'completion_tokens': 5, 'total_tokens': 64}, 55, 458),
+    ({'input_tokens': 10, 'output_tokens': 5}, 5, 60),
+  ],
+)
+def test_all_tokens_have_their_price(
+  usage: dict[str, int], tokens: int, cost: float
+) -> None:
+  fault = Fault(completion('ok', usage=usage))
+  with serving(lambda request, n: fault) as server:
+    it = _endpoint(server, prices=(2.0, 8.0))
+    assert it.ask(['a']) == ['ok']
+  assert it.usage.completion_tokens == tokens
+  assert it.usage.cost == pytest.approx(cost / 1e6)
+
+
+def test_a_reply_whose_tokens_are_not_told_is_noted(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  fault = Fault(completion('ok', usage=None))
+  with serving(lambda request, n: fault) as server:
+    it = _endpoint(server, prices=(2.0, 8.0))
+    assert it.ask(['a', 'b']) == ['ok', 'ok']
+  assert capsys.readouterr().out.count('reports no tokens') == 1
+
+
 # --- Bounds -----------------------------------------------------------------
 
 

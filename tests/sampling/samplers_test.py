@@ -213,6 +213,8 @@ def test_inverse_cdf_draws_in_proportion() -> None:
   [
     ((0.0,), Greedy),
     ((0.7,), Temperature),
+    ((1e-9,), Greedy),  # logits divided by it are no numbers
+    ((1e-9, 40), Greedy),
     ((0.7, 40), TopK),
     ((0.7, 0, 0.9), TopP),
   ],

@@ -39,6 +39,25 @@ def test_what_is_written_is_read_and_told(tmp_path: pathlib.Path) -> None:
     assert brief.text.startswith(brief.prompt)
 
 
+def test_themes_keep_their_split_and_are_read_in_their_language(
+  tmp_path: pathlib.Path,
+) -> None:
+  themes = tmp_path / 'themes.jsonl'
+  records = [
+    {'prompt': '写一首生日祝福', 'split': 'test'},
+    {'prompt': 'Write a toast.', 'split': 'train'},
+  ]
+  lines = [json.dumps(record) + '\n' for record in records]
+  themes.write_text(''.join(lines), 'utf-8')
+  briefs(tmp_path / 'run', input=str(themes), count=20)
+  read = load_briefs(tmp_path / 'run' / 'briefs.jsonl')
+  found = {(brief.prompt, brief.language, brief.split) for brief in read}
+  assert found == {
+    ('写一首生日祝福', 'zh', 'heldout'),
+    ('Write a toast.', 'en', 'train'),
+  }
+
+
 def test_the_seed_alone_decides(tmp_path: pathlib.Path) -> None:
   texts = []
   for name, seed in (('a', 1), ('b', 1), ('c', 2)):

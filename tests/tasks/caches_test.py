@@ -203,4 +203,17 @@ def test_the_key_of_replies_is_of_model_briefs_and_settings(
   found.append(key())
   overwrite(folder / 'model.safetensors', b'WEIGHTS')
   found.append(key())
+  # what scores the replies may be overwritten in place
+  for settings, name in (
+    (trained, 'reward_model'),
+    (trained.judge, 'model'),
+    (config.judge, 'principles'),
+  ):
+    file = folder.parent / f'{name}.md'
+    file.write_text('Be kind.')
+    settings[name] = str(file)
+    trained.writing = 'judge' if settings is trained.judge else 'reward_model'
+    found.append(key())
+    file.write_text('Be cruel.')
+    found.append(key())
   assert len(set(found)) == len(found)

@@ -360,6 +360,13 @@ def test_examples_are_near_and_popular(
   birthday, other = run.read_queries(config)
   assert birthday.examples == ['Many happy returns!', 'To another year!']
   assert other.examples == []
+  # csv has numbers as texts
+  table = tmp_path / 'corpus.csv'
+  rows = [f'{prompt},{text},{hits}' for prompt, text, hits in pieces]
+  table.write_text('\n'.join(['prompt,response,hits', *rows]))
+  config.corpus = str(table)
+  assert run.read_queries(config)[0].examples == birthday.examples
+  config.corpus = str(corpus)
   summary, rows, _ = _run(config, tmp_path / 'run')
   assert summary['outcomes']['no examples'] == 1
   assert rows[1]['candidates'] == [] and rows[0]['examples']

@@ -57,14 +57,25 @@ EMOJI = (
 )
 
 
+# Markdown's and HTML's emphasis of a part of a word, which hides no word.
+_INSIDE = re.compile(r'(?<=\w)(?:[*_~`]+|</?\w{1,6}>)(?=\w)')
+
+
+def _occur(reply: str, words: Sequence[str]) -> list[bool]:
+  """Tells which words occur, with or without emphasis of their parts."""
+  whole = mentions(_INSIDE.sub('', reply), words)
+  both = zip(mentions(reply, words), whole, strict=True)
+  return [any(counts) for counts in both]
+
+
 def has_keywords(reply: str, keywords: Sequence[str]) -> bool:
   """Every keyword occurs; case is ignored."""
-  return all(mentions(reply, keywords))
+  return all(_occur(reply, keywords))
 
 
 def has_no_words(reply: str, forbidden_words: Sequence[str]) -> bool:
   """No forbidden word occurs; case is ignored."""
-  return not any(mentions(reply, forbidden_words))
+  return not any(_occur(reply, forbidden_words))
 
 
 def starts_with(reply: str, start_phrase: str) -> bool:

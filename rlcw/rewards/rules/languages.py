@@ -56,7 +56,11 @@ _ALSO_SIMPLIFIED = '捱摺麴拚'
 # OpenCC lets these stay, as they are rare characters of the one script too; but
 # whoever writes them writes the other script's form of a common one.
 _RARELY_TRADITIONAL = '万丰价党厂叶广愿挂极柜淀确种筑胜腊苹荐虫蚝蜡蝎适'
-_RARELY_SIMPLIFIED = '於妳牠'
+_RARELY_SIMPLIFIED = '於妳牠簷祕瞇砲痲徬毬鎗珮'
+# OpenCC converts these, which Taiwan or Hong Kong write too (倒霉, 恒生, 佳肴).
+_ALSO_TRADITIONAL = '霉恒虱肴'
+# In these words a character of simplified text is of traditional text too.
+_TRADITIONAL_WORD = re.compile('丰[采姿儀神韻]|叶[韻音]')
 # 么 also occurs in traditional text (老么), but not in these words.
 _SIMPLIFIED_ME = re.compile('[什甚怎那多要]么')
 
@@ -126,6 +130,7 @@ def _barred() -> dict[str, set[str]]:
   for table in ('TWVariants', 'HKVariants'):
     simplified.difference_update(*han.variants(table).values())
   simplified |= {*_RARELY_TRADITIONAL}
+  simplified.difference_update(_ALSO_TRADITIONAL)
   traditional |= {*_RARELY_SIMPLIFIED}
   both = simplified & traditional | {*_ALSO_SIMPLIFIED}
   return {'simplified': traditional - both, 'traditional': simplified - both}
@@ -133,9 +138,7 @@ def _barred() -> dict[str, set[str]]:
 
 def has_other_script(text: str, script: str) -> bool:
   """Checks for characters that a script, simplified or traditional, lacks."""
-  if script == 'traditional' and _SIMPLIFIED_ME.search(text):
-    return True
-  return not _barred()[script].isdisjoint(text)
+  return any(True for _ in other_script(text, script))
 
 
 def other_script(text: str, script: str) -> Iterator[tuple[int, int]]:
@@ -143,6 +146,8 @@ def other_script(text: str, script: str) -> Iterator[tuple[int, int]]:
   if script == 'traditional':
     for match in _SIMPLIFIED_ME.finditer(text):
       yield match.span()
+    # Of the same length, so that places stay.
+    text = _TRADITIONAL_WORD.sub(lambda match: '　' * len(match[0]), text)
   barred = _barred()[script]
   for place, character in enumerate(text):
     if character in barred:

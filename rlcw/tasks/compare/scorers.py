@@ -11,6 +11,7 @@ from rlcw.data.messages import transcript
 from rlcw.data.preferences import load_preferences
 from rlcw.evaluation import stats
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.thoughts import reply_or_all
 from rlcw.rewards import reward_model, scoring, text_scores
 from rlcw.rewards.briefs import Brief, by_name
 from rlcw.rewards.judge import factory, questions
@@ -186,7 +187,10 @@ def accuracy(
     `unseen` for the reward model, and `judge` where there is one.
   """
   pairs = load_preferences(
-    config.preferences, split='heldout', language=trained.language
+    config.preferences,
+    split='heldout',
+    language=trained.language,
+    as_read=reply_or_all,
   )
   found = {}
   shards = processes.DataShards(scorers.unseen.decoder.mesh)

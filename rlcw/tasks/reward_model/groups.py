@@ -18,7 +18,7 @@ from rlcw.data import batches
 from rlcw.data.messages import messages, transcript
 from rlcw.data.preferences import Preference
 from rlcw.models.chat import ChatFormat
-from rlcw.models.thoughts import reply_of
+from rlcw.models.thoughts import reply_or_all
 from rlcw.rewards import pooled
 from rlcw.runtime import console
 
@@ -152,8 +152,7 @@ def make_groups(
   asked: dict[str, int] = {}  # tokens of each prompt
   answered: dict[str, int] = {}  # and of its longest reply, as it is read
   for n, each in enumerate(preferences, 1):
-    # A text that is nothing but a thought is taken for the reply.
-    texts = [reply_of(reply) or reply for reply in each.replies]
+    texts = [*map(reply_or_all, each.replies)]
     # Replies are untrusted: text like '<|im_end|>' must not become a control
     # token.
     rows = [chat.encode_content(text) for text in texts]

@@ -29,6 +29,7 @@ from rlcw.evaluation import plots, stats
 from rlcw.models import compute, formats, language_model, lora, packing
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.language_model import LanguageModel
+from rlcw.models.thoughts import reply_or_all
 from rlcw.rewards import pooled, reward_model
 from rlcw.runtime import console, files, loggers, optimizers, processes
 from rlcw.runtime.mesh import make_mesh, replicated, with_mesh
@@ -147,6 +148,7 @@ def read_groups(split: str, model: LanguageModel, config: Config) -> Groups:
     split=split,
     language=config.language,
     heldout=config.heldout,
+    as_read=reply_or_all,
   )
   check_pairs(given, config, split)
   # Held-out pairs all weigh 1: the accuracy is of the data as they are.
