@@ -119,6 +119,10 @@ def load(
   >>> model = rlcw.load('runs/my/grpo')
   >>> taste = rlcw.load('runs/my/reward_model', reward=True)
   """
+  if not isinstance(model, str | Path):
+    raise ValueError(
+      f'model={model!r:.80}; expected a path, a Hub id or a workdir'
+    )
   if dtype not in ('float32', 'bfloat16'):
     raise ValueError(f'dtype={dtype!r}; expected float32 or bfloat16')
   mesh = make_mesh() if mesh is None else mesh

@@ -220,3 +220,24 @@ def test_bfloat16_on_a_cpu_is_remarked_on(
   settings = {'task': task} | ({'compute_dtype': dtype} if dtype else {})
   config = ConfigDict(settings | ({'mesh': {}} if dtype else {}))
   assert ('bfloat16 is slower' in main.dtype_remark(config)) == remarked
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config=adversary'], "agents.model=''"),
+    (['--config=curate'], "agent.model=''"),
+    (['--config=briefs', '--config.rules=length:word'], "mean 'length:words'"),
+  ],
+)
+def test_a_mistake_in_the_settings_alone_is_one_of_usage(
+  arguments: list[str],
+  message: str,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  workdir = tmp_path / 'run'
+  status = pipeline.command(monkeypatch, *arguments, f'--workdir={workdir}')
+  assert status == 2 and message in capsys.readouterr().err
+  assert not (workdir / 'config.json').exists()

@@ -98,6 +98,23 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
   return settings
 
 
+def check_named(settings: Config, node: str) -> None:
+  """Checks that `llm_settings` name a model.
+
+  Args:
+    settings: of the model.
+    node: setting that has them.
+
+  Raises:
+    ValueError: they name none.
+  """
+  if not settings.model and not settings.endpoint.url:
+    raise ValueError(
+      f"{node}.model='' and {node}.endpoint.url='': expected one of them to "
+      'name a language model'
+    )
+
+
 def make_endpoint(settings: Config) -> 'EndpointModel':
   """Returns the model behind `settings.endpoint.url`.
 

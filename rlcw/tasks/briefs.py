@@ -11,12 +11,13 @@ from rlcw.runtime import claim, console, files
 
 
 def check(config: Config) -> None:
-  """Raises ValueError if no number of rules is in the range."""
+  """Raises ValueError for a range of rules that is empty, or unknown ones."""
   if config.least_rules > config.most_rules:
     raise ValueError(
       f'least_rules={config.least_rules}; expected at most most_rules='
       f'{config.most_rules}'
     )
+  compose.check_allowed(config.least_rules, config.get('rules', ()))
 
 
 def run(config: Config, workdir: Path) -> dict[str, Any]:

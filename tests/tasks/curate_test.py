@@ -113,7 +113,7 @@ def configure(folder: pathlib.Path, queries: list[str], **changes: Any) -> Any:
   file.write_bytes(b''.join(map(files.json_line, lines)))
   config = pipeline.shipped('curate')
   config.update({'queries': str(file), 'corpus': '', **changes})
-  config.writer.model = 'scripted'
+  config.writer.model = config.agent.model = 'scripted'
   return config
 
 
@@ -401,6 +401,7 @@ def test_a_bad_query_is_named(
 )
 def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
   config = pipeline.shipped('curate')
+  config.agent.model = 'scripted'
   config[setting] = value
   with pytest.raises(ValueError, match='; expected '):
     run.check(config)

@@ -187,6 +187,29 @@ def _draw_rules(
   )
 
 
+def check_allowed(least: int, allowed: Collection[str]) -> None:
+  """Checks the rules that briefs are to be drawn from.
+
+  Args:
+    least: least number of rules in a brief.
+    allowed: ids of the rules to draw from; all where it is empty.
+
+  Raises:
+    ValueError: one cannot be drawn, or there are fewer than `least`.
+  """
+  for name in allowed:
+    if name not in RECIPES:
+      raise ValueError(
+        f'rules: {name!r} is no rule that briefs draw'
+        + (nearest(name, RECIPES) or f'; expected some of {", ".join(RECIPES)}')
+      )
+  if allowed and least > len(allowed):
+    raise ValueError(
+      f'at least {least} rules of the {len(allowed)} in `rules`; expected a '
+      'smaller least_rules'
+    )
+
+
 def write_briefs(
   themes: Sequence[Mapping[str, Any]],
   count: int,
@@ -219,17 +242,7 @@ def write_briefs(
       f'{len(themes)} themes, {least} to {most} rules: expected at least one '
       'theme, and 1 <= least <= most'
     )
-  for name in allowed:
-    if name not in RECIPES:
-      raise ValueError(
-        f'rules: {name!r} is no rule that briefs draw'
-        + (nearest(name, RECIPES) or f'; expected some of {", ".join(RECIPES)}')
-      )
-  if allowed and least > len(allowed):
-    raise ValueError(
-      f'at least {least} rules of the {len(allowed)} in `rules`; expected a '
-      'smaller least_rules'
-    )
+  check_allowed(least, allowed)
   parsed = [*map(read_theme, themes)]
   order = random.Random(seed).sample(range(len(parsed)), len(parsed))
   briefs, rejections = [], 0

@@ -150,6 +150,11 @@ def print_table(summary: Mapping[str, Any]) -> None:
   )
 
 
+def check(config: Config) -> None:
+  """Raises ValueError if no model is named that plays the agents."""
+  llm.check_named(config.agents, 'agents')
+
+
 @with_mesh
 def run(config: Config, workdir: Path) -> dict[str, Any]:
   """Loads the models and plays the game; returns the summary.

@@ -202,7 +202,8 @@ def keeping_answered(trace: Path) -> Iterator[None]:
 
 
 def check(config: Config) -> None:
-  """Raises ValueError if there are more `examples` than `neighbours`."""
+  """Raises ValueError for no agent, or more `examples` than `neighbours`."""
+  llm.check_named(config.agent, 'agent')
   if config.examples > config.neighbours:
     raise ValueError(
       f'examples={config.examples}; expected at most neighbours='
