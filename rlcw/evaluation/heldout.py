@@ -86,7 +86,7 @@ def load_briefs(
     if runs.whole(Path(workdir)) != Path(workdir):
       console.notice(
         f'{workdir} was chosen on these held-out briefs, which makes its gain '
-        'look larger than on new ones: other briefs are fairer (briefs)'
+        'look larger than on new ones, which --config.briefs may name'
       )
     return briefs_lib.load_run_briefs(trained, 'heldout', system, workdir)
   found = briefs_lib.load_briefs(

@@ -18,9 +18,8 @@ from types import FrameType
 
 STOPPED = 75  # EX_TEMPFAIL: unfinished, and the same command resumes
 HALTED = 76  # unfinished, as its monitors warned; the same command goes on
-_SIGNALS = [signal.SIGTERM, signal.SIGINT]
-if hasattr(signal, 'SIGHUP'):  # not on Windows
-  _SIGNALS.append(signal.SIGHUP)
+_HANG_UP = (signal.SIGHUP,)  # ignored where it was, as by `nohup`
+_SIGNALS = signal.SIGTERM, signal.SIGINT, *_HANG_UP
 # Signals this close together are one request: `timeout`, for one, sends its
 # signal to the process and to its group.
 _ONE_REQUEST_SECONDS = 0.3
@@ -82,7 +81,7 @@ def listening() -> Iterator[None]:
   before = {
     number: signal.signal(number, _hear)
     for number in _SIGNALS
-    if signal.getsignal(number) != signal.SIG_IGN  # as `nohup` ignores SIGHUP
+    if number not in _HANG_UP or signal.getsignal(number) != signal.SIG_IGN
   }
   other_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   counter = threading.Thread(target=_count, args=(reader,), daemon=True)

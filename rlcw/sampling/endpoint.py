@@ -290,7 +290,7 @@ class Endpoint:
     )
     refused = status in _REFUSED
     # Gemini says so with status 400.
-    wrong_key = refused and bool(re.search(r'api[ _-]?key', reason, re.I))
+    wrong_key = refused and bool(_WRONG_KEY.search(reason))
     lasting = status in _LASTING or wrong_key
     self._trouble = Trouble(text, lasting, refused and not wrong_key)
     if type(error) not in self._logged_errors:
@@ -419,6 +419,11 @@ def _complaint(error: openai.APIStatusError) -> str:
   return f'{error} {said}'
 
 
+_WRONG_KEY = re.compile(
+  r'api[ _]key[ _](?:is )?(?:not valid|invalid|expired)|'
+  r'(?:invalid|incorrect|expired|unknown) api[ _]key',
+  re.I,
+)
 # Settings that a server may refuse, in the order in which they are looked for.
 _MAY_BE_REFUSED = 'max_tokens', 'temperature', 'response_format', 'system'
 _NEWER = {'max_tokens': 'max_completion_tokens'}
