@@ -7,13 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from rlcw.runtime import processes, signals
 
 NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP']
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+  """Signals are not ignored, as they are in a job of `nohup`."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
 
 
 def later(name: str, seconds: float = 0.1) -> None:
