@@ -214,32 +214,6 @@ def test_a_failed_first_try_does_not_claim_the_workdir(
     lab(seed=1)
 
 
-def test_a_first_try_without_a_result_does_not_claim_the_workdir(
-  lab: Lab, tmp_path: pathlib.Path
-) -> None:
-  def fail() -> None:
-    (tmp_path / 'score' / 'scores.jsonl').write_text('')
-    raise RuntimeError('my_rewards:f failed')
-
-  lab.act = fail
-  with pytest.raises(RuntimeError):
-    lab(seed=1)
-  assert not (tmp_path / 'score' / 'config.json').exists()
-  lab.act = lambda: None
-  lab(seed=2)
-  # One with a line does, wherever it is.
-  lab.act = fail
-  out = str(tmp_path / 'out.jsonl')
-  with pytest.raises(RuntimeError):
-    lab('evaluate', output=out)
-  assert (tmp_path / 'evaluate' / 'config.json').exists()
-  lab.act = lambda: 1 / 0  # pyright: ignore
-  with pytest.raises(ZeroDivisionError):
-    lab('grpo', seed=1)
-  with pytest.raises(app.UsageError, match='seed'):
-    lab('grpo', seed=2)
-
-
 def test_a_run_may_be_made_longer_and_nothing_else(
   lab: Lab, tmp_path: pathlib.Path
 ) -> None:

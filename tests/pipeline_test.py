@@ -247,7 +247,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     ({'mixing.all_violating': 'none'}, 'suppress.*rank.*skip'),
     ({'ratio': 'word'}, 'token.*sequence'),
     ({'aggregation': 'mean'}, 'token_mean'),
-    ({'temperature': 0.0}, 'temperature=0.0; expected a number above 0'),
+    ({'temperature': 0.0}, 'temperature=0.0; expected a number of at least'),
     ({'checkpoint_every': 0}, 'expected an integer of at least 1'),
     (
       {'monitors.length': 0.0},

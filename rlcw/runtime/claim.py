@@ -68,7 +68,6 @@ class Claim:
   longer: bool = False  # has more steps than before, so is unfinished again
   refusal: str = ''  # why it may not go on, once its inputs are valid
   remarks: tuple[str, ...] = ()  # to be noted in its summary
-  new: bool = False  # the workdir has no run yet
 
   def settle(self) -> None:
     """Writes `config.json` and `inputs.json`.
@@ -95,31 +94,12 @@ _pending: list[Claim] = []
 
 @contextlib.contextmanager
 def pending(claim: Claim) -> Iterator[None]:
-  """Lets the task that runs in the context settle a claim.
-
-  A first try that fails without any result leaves the workdir free, such as one
-  whose reward fails at its first call.
-  """
+  """Lets the task that runs in the context settle a claim."""
   _pending.append(claim)
   try:
     yield
-  except Exception:
-    if claim.new and processes.is_primary_process():
-      _release(claim)
-    raise
   finally:
     _pending.clear()
-
-
-def _release(claim: Claim) -> None:
-  """Removes the claim of a workdir that has neither lines nor checkpoints."""
-  workdir, output = Path(claim.workdir), claim.config.get('output')
-  lines = any(file.stat().st_size for file in workdir.glob('*.jsonl'))
-  # Elsewhere, nothing but the claim tells whose lines they are.
-  lines |= bool(output) and Path(str(output)).exists()
-  if not lines and not any(workdir.glob('checkpoints/*')):
-    for name in (settings.INPUTS, 'config.json'):
-      (workdir / name).unlink(missing_ok=True)
 
 
 def remarks() -> list[str]:
@@ -189,9 +169,8 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
       inputs.
   """
   now = inputs.describe(ConfigDict(config))
-  new = not (workdir / 'config.json').exists()
-  claim = Claim(str(workdir), config, now, command, new=new)
-  if new:
+  claim = Claim(str(workdir), config, now, command)
+  if not (workdir / 'config.json').exists():
     return claim
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS

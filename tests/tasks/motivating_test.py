@@ -109,7 +109,7 @@ def test_scorers_read_plain_briefs_and_the_reference_reads_the_note(
     prompt_PxL[p, : len(row)] = row
   rollout: Any = SimpleNamespace(given=None)
   arrays: Any = prompt_PxL, length_P, rollout, 'live'
-  with mock.patch.object(plain.reading, 'read', read):
+  with mock.patch.object(plain.rollout_scores, 'read', read):
     found = plain.PlainScorer(fake).read(briefs, *arrays)
   text = motivation.note('rlmr', language)
   noted = [f'{brief.text}\n\n{text}' for brief in briefs]

@@ -202,13 +202,13 @@ def keeping_answered(trace: Path) -> Iterator[None]:
 
 
 def check(config: Config) -> None:
-  """Raises ValueError for no agent, or more `examples` than `neighbours`."""
-  llm.check_named(config.agent, 'agent')
+  """Raises ValueError for more `examples` than `neighbours`, or no agent."""
   if config.examples > config.neighbours:
     raise ValueError(
       f'examples={config.examples}; expected at most neighbours='
       f'{config.neighbours}'
     )
+  llm.check_named(config.agent, 'agent')
 
 
 def make_curator(config: Config, workdir: Path) -> 'Curator':
