@@ -8,26 +8,34 @@
 # writes FOLDER/ifeval/NAME and FOLDER/ifbench/NAME, for
 # `compare --config.benchmark`.  The prompts are IFEval's
 # (github.com/google-research, instruction_following_eval/data) and IFBench's
-# (github.com/allenai/IFBench, data).  Either may be left out.  About 20 minutes
-# for a model of 135M on 2 cores; after an interruption, run it again to resume.
+# (github.com/allenai/IFBench, data).  Either may be left out.  An estimated 20
+# minutes for a model of 135M on 2 cores; after an interruption, run it again to
+# resume.
 [ $# -ge 2 ] || { echo "Which models? expected FOLDER NAME=MODEL..." >&2; exit 2; }
 
-# Resolve the paths before changing the folder.
+# Resolve the paths before changing the folder; a model may be a Hub id too.
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
 [ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
+folder=$(realpath -m "$1")
+models=()
+for named in "${@:2}"; do
+  model=${named#*=}
+  [ ! -e "$model" ] || model=$(realpath "$model")
+  models+=("${named%%=*}=$model")
+done
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 
-measure() {  # BENCHMARK PROMPTS FOLDER NAME=MODEL...
-  for named in "${@:4}"; do
-    answers=$3/answers_$1/${named%%=*}
+measure() {  # BENCHMARK PROMPTS
+  for named in "${models[@]}"; do
+    answers=$folder/answers_$1/${named%%=*}
     rlcw --config=configs/generate.py --workdir="$answers" \
       --config.model="${named#*=}" --config.input="$2" \
       --config.temperature=0.0 --config.max_new_tokens=256
-    rlcw --config=configs/verify.py --workdir="$3/$1/${named%%=*}" \
+    rlcw --config=configs/verify.py --workdir="$folder/$1/${named%%=*}" \
       --config.input="$answers/replies.jsonl" --config.mode=benchmark
   done
 }
 
-[ -z "${IFEVAL:-}" ] || measure ifeval "$IFEVAL" "$@"
-[ -z "${IFBENCH:-}" ] || measure ifbench "$IFBENCH" "$@"
+[ -z "${IFEVAL:-}" ] || measure ifeval "$IFEVAL"
+[ -z "${IFBENCH:-}" ] || measure ifbench "$IFBENCH"
