@@ -265,9 +265,7 @@ def sample(
     raise ValueError(f'seed={seed!r}; expected an integer from 0 to 2**32 - 1')
   sampler = make_sampler(temperature, top_k, top_p)
   one = forms.is_prompt(prompts)
-  asked = [
-    forms.brief(each) for each in ([prompts] if one else forms.listed(prompts))
-  ]
+  asked = [*map(forms.brief, [prompts] if one else forms.listed(prompts))]
   model = _model(model)
   chat = model.chat
   ids = [
@@ -581,15 +579,16 @@ def _judge(model: JudgeModel, rows: int) -> Iterator[Judge]:
   """Makes a judge for questions about the replies to some prompts."""
   if isinstance(model, Mapping):
     settings: Any = ConfigDict(factory.judge_settings())
-    names, answers = {*settings.endpoint}, {*settings} & _OF_ANSWERS
-    if not {'url', 'model'} <= {*model} <= names | answers:
+    names = {*settings.endpoint} | _OF_ANSWERS
+    if not {'url', 'model'} <= {*model} <= names:
       raise ValueError(
         f'the settings of a server are {sorted(model)}; expected url and '
-        f'model, and no others than {sorted(names | answers)}'
+        f'model, and no others than {sorted(names)}'
       )
     try:
       for name, value in model.items():
-        (settings if name in answers else settings.endpoint)[name] = value
+        node = settings if name in _OF_ANSWERS else settings.endpoint
+        node[name] = value
     except TypeError as error:
       raise ValueError(f'the settings of a server: {error}') from None
     # No mesh: a server needs none of this machine's devices, which another

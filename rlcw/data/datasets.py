@@ -173,15 +173,15 @@ def read_language(path: str | Path, language: str | None) -> Placed:
   other: Counter[str] = Counter()
   chinese = 0  # without saying so
   for place, record in placed:
-    # As in csv, where an empty cell is no language.
-    if isinstance(given := record.get('language', ''), str):
-      record['language'] = given.strip()
-    if record.get('language') == '':
-      record['language'] = language
-      chinese += language == 'en' and _is_chinese(record)
-    given = record['language']
+    given = record.get('language', '')
     if not isinstance(given, str):
       raise ValueError(f'{place}: language={given!r:.80}; expected a text')
+    given = given.strip()
+    # As in csv, where an empty cell is no language.
+    if not given:
+      given = language
+      chinese += language == 'en' and _is_chinese(record)
+    record['language'] = given
     if given == language:
       selected.append((place, record))
     else:
@@ -304,7 +304,7 @@ def digest(prompt: Prompt) -> str:
   return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
-def reply_of(record: Record, name: str, or_blank: bool = False) -> str:
+def reply_in(record: Record, name: str, or_blank: bool = False) -> str:
   """Returns a field that is a reply.
 
   Raises:

@@ -9,7 +9,7 @@ from rlcw.data.datasets import (
   TRAIN,
   is_cut,
   number_of,
-  reply_of,
+  reply_in,
   shared_fields,
 )
 from rlcw.data.files import Record
@@ -53,7 +53,7 @@ def load_examples(
     name = 'chosen' if 'chosen' in record else 'response'
     return Example(
       prompt,
-      reply_of(record, name, or_blank=not good),
+      reply_in(record, name, or_blank=not good),
       fields.get('language', 'en'),
       fields['split'],
       good,

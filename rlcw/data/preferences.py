@@ -11,7 +11,7 @@ import numpy as np
 
 from rlcw.data import characters, datasets, layouts
 from rlcw.data.characters import blank
-from rlcw.data.datasets import TRAIN, number_of, reply_of, shared_fields
+from rlcw.data.datasets import TRAIN, number_of, reply_in, shared_fields
 from rlcw.data.files import Record
 from rlcw.data.messages import Prompt
 from rlcw.runtime import console
@@ -119,12 +119,12 @@ def _preference(
   """Returns the replies of a record, with the worth NaN of those left out."""
   prompt = layouts.prompt_of(record)
   if 'chosen' in record or 'rejected' in record:
-    replies = reply_of(record, 'chosen'), reply_of(record, 'rejected')
+    replies = reply_in(record, 'chosen'), reply_in(record, 'rejected')
     worth = PAIR
   elif 'scores' in record:
     replies, worth = _scored(record)
   else:
-    replies = (reply_of(record, 'response', or_blank=True),)
+    replies = (reply_in(record, 'response', or_blank=True),)
     name = 'score' if 'score' in record else 'label'
     if name not in record:
       raise ValueError(
@@ -160,7 +160,7 @@ def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
     )
   return (
     tuple(
-      reply_of({'response': each}, 'response', or_blank=True)
+      reply_in({'response': each}, 'response', or_blank=True)
       for each in replies
     ),
     tuple(number_of({'score': each}, 'score') for each in scores),

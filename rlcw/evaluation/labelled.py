@@ -102,15 +102,12 @@ def _read(path: str | Path, language: str, heldout: float) -> list[Labelled]:
       replies += _parse(record, heldout)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
+  texts = [(each.prompt, shown(each.response)) for each in replies]
   labels: dict[tuple[str, str], set[bool]] = {}
-  for each in replies:
-    key = each.prompt, shown(each.response)
-    labels.setdefault(key, set()).add(each.label)
-  agreed = [
-    each
-    for each in replies
-    if len(labels[each.prompt, shown(each.response)]) == 1
-  ]
+  for text, each in zip(texts, replies, strict=True):
+    labels.setdefault(text, set()).add(each.label)
+  pairs = zip(texts, replies, strict=True)
+  agreed = [each for text, each in pairs if len(labels[text]) == 1]
   for count, words in (
     (cut, 'that are not finished'),
     (len(replies) - len(agreed), 'labelled Good and Bad'),

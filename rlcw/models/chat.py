@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from rlcw.models import gguf_tokenizer, hub
 from rlcw.models import tokenizer as tokenizer_lib
 from rlcw.models.template import Message, Template
-from rlcw.models.thoughts import end_of_thought, markers_of, reply_of
+from rlcw.models.thoughts import begins, end_of_thought, markers_of, reply_of
 from rlcw.models.tokenizer import (
   THOUGHT,
   broken_up,
@@ -137,11 +137,11 @@ class ChatFormat:
     if not end:
       return encode_inside(self.tokenizer, f'\n{closed}\n\n')
     # The prompt has the opening already.
-    thought = (
-      text[: end - len(closed)].lstrip().removeprefix(opened).lstrip('\n')
-    )
+    thought = text[: end - len(closed)].lstrip()
+    if begins(thought, opened):
+      thought = thought[len(opened) :]
     return [
-      *encode_untrusted(self.tokenizer, thought),
+      *encode_untrusted(self.tokenizer, thought.lstrip('\n')),
       *encode_inside(self.tokenizer, f'{closed}\n\n'),
     ]
 

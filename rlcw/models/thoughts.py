@@ -28,16 +28,12 @@ def reply_of(
   opened, closed = markers_of(text) or markers or THOUGHT
   end = end_of_thought(text, closed)
   reply = text[end:]
-  if _begins(reply, opened) or (thinking and not end):
+  if begins(reply, opened) or (thinking and not end):
     return ''
   if not end:
     return text
   reply = _unwrapped(reply.strip())
   return reply_of(reply) if markers_of(reply) else reply
-
-
-def _begins(text: str, marker: str) -> bool:
-  return text.lstrip()[: len(marker)].casefold() == marker.casefold()
 
 
 def reply_or_all(text: str) -> str:
@@ -81,4 +77,9 @@ def _is_in_object(text: str, place: int) -> bool:
 def markers_of(text: str) -> Markers | None:
   """Returns what begins and ends the thought that a text begins with."""
   pairs = THOUGHT, *OTHER_THOUGHTS
-  return next((pair for pair in pairs if _begins(text, pair[0])), None)
+  return next((pair for pair in pairs if begins(text, pair[0])), None)
+
+
+def begins(text: str, marker: str) -> bool:
+  """Returns whether a marker in any case begins a text, after white space."""
+  return text.lstrip()[: len(marker)].casefold() == marker.casefold()

@@ -35,11 +35,12 @@ def novelty(replies: Sequence[str]) -> np.ndarray:
     [gram for order in ORDERS for gram in text_lib.ngrams(each, order)]
     for each in words
   ]
-  count = Counter(gram for each in grams for gram in {*each})
+  different = [*map(set, grams)]
+  count = Counter(gram for each in different for gram in each)
   new_G = np.array(
     [
-      sum(count[gram] == 1 for gram in {*each}) / max(len(each), 1)
-      for each in grams
+      sum(count[gram] == 1 for gram in each) / max(len(all_), 1)
+      for each, all_ in zip(different, grams, strict=True)
     ]
   )
   spread = new_G.max() - new_G.min()

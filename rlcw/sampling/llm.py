@@ -98,20 +98,18 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
   return settings
 
 
-def check_named(settings: Config, node: str) -> None:
-  """Checks that `llm_settings` name a model.
+def is_named(settings: Config) -> bool:
+  """Returns whether `llm_settings` name a model."""
+  return bool(settings.model or settings.endpoint.url)
 
-  Args:
-    settings: of the model.
-    node: setting that has them.
 
-  Raises:
-    ValueError: they name none.
-  """
-  if not settings.model and not settings.endpoint.url:
+def check_named(settings: Config, node: str = '') -> None:
+  """Raises ValueError if `llm_settings`, those of a node, name no model."""
+  if not is_named(settings):
+    of = f'{node}.' if node else ''
     raise ValueError(
-      f"{node}.model='' and {node}.endpoint.url='': expected one of them to "
-      'name a language model'
+      f"{of}model='' and {of}endpoint.url='': expected one of them to name a "
+      'language model'
     )
 
 
@@ -146,11 +144,7 @@ def make_ask(
   """
   if settings.endpoint.url:
     return make_endpoint(settings)
-  if not settings.model:
-    raise ValueError(
-      "model='' and endpoint.url='': expected one of them to name a language "
-      'model'
-    )
+  check_named(settings)
   return LocalModel(language_model.reuse(settings.model, mesh, base), settings)
 
 

@@ -74,7 +74,7 @@ def ask(
     ValueError: a setting is invalid.
   """
   found: list[Sequence[Stated]] = [() for _ in plain]
-  if not config.agent.model and not config.agent.endpoint.url:
+  if not llm.is_named(config.agent):
     return found, {}
   settings = ConfigDict(config.agent.to_dict())
   # So that a run that was killed repeats no call.

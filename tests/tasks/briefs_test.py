@@ -45,7 +45,7 @@ def test_themes_keep_their_split_and_are_read_in_their_language(
   themes = tmp_path / 'themes.jsonl'
   records = [
     {'prompt': '写一首生日祝福', 'split': 'test'},
-    {'prompt': 'Write a toast.', 'split': 'train'},
+    {'prompt': 'Write a toast.', 'split': 'train', 'language': '', 'given': 1},
   ]
   lines = [json.dumps(record) + '\n' for record in records]
   themes.write_text(''.join(lines), 'utf-8')

@@ -40,7 +40,7 @@ def judge_settings() -> dict[str, Any]:
 
 def has_judge(settings: Config) -> bool:
   """Returns whether the settings name a model."""
-  return bool(settings.model or settings.endpoint.url)
+  return llm.is_named(settings)
 
 
 def make_judge(

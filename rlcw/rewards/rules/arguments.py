@@ -31,21 +31,7 @@ class Theme:
   theme: str = ''
   keywords: Sequence[str] = ()
   recipient: str = ''
-  given: str = ''  # the split that its record names
-
-  @property
-  def split(self) -> str:
-    """The split given or, by a hash of the theme's name, `train` or `heldout`.
-
-    So no theme is in both, whatever file it comes from.
-    """
-    if self.given:
-      return self.given
-    # Halves of surrogate pairs, which JSON may contain, must not raise here.
-    name = (self.theme or self.prompt).encode('utf-8', 'surrogatepass')
-    # Not `hash`, which differs from process to process.
-    digest = hashlib.md5(name, usedforsecurity=False).hexdigest()
-    return 'train' if int(digest, 16) % _HELDOUT else 'heldout'
+  split: str = ''
 
 
 def read_theme(record: Mapping[str, Any]) -> Theme:
@@ -55,23 +41,36 @@ def read_theme(record: Mapping[str, Any]) -> Theme:
     ValueError: a field has the wrong type, the prompt or a keyword shows
       nothing or is too long, or the language is not supported.
   """
-  names = [field.name for field in dataclasses.fields(Theme)] + ['split']
-  given = {name: record[name] for name in names if name in record}
+  names = [field.name for field in dataclasses.fields(Theme)]
+  # As in csv, where an empty cell is no value.
+  given = {'prompt': record.get('prompt')} | {
+    name: record[name] for name in names if record.get(name, '') != ''
+  }
   keywords = given.pop('keywords', [])
-  if given.get('language', '') == '' and is_chinese(str(record.get('prompt'))):
-    given['language'] = 'zh'
-  for name, value in {'prompt': None, **given}.items():
+  if is_chinese(str(record.get('prompt'))):
+    given.setdefault('language', 'zh')
+  for name, value in given.items():
     if not isinstance(value, str) or (name == 'prompt' and not is_text(value)):
       raise ValueError(f'{name}={value!r:.80}: expected a string')
   if not isinstance(keywords, list) or not all(
     is_text(word) for word in keywords
   ):
     raise ValueError(f'keywords={keywords!r:.80}: expected a list of strings')
-  split = datasets.split_named(given.pop('split', ''))
-  theme = Theme(**given, keywords=tuple(keywords), given=split)
+  name = given.get('theme') or given['prompt']
+  given['split'] = datasets.split_named(given.get('split') or _hashed(name))
+  theme = Theme(**given, keywords=tuple(keywords))
   if theme.language not in wording.TABLES:
     raise ValueError(f'language={theme.language!r}: expected en or zh')
   return theme
+
+
+def _hashed(theme: str) -> str:
+  """The split of a theme, by its name: so none is in both, in any file."""
+  # Halves of surrogate pairs, which JSON may contain, must not raise here.
+  name = theme.encode('utf-8', 'surrogatepass')
+  # Not `hash`, which differs from process to process.
+  digest = hashlib.md5(name, usedforsecurity=False).hexdigest()
+  return 'train' if int(digest, 16) % _HELDOUT else 'heldout'
 
 
 # None if the theme has nothing to draw the arguments from.

@@ -11,6 +11,7 @@ from rlcw.data.characters import blank
 from rlcw.data.datasets import is_cut
 from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
+from rlcw.sampling import llm
 from rlcw.sampling.cache import Cut
 from rlcw.tasks.curate import retrieval
 from rlcw.tasks.curate.debate import Case
@@ -88,7 +89,7 @@ def read_queries(config: Config) -> list[Query]:
 
 def has_writer(config: Config) -> bool:
   """Returns whether a writer is named; if not, the queries have replies."""
-  return bool(config.writer.model or config.writer.endpoint.url)
+  return llm.is_named(config.writer)
 
 
 def _with_replies(config: Config) -> list[Query]:
