@@ -146,10 +146,43 @@ def read(
   Returns:
     Features `[P, G, D]` of this process's replies.
   """
-  decoder, format = model.decoder, model.decoder.chat
+  decoder = model.decoder
   shards = processes.DataShards(decoder.mesh)
-  # The sampled token ids cannot be reused: this tokenizer may be another one
-  # than the policy's.  What decoding dropped after a reply is put back.
+  groups, mask_PxGxT = _encode(model, prompts, replies, finished, widths)
+  packed = packing.partition(
+    np.concatenate(shards.gather(groups.length)),
+    np.concatenate(shards.gather(groups.count)),
+    groups.prompt.shape[-1],
+    groups.token.shape[-1],
+  )
+  (part,) = packed.split(
+    shards.to_global((groups, mask_PxGxT)), shards.sharding
+  )
+  # With offload=True the weights are in host memory between calls.
+  params = weights.in_memory(decoder.params, 'device')
+  features_PxGxD = packed.join(
+    [features(params, *part, config=decoder.config, width=packed.width[0])],
+    shards.sharding,
+  )
+  return np.asarray(shards.local_rows(features_PxGxD))
+
+
+def _encode(
+  model: RewardModel,
+  prompts: Sequence[Prompt],
+  replies: Sequence[Sequence[str]],
+  finished: np.ndarray,
+  widths: tuple[int, int],
+) -> tuple[Groups, np.ndarray]:
+  """Tokens of prompts and replies, and the mask `[P, G, T]` of those read.
+
+  The arguments are those of `read`.  The token ids of a rollout cannot be
+  reused: this tokenizer may be another one than the policy's.
+
+  Raises:
+    ValueError: a prompt does not fit the context with a reply.
+  """
+  format = model.decoder.chat
   min_prompt_width, sampled = widths
   limit = model.limit
   asked = [
@@ -159,6 +192,7 @@ def read(
   if sampled:
     limit = min(limit, math.ceil(model.stretch * sampled))
     limits_P = _limits(format, asked, limit)
+  # What decoding dropped after a reply is put back.
   rows, span_Nx2 = reply_rows(
     format,
     [format.encode_content(reply) for group in replies for reply in group],
@@ -166,7 +200,6 @@ def read(
     format.end if model.end is None else model.end,
     np.repeat(limits_P, finished.shape[1]).tolist(),
   )
-  shape_PxG = finished.shape
   if sampled:
     width = batches.bucket(limit + len(format.encode_thought('')))
     token_NxT, length_N = batches.pad(rows, width)
@@ -184,24 +217,8 @@ def read(
     'max_reply_tokens',
   )
   prompt_PxL, length_P = batches.pad_coarsely(asked, min_prompt_width)
-  count_PxG = length_N.reshape(shape_PxG)
-  packed = packing.partition(
-    np.concatenate(shards.gather(length_P)),
-    np.concatenate(shards.gather(count_PxG)),
-    prompt_PxL.shape[-1],
-    token_NxT.shape[-1],
-  )
   token_PxGxT, mask_PxGxT = (
-    x_NxT.reshape(*shape_PxG, -1) for x_NxT in (token_NxT, mask_NxT)
+    x_NxT.reshape(*finished.shape, -1) for x_NxT in (token_NxT, mask_NxT)
   )
-  groups = Groups(prompt_PxL, length_P, token_PxGxT, count_PxG)
-  (part,) = packed.split(
-    shards.to_global((groups, mask_PxGxT)), shards.sharding
-  )
-  # With offload=True the weights are in host memory between calls.
-  params = weights.in_memory(decoder.params, 'device')
-  features_PxGxD = packed.join(
-    [features(params, *part, config=decoder.config, width=packed.width[0])],
-    shards.sharding,
-  )
-  return np.asarray(shards.local_rows(features_PxGxD))
+  count_PxG = length_N.reshape(finished.shape)
+  return Groups(prompt_PxL, length_P, token_PxGxT, count_PxG), mask_PxGxT

@@ -16,7 +16,6 @@ import functools
 import json
 import math
 import os
-import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +26,20 @@ import openai
 from anyio import from_thread
 
 from rlcw import Config
-from rlcw.data.characters import blank
-from rlcw.data.messages import TEXT
-from rlcw.models.thoughts import reply_of
 from rlcw.models.tokenizer import valid_unicode
 from rlcw.runtime import console, processes, settings
-from rlcw.sampling import cache, http
-from rlcw.sampling.cache import Call, Cut, Keep, Usage
+from rlcw.sampling import answers, cache, http
+from rlcw.sampling.cache import Call, Keep, Usage
 from rlcw.sampling.outage import Trouble
 from rlcw.sampling.prompts import excerpt
+
+# Settings that newer models know by another name, and what is sent in place of
+# a setting that is refused.
+_NEWER = {'max_tokens': 'max_completion_tokens'}
+_INSTEAD = {
+  'max_tokens': 'max_completion_tokens is sent instead',
+  'system': "it begins the user's message",
+}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -190,7 +194,7 @@ class Endpoint:
             raise
       # Counted first, because an unusable reply is paid for too.
       self._count(completion)
-      reply = _text(completion, self._masked)
+      reply = answers.text_of(completion, self._masked)
       self._trouble = Trouble()
       return reply
     # A server is untrusted and can cause any error; one bad answer must not
@@ -229,33 +233,18 @@ class Endpoint:
       error: the server's answer.
       sent: settings and roles of the request.
     """
-    reason = _complaint(error)
-    for name in _MAY_BE_REFUSED:
-      spelling = _SPELLINGS.get(name, name)
-      # A value that is out of range is a user's mistake.
-      wrong = name not in _SPELLINGS and _OUT_OF_RANGE.search(reason)
-      if (
-        name not in sent
-        or not re.search(rf'\b(?:{spelling})\b', reason, re.I)
-        or wrong
-      ):
-        continue
-      if name not in self._refused:
-        self._refused.add(name)
-        console.log(
-          f'endpoint: {self.url}, model {self.model}, refuses {name}: '
-          + _INSTEAD.get(name, 'it is left out')
-        )
-      return True
-    return False
+    name = answers.refused_setting(error, sent)
+    if name and name not in self._refused:
+      self._refused.add(name)
+      console.log(
+        f'endpoint: {self.url}, model {self.model}, refuses {name}: '
+        + _INSTEAD.get(name, 'it is left out')
+      )
+    return bool(name)
 
   def _count(self, completion: Any) -> None:
     """Adds a completion's tokens and price to the usage."""
-    reported = getattr(completion, 'usage', None)
-    prompt = _tokens(reported, 'prompt_tokens', 'input_tokens')
-    reply = _tokens(reported, 'completion_tokens', 'output_tokens')
-    # Some servers count thoughts in the total alone.
-    reply = max(reply, _tokens(reported, 'total_tokens') - prompt)
+    prompt, reply = answers.tokens_of(completion)
     if any(self.prices) and not prompt + reply and not self._noted_free:
       self._noted_free = True
       console.notice(
@@ -288,11 +277,7 @@ class Endpoint:
       f'{"with the" if key else "without a"} key of {self.key_variable}: '
       f'{type(error).__name__}: {excerpt(reason, 300)}'
     )
-    refused = status in _REFUSED
-    # Gemini says so with status 400.
-    wrong_key = refused and bool(_WRONG_KEY.search(reason))
-    lasting = status in _LASTING or wrong_key
-    self._trouble = Trouble(text, lasting, refused and not wrong_key)
+    self._trouble = Trouble(text, *answers.meaning(status, reason))
     if type(error) not in self._logged_errors:
       self._logged_errors.add(type(error))
       console.log(f'endpoint: {text}')
@@ -313,136 +298,6 @@ def from_config(config: Config) -> Endpoint:
       f'expected settings: {sorted(fields)}'
     )
   return Endpoint(**config)
-
-
-def _text(completion: Any, masked: Callable[[str], str] = str) -> str:
-  """Returns the reply of a chat completion, a `Cut` if it is not whole.
-
-  Args:
-    completion: of the client.
-    masked: removes the key from a text, before that is cut.
-
-  Raises:
-    ValueError: the completion is malformed, or has no reply.
-  """
-  # The client does not validate a server's JSON: any field may be absent or of
-  # any type.
-  try:
-    choice = completion.choices[0]
-    content = choice.message.content
-  except (AttributeError, LookupError, TypeError):
-    raise ValueError(
-      f'not a chat completion: {masked(repr(_told(completion)))[:200]}'
-    ) from None
-  reason = getattr(choice, 'finish_reason', None)
-  text = _joined(content)
-  reply = reply_of(text) if isinstance(text, str) else ''
-  if blank(reply):
-    # Reasoning models reach `max_tokens` before their reply begins; then the
-    # finish reason, 'length', explains the empty reply.
-    refusal = getattr(choice.message, 'refusal', None)
-    raise ValueError(
-      f'empty: content={masked(repr(content))[:80]}, finish_reason={reason!r}'
-      + (f', refusal={masked(repr(refusal))[:80]}' if refusal else '')
-    )
-  reply = valid_unicode(reply)
-  return Cut(reply) if _CUT_BY.search(str(reason)) else reply
-
-
-def _told(completion: Any) -> Any:
-  """Returns what a server said instead of a completion: its error, or all."""
-  if not isinstance(completion, openai.BaseModel):
-    return completion
-  # Fields that the client adds would fill the message.
-  said = {name: value for name, value in completion if value is not None}
-  return said.get('error') or said
-
-
-# Finish reasons of replies that are not whole: OpenAI's length and
-# content_filter, Mistral's model_length, DeepSeek's
-# insufficient_system_resource, vLLM's abort, and others.
-_CUT_BY = re.compile(
-  'length|max_|limit|budget|exceed|context|truncat|time_?out|out_of|'
-  'incomplete|insufficient|repetition|'
-  'filter|safety|sensitive|spii|prohibit|block|recitation|refusal|other|'
-  'preempt|error|malformed|abort|cancel|interrupt|pause',
-  re.I,
-)
-# Statuses of a server that will not answer this prompt.
-_REFUSED = 400, 413, 422
-# Statuses that trying again cannot change: a key, a bill, or another address.
-_LASTING = 301, 302, 307, 308, 401, 402, 403, 404, 405, 410
-
-
-def _joined(content: Any) -> Any:
-  """Joins the texts of a content in parts; thoughts are of another type."""
-  if not isinstance(content, list) or not all(
-    isinstance(part, dict) for part in content
-  ):
-    return content
-  texts = [part.get('text') for part in content if part.get('type') in TEXT]
-  return ''.join(text for text in texts if isinstance(text, str))
-
-
-# A count that no server can mean, whose price would be no number.
-_MOST_TOKENS = 10**9
-
-
-def _tokens(usage: Any, *names: str) -> int:
-  """A count that a server reports, by the first of its names that is valid."""
-  for name in names:
-    count: Any = getattr(usage, name, None)
-    # True is an integer in Python, and JSON may have 12.0 for 12.
-    if type(count) in (int, float) and 0 <= count <= _MOST_TOKENS:
-      return int(count)
-  return 0
-
-
-def _complaint(error: openai.APIStatusError) -> str:
-  """Returns what an error says of a setting: OpenAI's, FastAPI's, or a text.
-
-  Not all of its body, which may repeat the request with every setting.
-  """
-  body: Any = error.body
-  found = body.get('detail', body) if isinstance(body, dict) else body
-  details = found if isinstance(found, list) else [found]
-  # Gemini's is a list of what others send alone.
-  details = [
-    each.get('error', each) if isinstance(each, dict) else each
-    for each in details
-  ]
-  names = 'message', 'param', 'loc', 'msg'
-  said = [
-    [each.get(name) for name in names] if isinstance(each, dict) else each
-    for each in details
-  ]
-  return f'{error} {said}'
-
-
-_WRONG_KEY = re.compile(
-  r'api[ _]key[ _](?:is )?(?:not valid|invalid|expired)|'
-  r'(?:invalid|incorrect|expired|unknown) api[ _]key',
-  re.I,
-)
-# Settings that a server may refuse, in the order in which they are looked for.
-_MAY_BE_REFUSED = 'max_tokens', 'temperature', 'response_format', 'system'
-_NEWER = {'max_tokens': 'max_completion_tokens'}
-_INSTEAD = {
-  'max_tokens': 'max_completion_tokens is sent instead',
-  'system': "it begins the user's message",
-}
-# Names under which servers complain of them.
-_SPELLINGS = {
-  'response_format': r'response[_ ]format|structured[_ ]outputs?|json_schema',
-  'system': r'system[_ ](?:role|message|instruction|prompt)s?|'
-  r'role\W{1,4}system|developer instructions?',
-}
-_OUT_OF_RANGE = re.compile(
-  r'too (large|long|big|high|small|low)|at (most|least)|exceed|greater than|'
-  r'less than|between|maximum|minimum|context|range|(must|should) be|positive|'
-  r'\[-?\d',
-  re.I,
-)
 
 
 def _is_url(value: Any) -> bool:

@@ -43,7 +43,7 @@ def read_theme(record: Mapping[str, Any]) -> Theme:
   """
   names = [field.name for field in dataclasses.fields(Theme)]
   # As in csv, where an empty cell is no value.
-  given = {'prompt': record.get('prompt')} | {
+  given: dict[str, Any] = {'prompt': record.get('prompt')} | {
     name: record[name] for name in names if record.get(name, '') != ''
   }
   keywords = given.pop('keywords', [])
