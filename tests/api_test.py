@@ -120,6 +120,9 @@ def test_a_run_of_an_unfinished_run_says_so_too(
   [
     ('nothing', {}, FileNotFoundError, 'no model at nothing'),
     ('nothing', {'reward': True}, FileNotFoundError, 'no model at nothing'),
+    ('', {}, FileNotFoundError, 'no model is named'),
+    ('', {'reward': True}, FileNotFoundError, 'no model is named'),
+    (None, {}, ValueError, 'model=None; expected a path'),
     ('runs/my/reward_model', {}, ValueError, 'is a reward model'),
     ('runs/my/grpo', {'reward': True}, FileNotFoundError, 'no reward model at'),
     ('MODEL', {'reward': True}, ValueError, 'score'),
@@ -127,8 +130,15 @@ def test_a_run_of_an_unfinished_run_says_so_too(
   ],
 )
 def test_a_model_of_the_wrong_kind_is_named(
-  in_library: pathlib.Path, model: str, options: Any, error: Any, message: str
+  in_library: pathlib.Path,
+  model: Any,
+  options: Any,
+  error: Any,
+  message: str,
+  monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+  if not model:  # not that of the current folder either
+    monkeypatch.chdir('MODEL')
   with pytest.raises(error, match=message):
     rlcw.load(model, **options)
 
@@ -444,7 +454,7 @@ def test_an_endpoint_judges_with_reasons() -> None:
     return verdict(prompt, 'Good' if '> To rain' in prompt else 'Bad')
 
   with serving(handler) as server:
-    judge = {'url': server.url, 'model': 'm'}
+    judge = {'url': server.url, 'model': 'm', 'max_new_tokens': 9}
     [[good, bad], [none]] = rlcw.judge(
       judge,
       [CHAT, 'To the sea.'],
@@ -457,6 +467,7 @@ def test_an_endpoint_judges_with_reasons() -> None:
   assert (good.p_good, bad.p_good) == (1.0, 0.0) and good.reason == 'It is so.'
   assert math.isnan(none.p_good) and none.reason == ''
   assert '雨是好的。' in asked[0]
+  assert {each['max_tokens'] for each in server.requests} == {9}
   assert any('Be brief.' in prompt for prompt in asked)
 
 
@@ -471,6 +482,18 @@ def test_an_endpoint_judges_with_reasons() -> None:
     ),
     ({'url': 'x', 'model': 'm'}, {}, ValueError, 'expected http'),
     ({'url': 'http://x/v1', 'model': 'm', 'key': 1}, {}, ValueError, "'key'"),
+    (
+      {'url': 'http://x/v1', 'model': 'm', 'retries': 'a'},
+      {},
+      ValueError,
+      'settings of a server: ',
+    ),
+    (
+      {'url': 'http://x/v1', 'model': 'm', 'votes': 0},
+      {},
+      ValueError,
+      'votes=0',
+    ),
     ('nothing', {}, FileNotFoundError, 'no model at nothing'),
     ('x', {'language': 'fr'}, ValueError, "language='fr'; expected"),
     ('x', {'principles': 'mine.md'}, FileNotFoundError, 'no file mine.md'),

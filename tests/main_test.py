@@ -241,3 +241,24 @@ def test_a_mistake_in_the_settings_alone_is_one_of_usage(
   status = pipeline.command(monkeypatch, *arguments, f'--workdir={workdir}')
   assert status == 2 and message in capsys.readouterr().err
   assert not (workdir / 'config.json').exists()
+
+
+def test_a_run_of_another_task_is_not_evaluated(
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  run = tmp_path / 'checked'
+  run.mkdir()
+  for config, said in (
+    ('{"task": "verify"}', 'is of verify; expected the workdir of a run of gr'),
+    ('{"model_type": "llama"}', 'is of no task; expected the workdir of a run'),
+  ):
+    (run / 'config.json').write_text(config)
+    status = pipeline.command(
+      monkeypatch,
+      '--config=evaluate',
+      f'--config.run={run}',
+      f'--workdir={tmp_path / "run"}',
+    )
+    assert status == 1 and said in capsys.readouterr().err

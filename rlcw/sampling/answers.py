@@ -1,4 +1,4 @@
-"""What a server's answers and errors say: replies, tokens, and what it refuses.
+"""Replies, tokens and errors in the answers of a server.
 
 The client validates nothing of a server's JSON: any field may be absent or of
 any type.
@@ -130,7 +130,7 @@ _OUT_OF_RANGE = re.compile(
 
 
 def meaning(status: int | None, reason: str) -> tuple[bool, bool]:
-  """Returns what an error means for other requests.
+  """Returns whether an error concerns other requests too.
 
   Args:
     status: of HTTP, if there was an answer.

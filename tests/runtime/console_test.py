@@ -1,6 +1,8 @@
 """What a run prints is whole and literal, with a terminal and without."""
 
+import errno
 import io
+import os
 import sys
 
 import pytest
@@ -148,3 +150,17 @@ def test_only_process_0_prints(
   show_table()
   console.log('x')
   assert capsys.readouterr() == ('', '')
+
+
+def test_a_terminal_that_was_closed_ends_no_run(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  def write(*_: object) -> None:
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(console.tqdm, 'write', write)
+  number = errno.EIO
+  console.log('a')
+  number = errno.ENOSPC
+  with pytest.raises(OSError, match='No space'):
+    console.log('a')
