@@ -55,8 +55,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   trained = settings.read(config.run)
   if trained.get('task') != 'grpo':
     raise ValueError(
-      f'run={config.run} is of {trained.get("task") or "no task"}; expected the '
-      'workdir of a run of grpo'
+      f'run={config.run} is of {trained.get("task") or "no task"}; '
+      'expected the workdir of a run of grpo'
     )
   trained = heldout.computed_as(config, trained)
   if config.get('system'):
