@@ -19,7 +19,8 @@
 # After an interruption, run it again to resume.  The second form lets several
 # shells share the training: begin the others when the first trains its first
 # run, give each other runs, and run the first form when all have ended.
-# STEPS=40 trains shorter, in a folder of its own.
+# STEPS=40 trains shorter, in a folder of its own.  If runs/pressure/STEPS/chosen
+# names arms, one to a line and the two forms first, 1 is not run.
 
 # Resolve the paths before changing the folder.
 [ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
@@ -47,14 +48,15 @@ if [ $# -gt 0 ]; then
   exit
 fi
 
-# --- 1. Choosing ------------------------------------------------------------
-mapfile -t arms < <(python -c 'import runpy
-print(*runpy.run_path("configs/pressure.py")["VARIANTS"], sep="\n")')
-for arm in "${arms[@]}"; do train selection "$arm" 0; done
 ./scripts/models.sh gemma3_270m
 rlcw --config=configs/reward_model.py --workdir=runs/experiment/unseen \
   --config.model=$gemma
+
+# --- 1. Choosing ------------------------------------------------------------
 [ -s $runs/chosen ] || {
+  mapfile -t arms < <(python -c 'import runpy
+print(*runpy.run_path("configs/pressure.py")["VARIANTS"], sep="\n")')
+  for arm in "${arms[@]}"; do train selection "$arm" 0; done
   rlcw --config=configs/compare.py --workdir=$runs/selected \
     --config.runs="$runs/selection/*-0" --config.judge.model=
   python - $runs/selected/summary.json > $runs/chosen.part <<'PYTHON'
