@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import hypothesis
 import pytest
 
 # JAX reads these once, when it is first imported.
@@ -30,6 +31,14 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 # Tracing makes many objects, few of which are garbage in cycles.
 gc.set_threshold(20_000, 20, 20)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+  'any_machine',
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('any_machine')
 
 # Tests in two processes may compile for a TPU at the same time.
 os.environ['ALLOW_MULTIPLE_LIBTPU_LOAD'] = '1'

@@ -35,7 +35,6 @@ def _damages(end: int) -> st.SearchStrategy[list[tuple[int, int, bytes]]]:
 
 _FUZZ = settings(
   max_examples=75,
-  deadline=None,
   derandomize=True,
   suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -409,7 +409,7 @@ def test_k3_expected_under_the_policy_is_the_divergence() -> None:
   assert float((policy_V * k3_V).sum()) == close(float(divergence))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(hnp.arrays(np.float32, 16, elements=st.floats(-1e4, 1e4, width=32)))
 def test_k3_is_finite_and_not_negative_but_for_rounding(
   d_T: np.ndarray,
@@ -593,7 +593,7 @@ def test_a_dual_clip_bounds_the_loss_of_bad_replies() -> None:
   )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
   log_ratio=st.floats(-30, 30),
   advantage=st.floats(-5, 5, width=32),
@@ -626,7 +626,7 @@ def test_weights_of_importance_sampling_by_hand() -> None:
   assert np.asarray(weight_NxT)[0] == close([2, 1.5, 0.5, 1])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
   hnp.arrays(np.float32, (2, 8), elements=st.floats(-1e4, 0, width=32)),
   st.floats(1, 100),
@@ -730,7 +730,7 @@ _grpo = jax.jit(losses.grpo, static_argnames=('ratio', 'aggregation'))
 
 @every_ratio
 @every_aggregation
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data(), split=st.sampled_from((1, 2)))
 def test_microbatches_add_up_to_the_batch(
   ratio: str, aggregation: str, data: st.DataObject, split: int

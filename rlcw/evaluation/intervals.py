@@ -25,7 +25,13 @@ in at least 89%: least if one has two seeds, which vary, and the other five,
 which do not.
 
 Briefs that share a prompt are alike, so they are one brief of greater weight
-(`by_group`).  Assumed: these, and seeds, are drawn independently, and means are
+(`by_group`).  The heavier it is, the nearer the mean is to it, and the less its
+own deviation shows: the factor P / (P − 1) becomes one for each brief
+(`correction`), and P − 1 the freedom of the weights (`freedom`).  Simulations
+cover the truth in 93 to 99%: least with two heavy prompts and many light ones,
+most where one prompt has nearly all briefs.
+
+Assumed: prompts, and seeds, are drawn independently, and means are
 about normal; few briefs (5 or 10) make a share's interval too wide rather than
 too narrow.  With one run A is unknown and left out: then the interval is of
 this one run, over briefs only (`scope`).  One brief alone shows no variance:
@@ -67,6 +73,47 @@ def scope(*seeds: int) -> str:
 def quantile(df: Any) -> Any:
   """The two-sided 95% quantile of Student's t; NaN without freedom."""
   return special.stdtrit(np.where(np.asarray(df) > 0, df, np.nan), 0.975)
+
+
+def correction(part_P: np.ndarray) -> np.ndarray:
+  """Factors that make squared deviations from a weighted mean unbiased.
+
+  Of independent values of variance σ², the deviation of one from their mean has
+  the variance σ² (1 − 2w + Σw²): P / (P − 1) for P equal weights.
+
+  Args:
+    part_P: weights w, which add up to 1.
+
+  Returns:
+    `[P]`; infinite for a value that is all of the mean.
+  """
+  part_P = np.asarray(part_P, float)
+  squares_1 = (part_P**2).sum(-1, keepdims=True)
+  with np.errstate(divide='ignore'):
+    return 1 / np.maximum(1 - 2 * part_P + squares_1, 0)
+
+
+def freedom(part_P: np.ndarray) -> Any:
+  """Degrees of freedom of the variance of a weighted mean.
+
+  One less than the effective number of values (`effective`), so P − 1 of P
+  equal weights, and at least 1; NaN where one value is all of the mean.
+
+  Args:
+    part_P: weights w, which add up to 1.
+  """
+  several = (np.asarray(part_P) > 0).sum(-1) > 1
+  return np.where(several, np.maximum(effective(part_P) - 1, 1), np.nan)
+
+
+def effective(part_P: np.ndarray) -> Any:
+  """Effective number of weighted values: 1 / Σw² (Kish, Survey Sampling, 1965).
+
+  Args:
+    part_P: weights w, which add up to 1.
+  """
+  with np.errstate(divide='ignore'):
+    return 1 / (np.asarray(part_P) ** 2).sum(-1)
 
 
 def table(
@@ -140,7 +187,7 @@ class _Side(NamedTuple):
 
   mean: Any
   pull_P: np.ndarray  # each brief's contribution to the mean's deviation
-  known_P: np.ndarray  # whether a brief has a value
+  part_P: np.ndarray  # each brief's part of the weights
   runs: Any  # number of runs that have a value
   between: Any  # A
   noise: Any  # C
@@ -161,18 +208,18 @@ def _side(value_SxP: np.ndarray, weight_SxP: np.ndarray | None) -> _Side:
   part_1xP = weight_SxP.sum(-2, keepdims=True) / total
   run_Sx1 = apart_SxP.sum(-1, keepdims=True)
   brief_1xP = apart_SxP.sum(-2, keepdims=True)
-  runs, briefs = (part_Sx1 > 0).sum((-2, -1)), (part_1xP > 0).sum((-2, -1))
+  runs = (part_Sx1 > 0).sum((-2, -1))
   within_SxP = apart_SxP - weight_SxP / total * (
     run_Sx1 / np.where(part_Sx1 > 0, part_Sx1, 1)
     + brief_1xP / np.where(part_1xP > 0, part_1xP, 1)
   )
   between = (run_Sx1**2).sum((-2, -1)) * runs / (runs - 1)
-  noise = (within_SxP**2).sum((-2, -1))
-  noise = noise * runs / (runs - 1) * briefs / (briefs - 1)
+  noise = (within_SxP**2).sum(-2) * correction(part_1xP[..., 0, :])
+  noise = noise.sum(-1) * runs / (runs - 1)
   return _Side(
     mean[..., 0, 0][()],
     brief_1xP[..., 0, :],
-    part_1xP[..., 0, :] > 0,
+    part_1xP[..., 0, :],
     runs,
     np.where(runs > 1, between, 0.0),
     np.where(runs > 1, noise, 0.0),
@@ -184,8 +231,8 @@ def _half_width(ours: _Side, *theirs: _Side) -> Any:
   sides = ours, *theirs
   # what is common to both sides of a brief cancels
   pull_P = ours.pull_P - sum(side.pull_P for side in theirs)
-  briefs = np.any([side.known_P for side in sides], 0).sum(-1)
-  freedom = quantile(briefs - 1)
+  part_P = np.mean([side.part_P for side in sides], 0)
+  few = quantile(freedom(part_P))
   between = sum(side.between for side in sides)
   # Freedom of the runs of both sides.  Welch's, with 0 in the place of 1, is
   # too little, as squares overstate (coverage 98%); the unbiased one has 2
@@ -195,13 +242,13 @@ def _half_width(ours: _Side, *theirs: _Side) -> Any:
     side.between**2 / np.maximum(side.runs, 1) for side in sides
   )
   runs_freedom = runs_freedom - 1
-  of_briefs = (pull_P**2).sum(-1) * briefs / (briefs - 1)
+  of_briefs = (pull_P**2 * correction(part_P)).sum(-1)
   of_briefs = np.maximum(of_briefs - sum(side.noise for side in sides), 0)
   variance = between + of_briefs
-  more = quantile(runs_freedom) - freedom
+  more = quantile(runs_freedom) - few
   more = more * (between / variance) ** _EXPONENT
   # NaN without any variance between runs
-  return (freedom + np.nan_to_num(more)) * np.sqrt(variance)
+  return (few + np.nan_to_num(more)) * np.sqrt(variance)
 
 
 def mean(
@@ -227,22 +274,23 @@ def share(
   Wilson's interval (1927) at the effective number of values, as of samples in
   clusters (Korn and Graubard, Survey Methodology 24, 1998): the number at which
   a binomial share has the half-width of `mean`.  Where that is 0, as where all
-  values are 1, it is the number of briefs, so the interval still has a width.
+  values are 1, it is that of the briefs (`effective`), so the interval still
+  has a width.
   """
   with np.errstate(divide='ignore', invalid='ignore'):
     side = _side(value_SxP, weight_SxP)
     half = _half_width(side)
-  return Interval(side.mean, *wilson(side.mean, half, side.known_P.sum(-1)))
+  return Interval(side.mean, *wilson(side.mean, half, side.part_P))
 
 
-def wilson(rate: Any, half: Any, groups: Any) -> tuple[Any, Any]:
+def wilson(rate: Any, half: Any, part_P: np.ndarray) -> tuple[Any, Any]:
   """The ends of the 95% interval of a share.
 
   Args:
     rate: the share.
     half: half the width of the interval that it has as a mean.
-    groups: number of groups (briefs) that it is a share of.  It is the
-      effective number where `half` is 0.
+    part_P: weights of the briefs that it is a share of, which add up to 1.
+      Where `half` is 0, the effective number is theirs.
   """
   rate = np.asarray(rate)
   with np.errstate(divide='ignore', invalid='ignore'):
@@ -250,7 +298,7 @@ def wilson(rate: Any, half: Any, groups: Any) -> tuple[Any, Any]:
     k = np.where(
       half > 1e-9,  # less is rounding
       half**2 / (rate * (1 - rate)),
-      quantile(groups - 1) ** 2 / groups,
+      quantile(freedom(part_P)) ** 2 / effective(part_P),
     )
     middle = (rate + k / 2) / (1 + k)
     half = np.sqrt(k * rate * (1 - rate) + k**2 / 4) / (1 + k)
@@ -269,8 +317,8 @@ def difference(
 
   The seeds of both arms are independent.  A brief counts if both have a value.
   Where shares differ alike for all briefs, which says little if these are few,
-  the interval is that of two shares (Newcombe, Statistics in Medicine 17, 1998,
-  method 10).
+  or one of them does not vary, as where all its values are 1, the interval is
+  that of two shares (Newcombe, Statistics in Medicine 17, 1998, method 10).
 
   Args:
     ours_SxP: values of one arm.
@@ -288,15 +336,17 @@ def difference(
     for side in sides
   ]
   with np.errstate(divide='ignore', invalid='ignore'):
-    ours, theirs = (_side(*side) for side in sides)
+    ours, theirs = both = [_side(*side) for side in sides]
     half = _half_width(ours, theirs)
+    alone = [_half_width(side) for side in both]
   # a sign from rounding would be read as a gain
   equal = np.isclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-15)
   gap = np.where(equal, 0.0, ours.mean - theirs.mean)[()]
   below = above = half
   if np.isfinite(limit) and ours_SxP is not theirs_TxP:
     one, other = (share(*side) for side in sides)
-    flat = half <= 1e-9  # less is rounding
+    # less is rounding
+    flat = np.min([half, *alone], 0) <= 1e-9
     apart = np.hypot(one.mean - one.low, other.high - other.mean)
     below = np.where(flat, apart, half)
     apart = np.hypot(one.high - one.mean, other.mean - other.low)

@@ -167,7 +167,7 @@ class Area(NamedTuple):
   auc: float
   pairs: int  # of a good and a bad reply
   influence_C: np.ndarray  # of each group on the area
-  groups: int  # that have a reply of the rarer label
+  part_C: np.ndarray  # each group's part of the replies of one label
 
 
 def area(
@@ -194,35 +194,43 @@ def area(
   value = right_N[label_N].sum() / total if total else np.nan
   # The derivative of the area by the weight of a reply.
   influence_N = (right_N - value * pairs_N) / (total or np.nan)
-  groups = min(
-    len(np.unique(group_N[(label_N == side) & (pairs_N > 0)]))
+  counts = [
+    np.bincount(group_N, (label_N == side) & (pairs_N > 0))
     for side in (True, False)
-  )
+  ]
+  parts = [count_C / (count_C.sum() or np.nan) for count_C in counts]
+  # The label that the fewest groups have, in effect.
+  part_C = min(parts, key=intervals.effective)
   influence_C = np.bincount(group_N, influence_N)
-  return Area(float(value), int(total), influence_C, groups)
+  return Area(float(value), int(total), influence_C, part_C)
 
 
-def _half_width(influence_C: np.ndarray, groups: int) -> float:
+def _half_width(influence_C: np.ndarray, part_C: np.ndarray) -> float:
   """Half the width of an area's interval, or of a difference of areas."""
-  if groups < 2:
+  freedom = intervals.freedom(part_C)
+  if np.isnan(freedom):
     return np.nan
-  variance = (influence_C**2).sum() * groups / (groups - 1)
-  return float(intervals.quantile(groups - 1) * np.sqrt(variance))
+  # Groups without the label deviate too, by the other one.
+  typical = 1 / (1 - 1 / intervals.effective(part_C))
+  more_C = np.maximum(intervals.correction(part_C), typical)
+  variance = (influence_C**2 * more_C).sum()
+  return float(intervals.quantile(freedom) * np.sqrt(variance))
 
 
 def area_interval(found: Area) -> list[float]:
   """The 95% interval of an area, over groups (prompts).
 
   The variance is the infinitesimal jackknife's over groups, as in Obuchowski
-  (Biometrics 53, 1997), with the freedom of the label that fewer groups have;
+  (Biometrics 53, 1997), with the freedom of the label that fewer groups have
+  and the corrections of `intervals` for groups of unequal weight;
   the interval is symmetric in the logit of the area.  Where no group deviates,
   as where all pairs are right, it is Wilson's for a share of these groups.
   """
-  half = _half_width(found.influence_C, found.groups)
+  half = _half_width(found.influence_C, found.part_C)
   if half > _ROUNDING and 0 < found.auc < 1:
     odds, apart = special.logit(found.auc), half / found.auc / (1 - found.auc)
     return special.expit([odds - apart, odds + apart]).tolist()
-  return [float(end) for end in intervals.wilson(found.auc, half, found.groups)]
+  return [float(end) for end in intervals.wilson(found.auc, half, found.part_C)]
 
 
 def area_difference(ours: Area, theirs: Area) -> intervals.Interval:
@@ -232,7 +240,7 @@ def area_difference(ours: Area, theirs: Area) -> intervals.Interval:
   (`intervals.difference`).
   """
   gap = ours.auc - theirs.auc
-  half = _half_width(ours.influence_C - theirs.influence_C, ours.groups)
+  half = _half_width(ours.influence_C - theirs.influence_C, ours.part_C)
   below = above = half
   if half <= _ROUNDING and ours is not theirs:
     (low, high), (least, most) = map(area_interval, (ours, theirs))

@@ -173,7 +173,7 @@ def summary(
     middle, _, high = intervals.mean(pull_SxP, count_SxP)
     # Where length alone decides, no comparison is a surprise and these are all
     # near 0; the larger of the two errors is the safe one.
-    freedom = pull_SxP.shape[1] - 1
+    freedom = intervals.freedom(count_SxP.sum(0) / count_SxP.sum())
     half = max(high - middle, intervals.quantile(freedom) * found.error)
     theta_3 = found.theta + np.array([0, -half, half])
     rate, *ends = special.expit(theta_3)

@@ -285,7 +285,6 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize('loader', LOADERS)
 @hypothesis.settings(
   max_examples=150,
-  deadline=None,
   suppress_health_check=[
     hypothesis.HealthCheck.function_scoped_fixture,
     hypothesis.HealthCheck.too_slow,

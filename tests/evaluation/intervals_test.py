@@ -160,6 +160,64 @@ def test_arms_whose_seeds_differ_unequally_are_covered(
   assert {k: v for k, v in found.items() if not 0.89 <= v <= 0.975} == {}
 
 
+# Briefs of each prompt.
+UNEQUAL = [
+  [48, 24, 16, 12, 10, 8, 7, 6, 5, 5, 4, 4],
+  [40] + 14 * [4],
+  [20, 20] + 20 * [1],
+  [30] + 30 * [1],
+  [90] + 10 * [1],
+]
+
+
+@pytest.mark.parametrize('sizes', UNEQUAL)
+@pytest.mark.parametrize('seeds', [1, 3])
+def test_prompts_of_unequal_weight_are_covered(
+  sizes: list[int], seeds: int
+) -> None:
+  rng, draws = np.random.default_rng(0), 1000
+  group_P = np.repeat(np.arange(len(sizes)), sizes)
+  prompt = np.sqrt(0.5) * _normal(rng, draws, 1, len(sizes))[..., group_P]
+  one, other = (
+    _values(rng, draws, seeds, 0.1, len(group_P), of_brief=0) for _ in range(2)
+  )
+  ours = prompt + one
+  cells = intervals.by_group(ours, group_P)
+  # the latent value is below 0 with probability 0.5
+  below = intervals.by_group((ours < 0).astype(float), group_P)
+  found = {
+    'mean': _coverage(intervals.mean(*cells), 0),
+    'share': _coverage(intervals.share(*below), 0.5),
+    'difference': _coverage(
+      intervals.difference(ours, other, group_P=group_P), 0
+    ),
+  }
+  # at least 0.92 in 20,000 draws
+  assert {k: v for k, v in found.items() if v < 0.91} == {}
+
+
+def test_the_freedom_of_weights_by_hand() -> None:
+  assert intervals.freedom(np.full(5, 0.2)) == pytest.approx(4)
+  # 1 / (0.25 + 2 · 0.0625) − 1
+  assert intervals.freedom([0.5, 0.25, 0.25, 0]) == pytest.approx(5 / 3)
+  assert intervals.freedom([0.9, 0.1]) == 1
+  assert np.isnan(intervals.freedom([1.0, 0.0]))
+  assert intervals.correction(np.full(5, 0.2)) == pytest.approx(5 / 4)
+  # 1 − 2 · 0.5 + 0.375
+  assert intervals.correction([0.5, 0.25, 0.25])[0] == pytest.approx(8 / 3)
+
+
+@pytest.mark.parametrize('rate', [0.02, 0.005])
+def test_a_difference_from_a_share_of_all_or_none_is_covered(
+  rate: float,
+) -> None:
+  rng = np.random.default_rng(0)
+  some = (rng.random((2000, 1, 400)) < rate).astype(float)
+  none = np.zeros_like(some)
+  assert _coverage(intervals.difference(some, none, 1), rate) > 0.93
+  assert _coverage(intervals.difference(1 - none, 1 - some, 1), rate) > 0.93
+
+
 def test_one_run_has_the_t_interval_of_its_briefs() -> None:
   # s² = 2.5 over 5 briefs, t(4) = 2.7764
   mean, low, high = intervals.mean(np.array([[1.0, 2, 3, 4, 5]]))
@@ -213,7 +271,8 @@ def test_rounding_makes_no_difference() -> None:
 
 
 def test_shares_differ_by_one_at_most() -> None:
-  ours, theirs = np.array([[1.0, 1.0, 0.0]]), np.zeros((1, 3))
+  ours, theirs = np.array([[1.0, 1.0, 1.0, 0.0]]), np.array([[0.0, 0, 0, 1]])
+  ours[0, 0], theirs[0, 1] = 0.9, 0.1
   assert intervals.difference(ours, theirs).high > 1
   assert intervals.difference(ours, theirs, limit=1).high == 1
 

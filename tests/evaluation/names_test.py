@@ -66,7 +66,6 @@ def test_labels_that_are_cut_alike_are_numbered() -> None:
 
 
 @given(ANY)
-@settings(deadline=None)
 def test_a_name_adds_no_markup(name: str) -> None:
   marked = str(page.name(name))
   inner = marked.removeprefix('<bdi>').removesuffix('</bdi>')
@@ -75,7 +74,7 @@ def test_a_name_adds_no_markup(name: str) -> None:
 
 
 @given(st.lists(ANY, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_names_can_be_drawn(given: list[str]) -> None:
   """Neither a formula nor a glyph that no font has, which would warn."""
   with matplotlib.rc_context(plots.STYLE), warnings.catch_warnings():

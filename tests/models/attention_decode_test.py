@@ -92,7 +92,7 @@ def test_the_kernel_equals_the_reference(case: str) -> None:
 sizes = functools.partial(st.integers, 1)
 
 
-@hypothesis.settings(max_examples=4, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=4, derandomize=True)
 @hypothesis.given(st.data())
 @pytest.mark.slow
 def test_any_shape_equals_the_reference(data: Any) -> None:

@@ -110,7 +110,7 @@ sizes = functools.partial(st.integers, 1)
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=12, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=12, derandomize=True)
 @hypothesis.given(st.data())
 def test_attend_equals_repeated_briefs(data: Any) -> None:
   S, L = data.draw(sizes(6)), data.draw(sizes(5))

@@ -19,7 +19,7 @@ from rlcw.models.attention_kernels import KV, Prefix
 from rlcw.runtime.mesh import make_mesh
 
 
-@hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=50, derandomize=True)
 @hypothesis.given(
   st.lists(st.integers(1, 20), min_size=1, max_size=40), st.integers(0, 3)
 )

@@ -193,7 +193,7 @@ def test_a_base_model_goes_on_from_the_message(gemma: Any) -> None:
 @given(
   st.text(st.characters(codec='utf-8', exclude_characters='▁'), max_size=31)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_gemma_loses_nothing(gemma: Any, their_gemma: Any, text: str) -> None:
   ids = tokenizer.encode(gemma, text)
   assert ids == their_gemma.encode(text, add_special_tokens=False)
@@ -201,7 +201,7 @@ def test_gemma_loses_nothing(gemma: Any, their_gemma: Any, text: str) -> None:
 
 
 @given(st.text(PLAIN, max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example("Don't\r\n1984 — 床前明月光 👩‍👩‍👧 \x00\ufffd\U0010ffff")
 def test_a_byte_level_tokenizer_loses_nothing(small: Any, text: str) -> None:
   ids = tokenizer.encode(small, text)
@@ -210,7 +210,7 @@ def test_a_byte_level_tokenizer_loses_nothing(small: Any, text: str) -> None:
 
 @pytest.mark.slow
 @given(st.text(PRINTED, max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example("Don't 1984 — 床前明月光 👩‍👩‍👧")
 def test_smollm2_loses_nothing_it_has_bytes_for(ours: Any, text: str) -> None:
   ids = tokenizer.encode(ours, text)

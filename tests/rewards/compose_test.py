@@ -44,7 +44,7 @@ def test_two_rules_are_never_drawn() -> None:
   assert left_out == {'detectable_format:constrained_response', 'soft:demand'}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**9), st.integers(1, 3), st.integers(0, 3))
 def test_briefs_are_legal_and_the_same_for_a_seed(
   seed: int, least: int, more: int

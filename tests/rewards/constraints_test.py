@@ -260,7 +260,7 @@ def test_a_blank_reply_follows_nothing(reply: str) -> None:
   assert not constraints.check('length:words', reply, {'at_most': 9})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANY_TEXT)
 def test_any_text_gets_a_verdict_that_loose_never_revokes(reply: str) -> None:
   strict = constraints.follow(reply, IDS, KWARGS)
@@ -270,7 +270,7 @@ def test_any_text_gets_a_verdict_that_loose_never_revokes(reply: str) -> None:
     assert other or not one, name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY_TEXT, st.integers(1, 9))
 def test_bounds_agree(reply: str, size: int) -> None:
   for name in IDS[:5]:
@@ -282,7 +282,7 @@ def test_bounds_agree(reply: str, size: int) -> None:
     assert constraints.check(name, reply, both) == (at_least and at_most)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY_TEXT.filter(text.fold), ANY_TEXT)
 def test_a_phrase_of_the_reply_is_found(phrase: str, rest: str) -> None:
   # Without the space, an accent in one might become part of the other.

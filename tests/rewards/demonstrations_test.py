@@ -65,7 +65,7 @@ def test_a_penalty_on_violators_lowers_the_mean() -> None:
   assert found.tolist() == pytest.approx([1.0])
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(
   seed=st.integers(0, 2**32 - 1),
   name=st.sampled_from(demonstrations.MIXERS),

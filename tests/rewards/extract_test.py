@@ -615,14 +615,14 @@ def test_an_amount_is_read_with_its_bounds(text: str, amount: Amount) -> None:
 
 
 @given(st.text(max_size=100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_text_is_read_and_every_rule_is_valid(text: str) -> None:
   for rule in read(text).rules:
     constraints.validate([rule.instruction_id], [rule.kwargs])
     assert all(0 <= start < end <= len(text) for start, end in rule.spans)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 90), st.sampled_from(('word', 'sentence', 'paragraph')))
 def test_any_number_is_read_in_digits(count: int, unit: str) -> None:
   text = f'Use at least {count} {unit}s.'

@@ -136,7 +136,7 @@ ANY_TEXT = st.text(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(ANY_TEXT, st.booleans())
 def test_any_text_gets_a_verdict_that_loose_never_revokes(
   reply: str, benchmark: bool

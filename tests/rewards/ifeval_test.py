@@ -104,7 +104,7 @@ ANY_TEXT = st.text(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(ANY_TEXT, st.booleans())
 def test_any_text_gets_a_verdict_that_loose_never_revokes(
   reply: str, benchmark: bool
@@ -117,7 +117,7 @@ def test_any_text_gets_a_verdict_that_loose_never_revokes(
     assert other or not one, name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ANY_TEXT.filter(text_lib.fold), ANY_TEXT)
 def test_any_text_may_be_an_argument(text: str, reply: str) -> None:
   for name, kwargs in (

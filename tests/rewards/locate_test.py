@@ -122,7 +122,7 @@ PIECES = st.lists(
     and 'at least' not in kwargs.values()
   ],
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(reply=PIECES)
 def test_a_reply_keeps_its_rule_without_the_spans(
   rule: str, kwargs: dict[str, Any], reply: str

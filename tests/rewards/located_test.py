@@ -44,7 +44,7 @@ def decode_bytes(ids: np.ndarray) -> str:
   return bytes(ids.tolist()).decode(errors='replace')
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text('ab 我🐝é', min_size=1, max_size=8), data=st.data())
 def test_a_token_is_marked_if_it_has_a_part_of_a_marked_character(
   text: str, data: st.DataObject

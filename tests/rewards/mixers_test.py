@@ -16,7 +16,7 @@ from rlcw.rewards import mixing
 
 SHAPE = 3, 8  # one for all, so that one program is compiled for each mixer
 FORMS = 'rlmr', 'rlmr_bonus', 'rlmr_clip'
-some = settings(max_examples=40, deadline=None)
+some = settings(max_examples=40)
 
 
 def close(value: Any) -> Any:

@@ -34,8 +34,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
   'quality_gate': ('quality_gate', {}),
 }
 
-thorough = settings(max_examples=40, deadline=None)
-quick = settings(max_examples=20, deadline=None)  # for what runs per variant
+thorough = settings(max_examples=40)
+quick = settings(max_examples=20)  # for what runs per variant
 every_variant = pytest.mark.parametrize('variant', VARIANTS)
 every_scale = pytest.mark.parametrize(
   ('jit', 'scale'), [(False, 'reward_std'), *((True, name) for name in SCALES)]

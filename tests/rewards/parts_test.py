@@ -74,7 +74,7 @@ def test_log_odds_by_hand_and_of_what_float32_cannot_tell_apart() -> None:
   ),
   hnp.arrays(bool, (3, 4)),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_one_part_of_weight_1_in_its_own_unit_is_itself(
   score: np.ndarray, valid: np.ndarray
 ) -> None:
@@ -106,7 +106,7 @@ def _violator(
   )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
   hnp.arrays(
     np.float32,

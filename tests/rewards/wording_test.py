@@ -79,7 +79,7 @@ def test_every_rule_is_worded(language: str) -> None:
 
 
 @pytest.mark.parametrize('name', sorted({*registry.VERIFIERS} - {DEMAND}))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_every_paraphrase_says_it_all(name: str, data: st.DataObject) -> None:
   kwargs = data.draw(legal(name))
@@ -216,7 +216,7 @@ def test_every_rule_has_a_name_of_its_own() -> None:
 
 
 @pytest.mark.parametrize('rule', registry.VERIFIERS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_a_name_mentions_its_arguments(rule: str, data: st.DataObject) -> None:
   kwargs = data.draw(legal(rule))

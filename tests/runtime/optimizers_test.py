@@ -63,7 +63,7 @@ def test_rates_by_hand(
     assert float(rate(update)) == pytest.approx(expected, abs=1e-7), update
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(
   schedule=st.sampled_from(optimizers.SCHEDULES),
   final=st.floats(0, 1),

@@ -59,7 +59,7 @@ def test_a_text_that_is_no_sum_is_refused(text: str, message: str) -> None:
     sums.parse(text)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
   st.dictionaries(
     st.from_regex(r'[a-z_]\w*(\.\w+)?(:\w+)?', fullmatch=True),

@@ -51,7 +51,7 @@ _take_tiles = jax.jit(tiles.take_tiles, static_argnums=2)
 _take_rows, _put_rows = jax.jit(tiles.take_rows), jax.jit(tiles.put_rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_live_rows_are_taken_and_put_back(data: st.DataObject) -> None:
   """A second gathering, too, of one shard."""

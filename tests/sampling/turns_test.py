@@ -75,7 +75,7 @@ def scripted(scripts: np.ndarray, requests: list[list[int]]) -> Rollout:
   return rows.rollout.replace(finished=whole)
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(data=st.data())
 def test_a_row_has_its_request_between_two_replies(data: Any) -> None:
   tokens = st.lists(

@@ -39,7 +39,7 @@ def test_each_group_is_learned_from_equally_often(
   assert np.sum(masks, axis=0).tolist() == [times] * 8
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(
   passes=st.integers(1, 3),
   size=st.sampled_from([1, 2, 3, 6]),

@@ -67,7 +67,7 @@ def spelled(prompt: Any) -> list[int]:
   return [*map(ord, transcript(prompt))]
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(
   prompts=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=4),
   language=st.sampled_from(['en', 'zh']),

@@ -48,7 +48,6 @@ def test_a_projected_weight_is_worked_by_hand() -> None:
   assert project_out(weight_D, np.zeros(2)) is weight_D
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(arrays(4), arrays(4), arrays(3, 4), st.floats(0.01, 100))
 def test_scores_do_not_change_along_the_direction(
   weight_D: np.ndarray,
@@ -66,7 +65,6 @@ def test_scores_do_not_change_along_the_direction(
   np.testing.assert_allclose(project_out(found, direction_D), found, atol=1e-8)
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(arrays(6, 3), arrays(3), arrays(6), arrays(6))
 def test_longer_replies_of_like_quality_score_no_higher(
   features_NxD: np.ndarray,
