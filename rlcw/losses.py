@@ -378,9 +378,12 @@ def importance_ratio(
   if ratio == 'sequence':
     length_Nx1 = jnp.maximum(mask_NxT.sum(-1, keepdims=True), 1)
     # The mean of log-ratios is the log of their geometric mean.  All tokens of
-    # a reply share this ratio, and its gradient.
+    # a reply share this value, and each has a gradient of its own (GSPO-token,
+    # section 4.3).  With one advantage for all that is GSPO's; with one for
+    # each, GSPO's gradient would only be of their mean.
     mean_Nx1 = difference_NxT.sum(-1, keepdims=True) / length_Nx1
-    log_ratio = jnp.broadcast_to(mean_Nx1, difference_NxT.shape)
+    own_NxT = difference_NxT - lax.stop_gradient(difference_NxT)  # 0
+    log_ratio = lax.stop_gradient(mean_Nx1) + own_NxT
   elif ratio == 'token':
     log_ratio = difference_NxT
   else:

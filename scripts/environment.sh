@@ -13,9 +13,11 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "Choose another one: PYTHON=python3.12 $0" >&2
   exit 1
 fi
-# Without pip it was interrupted.
+# Without pip it was interrupted, or made by a tool such as uv.  What is in it
+# is kept.
 "$venv/bin/python" -m pip --version > /dev/null 2>&1 ||
-  "$python" -m venv --clear "$venv"
+  "$venv/bin/python" -m ensurepip --default-pip > /dev/null 2>&1 ||
+  "$python" -m venv "$venv"
 stamp="$venv/installed$extras"
 if ! cmp -s pyproject.toml "$stamp"; then
   echo "Installing rlcw$extras into $venv ..."

@@ -3,6 +3,7 @@
 Several processes share each batch of briefs, and then have all replies.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import batches
+from rlcw.data.characters import blank
 from rlcw.evaluation import intervals
 from rlcw.models import lora
 from rlcw.models.chat import ChatFormat
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import briefs as briefs_lib
-from rlcw.rewards import constraints, revision
+from rlcw.rewards import revision
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules import habits
 from rlcw.rewards.scoring import Scores
@@ -267,7 +269,7 @@ def describe(
   ]
   for brief, group in zip(briefs, records, strict=True):
     for reply in group:
-      reply['strict'] = 1 - constraints.breaks(reply['follow'])
+      reply['strict'] = keeps(reply['follow'])
       reply['loose'] = follows_loosely(brief, reply)
   return records
 
@@ -314,9 +316,10 @@ def kept_and_better(
   """Returns which replies reach both aims, `[P, G]`; NaN if not known.
 
   They keep every rule, and are better written than the mean of the base's
-  replies to the same brief.  A reply without a verdict on its rules or without
-  a score is not known, even if it fails the other aim: else the replies of a
-  judge that answers some questions would count by their failures alone.
+  replies to the same brief; a blank reply is not.  A reply without a verdict on
+  its rules or without a score is not known, even if it fails the other aim: else
+  the replies of a judge that answers some questions would count by their
+  failures alone.
 
   Args:
     groups: of replies.
@@ -326,8 +329,10 @@ def kept_and_better(
   """
   kept_PxG = values(groups, 'pass_rate')
   above_PxG = values(groups, score) - base_P[:, None]
+  written_PxG = [[not blank(reply['text']) for reply in g] for g in groups]
+  better_PxG = (above_PxG > 0) & written_PxG
   # NaN where either is
-  return kept_PxG * np.where(np.isnan(above_PxG), np.nan, above_PxG > 0)
+  return kept_PxG * np.where(np.isnan(above_PxG), np.nan, better_PxG)
 
 
 def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:
@@ -337,12 +342,20 @@ def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:
   verdict in `reply['follow']` counts.
 
   Returns:
-    1 if the reply keeps everything, 0 if it breaks something; NaN where
-    nothing is broken but a demand has no verdict.
+    As `keeps`.
   """
   # None at demands, which rule code cannot check
   loose = brief.follow(reply['text'], loose=True)
   verdicts = zip(loose, reply['follow'], strict=True)
-  return 1 - constraints.breaks(
-    [strict if rule is None else rule for rule, strict in verdicts]
-  )
+  return keeps([strict if rule is None else rule for rule, strict in verdicts])
+
+
+def keeps(verdicts: Sequence[bool | None]) -> float:
+  """Returns 1 if a reply keeps everything, 0 if it breaks something.
+
+  NaN where a verdict is missing (None), whatever the others are.  In training
+  one failure decides (`constraints.breaks`); but were replies without an answer
+  of the judge known by their failures alone, fewer answers would be fewer
+  passes.
+  """
+  return math.nan if None in verdicts else float(all(verdicts))

@@ -168,7 +168,8 @@ def refused_setting(error: openai.APIStatusError, sent: set[str]) -> str:
 def _complaint(error: openai.APIStatusError) -> str:
   """Returns what an error says of a setting: OpenAI's, FastAPI's, or a text.
 
-  Not all of its body, which may repeat the request with every setting.
+  Not all of its body, which may repeat the request with every setting; vLLM
+  repeats it in the message, after what is wrong.
   """
   body: Any = error.body
   found = body.get('detail', body) if isinstance(body, dict) else body
@@ -183,4 +184,4 @@ def _complaint(error: openai.APIStatusError) -> str:
     [each.get(name) for name in names] if isinstance(each, dict) else each
     for each in details
   ]
-  return f'{error} {said}'
+  return re.split(r'[\'"]input\\?[\'"]\s*:', f'{said}', maxsplit=1)[0]

@@ -167,6 +167,8 @@ def _status_in(text: str) -> int:
 def _is_loopback(url: str) -> bool:
   host = urllib.parse.urlsplit(url).hostname or ''
   try:
-    return ipaddress.ip_address(host).is_loopback
+    address = ipaddress.ip_address(host)
+    # 0.0.0.0, which servers print, leads to this machine too.
+    return address.is_loopback or address.is_unspecified
   except ValueError:
     return host == 'localhost' or host.endswith('.localhost')

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rlcw.data.characters import blank
 from rlcw.evaluation import diversity, heldout, intervals, stats, winrate
 from rlcw.runtime import metrics
 
@@ -178,6 +179,8 @@ def per_reply(replies: Replies, name: str) -> dict[str, np.ndarray]:
   }
   base_PxG = heldout.values(replies[BASE], 'unseen')
   both = heldout.kept_and_better(replies[name], metrics.mean(base_PxG, 1))
+  if name == BASE and base_PxG.shape[1] == 1:
+    both[:] = np.nan  # a single reply is not better than itself
   return {'kept_and_better': both, **numbers}
 
 
@@ -233,6 +236,9 @@ def wins(
           np.array(nan_if_none(reply['unseen'])) for reply in (ours, theirs)
         )
         won = float(winrate.scored(*scores))
+        # As by the judge, a blank reply loses to any other.
+        if np.isfinite(won) and blank(ours['text']) != blank(theirs['text']):
+          won = float(blank(theirs['text']))
         outcomes['unseen'].append((won, longer, p, s))
         # the judge reads only some replies to each brief
         if 'won' in ours:

@@ -101,6 +101,12 @@ def write(
     base=BASE,
     rows=ROWS,
     ours=headline_arm(summary),
+    # chosen by its result among several
+    picked='rlmr' not in arms and len(arms) > 2,
+    families={
+      prefix: sum(arm.startswith(prefix) for arm in arms)
+      for prefix in summary['best']
+    },
     baselines=baselines(summary),
     pictures=pictures,
     samples=samples(replies, briefs),
@@ -154,7 +160,7 @@ def steps_read(
 
 def headline_arm(summary: dict[str, Any]) -> str:
   """Arm that the page compares with the others: `rlmr`, else the best one."""
-  found = summary['arms']
+  found = {arm: each for arm, each in summary['arms'].items() if arm != BASE}
   return 'rlmr' if 'rlmr' in found else max(found, key=lambda a: rank(found[a]))
 
 

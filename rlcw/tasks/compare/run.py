@@ -19,7 +19,7 @@ from rlcw.models import language_model
 from rlcw.models.language_model import Placement
 from rlcw.rewards import writing
 from rlcw.rewards.constraints import IFBENCH, IFEVAL
-from rlcw.runtime import metrics, processes
+from rlcw.runtime import console, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.runtime.settings import read as read_settings
 from rlcw.sampling import usage
@@ -27,7 +27,7 @@ from rlcw.sampling.usage import Ledger
 from rlcw.tasks.compare import arms, page, replies, scorers
 from rlcw.tasks.compare.benchmarks import benchmark
 from rlcw.tasks.compare.logs import read_logs
-from rlcw.tasks.compare.runs import check_judges, find, settle
+from rlcw.tasks.compare.runs import check_arms, check_judges, find, settle
 
 
 @with_mesh
@@ -38,16 +38,22 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary in process 0; an empty dict in the others.
 
   Raises:
-    ValueError: see `find`, `settle`, `check_judges` and `benchmark`.
+    ValueError: see `find`, `settle`, `check_arms`, `check_judges` and
+      `benchmark`.
   """
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
+  check_arms(settings)
   trained, notes = settle(config, settings)
   for each in (trained, *settings.values()):
     writing.check_unseen(config.unseen, each, 'unseen')
   # Before the work that a spoiled file would waste.
   logs = {name: read_logs(folder) for name, folder in runs.items()}
   public = {of: benchmark(config.benchmark, of) for of in (IFEVAL, IFBENCH)}
+  if config.benchmark and not any(public.values()):
+    console.notice(
+      f'benchmark={config.benchmark!r}: no finished run of verify matches'
+    )
   placed = Placement(trained.compute_dtype, trained.attention)
   base = language_model.load(trained.model, make_mesh(**config.mesh), placed)
   first = next(iter(runs.values()))

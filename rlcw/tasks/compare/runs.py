@@ -1,6 +1,7 @@
 """Runs that are compared, and whether they can be."""
 
 import glob
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rlcw.runtime import console, sums
 from rlcw.runtime.runs import is_finished, is_run, unfinished
 from rlcw.runtime.settings import FREE, PATIENCE, leaves
 from rlcw.runtime.settings import read as read_settings
-from rlcw.tasks.compare.arms import BASE
+from rlcw.tasks.compare.arms import BASE, arm_of
 
 # Settings that decide how replies to given briefs are sampled and scored.
 ANSWERED = (
@@ -36,7 +37,7 @@ ALIKE = *ANSWERED, *HELDOUT, 'system'
 # Of these, what `compare` may name itself for runs that differ in it.
 GIVEN = 'briefs', 'writing', 'reward_model'
 # Settings in which arms are meant to differ.
-MIXING = 'mixing', 'advantage_scale', 'seed'
+MIXING = 'mixing', 'advantage_scale'
 
 
 def find(pattern: str) -> dict[str, Path]:
@@ -74,6 +75,33 @@ def find(pattern: str) -> dict[str, Path]:
   return done
 
 
+def check_arms(settings: dict[str, Config]) -> None:
+  """Checks that the runs of an arm are samples of it.
+
+  Raises:
+    ValueError: two have the same seed, or differ in how rewards are mixed.
+  """
+  for (one, here), (other, there) in itertools.combinations(
+    settings.items(), 2
+  ):
+    if arm_of(one) != arm_of(other):
+      continue
+    if here.seed == there.seed:
+      raise ValueError(
+        f'{one} and {other} both have seed={here.seed}, so they are one sample '
+        'of their arm; expected runs of an arm to differ in their seed'
+      )
+    mixed, otherwise = (dict(leaves(each)) for each in (here, there))
+    # A setting that a run lacks is of another version.
+    for key in mixed.keys() & otherwise.keys():
+      if key.startswith(MIXING) and mixed[key] != otherwise[key]:
+        raise ValueError(
+          f'{one} and {other} differ in {key}: {mixed[key]!r} and '
+          f'{otherwise[key]!r}; expected runs of an arm to differ in their '
+          'seed alone'
+        )
+
+
 def settle(
   config: Config, settings: dict[str, Config]
 ) -> tuple[Config, list[str]]:
@@ -106,7 +134,7 @@ def differences(
 ) -> list[str]:
   """Lists settings in which runs differ from the first.
 
-  Those of `MIXING`, and those that change no result, are left out.
+  Those of `MIXING`, seeds, and those that change no result, are left out.
   A setting that a run lacks, because an older version made it, is ignored.
 
   Returns:
@@ -119,7 +147,7 @@ def differences(
   notes = []
   for name in others:
     for key in sorted(
-      {*settings[first]} & {*settings[name]} - {*MIXING, *FREE}
+      {*settings[first]} & {*settings[name]} - {*MIXING, 'seed', *FREE}
     ):
       here, there = settings[first][key], settings[name][key]
       # A sum may be written in several ways.
