@@ -349,8 +349,8 @@ def check(rules: Any, replies: Any, *, judge: JudgeModel | None = None) -> Any:
     For each reply a `Verdict` per rule, nested like `replies`.
 
   Raises:
-    ValueError: a rule is unknown, its arguments do not fit, or `rules` and
-      `replies` differ in length; or see `judge`.
+    ValueError: a rule is unknown, its arguments do not fit, `rules` and
+      `replies` differ in length, or no demand got a verdict; or see `judge`.
 
   >>> rules = {'length:words': {'at_most': 4}, 'punctuation:no_comma': {}}
   >>> [verdict.kept for verdict in rlcw.check(rules, 'To rain, wind and tin.')]
@@ -365,6 +365,14 @@ def check(rules: Any, replies: Any, *, judge: JudgeModel | None = None) -> Any:
     question = Question('demand', _language(briefs), sys.maxsize)
     with _judge(judge, len(pairs)) as model:
       follow = questions.follow(model, question, briefs, groups)
+    answers = [
+      verdicts[index]
+      for brief, found in zip(briefs, follow, strict=True)
+      for index in brief.demands
+      for verdicts in found
+    ]
+    if answers and answers == [None] * len(answers):
+      raise ValueError(f'no demand got a verdict: {_cause(model)}')
   return asked.join(
     _verdicts(brief, kept)
     for (brief, _), group in zip(pairs, follow, strict=True)
@@ -548,13 +556,17 @@ def judge(
       [group for _, group in pairs],
     )
   if not found.valid.any():
-    cause = trouble_of(judge_model).text or 'no cause is known'
-    raise ValueError(f'no reply got a verdict: {cause}')
+    raise ValueError(f'no reply got a verdict: {_cause(judge_model)}')
   reasons = itertools.chain(*found.reason)
   return asked.join(
     Judgement(float(p_good), reason)
     for p_good, reason in zip(found.first.reshape(-1), reasons, strict=True)
   )
+
+
+def _cause(judge: Judge) -> str:
+  """Why a judge gave no answer."""
+  return trouble_of(judge).text or 'no cause is known'
 
 
 def _language(briefs: Sequence[Brief]) -> str:

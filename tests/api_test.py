@@ -464,6 +464,10 @@ def test_an_endpoint_judges_with_reasons() -> None:
     )
     with pytest.raises(ValueError, match='no reply got a verdict: no reply fr'):
       rlcw.judge(judge, 'A toast.', 'silence')
+    with pytest.raises(ValueError, match='no demand got a verdict: no reply f'):
+      rlcw.check(
+        {'soft:demand': {'demand': 'Be brief.'}}, ['silence'], judge=judge
+      )
   assert (good.p_good, bad.p_good) == (1.0, 0.0) and good.reason == 'It is so.'
   assert math.isnan(none.p_good) and none.reason == ''
   assert '雨是好的。' in asked[0]

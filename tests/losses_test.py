@@ -668,6 +668,29 @@ def test_grpo_sequence_ratio_is_the_geometric_mean() -> None:
   assert ratio_of(clipped.clip_fraction) == (2, 4)
 
 
+def test_grpo_sequence_ratio_gives_each_token_its_own_advantage() -> None:
+  def slope(advantage: Any) -> np.ndarray:
+    def loss(logp_1xT: Any) -> jax.Array:
+      terms = losses.grpo(
+        logp_1xT,
+        np.zeros((1, 3), np.float32),
+        advantage,
+        np.ones((1, 3), bool),
+        None,
+        ratio='sequence',
+        aggregation='sequence_mean',
+      )
+      return terms.loss.quotient
+
+    return np.asarray(jax.grad(loss)(np.zeros((1, 3), np.float32)))[0]
+
+  # −A / T of a token that breaks a rule and of the others
+  located = np.array([[-0.5, -2.5, -0.5]], np.float32)
+  assert slope(located) == pytest.approx([0.5 / 3, 2.5 / 3, 0.5 / 3])
+  # one advantage for all: GSPO's
+  assert slope(np.array([-0.5], np.float32)) == pytest.approx(3 * [0.5 / 3])
+
+
 @pytest.mark.parametrize(
   ('kl', 'each'), [('k3', 1 - LOG2), ('k2', LOG2**2 / 2)]
 )

@@ -317,8 +317,8 @@ def kept_and_better(
 
   They keep every rule, and are better written than the mean of the base's
   replies to the same brief; a blank reply is not.  A reply without a verdict on
-  its rules or without a score is not known, even if it fails the other aim: else
-  the replies of a judge that answers some questions would count by their
+  its rules or without a score is not known, even if it fails the other aim:
+  else the replies of a judge that answers some questions would count by their
   failures alone.
 
   Args:

@@ -178,6 +178,7 @@ class Endpoint:
   async def _reply(
     self, client: openai.AsyncOpenAI, fixed: Mapping[str, Any], prompt: str
   ) -> str | None:
+    refused = set[str]()  # found by this request
     try:
       while True:
         sent = self._accepted(fixed)
@@ -190,8 +191,12 @@ class Endpoint:
         except (openai.BadRequestError, openai.UnprocessableEntityError) as no:
           # Each pass takes away a setting, so they come to an end.
           roles = {each['role'] for each in messages}
-          if not self._note_refused(no, roles | {*sent}):
+          name = answers.refused_setting(no, roles | {*sent})
+          if not name:
+            # The prompt is refused, so settings may have been quoted only.
+            self._refused -= refused
             raise
+          refused |= self._note_refused(name)
       # Counted first, because an unusable reply is paid for too.
       self._count(completion)
       reply = answers.text_of(completion, self._masked)
@@ -226,21 +231,16 @@ class Endpoint:
       if name in _NEWER or name not in self._refused
     }
 
-  def _note_refused(self, error: openai.APIStatusError, sent: set[str]) -> bool:
-    """Notes the setting that an error refuses; returns whether it is another.
-
-    Args:
-      error: the server's answer.
-      sent: settings and roles of the request.
-    """
-    name = answers.refused_setting(error, sent)
-    if name and name not in self._refused:
+  def _note_refused(self, name: str) -> set[str]:
+    """Notes a setting that the server refuses; returns it if it is new."""
+    new = {name} - self._refused
+    if new:
       self._refused.add(name)
       console.log(
         f'endpoint: {self.url}, model {self.model}, refuses {name}: '
         + _INSTEAD.get(name, 'it is left out')
       )
-    return bool(name)
+    return new
 
   def _count(self, completion: Any) -> None:
     """Adds a completion's tokens and price to the usage."""

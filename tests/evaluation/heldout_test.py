@@ -1,6 +1,7 @@
 """Briefs that a run is measured on."""
 
 import json
+import math
 import pathlib
 
 import pytest
@@ -100,3 +101,11 @@ def test_briefs_are_grouped_by_their_prompts(
     for n, prompt in enumerate(prompts)
   ]
   assert heldout.prompt_groups(briefs).tolist() == expected
+
+
+def test_what_is_kept_is_not_known_without_a_verdict() -> None:
+  assert [heldout.keeps([]), heldout.keeps([True, True])] == [1, 1]
+  assert heldout.keeps([True, False]) == 0
+  # else a judge that answers half of the questions would halve the pass rate
+  assert math.isnan(heldout.keeps([False, None]))
+  assert math.isnan(heldout.keeps([True, None]))

@@ -269,6 +269,41 @@ def test_a_mistake_of_the_user_is_an_error(message: str) -> None:
   assert message in it.trouble.text
 
 
+def test_a_quoted_request_refuses_no_setting() -> None:
+  """vLLM puts the whole request into the message of an error."""
+
+  def handler(request: dict[str, Any], n: int) -> str | Fault:
+    if 'bad' not in prompt_of(request):
+      return echo(request, n)
+    quoted = {'type': 'value_error', 'loc': ('body',), 'msg': 'No.'}
+    quoted['input'] = request
+    message = f'1 validation error: {quoted}'
+    return Fault(json.dumps({'error': {'message': message}}), status=400)
+
+  with serving(handler) as server:
+    it = _endpoint(server, system='Be brief.', concurrency=1, max_tokens=7)
+    assert it.ask(['bad', 'good']) == [None, 're: good']
+    assert len(server.requests) == 2
+    sent = server.requests[-1]
+  assert [each['role'] for each in sent['messages']] == ['system', 'user']
+  assert sent['max_tokens'] == 7
+
+
+def test_settings_come_back_where_the_prompt_was_refused() -> None:
+  def handler(request: dict[str, Any], n: int) -> str | Fault:
+    if 'bad' not in prompt_of(request):
+      return echo(request, n)
+    message = f'Refused: {json.dumps(request)}'
+    return Fault(json.dumps({'error': {'message': message}}), status=400)
+
+  with serving(handler) as server:
+    it = _endpoint(server, system='Be brief.', concurrency=1, max_tokens=7)
+    assert it.ask(['bad', 'good']) == [None, 're: good']
+    sent = server.requests[-1]
+  assert [each['role'] for each in sent['messages']] == ['system', 'user']
+  assert sent['max_tokens'] == 7
+
+
 @pytest.mark.parametrize(
   'message',
   [

@@ -243,3 +243,53 @@ def test_briefs_of_one_prompt_count_as_one() -> None:
 
   np.testing.assert_allclose(widths(same), widths(once))
   assert (widths(apart) < widths(same)).all()
+
+
+@pytest.mark.parametrize(
+  ('here', 'there', 'message'),
+  [
+    ({}, {}, 'a-0 and a-1 both have seed=0'),
+    (
+      {'mixing': {'margin': 0.5}},
+      {'seed': 1, 'mixing': {'margin': 1.0}},
+      r'a-0 and a-1 differ in mixing.margin: 0.5 and 1.0; expected runs of an',
+    ),
+    (
+      {'advantage_scale': 'std'},
+      {'seed': 1, 'advantage_scale': 'none'},
+      "differ in advantage_scale: 'std' and 'none'",
+    ),
+  ],
+)
+def test_runs_of_an_arm_are_samples_of_it(
+  here: dict, there: dict, message: str
+) -> None:
+  one, other = (ConfigDict({'seed': 0} | each) for each in (here, there))
+  with pytest.raises(ValueError, match=message):
+    runs.check_arms({'a-0': one, 'a-1': other})
+  runs.check_arms({'a-0': one, 'b-0': other})
+
+
+def test_a_run_of_an_earlier_version_lacks_settings() -> None:
+  one = ConfigDict({'seed': 0, 'mixing': {'margin': 1.0}})
+  other = ConfigDict({'seed': 1, 'mixing': {'margin': 1.0, 'weight': 1.0}})
+  runs.check_arms({'a-0': one, 'a-1': other})
+
+
+def test_a_single_reply_is_not_compared_with_itself() -> None:
+  one = {name: [g[:1] for g in run] for name, run in REPLIES.items()}
+  features = {name: np.ones((2, 1, 3)) for name in one}
+  found = arms.measure(one, features, RULES, 'en')['arms']
+  assert np.isnan(found['base']['numbers']['kept_and_better'])
+  # 1.5 and 5 against 0 and 4; 3 and 5
+  assert found['good']['numbers']['kept_and_better'] == 1
+
+
+def test_a_blank_reply_loses_whatever_its_score() -> None:
+  blank = [[_reply(1, 9.0, ' '), _reply(1, 9.0)], [_reply(1, 9.0)] * 2]
+  blank = _run(*blank)
+  replies = {'base': REPLIES['base'], 'blank-0': blank}
+  features = {name: np.ones((2, 2, 3)) for name in replies}
+  found = arms.measure(replies, features, RULES, 'en')['arms']['blank']
+  assert found['numbers']['kept_and_better'] == 3 / 4
+  assert found['wins']['unseen']['win_rate'] == 3 / 4

@@ -259,11 +259,29 @@ def test_intervals_of_one_seed_are_called_so(tmp_path: pathlib.Path) -> None:
   assert re.search('rlmr ?2 runs ?briefs and seeds', words)
   assert re.search('gate ?1 run ?briefs only', words)
   assert 'interval over briefs and seeds' in words
-  better = 'rlmr is better than base, gate (briefs, seeds of one arm only).'
-  assert better in words
+  assert (
+    'rlmr is better than gate (briefs, seeds of one arm only); cannot be '
+    'compared with base' in words  # of which each brief has one reply
+  )
   assert '95% intervals over briefs, seeds of one arm only.' in words
   assert 'are of the same 36 words of every run' in words
   assert 'not identified –' not in words
+
+
+@pytest.mark.usefixtures('blank_plots')
+def test_a_headline_that_was_picked_says_so(tmp_path: pathlib.Path) -> None:
+  rng = np.random.default_rng(0)
+  two = {
+    'base': _run(rng, 9, 'a b c'),
+    'gate_0': _run(rng, -9, 'd e f'),
+    'linear_0': _run(rng, 0, 'd e f'),
+  }
+  words = _words(tmp_path / 'two', **two)
+  # never the base, which is the best here
+  assert 'linear , the best of 2 arms on these same briefs, which favo' in words
+  assert 'Of the linear arms only' not in words
+  del two['gate_0']
+  assert 'on these same briefs' not in _words(tmp_path / 'one', **two)
 
 
 @pytest.mark.usefixtures('blank_plots')
