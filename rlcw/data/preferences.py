@@ -170,9 +170,17 @@ def _scored(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
 def _of_whole(
   replies: Sequence[str], worth: Sequence[float], flags: Sequence[bool]
 ) -> tuple[float, ...]:
-  """Returns the scores, NaN for a reply that is blank or was cut off."""
+  """Returns the scores, NaN for a reply that is blank or was cut off.
+
+  Raises:
+    ValueError: there are flags, but not one of each reply.
+  """
+  flags = flags or [True] * len(worth)
   if len(flags) != len(worth):
-    flags = [True] * len(worth)
+    raise ValueError(
+      f'finished has {len(flags)} flags of {len(worth)} replies; expected as '
+      'many'
+    )
   return tuple(
     each if flag and not blank(reply) else math.nan
     for reply, each, flag in zip(replies, worth, flags, strict=True)
