@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcw.data import hub
+from rlcw.data import hub, layouts, messages
 from rlcw.runtime.files import tree
 
 ASSETS = Path(__file__).parent / 'assets'
@@ -316,9 +316,9 @@ _NUMBERS = {
   'label',
   'paraphrase',
   'score',
-  'score_chosen',
-  'score_rejected',
   'stated',
+  *itertools.chain(*layouts.SCORES),
+  *layouts.WEIGHT,
 }
 
 
@@ -327,9 +327,9 @@ def _cell(field: str, text: str) -> Any:
   if field in _MESSAGES | _LISTS and text[0] in '[{':
     value = _evaluate(text)
     items = value if isinstance(value, list) else [value]
-    # Nothing in brackets is no message.
+    # A reply may be JSON itself; nothing in brackets is no message.
     is_text = field in _MESSAGES and not (
-      value and all(isinstance(item, dict) for item in items)
+      value and all(map(messages.is_message, items))
     )
     return text if is_text else value
   return _evaluate(text.lower(), text) if field in _NUMBERS else text

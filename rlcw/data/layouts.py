@@ -6,6 +6,7 @@ the reply or replies: `response`; `chosen` and `rejected`; or `responses` with
 """
 
 import itertools
+import json
 import math
 import re
 from typing import Any
@@ -41,18 +42,20 @@ _UNSUPPORTED = (
   'chat_history',
 )
 # Scores of the chosen and of the rejected reply.
-_SCORES = (
+SCORES = (
   ('score_chosen', 'score_rejected'),
   ('chosen_score', 'rejected_score'),
   ('chosen_rating', 'rejected_rating'),
   ('chosen-rating', 'rejected-rating'),
 )
 # Fields of a reply that tell whether to learn it.
-_WEIGHT = 'weight', 'loss_weight', 'loss_mask'
+WEIGHT = 'weight', 'loss_weight', 'loss_mask'
 # In some files all structures are JSON in a text.
 _NONE = None, '', [], {}, '[]', '{}', 'null'
 _WRITTEN_MESSAGES = re.compile(
-  r"""\s*\[\s*\{\s*(["'])(role|content|from|value)\1\s*:"""
+  r"""\s*\[\s*\{(?=\s*(["'])(?:role|content|from|value)\1\s*:)"""
+  r"""(?=.*(["'])(?:role|from)\2\s*:)(?=.*(["'])(?:content|value)\3\s*:)""",
+  re.DOTALL,
 )
 # Anthropic's HH.  Some copies have lost outer or all blank lines.
 _TURN = re.compile(r'\n\n(Human|Assistant):')
@@ -95,7 +98,7 @@ def convert(record: Record) -> Record:
   unsupported = [n for n in _UNSUPPORTED if record.get(n) not in _NONE]
   if unsupported:
     raise ValueError(f'{unsupported[0]} is not supported')
-  for name in _WEIGHT:
+  for name in WEIGHT:
     if record.get(name, 1) != 1:
       raise ValueError(
         f'{name}={record[name]!r:.40} is not supported: all replies count alike'
@@ -285,7 +288,7 @@ def _check_scores(record: Record) -> None:
     Unusable: the chosen reply has no better score.
     ValueError: a score is no finite number.
   """
-  for names in _SCORES:
+  for names in SCORES:
     if not {*names} <= record.keys():
       continue
     scores: list[Any] = [record[name] for name in names]
@@ -372,10 +375,21 @@ def _rated(completion: Any, name: str) -> Any:
 def _text(value: Any, name: str) -> str:
   if not isinstance(value, str):
     raise ValueError(f'{name}={value!r:.80}; expected a text')
-  # Such as pandas writes into csv: it is not the text that was said.
-  if _WRITTEN_MESSAGES.match(value):
+  if _is_written_messages(value):
     raise ValueError(
       f'{name}={value!r:.80}; expected a text, or a list of messages that is '
       'JSON'
     )
   return value
+
+
+def _is_written_messages(text: str) -> bool:
+  """Returns whether a text is a list of messages, not one that was said."""
+  if not _WRITTEN_MESSAGES.match(text):
+    return False
+  try:
+    items = json.loads(text)
+  # pandas writes lists into csv as Python does, some without commas.
+  except (ValueError, RecursionError):
+    return True
+  return all(map(messages.is_message, items))

@@ -132,6 +132,13 @@ def parse(value: Any, name: str) -> list[Message]:
   ]
 
 
+def is_message(value: Any) -> bool:
+  """Returns whether a value has the fields of a message."""
+  return isinstance(value, dict) and bool(
+    value.keys() & {'role', 'from'} and value.keys() & {'content', 'value'}
+  )
+
+
 def parse_message(value: Any, name: str) -> Message:
   """Parses one message; see `parse`."""
   if not isinstance(value, dict):

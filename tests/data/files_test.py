@@ -434,6 +434,15 @@ def test_brackets_in_a_cell_may_be_a_text(tmp_path: pathlib.Path) -> None:
   (tmp_path / 'x.csv').write_text('prompt,response\n[],{}\n')
   [(_, record)] = files.read(tmp_path / 'x.csv')
   assert record == {'prompt': '[]', 'response': '{}'}
+  row = {
+    'prompt': '[{"value": 3}]',
+    'response': '{"title": "x"}',
+    'chosen': '[{"role": "Hamlet", "actor": "Olivier"}]',
+  }
+  with (tmp_path / 'x.csv').open('w', newline='') as opened:
+    csv.writer(opened).writerows([row.keys(), row.values()])
+  [(_, record)] = files.read(tmp_path / 'x.csv')
+  assert record == row
 
 
 @pytest.mark.parametrize(

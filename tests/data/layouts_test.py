@@ -453,6 +453,21 @@ def test_messages_beside_a_prompt_may_say_the_same(
     assert said == expected
 
 
+@pytest.mark.parametrize(
+  'reply',
+  [
+    '[{"role": "Hamlet", "actor": "Olivier"}]',
+    "[{'role': 'Hamlet', 'actor': 'Olivier'}]",
+    '[{"value": 3}]',
+    '[{"role": "Hamlet", "content": "Words."}, {"role": "Exit"}]',
+    '{"title": "x"}',
+  ],
+)
+def test_a_reply_may_be_json(reply: str) -> None:
+  record = {'prompt': ASK, 'response': reply}
+  assert layouts.convert(record) == record
+
+
 def test_two_scores_are_no_pair(tmp_path: pathlib.Path) -> None:
   file = tmp_path / 'x.jsonl'
   rows = [

@@ -160,6 +160,16 @@ def test_scored_replies_that_were_cut_off_are_left_out(
     load_preferences(file)
 
 
+@pytest.mark.parametrize('finished', [False, [True, False]])
+def test_each_of_several_replies_is_told_finished_or_not(
+  finished: Any, save: Callable[..., pathlib.Path]
+) -> None:
+  record = {'prompt': 'p', 'responses': ['a', 'b', 'c'], 'scores': [1, 2, 3]}
+  file = save(record | {'finished': finished})
+  with pytest.raises(ValueError, match=':1: finished has . flags of 3 replies'):
+    load_preferences(file)
+
+
 def test_replies_labelled_bad_are_not_imitated(
   save: Callable[..., pathlib.Path],
 ) -> None:
@@ -363,6 +373,11 @@ def test_scores_that_contradict_a_pair_are_told(
   )
   [kept] = load_preferences(file)
   assert kept.prompt == 'D'
+  names = ['prompt', 'chosen', 'rejected', 'chosen_rating', 'rejected_rating']
+  for weight in ('weight', 'loss_weight', 'loss_mask'):
+    file.write_text(f'{",".join([*names, weight])}\nA,B,C,9,1,1\nD,E,F,1,9,1\n')
+    [kept] = load_preferences(file)
+    assert kept.prompt == 'A'
 
 
 def test_pairs_that_a_reader_cannot_tell_apart_are_left_out(
