@@ -54,8 +54,10 @@ _one = rf'(?:{"|".join([*_TENS, *reversed(_ONES)])})'
 _scale = '(?:dozen|hundred|thousand)'
 # Without word boundaries, which those who use it have around the amount.
 NUMBER = (
-  rf'(?:\d{{1,3}}(?:,\d{{3}}){{1,2}}|\d{{1,6}}(?!\d)|(?:{_one}|\ba)[- ]{_scale}'
-  rf'(?:(?: and|,)? {_one}(?:-{_one})?)?|{_one}(?:-{_one})?)'
+  rf'(?:\d{{1,3}}(?:,\d{{3}}){{1,2}}|\d{{1,6}}(?!\d)|half a {_scale}'
+  rf'|(?:{_one}(?:-{_one})?|\ba)[- ](?:thousand,? {_one}[- ]hundred|{_scale})'
+  rf'(?:(?: and|,)? {_one}(?:-{_one})?\b(?![- ]{_scale}|-))?'
+  rf'|{_one}(?:-{_one})?)'
 )
 _LEAST = (
   'at (?:the )?(?:very )?least|(?:no|not) (?:fewer|less|shorter|lower) than'
@@ -88,9 +90,12 @@ _RANGE = (
   rf'between {NUMBER} and {NUMBER}|from {NUMBER} to {NUMBER}'
   rf'|{NUMBER}(?:- (?:to|or) | ?(?:-|–|—|~|to|or) ?){NUMBER}'
 )
-# Not after a letter, a currency or a point, where no amount begins.
+# Not after a letter, a currency, a point or a part of a number, where no amount
+# begins.
 AMOUNT = (
-  rf'(?<![\w$€£.#-])(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more'
+  r'(?<![\w$€£.#-])(?<!hundred )(?<!thousand )(?<!hundred and )'
+  r'(?<!thousand and )(?<!half )'
+  rf'(?:(?:(?:{_BEFORE}) )?(?:{_RANGE})|{NUMBER} or (?:more'
   rf'|fewer|less)'
   rf'|{NUMBER} ?\+|(?:{_BEFORE}) ?(?:a total of )?{NUMBER}|{NUMBER})'
 )
@@ -108,11 +113,14 @@ NUMBER_ZH = (
   r'(?:(?<![\d.百千万])\d{1,3}[百千万]|(?<![\d.])\d{1,6}(?:,\d{3})?(?![\d百千万])'
   rf'|(?<![\d.])[{_NUMERAL}]{{1,12}}(?![{_NUMERAL}]))'
 )
-_LEAST_ZH = '至少|不少于|最少|不低于|起码|不小于|大于等于'
+_LEAST_ZH = (
+  '至少|不少于|最少|不低于|起码|不小于|大于等于'
+  '|(?<![不未没充])(?:够|满|足|达到?)'
+)
 _ABOVE_ZH = '多于|超过|大于|高于'
 _MOST_ZH = '不超过|不多于|最多|至多|不大于|不高于'
-_WITHIN_ZH = '控制在|限制?在'  # 控制在300字左右 is about 300
-_BELOW_ZH = '少于|不到|低于|小于|不足'
+_WITHIN_ZH = '控制在|(?<!下)限制?在?'  # 控制在300字左右 is about 300
+_BELOW_ZH = '少于|不到|低于|小于|[不未没](?:够|满|足|达到?)'
 _EXACT_ZH = '正好|恰好|刚好|只有|只|整整|共|一共'
 _ABOUT_ZH = '大约|约|大概|差不多|左右'
 _BEFORE_ZH = '|'.join(
@@ -176,12 +184,15 @@ def number(text: str) -> int:
   if re.fullmatch(NUMBER_ZH, text):
     return _chinese(text)
   total = part = 0
-  for word in re.findall('[a-z]+', text):
-    if word in _SCALES:
+  words = re.findall('[a-z]+', text)
+  for word in words:
+    if word == 'thousand':
+      total, part = total + (part or 1) * _SCALES[word], 0
+    elif word in _SCALES:
       part = (part or 1) * _SCALES[word]
     else:
       part += _WORDS.get(word, 0)
-  return total + part
+  return (total + part) // (2 if 'half' in words else 1)
 
 
 def _chinese(text: str) -> int:

@@ -54,12 +54,15 @@ _NEEDLESS = re.compile(
 # After which a rule is an offer, not a demand.
 _OFFERED = re.compile(
   rf'{_NEEDLESS.pattern}|\bno need\b|\bfeel free\b|\bmind if\b|\bbe afraid\b'
+  r"|\b(?:it|that)(?:'s| is| would be) (?:\w+ )?(?:fine|ok|okay|alright"
+  r'|all right|acceptable|possible)(?: for you)? to\b|\b(?:free|welcome) to\b'
   r"|n't care\b|\boptional|\b(?:maybe|perhaps|possibly)\b"
   '|不需要|不用|无须|不止|不限',
   _FLAGS,
 )
 _ALLOWED = re.compile(
-  r'\b(?:it|you) (?:can|could|may|might)(?: (?:be|use|go|have|write|run))? ?$'
+  r'(?:\b(?:it|you) (?:can|could|may|might)|(?<!only )\ballowed to)'
+  r'(?: (?:be|use|go|have|write|run))? ?$'
   '|(?<!不)可以?$',
   _FLAGS,
 )
@@ -78,7 +81,8 @@ _CONDITION = re.compile(
 # Before what somebody in the text does: "the hero must never", "have her".
 _ACTOR = re.compile(
   r'\b(?:(?:hero(?:ine)?|characters?|protagonist|narrator|robot|android|soldier'
-  r'|developer|boss|he|she|they|who)(?: \w+){0,3}|her|him|learning to)\s*$',
+  r'|developer|boss|he|she|they|who)(?: \w+){0,3}|her|him|learning to|how to)'
+  r'\s*$',
   _FLAGS,
 )
 

@@ -82,6 +82,8 @@ _OTHERS = compiled(
   r'|\b(?:he|she|they|people|we|I)\s+(?!must|should|shall|need|want|would|have)'
   r'(?:\w+\s+){0,2}$'
   r'|\b(?:about|titled|called|named|regarding)\s+(?:an?\s+|the\s+)?$'
+  r'|\b(?:why|how)\b(?:(?!\band\b)[^,;:.!?\n])*\b(?:must|should|ha(?:s|ve|d) to'
+  r'|needs? to)(?: \w+)?\s*$'
 )
 # Before what is asked of each part of the reply, unless the whole is named
 # between.
@@ -121,6 +123,11 @@ _ORDER = compiled(
 )
 
 
+# What somebody does: "learning to write in French".
+_DOES = compiled(
+  r'\b(?:how|(?!needs|has\b|is\b)\w+(?:ing|s)|learn(?:ed|t)|tried|began|wanted'
+  r'|decided|started) to (?:write|speak|answer|reply|read|sing|pray|output)\b'
+)
 _YOURS = compiled(r'\byour (?:entire |whole |full )?<REPLY>')
 
 
@@ -145,7 +152,8 @@ def order(found: Found) -> bool:
     or _ORDER.search(found.before)
     or _NO_VERB.match(found.whole)
   )
-  return bool(ordered) and ours(found) and not _EACH.search(found.before)
+  does = _DOES.search(found.whole) or _EACH.search(found.before)
+  return bool(ordered) and ours(found) and not does
 
 
 def anywhere(found: Found) -> bool:

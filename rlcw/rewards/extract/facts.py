@@ -78,6 +78,8 @@ class Found:
     if not is_amount:
       if clauses.is_needless(self.whole) or clauses.is_of_actor(before):
         return True
+      if clauses.allows(before):
+        return True
       if reads_negation:
         return False
       return clauses.negates(before) or clauses.bans(self.whole)

@@ -91,7 +91,7 @@ _OF_PART = re.compile(
 _SOMETIMES = re.compile(
   r'[^.;\n]{0,12}\b(?:too often|in a row|together|once per|each|every|per'
   r'|to (?:start|begin|open|end)|without|before|as (?:often|much)'
-  r'|most|hate|love|like)\b',
+  r'|sparingly|rarely|seldom|most|hate|love|like)\b',
   re.IGNORECASE,
 )
 
@@ -165,11 +165,14 @@ def _used(found: Found, negated: bool) -> list[Fact]:
   ]
 
 
+_SELDOM = re.compile(r'\b(?:rarely|seldom|sparingly)\s*$', re.IGNORECASE)
+
+
 def _use(found: Found) -> list[Fact]:
   """Include the words "a" and "b"; do not use "c"."""
   negated = found.has('neg')
-  # "Don't omit the word", "do not just use"
-  if clauses.negates(found.before):
+  # "Don't omit the word", "do not just use", "rarely use"
+  if clauses.negates(found.before) or _SELDOM.search(found.before):
     return []
   named = found.has('noun') and found.has('times')
   if not negated and not found.has('use') and not named:

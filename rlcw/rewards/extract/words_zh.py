@@ -2,9 +2,10 @@
 
 import re
 
-from rlcw.rewards.extract import amounts, english
+from rlcw.rewards.extract import amounts, clauses, english
 from rlcw.rewards.extract.chinese import (
   NEAR,
+  compiled,
   ours,
   pattern,
   positive,
@@ -57,10 +58,10 @@ def _characters(found: Found) -> list[Fact]:
 
 # Before a number alone that is a length: 写一段祝福 counts nothing.
 _FRAME = re.compile(
-  '(?:^|[,:。;(\n]|写|共|用|分成?|分为|作|为|有|全文|全诗|全篇|以|出|成|来|要求|限)'
+  '(?:^|[,:。;(\n]|写|共|用|分成?|分为|作|为|有|全文|全诗|全篇|以|出|成|来|要求)'
   '[ ]*$'
 )
-_FRAME_OF_ONE = re.compile('(?:用|以|限|只有?|仅|共)$')
+_FRAME_OF_ONE = re.compile('(?:用|以|只有?|仅|共)$')
 
 
 # In verse 句 is a clause, not a sentence.
@@ -107,8 +108,10 @@ _ENDED = re.compile(
   r'|[的且并和与及来作写造在进于各都也不]'
 )
 _MANNER = re.compile(r'(?:使用|运用|用)[^到上].*的$', re.DOTALL)
-# Before the verb: 他总是会用“我”; between it and the words: 文件提到的“工程”.
-_NARRATED = re.compile('(?:总是|经常|常常|曾|会|已经?|(?<!不)可以?)$')
+# Before the verb: 他总是会用“我”, 少用“的”; after it: 文件提到的“工程”.
+_NARRATED = re.compile(
+  '(?:总是|经常|常常|曾|会|已经?|(?<!不)可以?|(?<![至最不])少|慎)$'
+)
 _OF_OTHERS = re.compile('(?:提到|提及|使用|运用|出现|包含|包括|含有)的 ?$')
 
 
@@ -147,7 +150,16 @@ _THERE = re.compile(
 )
 
 
+# After words that are avoided only as often: “爱”字超过三次.
+_TOO_OFTEN = compiled(
+  '(?:这|那|几|个|字|的|一|词语?)*(?:出现|使用)*'
+  '(?:<AMOUNT>(?:次|遍)|太|过[多于度]|频繁|连续|重复)'
+)
+
+
 def _avoid(found: Found) -> list[Fact]:
+  if _TOO_OFTEN.match(found.after):
+    return []
   head = found.before + found.whole.partition(found.masked('list'))[0]
   if _NOT_AVOIDED.match(found.after) or _IN_PART.search(head):
     return []
@@ -155,6 +167,8 @@ def _avoid(found: Found) -> list[Fact]:
 
 
 def _times(found: Found) -> list[Fact]:
+  if clauses.negates(found.before):
+    return []
   amount = found.amount()
   if found.has('bound'):
     text = f'{found.masked("bound")}{found.masked("amount")}'
