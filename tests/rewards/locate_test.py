@@ -64,6 +64,13 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     'A BIG ⟦RED⟧ bus, ⟦OK⟧',
   ),
   ('style:no_self_reference', {}, 'Well, ⟦as an AI⟧ I cannot feel.'),
+  ('style:no_self_reference', {}, '⟦作为一个 **AI⟧**，我写'),
+  (
+    'keywords:forbidden_words',
+    {'forbidden_words': ['good morning', 'love']},
+    '⟦good *morning⟧*, I ⟦l**o**ve⟧ you',
+  ),
+  ('style:no_cliche', {}, '⟦a **testament**\nto⟧ love'),
   ('style:no_cliche', {}, 'It was ⟦a testament  to⟧ love, ⟦岁月静好⟧.'),
   ('style:piece_alone', {}, '⟦Here is a poem:\n⟧Roses\n⟦I hope you like it!⟧'),
   ('style:no_repeated_line', {}, 'La\nli\n⟦la \n⟧lo\n⟦LA⟧'),

@@ -327,6 +327,32 @@ CASES: list[Case] = [
     True,
   ),
   ('style:no_self_reference', {}, '作为一个ＡＩ，我不能。', False),
+  ('style:no_cliche', {}, 'a **testament** to', False),
+  ('style:no_cliche', {}, 'a testament\nto fear', False),
+  *[
+    ('keywords:existence', {'keywords': [phrase]}, reply, expected)
+    for phrase, reply, expected in (
+      ('good morning', 'good *morning*, Ana', True),
+      ('happy birthday', 'Happy\nbirthday!', True),
+      ('happy birthday', 'Happy **birthday**!', True),
+      ('Mrs. Lund', 'Dear **Mrs.**\nLund', True),
+      ('happy birthday', 'Happy\n\nbirthday!', False),
+      ('2 * 3', '2 * 3 is 6', True),
+      ('春天', '我爱春\n天空', False),
+    )
+  ],
+  (
+    'keywords:frequency',
+    {'keyword': 'love', 'frequency': 2, 'relation': 'at least'},
+    'I l**o**ve you l**o**ve',
+    True,
+  ),
+  (
+    'combination:repeat_prompt',
+    {'prompt_to_repeat': 'Write a poem.'},
+    'Write a poem.\n-',
+    False,
+  ),
   ('language:response_language', {'language': 'en'}, 'Ｔｈｅ　ｓｅａ', True),
 ]
 

@@ -28,9 +28,9 @@ from rlcw.rewards.rules.text import (
   count_sentences,
   count_words,
   fold,
-  mentions,
   paragraphs,
   plain,
+  shown_mentions,
   total,
   whole_word,
 )
@@ -57,25 +57,14 @@ EMOJI = (
 )
 
 
-# Markdown's and HTML's emphasis of a part of a word, which hides no word.
-_INSIDE = re.compile(r'(?<=\w)(?:[*_~`]+|</?\w{1,6}>)(?=\w)')
-
-
-def _occur(reply: str, words: Sequence[str]) -> list[bool]:
-  """Tells which words occur, with or without emphasis of their parts."""
-  whole = mentions(_INSIDE.sub('', reply), words)
-  both = zip(mentions(reply, words), whole, strict=True)
-  return [any(counts) for counts in both]
-
-
 def has_keywords(reply: str, keywords: Sequence[str]) -> bool:
   """Every keyword occurs; case is ignored."""
-  return all(_occur(reply, keywords))
+  return all(shown_mentions(reply, keywords))
 
 
 def has_no_words(reply: str, forbidden_words: Sequence[str]) -> bool:
   """No forbidden word occurs; case is ignored."""
-  return not any(_occur(reply, forbidden_words))
+  return not any(shown_mentions(reply, forbidden_words))
 
 
 def starts_with(reply: str, start_phrase: str) -> bool:
@@ -206,7 +195,7 @@ def has_keyword_count(
   reply: str, keyword: str, frequency: int, relation: str
 ) -> bool:
   """Compares the number of occurrences of the whole word; ignores case."""
-  (count,) = mentions(reply, [keyword])
+  [count] = shown_mentions(reply, [keyword])
   return compare(count, relation, frequency)
 
 
@@ -368,7 +357,10 @@ def has_sections(reply: str, section_spliter: str, num_sections: int) -> bool:
 def repeats_prompt(reply: str, prompt_to_repeat: str) -> bool:
   """The prompt comes first, ignoring case, and an answer follows."""
   text, prompt = fold(reply), fold(prompt_to_repeat)
-  return text != prompt and regex.match(whole_word(prompt), text) is not None
+  found = regex.match(whole_word(prompt), text)
+  if found is None:
+    return False
+  return regex.search(r'[\p{L}\p{N}]', text[found.end() :]) is not None
 
 
 def has_letter_count(

@@ -1,27 +1,28 @@
 """Habits of language models: talk around a piece, and stock phrases.
 
 All patterns apply to folded text: lower case, narrow commas and colons, and
-simplified characters.
+simplified characters.  Those of phrases apply to it without emphasis.
 """
 
 import re
 
 import regex
 
-from rlcw.rewards.rules.text import fold
+from rlcw.rewards.rules.text import fold, unmarked
 
 # Phrases by which a reply calls its writer a model.
 SELF = regex.compile(
   r'(?:\bas (?:an?|your)|\b(?:i\'m|i am)(?: just| only)? an?'
   r'|\bwritten by an?)'
-  r' (?:ai|(?:large )?language model|artificial intelligence)\b'
+  r' "?(?:ai|(?:large )?language model|artificial intelligence)\b'
   # Not somebody who studies it.
-  r'(?! (?:researcher|engineer|expert|scientist|student|developer|artist|ethic'
-  r'|company|lab|teacher|professor))'
+  r'(?!"? (?:researcher|engineer|expert|scientist|student|developer|artist'
+  r'|ethic|company|lab|teacher|professor))'
   r'|\b(?:i\'m|i am) chatgpt\b'
   # Not a student of it, nor a child of its age.
-  r'|(?:作为|身为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])?'
-  r'(?:(?:ai|人工智能)(?!专业|专家|时代|课|领域|行业|公司|研究|工程|学|从业)'
+  r'|(?:作为|身为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])? ?["「]?'
+  r'(?:(?:ai|人工智能)'
+  r'(?!["」]? ?(?:专业|专家|时代|课|领域|行业|公司|研究|工程|学|从业))'
   r'|(?:大型?)?语言模型|智能助手)'
 )
 # Openings that announce a piece instead of beginning it.
@@ -87,7 +88,7 @@ CLICHES = (
 
 def names_no_self(reply: str) -> bool:
   """The reply does not call its writer a model ("as an AI", 作为一个AI)."""
-  return SELF.search(fold(reply)) is None
+  return SELF.search(unmarked(fold(reply))) is None
 
 
 # Models often put such lines in bold, headings, quotations or brackets, and end
@@ -119,4 +120,4 @@ def is_piece_alone(reply: str) -> bool:
 
 def has_no_cliche(reply: str) -> bool:
   """None of the stock phrases occurs, in English or Chinese."""
-  return regex.search(CLICHES, fold(reply)) is None
+  return regex.search(CLICHES, unmarked(fold(reply))) is None

@@ -37,13 +37,16 @@ class _Mapped(NamedTuple):
       if match.end() > match.start():
         yield self.span(*match.span())
 
-  def without(self, pattern: regex.Pattern) -> '_Mapped':
-    """The text without single characters that match a pattern."""
-    left_out = {match.start() for match in pattern.finditer(self.text)}
-    kept = [n for n in range(len(self.text)) if n not in left_out]
-    return _Mapped(
-      ''.join(self.text[n] for n in kept), [self.spans[n] for n in kept]
-    )
+  def replaced(self, pattern: regex.Pattern, by: str = '') -> '_Mapped':
+    """The text with one character, or none, for each match of a pattern."""
+    letters, spans, end = [], [], 0
+    for match in pattern.finditer(self.text):
+      letters.append(self.text[end : match.start()] + by)
+      spans.extend(self.spans[end : match.start()])
+      spans.extend([self.span(*match.span())] * len(by))
+      end = match.end()
+    letters.append(self.text[end:])
+    return _Mapped(''.join(letters), spans + self.spans[end:])
 
   def after(self, start: int) -> list[Span]:
     """The rest of the text from a character on, if there is one."""
@@ -84,6 +87,11 @@ def _folded(text: str) -> _Mapped:
   return _mapped(text, _fold)
 
 
+def _unmarked(text: str) -> _Mapped:
+  bare = _folded(text).replaced(text_lib.EMPHASIS)
+  return bare.replaced(text_lib.SINGLE_BREAK, ' ')
+
+
 # --- Finders: (reply, arguments) -> spans of what breaks the rule -----------
 
 _Finder = Callable[..., list[Span]]
@@ -96,10 +104,14 @@ def _pattern(
 
 
 def _words(reply: str, words: list[str]) -> list[Span]:
-  text = _folded(reply).without(text_lib.APART)
+  texts = [
+    text.replaced(text_lib.APART) for text in (_folded(reply), _unmarked(reply))
+  ]
   wanted = (text_lib.joined(text_lib.fold(word)) for word in words)
   return [
-    span for word in wanted for span in text.find(text_lib.whole_word(word))
+    span
+    for pattern in map(text_lib.whole_word, wanted)
+    for span in max(([*text.find(pattern)] for text in texts), key=len)
   ]
 
 
@@ -256,8 +268,8 @@ _REMOVE: dict[str, _Finder] = {
     lambda char: char.islower() or unicodedata.category(char) == 'Lt'
   ),
   'change_case:capital_word_frequency': _capital_words,
-  'style:no_self_reference': _pattern(habits.SELF.pattern, _folded),
-  'style:no_cliche': _pattern(habits.CLICHES, _folded),
+  'style:no_self_reference': _pattern(habits.SELF.pattern, _unmarked),
+  'style:no_cliche': _pattern(habits.CLICHES, _unmarked),
   'style:piece_alone': _talk,
   'style:no_repeated_line': _repeated_lines,
   'style:script': _script,

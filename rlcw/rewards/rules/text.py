@@ -58,6 +58,14 @@ _FLOOD = regex.compile(r'(\p{M}{30})\p{M}++')
 _FLAG = regex.compile('[\U0001f1e6-\U0001f1ff]{2}')
 # Between Han characters these hide no word.
 APART = regex.compile(rf'(?<=[{_HAN}])[ ·•‧・](?=[{_HAN}])')
+# Markdown's and HTML's emphasis; a mark between spaces is another.
+EMPHASIS = regex.compile(
+  r'</?\w{1,6}>|(?<=[^\s*_~`])[*_~`]++|(?<![*_~`])[*_~`]++(?=\S)'
+)
+# The break of a line between words that a space would part.
+SINGLE_BREAK = regex.compile(
+  rf'(?<=[^\s{_HAN}]) ?\n ?(?=\S)|(?<=[{_HAN}]) ?\n ?(?=[^\s{_HAN}])'
+)
 # Typographic quotes and hyphens, and their plain forms.
 _PLAIN_FORMS = str.maketrans('‘’ʼ“”„‟‐–', '\'\'\'""""--')
 
@@ -195,3 +203,18 @@ def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
   for word in (joined(fold(word)) for word in words):
     # Most words do not occur, and `in` finds that out much faster than a regex.
     yield len(regex.findall(whole_word(word), text)) if word in text else 0
+
+
+def unmarked(folded: str) -> str:
+  """Removes emphasis from a folded text, and single breaks between its words.
+
+  These hide no phrase: a **testament** to.
+  """
+  return SINGLE_BREAK.sub(' ', EMPHASIS.sub('', folded))
+
+
+def shown_mentions(reply: str, words: Sequence[str]) -> list[int]:
+  """Number of occurrences of each word, with or without marks; the larger."""
+  bare = mentions(reply, words)
+  shown = mentions(unmarked(fold(reply)), words)
+  return [max(counts) for counts in zip(bare, shown, strict=True)]
