@@ -47,7 +47,12 @@ _OF_PARTS = re.compile(
   '(?:每|各|任何)(?:(?!全文|全篇|全诗|总|整)[^。\n])*$'
   '|(?:最后|结尾|末尾|文末|开头|开篇|首先|其次|然后|接着)'
   '[,]?(?:请|再|可以?|要)*[用以]$'
-  '|(?:标题|题目|开头|结尾|首句|末句|句子|旁白|摘要|关键词)[^,。\n]{0,6}$'
+  '|(?:标题|题目|开头|结尾|首句|末句|句子|旁白|摘要|关键词|横批|书名|落款|名字|寓意)'
+  '[^,。\n]{0,6}$'
+  '|(?:标题|题目|句子|段落|名字)[^,。\n]{0,4}(?:短|简短|简洁|精炼|简练)[^,。\n]{0,2},$'
+  '|起[^,。\n]{0,4}(?:标题|题目|名字?),$'
+  '|(?:结尾|最后)点明[^,。\n]{0,4},$'
+  '|(?:^|[,:。;\n])请?先[^,。;\n]{0,6}$|(?:加粗|标红|标出|高亮|划出|圈出)$'
   '|(?:第[一二三四五六七八九十\\d]+|首|末|最后一)(?:[段节句行章]|部分)'
   '[^,。\n]{0,4}$'
   '|(?:第|最后|这|那|上|下|前|后|中间)[^,。\n]{0,1}$'
@@ -70,6 +75,12 @@ _SEVERAL = re.compile(
 )
 
 
+# After the length of a first part: 用三个字形容他,再讲他的故事.
+_GOES_ON = re.compile(
+  '[^,。;\n]{0,8},(?:再|然后|接着|之后)|来?(?:做|作|作为|当)(?:开头|开场|结尾|收尾)'
+)
+
+
 def whole(found: Found) -> bool:
   """Returns whether a match is about the whole reply, not parts of it."""
   # 几百字 is no number.
@@ -78,8 +89,9 @@ def whole(found: Found) -> bool:
   )
   several = _SEVERAL.search(found.before) and found.after.startswith('的')
   given = re.search('(?:这|那|原)(?:首|段|篇|封)[^,。写\n]{0,4}$', found.before)
-  other = vague or several or given or _OF_PARTS.search(found.before)
-  return ours(found) and not other
+  first = found.before.endswith('用') and _GOES_ON.match(found.after)
+  other = vague or several or given or first
+  return ours(found) and not (other or _OF_PARTS.search(found.before))
 
 
 def pattern(

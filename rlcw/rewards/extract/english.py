@@ -101,12 +101,21 @@ _SOME = compiled(
   r'|paragraphs|lines|stanzas|verses|items|sections|bullets)\b'
   r'(?:(?!\band\b)[^,;:.\n]){0,40}$'
 )
+# The same before a comma: "a short title, no more than five words".
+_PART = (
+  '(?:titles?|headlines?|names?|headings?|sentences|paragraphs|lines|stanzas'
+  '|verses|items|sections|bullets|bullet points)'
+)
+_SHORT = '(?:short|long|brief|concise|snappy|catchy)'
+_SHORT_PART = compiled(
+  rf'\b{_SHORT} (?:\w+ )?{_PART},\s*$|\b{_PART} {_SHORT},\s*$'
+)
 # Before the length of a thing inside of the reply.
 _INSIDE = compiled(
   r'\b(?:include|contain|add|insert)\w* an? (?:\w+ )?(?:poem|quote|letter'
   r'|song|verse|note|list|joke|speech)\b[^,;:.\n]{0,24}$'
   r'|\b(?:start|begin|open|end|close|finish|conclude)s? (?:\w+ )?with\s*$'
-  r'|\b(?:the|his|her) (?:\w+ )?(?:quote|moral|tagline|meta description)\b'
+  r'|\b(?:the|his|her) (?:\w+ )?(?:name|quote|moral|tagline|meta description)\b'
   r'[^,;:.\n]{0,24}$|\b(?:subhead|subtitle|call to action|subject line)\b'
   r'[^,;:.\n]{0,24}$'
 )
@@ -141,8 +150,8 @@ def ours(found: Found) -> bool:
 def whole(found: Found) -> bool:
   """Returns whether a match is about the whole reply, not parts of it."""
   before = found.before
-  parts = _EACH.search(before) or _SOME.search(before) or _INSIDE.search(before)
-  return ours(found) and not parts
+  parts = _EACH, _SOME, _SHORT_PART, _INSIDE
+  return ours(found) and not any(part.search(before) for part in parts)
 
 
 def order(found: Found) -> bool:

@@ -51,6 +51,19 @@ _OF_SOME = compiled(
   r' (?:must|should|shall|has to|have to|needs? to|may|can) (?:all |each )?'
   r'(?:be an?\b|rhyme|begin|start|end|contain|have|include|mention|use)'
 )
+# Before and after words to use in the reply: "put three words in bold", "use 5
+# words ending in -ing".
+_MARK = compiled(
+  r'\b(?:put|bold|highlight|underline|italici[sz]e|emphasi[sz]e|mark)\s*$'
+)
+_USE = compiled(r'\b(?:includ|us|add|insert|hav|contain)(?:e|s|es|ing)?\s*$')
+_OF_THESE = compiled(
+  r' (?:in (?!your\b|the\b|total\b|all\b|this\b)|of\b|ending\b|rhyming\b)'
+)
+# After the length of a first part.
+_THEN = compiled(
+  r',? (?:and )?then\b|[^.;!?\n]*?(?:,| and) then (?:<NUMBER>|tell|write)\b'
+)
 _CLAUSE = re.compile(r'(?:^|[,;:\n])\s*(?:and |but )?$', re.IGNORECASE)
 _ADDED = compiled(
   r'\b(?:include|add|start|begin|open|clos|end|finish)(?:e|s|es|ing)?'
@@ -91,7 +104,11 @@ def _length(name: str, exact: bool) -> Build:
 
   def build(found: Found) -> list[Fact]:
     amount = found.amount()
-    if _REFUSED.match(found.after):
+    if _REFUSED.match(found.after) or _THEN.match(found.after):
+      return []
+    if _MARK.search(found.before) or (
+      _USE.search(found.before) and _OF_THESE.match(found.after)
+    ):
       return []
     if _OF_SOME.match(found.after) and _CLAUSE.search(found.before):
       return []
