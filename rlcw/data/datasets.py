@@ -103,6 +103,7 @@ def load(
   *,
   language: str | None = None,
   split: str | None = None,
+  heldout: float = 0.1,
 ) -> list[_Item]:
   """Parses the records of a path, and selects those of a language and split.
 
@@ -115,6 +116,8 @@ def load(
       raises ValueError if the record is malformed.
     language: None or '' for all.
     split: None for all.
+    heldout: share that `parse` holds out of the records without a split, which
+      an error names.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -122,7 +125,8 @@ def load(
       none is of the split and language.
   """
   items: list[Any] = []
-  for place, record in read_language(path, language):
+  placed = read_language(path, language)
+  for place, record in placed:
     try:
       items.append(parse(record))
     except ValueError as error:
@@ -148,9 +152,12 @@ def load(
         'that is in train too'
       )
   if not selected:
+    # Where all records name their split, no share changes it.
+    named = all(record.get('split', '').strip() for _, record in placed)
+    advice = '' if named else f', or change --config.heldout={heldout}'
     raise ValueError(
       f'{path}: no record has the split {split!r}; found {_counts(splits)}: '
-      'give some records that split, or change heldout'
+      f'give some records that split{advice}'
     )
   return selected
 

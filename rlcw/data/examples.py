@@ -59,7 +59,9 @@ def load_examples(
       good,
     )
 
-  examples = datasets.load(path, parse, split=split, language=language)
+  examples = datasets.load(
+    path, parse, split=split, language=language, heldout=heldout
+  )
   good = [each for each in examples if each.good]
   left_out = len(examples) - len(good)
   if left_out:

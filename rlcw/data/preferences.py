@@ -79,7 +79,9 @@ def load_preferences(
   """
 
   parse = functools.partial(_preference, heldout=heldout, as_read=as_read)
-  loaded = datasets.load(path, parse, split=split, language=language)
+  loaded = datasets.load(
+    path, parse, split=split, language=language, heldout=heldout
+  )
   pairs, scored, cut = [], {}, 0
   for each in loaded:
     # Pairs stay apart even for equal prompts: worth 1 and 0 compares the two

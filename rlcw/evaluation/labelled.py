@@ -84,8 +84,12 @@ def load(
     if len({each.label for each in members}) < 2:
       raise ValueError(
         f'{path}: {len(members)} replies in {language!r} are in {split!r}; '
-        'expected at least one of each label: give more replies, or other '
-        'shares'
+        'expected at least one of each label: give more replies, or change '
+        + ' or '.join(
+          f'--config.{name}={share}'
+          for name, share in (('heldout', heldout), ('dev', dev))
+          if share is not None
+        )
       )
   return splits
 

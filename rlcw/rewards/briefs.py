@@ -155,7 +155,9 @@ def load_briefs(
   def parse(record: Record) -> Brief:
     return read_brief(record, system, heldout)
 
-  briefs = datasets.load(path, parse, split=split, language=language)
+  briefs = datasets.load(
+    path, parse, split=split, language=language, heldout=heldout
+  )
   alike = len(briefs) - len({brief.id for brief in briefs})
   if alike:
     console.notice(

@@ -102,8 +102,25 @@ def test_a_misspelt_split_is_counted(
     f'{file}: trian: 1 of 4 records left out; expected the split train or '
     'heldout'
   ]
-  with pytest.raises(ValueError, match=r"no record has the split 'heldout'"):
+  with pytest.raises(ValueError, match="'heldout'.*give some records that spl"):
     load_preferences(save(PAIR | {'split': 'train'}), split='heldout')
+
+
+def test_where_no_prompt_is_held_out_the_share_is_named(
+  save: Callable[..., pathlib.Path],
+) -> None:
+  records = [PAIR | {'prompt': n} for n in ('a', 'b')]
+  for load in load_preferences, load_examples, load_briefs:
+    with pytest.raises(ValueError) as error:
+      load(save(*records), split='heldout', heldout=0.001)
+    assert str(error.value).endswith(
+      "no record has the split 'heldout'; found train: 2: give some records "
+      'that split, or change --config.heldout=0.001'
+    )
+  # these are not drawn, so that no share changes them
+  named = [record | {'split': 'train'} for record in records]
+  with pytest.raises(ValueError, match='give some records that split$'):
+    load_preferences(save(*named), split='heldout')
 
 
 def test_pairs_of_equal_sides_are_left_out(
