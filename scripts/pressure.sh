@@ -12,7 +12,7 @@
 # 3. With SECOND=1, the chosen are trained once on Qwen2.5-Coder-0.5B, in
 #    English and in Chinese, and compared on those briefs.
 #
-#   ./scripts/pressure.sh             # an estimated 12 hours on one core
+#   ./scripts/pressure.sh             # an estimated 10 hours on 2 cores, 12 on one
 #   ./scripts/pressure.sh ARM-SEED... # trains these runs alone: of 1 those with
 #                                     # seed 0, of 2 with 1 to 3
 #
