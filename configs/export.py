@@ -1,9 +1,10 @@
-"""Exports a run's model as a folder for `transformers`, vLLM and SGLang.
+r"""Exports a run's model as a folder for `transformers`, vLLM and SGLang.
 
-  rlcw --config=configs/export.py --workdir=runs/quickstart/export
+  rlcw --config=configs/export.py --workdir=runs/mine/export \
+    --config.model=runs/mine/grpo
 
 Cost: seconds.
-Expect: runs/quickstart/export/model with config.json, safetensors, tokenizer.
+Expect: runs/mine/export/model with config.json, safetensors, tokenizer.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 r"""Scores the writing of every reply in a file.
 
   rlcw --config=configs/score.py --workdir=runs/scores \
-    --config.input=replies.jsonl
+    --config.run=runs/mine/reward_model --config.input=replies.jsonl
 
 Cost: about 5 short replies per second on 2 CPU cores.
 Expect: scores.jsonl in the workdir: each input line with "score" added.

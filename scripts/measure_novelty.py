@@ -8,7 +8,8 @@ A file has the fields `prompt` and `response`, as `generate` writes them with
   python scripts/measure_novelty.py --given LABELLED.jsonl
 
 measures how its classes agree with given ones: of NoveltyBench
-(github.com/novelty-bench), whose lines have `generations` and `partition`.
+(github.com/novelty-bench/novelty-bench), whose lines have `generations` and
+`partition`.
 """
 
 import argparse

@@ -7,7 +7,8 @@
 #
 # takes about 20 minutes on 2 cores; after an interruption, run it again to
 # resume.  With NOVELTY=curated.jsonl, NoveltyBench's prompts
-# (github.com/novelty-bench), it also counts the distinct answers among ten.
+# (github.com/novelty-bench/novelty-bench), it also counts the distinct answers
+# among ten.
 [ $# = 1 ] || { echo "Which run? expected a folder of grpo" >&2; exit 2; }
 run=$(realpath -e "$1") || exit
 [ -z "${NOVELTY:-}" ] || NOVELTY=$(realpath -e "$NOVELTY") || exit

@@ -79,7 +79,8 @@ def llm_settings(**changes: Any) -> dict[str, Any]:
         key_variable='OPENAI_API_KEY',
         concurrency=16,  # requests at a time
         timeout=120.0,  # seconds
-        retries=4,  # after these there is no reply; 4 take about 7 s, 14 over a minute
+        # after these there is no reply: 4 last about 7 s, 14 over a minute
+        retries=4,
         prices=(0.0, 0.0),  # per million prompt and completion tokens
       ),
       # 0: greedy.  An endpoint takes None too, for both: the server's default.
