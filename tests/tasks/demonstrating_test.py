@@ -80,7 +80,13 @@ def test_settings_that_do_not_fit_are_refused(
 ) -> None:
   with pytest.raises(ValueError, match=message):
     demonstrating.check(settings(**changes))
-  demonstrating.check(settings(**changes, demonstration_weight=0.0))
+  off = {'demonstration_weight': 0.0, 'demonstration_warmup': 0}
+  demonstrating.check(settings(**changes, **off))
+
+
+def test_a_warmup_of_no_demonstrations_is_refused() -> None:
+  with pytest.raises(ValueError, match='warmup=3 needs demonstrations'):
+    demonstrating.check(settings(demonstration_weight=0.0))
 
 
 def test_briefs_without_a_demonstration_that_fits_are_refused() -> None:

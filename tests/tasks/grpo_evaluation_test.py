@@ -61,6 +61,9 @@ def test_a_judge_that_scores_the_writing_is_no_second_opinion(
     ({'keep': 'best:eval/both'}, "keep='best:eval/both' needs evaluations"),
     ({'patience': 2}, 'patience=2 needs evaluations: expected eval_every'),
     ({'initial_eval': True}, 'initial_eval=True needs evaluations'),
+    ({'eval.unseen': 'a'}, "eval.unseen='a' needs evaluations.*eval.unseen=''"),
+    ({'eval.briefs': 5}, 'eval.briefs=5 needs evaluations'),
+    ({'eval.batch_size': 8}, 'eval.batch_size=8 needs .*eval.batch_size=32'),
     (
       {'steps': 3, 'eval_every': 4, 'keep': 'best:eval/both'},
       'there are 3 steps, of which none would be evaluated',

@@ -257,3 +257,11 @@ def test_a_run_that_cannot_refit_is_refused(
   )
   with pytest.raises(ValueError, match=rf'^refit\.every=5.*{words}'):
     refitting.check(config)
+
+
+def test_a_share_of_no_comparisons_is_refused() -> None:
+  config: Any = pipeline.shipped('grpo')
+  refitting.check(config)
+  config.refit.share = 0.3
+  with pytest.raises(ValueError, match=r'refit\.share=0\.3 needs comparisons'):
+    refitting.check(config)

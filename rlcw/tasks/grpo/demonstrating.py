@@ -47,9 +47,14 @@ def check(config: Config) -> None:
 
   Raises:
     ValueError: rewards are not in the unit of the writing score, or this is of
-      a group.
+      a group; or the weight of no demonstrations is to grow.
   """
   if not shows(config):
+    if warmup := config.get('demonstration_warmup', 0):
+      raise ValueError(
+        f'demonstration_warmup={warmup} needs demonstrations: expected '
+        'demonstration_weight above 0, or demonstration_warmup=0'
+      )
     return
   start = f'demonstration_weight={config.demonstration_weight:g}'
   if config.mixing.name not in demonstrations.MIXERS:

@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from rlcw import Config, train
@@ -64,6 +65,17 @@ Answer = Callable[[Params], tuple[Groups, dict[str, float]]]
 
 # Step of the base's replies in `evaluations.jsonl`.
 BASE_STEP = -1
+# Settings that nothing reads without evaluations, and what they are by default.
+_UNREAD = {
+  'keep': 'newest',
+  'patience': 0,
+  'initial_eval': False,
+  'eval.briefs': 0,
+  'eval.replies_per_brief': 1,
+  'eval.temperature': 0.0,
+  'eval.batch_size': 32,
+  'eval.unseen': '',
+}
 _LINE = (
   'grpo: evaluation after {step} steps: {both:.1%} reach both aims, '
   '{pass_rate:.1%} keep all rules, writing {writing:.3f}, unseen {unseen:.3f}, '
@@ -81,12 +93,9 @@ def check(config: Config) -> None:
   # Configs of earlier versions do not have the settings.
   keep, patience = config.get('keep', 'newest'), config.get('patience', 0)
   if not config.get('eval_every', 0):
-    for name, off in (
-      ('keep', 'newest'),
-      ('patience', 0),
-      ('initial_eval', False),
-    ):
-      if (value := config.get(name, off)) != off:
+    given: dict[str, Any] = flatten_dict(config.to_dict(), sep='.')
+    for name, off in _UNREAD.items():
+      if (value := given.get(name, off)) != off:
         raise ValueError(
           f'{name}={value!r} needs evaluations: expected eval_every above 0, '
           f'or {name}={off!r}'

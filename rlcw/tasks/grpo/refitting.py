@@ -62,9 +62,16 @@ def check(config: Config) -> None:
   Raises:
     FileNotFoundError: there is no reward model.
     ValueError: it is no part of the writing score or no head on a decoder that
-      stays as it is, or nobody compares replies.
+      stays as it is, or nobody compares replies; or a share of no comparisons
+      is given.
   """
   if not refits(config):
+    share = config.get('refit', {}).get('share', 0.5)
+    if share != 0.5:
+      raise ValueError(
+        f'refit.share={share} needs comparisons: expected refit.every above 0, '
+        'or refit.share=0.5'
+      )
     return
   start = f'refit.every={config.refit.every}'
   if 'reward_model' not in sums.parse(config.writing):
