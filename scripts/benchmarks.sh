@@ -14,8 +14,9 @@
 [ $# -ge 2 ] || { echo "Which models? expected FOLDER NAME=MODEL..." >&2; exit 2; }
 
 # Resolve the paths before changing the folder; a model may be a Hub id too.
-[ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
-[ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
+source "$(dirname "$0")/paths.sh"
+[ -z "${IFEVAL:-}" ] || IFEVAL=$(data_path "$IFEVAL") || exit
+[ -z "${IFBENCH:-}" ] || IFBENCH=$(data_path "$IFBENCH") || exit
 folder=$(realpath -m "$1")
 models=()
 for named in "${@:2}"; do

@@ -9,8 +9,9 @@
 # (scripts/benchmarks.sh).  Either may be left out.
 
 # Resolve the paths before changing the folder.
-[ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
-[ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
+source "$(dirname "$0")/paths.sh"
+[ -z "${IFEVAL:-}" ] || IFEVAL=$(data_path "$IFEVAL") || exit
+[ -z "${IFBENCH:-}" ] || IFBENCH=$(data_path "$IFBENCH") || exit
 cd "$(dirname "$0")/.."
 ./scripts/models.sh gemma3_270m || exit
 source scripts/environment.sh ""

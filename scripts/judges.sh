@@ -9,7 +9,8 @@
 # 0 for Bad.  Each further argument adds the 1.5B with other principles, such as
 # those of a game.  After an interruption, run it again to resume.
 [ $# -ge 2 ] && [ -n "$1" ] || { sed -n '/^#  /p' "$0" >&2; exit 2; }
-workdir=$(realpath -m "$1") && labelled=$(realpath -e "$2") || exit
+source "$(dirname "$0")/paths.sh"
+workdir=$(realpath -m "$1") && labelled=$(data_path "$2") || exit
 shift 2
 names=() files=()
 for other in "$@"; do
@@ -19,7 +20,9 @@ for other in "$@"; do
     exit 2
   fi
   names+=("$name")
-  files+=("$(realpath -e "${other#*=}")") || exit
+  file=${other#*=}  # or @NAME, principles that are shipped
+  [[ $file == @* ]] || file=$(realpath -e "$file") || exit
+  files+=("$file")
 done
 cd "$(dirname "$0")/.."
 ./scripts/models.sh qwen_coder_0_5b qwen_coder_1_5b || exit

@@ -8,9 +8,9 @@
 #
 # Paths in further settings are of this repository's folder.
 [ $# -ge 2 ] && [ -n "$1" ] || { sed -n '/^#  /p' "$0" >&2; exit 2; }
-# Resolve the paths before changing the folder; @NAME and tfds:NAME are none.
-workdir=$(realpath -m "$1") file=$2
-[[ $file == @* || $file == tfds:* ]] || file=$(realpath -e "$file") || exit
+# Resolve the paths before changing the folder.
+source "$(dirname "$0")/paths.sh"
+workdir=$(realpath -m "$1") && file=$(data_path "$2") || exit
 shift 2
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""

@@ -23,8 +23,9 @@
 # names arms, one to a line and the two forms first, 1 is not run.
 
 # Resolve the paths before changing the folder.
-[ -z "${IFEVAL:-}" ] || IFEVAL=$(realpath -e "$IFEVAL") || exit
-[ -z "${IFBENCH:-}" ] || IFBENCH=$(realpath -e "$IFBENCH") || exit
+source "$(dirname "$0")/paths.sh"
+[ -z "${IFEVAL:-}" ] || IFEVAL=$(data_path "$IFEVAL") || exit
+[ -z "${IFBENCH:-}" ] || IFBENCH=$(data_path "$IFBENCH") || exit
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 

@@ -11,7 +11,8 @@
 # among ten.
 [ $# = 1 ] || { echo "Which run? expected a folder of grpo" >&2; exit 2; }
 run=$(realpath -e "$1") || exit
-[ -z "${NOVELTY:-}" ] || NOVELTY=$(realpath -e "$NOVELTY") || exit
+source "$(dirname "$0")/paths.sh"
+[ -z "${NOVELTY:-}" ] || NOVELTY=$(data_path "$NOVELTY") || exit
 cd "$(dirname "$0")/.."
 source scripts/environment.sh ""
 

@@ -81,3 +81,42 @@ def test_judges_takes_a_file_whose_folder_has_an_equals_sign(
   # An argument that is read later is refused, so all before it was taken.
   _, told = _judges(tmp_path, 'game=a=b/x', 'last')
   assert told.startswith('last: expected NAME=FILE')
+
+
+def _data_path(folder: pathlib.Path, path: str) -> tuple[int, str]:
+  """Exit status and output of `data_path` of paths.sh."""
+  command = ['bash', '-c', '. "$0"; data_path "$1"', SCRIPTS / 'paths.sh', path]
+  done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+  return done.returncode, done.stdout.removesuffix('\n')
+
+
+@pytest.mark.parametrize(
+  'path', ['@x.jsonl', 'tfds:x/y?train', 'org/name', 'org/name@main?*.jsonl']
+)
+def test_a_name_of_data_stays(path: str, tmp_path: pathlib.Path) -> None:
+  assert _data_path(tmp_path, path) == (0, path)
+
+
+@pytest.mark.parametrize(
+  'path', ['fold', 'fold/x.jsonl', 'fold/*.jsonl', '**/*.jsonl', 'fold/?.jsonl']
+)
+def test_a_path_of_data_is_one_from_everywhere(
+  path: str, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / 'fold').mkdir()
+  (tmp_path / 'fold' / 'x.jsonl').touch()
+  assert _data_path(tmp_path, path) == (0, str(tmp_path / path))
+
+
+@pytest.mark.parametrize('path', ['x.jsonl', 'org/x.jsonl', 'fold/y/*.csv'])
+def test_data_that_is_missing_is_refused(
+  path: str, tmp_path: pathlib.Path
+) -> None:
+  assert _data_path(tmp_path, path) == (1, '')
+
+
+def test_judges_takes_principles_that_are_shipped(
+  tmp_path: pathlib.Path,
+) -> None:
+  _, told = _judges(tmp_path, 'ours=@principles_writing_zh', 'last')
+  assert told.startswith('last: expected NAME=FILE')
