@@ -737,7 +737,9 @@ def test_an_evaluation_is_planned_as_its_share_of_a_step(
   ours = [f'eval {name}' for name in names if name in found or name == 'unseen']
   assert [*found][-len(ours) :] == ours
   assert {found[name].per_step for name in ours} == {1 / 5}
-  assert all(p.per_step == 1 for name, p in found.items() if name not in ours)
+  steps = {name: p.per_step for name, p in found.items() if name not in ours}
+  assert steps.pop('judge') == 1 / planned.config.monitors.judge_every == 1 / 2
+  assert {*steps.values()} == {1}
   # 20 briefs in three passes of 8, with a reply each in place of 4
   pre, whole = found['eval prefill'], found['prefill']
   assert pre.runs == 3 * whole.runs
@@ -841,6 +843,21 @@ def test_a_reward_model_that_follows_has_its_share_of_passes(
   rare = [e for e in programs.phases(planned) if e.name.startswith('refit')]
   assert [each.name for each in rare] == ['refit pairs', 'refit reference']
   assert all(each.per_step == 0.25 and each.work.flops > 0 for each in rare)
+
+
+@pytest.mark.parametrize(
+  ('writing', 'expected'),
+  [('judge', 1), ('reward_model + rubric', 1), ('reward_model', 1 / 3)],
+)
+def test_a_judge_that_only_monitors_is_asked_now_and_then(
+  writing: str, expected: float, tiny_folder: pathlib.Path
+) -> None:
+  changes = {'writing': writing, 'judge.model': str(tiny_folder)}
+  planned = made(
+    settings(tiny_folder, **changes, **{'monitors.judge_every': 3})
+  )
+  found = {p.name: p.per_step for p in programs.phases(planned)}
+  assert found['judge'] == expected
 
 
 @pytest.mark.slow

@@ -231,13 +231,16 @@ def reward(plan: Plan, model: ModelConfig, name: str = 'reward') -> Program:
 def judge(plan: Plan, model: ModelConfig) -> Program:
   """The judge's passes over replies, in a step in which it is asked.
 
-  A rubric counts as one question: its criteria are unknown without the briefs.
+  A rubric counts as one question: its criteria are unknown without the briefs,
+  as are their demands, which are not counted.
   """
-  # As a second opinion it sees a reply to each brief.
-  every = {*writing.OF_GOOD, 'rubric'}
-  group = plan.shapes.group if every & {*plan.parts} else 1
-  shapes = plan.shapes._replace(group=group)
-  return _questions(plan, model, 'judge', shapes, plan.length_PxG[:, :group])
+  shapes, lengths = plan.shapes, plan.length_PxG
+  if {*writing.OF_GOOD, 'rubric'} & {*plan.parts}:
+    return _questions(plan, model, 'judge', shapes, lengths)
+  # As a second opinion it sees a reply to each brief, now and then.
+  one = shapes._replace(group=1)
+  program = _questions(plan, model, 'judge', one, lengths[:, :1])
+  return program._replace(per_step=1 / plan.config.monitors.judge_every)
 
 
 def comparisons(plan: Plan, model: ModelConfig) -> Program:
