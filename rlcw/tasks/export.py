@@ -224,13 +224,7 @@ def save_classifier(
       "trained with pooling='last'"
     )
   model = reward.decoder
-  # `transformers` reads the score at the last token that is not padding.  Here
-  # that token ends a reply, so the padding token must be another one.
-  tokenizer = model.tokenizer
-  ends = {None, tokenizer.eos_token_id, *model.chat.after_reply}
-  if tokenizer.pad_token_id in ends:
-    ids = (tokenizer.unk_token_id, tokenizer.bos_token_id)
-    tokenizer.pad_token_id = next((i for i in ids if i not in ends), None)
+  model.tokenizer.pad_token_id = padding(model.chat)
   header = write_header(config, folder, model.chat, _CLASSIFIER)
   # `load_classifier` reads these fields.
   own: dict[str, Any] = {}
@@ -250,6 +244,20 @@ def save_classifier(
   params = {k: v for k, v in params.items() if k != 'head'}
   params['score'] = np.asarray(reward.head.weight)[None]
   weights.save(model.config, params, folder, config.dtype)
+
+
+def padding(chat: ChatFormat) -> int | None:
+  """Id of a classifier's padding; None if every control token ends a reply.
+
+  `transformers` reads the score at the last token that is not padding.  Here
+  that token ends a reply, so the padding token must be another one.
+  """
+  own = chat.tokenizer
+  ids = own.pad_token_id, own.unk_token_id, own.bos_token_id
+  ends = {None, *chat.after_reply}
+  return next(
+    (i for i in (*ids, *sorted(chat.control_ids)) if i not in ends), None
+  )
 
 
 def save_adapters(

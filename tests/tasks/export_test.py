@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import chat_formats
 import checkpoints
 import jax
 import numpy as np
@@ -215,6 +216,25 @@ def test_a_reward_model_goes_out_and_comes_back(
     with torch.no_grad():
       logit = float(served(torch.tensor([ids])).logits)
     assert logit == pytest.approx(scores[p, g], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('family', 'before', 'after'),
+  [
+    ('chatml-base', '<|endoftext|>', '<|endoftext|>'),  # its EOS ends no reply
+    ('chatml', '<|im_end|>', '<|im_start|>'),
+    ('mistral', '</s>', '<s>'),
+    ('llama3', None, '<|begin_of_text|>'),
+    ('base', '<|endoftext|>', None),  # it has no other
+  ],
+)
+def test_a_classifier_is_padded_by_what_ends_no_reply(
+  family: str, before: str | None, after: str | None
+) -> None:
+  own = chat_formats.of_family(family)
+  own.pad_token = before
+  found = export_task.padding(ChatFormat(own))
+  assert found == (after and own.convert_tokens_to_ids(after))
 
 
 @pytest.mark.slow

@@ -738,7 +738,7 @@ def test_an_evaluation_is_planned_as_its_share_of_a_step(
   assert [*found][-len(ours) :] == ours
   assert {found[name].per_step for name in ours} == {1 / 5}
   steps = {name: p.per_step for name, p in found.items() if name not in ours}
-  assert steps.pop('judge') == 1 / planned.config.monitors.judge_every == 1 / 2
+  assert steps.pop('judge') == 1 / 2  # by `monitors.judge_every`
   assert {*steps.values()} == {1}
   # 20 briefs in three passes of 8, with a reply each in place of 4
   pre, whole = found['eval prefill'], found['prefill']
