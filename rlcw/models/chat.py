@@ -152,6 +152,16 @@ class ChatFormat:
       text = reply_of(text, markers=self.template.thought)
     return encode_untrusted(self.tokenizer, self.template.content(text))
 
+  def drops_thought(self, text: str) -> bool:
+    """True if a reply has a thought that `encode_reply` leaves out.
+
+    Such prompts have had their thought, an empty one.
+    """
+    markers = self.template.thought
+    if markers is None or self.thinking:
+      return False
+    return reply_of(text, markers=markers) != text
+
   def encode_conversation(
     self, messages: Sequence[Message]
   ) -> tuple[list[int], list[bool]]:

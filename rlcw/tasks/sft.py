@@ -182,9 +182,16 @@ def encode_examples(
     language=config.language,
     heldout=config.heldout,
   )
+  examples = {split: load(split=split) for split in ('train', 'heldout')}
+  replies = [each.response for part in examples.values() for each in part]
+  if dropped := sum(map(model.chat.drops_thought, replies)):
+    console.notice(
+      f'{config.examples}: {dropped} of {len(replies)} replies are learned '
+      f'without their thoughts, which prompts of {model.source} leave blank'
+    )
   return {
-    split: encode(load(split=split), model.chat, model.system)
-    for split in ('train', 'heldout')
+    split: encode(part, model.chat, model.system)
+    for split, part in examples.items()
   }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import chat_formats
 import forward_variants
 import jax
 import jax.numpy as jnp
@@ -441,3 +442,30 @@ def test_some_prompts_are_held_out_where_no_record_says_which(
   ]
   assert len(parts[0] | parts[1]) == 100 and not parts[0] & parts[1]
   assert 8 < len(parts[1]) < 35
+
+
+@pytest.mark.parametrize(
+  ('family', 'counted'), [('qwen3', True), ('r1', False), ('chatml', False)]
+)
+def test_thoughts_that_are_not_learned_are_counted(
+  family: str,
+  counted: bool,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  chat = ChatFormat(chat_formats.of_family(family), source=family)
+  thought = '<think>\nBrief.\n</think>\n\nHo.'
+  lines = [
+    {'prompt': f'Hi {n}', 'response': reply, 'split': split}
+    for n, (reply, split) in enumerate(
+      [(thought, 'train'), ('Ho.', 'train'), (thought, 'heldout')]
+    )
+  ]
+  file = tmp_path / 'x.jsonl'
+  file.write_text('\n'.join(map(json.dumps, lines)))
+  settings = {'examples': str(file), 'language': 'en', 'heldout': 0.1}
+  model: Any = SimpleNamespace(chat=chat, system='', source=family)
+  sft.encode_examples(ConfigDict(settings), model)
+  told = capsys.readouterr()
+  said = '2 of 3 replies are learned without their thoughts'
+  assert (said in told.out + told.err) == counted
