@@ -565,7 +565,7 @@ def judge(
 
 
 def _cause(judge: Judge) -> str:
-  """Why a judge gave no answer."""
+  """Cause of a judge's silence, in words."""
   return trouble_of(judge).text or 'no cause is known'
 
 

@@ -317,8 +317,8 @@ def difference(
 
   The seeds of both arms are independent.  A brief counts if both have a value.
   Where shares differ alike for all briefs, which says little if these are few,
-  or one of them does not vary, as where all its values are 1, the interval is
-  that of two shares (Newcombe, Statistics in Medicine 17, 1998, method 10).
+  or one of them is 0 or 1, the interval is that of two shares (Newcombe,
+  Statistics in Medicine 17, 1998, method 10).
 
   Args:
     ours_SxP: values of one arm.
@@ -336,17 +336,16 @@ def difference(
     for side in sides
   ]
   with np.errstate(divide='ignore', invalid='ignore'):
-    ours, theirs = both = [_side(*side) for side in sides]
+    ours, theirs = (_side(*side) for side in sides)
     half = _half_width(ours, theirs)
-    alone = [_half_width(side) for side in both]
   # a sign from rounding would be read as a gain
   equal = np.isclose(ours.mean, theirs.mean, rtol=1e-12, atol=1e-15)
   gap = np.where(equal, 0.0, ours.mean - theirs.mean)[()]
   below = above = half
   if np.isfinite(limit) and ours_SxP is not theirs_TxP:
     one, other = (share(*side) for side in sides)
-    # less is rounding
-    flat = np.min([half, *alone], 0) <= 1e-9
+    extreme = [abs(side.mean - 0.5) >= 0.5 - 1e-9 for side in (ours, theirs)]
+    flat = np.any([half <= 1e-9, *extreme], 0)  # less is rounding
     apart = np.hypot(one.mean - one.low, other.high - other.mean)
     below = np.where(flat, apart, half)
     apart = np.hypot(one.high - one.mean, other.mean - other.low)

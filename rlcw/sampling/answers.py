@@ -169,7 +169,7 @@ def _complaint(error: openai.APIStatusError) -> str:
   """Returns what an error says of a setting: OpenAI's, FastAPI's, or a text.
 
   Not all of its body, which may repeat the request with every setting; vLLM
-  repeats it in the message, after what is wrong.
+  repeats it in the message, after the fault.
   """
   body: Any = error.body
   found = body.get('detail', body) if isinstance(body, dict) else body

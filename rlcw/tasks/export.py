@@ -253,7 +253,7 @@ def padding(chat: ChatFormat) -> int | None:
   that token ends a reply, so the padding token must be another one.
   """
   own = chat.tokenizer
-  ids = own.pad_token_id, own.unk_token_id, own.bos_token_id
+  ids: Any = own.pad_token_id, own.unk_token_id, own.bos_token_id
   ends = {None, *chat.after_reply}
   return next(
     (i for i in (*ids, *sorted(chat.control_ids)) if i not in ends), None

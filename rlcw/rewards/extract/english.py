@@ -132,7 +132,7 @@ _ORDER = compiled(
 )
 
 
-# What somebody does: "learning to write in French".
+# Things that somebody does: "learning to write in French".
 _DOES = compiled(
   r'\b(?:how|(?!needs|has\b|is\b)\w+(?:ing|s)|learn(?:ed|t)|tried|began|wanted'
   r'|decided|started) to (?:write|speak|answer|reply|read|sing|pray|output)\b'

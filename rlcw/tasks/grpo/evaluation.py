@@ -65,7 +65,7 @@ Answer = Callable[[Params], tuple[Groups, dict[str, float]]]
 
 # Step of the base's replies in `evaluations.jsonl`.
 BASE_STEP = -1
-# Settings that nothing reads without evaluations, and what they are by default.
+# Settings that nothing reads without evaluations, and their defaults.
 _UNREAD = {
   'keep': 'newest',
   'patience': 0,
