@@ -306,6 +306,8 @@ def arms(
   for name in ('rlmr-0', 'rlmr-1', 'linear_2-0'):
     shutil.copytree(runs / 'grpo', folder / 'runs' / name)
   settings = json.loads((runs / 'grpo' / 'config.json').read_text())
+  other = settings | {'seed': settings['seed'] + 1}
+  files.write_json(folder / 'runs' / 'rlmr-1' / 'config.json', other)
   settings['mixing']['name'] = 'linear'
   files.write_json(folder / 'runs' / 'linear_2-0' / 'config.json', settings)
   replies = [

@@ -273,8 +273,9 @@ def test_a_quoted_request_refuses_no_setting() -> None:
   """vLLM puts the whole request into the message of an error."""
 
   def handler(request: dict[str, Any], n: int) -> str | Fault:
-    if 'bad' not in prompt_of(request):
-      return echo(request, n)
+    prompt = request['messages'][-1]['content']
+    if 'bad' not in prompt:
+      return f're: {prompt}'
     quoted = {'type': 'value_error', 'loc': ('body',), 'msg': 'No.'}
     quoted['input'] = request
     message = f'1 validation error: {quoted}'
@@ -291,8 +292,9 @@ def test_a_quoted_request_refuses_no_setting() -> None:
 
 def test_settings_come_back_where_the_prompt_was_refused() -> None:
   def handler(request: dict[str, Any], n: int) -> str | Fault:
-    if 'bad' not in prompt_of(request):
-      return echo(request, n)
+    prompt = request['messages'][-1]['content']
+    if 'bad' not in prompt:
+      return f're: {prompt}'
     message = f'Refused: {json.dumps(request)}'
     return Fault(json.dumps({'error': {'message': message}}), status=400)
 

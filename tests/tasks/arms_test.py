@@ -87,7 +87,7 @@ def test_differences_and_the_best_of_a_family() -> None:
   gain = found['against']['good']['bad']['pass_rate']
   assert gain['mean'] == pytest.approx(7 / 8)
   # two briefs and two seeds tell nothing
-  assert gain['interval'][0] < 0 and gain['interval'][1] == 1
+  assert gain['interval'][0] < 0 and gain['interval'][1] > 0.99
   back = found['against']['bad']['good']['pass_rate']
   assert back['mean'] == -gain['mean']
   assert back['interval'] == pytest.approx([-x for x in gain['interval'][::-1]])

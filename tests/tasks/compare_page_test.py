@@ -272,16 +272,23 @@ def test_intervals_of_one_seed_are_called_so(tmp_path: pathlib.Path) -> None:
 def test_a_headline_that_was_picked_says_so(tmp_path: pathlib.Path) -> None:
   rng = np.random.default_rng(0)
   two = {
-    'base': _run(rng, 9, 'a b c'),
+    'base': _run(rng, 0, 'a b c'),
     'gate_0': _run(rng, -9, 'd e f'),
-    'linear_0': _run(rng, 0, 'd e f'),
+    'linear_0': _run(rng, 9, 'd e f'),
   }
   words = _words(tmp_path / 'two', **two)
-  # never the base, which is the best here
-  assert 'linear , the best of 2 arms on these same briefs, which favo' in words
+  assert 'linear, the best of 2 arms on these same briefs, which favou' in words
   assert 'Of the linear arms only' not in words
   del two['gate_0']
   assert 'on these same briefs' not in _words(tmp_path / 'one', **two)
+
+
+def test_the_base_is_never_the_headline() -> None:
+  found = {
+    arm: {'numbers': {'kept_and_better': share}}
+    for arm, share in (('base', 0.5), ('gate', 0.1), ('gdpo', 0.2))
+  }
+  assert page.headline_arm({'arms': found}) == 'gdpo'
 
 
 @pytest.mark.usefixtures('blank_plots')
