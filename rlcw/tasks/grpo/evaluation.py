@@ -14,7 +14,7 @@ An evaluation is a function of (seed, parameters).  Best and patience are
 computed from the rows of metrics, so a resumed run has those of an undisturbed
 one.
 
-Letters: P held-out briefs, G replies to each.
+Letters: P held-out briefs, G replies to each, L prompt tokens.
 """
 
 import json

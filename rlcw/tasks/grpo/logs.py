@@ -156,9 +156,14 @@ def sample(
   mixed: dict[str, Any],
   config: Config,
 ) -> str:
-  """Returns the text that shows a step, or '' if none is due.
+  """Returns the text that shows a step (`samples`), or '' if none is due.
 
-  Arguments are those of `log_rollouts`, and the settings.
+  Args:
+    step: of the run.
+    learned: briefs and scores of this process's groups.
+    rollout: this process's replies.
+    mixed: of `mix.local_rows`.
+    config: of the `grpo` task.
   """
   if not config.show_every or step % config.show_every:
     return ''

@@ -3,7 +3,7 @@
 Every process mixes all P groups, from gathered numbers, and so decides alike.
 
 Letters: P briefs in a step, of which P' are this process's; G replies to each,
-T reply tokens.
+R texts (those, and a demonstration if a run has them), T reply tokens.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,9 @@
 
 Task `grpo` trains with them, and task `plan` compiles them ahead of time; one
 definition for both makes sure that the plan is of the program that runs.
+
+Letters: P briefs, G replies to each, R texts (those, and a demonstration if a
+run has them), T tokens of a text, N replies; S rows of packed tokens, D model.
 """
 
 import functools
@@ -291,7 +294,7 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
     logp, mask, sampler_logp = (
       x.reshape(-1, length) for x in (logp_PxGxT, mask_PxGxT, rollout.logp)
     )
-    ref_logp, old_logp, weight = arrays.get('ref_logp'), sampler_logp, None
+    ref_logp, weight = arrays.get('ref_logp'), None
     # Without a pass before the update, it is the only one of its rollout.
     own_logp = arrays.get('old_logp', logp_PxGxT).reshape(-1, length)
     own_logp = lax.stop_gradient(own_logp)
@@ -299,7 +302,7 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
       # Their replies were sampled for another brief.
       relabelled_N = jnp.repeat(arrays['relabelled'], size)
       sampler_logp = jnp.where(relabelled_N[:, None], own_logp, sampler_logp)
-      old_logp = sampler_logp
+    old_logp = sampler_logp
     if tis:
       old_logp = own_logp
       weight = losses.truncated_weight(old_logp, sampler_logp, mask, tis)
@@ -332,20 +335,26 @@ def make_loss(model_config: ModelConfig, config: Config) -> train.LossFn:
       entropy_NxT = entropy_PxRxT[:, :size].reshape(-1, length)
       terms |= _entropy_terms(terms['loss'], entropy_NxT, mask, config)
     if 'demonstration' in arrays:
-      logp_PxT, count_P = logp_PxRxT[:, size], _texts(arrays)[1][:, size]
-      count_P = jnp.where(arrays['live'], count_P, 0)
-      shown = losses.demonstration_loss(
-        logp_PxT,
-        arrays['demonstrated'],
-        jnp.arange(length) < count_P[:, None],
-        config.aggregation,
-      )
-      # Beside the loss of the replies, whose divisor stays theirs.
-      total = terms['loss'].numerator + shown.numerator
-      terms['loss'] = losses.Ratio(total, terms['loss'].denominator)
+      logp_PxT = logp_PxRxT[:, size]
+      terms |= _with_demonstrations(terms['loss'], logp_PxT, arrays, config)
     return terms
 
   return loss_fn
+
+
+def _with_demonstrations(
+  loss: losses.Ratio, logp_PxT: jax.Array, arrays: Any, config: Config
+) -> dict[str, losses.Ratio]:
+  """The loss of replies plus that of demonstrations; its divisor stays."""
+  count_P = jnp.where(arrays['live'], _texts(arrays)[1][:, -1], 0)
+  shown = losses.demonstration_loss(
+    logp_PxT,
+    arrays['demonstrated'],
+    jnp.arange(logp_PxT.shape[-1]) < count_P[:, None],
+    config.aggregation,
+  )
+  total = loss.numerator + shown.numerator
+  return {'loss': losses.Ratio(total, loss.denominator)}
 
 
 def _gap_terms(

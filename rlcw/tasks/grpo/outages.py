@@ -1,14 +1,11 @@
 """The end of a GRPO run whose scorers have stopped answering."""
 
 import functools
-import itertools
-import operator
 from typing import Any, NamedTuple
 
 from rlcw import train
 from rlcw.rewards.scoring import Scorer
-from rlcw.runtime import processes
-from rlcw.sampling.outage import NoAnswers, Patience, Trouble
+from rlcw.sampling.outage import NoAnswers, Patience, trouble_of_all
 
 
 class Outages(NamedTuple):
@@ -39,12 +36,7 @@ def end_in_outage(
   Raises:
     train.Ended: in all processes.
   """
-
-  def trouble() -> Trouble:
-    # Any process may know the reason, and all must decide alike.
-    found = processes.gather(scorer.trouble())
-    return functools.reduce(operator.or_, itertools.starmap(Trouble, found))
-
+  trouble = functools.partial(trouble_of_all, scorer)
   asked = stats['scoring'].get('judge_questions', 0)
   unanswered = stats['scoring'].get('judge_unanswered', 0)
   try:

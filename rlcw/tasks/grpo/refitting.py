@@ -19,8 +19,8 @@ are in files, one per step; a head is a function of these, so a resumed run has
 the same.
 
 Letters: P briefs in a step, of which P' are this process's; G replies to each,
-N groups of the reward model's run and of all steps, R replies in each,
-D features, M replies.
+L prompt tokens, N groups of the reward model's run and of all steps, R replies
+in each, D features, M replies.
 """
 
 import copy
@@ -107,9 +107,9 @@ class Compared(NamedTuple):
 
     Blank replies are in no pair.
     """
-    there_PxG = self.length > 0
-    both = there_PxG[:, :, None] & there_PxG[:, None, :]
-    return np.where(np.isfinite(self.win) & both, self.win, 0.0)
+    written_PxG = self.length > 0
+    both_PxGxG = written_PxG[:, :, None] & written_PxG[:, None, :]
+    return np.where(np.isfinite(self.win) & both_PxGxG, self.win, 0.0)
 
   def right(self, weight_D: np.ndarray) -> float:
     """Share of the pairs kept apart that a head ranks as the judge does.
@@ -117,10 +117,12 @@ class Compared(NamedTuple):
     NaN if it decided on none of them.
     """
     weight_PxGxG, score_PxG = self.weight, self.features @ weight_D
-    better = weight_PxGxG > np.swapaxes(weight_PxGxG, 1, 2)
-    better &= self.apart[:, None, None]
-    agree = better & (score_PxG[:, :, None] > score_PxG[:, None, :])
-    return agree.sum() / better.sum() if better.any() else np.nan
+    better_PxGxG = weight_PxGxG > np.swapaxes(weight_PxGxG, 1, 2)
+    better_PxGxG &= self.apart[:, None, None]
+    higher_PxGxG = score_PxG[:, :, None] > score_PxG[:, None, :]
+    agree_PxGxG = better_PxGxG & higher_PxGxG
+    pairs = better_PxGxG.sum()
+    return agree_PxGxG.sum() / pairs if pairs else np.nan
 
 
 def load(file: Path) -> Compared | None:
@@ -311,7 +313,7 @@ class Refitter:
     length_PxG = np.array(
       [[len(reply.strip()) for reply in g] for g in scores.text]
     )
-    # All groups have their turns.
+    # Rotates with the steps, so that no group is always kept apart.
     apart_P = (index_P + step // every) % _KEPT_APART == 0
     rows = [
       shards.gather_rows(np.asarray(each, np.float32))
@@ -385,5 +387,5 @@ class Refitter:
 
 
 def start(scorer: Scorer, config: Config, workdir: Path) -> Refitter | None:
-  """Returns what fits the reward model of a run anew; None if nothing does."""
+  """Returns the `Refitter` of a run; None if its reward model stays fixed."""
   return Refitter(scorer, config, workdir) if refits(config) else None

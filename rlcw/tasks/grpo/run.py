@@ -81,7 +81,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   model, learned, frozen = split(model, config)
   unseen = evaluation.load_unseen(model, config) if evaluates else None
   scorer = Scorer(model, config, workdir, reference=config.kl_weight > 0)
-  # Without a KL term the scorer may have let go of the base's weights, a second
+  # Without a KL term the scorer may have dropped the base's weights, a second
   # copy of those that are trained.
   model = scorer.model
   next_batch = make_next_batch(model, scorer, frozen, briefs, config, workdir)
@@ -109,7 +109,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     workdir=workdir,
     checkpoint_every=config.checkpoint_every,
     microbatches=minibatches.size(config) // minibatches.micro(config),
-    watch=log_warnings(watch, evaluator),
+    watch=make_watch(watch, evaluator),
     line=LINE,
     rate=objective.make_rate(config),
     config=config,
@@ -185,19 +185,23 @@ def split(
   model = language_model.cast(model, config.compute_dtype, config.attention)
   # With adapters the base is the reference too: both share one copy in memory.
   frozen = frozen and model.params
-  # The reference scores once per step and can wait in host memory
-  # meanwhile.  The base of adapters cannot: the rollout and the update read it
-  # as well.
+  # The reference is read once per step, and may stay in host memory in between.
+  # The base of adapters may not: the rollout and the update read it as well.
   if config.offload and not frozen:
-    waiting = weights.in_memory(model.params, 'pinned_host')
-    model = model._replace(params=waiting)
+    on_host = weights.in_memory(model.params, 'pinned_host')
+    model = model._replace(params=on_host)
   return model, learned, frozen
 
 
 def summarise(
   history: Sequence[Mapping[str, Any]], config: Config
 ) -> dict[str, Any]:
-  """Returns the part of the summary that rows of `metrics.jsonl` tell."""
+  """Returns the part of the summary that is computed from `metrics.jsonl`.
+
+  Args:
+    history: rows of `metrics.jsonl`, at least one.
+    config: of the `grpo` task.
+  """
   # None, for −inf: a step without a mixed group has no violator to compare.
   worst = [
     row['max_violator_advantage']
@@ -257,12 +261,13 @@ def check(config: Config) -> None:
   evaluation.check(config)
 
 
-def log_warnings(
-  watch: monitors.Watch, evaluator: Evaluator | None = None
+def make_watch(
+  watch: monitors.Watch, evaluator: Evaluator | None
 ) -> Callable[[dict[str, Any]], None]:
-  """Returns a function that logs a line for each monitor that a row trips.
+  """Returns the function that `train.fit` calls with each row of metrics.
 
-  It also shows rows to the evaluator, if there is one.
+  It logs a line for each monitor that the row trips, and updates the best
+  evaluation so far.
   """
 
   def see(row: dict[str, Any]) -> None:

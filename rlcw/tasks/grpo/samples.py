@@ -1,4 +1,7 @@
-"""A brief with its best and its worst reply, to read while a run goes on."""
+"""A brief with its best and its worst reply, to read while a run goes on.
+
+Letters: P briefs, G replies to each.
+"""
 
 import re
 from collections.abc import Sequence
