@@ -47,7 +47,7 @@ def text_of(completion: Any, masked: Callable[[str], str] = str) -> str:
     content = choice.message.content
   except (AttributeError, LookupError, TypeError):
     raise ValueError(
-      f'not a chat completion: {masked(repr(_told(completion)))[:200]}'
+      f'not a chat completion: {masked(repr(_error_or_all(completion)))[:200]}'
     ) from None
   reason = getattr(choice, 'finish_reason', None)
   text = _joined(content)
@@ -64,13 +64,13 @@ def text_of(completion: Any, masked: Callable[[str], str] = str) -> str:
   return Cut(reply) if _CUT_BY.search(str(reason)) else reply
 
 
-def _told(completion: Any) -> Any:
-  """Returns what a server said instead of a completion: its error, or all."""
+def _error_or_all(completion: Any) -> Any:
+  """Returns the error in an answer that is no completion, or all of it."""
   if not isinstance(completion, openai.BaseModel):
     return completion
   # Fields that the client adds would fill the message.
-  said = {name: value for name, value in completion if value is not None}
-  return said.get('error') or said
+  found = {name: value for name, value in completion if value is not None}
+  return found.get('error') or found
 
 
 def _joined(content: Any) -> Any:
@@ -130,7 +130,7 @@ _OUT_OF_RANGE = re.compile(
 
 
 def meaning(status: int | None, reason: str) -> tuple[bool, bool]:
-  """Returns whether an error concerns other requests too.
+  """Classifies an error, which may concern this prompt or every request.
 
   Args:
     status: of HTTP, if there was an answer.
@@ -166,15 +166,16 @@ def refused_setting(error: openai.APIStatusError, sent: set[str]) -> str:
 
 
 def _complaint(error: openai.APIStatusError) -> str:
-  """Returns what an error says of a setting: OpenAI's, FastAPI's, or a text.
+  """Returns the text of an error's body that names the cause.
 
-  Not all of its body, which may repeat the request with every setting; vLLM
-  repeats it in the message, after the fault.
+  Bodies are OpenAI's, FastAPI's, or a text.  The rest is left out, as it may
+  repeat the request with every setting; vLLM repeats it in the message, after
+  the cause.
   """
   body: Any = error.body
   found = body.get('detail', body) if isinstance(body, dict) else body
   details = found if isinstance(found, list) else [found]
-  # Gemini's is a list of what others send alone.
+  # Gemini sends a list of errors, where others send one.
   details = [
     each.get('error', each) if isinstance(each, dict) else each
     for each in details

@@ -102,23 +102,22 @@ class Setup(NamedTuple):
   for_tpu: bool
 
   def ends(self, token: jax.Array) -> jax.Array:
-    """Returns whether replies end at their tokens."""
+    """True where a token ends its reply, in the shape of `token`."""
     eos_E = jnp.asarray(self.eos, jnp.int32)
     return (token[..., None] == eos_E).any(-1) | self.cuts(token)
 
   def cuts(self, token: jax.Array) -> jax.Array:
-    """Returns whether replies are cut off by their tokens."""
+    """True where a token cuts its reply off, in the shape of `token`."""
     stop_V = jnp.zeros(self.config.vocab_size, bool)
     return stop_V.at[jnp.array(self.stop, int)].set(True)[token]
 
   def turned(self, kv: KV) -> KV:
-    """Turns keys `[..., H, S]` of a decoding loop into those kept between
-    programs, and back.
+    """Converts keys between the decoding loop's layout and that of arguments.
 
-    The loop reads keys in the order that is best for the platform, but the
-    arrays of a program have their axes in memory in the order of their shape:
-    any other is copied, and then in memory twice.  The TPU kernel reads
-    `[..., S, H]`.
+    In the loop, the shape of keys is `[..., H, S]`.  But XLA stores a program's
+    arguments and results in the order of their shape, and copies them where the
+    loop reads another order, so that they are in memory twice.  The TPU kernel
+    reads `[..., S, H]`: on TPU, that is the shape between programs.
     """
     return KV(jnp.swapaxes(kv.k, -1, -2), kv.v) if self.for_tpu else kv
 
@@ -191,6 +190,11 @@ def draw(
   return token_B.reshape(shape_PxG), logp_B.reshape(shape_PxG)
 
 
+def tiles_needed(rows: Rows, setup: Setup) -> jax.Array:
+  """Tiles per shard, a scalar, that hold the live replies (`tiles.needed`)."""
+  return tiles.needed(setup.tiling, rows.origin, ~rows.rollout.finished)
+
+
 def empty_rollout(
   prompts: int, group_size: int, max_new_tokens: int, two_turns: bool = False
 ) -> Rollout:
@@ -225,7 +229,7 @@ def add_token(
   hidden_PxGxD: jax.Array,
   head_VxD: jax.Array,
   t: jax.Array | int,
-  method: Sampler,
+  sampler: Sampler,
   grammar: Grammar | None,
   setup: Setup,
 ) -> Rows:
@@ -238,7 +242,7 @@ def add_token(
     hidden_PxGxD: hidden states at the tokens before.
     head_VxD: output embedding.
     t: index of the token.
-    method: see `samplers`.
+    sampler: see `samplers`.
     grammar: automaton that constrains the replies, or None.
     setup: of the rollout.
   """
@@ -247,7 +251,7 @@ def add_token(
     state_PxG.reshape(-1), setup.budget - t
   )
   token_PxG, logp_PxG = draw(
-    setup.config, method, hidden_PxGxD, head_VxD, rows.key, t, allowed_BxV
+    setup.config, sampler, hidden_PxGxD, head_VxD, rows.key, t, allowed_BxV
   )
   if grammar:
     state_PxG = grammar.advance(state_PxG, token_PxG)
@@ -287,7 +291,7 @@ def start(
   prompt_PxL: jax.Array,
   length_P: jax.Array,
   brief_id_P: jax.Array,
-  method: Sampler,
+  sampler: Sampler,
   seed: jax.Array | int,
   step: jax.Array | int,
   grammar: Grammar | None = None,
@@ -302,7 +306,7 @@ def start(
   Returns:
     The replies; for each layer that has its own the keys and values of the
     briefs, and an empty cache for those of the replies, as `Setup.turned`; and
-    `tiles.needed`.
+    `tiles_needed`.
   """
   config, tiling = setup.config, setup.tiling
   shape_PxG = (len(prompt_PxL), tiling.group)
@@ -320,10 +324,10 @@ def start(
   # The first token of all G replies is drawn from the same hidden state, that
   # of the brief's last token.
   first = jnp.broadcast_to(last_PxD[:, None], (*shape_PxG, last_PxD.shape[-1]))
-  rows = add_token(rows, first, head_weight(params), 0, method, grammar, setup)
+  rows = add_token(rows, first, head_weight(params), 0, sampler, grammar, setup)
   briefs = [setup.turned(kv) for kv in split_brief(prefix.kv)]
   cache = [setup.turned(kv) for kv in empty_cache(config, *shape_PxG)]
-  left = tiles.needed(tiling, rows.origin, ~rows.rollout.finished)
+  left = tiles_needed(rows, setup)
   return (
     tiles.split_over_mesh(rows),
     tiles.split_over_mesh(briefs, 1),
@@ -342,7 +346,7 @@ def decode(
   rows: Rows,
   t: jax.Array | int,
   enough: jax.Array | int,
-  method: Sampler,
+  sampler: Sampler,
   grammar: Grammar | None = None,
   *,
   setup: Setup,
@@ -359,15 +363,15 @@ def decode(
     cache: for each layer those of the replies.
     rows: the replies.
     t: number of tokens that each of them has, or had when it ended; at least 1.
-    enough: number of `tiles.needed` to stop at; 0 to go on to the end.
-    method: see `samplers`.
+    enough: number of `tiles_needed` to stop at; 0 to go on to the end.
+    sampler: see `samplers`.
     grammar: automaton that constrains the replies, or None.
     setup: of the rollout.
 
   Returns:
-    The new rows, cache and `t`, and `tiles.needed`.
+    The new rows, cache and `t`, and `tiles_needed`.
   """
-  config, tiling = setup.config, setup.tiling
+  config = setup.config
   briefs = [setup.turned(kv) for kv in briefs]
   cache = [setup.turned(kv) for kv in cache]
   size = cache[0].v.shape[-2]
@@ -391,11 +395,11 @@ def decode(
     hidden, cache = decode_step(
       config, params, blocks, ropes, rows.last, prefix, cache, t - 1
     )
-    rows = add_token(rows, hidden, head_VxD, t, method, grammar, setup)
-    left = tiles.needed(tiling, rows.origin, ~rows.rollout.finished)
+    rows = add_token(rows, hidden, head_VxD, t, sampler, grammar, setup)
+    left = tiles_needed(rows, setup)
     return rows, cache, t + 1, left
 
-  left = tiles.needed(tiling, rows.origin, ~rows.rollout.finished)
+  left = tiles_needed(rows, setup)
   state = lax.while_loop(goes_on, one_token, (rows, cache, jnp.int32(t), left))
   rows, cache, done, left = state
   return rows, [setup.turned(kv) for kv in cache], done, left

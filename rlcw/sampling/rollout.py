@@ -77,7 +77,7 @@ def sample_and_count(
   prompt_PxL: jax.Array,
   length_P: jax.Array,
   brief_id_P: jax.Array,
-  method: Sampler,
+  sampler: Sampler,
   seed: jax.Array | int,
   step: jax.Array | int,
   grammar: Grammar | None = None,
@@ -99,7 +99,7 @@ def sample_and_count(
     prompt_PxL: ids of chat-formatted briefs, padded on the right.
     length_P: lengths of the briefs, at least 1.
     brief_id_P: an integer per brief that is folded into its random keys.
-    method: see `samplers`.
+    sampler: see `samplers`.
     seed: of the run.
     step: of the run; different steps have different randomness.
     grammar: automaton that constrains the replies, or None; it must be able to
@@ -119,10 +119,10 @@ def sample_and_count(
     pause: called before each decode program; ends the run if asked to stop.
 
   Returns:
-    A `Rollout`, and the number of tokens that its rows had time for: the
-    replies' lengths are the share that was not idle.  Programs are compiled
-    once per (P, L, G, T) and type of method; temperature, p, seed and step are
-    traced.
+    A `Rollout`, and the number of slots: the rows of every decode step, summed.
+    Those that are more than the replies' tokens were idle.  Programs are
+    compiled once per (P, L, G, T) and type of sampler; temperature, p, seed and
+    step are traced.
   """
   prompts, length = prompt_PxL.shape
   setup = make_setup(
@@ -135,7 +135,7 @@ def sample_and_count(
     gather=gather,
   )
   whole = params.stacked() if isinstance(params, Weights) else params
-  inputs = whole, prompt_PxL, length_P, brief_id_P, method, seed, step
+  inputs = whole, prompt_PxL, length_P, brief_id_P, sampler, seed, step
   rows, briefs, cache, left = start(*inputs, grammar, second, setup=setup)
   if isinstance(params, Weights):
     layers = params.layers()
@@ -145,8 +145,8 @@ def sample_and_count(
   others = as_dtype(others, config.dtype)
   rollout, t, slots = rows.rollout, 1, rows.last.size
   sizes = [*setup.tiling.sizes]
-  # Two numbers decide about the next program.  They are replicated, so that all
-  # processes decide alike.
+  # `t` and `left` alone decide which program is next.  Both are replicated, so
+  # that all processes decide alike.
   while (left := int(left)) and t < max_new_tokens:
     pause()
     while sizes and left <= sizes[0]:
@@ -161,7 +161,7 @@ def sample_and_count(
         cache[n] = grow_cache(cache[n], setup=setup, size=size)
     enough, model = sizes[0] if sizes else 0, (others, layers)
     rows, cache, after, left = decode(
-      *model, briefs, cache, rows, t, enough, method, grammar, setup=setup
+      *model, briefs, cache, rows, t, enough, sampler, grammar, setup=setup
     )
     slots += (int(after) - t) * rows.last.size
     t = int(after)

@@ -8,8 +8,8 @@ leaves few of them idle.  The numbers are fixed, as each is a shape to compile.
 On a mesh, rows stay on their shard: tiles are numbered, and rows counted,
 within a shard, and every shard has as many tiles as the fullest one needs.
 
-Shape letters: P briefs of L tokens, G replies of T tokens to each, N tiles,
-C rows of a tile, R = N · C rows, B briefs of a shard.
+Shape letters: P briefs of L tokens, G replies of T tokens to each, S shards,
+N tiles, C rows of a tile, R = N · C rows, B briefs of a shard.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,13 @@ def origins(tiles: Tiling) -> jax.Array:
 def needed(
   tiles: Tiling, origin_NxC: jax.Array, live_NxC: jax.Array
 ) -> jax.Array:
-  """Tiles per shard, a scalar, that the live rows of the fullest shard need."""
+  """Tiles per shard, a scalar, that the live rows of the fullest shard need.
+
+  Args:
+    tiles: of the rollout.
+    origin_NxC: number of each row's reply in its shard (`origins`).
+    live_NxC: false at rows that are empty or whose replies have ended.
+  """
   rows = tiles.shards, -1, 1
   brief_SxRx1 = origin_NxC.reshape(rows) // tiles.group
   own_SxRxB = (brief_SxRx1 == jnp.arange(tiles.briefs)) & live_NxC.reshape(rows)
@@ -98,6 +104,12 @@ def slots(
   tiles: Tiling, count: int, origin_NxC: jax.Array, live_NxC: jax.Array
 ) -> jax.Array:
   """Assigns the live rows of one shard to `count` tiles.
+
+  Args:
+    tiles: of the rollout.
+    count: at least as many as the shard needs (`needed`).
+    origin_NxC: number of each row's reply (`origins`).
+    live_NxC: false at rows that are empty or whose replies have ended.
 
   Returns:
     The row that each new one is taken from, `[count, width]`, or N · C if it

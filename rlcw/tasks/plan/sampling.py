@@ -34,7 +34,7 @@ def programs(
   plan: Plan,
   prompt: Any,
   length: Any,
-  method: Sampler,
+  sampler: Sampler,
   gather: bool = True,
 ) -> Iterator[Program]:
   """Yields the programs of a rollout in the order in which they run.
@@ -43,7 +43,7 @@ def programs(
     plan: of a step.
     prompt: ids `[P, L]` of the briefs.
     length: lengths `[P]` of the briefs.
-    method: of sampling.
+    sampler: see `samplers`.
     gather: see `rollout.sample_and_count`.
   """
   config, model, shapes = plan.config, plan.model, plan.shapes
@@ -83,7 +83,7 @@ def programs(
   # lengths.
   inputs = (
     *(weights, prompt, length, length),
-    method,
+    sampler,
     *(config.seed, 0),
     None,
     # As long as the briefs.
@@ -107,7 +107,7 @@ def programs(
   whole = shapes.reply_tokens * shapes.prompts * shapes.group
   yield Program(
     'decode',
-    lambda: lower_decode(plan.mesh, start, weights, method, setup),
+    lambda: lower_decode(plan.mesh, start, weights, sampler, setup),
     outside,
     roofline.decode(model, shapes, rows, read),
     sharing(model, plan.mesh),
@@ -123,7 +123,7 @@ def lower_decode(
   mesh: Mesh,
   start: Callable[[], Any],
   weights: Params,
-  method: Sampler,
+  sampler: Sampler,
   setup: Setup,
 ) -> Any:
   """Lowers decoding with all rows and the longest cache.
@@ -132,7 +132,7 @@ def lower_decode(
     mesh: of the devices to lower for.
     start: lowers the program before.
     weights: of the rollout.
-    method: of sampling.
+    sampler: see `samplers`.
     setup: of both programs.
   """
 
@@ -170,7 +170,7 @@ def lower_decode(
     placed(rows),
     1,
     0,
-    method,
+    sampler,
     setup=setup,
   )
 
