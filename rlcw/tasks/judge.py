@@ -110,21 +110,37 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   used = ledger.totals()
   if not processes.is_primary_process():
     return {}
-  good = [row['verdict'] == question.labels[0] for row in judged]
+  good = float(
+    np.mean([row['verdict'] == question.labels[0] for row in judged])
+  )
   found = agreement(judged)
-  summary = {
+  print_table(good, found, len(judged), len(rows))
+  console.log(f'judge: {output}')
+  usage.log('judge', used)
+  return {
     'replies': len(rows),
     'resumed_at': done,
     'unanswered': len(rows) - len(judged),
-    'good': np.mean(good),
+    'good': good,
     **{_NAMES.get(name, name): value for name, value in found.items()},
     'usage': used['judge'],
   }
+
+
+def print_table(good: float, found: Record, judged: int, total: int) -> None:
+  """Prints the share of Good replies, and the agreement with labels.
+
+  Args:
+    good: share of the judged replies.
+    found: of `agreement`.
+    judged: number of replies with a verdict.
+    total: number of replies.
+  """
   console.table(
-    f'judge: {len(judged)} of {len(rows)} replies got a verdict',
+    f'judge: {judged} of {total} replies got a verdict',
     ('', 'value'),
     [
-      ('Good', console.number(summary['good'], '.1%')),
+      ('Good', console.number(good, '.1%')),
       *(
         (label, verdicts.cell(found, key, *form))
         for label, key, *form in verdicts.SCORES
@@ -132,9 +148,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       ),
     ],
   )
-  console.log(f'judge: {output}')
-  usage.log('judge', used)
-  return summary
 
 
 def check_length(

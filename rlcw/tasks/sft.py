@@ -8,11 +8,14 @@
 
 With `principles` the examples are labelled replies, and a judge is trained: the
 reply to learn is the verdict on each, Good or Bad (`encode_verdicts`).
+
+Letters: N packed rows, B of them in a batch, L tokens of a row, T targets of a
+row, D model.
 """
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rlcw import Config, losses, train
@@ -82,36 +86,15 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     model_config, model.params, model.mesh, config.seed
   )
   frozen = as_dtype(frozen, config.compute_dtype)
-  # Lets go of the weights as they were loaded.
+  # Drops the reference to the weights as they were loaded.
   model = model._replace(params=frozen)
   loss_fn = make_loss(model_config)
   measure = functools.partial(mean_loss, loss_fn, arrays['heldout'], config)
   before = measure(learned, frozen)
-  shards = processes.DataShards(model.mesh)
   whole, part = SETTINGS.sizes(config)
-  tokens_N = (arrays['train']['segment'] > 0).sum(1)
-
-  def next_batch(state: train.TrainState, step: int) -> train.Batch:
-    # each process reads its part of the rows of every microbatch; together they
-    # form one global array
-    draw = functools.partial(
-      batches.batch_indices, config.seed, step, whole, total
-    )
-    rows, all_rows = draw(*shards.index_and_count), draw()
-    parts = [
-      shards.to_global({k: array[at] for k, array in arrays['train'].items()})
-      for at in np.split(rows, whole // part)
-    ]
-    # `Batch.started` is the time from which the device is free for this update
-    jax.block_until_ready(state.params)
-    counts = {'tokens': tokens_N[all_rows].sum()}
-    return train.Batch(
-      [train.Minibatch(parts)], {}, time.perf_counter(), counts=counts
-    )
-
   state = train.fit(
     learned,
-    next_batch,
+    make_next_batch(arrays['train'], model.mesh, config),
     loss_fn,
     make_optimizer(config),
     model.mesh,
@@ -156,6 +139,41 @@ def check(config: Config) -> None:
   if config.principles:
     verdict_question(config)
   SETTINGS.check(config, make_mesh(**config.mesh))
+
+
+def make_next_batch(
+  arrays: dict[str, np.ndarray], mesh: Mesh, config: Config
+) -> Callable[[train.TrainState, int], train.Batch]:
+  """Returns the function `(state, step) -> batch` that `train.fit` calls.
+
+  Args:
+    arrays: of `pack_rows`, the training rows.
+    mesh: of the run.
+    config: of the `sft` task.
+  """
+  shards = processes.DataShards(mesh)
+  whole, part = SETTINGS.sizes(config)
+  tokens_N = (arrays['segment'] > 0).sum(1)
+
+  def next_batch(state: train.TrainState, step: int) -> train.Batch:
+    # each process reads its part of the rows of every microbatch; together they
+    # form one global array
+    draw = functools.partial(
+      batches.batch_indices, config.seed, step, whole, len(tokens_N)
+    )
+    rows, all_rows = draw(*shards.index_and_count), draw()
+    parts = [
+      shards.to_global({k: array[at] for k, array in arrays.items()})
+      for at in np.split(rows, whole // part)
+    ]
+    # `Batch.started` is the time from which the device is free for this update
+    jax.block_until_ready(state.params)
+    counts = {'tokens': tokens_N[all_rows].sum()}
+    return train.Batch(
+      [train.Minibatch(parts)], {}, time.perf_counter(), counts=counts
+    )
+
+  return next_batch
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -356,7 +374,12 @@ def mean_loss(
 ) -> float:
   """Mean loss over all rows, in nats per token, a microbatch at a time.
 
-  Every process passes the same rows.
+  Args:
+    loss_fn: of `make_loss`.
+    arrays: of `pack_rows`; the same rows in every process.
+    config: of the `sft` task, for the size of a microbatch.
+    params: learned parameters.
+    frozen: the others, or empty.
   """
   loss, size = jax.jit(loss_fn), SETTINGS.sizes(config)[1]
   total, numerator, denominator = len(arrays['token']), 0.0, 0.0

@@ -1,7 +1,7 @@
 """Statistics of arms, from the replies of their runs to the same briefs.
 
 Letters: S runs (seeds) of one arm, P briefs, G replies to each brief, D
-features of a reply.
+features of a reply, N points.
 """
 
 from collections import defaultdict
@@ -121,20 +121,34 @@ def measure(
     )
     if arm != BASE:
       by_arm[arm]['wins'] = wins(replies, names, group_P)
-  # a family of arms, such as one per fixed weight, is represented by its best
-  chosen = {
-    prefix: max(
-      (arm for arm in runs if arm.startswith(prefix)),
-      key=lambda arm: rank(by_arm[arm]),
-    )
-    for prefix in best_of
-    if any(arm.startswith(prefix) for arm in runs)
-  }
   return {
     'arms': by_arm,
-    'best': chosen,
+    'best': best_arms(by_arm, best_of),
     'against': pairwise_differences(runs, table, group_P),
     'diversity_words': words,
+  }
+
+
+def best_arms(
+  arms: dict[str, dict[str, Any]], prefixes: Sequence[str]
+) -> dict[str, str]:
+  """Chooses the best arm of each family, such as one arm per fixed weight.
+
+  Args:
+    arms: statistics by arm.
+    prefixes: of the names of the arms of a family.
+
+  Returns:
+    The chosen arm by prefix, of those that occur.
+  """
+  families = {
+    prefix: [arm for arm in arms if arm.startswith(prefix)]
+    for prefix in prefixes
+  }
+  return {
+    prefix: max(members, key=lambda arm: rank(arms[arm]))
+    for prefix, members in families.items()
+    if members
   }
 
 

@@ -13,7 +13,7 @@ programs that `grpo`, `sft` or `reward_model` runs from their shapes alone.
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -100,6 +100,50 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
 # --- Compiling --------------------------------------------------------------
 
 
+class Compiled(NamedTuple):
+  """Result of compiling a program for a limited memory."""
+
+  fits: bool
+  peak: int  # bytes of HBM; if it does not fit, the least that it needs
+  # In all runs of a step; empty if it does not fit.
+  collectives: dict[str, hlo.Traffic]
+  kernels: dict[str, int]
+
+
+def compile_within(plan: Plan, program: Program, limit_mib: int) -> Compiled:
+  """Compiles a program that may take so much of each chip's HBM.
+
+  Args:
+    plan: of a step.
+    program: of the step.
+    limit_mib: HBM in MiB.
+
+  Raises:
+    ValueError: the compiler failed for another reason than memory.
+  """
+  with jax.set_mesh(plan.mesh):
+    # Lowering traces the function under the mesh, as `with_mesh` does for a
+    # run.
+    lowered = program.lower()
+  try:
+    executable = lowered.compile({'xla_tpu_max_hbm_size_mib': limit_mib})
+  except jax.errors.JaxRuntimeError as error:
+    return Compiled(False, bytes_needed(str(error)), {}, {})
+  text = executable.as_text()
+  collectives = {
+    kind: hlo.Traffic(
+      round(traffic.count * program.runs), traffic.bytes * program.sent
+    )
+    for kind, traffic in hlo.collectives(text).items()
+  }
+  kernels = {
+    name: round(count * program.runs)
+    for name, count in hlo.kernels(text).items()
+  }
+  peak = executable.memory_analysis().peak_memory_in_bytes
+  return Compiled(True, peak, collectives, kernels)
+
+
 def compile_phase(
   plan: Plan, program: Program, chip: roofline.Chip
 ) -> dict[str, Any]:
@@ -121,29 +165,7 @@ def compile_phase(
   limit = chip.hbm_gib * GIB
   # The compiler's option takes whole MiB, and at least 1.
   left = max(int(limit - others) // 2**20, 1)
-  collectives: dict[str, hlo.Traffic] = {}
-  kernels: dict[str, int] = {}
-  with jax.set_mesh(plan.mesh):
-    # Lowering traces the function under the mesh, as `with_mesh` does for a
-    # run.
-    lowered = program.lower()
-  try:
-    executable = lowered.compile({'xla_tpu_max_hbm_size_mib': left})
-  except jax.errors.JaxRuntimeError as error:
-    fits, peak = False, bytes_needed(str(error))
-  else:
-    fits, peak = True, executable.memory_analysis().peak_memory_in_bytes
-    text = executable.as_text()
-    collectives = {
-      kind: hlo.Traffic(
-        round(traffic.count * program.runs), traffic.bytes * program.sent
-      )
-      for kind, traffic in hlo.collectives(text).items()
-    }
-    kernels = {
-      name: round(count * program.runs)
-      for name, count in hlo.kernels(text).items()
-    }
+  fits, peak, collectives, kernels = compile_within(plan, program, left)
   sent = sum(traffic.bytes for traffic in collectives.values())
   waits = sum(traffic.count for traffic in collectives.values())
   seconds = roofline.times(

@@ -195,18 +195,7 @@ def read_runs(config: Config) -> Runs:
     'finished': finished,
   }
   read = now | reads[0]
-  of_best = whole(Path(read['run'])) != Path(read['run'])
-  if read['step'] != now['step'] and not of_best:
-    notes.append(
-      f'The run has reached step {now["step"]} since it was evaluated at step '
-      f'{read["step"]}.'
-    )
-  if read_rules := grpo.get('extracted'):
-    notes.append(
-      'The rules were read from the prompts: {rules} in {with_rules} of '
-      '{prompts} prompts. {unread} texts read like a requirement and state '
-      'no rule that is known.'.format(**read_rules)
-    )
+  notes += _remarks(read, now['step'], grpo)
   reward_folder, reward_model = _reward_model(
     config, folder, grpo_config, notes
   )
@@ -233,6 +222,32 @@ def read_runs(config: Config) -> Runs:
     briefs,
     notes,
   )
+
+
+def _remarks(
+  read: dict[str, Any], step: int, grpo: dict[str, Any]
+) -> list[str]:
+  """Remarks on a run that has gone on, or whose rules were extracted.
+
+  Args:
+    read: the state of the run as it was evaluated.
+    step: that it has reached.
+    grpo: its summary.
+  """
+  remarks = []
+  of_best = whole(Path(read['run'])) != Path(read['run'])
+  if read['step'] != step and not of_best:
+    remarks.append(
+      f'The run has reached step {step} since it was evaluated at step '
+      f'{read["step"]}.'
+    )
+  if extracted := grpo.get('extracted'):
+    remarks.append(
+      'The rules were read from the prompts: {rules} in {with_rules} of '
+      '{prompts} prompts. {unread} texts read like a requirement and state '
+      'no rule that is known.'.format(**extracted)
+    )
+  return remarks
 
 
 def _once(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -183,13 +183,10 @@ def make_groups(
       f'{split} prompts have more than {size - losers} replies and make '
       'several groups each; a larger replies_per_group reads them fewer times'
     )
-  given = [len(reply) for reply in replies if reply is not None]
-  longest, cut = max(given), sum(n > config.max_reply_tokens for n in given)
-  if cut:
-    console.notice(
-      f'{cut} of {len(given)} replies are longer than max_reply_tokens='
-      f'{config.max_reply_tokens} and cut there; the longest has {longest}'
-    )
+  _note_cut(
+    [len(reply) for reply in replies if reply is not None],
+    config.max_reply_tokens,
+  )
   chat.check_context(asked, answered, 'max_reply_tokens')
   shape_NxR = (len(prompts), size)
   length_NxR = np.array(length).reshape(shape_NxR)
@@ -205,6 +202,15 @@ def make_groups(
     ),
     covariates(length_NxR),
   )
+
+
+def _note_cut(lengths: list[int], most: int) -> None:
+  """Counts the replies that are cut at `max_reply_tokens` in a notice."""
+  if cut := sum(length > most for length in lengths):
+    console.notice(
+      f'{cut} of {len(lengths)} replies are longer than max_reply_tokens='
+      f'{most} and cut there; the longest has {max(lengths)}'
+    )
 
 
 def cover(count: int, size: int) -> list[tuple[list[int], np.ndarray]]:
