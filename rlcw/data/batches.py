@@ -3,6 +3,8 @@
 The records of a step are a pure function of (seed, step), so the step number is
 the data position and a resumed run continues exactly.  Each process's share of
 them is a function of its index and the number of processes.
+
+Letters: B records of a step, or rows of a batch; L tokens of a row.
 """
 
 import bisect

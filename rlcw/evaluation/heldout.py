@@ -1,6 +1,9 @@
 """Samples and scores a model's replies to held-out briefs.
 
 Several processes share each batch of briefs, and then have all replies.
+
+Letters: P briefs, all of them (N where each is read once) or those of a batch;
+G replies to each, L prompt tokens, T reply tokens.
 """
 
 import math

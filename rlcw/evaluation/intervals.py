@@ -37,6 +37,9 @@ too narrow.  With one run A is unknown and left out: then the interval is of
 this one run, over briefs only (`scope`).  One brief alone shows no variance:
 its interval is NaN.  If all values are equal, an interval has no width, except
 those of shares and their differences.
+
+Letters: S runs of an arm (T of the other), P briefs, C groups of briefs, N
+single values.
 """
 
 from collections.abc import Hashable, Iterable

@@ -2,6 +2,9 @@
 
 Functions of pairs take scores or lengths `[N, 2]`, the preferred reply first;
 functions of labelled replies take arrays `[N]` and labels, true for good.
+
+Letters: N pairs or replies, M replies of the other label, C groups (prompts),
+K selected ones.
 """
 
 import math

@@ -13,7 +13,7 @@ models are compared, on the same briefs, so there is no such term.
 Where one side is nearly always the longer, the data do not tell θ from φ, and
 no win rate at equal length is reported (`confounded`).
 
-N is the number of comparisons.
+Letters: N comparisons; S runs and P briefs of a table (`intervals`).
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,8 @@
 """Attention of a reply to its own tokens and to those of its brief.
 
 Letters as in `decoder`: P prompts, G replies, L queries, S keys, K key/value
-heads, R query heads per key/value head, H head dimension.
+heads, R query heads per key/value head, N heads of either kind, H head
+dimension.
 """
 
 import functools

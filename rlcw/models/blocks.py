@@ -1,7 +1,8 @@
 """One layer of the decoder, of any family.
 
 Letters as in `decoder`: P prompts, G replies in a group, L length, S keys,
-D model, N query heads, K key/value heads, R = N / K, H head.
+D model, N query heads, K key/value heads, R = N / K, H head; E channels of a
+layer's input.
 """
 
 from collections.abc import Callable, Sequence

@@ -18,7 +18,8 @@ Rows are padded on the right and attention is causal, so no real token attends
 to padding; the padding of a brief is masked by its length.
 
 Letters: P prompts, G replies in a group, L length, T reply length, S keys,
-D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab.
+D model, F mlp, N query heads, K key/value heads, R = N / K, H head, V vocab;
+B rows that pack several texts.
 """
 
 from typing import Any

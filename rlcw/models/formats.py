@@ -3,6 +3,8 @@
 A GGUF file is read tensor by tensor.  Its header is converted to the equivalent
 `config.json`, so that the rest of the code has to deal with one kind of header
 only.
+
+Letters: O outputs and I inputs of a kernel.
 """
 
 import hashlib

@@ -4,6 +4,8 @@ A run's parameters are split into a trainable tree, which alone has gradients
 and optimiser state, and a frozen one; `join` combines them into one model.
 With adapters (LoRA, arXiv 2106.09685) the frozen tree is the pretrained model
 itself, which without the adapters is also the reference policy.
+
+Letters: L layers, O outputs and I inputs of a kernel, R rank of an adapter.
 """
 
 import dataclasses

@@ -19,7 +19,8 @@ back (`attend`), so that it has the masks, windows and kernels of padded arrays.
 
 Letters: P groups of a brief and G replies, L prompt tokens, T reply tokens;
 S rows (one for each shard of the mesh), N tokens of a row, M slots: the padded
-places of a row's groups, first those of the briefs, then those of the replies.
+places of a row's groups, first those of the briefs, then those of the replies;
+K texts of a row.  Heads as in `attention`.
 """
 
 import functools

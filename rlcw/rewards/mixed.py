@@ -1,6 +1,8 @@
 """Rewards of groups, as every mixer returns them.
 
 See `mixing` for RLMR, and `baselines` for the mixers that it is compared with.
+
+Letters: P groups, G replies in each.
 """
 
 from typing import NamedTuple

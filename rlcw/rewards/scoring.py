@@ -9,6 +9,8 @@
               not valid, instead of getting a score of zero
 
 A user's function is named `module:function` (`functions`).
+
+Letters: P briefs, G replies to each, L prompt tokens, T reply tokens.
 """
 
 import copy

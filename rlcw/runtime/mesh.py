@@ -6,6 +6,9 @@ XLA may split the contracted dimension of a matrix product, materialise its
 full result on every device and all-reduce it.
 
 The same program runs on a mesh of one device.
+
+Letters: P prompts, G replies to each, L tokens, D model; S shards of a batch,
+T devices of a shard.
 """
 
 import functools

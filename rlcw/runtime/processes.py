@@ -170,6 +170,7 @@ class DataShards:
   """
 
   def __init__(self, mesh: Mesh):
+    # S shards of the batch, T devices that share each.
     devices_SxT = mesh.devices.reshape(group_shards(mesh), -1)
     # A set of processes per shard of the batch.  Two different sets must be
     # disjoint, or a process would have to read parts that differ.

@@ -6,6 +6,8 @@ The folder `WORKDIR/model` also loads in vLLM, SGLang and `peft`.  It contains:
   its adapters     adapter_config.json and the adapters alone: PeftModel; and
                    the base in base/, if peft could not load it by its name
   a reward model   AutoModelForSequenceClassification with one label
+
+Letters: L layers, O outputs and I inputs of a kernel, R rank of an adapter.
 """
 
 import copy

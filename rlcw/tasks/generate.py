@@ -5,6 +5,9 @@ Replies are appended to the output in the order of the briefs, so a run that was
 killed resumes after the last complete line.  A reply depends only on the seed,
 the place of its brief in the file, and its number among that brief's replies,
 not on the batch size.
+
+Letters: P briefs in a batch, G replies to each, L prompt tokens, T reply
+tokens.
 """
 
 import itertools

@@ -11,7 +11,8 @@ The parts of a prompt are tokenised separately, and never as control tokens, so
 a reply cannot change any token outside its own row.
 
 Letters: P briefs, G replies, L tokens of a brief, T tokens of a row (a reply
-and the question after it), S shards of the batch, D model, V vocabulary.
+and the question after it), S shards of the batch (each a packed row of N
+tokens), D model, V vocabulary.
 """
 
 import functools

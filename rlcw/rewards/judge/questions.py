@@ -3,6 +3,7 @@
 There are four: `judge` rates a reply Good or Bad by principles, `demand` checks
 a demand that no program can, `criterion` a statement of a rubric, `compare`
 picks the better of two replies.
+
 Each is a template in `data/assets/prompts/` with two labels, one of which the
 model answers.  There are two kinds of judges: `remote.JSONJudge` asks an
 endpoint for JSON, `local.LogprobJudge` computes the labels' probabilities with
@@ -11,7 +12,7 @@ a JAX model.
 A reply is untrusted.  It is quoted line by line in the prompt, so that none of
 its text can appear outside the quotation, whatever it contains.
 
-Letters: P briefs, G replies to each.
+Letters: P briefs, G replies to each; N pairs of replies, A of them asked about.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""A judge that asks any text model for its verdicts in JSON."""
+"""A judge that asks any text model for its verdicts in JSON.
+
+Letters: P briefs, G replies to each, V votes on each.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,6 +1,8 @@
 """Replies of all models, sampled and scored once, and stored.
 
 A comparison with more runs reuses those of the others.
+
+Letters: P briefs, G replies to each, D features of a reply.
 """
 
 import copy

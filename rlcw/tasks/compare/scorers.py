@@ -1,4 +1,7 @@
-"""Scorers of replies that training never saw: a reward model and a judge."""
+"""Scorers of replies that training never saw: a reward model and a judge.
+
+Letters: P briefs, G replies to each, D features of a reply; N pairs.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

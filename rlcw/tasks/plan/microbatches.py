@@ -1,4 +1,7 @@
-"""The microbatch that a planned update is compiled for, as shapes."""
+"""The microbatch that a planned update is compiled for, as shapes.
+
+Letters: P briefs, G replies to each.
+"""
 
 from typing import Any, NamedTuple
 

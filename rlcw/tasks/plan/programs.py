@@ -3,6 +3,8 @@
 Each is the function that training itself calls, lowered with
 `jax.ShapeDtypeStruct`s for a mesh whose devices need not exist.  Programs that
 run for a part of the groups at a time are compiled for the widest rows.
+
+Letters: P briefs, G replies to each, N pairs of them.
 """
 
 from collections.abc import Iterator

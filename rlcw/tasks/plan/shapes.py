@@ -1,4 +1,7 @@
-"""The models and arrays of a planned step, as shapes with shardings."""
+"""The models and arrays of a planned step, as shapes with shardings.
+
+Letters: P briefs, G replies to each.
+"""
 
 import functools
 from collections.abc import Callable
