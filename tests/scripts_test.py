@@ -120,3 +120,42 @@ def test_judges_takes_principles_that_are_shipped(
 ) -> None:
   _, told = _judges(tmp_path, 'ours=@principles_writing_zh', 'last')
   assert told.startswith('last: expected NAME=FILE')
+
+
+@pytest.mark.parametrize('bundled', [True, False])
+def test_an_environment_without_pip_is_kept(
+  tmp_path: pathlib.Path, bundled: bool
+) -> None:
+  """As one that uv has made; not every Python has pip bundled."""
+  stub = """#!/bin/sh
+  echo "$*" >> calls
+  case "$*" in
+    '-m pip --version') test -e has_pip ;;
+    '-m ensurepip'*) test -e bundled && touch has_pip ;;
+    '-m venv .venv') touch has_pip ;;
+  esac
+  """
+  own, model = tmp_path / '.venv' / 'bin' / 'kept', tmp_path / 'models'
+  for folder in (own.parent, model, tmp_path / 'scripts'):
+    folder.mkdir(parents=True)
+  for file in (tmp_path / 'base', own.with_name('python')):
+    file.write_text(stub)
+    file.chmod(0o755)
+  (name,) = re.findall(r'^fetch_model (\S+\.gguf)', SOURCED.read_text(), re.M)
+  for file in (own, model / name, tmp_path / 'pyproject.toml'):
+    file.touch()
+  if bundled:
+    (tmp_path / 'bundled').touch()
+  script = tmp_path / 'scripts' / SOURCED.name
+  script.write_text(SOURCED.read_text())
+  subprocess.run(
+    ['bash', '-c', '. "$0"', script],
+    env={'PATH': '/usr/bin:/bin', 'PYTHON': str(tmp_path / 'base')},
+    check=True,
+  )
+  calls = (tmp_path / 'calls').read_text().splitlines()
+  assert own.exists() and '-m pip install --quiet -e .' in calls
+  assert [c for c in calls if 'ensurepip' in c or 'venv' in c] == [
+    '-m ensurepip --default-pip',
+    *([] if bundled else ['-m venv .venv']),
+  ]
