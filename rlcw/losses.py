@@ -134,16 +134,16 @@ def masked_mean_std(
   Both are 0 for a group without valid replies; the std of equal numbers is
   exactly 0.
   """
-  count = jnp.maximum(valid_PxG.sum(-1, keepdims=True), 1)
+  count_Px1 = jnp.maximum(valid_PxG.sum(-1, keepdims=True), 1)
   below_PxG, largest_Px1 = _below_largest(x_PxG, valid_PxG)
-  mean = largest_Px1 + below_PxG.sum(-1, keepdims=True) / count
+  mean_Px1 = largest_Px1 + below_PxG.sum(-1, keepdims=True) / count_Px1
   deviation_PxG = deviations(below_PxG, valid_PxG)
-  variance = jnp.square(deviation_PxG).sum(-1, keepdims=True) / count
+  variance_Px1 = jnp.square(deviation_PxG).sum(-1, keepdims=True) / count_Px1
   # The derivative of the square root at 0 is infinite, and `where` would turn
   # it into NaN in the backward pass; so the root is taken of 1 there.
-  spread = variance > 0
-  std = jnp.where(spread, jnp.sqrt(jnp.where(spread, variance, 1.0)), 0.0)
-  return mean, std
+  differ_Px1 = variance_Px1 > 0
+  std_Px1 = jnp.sqrt(jnp.where(differ_Px1, variance_Px1, 1.0))
+  return mean_Px1, jnp.where(differ_Px1, std_Px1, 0.0)
 
 
 def rounding_std(x_PxG: jax.Array, valid_PxG: jax.Array) -> jax.Array:
@@ -180,17 +180,18 @@ def group_advantages(
   Returns:
     Advantages `[P, G]` in float32, exactly 0 where not valid.
   """
-  _, std = masked_mean_std(reward_PxG, valid_PxG)
-  scale = std if scale_P is None else scale_P[:, None]
-  floor = jnp.maximum(
+  _, std_Px1 = masked_mean_std(reward_PxG, valid_PxG)
+  scale_Px1 = std_Px1 if scale_P is None else scale_P[:, None]
+  floor_Px1 = jnp.maximum(
     jnp.reshape(std_floor, (-1, 1)), rounding_std(reward_PxG, valid_PxG)
   )
-  difference = (
+  difference_PxG = (
     deviations(reward_PxG, valid_PxG)
     if baseline_P is None
     else reward_PxG - baseline_P[:, None]
   )
-  return jnp.where(valid_PxG, difference / jnp.maximum(scale, floor), 0.0)
+  advantage_PxG = difference_PxG / jnp.maximum(scale_Px1, floor_Px1)
+  return jnp.where(valid_PxG, advantage_PxG, 0.0)
 
 
 def located_advantages(
@@ -383,12 +384,12 @@ def importance_ratio(
     # each, GSPO's gradient would only be of their mean.
     mean_Nx1 = difference_NxT.sum(-1, keepdims=True) / length_Nx1
     own_NxT = difference_NxT - lax.stop_gradient(difference_NxT)  # 0
-    log_ratio = lax.stop_gradient(mean_Nx1) + own_NxT
+    log_ratio_NxT = lax.stop_gradient(mean_Nx1) + own_NxT
   elif ratio == 'token':
-    log_ratio = difference_NxT
+    log_ratio_NxT = difference_NxT
   else:
     raise ValueError(f'ratio={ratio!r}; expected one of {RATIOS}')
-  return jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+  return jnp.exp(jnp.clip(log_ratio_NxT, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
 def clipped_surrogate(
@@ -407,11 +408,12 @@ def clipped_surrogate(
     clip_high: ε_high.
     dual_clip: c; None for no bound.
   """
-  unclipped = rho_NxT * advantage
-  clipped = jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage
+  unclipped_NxT = rho_NxT * advantage
+  clipped_NxT = jnp.clip(rho_NxT, 1.0 - clip_low, 1.0 + clip_high) * advantage
   # The minimum keeps the clip one-sided: where a clipped ratio would understate
   # the loss (a bad token that became likelier), the gradient remains.
-  surrogate_NxT, cut_NxT = jnp.minimum(unclipped, clipped), clipped < unclipped
+  surrogate_NxT = jnp.minimum(unclipped_NxT, clipped_NxT)
+  cut_NxT = clipped_NxT < unclipped_NxT
   if dual_clip is not None:
     floor = dual_clip * advantage
     below_NxT = (advantage < 0) & (surrogate_NxT < floor)
