@@ -69,7 +69,7 @@ class LogprobJudge:
     changing: bool = False,
     system: str = '',
   ):
-    self.model, self.parts = model, processes.DataShards(model.mesh)
+    self.model, self.shards = model, processes.DataShards(model.mesh)
     self.system = system
     self.changing = changing
     self.counts = {'questions': 0, 'shortened': 0}
@@ -81,7 +81,8 @@ class LogprobJudge:
         f'judge.batch_size={batch_size} does not split over the {shards} '
         f'devices of the data and fsdp axes; expected a multiple of {shards}'
       )
-    self.size = batch_size // self.parts.index_and_count[1]  # of them, here
+    # Briefs that this process reads at once.
+    self.size = batch_size // self.shards.index_and_count[1]
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]
@@ -119,13 +120,13 @@ class LogprobJudge:
         count.reshape(size, -1),
       )
       packed = packing.partition(
-        np.concatenate(self.parts.gather(groups.length)),
-        np.concatenate(self.parts.gather(groups.count)),
+        np.concatenate(self.shards.gather(groups.length)),
+        np.concatenate(self.shards.gather(groups.count)),
         prompt_PxL.shape[-1],
         token.shape[-1],
       )
       (groups,) = packed.split(
-        self.parts.to_global(groups), self.parts.sharding
+        self.shards.to_global(groups), self.shards.sharding
       )
       probability_PxG = probability(
         params,
@@ -135,8 +136,8 @@ class LogprobJudge:
         config=self.model.config,
         width=packed.width[0],
       )
-      probability_PxG = packed.join([probability_PxG], self.parts.sharding)
-      first.append(np.asarray(self.parts.local_rows(probability_PxG)))
+      probability_PxG = packed.join([probability_PxG], self.shards.sharding)
+      first.append(np.asarray(self.shards.local_rows(probability_PxG)))
     # Drops the rows that only filled a pass.
     first_PxG = np.concatenate(first)[: len(prompts)]
     return Verdicts(first_PxG, [[''] * len(group) for group in prompts])
@@ -190,8 +191,8 @@ class LogprobJudge:
       if self.changing:
         cut = min(cut, batches.power_of_two(cut + 1) // 2)
       # One copy per shard, so that no device fetches it from another one.
-      rows = group_shards(self.model.mesh) // self.parts.index_and_count[1]
-      token_SxL, length_S = self.parts.to_global(
+      rows = group_shards(self.model.mesh) // self.shards.index_and_count[1]
+      token_SxL, length_S = self.shards.to_global(
         (np.tile(row[:cut], (rows, 1)), np.full(rows, cut))
       )
       prefix = _prefill(params, token_SxL, length_S, config=self.model.config)
