@@ -127,9 +127,9 @@ def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
   return rows
 
 
-def bucket(length: int, multiple: int = 32) -> int:
-  """Rounds a length up to a multiple: few shapes, so few compilations."""
-  return max(multiple, -(-length // multiple) * multiple)
+def bucket(length: int) -> int:
+  """Rounds a length up to a multiple of 32: few shapes, so few compilations."""
+  return max(32, -(-length // 32) * 32)
 
 
 def power_of_two(length: int) -> int:

@@ -61,7 +61,7 @@ class Interval(NamedTuple):
 
 
 def scope(*seeds: int) -> str:
-  """Says over which chance an interval is.
+  """Names the chance that an interval is over.
 
   Args:
     *seeds: number of seeds of each trained arm in it.  An arm that was not

@@ -18,6 +18,7 @@ from rlcw.evaluation import intervals
 # Two lengths match if they differ by at most this share of the longer one.
 MATCHED = 0.1
 _FOLDS = 5
+_BINS = 10  # of confidence
 _ROUNDING = 1e-9  # a smaller number is rounding
 
 
@@ -32,9 +33,7 @@ def accuracy(score_Nx2: np.ndarray) -> float:
   return float(right(score_Nx2).mean())
 
 
-def calibration(
-  score_Nx2: np.ndarray, bins: int = 10
-) -> dict[str, list[float]]:
+def calibration(score_Nx2: np.ndarray) -> dict[str, list[float]]:
   """Accuracy by confidence: the points of a calibration curve.
 
   The confidence of a pair is `σ(|s_1 − s_2|)`, from 0.5 to 1, the probability
@@ -48,7 +47,8 @@ def calibration(
   confidence_N = 1 / (1 + np.exp(-np.abs(difference_N)))
   right_N = right(score_Nx2)
   # equal bins of [0.5, 1]; a confidence of exactly 1 belongs to the last
-  bin_N = np.minimum(((confidence_N - 0.5) * 2 * bins).astype(int), bins - 1)
+  bin_N = ((confidence_N - 0.5) * 2 * _BINS).astype(int)
+  bin_N = np.minimum(bin_N, _BINS - 1)
   members = [bin_N == b for b in np.unique(bin_N)]
   return {
     'confidence': [float(confidence_N[m].mean()) for m in members],

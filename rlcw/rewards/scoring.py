@@ -328,15 +328,15 @@ class Scorer:
       ref_logp = rollout_scores.where(
         everywhere_P[:, None, None], ref_logp, scores.ref_logp
       )
-    local = self.shards.local_rows((rollout.finished, score_PxG))
+    finished, score_PxG = self.shards.local_rows((rollout.finished, score_PxG))
     # All replies, as processes score equally many; those of other briefs keep
     # their scores.
     written = self.writing(
       briefs,
       scores.text,
-      np.asarray(local[0]),
+      np.asarray(finished),
       (self.width(prompt_PxL), rollout.token.shape[-1]),
-      local[1],
+      score_PxG,
       [
         pairs if changed else pairs[:0]
         for pairs, changed in zip(scores.pairs, changed_P, strict=False)

@@ -1,4 +1,4 @@
-"""Claims of workdirs: of which settings and inputs the results in one are.
+"""Claims of workdirs: the settings and inputs that make the results in one.
 
 A task whose inputs have turned out valid calls `settle`, which writes
 `config.json` and `inputs.json`.  Until then the workdir is free, so that a
@@ -154,9 +154,10 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
   The number of steps may grow, if no schedule depends on it, and patience with
-  servers may change (`settings.PATIENCE`); a line tells where that comes too
-  late.  If an input has changed, the results of a task in `_REMADE` are
-  removed; rows that it appended are kept under `NAME.old`, `NAME.old2`, ...
+  servers may change (`settings.PATIENCE`); for a run that has ended, a log line
+  says that this has no effect.  If an input has changed, the results of a task
+  in `_REMADE` are removed; rows that it appended are kept under `NAME.old`,
+  `NAME.old2`, ...
 
   Args:
     workdir: an existing folder.

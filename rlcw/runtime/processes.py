@@ -90,8 +90,9 @@ def exit_on_failure() -> Iterator[None]:
 
   Python's normal exit runs the shutdown barrier of `jax.distributed`, which
   waits for the other processes, while they wait for this one in a collective.
-  An error of all processes alike is told by each: the first one to end would
-  have the others aborted, so they wait for each other, but not for long.
+  Where all processes fail alike, each must print its error before any exits,
+  because the first exit aborts the others: so they meet at a barrier, for at
+  most `_FAILED_TIMEOUT_MS`.
   """
   try:
     yield

@@ -33,16 +33,16 @@ class Rows:
   """The rows of a run's steps, of which the last one may be in flight.
 
   Args:
-    write: of the run.
+    writer: of the run's metrics.
     name: of the run, in its lines.
     steps: number of steps of the run.
     line: template of the line that is logged for a step (`console.line`).
   """
 
   def __init__(
-    self, write: metrics.Writer, name: str, steps: int, line: str
+    self, writer: metrics.Writer, name: str, steps: int, line: str
   ) -> None:
-    self._write, self._line = write, line
+    self._writer, self._line = writer, line
     self._name, self._steps = name, steps
     self._lines, self._logged = 0, 0.0  # number, and time of the last
     self._compilations = metrics.Compilations()
@@ -98,5 +98,5 @@ class Rows:
       console.log(f'{self._name}: step {step} of {self._steps}: {shown}')
     if batch.sample:
       console.log(batch.sample)
-    self._write(step, row, batch.sample)
+    self._writer(step, row, batch.sample)
     return int(joined['bad_steps'])

@@ -222,6 +222,13 @@ def compare(
   Each pair is shown in both orders; a tie, where they disagree, counts half.
   The second rate is the estimate at equal length (`winrate`).  Each process
   asks about its share of the pairs, and gets all verdicts.
+
+  Args:
+    judge: of the config.
+    briefs: P of them.
+    replies: of each of MODELS, `[P][G]`.
+    judge_settings: the node `judge` of the config.
+    shards: divides the pairs over processes.
   """
   pairs = [
     (p, ours['text'], theirs['text'])

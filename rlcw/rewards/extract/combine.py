@@ -26,7 +26,6 @@ _WORDS = {
 }
 _FIRST_WORD = 'length_constraints:nth_paragraph_first_word'
 _DIVIDED = 'length_constraints:number_paragraphs'
-_BULLETS = 'detectable_format:number_bullet_lists'
 
 
 # Forms with a number of lines, and the lengths that these decide.
