@@ -214,6 +214,44 @@ def test_a_failed_first_try_does_not_claim_the_workdir(
     lab(seed=1)
 
 
+@pytest.mark.parametrize('task', ['grpo', 'curate', 'score'])
+def test_a_run_that_has_kept_nothing_leaves_the_workdir_free(
+  lab: Lab, tmp_path: pathlib.Path, task: str
+) -> None:
+  """As one whose reward or judge fails at its first call."""
+  workdir = tmp_path / task
+
+  def fail(*_: Any) -> None:
+    claim.settle()
+    (workdir / 'checkpoints').mkdir()
+    (workdir / 'metrics.jsonl').touch()
+    for name in ('rollouts.jsonl', 'judge.secret', 'tensorboard/events'):
+      (workdir / name).parent.mkdir(exist_ok=True)
+      (workdir / name).write_text('{}')
+    raise RuntimeError('the reward failed')
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sys.modules['rlcw_fake_task'], 'run', fail)
+    with pytest.raises(RuntimeError, match='the reward failed'):
+      lab(task, seed=1)
+  assert runs.is_run(workdir)  # who reads it is told that it has not finished
+  lab.give('b')
+  assert lab(task, seed=2)['text'] == 'b'
+  (workdir / 'summary.json').unlink()
+  with pytest.raises(app.UsageError, match="'seed': \\(2, 1\\)"):
+    lab(task, seed=1)
+
+
+def test_a_run_that_has_written_elsewhere_is_kept(
+  lab: Lab, tmp_path: pathlib.Path
+) -> None:
+  output = str(tmp_path / 'lines.jsonl')
+  lab(output=output, seed=1)
+  (tmp_path / 'score' / 'summary.json').unlink()
+  with pytest.raises(app.UsageError, match="'seed': \\(1, 2\\)"):
+    lab(output=output, seed=2)
+
+
 def test_a_run_may_be_made_longer_and_nothing_else(
   lab: Lab, tmp_path: pathlib.Path
 ) -> None:

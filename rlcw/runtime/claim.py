@@ -2,7 +2,8 @@
 
 A task whose inputs have turned out valid calls `settle`, which writes
 `config.json` and `inputs.json`.  Until then the workdir is free, so that a
-corrected command may use it.
+corrected command may use it.  It is free again if that run has ended before it
+kept anything, as one whose reward or server fails at its first call.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,13 @@ _LINES = {
   'extract': 'briefs.jsonl',
   'verify': 'verdicts.jsonl',
 }
+# Files that are no results: the same command would begin them anew, or use them
+# whatever the settings are.
+_PASSING = re.compile(
+  r'config\.json|inputs\.json|usage\.json|run\.lock|judge\.secret'
+  r'|briefs\.jsonl|rollouts\.jsonl|replies\.sqlite.*|.*\.partial'
+  r'|(tensorboard|wandb)/.*'
+)
 # Tasks that go on from their earlier results.
 _RESUMED = 'adversary', 'curate', 'grpo', 'reward_model', 'sft'
 
@@ -153,6 +162,7 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
+  One that has kept nothing is forgotten.
   The number of steps may grow, if no schedule depends on it, and patience with
   servers may change (`settings.PATIENCE`); for a run that has ended, a log line
   says that this has no effect.  If an input has changed, the results of a task
@@ -175,6 +185,10 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     return claim
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS
+  if file.exists() and not _has_results(workdir, before.get('output')):
+    for name in ('config.json', settings.INPUTS, runs.USAGE):
+      (workdir / name).unlink(missing_ok=True)
+    return claim
   # Runs of earlier versions have kept no digests.
   recorded = settings.read_inputs(file)['inputs'] if file.exists() else {}
   longer = config.get('steps', 0) > before.get('steps', 0)
@@ -225,6 +239,17 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
       'change nothing in it'
     )
   return claim
+
+
+def _has_results(workdir: Path, output: Any) -> bool:
+  """Returns whether a run has kept anything, also in its `output` elsewhere."""
+  if output and os.path.lexists(output):
+    return True
+  return any(
+    not _PASSING.fullmatch(file.relative_to(workdir).as_posix())
+    and os.lstat(file).st_size  # of a link that leads nowhere, too
+    for file in files.tree(workdir)
+  )
 
 
 def _added(before: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
