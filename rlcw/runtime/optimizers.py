@@ -11,8 +11,10 @@ import optax
 
 from rlcw import Config
 from rlcw.runtime import console
+from rlcw.runtime.settings import leaves, refuse_unread
 
-SCHEDULES = 'constant', 'linear', 'cosine'  # values of `schedule`
+_FALLING = 'linear', 'cosine'
+SCHEDULES = 'constant', *_FALLING  # values of `schedule`
 # The weights of all layers are stacked along the first axis of these.
 STACKED = 'blocks'
 
@@ -30,6 +32,25 @@ def optimizer_settings(
     beta1=0.9,  # of Adam's first moment
     beta2=0.99,  # of its second
     max_grad_norm=1.0,  # gradients are clipped to this norm
+  )
+
+
+def check(config: Config, node: str = '') -> None:
+  """Checks the settings of an optimiser against each other.
+
+  Args:
+    config: of a task.
+    node: the node with the optimiser's settings, as in `decoder.`.
+
+  Raises:
+    ValueError: the rate is to fall, but not by its schedule.
+  """
+  if dict(leaves(config)).get(f'{node}schedule') in _FALLING:
+    return
+  refuse_unread(
+    config,
+    {f'{node}final_ratio': 0.0},
+    f'a rate that falls: expected {node}schedule one of {_FALLING}',
   )
 
 

@@ -238,6 +238,23 @@ def _may_hold_secret(url: str) -> bool:
   return '@' in parts.netloc or bool(parts.query)
 
 
+def refuse_unread(config: Config, defaults: dict[str, Any], needs: str) -> None:
+  """Refuses settings that nothing reads, unless they have their defaults.
+
+  Args:
+    config: settings; those of earlier versions may lack some.
+    defaults: of these settings, by their dotted names.
+    needs: what would read them, and the settings that it takes.
+
+  Raises:
+    ValueError: one has another value, which would have no effect.
+  """
+  given = dict(leaves(config))
+  for name, default in defaults.items():
+    if (value := given.get(name, default)) != default:
+      raise ValueError(f'{name}={value!r} needs {needs}, or {name}={default!r}')
+
+
 def leaves(config: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
   """Yields the dotted name and the value of every setting."""
   for name, value in config.items():

@@ -133,9 +133,11 @@ def check(config: Config) -> None:
 
   Raises:
     FileNotFoundError, ValueError: see `verdict_question`.
-    ValueError: see `loggers.check` and `BatchSettings.check`.
+    ValueError: see `loggers.check`, `optimizers.check` and
+      `BatchSettings.check`.
   """
   loggers.check(config)
+  optimizers.check(config)
   if config.principles:
     verdict_question(config)
   SETTINGS.check(config, make_mesh(**config.mesh))

@@ -179,3 +179,14 @@ def test_adapters_decay() -> None:
   found = flatten_dict(optimizers.decayed(adapted))
   assert {path[-1] for path in found} == {'lora_a', 'lora_b'}
   assert all(found.values())
+
+
+def test_a_last_rate_of_a_rate_that_does_not_fall_is_refused() -> None:
+  config = settings(schedule='cosine', final_ratio=0.1)
+  optimizers.check(config)
+  config.schedule = 'constant'
+  with pytest.raises(ValueError, match=r'final_ratio=0\.1 needs a rate that'):
+    optimizers.check(config)
+  config = ConfigDict({'decoder': config})
+  with pytest.raises(ValueError, match=r'^decoder\.final_ratio.*, or decoder'):
+    optimizers.check(config, 'decoder.')

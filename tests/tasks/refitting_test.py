@@ -259,9 +259,14 @@ def test_a_run_that_cannot_refit_is_refused(
     refitting.check(config)
 
 
-def test_a_share_of_no_comparisons_is_refused() -> None:
+@pytest.mark.parametrize(
+  ('name', 'value'), [('refit.share', 0.3), ('pairs.opponents', 3)]
+)
+def test_settings_of_no_comparisons_are_refused(
+  name: str, value: float
+) -> None:
   config: Any = pipeline.shipped('grpo')
   refitting.check(config)
-  config.refit.share = 0.3
-  with pytest.raises(ValueError, match=r'refit\.share=0\.3 needs comparisons'):
+  config.update_from_flattened_dict({name: value})
+  with pytest.raises(ValueError, match=rf'{name}={value} needs comparisons'):
     refitting.check(config)

@@ -22,7 +22,7 @@ from rlcw.rewards.briefs import Brief
 from rlcw.rewards.mixing import Advantages
 from rlcw.rewards.parts import overlong_penalty
 from rlcw.rewards.scoring import Scores
-from rlcw.runtime import console, processes, sums
+from rlcw.runtime import console, processes, settings, sums
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo.relabelling import BriefArrays, Learned
 
@@ -50,11 +50,11 @@ def check(config: Config) -> None:
       a group; or the weight of no demonstrations is to grow.
   """
   if not shows(config):
-    if warmup := config.get('demonstration_warmup', 0):
-      raise ValueError(
-        f'demonstration_warmup={warmup} needs demonstrations: expected '
-        'demonstration_weight above 0, or demonstration_warmup=0'
-      )
+    settings.refuse_unread(
+      config,
+      {'demonstration_warmup': 0},
+      'demonstrations: expected demonstration_weight above 0',
+    )
     return
   start = f'demonstration_weight={config.demonstration_weight:g}'
   if config.mixing.name not in demonstrations.MIXERS:

@@ -26,7 +26,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from rlcw import Config, train
@@ -93,13 +92,9 @@ def check(config: Config) -> None:
   # Configs of earlier versions do not have the settings.
   keep, patience = config.get('keep', 'newest'), config.get('patience', 0)
   if not config.get('eval_every', 0):
-    given: dict[str, Any] = flatten_dict(config.to_dict(), sep='.')
-    for name, off in _UNREAD.items():
-      if (value := given.get(name, off)) != off:
-        raise ValueError(
-          f'{name}={value!r} needs evaluations: expected eval_every above 0, '
-          f'or {name}={off!r}'
-        )
+    settings.refuse_unread(
+      config, _UNREAD, 'evaluations: expected eval_every above 0'
+    )
     return
   if config.eval_every > config.steps and not (
     keep == 'newest' and config.initial_eval

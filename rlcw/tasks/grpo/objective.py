@@ -26,7 +26,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.groups import forward_groups, reply_logprobs_and_entropy
 from rlcw.models.packing import Groups, Part
-from rlcw.runtime import optimizers
+from rlcw.runtime import optimizers, settings
 from rlcw.tasks.grpo import minibatches, relabelling
 
 SETTINGS = BatchSettings('prompts_per_step', 'microbatch_groups')
@@ -49,11 +49,17 @@ def sampled_prompts(config: Config) -> int:
 
 
 def check(config: Config, mesh: Mesh) -> None:
-  """Checks the batch of a step against the mesh.
+  """Checks the batch of a step against the mesh, and what the loss reads.
 
   Raises:
-    ValueError: see `BatchSettings.check` and `minibatches.check`.
+    ValueError: a setting has no effect; or see `optimizers.check`,
+      `BatchSettings.check` and `minibatches.check`.
   """
+  if config.get('kl_weight') == 0:
+    settings.refuse_unread(
+      config, {'kl': 'k3'}, 'a KL term: expected kl_weight above 0'
+    )
+  optimizers.check(config)
   SETTINGS.check(config, mesh)
   minibatches.check(config, SETTINGS.valid(config, mesh))
 

@@ -37,7 +37,7 @@ from rlcw.rewards import pairwise, text_scores
 from rlcw.rewards.judge import factory
 from rlcw.rewards.reward_model import Head, RewardModel
 from rlcw.rewards.scoring import Scorer, Scores
-from rlcw.runtime import console, files, processes, sums
+from rlcw.runtime import console, files, processes, settings, sums
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import objective
 from rlcw.tasks.grpo.relabelling import Learned
@@ -62,15 +62,20 @@ def check(config: Config) -> None:
   Raises:
     FileNotFoundError: there is no reward model.
     ValueError: it is no part of the writing score or no head on a decoder that
-      stays as it is, or nobody compares replies; or a share of no comparisons
-      is given.
+      stays as it is, or nobody compares replies; or a share or pairs of no
+      comparisons are given.
   """
   if not refits(config):
-    share = config.get('refit', {}).get('share', 0.5)
-    if share != 0.5:
-      raise ValueError(
-        f'refit.share={share} needs comparisons: expected refit.every above 0, '
-        'or refit.share=0.5'
+    settings.refuse_unread(
+      config,
+      {'refit.share': 0.5},
+      'comparisons: expected refit.every above 0',
+    )
+    if 'pairs' not in sums.parse(config.writing):
+      settings.refuse_unread(
+        config,
+        {'pairs.mode': 'round', 'pairs.opponents': 2},
+        'comparisons: expected pairs in writing, or refit.every above 0',
       )
     return
   start = f'refit.every={config.refit.every}'

@@ -47,8 +47,9 @@ def check(config: Config, mesh: Mesh) -> None:
   """Checks the batch of a step of the decoder, if it is trained.
 
   Raises:
-    ValueError: see `BatchSettings.check`.
+    ValueError: see `optimizers.check` and `BatchSettings.check`.
   """
+  optimizers.check(config, 'decoder.')
   if config.train == 'head':
     return
   whole, part = SETTINGS.sizes(config)
