@@ -317,6 +317,7 @@ def nearest(name: Any, known: Iterable[str]) -> str:
   ends = difflib.get_close_matches(name.rpartition('.')[2], by_end, 3, 0.7)
   found = [
     *difflib.get_close_matches(name, known, 3),
+    *difflib.get_close_matches(name.lower(), known, 3),
     *(each for end in ends for each in by_end[end]),
     *(each for each in known if len(name) > 2 and each.startswith(name)),
     *(each for each in known if len(name) > 3 and name in each),

@@ -191,6 +191,8 @@ def test_every_number_is_checked() -> None:
     ('stpes', ['steps', 'seed'], "; did you mean 'steps'?"),
     ('window', ['monitors.window', 'x'], "; did you mean 'monitors.window'?"),
     ('qwen', ['qwen3_8b', 'tiny'], "; did you mean 'qwen3_8b'?"),
+    ('RLMR', ['rlmr', 'gate'], "; did you mean 'rlmr'?"),
+    ('MARGIN', ['mixing.margin'], "; did you mean 'mixing.margin'?"),
     ('zzz', ['steps'], ''),
     (None, ['steps'], ''),
     ('', ['steps'], ''),
