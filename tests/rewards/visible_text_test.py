@@ -7,7 +7,7 @@ import pytest
 from cpu_limit import cpu_limit
 
 from rlcw.rewards import constraints
-from rlcw.rewards.rules import poetry, text
+from rlcw.rewards.rules import locate, poetry, text
 
 FAMILY = '👩\u200d👩\u200d👧'
 SCOTLAND = '🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f'
@@ -87,6 +87,50 @@ def test_invisible_text_fulfils_no_rule(
   for hidden in HIDDEN:
     assert not constraints.check(name, form.replace('H', hidden), kwargs)
   assert constraints.check(name, form.replace('H', 'b'), kwargs)
+
+
+# Forms of love and 快乐 that a reader takes for these words.
+DISGUISES = (
+  'l\u0336o\u0336v\u0336e\u0336',
+  'l\u0489ove',
+  'l\u0308ove',
+  'l\u043ev\u0435',  # Cyrillic
+  'L\u041e\u0474\u0415',
+  'l\u03bf\u03bde',  # Greek
+  'ʟᴏᴠᴇ',
+  '🅛🅞🅥🅔',
+  '𝓵𝓸𝓿𝓮',
+  'l o v e',
+  'L.O.V.E.',
+  'l-o-v-e',
+)
+DISGUISES_ZH = '快-乐', '快🎉乐', '快\u0336乐', '快　樂'
+
+
+@pytest.mark.parametrize('form', [*DISGUISES, *DISGUISES_ZH], ids=ascii)
+def test_a_disguised_word_is_found_where_it_stands(form: str) -> None:
+  word = {'forbidden_words': ['love' if form in DISGUISES else '快乐']}
+  reply = f'My {form} is'
+  assert not constraints.check('keywords:forbidden_words', reply, word)
+  [(start, end)] = locate.locate('keywords:forbidden_words', reply, word)
+  assert reply[start:end] == form.rstrip('.')
+
+
+@pytest.mark.parametrize(
+  ('word', 'reply'),
+  [
+    ('love', 'glove'),
+    ('ai', 'A I was'),
+    ('cat', 'a b c at'),
+    ('कि', 'का'),  # marks of a script are letters
+    ('快乐', '走得快，乐在其中'),
+  ],
+)
+def test_other_words_are_not_taken_for_it(word: str, reply: str) -> None:
+  rule = {'forbidden_words': [word]}
+  assert constraints.check('keywords:forbidden_words', reply, rule)
+  both = {'keywords': ['москва', 'Νήσος']}
+  assert constraints.check('keywords:existence', 'МОСКВА νήσος', both)
 
 
 WORDS = 'café', 'Ångström', 'naïve', 'がく', '한글', 'việt', 'Rain', 'ﬁne'

@@ -89,7 +89,8 @@ def _folded(text: str) -> _Mapped:
 
 def _unmarked(text: str) -> _Mapped:
   bare = _folded(text).replaced(text_lib.EMPHASIS)
-  return bare.replaced(text_lib.SINGLE_BREAK, ' ')
+  bare = bare.replaced(text_lib.SINGLE_BREAK, ' ')
+  return bare.replaced(text_lib.SPELLED)
 
 
 # --- Finders: (reply, arguments) -> spans of what breaks the rule -----------

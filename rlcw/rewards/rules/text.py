@@ -56,8 +56,18 @@ _SENTENCE = regex.compile(
 )
 _FLOOD = regex.compile(r'(\p{M}{30})\p{M}++')
 _FLAG = regex.compile('[\U0001f1e6-\U0001f1ff]{2}')
+# Marks that Unicode joins with no letter of theirs: strokes through a word, or
+# the towers on a text that is glitched.
+_LOOSE = regex.compile(r'[\p{Me}[\p{M}&&\p{Script=Inherited}]]', regex.V1)
 # Between Han characters these hide no word.
-APART = regex.compile(rf'(?<=[{_HAN}])[ ·•‧・](?=[{_HAN}])')
+APART = regex.compile(
+  rf'(?<=[{_HAN}])(?:[ \-|·•‧・]|\p{{Emoji_Presentation}})(?=[{_HAN}])'
+)
+# Between single letters, of which there are three or more: l-o-v-e.
+SPELLED = regex.compile(
+  rf'(?<=(?<!{INNER})\p{{L}})[ \-.·](?=\p{{L}}[ \-.·]\p{{L}}(?!{INNER}))'
+  rf'|(?<=(?<!{INNER})\p{{L}}[ \-.·]\p{{L}})[ \-.·](?=\p{{L}}(?!{INNER}))'
+)
 # Markdown's and HTML's emphasis; a mark between spaces is another.
 EMPHASIS = regex.compile(
   r'</?\w{1,6}>|(?<=[^\s*_~`])[*_~`]++|(?<![*_~`])[*_~`]++(?=\S)'
@@ -68,6 +78,18 @@ SINGLE_BREAK = regex.compile(
 )
 # Typographic quotes and hyphens, and their plain forms.
 _PLAIN_FORMS = str.maketrans('‘’ʼ“”„‟‐–', '\'\'\'""""--')
+# Letters that look like Latin ones and that NFKC leaves: Cyrillic, Greek and
+# Armenian ones, small capitals, and those on black discs and squares.  Of small
+# letters only, so that both cases of a word become the same.
+_LOOKALIKES = str.maketrans(
+  'асԁеһіјкмнорԛѕтвѵԝхуүαενικορτυχγϳօսոհɑɡı',
+  'acdehijkmhopqstbvwxyyaevikoptuxyjounhagi',
+) | str.maketrans(
+  'ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ',
+  'abcdefghijklmnoprstuvwyz',
+)
+for _first in 0x1F150, 0x1F170:
+  _LOOKALIKES |= {_first + n: chr(ord('a') + n) for n in range(26)}
 
 
 def total(runs: str, text: str) -> int:
@@ -95,13 +117,15 @@ def fold(text: str) -> str:
   Texts are equal whatever their case, outer white space, number of spaces
   between words, width of characters, composition of accents, shape of quotes
   and hyphens, invisible characters, and script: traditional Chinese equals
-  simplified.
+  simplified.  So are letters that look the same in another script, and those
+  with marks that belong to none.
   """
   # Not `lower`: casefold also makes ß equal to ss.  It may decompose, so the
   # text is normalised again.
   folded = unicodedata.normalize('NFKC', compatible(text).casefold())
-  plain_forms = folded.translate(_PLAIN_FORMS).translate(han.simplified())
-  return re.sub(r'[^\S\n]+', ' ', plain_forms).strip()
+  for table in (_PLAIN_FORMS, _LOOKALIKES, han.simplified()):
+    folded = folded.translate(table)
+  return re.sub(r'[^\S\n]+', ' ', _LOOSE.sub('', folded)).strip()
 
 
 def is_text(value: object) -> bool:
@@ -206,11 +230,12 @@ def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
 
 
 def unmarked(folded: str) -> str:
-  """Removes emphasis from a folded text, and single breaks between its words.
+  """Removes what hides no phrase in a folded text: a **testament** to.
 
-  These hide no phrase: a **testament** to.
+  Emphasis, single breaks between words, and what stands between the letters of
+  a word that is spelled out.
   """
-  return SINGLE_BREAK.sub(' ', EMPHASIS.sub('', folded))
+  return SPELLED.sub('', SINGLE_BREAK.sub(' ', EMPHASIS.sub('', folded)))
 
 
 def shown_mentions(reply: str, words: Sequence[str]) -> list[int]:
