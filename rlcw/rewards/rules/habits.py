@@ -25,39 +25,100 @@ SELF = regex.compile(
   r'(?!["」]? ?(?:专业|专家|时代|课|领域|行业|公司|研究|工程|学|从业))'
   r'|(?:大型?)?语言模型|智能助手)'
 )
+# Kinds of pieces, and other names of one.
+_KIND = (
+  r'(?:poems?|verses?|haikus?|limericks?|sonnets?|ballads?|odes?|songs?|lyrics'
+  r'|stor(?:y|ies)|tales?|fables?|scenes?|dialogues?|monologues?|scripts?'
+  r'|speech|toasts?|eulogy|essays?|articles?|paragraphs?|letters?|captions?'
+  r'|slogans?|taglines?|drafts?|versions?)\b'
+)
+_NAME = (
+  rf'(?:{_KIND}|(?:e-?mails?|reviews?|descriptions?|passages?|posts?|tweets?'
+  r'|messages?|greetings?|wishes|blessings?|cards?|pieces?|texts?|attempts?'
+  r'|takes?|examples?|options?|ideas?|suggestions?|responses?|repl(?:y|ies)'
+  r'|answers?)\b)'
+)
+_NAME_ZH = (
+  '(?:诗|词|歌|故事|小说|散文|文章|短文|作文|文案|作品|内容|回复|回答|答案|祝福'
+  '|贺卡|致辞|发言|演讲|讲稿|信|对联|剧本|台词|标语|口号|版本|示例|范文|稿)'
+)
+_SOME_ZH = r'(?:[\d一二两三四五几][首篇段则个封份条副套]|[为给][你您])'
+_FOR_YOU_ZH = '我?(?:已经?)?[为给帮替][你您](?:写|准备|创作|撰写|拟|送上|献上)'
+_COLON = r'[^\n]{0,80}:[*_ ]*(?:\n|$)'  # at the end of the line
+_STOP = r' *[.!]?(?:\n|$)'
+# A piece may begin "Here is the sea", 以下是春风 or "Here are our rules:".
+_ANNOUNCED = '|'.join(
+  (
+    # Here's a poem about the sea:
+    r"(?:(?:here|below|the following)(?:'s| is| are)|this is"
+    r"|(?:please )?find below|below,? you(?:'ll| will| can) find"
+    r"|i(?:'ve| have)? (?:written|wrote|composed|created|crafted|prepared)"
+    rf'|(?:let|allow) me)\b[^\n:]{{0,80}}?\b{_NAME}{_COLON}',
+    r"here(?:'s| is| are) (?:(?:an?|some|your|one|it)\b|[^\n:]{0,80}?\b"
+    rf'(?:came up with|you (?:asked|requested)))[^\n]{{0,80}}{_COLON}',
+    # Here's a poem about the sea: the waves
+    r"here(?:'s| is| are) (?:an?|some|your|one|two|three) (?:[\w\-]+,? ){0,4}?"
+    rf'{_KIND}(?: (?:for|about|on|in|with|that|based|inspired|celebrating'
+    r'|using|as)\b[^\n:]{0,80})?:',
+    # Here is your poem.  Here is a poem for you!
+    rf"here(?:'s| is| are) (?:your (?:[\w\-]+ ){{0,4}}?{_NAME}"
+    rf'|[^\n:]{{0,80}}\b(?:for you|you asked for|you requested)){_STOP}',
+    r'here you (?:go *(?:[.!:]|\n|$)|are *:)',
+    r"i(?:'d| would) be (?:happy|glad|delighted) to (?:(?:help|assist)(?: you)?"
+    r'(?: with [^\n.!:]{1,40})? *[.!:]|(?:write|create|compose)\b'
+    rf'[^\n]{{0,80}}?\b{_KIND})',
+    rf'(?:请(?:看|欣赏|查收))?(?:以下|下面)[^\n:]{{0,80}}?(?:{_NAME_ZH}|{_SOME_ZH}'
+    rf'|供[你您]|参考|创作|撰写|设计){_COLON}',
+    rf'(?:以下|下面)[^\n:,。]{{0,9}}?{_SOME_ZH}[^\n:,。]{{0,30}}?{_NAME_ZH}'
+    r'[^\n:,。]{0,9}(?::|\n|$)',
+    rf'这(?:里?[是有]|[首篇])[^\n:]{{0,9}}?{_SOME_ZH}{_COLON}',
+    rf'{_NAME_ZH}如下{_COLON}',
+    # 我为您写了一首诗：春风
+    rf'{_FOR_YOU_ZH}[^\n信]{_COLON}',
+    rf'{_FOR_YOU_ZH}[了好一几][^\n,。:]{{0,30}}?{_NAME_ZH}[^\n,。:]{{0,9}}:',
+    r'我?[为给]您(?:写|创作)了[^\n]{0,30}。(?:\n|$)',
+    rf'(?:现在|这就|我来){_FOR_YOU_ZH}',
+    '(?:根据|按照?|依据)[你您]的[^\n,。]{0,12}(?:要求|需求|提示|描述|主题)',
+  )
+)
 # Openings that announce a piece instead of beginning it.
 _BEFORE = regex.compile(
-  # These announce it only if a colon ends the line: a poem may begin "Here is
-  # the sea".
-  r"(?:(?:here(?:'s| is| are| you go| you are)|below is|this is)\b"
-  r'|以下[是为]|下面[是为]|这[是首篇]|(?:作品|诗歌?|故事|文章|内容|回复)如下)'
-  r'[^\n]*[:：][*_\s]*(?:\n|$)'
+  # Few words may stand before: Great!  What a lovely idea!
+  rf'(?:[^\n]{{0,60}}?[.!,:~。\-—] *)??(?:{_ANNOUNCED})'
   # Before a comma these may begin a piece ("Certainly, love, it rained"), so
   # the rest of the line must announce one.
-  r'|(?:sure|certainly|of course|absolutely)\b *(?:[.!]|,(?=[^\n]*(?:'
+  r'|(?:sure|certainly|of course|absolutely|okay|ok|no problem)(?: thing)?\b *'
+  r'(?:[.!]|:?[*_ ]*(?:\n|$)|[,\-—](?=[^\n]*(?:'
   r"\bhere(?:'s| is| are)\b|\bbelow\b|\b(?:happy|glad) to\b"
   r'|\bi can (?:help|write)\b|:[*_ ]*(?:\n|$))))'
-  r'|(?:okay|no problem)\b *[,.!]'
+  r'|(?:(?:my|the|final|revised|short) ){0,2}(?:answer|response|output|reply'
+  rf'|draft|version|{_KIND}):[*_ ]*(?:\n|$)'
   # A speech may begin 好的，各位, and a letter 好的，妈 or 当然，我记得.
-  r'|(?:好的|没问题)[，,。!！](?!(?:尊敬的|亲爱的)?(?:各位|诸位|大家|主席|同学们'
-  r'|[爸妈哥姐弟妹]{1,2}[，,!！]|爷爷|奶奶|外公|外婆|姥姥|姥爷|老师|兄弟|朋友|宝贝))'
-  r'|当然(?:可以)?[。!！] *(?:\n|$)|当然可以[，,。!！]'
-  r'|当然[，,。!！](?=[^\n]*(?:以下|下面|这[是里]|[:：][*_ ]*(?:\n|$)))'
-  r'|(?:祝福语?|祝词|贺词|正文|文案)[:：][*_ ]*(?:\n|$)'
-  r'|我?(?:已经?)?(?:为|帮|给|替)[你您](?:写|准备|创作|撰写|拟)'
-  r'[^\n]*[:：][*_ ]*(?:\n|$)'
+  r'|(?:好的|没有?问题)(?:[~。!:]| *(?:\n|$)|,)(?<!,(?=(?:尊敬的|亲爱的)?'
+  r'(?:各位|诸位|大家|主席|同学们|[爸妈哥姐弟妹]{1,2}[,!]|爷爷|奶奶|外公|外婆|姥姥|姥爷'
+  r'|老师|兄弟|朋友|宝贝)))'
+  r'|当然(?:可以)?[。!] *(?:\n|$)|当然可以[,。!]'
+  r'|当然啦?[,。!](?=[^\n]*(?:以下|下面|这[是里]|:[*_ ]*(?:\n|$)))'
+  r'|(?:祝福语?|祝词|贺词|正文|文案|诗歌?|故事|作品|回[复答]|答案)'
+  r':[*_ ]*(?:\n|$)'
 )
 # Last lines that explain the piece or offer further help.
 _AFTER = regex.compile(
-  r'i hope (?:you (?:like|enjoy)\b(?! the (?:party|trip|day|meal|holiday))'
+  r'(?:i )?hope (?:you (?:like|enjoy)\b(?! the (?:party|trip|day|meal|holiday))'
   r'|this (?:helps|poem|story|piece))'
   # A guest may be asked whether he can come.
-  r'|(?:please )?let me know if you\b(?! (?:can|could|will|are)\b)'
+  r'|(?:please )?let me know (?:if you\b(?! (?:can|could|will|are)\b)'
+  r'|what you think)'
+  r"|(?:do you want me to|if you(?:'d| would) like,? i (?:can|could)) (?:write"
+  r'|revise|adjust|change|expand|shorten|rewrite|try)|word count:'
+  r'|this (?:poem|story|piece|haiku|speech) (?:captures|explores|celebrates'
+  r'|reflects|uses|follows|aims|evokes|conveys|describes|highlights|expresses)'
   r'|feel free to (?:ask|edit|adjust|change)|would you like me to'
   r'|explanation\b[*_]*:'
   # A gift may be hoped to please.
   r'|希望[你您](?:会|能)?喜欢(?:这[首篇段份个](?:诗|文|作品|故事|祝福|内容)|[!。~]*$)'
-  r'|希望(?:这[首篇段]|对[你您]有|能帮)'
+  r'|希望(?:这[首篇段]|对[你您]有|能帮)|需要我[^\n]{0,20}(?:修改|调整|再写)'
+  rf'|以上就?是[^\n]{{0,20}}{_NAME_ZH}|(?:这首诗歌?|本诗)(?:以|通过|表达|描绘|展现|旨在|运用)'
   # In a letter 如果你需要我，我一直都在, and 请告诉我，花开了没有 are its own.
   r'|如需(?:要)?(?:修改|调整|更改|润色)'
   r'|如果?[你您]?(?:还?(?:有|需要)|想要?)(?:我)?(?:再|继续|(?:为|帮|给)[你您])?'
