@@ -393,6 +393,8 @@ def test_a_blank_reply_is_never_the_best(in_library: pathlib.Path) -> None:
   taste = taste._replace(floor=-3.0)
   assert rlcw.score(taste, 'A toast.', ['', '\u200b']) == [-3.0, -3.0]
   assert rlcw.score(taste, 'A toast.', ' ') == -3.0
+  taste = taste._replace(floor=-1e9)
+  assert rlcw.score(taste, 'A toast.', [' ', 'To rain'])[0] == -1e9
 
 
 def test_a_sequence_classifier_scores(

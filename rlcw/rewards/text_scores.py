@@ -51,22 +51,24 @@ def floor_blank_replies(
   text: Sequence[Sequence[str]],
   floor: float = float('nan'),
 ) -> np.ndarray:
-  """Replaces scores `[P, G]` of blank replies with their group's minimum.
+  """Replaces scores `[P, G]` of blank replies with the lowest one there is.
 
   A blank reply has no text to average features over, so a reward model would
-  give it just the bias, which is more than many real replies get.
+  give it just the bias, which is more than many real replies get.  It gets the
+  lowest score of training, whichever other replies were sampled, unless one of
+  these has a lower one.
 
   Args:
     score_PxG: of the replies.
     text: `[P][G]` replies.
-    floor: the score of blank replies in groups of nothing else.
+    floor: the lowest score of training; NaN if it is not known: then the
+      lowest of the group's other replies, NaN without any.
   """
   blank_PxG = np.array([[blank(reply) for reply in group] for group in text])
   nonblank_PxG = np.where(blank_PxG, np.nan, score_PxG)
   # `fmin` ignores NaN, and unlike `nanmin` gives no warning if all are NaN.
   min_Px1 = np.fmin.reduce(nonblank_PxG, axis=1, keepdims=True)
-  only_Px1 = blank_PxG.all(1, keepdims=True)
-  return np.where(blank_PxG, np.where(only_Px1, floor, min_Px1), score_PxG)
+  return np.where(blank_PxG, np.fmin(min_Px1, floor), score_PxG)
 
 
 def check_context(

@@ -95,6 +95,10 @@ def test_a_reply_of_no_text_is_worth_no_more_than_any_of_its_group() -> None:
   assert np.isnan(found[2]).all()  # so all of them are masked
   found = text_scores.floor_blank_replies(score_PxG, text, -3.0)
   assert found[2].tolist() == [-3.0] * 3
+  # not by what else was sampled, unless that is lower
+  assert found[0].tolist() == [1.0, -3.0, -2.0]
+  found = text_scores.floor_blank_replies(score_PxG, text, -1.0)
+  assert found[0].tolist() == [1.0, -2.0, -2.0]
 
 
 # --- Names ------------------------------------------------------------------
