@@ -23,7 +23,7 @@ from rlcw.models.chat import ChatFormat
 from rlcw.models.language_model import LanguageModel
 from rlcw.models.weights import copies, for_rollout
 from rlcw.rewards import briefs as briefs_lib
-from rlcw.rewards import revision
+from rlcw.rewards import constraints, revision
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.rules import habits
 from rlcw.rewards.scoring import Scores
@@ -32,10 +32,16 @@ from rlcw.runtime.mesh import round_up_groups
 from rlcw.sampling.rollout import Rollout, sample
 from rlcw.sampling.samplers import Sampler, Temperature
 
+
+def _known(reply: dict[str, Any], verdict: str) -> Any:
+  """A verdict on a whole reply for rates, as by `constraints.keeps`."""
+  return math.nan if None in reply.get('follow', ()) else reply[verdict]
+
+
 # Values of one reply, from the fields that `answer` and later scorers write.
 PER_REPLY: dict[str, Callable[[dict[str, Any]], Any]] = {
-  'pass_rate': lambda reply: reply['strict'],
-  'pass_rate_loose': lambda reply: reply['loose'],
+  'pass_rate': lambda reply: _known(reply, 'strict'),
+  'pass_rate_loose': lambda reply: _known(reply, 'loose'),
   'writing': lambda reply: reply['writing'],
   'unseen': lambda reply: reply.get('unseen'),
   'good': lambda reply: reply.get('good'),
@@ -272,7 +278,7 @@ def describe(
   ]
   for brief, group in zip(briefs, records, strict=True):
     for reply in group:
-      reply['strict'] = keeps(reply['follow'])
+      reply['strict'] = 1 - constraints.breaks(reply['follow'])
       reply['loose'] = follows_loosely(brief, reply)
   return records
 
@@ -345,20 +351,12 @@ def follows_loosely(brief: Brief, reply: dict[str, Any]) -> float:
   verdict in `reply['follow']` counts.
 
   Returns:
-    As `keeps`.
+    1 if the reply keeps everything, 0 if it breaks something, NaN if nothing is
+    broken but a verdict is missing.
   """
   # None at demands, which rule code cannot check
   loose = brief.follow(reply['text'], loose=True)
   verdicts = zip(loose, reply['follow'], strict=True)
-  return keeps([strict if rule is None else rule for rule, strict in verdicts])
-
-
-def keeps(verdicts: Sequence[bool | None]) -> float:
-  """Returns 1 if a reply keeps everything, 0 if it breaks something.
-
-  NaN where a verdict is missing (None), whatever the others are.  In training
-  one failure decides (`constraints.breaks`); but were replies without an answer
-  of the judge known by their failures alone, fewer answers would be fewer
-  passes.
-  """
-  return math.nan if None in verdicts else float(all(verdicts))
+  return 1 - constraints.breaks(
+    [strict if rule is None else rule for rule, strict in verdicts]
+  )

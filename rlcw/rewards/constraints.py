@@ -275,6 +275,16 @@ def breaks(verdicts: Sequence[bool | None]) -> float:
   return math.nan if None in verdicts else 0.0
 
 
+def keeps(verdicts: Sequence[bool | None]) -> float:
+  """A reply's part in a rate of kept rules: 1 if it keeps everything, else 0.
+
+  NaN, left out, if any verdict is missing, even where another is negative: were
+  replies without an answer of the judge known by their failures (`breaks`)
+  alone, fewer answers would be fewer passes.
+  """
+  return math.nan if None in verdicts else float(all(verdicts))
+
+
 def check(instruction_id: str, reply: str, kwargs: Arguments) -> bool:
   """Strict verdict on one rule; raises ValueError as `validate`."""
   return follow(reply, [instruction_id], [kwargs])[0]

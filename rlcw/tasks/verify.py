@@ -191,8 +191,9 @@ def verify(
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """Computes IFEval's four accuracies, and strict and loose shares per rule.
 
-  Prompt level is the share of replies that keep all their rules, instruction
-  level the share of all single verdicts that are true.
+  Prompt level is the share of replies that keep all their rules, among those
+  with all verdicts; instruction level the share of single verdicts that are
+  true.
   """
   summary: dict[str, Any] = {
     'prompts': len(records),
@@ -209,7 +210,10 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
       ):
         followed[rule].append(verdict)
     # each input line is one prompt with one reply
-    by_prompt = [record[name]['follow_all_instructions'] for record in records]
+    by_prompt = [
+      constraints.keeps(record[name]['follow_instruction_list'])
+      for record in records
+    ]
     single = [verdict for verdicts in followed.values() for verdict in verdicts]
     summary[f'prompt_{name}'] = share(by_prompt)
     summary[f'instruction_{name}'] = share(single)
@@ -219,9 +223,9 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return {**summary, 'by_instruction': dict(rules)}
 
 
-def share(verdicts: Sequence[bool | None]) -> float:
-  """Share of true verdicts among those that are not None; NaN without any."""
-  known = [verdict for verdict in verdicts if verdict is not None]
+def share(verdicts: Sequence[float | None]) -> float:
+  """Share of true verdicts among those that are known; NaN without any."""
+  known = [v for v in verdicts if v is not None and not math.isnan(v)]
   return sum(known) / len(known) if known else math.nan
 
 

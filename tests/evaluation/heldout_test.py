@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rlcw.evaluation import heldout
+from rlcw.rewards import constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.runtime import console
 
@@ -104,8 +105,8 @@ def test_briefs_are_grouped_by_their_prompts(
 
 
 def test_what_is_kept_is_not_known_without_a_verdict() -> None:
-  assert [heldout.keeps([]), heldout.keeps([True, True])] == [1, 1]
-  assert heldout.keeps([True, False]) == 0
+  assert [constraints.keeps([]), constraints.keeps([True, True])] == [1, 1]
+  assert constraints.keeps([True, False]) == 0
   # else a judge that answers half of the questions would halve the pass rate
-  assert math.isnan(heldout.keeps([False, None]))
-  assert math.isnan(heldout.keeps([True, None]))
+  assert math.isnan(constraints.keeps([False, None]))
+  assert math.isnan(constraints.keeps([True, None]))

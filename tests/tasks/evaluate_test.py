@@ -12,16 +12,21 @@ from rlcw.tasks import evaluate
 from rlcw.tasks.grpo import measures
 
 
-def test_a_demand_without_a_verdict_is_neither_kept_nor_broken() -> None:
+def test_a_broken_rule_decides_but_rates_need_all_verdicts() -> None:
   brief = demanding('x', {'punctuation:no_comma': {}}, 'Be wet.')
 
-  def loosely(text: str, demand: bool | None) -> float:
-    reply = {'text': text, 'follow': [',' not in text, demand]}
-    return heldout.follows_loosely(brief, reply)
+  def loosely(text: str, demand: bool | None) -> dict[str, Any]:
+    reply: dict[str, Any] = {'text': text, 'follow': [',' not in text, demand]}
+    reply['loose'] = heldout.follows_loosely(brief, reply)
+    return reply
 
-  assert [loosely('a', x) for x in (True, False)] == [1, 0]
-  # as else only the failures of such replies would be known
-  assert np.isnan([loosely(text, None) for text in ('a', 'a, b')]).all()
+  replies = [loosely('a', x) for x in (True, False, None)]
+  replies.append(loosely('a, b', None))
+  verdicts = [reply['loose'] for reply in replies]
+  np.testing.assert_array_equal(verdicts, [1, 0, np.nan, 0])
+  # else only the failures of such replies would be known
+  [rates] = heldout.values([replies], 'pass_rate_loose')
+  np.testing.assert_array_equal(rates, [1, 0, np.nan, np.nan])
 
 
 def _reply(text: str, strict: float, writing: float) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def mixed_step() -> tuple[dict[str, Any], mixing.Advantages]:
     'writing': writing,
     'violated': violated,
     'valid': valid,
-    'broken': violated.astype(float),
+    'kept': 1.0 - violated,
     'finished': np.ones((4, 4), bool),
     **dict.fromkeys(('length', 'drawn', 'scored'), np.full((4, 4), 5)),
     'logp': -80.0,

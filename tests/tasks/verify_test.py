@@ -278,8 +278,8 @@ def test_demands_are_put_to_the_judge(
       False,
     ]
   assert len(panel.asked) == 4
-  # what got no verdict does not count
-  assert summary['prompt_strict'] == 1 / 4
+  # a reply with a missing verdict does not count, or its failure alone would
+  assert summary['prompt_strict'] == 1 / 3
   assert summary['by_instruction']['soft:demand']['strict'] == 1 / 2
 
 

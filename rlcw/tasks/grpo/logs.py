@@ -45,8 +45,8 @@ def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
     'violated': scores.violated,
     'broken_share': scores.broken_share,
     'valid': scores.valid,
-    'broken': np.array(
-      [[constraints.breaks(r) for r in g] for g in scores.follow]
+    'kept': np.array(
+      [[constraints.keeps(r) for r in g] for g in scores.follow]
     ),
     'finished': finished,
     'length': length,  # of the row, which may have two turns
@@ -117,7 +117,7 @@ def step_metrics(
       if name.startswith('writing/')
     },
     'writing_std': metrics.mean(writing_std),
-    'pass_rate': metrics.mean(1 - stats['broken']),
+    'pass_rate': metrics.mean(stats['kept']),
     'violation_rate': metrics.mean(violated),
     'penalty_mean': rewards.penalty.mean(),
     'penalty_max': rewards.penalty.max(),

@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from rlcw.evaluation import heldout, intervals, names
+from rlcw.evaluation import intervals, names
 from rlcw.evaluation.page import template
 from rlcw.evaluation.plots import (
   ARMS,
@@ -114,7 +114,8 @@ def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     brief
     | {
       'passes': [
-        _mean(heldout.keeps(r['follow']) for r in brief[arm]) for arm in ARMS
+        _mean(constraints.keeps(r['follow']) for r in brief[arm])
+        for arm in ARMS
       ],
       'scores': [_mean(r['writing'] for r in brief[arm]) for arm in ARMS],
     }
