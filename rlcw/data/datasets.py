@@ -103,7 +103,7 @@ def load(
   *,
   language: str | None = None,
   split: str | None = None,
-  heldout: float = 0.1,
+  heldout: float | None = None,
 ) -> list[_Item]:
   """Parses the records of a path, and selects those of a language and split.
 
@@ -117,7 +117,7 @@ def load(
     language: None or '' for all.
     split: None for all.
     heldout: share that `parse` holds out of the records without a split, which
-      an error names.
+      an error names; None if no setting changes it.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -154,7 +154,8 @@ def load(
   if not selected:
     # Where all records name their split, no share changes it.
     named = all(record.get('split', '').strip() for _, record in placed)
-    advice = '' if named else f', or change --config.heldout={heldout}'
+    fixed = named or heldout is None
+    advice = '' if fixed else f', or change --config.heldout={heldout}'
     raise ValueError(
       f'{path}: no record has the split {split!r}; found {_counts(splits)}: '
       f'give some records that split{advice}'

@@ -52,7 +52,7 @@ def load_preferences(
   *,
   split: str | None = None,
   language: str | None = None,
-  heldout: float = 0.1,
+  heldout: float | None = None,
   as_read: Callable[[str], str] = str,
 ) -> list[Preference]:
   """Loads preferences, optionally of one split and language.
@@ -70,7 +70,8 @@ def load_preferences(
     split: None for all.
     language: None for all.
     heldout: share of prompts in the split 'heldout', of those whose records
-      name no split (`datasets.split_of`).
+      name no split (`datasets.split_of`); None for a tenth, where no setting
+      changes it.
     as_read: maps a reply to the part of it that is read.
 
   Raises:
@@ -78,7 +79,8 @@ def load_preferences(
     ValueError: a record is malformed, or none is of the split and language.
   """
 
-  parse = functools.partial(_preference, heldout=heldout, as_read=as_read)
+  share = 0.1 if heldout is None else heldout
+  parse = functools.partial(_preference, heldout=share, as_read=as_read)
   loaded = datasets.load(
     path, parse, split=split, language=language, heldout=heldout
   )

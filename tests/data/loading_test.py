@@ -121,6 +121,9 @@ def test_where_no_prompt_is_held_out_the_share_is_named(
   named = [record | {'split': 'train'} for record in records]
   with pytest.raises(ValueError, match='give some records that split$'):
     load_preferences(save(*named), split='heldout')
+  # `compare` has no such setting
+  with pytest.raises(ValueError, match='give some records that split$'):
+    load_preferences(save(PAIR | {'prompt': 'a'}), split='heldout')
 
 
 def test_pairs_of_equal_sides_are_left_out(
