@@ -286,9 +286,11 @@ def objects(reply: str, id: str) -> list[dict[str, Any]]:
   """
   text = reply_of(reply)
   found = _objects(text, id)
-  # Habits of models that JSON forbids: \' for ', and a comma after the last.
+  # Habits of models that JSON forbids: \' for ' and other escapes, spaces that
+  # do not break or show, and a comma after the last.
   if not found:
-    mended = re.sub(r"(?<!\\)((?:\\\\)*)\\'", r"\1'", text)
+    mended = visible(text).replace('\xa0', ' ')
+    mended = re.sub(r'(?<!\\)((?:\\\\)*)\\(?=[^"\\/bfnrtu])', r'\1', mended)
     found = _objects(re.sub(r',(\s*[}\]])', r'\1', mended), id)
   if not found:
     raise ValueError('no JSON object with the id of the question')

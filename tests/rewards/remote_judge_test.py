@@ -63,6 +63,8 @@ def put(panel: JSONJudge, question: Question = QUESTION) -> Verdicts:
     '{"reason": "so", "verdict": "Good", "id": "k", "score": [1, {}]}',
     '{"id": "\\u006b", "verdict": "Good", "reason": "so"}',
     '{"id": "k", "verdict": "Good", "reason": "so",}',
+    r'{"id": "k", "verdict": "Good", "reason": "\so"}',
+    PLAIN.replace(' ', '\xa0').replace('{', '{\u200b'),
   ],
 )
 def test_an_object_in_json_is_an_answer(answer: str) -> None:
