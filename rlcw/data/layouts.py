@@ -18,6 +18,22 @@ from rlcw.data.messages import ASSISTANT, SYSTEM, USER, Message, Prompt
 Record = dict[str, Any]
 
 _CONVERSATION = 'messages', 'conversations', 'conversation'
+# Other names of fields, where a record has none of the name that is read.
+_RENAMED = {
+  'answer': 'response',
+  'story': 'response',
+  'chosen_response': 'chosen',
+  'rejected_response': 'rejected',
+  'chosen_story': 'chosen',  # LitBench
+  'rejected_story': 'rejected',
+  'preferred_output': 'chosen',  # OpenAI
+  'non_preferred_output': 'rejected',
+}
+# Two replies and a number (HelpSteer): that below 0 is for the first.
+_COMPARED = (
+  ('response_1', 'response_2', 'preference_strength'),
+  ('response1', 'response2', 'overall_preference'),
+)
 # The request of a record without messages, and the text that it is about.  The
 # latter is the request of a record that has no other.
 _REQUEST = 'prompt', 'query', 'question', 'instruction'
@@ -87,6 +103,15 @@ def convert(record: Record) -> Record:
       something that cannot be kept.
   """
   record = without_nulls(record)
+  if isinstance(record.get('input'), dict):  # OpenAI's messages and tools
+    record = record.pop('input') | record
+  for name, ours in _RENAMED.items():
+    # An answer that is a number is no reply.
+    if ours not in record and isinstance(record.get(name), str | list):
+      record[ours] = record.pop(name)
+  for names in _COMPARED:
+    if {*names} <= record.keys():
+      record |= _compared(*map(record.pop, names))
   conversation = _pop_messages(record) or _pop_request(record)
   replies, conversation = _pop_replies(record, conversation)
   if 'kto_tag' in record:
@@ -105,12 +130,13 @@ def convert(record: Record) -> Record:
       )
   conversation = _with_earlier(record, conversation)
   if conversation and conversation[-1].role == ASSISTANT:
-    if replies:
+    last = {'response': conversation.pop().content}
+    if replies not in ({}, last):
       raise ValueError(
-        f'the messages end with a reply, beside {sorted(replies)}; expected '
-        'one of the two'
+        f'the messages end with a reply, beside another in {sorted(replies)}; '
+        'expected one of the two'
       )
-    replies = {'response': conversation.pop().content}
+    replies = last
   prompt = messages.to_json(messages.simplest(conversation))
   return {'prompt': prompt} | replies | record
 
@@ -189,7 +215,8 @@ def _with_earlier(record: Record, conversation: list[Message]) -> list[Message]:
 def _pop_messages(record: Record) -> list[Message] | None:
   """Returns the messages of a record that has some, without those fields."""
   prompt, chosen = record.get('prompt'), record.get('chosen')
-  names = ['prompt'] if isinstance(prompt, list) else []
+  texts_or_lists = 'prompt', *_INPUT
+  names = [n for n in texts_or_lists if isinstance(record.get(n), list)]
   names += [name for name in _CONVERSATION if name in record]
   if not names:
     return None
@@ -279,6 +306,21 @@ def _pop_replies(
   }:
     raise ValueError('chosen begins with another prompt than prompt')
   return replies, prompt
+
+
+def _compared(first: Any, second: Any, preference: Any) -> Record:
+  """Returns the pair of two replies.
+
+  Raises:
+    Unusable: neither is better.
+    ValueError: the preference is no number.
+  """
+  if not isinstance(preference, int | float) or not math.isfinite(preference):
+    raise ValueError(f'a preference of {preference!r:.40}; expected a number')
+  if not preference:
+    raise Unusable('neither of two replies is preferred')
+  better, worse = (first, second) if preference < 0 else (second, first)
+  return {'chosen': better, 'rejected': worse}
 
 
 def _check_scores(record: Record) -> None:

@@ -124,12 +124,21 @@ def parse(value: Any, name: str) -> list[Message]:
     raise ValueError(f'{name}={value!r:.80}; expected a list of messages')
   parsed = [
     parse_message(each, f'{name}[{number}]')
-    for number, each in enumerate(value)
+    for number, turn in enumerate(value)
+    for each in _as_messages(turn)
   ]
   # A blank system message says nothing, and some templates would print it.
   return [
     each for each in parsed if each.role != SYSTEM or each.content.strip()
   ]
+
+
+def _as_messages(turn: Any) -> list[Any]:
+  """Returns the two messages of Capybara's turns; a message is one."""
+  if not isinstance(turn, dict) or turn.keys() != {'input', 'output'}:
+    return [turn]
+  said = zip((USER, ASSISTANT), (turn['input'], turn['output']), strict=True)
+  return [{'role': role, 'content': text} for role, text in said]
 
 
 def is_message(value: Any) -> bool:

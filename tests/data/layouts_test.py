@@ -238,6 +238,51 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     {'prompt': [SYSTEM, USER], 'system': 'Rhyme.', 'response': REPLY},
     {'prompt': [SYSTEM, USER], 'response': REPLY},
   ),
+  'messages beside their reply': (
+    {'messages': [USER, GOOD], 'response': REPLY},
+    ONE,
+  ),
+  'question and answer': ({'question': ASK, 'answer': REPLY}, ONE),
+  'an answer that is a number': (ONE | {'answer': 42}, ONE | {'answer': 42}),
+  'Capybara': (
+    {
+      'conversation': [
+        {'input': 'Hi.', 'output': 'Hello!'},
+        {'input': ASK, 'output': REPLY},
+      ]
+    },
+    {'prompt': TURNS, 'response': REPLY},
+  ),
+  'LitBench': (
+    {'prompt': ASK, 'chosen_story': REPLY, 'rejected_story': WORSE},
+    PAIR,
+  ),
+  'OpenAI, pair': (
+    {
+      'input': {'messages': [SYSTEM, USER], 'tools': []},
+      'preferred_output': [GOOD],
+      'non_preferred_output': [BAD],
+    },
+    PAIR | {'prompt': [SYSTEM, USER], 'tools': []},
+  ),
+  'HelpSteer2': (
+    {
+      'prompt': ASK,
+      'response_1': REPLY,
+      'response_2': WORSE,
+      'preference_strength': -1,
+    },
+    PAIR,
+  ),
+  'HelpSteer3': (
+    {
+      'context': TURNS,
+      'response1': WORSE,
+      'response2': REPLY,
+      'overall_preference': 3,
+    },
+    PAIR | {'prompt': TURNS},
+  ),
   'blank system': ({'messages': [say('system', ' '), USER, GOOD]}, ONE),
 }
 
@@ -335,7 +380,7 @@ def test_a_prompt_keeps_its_messages() -> None:
       ONE | {'input': 'to Ines.'},
       'input is no part of prompt; expected one of them',
     ),
-    (ONE | {'context': ['x']}, r"context=\['x'\]; expected a text"),
+    (ONE | {'context': ['x']}, r"context\[0\]='x'; expected a message"),
     (ONE | {'question': 'Else?'}, 'question is no part of prompt'),
     ({'prompt': HH, 'input': 'x', 'output': 'y'}, 'input is no part of prompt'),
     (
@@ -364,7 +409,7 @@ def test_a_prompt_keeps_its_messages() -> None:
     (ONE | {'system': 'Rhyme.', 'system_prompt': 'Joke.'}, 'system differs'),
     (
       {'instruction': ASK, 'context': ['x'], 'response': REPLY},
-      r"context=\['x'\]; expected a text",
+      r"context\[0\]='x'; expected a message",
     ),
     ({'messages': [USER, GOOD], 'prompt': 'Other.'}, 'no message of messages'),
     ({'conversations': [share('human', ASK)], 'system': 5}, 'system=5; expect'),
@@ -375,7 +420,7 @@ def test_a_prompt_keeps_its_messages() -> None:
     ({'instruction': ASK, 'output': REPLY, 'history': [['a']]}, 'history='),
     ({'instruction': ASK, 'output': REPLY, 'history': [['a', 5]]}, 'history=5'),
     ({'instruction': ['x'], 'output': REPLY}, r"instruction=\['x'\]"),
-    ({'messages': [USER, GOOD], 'response': REPLY}, 'expected one of the two'),
+    ({'messages': [USER, GOOD], 'response': 'Hm.'}, 'expected one of the two'),
     (
       {'prompt': ASK, 'chosen': [USER], 'rejected': [USER]},
       "the user's messag",
@@ -480,6 +525,14 @@ def test_two_scores_are_no_pair(tmp_path: pathlib.Path) -> None:
   assert merged.worth == (1, 0, 0.5, 0.7)
 
 
+def test_replies_of_which_neither_is_preferred_are_no_pair() -> None:
+  tie = {'response1': 'a', 'response2': 'b', 'overall_preference': 0}
+  with pytest.raises(layouts.Unusable, match='neither'):
+    layouts.convert({'prompt': ASK} | tie)
+  with pytest.raises(ValueError, match="preference of 'b'"):
+    layouts.convert({'prompt': ASK} | tie | {'overall_preference': 'b'})
+
+
 def test_deep_nesting_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
   file = tmp_path / 'x.jsonl'
   for depth in (900, 5000):
@@ -504,13 +557,16 @@ def documented() -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_documented_layouts_are_read(tmp_path: pathlib.Path) -> None:
   examples = documented()
-  assert len(examples) == 20
+  assert len(examples) == 25
   for number, (layout, record) in enumerate(examples):
     file = tmp_path / f'{number}.jsonl'
     file.write_text(json.dumps(record))
     [(_, ours)] = datasets.read_records(file)
     prompt = messages.messages(layouts.prompt_of(ours))
-    assert prompt[-1] == ('user', 'Greet\nInes' if 'input' in record else 'Hi')
+    assert prompt[-1] == (
+      'user',
+      'Greet\nInes' if 'Ines' in record.values() else 'Hi',
+    )
     if layout.startswith(('pairs', 'HH')):
       [pair] = load_preferences(file)
       assert (pair.chosen, pair.rejected) == ('Ho', 'Hm')
