@@ -7,6 +7,7 @@ set on the Hugging Face Hub.
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,11 @@ from rlcw.runtime import console
 TFDS = 'tfds:'  # prefix of the path of a TensorFlow dataset
 
 TRAIN, HELDOUT = 'train', 'heldout'
+# Marks of chat templates, with which some published texts come.
+_MARK = re.compile(
+  r'<\|(?:im_start|im_end|start_header_id|eot_id|user|assistant|end)\|>'
+  r'|<(?:start|end)_of_turn>|\[/?INST\]|<｜(?:User|Assistant)｜>'
+)
 # Other names of the two splits.
 _SPLITS = {
   'training': TRAIN,
@@ -82,7 +88,20 @@ def read_records(path: str | Path) -> Placed:
       f'{len(unusable)} of {len(placed)} records left out, the first at '
       f'{unusable[0]}'
     )
+  marked = [place for place, record in converted if _is_marked(record)]
+  if marked:
+    console.notice(
+      f'{len(marked)} of {len(placed)} records have marks of a chat template, '
+      f'the first at {marked[0]}: with a model that has a template they are '
+      'plain text; expected messages, or texts without marks'
+    )
   return converted
+
+
+def _is_marked(record: Record) -> bool:
+  """Checks the prompt and the replies of a record for marks of a template."""
+  names = 'prompt', 'response', 'chosen', 'rejected', 'responses'
+  return bool(_MARK.search(str([record.get(name) for name in names])))
 
 
 def _read_tfds(path: str | Path) -> Placed:

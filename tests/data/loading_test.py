@@ -526,3 +526,22 @@ def test_white_space_around_a_language_or_split_is_none(
   )
   found = load_preferences(file, language='en', heldout=0.0)
   assert [each.split for each in found] == ['train', 'train']
+
+
+def test_marks_of_a_chat_template_are_noticed(tmp_path: pathlib.Path) -> None:
+  file = tmp_path / 'x.jsonl'
+  marked = {'prompt': '<|im_start|>user\nHi<|im_end|>', 'response': 'Ho'}
+  turns = [{'role': 'user', 'content': '[INST] Hi [/INST]'}]
+  records = (
+    {'prompt': 'Hi', 'response': 'A <b>bold</b> |end|.'},
+    marked,
+    {'prompt': 'Hi', 'chosen': 'Ho<|eot_id|>', 'rejected': 'Hm'},
+    {'messages': [*turns, {'role': 'assistant', 'content': 'Ho'}]},
+  )
+  file.write_text('\n'.join(map(json.dumps, records)))
+  console.take_notices()
+  [*_, (_, last)] = datasets.read_records(file)
+  assert last['prompt'] == '[INST] Hi [/INST]'  # it is kept
+  [notice] = console.take_notices()
+  assert notice.startswith('3 of 4 records have marks of a chat template')
+  assert f'{file}:2' in notice
