@@ -79,9 +79,9 @@ class ChatFormat:
   def encode_prompt(self, messages: str | Sequence[Message]) -> list[int]:
     """Token ids of a conversation, up to the start of the reply.
 
-    A base model has no chat template and continues the messages themselves:
-    then the ids are those of their texts, after the BOS token if the tokenizer
-    adds one (Gemma and Llama do, Qwen does not).
+    A base model has no chat template and continues the messages themselves
+    (`Template`), after the BOS token if the tokenizer adds one (Gemma and Llama
+    do, Qwen does not).
 
     Args:
       messages: roles and texts; a text alone is one user message.
@@ -92,13 +92,16 @@ class ChatFormat:
   def _plain(self, messages: str | Sequence[Message]) -> list[Message]:
     """Messages in which spelled-out control tokens will stay plain text.
 
-    Without a template they are tokens: such a prompt may be a whole
+    Without a template they are tokens of a user's message: it may be a whole
     conversation.
     """
-    messages = self.template.messages(messages)
-    if self.template.compiled is None:
-      return messages
-    return [(role, broken_up(self.tokenizer, text)) for role, text in messages]
+    base = self.template.compiled is None
+    return [
+      (role, text)
+      if base and role == 'user'
+      else (role, broken_up(self.tokenizer, text))
+      for role, text in self.template.messages(messages)
+    ]
 
   def encode_next_turn(
     self, messages: Sequence[Message], request: str
@@ -225,14 +228,7 @@ class ChatFormat:
     Raises:
       ValueError: there are none.
     """
-    vocab = self.tokenizer.get_vocab()
-    # A base model's EOS ends a text, not a turn, so chat markers count as well.
-    size = self.vocab_size or float('inf')
-    markers = (vocab.get(name, size) for name in tokenizer_lib.END_MARKERS)
-    ids = {*self.listed, *(int(id) for id in markers if id < size)}
-    own: Any = self.tokenizer.eos_token_id
-    if own is not None:
-      ids.add(int(own))
+    ids = {*self._known_ends}
     ids.update([id for id in self._closing if id in self.control_ids][:1])
     if not ids:
       raise self._error(
@@ -242,12 +238,22 @@ class ChatFormat:
     return tuple(sorted(ids))
 
   @functools.cached_property
+  def _known_ends(self) -> list[int]:
+    """EOS ids but the template's, the tokenizer's own first."""
+    vocab = self.tokenizer.get_vocab()
+    # A base model's EOS ends a text, not a turn, so chat markers count as well.
+    size = self.vocab_size or float('inf')
+    markers = (vocab.get(name, size) for name in tokenizer_lib.END_MARKERS)
+    own: Any = self.tokenizer.eos_token_id
+    ids = sorted({*self.listed, *(id for id in markers if id < size)})
+    return [int(id) for id in (own, *ids) if id is not None]
+
+  @functools.cached_property
   def after_reply(self) -> list[int]:
     r"""Ids that the template puts after a reply, as in [<|im_end|>, \n]."""
     if any(id in self.eos_ids for id in self._closing):
       return self._closing
-    own: Any = self.tokenizer.eos_token_id
-    return [int(own) if own is not None else self.eos_ids[0]]
+    return [*self._known_ends, *self.eos_ids][:1]
 
   @functools.cached_property
   def end(self) -> list[int]:
@@ -328,7 +334,9 @@ class ChatFormat:
   @functools.cached_property
   def template(self) -> Template:
     """The chat template."""
-    return Template(self.tokenizer, self.source)
+    ends = [id for id in self._known_ends if id in self.control_ids]
+    eos = self.tokenizer.convert_ids_to_tokens(ends[:1])
+    return Template(self.tokenizer, self.source, ''.join(eos))
 
   def check(self) -> None:
     """Encodes and decodes a short chat, and checks the ids.

@@ -18,7 +18,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from rlcw.models.tokenizer import OTHER_THOUGHTS, THOUGHT, valid_unicode
+from rlcw.models.tokenizer import (
+  DIVIDER,
+  OTHER_THOUGHTS,
+  THOUGHT,
+  valid_unicode,
+)
 
 Message = tuple[str, str]  # role and text
 ROLES = ('system', 'user', 'assistant')
@@ -33,13 +38,14 @@ DATE = datetime.date(2024, 7, 26)
 class Template:
   """Renders conversations.
 
-  A base model has no template; its text is that of the messages, joined by
-  blank lines.  Where a template fails, all methods raise ValueError, in one
-  line with the model's name.
+  A base model has no template: its replies continue the user's message, and
+  end with its EOS; a blank line is before each later message.  Where a template
+  fails, all methods raise ValueError, in one line with the model's name.
   """
 
   tokenizer: PreTrainedTokenizerFast
   source: str = ''  # the model's name
+  eos: str = ''  # ends a reply of a base model
 
   def prompt(self, messages: str | Sequence[Message]) -> str:
     """Text of a conversation, up to the start of the reply.
@@ -250,7 +256,12 @@ class Template:
 
   def _render(self, messages: Sequence[Message], reply_next: bool) -> str:
     if self.compiled is None:
-      return '\n\n'.join(text for _, text in messages)
+      text = ''
+      for role, content in messages:
+        # Divided, so that no token has the end of a request and of a reply.
+        reply = DIVIDER + content + self.eos
+        text += reply if role == 'assistant' else f'\n\n{content}'
+      return text.removeprefix('\n\n')
     try:
       with _fixed_randomness():
         return self.compiled.render(

@@ -67,7 +67,7 @@ _CONTROL_LIKE = re.compile(r'<(\|.*|.*\||｜.*｜|start_of_turn)>')
 # A lone surrogate, which cannot occur after `valid_unicode`.
 _SEPARATOR = '\ud800'
 # A code point that is no character, and never will be; templates keep it.
-_DIVIDER = '\ufdd0'
+DIVIDER = '\ufdd0'
 
 
 def load(path: str | Path) -> PreTrainedTokenizerFast:
@@ -131,7 +131,7 @@ def encode_places(
     inside: whether it stands inside another text (`encode_inside`).
   """
   ids, places, start = [], [], 0
-  for n, part in enumerate(text.split(_DIVIDER)):
+  for n, part in enumerate(text.split(DIVIDER)):
     encoding, guard, first_id = _guarded(
       tokenizer,
       valid_unicode(part),
@@ -150,10 +150,10 @@ def encode_places(
 
 def broken_up(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
   """Divides the control tokens that a text spells out, for `encode_places`."""
-  text = valid_unicode(text).replace(_DIVIDER, '\ufffd')
+  text = valid_unicode(text).replace(DIVIDER, '\ufffd')
   for token in _spelled(tokenizer):
     if token in text:
-      text = text.replace(token, token[0] + _DIVIDER + token[1:])
+      text = text.replace(token, token[0] + DIVIDER + token[1:])
   return text
 
 

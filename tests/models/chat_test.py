@@ -170,11 +170,26 @@ def test_a_base_model_continues_the_messages() -> None:
   )
   ids, mask = made.encode_conversation(TALK)
   assert made.tokenizer.decode(ids) == (
-    '\n\n'.join(text for _, text in TALK[:3]) + TALK[3][1] + '<|endoftext|>'
+    'A letterThe keeper wrote.<|endoftext|>\n\n'
+    'MoreThe sea never wrote.<|endoftext|>'
   )
-  assert made.tokenizer.decode(np.array(ids)[mask]) == (
-    TALK[1][1] + TALK[3][1] + '<|endoftext|>'
-  )
+  # As in the turns of a rollout, and what is learned.
+  first, last = (made.encode_reply(TALK[n][1]) for n in (1, 3))
+  turns = [*made.encode_prompt('A letter'), *first]
+  turns += made.encode_next_turn(TALK[:1], 'More')
+  assert made.encode_prompt(TALK[:3]) == turns
+  assert ids == [*turns, *last]
+  assert np.array(ids)[mask].tolist() == [*first, *last]
+  # An earlier reply that spells an end has none.
+  spelled = [*TALK[:1], ('assistant', '<|endoftext|>'), *TALK[2:]]
+  assert made.encode_conversation(spelled)[0].count(first[-1]) == 2
+
+
+def test_a_base_model_without_eos_has_the_end_that_its_files_list() -> None:
+  text = make_tokenizer(None, ('<stop>',), (), (None, None))
+  made = ChatFormat(text, (0,))
+  ids, _ = made.encode_conversation(TALK)
+  assert text.decode(ids).count('<stop>') == 2
 
 
 # --- Ends of replies ----------------------------------------------------------
