@@ -329,7 +329,7 @@ def arms(
     told |= {'instruction_strict': 0.25, 'instruction_loose': 0.75}
     files.write_json(verified / 'summary.json', told)
     rows = (
-      {'key': key, 'strict': {'follow_all_instructions': key < kept}}
+      {'key': key, 'strict': {'follow_instruction_list': [key < kept]}}
       for key in range(8)
     )
     (verified / 'verdicts.jsonl').write_bytes(
@@ -454,7 +454,8 @@ def test_an_evaluation_that_was_stopped_keeps_its_settings(
 ) -> None:
   """Else replies of one seed would be compared with those of another."""
 
-  def stop(*_: Any) -> Any:
+  def stop(file: pathlib.Path, *_: Any) -> Any:
+    files.write_json(file, {})
     raise Stopped('SIGTERM')
 
   monkeypatch.setattr(evaluate, 'stored', stop)
@@ -571,7 +572,7 @@ def test_two_benchmarks_are_told_apart_by_their_rules(
       folder / 'summary.json', told | {'by_instruction': {rule: {}}}
     )
     rows = [
-      {'key': key, 'strict': {'follow_all_instructions': verdict}}
+      {'key': key, 'strict': {'follow_instruction_list': [verdict]}}
       for key, verdict in enumerate(kept)
     ]
     (folder / 'verdicts.jsonl').write_bytes(
@@ -598,7 +599,7 @@ def test_several_replies_to_a_prompt_of_a_benchmark_count_alike(
     rule = {'by_instruction': {'punctuation:no_comma': {}}}
     files.write_json(tmp_path / arm / 'summary.json', told | rule)
     rows = [
-      {'key': key, 'strict': {'follow_all_instructions': verdict}}
+      {'key': key, 'strict': {'follow_instruction_list': [verdict]}}
       for key in range(8)
       for verdict in kept
     ]

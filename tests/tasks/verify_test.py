@@ -97,7 +97,8 @@ def test_ifbench_is_read_with_a_rule_that_cannot_be_checked(
     for reply, n in (('Sing 1, 2', 1), ('Sing 1, 2', 2), ('Sing 1', 2))
   ]
   summary = verify(tmp_path, records, mode='benchmark')
-  assert summary['prompt_strict'] == 1 / 2  # without a verdict on the second
+  # Of the first reply alone: two have a rule without a verdict.
+  assert summary['prompt_strict'] == 1
   assert summary['instruction_strict'] == 2 / 3
   assert summary['notices'] == [
     'words:start_verb has no verdicts: it needs a part-of-speech tagger'

@@ -59,14 +59,13 @@ def benchmark(pattern: str, of: str = IFEVAL) -> dict[str, dict[str, Any]]:
         f'{file.parent}/verdicts.jsonl: expected {of} records, found a line '
         'without `key`'
       )
-    verdicts: dict[Any, list[bool | None]] = {}
+    verdicts: dict[Any, list[float]] = {}
     for row in rows:
-      kept = row['strict']['follow_all_instructions']
+      kept = constraints.keeps(row['strict']['follow_instruction_list'])
       verdicts.setdefault(row['key'], []).append(kept)
     # Of several replies to a prompt, the mean; NaN without a verdict.
     strict[file.parent.name] = {
-      key: metrics.mean([v for v in found if v is not None])
-      for key, found in verdicts.items()
+      key: metrics.mean(found) for key, found in verdicts.items()
     }
   base = strict.get(BASE)
   for name, kept in strict.items():
