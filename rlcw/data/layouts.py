@@ -102,16 +102,7 @@ def convert(record: Record) -> Record:
     ValueError: a field is malformed, fields contradict each other, or one says
       something that cannot be kept.
   """
-  record = without_nulls(record)
-  if isinstance(record.get('input'), dict):  # OpenAI's messages and tools
-    record = record.pop('input') | record
-  for name, ours in _RENAMED.items():
-    # An answer that is a number is no reply.
-    if ours not in record and isinstance(record.get(name), str | list):
-      record[ours] = record.pop(name)
-  for names in _COMPARED:
-    if {*names} <= record.keys():
-      record |= _compared(*map(record.pop, names))
+  record = _renamed(without_nulls(record))
   conversation = _pop_messages(record) or _pop_request(record)
   replies, conversation = _pop_replies(record, conversation)
   if 'kto_tag' in record:
@@ -139,6 +130,20 @@ def convert(record: Record) -> Record:
     replies = last
   prompt = messages.to_json(messages.simplest(conversation))
   return {'prompt': prompt} | replies | record
+
+
+def _renamed(record: Record) -> Record:
+  """Returns a record with our names of fields for some of other tools."""
+  if isinstance(record.get('input'), dict):  # OpenAI's messages and tools
+    record = record.pop('input') | record
+  for name, ours in _RENAMED.items():
+    # An answer that is a number is no reply.
+    if ours not in record and isinstance(record.get(name), str | list):
+      record[ours] = record.pop(name)
+  for names in _COMPARED:
+    if {*names} <= record.keys():
+      record |= _compared(*map(record.pop, names))
+  return record
 
 
 def prompt_of(record: Record) -> Prompt:

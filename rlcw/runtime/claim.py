@@ -162,12 +162,11 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   """Compares a run with the one that a workdir has, if any.
 
-  One that has kept nothing is forgotten.
-  The number of steps may grow, if no schedule depends on it, and patience with
-  servers may change (`settings.PATIENCE`); for a run that has ended, a log line
-  says that this has no effect.  If an input has changed, the results of a task
-  in `_REMADE` are removed; rows that it appended are kept under `NAME.old`,
-  `NAME.old2`, ...
+  One that has kept nothing is forgotten.  The number of steps may grow, if no
+  schedule depends on it, and patience with servers may change
+  (`settings.PATIENCE`); for a run that has ended, a log line says that this has
+  no effect.  If an input has changed, the results of a task in `_REMADE` are
+  removed; rows that it appended are kept under `NAME.old`, `NAME.old2`, ...
 
   Args:
     workdir: an existing folder.

@@ -21,7 +21,7 @@ from rlcw.models.thoughts import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import claim, console, files, processes
+from rlcw.runtime import claim, console, files, metrics, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import outage, usage
 
@@ -215,18 +215,12 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
       for record in records
     ]
     single = [verdict for verdicts in followed.values() for verdict in verdicts]
-    summary[f'prompt_{name}'] = share(by_prompt)
-    summary[f'instruction_{name}'] = share(single)
+    summary[f'prompt_{name}'] = metrics.mean(by_prompt)
+    summary[f'instruction_{name}'] = metrics.mean(single)
     for rule in sorted(followed):
       rules[rule]['count'] = len(followed[rule])
-      rules[rule][name] = share(followed[rule])
+      rules[rule][name] = metrics.mean(followed[rule])
   return {**summary, 'by_instruction': dict(rules)}
-
-
-def share(verdicts: Sequence[float | None]) -> float:
-  """Share of true verdicts among those that are known; NaN without any."""
-  known = [v for v in verdicts if v is not None and not math.isnan(v)]
-  return sum(known) / len(known) if known else math.nan
 
 
 def table(summary: dict[str, Any]) -> list[tuple[str, ...]]:
