@@ -122,6 +122,16 @@ def test_minibatches_split_over_devices() -> None:
     objective.check(config, mesh)
 
 
+def test_an_estimate_of_no_kl_term_is_refused() -> None:
+  mesh = make_mesh(devices=jax.devices()[:1])
+  config = settings()
+  config.update(kl='k2', kl_weight=0.1)
+  objective.check(config, mesh)
+  config.kl_weight = 0.0
+  with pytest.raises(ValueError, match="kl='k2' needs a KL term"):
+    objective.check(config, mesh)
+
+
 def test_a_microbatch_is_at_most_a_minibatch() -> None:
   config = settings(microbatch_groups=4, updates_per_rollout=4)
   objective.check(config, make_mesh(devices=jax.devices()[:1]))
