@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlcw.data import files, layouts
+from rlcw.data import files, layouts, published
 from rlcw.data.characters import blank, is_chinese
 from rlcw.data.files import Placed, Record
 from rlcw.data.messages import Prompt, messages, transcript
@@ -77,7 +77,7 @@ def read_records(path: str | Path) -> Placed:
   for place, record in placed:
     try:
       converted.append((place, layouts.convert(record)))
-    except layouts.Unusable as error:
+    except published.Unusable as error:
       unusable.append(f'{place}: {error}')
     except (ValueError, RecursionError) as error:
       raise ValueError(f'{place}: {error}') from None

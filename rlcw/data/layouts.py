@@ -14,26 +14,9 @@ from typing import Any
 from rlcw.data import messages
 from rlcw.data.characters import blank
 from rlcw.data.messages import ASSISTANT, SYSTEM, USER, Message, Prompt
-
-Record = dict[str, Any]
+from rlcw.data.published import Record, Unusable, renamed
 
 _CONVERSATION = 'messages', 'conversations', 'conversation'
-# Other names of fields, where a record has none of the name that is read.
-_RENAMED = {
-  'answer': 'response',
-  'story': 'response',
-  'chosen_response': 'chosen',
-  'rejected_response': 'rejected',
-  'chosen_story': 'chosen',  # LitBench
-  'rejected_story': 'rejected',
-  'preferred_output': 'chosen',  # OpenAI
-  'non_preferred_output': 'rejected',
-}
-# Two replies and a number (HelpSteer): that below 0 is for the first.
-_COMPARED = (
-  ('response_1', 'response_2', 'preference_strength'),
-  ('response1', 'response2', 'overall_preference'),
-)
 # The request of a record without messages, and the text that it is about.  The
 # latter is the request of a record that has no other.
 _REQUEST = 'prompt', 'query', 'question', 'instruction'
@@ -85,14 +68,6 @@ EXPECTED = (
 )
 
 
-class Unusable(ValueError):
-  """Raised for a pair of which published data sets, such as HH, have some.
-
-  Its replies answer different prompts, its scores contradict it, or HH's
-  conversation ends before a reply.
-  """
-
-
 def convert(record: Record) -> Record:
   """Converts a record to our layout; other fields are kept.
 
@@ -102,7 +77,7 @@ def convert(record: Record) -> Record:
     ValueError: a field is malformed, fields contradict each other, or one says
       something that cannot be kept.
   """
-  record = _renamed(without_nulls(record))
+  record = renamed(without_nulls(record))
   conversation = _pop_messages(record) or _pop_request(record)
   replies, conversation = _pop_replies(record, conversation)
   if 'kto_tag' in record:
@@ -130,20 +105,6 @@ def convert(record: Record) -> Record:
     replies = last
   prompt = messages.to_json(messages.simplest(conversation))
   return {'prompt': prompt} | replies | record
-
-
-def _renamed(record: Record) -> Record:
-  """Returns a record with our names of fields for some of other tools."""
-  if isinstance(record.get('input'), dict):  # OpenAI's messages and tools
-    record = record.pop('input') | record
-  for name, ours in _RENAMED.items():
-    # An answer that is a number is no reply.
-    if ours not in record and isinstance(record.get(name), str | list):
-      record[ours] = record.pop(name)
-  for names in _COMPARED:
-    if {*names} <= record.keys():
-      record |= _compared(*map(record.pop, names))
-  return record
 
 
 def prompt_of(record: Record) -> Prompt:
@@ -311,21 +272,6 @@ def _pop_replies(
   }:
     raise ValueError('chosen begins with another prompt than prompt')
   return replies, prompt
-
-
-def _compared(first: Any, second: Any, preference: Any) -> Record:
-  """Returns the pair of two replies.
-
-  Raises:
-    Unusable: neither is better.
-    ValueError: the preference is no number.
-  """
-  if not isinstance(preference, int | float) or not math.isfinite(preference):
-    raise ValueError(f'a preference of {preference!r:.40}; expected a number')
-  if not preference:
-    raise Unusable('neither of two replies is preferred')
-  better, worse = (first, second) if preference < 0 else (second, first)
-  return {'chosen': better, 'rejected': worse}
 
 
 def _check_scores(record: Record) -> None:

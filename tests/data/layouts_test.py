@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlcw.data import datasets, layouts, messages
+from rlcw.data import datasets, layouts, messages, published
 from rlcw.data.examples import load_examples
 from rlcw.data.messages import Message
 from rlcw.data.preferences import load_preferences
@@ -283,6 +283,41 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     },
     PAIR | {'prompt': TURNS},
   ),
+  'PKU-SafeRLHF': (
+    {
+      'prompt': ASK,
+      'response_0': WORSE,
+      'response_1': REPLY,
+      'better_response_id': 1,
+    },
+    PAIR,
+  ),
+  'SHP': (
+    {'history': ASK, 'human_ref_A': REPLY, 'human_ref_B': WORSE, 'labels': 1},
+    PAIR,
+  ),
+  'Arena': (
+    {
+      'conversation_a': [*TURNS, BAD],
+      'conversation_b': [*TURNS, GOOD],
+      'winner': 'model_b',
+    },
+    PAIR | {'prompt': TURNS},
+  ),
+  'Nectar': (
+    {
+      'prompt': '\n\nHuman: A toast.\n\nAssistant: ',
+      'answers': [
+        {'answer': WORSE, 'model': 'a', 'rank': 7.0},
+        {'answer': REPLY, 'model': 'b', 'rank': 1.0},
+      ],
+    },
+    {'prompt': ASK, 'responses': [WORSE, REPLY], 'scores': [-7.0, -1.0]},
+  ),
+  'UltraChat': (
+    {'id': '0', 'data': ['Hi.', 'Hello!', ASK, REPLY]},
+    {'id': '0', 'prompt': TURNS, 'response': REPLY},
+  ),
   'blank system': ({'messages': [say('system', ' '), USER, GOOD]}, ONE),
 }
 
@@ -527,10 +562,16 @@ def test_two_scores_are_no_pair(tmp_path: pathlib.Path) -> None:
 
 def test_replies_of_which_neither_is_preferred_are_no_pair() -> None:
   tie = {'response1': 'a', 'response2': 'b', 'overall_preference': 0}
-  with pytest.raises(layouts.Unusable, match='neither'):
+  with pytest.raises(published.Unusable, match='neither'):
     layouts.convert({'prompt': ASK} | tie)
-  with pytest.raises(ValueError, match="preference of 'b'"):
+  with pytest.raises(ValueError, match="overall_preference='b'; expected a"):
     layouts.convert({'prompt': ASK} | tie | {'overall_preference': 'b'})
+  battle = {'conversation_a': [USER, GOOD], 'conversation_b': [USER, BAD]}
+  for winner in ('tie', 'tie (bothbad)', 'both_bad'):
+    with pytest.raises(published.Unusable, match='neither'):
+      layouts.convert(battle | {'winner': winner})
+  with pytest.raises(ValueError, match="'model_a' or 'model_b'"):
+    layouts.convert(battle | {'winner': 'c'})
 
 
 def test_deep_nesting_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
@@ -557,7 +598,7 @@ def documented() -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_documented_layouts_are_read(tmp_path: pathlib.Path) -> None:
   examples = documented()
-  assert len(examples) == 25
+  assert len(examples) == 30
   for number, (layout, record) in enumerate(examples):
     file = tmp_path / f'{number}.jsonl'
     file.write_text(json.dumps(record))
