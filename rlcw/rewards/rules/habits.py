@@ -60,13 +60,22 @@ _ANNOUNCED = '|'.join(
     r"here(?:'s| is| are) (?:an?|some|your|one|two|three) (?:[\w\-]+,? ){0,4}?"
     rf'{_KIND}(?: (?:for|about|on|in|with|that|based|inspired|celebrating'
     r'|using|as)\b[^\n:]{0,80})?:',
-    # Here is your poem.  Here is a poem for you!
+    # Here is your poem.  Great, here is a poem.  Below is a poem for you!
     rf"here(?:'s| is| are) (?:your (?:[\w\-]+ ){{0,4}}?{_NAME}"
-    rf'|[^\n:]{{0,80}}\b(?:for you|you asked for|you requested)){_STOP}',
+    rf'|(?<=[!,] here.{{2,4}})an? (?:[\w\-]+ ){{0,4}}?{_KIND}){_STOP}',
+    r"(?:here|below|this)(?:'s| is| are)[^\n:]{0,80}"
+    rf'\b(?:for you|you asked for|you requested){_STOP}',
+    r'in this (?:poem|story|piece|scene), (?:i|we)\b',
     r'here you (?:go *(?:[.!:]|\n|$)|are *:)',
-    r"i(?:'d| would) be (?:happy|glad|delighted) to (?:(?:help|assist)(?: you)?"
-    r'(?: with [^\n.!:]{1,40})? *[.!:]|(?:write|create|compose)\b'
-    rf'[^\n]{{0,80}}?\b{_KIND})',
+    r"(?:here (?:we go|goes)|let(?: me|'s) (?:try|begin|start)"
+    rf'|as (?:you )?(?:asked|requested)){_COLON}',
+    rf"(?:i(?:'ll| will| can)|let's) (?:try to )?(?:write|create|compose|craft)"
+    rf'\b[^\n:]{{0,80}}?\b{_KIND}{_COLON}',
+    r"(?:i(?:'d| would) be (?:happy|glad|delighted) to|i can(?: certainly"
+    r'| definitely)?) (?:(?:help|assist)(?: you)?(?: with [^\n.!:]{1,40})?'
+    r' *[.!:]|do that *[.!:])',
+    r"i(?:'d| would) (?:be (?:happy|glad|delighted)|love) to"
+    rf' (?:write|create|compose|craft)\b[^\n]{{0,80}}?\b(?:{_KIND}|for you\b)',
     rf'(?:请(?:看|欣赏|查收))?(?:以下|下面)[^\n:]{{0,80}}?(?:{_NAME_ZH}|{_SOME_ZH}'
     rf'|供[你您]|参考|创作|撰写|设计){_COLON}',
     rf'(?:以下|下面)[^\n:,。]{{0,9}}?{_SOME_ZH}[^\n:,。]{{0,30}}?{_NAME_ZH}'
@@ -99,25 +108,35 @@ _BEFORE = regex.compile(
   r'|老师|兄弟|朋友|宝贝)))'
   r'|当然(?:可以)?[。!] *(?:\n|$)|当然可以[,。!]'
   r'|当然啦?[,。!](?=[^\n]*(?:以下|下面|这[是里]|:[*_ ]*(?:\n|$)))'
-  r'|(?:祝福语?|祝词|贺词|正文|文案|诗歌?|故事|作品|回[复答]|答案)'
-  r':[*_ ]*(?:\n|$)'
+  r'|[\u4e00-\u9fff]{0,4}(?:祝福语?|祝词|贺词|正文|文案|诗歌?|故事|作品'
+  r'|回[复答]|答案):[*_ ]*(?:\n|$)'
 )
 # Last lines that explain the piece or offer further help.
 _AFTER = regex.compile(
   r'(?:i )?hope (?:you (?:like|enjoy)\b(?! the (?:party|trip|day|meal|holiday))'
-  r'|this (?:helps|poem|story|piece))'
+  r'|this (?:helps|works(?! out)|meets|fits|suits|captures|poem|story|piece))'
   # A guest may be asked whether he can come.
   r'|(?:please )?let me know (?:if you\b(?! (?:can|could|will|are)\b)'
-  r'|what you think)'
+  r'|what you think|how (?:this|it) (?:works|sounds|looks)|your thoughts)'
   r"|(?:do you want me to|if you(?:'d| would) like,? i (?:can|could)) (?:write"
   r'|revise|adjust|change|expand|shorten|rewrite|try)|word count:'
-  r'|this (?:poem|story|piece|haiku|speech) (?:captures|explores|celebrates'
-  r'|reflects|uses|follows|aims|evokes|conveys|describes|highlights|expresses)'
-  r'|feel free to (?:ask|edit|adjust|change)|would you like me to'
+  r'|(?:this (?:poem|story|piece|haiku|limerick|sonnet|scene|speech|version)'
+  r'|the (?:poem|haiku|limerick|sonnet)|these (?:lines|verses))'
+  r' (?:captures?|explores?|celebrates?|reflects?|uses?|employs?|follows?|aims?'
+  r'|evokes?|conveys?|describes?|highlights?|express(?:es)?'
+  r'|(?:is|are) (?:meant|intended) to|tries to|try to|seeks? to)\b'
+  r'|in this (?:poem|story|piece|haiku|limerick|sonnet|scene),'
+  r"|i(?:'ve| have) (?:tried|aimed) to (?:capture|convey|incorporate|include"
+  r'|keep (?:it|the|this|to)|follow|use)'
+  r'|feel free to (?:ask|edit|adjust|change)'
+  r'|would you like (?:me to|another version|any (?:changes|edits))'
+  r'|is there anything else (?:you|i)\b|(?:do you )?need any (?:changes|edits)'
+  r'|(?:about |approximately |~|total:? )?\d+ (?:words|characters)\W*\Z'
   r'|explanation\b[*_]*:'
   # A gift may be hoped to please.
   r'|希望[你您](?:会|能)?喜欢(?:这[首篇段份个](?:诗|文|作品|故事|祝福|内容)|[!。~]*$)'
-  r'|希望(?:这[首篇段]|对[你您]有|能帮)|需要我[^\n]{0,20}(?:修改|调整|再写)'
+  r'|希望(?:这[首篇段]|对[你您]有|能帮|[^\n]{0,12}(?:满意|符合[你您]的))'
+  r'|需要我[^\n]{0,20}(?:修改|调整|再写)'
   rf'|以上就?是[^\n]{{0,20}}{_NAME_ZH}|(?:这首诗歌?|本诗)(?:以|通过|表达|描绘|展现|旨在|运用)'
   # In a letter 如果你需要我，我一直都在, and 请告诉我，花开了没有 are its own.
   r'|如需(?:要)?(?:修改|调整|更改|润色)'
@@ -125,6 +144,7 @@ _AFTER = regex.compile(
   r'(?:进一步|其他|更多|任何)?(?:的)?(?:修改|调整|改|润色|换|需求|需要|要求|版本|风格)'
   r'|(?:请|随时|可以)*告诉我(?=[^\n]*(?:修改|调整|要求|需求|风格|细节|更多|版本))'
   r'|(?:说明|解释|注释)[:：]|(?:全文|字数|共)[:：]?[约共]?\d+ ?个?字'
+  r'|字数[:：]'
   # A note may belong to the piece; these mention the piece itself.
   r'|note\b[*_]*:(?=[^\n]*\b(?:this|poems?|story|piece|lines?|words?|rhymes?'
   r'|metaphors?|symboli[sz]es?|fiction(?:al)?)\b)'
