@@ -11,19 +11,28 @@ import regex
 from rlcw.rewards.rules.text import fold, unmarked
 
 # Phrases by which a reply calls its writer a model.
-SELF = regex.compile(
-  r'(?:\bas (?:an?|your)|\b(?:i\'m|i am)(?: just| only)? an?'
-  r'|\bwritten by an?)'
-  r' "?(?:ai|(?:large )?language model|artificial intelligence)\b'
+_MODEL = (
+  r'(?:ai|(?:large )?language model|machine learning model|chatbot'
+  r'|digital assistant|artificial intelligence)\b'
   # Not somebody who studies it.
   r'(?!"? (?:researcher|engineer|expert|scientist|student|developer|artist'
   r'|ethic|company|lab|teacher|professor))'
-  r'|\b(?:i\'m|i am) chatgpt\b'
+)
+_PRODUCT = '(?:chatgpt|gpt-?\\d|qwen|smollm|deepseek|通义千问|文心一言)'
+SELF = regex.compile(
+  rf'\b(?:as|being)(?: an?| your) "?(?:[\w\-]+ )?{_MODEL}'
+  rf'|\b(?:i\'m|i am)(?: just| only|(?: [\w\-]+)?,)? an? "?{_MODEL}'
+  rf'|\b(?:written|generated|created|composed) by (?:an? )?"?{_MODEL}'
+  rf'|\b(?:i\'m|i am) {_PRODUCT}\b|\bmy training data\b'
+  r'|\bi was (?:trained|created|developed) by (?:openai|alibaba|google|meta'
+  r'|hugging ?face|deepseek|anthropic|microsoft)\b'
   # Not a student of it, nor a child of its age.
-  r'|(?:作为|身为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])? ?["「]?'
+  r'|(?:作为|身为|我(?:只)?是)(?:[你您]的)?(?:一[个名款])?'
+  r'(?:由?[^\s,。]{1,8}(?:开发|训练|创造)的)? ?["「]?'
   r'(?:(?:ai|人工智能)'
   r'(?!["」]? ?(?:专业|专家|时代|课|领域|行业|公司|研究|工程|学|从业))'
-  r'|(?:大型?)?语言模型|智能助手)'
+  r'|(?:大型?)?语言模型|智能助手|聊天机器人)'
+  rf'|我(?:只)?是{_PRODUCT}|由(?:ai|人工智能)(?:生成|创作|撰写)'
 )
 # Kinds of pieces, and other names of one.
 _KIND = (
