@@ -95,7 +95,7 @@ _ANNOUNCED = '|'.join(
     rf'{_FOR_YOU_ZH}[^\n信]{_COLON}',
     rf'{_FOR_YOU_ZH}[了好一几][^\n,。:]{{0,30}}?{_NAME_ZH}[^\n,。:]{{0,9}}:',
     r'我?[为给]您(?:写|创作)了[^\n]{0,30}。(?:\n|$)',
-    rf'(?:现在|这就|我来){_FOR_YOU_ZH}',
+    rf'(?:现在|这就|我来|让我|我可以){_FOR_YOU_ZH}',
     '(?:根据|按照?|依据)[你您]的[^\n,。]{0,12}(?:要求|需求|提示|描述|主题)',
   )
 )
@@ -129,7 +129,8 @@ _AFTER = regex.compile(
   r'|what you think|how (?:this|it) (?:works|sounds|looks)|your thoughts)'
   r"|(?:do you want me to|if you(?:'d| would) like,? i (?:can|could)) (?:write"
   r'|revise|adjust|change|expand|shorten|rewrite|try)|word count:'
-  r'|(?:this (?:poem|story|piece|haiku|limerick|sonnet|scene|speech|version)'
+  r'|(?:this (?:poem|story|piece|haiku|limerick|sonnet|scene|speech|version'
+  r'|slogan|tagline|caption|sentence|couplet)'
   r'|the (?:poem|haiku|limerick|sonnet)|these (?:lines|verses))'
   r' (?:captures?|explores?|celebrates?|reflects?|uses?|employs?|follows?|aims?'
   r'|evokes?|conveys?|describes?|highlights?|express(?:es)?'
@@ -146,7 +147,8 @@ _AFTER = regex.compile(
   r'|希望[你您](?:会|能)?喜欢(?:这[首篇段份个](?:诗|文|作品|故事|祝福|内容)|[!。~]*$)'
   r'|希望(?:这[首篇段]|对[你您]有|能帮|[^\n]{0,12}(?:满意|符合[你您]的))'
   r'|需要我[^\n]{0,20}(?:修改|调整|再写)'
-  rf'|以上就?是[^\n]{{0,20}}{_NAME_ZH}|(?:这首诗歌?|本诗)(?:以|通过|表达|描绘|展现|旨在|运用)'
+  rf'|以上就?是[^\n]{{0,20}}{_NAME_ZH}|(?:这(?:首诗歌?|[份段]文案)|本诗)'
+  r'(?:以|通过|表达|描绘|展现|旨在|运用)'
   # In a letter 如果你需要我，我一直都在, and 请告诉我，花开了没有 are its own.
   r'|如需(?:要)?(?:修改|调整|更改|润色)'
   r'|如果?[你您]?(?:还?(?:有|需要)|想要?)(?:我)?(?:再|继续|(?:为|帮|给)[你您])?'
