@@ -134,7 +134,6 @@ def load(
   if run.train == 'all':
     base, params = restore(model, without_weights(run.model, mesh, placed))
   else:
-    inputs.check_base(model)
     # Recursive, because a run may have started from another run.
     base, learned = restore(model, load(run.model, mesh, placed))
     params = lora.join(learned, base.params)
@@ -277,7 +276,8 @@ def restore(
   Raises:
     FileNotFoundError: `workdir` is not the folder of a run, or has no
       checkpoint.
-    ValueError: the checkpoint cannot be read.
+    ValueError: the checkpoint cannot be read, or the model that the run started
+      from has other content since.
   """
   run = run_config(workdir)
   if run is None:
@@ -289,6 +289,9 @@ def restore(
     config=lora.configure(base.config, run),
     system=run.get('system', '') or base.system,
   )
+  # Weights that are all the run's own are used or compared with no others.
+  if base.params or base.config.lora:
+    inputs.check_base(workdir)
   checkpoints = Checkpoints(Path(workdir) / 'checkpoints', read_only=True)
   # Only `params` are restored; the optimiser state stays on disk.
   abstract = lora.abstract(base.config, base.mesh) | (extra or {})

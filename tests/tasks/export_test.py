@@ -382,3 +382,20 @@ def test_a_run_that_learned_adapters_can_be_gone_on_from(
   joined = lora.join(learned, base.params)
   beside = after._replace(params=joined)
   assert np.abs(ours(beside) - ours(merged)).max() <= 1e-4
+
+
+def test_adapters_are_read_beside_their_own_base_alone(
+  runs: pathlib.Path, tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  run = tmp_path / 'sft'
+  shutil.copytree(runs / 'sft', run)
+  model = {'path': str(tiny_folder), 'digest': 'of other weights'}
+  files.write_json(run / 'inputs.json', {'inputs': {'model': model}})
+  base = language_model.load(tiny_folder, mesh())
+  for read in (
+    lambda: language_model.load(run, mesh()),
+    lambda: language_model.beside(run, base),
+    lambda: export(run, tmp_path / 'out', adapters=True),
+  ):
+    with pytest.raises(ValueError, match='has other content since'):
+      read()
