@@ -26,6 +26,9 @@ _HELP = '-h', '--help', '-help', '--helpshort', '--helpfull'
 _SETTING = re.compile(r'--?(?:no)?config\.([^=]*)(=.*)?', re.DOTALL)
 # Several names, as in `a,b`.
 _NAMES = re.compile(r'[^\s\'"(),]+(,[^\s\'"(),]+)+')
+# Nodes, and the values of `train` without which nothing reads them.  Presets
+# set them for those who choose such a value, so a config file may.
+_TRAINED = {'lora': ('lora',), 'decoder': ('lora', 'all')}
 _TYPES = {
   bool: 'True or False',
   int: 'an integer',
@@ -130,8 +133,8 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     arguments: of the command line, without other flags.
 
   Raises:
-    ValueError: there is no such setting, its value has another type, or an
-      argument is none of these.
+    ValueError: there is no such setting, its value has another type, nothing
+      would read it, or an argument is none of these.
   """
   before = dict(_nodes(config))
   _refuse_unknown(arguments, before)
@@ -162,6 +165,13 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
       raise ValueError(
         f'--config.{parent}: {"lacks" if name in before else "has no setting"} '
         f'{name!r}; set single ones, as with --config.{name}=VALUE'
+      )
+  for match in filter(None, map(_SETTING.fullmatch, arguments)):
+    expected = _TRAINED.get(match[1].partition('.')[0])
+    if expected and config.get('train') not in expected:
+      raise ValueError(
+        f'--config.{match[1]} has no effect with train={config.get("train")}; '
+        f'expected --config.train={" or ".join(expected)}'
       )
 
 

@@ -108,6 +108,14 @@ MISTAKES = [
     '--config.decoder.microbatch_groups=3',
     r'decoder.microbatch_groups=3 must divide .* one of \[8\]',
   ),
+  (
+    '--config=grpo:tiny --config.lora.rank=8',
+    r'--config\.lora\.rank has no effect with train=all; .*train=lora$',
+  ),
+  (
+    '--config=reward_model --config.decoder.steps 9',
+    'decoder.steps has no effect with train=head; .*train=lora or all',
+  ),
   ('--config=sft --config.mesh.tensor=3', 'expected the 8 devices available'),
   ('--config=curate --config.examples=30', 'expected at most neighbours=20'),
   ('--config=briefs --config.least_rules=9', 'expected at most most_rules=3'),
@@ -242,7 +250,7 @@ def test_settings_are_read_in_every_form(folder: pathlib.Path) -> None:
     'rlcw --config.steps 7 --config grpo:tiny -config.seed=3 --workdir w '
     '--noconfig.remat --config.offload --config.kl_weight 0 --distributed '
     '--config.lora.targets=up --config.lora.targets=down --heartbeat=9 '
-    '--config.judge.temperature=None --config.system='
+    '--config.train=lora --config.judge.temperature=None --config.system='
   )
   given = command.read(line.split(), tasks)
   config = given.config
