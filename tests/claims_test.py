@@ -590,3 +590,13 @@ def test_an_output_is_no_input_and_was_begun_by_its_run(
   write('c', input=str(themes), output=str(new))  # it is finished
   with pytest.raises(ValueError, match='was not begun'):
     write('d', input=str(themes), output=str(new), seed=1)
+  own = tmp_path / 'e' / 'briefs.jsonl'  # where no output is named
+  own.parent.mkdir()
+  own.write_text(before)
+  for source, words in ((own, 'is also input'), (themes, 'was not begun')):
+    with pytest.raises(ValueError, match=words):
+      write('e', input=str(source))
+  assert own.read_text() == before
+  own.write_text('')  # as of a try on a full disk
+  write('e', input=str(themes))
+  assert len(own.read_text().splitlines()) == 2

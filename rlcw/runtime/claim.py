@@ -137,7 +137,7 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
     name: of the file in the workdir.
 
   Raises:
-    ValueError: `output` is an input, or a file that this run has not begun: its
+    ValueError: the file is an input, or one that this run has not begun: its
       content would be lost, or taken for that of this run.
   """
   given: Any = config.output
@@ -148,14 +148,14 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
       read = paths.matches(str(paths.get(config, key)))
       if file.resolve() in [each.resolve() for each in read]:
         raise ValueError(f'output={file} is also {key}; expected another file')
-    if file.exists() and not (workdir / 'config.json').exists():
+    begun = (workdir / 'config.json').exists()
+    if not begun and file.exists() and file.stat().st_size:
       raise ValueError(
         f'output={file} exists, and was not begun in {workdir}; expected a new '
         'file'
       )
 
-  if given:
-    processes.from_primary(refuse)
+  processes.from_primary(refuse)
   return file
 
 
