@@ -181,7 +181,10 @@ def _read(
   # A generator of tensors, so that only one of them is in memory at a time.
   params = {
     path: _assemble(
-      (source.read(name)[members(config, path)[path]] for name in layer_names),
+      (
+        _read_one(source, name)[members(config, path)[path]]
+        for name in layer_names
+      ),
       shapes[path].shape,
       path.startswith('blocks/'),
       shapes[path].dtype,
@@ -190,6 +193,24 @@ def _read(
     for path, layer_names in tensor_names.items()
   }
   return unflatten_dict(params, sep='/')
+
+
+def _read_one(source: Source, name: str) -> np.ndarray:
+  """Reads a tensor whose values are all finite.
+
+  Raises:
+    ValueError: they are not, so that all that is computed would be NaN.
+  """
+  tensor = source.read(name)
+  with np.errstate(over='ignore', invalid='ignore'):
+    # NaN or infinite if one of the values is; quicker than a look at each.
+    total = np.sum(tensor, dtype=np.float32)
+  if not np.isfinite(total):
+    raise ValueError(
+      f'{source.path}: {name} has values that are NaN or infinite; expected '
+      'an undamaged file'
+    )
+  return tensor
 
 
 def _with_factors(source: Source, names: dict[str, list[str]]) -> Source:

@@ -139,6 +139,16 @@ def _cast(dtype: torch.dtype) -> Callable[[dict[str, torch.Tensor]], None]:
   return cast
 
 
+def _hole(
+  value: float, dtype: torch.dtype = torch.float32
+) -> Callable[[dict[str, torch.Tensor]], None]:
+  def pierce(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP][-1, 3] = value
+    _cast(dtype)(tensors)
+
+  return pierce
+
+
 @pytest.mark.parametrize(
   ('edit', 'parts'),
   [
@@ -150,6 +160,9 @@ def _cast(dtype: torch.dtype) -> Callable[[dict[str, torch.Tensor]], None]:
     (_cast(torch.int8), [f'{UP}: dtype I8', 'F32', 'F16', 'BF16']),
     (_cast(torch.float64), [f'{UP}: dtype F64']),
     (_cast(torch.float8_e4m3fn), [f'{UP}: dtype F8_E4M3']),
+    (_hole(float('nan')), [f'{UP} has values that are NaN or infinite']),
+    (_hole(float('-inf'), torch.float16), [f'{UP} has values that are NaN']),
+    (_hole(float('inf'), torch.bfloat16), [f'{UP} has values that are NaN']),
     (dict.clear, ['num_hidden_layers=2', '0 tensors']),
   ],
   ids=[
@@ -161,6 +174,9 @@ def _cast(dtype: torch.dtype) -> Callable[[dict[str, torch.Tensor]], None]:
     'int8',
     'float64',
     'float8',
+    'nan',
+    'inf-float16',
+    'inf-bfloat16',
     'empty',
   ],
 )
