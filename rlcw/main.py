@@ -37,6 +37,7 @@ from rlcw.runtime import (
   metrics,
   paths,
   processes,
+  runs,
   signals,
 )
 from rlcw.runtime import console as terminal
@@ -204,7 +205,7 @@ def run_task(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     terminal.notice(remark)
   if remark := dtype_remark(config):
     terminal.notice(remark)
-  with _no_exit():
+  with _no_exit(), runs.failing():
     summary = importlib.import_module(TASKS[str(config.task)]).run(
       config, workdir
     )

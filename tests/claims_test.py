@@ -225,7 +225,8 @@ def test_a_run_that_has_kept_nothing_leaves_the_workdir_free(
     claim.settle()
     (workdir / 'checkpoints').mkdir()
     (workdir / 'metrics.jsonl').touch()
-    for name in ('rollouts.jsonl', 'judge.secret', 'tensorboard/events'):
+    names = 'rollouts.jsonl', 'judge.secret', 'tensorboard/events', runs.USAGE
+    for name in names:
       (workdir / name).parent.mkdir(exist_ok=True)
       (workdir / name).write_text('{}')
     raise RuntimeError('the reward failed')
@@ -237,6 +238,7 @@ def test_a_run_that_has_kept_nothing_leaves_the_workdir_free(
   assert runs.is_run(workdir)  # who reads it is told that it has not finished
   lab.give('b')
   assert lab(task, seed=2)['text'] == 'b'
+  assert (workdir / runs.USAGE).exists()  # it was paid for
   (workdir / 'summary.json').unlink()
   with pytest.raises(app.UsageError, match="'seed': \\(2, 1\\)"):
     lab(task, seed=1)

@@ -185,7 +185,8 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS
   if file.exists() and not _has_results(workdir, before.get('output')):
-    for name in ('config.json', settings.INPUTS, runs.USAGE):
+    # `usage.json` stays: what was paid for is paid for.
+    for name in ('config.json', settings.INPUTS):
       (workdir / name).unlink(missing_ok=True)
     return claim
   # Runs of earlier versions have kept no digests.

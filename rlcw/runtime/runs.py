@@ -4,19 +4,43 @@ A run is a folder with the `config.json` of a task.  It is finished once it has
 a `summary.json`.
 """
 
+import contextlib
 import os
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlcw import Config
-from rlcw.runtime import files, settings
+from rlcw.runtime import files, processes, settings
 
 SUMMARY = 'summary.json'
 USAGE = 'usage.json'  # counts of a run's processes (`sampling.usage`)
 # Folder in the workdir of a run with its best parameters: a run of its own to
 # whoever reads a model.
 BEST = 'best'
+
+
+_at_failure: list[Callable[[], None]] = []  # of the task that runs
+
+
+def at_failure(action: Callable[[], None]) -> None:
+  """Has an action done if the task that runs fails or is stopped."""
+  _at_failure.append(action)
+
+
+@contextlib.contextmanager
+def failing() -> Iterator[None]:
+  """Does the actions of `at_failure` if the task in the context fails."""
+  _at_failure.clear()
+  try:
+    yield
+  except BaseException:
+    # One of several processes may fail alone, and would wait for the others.
+    if processes.count() == 1:
+      for action in _at_failure:
+        action()
+    raise
 
 
 class State(NamedTuple):

@@ -43,6 +43,8 @@ class Ledger:
         raise ValueError(
           f'{self._file} is no usage of a run; delete it, and counts begin anew'
         )
+    # With the batch that is under way then: a cache may have its answers.
+    runs.at_failure(self.save)
 
   def totals(self) -> dict[str, dict[str, float]]:
     """Returns the counts of each model, those of earlier processes included."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from server import SOON, Fault, Server, completion, echo, prompt_of, serving
 
+from rlcw.runtime import runs
 from rlcw.sampling import http, secret
 from rlcw.sampling.cache import Cut
 from rlcw.sampling.endpoint import Endpoint
@@ -567,6 +568,19 @@ def test_usage_adds_up_over_the_processes_of_a_run(
   assert capsys.readouterr().out == (
     'curate: judge: 2,000 requests, 4,000,000 prompt tokens, cost 1\n'
   )
+
+
+def test_what_a_task_has_paid_is_kept_if_it_fails_in_a_batch(
+  tmp_path: pathlib.Path,
+) -> None:
+  counts = {'cost': 1.0}
+  with pytest.raises(NoAnswers), runs.failing():
+    Ledger(tmp_path, {'judge': lambda: counts}).save()
+    counts['cost'] = 3.0
+    raise NoAnswers
+  counts['cost'] = 0.5
+  totals = Ledger(tmp_path, {'judge': lambda: counts}).totals()
+  assert totals == {'judge': {'cost': 3.5}}
 
 
 @pytest.mark.parametrize(
