@@ -37,7 +37,7 @@ def text_of(completion: Any, masked: Callable[[str], str] = str) -> str:
 
   Args:
     completion: of the client.
-    masked: removes the key from a text, before that is cut.
+    masked: removes the key from a text, before that is cut or kept.
 
   Raises:
     ValueError: the completion is malformed, or has no reply.
@@ -60,7 +60,7 @@ def text_of(completion: Any, masked: Callable[[str], str] = str) -> str:
       f'empty: content={masked(repr(content))[:80]}, finish_reason={reason!r}'
       + (f', refusal={masked(repr(refusal))[:80]}' if refusal else '')
     )
-  reply = valid_unicode(reply)
+  reply = masked(valid_unicode(reply))
   return Cut(reply) if _CUT_BY.search(str(reason)) else reply
 
 

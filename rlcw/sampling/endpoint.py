@@ -255,9 +255,9 @@ class Endpoint:
     self._usage.cost += (prompt * self.prices[0] + reply * self.prices[1]) / 1e6
 
   def _masked(self, text: str) -> str:
-    """Removes the key: a server's error message may repeat it."""
+    """Removes the key: a server's error or reply may repeat it."""
     key = self._key()
-    return text.replace(key, '[key]') if key else text
+    return text.replace(key, '[key]') if _is_secret(key) else text
 
   def _log_error(self, error: Exception) -> None:
     """Keeps the reason for a missing reply; logs one for each type of error."""
@@ -298,6 +298,14 @@ def from_config(config: Config) -> Endpoint:
       f'expected settings: {sorted(fields)}'
     )
   return Endpoint(**config)
+
+
+def _is_secret(key: str) -> bool:
+  """Returns whether a key is more than a word that a server here accepts.
+
+  Replies may have such words: EMPTY, none, anything, x.
+  """
+  return len(key) >= 16 or (len(key) >= 6 and not key.isalpha())
 
 
 def _is_url(value: Any) -> bool:

@@ -342,6 +342,30 @@ def test_the_key_is_sent_and_kept_nowhere(
   assert 'sk-secret' not in ''.join(capfd.readouterr())
 
 
+def test_a_key_that_a_reply_repeats_is_kept_nowhere(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  path = tmp_path / 'cache.sqlite'
+  monkeypatch.setenv('MY_KEY', 'sk-secret')
+  with serving(lambda request, n: 'You said Bearer sk-secret.') as server:
+    it = _endpoint(server, key_variable='MY_KEY', cache=path)
+    assert it.ask(['a']) == ['You said Bearer [key].']
+  assert b'sk-secret' not in path.read_bytes()
+
+
+@pytest.mark.parametrize('word', ['EMPTY', 'anything', 'x', '0'])
+def test_a_word_for_a_key_is_no_secret(
+  word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setenv('MY_KEY', word)
+  said = f'of {word} 0, max. 16'
+  fault = Fault(json.dumps({'error': said}), status=400)
+  with serving(lambda request, n: fault if n else said) as server:
+    it = _endpoint(server, key_variable='MY_KEY')
+    assert it.ask(['a']) == [said] and it.ask(['b']) == [None]
+  assert it.trouble.text.endswith(f': status 400, {said}')
+
+
 @pytest.fixture
 def storm() -> Iterator[Server]:
   """A server that answers every third request well, and any other somehow."""
