@@ -168,12 +168,14 @@ def refused_setting(error: openai.APIStatusError, sent: set[str]) -> str:
 def _complaint(error: openai.APIStatusError) -> str:
   """Returns the text of an error's body that names the cause.
 
-  Bodies are OpenAI's, FastAPI's, or a text.  The rest is left out, as it may
-  repeat the request with every setting; vLLM repeats it in the message, after
-  the cause.
+  Bodies are OpenAI's, FastAPI's, Cloudflare's, or a text.  The rest is left
+  out, as it may repeat the request with every setting; vLLM repeats it in the
+  message, after the cause.
   """
   body: Any = error.body
-  found = body.get('detail', body) if isinstance(body, dict) else body
+  found = body
+  if isinstance(body, dict):
+    found = body.get('detail') or body.get('errors') or body
   details = found if isinstance(found, list) else [found]
   # Gemini sends a list of errors, where others send one.
   details = [
@@ -182,7 +184,15 @@ def _complaint(error: openai.APIStatusError) -> str:
   ]
   names = 'message', 'param', 'loc', 'msg'
   said = [
-    [each.get(name) for name in names] if isinstance(each, dict) else each
+    [*map(each.get, names), _passed_on(each)]
+    if isinstance(each, dict)
+    else each
     for each in details
   ]
   return re.split(r'[\'"]input\\?[\'"]\s*:', f'{said}', maxsplit=1)[0]
+
+
+def _passed_on(error: dict[str, Any]) -> Any:
+  """Returns the error of another server, as OpenRouter passes it on."""
+  metadata = error.get('metadata')
+  return metadata.get('raw') if isinstance(metadata, dict) else None

@@ -152,6 +152,10 @@ def ask_twice(
 
 # A blank such as '<one sentence>', as prompts show in the form to fill in.
 _BLANK = re.compile(r'\s*<[^<>]*>\s*')
+# A backslash that JSON forbids, and the pairs of them before it.
+_WRONG_ESCAPE = re.compile(
+  r'(?<!\\)((?:\\\\)*)\\(?![\\"/bfnrt]|u[0-9a-fA-F]{4})'
+)
 # Opening braces at which an answer is looked for.  Each takes a parse of what
 # follows it, and a text may consist of them.
 _MOST_BRACES = 1000
@@ -290,7 +294,7 @@ def objects(reply: str, id: str) -> list[dict[str, Any]]:
   # do not break or show, and a comma after the last.
   if not found:
     mended = visible(text).replace('\xa0', ' ')
-    mended = re.sub(r'(?<!\\)((?:\\\\)*)\\(?=[^"\\/bfnrtu])', r'\1', mended)
+    mended = _WRONG_ESCAPE.sub(r'\1', mended)
     found = _objects(re.sub(r',(\s*[}\]])', r'\1', mended), id)
   if not found:
     raise ValueError('no JSON object with the id of the question')

@@ -64,6 +64,7 @@ def put(panel: JSONJudge, question: Question = QUESTION) -> Verdicts:
     '{"id": "\\u006b", "verdict": "Good", "reason": "so"}',
     '{"id": "k", "verdict": "Good", "reason": "so",}',
     r'{"id": "k", "verdict": "Good", "reason": "\so"}',
+    r'{"id": "k", "verdict": "Good", "reason": "so", "x": "\underline\u12"}',
     PLAIN.replace(' ', '\xa0').replace('{', '{\u200b'),
   ],
 )

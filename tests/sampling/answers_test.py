@@ -249,6 +249,30 @@ def test_a_setting_that_a_server_refuses_is_left_out(
   ]
 
 
+_CAUSE = {'message': NEWER['temperature']}
+
+
+@pytest.mark.parametrize(
+  'body',
+  [
+    {'error': {'message': 'No.', 'metadata': {'raw': json.dumps(_CAUSE)}}},
+    {'error': {'message': 'No.', 'metadata': {'raw': _CAUSE}}},
+    {'errors': [_CAUSE], 'success': False},
+    {'detail': None, **_CAUSE},
+    [{'error': _CAUSE}],
+    {'detail': NEWER['temperature']},
+  ],
+)
+def test_a_refusal_is_found_in_any_form(body: Any) -> None:
+  """As of servers that pass it on: OpenRouter, Cloudflare."""
+  fault = Fault(json.dumps(body), status=400)
+  with serving(
+    lambda request, n: fault if 'temperature' in request else 'ok'
+  ) as server:
+    it = _endpoint(server, temperature=0.5)
+    assert it.ask(['a']) == ['ok']
+
+
 @pytest.mark.parametrize(
   'message',
   [
