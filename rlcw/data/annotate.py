@@ -75,6 +75,9 @@ def annotate(
   for first in processes.stoppable(steps):
     batch = [record for _, record in records[first : first + size]]
     shares = shards.gather_to_primary(answer(shards.local_items(batch)))
+    # One of several has left its wait for a server, and lacks its answers.
+    if processes.count() > 1:
+      processes.stop_together()
     if processes.is_primary_process():
       answers = itertools.chain(*shares)
       for record, fields in zip(batch, answers, strict=True):

@@ -336,12 +336,16 @@ def stop_together() -> None:
 def stoppable(items: Iterable[_Item]) -> Iterator[_Item]:
   """Yields items, and ends the run before the next one if asked to stop.
 
+  Of several processes also after the last one: see `interruptible`.
+
   Raises:
     Stopped: see `stop_together`.
   """
   for item in items:
     stop_together()
     yield item
+  if count() > 1:
+    stop_together()
 
 
 def stop_alone() -> None:
@@ -360,7 +364,8 @@ def interruptible() -> Iterator[None]:
 
   Raises:
     Stopped: in a single process.  One of several leaves the context early
-      instead, because the others wait for it at the next `stop_together`.
+      instead, because the others wait for it at the next `stop_together`.  That
+      must come before what is made without the answers is kept.
   """
   try:
     with signals.interruptible():

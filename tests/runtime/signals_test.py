@@ -8,10 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from rlcw.data import annotate
 from rlcw.runtime import processes, signals
+from rlcw.runtime.mesh import make_mesh
 
 NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP']
 
@@ -129,6 +132,39 @@ def test_items_end_where_a_run_is_asked_to_stop() -> None:
       if item == 2:
         signal.raise_signal(signal.SIGINT)
   assert seen == [0, 1, 2]
+
+
+def test_several_processes_end_after_the_last_item_too(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """What one has made of it lacks the answers that it has not waited for."""
+  monkeypatch.setattr(processes, 'count', lambda: 2)
+  monkeypatch.setattr(processes, 'gather', lambda own: [own, ''])
+  with signals.listening(), pytest.raises(signals.Stopped):
+    for _ in processes.stoppable([0]):
+      signal.raise_signal(signal.SIGTERM)
+
+
+def test_several_processes_write_no_lines_without_answers(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  source, output = tmp_path / 'in.jsonl', tmp_path / 'out.jsonl'
+  source.write_text('{"prompt": "x", "response": "y"}\n')
+  monkeypatch.setattr(
+    processes.DataShards, 'gather_to_primary', lambda self, own: [own]
+  )
+
+  def answer(records: Any) -> Any:
+    monkeypatch.setattr(processes, 'count', lambda: 2)
+    monkeypatch.setattr(processes, 'gather', lambda own: [own, ''])
+    signal.raise_signal(signal.SIGTERM)
+    return [{'verdict': None} for _ in records]
+
+  with signals.listening(), pytest.raises(signals.Stopped):
+    annotate.annotate(
+      'judge', source, output, 'verdict', 8, answer, make_mesh()
+    )
+  assert not output.exists()
 
 
 STUBBORN = """
