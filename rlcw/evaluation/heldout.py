@@ -276,11 +276,31 @@ def describe(
     ]
     for p in range(len(briefs))
   ]
-  for brief, group in zip(briefs, records, strict=True):
-    for reply in group:
-      reply['strict'] = 1 - constraints.breaks(reply['follow'])
-      reply['loose'] = follows_loosely(brief, reply)
-  return records
+  return check(briefs, records)
+
+
+def check(
+  briefs: Sequence[Brief], replies: Sequence[Sequence[dict[str, Any]]]
+) -> list[list[dict[str, Any]]]:
+  """Returns replies `[P][G]` with the verdicts of the rules' checks as of now.
+
+  Those in stored replies may be of earlier checks.  On demands, which no code
+  checks, the verdicts in a reply's `follow` count.
+  """
+  return [
+    [_checked(brief, reply) for reply in group]
+    for brief, group in zip(briefs, replies, strict=True)
+  ]
+
+
+def _checked(brief: Brief, reply: dict[str, Any]) -> dict[str, Any]:
+  rules = brief.follow(reply['text'])  # None at demands
+  follow = [
+    verdict if rule is None else rule
+    for rule, verdict in zip(rules, reply['follow'], strict=True)
+  ]
+  reply = reply | {'follow': follow, 'strict': 1 - constraints.breaks(follow)}
+  return reply | {'loose': follows_loosely(brief, reply)}
 
 
 def parts(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:

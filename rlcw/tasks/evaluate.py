@@ -86,7 +86,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     answer = functools.partial(
       answer_scored, models[name], scores_of, briefs, trained, config
     )
-    replies[name] = stored(file, key, answer)
+    replies[name] = heldout.check(briefs, stored(file, key, answer))
     ledger.save()
   group_P = heldout.prompt_groups(briefs)
   lines = [

@@ -110,3 +110,23 @@ def test_what_is_kept_is_not_known_without_a_verdict() -> None:
   # else a judge that answers half of the questions would halve the pass rate
   assert math.isnan(constraints.keeps([False, None]))
   assert math.isnan(constraints.keeps([True, None]))
+
+
+def test_stored_verdicts_of_rules_are_made_anew() -> None:
+  rules = 'length:words', 'soft:demand'
+  brief = Brief('a', 'Hi.', rules, ({'at_most': 2}, {'demand': 'Be kind.'}))
+  stored = [
+    {'text': 'One two.', 'follow': [False, True], 'strict': 0.0, 'kl': 0.5},
+    {'text': 'One two three.', 'follow': [True, None], 'strict': math.nan},
+    {'text': 'One.', 'follow': [True, None], 'strict': 1.0},
+  ]
+  [[kept, broken, unknown]] = heldout.check([brief], [stored])
+  assert kept == {
+    'text': 'One two.',
+    'follow': [True, True],
+    'strict': 1,
+    'loose': 1,
+    'kl': 0.5,
+  }
+  assert (broken['follow'], broken['strict']) == ([False, None], 0)
+  assert math.isnan(unknown['strict']) and math.isnan(unknown['loose'])

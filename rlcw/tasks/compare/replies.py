@@ -87,7 +87,9 @@ def sample(
       ledger.save()
       # Written last, because it marks the replies as complete.
       write_json(file.with_suffix('.json'), {'key': key})
-    replies[name] = processes.from_primary(lambda f=file: stored(f))
+    replies[name] = processes.from_primary(
+      lambda f=file: heldout.check(briefs, stored(f))
+    )
     if processes.is_primary_process():
       features[name] = np.load(file.with_suffix('.npy')).astype(np.float32)
   return replies, features
@@ -149,7 +151,7 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
 
 
 def stored(file: Path) -> list[list[dict[str, Any]]]:
-  """The replies `[P][G]` in a file of `write`."""
+  """Returns the replies `[P][G]` in a file of `write`."""
   return [line['replies'] for line in datasets.read_jsonl(file)]
 
 
