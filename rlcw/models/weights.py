@@ -182,7 +182,10 @@ def _read(
   params = {
     path: _assemble(
       (
-        _read_one(source, name)[members(config, path)[path]]
+        (
+          f'{source.path}: {name}',
+          source.read(name)[members(config, path)[path]],
+        )
         for name in layer_names
       ),
       shapes[path].shape,
@@ -193,24 +196,6 @@ def _read(
     for path, layer_names in tensor_names.items()
   }
   return unflatten_dict(params, sep='/')
-
-
-def _read_one(source: Source, name: str) -> np.ndarray:
-  """Reads a tensor whose values are all finite.
-
-  Raises:
-    ValueError: they are not, so that all that is computed would be NaN.
-  """
-  tensor = source.read(name)
-  with np.errstate(over='ignore', invalid='ignore'):
-    # NaN or infinite if one of the values is; quicker than a look at each.
-    total = np.sum(tensor, dtype=np.float32)
-  if not np.isfinite(total):
-    raise ValueError(
-      f'{source.path}: {name} has values that are NaN or infinite; expected '
-      'an undamaged file'
-    )
-  return tensor
 
 
 def _with_factors(source: Source, names: dict[str, list[str]]) -> Source:
@@ -255,7 +240,7 @@ def _drop_duplicate_head(source: Source, stored: dict[str, Any]) -> None:
 
 
 def _assemble(
-  tensors: Iterator[np.ndarray],
+  tensors: Iterator[tuple[str, np.ndarray]],
   shape: tuple[int, ...],
   stacked: bool,
   dtype: Any,
@@ -264,11 +249,15 @@ def _assemble(
   """Builds one parameter from its tensors, one of which is in memory at a time.
 
   Args:
-    tensors: one, or one per layer if `stacked`.
+    tensors: one, or one per layer if `stacked`, each after its name.
     shape: of the parameter.
     stacked: if the first axis is that of layers.
     dtype: of the parameter.
     sharding: its place on the devices; `None` for a NumPy array.
+
+  Raises:
+    ValueError: a tensor's part for this process has values that are NaN or
+      infinite, so that all that is computed would be NaN.
   """
 
   # Slices are not hashable before Python 3.12.
@@ -288,14 +277,16 @@ def _assemble(
     ]
     if key(index) not in shards:
       shards[key(index)] = (index, _empty_aligned(sizes, dtype))
-  for layer, tensor in enumerate(tensors):
+  for layer, (name, tensor) in enumerate(tensors):
     for index, shard in shards.values():
-      # Assignment casts to the parameter's dtype.  Layers are never split over
-      # devices, so each shard has a slice of every layer.
+      # Layers are never split over devices, so each shard has a slice of every
+      # layer.
       if stacked:
-        shard[layer] = tensor[index[1:]]
+        part, index = shard[layer, ...], index[1:]  # a view, of scalars too
       else:
-        shard[...] = tensor[index]
+        part = shard
+      part[...] = tensor[index]  # casts to the parameter's dtype
+      _check_finite(part, name)
   if sharding is None:
     return shards[key(everything)][1]
   return jax.make_array_from_callback(
@@ -303,6 +294,16 @@ def _assemble(
     sharding,
     lambda index: shards[key(index)][1],  # pyright: ignore
   )
+
+
+def _check_finite(values: np.ndarray, name: str) -> None:
+  with np.errstate(over='ignore', invalid='ignore'):
+    # NaN or infinite if one of the values is; quicker than a look at each.
+    total = np.sum(values, dtype=np.float32)
+  if not np.isfinite(total):
+    raise ValueError(
+      f'{name} has values that are NaN or infinite; expected an undamaged file'
+    )
 
 
 def _empty_aligned(sizes: list[int], dtype: Any) -> np.ndarray:
