@@ -28,6 +28,7 @@ _COMPARED = (
   ('human_ref_A', 'human_ref_B', 'labels', (1, 0)),  # SHP
   ('conversation_a', 'conversation_b', 'winner', ('model_a', 'model_b')),
 )
+_OF_ULTRACHAT = {'id', 'data', 'language', 'split'}
 
 
 class Unusable(ValueError):
@@ -59,15 +60,16 @@ def renamed(record: Record) -> Record:
       better, worse = (first, second) if preference < 0 else (second, first)
       record |= {'chosen': better, 'rejected': worse}
       # SHP's request; alpaca's history is a list.
-      if isinstance(record.get('history'), str):
-        record.setdefault('prompt', record.pop('history'))
-  if _all(record.get('answers'), _is_ranked):
+      if 'prompt' not in record and isinstance(record.get('history'), str):
+        record['prompt'] = record.pop('history')
+  if 'completions' not in record and _all(record.get('answers'), _is_ranked):
     record['completions'] = [  # Nectar
       {'response': each['answer'], 'overall_score': -each['rank']}
       for each in record.pop('answers')
     ]
-  if _all(record.get('data'), lambda each: isinstance(each, str)):
-    record['messages'] = [  # UltraChat
+  # UltraChat; beside other fields, data may be anything.
+  if record.keys() <= _OF_ULTRACHAT and _all(record.get('data'), _is_text):
+    record['messages'] = [
       {'role': (USER, ASSISTANT)[number % 2], 'content': text}
       for number, text in enumerate(record.pop('data'))
     ]
@@ -94,6 +96,10 @@ def _is_ranked(answer: Any) -> bool:
     and 'answer' in answer
     and isinstance(answer.get('rank'), int | float)
   )
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
 
 
 def _all(value: Any, is_one: Callable[[Any], bool]) -> bool:

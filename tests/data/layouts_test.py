@@ -318,6 +318,10 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     {'id': '0', 'data': ['Hi.', 'Hello!', ASK, REPLY]},
     {'id': '0', 'prompt': TURNS, 'response': REPLY},
   ),
+  'data of another kind': (
+    ONE | {'data': ['Ann', 'Ben']},
+    ONE | {'data': ['Ann', 'Ben']},
+  ),
   'blank system': ({'messages': [say('system', ' '), USER, GOOD]}, ONE),
 }
 
@@ -572,6 +576,12 @@ def test_replies_of_which_neither_is_preferred_are_no_pair() -> None:
       layouts.convert(battle | {'winner': winner})
   with pytest.raises(ValueError, match="'model_a' or 'model_b'"):
     layouts.convert(battle | {'winner': 'c'})
+
+
+def test_a_history_beside_a_prompt_is_not_lost() -> None:
+  pair = {'human_ref_A': 'a', 'human_ref_B': 'b', 'labels': 0}
+  with pytest.raises(ValueError, match="history='x'; expected a list"):
+    layouts.convert({'prompt': ASK, 'history': 'x'} | pair)
 
 
 def test_deep_nesting_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
