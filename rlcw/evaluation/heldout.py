@@ -276,7 +276,10 @@ def describe(
     ]
     for p in range(len(briefs))
   ]
-  return check(briefs, records)
+  return [
+    [_with_whole(brief, reply) for reply in group]
+    for brief, group in zip(briefs, records, strict=True)
+  ]
 
 
 def check(
@@ -299,8 +302,15 @@ def _checked(brief: Brief, reply: dict[str, Any]) -> dict[str, Any]:
     verdict if rule is None else rule
     for rule, verdict in zip(rules, reply['follow'], strict=True)
   ]
-  reply = reply | {'follow': follow, 'strict': 1 - constraints.breaks(follow)}
-  return reply | {'loose': follows_loosely(brief, reply)}
+  return _with_whole(brief, reply | {'follow': follow})
+
+
+def _with_whole(brief: Brief, reply: dict[str, Any]) -> dict[str, Any]:
+  """Adds the verdicts on the whole reply."""
+  return reply | {
+    'strict': 1 - constraints.breaks(reply['follow']),
+    'loose': follows_loosely(brief, reply),
+  }
 
 
 def parts(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
