@@ -18,11 +18,15 @@ _MODEL = (
   r'(?!"? (?:researcher|engineer|expert|scientist|student|developer|artist'
   r'|ethic|company|lab|teacher|professor))'
 )
-_PRODUCT = '(?:chatgpt|gpt-?\\d|qwen|smollm|deepseek|通义千问|文心一言)'
+_PRODUCT = r'(?:chatgpt|gpt-?\d|qwen|smollm|deepseek|通义千问|文心一言)'
 SELF = regex.compile(
   rf'\b(?:as|being)(?: an?| your) "?(?:[\w\-]+ )?{_MODEL}'
   rf'|\b(?:i\'m|i am)(?: just| only|(?: [\w\-]+)?,)? an? "?{_MODEL}'
-  rf'|\b(?:written|generated|created|composed) by (?:an? )?"?{_MODEL}'
+  rf'|\bwritten by an? "?{_MODEL}'
+  # Not of a picture or a song in the piece.
+  r'|(?:(?<=^|[.!?(\n] ?)|\bthis (?:\w+ )?(?:is|was) )'
+  r'(?:generated|created|composed|written)'
+  rf' by (?:an? )?"?{_MODEL}'
   rf'|\b(?:i\'m|i am) {_PRODUCT}\b|\bmy training data\b'
   r'|\bi was (?:trained|created|developed) by (?:openai|alibaba|google|meta'
   r'|hugging ?face|deepseek|anthropic|microsoft)\b'
@@ -32,7 +36,8 @@ SELF = regex.compile(
   r'(?:(?:ai|人工智能)'
   r'(?!["」]? ?(?:专业|专家|时代|课|领域|行业|公司|研究|工程|学|从业))'
   r'|(?:大型?)?语言模型|智能助手|聊天机器人)'
-  rf'|我(?:只)?是{_PRODUCT}|由(?:ai|人工智能)(?:生成|创作|撰写)'
+  rf'|我(?:只)?是{_PRODUCT}'
+  r'|(?:[本此]文|(?:这|以上)[^\s,。的]{0,4})由(?:ai|人工智能)(?:生成|创作|撰写)'
 )
 # Kinds of pieces, and other names of one.
 _KIND = (
@@ -74,7 +79,7 @@ _ANNOUNCED = '|'.join(
     rf'|(?<=[!,] here.{{2,4}})an? (?:[\w\-]+ ){{0,4}}?{_KIND}){_STOP}',
     r"(?:here|below|this)(?:'s| is| are)[^\n:]{0,80}"
     rf'\b(?:for you|you asked for|you requested){_STOP}',
-    r'in this (?:poem|story|piece|scene), (?:i|we)\b',
+    r"in this (?:poem|story|piece|scene), i(?:'ve| have|'ll| will)\b",
     r'here you (?:go *(?:[.!:]|\n|$)|are *:)',
     r"(?:here (?:we go|goes)|let(?: me|'s) (?:try|begin|start)"
     rf'|as (?:you )?(?:asked|requested)){_COLON}',
@@ -136,6 +141,7 @@ _AFTER = regex.compile(
   r'|evokes?|conveys?|describes?|highlights?|express(?:es)?'
   r'|(?:is|are) (?:meant|intended) to|tries to|try to|seeks? to)\b'
   r'|in this (?:poem|story|piece|haiku|limerick|sonnet|scene),'
+  r" (?:the|each|i(?:'ve| have))\b"
   r"|i(?:'ve| have) (?:tried|aimed) to (?:capture|convey|incorporate|include"
   r'|keep (?:it|the|this|to)|follow|use)'
   r'|feel free to (?:ask|edit|adjust|change)'
