@@ -39,7 +39,9 @@ def failing() -> Iterator[None]:
     # One of several processes may fail alone, and would wait for the others.
     if processes.count() == 1:
       for action in _at_failure:
-        action()
+        # A full disk must not hide why the task has failed.
+        with contextlib.suppress(OSError):
+          action()
     raise
 
 

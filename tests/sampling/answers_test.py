@@ -1,5 +1,6 @@
 """Answers of endpoints: replies, thoughts, cuts, hidden errors, and bounds."""
 
+import errno
 import json
 import os
 import pathlib
@@ -605,6 +606,15 @@ def test_what_a_task_has_paid_is_kept_if_it_fails_in_a_batch(
   counts['cost'] = 0.5
   totals = Ledger(tmp_path, {'judge': lambda: counts}).totals()
   assert totals == {'judge': {'cost': 3.5}}
+
+
+def test_a_full_disk_does_not_hide_why_a_task_has_failed() -> None:
+  def full() -> None:
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  with pytest.raises(NoAnswers), runs.failing():
+    runs.at_failure(full)
+    raise NoAnswers
 
 
 @pytest.mark.parametrize(
