@@ -9,7 +9,7 @@
 # `compare --config.benchmark`.  The prompts are those of IFEval
 # (github.com/google-research/google-research, instruction_following_eval/data)
 # and of IFBench (github.com/allenai/IFBench, data).  Either may be left out.  An
-# estimated 20 minutes to an hour for a model of 135M on 2 cores; after an
+# estimated 20 to 80 minutes for a model of 135M on 2 cores; after an
 # interruption, run it again to resume.
 [ $# -ge 2 ] || { echo "Which models? expected FOLDER NAME=MODEL..." >&2; exit 2; }
 
