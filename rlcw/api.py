@@ -27,7 +27,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rlcw.data import messages
+from rlcw.data import batches, messages
 from rlcw.data.messages import Message
 from rlcw.models import language_model
 from rlcw.models.language_model import LanguageModel, Placement
@@ -283,24 +283,22 @@ def sample(
       'seed': seed,
     }
   )
-  replies: list[list[Reply]] = []
+  replies: dict[int, list[Reply]] = {}
+  order = batches.by_length([*map(len, ids)]).tolist()
   for first in range(0, len(ids), batch_size):
-    rows = np.arange(first, min(first + batch_size, len(ids)))
+    rows = order[first : first + batch_size]
     with jax.set_mesh(model.mesh):
       rollout = generate.answer(model, ids, rows, sampler, settings)
     token, length, finished = jax.device_get(
       (rollout.token, rollout.length, rollout.finished)
     )
-    replies += [
-      [
-        Reply(
-          chat.decode_reply(token[p, g, : length[p, g]]), bool(finished[p, g])
-        )
-        for g in range(n)
+    for place, row in enumerate(rows):
+      whole = zip(token[place], length[place], finished[place], strict=True)
+      replies[row] = [
+        Reply(chat.decode_reply(tokens[:end]), bool(ended))
+        for tokens, end, ended in whole
       ]
-      for p in range(len(rows))
-    ]
-  return replies[0] if one else replies
+  return replies[0] if one else [replies[row] for row in range(len(ids))]
 
 
 # --- Check ------------------------------------------------------------------

@@ -167,6 +167,8 @@ def test_one_prompt_gets_a_list_and_several_get_lists(
   ends = [reply.finished for group in many for reply in group]
   assert {*map(type, ends)} == {bool} and not all(ends)
   assert many[0] == one
+  # The longest first, and each in its place.
+  assert rlcw.sample(model, prompts, batch_size=2, **few) == many
   assert many[1] != one  # the same prompt, of another place
   assert rlcw.sample(model, PROMPT, seed=1, **few) != one
   assert rlcw.sample(model, [], **few) == []

@@ -1,8 +1,7 @@
 """Annotation of JSONL files of replies: the same lines with fields added.
 
-Annotated lines are appended to the output in the order of the input, so an
-interrupted run continues after the last complete line.  Several processes share
-each batch; process 0 writes.
+An interrupted run continues after the last complete line (`outputs`).  Several
+processes share each batch; process 0 writes.
 """
 
 import itertools
@@ -10,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
-from rlcw.data import datasets, layouts
+from rlcw.data import batches, datasets, layouts
 from rlcw.runtime import (
   claim,
   console,
-  files,
+  outputs,
   processes,
 )
 
@@ -32,6 +32,7 @@ def annotate(
   answer: Callable[[Sequence[Record]], Sequence[Record]],
   mesh: Mesh,
   check: Callable[[Record], None] = lambda record: None,
+  length: Callable[[Record], int] = lambda record: 0,
 ) -> tuple[list[Record], int]:
   """Adds fields to every line of a file of `{"prompt", "response"}`.
 
@@ -45,6 +46,7 @@ def annotate(
       fields to add to each record.  All processes call it together.
     mesh: of devices, over which batches are split.
     check: raises ValueError for a record that cannot be answered.
+    length: of a record, by which batches are formed (`batches.by_length`).
 
   Returns:
     All lines of the output, in process 0 alone; and the number that an earlier
@@ -66,21 +68,23 @@ def annotate(
       check(record)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
-  # The number of complete lines is the position to resume from.
-  total = len(records)
-  done = files.lines_done(output, field, source, total)
+  lines = outputs.Output(output, field, source, [each for _, each in records])
   claim.settle()
+  order = batches.by_length([length(record) for _, record in records])
+  order, done = order[~np.isin(order, lines.done)], len(lines.done)
   shards = processes.DataShards(mesh)
-  steps = console.progress(name, done, total, 'reply', size)
+  steps = console.progress(name, done, len(records), 'reply', size)
   for first in processes.stoppable(steps):
-    batch = [record for _, record in records[first : first + size]]
+    rows = order[first - done : first - done + size].tolist()
+    batch = [records[row][1] for row in rows]
     shares = shards.gather_to_primary(answer(shards.local_items(batch)))
     # One of several has left its wait for a server, and lacks its answers.
     if processes.count() > 1:
       processes.stop_together()
     if processes.is_primary_process():
       answers = itertools.chain(*shares)
-      for record, fields in zip(batch, answers, strict=True):
-        files.append_jsonl(output, {**record, **fields})
+      for row, record, fields in zip(rows, batch, answers, strict=True):
+        lines.append(row, {**record, **fields})
+  lines.sort()
   primary = processes.is_primary_process()
   return datasets.read_jsonl(output) if primary else [], done

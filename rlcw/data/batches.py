@@ -127,6 +127,15 @@ def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
   return rows
 
 
+def by_length(lengths: Sequence[int]) -> np.ndarray:
+  """Returns the indices of rows, longest first.
+
+  Rows of a batch are padded to its longest.  The first batch needs the most
+  memory: if it fits, all do.
+  """
+  return np.argsort(-np.asarray(lengths, int), kind='stable')
+
+
 def bucket(length: int) -> int:
   """Rounds a length up to a multiple of 32: few shapes, so few compilations."""
   return max(32, -(-length // 32) * 32)

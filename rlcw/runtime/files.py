@@ -211,37 +211,6 @@ def count_whole_lines(path: Path, field: str) -> int:
   return len(found)
 
 
-def lines_done(path: Path, field: str, source: str | Path, total: int) -> int:
-  """Number of lines that an interrupted run has written to its output.
-
-  Makes the output's folder if need be.  Only process 0 looks; all get the same
-  number.
-
-  Args:
-    path: the output, JSONL.
-    field: a field that every line of it must have.
-    source: the input, whose lines it answers in order.
-    total: lines of the input.
-
-  Raises:
-    ValueError: the output has more lines than the input, or see
-      `count_whole_lines`; in all processes alike.
-    OSError: the folder cannot be made.
-  """
-
-  def count() -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = count_whole_lines(path, field)
-    if done > total:
-      raise ValueError(
-        f'{path} has {done} lines, but {source} only {total}; expected the '
-        'output of an earlier run on the same file'
-      )
-    return done
-
-  return processes.from_primary(count)
-
-
 def drop_last(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
   """Removes the last records of a JSONL file, as long as they are unwanted.
 

@@ -1,10 +1,11 @@
 """Task `generate`: samples replies to a file of briefs.
 
 Several processes share each batch of briefs; process 0 writes all replies.
-Replies are appended to the output in the order of the briefs, so a run that was
-killed resumes after the last complete line.  A reply depends only on the seed,
-the place of its brief in the file, and its number among that brief's replies,
-not on the batch size.
+Briefs of like length share a batch, which is padded to its longest.  Lines are
+put into the order of the briefs at the end; a run that was killed resumes after
+the last complete line (`outputs`).  A reply depends only on the seed, the place
+of its brief in the file, and its number among that brief's replies, not on the
+batch.
 
 Letters: P briefs in a batch, G replies to each, L prompt tokens, T reply
 tokens.
@@ -30,6 +31,7 @@ from rlcw.runtime import (
   claim,
   console,
   files,
+  outputs,
   processes,
 )
 from rlcw.runtime.mesh import make_mesh, round_up_groups, with_mesh
@@ -88,24 +90,27 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   if revision.revises(config):
     asked = [briefs.read_brief(record) for record in records]
     second_turns = revision.encode(asked, model.chat, config)
-  output = claim.output(config, workdir, 'replies.jsonl')
-  # lines of an earlier run that was killed; they are not sampled again
-  done = files.lines_done(output, 'responses', config.input, len(prompts))
+  file = claim.output(config, workdir, 'replies.jsonl')
+  output = outputs.Output(file, 'responses', config.input, records)
   claim.settle()
+  order = batches.by_length([*map(len, ids)])
+  order, done = order[~np.isin(order, output.done)], len(output.done)
   shards = processes.DataShards(model.mesh)
   own = Weights(model.params, model.config.dtype)
   tokens, sampling_seconds = 0, 0.0  # of this process
   size = config.batch_size
   steps = console.progress('generate', done, len(prompts), 'brief', size)
   for first in processes.stoppable(steps):
-    rows = np.arange(first, min(first + size, len(prompts)))
+    rows = order[first - done : first - done + size]
     before = time.perf_counter()
     rollout = answer(model, ids, rows, sampler, config, own, second_turns)
     sampling_seconds += time.perf_counter() - before
     sampled = decode(model, shards.local_rows(rollout))
     # the rollout may have more rows, which fill the batch (see `answer`)
     for row, (texts, whole, drawn, drafts) in zip(
-      rows, itertools.chain(*shards.gather_to_primary(sampled)), strict=False
+      rows.tolist(),
+      itertools.chain(*shards.gather_to_primary(sampled)),
+      strict=False,
     ):
       line = {k: v for k, v in records[row].items() if k not in _OF_REPLIES}
       if config.samples == 1:  # which `verify`, `score` and `judge` read
@@ -113,9 +118,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       line['responses'] = texts
       if second_turns:
         line['drafts'] = drafts
-      files.append_jsonl(output, line | {'finished': whole})
+      output.append(row, line | {'finished': whole})
       tokens += drawn
-  replies, finished = processes.from_primary(lambda: count_finished(output))
+  output.sort()
+  replies, finished = processes.from_primary(lambda: count_finished(file))
   summary: dict[str, Any] = {
     'prompts': len(prompts),
     'replies': replies,
@@ -127,7 +133,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   }
   console.log(
     f'generate: {replies:,} replies, {finished:.1%} of them finished, '
-    f'{tokens:,} tokens, {summary["tokens_per_second"]:,.0f} tokens/s; {output}'
+    f'{tokens:,} tokens, {summary["tokens_per_second"]:,.0f} tokens/s; {file}'
   )
   return summary
 
@@ -190,7 +196,7 @@ def decode(
 def answer(
   model: LanguageModel,
   prompts: Sequence[Sequence[int]],
-  rows: np.ndarray,
+  rows: Sequence[int] | np.ndarray,
   sampler: Any,
   config: Config,
   own: Weights | None = None,

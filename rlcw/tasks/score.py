@@ -62,6 +62,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     answer,
     mesh,
     check,
+    # in characters: an estimate of its tokens
+    lambda record: len(str(record['prompt'])) + len(record['response']),
   )
   if not processes.is_primary_process():
     return {}

@@ -10,6 +10,7 @@ import pytest
 
 from rlcw.data import datasets
 from rlcw.runtime import files
+from rlcw.tasks import generate as tasks_generate
 
 PROMPTS = [f'Write {n} words to the sea.' for n in range(1, 12)]
 
@@ -85,6 +86,38 @@ def test_a_run_goes_on_where_it_was_killed(
   every = [ended for row in replies[1] for ended in row['finished']]
   assert summary['resumed_at'] == 5 and summary['replies'] == len(every)
   assert summary['finished'] == np.mean(every)
+
+
+def test_briefs_of_like_length_share_a_batch(
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  file, widths = tmp_path / 'briefs.jsonl', []
+  for number, words in enumerate([1, 30, 2, 31, 60, 3]):
+    prompt = ' '.join(['sea'] * words)
+    files.append_jsonl(file, {'key': number, 'prompt': prompt})
+  sample = tasks_generate.sample
+
+  def counted(params: Any, prompt_PxL: Any, *inputs: Any, **options: Any):
+    widths.append(prompt_PxL.shape[1])
+    if len(widths) == 3 and fails:
+      raise OSError('the disk is full')
+    return sample(params, prompt_PxL, *inputs, **options)
+
+  monkeypatch.setattr(tasks_generate, 'sample', counted)
+  fails = False
+  whole = generate(tiny_folder, file, tmp_path / 'whole', batch_size=2)
+  assert [row['key'] for row in whole] == list(range(6))
+  assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+  # After two of three batches, those of the longest are there.
+  fails = True
+  widths.clear()
+  with pytest.raises(OSError, match='the disk is full'):
+    generate(tiny_folder, file, tmp_path / 'failed', batch_size=2)
+  lines = files.read_jsonl(tmp_path / 'failed' / 'replies.jsonl')
+  assert [line['key'] for line in lines] == [4, 3, 1, 5]
+  assert generate(tiny_folder, file, tmp_path / 'failed', batch_size=2) == whole
 
 
 @pytest.mark.slow

@@ -1,0 +1,92 @@
+"""Outputs with a line for each record of an input, in the order of the input.
+
+Records may be answered in any order.  Until all are, a line that is not in its
+place has its row, from 0, in a further field; then the lines are sorted.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlcw.runtime import files, processes
+
+
+class Output:
+  """Output of a task, which resumes after the lines of a killed run.
+
+  Makes the output's folder if need be.  Only process 0 reads and writes; all
+  get the same `done`.
+
+  Args:
+    path: JSONL; may be absent.
+    field: a field that every line of it must have.
+    source: path of the input, for errors.
+    records: of the input.
+
+  Attributes:
+    done: rows that an earlier run has answered.
+
+  Raises:
+    ValueError: the file is of another input, or see `files.count_whole_lines`;
+      in all processes alike.
+    OSError: the folder cannot be made.
+  """
+
+  def __init__(
+    self,
+    path: Path,
+    field: str,
+    source: str | Path,
+    records: Sequence[Mapping[str, Any]],
+  ):
+    names = itertools.chain(['row'], (f'row{n}' for n in itertools.count(2)))
+    taken = {name for record in records for name in record}
+    self._row = next(name for name in names if name not in taken)
+    self._path, total = path, len(records)
+
+    def read() -> list[int]:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      count = files.count_whole_lines(path, field)
+      rows = self._rows(files.read_jsonl(path)) if count else []
+      if count > total:
+        raise ValueError(
+          f'{path} has {count} lines, but {source} only {total}; expected the '
+          'output of an earlier run on the same file'
+        )
+      whole = {row for row in rows if type(row) is int and 0 <= row < total}
+      if len(whole) < count:
+        raise ValueError(
+          f'{path} has lines with the wrong {self._row!r}; expected each of 0 '
+          f'to {total - 1} at most once'
+        )
+      return rows
+
+    self.done: list[int] = processes.from_primary(read)
+    self._lines = len(self.done)
+
+  def _rows(self, lines: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [line.get(self._row, place) for place, line in enumerate(lines)]
+
+  def append(self, row: int, line: Mapping[str, Any]) -> None:
+    """Appends the line of a row of the input."""
+    if row != self._lines:
+      line = {self._row: row, **line}
+    files.append_jsonl(self._path, line)
+    self._lines += 1
+
+  def sort(self) -> None:
+    """Puts the lines in the order of the input, once all are there."""
+
+    def write() -> None:
+      lines = files.read_jsonl(self._path)
+      rows = self._rows(lines)
+      if any(self._row in line for line in lines):
+        ordered = [lines[place] for place in np.argsort(rows)]
+        for line in ordered:
+          line.pop(self._row, None)
+        files.replace(self._path, b''.join(map(files.json_line, ordered)))
+
+    processes.from_primary(write)
