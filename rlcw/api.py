@@ -272,21 +272,20 @@ def sample(
     chat.encode_prompt(messages.messages(brief.request, model.system))
     for brief in asked
   ]
-  lengths = {f'prompt {p}': len(row) for p, row in enumerate(ids)}
-  chat.check_context(lengths, max_new_tokens)
+  lengths = {p: len(row) for p, row in enumerate(ids)}
+  chat.check_context(
+    {f'prompt {p}': length for p, length in lengths.items()}, max_new_tokens
+  )
   settings = ConfigDict(
     {
-      # A single prompt is no batch of repeated ones.
-      'batch_size': min(batch_size, len(ids)),
+      'batch_size': batch_size,
       'samples': n,
       'max_new_tokens': max_new_tokens,
       'seed': seed,
     }
   )
   replies: dict[int, list[Reply]] = {}
-  order = batches.by_length([*map(len, ids)]).tolist()
-  for first in range(0, len(ids), batch_size):
-    rows = order[first : first + batch_size]
+  for rows in batches.by_length(lengths, batch_size):
     with jax.set_mesh(model.mesh):
       rollout = generate.answer(model, ids, rows, sampler, settings)
     token, length, finished = jax.device_get(

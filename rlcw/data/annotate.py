@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
-from rlcw.data import batches, datasets, layouts
+from rlcw.data import datasets, layouts
 from rlcw.runtime import (
   claim,
   console,
@@ -46,7 +45,7 @@ def annotate(
       fields to add to each record.  All processes call it together.
     mesh: of devices, over which batches are split.
     check: raises ValueError for a record that cannot be answered.
-    length: of a record, by which batches are formed (`batches.by_length`).
+    length: of a record; those of a batch are alike in it.
 
   Returns:
     All lines of the output, in process 0 alone; and the number that an earlier
@@ -70,12 +69,16 @@ def annotate(
       raise ValueError(f'{place}: {error}') from None
   lines = outputs.Output(output, field, source, [each for _, each in records])
   claim.settle()
-  order = batches.by_length([length(record) for _, record in records])
-  order, done = order[~np.isin(order, lines.done)], len(lines.done)
+  # The longest first, as the most expensive; where all are alike, in order.
+  order = sorted(
+    {*range(len(records))} - {*lines.done},
+    key=lambda row: (-length(records[row][1]), row),
+  )
+  done = len(lines.done)
   shards = processes.DataShards(mesh)
   steps = console.progress(name, done, len(records), 'reply', size)
   for first in processes.stoppable(steps):
-    rows = order[first - done : first - done + size].tolist()
+    rows = order[first - done : first - done + size]
     batch = [records[row][1] for row in rows]
     shares = shards.gather_to_primary(answer(shards.local_items(batch)))
     # One of several has left its wait for a server, and lacks its answers.

@@ -9,7 +9,7 @@ Letters: B records of a step, or rows of a batch; L tokens of a row.
 
 import bisect
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -127,13 +127,27 @@ def pack(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
   return rows
 
 
-def by_length(lengths: Sequence[int]) -> np.ndarray:
-  """Returns the indices of rows, longest first.
+def by_length(lengths: Mapping[int, int], size: int) -> list[list[int]]:
+  """Splits rows into batches of like length, longest first.
 
-  Rows of a batch are padded to its longest.  The first batch needs the most
-  memory: if it fits, all do.
+  The first batch needs the most memory: if it fits, all do.
+
+  Args:
+    lengths: of the rows, by their indices.
+    size: of a batch, at most.
+
+  Returns:
+    The indices of each batch's rows.  Their widths, `power_of_two` of their
+    lengths, are at least half of the batch's.
   """
-  return np.argsort(-np.asarray(lengths, int), kind='stable')
+  left = sorted(lengths, key=lambda row: (-lengths[row], row))
+  batches = []
+  while left:
+    width = power_of_two(lengths[left[0]])
+    batch = [n for n in left[:size] if 2 * power_of_two(lengths[n]) >= width]
+    batches.append(batch)
+    left = left[len(batch) :]
+  return batches
 
 
 def bucket(length: int) -> int:

@@ -93,39 +93,32 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   file = claim.output(config, workdir, 'replies.jsonl')
   output = outputs.Output(file, 'responses', config.input, records)
   claim.settle()
-  order = batches.by_length([*map(len, ids)])
-  order, done = order[~np.isin(order, output.done)], len(output.done)
+  left = {
+    row: len(prompt) for row, prompt in enumerate(ids) if row not in output.done
+  }
+  works = batches.by_length(left, config.batch_size)
   shards = processes.DataShards(model.mesh)
-  own = Weights(model.params, model.config.dtype)
+  weights = Weights(model.params, model.config.dtype)
   tokens, sampling_seconds = 0, 0.0  # of this process
-  size = config.batch_size
-  steps = console.progress('generate', done, len(prompts), 'brief', size)
-  for first in processes.stoppable(steps):
-    rows = order[first - done : first - done + size]
+  steps = console.progress('generate', 0, len(works), 'batch')
+  for step in processes.stoppable(steps):
+    rows = works[step]
     before = time.perf_counter()
-    rollout = answer(model, ids, rows, sampler, config, own, second_turns)
+    rollout = answer(model, ids, rows, sampler, config, weights, second_turns)
     sampling_seconds += time.perf_counter() - before
     sampled = decode(model, shards.local_rows(rollout))
     # the rollout may have more rows, which fill the batch (see `answer`)
-    for row, (texts, whole, drawn, drafts) in zip(
-      rows.tolist(),
-      itertools.chain(*shards.gather_to_primary(sampled)),
-      strict=False,
-    ):
-      line = {k: v for k, v in records[row].items() if k not in _OF_REPLIES}
-      if config.samples == 1:  # which `verify`, `score` and `judge` read
-        line['response'] = texts[0]
-      line['responses'] = texts
-      if second_turns:
-        line['drafts'] = drafts
-      output.append(row, line | {'finished': whole})
+    answers = itertools.chain(*shards.gather_to_primary(sampled))
+    for row, (fields, drawn) in zip(rows, answers, strict=False):
+      own = {k: v for k, v in records[row].items() if k not in _OF_REPLIES}
+      output.append(row, own | fields)
       tokens += drawn
   output.sort()
   replies, finished = processes.from_primary(lambda: count_finished(file))
   summary: dict[str, Any] = {
     'prompts': len(prompts),
     'replies': replies,
-    'resumed_at': done,
+    'resumed_at': len(output.done),
     'finished': finished,
     # of this process, which went on at `resumed_at`
     'tokens': tokens,
@@ -166,12 +159,12 @@ def prompt_of(record: dict[str, Any], config: Config, place: str) -> Prompt:
 
 def decode(
   model: LanguageModel, rollout: Rollout
-) -> list[tuple[list[str], list[bool], int, list[str]]]:
-  """Decodes the replies of each group.
+) -> list[tuple[dict[str, Any], int]]:
+  """Returns the output's fields of each group, and its number of tokens.
 
-  Returns:
-    Their texts, whether they ended, all their tokens, and the texts of first
-    turns, if there are two.
+  The fields are `responses`; the same as `response`, which `verify`, `score`
+  and `judge` read, if it is one; `finished`; and `drafts`, the texts of first
+  turns, if there are two.
   """
   # one transfer for all arrays of the batch
   found: Any = jax.device_get(rollout)
@@ -181,31 +174,34 @@ def decode(
     rows = zip(token_GxT, length_G, strict=True)
     return [model.chat.decode_reply(ids[:n]) for ids, n in rows]
 
-  return [
-    (
-      texts(last.token[p], last.length[p]),
-      found.finished[p].tolist(),
-      int(found.drawn_length[p].sum()),
-      # A text ends at the first end of its row.
-      [] if found.given is None else texts(found.token[p], found.length[p]),
+  groups = []
+  for p in range(len(found.token)):
+    replies = texts(last.token[p], last.length[p])
+    fields: dict[str, Any] = (
+      {'response': replies[0]} if len(replies) == 1 else {}
     )
-    for p in range(len(found.token))
-  ]
+    fields['responses'] = replies
+    if found.given is not None:
+      # A text ends at the first end of its row.
+      fields['drafts'] = texts(found.token[p], found.length[p])
+    fields['finished'] = found.finished[p].tolist()
+    groups.append((fields, int(found.drawn_length[p].sum())))
+  return groups
 
 
 def answer(
   model: LanguageModel,
   prompts: Sequence[Sequence[int]],
-  rows: Sequence[int] | np.ndarray,
+  rows: Sequence[int],
   sampler: Any,
   config: Config,
   own: Weights | None = None,
   second_turns: SecondTurns | None = None,
 ) -> Rollout:
-  """Samples G replies to each of the briefs `rows`, in a batch of fixed size.
+  """Samples G replies to each of the briefs `rows`.
 
-  P is `batch_size`, rounded up to a multiple of the devices that the
-  batch is split over.  A shorter `rows` is repeated until it fills the batch.
+  P is the next power of two, at most `batch_size`, rounded up to a multiple of
+  the devices that the batch is split over.  `rows` is repeated to fill it.
 
   Args:
     model: the model to sample from.
@@ -220,9 +216,9 @@ def answer(
     A rollout `[P, G, T]`, of which the first `len(rows)` rows count.
   """
   shards = processes.DataShards(model.mesh)
-  padded_P = np.resize(rows, round_up_groups(config.batch_size, model.mesh))
-  # Widths are powers of two, so that batches of different prompts share few
-  # compilations.
+  # Few shapes, so that batches of different prompts share compilations.
+  size = min(1 << (len(rows) - 1).bit_length(), config.batch_size)
+  padded_P = np.resize(rows, round_up_groups(size, model.mesh))
   ids = [prompts[row] for row in padded_P]
   prompt_PxL, length_P = batches.pad(
     ids, batches.power_of_two(max(map(len, ids)))
@@ -247,6 +243,8 @@ def answer(
     max_new_tokens=config.max_new_tokens,
     eos=model.chat.eos_ids,
     stop=model.chat.stop_ids,
+    # Compiles more programs, which pays over several batches.
+    gather=len(prompts) > 4 * config.batch_size,
   )
   # JAX returns before the device is done; the caller measures time
   return jax.block_until_ready(rollout)

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlcw.data import batches, datasets
 from rlcw.data.preferences import load_preferences
@@ -166,3 +168,27 @@ def test_an_empty_side_of_a_pair_is_refused(tmp_path: pathlib.Path) -> None:
   path = write(tmp_path / 'p.jsonl', json.dumps(record))
   with pytest.raises(ValueError, match='p: rejected is blank'):
     load_preferences(path)
+
+
+@given(
+  st.dictionaries(st.integers(0, 99), st.integers(1, 900)), st.integers(1, 9)
+)
+def test_batches_by_length_are_alike_and_longest_first(
+  lengths: dict[int, int], size: int
+) -> None:
+  found = batches.by_length(lengths, size)
+  rows = [row for batch in found for row in batch]
+  assert sorted(rows) == sorted(lengths)
+  longest_first = [lengths[row] for row in rows]
+  assert longest_first == sorted(longest_first, reverse=True)
+  for batch in found:
+    widths = [batches.power_of_two(lengths[row]) for row in batch]
+    assert 0 < len(batch) <= size and 2 * min(widths) >= max(widths)
+
+
+def test_a_batch_by_length_is_full_unless_widths_differ() -> None:
+  # Widths 32, 64, 64, 128, 1024; 64 is half of 128, and 32 of 64.
+  lengths = {7: 20, 1: 40, 2: 50, 3: 128, 4: 757}
+  assert batches.by_length(lengths, 2) == [[4], [3, 2], [1, 7]]
+  assert batches.by_length(lengths, 9) == [[4], [3, 2, 1], [7]]
+  assert batches.by_length({}, 2) == []
