@@ -71,7 +71,7 @@ def annotate(
   claim.settle()
   # The longest first, as the most expensive; where all are alike, in order.
   order = sorted(
-    {*range(len(records))} - {*lines.done},
+    {*range(len(records))} - lines.done,
     key=lambda row: (-length(records[row][1]), row),
   )
   done = len(lines.done)

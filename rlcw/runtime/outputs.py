@@ -64,7 +64,7 @@ class Output:
         )
       return rows
 
-    self.done: list[int] = processes.from_primary(read)
+    self.done: set[int] = {*processes.from_primary(read)}
     self._lines = len(self.done)
 
   def _rows(self, lines: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -34,17 +34,17 @@ def test_lines_end_in_the_order_of_the_input(
   for row in order[:kept]:
     first.append(row, lines[row])
   second = begin(path)
-  assert second.done == order[:kept]
+  assert second.done == {*order[:kept]}
   for row in order[kept:]:
     second.append(row, lines[row])
   if killed_at_the_end:
     second = begin(path)
-    assert second.done == order
+    assert second.done == {*order}
   second.sort()
   assert files.read_jsonl(path) == lines
   # A run that ended finds all of its lines, and leaves them alone.
   third, content = begin(path), path.read_bytes()
-  assert third.done == [0, 1, 2, 3, 4]
+  assert third.done == {*range(5)}
   third.sort()
   assert path.read_bytes() == content
 
@@ -64,7 +64,7 @@ def test_a_record_may_have_a_row_of_its_own(tmp_path: pathlib.Path) -> None:
   for row in (1, 0):
     output.append(row, records[row] | {'response': 'r'})
   output = begin(tmp_path / 'out.jsonl', records)
-  assert output.done == [1, 0]
+  assert output.done == {0, 1}
   output.sort()
   assert files.read_jsonl(tmp_path / 'out.jsonl') == [
     record | {'response': 'r'} for record in records
