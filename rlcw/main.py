@@ -100,10 +100,11 @@ def main(argv: list[str]) -> None:
   # Orbax logs 40 lines per save, and warnings about settings that are intended
   logging.set_verbosity(logging.ERROR)
   processes.start(given.distributed, given.heartbeat)
-  # Before `config.json` is written.  Other processes need not see the folder.
-  if processes.is_primary_process():
-    command.check_workdir(workdir)
+  # A finished run may have been made read-only.
   if not (workdir / 'summary.json').exists():
+    # Other processes need not see the folder.
+    if processes.is_primary_process():
+      command.check_workdir(workdir)
     check_task(config)
   begin(config, workdir, shlex.join(['rlcw', *argv[1:]]))
 
@@ -133,7 +134,7 @@ def begin(config: ConfigDict, workdir: Path, line: str) -> None:
       check_task(config)  # `main` does not, where there is a summary
     paths.make_absolute(config)
     # Another run of the same program reuses what this one compiles.
-    cache = str(workdir.parent / '.xla')
+    cache = str(workdir.absolute().parent / '.xla')
     jax.config.update('jax_compilation_cache_dir', cache)
     with claims.pending(claim):
       run_task(config, workdir)

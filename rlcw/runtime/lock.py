@@ -36,7 +36,8 @@ def held(workdir: Path) -> Iterator[None]:
   if not os.access(workdir, os.W_OK):
     yield
     return
-  with (workdir / FILE).open('a+b') as opened:
+  # Without a buffer, which a full disk would let no one close.
+  with (workdir / FILE).open('a+b', buffering=0) as opened:
     try:
       # Unlike `flock`, it is not inherited by a forked process, which may
       # outlive this one.
@@ -73,7 +74,6 @@ def _write(opened: BinaryIO, record: dict[str, Any]) -> None:
   with contextlib.suppress(OSError):
     opened.truncate(0)
     opened.write(json.dumps(record).encode() if record else b'')
-    opened.flush()
 
 
 def _read(opened: BinaryIO) -> dict[str, Any]:

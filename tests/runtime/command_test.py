@@ -175,6 +175,20 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(
   assert error == f'rlcw: --workdir=w/x: {folder} cannot be written\n'
 
 
+def test_a_finished_run_may_be_read_only(
+  folder: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  line = '--config=briefs', '--workdir=w', '--config.count=1'
+  assert pipeline.command(monkeypatch, *line) == 0
+  before = sorted((folder / 'w').iterdir())
+  monkeypatch.setattr(os, 'access', lambda *_: False)
+  assert pipeline.command(monkeypatch, *line) == 0
+  assert capsys.readouterr().out.endswith('briefs: already done in w\n')
+  assert sorted((folder / 'w').iterdir()) == before
+
+
 def test_what_a_terminal_would_obey_is_escaped_and_no_more() -> None:
   text = 'a\u3000b\xa0c 👨\u200d👩\n'
   assert console.printable(text) == text
