@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,17 @@ def one_device() -> Iterator[None]:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'devices', lambda *_: first)
     yield
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+  """No file has room for a byte meanwhile."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def run(task: str, config: ConfigDict, workdir: pathlib.Path) -> Any:

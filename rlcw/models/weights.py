@@ -419,11 +419,8 @@ def save_tensors(
   Raises:
     OSError: the file cannot be written.
   """
-  try:
-    with files.atomic(file) as partial:
-      save_file(tensors, partial, metadata)
-  except SafetensorError as error:
-    raise OSError(f'{file} cannot be written: {error}') from None
+  with files.naming(file, SafetensorError), files.atomic(file) as partial:
+    save_file(tensors, partial, metadata)
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:

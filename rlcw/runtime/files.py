@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def local_folder(name: str) -> Path:
     raise ValueError(
       f'workdir={name!r}; expected a folder whose name is UTF-8'
     ) from None
-  return Path(name).expanduser()
+  return Path(os.path.expanduser(name))
 
 
 def tree(folder: Path) -> Iterator[Path]:
@@ -85,17 +85,26 @@ def append_jsonl(path: Path, record: Mapping[str, Any]) -> None:
   """Appends one record in a single write (on process 0)."""
   if not processes.is_primary_process():
     return
-  with _name_file_in_errors(path), path.open('ab') as file:
+  with naming(path), path.open('ab') as file:
     file.write(json_line(record))
 
 
 @contextlib.contextmanager
-def _name_file_in_errors(path: Path) -> Iterator[None]:
-  """Adds the path to an OSError that lacks it, such as a full disk's."""
+def naming(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+  """Adds the path to an OSError that lacks it, such as a full disk's.
+
+  Args:
+    path: to be written.
+    *kinds: errors of libraries, which become OSErrors.
+  """
   try:
     yield
   except OSError as error:
+    if error.filename or not error.errno:
+      raise
     raise OSError(error.errno, error.strerror, str(path)) from error
+  except kinds as error:
+    raise OSError(f'{path} cannot be written: {error}') from error
 
 
 @contextlib.contextmanager
@@ -108,13 +117,13 @@ def atomic(path: Path) -> Iterator[Path]:
   Raises:
     OSError: the file cannot be written; its name is in the error.
   """
-  path = path.resolve()
+  path = Path(os.path.realpath(path))  # also of a link to itself
   if path.exists() and not path.is_file():
     raise OSError(f'{path} is no file; expected one, or a new name')
   # Of two processes, each writes its own.
   partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
   try:
-    with _name_file_in_errors(partial):
+    with naming(partial):
       yield partial
       # Else the new name may reach the disk before the content does.
       with partial.open('rb') as written:
@@ -131,6 +140,13 @@ def replace(path: Path, content: bytes | str) -> None:
     partial.write_bytes(
       content.encode() if isinstance(content, str) else content
     )
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+  """Writes a JSONL file, whole or not at all, and its folder if need be."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with atomic(path) as partial, partial.open('wb') as file:
+    file.writelines(map(json_line, records))
 
 
 def parse(text: bytes | str, place: str | Path) -> dict[str, Any]:

@@ -17,6 +17,8 @@ import re
 import secrets
 from pathlib import Path
 
+from rlcw.runtime import files
+
 ID = r'[0-9a-f]{16}'  # 8 bytes in hexadecimal
 _SECRET = re.compile('[0-9a-f]{64}')
 # For judges that are made without a cache or a workdir.
@@ -54,7 +56,7 @@ def load(cache: Path | str | None, workdir: Path | None) -> bytes:
   try:
     # Readable by its owner alone, whatever the umask is.
     handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, 'w') as opened:
+    with files.naming(made), os.fdopen(handle, 'w') as opened:
       opened.write(secrets.token_hex(32))
     # Of several processes that start together one makes the file, and no other
     # ever sees a part of it.

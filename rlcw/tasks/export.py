@@ -33,7 +33,7 @@ from rlcw.models.decoder import Params
 from rlcw.models.families import FAMILIES
 from rlcw.rewards import reward_model
 from rlcw.runtime import console, processes
-from rlcw.runtime.files import read_json, write_json
+from rlcw.runtime.files import naming, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
 # The `architectures` of a config.json, by `model_type`.
@@ -132,7 +132,9 @@ def save_tokenizer(model: language_model.LanguageModel, folder: Path) -> None:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = model.chat.template.with_system(model.system)
   if processes.is_primary_process():
-    tokenizer.save_pretrained(folder)
+    # Its library raises plain Exceptions, as for a full disk.
+    with naming(folder, Exception):
+      tokenizer.save_pretrained(folder)
 
 
 def peft_base(model: str) -> dict[str, str]:

@@ -2,16 +2,24 @@
 
 import os
 import pathlib
+import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pipeline
 import pytest
+import tokenizers
+import transformers
 
 from rlcw.data import datasets
+from rlcw.models import weights
 from rlcw.runtime import files, metrics, paths, settings
 from rlcw.runtime.inputs import reads
 from rlcw.runtime.loggers import Loggers
+from rlcw.sampling import secret
 from rlcw.sampling.usage import Ledger
+from rlcw.tasks import export
 from rlcw.tasks.adversary.strategy import State
 from rlcw.tasks.compare.benchmarks import benchmark
 from rlcw.tasks.compare.logs import read_logs
@@ -118,7 +126,8 @@ def test_home_is_a_folder_and_not_a_name(
 ) -> None:
   monkeypatch.setenv('HOME', str(tmp_path))
   assert files.local_folder('~/runs/a') == tmp_path / 'runs/a'
-  assert files.local_folder('a~/b') == pathlib.Path('a~/b')
+  for name in ('a~/b', '~no_such_user/b'):
+    assert files.local_folder(name) == pathlib.Path(name)
   (tmp_path / 'briefs.jsonl').write_text('')
   assert paths.matches('~/briefs.jsonl') == [tmp_path / 'briefs.jsonl']
   assert paths.matches('~/*.jsonl') == [tmp_path / 'briefs.jsonl']
@@ -150,6 +159,25 @@ def test_a_file_is_replaced_whole_or_not_at_all(
   assert path.read_text() == 'old' and [*tmp_path.iterdir()] == [path]
   files.replace(path, b'new')
   assert path.read_text() == 'new' and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_full_disk_is_named(tmp_path: pathlib.Path) -> None:
+  tokenizer = types.SimpleNamespace(
+    tokenizer=transformers.PreTrainedTokenizerFast(
+      tokenizer_object=tokenizers.Tokenizer(tokenizers.models.BPE())
+    ),
+    system='',
+  )
+  tensors = {'a': np.zeros(3, np.float32)}
+  for write in (
+    lambda: files.append_jsonl(tmp_path / 'a.jsonl', {}),
+    lambda: files.write_json(tmp_path / 'a.json', {}),
+    lambda: secret.load(tmp_path / 'a.sqlite', None),
+    lambda: weights.save_tensors(tensors, tmp_path / 'a.safetensors', {}),
+    lambda: export.save_tokenizer(tokenizer, tmp_path),
+  ):
+    with pytest.raises(OSError, match=str(tmp_path)), pipeline.full_disk():
+      write()
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,8 @@ def test_damaged_features_are_made_anew_with_one_line(
 
 
 def store(file: pathlib.Path, key: list[str]) -> None:
-  file.write_bytes(files.json_line({'replies': []}) * 2)
-  np.save(file.with_suffix('.npy'), np.zeros((2, 3), np.float16))
-  files.write_json(file.with_suffix('.json'), {'key': key})
+  briefs = [Brief('x', 'Write.', [], [])] * 2
+  compared.keep(file, key, briefs, [[], []], np.zeros((2, 3)))
 
 
 def test_replies_are_reused_only_for_the_same_key(
@@ -169,8 +168,15 @@ def test_replies_are_reused_only_for_the_same_key(
     assert not compared.is_answered(file, ['a'], 2)
     said = capsys.readouterr()
     assert len((said.out + said.err).strip().splitlines()) == 1
+  store(file, ['a'])
+  for name in ('write_jsonl', 'write_json'):  # what a kill prevents
+    with pytest.MonkeyPatch.context() as patch:
+      patch.delattr(compared, name)
+      with pytest.raises(NameError):
+        store(file, ['b'])
+    assert not compared.is_answered(file, ['a'], 2)
   # as versions before the key wrote it
-  file.with_suffix('.json').unlink()
+  assert not file.with_suffix('.json').exists()
   assert not compared.is_answered(file, ['a'], 2)
 
 

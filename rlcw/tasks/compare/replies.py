@@ -21,7 +21,7 @@ from rlcw.rewards import plain, scoring
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory
 from rlcw.runtime import console, inputs, processes
-from rlcw.runtime.files import atomic, json_line, read_json, write_json
+from rlcw.runtime.files import atomic, read_json, write_json, write_jsonl
 from rlcw.runtime.settings import PATIENCE
 from rlcw.sampling import outage
 from rlcw.sampling.usage import Ledger
@@ -80,13 +80,9 @@ def sample(
       features_PxGxD = rate(
         answered, replies.get(BASE), briefs, scorers, config
       )
-      if processes.is_primary_process():
-        # Half precision is enough: features are used for diversity only.
-        np.save(file.with_suffix('.npy'), features_PxGxD.astype(np.float16))
-        write(file, briefs, answered)
       ledger.save()
-      # Written last, because it marks the replies as complete.
-      write_json(file.with_suffix('.json'), {'key': key})
+      if processes.is_primary_process():
+        keep(file, key, briefs, answered, features_PxGxD)
     replies[name] = processes.from_primary(
       lambda f=file: heldout.check(briefs, stored(f))
     )
@@ -151,14 +147,24 @@ def is_answered(file: Path, key: list[str], count: int) -> bool:
 
 
 def stored(file: Path) -> list[list[dict[str, Any]]]:
-  """Returns the replies `[P][G]` in a file of `write`."""
+  """Returns the replies `[P][G]` in a file of `keep`."""
   return [line['replies'] for line in datasets.read_jsonl(file)]
 
 
-def write(
-  file: Path, briefs: list[Brief], answered: list[list[dict[str, Any]]]
+def keep(
+  file: Path,
+  key: list[str],
+  briefs: list[Brief],
+  answered: list[list[dict[str, Any]]],
+  features_PxGxD: np.ndarray,
 ) -> None:
-  """One line per brief, the file whole or not at all."""
-  with atomic(file) as partial, partial.open('wb') as out:
-    for brief, group in zip(briefs, answered, strict=True):
-      out.write(json_line({'brief_id': brief.id, 'replies': group}))
+  """Stores replies, a line per brief, and their features, for `is_answered`."""
+  # Else a kill could leave the key of earlier replies with these.
+  file.with_suffix('.json').unlink(missing_ok=True)
+  with atomic(file.with_suffix('.npy')) as partial, partial.open('wb') as out:
+    # Half precision is enough: features are used for diversity only.
+    np.save(out, features_PxGxD.astype(np.float16))
+  groups = zip(briefs, answered, strict=True)
+  write_jsonl(file, ({'brief_id': b.id, 'replies': g} for b, g in groups))
+  # Written last, because it marks the replies as complete.
+  write_json(file.with_suffix('.json'), {'key': key})
