@@ -1,5 +1,6 @@
 """Done means done with these settings and inputs; one writer at a time."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pipeline
@@ -602,3 +603,68 @@ def test_an_output_is_no_input_and_was_begun_by_its_run(
   own.write_text('')  # as of a try on a full disk
   write('e', input=str(themes))
   assert len(own.read_text().splitlines()) == 2
+  os.mkfifo(tmp_path / 'pipe')
+  with pytest.raises(ValueError, match='pipe is no file; expected a new one'):
+    write('f', input=str(themes), output=str(tmp_path / 'pipe'))
+  loop = tmp_path / 'loop'
+  loop.symlink_to(loop)
+  write('f', input=str(themes), output=str(loop))
+  assert len(loop.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize('output', ['', 'elsewhere.jsonl'])
+@pytest.mark.parametrize('killed_at', ['inputs', 'config', 'briefs', 'summary'])
+def test_lines_that_are_written_whole_are_those_of_their_run(
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  killed_at: str,
+  output: str,
+) -> None:
+  class Killed(BaseException):
+    pass
+
+  def begin(**changes: Any) -> None:
+    config = pipeline.shipped('briefs')
+    config.update({'count': 2, 'output': output and str(lines)} | changes)
+    main.begin(config, tmp_path / 'run', 'rlcw')
+
+  lines = tmp_path / (output or 'run/briefs.jsonl')
+  original = files.atomic
+
+  @contextlib.contextmanager
+  def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    if path.stem == killed_at or (killed_at == 'briefs' and path == lines):
+      raise Killed
+    with original(path) as partial:
+      yield partial
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, 'atomic', atomic)
+    with pytest.raises(Killed):
+      begin()
+  if killed_at == 'summary':
+    with pytest.raises(app.UsageError, match='other settings'):
+      begin(seed=1)
+  begin()
+  assert len(lines.read_text().splitlines()) == 2
+
+
+def test_a_full_disk_does_not_hide_an_error_behind_the_lock(
+  tmp_path: pathlib.Path,
+) -> None:
+  full, held = pipeline.full_disk(), lock.held(tmp_path)
+  with pytest.raises(OSError, match='why'), full, held:
+    raise OSError('why')
+
+
+def test_programs_are_kept_beside_the_current_folder(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  kept = {}
+  monkeypatch.setattr(main.jax.config, 'update', kept.__setitem__)
+  (tmp_path / 'run').mkdir()
+  monkeypatch.chdir(tmp_path / 'run')
+  config = pipeline.shipped('briefs')
+  config.count = 1
+  main.begin(config, pathlib.Path('.'), 'rlcw')
+  assert kept['jax_compilation_cache_dir'] == str(tmp_path / '.xla')

@@ -12,12 +12,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from rlcw.data import datasets, layouts
-from rlcw.runtime import (
-  claim,
-  console,
-  outputs,
-  processes,
-)
+from rlcw.runtime import console, outputs, processes
 
 Record = dict[str, Any]
 
@@ -68,7 +63,6 @@ def annotate(
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
   lines = outputs.Output(output, field, source, [each for _, each in records])
-  claim.settle()
   # The longest first, as the most expensive; where all are alike, in order.
   order = sorted(
     {*range(len(records))} - lines.done,

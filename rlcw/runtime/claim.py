@@ -137,8 +137,9 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
     name: of the file in the workdir.
 
   Raises:
-    ValueError: the file is an input, or one that this run has not begun: its
-      content would be lost, or taken for that of this run.
+    ValueError: it is no file, such as a terminal; or an input, or one that
+      this run has not begun: its content would be lost, or taken for that of
+      this run.
   """
   given: Any = config.output
   file = Path(given or workdir / name)
@@ -146,8 +147,10 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
   def refuse() -> None:
     for key in paths.inputs(config):
       read = paths.matches(str(paths.get(config, key)))
-      if file.resolve() in [each.resolve() for each in read]:
+      if os.path.realpath(file) in map(os.path.realpath, read):
         raise ValueError(f'output={file} is also {key}; expected another file')
+    if file.exists() and not file.is_file():
+      raise ValueError(f'output={file} is no file; expected a new one')
     begun = (workdir / 'config.json').exists()
     if not begun and file.exists() and file.stat().st_size:
       raise ValueError(
@@ -184,7 +187,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     return claim
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS
-  if file.exists() and not _has_results(workdir, before.get('output')):
+  if file.exists() and not _has_results(workdir, _lines(workdir, before)):
     # `usage.json` stays: what was paid for is paid for.
     for name in ('config.json', settings.INPUTS):
       (workdir / name).unlink(missing_ok=True)
@@ -228,10 +231,9 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     )
   claim = dataclasses.replace(claim, longer=longer, done=ended)
   changes = inputs.changes(recorded, now) if file.exists() else {}
-  if name := _LINES.get(config['task']):
-    lines = Path(config.get('output') or workdir / name)
-    if ended and not lines.exists():
-      changes['output'] = f'{lines} is gone'
+  lines = _lines(workdir, config)
+  if ended and lines and not lines.exists():
+    changes['output'] = f'{lines} is gone'
   claim = _with_changes(claim, changes)
   if claim.done and patience:
     console.log(
@@ -241,15 +243,22 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   return claim
 
 
-def _has_results(workdir: Path, output: Any) -> bool:
-  """Returns whether a run has kept anything, also in its `output` elsewhere."""
-  if output and os.path.lexists(output):
-    return True
-  return any(
-    not _PASSING.fullmatch(file.relative_to(workdir).as_posix())
-    and os.lstat(file).st_size  # of a link that leads nowhere, too
+def _lines(workdir: Path, config: dict[str, Any]) -> Path | None:
+  """Returns the file with the lines of a run; None if its task has none."""
+  name = _LINES.get(config.get('task', ''))
+  return Path(config.get('output') or workdir / name) if name else None
+
+
+def _has_results(workdir: Path, lines: Path | None) -> bool:
+  """Returns whether a run has kept anything: its lines, or another file."""
+  kept = (
+    file
     for file in files.tree(workdir)
+    if not _PASSING.fullmatch(file.relative_to(workdir).as_posix())
   )
+  own = [lines] if lines and os.path.lexists(lines) else []
+  # `lstat`: of a link that leads nowhere, too
+  return any(os.lstat(file).st_size for file in itertools.chain(own, kept))
 
 
 def _added(before: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,31 @@
 """Outputs with a line for each record of an input, in the order of the input.
 
-Records may be answered in any order.  Until all are, a line that is not in its
-place has its row, from 0, in a further field; then the lines are sorted.
+Records may be answered in any order.  Until all are, a further field of each
+line has its row, from 0; then the lines are sorted.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlcw.runtime import files, processes
+from rlcw.runtime import claim, files, processes
+
+
+def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+  """Claims the workdir and writes all lines of an output, or none."""
+  # In this order, or a later try would take the lines for those of another.
+  claim.settle()
+  files.write_jsonl(path, records)
 
 
 class Output:
   """Output of a task, which resumes after the lines of a killed run.
 
-  Makes the output's folder if need be.  Only process 0 reads and writes; all
-  get the same `done`.
+  Makes the output's folder if need be, and claims the workdir.  Only process 0
+  reads and writes; all get the same `done`.
 
   Args:
     path: JSONL; may be absent.
@@ -45,40 +52,42 @@ class Output:
     names = itertools.chain(['row'], (f'row{n}' for n in itertools.count(2)))
     taken = {name for record in records for name in record}
     self._row = next(name for name in names if name not in taken)
-    self._path, total = path, len(records)
+    self._path, self._total = path, (total := len(records))
 
     def read() -> list[int]:
       path.parent.mkdir(parents=True, exist_ok=True)
       count = files.count_whole_lines(path, field)
-      rows = self._rows(files.read_jsonl(path)) if count else []
       if count > total:
         raise ValueError(
           f'{path} has {count} lines, but {source} only {total}; expected the '
           'output of an earlier run on the same file'
         )
-      whole = {row for row in rows if type(row) is int and 0 <= row < total}
-      if len(whole) < count:
-        raise ValueError(
-          f'{path} has lines with the wrong {self._row!r}; expected each of 0 '
-          f'to {total - 1} at most once'
-        )
-      return rows
+      return self._rows(files.read_jsonl(path)) if count else []
 
     self.done: set[int] = {*processes.from_primary(read)}
-    self._lines = len(self.done)
+    claim.settle()
 
-  def _rows(self, lines: Sequence[Mapping[str, Any]]) -> list[Any]:
-    return [line.get(self._row, place) for place, line in enumerate(lines)]
+  def _rows(self, lines: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Returns the row of each line; in a sorted output, its place."""
+    rows = [line.get(self._row, place) for place, line in enumerate(lines)]
+    known = {row for row in rows if type(row) is int and 0 <= row < self._total}
+    if len(known) < len(lines):
+      raise ValueError(
+        f'{self._path} has lines with the wrong {self._row!r}; expected each '
+        f'of 0 to {self._total - 1} at most once'
+      )
+    return rows
 
   def append(self, row: int, line: Mapping[str, Any]) -> None:
     """Appends the line of a row of the input."""
-    if row != self._lines:
-      line = {self._row: row, **line}
-    files.append_jsonl(self._path, line)
-    self._lines += 1
+    files.append_jsonl(self._path, {self._row: row, **line})
 
   def sort(self) -> None:
-    """Puts the lines in the order of the input, once all are there."""
+    """Puts the lines in the order of the input, once all are there.
+
+    Raises:
+      ValueError: another process has written to the file; in all alike.
+    """
 
     def write() -> None:
       lines = files.read_jsonl(self._path)
@@ -87,6 +96,6 @@ class Output:
         ordered = [lines[place] for place in np.argsort(rows)]
         for line in ordered:
           line.pop(self._row, None)
-        files.replace(self._path, b''.join(map(files.json_line, ordered)))
+        files.write_jsonl(self._path, ordered)
 
     processes.from_primary(write)

@@ -7,7 +7,7 @@ from typing import Any
 from rlcw import Config
 from rlcw.data import datasets
 from rlcw.rewards.rules import arguments, compose
-from rlcw.runtime import claim, console, files
+from rlcw.runtime import claim, console, outputs
 
 
 def check(config: Config) -> None:
@@ -47,9 +47,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     allowed=config.get('rules', ()),
   )
   output = claim.output(config, workdir, 'briefs.jsonl')
-  output.parent.mkdir(parents=True, exist_ok=True)
-  with files.atomic(output) as partial:
-    partial.write_bytes(b''.join(map(files.json_line, briefs)))
+  outputs.write(output, briefs)
   rules = Counter(
     rule for brief in briefs for rule in brief['instruction_id_list']
   )

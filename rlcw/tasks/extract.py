@@ -11,7 +11,7 @@ from rlcw.data import datasets
 from rlcw.data.files import Record
 from rlcw.rewards.extract import proposals, records
 from rlcw.rewards.extract.combine import Stated
-from rlcw.runtime import claim, console, processes
+from rlcw.runtime import claim, console, outputs, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import llm, secret, usage
 from rlcw.sampling.outage import NoAnswers, describe
@@ -39,14 +39,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
       records.request_of(record)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None
+  output = claim.output(config, workdir, records.BRIEFS)
   plain = [record for _, record in placed]
   asked, answers = ask(config, workdir, plain)
   briefs = [
     records.brief_of(record, config.demands, proposed)
     for record, proposed in zip(plain, asked, strict=True)
   ]
-  output = claim.output(config, workdir, records.BRIEFS)
-  records.write(output, briefs)
+  outputs.write(output, briefs)
   summary = records.summarise(briefs) | answers
   console.table(
     f'extract: {summary["with_rules"]} of {summary["prompts"]} prompts state '

@@ -92,7 +92,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     second_turns = revision.encode(asked, model.chat, config)
   file = claim.output(config, workdir, 'replies.jsonl')
   output = outputs.Output(file, 'responses', config.input, records)
-  claim.settle()
   left = {
     row: len(prompt) for row, prompt in enumerate(ids) if row not in output.done
   }

@@ -21,7 +21,7 @@ from rlcw.models.thoughts import reply_of
 from rlcw.rewards import briefs, constraints
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.judge import factory, questions
-from rlcw.runtime import claim, console, files, metrics, processes
+from rlcw.runtime import claim, console, metrics, outputs, processes
 from rlcw.runtime.mesh import make_mesh, with_mesh
 from rlcw.sampling import outage, usage
 
@@ -45,12 +45,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   records = datasets.read_records(config.input)
   if not records:
     raise ValueError(f'{config.input} has no lines')
+  output = claim.output(config, workdir, 'verdicts.jsonl')
   # all lines, before the judge is asked about any: asking takes time and money
   asked = [read_brief(record, place) for place, record in records]
   replies = [reply_of(record['response']) for _, record in records]
   shards = processes.DataShards(make_mesh(**config.mesh))
   demands, used = ask(asked, replies, config, shards)
-  output = claim.output(config, workdir, 'verdicts.jsonl')
   verified: list[dict[str, Any]] = []
   steps = console.progress('verify', 0, len(records), 'reply', _BATCH)
   for first in processes.stoppable(steps):
@@ -63,9 +63,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     verified += itertools.chain(*shards.gather_to_primary(own))
   if not processes.is_primary_process():
     return {}
-  output.parent.mkdir(parents=True, exist_ok=True)
-  with files.atomic(output) as partial, partial.open('wb') as file:
-    file.writelines(map(files.json_line, verified))
+  outputs.write(output, verified)
   summary = {
     'mode': config.mode,
     **summarise(verified),

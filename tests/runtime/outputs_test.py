@@ -49,13 +49,39 @@ def test_lines_end_in_the_order_of_the_input(
   assert path.read_bytes() == content
 
 
-def test_lines_that_are_in_order_need_no_row(tmp_path: pathlib.Path) -> None:
-  output = begin(tmp_path / 'out.jsonl')
+def test_lines_without_a_row_are_in_order(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'out.jsonl'  # of an earlier version, or sorted
+  path.write_text(''.join(f'{{"response": {row}}}\n' for row in range(3)))
+  output = begin(path)
+  assert output.done == [0, 1, 2]
+  output.append(4, {'response': 4})
+  output.append(3, {'response': 3})
+  output.sort()
+  assert files.read_jsonl(path) == [{'response': row} for row in range(5)]
+
+
+def test_a_line_that_is_deleted_is_made_again(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'out.jsonl'
+  output = begin(path)
   for row in range(3):
     output.append(row, {'response': row})
-  assert (tmp_path / 'out.jsonl').read_text() == ''.join(
-    f'{{"response": {row}}}\n' for row in range(3)
-  )
+  _, *rest = path.read_bytes().splitlines(keepends=True)  # as if damaged
+  path.write_bytes(b''.join(rest))
+  output = begin(path)
+  assert output.done == [1, 2]
+  for row in (4, 0, 3):
+    output.append(row, {'response': row})
+  output.sort()
+  assert files.read_jsonl(path) == [{'response': row} for row in range(5)]
+
+
+def test_lines_of_another_process_are_no_output(tmp_path: pathlib.Path) -> None:
+  output, other = (begin(tmp_path / 'out.jsonl') for _ in range(2))
+  for row in range(5):
+    output.append(row, {'response': row})
+    other.append(row, {'response': row})
+  with pytest.raises(ValueError, match="with the wrong 'row'"):
+    output.sort()
 
 
 def test_a_record_may_have_a_row_of_its_own(tmp_path: pathlib.Path) -> None:

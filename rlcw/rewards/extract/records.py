@@ -101,13 +101,6 @@ def summarise(briefs: Sequence[Record]) -> dict[str, Any]:
   }
 
 
-def write(path: Path, briefs: Sequence[Record]) -> None:
-  """Writes briefs, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with files.atomic(path) as partial:
-    partial.write_bytes(b''.join(map(files.json_line, briefs)))
-
-
 def extract_once(prompts: str, workdir: Path) -> dict[str, Any]:
   """Writes the briefs of a run, unless it has begun, and counts them.
 
@@ -134,7 +127,7 @@ def extract_once(prompts: str, workdir: Path) -> dict[str, Any]:
         'another --workdir'
       )
     if not path.exists() or not (workdir / 'config.json').exists():
-      write(path, read_briefs(prompts))
+      files.write_jsonl(path, read_briefs(prompts))
     return summarise(datasets.read_jsonl(path))
 
   summary = processes.from_primary(make)
