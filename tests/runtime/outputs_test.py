@@ -53,7 +53,7 @@ def test_lines_without_a_row_are_in_order(tmp_path: pathlib.Path) -> None:
   path = tmp_path / 'out.jsonl'  # of an earlier version, or sorted
   path.write_text(''.join(f'{{"response": {row}}}\n' for row in range(3)))
   output = begin(path)
-  assert output.done == [0, 1, 2]
+  assert output.done == {0, 1, 2}
   output.append(4, {'response': 4})
   output.append(3, {'response': 3})
   output.sort()
@@ -68,7 +68,7 @@ def test_a_line_that_is_deleted_is_made_again(tmp_path: pathlib.Path) -> None:
   _, *rest = path.read_bytes().splitlines(keepends=True)  # as if damaged
   path.write_bytes(b''.join(rest))
   output = begin(path)
-  assert output.done == [1, 2]
+  assert output.done == {1, 2}
   for row in (4, 0, 3):
     output.append(row, {'response': row})
   output.sort()
