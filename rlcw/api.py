@@ -38,7 +38,7 @@ from rlcw.rewards.judge import factory, questions
 from rlcw.rewards.judge.local import LogprobJudge
 from rlcw.rewards.judge.questions import Judge, Question
 from rlcw.rewards.reward_model import RewardModel
-from rlcw.runtime import console
+from rlcw.runtime import console, ranges
 from rlcw.runtime.checkpoint import Checkpoints
 from rlcw.runtime.mesh import make_mesh, round_up_groups
 from rlcw.sampling.outage import trouble_of
@@ -596,7 +596,10 @@ def _judge(model: JudgeModel, rows: int) -> Iterator[Judge]:
       )
     try:
       for name, value in model.items():
-        node = settings if name in _OF_ANSWERS else settings.endpoint
+        node, place = settings.endpoint, 'judge.endpoint'
+        if name in _OF_ANSWERS:
+          node, place = settings, 'judge'
+        ranges.check_value('judge', f'{place}.{name}', value)
         node[name] = value
     except TypeError as error:
       raise ValueError(f'the settings of a server: {error}') from None

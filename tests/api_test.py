@@ -494,7 +494,25 @@ def test_an_endpoint_judges_with_reasons() -> None:
       {'url': 'http://x/v1', 'model': 'm', 'retries': 'a'},
       {},
       ValueError,
+      r"judge\.endpoint\.retries='a'; expected an integer of at least 0",
+    ),
+    (
+      {'url': 'http://x/v1', 'model': 'm', 'cache': 5},
+      {},
+      ValueError,
       'settings of a server: ',
+    ),
+    (
+      {'url': 'http://x/v1', 'model': 'm', 'votes': True},
+      {},
+      ValueError,
+      'votes=True; expected an integer of at least 1 and at most 1000',
+    ),
+    (
+      {'url': 'http://x/v1', 'model': 'm', 'votes': 10**30},
+      {},
+      ValueError,
+      'votes=10+; expected',
     ),
     (
       {'url': 'http://x/v1', 'model': 'm', 'votes': 0},

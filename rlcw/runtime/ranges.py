@@ -192,7 +192,7 @@ RANGES: dict[str, Range] = {
   'endpoint.timeout': _POSITIVE,
   'endpoint.retries': _count(0),
   'endpoint.prices': Number(0, count=2),
-  'votes': _count(),
+  'votes': Number(1, 1000, whole=True),  # each is a request
   'max_reply_characters': _count(0),
   'curate.neighbours': _count(),
   'curate.examples': _count(),
