@@ -72,6 +72,12 @@ def test_an_object_in_json_is_an_answer(answer: str) -> None:
   assert parse(answer, LABELS, 'k') == Answer(True, 'so')
 
 
+@pytest.mark.parametrize('value', ['NaN', 'Infinity', '["Good"]', '"good"'])
+def test_a_verdict_that_is_no_label_is_named(value: str) -> None:
+  with pytest.raises(ValueError, match='^verdict=.*; expected one of'):
+    parse(f'{{"id": "k", "verdict": {value}}}', LABELS, 'k')
+
+
 def test_an_answer_needs_no_reason() -> None:
   found = parse('{"id": "k", "verdict": "Bad"}', LABELS, 'k')
   assert found == Answer(False, '')

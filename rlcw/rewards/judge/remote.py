@@ -46,15 +46,16 @@ def parse(answer: str, labels: Sequence[str], key: str) -> Answer:
       the text may quote the reply.
 
   Raises:
-    ValueError: no object has the id; several have, and their verdicts differ;
-      or the verdict is none of the labels.
+    ValueError: no object has the id; a verdict is none of the labels; or
+      several differ.
   """
   found = prompts_lib.objects(answer, key)
   verdicts = [record.get('verdict') for record in found]
-  if any(verdict != verdicts[0] for verdict in verdicts):
+  for verdict in verdicts:
+    if verdict not in labels:
+      raise ValueError(f'verdict={verdict!r}; expected one of {labels}')
+  if len({*verdicts}) > 1:
     raise ValueError(f'{len(verdicts)} verdicts differ; expected one')
-  if verdicts[0] not in labels:
-    raise ValueError(f'verdict={verdicts[0]!r}; expected one of {labels}')
   reason = found[0].get('reason')
   return Answer(verdicts[0] == labels[0], '' if reason is None else str(reason))
 
