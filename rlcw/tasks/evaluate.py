@@ -291,7 +291,7 @@ def print_tables(summary: dict[str, Any]) -> None:
   console.table(
     f'evaluate: {summary["briefs"]} briefs, {summary["replies_per_brief"]} '
     'replies to each',
-    ('', *MODELS, 'difference', '95% interval'),
+    ('', *MODELS, 'difference', f'95% interval, {intervals.scope(1)}'),
     rows,
   )
   if not summary.get('compared'):
@@ -299,11 +299,13 @@ def print_tables(summary: dict[str, Any]) -> None:
   console.table(
     f'evaluate: {summary["compared"]} pairs that the judge compared, '
     f'{summary["uncompared"]} without a verdict',
-    ('', 'share', '95% interval'),
+    ('', 'share', f'95% interval, {intervals.scope(1)}'),
     [
       (
         label,
-        console.number(summary[key], '.1%'),
+        'not identified'
+        if summary[key] is None
+        else console.number(summary[key], '.1%'),
         console.interval(summary[f'{key}_interval'], '.1%'),
       )
       for label, key in _RATES

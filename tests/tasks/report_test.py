@@ -509,6 +509,15 @@ def test_rules_without_any_verdict_decide_nothing() -> None:
   assert found.startswith('Better than before in writing: no verdict on the ru')
 
 
+def test_a_difference_that_is_not_known_is_a_dash_without_a_unit() -> None:
+  none = {'mean': None, 'low': None, 'high': None}
+  summary = _evaluation() | {'pass_rate_difference': none, 'length_base': None}
+  rows = verdict.headline(summary)
+  assert rows['pass_rate'][3:] == ('–', '')
+  assert rows['pass_rate_loose'][3:] == ('+20.0 points', '')
+  assert rows['length'][1:] == ('–', '62.0', '–', '')
+
+
 def test_one_step_nulls_and_no_rules(tmp_path: pathlib.Path) -> None:
   config = make_runs(tmp_path, steps=1, briefs=1, replies=1)
   path = tmp_path / 'evaluate/evaluation.jsonl'
@@ -587,10 +596,18 @@ def test_the_page_says_over_which_chance_and_words(
   page = _page(tmp_path / 'out').text
   assert '95% interval, briefs only' in page
   assert 'measured by an earlier version' in page
-  _edit(tmp_path / 'evaluate/summary.json', diversity_words=4321)
+  _edit(
+    tmp_path / 'evaluate/summary.json',
+    diversity_words=4321,
+    win_rate=0.6,
+    win_rate_interval=[0.5, 0.7],
+    length_controlled_win_rate=None,
+    length_controlled_reason='ours is longer',
+  )
   run.run(config, tmp_path / 'out')
   page = ' '.join(_page(tmp_path / 'out').text.split())
   assert 'of the same 4321 words of each model' in page
+  assert 'the share is not identified: ours is longer.' in page
 
 
 def test_groups_of_three_steps_mixed_first() -> None:

@@ -41,6 +41,7 @@ SCORES: dict[str, Any] = dict.fromkeys(
 SCORES['auc_interval'] = [0.5, 0.875]
 ARM = {
   'runs': ['[bold]a-0'],
+  'over': 'briefs only',
   'numbers': {key: 0.5 for _, key, _ in page.ROWS},
   'intervals': {'pass_rate': [0.25, 0.75], 'kl': [NAN, NAN]},
 }
@@ -51,7 +52,7 @@ TABLES: list[tuple[Callable[..., None], Any, list[str]]] = [
     EVALUATION,
     [
       'evaluate: 60 briefs, 2 replies to each',
-      'base | trained | difference | 95% interval',
+      'base | trained | difference | 95% interval, briefs only',
       'keeps every rule (strict) | 25.0% | 50.0% | +25.0 points | '
       '-1.5 to +50.0',
       'keeps every rule (loose) | 25.0% | 50.0% | +25.0 points',
@@ -64,18 +65,27 @@ TABLES: list[tuple[Callable[..., None], Any, list[str]]] = [
     EVALUATION | JUDGED,
     [
       'evaluate: 110 pairs that the judge compared, 10 without a verdict',
+      'share | 95% interval, briefs only',
       'trained preferred | 62.5% | 50.0% to 75.0%',
       'trained preferred, at equal length | 50.0% | 25.0% to 70.0%',
     ],
   ),
   (
+    evaluate.print_tables,
+    EVALUATION
+    | JUDGED
+    | dict.fromkeys([key for key in JUDGED if key.startswith('length')]),
+    ['trained preferred, at equal length | not identified'],
+  ),
+  (
     reward_model.print_table,
     dict.fromkeys([key for _, key, _, _ in reward_model._ROWS], 0.875)
     | {'heldout_pairs': 77, 'matched_interval': [0.5, 0.75]}
+    | {'heldout_interval': [0.75, 1.0]}
     | {'shorter_better_accuracy': None, 'shorter_better_interval': None},
     [
       'reward_model: 77 held-out pairs',
-      'right, all pairs | 87.5%',
+      'right, all pairs | 87.5% | 75.0% to 100.0%',
       'right, pairs of like length | 87.5% | 50.0% to 75.0%',
       'right, the shorter is better | –',
       'calibration error | 0.875',
@@ -151,6 +161,7 @@ TABLES: list[tuple[Callable[..., None], Any, list[str]]] = [
       'Keeps every rule (strict) | 50.0% | 50.0%',
       '95% interval | 25.0% to 75.0%',
       'Length, tokens | 0.5 | 0.5',
+      '95% intervals are over | briefs only | briefs only',
     ],
   ),
 ]

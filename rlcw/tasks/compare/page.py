@@ -134,6 +134,8 @@ def print_table(arms: dict[str, Any], shown: dict[str, str]) -> None:
       rows.append(
         ('  95% interval', *(console.interval(each, style) for each in ends))
       )
+  over = (stats['over'] for stats in arms.values())
+  rows.append(('95% intervals are over', *over))
   labels = (f'{shown[arm]} ({len(arms[arm]["runs"])})' for arm in arms)
   console.table('compare: arms (runs)', ('', *labels), rows)
 

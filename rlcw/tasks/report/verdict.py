@@ -57,15 +57,13 @@ def headline(evaluation: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     known = evaluation.get(f'{key}_difference', {'mean': mean})
     # differences of shares are in percentage points, not per cent
     mean, low, high = (
-      show(known.get(name), '+' + style).replace('%', '')
-      for name in ('mean', 'low', 'high')
+      show(known.get(name), '+' + style) for name in ('mean', 'low', 'high')
     )
-    unit = ' points' if style.endswith('%') else ''
     rows[key] = (
       label,
       *(show(arm, style) for arm in arms),
-      mean + unit,
-      '' if low == '–' else f'{low} to {high}',
+      mean.replace('%', ' points'),
+      '' if low == '–' else f'{low} to {high}'.replace('%', ''),
     )
   return rows
 

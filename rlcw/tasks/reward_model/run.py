@@ -437,7 +437,7 @@ def judge(
 
 # Label, key in the summary, key of its 95% interval, format.
 _ROWS = (
-  ('right, all pairs', 'heldout_accuracy', '', '.1%'),
+  ('right, all pairs', 'heldout_accuracy', 'heldout_interval', '.1%'),
   ('by length alone', 'length_only_accuracy', '', '.1%'),
   (
     'right, pairs of like length',
