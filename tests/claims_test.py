@@ -603,6 +603,16 @@ def test_an_output_is_no_input_and_was_begun_by_its_run(
   own.write_text('')  # as of a try on a full disk
   write('e', input=str(themes))
   assert len(own.read_text().splitlines()) == 2
+  shards = tmp_path / 'shards'
+  shards.mkdir()
+  shutil.copy(themes, shards)
+  for source in (shards, shards / '*.jsonl'):
+    with pytest.raises(ValueError, match='output=.* is also input'):
+      write('f', input=str(source), output=str(shards / 'new.jsonl'))
+  with pytest.raises(ValueError, match='run is in input=.*shards; choose'):
+    write('shards/run', input=str(shards))
+  write('shards/run', input=str(shards / '*.jsonl'))
+  write('shards/run', input=str(shards / '*.jsonl'))
   os.mkfifo(tmp_path / 'pipe')
   with pytest.raises(ValueError, match='pipe is no file; expected a new one'):
     write('f', input=str(themes), output=str(tmp_path / 'pipe'))

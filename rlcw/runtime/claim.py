@@ -145,10 +145,8 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
   file = Path(given or workdir / name)
 
   def refuse() -> None:
-    for key in paths.inputs(config):
-      read = paths.matches(str(paths.get(config, key)))
-      if os.path.realpath(file) in map(os.path.realpath, read):
-        raise ValueError(f'output={file} is also {key}; expected another file')
+    if read := _read_with(file, config):
+      raise ValueError(f'output={file} is also {read}; expected another file')
     if file.exists() and not file.is_file():
       raise ValueError(f'output={file} is no file; expected a new one')
     begun = (workdir / 'config.json').exists()
@@ -160,6 +158,26 @@ def output(config: ConfigDict, workdir: Path, name: str) -> Path:
 
   processes.from_primary(refuse)
   return file
+
+
+def _read_with(file: Path, config: Any) -> str:
+  """Returns the name of the input that a file is or would be part of, or ''.
+
+  A later try would read it, and take the input for another.
+  """
+  real = Path(os.path.realpath(file))
+  for name in paths.inputs(config):
+    value = os.path.expanduser(str(paths.get(config, name)))
+    found = [Path(os.path.realpath(path)) for path in paths.matches(value)]
+    # Of a run, only files of its own are read.
+    inside = os.path.isdir(value) and not runs.is_run(value)
+    if (
+      real in found
+      or file.absolute().match(os.path.abspath(value))
+      or (inside and real.is_relative_to(found[0]))
+    ):
+      return name
+  return ''
 
 
 def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
@@ -178,9 +196,14 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
 
   Raises:
     OtherSettings: other settings differ.
-    ValueError: the run is finished, of another task, and was made of other
-      inputs.
+    ValueError: the workdir is in an input; or the run is finished, of another
+      task, and was made of other inputs.
   """
+  if read := _read_with(workdir / 'config.json', config):
+    raise ValueError(
+      f'{workdir} is in {read}={paths.get(config, read)}; choose another '
+      '--workdir'
+    )
   now = inputs.describe(ConfigDict(config))
   claim = Claim(str(workdir), config, now, command)
   if not (workdir / 'config.json').exists():
