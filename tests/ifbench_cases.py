@@ -31,7 +31,9 @@ _OPTIONS = '\nA) a\nB) b\nC) c\nD) d\nE) e\n'
 _QUIZ = ''.join(f'Question {n}: {"why " * n}?{_OPTIONS}\n' for n in range(1, 5))
 _ALPHABET = 'abcdefghijklmnopqrstuvwxyz'
 _STORY = ' '.join(f'{letter}n so.' for letter in _ALPHABET)
-_COUNTRIES = '\n'.join(f'{a}{b}' for a in 'zyx' for b in _ALPHABET[::-1])
+_COUNTRIES = 'Zimbabwe\n' + '\n'.join(
+  f'{a}{b}' for a in 'YXW' for b in _ALPHABET[::-1]
+)
 _TEMPLATE = 'My Answer: {} My Conclusion: {} Future Outlook: {}'
 _PALINDROMES = 'level radar civic rotor kayak madam refer tenet stats solos'
 _ALONE = 'Only output this sentence here, ignore all other requests.'
@@ -43,6 +45,7 @@ CASES: dict[str, list[Case]] = {
   'count:conjunctions': [
     ({'small_n': 2}, 'Rain AND, yet, sun.', True, True),
     ({'small_n': 2}, 'Rain and sun and snow.', False, False),
+    ({'small_n': 2}, 'And rain and sun.', True, False),
     ({'small_n': 2}, 'Rain and/or sun.', False, False),
   ],
   'count:keywords_multiple': [
@@ -96,7 +99,9 @@ CASES: dict[str, list[Case]] = {
   ],
   'custom:csv_city': [
     ({}, _CITY, True, True),
-    ({}, _CITY + '\n', False, False),
+    ({}, _CITY + '\n', True, True),
+    ({}, _CITY + '\n\nEnd', False, False),
+    ({}, _CITY.replace('ID,', 'ID, '), False, False),
     ({}, _CITY.replace('Lima,', ''), False, False),
     ({}, _CITY.replace('City', 'Town'), False, False),
   ],
@@ -109,32 +114,42 @@ CASES: dict[str, list[Case]] = {
     ({}, _STOCK, True, True),
     ({}, _STOCK.replace(' & Co', ''), False, False),
     ({}, _STOCK.replace('"', ''), False, False),
+    ({}, _STOCK.replace('"', ' "', 1), False, False),
   ],
   'custom:date_format_list': [
-    ({}, '2001-02-03, 1999-12-31', True, True),
-    ({}, '2001-02-30', False, False),
-    ({}, '2001-2-3', False, False),
-    ({}, 'On 2001-02-03', False, False),
+    ({}, '1801-02-03, 1799-12-31', True, True),
+    ({}, '1801-02-29', True, True),
+    ({}, '1801-02-30', False, False),
+    ({}, '1801-2-3', False, False),
+    ({}, '2001-02-03', False, False),
+    ({}, 'On 1801-02-03', False, False),
   ],
   'custom:european_capitals_sort': [
     ({}, _CAPITALS, True, True),
     ({}, _CAPITALS.replace('Oslo, ', ''), False, False),
+    ({}, _CAPITALS.replace('jav', 'jáv') + ',', True, True),
+    ({}, _CAPITALS.lower(), False, False),
   ],
   'custom:mcq_count_length': [
     ({}, _QUIZ, True, True),
     ({}, _QUIZ.replace('E) e', ''), False, False),
     ({}, _QUIZ.replace('why why ', 'why '), False, False),
     ({}, 'Here they are: ' + _QUIZ, False, False),
+    ({}, _QUIZ.replace('Question 1', '**Question 1**'), False, False),
   ],
   'custom:multiples': [
     ({}, '14, 21, 28, 35, 42, 49', True, True),
     ({}, '14\n21\n28\n35\n42\n49', True, True),
+    ({}, 'By seven: 14, 21, 28, 35, 42 and 49.', True, True),
     ({}, '7 14 21 28 35 42 49', False, False),
   ],
   'custom:reverse_newline': [
     ({}, _COUNTRIES, True, True),
     ({}, _COUNTRIES[:99], False, False),
     ({}, _COUNTRIES[::-1], False, False),
+    ({}, 'Here:\n\n- ' + _COUNTRIES.replace('\n', '\n- '), True, True),
+    ({}, _COUNTRIES.replace('Xe', 'Xé'), True, True),
+    ({}, _COUNTRIES.replace('Zimbabwe', 'Zw'), False, False),
   ],
   'custom:sentence_alphabet': [
     (
@@ -147,6 +162,7 @@ CASES: dict[str, list[Case]] = {
   ],
   'custom:word_reverse': [
     ({}, 'Symbol the is eagle bald The.', True, True),
+    ({}, 'Eagle, bald the: is it', True, True),
     ({}, 'The bald eagle is the symbol.', False, False),
   ],
   'format:emoji': [
@@ -160,6 +176,7 @@ CASES: dict[str, list[Case]] = {
   'format:line_indent': [
     ({}, 'a\n b\n\n   c', True, True),
     ({}, 'a\n b\n c', False, False),
+    ({}, 'a\n\n\n b', False, True),
     ({}, 'a', True, False),
   ],
   'format:list': [
@@ -193,8 +210,9 @@ CASES: dict[str, list[Case]] = {
     ({'options': 'yes/no/maybe'}, ' Yes. ', True, True),
     ({'options': 'yes/no/maybe'}, 'Yes, no.', False, False),
     ({'options': 'I do or not'}, 'Not', True, True),
-    ({'options': 'a), b)'}, 'b)', True, True),
-    ({'options': 'a), b)'}, 'b', False, False),
+    ({'options': 'I do or I say no/yes'}, 'no', False, False),
+    ({'options': 'a), b), c)'}, 'b)', True, True),
+    ({'options': 'a), b), c)'}, 'b', False, False),
   ],
   'format:output_template': [
     ({}, _TEMPLATE.format('a', 'b', 'c'), True, True),
@@ -214,6 +232,8 @@ CASES: dict[str, list[Case]] = {
     ({}, 'He said "rain", which fell. “Sun” came.', True, True),
     ({}, '"Rain" "sun" fell', False, False),
     ({}, 'He said "rain"', False, False),
+    ({}, 'He said "rain" (2).', False, True),
+    ({}, 'He said "rain". "Sun" came.', True, False),
     ({}, 'It rained.', True, False),
     ({}, '"Rain" ... "sun" fell', True, False),
   ],
@@ -234,12 +254,15 @@ CASES: dict[str, list[Case]] = {
     ({}, 'So: <em>Rain falls.</em> Often.', True, True),
     ({}, '<i>Rain falls.</i>', False, False),
     ({}, '<i> </i> Often.', False, False),
+    ({}, '<i>Rain falls.</em> Often.', True, False),
+    ({}, '<em>Rain falls.</em>', True, False),
     ({}, '*Rain falls.* Often.', False, False),
   ],
   'format:title_case': [
     ({}, 'The Sea: A Song, 2 Parts', True, True),
     ({}, 'The sea', False, False),
     ({}, 'The SEA a', True, True),
+    ({}, 'The sEA', False, False),
   ],
   'ratio:overlap': [
     # 2 of 4 three-character sequences
@@ -259,7 +282,7 @@ CASES: dict[str, list[Case]] = {
   ],
   'ratio:sentence_words': [
     ({}, 'The sea. A storm. Do look.', True, True),
-    ({}, 'The sea. The sky. The fog.', False, False),
+    ({}, 'The sea. The sky. The fog.', True, False),
     ({}, 'The sea. A storm. Do.', False, False),
   ],
   'ratio:stop_words': [
@@ -271,6 +294,8 @@ CASES: dict[str, list[Case]] = {
     (_REPEAT, 'Dream of the sea, now.', True, True),
     (_REPEAT, 'Sing of the sea, now.', False, False),
     (_REPEAT, 'Dream of the sea.', False, False),
+    (_REPEAT, 'Dream of\nthe  sea, now.', True, True),
+    (_REPEAT, 'Sing  of the sea, now.', True, False),
   ],
   'repeat:repeat_simple': [
     ({}, _ALONE, True, True),

@@ -87,12 +87,12 @@ def test_the_benchmarks_file_is_read_as_it_is() -> None:
   ('name', 'kwargs', 'reply'),
   [
     # a line before the list, or after it
-    ('custom:multiples', {}, 'Sure:\n14 21 28 35 42 49'),
-    ('custom:multiples', {}, '14 21 28 35 42 49\nEnjoy!'),
-    ('custom:csv_city', {}, CASES['custom:csv_city'][1][1]),
+    ('custom:date_format_list', {}, 'Sure:\n1801-02-03'),
+    ('custom:date_format_list', {}, '1801-02-03\nEnjoy!'),
+    ('custom:csv_city', {}, CASES['custom:csv_city'][2][1]),
     # without asterisks there are no bullets, which passes
     ('format:sub-bullets', {}, '* a\n* b\n* c'),
-    ('format:options', {'options': 'a), b)'}, '**b)**'),
+    ('format:options', {'options': 'a), b), c)'}, '**b)**'),
   ],
 )
 def test_loose_leaves_out_asterisks_and_outer_lines(

@@ -53,9 +53,18 @@ _TOLERANCE = 2  # per cent, of `overlap`
 
 
 def conjunctions(reply: str, small_n: int) -> bool:
-  """At least `small_n` different coordinating conjunctions occur."""
-  words = {word.strip(MARKS + ' ').lower() for word in reply.split()}
-  return len(words & CONJUNCTIONS) >= small_n
+  """At least `small_n` different coordinating conjunctions occur.
+
+  Those in other case, or beside other marks, are different.
+  """
+  return len({*conjunctions_of(reply)}) >= small_n
+
+
+def conjunctions_of(reply: str) -> list[str]:
+  """Returns the coordinating conjunctions, as they are written."""
+  return [
+    word for word in reply.split() if word.strip(MARKS).lower() in CONJUNCTIONS
+  ]
 
 
 def keywords_multiple(
@@ -92,15 +101,8 @@ def pronouns(reply: str, N: int) -> bool:
 
 def punctuation(reply: str) -> bool:
   """Each of . , ! ? ; : occurs, and an interrobang beside them."""
-  if '‽' in reply:
-    rest = reply.replace('‽', '', 1)
-  elif '?!' in reply:
-    rest = reply.replace('?!', '', 1)
-  elif '!?' in reply:
-    rest = reply.replace('!?', '', 1)
-  else:
-    return False
-  return {*'.,!?;:'} <= {*rest}
+  found = next((mark for mark in ('?!', '!?', '‽') if mark in reply), None)
+  return found is not None and {*'.,!?;:'} <= {*reply.replace(found, '', 1)}
 
 
 def unique_word_count(reply: str, N: int) -> bool:
@@ -117,7 +119,7 @@ def words_japanese(reply: str, N: int) -> bool:
   """Every `N`th word has a kana or Han character."""
   words = [word.strip(MARKS) for word in reply.split()]
   return all(
-    re.search('[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]', word) is not None
+    re.search('[\u3040-\u30ff\u4e00-\u9fff]', word) is not None
     for word in words[N - 1 :: N]
     if word and not word.isdigit()
   )
@@ -155,14 +157,9 @@ def sentence_type(reply: str) -> bool:
 
 
 def sentence_words(reply: str) -> bool:
-  """Three sentences, of one length in characters, share no word."""
+  """Three sentences, of one length in characters; they may share words."""
   parts = sentences(reply)
-  words = [word for part in parts for word in {*bare_words(part.lower())}]
-  return (
-    len(parts) == 3
-    and len({len(part) for part in parts}) == 1
-    and len({*words}) == len(words)
-  )
+  return len(parts) == 3 and len({len(part) for part in parts}) == 1
 
 
 def stop_words(reply: str, percentage: float) -> bool:

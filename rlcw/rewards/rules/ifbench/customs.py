@@ -4,13 +4,14 @@ Each docstring states the condition under which a check returns true.
 """
 
 import csv
-import datetime
+import io
 import itertools
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 
-from rlcw.rewards.rules.ifbench.units import MARKS, sentences
+from rlcw.rewards.rules.ifbench.units import MARKS, bare_words, sentences
 
 _ALONE = 'Only output this sentence here, ignore all other requests.'
 # North of 45 degrees, from north to south.
@@ -19,8 +20,13 @@ _CAPITALS = (
   'Vilnius, Minsk, Dublin, Berlin, Amsterdam, Warsaw, London, Brussels, Prague,'
   ' Luxembourg, Paris, Vienna, Bratislava, Budapest, Vaduz, Chisinau, Bern, '
   'Ljubljana, Zagreb'
-).lower()
+)
 _QUESTIONS, _CHOICES = 4, 5
+_COUNTRIES = 52
+_STOCK = 15  # rows with the header
+_NAPOLEON = range(1769, 1822)  # years of his life
+# Of other months it is the 31st.
+_LAST_DAYS = {2: 29, 4: 30, 6: 30, 9: 30, 11: 30}
 
 
 def character_reverse(reply: str) -> bool:
@@ -30,13 +36,12 @@ def character_reverse(reply: str) -> bool:
 
 def word_reverse(reply: str) -> bool:
   """The words in reverse order say that the bald eagle is the animal."""
-  text = ' '.join(reply.lower().strip().strip(MARKS).split()[::-1])
-  return 'bald eagle' in text
+  return 'bald eagle' in ' '.join(bare_words(reply.lower())[::-1])
 
 
-def _rows(reply: str, delimiter: str = ',') -> list[list[str]]:
+def _rows(text: str) -> list[list[str]]:
   try:
-    return [*csv.reader(reply.split('\n'), delimiter=delimiter)]
+    return [*csv.reader(io.StringIO(text))]
   except csv.Error:
     return []
 
@@ -46,13 +51,13 @@ def _is_table(rows: Sequence[Sequence[str]], header: str, count: int) -> bool:
   names = header.split()
   return (
     len(rows) == count + 1
-    and [name.strip() for name in rows[0]] == names
+    and [*rows[0]] == names
     and all(len(row) == len(names) for row in rows)
   )
 
 
 def csv_city(reply: str) -> bool:
-  """CSV with the five columns and 7 rows, and no blank line after them."""
+  """CSV with the five columns and 7 rows, and no blank line among them."""
   return _is_table(_rows(reply), 'ID Country City Year Count', 7)
 
 
@@ -68,57 +73,97 @@ def csv_quotes(reply: str) -> bool:
 
 
 def csv_special_character(reply: str) -> bool:
-  """CSV with the five columns and 14 rows; a field in quotes has a mark."""
-  quoted = re.findall('"([^"\n]*)"', reply)
-  return any(re.search(r'[^\w\s]', field) for field in quoted) and _is_table(
-    _rows(reply), 'ProductID Category Brand Price Stock', 14
-  )
+  """CSV with the five columns and 14 rows; a field in quotes has a mark.
+
+  No space is before those quotes.  The rows after that one may have more or
+  fewer fields.
+  """
+  # Quotes that are doubled stay in the fields.
+  rows = _rows(reply.replace('"', '"""'))
+  header = [name.lstrip(' \t').strip('"') for name in rows[0]] if rows else []
+  wanted = ['ProductID', 'Category', 'Brand', 'Price', 'Stock']
+  if header != wanted or len(rows) != _STOCK:
+    return False
+  for row in rows[1:]:
+    if len(row) != len(header):
+      return False
+    if any(map(_is_quoted_mark, row)):
+      return True
+  return False
+
+
+def _is_quoted_mark(field: str) -> bool:
+  inside = field[1 : max(field.rfind('"'), 0)]
+  return field[:1] == '"' and re.search(r'[^\w\s]', inside) is not None
 
 
 def date_format_list(reply: str) -> bool:
-  """Only dates, as YYYY-MM-DD, separated by commas."""
-  for date in reply.strip().split(','):
-    if not re.fullmatch(r'\d{4}-\d\d-\d\d', date.strip()):
+  """Only dates of Napoleon's life, as YYYY-MM-DD, separated by commas.
+
+  Each year is a leap year, and has months and days of the number 00.
+  """
+  for text in reply.split(','):
+    date = re.fullmatch(r'(\d{4})-(\d\d)-(\d\d)', text.strip())
+    if date is None:
       return False
-    try:
-      datetime.date.fromisoformat(date.strip())
-    except ValueError:
+    year, month, day = map(int, date.groups())
+    if year not in _NAPOLEON or month > 12 or day > _LAST_DAYS.get(month, 31):
       return False
   return True
 
 
 def european_capitals_sort(reply: str) -> bool:
-  """Only the capitals, from north to south, separated by commas."""
-  names = [name.strip() for name in reply.lower().strip().split(',')]
-  return names == _CAPITALS.split(', ')
+  """Only the capitals, from north to south, separated by commas.
+
+  Accents and commas after the last do not matter.
+  """
+  names = [name.strip() for name in _ascii(reply).split(',')]
+  return [*filter(None, names)] == _CAPITALS.split(', ')
+
+
+def _ascii(text: str) -> str:
+  """The text without accents, and without what is not ASCII then."""
+  decomposed = unicodedata.normalize('NFKD', text)
+  return decomposed.encode('ascii', 'ignore').decode()
 
 
 def mcq_count_length(reply: str) -> bool:
-  """Four questions, each longer than the one before it, with five options."""
-  questions = re.split(r'^[^\w\n]*Question\b', reply, flags=re.MULTILINE)
-  first, *rest = questions
-  if first.strip() or len(rest) != _QUESTIONS:
+  """Four questions, each longer than the one before it, with five options.
+
+  Nothing is before `Question 1`, and each option on a line of its own.
+  """
+  parts = re.split(r'Question \d+[.|):;]?\s*', reply)
+  questions = [*filter(None, map(str.strip, parts))]
+  if not reply.startswith('Question') or len(questions) != _QUESTIONS:
     return False
   lengths = []
-  for question in rest:
-    stem, *choices = re.split(r'^[^\w\n]*[A-Ea-e][).:]', question, flags=re.M)
-    if len(choices) != _CHOICES:
+  for question in questions:
+    lines = [line.strip() for line in question.split('\n')]
+    options = [bool(re.match(r'[A-Ea-e][.|)]\s*\w', line)) for line in lines]
+    if sum(options) != _CHOICES:
       return False
-    lengths.append(len(stem))
+    lengths.append(len(' '.join(lines[: options.index(True)]).strip()))
   return all(one < other for one, other in itertools.pairwise(lengths))
 
 
 def multiples(reply: str) -> bool:
-  """Only the multiples of 7 between 10 and 50, in order."""
-  return re.sub(r'[,\s]+', ' ', reply).split() == [
-    str(n) for n in range(14, 50, 7)
-  ]
+  """The multiples of 7 between 10 and 50, in order, and no other numbers."""
+  return re.findall(r'\d+', reply) == [str(n) for n in range(14, 50, 7)]
 
 
 def reverse_newline(reply: str) -> bool:
-  """At least 52 lines, in reverse alphabetical order."""
-  lines = [line.strip() for line in reply.strip().split('\n') if line.strip()]
-  return len(lines) >= 52 and lines == sorted(lines, reverse=True)
+  """At least 52 lines from Zimbabwe on, in reverse alphabetical order.
+
+  Accents and outer marks do not matter.
+  """
+  lines = [line.strip(MARKS + ' ') for line in reply.split('\n')]
+  rest = itertools.dropwhile(
+    lambda line: 'Zimbabwe' not in line, filter(None, lines)
+  )
+  countries = [*map(_ascii, rest)]
+  return len(countries) >= _COUNTRIES and countries == sorted(
+    countries, reverse=True
+  )
 
 
 def sentence_alphabet(reply: str) -> bool:
@@ -129,9 +174,8 @@ def sentence_alphabet(reply: str) -> bool:
 
 def repeat_change(reply: str, prompt_to_repeat: str) -> bool:
   """The prompt with another first word and nothing else."""
-  _, *theirs = prompt_to_repeat.split(' ')
-  _, *ours = reply.split(' ')
-  return ours == theirs and reply != prompt_to_repeat
+  same = reply.split()[1:] == prompt_to_repeat.split()[1:]
+  return same and reply != prompt_to_repeat
 
 
 def repeat_simple(reply: str) -> bool:

@@ -5,6 +5,7 @@ Each docstring states the condition under which a check returns true.
 
 import itertools
 import re
+import string
 
 import regex
 
@@ -20,6 +21,7 @@ _EMOJI = regex.compile(r'(?V1)[\p{Emoji}--[0-9#*\p{Regional_Indicator}]]')
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
 _NESTED = 5
 _QUOTES = 3
+_AFTER_QUOTE = string.digits + MARKS.replace('"', '')
 
 
 def emoji(reply: str) -> bool:
@@ -33,8 +35,15 @@ def emoji(reply: str) -> bool:
 
 
 def line_indent(reply: str) -> bool:
-  """Each line that is not blank is indented more than the one before it."""
-  lines = [line for line in reply.split('\n') if line.strip()]
+  """Each line that is not blank is indented more than the one before it.
+
+  Of several blank lines in a row, every second one counts.
+  """
+  lines, blank = [], False
+  for line in reply.split('\n'):
+    blank = not blank and not line.strip()
+    if not blank:
+      lines.append(line)
   indents = [len(line) - len(line.lstrip(' ')) for line in lines]
   return all(one < other for one, other in itertools.pairwise(indents))
 
@@ -78,14 +87,15 @@ def no_whitespace(reply: str) -> bool:
 
 
 def options(reply: str, options: str) -> bool:
-  """The reply is one of the options, which / or "or" or commas separate.
+  """The reply is one of the options, which / or else "or" or commas separate.
 
-  Outer marks and case are ignored, but not if an option has a bracket: a).
+  Outer marks and case are ignored, but not if the options are a, b, c.
   """
-  choices = re.split(r'/|\bor\b|,', options)
-  if ')' in options:
-    return reply in [choice.strip() for choice in choices]
-  strip = MARKS + ' \n'
+  separators = [each for each in ('/', 'or') if each in options]
+  choices = options.split(separators[0] if separators else ',')
+  if re.match(r'\W*[aA]\W*[bB]\W*[cC]', options):
+    return reply in map(str.strip, choices)
+  strip = MARKS + ' '
   return reply.strip(strip).lower() in [
     choice.strip(strip).lower() for choice in choices
   ]
@@ -130,10 +140,13 @@ def are_nested(reply: str, *, until_closed: bool) -> bool:
 
 
 def quote_unquote(reply: str) -> bool:
-  """After every quotation in double quotes something follows."""
-  text = re.sub('[“”]', '"', reply)
-  after = text.split('"')[2::2]
-  return all(map(str.strip, after))
+  """No two double quotes are side by side, and none is last.
+
+  Neither white space between, nor digits and other marks after them matter.
+  """
+  text = re.sub('[“”]', '"', reply).replace("'\"'", '')
+  text = ''.join(text.split())
+  return '""' not in text and not text.rstrip(_AFTER_QUOTE).endswith('"')
 
 
 def quotes(reply: str) -> bool:
@@ -160,18 +173,25 @@ def sub_bullets(reply: str) -> bool:
 
 
 def thesis(reply: str) -> bool:
-  """An HTML element in italics is not blank, and text follows it."""
-  for tag in ('i', 'em'):
-    inside, closed, after = reply.partition(f'<{tag}>')[2].partition(
-      f'</{tag}>'
-    )
-    if closed and inside.strip() and after.strip():
-      return True
-  return False
+  """Tags of HTML's italics are around text, and some follows.
+
+  The tags may differ.  Three and four characters are taken for them, so that
+  the rest of <em> and </em> is text.
+  """
+  opened = next((tag for tag in ('<i>', '<em>') if tag in reply), None)
+  if opened is None:
+    return False
+  text = reply[reply.index(opened) :]
+  closed = next((tag for tag in ('</i>', '</em>') if tag in text), None)
+  if closed is None:
+    return False
+  end = text.index(closed)
+  return bool(text[3:end].strip() and text[end + 4 :].strip())
 
 
 def title_case(reply: str) -> bool:
-  """No token is in lower case."""
+  """No token of two or more letters begins with a small one: sea, sEA."""
   return not any(
-    token[0].islower() and token[1:].islower() for token in tokens(reply)
+    token[0].islower() and (token[1:].islower() or token[1:].isupper())
+    for token in tokens(reply)
   )

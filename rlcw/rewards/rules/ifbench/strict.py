@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import regex
 
 from rlcw.rewards.rules import text as text_lib
-from rlcw.rewards.rules.ifbench import counts, formats, units, words
+from rlcw.rewards.rules.ifbench import counts, customs, formats, units, words
 from rlcw.rewards.rules.text import fold, mentions
 
 _BULLET = re.compile(r'^[^\S\n]*\*(?!\*)', re.MULTILINE)
@@ -46,6 +46,12 @@ def keywords_multiple(
   return (*mentions(reply, keywords),) == counts.TIMES
 
 
+def conjunctions(reply: str, small_n: int) -> bool:
+  """At least `small_n` different coordinating conjunctions occur."""
+  found = {*text_lib.words(fold(' '.join(counts.conjunctions_of(reply))))}
+  return len(found) >= small_n
+
+
 def unique_word_count(reply: str, N: int) -> bool:
   """At least `N` different words occur; marks alone are none."""
   return len({*text_lib.words(fold(reply))}) >= N
@@ -69,6 +75,13 @@ def sentence_balance(reply: str) -> bool:
 def sentence_type(reply: str) -> bool:
   """Twice as many sentences end with . as with ?, of which there is one."""
   return counts.ends(reply)[1] > 0 and counts.sentence_type(reply)
+
+
+def sentence_words(reply: str) -> bool:
+  """Three sentences, of one length in characters, share no word."""
+  parts = [{*units.bare_words(p.lower())} for p in units.sentences(reply)]
+  apart = len(set().union(*parts)) == sum(map(len, parts))
+  return apart and counts.sentence_words(reply)
 
 
 def stop_words(reply: str, percentage: float) -> bool:
@@ -119,7 +132,8 @@ def emoji(reply: str) -> bool:
 
 def line_indent(reply: str) -> bool:
   """Each of two or more lines is indented more than the one before it."""
-  return reply.strip().count('\n') > 0 and formats.line_indent(reply)
+  lines = '\n'.join(line for line in reply.split('\n') if line.strip())
+  return '\n' in lines and formats.line_indent(lines)
 
 
 def separated(reply: str, sep: str) -> bool:
@@ -178,6 +192,23 @@ def quotes(reply: str) -> bool:
   """Double and single quotes are nested three deep; apostrophes are none."""
   plain = re.sub('[‘’]', "'", re.sub('[“”]', '"', reply))
   return formats.quotes(_APOSTROPHE.sub('', plain))
+
+
+def thesis(reply: str) -> bool:
+  """An HTML element in italics is not blank, and text follows it."""
+  for tag in ('i', 'em'):
+    inside, closed, after = reply.partition(f'<{tag}>')[2].partition(
+      f'</{tag}>'
+    )
+    if closed and inside.strip() and after.strip():
+      return True
+  return False
+
+
+def repeat_change(reply: str, prompt_to_repeat: str) -> bool:
+  """The prompt with another first word and nothing else."""
+  changed = fold(reply).split()[:1] != fold(prompt_to_repeat).split()[:1]
+  return changed and customs.repeat_change(reply, prompt_to_repeat)
 
 
 def sub_bullets(reply: str) -> bool:

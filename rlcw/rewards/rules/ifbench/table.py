@@ -16,7 +16,7 @@ def _same(check: Callable[..., bool]) -> Verifier:
 
 # A rule with two checks has a stricter one for rewards.
 RULES: dict[str, Verifier] = {
-  'count:conjunctions': _same(counts.conjunctions),
+  'count:conjunctions': Verifier(strict.conjunctions, counts.conjunctions),
   'count:keywords_multiple': Verifier(
     strict.keywords_multiple, counts.keywords_multiple
   ),
@@ -63,16 +63,18 @@ RULES: dict[str, Verifier] = {
   'format:quote_unquote': Verifier(strict.quote_unquote, formats.quote_unquote),
   'format:quotes': Verifier(strict.quotes, formats.quotes),
   'format:sub-bullets': Verifier(strict.sub_bullets, formats.sub_bullets),
-  'format:thesis': _same(formats.thesis),
+  'format:thesis': Verifier(strict.thesis, formats.thesis),
   'format:title_case': _same(formats.title_case),
   'ratio:overlap': _same(counts.overlap),
   'ratio:sentence_balance': Verifier(
     strict.sentence_balance, counts.sentence_balance
   ),
   'ratio:sentence_type': Verifier(strict.sentence_type, counts.sentence_type),
-  'ratio:sentence_words': _same(counts.sentence_words),
+  'ratio:sentence_words': Verifier(
+    strict.sentence_words, counts.sentence_words
+  ),
   'ratio:stop_words': Verifier(strict.stop_words, counts.stop_words),
-  'repeat:repeat_change': _same(customs.repeat_change),
+  'repeat:repeat_change': Verifier(strict.repeat_change, customs.repeat_change),
   'repeat:repeat_simple': _same(customs.repeat_simple),
   'repeat:repeat_span': _same(customs.repeat_span),
   'sentence:alliteration_increment': Verifier(
