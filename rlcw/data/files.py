@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcw.data import hub, layouts, messages
+from rlcw.data import hub, layouts, messages, published
 from rlcw.runtime.files import tree
 
 ASSETS = Path(__file__).parent / 'assets'
@@ -319,6 +319,7 @@ _NUMBERS = {
   'stated',
   *itertools.chain(*layouts.SCORES),
   *layouts.WEIGHT,
+  *(verdict for *_, verdict, _ in published.COMPARED),
 }
 
 

@@ -35,9 +35,7 @@ _UNSUPPORTED = (
   'audios',
   'tool_calls',
   'function_call',
-  'reasoning_content',
-  'reasoning',
-  'thinking',
+  *messages.THOUGHTS,
   'chat_history',
 )
 # Scores of the chosen and of the rejected reply.
@@ -97,12 +95,16 @@ def convert(record: Record) -> Record:
   conversation = _with_earlier(record, conversation)
   if conversation and conversation[-1].role == ASSISTANT:
     last = {'response': conversation.pop().content}
-    if replies not in ({}, last):
+    others = replies.keys() - {'rejected'}
+    if others and replies != last:
       raise ValueError(
-        f'the messages end with a reply, beside another in {sorted(replies)}; '
+        f'the messages end with a reply, beside another in {sorted(others)}; '
         'expected one of the two'
       )
-    replies = last
+    replies |= last
+  # ms-swift: beside a rejected reply, the response is the chosen one.
+  if replies.keys() == {'response', 'rejected'}:
+    replies['chosen'] = replies.pop('response')
   prompt = messages.to_json(messages.simplest(conversation))
   return {'prompt': prompt} | replies | record
 
@@ -218,7 +220,7 @@ def _pop_request(record: Record) -> list[Message] | None:
   for name, text in zip(names[1:], others, strict=True):
     if name in _INPUT and names[0] != 'prompt' and not turns:
       # LLaMA-Factory joins the two like this.
-      request = '\n'.join(filter(None, [request, text]))
+      request = '\n'.join(filter(str.strip, [request, text]))
     # A prompt is often made of other fields.
     elif text not in request:
       raise ValueError(f'{name} is no part of {names[0]}; expected one of them')
@@ -260,7 +262,8 @@ def _pop_replies(
     raise ValueError('response differs from chosen; expected one of them')
   if len(sides) == 2:
     _check_scores(record)
-  prompts = {tuple(side[:-1]) for side in sides.values()}
+  # One side may be the reply alone.
+  prompts = {tuple(side[:-1]) for side in sides.values() if len(side) > 1}
   if len(prompts) > 1:
     raise Unusable('chosen and rejected answer different prompts')
   prompt = [message for each in prompts for message in each]

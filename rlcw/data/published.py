@@ -21,7 +21,7 @@ _NAMES = {
 }
 # Two replies, the field that tells which is better, and its values for the
 # first and the second.  Without those it is a number, below 0 for the first.
-_COMPARED = (
+COMPARED = (
   ('response_1', 'response_2', 'preference_strength', ()),  # HelpSteer 2
   ('response1', 'response2', 'overall_preference', ()),  # HelpSteer 3
   ('response_0', 'response_1', 'better_response_id', (0, 1)),  # PKU-SafeRLHF
@@ -53,7 +53,10 @@ def renamed(record: Record) -> Record:
     # An answer that is a number is no reply.
     if ours not in record and isinstance(record.get(theirs), str | list):
       record[ours] = record.pop(theirs)
-  for *names, values in _COMPARED:
+  pair = 'messages', 'rejected_messages'  # ms-swift
+  if {*pair} <= record.keys():
+    record |= zip(('chosen', 'rejected'), map(record.pop, pair), strict=True)
+  for *names, values in COMPARED:
     if {*names} <= record.keys() and 'chosen' not in record:
       first, second, verdict = map(record.pop, names)
       preference = _preference(verdict, names[-1], values)

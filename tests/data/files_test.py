@@ -462,3 +462,13 @@ def test_a_part_of_a_data_set_is_not_taken_for_the_whole(
   for name in names:
     _lines(tmp_path / name)
   assert hub._is_complete(tmp_path, '**/*') == complete
+
+
+def test_verdicts_on_two_replies_are_numbers_in_csv(
+  tmp_path: pathlib.Path,
+) -> None:
+  (tmp_path / 'x.csv').write_text(
+    'prompt,response_1,response_2,preference_strength\nHi,Ho,Hm,-2\n'
+  )
+  [(_, record)] = datasets.read_records(tmp_path / 'x.csv')
+  assert record == {'prompt': 'Hi', 'chosen': 'Ho', 'rejected': 'Hm'}

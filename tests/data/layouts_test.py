@@ -283,6 +283,26 @@ LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     },
     PAIR | {'prompt': TURNS},
   ),
+  'ms-swift, messages': (
+    {'messages': [*TURNS, GOOD], 'rejected_response': WORSE},
+    PAIR | {'prompt': TURNS},
+  ),
+  'ms-swift, two conversations': (
+    {'messages': [*TURNS, GOOD], 'rejected_messages': [*TURNS, BAD]},
+    PAIR | {'prompt': TURNS},
+  ),
+  'ms-swift, query': (
+    {'query': ASK, 'response': REPLY, 'rejected_response': WORSE},
+    PAIR,
+  ),
+  'one side with the prompt': (
+    {'prompt': ASK, 'chosen': [USER, GOOD], 'rejected': WORSE},
+    PAIR,
+  ),
+  'alpaca, blank input': (
+    {'instruction': ASK, 'input': ' ', 'output': REPLY},
+    ONE,
+  ),
   'PKU-SafeRLHF': (
     {
       'prompt': ASK,
@@ -383,6 +403,8 @@ def test_a_prompt_keeps_its_messages() -> None:
       r'messages\[1\] has tool_calls',
     ),
     ({'messages': [USER, GOOD], 'tools': '[{}]'}, 'tools is not supported'),
+    (ONE | {'thought': 'Hm …'}, 'thought is not supported'),
+    (ONE | {'thinking_content': 'Hm …'}, 'thinking_content is not supported'),
     (
       {'chosen': [USER, GOOD], 'rejected': [USER, BAD], 'images': ['x']},
       'images is not supported',
@@ -608,7 +630,7 @@ def documented() -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_documented_layouts_are_read(tmp_path: pathlib.Path) -> None:
   examples = documented()
-  assert len(examples) == 30
+  assert len(examples) == 31
   for number, (layout, record) in enumerate(examples):
     file = tmp_path / f'{number}.jsonl'
     file.write_text(json.dumps(record))
