@@ -103,6 +103,8 @@ DISGUISES = (
   'l o v e',
   'L.O.V.E.',
   'l-o-v-e',
+  'lo-\nve',
+  'lo\u2010\n  ve',
 )
 DISGUISES_ZH = '快-乐', '快🎉乐', '快\u0336乐', '快　樂'
 
@@ -124,6 +126,8 @@ def test_a_disguised_word_is_found_where_it_stands(form: str) -> None:
     ('cat', 'a b c at'),
     ('कि', 'का'),  # marks of a script are letters
     ('快乐', '走得快，乐在其中'),
+    ('love', 'lo--\nve'),
+    ('love', 'lo -\nve'),
   ],
 )
 def test_other_words_are_not_taken_for_it(word: str, reply: str) -> None:

@@ -88,9 +88,10 @@ def _folded(text: str) -> _Mapped:
 
 
 def _unmarked(text: str) -> _Mapped:
-  bare = _folded(text).replaced(text_lib.EMPHASIS)
-  bare = bare.replaced(text_lib.SINGLE_BREAK, ' ')
-  return bare.replaced(text_lib.SPELLED)
+  bare = _folded(text)
+  for pattern, by in text_lib.HIDING:
+    bare = bare.replaced(pattern, by)
+  return bare
 
 
 # --- Finders: (reply, arguments) -> spans of what breaks the rule -----------

@@ -64,17 +64,26 @@ APART = regex.compile(
   rf'(?<=[{_HAN}])(?:[ \-|·•‧・]|\p{{Emoji_Presentation}})(?=[{_HAN}])'
 )
 # Between single letters, of which there are three or more: l-o-v-e.
-SPELLED = regex.compile(
+_SPELLED = regex.compile(
   rf'(?<=(?<!{INNER})\p{{L}})[ \-.·](?=\p{{L}}[ \-.·]\p{{L}}(?!{INNER}))'
   rf'|(?<=(?<!{INNER})\p{{L}}[ \-.·]\p{{L}})[ \-.·](?=\p{{L}}(?!{INNER}))'
 )
 # Markdown's and HTML's emphasis; a mark between spaces is another.
-EMPHASIS = regex.compile(
+_EMPHASIS = regex.compile(
   r'</?\w{1,6}>|(?<=[^\s*_~`])[*_~`]++|(?<![*_~`])[*_~`]++(?=\S)'
 )
+# The break of a line within a word: hap-\npy.
+_HYPHENATED = regex.compile(r'(?<=\p{L}{2})-\n ?(?=\p{L}{2})')
 # The break of a line between words that a space would part.
-SINGLE_BREAK = regex.compile(
+_SINGLE_BREAK = regex.compile(
   rf'(?<=[^\s{_HAN}]) ?\n ?(?=\S)|(?<=[{_HAN}]) ?\n ?(?=[^\s{_HAN}])'
+)
+# What hides no phrase in a folded text, in order, and what it is replaced by.
+HIDING = (
+  (_EMPHASIS, ''),
+  (_HYPHENATED, ''),
+  (_SINGLE_BREAK, ' '),
+  (_SPELLED, ''),
 )
 # Typographic quotes and hyphens, and their plain forms.
 _PLAIN_FORMS = str.maketrans('‘’ʼ“”„‟‐–', '\'\'\'""""--')
@@ -232,10 +241,12 @@ def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
 def unmarked(folded: str) -> str:
   """Removes what hides no phrase in a folded text: a **testament** to.
 
-  Emphasis, single breaks between words, and what stands between the letters of
-  a word that is spelled out.
+  Emphasis, single breaks between and within words, and what stands between the
+  letters of a word that is spelled out.
   """
-  return SPELLED.sub('', SINGLE_BREAK.sub(' ', EMPHASIS.sub('', folded)))
+  for pattern, by in HIDING:
+    folded = pattern.sub(by, folded)
+  return folded
 
 
 def shown_mentions(reply: str, words: Sequence[str]) -> list[int]:
