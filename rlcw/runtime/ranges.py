@@ -20,6 +20,7 @@ from rlcw.runtime.optimizers import SCHEDULES
 # Limits of the integers and the numbers of a device.
 INT_MAX = 2**31 - 1
 FLOAT_MIN, FLOAT_MAX = 2.0**-126, 3.4e38
+_DEVICE = INT_MAX, math.inf  # `most` of a range that only the device limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Number:
     if self.count:
       one = f'{self.count} {one.split()[1]}s'
     words = f'{one} {"above" if self.above else "of at least"} {self.least:g}'
-    if self.most not in (math.inf, INT_MAX):
+    if self.most not in _DEVICE:
       words += f' and at most {self.most:.10g}'
     return ' or '.join([words, *map(repr, self.also)])
 
@@ -298,8 +299,9 @@ def check_value(task: str, name: str, value: Any) -> None:
     if isinstance(expected, Choice):
       given = value if expected.several and value else [value]
       words += nearest(given[0], expected.names)
-    elif isinstance(value, int) and value > INT_MAX >= expected.most:
-      words += f' and at most {expected.most:.10g}'
+    elif isinstance(value, int | float) and expected.most in _DEVICE:
+      most = min(expected.most, FLOAT_MAX)
+      words += f' and at most {most:.10g}' if value > most else ''
     raise ValueError(words)
 
 

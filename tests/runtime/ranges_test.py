@@ -173,6 +173,16 @@ def test_a_value_out_of_range_is_one_line_that_names_it(
   assert '\n' not in line
 
 
+def test_a_limit_of_the_device_is_named_where_it_is_passed() -> None:
+  line = refused('grpo', 'learning_rate', math.inf)
+  assert line.endswith('a number above 0 and at most 3.4e+38')
+  line = refused('grpo', 'steps', 2**31)
+  assert line.endswith('of at least 1 and at most 2147483647')
+  assert refused('grpo', 'final_ratio', math.inf).endswith('0 and at most 1')
+  line = refused('grpo', 'seed', 2**40)
+  assert line.endswith('an integer of at least 0 and at most 4294967295')
+
+
 def test_every_number_is_checked() -> None:
   for spec, config in shipped().items():
     for name, value in settings.leaves(config):
