@@ -31,10 +31,11 @@ mkdir -p runs/pilots
 demonstrations=runs/pilots/demonstrations.jsonl
 ! wants rlmr_demonstrations || [ -s $demonstrations ] ||
   python - $demonstrations <<'PYTHON'
-import json, pathlib, sys
+import pathlib, sys
 
 import rlcw
 from rlcw.data import datasets
+from rlcw.runtime import files
 
 briefs = datasets.read_jsonl('@briefs.jsonl')
 briefs = [brief for brief in briefs if brief['language'] == 'en']
@@ -53,10 +54,7 @@ for brief, *columns in zip(train, groups, verdicts, scores, strict=True):
     brief['response'] = max(good)[1]
 shown = sum('response' in brief for brief in train)
 print(f'{shown} of {len(train)} briefs have a demonstration')
-lines = [json.dumps(brief, ensure_ascii=False) + '\n' for brief in briefs]
-part = pathlib.Path(sys.argv[1] + '.part')
-part.write_text(''.join(lines), encoding='utf-8')
-part.rename(sys.argv[1])
+files.write_jsonl(pathlib.Path(sys.argv[1]), briefs)
 PYTHON
 [ -n "${UNSEEN:-}" ] || rlcw --config=configs/reward_model.py \
   --workdir=runs/experiment/unseen \

@@ -159,9 +159,7 @@ def write_pairs(config: Config, workdir: pathlib.Path) -> None:
     records[kind] = [each for each in seen if each['kind'] == kind]
   records['unseen'] = draw(heldout, UNSEEN, datasets.HELDOUT, rng)
   for name, each in records.items():
-    files.replace(
-      workdir / f'{name}.jsonl', b''.join(map(files.json_line, each))
-    )
+    files.write_jsonl(workdir / f'{name}.jsonl', each)
 
 
 def measure(config: Config, workdir: pathlib.Path) -> None:

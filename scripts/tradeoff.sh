@@ -58,8 +58,7 @@ kept = [
   if brief['prompt'] not in trained
   and 1.5 * least_words(brief) <= settings['max_new_tokens']
 ]
-lines = [json.dumps(brief, ensure_ascii=False) + '\n' for brief in kept]
-files.replace(folder.with_suffix('.jsonl'), ''.join(lines))
+files.write_jsonl(folder.with_suffix('.jsonl'), kept)
 print(f'{len(kept)} of {len(drawn)} briefs with {folder.name[6:]} rules are left')
 PYTHON
   rlcw --config=configs/evaluate.py --workdir="$runs/rules$n" \

@@ -105,9 +105,8 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     }
     for i, brief in enumerate(briefs)
   ]
-  content = b''.join(map(files.json_line, lines))
   if processes.is_primary_process():
-    files.replace(workdir / 'evaluation.jsonl', content)
+    files.write_jsonl(workdir / 'evaluation.jsonl', lines)
   summary = summarise(replies, briefs[0].language, group_P)
   if judge is not None:
     summary |= compare(judge, briefs, replies, config.judge, scorer.shards)

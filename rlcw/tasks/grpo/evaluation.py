@@ -408,7 +408,7 @@ class Evaluator:
       *rest,
       *(line for line in others if line['step'] != BASE_STEP),
     ]
-    files.replace(self._log, b''.join(map(files.json_line, lines)))
+    files.write_jsonl(self._log, lines)
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
