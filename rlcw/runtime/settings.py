@@ -128,26 +128,9 @@ def read(workdir: str | Path) -> Config:
   config = upgrade(ConfigDict(files.read_json(file)))
   if type(config.get('steps', 0)) is not int:
     raise ValueError(f'{file}: steps={config.steps!r:.80}; expected an integer')
-  _check(config, file)
   home = read_inputs(inputs)['workdir'] if inputs.exists() else ''
   paths.locate(config, workdir, home)
   return config
-
-
-def _check(config: Config, file: Path) -> None:
-  """Raises ValueError unless the task of a run has the settings it names."""
-  from rlcw.runtime import configs  # which imports this module
-
-  if 'task' not in config:
-    raise ValueError(f'{file} names no task')
-  if (task := task_of(config)) not in configs.names():
-    raise ValueError(
-      f'{file}: task={task!r:.80} is unknown; expected one of {configs.names()}'
-    )
-  try:
-    configs.check_names(config)
-  except ValueError as error:
-    raise ValueError(f'{file}: {error}') from None
 
 
 def read_inputs(file: Path) -> dict[str, Any]:

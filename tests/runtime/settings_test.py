@@ -75,28 +75,8 @@ def test_a_config_with_old_names_is_moved() -> None:
 
 
 def test_the_settings_of_an_old_run_are_read(tmp_path: pathlib.Path) -> None:
-  old = {'task': 'reward_model', 'groups_per_pass': 8}
-  (tmp_path / 'config.json').write_text(json.dumps(old))
-  new = {'task': 'reward_model', 'batch_size': 8}
-  assert settings.read(tmp_path).to_dict() == new
-
-
-@pytest.mark.parametrize(
-  ('damaged', 'message'),
-  [
-    ({'task': 'grpo', 'modem': 'm'}, "no such setting; did you mean 'model'"),
-    ({'task': 'grpo', 'mixing': {'nake': 'rlmr'}}, "mean 'mixing.name'"),
-    ({'task': 'grpo', 'model': 5}, 'model=5; expected a text'),
-    ({'task': 'grpn', 'model': 'm'}, "task='grpn' is unknown"),
-    ({'tasj': 'grpo', 'model': 'm'}, 'names no task'),
-  ],
-)
-def test_a_damaged_setting_of_a_run_is_named(
-  tmp_path: pathlib.Path, damaged: dict[str, Any], message: str
-) -> None:
-  (tmp_path / 'config.json').write_text(json.dumps(damaged))
-  with pytest.raises(ValueError, match=f'config.json.*{message}'):
-    settings.read(tmp_path)
+  (tmp_path / 'config.json').write_text(json.dumps({'groups_per_pass': 8}))
+  assert settings.read(tmp_path).to_dict() == {'batch_size': 8}
 
 
 def test_differences_are_named_and_later_settings_are_none() -> None:

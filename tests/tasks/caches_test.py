@@ -61,8 +61,7 @@ def test_a_runs_digest_changes_with_its_checkpoint_and_its_base(
 ) -> None:
   run = tmp_path / 'run'
   (run / 'checkpoints' / '3').mkdir(parents=True)
-  config = {'task': 'sft', 'model': str(folder)}
-  files.write_json(run / 'config.json', config)
+  files.write_json(run / 'config.json', {'model': str(folder)})
   (run / 'metrics.jsonl').write_text('{}\n')
   found = [formats.digest(run)]
   (run / 'metrics.jsonl').write_text('{"step": 1}\n')
