@@ -78,7 +78,7 @@ _HYPHENATED = regex.compile(r'(?<=\p{L}{2})-\n ?(?=\p{L}{2})')
 _SINGLE_BREAK = regex.compile(
   rf'(?<=[^\s{_HAN}]) ?\n ?(?=\S)|(?<=[{_HAN}]) ?\n ?(?=[^\s{_HAN}])'
 )
-# What hides no phrase in a folded text, in order, and what it is replaced by.
+# Marks that hide no phrase in a folded text, and their replacements.
 HIDING = (
   (_EMPHASIS, ''),
   (_HYPHENATED, ''),
@@ -239,9 +239,9 @@ def mentions(reply: str, words: Sequence[str]) -> Iterator[int]:
 
 
 def unmarked(folded: str) -> str:
-  """Removes what hides no phrase in a folded text: a **testament** to.
+  """Removes marks that hide no phrase in a folded text: a **testament** to.
 
-  Emphasis, single breaks between and within words, and what stands between the
+  Emphasis, single breaks between and within words, and marks between the
   letters of a word that is spelled out.
   """
   for pattern, by in HIDING:

@@ -122,7 +122,7 @@ def european_capitals_sort(reply: str) -> bool:
 
 
 def _ascii(text: str) -> str:
-  """The text without accents, and without what is not ASCII then."""
+  """Returns the text without accents, and without other non-ASCII letters."""
   decomposed = unicodedata.normalize('NFKD', text)
   return decomposed.encode('ascii', 'ignore').decode()
 
