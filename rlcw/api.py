@@ -292,10 +292,10 @@ def sample(
       (rollout.token, rollout.length, rollout.finished)
     )
     for place, row in enumerate(rows):
-      whole = zip(token[place], length[place], finished[place], strict=True)
+      columns = zip(token[place], length[place], finished[place], strict=True)
       replies[row] = [
         Reply(chat.decode_reply(tokens[:end]), bool(ended))
-        for tokens, end, ended in whole
+        for tokens, end, ended in columns
       ]
   return replies[0] if one else [replies[row] for row in range(len(ids))]
 
@@ -596,9 +596,11 @@ def _judge(model: JudgeModel, rows: int) -> Iterator[Judge]:
       )
     try:
       for name, value in model.items():
-        node, place = settings.endpoint, 'judge.endpoint'
-        if name in _OF_ANSWERS:
-          node, place = settings, 'judge'
+        node, place = (
+          (settings, 'judge')
+          if name in _OF_ANSWERS
+          else (settings.endpoint, 'judge.endpoint')
+        )
         ranges.check_value('judge', f'{place}.{name}', value)
         node[name] = value
     except TypeError as error:

@@ -221,13 +221,8 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   ended = runs.is_finished(workdir) and not longer
   changed = {
     name: values
-    for name, values in {
-      **settings.differences(before, config),
-      **_added(before, config),
-    }.items()
+    for name, values in _differences(before, config).items()
     if not _is_same(recorded.get(name), now.get(name))
-    # a path to an input that is gone stays relative
-    and os.path.abspath(str(values[1])) != values[0]
   }
   patience = {name for name in changed if settings.PATIENCE.fullmatch(name)}
   changed = {k: v for k, v in changed.items() if k not in patience}
@@ -282,6 +277,19 @@ def _has_results(workdir: Path, lines: Path | None) -> bool:
   own = [lines] if lines and os.path.lexists(lines) else []
   # `lstat`: of a link that leads nowhere, too
   return any(os.lstat(file).st_size for file in itertools.chain(own, kept))
+
+
+def _differences(
+  before: dict[str, Any], config: dict[str, Any]
+) -> dict[str, Any]:
+  """Returns the settings that differ: (earlier, new) values."""
+  found = settings.differences(before, config) | _added(before, config)
+  # a path to an input that is gone stays relative
+  return {
+    name: (old, new)
+    for name, (old, new) in found.items()
+    if os.path.abspath(str(new)) != old
+  }
 
 
 def _added(before: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

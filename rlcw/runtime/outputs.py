@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlcw.runtime import claim, files, processes
 
 
@@ -91,11 +89,10 @@ class Output:
 
     def write() -> None:
       lines = files.read_jsonl(self._path)
-      rows = self._rows(lines)
+      by_row = dict(zip(self._rows(lines), lines, strict=True))
       if any(self._row in line for line in lines):
-        ordered = [lines[place] for place in np.argsort(rows)]
-        for line in ordered:
+        for line in lines:
           line.pop(self._row, None)
-        files.write_jsonl(self._path, ordered)
+        files.write_jsonl(self._path, (by_row[row] for row in sorted(by_row)))
 
     processes.from_primary(write)

@@ -95,13 +95,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   left = {
     row: len(prompt) for row, prompt in enumerate(ids) if row not in output.done
   }
-  works = batches.by_length(left, config.batch_size)
+  queue = batches.by_length(left, config.batch_size)
   shards = processes.DataShards(model.mesh)
   weights = Weights(model.params, model.config.dtype)
   tokens, sampling_seconds = 0, 0.0  # of this process
-  steps = console.progress('generate', 0, len(works), 'batch')
+  steps = console.progress('generate', 0, len(queue), 'batch')
   for step in processes.stoppable(steps):
-    rows = works[step]
+    rows = queue[step]
     before = time.perf_counter()
     rollout = answer(model, ids, rows, sampler, config, weights, second_turns)
     sampling_seconds += time.perf_counter() - before
