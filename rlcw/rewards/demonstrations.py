@@ -27,8 +27,6 @@ from rlcw.rewards.mixed import STD_FLOOR, MixedRewards
 from rlcw.rewards.rules import text as text_lib
 
 _ORDER = 4  # of the n-grams of `overlap`
-# Mixers whose reward of a compliant reply is its writing score.
-MIXERS = 'rlmr', 'rlmr_bonus', 'rlmr_clip', 'writing', 'linear', 'gate'
 
 
 def advantages(
@@ -41,7 +39,7 @@ def advantages(
   """Computes the advantages `[P]` of demonstrations, see the module.
 
   Args:
-    mixed: of the groups, by a mixer of `MIXERS`.
+    mixed: of the groups, by a mixer that `keeps_writing`.
     writing_PxG: their writing rewards, which were mixed.
     shown_P: the writing reward of each demonstration, in the same unit.
     good_P: false where a brief has no demonstration, or one that breaks a rule

@@ -25,6 +25,7 @@ points, where δ = 0.5 gives the violator 8.85.
 of `baselines` have none.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -251,30 +252,62 @@ def advantages(mixed: MixedRewards, scale: str = 'reward_std') -> jax.Array:
 
 # --- Settings ---------------------------------------------------------------
 
-_RLMR = 'margin', 'all_violating'
 _NUMBERS = {'margin': 0.5, 'weight': 1.0}  # as they are shipped
-# Name in a config -> (mixer, the settings of `mixing` passed to it).
-MIXERS: dict[str, tuple[Callable[..., MixedRewards], tuple[str, ...]]] = {
-  'rlmr': (rlmr, _RLMR),
-  'rlmr_bonus': (rlmr_bonus, _RLMR),
-  'rlmr_clip': (rlmr_clip, _RLMR),
-  'writing': (writing_only, ()),
-  'constraint': (constraint_only, ()),
-  'linear': (linear, ('weight',)),
-  'gate': (gate, ()),
-  'quality_gate': (quality_gate, ()),
-  'gdpo': (gdpo, ('weight',)),
+
+
+class Mixer(NamedTuple):
+  """A mixer, and facts about its rewards."""
+
+  mix: Callable[..., MixedRewards]
+  settings: tuple[str, ...] = ()  # those of `mixing` that are passed to it
+  # Rewards scale with the writing scores.  Only such can be divided by std(w):
+  # others would blow up in a group of near-equal scores.
+  in_writing_units: bool = False
+  # A reply that keeps the rules has its writing score as reward.
+  keeps_writing: bool = False
+  # Rewards are w − ζ·v, with a penalty of 0 for some.
+  subtracts_penalty: bool = False
+  # Advantages, which nothing scales any more, come with the rewards.
+  gives_advantages: bool = False
+  # Takes the share of rules broken.  The guarantee of the others is for every
+  # rule-breaker, however few rules it breaks.
+  takes_shares: bool = False
+
+
+_rlmr = functools.partial(
+  Mixer,
+  settings=('margin', 'all_violating'),
+  keeps_writing=True,
+  subtracts_penalty=True,
+)
+# By their names in a config.
+MIXERS = {
+  'rlmr': _rlmr(rlmr, in_writing_units=True),
+  'rlmr_bonus': _rlmr(rlmr_bonus, in_writing_units=True),
+  'rlmr_clip': _rlmr(rlmr_clip, gives_advantages=True),
+  'writing': Mixer(
+    writing_only,
+    in_writing_units=True,
+    keeps_writing=True,
+    subtracts_penalty=True,
+  ),
+  'constraint': Mixer(constraint_only, takes_shares=True),
+  'linear': Mixer(
+    linear,
+    ('weight',),
+    keeps_writing=True,
+    subtracts_penalty=True,
+    takes_shares=True,
+  ),
+  'gate': Mixer(gate, in_writing_units=True, keeps_writing=True),
+  'quality_gate': Mixer(quality_gate, takes_shares=True),
+  'gdpo': Mixer(gdpo, ('weight',), gives_advantages=True, takes_shares=True),
 }
-# Mixers whose rewards scale with the writing scores.  Only theirs can be
-# divided by std(w): others would blow up in a group of near-equal scores.
-IN_WRITING_UNITS = 'rlmr', 'rlmr_bonus', 'writing', 'gate'
-# Mixers whose rewards are w − ζ·v, with a penalty of 0 for some.
-SUBTRACT_PENALTY = 'rlmr', 'rlmr_bonus', 'rlmr_clip', 'writing', 'linear'
-# Mixers that give advantages, which nothing scales any more.
-GIVE_ADVANTAGES = 'rlmr_clip', 'gdpo'
-# Mixers that take the share of rules broken.  The guarantee of the others is
-# for every rule-breaker, however few rules it breaks.
-TAKE_SHARES = 'constraint', 'linear', 'quality_gate', 'gdpo'
+
+
+def names_of(fits: Callable[[Mixer], bool]) -> list[str]:
+  """Names of the mixers that fit, for errors."""
+  return [name for name, mixer in MIXERS.items() if fits(mixer)]
 
 
 def check_margin(margin: jax.Array | float, group_size: int = 2) -> None:
@@ -295,43 +328,40 @@ def check(settings: Config, advantage_scale: str) -> None:
   Raises:
     ValueError: they do not combine.
   """
-  name = settings.name
-  if advantage_scale == 'writing_std' and name not in IN_WRITING_UNITS:
+  name, mixer = settings.name, MIXERS[settings.name]
+  if advantage_scale == 'writing_std' and not mixer.in_writing_units:
     raise ValueError(
       f"advantage_scale='writing_std' does not fit mixing.name={name!r}, whose "
       'rewards are not in units of the writing score: expected one of '
-      f'{IN_WRITING_UNITS}'
+      f'{", ".join(names_of(lambda each: each.in_writing_units))}'
     )
-  if advantage_scale != 'reward_std' and name in GIVE_ADVANTAGES:
+  if advantage_scale != 'reward_std' and mixer.gives_advantages:
     raise ValueError(
       f'advantage_scale={advantage_scale!r} has no effect on mixing.name='
       f"{name!r}, which gives advantages itself: expected 'reward_std'"
     )
   for setting, default in _NUMBERS.items():
     given = settings.get(setting, default)
-    if setting not in MIXERS[name][1] and given != default:
-      readers = [
-        each for each, (_, takes) in MIXERS.items() if setting in takes
-      ]
+    if setting not in mixer.settings and given != default:
+      readers = names_of(lambda each, s=setting: s in each.settings)
       raise ValueError(
         f'mixing.{setting}={given!r} has no effect on mixing.name='
         f'{name!r}: expected {default}, or mixing.name one of '
         f'{", ".join(readers)}'
       )
-  takers = [name for name, (_, takes) in MIXERS.items() if takes == _RLMR]
   alone = settings.get('all_violating', 'skip')
-  if alone != 'skip' and name not in takers:
+  if alone != 'skip' and 'all_violating' not in mixer.settings:
+    takers = names_of(lambda each: 'all_violating' in each.settings)
     raise ValueError(
       f'mixing.all_violating={alone!r} does not fit mixing.name={name!r}, '
       "which treats such groups like any other: expected 'skip', or "
       f'mixing.name one of {", ".join(takers)}'
     )
-  # Configs of earlier versions do not have the setting.
-  if settings.get('violation', 'any') == 'share' and name not in TAKE_SHARES:
+  if settings.get('violation', 'any') == 'share' and not mixer.takes_shares:
     raise ValueError(
       f"mixing.violation='share' does not fit mixing.name={name!r}, which "
       'treats all rule-breakers alike: expected one of '
-      f'{TAKE_SHARES}'
+      f'{", ".join(names_of(lambda each: each.takes_shares))}'
     )
 
 

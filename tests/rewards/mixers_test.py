@@ -38,7 +38,7 @@ def advantages(
   scale: str = 'reward_std',
   all_violating: str = 'skip',
 ) -> jax.Array:
-  mixed = mixing.MIXERS[name][0](
+  mixed = mixing.MIXERS[name].mix(
     writing, violated, valid, margin=margin, all_violating=all_violating
   )
   return mixing.advantages(mixed, scale)
@@ -241,7 +241,9 @@ def test_settings_that_do_not_combine_are_refused(
     mixing.check(ConfigDict(settings), scale)
 
 
-@pytest.mark.parametrize('name', mixing.TAKE_SHARES)
+@pytest.mark.parametrize(
+  'name', mixing.names_of(lambda mixer: mixer.takes_shares)
+)
 def test_shares_are_accepted_where_they_mean_something(name: str) -> None:
   mixing.check(ConfigDict({'name': name, 'violation': 'share'}), 'reward_std')
 
@@ -267,7 +269,7 @@ def test_a_number_that_a_mixer_does_not_read_is_refused(name: str) -> None:
     settings = ConfigDict({'name': name, setting: default})
     mixing.check(settings, 'reward_std')
     settings[setting] = 2.0
-    if setting in mixing.MIXERS[name][1]:
+    if setting in mixing.MIXERS[name].settings:
       mixing.check(settings, 'reward_std')
     else:
       with pytest.raises(ValueError, match=f'{setting}=2.0 has no effect'):

@@ -69,10 +69,10 @@ def advantages(
 ) -> tuple[mixing.MixedRewards, jax.Array]:
   """As `rlcw.grpo.mix` does it."""
   name, options = VARIANTS[variant]
-  mixer, _ = mixing.MIXERS[name]
-  if 'margin' in mixing.MIXERS[name][1]:
+  mixer = mixing.MIXERS[name]
+  if 'margin' in mixer.settings:
     options = options | {'margin': margin}
-  mixed = mixer(jnp.asarray(writing), violated, valid, **options)
+  mixed = mixer.mix(jnp.asarray(writing), violated, valid, **options)
   # Without the floor that depends on how large the scores are as given.
   floor = jnp.full_like(mixed.std_floor, mixing.STD_FLOOR)
   return mixed, mixing.advantages(mixed._replace(std_floor=floor), scale)
@@ -275,10 +275,10 @@ def test_gdpo() -> None:
 
 
 def test_table_names_the_settings_that_mixers_take() -> None:
-  for mixer, names in mixing.MIXERS.values():
-    assert names == tuple(
+  for mixer in mixing.MIXERS.values():
+    assert mixer.settings == tuple(
       name
-      for name, parameter in inspect.signature(mixer).parameters.items()
+      for name, parameter in inspect.signature(mixer.mix).parameters.items()
       if parameter.kind == parameter.KEYWORD_ONLY
     )
 
@@ -305,7 +305,7 @@ def test_every_violator_of_a_mixed_group_has_negative_advantage(
 
 
 PROMISES = {
-  **{f'rlmr, {x}': mixing.MIXERS['rlmr'][0] for x in mixing.ALL_VIOLATING},
+  **{f'rlmr, {x}': mixing.rlmr for x in mixing.ALL_VIOLATING},
   'constraint': mixing.constraint_only,
 }
 
@@ -566,7 +566,7 @@ def test_gradients_are_finite_without_spread(
   [('rlmr', 'margin'), ('linear', 'weight'), ('gdpo', 'weight')],
 )
 def test_changing_a_number_does_not_recompile(name: str, setting: str) -> None:
-  mixer, _ = mixing.MIXERS[name]
+  mixer = mixing.MIXERS[name].mix
   compiled = jax.jit(lambda w, v, x: mixer(w, v, **{setting: x}))
   w, v = scores_and_flags([3, 1, 3, 1], [1, 0, 0, 0])
   penalised = [float(compiled(w, v, x).reward[0, 0]) for x in (0.5, 1.0, 2.0)]

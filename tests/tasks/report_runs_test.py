@@ -222,6 +222,18 @@ def test_where_all_break_a_rule_a_fixed_penalty_is_shown() -> None:
   assert penalties((-2, -3), (-3, -3), (-2.5, -3.5)) == [1, 0, 1]
 
 
+@pytest.mark.parametrize('name', ['rlmr_bonus', 'rlmr_clip'])
+def test_the_penalty_of_every_mixer_that_subtracts_one_is_shown(
+  name: str,
+) -> None:
+  group = [
+    {'valid': True, 'writing': 2.0, 'reward': 2.0},
+    {'valid': True, 'writing': 3.0, 'reward': 1.5},
+  ]
+  (found,) = run.add_penalties([{'replies': group}], name)
+  assert [r['penalty'] for r in found['replies']] == [0, 1.5]
+
+
 def test_rewards_are_shown_on_the_scale_of_writing_scores(
   tmp_path: pathlib.Path,
 ) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.models.chat import ChatFormat
-from rlcw.rewards import demonstrations
+from rlcw.rewards import demonstrations, mixing
 from rlcw.rewards.briefs import Brief
 from rlcw.rewards.mixing import Advantages
 from rlcw.rewards.parts import overlong_penalty
@@ -57,11 +57,12 @@ def check(config: Config) -> None:
     )
     return
   start = f'demonstration_weight={config.demonstration_weight:g}'
-  if config.mixing.name not in demonstrations.MIXERS:
+  if not mixing.MIXERS[config.mixing.name].keeps_writing:
     raise ValueError(
       f'{start} does not fit mixing.name={config.mixing.name!r}, whose '
       'rewards are not in the unit of the writing score: expected 0, or '
-      f'mixing.name one of {", ".join(demonstrations.MIXERS)}'
+      f'mixing.name one of '
+      f'{", ".join(mixing.names_of(lambda each: each.keeps_writing))}'
     )
   relative = [n for n in sums.parse(config.writing) if n in _RELATIVE]
   if relative:

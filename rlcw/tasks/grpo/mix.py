@@ -73,14 +73,14 @@ def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
   verdict) is left out of its group's statistics; it is never given a reward of
   zero, which would be a reward like any other.
   """
-  mixer, names = mixing.MIXERS[config.mixing.name]
+  mixer = mixing.MIXERS[config.mixing.name]
   # Strings select code, so they are fixed when `mix` is traced; numbers are
   # traced arguments, whose values do not cause a recompilation.
-  static = {n: config.mixing[n] for n in names if n == 'all_violating'}
+  static = {n: config.mixing[n] for n in mixer.settings if n == 'all_violating'}
   # Groups that could not be relabelled have nothing to learn from.
   if static.get('all_violating') == 'relabel':
     static['all_violating'] = 'skip'
-  numbers = {n: config.mixing[n] for n in names if n not in static}
+  numbers = {n: config.mixing[n] for n in mixer.settings if n not in static}
   all_negative = static.get('all_violating') == 'suppress'
 
   @jax.jit
@@ -92,11 +92,11 @@ def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
   ):
     # A missing score is NaN, and NaN times a mask of 0 is NaN still.
     writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
-    mixed = mixer(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
+    mixed = mixer.mix(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
     advantage_PxG = mixing.advantages(mixed, config.advantage_scale)
     # Mixed rewards are relative to their group's best: good for advantages, but
     # not for a mean over groups.  Those of `all_violating` are not shown.
-    if config.mixing.name in mixing.SUBTRACT_PENALTY:
+    if mixer.subtracts_penalty:
       reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG
     else:
       reward_PxG = mixed.reward + mixed.best[:, None]

@@ -9,9 +9,8 @@
 """
 
 import collections
-import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -30,7 +29,9 @@ from rlcw.evaluation.plots import (
   labels,
 )
 from rlcw.rewards import constraints
+from rlcw.rewards.mixing import MIXERS
 from rlcw.runtime import console, files
+from rlcw.runtime.metrics import mean
 from rlcw.tasks.report.runs import read_runs
 from rlcw.tasks.report.verdict import headline, verdict
 
@@ -40,14 +41,6 @@ GROUPS_PER_STEP = 2
 EVALUATED_BRIEFS = 4
 # Rules that are drawn from either end of the list.
 DRAWN = 30
-# Mixers whose penalty is a difference of writing scores.
-_PENALISED = 'rlmr', 'linear', 'writing'
-
-
-def _mean(values: Iterable[float | None]) -> float:
-  """Mean of the values that are neither None nor NaN; NaN if there is none."""
-  known = [v for v in values if v is not None and not math.isnan(v)]
-  return sum(known) / len(known) if known else math.nan
 
 
 def rule_rates(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -114,10 +107,10 @@ def sort_briefs(briefs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     brief
     | {
       'passes': [
-        _mean(constraints.keeps(r['follow']) for r in brief[arm])
+        mean([constraints.keeps(r['follow']) for r in brief[arm]])
         for arm in ARMS
       ],
-      'scores': [_mean(r['writing'] for r in brief[arm]) for arm in ARMS],
+      'scores': [mean([r['writing'] for r in brief[arm]]) for arm in ARMS],
     }
     for brief in briefs
   ]
@@ -173,7 +166,7 @@ def pick_evaluations(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   picked = []
   for (brief_id, prompt), by_step in by_brief.items():
     columns = [(s + 1, by_step[s]['replies']) for s in shown if s in by_step]
-    scores = [_mean(r['writing'] for r in each) for _, each in columns]
+    scores = [mean([r['writing'] for r in each]) for _, each in columns]
     view = {'brief_id': brief_id, 'prompt': prompt, 'columns': columns}
     view['change'] = float(np.nan_to_num(abs(scores[-1] - scores[0])))
     picked.append(view)
@@ -192,6 +185,7 @@ def add_penalties(
   than that get no penalties.
   """
   found = []
+  penalised = MIXERS[mixer].subtracts_penalty
   for group in groups:
     writing = [r.get('writing_reward', r['writing']) for r in group['replies']]
     gaps = [
@@ -206,7 +200,7 @@ def add_penalties(
       least = 0.0
     replies = []
     for reply, w, gap in zip(group['replies'], writing, gaps, strict=True):
-      if gap is not None and mixer in _PENALISED:
+      if gap is not None and penalised:
         # rewards are written in float32
         scale = max(abs(w), abs(least), 1e-3)
         penalty = gap - least if gap - least > 1e-6 * scale else 0.0
