@@ -16,6 +16,7 @@ fakes.jsonl; agreement on the held-out replies before and after in summary.json.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import mesh_settings
 from rlcw.rewards.judge.factory import judge_settings
 from rlcw.sampling.llm import llm_settings
 
@@ -43,6 +44,6 @@ def get_config() -> ConfigDict:
       patience=3,  # stop after this many rounds without better dev agreement
       max_calls=20_000,  # prompts sent to models, over the whole game
       seed=0,  # of the choice of prompts and replies
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
+    | mesh_settings()
   )

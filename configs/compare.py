@@ -12,6 +12,7 @@ Expect: report.html with tables and plots, and summary.json, in the workdir.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import sampling_settings
 from rlcw.rewards.judge.factory import judge_settings
 
 
@@ -45,12 +46,6 @@ def get_config() -> ConfigDict:
       | dict(
         model='models/SmolLM2-135M-Instruct.Q4_1.gguf',
       ),
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
-      # dtype of activations and weights; '': as in the runs.  On a CPU bfloat16
-      # is slower.
-      compute_dtype='',  # float32 | bfloat16
-      attention='',  # auto | xla; '': as in the runs
-      # Sharding of the weights during sampling, as in grpo; '': as in the runs.
-      rollout_table='',  # decode | train | wide
     )
+    | sampling_settings()
   )

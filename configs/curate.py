@@ -16,6 +16,7 @@ reward_model; trace.jsonl with the full debate on every candidate.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import mesh_settings
 from rlcw.sampling.llm import llm_settings
 
 
@@ -46,6 +47,6 @@ def get_config() -> ConfigDict:
       # advocate, critic, judge and auditor
       agent=llm_settings(temperature=0.0),
       batch_size=16,  # queries at a time
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
+    | mesh_settings()
   )

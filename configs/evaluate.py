@@ -9,6 +9,7 @@ win_rate.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import sampling_settings
 from rlcw.rewards.judge.factory import judge_settings
 
 
@@ -26,12 +27,6 @@ def get_config() -> ConfigDict:
       batch_size=10,  # briefs at a time
       # With a judge model, pairs of replies are also compared for a win rate.
       judge=judge_settings(),
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
-      # dtype of activations and weights; '': as in the run.  On a CPU bfloat16
-      # is slower.
-      compute_dtype='',  # float32 | bfloat16
-      attention='',  # auto | xla; '': as in the run
-      # Sharding of the weights during sampling, as in grpo; '': as in the run.
-      rollout_table='',  # decode | train | wide
     )
+    | sampling_settings()
   )

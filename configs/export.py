@@ -9,6 +9,8 @@ Expect: runs/mine/export/model with config.json, safetensors, tokenizer.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import mesh_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
@@ -19,6 +21,6 @@ def get_config() -> ConfigDict:
       # False: adapters are merged into the base weights
       adapters=False,
       dtype='float32',  # float32 | bfloat16
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
+    | mesh_settings()
   )

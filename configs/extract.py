@@ -22,6 +22,7 @@ that read like a requirement and state no known rule (`unread`).
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import mesh_settings
 from rlcw.sampling.llm import llm_settings
 
 
@@ -38,6 +39,6 @@ def get_config() -> ConfigDict:
       # asked for the rules that no pattern finds; no model: patterns alone
       agent=llm_settings(temperature=0.0, max_new_tokens=1024),
       batch_size=32,  # prompts that are asked about at once
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
     )
+    | mesh_settings()
   )

@@ -15,6 +15,8 @@ and `judge` read.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import sampling_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
@@ -39,14 +41,6 @@ def get_config() -> ConfigDict:
       max_new_tokens=128,  # longer replies are cut
       batch_size=64,  # briefs at a time
       seed=0,  # of the replies
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
-      # dtype of weights and activations; '': as in the run that trained the
-      # model, else float32.  On a CPU bfloat16 is slower.
-      compute_dtype='',  # float32 | bfloat16
-      attention='',  # auto | xla; '': as in that run, else auto
-      # Sharding of the weights, as in grpo; '': as in that run, else decode.
-      # decode: replicated over fsdp; train: split over it, which is slow; wide:
-      # the largest ones are split.
-      rollout_table='',  # decode | train | wide
     )
+    | sampling_settings()
   )

@@ -15,6 +15,7 @@ Expect: verdicts.jsonl in the workdir: each input line with "verdict" and
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import inference_settings
 from rlcw.rewards.judge.factory import judge_settings
 
 
@@ -28,10 +29,6 @@ def get_config() -> ConfigDict:
       output='',  # empty: verdicts.jsonl in the workdir
       judge=judge_settings(),
       batch_size=32,  # replies that are judged and written at once
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
-      # dtype of a judge that is loaded here; '': as in the run that trained it,
-      # else float32.  On a CPU bfloat16 is slower.
-      compute_dtype='',  # float32 | bfloat16
-      attention='',  # auto | xla; '': as in that run, else auto
     )
+    | inference_settings()
   )

@@ -9,6 +9,8 @@ Expect: scores.jsonl in the workdir: each input line with "score" added.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import inference_settings
+
 
 def get_config() -> ConfigDict:
   return ConfigDict(
@@ -20,10 +22,6 @@ def get_config() -> ConfigDict:
       input='replies.jsonl',  # JSONL of {"prompt", "response"}
       output='',  # empty: scores.jsonl in the workdir
       batch_size=16,  # replies at a time
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
-      # dtype of weights and activations; '': as in the run that trained the
-      # reward model, else float32.  On a CPU bfloat16 is slower.
-      compute_dtype='',  # float32 | bfloat16
-      attention='',  # auto | xla; '': as in that run, else auto
     )
+    | inference_settings()
   )

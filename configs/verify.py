@@ -13,6 +13,7 @@ added; the four accuracies and a table by rule, printed and in summary.json.
 
 from ml_collections import ConfigDict
 
+from rlcw.models.compute import inference_settings
 from rlcw.rewards.judge.factory import judge_settings
 
 
@@ -28,10 +29,6 @@ def get_config() -> ConfigDict:
       # answers for demands, which no rule can check; needed only if a brief has
       # some
       judge=judge_settings(),
-      mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
-      # dtype of a judge that is loaded here; '': as in the run that trained it,
-      # else float32.  On a CPU bfloat16 is slower.
-      compute_dtype='',  # float32 | bfloat16
-      attention='',  # auto | xla; '': as in that run, else auto
     )
+    | inference_settings()
   )

@@ -1,7 +1,7 @@
-"""Compute settings of training: devices, memory, dtypes and microbatches.
+"""Compute settings: devices, memory, dtypes, attention and microbatches.
 
 One definition for all tasks that train a decoder, and for `plan`, which plans
-their steps.
+their steps; and one for those that only read models.
 """
 
 import dataclasses
@@ -16,10 +16,36 @@ from rlcw.runtime import paths
 from rlcw.runtime.mesh import group_shards
 
 
-def compute_settings() -> dict[str, Any]:
-  """Returns the settings of devices, memory and dtypes."""
+def mesh_settings() -> dict[str, Any]:
+  """Returns the settings of devices."""
   return dict(
     mesh=dict(data=1, fsdp=-1, tensor=1),  # -1: all remaining devices
+  )
+
+
+def inference_settings() -> dict[str, Any]:
+  """Returns the settings of devices and of models that are only read."""
+  return mesh_settings() | dict(
+    # dtype of weights and activations of a model that is loaded here; '': as in
+    # the run that trained it, else float32.  On a CPU bfloat16 is slower.
+    compute_dtype='',  # float32 | bfloat16
+    attention='',  # auto | xla; '': as in that run, else auto
+  )
+
+
+def sampling_settings() -> dict[str, Any]:
+  """Returns `inference_settings` of a task that samples from its models."""
+  return inference_settings() | dict(
+    # Sharding of the weights during sampling, as in grpo; '': as in that run,
+    # else decode.  decode: replicated over fsdp; train: split over it, which is
+    # slow; wide: the largest ones are split.
+    rollout_table='',  # decode | train | wide
+  )
+
+
+def compute_settings() -> dict[str, Any]:
+  """Returns the settings of devices, memory and dtypes of training."""
+  return mesh_settings() | dict(
     # Recomputation in the backward pass.  True: whole blocks, less memory and
     # more time; False: everything but the outputs of products with weights.
     remat=True,
