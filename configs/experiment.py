@@ -11,12 +11,9 @@ Cost: 60 steps of about 20 s on one CPU core, 5.5 GiB of memory.
 Expect: max_violator_advantage below 0 with rlmr, above 2 with writing alone.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from rlcw.runtime.configs import check_variant
+from rlcw.runtime.configs import check_variant, load
 
 VARIANTS = {
   # Baselines: one score alone, a weighted sum, or, for a reply that breaks a
@@ -40,9 +37,7 @@ SCALES = {'rlmr_writing_std': 'writing_std', 'rlmr_no_scale': 'none'}
 
 def get_config(arm: str = 'rlmr') -> ConfigDict:
   check_variant(arm, VARIANTS, 'arm')
-  # Config files are read, not imported, and belong to no package.
-  grpo = runpy.run_path(str(Path(__file__).with_name('grpo.py')))
-  config = grpo['get_config']()
+  config = load('grpo')
   config.update(
     dict(
       reward_model='runs/experiment/reward_model',

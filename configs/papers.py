@@ -15,13 +15,11 @@ Expect: with rlmr, max_violator_advantage below 0 in every step, and a page
 about both aims on held-out briefs.
 """
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlcw.runtime.ranges import nearest
+from rlcw.runtime.configs import check_variant, load
 
 
 def rlmr_8b() -> tuple[str, dict[str, Any]]:
@@ -175,14 +173,8 @@ VARIANTS = {
 
 def get_config(variant: str = 'rlmr_8b') -> ConfigDict:
   """Returns the settings of a card: a model of configs/grpo.py, and changes."""
-  if variant not in VARIANTS:
-    raise ValueError(
-      f'variant={variant!r}; expected one of {list(VARIANTS)}'
-      f'{nearest(variant, VARIANTS)}'
-    )
+  check_variant(variant, VARIANTS)
   model, changes = VARIANTS[variant]()
-  # Config files are read, not imported, and belong to no package.
-  grpo = runpy.run_path(str(Path(__file__).with_name('grpo.py')))
-  config = grpo['get_config'](model)
+  config = load(f'grpo:{model}')
   config.update(changes)
   return config

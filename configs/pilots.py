@@ -10,13 +10,11 @@ Cost: 40 steps of about 20 s on one CPU core, 5.5 GiB of memory.
 Expect: max_violator_advantage below 0 with rlmr and its variants.
 """
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlcw.runtime.configs import check_variant
+from rlcw.runtime.configs import check_variant, load
 
 # Settings of each arm that differ from those of `rlmr`.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -51,8 +49,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def get_config(arm: str = 'rlmr') -> ConfigDict:
   check_variant(arm, VARIANTS, 'arm')
-  # Config files are read, not imported, and belong to no package.
-  experiment = runpy.run_path(str(Path(__file__).with_name('experiment.py')))
-  config = experiment['get_config']('rlmr')
+  config = load('experiment:rlmr')
   config.update_from_flattened_dict({'steps': 40} | VARIANTS[arm])
   return config

@@ -14,13 +14,11 @@ Expect: max_violator_advantage below 0 with the forms of rlmr.
 """
 
 import itertools
-import runpy
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rlcw.runtime.configs import check_variant
+from rlcw.runtime.configs import check_variant, load
 
 MARGINS = 0.5, 1.0, 2.0, 4.0
 TREATMENTS = 'skip', 'suppress', 'rank', 'relabel'
@@ -45,8 +43,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def get_config(arm: str = 'rlmr_1_skip') -> ConfigDict:
   check_variant(arm, VARIANTS, 'arm')
-  # Config files are read, not imported, and belong to no package.
-  experiment = runpy.run_path(str(Path(__file__).with_name('experiment.py')))
-  config = experiment['get_config']('rlmr')
-  config.mixing.update(VARIANTS[arm])
+  config = load('experiment:rlmr')
+  config.update(mixing=VARIANTS[arm])
   return config
