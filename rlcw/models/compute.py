@@ -91,9 +91,7 @@ def configure(model_config: ModelConfig, config: Config) -> ModelConfig:
 
 def configure_frozen(model_config: ModelConfig, config: Config) -> ModelConfig:
   """Sets compute dtype and attention kernels of a model that is only read."""
-  return dataclasses.replace(
-    model_config, dtype=config.compute_dtype, attention=config.attention
-  )
+  return model_config.computed_in(config.compute_dtype, config.attention)
 
 
 class BatchSettings(NamedTuple):

@@ -181,6 +181,10 @@ class ModelConfig:
       global_head_dim=None,
     )
 
+  def computed_in(self, dtype: str, attention: str) -> 'ModelConfig':
+    """The configuration with another dtype and attention implementation."""
+    return dataclasses.replace(self, dtype=dtype, attention=attention)
+
   def kv_layer(self, layer: int) -> int:
     """Number of the layer whose keys and values a layer reads."""
     own = self.num_layers - self.shared_layers

@@ -4,7 +4,6 @@ A model is given as a GGUF file, a folder, a Hub id, or the `--workdir` of a
 finished run, whose trained model is then used like a pretrained one.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,7 +121,7 @@ def load(
       model, mesh, placed.dtype, placed.table, 'float32'
     )
     format = chat.load(model, config.vocab_size, config.context)
-    config = _computed(config, placed)
+    config = config.computed_in(placed.dtype, placed.attention)
     if config.score_cap and mesh.devices.flat[0].platform == 'gpu':
       console.notice(
         f'{model} caps attention scores softly, which cuDNN cannot: attention '
@@ -155,17 +154,12 @@ def without_weights(
     FileNotFoundError, ValueError: as `load`.
   """
   found, start = runs.lineage(model)
-  config = _computed(formats.open_source(start).model_config(), placed)
+  config = formats.open_source(start).model_config()
+  config = config.computed_in(placed.dtype, placed.attention)
   format = chat.load(start, config.vocab_size, config.context)
   systems = (run.get('system', '') for _, run in found)
   system = next(filter(None, systems), '')
   return LanguageModel(config, {}, format, mesh, str(model), system)
-
-
-def _computed(config: ModelConfig, placed: Placement) -> ModelConfig:
-  return dataclasses.replace(
-    config, dtype=placed.dtype, attention=placed.attention
-  )
 
 
 def with_system(model: LanguageModel, system: str) -> LanguageModel:
@@ -221,7 +215,7 @@ def first_layers(model: LanguageModel, count: int) -> LanguageModel:
 
 def cast(model: LanguageModel, dtype: str, attention: str) -> LanguageModel:
   """Returns a frozen model with another dtype and attention implementation."""
-  config = dataclasses.replace(model.config, dtype=dtype, attention=attention)
+  config = model.config.computed_in(dtype, attention)
   return model._replace(config=config, params=as_dtype(model.params, dtype))
 
 
@@ -243,7 +237,8 @@ def reuse(
     placed = Placement(base.config.dtype, base.config.attention)
   same = base is not None and str(model) == base.source
   loaded = base if base is not None and same else load(model, mesh, placed)
-  return loaded._replace(config=_computed(loaded.reference, placed))
+  config = loaded.reference.computed_in(placed.dtype, placed.attention)
+  return loaded._replace(config=config)
 
 
 def beside(workdir: str | Path, base: LanguageModel) -> LanguageModel:

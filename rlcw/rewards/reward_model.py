@@ -5,7 +5,6 @@ reference policy, one forward pass gives both the reference log-probabilities
 and the score.
 """
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -256,9 +255,7 @@ def load_classifier(
   config, params, weight_D = weights.load_classifier(
     source, mesh, placed.dtype, 'float32'
   )
-  config = dataclasses.replace(
-    config, dtype=placed.dtype, attention=placed.attention
-  )
+  config = config.computed_in(placed.dtype, placed.attention)
   decoder = LanguageModel(
     config,
     params,

@@ -4,7 +4,6 @@ All models and arrays are shapes; model, optimiser and loss are made by the
 functions that the task itself calls.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -150,9 +149,7 @@ def unseen_shape(config: Config, policy: ModelConfig) -> ModelConfig | None:
 
 def beside(model: str, policy: ModelConfig) -> ModelConfig:
   """Config of a frozen model with the policy's dtype and attention."""
-  return dataclasses.replace(
-    shape_of(model), dtype=policy.dtype, attention=policy.attention
-  )
+  return shape_of(model).computed_in(policy.dtype, policy.attention)
 
 
 def _sft(config: Config, mesh: Mesh) -> Plan:
