@@ -241,15 +241,24 @@ def reuse(
   return loaded._replace(config=config)
 
 
-def beside(workdir: str | Path, base: LanguageModel) -> LanguageModel:
+def beside(
+  workdir: str | Path, base: LanguageModel, extra: Params | None = None
+) -> LanguageModel:
   """Loads the model that a run ended with, beside the one that it began with.
 
   Adapters stay apart from the base's weights, which both share.
 
+  Args:
+    workdir: of the run.
+    base: the model that the run started from.
+    extra: as of `restore`; these parameters are left out.
+
   Raises:
     FileNotFoundError, ValueError: see `restore`.
   """
-  model, learned = restore(workdir, base)
+  model, learned = restore(workdir, base, extra)
+  for name in extra or {}:
+    del learned[name]
   if model.config.lora is None:
     learned = weights.moved(model.config, learned, base.mesh, 'train')
   return model._replace(params=lora.join(learned, base.params))

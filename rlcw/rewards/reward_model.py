@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from rlcw import Config
-from rlcw.models import chat, formats, language_model, lora, weights
+from rlcw.models import chat, formats, language_model, weights
 from rlcw.models.config import ModelConfig
 from rlcw.models.language_model import PLAIN, LanguageModel, Placement
 from rlcw.rewards.pooled import end_of_reply
@@ -142,7 +142,11 @@ def load(source: str, base: LanguageModel) -> RewardModel:
   # A fine-tuned decoder is no longer the reference policy: its score needs a
   # forward pass of its own.
   if run.train != 'head':
-    decoder, shared = load_trained_decoder(source, decoder), False
+    # The checkpoint also has the head's weight.  Its shape must be given to
+    # restore the rest; the head itself was read from its own file.
+    score = abstract_score(decoder.config, decoder.mesh)
+    decoder = language_model.beside(source, decoder, {'score': score})
+    shared = False
   return RewardModel(
     head,
     run.pooling,
@@ -197,24 +201,6 @@ def _metadata(file: Path) -> dict[str, str]:
     found = opened.metadata() or {}
   # Earlier versions wrote a field for each.
   return json.loads(found['head']) if 'head' in found else found
-
-
-def load_trained_decoder(
-  workdir: str | Path, base: LanguageModel
-) -> LanguageModel:
-  """Restores the decoder of a run that fine-tuned it.
-
-  LoRA adapters are kept separate from the base weights.
-  """
-  # The checkpoint also has the head's weight.  Its shape must be given to
-  # restore the rest; the head itself was read from its own file.
-  score = abstract_score(base.config, base.mesh)
-  model, learned = language_model.restore(workdir, base, {'score': score})
-  del learned['score']
-  if model.config.lora is None:
-    params = weights.moved(model.config, learned, base.mesh, 'train')
-    return model._replace(params=params)
-  return model._replace(params=lora.join(learned, base.params))
 
 
 def abstract_score(config: ModelConfig, mesh: Mesh) -> jax.ShapeDtypeStruct:
