@@ -24,7 +24,7 @@ from rlcw import Config
 from rlcw.losses import Ratio
 from rlcw.runtime import claim, console, metrics, processes
 from rlcw.runtime.checkpoint import Checkpoints
-from rlcw.runtime.mesh import replicated
+from rlcw.runtime.mesh import placed_shape, replicated
 from rlcw.runtime.rows import Rows
 from rlcw.runtime.signals import Stopped
 
@@ -456,17 +456,14 @@ def abstract_state(
   """
   on_all_devices = replicated(mesh)
 
-  def abstract(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
   count: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=on_all_devices)
   # Optax can tell which leaves of its state mirror the parameters (moments)
   # and which do not (step counters).
   moments = optax.tree_utils.tree_map_params(
     optimizer,
-    lambda moment, param: abstract(moment, param.sharding),
+    lambda moment, param: placed_shape(moment, param.sharding),
     jax.eval_shape(optimizer.init, params),
     params,
-    transform_non_params=lambda leaf: abstract(leaf, on_all_devices),
+    transform_non_params=lambda leaf: placed_shape(leaf, on_all_devices),
   )
   return TrainState(count, params, moments, count)

@@ -21,6 +21,7 @@ from rlcw import Config
 from rlcw.models import weights
 from rlcw.models.config import LoraConfig, ModelConfig
 from rlcw.models.decoder import Params
+from rlcw.runtime.mesh import placed_shape
 
 LEARNING = ('all', 'lora')
 
@@ -88,9 +89,7 @@ def split(
 def abstract(config: ModelConfig, mesh: Mesh) -> Params:
   """Shapes and shardings of trainable parameters, to restore a checkpoint."""
   shapes = jax.tree.map(
-    lambda a, sharding: jax.ShapeDtypeStruct(
-      a.shape, a.dtype, sharding=sharding
-    ),
+    placed_shape,
     weights.abstract_params(config),
     weights.param_shardings(config, mesh),
   )

@@ -199,6 +199,11 @@ def over_groups(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(GROUPS))
 
 
+def placed_shape(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of an array, with a sharding."""
+  return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
 def round_up_groups(count: int, mesh: Mesh) -> int:
   """Rounds up to the next number of groups that the mesh divides evenly."""
   shards = group_shards(mesh)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from rlcw.models import stacks
 from rlcw.models.attention_kernels import KV
 from rlcw.models.decoder import Params, as_dtype
+from rlcw.runtime.mesh import placed_shape
 from rlcw.sampling import tiles
 from rlcw.sampling.decoding import Rollout, Rows, Setup
 
@@ -73,8 +74,7 @@ class Weights:
   def __init__(self, params: Params, dtype: str):
     self._params, self._dtype = params, dtype
     self._stacked = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      params['blocks'],
+      lambda x: placed_shape(x, x.sharding), params['blocks']
     )
     self._layers: list[Params] = []
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlcw.models.packing import Part
 from rlcw.rewards import revision
-from rlcw.runtime.mesh import group_shards, over_groups
+from rlcw.runtime.mesh import group_shards, over_groups, placed_shape
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import (
   demonstrating,
@@ -141,9 +141,7 @@ def _reward_model(plan: Plan) -> Microbatch:
     blank_groups(plan.shapes), np.arange(packed.groups)
   )
   place = over_groups(plan.mesh)
-  arrays = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arrays
-  )
+  arrays = jax.tree.map(lambda a: placed_shape(a, place), arrays)
   return Microbatch(
     Part(arrays, packed.widest), packed.parts, plan.shapes, packed.tokens, 0
   )

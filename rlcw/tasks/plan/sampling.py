@@ -14,7 +14,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import param_shardings
 from rlcw.rewards import revision
-from rlcw.runtime.mesh import group_shards
+from rlcw.runtime.mesh import group_shards, placed_shape
 from rlcw.sampling import decoding, moving, rollout, tiles
 from rlcw.sampling.decoding import Setup
 from rlcw.sampling.samplers import Sampler
@@ -138,10 +138,8 @@ def lower_decode(
 
   def placed(tree: Any, heads: int | None = None) -> Any:
     return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(
-        leaf.shape,
-        leaf.dtype,
-        sharding=NamedSharding(mesh, tiles.spec(mesh, leaf.shape, heads)),
+      lambda leaf: placed_shape(
+        leaf, NamedSharding(mesh, tiles.spec(mesh, leaf.shape, heads))
       ),
       tree,
     )
@@ -189,7 +187,7 @@ def to_rollout(plan: Plan) -> tuple[Params, int, dict[Any, Any]]:
   """
   trained, table = policy(plan), plan.config.rollout_table
   weights = jax.tree.map(
-    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    placed_shape,
     jax.eval_shape(functools.partial(as_sampled, plan.model), trained),
     param_shardings(lora.rollout_config(plan.model), plan.mesh, table),
   )

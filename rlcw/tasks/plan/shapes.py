@@ -19,7 +19,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params, as_dtype
 from rlcw.models.weights import abstract_params, param_shardings
 from rlcw.runtime import sums
-from rlcw.runtime.mesh import group_shards
+from rlcw.runtime.mesh import group_shards, placed_shape
 from rlcw.tasks.grpo import minibatches
 from rlcw.tasks.plan.roofline import Shapes, Work
 
@@ -117,7 +117,7 @@ def frozen_shapes(
   """Shapes of a frozen model, in its compute dtype and without adapters."""
   model = lora.without(model)
   return jax.tree.map(
-    lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+    placed_shape,
     jax.eval_shape(
       functools.partial(as_dtype, dtype=model.dtype), abstract_params(model)
     ),
