@@ -86,18 +86,19 @@ class Partition(NamedTuple):
     """Share of the computed tokens that are padding."""
     return 1 - self.tokens / self.computed
 
-  def split(self, arrays: Any, sharding: Any) -> list[Any]:
+  def split(self, arrays: Any, sharding: Any) -> list['Part']:
     """Returns the parts of a tree of arrays `[P, …]` that have live groups.
 
     Args:
       arrays: a tree.
       sharding: of the leading axis of every array of a part.
     """
-    split = _split(self.parts, sharding)
-    return split(arrays, self.order_P)[: len(self.width)]
+    split = _split(self.parts, sharding)(arrays, self.order_P)
+    # Not strict: the other parts are left out.
+    return [Part(*each) for each in zip(split, self.width, strict=False)]
 
   def join(self, parts: Sequence[Any], sharding: Any) -> Any:
-    """Undoes `split`, of all parts: arrays `[P, …]` in the batch's order."""
+    """Undoes `split`: joins the arrays of all parts, in the batch's order."""
     return _join(sharding)([*parts], np.argsort(self.order_P))
 
 
@@ -198,7 +199,7 @@ class Groups(NamedTuple):
 class Part:
   """A part of a batch, as a loss reads it in packed rows."""
 
-  arrays: dict[str, Any]  # [P, …] for the part's P groups, or trees of such
+  arrays: Any  # a tree of arrays, [P, …] for the part's P groups
   # Of its rows (`groups.forward_groups`): a shape, hence static.
   width: int = struct.field(pytree_node=False, default=0)
 

@@ -80,10 +80,8 @@ def read(
   params = weights.in_memory(model.params, 'device')
   arrays = prompt_PxL, length_P, rollout, mask_PxGxT
   parts = []
-  for part, width in zip(
-    packed.split(arrays, shards.sharding), packed.width, strict=True
-  ):
-    *each, mask = part
+  for part in packed.split(arrays, shards.sharding):
+    *each, mask = part.arrays
     parts.append(
       score_and_reference(
         params,
@@ -93,7 +91,7 @@ def read(
         mask,
         end,
         config=model.reference,
-        width=width,
+        width=part.width,
         reference=reference,
       )
     )

@@ -163,7 +163,7 @@ def read(
   # With offload=True the weights are in host memory between calls.
   params = weights.in_memory(decoder.params, 'device')
   features_PxGxD = packed.join(
-    [features(params, *part, config=decoder.config, width=packed.width[0])],
+    [features(params, *part.arrays, config=decoder.config, width=part.width)],
     shards.sharding,
   )
   return np.asarray(shards.local_rows(features_PxGxD))

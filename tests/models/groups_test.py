@@ -115,9 +115,10 @@ def test_a_batch_is_split_and_joined() -> None:
   array = jax.device_put(np.arange(8.0), sharding)
   parts = packed.split({'a': array}, sharding)
   np.testing.assert_array_equal(
-    np.concatenate([part['a'] for part in parts]), packed.order_P
+    np.concatenate([part.arrays['a'] for part in parts]), packed.order_P
   )
-  joined = packed.join(parts, sharding)
+  assert [part.width for part in parts] == packed.width
+  joined = packed.join([part.arrays for part in parts], sharding)
   np.testing.assert_array_equal(joined['a'], array)
   assert joined['a'].sharding.is_equivalent_to(sharding, 1)
 

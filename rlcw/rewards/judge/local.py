@@ -125,16 +125,16 @@ class LogprobJudge:
         prompt_PxL.shape[-1],
         token.shape[-1],
       )
-      (groups,) = packed.split(
+      (part,) = packed.split(
         self.shards.to_global(groups), self.shards.sharding
       )
       probability_PxG = probability(
         params,
         preface,
-        groups,
+        part.arrays,
         self.labels(question),
         config=self.model.config,
-        width=packed.width[0],
+        width=part.width,
       )
       probability_PxG = packed.join([probability_PxG], self.shards.sharding)
       first.append(np.asarray(self.shards.local_rows(probability_PxG)))

@@ -134,7 +134,7 @@ def pack(
   part = min(config.microbatch_groups or kept, kept)
   packed = _partition(arrays, lengths, part, live_P)
   return Batch(
-    _parts(packed, arrays | {'live': live_P}, sharding),
+    packed.split(arrays | {'live': live_P}, sharding),
     _divisor(arrays, kept_P, config.aggregation),
     packed.tokens,
     packed.computed,
@@ -149,13 +149,6 @@ def _partition(
 ) -> packing.Partition:
   widths = arrays['prompt'].shape[-1], arrays['rollout'].token.shape[-1]
   return packing.partition(*lengths, *widths, part=part, live_P=live_P)
-
-
-def _parts(
-  packed: packing.Partition, arrays: dict[str, Any], sharding: Any
-) -> list[Part]:
-  split = packed.split(arrays, sharding)
-  return [Part(*each) for each in zip(split, packed.width, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames='how')
@@ -259,7 +252,7 @@ def read_old_policy(
   packed = _partition(arrays, lengths, minibatches.micro(config), live_P)
   found = [
     old_policy(part)
-    for part in _parts(packed, arrays | {'live': live_P}, sharding)
+    for part in packed.split(arrays | {'live': live_P}, sharding)
   ]
   found += [jnp.zeros_like(found[0])] * (packed.parts - len(found))
   return packed.join(found, sharding)

@@ -107,9 +107,7 @@ def pack(
     arrays['groups'].token.shape[-1],
     part=SETTINGS.sizes(config)[1],
   )
-  split = packed.split(arrays, sharding)
-  parts = [Part(*each) for each in zip(split, packed.width, strict=True)]
-  return parts, packed.padding
+  return packed.split(arrays, sharding), packed.padding
 
 
 def make_loss(
