@@ -25,7 +25,6 @@ from typing import Any
 import openai
 from anyio import from_thread
 
-from rlcw import Config
 from rlcw.models.tokenizer import valid_unicode
 from rlcw.runtime import console, processes, settings
 from rlcw.sampling import answers, cache, http
@@ -57,7 +56,7 @@ class Endpoint:
   # Name of an environment variable; may be unset, as local servers need no key.
   key_variable: str = 'OPENAI_API_KEY'
   temperature: float | None = 1.0  # None: the server's default
-  max_tokens: int | None = 1024  # of a reply; None: the server's default
+  max_new_tokens: int | None = 1024  # of a reply; None: the server's default
   concurrency: int = 16  # simultaneous requests
   timeout: float = 120.0  # seconds per request, from first to last byte
   retries: int = 4  # of a request, after transient errors
@@ -71,7 +70,7 @@ class Endpoint:
       # First, as the error below repeats the value.
       settings.refuse_secret(f'endpoint.{name}', value)
       if not is_valid(value):
-        setting = _SETTINGS.get(name, f'endpoint.{name}')
+        setting = name if name in _BESIDE else f'endpoint.{name}'
         raise ValueError(f'{setting}={value!r}; expected {expected}')
     self._usage, self._trouble = Usage(), Trouble()
     self._logged_errors: set[type[Exception]] = set()
@@ -123,8 +122,11 @@ class Endpoint:
 
   def _settings(self, schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the part of a request that is the same for every prompt."""
-    names = 'model', 'temperature', 'max_tokens'
-    fixed = {name: getattr(self, name) for name in names}
+    fixed: dict[str, Any] = {
+      'model': self.model,
+      'temperature': self.temperature,
+      'max_tokens': self.max_new_tokens,
+    }
     if schema is not None:
       named = {'name': schema['title'], 'schema': schema}
       fixed['response_format'] = {
@@ -283,23 +285,6 @@ class Endpoint:
       console.log(f'endpoint: {text}')
 
 
-def from_config(config: Config) -> Endpoint:
-  """Makes the endpoint of a config's node, whose keys are `Endpoint`'s fields.
-
-  Raises:
-    ValueError: a setting is missing, unknown or invalid.
-  """
-  given = set(config)
-  fields = {field.name for field in dataclasses.fields(Endpoint)}
-  missing, unknown = {'url', 'model'} - given, given - fields
-  if missing or unknown:
-    raise ValueError(
-      f'endpoint: missing {sorted(missing)}, unknown {sorted(unknown)}; '
-      f'expected settings: {sorted(fields)}'
-    )
-  return Endpoint(**config)
-
-
 def _is_secret(key: str) -> bool:
   """Returns whether a key is more than a word that a server here accepts.
 
@@ -336,20 +321,15 @@ def _is_count(value: Any) -> bool:
   return _is_number(value) and isinstance(value, int)
 
 
-# Settings that `llm.llm_settings` has beside `endpoint`, and their names there.
-_SETTINGS = {
-  'temperature': 'temperature',
-  'max_tokens': 'max_new_tokens',
-  'cache': 'cache',
-  'system': 'system',
-}
+# Settings that `llm.llm_settings` has beside `endpoint`.
+_BESIDE = 'temperature', 'max_new_tokens', 'cache', 'system'
 # Setting -> (predicate of valid values, description of them for errors).
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
   'url': (_is_url, 'http://… or https://…, up to and including /v1'),
   'model': (_is_name, "the server's name of a model"),
   'key_variable': (_is_name, 'the name of an environment variable'),
   'temperature': (lambda v: v is None or _is_number(v), '0 or more, or None'),
-  'max_tokens': (
+  'max_new_tokens': (
     lambda v: v is None or (_is_count(v) and v >= 1),
     'an integer of 1 or more, or None',
   ),

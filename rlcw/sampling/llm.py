@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import FieldReference
 
 from rlcw import Config
 from rlcw.data.batches import pad, power_of_two
@@ -120,13 +120,17 @@ def make_endpoint(settings: Config) -> 'EndpointModel':
   Raises:
     ValueError: a setting is out of range.
   """
-  node = ConfigDict(settings.endpoint.to_dict())
-  node.temperature = settings.temperature
-  node.max_tokens = settings.max_new_tokens
-  node.cache = settings.cache
-  node.system = settings.get('system', '')  # absent in runs of earlier versions
-  del node.schemas
-  return EndpointModel(endpoint.from_config(node), settings.endpoint.schemas)
+  fields = settings.endpoint.to_dict()
+  schemas = fields.pop('schemas')
+  server = endpoint.Endpoint(
+    **fields,
+    temperature=settings.temperature,
+    max_new_tokens=settings.max_new_tokens,
+    cache=settings.cache,
+    # absent in runs of earlier versions
+    system=settings.get('system', ''),
+  )
+  return EndpointModel(server, schemas)
 
 
 def make_ask(

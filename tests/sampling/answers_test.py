@@ -232,7 +232,7 @@ def test_a_setting_that_a_server_refuses_is_left_out(
     return echo(request, n)
 
   with serving(handler) as server:
-    it = _endpoint(server, temperature=0.5, max_tokens=7, concurrency=3)
+    it = _endpoint(server, temperature=0.5, max_new_tokens=7, concurrency=3)
     schema = {'title': 'Answer', 'type': 'object'}
     assert it.ask(['a', 'b', 'c'], schema) == ['re: a', 're: b', 're: c']
     known = len(server.requests)
@@ -289,7 +289,7 @@ def test_a_refusal_is_found_in_any_form(body: Any) -> None:
 def test_a_mistake_of_the_user_is_an_error(message: str) -> None:
   fault = Fault(json.dumps({'error': {'message': message}}), status=400)
   with serving(lambda request, n: fault) as server:
-    it = _endpoint(server, max_tokens=7)
+    it = _endpoint(server, max_new_tokens=7)
     assert it.ask(['a']) == [None]
     assert len(server.requests) == 1
   assert message in it.trouble.text
@@ -308,7 +308,7 @@ def test_a_quoted_request_refuses_no_setting() -> None:
     return Fault(json.dumps({'error': {'message': message}}), status=400)
 
   with serving(handler) as server:
-    it = _endpoint(server, system='Be brief.', concurrency=1, max_tokens=7)
+    it = _endpoint(server, system='Be brief.', concurrency=1, max_new_tokens=7)
     assert it.ask(['bad', 'good']) == [None, 're: good']
     assert len(server.requests) == 2
     sent = server.requests[-1]
@@ -325,7 +325,7 @@ def test_settings_come_back_where_the_prompt_was_refused() -> None:
     return Fault(json.dumps({'error': {'message': message}}), status=400)
 
   with serving(handler) as server:
-    it = _endpoint(server, system='Be brief.', concurrency=1, max_tokens=7)
+    it = _endpoint(server, system='Be brief.', concurrency=1, max_new_tokens=7)
     assert it.ask(['bad', 'good']) == [None, 're: good']
     sent = server.requests[-1]
   assert [each['role'] for each in sent['messages']] == ['system', 'user']

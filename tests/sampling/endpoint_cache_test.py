@@ -17,7 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 from server import Fault, Server, completion, echo, prompt_of, serving
 
-from rlcw.sampling import endpoint
+from rlcw.sampling import llm
 from rlcw.sampling.endpoint import Endpoint
 
 
@@ -87,8 +87,8 @@ def test_a_prompt_given_twice_has_two_samples(tmp_path: pathlib.Path) -> None:
     {'model': 'n'},
     {'temperature': 0.5},
     {'temperature': None},
-    {'max_tokens': 5},
-    {'max_tokens': None},
+    {'max_new_tokens': 5},
+    {'max_new_tokens': None},
   ],
   ids=str,
 )
@@ -103,6 +103,7 @@ def test_the_cache_tells_settings_apart(
     others = {'concurrency': 2, 'timeout': 9.0, 'retries': 0}
     assert Endpoint(**settings | others).ask(['a']) == ['a 0']
     sent = server.requests[1]
+    sent['max_new_tokens'] = sent.get('max_tokens')
     assert {name: sent.get(name) for name in change} == change
 
 
@@ -248,8 +249,8 @@ def test_an_interrupt_ends_the_call_and_keeps_what_came(
     ('temperature', -0.1),
     ('temperature', float('nan')),
     ('temperature', 'hot'),
-    ('max_tokens', 0),
-    ('max_tokens', 1.5),
+    ('max_new_tokens', 0),
+    ('max_new_tokens', 1.5),
     ('concurrency', 0),
     ('concurrency', True),
     ('timeout', 0),
@@ -264,45 +265,36 @@ def test_an_interrupt_ends_the_call_and_keeps_what_came(
 )
 def test_a_setting_that_is_not_legal_is_named(setting: str, value: Any) -> None:
   settings: dict[str, Any] = {'url': 'http://127.0.0.1:9/v1', 'model': 'm'}
-  config = ConfigDict(settings | {setting: value})
   with pytest.raises(ValueError) as caught:
-    endpoint.from_config(config)
+    Endpoint(**settings | {setting: value})
   text = str(caught.value)
-  moved = {'max_tokens': 'max_new_tokens', 'temperature': 'temperature'}
-  name = (moved | {'cache': 'cache'}).get(setting, f'endpoint.{setting}')
+  beside = 'temperature', 'max_new_tokens', 'cache'
+  name = setting if setting in beside else f'endpoint.{setting}'
   assert text.startswith(f'{name}={value!r}; expected ')
 
 
-def test_an_endpoint_is_made_from_a_config(tmp_path: pathlib.Path) -> None:
-  node = ConfigDict(
-    dict(
-      url='http://127.0.0.1:9/v1',
-      model='m',
-      key_variable='MY_KEY',
-      temperature=0.0,
-      max_tokens=7,
-      concurrency=3,
-      timeout=9.0,
-      retries=0,
-      cache=str(tmp_path / 'cache.sqlite'),
-      prices=(0.5, 2.0),
-    )
+def test_an_endpoint_is_made_from_settings(tmp_path: pathlib.Path) -> None:
+  settings = ConfigDict(llm.llm_settings())
+  own = dict(
+    url='http://127.0.0.1:9/v1',
+    model='m',
+    key_variable='MY_KEY',
+    concurrency=3,
+    timeout=9.0,
+    retries=0,
+    prices=(0.5, 2.0),
   )
-  it = endpoint.from_config(node)
-  made = {name: getattr(it, name) for name in node}
-  assert made == node.to_dict()
-  assert (
-    'cache'
-    not in endpoint.from_config(
-      ConfigDict({'url': 'http://a', 'model': 'm', 'cache': ''})
-    ).usage.as_dict()
+  beside = dict(
+    temperature=0.0,
+    max_new_tokens=7,
+    cache=str(tmp_path / 'cache.sqlite'),
+    system='Be brief.',
   )
-
-
-def test_a_config_with_other_fields_is_refused() -> None:
-  with pytest.raises(
-    ValueError,
-    match=r"^endpoint: missing \['model'\], unknown \['api_key'\]; "
-    r"expected settings: \['",
-  ):
-    endpoint.from_config(ConfigDict({'url': 'http://a', 'api_key': 'x'}))
+  settings.update(beside)
+  settings.endpoint.update(own, schemas=True)
+  made = llm.make_endpoint(settings)
+  assert made.schemas
+  fields = own | beside
+  assert {name: getattr(made.server, name) for name in fields} == fields
+  settings.cache = ''
+  assert 'cache' not in llm.make_endpoint(settings).usage()
