@@ -17,9 +17,31 @@ from rlcw.runtime import console, outputs, processes
 Record = dict[str, Any]
 
 
+def read_replies(source: str | Path) -> datasets.Placed:
+  """Reads records of `{"prompt", "response"}`.
+
+  Tasks call it before they load a model, so that a mistake costs no time.
+
+  Raises:
+    FileNotFoundError: `source` does not exist.
+    ValueError: it is empty, or a record lacks a text.
+  """
+  records = datasets.read_records(source)
+  if not records:
+    raise ValueError(f'{source} has no lines; expected at least one record')
+  for place, record in records:
+    try:
+      layouts.prompt_of(record)
+      datasets.response_of(record)
+    except ValueError as error:
+      raise ValueError(f'{place}: {error}') from None
+  return records
+
+
 def annotate(
   name: str,
   source: str | Path,
+  records: datasets.Placed,
   output: Path,
   field: str,
   size: int,
@@ -32,7 +54,8 @@ def annotate(
 
   Args:
     name: of the task, for the progress bar.
-    source: path of the records (`datasets.read_records`).
+    source: path of the records.
+    records: those of `read_replies`.
     output: path of the annotated JSONL.
     field: one of the added fields; identifies the output of this task.
     size: batch size of `answer`; the last batch may be smaller.
@@ -47,18 +70,12 @@ def annotate(
     run had written.
 
   Raises:
-    FileNotFoundError: `source` does not exist.
-    ValueError: `source` is empty, a record lacks a text or fails the check, or
-      `output` has more lines than `source` or lines without `field`.
+    ValueError: a record fails the check, or `output` has more lines than
+      `source` or lines without `field`.
   """
-  records = datasets.read_records(source)
-  if not records:
-    raise ValueError(f'{source} has no lines; expected at least one record')
   # Checked before the first, perhaps expensive, answer.
   for place, record in records:
     try:
-      layouts.prompt_of(record)
-      datasets.response_of(record)
       check(record)
     except ValueError as error:
       raise ValueError(f'{place}: {error}') from None

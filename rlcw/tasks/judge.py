@@ -12,7 +12,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import layouts
-from rlcw.data.annotate import Record, annotate
+from rlcw.data.annotate import Record, annotate, read_replies
 from rlcw.data.messages import transcript
 from rlcw.evaluation import verdicts
 from rlcw.evaluation.labelled import Labelled
@@ -48,11 +48,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary in process 0; an empty dict in the others.
 
   Raises:
-    ValueError: no judge is configured, or no reply got a verdict.
+    FileNotFoundError, ValueError: see `read_replies`; or no judge is
+      configured, or no reply got a verdict.
   """
   check(config)
   settings = config.judge
   question = factory.make_question('judge', settings)
+  records = read_replies(config.input)
   mesh = make_mesh(**config.mesh)
   placed = language_model.placement(config, settings.model)
   judge_model = factory.make_judge(
@@ -85,6 +87,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     rows, done = annotate(
       'judge',
       config.input,
+      records,
       output,
       'verdict',
       config.batch_size,

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlcw import Config
 from rlcw.data import layouts
-from rlcw.data.annotate import Record, annotate
+from rlcw.data.annotate import Record, annotate, read_replies
 from rlcw.models import language_model
 from rlcw.models.thoughts import reply_of
 from rlcw.rewards import reward_model, text_scores
@@ -25,8 +25,10 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary in process 0; an empty dict in the others.
 
   Raises:
-    FileNotFoundError, ValueError: see `load_alone` and `annotate`.
+    FileNotFoundError, ValueError: see `read_replies`, `load_alone` and
+      `annotate`.
   """
+  records = read_replies(config.input)
   mesh = make_mesh(**config.mesh)
   placed = language_model.placement(config, config.run)
   reward = reward_model.load_alone(config.run, mesh, placed)
@@ -56,6 +58,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   rows, done = annotate(
     'score',
     config.input,
+    records,
     output,
     'score',
     config.batch_size,

@@ -161,8 +161,9 @@ def test_several_processes_write_no_lines_without_answers(
     return [{'verdict': None} for _ in records]
 
   with signals.listening(), pytest.raises(signals.Stopped):
+    records = annotate.read_replies(source)
     annotate.annotate(
-      'judge', source, output, 'verdict', 8, answer, make_mesh()
+      'judge', source, records, output, 'verdict', 8, answer, make_mesh()
     )
   assert not output.exists()
 

@@ -66,6 +66,22 @@ def test_scores_are_the_reward_models_in_order(
   assert summary['score_std'] > 0
 
 
+@pytest.mark.parametrize('task', ['score', 'judge'])
+def test_replies_are_read_before_a_model_is(
+  task: str, tmp_path: pathlib.Path
+) -> None:
+  """A mistyped path costs no loading: neither model exists."""
+  config = pipeline.shipped(task)
+  config.update({'input': str(tmp_path / 'none.jsonl')})
+  config.update(
+    {'run': str(tmp_path / 'none')}
+    if task == 'score'
+    else {'judge': {'model': str(tmp_path / 'none')}}
+  )
+  with pytest.raises(FileNotFoundError, match='no file .*none.jsonl'):
+    pipeline.run(task, config, tmp_path)
+
+
 def test_a_run_goes_on_where_it_was_killed(
   head: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
