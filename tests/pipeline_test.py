@@ -20,7 +20,7 @@ from pipeline import ROOT, command, few_pairs, run, shipped, tiny_config
 from stub_judges import Scripted
 
 from rlcw.data import datasets
-from rlcw.evaluation import winrate
+from rlcw.evaluation import heldout, winrate
 from rlcw.rewards import briefs, mixing, text_scores
 from rlcw.rewards.constraints import IFBENCH
 from rlcw.rewards.judge import factory
@@ -464,6 +464,23 @@ def test_an_evaluation_that_was_stopped_keeps_its_settings(
   for seed, status in ((1, STOPPED), (1, STOPPED), (7, MISTAKE)):
     told = command(monkeypatch, *named, workdir, f'--config.seed={seed}')
     assert told == status
+
+
+def test_an_evaluation_without_its_summary_samples_nothing_anew(
+  runs: pathlib.Path,
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  """As one that was killed, or found the disk full, after its last reply."""
+  shutil.copytree(runs / 'evaluate', tmp_path, dirs_exist_ok=True)
+  told = files.read_json(tmp_path / 'summary.json')
+  (tmp_path / 'summary.json').unlink()
+  monkeypatch.delattr(heldout, 'answer')
+  run('evaluate', tiny_config('evaluate', tiny_folder, runs), tmp_path)
+  again = files.read_json(tmp_path / 'summary.json')
+  for name in ('pass_rate_difference', 'writing_difference', 'kl_trained'):
+    assert again[name] == told[name]
 
 
 def test_a_scorer_s_tie_counts_half(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ keeps every rule of its brief.  Differences come with 95% intervals over briefs,
 paired, since replies to one brief are alike.  Another seed of training would
 give another model: that chance is not in them.
 
-The replies of a model are kept once all are scored, so that an evaluation that
-was interrupted goes on with the other model, or with the judge.
+The replies of a model are kept once all are scored, in `replies_MODEL.json`, so
+that an evaluation that was interrupted goes on with the other model, or with
+the judge.
 """
 
 import functools
@@ -110,9 +111,6 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   summary = summarise(replies, briefs[0].language, group_P)
   if judge is not None:
     summary |= compare(judge, briefs, replies, config.judge, scorer.shards)
-  if processes.is_primary_process():
-    for file in kept.values():
-      file.unlink()  # `evaluation.jsonl` has them all
   used = ledger.totals()
   print_tables(summary)
   usage.log('evaluate', used)
