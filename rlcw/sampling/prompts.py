@@ -19,6 +19,7 @@ import pydantic
 from rlcw.data.characters import visible as visible
 from rlcw.models.thoughts import reply_of
 from rlcw.runtime import console
+from rlcw.sampling.outage import Trouble
 from rlcw.sampling.secret import ID, make_id
 
 PROMPTS = Path(__file__).parents[1] / 'data' / 'assets' / 'prompts'
@@ -87,6 +88,11 @@ class Counts(Counter[str]):
   """Counts of questions, and an example of an answer that was refused."""
 
   refused: str = ''  # the last one, with the reason; '' if there is none
+
+  def trouble(self) -> Trouble:
+    """Returns the last reason why a question has no answer, if known."""
+    text = f'an answer was refused: {self.refused}' if self.refused else ''
+    return Trouble(text)
 
 
 def ask_twice(

@@ -96,7 +96,7 @@ def ask(
     ledger.save()
   if counts['unanswered'] == counts['questions'] > 0:
     subject = 'extract: no prompt got an answer'
-    raise NoAnswers(describe(subject, 1, model.trouble()))
+    raise NoAnswers(describe(subject, 1, model.trouble() | counts.trouble()))
   spent = ledger.totals()
   usage.log('extract', spent)
   return found, {'answers': counts, 'usage': spent}

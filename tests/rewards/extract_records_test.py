@@ -7,12 +7,14 @@ from typing import Any
 import pipeline
 import pytest
 from ml_collections import ConfigDict
+from server import serving
 
 from rlcw.data import datasets
 from rlcw.rewards.briefs import load_briefs, load_run_briefs, read_brief
 from rlcw.rewards.extract import proposals, records
 from rlcw.rewards.rules.registry import DEMAND
 from rlcw.runtime import runs
+from rlcw.sampling.outage import NoAnswers
 from rlcw.sampling.prompts import Counts, Schema
 
 PLAIN = 'Write a toast without commas. You must sound like a pirate.'
@@ -193,3 +195,15 @@ def test_a_prompt_without_an_answer_has_no_proposals() -> None:
     lambda _: lambda prompts: [None for _ in prompts], ['写诗。'], b'', counts
   ) == [[]]
   assert counts['unanswered'] == 1
+
+
+def test_a_model_whose_answers_are_all_refused_is_named_with_one(
+  tmp_path: pathlib.Path,
+) -> None:
+  with serving(lambda request, n: 'No rules here.') as server:
+    endpoint = {'url': server.url, 'model': 'm'}
+    with pytest.raises(
+      NoAnswers,
+      match='no prompt got an answer.*an answer was refused.*No rules here',
+    ):
+      _extract(tmp_path, agent={'endpoint': endpoint})

@@ -100,9 +100,7 @@ class JSONJudge:
 
   def trouble(self) -> Trouble:
     """Returns the endpoint's last error, and an answer that was refused."""
-    refused = self.counts.refused
-    text = f'an answer was refused: {refused}' if refused else ''
-    return self._trouble() | Trouble(text)
+    return self._trouble() | self.counts.trouble()
 
   def __call__(
     self, question: Question, prompts: Sequence[Sequence[Prompt]]

@@ -181,9 +181,8 @@ class Agents:
 
   def trouble(self) -> Trouble:
     """Returns the last reasons for missing answers and verdicts."""
-    refused = self.counts.refused
-    text = f'an answer was refused: {refused}' if refused else ''
-    return self.model_trouble() | trouble_of(self.judge) | Trouble(text)
+    models = self.model_trouble() | trouble_of(self.judge)
+    return models | self.counts.trouble()
 
   @contextlib.contextmanager
   def answering(self, subject: str) -> Iterator[None]:

@@ -268,15 +268,13 @@ class Curator:
 
   def trouble(self) -> Trouble:
     """The last reasons for missing replies and answers."""
-    refused = self.debate.counts.refused
     cut = self.usage().get('writer', {}).get('cut')
-    texts = {
-      f'an answer was refused: {refused}': refused,
-      f'{cut} replies of the writer were cut, at '
-      f'writer.max_new_tokens={self.config.writer.max_new_tokens}': cut,
-    }
-    text = '; '.join(text for text, holds in texts.items() if holds)
-    return trouble_of(*self.models.values()) | Trouble(text)
+    limit = self.config.writer.max_new_tokens
+    text = (
+      f'{cut} replies of the writer were cut, at writer.max_new_tokens={limit}'
+    )
+    models = trouble_of(*self.models.values())
+    return models | self.debate.counts.trouble() | Trouble(text if cut else '')
 
   def __call__(self, queries: Sequence[Query]) -> list[Record]:
     """Returns the lines of the trace for some queries.
