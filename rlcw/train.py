@@ -78,7 +78,7 @@ class Evaluation(Protocol):
     """
     ...
 
-  def settle(self, state: TrainState, save: Callable[[], None]) -> str:
+  def select(self, state: TrainState, save: Callable[[], None]) -> str:
     """Keeps the state if it is the best; returns why the run ends, or ''.
 
     Called once the rows up to this state are written, also on resuming.  `save`
@@ -176,7 +176,7 @@ def fit(
 
   # Also after an error: the state that is being written may be the only one.
   with contextlib.closing(checkpoints), writer:
-    ended = evaluation.settle(state, save) if evaluation else ''
+    ended = evaluation.select(state, save) if evaluation else ''
     for step in console.progress(name, first, steps, 'step', lines=False):
       if ended:
         break
@@ -199,7 +199,7 @@ def fit(
         jax.block_until_ready(state)
         diverged |= rows.write() >= max_bad_steps
       if evaluation and found:
-        ended = evaluation.settle(state, save)
+        ended = evaluation.select(state, save)
       if saves or diverged or ended:
         save()
       if diverged:

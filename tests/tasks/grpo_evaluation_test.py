@@ -464,7 +464,7 @@ class Killed(BaseException):
     # between the replies and the row, the row and the checkpoint, the
     # checkpoint and the best, and within the best's
     (Evaluator, '__call__', 4),
-    (Evaluator, 'settle', 3),
+    (Evaluator, 'select', 3),
     (Evaluator, '_keep', 2),
     (checkpoint.Checkpoints, 'close', 1),
     (checkpoint.Checkpoints, 'save', 4),

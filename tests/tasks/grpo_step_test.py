@@ -106,7 +106,7 @@ def test_a_group_of_violators_only_stays_in_the_kl_term() -> None:
 
 def test_metrics_are_of_the_replies_that_have_a_score() -> None:
   stats, mixed = mixed_step()
-  row = logs.step_metrics(stats, mixed, CONFIG)
+  row = logs.score_metrics(stats, mixed, CONFIG)
   # of the first group: mean 307/3, std √(8/9), two of three keep the rules
   std = (8 / 9) ** 0.5
   penalty = (103 - 307 / 3 + 0.5 * std) * 3 / 2
@@ -202,18 +202,18 @@ def test_each_part_has_a_metric() -> None:
   stats, mixed = mixed_step()
   part = np.array([[1, 2, 3, np.nan]] * 4)
   more = {'writing/judge': part, 'writing/overlong': -part}
-  row = logs.step_metrics(stats | more, mixed, CONFIG)
+  row = logs.score_metrics(stats | more, mixed, CONFIG)
   assert (row['writing/judge'], row['writing/overlong']) == (2, -2)
-  assert {*row} - {*logs.step_metrics(stats, mixed, CONFIG)} == {*more}
+  assert {*row} - {*logs.score_metrics(stats, mixed, CONFIG)} == {*more}
 
 
 def test_an_advantage_of_rounding_is_no_signal() -> None:
   stats, mixed = mixed_step()
   nearly = np.full((4, 4), 6e-5) * [1, -1, 1, -1]
-  row = logs.step_metrics(stats, mixed._replace(advantage=nearly), CONFIG)
+  row = logs.score_metrics(stats, mixed._replace(advantage=nearly), CONFIG)
   assert row['no_signal_groups'] == 1
   nearly[0, 0] = -2e-3
-  row = logs.step_metrics(stats, mixed._replace(advantage=nearly), CONFIG)
+  row = logs.score_metrics(stats, mixed._replace(advantage=nearly), CONFIG)
   assert row['no_signal_groups'] == 3 / 4
 
 

@@ -27,7 +27,12 @@ from rlcw.sampling.usage import Ledger
 from rlcw.tasks.compare import arms, page, replies, scorers
 from rlcw.tasks.compare.benchmarks import benchmark
 from rlcw.tasks.compare.logs import read_logs
-from rlcw.tasks.compare.runs import check_arms, check_judges, find, settle
+from rlcw.tasks.compare.runs import (
+  check_arms,
+  check_judges,
+  find,
+  shared_settings,
+)
 
 
 @with_mesh
@@ -38,13 +43,13 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary in process 0; an empty dict in the others.
 
   Raises:
-    ValueError: see `find`, `settle`, `check_arms`, `check_judges` and
+    ValueError: see `find`, `shared_settings`, `check_arms`, `check_judges` and
       `benchmark`.
   """
   runs = find(config.runs)
   settings = {name: read_settings(folder) for name, folder in runs.items()}
   check_arms(settings)
-  trained, notes = settle(config, settings)
+  trained, notes = shared_settings(config, settings)
   for each in (trained, *settings.values()):
     writing.check_unseen(config.unseen, each, 'unseen')
   # Before the work that a spoiled file would waste.

@@ -102,7 +102,7 @@ def check_arms(settings: dict[str, Config]) -> None:
         )
 
 
-def settle(
+def shared_settings(
   config: Config, settings: dict[str, Config]
 ) -> tuple[Config, list[str]]:
   """Settings that the replies of all runs are sampled and scored by.

@@ -19,12 +19,12 @@ from rlcw import Config
 from rlcw.models.chat import ChatFormat
 from rlcw.rewards import demonstrations, mixing
 from rlcw.rewards.briefs import Brief
-from rlcw.rewards.mixing import Advantages
+from rlcw.rewards.mixed import MixedRewards
 from rlcw.rewards.parts import overlong_penalty
 from rlcw.rewards.scoring import Scores
 from rlcw.runtime import console, processes, settings, sums
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo.relabelling import BriefArrays, Learned
+from rlcw.tasks.grpo.relabelling import BriefArrays, ScoredGroups
 
 # Parts of a writing score that compare the replies of a group.
 _RELATIVE = 'diversity', 'pairs'
@@ -145,7 +145,7 @@ class Demonstrations:
     return Shown(rollout, length_Px1[:, 0], self._given_N[index_P], scores)
 
 
-def local_stats(shown: Shown, learned: Learned) -> dict[str, np.ndarray]:
+def local_stats(shown: Shown, scored: ScoredGroups) -> dict[str, np.ndarray]:
   """Statistics `[P']` of demonstrations, for all processes to gather."""
   scores = shown.scores
   # Also of rules that do not count, as without `rules` in `verifiers`.
@@ -156,14 +156,14 @@ def local_stats(shown: Shown, learned: Learned) -> dict[str, np.ndarray]:
     if given
     else np.nan
     for group, (shown_reply,), given in zip(
-      learned.scores.text, scores.text, shown.given_P, strict=True
+      scored.scores.text, scores.text, shown.given_P, strict=True
     )
   ]
   return {
     'shown': scores.writing[:, 0],
     **{f'shown/{name}': part[:, 0] for name, part in scores.parts.items()},
     # A relabelled brief is another one than that which it is a reply to.
-    'shown_good': good_P & ~learned.changed_P,
+    'shown_good': good_P & ~scored.changed_P,
     'shown_given': shown.given_P,
     'shown_length': shown.length_P,
     'copied_demonstration': np.array(copied_P),
@@ -173,7 +173,7 @@ def local_stats(shown: Shown, learned: Learned) -> dict[str, np.ndarray]:
 def advantages(
   stats: dict[str, Any],
   writing_PxG: np.ndarray,
-  mixed: Advantages,
+  rewards: MixedRewards,
   step: int,
   config: Config,
 ) -> np.ndarray:
@@ -182,7 +182,7 @@ def advantages(
   Args:
     stats: of the step, with those of `local_stats`, of all processes.
     writing_PxG: the replies' writing rewards.
-    mixed: of the replies.
+    rewards: of the replies, mixed.
     step: of the run.
     config: of the `grpo` task.
   """
@@ -201,7 +201,7 @@ def advantages(
       length_P, config.max_new_tokens, buffer
     )
   found_P = demonstrations.advantages(
-    mixed.rewards,
+    rewards,
     writing_PxG,
     np.asarray(shown_P, np.float32),
     stats['shown_good'],
@@ -210,15 +210,15 @@ def advantages(
   return np.asarray(weight(config, step) * found_P, np.float32)
 
 
-def add_costs(learned: Learned, shown: Shown) -> Learned:
+def add_costs(scored: ScoredGroups, shown: Shown) -> ScoredGroups:
   """Adds the seconds and judge's counts of demonstrations to the replies'."""
   stats = {
     name: value + shown.scores.stats[name]
     if name.startswith(('judge_', 'seconds_'))
     else value
-    for name, value in learned.scores.stats.items()
+    for name, value in scored.scores.stats.items()
   }
-  return learned._replace(scores=learned.scores._replace(stats=stats))
+  return scored._replace(scores=scored.scores._replace(stats=stats))
 
 
 def records(shown: Shown, advantage_P: np.ndarray) -> list[dict[str, Any]]:

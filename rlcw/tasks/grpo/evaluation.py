@@ -7,7 +7,7 @@
               its rollout table
   3. measure  metrics `eval/…` with 95% intervals over briefs, for the step's
               row; an unseen reward model and the judge read the replies too
-  4. settle   the best parameters are saved in `best/`, and a run ends that has
+  4. select   the best parameters are saved in `best/`, and a run ends that has
               not become better for `patience` evaluations
 
 An evaluation is a function of (seed, parameters).  Best and patience are
@@ -318,7 +318,7 @@ class Evaluator:
     found |= _prefixed(AFTER, spent)
     return found | {'seconds_eval': time.perf_counter() - started}
 
-  def settle(self, state: train.TrainState, save: Callable[[], None]) -> str:
+  def select(self, state: train.TrainState, save: Callable[[], None]) -> str:
     """See `train.Evaluation`."""
     step, patience = int(state.step), self._config.patience
     best, reason = processes.from_primary(

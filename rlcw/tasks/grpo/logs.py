@@ -17,9 +17,10 @@ from rlcw.rewards import constraints, revision, rubrics
 from rlcw.rewards.mixing import Advantages
 from rlcw.runtime import files, metrics, processes
 from rlcw.sampling.rollout import Rollout
-from rlcw.tasks.grpo import samples, signs
+from rlcw.tasks.grpo import demonstrating, objective, samples, signs
+from rlcw.tasks.grpo.mix import MixedStep
 from rlcw.tasks.grpo.motivating import note
-from rlcw.tasks.grpo.relabelling import Learned, relabels
+from rlcw.tasks.grpo.relabelling import ScoredGroups, relabels
 
 # Metrics that are means over replies: (reply, its prompt) -> a share.
 SIGNS = {
@@ -29,13 +30,13 @@ SIGNS = {
 }
 
 
-def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
+def local_stats(rollout: Rollout, scored: ScoredGroups) -> dict[str, Any]:
   """Statistics of this process's replies, for all processes to gather.
 
   Arrays are `[P', G]` for its P' groups, but for `logp` (a sum), the `SIGNS`,
   `good`, `prompt_length` and `relabelled` (all `[P']`).
   """
-  scores = learned.scores
+  scores = scored.scores
   logp, length, drawn, finished = jax.device_get(
     (rollout.logp, rollout.length, rollout.drawn_length, rollout.finished)
   )
@@ -58,14 +59,14 @@ def local_stats(rollout: Rollout, learned: Learned) -> dict[str, Any]:
       name: np.array(
         [
           np.mean([sign(text, brief.text) for text in group])
-          for brief, group in zip(learned.asked, scores.text, strict=True)
+          for brief, group in zip(scored.asked, scores.text, strict=True)
         ]
       )
       for name, sign in SIGNS.items()
     },
     'good': scores.good,
-    'prompt_length': learned.length_P,
-    'relabelled': learned.changed_P,
+    'prompt_length': scored.length_P,
+    'relabelled': scored.changed_P,
     'scoring': scores.stats,
   }
 
@@ -94,20 +95,54 @@ def gather_stats(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def step_metrics(
-  stats: dict[str, Any], mixed: Advantages, config: Config
+  mixed: MixedStep,
+  updates: Sequence[objective.Batch],
+  slots: int,
+  logged: Sequence[dict[str, Any]],
+  config: Config,
 ) -> dict[str, Any]:
-  """Metrics of one step, a row of `metrics.jsonl`.
+  """Metrics of a step, without those of time.
+
+  Args:
+    mixed: of the step.
+    updates: of the step.
+    slots: of `step.sample_rollout`.
+    logged: lines of the step in the log, in process 0.
+    config: of the `grpo` task.
+  """
+  stats, kept_P = mixed.stats, mixed.kept_P
+  values = score_metrics(stats, mixed.advantages, config)
+  if demonstrating.shows(config):
+    values |= demonstrating.metrics_of(stats, mixed.shown_P)
+  # A brief may be in a step several times.
+  texts: dict[tuple[str, str], list[str]] = {}
+  for group in logged:
+    texts.setdefault((group['brief_id'], group['prompt']), []).extend(
+      reply['text'] for reply in group['replies']
+    )
+  return values | {
+    'idle_slots': 1 - stats['length'].sum() / slots,
+    'padding': objective.padding(updates),
+    'dropped_groups': 1 - kept_P.mean(),
+    'phrase': signs.phrase([*texts.values()]),
+  }
+
+
+def score_metrics(
+  stats: dict[str, Any], advantages: Advantages, config: Config
+) -> dict[str, Any]:
+  """Metrics of a step's replies, scores and advantages.
 
   `entropy` is the sampled estimate −mean(log p) in nats per token.
   """
-  rewards = mixed.rewards
+  rewards = advantages.rewards
   # Replies that were not scored, and groups of nothing else, have no share in
   # the numbers about scores.
   share = np.where(rewards.valid.any(1), rewards.violators, np.nan)
   writing_std = np.where(rewards.valid.any(1), rewards.writing_std, np.nan)
   violated = np.where(rewards.valid, stats['violated'], np.nan)
   return {
-    'reward': metrics.mean(mixed.reward),
+    'reward': metrics.mean(advantages.reward),
     # `metrics.mean` skips NaN: replies without a score, rules without a
     # verdict.
     'writing': metrics.mean(stats['writing']),
@@ -121,13 +156,13 @@ def step_metrics(
     'violation_rate': metrics.mean(violated),
     'penalty_mean': rewards.penalty.mean(),
     'penalty_max': rewards.penalty.max(),
-    'max_violator_advantage': mixed.max_violator_advantage,
+    'max_violator_advantage': advantages.max_violator_advantage,
     'mixed_groups': np.mean((share > 0) & (share < 1)),
     'clean_groups': np.mean(share == 0),
     'all_violating_groups': np.mean(share == 1),
     # An advantage that is not exactly 0 may be one of rounding.
     'no_signal_groups': np.mean(
-      (abs(mixed.advantage) <= losses.LEAST_ADVANTAGE).all(1)
+      (abs(advantages.advantage) <= losses.LEAST_ADVANTAGE).all(1)
     ),
     'length_mean': stats['scored'].mean(),
     'truncated': 1 - stats['finished'].mean(),
@@ -151,29 +186,29 @@ def step_metrics(
 
 def sample(
   step: int,
-  learned: Learned,
+  scored: ScoredGroups,
   rollout: Rollout,
-  mixed: dict[str, Any],
+  rows: dict[str, Any],
   config: Config,
 ) -> str:
   """Returns the text that shows a step (`samples`), or '' if none is due.
 
   Args:
     step: of the run.
-    learned: briefs and scores of this process's groups.
+    scored: briefs and scores of this process's groups.
     rollout: this process's replies.
-    mixed: of `mix.local_rows`.
+    rows: of `mix.local_rows`.
     config: of the `grpo` task.
   """
   if not config.show_every or step % config.show_every:
     return ''
   return samples.describe(
     step,
-    learned.asked,
-    learned.scores,
+    scored.asked,
+    scored.scores,
     np.asarray(rollout.finished),
-    mixed['advantage'],
-    learned.relabelled,
+    rows['advantage'],
+    scored.relabelled,
   )
 
 
@@ -181,9 +216,9 @@ def log_rollouts(
   shards: processes.DataShards,
   rollout_log: Path,
   step: int,
-  learned: Learned,
+  scored: ScoredGroups,
   rollout: Rollout,
-  mixed: dict[str, Any],
+  rows: dict[str, Any],
   config: Config,
 ) -> list[dict[str, Any]]:
   """Appends every reply with all its scores to the log, a line per group.
@@ -192,30 +227,30 @@ def log_rollouts(
     shards: gathers the groups to process 0, which alone writes.
     rollout_log: `rollouts.jsonl`.
     step: of the run.
-    learned: briefs and scores of this process's groups.
+    scored: briefs and scores of this process's groups.
     rollout: this process's replies.
-    mixed: of `mix.local_rows`, and `writing_reward` `[P', G]` if it is not the
+    rows: of `mix.local_rows`, and `writing_reward` `[P', G]` if it is not the
       writing score; `records` `[P']` are added to those of the groups.
     config: of the `grpo` task.
 
   Returns:
     The lines of all groups in process 0, which alone has them.
   """
-  scores = learned.scores
+  scores = scored.scores
   columns = {
     'text': scores.text,
     'writing': scores.writing,
-    **{k: v for k, v in mixed.items() if k == 'writing_reward'},
+    **{k: v for k, v in rows.items() if k == 'writing_reward'},
     'follow': scores.follow,
     'violated': scores.violated,
-    'valid': mixed['valid'],  # the update leaves out other replies
+    'valid': rows['valid'],  # the update leaves out other replies
     'finished': rollout.finished,
     'length': rollout.last_reply().length,
-    'reward': mixed['reward'],
-    'advantage': mixed['advantage'],
-    **{k: v for k, v in mixed.items() if k == 'spans'},
+    'reward': rows['reward'],
+    'advantage': rows['advantage'],
+    **{k: v for k, v in rows.items() if k == 'spans'},
   }
-  rows = {
+  fields = {
     k: v if isinstance(v, list) else np.asarray(v).tolist()
     for k, v in columns.items()
   }
@@ -227,20 +262,18 @@ def log_rollouts(
       # which the policy read after it
       **({'note': text} if (text := note(brief, config)) else {}),
       **revision.record(brief, config),
-      'kept': bool(mixed['kept'][p]),  # false if `oversample` dropped it
+      'kept': bool(rows['kept'][p]),  # false if `oversample` dropped it
       # then `violated` and `writing` are of this brief
-      **(
-        {'learned_prompt': new.text} if (new := learned.relabelled[p]) else {}
-      ),
+      **({'learned_prompt': new.text} if (new := scored.relabelled[p]) else {}),
       **rubrics.record(brief.rubric),
-      **(mixed['records'][p] if 'records' in mixed else {}),
+      **(rows['records'][p] if 'records' in rows else {}),
       'replies': [
-        {name: values[p][g] for name, values in rows.items()}
+        {name: values[p][g] for name, values in fields.items()}
         | scores.details(p, g)
         for g in range(len(scores.text[p]))
       ],
     }
-    for p, brief in enumerate(learned.asked)
+    for p, brief in enumerate(scored.asked)
   ]
   # In the order of the rows, so that the file is the same however many
   # processes took part.

@@ -22,7 +22,7 @@ from rlcw.runtime import processes, sums
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import demonstrating
 from rlcw.tasks.grpo.demonstrating import Shown
-from rlcw.tasks.grpo.relabelling import Learned
+from rlcw.tasks.grpo.relabelling import ScoredGroups
 
 
 def with_penalty(stats: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -92,20 +92,22 @@ def make_mix(config: Config) -> Callable[..., mixing.Advantages]:
   ):
     # A missing score is NaN, and NaN times a mask of 0 is NaN still.
     writing_PxG = jnp.where(valid_PxG, writing_PxG, 0.0)
-    mixed = mixer.mix(writing_PxG, violated_PxG, valid_PxG, **static, **numbers)
-    advantage_PxG = mixing.advantages(mixed, config.advantage_scale)
+    rewards = mixer.mix(
+      writing_PxG, violated_PxG, valid_PxG, **static, **numbers
+    )
+    advantage_PxG = mixing.advantages(rewards, config.advantage_scale)
     # Mixed rewards are relative to their group's best: good for advantages, but
     # not for a mean over groups.  Those of `all_violating` are not shown.
     if mixer.subtracts_penalty:
-      reward_PxG = writing_PxG - mixed.penalty[:, None] * violated_PxG
+      reward_PxG = writing_PxG - rewards.penalty[:, None] * violated_PxG
     else:
-      reward_PxG = mixed.reward + mixed.best[:, None]
-    reward_PxG = jnp.where(mixed.valid, reward_PxG, jnp.nan)
+      reward_PxG = rewards.reward + rewards.best[:, None]
+    reward_PxG = jnp.where(rewards.valid, reward_PxG, jnp.nan)
     # RLMR guarantees that this is below 0; the run logs it as a check.
     worst = mixing.max_violator_advantage(
-      advantage_PxG, violated_PxG, mixed, all_violating=all_negative
+      advantage_PxG, violated_PxG, rewards, all_violating=all_negative
     )
-    return mixing.Advantages(mixed, reward_PxG, advantage_PxG, worst)
+    return mixing.Advantages(rewards, reward_PxG, advantage_PxG, worst)
 
   return lambda *scores: jax.device_get(mix(*scores, numbers))
 
@@ -141,7 +143,7 @@ class MixedStep(NamedTuple):
   """A step's replies, mixed: of all processes, if not noted."""
 
   stats: dict[str, Any]  # of `logs.gather_stats`, with the penalties
-  mixed: mixing.Advantages
+  advantages: mixing.Advantages
   kept_P: np.ndarray  # groups that are learned from
   shown_P: np.ndarray  # advantages of demonstrations; zeros without them
   rows: dict[str, Any]  # of `local_rows`, of this process
@@ -150,7 +152,7 @@ class MixedStep(NamedTuple):
 def mix_step(
   mix: Callable[..., mixing.Advantages],
   stats: dict[str, Any],
-  learned: Learned,
+  scored: ScoredGroups,
   rollout: Rollout,
   shown: Shown | None,
   shards: processes.DataShards,
@@ -163,7 +165,7 @@ def mix_step(
   Args:
     mix: of `make_mix`.
     stats: of the step (`logs.gather_stats`).
-    learned: the briefs that are learned from, and scores.
+    scored: the briefs that are learned from, and scores.
     rollout: this process's replies.
     shown: the demonstrations, if a run has them.
     shards: splits groups over processes.
@@ -173,25 +175,27 @@ def mix_step(
   """
   stats = with_penalty(stats, config)
   writing_PxG = combine(stats, config)
-  mixed = mix(writing_PxG, violations(stats, config), stats['valid'])
-  shown_P = np.zeros(len(mixed.advantage), np.float32)
+  advantages = mix(writing_PxG, violations(stats, config), stats['valid'])
+  shown_P = np.zeros(len(advantages.advantage), np.float32)
   if shown:
-    shown_P = demonstrating.advantages(stats, writing_PxG, mixed, step, config)
-  signal_PxR = np.concatenate([mixed.advantage, shown_P[:, None]], axis=1)
+    shown_P = demonstrating.advantages(
+      stats, writing_PxG, advantages.rewards, step, config
+    )
+  signal_PxR = np.concatenate([advantages.advantage, shown_P[:, None]], axis=1)
   kept_P = kept_groups(signal_PxR, config)
-  rows = local_rows(mixed, kept_P, learned, rollout, shards, chat, config)
+  rows = local_rows(advantages, kept_P, scored, rollout, shards, chat, config)
   if shown:
     rows['demonstrated'] = shards.local_slice(shown_P)
     rows['records'] = demonstrating.records(shown, rows['demonstrated'])
   if writing_PxG is not stats['writing']:
     rows['writing_reward'] = shards.local_slice(writing_PxG)
-  return MixedStep(stats, mixed, kept_P, shown_P, rows)
+  return MixedStep(stats, advantages, kept_P, shown_P, rows)
 
 
 def local_rows(
-  mixed: mixing.Advantages,
+  advantages: mixing.Advantages,
   kept_P: np.ndarray,
-  learned: Learned,
+  scored: ScoredGroups,
   rollout: Rollout,
   shards: processes.DataShards,
   chat: ChatFormat,
@@ -200,9 +204,9 @@ def local_rows(
   """Returns this process's rows of a step's mixed rewards.
 
   Args:
-    mixed: of all groups.
+    advantages: of all groups.
     kept_P: of `kept_groups`.
-    learned: the briefs that are learned from, and scores.
+    scored: the briefs that are learned from, and scores.
     rollout: this process's replies.
     shards: splits groups over processes.
     chat: decodes replies.
@@ -215,15 +219,15 @@ def local_rows(
   """
   rows: dict[str, Any] = {
     'kept': shards.local_slice(kept_P),
-    'valid': shards.local_slice(mixed.rewards.valid),
-    'reward': shards.local_slice(mixed.reward),
-    'advantage': shards.local_slice(mixed.advantage),
+    'valid': shards.local_slice(advantages.rewards.valid),
+    'reward': shards.local_slice(advantages.reward),
+    'advantage': shards.local_slice(advantages.advantage),
   }
   if config.mixing.get('located_penalty', 0.0):
     rows['spans'], rows['located'] = locate_violations(
-      learned.briefs,
-      learned.scores.text,
-      learned.scores.violated & rows['valid'],
+      scored.briefs,
+      scored.scores.text,
+      scored.scores.violated & rows['valid'],
       rollout,
       chat,
     )
@@ -231,16 +235,18 @@ def local_rows(
 
 
 def signals(
-  mixed: mixing.Advantages, rows: dict[str, Any], shards: processes.DataShards
+  advantages: mixing.Advantages,
+  rows: dict[str, Any],
+  shards: processes.DataShards,
 ) -> np.ndarray:
   """Groups `[P]` with an advantage other than 0, of any text or token.
 
   Args:
-    mixed: of all groups.
+    advantages: of all groups.
     rows: of `local_rows`.
     shards: gathers the rows.
   """
-  signal_P = mixed.advantage.any(1)
+  signal_P = advantages.advantage.any(1)
   if 'located' in rows:
     located_P = rows['located'].any((1, 2))
     signal_P = signal_P | np.concatenate(shards.gather(located_P))

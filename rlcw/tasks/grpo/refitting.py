@@ -40,7 +40,7 @@ from rlcw.rewards.scoring import Scorer, Scores
 from rlcw.runtime import console, files, processes, settings, sums
 from rlcw.sampling.rollout import Rollout
 from rlcw.tasks.grpo import objective
-from rlcw.tasks.grpo.relabelling import Learned
+from rlcw.tasks.grpo.relabelling import ScoredGroups
 from rlcw.tasks.reward_model import depth, run
 from rlcw.tasks.reward_model import head as heads
 from rlcw.tasks.reward_model.groups import Groups, covariates
@@ -289,23 +289,25 @@ class Refitter:
     if step:
       self._fit()
 
-  def compare(self, step: int, learned: Learned, rollout: Rollout) -> Learned:
+  def compare(
+    self, step: int, scored: ScoredGroups, rollout: Rollout
+  ) -> ScoredGroups:
     """Lets the judge compare replies, if they are due in this step.
 
     Args:
       step: of the run.
-      learned: briefs and scores of this process's replies.
+      scored: briefs and scores of this process's replies.
       rollout: this process's replies.
 
     Returns:
-      `learned` with the counts of the judge's questions.
+      `scored` with the counts of the judge's questions.
     """
     every = self._config.refit.every
     if step % every:
-      return learned
-    prompt_PxL, shards = learned.arrays[0], self.scorer.shards
+      return scored
+    prompt_PxL, shards = scored.arrays[0], self.scorer.shards
     index_P = np.arange(len(prompt_PxL))
-    asked, scores = learned.asked, self._ask(step, index_P, learned)
+    asked, scores = scored.asked, self._ask(step, index_P, scored)
     against_PxGxG = scores.against
     assert against_PxGxG is not None
     features_PxGxD = text_scores.read(
@@ -325,11 +327,13 @@ class Refitter:
       for each in (features_PxGxD, against_PxGxG, length_PxG)
     ]
     self._compared.append(Compared(*rows, apart=apart_P))
-    return learned._replace(scores=scores)
+    return scored._replace(scores=scores)
 
-  def _ask(self, step: int, index_P: np.ndarray, learned: Learned) -> Scores:
+  def _ask(
+    self, step: int, index_P: np.ndarray, scored: ScoredGroups
+  ) -> Scores:
     """Scores with comparisons, which these may have already."""
-    scores, shards = learned.scores, self.scorer.shards
+    scores, shards = scored.scores, self.scorer.shards
     if scores.against is not None:
       return scores
     before, settings = self.scorer.usage(), self._config.pairs
@@ -343,7 +347,7 @@ class Refitter:
       for index in shards.local_slice(index_P)
     ]
     writing = self.scorer.writing
-    against_PxGxG, _ = writing.compare(learned.asked, scores.text, pairs)
+    against_PxGxG, _ = writing.compare(scored.asked, scores.text, pairs)
     spent = self.scorer.spent(before)
     stats = scores.stats | {k: scores.stats[k] + v for k, v in spent.items()}
     return scores._replace(against=against_PxGxG, stats=stats)

@@ -28,7 +28,7 @@ from rlcw.tasks.grpo import motivating
 BriefArrays = tuple[jax.Array, jax.Array, jax.Array]
 
 
-class Learned(NamedTuple):
+class ScoredGroups(NamedTuple):
   """The briefs of a step that are learned from, and scores of their replies."""
 
   arrays: BriefArrays  # of all processes
@@ -65,7 +65,7 @@ def relabel(
   scorer: Scorer,
   chat: ChatFormat,
   config: Config,
-) -> Learned:
+) -> ScoredGroups:
   """Replaces briefs whose rules no reply keeps, if the run does so.
 
   Called in all processes.
@@ -82,9 +82,9 @@ def relabel(
   shards: processes.DataShards = scorer.shards
   prompt_PxL, length_P, key_P = (shards.local_rows(a) for a in arrays)
   length_P = np.array(length_P)
-  learned = Learned(arrays, length_P, scores, briefs, [None] * len(briefs))
+  scored = ScoredGroups(arrays, length_P, scores, briefs, [None] * len(briefs))
   if not relabels(config):
-    return learned
+    return scored
   prompt_PxL, key_P = np.array(prompt_PxL), np.asarray(key_P)
   violated, valid = scores.violated.copy(), scores.valid.copy()
   broken_share = scores.broken_share.copy()
@@ -94,23 +94,23 @@ def relabel(
     # With fewer rules a brief is shorter in nearly every wording.
     if new is None or len(ids) > prompt_PxL.shape[1]:
       continue
-    learned.relabelled[p] = new.brief
+    scored.relabelled[p] = new.brief
     prompt_PxL[p], length_P[p] = 0, len(ids)
     prompt_PxL[p, : len(ids)] = ids
     violated[p], valid[p] = new.violated, new.valid
     broken_share[p] = new.broken_share
-  changed_P = learned.changed_P
+  changed_P = scored.changed_P
   if not np.concatenate(shards.gather(changed_P)).any():
-    return learned
+    return scored
   arrays = shards.to_global((prompt_PxL, length_P, key_P))
   scores = scorer.score_again(
-    learned.briefs,
+    scored.briefs,
     *arrays[:2],
     rollout,
     scores._replace(violated=violated, valid=valid, broken_share=broken_share),
     changed_P,
   )
-  return learned._replace(arrays=arrays, scores=scores)
+  return scored._replace(arrays=arrays, scores=scores)
 
 
 def _relabelled(

@@ -6,11 +6,11 @@
   3. scores    `scoring.Scorer`: one pass of the frozen decoder gives writing
                scores and reference log-probabilities, while the host checks
                the rules
-  4. mix       `mix.combine`: the parts of the writing score become one reward
-               w.  `mix.make_mix`: w and violations v become one advantage per
-               reply.  RLMR's reward is r = w − ζ·v, with a penalty ζ that makes
-               every rule-breaker's advantage A = (r − mean r) / std r negative;
-               the other mixers are baselines
+  4. mix       `mix.mix_step`: the parts of the writing score become one reward
+               w, and w and violations v one advantage per reply.  RLMR's reward
+               is r = w − ζ·v, with a penalty ζ that makes every rule-breaker's
+               advantage A = (r − mean r) / std r negative; the other mixers are
+               baselines
   5. batch     `updates.make_updates`: the groups that each update learns from,
                in parts: a clipped policy gradient that reads each brief once
                for its group (`objective.make_loss`)
@@ -58,12 +58,11 @@ from rlcw.tasks.grpo import (
   objective,
   refitting,
   relabelling,
-  signs,
 )
 from rlcw.tasks.grpo.demonstrating import Demonstrations
-from rlcw.tasks.grpo.mix import MixedStep, make_mix, mix_step
+from rlcw.tasks.grpo.mix import make_mix, mix_step
 from rlcw.tasks.grpo.outages import Outages, end_in_outage
-from rlcw.tasks.grpo.relabelling import BriefArrays, Learned
+from rlcw.tasks.grpo.relabelling import BriefArrays, ScoredGroups
 from rlcw.tasks.grpo.updates import make_updates
 
 # --- The step ---------------------------------------------------------------
@@ -128,30 +127,30 @@ def make_next_batch(
 
     # 3. Scores of this process's rows.
     chosen = [briefs[index] for index in indices]
-    learned = score_replies(
+    scored = score_replies(
       chosen, arrays, rollout, scores_of, model.chat, step, config
     )
     shown = demos and demos.show(indices, chosen, arrays)
     local = shards.local_rows(rollout)
     if refitter:
-      learned = refitter.compare(step, learned, local)
+      scored = refitter.compare(step, scored, local)
 
     # 4. Mix.
-    stats, learned = gather_step(local, learned, shown, shards)
+    stats, scored = gather_step(local, scored, shown, shards)
     # Before anything is logged: a reward that was interrupted gave no scores.
     processes.stop_together()
     mixed = mix_step(
-      mix, stats, learned, local, shown, shards, model.chat, step, config
+      mix, stats, scored, local, shown, shards, model.chat, step, config
     )
     logged = logs.log_rollouts(
-      shards, rollout_log, step, learned, local, mixed.rows, config
+      shards, rollout_log, step, scored, local, mixed.rows, config
     )
     end_in_outage(outages, mixed.stats, scores_of)
     refitted = refitter.refit(step) if refitter else {}
 
     # 5. Batch.
     updates = make_updates(
-      learned,
+      scored,
       rollout,
       shown,
       mixed,
@@ -160,56 +159,24 @@ def make_next_batch(
       config,
       shards,
     )
-    scored = time.perf_counter()
+    ended = time.perf_counter()
     times = {
       'tokens_per_second': stats['drawn'].sum() / (sampled - started),
       'seconds_rollout': sampled - started,
       'seconds_resharding': resharding,  # included in the rollout's
-      'seconds_scoring': scored - sampled,
+      'seconds_scoring': ended - sampled,
     }
     return train.Batch(
       [train.Minibatch(each.parts, each.divisor) for each in updates],
-      step_metrics(mixed, updates, slots, logged, config) | refitted | times,
+      logs.step_metrics(mixed, updates, slots, logged, config)
+      | refitted
+      | times,
       started,
-      scored - started,
-      sample=logs.sample(step, learned, local, mixed.rows, config),
+      ended - started,
+      sample=logs.sample(step, scored, local, mixed.rows, config),
     )
 
   return next_batch
-
-
-def step_metrics(
-  mixed: MixedStep,
-  updates: list[objective.Batch],
-  slots: int,
-  logged: list[dict[str, Any]],
-  config: Config,
-) -> dict[str, Any]:
-  """Metrics of a step, without those of time.
-
-  Args:
-    mixed: of the step.
-    updates: of the step.
-    slots: of `sample_rollout`.
-    logged: lines of the step in the log, in process 0.
-    config: of the `grpo` task.
-  """
-  stats, kept_P = mixed.stats, mixed.kept_P
-  values = logs.step_metrics(stats, mixed.mixed, config)
-  if demonstrating.shows(config):
-    values |= demonstrating.metrics_of(stats, mixed.shown_P)
-  # A brief may be in a step several times.
-  texts: dict[tuple[str, str], list[str]] = {}
-  for group in logged:
-    texts.setdefault((group['brief_id'], group['prompt']), []).extend(
-      reply['text'] for reply in group['replies']
-    )
-  return values | {
-    'idle_slots': 1 - stats['length'].sum() / slots,
-    'padding': objective.padding(updates),
-    'dropped_groups': 1 - kept_P.mean(),
-    'phrase': signs.phrase([*texts.values()]),
-  }
 
 
 # --- 1. Briefs --------------------------------------------------------------
@@ -324,7 +291,7 @@ def sample_rollout(
   return jax.block_until_ready(rollout), slots, resharded - started
 
 
-# --- 3. Scores: see rewards/scoring.py, `Scorer` ------------------------------
+# --- 3. Scores ---------------------------------------------------------------
 
 
 def score_replies(
@@ -335,7 +302,7 @@ def score_replies(
   chat: ChatFormat,
   step: int,
   config: Config,
-) -> Learned:
+) -> ScoredGroups:
   """Step 3: scores replies, to the briefs that groups learn from.
 
   Every few steps the judge also rates one reply per brief, only to monitor
@@ -358,15 +325,15 @@ def score_replies(
   )
 
 
-# --- 4. Mix: see mix.py, `mix_step` -------------------------------------------
+# --- 4. Mix; the rest is `mix.mix_step` ---------------------------------------
 
 
 def gather_step(
   rollout: Rollout,
-  learned: Learned,
+  scored: ScoredGroups,
   shown: demonstrating.Shown | None,
   shards: processes.DataShards,
-) -> tuple[dict[str, Any], Learned]:
+) -> tuple[dict[str, Any], ScoredGroups]:
   """Gathers the statistics of a step that its advantages are made of.
 
   Two numbers and a few flags per reply are cheap to gather, and with them every
@@ -374,19 +341,16 @@ def gather_step(
 
   Args:
     rollout: this process's replies.
-    learned: the briefs that are learned from, and scores.
+    scored: the briefs that are learned from, and scores.
     shown: the demonstrations, if a run has them.
     shards: splits groups over processes.
 
   Returns:
-    `logs.gather_stats`, and `learned` with the costs of demonstrations.
+    `logs.gather_stats`, and `scored` with the costs of demonstrations.
   """
-  found = logs.local_stats(rollout, learned)
+  found = logs.local_stats(rollout, scored)
   if shown:
-    learned = demonstrating.add_costs(learned, shown)
-    found |= demonstrating.local_stats(shown, learned)
-    found['scoring'] = learned.scores.stats
-  return logs.gather_stats(shards.gather(found)), learned
-
-
-# --- 5. Batch: see updates.py, `make_updates` ---------------------------------
+    scored = demonstrating.add_costs(scored, shown)
+    found |= demonstrating.local_stats(shown, scored)
+    found['scoring'] = scored.scores.stats
+  return logs.gather_stats(shards.gather(found)), scored

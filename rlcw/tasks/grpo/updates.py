@@ -22,11 +22,11 @@ from rlcw.tasks.grpo import (
   relabelling,
 )
 from rlcw.tasks.grpo.mix import MixedStep, signals
-from rlcw.tasks.grpo.relabelling import Learned
+from rlcw.tasks.grpo.relabelling import ScoredGroups
 
 
 def make_updates(
-  learned: Learned,
+  scored: ScoredGroups,
   rollout: Rollout,
   shown: demonstrating.Shown | None,
   mixed: MixedStep,
@@ -38,7 +38,7 @@ def make_updates(
   """Step 5: makes the batch of each update.
 
   Args:
-    learned: the briefs that are learned from, and scores.
+    scored: the briefs that are learned from, and scores.
     rollout: replies of all processes.
     shown: the demonstrations, if a run has them.
     mixed: of the step.
@@ -48,9 +48,9 @@ def make_updates(
     shards: splits groups over processes.
   """
   return make_batch(
-    batch_arrays(learned, rollout, shown, mixed.rows, shards, config),
+    batch_arrays(scored, rollout, shown, mixed.rows, shards, config),
     lengths(mixed.stats, mixed.shown_P),
-    (signals(mixed.mixed, mixed.rows, shards), mixed.kept_P),
+    (signals(mixed.advantages, mixed.rows, shards), mixed.kept_P),
     old_policy,
     step,
     config,
@@ -109,35 +109,35 @@ def lengths(
 
 
 def batch_arrays(
-  learned: Learned,
+  scored: ScoredGroups,
   rollout: Rollout,
   shown: demonstrating.Shown | None,
-  mixed: dict[str, Any],
+  rows: dict[str, Any],
   shards: processes.DataShards,
   config: Config,
 ) -> dict[str, Any]:
   """Arrays that updates are made of, every one split over the P groups.
 
   Args:
-    learned: the briefs, and the scores for the reference log-probabilities
+    scored: the briefs, and the scores for the reference log-probabilities
       `[P, G, T]`, if any.
     rollout: the replies.
     shown: the demonstrations, if there are any.
-    mixed: this process's rows of `valid`, `advantage` and, if these have a
+    rows: this process's, of `valid`, `advantage` and, if these have a
       penalty, `located` tokens `[P', G, T]`, and of `demonstrated` `[P']`.
     shards: splits rows over devices.
     config: of the `grpo` task.
   """
-  prompt_PxL, length_P, _ = learned.arrays
+  prompt_PxL, length_P, _ = scored.arrays
   arrays = {'prompt': prompt_PxL, 'length': length_P, 'rollout': rollout}
-  if learned.scores.ref_logp is not None:
-    arrays['ref_logp'] = learned.scores.ref_logp
+  if scored.scores.ref_logp is not None:
+    arrays['ref_logp'] = scored.scores.ref_logp
   if shown is not None:
     arrays['demonstration'] = shown.rollout
   names = 'valid', 'advantage', 'located', 'demonstrated'
-  rows = {name: mixed[name] for name in names if name in mixed}
+  own = {name: rows[name] for name in names if name in rows}
   if relabelling.relabels(config):
-    rows['relabelled'] = learned.changed_P
+    own['relabelled'] = scored.changed_P
   # XLA chose the sharding of the rollout's outputs; one fixed sharding here
   # keeps the update from being compiled again.
-  return jax.device_put(arrays, shards.sharding) | shards.to_global(rows)
+  return jax.device_put(arrays, shards.sharding) | shards.to_global(own)
