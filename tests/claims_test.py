@@ -57,7 +57,7 @@ class Lab:
       output.write(text)
     self.calls += 1
     self.act()
-    if result := RESULTS.get(config.task):
+    if result := RESULTS.get(str(config.task)):
       (workdir / result).touch()
     return {'text': text}
 
