@@ -284,6 +284,7 @@ def _has_results(workdir: Path, result: Path | None) -> bool:
     if not _PASSING.fullmatch(file.relative_to(workdir).as_posix())
   )
   own = [result] if result and os.path.lexists(result) else []
+  own = [file for file in own if not file.is_dir()]  # its files are in the tree
   # `lstat`: of a link that leads nowhere, too
   return any(os.lstat(file).st_size for file in itertools.chain(own, kept))
 

@@ -12,6 +12,8 @@ Letters: L layers, O outputs and I inputs of a kernel, R rank of an adapter.
 
 import copy
 import itertools
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from rlcw.models.config import ModelConfig
 from rlcw.models.decoder import Params
 from rlcw.models.families import FAMILIES
 from rlcw.rewards import reward_model
-from rlcw.runtime import console, processes
+from rlcw.runtime import claim, console, processes
 from rlcw.runtime.files import naming, read_json, write_json
 from rlcw.runtime.mesh import make_mesh, with_mesh
 
@@ -55,15 +57,14 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     The summary in process 0; an empty dict in the others.
 
   Raises:
-    ValueError: `adapters` is set for a model without any,
-      or see `save_classifier`.
+    ValueError: `adapters` is set for a model without any; or see
+      `check_folder` and `save_classifier`.
     FileNotFoundError: there is no such model.
   """
   mesh = make_mesh(**config.mesh)
   folder = workdir / 'model'
   primary = processes.is_primary_process()
-  if primary:
-    folder.mkdir(exist_ok=True)
+  check_folder(folder)
   # None for a model that is not the folder of a run
   run = language_model.run_config(config.model)
   if config.adapters:
@@ -75,6 +76,7 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
     start = language_model.without_weights(run.model, mesh)
     model, learned = language_model.restore(config.model, start)
     base = peft_base(run.model)
+    begin(folder)
     if not base:
       # `peft` could not load the base, so it stands beside the adapters
       beside = folder / 'base'
@@ -86,10 +88,12 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   elif run is not None and run.task == 'reward_model':
     reward = reward_model.load_alone(config.model, mesh)
     model = reward.decoder._replace(system=reward.system)
+    begin(folder)
     save_classifier(reward, folder, config)
   else:
     # `load` merges a run's adapters into the weights
     model = language_model.load(config.model, mesh)
+    begin(folder)
     save_model(model, folder, config)
   save_tokenizer(model, folder)
   if not primary:
@@ -106,6 +110,42 @@ def run(config: Config, workdir: Path) -> dict[str, Any]:
   }
   console.log(f'export: {folder}, {summary["bytes"] / 2**20:.0f} MiB')
   return summary
+
+
+def check_folder(folder: Path) -> None:
+  """Checks that a folder is empty, or from an earlier try of the same export.
+
+  Raises:
+    ValueError: it has other files, such as the model that is read.
+  """
+
+  def refuse() -> None:
+    begun = (folder.parent / 'config.json').exists()
+    empty = not os.path.lexists(folder) or (
+      folder.is_dir() and not any(folder.iterdir())
+    )
+    if not begun and not empty:
+      raise ValueError(
+        f'{folder} exists, and no export has begun in {folder.parent}; '
+        'expected another --workdir'
+      )
+
+  processes.from_primary(refuse)
+
+
+def begin(folder: Path) -> None:
+  """Claims the workdir, and empties the folder that is exported to.
+
+  An earlier try, of another content of the model perhaps, may have left parts.
+  """
+  claim.settle()
+  if processes.is_primary_process():
+    folder.mkdir(exist_ok=True)
+    for part in folder.iterdir():
+      if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part)
+      else:
+        part.unlink()
 
 
 def save_model(

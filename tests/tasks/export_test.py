@@ -371,6 +371,39 @@ def test_settings_that_make_no_sense(
     export(runs / 'sft', tmp_path / 'b', dtype='int8')
 
 
+def test_a_folder_that_no_export_has_begun_is_left_alone(
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capfd: pytest.CaptureFixture[str],
+) -> None:
+  """Such as the model that is read: `--workdir=. --config.model=model`."""
+  model = tmp_path / 'model'
+  shutil.copytree(tiny_folder, model)
+  before = {file: file.read_bytes() for file in model.iterdir()}
+  assert pipeline.command(
+    monkeypatch,
+    '--config=export',
+    f'--workdir={tmp_path}',
+    f'--config.model={model}',
+  )
+  assert f'{model} exists, and no export has begun' in capfd.readouterr().err
+  assert {file: file.read_bytes() for file in model.iterdir()} == before
+  assert not (tmp_path / 'config.json').exists()
+
+
+def test_parts_that_an_interrupted_try_left_are_no_part_of_an_export(
+  tiny_folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  left = tmp_path / 'model' / 'model-00009-of-00009.safetensors'
+  left.parent.mkdir()
+  left.touch()
+  folder = export(tiny_folder, tmp_path)
+  assert [file.name for file in folder.glob('*.safetensors')] == [
+    'model.safetensors'
+  ]
+
+
 def test_a_run_that_learned_adapters_can_be_gone_on_from(
   runs: pathlib.Path, tiny_folder: pathlib.Path
 ) -> None:
