@@ -206,16 +206,23 @@ def _run(folder: Path, parts: Sequence[str]) -> list[str]:
   runs.lineage(folder)  # else a run that began with itself would never end
   config, step = settings.read(folder), runs.newest_step(folder)
   saved = folder / 'checkpoints' / str(step)
-  metadata = saved / '_CHECKPOINT_METADATA'
-  custom = (
-    files.read_json(metadata).get('custom_metadata')
-    if metadata.exists()
-    else {}
-  )
-  sums = (custom or {}).get('checksums')
-  found = [f'step {step}', *([str(sums)] if sums else _folder(saved))]
+  sums = _checksums(saved)
+  found = [f'step {step}', *([sums] if sums else _folder(saved))]
   found += [_file(file) for file in sorted(folder.glob('*.safetensors'))]
   return found + contents(config, parts)
+
+
+def _checksums(saved: Path) -> str:
+  """Returns the checksums in a checkpoint's description; '' without any.
+
+  A damaged one is named by `Checkpoints.restore`, which reads an older one.
+  """
+  try:
+    described = files.read_json(saved / '_CHECKPOINT_METADATA')
+  except (FileNotFoundError, ValueError):
+    return ''
+  custom = described.get('custom_metadata')
+  return str(custom.get('checksums') or '') if isinstance(custom, dict) else ''
 
 
 def _folder(folder: Path) -> list[str]:

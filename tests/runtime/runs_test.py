@@ -277,6 +277,27 @@ def test_a_digest_of_a_run_is_of_its_step_and_of_what_it_was_read_with(
   assert digests()[0] != third[0]
 
 
+def test_a_damaged_description_of_a_checkpoint_leaves_a_digest(
+  tmp_path: pathlib.Path,
+) -> None:
+  """Its reader skips the checkpoint for an older one, and says so."""
+  model = tmp_path / 'model'
+  model.mkdir()
+  (model / 'config.json').write_text('{"model_type": "llama"}')
+  run = make_run(tmp_path / 'run', 1, model=str(model))
+  file = tmp_path / 'run' / 'checkpoints' / '1' / '_CHECKPOINT_METADATA'
+  found = set()
+  for text in (
+    '{"custom_metadata": {"checksums": {"params": 1}}}',
+    '{"custom_metadata": []}',
+    '{"custom_metad',
+    '',
+  ):
+    file.write_text(text)
+    found.add(inputs.digest(run))
+  assert len(found) == 4
+
+
 def test_every_function_of_a_sum_is_an_input(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
