@@ -22,14 +22,6 @@ from rlcw.runtime import claim, files, inputs, lock, runs, settings, signals
 
 Run = Callable[..., dict[str, Any] | None]
 
-# What tasks are run for, beside the lines that the fake one writes.
-RESULTS = {
-  'evaluate': 'evaluation.jsonl',
-  'report': 'report.html',
-  'curate': 'preferences.jsonl',
-  'export': 'model',
-}
-
 
 class Lab:
   """A folder in which tasks run that only read their input and write it."""
@@ -57,8 +49,6 @@ class Lab:
       output.write(text)
     self.calls += 1
     self.act()
-    if result := RESULTS.get(str(config.task)):
-      (workdir / result).touch()
     return {'text': text}
 
   def __call__(self, task: str = 'score', **changes: Any) -> dict[str, Any]:
@@ -118,26 +108,6 @@ def test_lines_that_are_gone_are_made_anew(
   assert 'scores.jsonl is gone' in capsys.readouterr().out
   lab()
   assert lab.calls == 2
-
-
-@pytest.mark.parametrize('task', [*RESULTS])
-def test_a_run_whose_result_is_gone_has_not_ended(
-  lab: Lab, tmp_path: pathlib.Path, task: str
-) -> None:
-  lab(task)
-  lab(task)
-  assert lab.calls == 1
-  (tmp_path / task / RESULTS[task]).unlink()
-
-  def stop() -> None:
-    raise signals.Stopped('SIGTERM')
-
-  lab.act = stop
-  with pytest.raises(signals.Stopped):
-    lab(task)
-  lab.act = lambda: None
-  lab(task)
-  assert lab.calls == 3 and (tmp_path / task / RESULTS[task]).exists()
 
 
 def test_files_of_a_glob_are_known_by_their_names(

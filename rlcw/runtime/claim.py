@@ -43,17 +43,11 @@ _REMADE = {
   'score': 'scores.jsonl',
   'verify': '',
 }
-# What tasks are run for, where no setting names another file.
-_RESULTS = {
+# The files with the lines of tasks, where no setting names another.
+_LINES = {
   **{task: name for task, name in _REMADE.items() if name},
-  'adversary': 'principles.md',
   'briefs': 'briefs.jsonl',
-  'compare': 'report.html',
-  'curate': 'preferences.jsonl',
-  'evaluate': 'evaluation.jsonl',
-  'export': 'model',
   'extract': 'briefs.jsonl',
-  'report': 'report.html',
   'verify': 'verdicts.jsonl',
 }
 # Files that are no results: the same command would begin them anew, or use them
@@ -193,8 +187,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   schedule depends on it, and patience with servers may change
   (`settings.PATIENCE`); for a run that has ended, a log line says that this has
   no effect.  If an input has changed, the results of a task in `_REMADE` are
-  removed; rows that it appended are kept under `NAME.old`, `NAME.old2`, ...  A
-  run whose result is gone has not ended.
+  removed; rows that it appended are kept under `NAME.old`, `NAME.old2`, ...
 
   Args:
     workdir: an existing folder.
@@ -217,7 +210,7 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
     return claim
   before = json.loads(settings.read(workdir).to_json())
   file = workdir / settings.INPUTS
-  if file.exists() and not _has_results(workdir, _result(workdir, before)):
+  if file.exists() and not _has_results(workdir, _lines(workdir, before)):
     # `usage.json` stays: what was paid for is paid for.
     for name in ('config.json', settings.INPUTS):
       (workdir / name).unlink(missing_ok=True)
@@ -254,13 +247,11 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
       'rates would have been others; choose another --workdir, perhaps with '
       f'--config.model={workdir}'
     )
-  result = _result(workdir, config)
-  if ended and result and not result.exists():
-    console.log(f'{config["task"]}: made anew: {result} is gone')
-    (workdir / runs.SUMMARY).unlink()
-    ended = False
   claim = dataclasses.replace(claim, longer=longer, done=ended)
   changes = inputs.changes(recorded, now) if file.exists() else {}
+  lines = _lines(workdir, config)
+  if ended and lines and not lines.exists():
+    changes['output'] = f'{lines} is gone'
   claim = _with_changes(claim, changes)
   if claim.done and patience:
     console.log(
@@ -270,21 +261,20 @@ def prepare(workdir: Path, config: dict[str, Any], command: str) -> Claim:
   return claim
 
 
-def _result(workdir: Path, config: dict[str, Any]) -> Path | None:
-  """Returns the file or folder that a run is for; None if it is several."""
-  name = _RESULTS.get(config.get('task', ''))
+def _lines(workdir: Path, config: dict[str, Any]) -> Path | None:
+  """Returns the file with the lines of a run; None if its task has none."""
+  name = _LINES.get(config.get('task', ''))
   return Path(config.get('output') or workdir / name) if name else None
 
 
-def _has_results(workdir: Path, result: Path | None) -> bool:
-  """Returns whether a run has kept anything: its result, or another file."""
+def _has_results(workdir: Path, lines: Path | None) -> bool:
+  """Returns whether a run has kept anything: its lines, or another file."""
   kept = (
     file
     for file in files.tree(workdir)
     if not _PASSING.fullmatch(file.relative_to(workdir).as_posix())
   )
-  own = [result] if result and os.path.lexists(result) else []
-  own = [file for file in own if not file.is_dir()]  # its files are in the tree
+  own = [lines] if lines and os.path.lexists(lines) else []
   # `lstat`: of a link that leads nowhere, too
   return any(os.lstat(file).st_size for file in itertools.chain(own, kept))
 
