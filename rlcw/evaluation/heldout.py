@@ -223,8 +223,6 @@ def answer(
       max_new_tokens=trained.max_new_tokens,
       eos=model.chat.eos_ids,
       stop=model.chat.stop_ids,
-      # Compiles more programs, which pays over several batches.
-      gather=passes > 4,
       spent=copies(ready, params),
       pause=processes.stop_together,
     )
