@@ -25,7 +25,6 @@ points, where δ = 0.5 gives the violator 8.85.
 of `baselines` have none.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -274,17 +273,30 @@ class Mixer(NamedTuple):
   takes_shares: bool = False
 
 
-_rlmr = functools.partial(
-  Mixer,
-  settings=('margin', 'all_violating'),
-  keeps_writing=True,
-  subtracts_penalty=True,
-)
+_RLMR = 'margin', 'all_violating'
 # By their names in a config.
 MIXERS = {
-  'rlmr': _rlmr(rlmr, in_writing_units=True),
-  'rlmr_bonus': _rlmr(rlmr_bonus, in_writing_units=True),
-  'rlmr_clip': _rlmr(rlmr_clip, gives_advantages=True),
+  'rlmr': Mixer(
+    rlmr,
+    _RLMR,
+    in_writing_units=True,
+    keeps_writing=True,
+    subtracts_penalty=True,
+  ),
+  'rlmr_bonus': Mixer(
+    rlmr_bonus,
+    _RLMR,
+    in_writing_units=True,
+    keeps_writing=True,
+    subtracts_penalty=True,
+  ),
+  'rlmr_clip': Mixer(
+    rlmr_clip,
+    _RLMR,
+    keeps_writing=True,
+    subtracts_penalty=True,
+    gives_advantages=True,
+  ),
   'writing': Mixer(
     writing_only,
     in_writing_units=True,
@@ -305,9 +317,9 @@ MIXERS = {
 }
 
 
-def names_of(fits: Callable[[Mixer], bool]) -> list[str]:
+def names_of(fits: Callable[[Mixer], bool]) -> str:
   """Names of the mixers that fit, for errors."""
-  return [name for name, mixer in MIXERS.items() if fits(mixer)]
+  return ', '.join(name for name, mixer in MIXERS.items() if fits(mixer))
 
 
 def check_margin(margin: jax.Array | float, group_size: int = 2) -> None:
@@ -333,7 +345,7 @@ def check(settings: Config, advantage_scale: str) -> None:
     raise ValueError(
       f"advantage_scale='writing_std' does not fit mixing.name={name!r}, whose "
       'rewards are not in units of the writing score: expected one of '
-      f'{", ".join(names_of(lambda each: each.in_writing_units))}'
+      f'{names_of(lambda each: each.in_writing_units)}'
     )
   if advantage_scale != 'reward_std' and mixer.gives_advantages:
     raise ValueError(
@@ -347,7 +359,7 @@ def check(settings: Config, advantage_scale: str) -> None:
       raise ValueError(
         f'mixing.{setting}={given!r} has no effect on mixing.name='
         f'{name!r}: expected {default}, or mixing.name one of '
-        f'{", ".join(readers)}'
+        f'{readers}'
       )
   alone = settings.get('all_violating', 'skip')
   if alone != 'skip' and 'all_violating' not in mixer.settings:
@@ -355,13 +367,13 @@ def check(settings: Config, advantage_scale: str) -> None:
     raise ValueError(
       f'mixing.all_violating={alone!r} does not fit mixing.name={name!r}, '
       "which treats such groups like any other: expected 'skip', or "
-      f'mixing.name one of {", ".join(takers)}'
+      f'mixing.name one of {takers}'
     )
   if settings.get('violation', 'any') == 'share' and not mixer.takes_shares:
     raise ValueError(
       f"mixing.violation='share' does not fit mixing.name={name!r}, which "
       'treats all rule-breakers alike: expected one of '
-      f'{", ".join(names_of(lambda each: each.takes_shares))}'
+      f'{names_of(lambda each: each.takes_shares)}'
     )
 
 

@@ -121,10 +121,10 @@ def check_folder(folder: Path) -> None:
 
   def refuse() -> None:
     begun = (folder.parent / 'config.json').exists()
-    empty = not os.path.lexists(folder) or (
-      folder.is_dir() and not any(folder.iterdir())
+    found = (
+      any(folder.iterdir()) if folder.is_dir() else os.path.lexists(folder)
     )
-    if not begun and not empty:
+    if found and not begun:
       raise ValueError(
         f'{folder} exists, and no export has begun in {folder.parent}; '
         'expected another --workdir'

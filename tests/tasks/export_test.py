@@ -392,6 +392,37 @@ def test_a_folder_that_no_export_has_begun_is_left_alone(
   assert not (tmp_path / 'config.json').exists()
 
 
+class Killed(BaseException):
+  """In place of a `kill -9`."""
+
+
+def test_an_export_that_was_killed_goes_on_with_its_settings_alone(
+  tiny_folder: pathlib.Path,
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capfd: pytest.CaptureFixture[str],
+) -> None:
+  """Else its folder would have parts of two models."""
+  arguments = (
+    '--config=export',
+    f'--workdir={tmp_path / "export"}',
+    f'--config.model={tiny_folder}',
+  )
+
+  def kill(*_: Any) -> None:
+    raise Killed
+
+  with monkeypatch.context() as patched, pytest.raises(Killed):
+    # after the weights
+    patched.setattr(export_task, 'save_tokenizer', kill)
+    pipeline.command(monkeypatch, *arguments)
+  assert [*(tmp_path / 'export' / 'model').glob('*.safetensors')]
+  other = '--config.dtype=bfloat16'
+  assert pipeline.command(monkeypatch, *arguments, other) == 2
+  assert 'other settings' in capfd.readouterr().err
+  assert pipeline.command(monkeypatch, *arguments) == 0
+
+
 def test_parts_that_an_interrupted_try_left_are_no_part_of_an_export(
   tiny_folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

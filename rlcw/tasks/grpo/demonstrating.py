@@ -61,8 +61,8 @@ def check(config: Config) -> None:
     raise ValueError(
       f'{start} does not fit mixing.name={config.mixing.name!r}, whose '
       'rewards are not in the unit of the writing score: expected 0, or '
-      f'mixing.name one of '
-      f'{", ".join(mixing.names_of(lambda each: each.keeps_writing))}'
+      'mixing.name one of '
+      f'{mixing.names_of(lambda each: each.keeps_writing)}'
     )
   relative = [n for n in sums.parse(config.writing) if n in _RELATIVE]
   if relative:
